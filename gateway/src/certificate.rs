@@ -1,0 +1,71 @@
+//! Key pairs and trusted certificates as objects: what they are for, whose they are, from when they count.
+
+use serde::{Deserialize, Serialize};
+
+use crate::words;
+
+words! {
+    /// What a certificate is used for.
+    pub enum Purpose {
+        /// A station's own key pair.
+        Station = "station",
+        /// A partner's signing and encryption certificate, pinned.
+        Partner = "partner",
+        /// An issuer in a partner's chain; informs, never proves.
+        PartnerChain = "partner-chain",
+        /// Our TLS key pair, or a partner's pinned TLS certificate.
+        Https = "https",
+        /// An issuer in a TLS chain.
+        HttpsChain = "https-chain",
+    }
+}
+
+/// A key pair or trusted certificate.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct Certificate {
+    /// Unique in the account.
+    pub name: String,
+    /// The account it belongs to.
+    #[serde(default)]
+    pub account: String,
+    /// What it is used for.
+    pub purpose: Purpose,
+    /// AS2 id of the station or partner it belongs to; empty if to none.
+    #[serde(default)]
+    pub owner: String,
+    /// The certificate's own bytes, never re-encoded.
+    #[serde(skip)]
+    pub der: Vec<u8>,
+    /// PKCS#8, sealed under the master key with `context()`; absent for trusted certificates.
+    #[serde(skip)]
+    pub sealed_key: Option<Vec<u8>>,
+    /// Name of the certificate that this one takes over from.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub replaces: String,
+    /// When the switch happens, RFC 3339; empty means it has happened or none is planned.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub active_from: String,
+    /// Subject, for listings.
+    #[serde(default)]
+    pub subject: String,
+    /// SHA-256 of `der` in hex, for listings and comparison.
+    #[serde(default)]
+    pub fingerprint: String,
+    /// `RSA 3072`, `EC P-256`, for listings.
+    #[serde(default)]
+    pub key: String,
+    /// Validity in unix seconds.
+    #[serde(default)]
+    pub not_before: i64,
+    /// Validity in unix seconds.
+    #[serde(default)]
+    pub not_after: i64,
+}
+
+impl Certificate {
+    /// What the sealed key is bound to, so that one record cannot be pasted over another.
+    #[must_use]
+    pub fn seal_context(account: &str, name: &str) -> String {
+        format!("certificate/{account}/{name}")
+    }
+}

@@ -1,0 +1,104 @@
+//! Time, as the rules see it: UTC milliseconds from one place, so that tests can move it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// A moment in UTC milliseconds since 1970.
+pub type Millis = i64;
+
+/// Where `now` comes from. Leases, windows and life cycles ask only this.
+pub trait Clock: Send + Sync + 'static {
+    /// The present moment.
+    fn now(&self) -> Millis;
+}
+
+/// The machine's clock, shifted by the number of seconds that stands in a file, if one was named.
+///
+/// The file is how a whole-system test moves the time of a server that runs as a process of its own.
+pub struct SystemClock {
+    shift: Option<PathBuf>,
+}
+
+impl SystemClock {
+    /// The environment variable that names the file with the shift in seconds.
+    pub const SHIFT_FILE: &str = "AS2GATE_TEST_CLOCK";
+
+    /// The clock of this process.
+    #[must_use]
+    pub fn from_env() -> Self {
+        SystemClock { shift: std::env::var_os(Self::SHIFT_FILE).map(PathBuf::from) }
+    }
+
+    fn shift(&self) -> Millis {
+        let Some(path) = &self.shift else { return 0 };
+        let seconds = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<i64>().ok());
+        seconds.unwrap_or(0).saturating_mul(1000)
+    }
+}
+
+impl Clock for SystemClock {
+    fn now(&self) -> Millis {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        millis(since).saturating_add(self.shift())
+    }
+}
+
+/// A clock that stands still until somebody moves it.
+#[derive(Clone, Default)]
+pub struct ManualClock(Arc<AtomicI64>);
+
+impl ManualClock {
+    /// A clock that shows `at`.
+    #[must_use]
+    pub fn at(at: Millis) -> Self {
+        ManualClock(Arc::new(AtomicI64::new(at)))
+    }
+
+    /// Moves the clock on.
+    pub fn advance(&self, by: Duration) {
+        self.0.fetch_add(millis(by), Ordering::SeqCst);
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Millis {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// A duration in milliseconds; longer than 292 million years saturates.
+#[must_use]
+pub fn millis(span: Duration) -> Millis {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// RFC 3339 in UTC with milliseconds, the form of JSON, TSV and logs.
+#[must_use]
+pub fn rfc3339(at: Millis) -> String {
+    match jiff::Timestamp::from_millisecond(at) {
+        Ok(stamp) => stamp.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string(),
+        Err(_) => at.to_string(),
+    }
+}
+
+/// The compact form that begins a message's `<id>`: `20261122T002913123Z`.
+#[must_use]
+pub fn compact(at: Millis) -> String {
+    match jiff::Timestamp::from_millisecond(at) {
+        Ok(stamp) => stamp.strftime("%Y%m%dT%H%M%S%3fZ").to_string(),
+        Err(_) => at.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms_are_utc_with_milliseconds() {
+        assert_eq!(rfc3339(1_795_306_153_123), "2026-11-22T00:09:13.123Z");
+        assert_eq!(compact(1_795_306_153_123), "20261122T000913123Z");
+    }
+}

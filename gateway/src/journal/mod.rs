@@ -1,0 +1,274 @@
+//! The journal: a durable record of every decision, in SQLite.
+//!
+//! One writer thread runs all changes of this process. It collects what is ready, commits once and only then releases
+//! the answers (group commit), so that concurrent uploads and messages share one fsync. A change is a closure over
+//! [`Tx`], whose methods are the domain's verbs; each runs inside a savepoint, so that a failing one takes nothing
+//! along. Reads use connections of their own and never wait for the writer.
+//!
+//! Other processes (the command line) write beside a server through the same verbs; [`Journal::version`] tells that
+//! something changed.
+
+mod events;
+mod inbound;
+mod jobs;
+mod lifecycle;
+mod messages;
+mod objects;
+mod outbound;
+mod tree;
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::oneshot;
+
+pub use inbound::{Claim, Claimed, Filing, InboundRow};
+pub use jobs::{Job, JobKind};
+pub use lifecycle::{Expiring, SweepCount};
+pub use messages::MessageFilter;
+pub use objects::{ObjectKind, Objects};
+pub use outbound::{Accepted, NewUpload, SendEntry, Settlement};
+pub use tree::{Entry, NewEntry, UploadRow, UploadState};
+
+/// How long a writer waits for another process's transaction.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(15);
+/// Most changes that share one commit.
+const MAX_GROUP: usize = 256;
+/// The schema's version, kept in `user_version`.
+const SCHEMA_VERSION: i64 = 1;
+const SCHEMA: &str = include_str!("schema.sql");
+/// Read connections kept for reuse.
+const MAX_IDLE_READERS: usize = 8;
+
+/// Why the journal could not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// SQLite's word.
+    #[error("journal: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// A stored value is not what this version writes.
+    #[error("journal holds a value that cannot be read: {0}")]
+    Corrupt(String),
+    /// Written by a newer version.
+    #[error("journal has schema version {found}, this program knows {SCHEMA_VERSION}; install the newer as2gate")]
+    Newer {
+        /// The version found.
+        found: i64,
+    },
+    /// The row is not in the state that the change needs: somebody else moved it.
+    #[error("{0}")]
+    Conflict(String),
+    /// No such row.
+    #[error("{0}")]
+    NotFound(String),
+    /// The writer has stopped, after an error on the database file.
+    #[error("journal is closed")]
+    Closed,
+}
+
+impl From<serde_json::Error> for JournalError {
+    fn from(error: serde_json::Error) -> Self {
+        JournalError::Corrupt(error.to_string())
+    }
+}
+
+/// Result of a journal verb.
+pub type Result<T> = std::result::Result<T, JournalError>;
+
+type Change = Box<dyn FnOnce(&Tx<'_>) -> Release + Send>;
+/// Sends the answer, once the group's commit is known.
+type Release = Box<dyn FnOnce(std::result::Result<(), String>) + Send>;
+
+/// The durable record of every decision.
+pub struct Journal {
+    path: PathBuf,
+    changes: mpsc::Sender<Change>,
+    readers: Mutex<Vec<Connection>>,
+}
+
+/// One change: the verbs are its methods, spread over this folder by flow.
+pub struct Tx<'a> {
+    pub(super) db: &'a Connection,
+}
+
+impl Journal {
+    /// Opens or makes the journal at this path.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or has a newer schema.
+    pub fn open(path: &Path) -> Result<Self> {
+        let db = connect(path)?;
+        migrate(&db)?;
+        let (changes, queue) = mpsc::channel::<Change>();
+        std::thread::Builder::new()
+            .name("journal".to_owned())
+            .spawn(move || write_loop(&db, &queue))
+            .map_err(|error| JournalError::Corrupt(format!("cannot start the writer: {error}")))?;
+        Ok(Journal { path: path.to_owned(), changes, readers: Mutex::new(Vec::new()) })
+    }
+
+    /// Runs one change and waits until it is durable. For blocking threads.
+    ///
+    /// # Errors
+    /// The change's own, or the database's.
+    pub fn write_blocking<T, F>(&self, change: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
+    {
+        self.submit(change)?.blocking_recv().map_err(|_| JournalError::Closed)?
+    }
+
+    /// Runs one change and waits until it is durable.
+    ///
+    /// # Errors
+    /// The change's own, or the database's.
+    pub async fn write<T, F>(&self, change: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
+    {
+        self.submit(change)?.await.map_err(|_| JournalError::Closed)?
+    }
+
+    fn submit<T, F>(&self, change: F) -> Result<oneshot::Receiver<Result<T>>>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
+    {
+        let (answer, receiver) = oneshot::channel();
+        let change: Change = Box::new(move |tx| {
+            let outcome = in_savepoint(tx, change);
+            Box::new(move |committed| {
+                let outcome = match committed {
+                    Ok(()) => outcome,
+                    Err(text) => Err(JournalError::Corrupt(format!("commit failed: {text}"))),
+                };
+                // The asker may have gone away; the decision stands all the same.
+                let _ = answer.send(outcome);
+            })
+        });
+        self.changes.send(change).map_err(|_| JournalError::Closed)?;
+        Ok(receiver)
+    }
+
+    /// Reads, on a connection of its own.
+    ///
+    /// # Errors
+    /// The database's, or the reader's own.
+    pub fn read<T>(&self, read: impl FnOnce(&Tx<'_>) -> Result<T>) -> Result<T> {
+        let idle = self.readers.lock().ok().and_then(|mut pool| pool.pop());
+        let db = match idle {
+            Some(db) => db,
+            None => connect_reader(&self.path)?,
+        };
+        let outcome = read(&Tx { db: &db });
+        if let Ok(mut pool) = self.readers.lock()
+            && pool.len() < MAX_IDLE_READERS
+        {
+            pool.push(db);
+        }
+        outcome
+    }
+
+    /// A number that changes whenever objects changed, by this process or another.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn version(&self) -> Result<i64> {
+        self.read(|tx| tx.objects_version())
+    }
+
+    /// SQLite's own check of the file, for `doctor`.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn integrity(&self) -> Result<String> {
+        self.read(|tx| Ok(tx.db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?))
+    }
+
+    /// Writes a consistent copy beside a running server.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn backup(&self, to: &Path) -> Result<()> {
+        self.read(|tx| {
+            tx.db.execute("VACUUM INTO ?1", [to.to_string_lossy()])?;
+            Ok(())
+        })
+    }
+}
+
+fn in_savepoint<T>(tx: &Tx<'_>, change: impl FnOnce(&Tx<'_>) -> Result<T>) -> Result<T> {
+    tx.db.execute_batch("SAVEPOINT change")?;
+    let outcome = change(tx);
+    let end = if outcome.is_ok() { "RELEASE change" } else { "ROLLBACK TO change; RELEASE change" };
+    tx.db.execute_batch(end)?;
+    outcome
+}
+
+fn connect(path: &Path) -> Result<Connection> {
+    let db = Connection::open(path)?;
+    db.busy_timeout(BUSY_TIMEOUT)?;
+    // FULL: in WAL mode NORMAL lost committed rows at a power cut (durability.md §10).
+    db.execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; PRAGMA temp_store=MEMORY;")?;
+    db.set_prepared_statement_cache_capacity(128);
+    Ok(db)
+}
+
+fn connect_reader(path: &Path) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(path, flags)?;
+    db.busy_timeout(BUSY_TIMEOUT)?;
+    db.execute_batch("PRAGMA query_only=ON;")?;
+    db.set_prepared_statement_cache_capacity(64);
+    Ok(db)
+}
+
+fn migrate(db: &Connection) -> Result<()> {
+    db.execute_batch("BEGIN IMMEDIATE")?;
+    let found: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let outcome = match found {
+        0 => db.execute_batch(SCHEMA).and_then(|()| db.pragma_update(None, "user_version", SCHEMA_VERSION)).map_err(Into::into),
+        SCHEMA_VERSION => Ok(()),
+        found => Err(JournalError::Newer { found }),
+    };
+    db.execute_batch(if outcome.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
+    outcome
+}
+
+/// Runs changes until nobody can send any more.
+fn write_loop(db: &Connection, queue: &mpsc::Receiver<Change>) {
+    while let Ok(first) = queue.recv() {
+        let begun = db.execute_batch("BEGIN IMMEDIATE").map_err(|error| error.to_string());
+        let tx = Tx { db };
+        let mut releases = Vec::new();
+        if begun.is_ok() {
+            releases.push(first(&tx));
+            while releases.len() < MAX_GROUP
+                && let Ok(next) = queue.try_recv()
+            {
+                releases.push(next(&tx));
+            }
+        } else {
+            // Without a transaction nothing may be decided: the change runs nowhere and its asker is told.
+            drop(first);
+            tracing::error!(error = ?begun, "the journal cannot begin a transaction");
+            continue;
+        }
+        let committed = db.execute_batch("COMMIT").map_err(|error| error.to_string());
+        if let Err(error) = &committed {
+            tracing::error!(%error, "the journal cannot commit");
+            let _ = db.execute_batch("ROLLBACK");
+        }
+        for release in releases {
+            release(committed.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,227 @@
+//! Objects: accounts, stations, partners, certificates, users. Stored as JSON, loaded whole: there are thousands, not
+//! millions, and a snapshot is what the flows work with.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{OptionalExtension as _, params};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{JournalError, Result, Tx};
+use crate::account::Account;
+use crate::certificate::Certificate;
+use crate::clock::Millis;
+use crate::partner::Partner;
+use crate::station::Station;
+use crate::user::User;
+use crate::words;
+
+words! {
+    /// The nouns that are objects.
+    pub enum ObjectKind {
+        /// A tenant.
+        Account = "account",
+        /// One of our AS2 identities.
+        Station = "station",
+        /// A remote AS2 identity.
+        Partner = "partner",
+        /// A key pair or trusted certificate.
+        Certificate = "certificate",
+        /// An SFTP login.
+        User = "user",
+    }
+}
+
+/// A snapshot of all objects.
+#[derive(Clone, Debug, Default)]
+pub struct Objects {
+    /// The journal's version of this snapshot.
+    pub version: i64,
+    /// By id.
+    pub accounts: BTreeMap<String, Account>,
+    /// By AS2 id; unique on the server.
+    pub stations: BTreeMap<String, Station>,
+    /// By account and AS2 id.
+    pub partners: BTreeMap<(String, String), Partner>,
+    /// By account and name.
+    pub certificates: BTreeMap<(String, String), Certificate>,
+    /// By name in lower case; unique on the server.
+    pub users: BTreeMap<String, User>,
+}
+
+impl Objects {
+    /// A partner of an account.
+    #[must_use]
+    pub fn partner(&self, account: &str, as2_id: &str) -> Option<&Partner> {
+        self.partners.get(&(account.to_owned(), as2_id.to_owned()))
+    }
+
+    /// A certificate of an account.
+    #[must_use]
+    pub fn certificate(&self, account: &str, name: &str) -> Option<&Certificate> {
+        self.certificates.get(&(account.to_owned(), name.to_owned()))
+    }
+
+    /// A user, whatever the case of the name.
+    #[must_use]
+    pub fn user(&self, name: &str) -> Option<&User> {
+        self.users.get(&name.to_ascii_lowercase())
+    }
+
+    /// The pairs of station and partner of an account that have directories, in order.
+    pub fn pairs(&self, account: &str) -> impl Iterator<Item = (&Station, &Partner)> {
+        self.stations.values().filter(move |station| station.account == account).flat_map(move |station| {
+            let partners = self.partners.values().filter(move |partner| partner.account == account);
+            partners.filter(|partner| partner.trades_with(&station.as2_id)).map(move |partner| (station, partner))
+        })
+    }
+}
+
+impl Tx<'_> {
+    /// Loads every object.
+    ///
+    /// # Errors
+    /// The database's, or an unreadable row.
+    pub fn objects(&self) -> Result<Objects> {
+        let mut objects = Objects { version: self.objects_version()?, ..Objects::default() };
+        let mut rows = self.db.prepare_cached("SELECT kind, json, der, sealed FROM object")?;
+        let mut rows = rows.query([])?;
+        while let Some(row) = rows.next()? {
+            let (kind, json): (String, String) = (row.get(0)?, row.get(1)?);
+            match kind.parse::<ObjectKind>().map_err(JournalError::Corrupt)? {
+                ObjectKind::Account => {
+                    let account: Account = serde_json::from_str(&json)?;
+                    objects.accounts.insert(account.id.clone(), account);
+                }
+                ObjectKind::Station => {
+                    let station: Station = serde_json::from_str(&json)?;
+                    objects.stations.insert(station.as2_id.clone(), station);
+                }
+                ObjectKind::Partner => {
+                    let partner: Partner = serde_json::from_str(&json)?;
+                    objects.partners.insert((partner.account.clone(), partner.as2_id.clone()), partner);
+                }
+                ObjectKind::Certificate => {
+                    let mut certificate: Certificate = serde_json::from_str(&json)?;
+                    certificate.der = row.get(2)?;
+                    certificate.sealed_key = row.get(3)?;
+                    objects.certificates.insert((certificate.account.clone(), certificate.name.clone()), certificate);
+                }
+                ObjectKind::User => {
+                    let user: User = serde_json::from_str(&json)?;
+                    objects.users.insert(user.name.to_ascii_lowercase(), user);
+                }
+            }
+        }
+        Ok(objects)
+    }
+
+    /// The counter that every change of an object raises.
+    pub(super) fn objects_version(&self) -> Result<i64> {
+        Ok(self.fact("objects.version")?.and_then(|value| value.parse().ok()).unwrap_or(0))
+    }
+
+    /// Writes an account.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn put_account(&self, account: &Account, now: Millis) -> Result<()> {
+        self.put(ObjectKind::Account, &account.id, &account.id, account, (None, None), now)
+    }
+
+    /// Writes a station; its AS2 id is unique on the server.
+    ///
+    /// # Errors
+    /// A conflict if another account has that id.
+    pub fn put_station(&self, station: &Station, now: Millis) -> Result<()> {
+        self.put(ObjectKind::Station, &station.account, &station.as2_id, station, (None, None), now)
+    }
+
+    /// Writes a partner.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn put_partner(&self, partner: &Partner, now: Millis) -> Result<()> {
+        self.put(ObjectKind::Partner, &partner.account, &partner.as2_id, partner, (None, None), now)
+    }
+
+    /// Writes a certificate with its bytes and sealed key.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn put_certificate(&self, certificate: &Certificate, now: Millis) -> Result<()> {
+        let blobs = (Some(certificate.der.as_slice()), certificate.sealed_key.as_deref());
+        self.put(ObjectKind::Certificate, &certificate.account, &certificate.name, certificate, blobs, now)
+    }
+
+    /// Writes a user; the name is unique on the server, whatever its case.
+    ///
+    /// # Errors
+    /// A conflict if the name is taken.
+    pub fn put_user(&self, user: &User, now: Millis) -> Result<()> {
+        self.put(ObjectKind::User, &user.account, &user.name, user, (None, None), now)
+    }
+
+    fn put<T: Serialize + DeserializeOwned>(
+        &self,
+        kind: ObjectKind,
+        account: &str,
+        name: &str,
+        object: &T,
+        (der, sealed): (Option<&[u8]>, Option<&[u8]>),
+        now: Millis,
+    ) -> Result<()> {
+        let json = serde_json::to_string(object)?;
+        let done = self.db.execute(
+            "INSERT INTO object (kind, account, name, json, der, sealed, changed) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+             ON CONFLICT (kind, account, name) DO UPDATE SET json = ?4, der = ?5, sealed = ?6, changed = ?7",
+            params![kind.as_str(), account, name, json, der, sealed, now],
+        );
+        match done {
+            Ok(_) => self.raise_version(),
+            Err(rusqlite::Error::SqliteFailure(error, _)) if error.code == rusqlite::ErrorCode::ConstraintViolation => {
+                Err(JournalError::Conflict(format!("{kind} {name} exists already on this server")))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes an object; false if there was none.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn remove_object(&self, kind: ObjectKind, account: &str, name: &str) -> Result<bool> {
+        let gone = self.db.execute(
+            "DELETE FROM object WHERE kind = ?1 AND account = ?2 AND name = ?3",
+            params![kind.as_str(), account, name],
+        )?;
+        self.raise_version()?;
+        Ok(gone > 0)
+    }
+
+    fn raise_version(&self) -> Result<()> {
+        let next = self.objects_version()?.wrapping_add(1);
+        self.set_fact("objects.version", &next.to_string())
+    }
+
+    /// A single remembered value.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn fact(&self, key: &str) -> Result<Option<String>> {
+        let mut query = self.db.prepare_cached("SELECT value FROM fact WHERE key = ?1")?;
+        Ok(query.query_row([key], |row| row.get(0)).optional()?)
+    }
+
+    /// Remembers a single value.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn set_fact(&self, key: &str, value: &str) -> Result<()> {
+        let mut change = self.db.prepare_cached(
+            "INSERT INTO fact (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2",
+        )?;
+        change.execute([key, value])?;
+        Ok(())
+    }
+}

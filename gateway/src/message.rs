@@ -1,0 +1,261 @@
+//! One AS2 exchange: its `<id>`, its state as people see it, and the record that the journal keeps.
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::{Millis, compact};
+use crate::words;
+
+/// Names a message everywhere: `20261122T002913123Z-048291637`, UTC milliseconds and nine random digits.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Id(String);
+
+impl Id {
+    /// A new id for this moment; unique by the journal's constraint.
+    #[must_use]
+    pub fn draw(now: Millis) -> Self {
+        let mut random = [0u8; 8];
+        // A failing random source only makes the digits less random; the journal still refuses a double.
+        let _ = openssl::rand::rand_bytes(&mut random);
+        Id(format!("{}-{:09}", compact(now), u64::from_le_bytes(random) % 1_000_000_000))
+    }
+
+    /// An id as it stands in the journal.
+    #[must_use]
+    pub fn stored(text: String) -> Self {
+        Id(text)
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The nine digits that tables print.
+    #[must_use]
+    pub fn short(&self) -> &str {
+        self.0.rsplit('-').next().unwrap_or(&self.0)
+    }
+}
+
+impl std::fmt::Display for Id {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+words! {
+    /// Which way a message goes.
+    pub enum Direction {
+        /// From us to the partner.
+        Out = "out",
+        /// From the partner to us.
+        In = "in",
+    }
+}
+
+words! {
+    /// The states that people see, and the ones that the journal stores.
+    pub enum State {
+        /// Accepted; waits for its release or for a worker.
+        Queued = "queued",
+        /// An attempt is under way.
+        Sending = "sending",
+        /// Posted; the async MDN is due.
+        WaitingMdn = "waiting-mdn",
+        /// A try failed; the next one is scheduled.
+        Retrying = "retrying",
+        /// The outcome is unknown, an operator decides.
+        Held = "held",
+        /// A valid positive receipt came (or none was asked for).
+        Delivered = "delivered",
+        /// Given up, with a reason.
+        Failed = "failed",
+        /// The same name within the window.
+        Duplicate = "duplicate",
+        /// Durable, not yet checked.
+        Received = "received",
+        /// Checked and in the inbox.
+        Filed = "filed",
+        /// Refused with an error MDN or status.
+        Rejected = "rejected",
+        /// A known Message-ID with other content: kept, not delivered.
+        Quarantined = "quarantined",
+    }
+}
+
+impl State {
+    /// Nothing moves any more by itself.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        use State::{Delivered, Duplicate, Failed, Filed, Quarantined, Rejected};
+        matches!(self, Delivered | Failed | Duplicate | Filed | Rejected | Quarantined)
+    }
+
+    /// A sent message in work.
+    #[must_use]
+    pub fn is_in_work(self) -> bool {
+        use State::{Held, Queued, Retrying, Sending, WaitingMdn};
+        matches!(self, Queued | Sending | WaitingMdn | Retrying | Held)
+    }
+}
+
+/// One file of a message.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct FileRecord {
+    /// Its name in the tree.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// SHA-256 in hex, where it was taken.
+    #[serde(default)]
+    pub sha256: String,
+    /// As sent or received.
+    #[serde(default)]
+    pub content_type: String,
+}
+
+/// One try to post.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct Attempt {
+    /// Counted from 1.
+    pub n: u32,
+    /// When it began.
+    pub at: Millis,
+    /// Milliseconds until its outcome was known.
+    #[serde(default)]
+    pub took: Millis,
+    /// HTTP status, if an answer came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// What came of it; empty while it is under way.
+    #[serde(default)]
+    pub outcome: String,
+    /// The whole body left: the partner may hold it.
+    #[serde(default)]
+    pub body_sent: bool,
+}
+
+/// A digest that a receipt may name: what it covers, the algorithm, base64.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct MicRecord {
+    /// `signed-part`, `with-headers`, …
+    pub what: String,
+    /// `<base64>, sha-256`.
+    pub mic: String,
+}
+
+/// What is kept about a message besides the columns that are searched.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
+#[serde(default)]
+pub struct Detail {
+    /// The user that uploaded it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub user: String,
+    /// Files, for a received message several.
+    pub files: Vec<FileRecord>,
+    /// Key of the staged payload in the store.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub payload: String,
+    /// Key of the packaged or received body in the store, until it is filed.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub raw: String,
+    /// Bytes of that body.
+    pub raw_size: u64,
+    /// SHA-256 of that body in hex.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub raw_sha256: String,
+    /// The HTTP header block, as made or as received.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub headers: String,
+    /// URL that it goes to.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub url: String,
+    /// What was signed with, empty if not.
+    pub signed: String,
+    /// What was encrypted with, empty if not.
+    pub encrypted: String,
+    /// Compressed, and where.
+    pub compressed: String,
+    /// The MIC that a receipt should carry, or that ours carries.
+    pub mic: String,
+    /// Further digests that a receipt may name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mics: Vec<MicRecord>,
+    /// Receipt mode, the words of the partner's setting.
+    pub mdn_mode: String,
+    /// The receipt's disposition.
+    pub mdn_disposition: String,
+    /// How its signature stands: `signed`, `unsigned`, `unverified`.
+    pub mdn_signature: String,
+    /// Its text for people.
+    pub mdn_text: String,
+    /// When it came or went.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mdn_at: Option<Millis>,
+    /// When an async receipt is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mdn_due: Option<Millis>,
+    /// How often the same bytes were posted again for want of an async receipt.
+    pub mdn_tries: u32,
+    /// Where an async receipt of ours goes.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub mdn_url: String,
+    /// Tries.
+    pub tries: Vec<Attempt>,
+    /// The message that this one repeats (resend), or whose name it doubles.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub previous: String,
+    /// What to do next, for a failed one.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub hint: String,
+    /// Marks such as `no MIC`, `late`, `receipt lost`, `SHA-1`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub marks: Vec<String>,
+}
+
+/// A message as the journal keeps it.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct Message {
+    /// Its name.
+    pub id: Id,
+    /// Whose it is.
+    pub account: String,
+    /// Which way.
+    pub direction: Direction,
+    /// Our AS2 id.
+    pub station: String,
+    /// The partner's AS2 id.
+    pub partner: String,
+    /// Message-ID as on the wire; empty until composed.
+    pub message_id: String,
+    /// Where it stands.
+    pub state: State,
+    /// Error code in kebab-case; empty without error.
+    pub code: String,
+    /// The reason in words.
+    pub reason: String,
+    /// File name (the first, of several).
+    pub file: String,
+    /// Bytes of payload.
+    pub size: u64,
+    /// SHA-256 of the payload in hex.
+    pub sha256: String,
+    /// Payload's content type.
+    pub content_type: String,
+    /// Subject line.
+    pub subject: String,
+    /// When accepted or received.
+    pub created: Millis,
+    /// Last change.
+    pub updated: Millis,
+    /// When it became final.
+    pub finished: Option<Millis>,
+    /// Tries so far.
+    pub attempts: u32,
+    /// When the next try is due.
+    pub next_try: Option<Millis>,
+    /// Everything else.
+    pub detail: Detail,
+}

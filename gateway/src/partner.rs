@@ -1,0 +1,286 @@
+//! The remote side and every setting about it. The keys are those of `[[partner]]` in TOML.
+
+use std::collections::BTreeMap;
+
+use as2_core::algorithm::{Cipher, Compression, Digest, KeyTransport, SignatureScheme};
+use serde::{Deserialize, Serialize};
+
+use crate::text::{word, word_or_none};
+use crate::words;
+
+words! {
+    /// Which traffic of a partner is refused.
+    pub enum Blocked { None = "none", In = "in", Out = "out", Both = "both" }
+}
+
+impl Blocked {
+    /// Nothing may be sent to it.
+    #[must_use]
+    pub fn out(self) -> bool {
+        matches!(self, Blocked::Out | Blocked::Both)
+    }
+
+    /// Nothing is accepted from it.
+    #[must_use]
+    pub fn inbound(self) -> bool {
+        matches!(self, Blocked::In | Blocked::Both)
+    }
+}
+
+words! {
+    /// Whether an uploaded zip goes as it is or as several attachments (RFC 6362).
+    pub enum Zip { AsIs = "as-is", Unpack = "unpack" }
+}
+
+words! {
+    /// The receipt asked for.
+    pub enum MdnMode {
+        /// None: a 2xx is all the evidence.
+        None = "none",
+        /// In the answer to the POST, unsigned.
+        Sync = "sync",
+        /// In the answer to the POST, signed.
+        SyncSigned = "sync-signed",
+        /// By a POST of the partner, unsigned.
+        Async = "async",
+        /// By a POST of the partner, signed.
+        AsyncSigned = "async-signed",
+    }
+}
+
+impl MdnMode {
+    /// A receipt comes by a POST of the partner.
+    #[must_use]
+    pub fn is_async(self) -> bool {
+        matches!(self, MdnMode::Async | MdnMode::AsyncSigned)
+    }
+
+    /// The receipt has to be signed.
+    #[must_use]
+    pub fn is_signed(self) -> bool {
+        matches!(self, MdnMode::SyncSigned | MdnMode::AsyncSigned)
+    }
+}
+
+words! {
+    /// TLS towards the partner.
+    pub enum TlsMode { Default = "default", Legacy = "legacy" }
+}
+
+words! {
+    /// How the payload travels inside the message.
+    pub enum TransferEncoding { Binary = "binary", Base64 = "base64" }
+}
+
+/// The credentials of HTTP basic authentication.
+#[derive(Clone, Serialize, Deserialize, PartialEq, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpAuth {
+    /// User name; empty means no authentication.
+    pub user: String,
+    /// Password, sealed (`sealed:…`) once stored.
+    pub password: String,
+}
+
+impl std::fmt::Debug for HttpAuth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "HttpAuth {{ user: {:?}, password: … }}", self.user)
+    }
+}
+
+/// Retry figures that differ from `[retry]`; absent means the server's.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct PartnerRetry {
+    /// First wait, e.g. `30s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initial: Option<String>,
+    /// Longest wait.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_wait: Option<String>,
+    /// Tries in all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_tries: Option<u32>,
+    /// Time in all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_time: Option<String>,
+    /// How long an async MDN may take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mdn_wait: Option<String>,
+}
+
+/// A partner: the remote AS2 identity with its settings.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Partner {
+    /// Unique in the account, compared exactly.
+    pub as2_id: String,
+    /// The account it belongs to.
+    pub account: String,
+    /// For people.
+    pub name: String,
+    /// Where messages are posted to.
+    pub url: String,
+    /// Contact.
+    pub email: String,
+    /// Which of our stations trade with it; `*` is all.
+    pub stations: Vec<String>,
+    /// Traffic refused.
+    pub blocked: Blocked,
+    /// Legal hold: no life cycle.
+    pub hold: bool,
+    /// Default subject.
+    pub subject: String,
+    /// Content type of payloads; `auto` goes by extension.
+    pub content_type: String,
+    /// What happens to an uploaded zip.
+    pub zip: Zip,
+    /// Send zero-byte files.
+    pub allow_empty: bool,
+
+    /// Names of the certificates that verify its signatures, old and new.
+    pub sign_certificate: Vec<String>,
+    /// Name of the certificate that encrypts to it.
+    pub encrypt_certificate: String,
+    /// Digest of our signature; `none` sends unsigned.
+    #[serde(with = "word_or_none")]
+    pub sign: Option<Digest>,
+    /// RSA signature scheme.
+    #[serde(with = "word")]
+    pub signature_scheme: SignatureScheme,
+    /// Content encryption; `none` sends in clear.
+    #[serde(with = "word_or_none")]
+    pub encrypt: Option<Cipher>,
+    /// How the content key is wrapped.
+    #[serde(with = "word")]
+    pub key_transport: KeyTransport,
+    /// Compression and its place.
+    #[serde(with = "word")]
+    pub compress: Compression,
+    /// Transfer encoding of the payload.
+    pub transfer_encoding: TransferEncoding,
+    /// Definite lengths up to this many bytes, BER chunks above.
+    pub der_max: u64,
+
+    /// Unsigned messages are refused.
+    pub require_signed: bool,
+    /// Messages in clear are refused.
+    pub require_encrypted: bool,
+    /// SHA-1 and SHA-224 may be used.
+    pub legacy: bool,
+    /// 3DES is accepted.
+    pub accept_3des: bool,
+    /// MD5 is accepted.
+    pub accept_md5: bool,
+
+    /// The receipt asked for.
+    pub mdn: MdnMode,
+    /// Further origins that its async MDNs may go to.
+    pub mdn_urls: Vec<String>,
+
+    /// TLS towards it.
+    pub tls: TlsMode,
+    /// Names of its pinned TLS certificates; empty means the system's roots.
+    pub https_certificate: Vec<String>,
+    /// Name of our TLS client certificate.
+    pub client_certificate: String,
+    /// Basic authentication.
+    pub http_auth: HttpAuth,
+    /// Further header lines on each message.
+    pub headers: BTreeMap<String, String>,
+    /// Proxy URL, `http://host:port`.
+    pub proxy: String,
+    /// Proxy credentials.
+    pub proxy_auth: HttpAuth,
+    /// Chunked transfer coding instead of a length.
+    pub chunked: bool,
+    /// Its URLs may lead to private addresses.
+    pub private: bool,
+    /// Status of our answer to its async messages (200, 202 or 204).
+    pub async_status: u16,
+
+    /// Largest message accepted from it, bytes; 0 means the server's.
+    pub max_message: u64,
+    /// Seconds; 0 means the server's.
+    pub connect_timeout: u64,
+    /// Seconds; 0 means the server's.
+    pub response_timeout: u64,
+    /// Retry figures.
+    pub retry: PartnerRetry,
+
+    /// Messages posted to it at once.
+    pub max_parallel: u32,
+    /// One after the other, in the order of acceptance.
+    pub in_order: bool,
+    /// It answers a repeated Message-ID with its first MDN; if not, an unknown outcome is held.
+    pub detects_duplicates: bool,
+    /// A verified MDN without MIC is a failure.
+    pub strict_mic: bool,
+    /// `AS2-Version` we announce.
+    pub as2_version: String,
+}
+
+/// Definite CMS lengths are used up to this size: Java peers refuse longer ones (cms-streaming §4.3).
+pub const DER_MAX_DEFAULT: u64 = 256 << 20;
+
+impl Default for Partner {
+    fn default() -> Self {
+        Partner {
+            as2_id: String::new(),
+            account: String::new(),
+            name: String::new(),
+            url: String::new(),
+            email: String::new(),
+            stations: vec!["*".to_owned()],
+            blocked: Blocked::None,
+            hold: false,
+            subject: String::new(),
+            content_type: "auto".to_owned(),
+            zip: Zip::AsIs,
+            allow_empty: false,
+            sign_certificate: Vec::new(),
+            encrypt_certificate: String::new(),
+            sign: Some(Digest::Sha256),
+            signature_scheme: SignatureScheme::RsaPkcs1,
+            encrypt: Some(Cipher::Aes256Cbc),
+            key_transport: KeyTransport::RsaPkcs1,
+            compress: Compression::None,
+            transfer_encoding: TransferEncoding::Binary,
+            der_max: DER_MAX_DEFAULT,
+            require_signed: true,
+            require_encrypted: true,
+            legacy: false,
+            accept_3des: false,
+            accept_md5: false,
+            mdn: MdnMode::SyncSigned,
+            mdn_urls: Vec::new(),
+            tls: TlsMode::Default,
+            https_certificate: Vec::new(),
+            client_certificate: String::new(),
+            http_auth: HttpAuth::default(),
+            headers: BTreeMap::new(),
+            proxy: String::new(),
+            proxy_auth: HttpAuth::default(),
+            chunked: false,
+            private: false,
+            async_status: 204,
+            max_message: 0,
+            connect_timeout: 0,
+            response_timeout: 0,
+            retry: PartnerRetry::default(),
+            max_parallel: 4,
+            in_order: false,
+            detects_duplicates: true,
+            strict_mic: false,
+            as2_version: "1.2".to_owned(),
+        }
+    }
+}
+
+impl Partner {
+    /// Whether it trades with this station.
+    #[must_use]
+    pub fn trades_with(&self, station: &str) -> bool {
+        self.as2_id != station && self.stations.iter().any(|s| s == "*" || s == station)
+    }
+}
