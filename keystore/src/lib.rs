@@ -1,1 +1,29 @@
+//! Keys and certificates at rest.
+//!
+//! In reading order: [`MasterKey`] seals everything secret; [`generate`] makes identities; [`import`] and [`export`]
+//! carry certificates and keys across the border in the formats people have; [`info`] shows them; [`dir`] writes the
+//! three Java-readable stores of an account; [`ssh`] makes and reads SSH host keys and users' keys.
+//!
+//! The crate knows no AS2, HTTP or SFTP packets and reads no clock. Files are touched only by [`MasterKey::load`],
+//! [`MasterKey::create`] and [`dir`]. Certificates and keys cross its border as DER bytes, SSH keys as OpenSSH text.
 
+mod der;
+mod error;
+mod jks;
+mod pkcs12;
+
+pub mod dir;
+pub mod export;
+pub mod generate;
+pub mod import;
+pub mod info;
+pub mod secret;
+pub mod ssh;
+
+pub use dir::{StoreEntry, StoreFormat, StorePasswords, Stores, TrustEntry};
+pub use error::{Error, Format, Result};
+pub use export::{pkcs12, to_pem};
+pub use generate::{KeyPair, KeySpec, Subject, identity};
+pub use import::{Imported, import, import_alias};
+pub use info::CertInfo;
+pub use secret::{MasterKey, password_hash, password_verify, password_verify_nobody};

@@ -1,0 +1,1 @@
+//! Just enough DER and BER.
