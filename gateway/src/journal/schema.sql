@@ -110,6 +110,7 @@ CREATE TABLE entry (                  -- what the tree shows of the records: dir
     area       TEXT NOT NULL,
     message    TEXT NOT NULL,
     is_dir     INTEGER NOT NULL,
+    store      TEXT NOT NULL DEFAULT '',     -- where the bytes are; empty: in the tree, under this path
     size       INTEGER NOT NULL,
     created    INTEGER NOT NULL,
     noncurrent INTEGER,
@@ -119,7 +120,13 @@ CREATE TABLE entry (                  -- what the tree shows of the records: dir
 ) WITHOUT ROWID;
 CREATE INDEX entry_by_age ON entry (created) WHERE noncurrent IS NULL AND deleted IS NULL;
 CREATE INDEX entry_noncurrent ON entry (noncurrent) WHERE noncurrent IS NOT NULL AND deleted IS NULL;
+CREATE INDEX entry_unpublished ON entry (store) WHERE store <> '';
 CREATE INDEX entry_by_message ON entry (message);
+
+CREATE TABLE blob (                   -- small contents, durable with the decision about them; they move to files later
+    key   TEXT PRIMARY KEY,
+    bytes BLOB NOT NULL
+);
 
 CREATE TABLE event (
     seq     INTEGER PRIMARY KEY AUTOINCREMENT,

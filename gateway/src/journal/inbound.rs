@@ -1,0 +1,238 @@
+//! Receiving: which Message-IDs are bound, and the two ends of a received message (durability.md §3).
+
+use rusqlite::{OptionalExtension as _, params};
+
+use super::jobs::{JobKind, LEASE};
+use super::messages::bare;
+use super::outbound::lane;
+use super::tree::NewEntry;
+use super::{JournalError, Result, Tx};
+use crate::clock::Millis;
+use crate::message::{Message, State};
+
+/// The row that binds a Message-ID.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InboundRow {
+    /// The message that holds it.
+    pub message: String,
+    /// `received`, `filed` or `rejected`.
+    pub state: State,
+    /// Digest of the body that came first.
+    pub raw_sha256: String,
+    /// Its MIC, once filed.
+    pub mic: String,
+    /// Header block of the MDN that was made for it.
+    pub mdn_headers: Option<String>,
+    /// Body of that MDN.
+    pub mdn_body: Option<Vec<u8>>,
+    /// Last change.
+    pub updated: Millis,
+}
+
+/// A body that is durable, with the claim on its Message-ID.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// The row, state `received`.
+    pub message: Message,
+    /// The raw body, if it is small enough to live in the journal.
+    pub inline: Option<(String, Vec<u8>)>,
+    /// Who checks it.
+    pub owner: String,
+}
+
+/// What a claim came to.
+#[derive(Clone, Debug)]
+pub enum Claimed {
+    /// Ours to check; the job of kind `receive` is held with fence 1.
+    New,
+    /// The Message-ID is bound, or somebody is at it: nothing was stored.
+    Bound(InboundRow),
+}
+
+/// The end of a received message.
+#[derive(Clone, Debug)]
+pub struct Filing {
+    /// The row, state `filed`, `rejected` or `quarantined`.
+    pub message: Message,
+    /// What becomes visible.
+    pub entries: Vec<NewEntry>,
+    /// Small contents to keep.
+    pub blobs: Vec<(String, Vec<u8>)>,
+    /// The MDN, as header block and body.
+    pub mdn: Option<(String, Vec<u8>)>,
+    /// It goes out by a POST of ours: a job is made for it.
+    pub mdn_is_async: bool,
+}
+
+impl Tx<'_> {
+    /// Binds (station, partner, Message-ID) to a new message. Only an accepted message binds for good: a rejected one
+    /// may be received again (R14).
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn receive(&self, claim: Claim, now: Millis) -> Result<Claimed> {
+        let message = &claim.message;
+        let mut upsert = self.db.prepare_cached(
+            "INSERT INTO inbound (station, partner, bare_id, message, state, raw_sha256, lease_owner, lease_until, fence, updated)
+             VALUES (?1, ?2, ?3, ?4, 'received', ?5, ?6, ?7, 1, ?8)
+             ON CONFLICT (station, partner, bare_id) DO UPDATE
+                SET message = excluded.message, state = 'received', raw_sha256 = excluded.raw_sha256, mic = '',
+                    mdn_headers = NULL, mdn_body = NULL, lease_owner = excluded.lease_owner,
+                    lease_until = excluded.lease_until, fence = inbound.fence + 1, updated = excluded.updated
+                WHERE inbound.state = 'rejected'
+             RETURNING fence",
+        )?;
+        let key = bare(&message.message_id);
+        let fence: Option<i64> = upsert
+            .query_row(
+                params![
+                    message.station,
+                    message.partner,
+                    key,
+                    message.id.as_str(),
+                    message.detail.raw_sha256,
+                    claim.owner,
+                    now + LEASE,
+                    now
+                ],
+                |row| row.get(0),
+            )
+            .optional()?;
+        if fence.is_none() {
+            let row = self.inbound(&message.station, &message.partner, &message.message_id)?;
+            return row.map(Claimed::Bound).ok_or_else(|| JournalError::Conflict("the claim vanished".to_owned()));
+        }
+        if let Some((key, bytes)) = &claim.inline {
+            self.put_blob(key, bytes)?;
+        }
+        self.insert_message(message)?;
+        let lane = lane(&message.station, &message.partner);
+        self.add_held_job(JobKind::Receive, (&message.account, message.id.as_str(), &lane), &claim.owner, now)?;
+        Ok(Claimed::New)
+    }
+
+    /// The row that binds a Message-ID.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn inbound(&self, station: &str, partner: &str, message_id: &str) -> Result<Option<InboundRow>> {
+        let mut query = self.db.prepare_cached(
+            "SELECT message, state, raw_sha256, mic, mdn_headers, mdn_body, updated FROM inbound
+             WHERE station = ?1 AND partner = ?2 AND bare_id = ?3",
+        )?;
+        let row = query
+            .query_row([station, partner, bare(message_id)], |row| {
+                let state: String = row.get(1)?;
+                Ok((
+                    state,
+                    InboundRow {
+                        message: row.get(0)?,
+                        state: State::Received,
+                        raw_sha256: row.get(2)?,
+                        mic: row.get(3)?,
+                        mdn_headers: row.get(4)?,
+                        mdn_body: row.get(5)?,
+                        updated: row.get(6)?,
+                    },
+                ))
+            })
+            .optional()?;
+        row.map(|(state, row)| Ok(InboundRow { state: state.parse().map_err(JournalError::Corrupt)?, ..row })).transpose()
+    }
+
+    /// Files, rejects or quarantines a received message, with its MDN, in one step.
+    ///
+    /// # Errors
+    /// `Conflict` if somebody else ended it.
+    pub fn file_message(&self, filing: &Filing, now: Millis) -> Result<()> {
+        let message = &filing.message;
+        let id = message.id.as_str();
+        self.update_message(message, &[State::Received])?;
+        for (key, bytes) in &filing.blobs {
+            self.put_blob(key, bytes)?;
+        }
+        self.add_entries(&message.account, id, &filing.entries, now)?;
+        if message.state != State::Quarantined {
+            let (headers, body) = filing.mdn.as_ref().map(|(h, b)| (h.as_str(), b.as_slice())).unzip();
+            self.db
+                .prepare_cached(
+                    "UPDATE inbound SET state = ?4, mic = ?5, mdn_headers = ?6, mdn_body = ?7, lease_owner = NULL, updated = ?8
+                     WHERE station = ?1 AND partner = ?2 AND bare_id = ?3 AND message = ?9",
+                )?
+                .execute(params![
+                    message.station,
+                    message.partner,
+                    bare(&message.message_id),
+                    message.state.as_str(),
+                    message.detail.mic,
+                    headers,
+                    body,
+                    now,
+                    id
+                ])?;
+        }
+        self.finish_job(JobKind::Receive, id)?;
+        if filing.mdn_is_async && filing.mdn.is_some() {
+            self.add_job(JobKind::Mdn, &message.account, id, &lane(&message.station, &message.partner), now)?;
+        }
+        let kind = if message.state == State::Filed { "message.received" } else { "message.rejected" };
+        self.record_message(kind, message, now)
+    }
+
+    /// Keeps evidence of a message that could not be claimed: unknown partner, reused Message-ID.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn record_refused(&self, filing: &Filing, now: Millis) -> Result<()> {
+        let message = &filing.message;
+        self.insert_message(message)?;
+        for (key, bytes) in &filing.blobs {
+            self.put_blob(key, bytes)?;
+        }
+        self.add_entries(&message.account, message.id.as_str(), &filing.entries, now)?;
+        self.record_message("message.rejected", message, now)
+    }
+
+    /// The MDN of a received message, as header block and body.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn stored_mdn(&self, message: &Message) -> Result<Option<(String, Vec<u8>)>> {
+        let row = self.inbound(&message.station, &message.partner, &message.message_id)?;
+        Ok(row.filter(|row| row.message == message.id.as_str()).and_then(|row| row.mdn_headers.zip(row.mdn_body)))
+    }
+
+    /// The MDN of a received message went out, or will not.
+    ///
+    /// # Errors
+    /// `Conflict` if the message changed meanwhile.
+    pub fn mdn_posted(&self, message: &Message, kind: &'static str, now: Millis) -> Result<()> {
+        self.update_message(message, &[message.state])?;
+        self.finish_job(JobKind::Mdn, message.id.as_str())?;
+        self.record_message(kind, message, now)
+    }
+
+    /// Asks for the MDN of a received message to be posted again (a repeat that asked for it async).
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn post_mdn_again(&self, message: &Message, now: Millis) -> Result<()> {
+        self.add_job(JobKind::Mdn, &message.account, message.id.as_str(), &lane(&message.station, &message.partner), now)
+    }
+
+    /// Whether this partner sent a payload with the same name and MIC under another Message-ID since a time.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn same_payload_since(&self, message: &Message, since: Millis) -> Result<Option<String>> {
+        let mut query = self.db.prepare_cached(
+            "SELECT id FROM message WHERE account = ?1 AND station = ?2 AND partner = ?3 AND direction = 'in' AND state = 'filed'
+             AND file = ?4 AND created >= ?5 AND detail ->> '$.mic' = ?6 AND id <> ?7 LIMIT 1",
+        )?;
+        let row = query.query_row(
+            params![message.account, message.station, message.partner, message.file, since, message.detail.mic, message.id.as_str()],
+            |row| row.get(0),
+        );
+        Ok(row.optional()?)
+    }
+}

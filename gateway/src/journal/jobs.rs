@@ -1,0 +1,227 @@
+//! Jobs: one table for all kinds of work with a due time, a lease and a fence (durability.md §5).
+
+use rusqlite::{OptionalExtension as _, params};
+
+use super::{JournalError, Result, Tx};
+use crate::clock::Millis;
+use crate::words;
+
+/// How long a claimed job belongs to its worker before somebody else may take it.
+pub const LEASE: Millis = 300_000;
+/// Candidates looked at in one claim.
+const MAX_CANDIDATES: u32 = 256;
+
+words! {
+    /// What a job does. The worker does not know; the flows do.
+    pub enum JobKind {
+        /// Compose, post and settle a message.
+        Send = "send",
+        /// Check and file a received message.
+        Receive = "receive",
+        /// Post an async MDN.
+        Mdn = "mdn",
+    }
+}
+
+/// A claimed job. Every later change names the fence, so that a late holder is unmasked.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Row.
+    pub id: i64,
+    /// What to do.
+    pub kind: JobKind,
+    /// Whose.
+    pub account: String,
+    /// The message that it is about.
+    pub message: String,
+    /// Station and partner.
+    pub lane: String,
+    /// Number of this claim.
+    pub fence: i64,
+    /// Tries so far.
+    pub tries: u32,
+}
+
+impl Tx<'_> {
+    pub(super) fn add_job(&self, kind: JobKind, account: &str, message: &str, lane: &str, due: Millis) -> Result<()> {
+        let mut insert = self.db.prepare_cached(
+            "INSERT INTO job (kind, account, message, lane, due) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (kind, message) DO UPDATE SET due = ?5",
+        )?;
+        insert.execute(params![kind.as_str(), account, message, lane, due])?;
+        Ok(())
+    }
+
+    /// A job that its maker holds from the start.
+    pub(super) fn add_held_job(
+        &self,
+        kind: JobKind,
+        (account, message, lane): (&str, &str, &str),
+        owner: &str,
+        now: Millis,
+    ) -> Result<i64> {
+        let mut insert = self.db.prepare_cached(
+            "INSERT INTO job (kind, account, message, lane, due, lease_owner, lease_until, fence)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 1)",
+        )?;
+        insert.execute(params![kind.as_str(), account, message, lane, now, owner, now + LEASE])?;
+        Ok(1)
+    }
+
+    /// Claims due jobs of these kinds, at most `limit`, and per lane no more than `allowed` says.
+    ///
+    /// A lease of another process is void: one server owns the data directory (R15).
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn claim_jobs(
+        &self,
+        kinds: &[JobKind],
+        owner: &str,
+        now: Millis,
+        limit: usize,
+        allowed: &dyn Fn(&str, &str, JobKind) -> u32,
+    ) -> Result<Vec<Job>> {
+        let names: Vec<String> = kinds.iter().map(|kind| format!("'{kind}'")).collect();
+        let sql = format!(
+            "SELECT id, kind, account, message, lane, fence, tries FROM job
+             WHERE due <= ?1 AND kind IN ({}) AND (lease_until IS NULL OR lease_until < ?1 OR lease_owner <> ?2)
+             ORDER BY due, id LIMIT {MAX_CANDIDATES}",
+            names.join(",")
+        );
+        let candidates: Vec<Job> = {
+            let mut query = self.db.prepare_cached(&sql)?;
+            let rows = query.query_map(params![now, owner], read_job)?;
+            rows.collect::<rusqlite::Result<Result<Vec<_>>>>()??
+        };
+        let mut claimed: Vec<Job> = Vec::new();
+        for mut job in candidates {
+            if claimed.len() >= limit {
+                break;
+            }
+            let mine = claimed.iter().filter(|other| other.lane == job.lane && other.kind == job.kind).count();
+            let busy = self.leases_in_lane(&job, owner, now)? + u32::try_from(mine).unwrap_or(u32::MAX);
+            if busy >= allowed(&job.account, &job.lane, job.kind) {
+                continue;
+            }
+            job.fence += 1;
+            let mut update = self.db.prepare_cached(
+                "UPDATE job SET lease_owner = ?2, lease_until = ?3, fence = ?4 WHERE id = ?1",
+            )?;
+            update.execute(params![job.id, owner, now + LEASE, job.fence])?;
+            claimed.push(job);
+        }
+        Ok(claimed)
+    }
+
+    fn leases_in_lane(&self, job: &Job, owner: &str, now: Millis) -> Result<u32> {
+        let mut query = self.db.prepare_cached(
+            "SELECT count(*) FROM job WHERE account = ?1 AND lane = ?2 AND kind = ?3
+             AND lease_owner = ?4 AND lease_until >= ?5",
+        )?;
+        Ok(query.query_row(params![job.account, job.lane, job.kind.as_str(), owner, now], |row| row.get(0))?)
+    }
+
+    /// Keeps a lease alive during long work.
+    ///
+    /// # Errors
+    /// `Conflict` if the job has another holder.
+    pub fn renew_job(&self, id: i64, fence: i64, now: Millis) -> Result<()> {
+        let changed = self
+            .db
+            .prepare_cached("UPDATE job SET lease_until = ?3 WHERE id = ?1 AND fence = ?2")?
+            .execute(params![id, fence, now + LEASE])?;
+        held(changed)
+    }
+
+    /// Gives a job back, due later.
+    ///
+    /// # Errors
+    /// `Conflict` if the job has another holder.
+    pub fn put_back_job(&self, id: i64, fence: i64, due: Millis) -> Result<()> {
+        let changed = self
+            .db
+            .prepare_cached(
+                "UPDATE job SET due = ?3, lease_owner = NULL, lease_until = NULL, tries = tries + 1
+                 WHERE id = ?1 AND fence = ?2",
+            )?
+            .execute(params![id, fence, due])?;
+        held(changed)
+    }
+
+    /// The fence must still be ours.
+    pub(super) fn check_fence(&self, id: i64, fence: i64) -> Result<()> {
+        let mut query = self.db.prepare_cached("SELECT count(*) FROM job WHERE id = ?1 AND fence = ?2")?;
+        held(query.query_row(params![id, fence], |row| row.get(0))?)
+    }
+
+    pub(super) fn finish_job(&self, kind: JobKind, message: &str) -> Result<()> {
+        self.db
+            .prepare_cached("DELETE FROM job WHERE kind = ?1 AND message = ?2")?
+            .execute(params![kind.as_str(), message])?;
+        Ok(())
+    }
+
+    /// Makes the job of a message due now.
+    pub(super) fn hurry_job(&self, kind: JobKind, message: &str, due: Millis) -> Result<bool> {
+        let changed = self
+            .db
+            .prepare_cached("UPDATE job SET due = ?3 WHERE kind = ?1 AND message = ?2")?
+            .execute(params![kind.as_str(), message, due])?;
+        Ok(changed > 0)
+    }
+
+    /// Whether a worker holds the job of a message at this moment.
+    pub(super) fn job_is_held(&self, kind: JobKind, message: &str, now: Millis) -> Result<bool> {
+        let mut query = self
+            .db
+            .prepare_cached("SELECT lease_until FROM job WHERE kind = ?1 AND message = ?2 AND lease_until >= ?3")?;
+        let until: Option<Option<i64>> = query.query_row(params![kind.as_str(), message, now], |row| row.get(0)).optional()?;
+        Ok(until.is_some())
+    }
+
+    /// When the next job is due, leases aside.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn next_due(&self, owner: &str) -> Result<Option<Millis>> {
+        let mut query = self.db.prepare_cached(
+            "SELECT min(due) FROM job WHERE lease_owner IS NULL OR lease_owner <> ?1",
+        )?;
+        Ok(query.query_row([owner], |row| row.get(0))?)
+    }
+
+    /// Jobs in all and the oldest due time, for `status` and metrics.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn queue(&self) -> Result<(u64, Option<Millis>)> {
+        Ok(self.db.query_row("SELECT count(*), min(due) FROM job", [], |row| Ok((row.get(0)?, row.get(1)?)))?)
+    }
+}
+
+fn held(changed: usize) -> Result<()> {
+    if changed == 0 {
+        return Err(JournalError::Conflict("the job has another holder".to_owned()));
+    }
+    Ok(())
+}
+
+fn read_job(row: &rusqlite::Row<'_>) -> rusqlite::Result<Result<Job>> {
+    let kind: String = row.get(1)?;
+    let job = |kind| -> rusqlite::Result<Job> {
+        Ok(Job {
+            id: row.get(0)?,
+            kind,
+            account: row.get(2)?,
+            message: row.get(3)?,
+            lane: row.get(4)?,
+            fence: row.get(5)?,
+            tries: row.get(6)?,
+        })
+    };
+    match kind.parse() {
+        Ok(kind) => Ok(Ok(job(kind)?)),
+        Err(text) => Ok(Err(JournalError::Corrupt(text))),
+    }
+}

@@ -1,0 +1,137 @@
+//! The life of the records: current, non-current, deleted (durability.md §9).
+
+use rusqlite::params;
+
+use super::tree::{Entry, read_entry};
+use super::{Result, Tx};
+use crate::clock::Millis;
+use crate::layout::Area;
+
+/// A file whose time has come.
+pub type Expiring = Entry;
+
+/// What a sweep would take, for dry runs and the brake.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SweepCount {
+    /// Would become non-current.
+    pub retire: u64,
+    /// Would be deleted for good.
+    pub purge: u64,
+    /// All that is not deleted.
+    pub all: u64,
+}
+
+const ENTRY: &str = "account, parent, name, version, area, message, is_dir, store, size, created, noncurrent";
+/// An entry of a message that is not final, or of a held one, stays.
+const FREE: &str = "hold = 0 AND NOT EXISTS (SELECT 1 FROM message WHERE message.id = entry.message AND message.finished IS NULL)";
+
+impl Tx<'_> {
+    /// Files of an area made at or before a time that are still current.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn to_retire(&self, account: &str, area: Area, made_before: Millis, limit: u32) -> Result<Vec<Expiring>> {
+        let sql = format!(
+            "SELECT {ENTRY} FROM entry WHERE account = ?1 AND area = ?2 AND created <= ?3 AND noncurrent IS NULL
+             AND deleted IS NULL AND store = '' AND {FREE} LIMIT ?4"
+        );
+        let mut query = self.db.prepare_cached(&sql)?;
+        let rows = query.query_map(params![account, area.as_str(), made_before, limit], |row| Ok(read_entry(row)))?;
+        rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
+    }
+
+    /// Files of an area that became non-current at or before a time.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn to_purge(&self, account: &str, area: Area, retired_before: Millis, limit: u32) -> Result<Vec<Expiring>> {
+        let sql = format!(
+            "SELECT {ENTRY} FROM entry WHERE account = ?1 AND area = ?2 AND noncurrent <= ?3 AND deleted IS NULL AND hold = 0 LIMIT ?4"
+        );
+        let mut query = self.db.prepare_cached(&sql)?;
+        let rows = query.query_map(params![account, area.as_str(), retired_before, limit], |row| Ok(read_entry(row)))?;
+        rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
+    }
+
+    /// How many files of an area a sweep would take; directories do not count.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn count_sweep(&self, account: &str, area: Area, made_before: Millis, retired_before: Millis) -> Result<SweepCount> {
+        let sql = format!(
+            "SELECT count(*) FILTER (WHERE created <= ?3 AND noncurrent IS NULL AND store = '' AND {FREE}),
+                    count(*) FILTER (WHERE noncurrent <= ?4 AND hold = 0), count(*)
+             FROM entry WHERE account = ?1 AND area = ?2 AND is_dir = 0 AND deleted IS NULL"
+        );
+        let mut query = self.db.prepare_cached(&sql)?;
+        Ok(query.query_row(params![account, area.as_str(), made_before, retired_before], |row| {
+            Ok(SweepCount { retire: row.get(0)?, purge: row.get(1)?, all: row.get(2)? })
+        })?)
+    }
+
+    /// Takes an entry out of the view.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn retire_entry(&self, entry: &Entry, now: Millis) -> Result<()> {
+        self.mark(entry, "noncurrent = ?5", now)
+    }
+
+    /// Marks an entry as deleted for good.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn purge_entry(&self, entry: &Entry, now: Millis) -> Result<()> {
+        self.mark(entry, "deleted = ?5", now)
+    }
+
+    fn mark(&self, entry: &Entry, what: &str, now: Millis) -> Result<()> {
+        let sql = format!("UPDATE entry SET {what} WHERE account = ?1 AND parent = ?2 AND name = ?3 AND version = ?4");
+        self.db.prepare_cached(&sql)?.execute(params![entry.account, entry.parent, entry.name, entry.version, now])?;
+        Ok(())
+    }
+
+    /// Non-current entries below a path, for `lifecycle restore`.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn noncurrent_below(&self, account: &str, path: &str, limit: u32) -> Result<Vec<Entry>> {
+        let sql = format!(
+            "SELECT {ENTRY} FROM entry WHERE account = ?1 AND noncurrent IS NOT NULL AND deleted IS NULL
+             AND (parent = ?2 OR parent || '/' || name = ?2 OR substr(parent, 1, length(?2) + 1) = ?2 || '/') ORDER BY parent, name LIMIT ?3"
+        );
+        let mut query = self.db.prepare_cached(&sql)?;
+        let rows = query.query_map(params![account, path, limit], |row| Ok(read_entry(row)))?;
+        rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
+    }
+
+    /// Brings an entry back; false if its name is taken by a newer one.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn restore_entry(&self, entry: &Entry, now: Millis) -> Result<bool> {
+        if self.entry(&entry.account, &entry.parent, &entry.name)?.is_some() {
+            return Ok(false);
+        }
+        self.db
+            .prepare_cached(
+                "UPDATE entry SET noncurrent = NULL, created = ?5 WHERE account = ?1 AND parent = ?2 AND name = ?3 AND version = ?4",
+            )?
+            .execute(params![entry.account, entry.parent, entry.name, entry.version, now])?;
+        Ok(true)
+    }
+
+    /// Puts a message's entries under legal hold, or lifts it.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn hold_entries(&self, account: &str, station: &str, partner: &str, hold: bool) -> Result<usize> {
+        Ok(self
+            .db
+            .prepare_cached(
+                "UPDATE entry SET hold = ?4 WHERE account = ?1 AND message IN
+                    (SELECT id FROM message WHERE account = ?1 AND (?2 = '' OR station = ?2) AND partner = ?3)",
+            )?
+            .execute(params![account, station, partner, hold])?)
+    }
+}

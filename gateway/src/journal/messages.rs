@@ -1,0 +1,231 @@
+//! Message rows: reading them, and the two writes that every flow uses.
+
+use rusqlite::{OptionalExtension as _, Row, params};
+
+use super::{JournalError, Result, Tx};
+use crate::clock::Millis;
+use crate::message::{Direction, Id, Message, State};
+
+/// Which messages to list; newest first.
+#[derive(Clone, Debug, Default)]
+pub struct MessageFilter {
+    /// Only of this account.
+    pub account: Option<String>,
+    /// Only this way.
+    pub direction: Option<Direction>,
+    /// Only in this state.
+    pub state: Option<State>,
+    /// Only of this station.
+    pub station: Option<String>,
+    /// Only of this partner.
+    pub partner: Option<String>,
+    /// Only with this file name.
+    pub file: Option<String>,
+    /// Only created at or after.
+    pub since: Option<Millis>,
+    /// Only ids before this one: the cursor of a page.
+    pub before: Option<String>,
+    /// At most so many; 0 means 100.
+    pub limit: u32,
+}
+
+const COLUMNS: &str = "id, account, direction, station, partner, message_id, state, code, reason, file, size, sha256, \
+                       content_type, subject, created, updated, finished, attempts, next_try, detail";
+
+impl Tx<'_> {
+    /// One message.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn message(&self, id: &str) -> Result<Option<Message>> {
+        let sql = format!("SELECT {COLUMNS} FROM message WHERE id = ?1");
+        let mut query = self.db.prepare_cached(&sql)?;
+        let raw = query.query_row([id], |row| Ok(read_message(row)))
+            .optional()?;
+        raw.transpose()
+    }
+
+    /// One message that has to be there.
+    ///
+    /// # Errors
+    /// `NotFound` if it is not.
+    pub fn expect_message(&self, id: &str) -> Result<Message> {
+        self.message(id)?.ok_or_else(|| JournalError::NotFound(format!("no message {id}")))
+    }
+
+    /// The message that a person names: its `<id>`, the nine digits, or the Message-ID.
+    ///
+    /// # Errors
+    /// `NotFound`, or `Conflict` if the text fits several.
+    pub fn find_message(&self, text: &str) -> Result<Message> {
+        if let Some(message) = self.message(text)? {
+            return Ok(message);
+        }
+        let bare = text.trim().trim_start_matches('<').trim_end_matches('>');
+        let digits = text.len() == 9 && text.bytes().all(|b| b.is_ascii_digit());
+        let sql = format!("SELECT {COLUMNS} FROM message WHERE bare_id = ?1 OR (?2 AND id LIKE '%-' || ?1) LIMIT 2");
+        let mut query = self.db.prepare_cached(&sql)?;
+        let found = query.query_map(params![bare, digits], |row| Ok(read_message(row)))?;
+        let mut found = found.collect::<rusqlite::Result<Result<Vec<_>>>>()??;
+        match (found.pop(), found.pop()) {
+            (Some(message), None) => Ok(message),
+            (None, _) => Err(JournalError::NotFound(format!("no message {text}"))),
+            _ => Err(JournalError::Conflict(format!("{text} names more than one message; give the whole id"))),
+        }
+    }
+
+    /// Messages, newest first.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn messages(&self, filter: &MessageFilter) -> Result<Vec<Message>> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM message WHERE (?1 IS NULL OR account = ?1) AND (?2 IS NULL OR direction = ?2)
+             AND (?3 IS NULL OR state = ?3) AND (?4 IS NULL OR station = ?4) AND (?5 IS NULL OR partner = ?5)
+             AND (?6 IS NULL OR file = ?6) AND (?7 IS NULL OR created >= ?7) AND (?8 IS NULL OR id < ?8)
+             ORDER BY id DESC LIMIT ?9"
+        );
+        let mut query = self.db.prepare_cached(&sql)?;
+        let rows = query.query_map(
+            params![
+                filter.account,
+                filter.direction.map(Direction::as_str),
+                filter.state.map(State::as_str),
+                filter.station,
+                filter.partner,
+                filter.file,
+                filter.since,
+                filter.before,
+                if filter.limit == 0 { 100 } else { filter.limit },
+            ],
+            |row| Ok(read_message(row)),
+        )?;
+        rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
+    }
+
+    /// How many messages stand in each state, for `status`.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn count_states(&self, since: Millis) -> Result<Vec<(State, u64)>> {
+        let mut query = self.db.prepare_cached(
+            "SELECT state, count(*) FROM message WHERE finished IS NULL OR finished >= ?1 GROUP BY state",
+        )?;
+        let rows = query.query_map([since], |row| Ok((row.get::<_, String>(0)?, row.get::<_, u64>(1)?)))?;
+        rows.map(|row| {
+            let (state, count) = row?;
+            Ok((state.parse().map_err(JournalError::Corrupt)?, count))
+        })
+        .collect()
+    }
+
+    /// The sent message that an async MDN names.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn sent_by_message_id(&self, bare_id: &str) -> Result<Vec<Message>> {
+        let sql = format!("SELECT {COLUMNS} FROM message WHERE bare_id = ?1 AND direction = 'out' ORDER BY id LIMIT 3");
+        let mut query = self.db.prepare_cached(&sql)?;
+        let found = query.query_map([bare_id], |row| Ok(read_message(row)))?;
+        found.collect::<rusqlite::Result<Result<Vec<_>>>>()?
+    }
+
+    /// Adds a row.
+    pub(super) fn insert_message(&self, m: &Message) -> Result<()> {
+        let mut insert = self.db.prepare_cached(
+            "INSERT INTO message (id, account, direction, station, partner, message_id, bare_id, state, code, reason, file,
+                size, sha256, content_type, subject, created, updated, finished, attempts, next_try, detail)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)",
+        )?;
+        insert.execute(params![
+            m.id.as_str(),
+            m.account,
+            m.direction.as_str(),
+            m.station,
+            m.partner,
+            m.message_id,
+            bare(&m.message_id),
+            m.state.as_str(),
+            m.code,
+            m.reason,
+            m.file,
+            m.size,
+            m.sha256,
+            m.content_type,
+            m.subject,
+            m.created,
+            m.updated,
+            m.finished,
+            m.attempts,
+            m.next_try,
+            serde_json::to_string(&m.detail)?,
+        ])?;
+        Ok(())
+    }
+
+    /// Writes a row back, if it still stands in one of the expected states (R3).
+    pub(super) fn update_message(&self, m: &Message, expected: &[State]) -> Result<()> {
+        let states: Vec<String> = expected.iter().map(|state| format!("'{state}'")).collect();
+        let sql = format!(
+            "UPDATE message SET message_id = ?2, bare_id = ?3, state = ?4, code = ?5, reason = ?6, file = ?7, size = ?8,
+                sha256 = ?9, content_type = ?10, subject = ?11, updated = ?12, finished = ?13, attempts = ?14,
+                next_try = ?15, detail = ?16
+             WHERE id = ?1 AND state IN ({})",
+            states.join(",")
+        );
+        let changed = self.db.prepare_cached(&sql)?.execute(params![
+            m.id.as_str(),
+            m.message_id,
+            bare(&m.message_id),
+            m.state.as_str(),
+            m.code,
+            m.reason,
+            m.file,
+            m.size,
+            m.sha256,
+            m.content_type,
+            m.subject,
+            m.updated,
+            m.finished,
+            m.attempts,
+            m.next_try,
+            serde_json::to_string(&m.detail)?,
+        ])?;
+        if changed == 0 {
+            return Err(JournalError::Conflict(format!("message {} was moved by somebody else", m.id)));
+        }
+        Ok(())
+    }
+}
+
+/// A Message-ID without blanks and brackets: what comparisons go by.
+pub(super) fn bare(message_id: &str) -> &str {
+    let trimmed = message_id.trim();
+    trimmed.strip_prefix('<').and_then(|inner| inner.strip_suffix('>')).unwrap_or(trimmed)
+}
+
+fn read_message(row: &Row<'_>) -> Result<Message> {
+    let word = |at: usize| row.get::<_, String>(at);
+    Ok(Message {
+        id: Id::stored(word(0)?),
+        account: word(1)?,
+        direction: word(2)?.parse().map_err(JournalError::Corrupt)?,
+        station: word(3)?,
+        partner: word(4)?,
+        message_id: word(5)?,
+        state: word(6)?.parse().map_err(JournalError::Corrupt)?,
+        code: word(7)?,
+        reason: word(8)?,
+        file: word(9)?,
+        size: row.get(10)?,
+        sha256: word(11)?,
+        content_type: word(12)?,
+        subject: word(13)?,
+        created: row.get(14)?,
+        updated: row.get(15)?,
+        finished: row.get(16)?,
+        attempts: row.get(17)?,
+        next_try: row.get(18)?,
+        detail: serde_json::from_str(&word(19)?)?,
+    })
+}

@@ -1,0 +1,323 @@
+//! Sending: the name window, acceptance, and every step that moves a sent message.
+
+use std::time::Duration;
+
+use rusqlite::{OptionalExtension as _, params};
+use serde_json::json;
+
+use super::jobs::JobKind;
+use super::tree::{NewEntry, UploadRow};
+use super::{JournalError, Result, Tx};
+use crate::clock::{Millis, compact, millis};
+use crate::event::NewEvent;
+use crate::layout::{self, Area};
+use crate::message::{Message, State};
+
+/// A file as it stands in `send`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SendEntry {
+    /// Its name.
+    pub name: String,
+    /// The message that it is.
+    pub message: String,
+    /// Bytes.
+    pub size: u64,
+    /// When it was accepted.
+    pub created: Millis,
+}
+
+/// A finished upload, to be accepted.
+#[derive(Clone, Debug)]
+pub struct NewUpload {
+    /// The message row, state `queued`.
+    pub message: Message,
+    /// How long the name stays taken; `None` asks for no window (a resend).
+    pub window: Option<Duration>,
+    /// When it may be sent.
+    pub due: Millis,
+    /// Contents that are small enough to live in the journal.
+    pub inline: Option<(String, Vec<u8>)>,
+    /// The part or parked file that it was until now.
+    pub replaces: Option<UploadRow>,
+}
+
+/// What the six-hour rule decided.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Accepted {
+    /// First of its name: a message.
+    Queued,
+    /// The name is taken by this message; the file goes to `duplicate` under this name.
+    Duplicate {
+        /// The winner.
+        winner: String,
+        /// Where it lies now.
+        name: String,
+    },
+}
+
+/// A step of a sent message: new row, evidence, what becomes of its job.
+#[derive(Clone, Debug)]
+pub struct Settlement {
+    /// The row as it shall be.
+    pub message: Message,
+    /// States in which the step may happen.
+    pub expected: Vec<State>,
+    /// The holder's job and fence; `None` for evidence that counts whatever the fence says.
+    pub fence: Option<(i64, i64)>,
+    /// Small contents to keep.
+    pub blobs: Vec<(String, Vec<u8>)>,
+    /// What becomes visible.
+    pub entries: Vec<NewEntry>,
+    /// What moves in the tree, from directory to directory.
+    pub moved: Option<(String, String)>,
+    /// The name is free again.
+    pub frees_name: bool,
+    /// When the job is due again; `None` ends it.
+    pub due: Option<Millis>,
+    /// Event kind.
+    pub event: &'static str,
+}
+
+impl Settlement {
+    /// A step that only changes the row.
+    #[must_use]
+    pub fn new(message: Message, expected: &[State], event: &'static str) -> Self {
+        Settlement {
+            message,
+            expected: expected.to_vec(),
+            fence: None,
+            blobs: Vec::new(),
+            entries: Vec::new(),
+            moved: None,
+            frees_name: false,
+            due: None,
+            event,
+        }
+    }
+}
+
+/// The scope of a name window: station and partner, told apart by a byte that no AS2 id holds.
+fn scope(message: &Message) -> String {
+    lane(&message.station, &message.partner)
+}
+
+/// The lane of a pair's jobs.
+#[must_use]
+pub fn lane(station: &str, partner: &str) -> String {
+    format!("{station}\n{partner}")
+}
+
+impl Tx<'_> {
+    /// The acceptance point of an upload: name window, row, job, event, all or nothing.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn accept_upload(&self, upload: NewUpload, now: Millis) -> Result<Accepted> {
+        let mut message = upload.message;
+        if let Some((key, bytes)) = &upload.inline {
+            self.put_blob(key, bytes)?;
+        }
+        if let Some(row) = &upload.replaces {
+            self.remove_upload(row)?;
+        }
+        let winner = match upload.window {
+            Some(window) => self.open_window(&message, window, now)?,
+            None => None,
+        };
+        let Some(winner) = winner else {
+            self.insert_message(&message)?;
+            self.add_job(JobKind::Send, &message.account, message.id.as_str(), &scope(&message), upload.due)?;
+            self.record_message("message.accepted", &message, now)?;
+            return Ok(Accepted::Queued);
+        };
+        let same = self.message(&winner)?.is_some_and(|first| first.sha256 == message.sha256);
+        let parent = layout::duplicate_dir(&message.station, &message.partner);
+        let name = self.free_name(&message.account, &parent, &message.file, now)?;
+        message.state = State::Duplicate;
+        message.finished = Some(now);
+        "duplicate-name".clone_into(&mut message.code);
+        message.reason = format!("the name was used by {winner} less than the window ago, {}", if same { "same bytes" } else { "other bytes" });
+        message.detail.hint = "upload it under another name, or wait until the window ends".to_owned();
+        message.detail.previous.clone_from(&winner);
+        self.insert_message(&message)?;
+        let entry = NewEntry::file(Area::Duplicate, parent, &name, &message.detail.payload, message.size);
+        self.add_entries(&message.account, message.id.as_str(), &[entry], now)?;
+        self.record_message("message.duplicate", &message, now)?;
+        Ok(Accepted::Duplicate { winner, name })
+    }
+
+    /// The six-hour rule: `None` means that this message is the first (durability.md §6).
+    fn open_window(&self, message: &Message, window: Duration, now: Millis) -> Result<Option<String>> {
+        let key = layout::name_key(&message.file);
+        let mut upsert = self.db.prepare_cached(
+            "INSERT INTO name_window (account, scope, name_key, opened_at, expires_at, message) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT (account, scope, name_key) DO UPDATE
+                SET opened_at = excluded.opened_at, expires_at = excluded.expires_at, message = excluded.message
+                WHERE name_window.expires_at <= excluded.opened_at
+             RETURNING message",
+        )?;
+        let first: Option<String> = upsert
+            .query_row(
+                params![message.account, scope(message), key, now, now.saturating_add(millis(window)), message.id.as_str()],
+                |row| row.get(0),
+            )
+            .optional()?;
+        if first.is_some() {
+            return Ok(None);
+        }
+        let mut query = self
+            .db
+            .prepare_cached("SELECT message FROM name_window WHERE account = ?1 AND scope = ?2 AND name_key = ?3")?;
+        Ok(Some(query.query_row(params![message.account, scope(message), key], |row| row.get(0))?))
+    }
+
+    /// Ends the window early, if it is still the one that this message opened.
+    pub(super) fn free_window(&self, message: &Message, now: Millis) -> Result<()> {
+        self.db
+            .prepare_cached(
+                "UPDATE name_window SET expires_at = ?5 WHERE account = ?1 AND scope = ?2 AND name_key = ?3 AND message = ?4",
+            )?
+            .execute(params![
+                message.account,
+                scope(message),
+                layout::name_key(&message.file),
+                message.id.as_str(),
+                now
+            ])?;
+        Ok(())
+    }
+
+    /// A name that nothing visible in this directory bears yet.
+    fn free_name(&self, account: &str, parent: &str, name: &str, now: Millis) -> Result<String> {
+        if self.entry(account, parent, name)?.is_none() {
+            return Ok(name.to_owned());
+        }
+        loop {
+            let mut random = [0u8; 2];
+            // Without randomness the loop below still ends, because the journal refuses nothing here but a taken name.
+            let _ = openssl::rand::rand_bytes(&mut random);
+            let stamp = compact(now);
+            let tag = format!("{}Z-{:04x}", stamp.get(..15).unwrap_or(&stamp), u16::from_be_bytes(random));
+            let candidate = layout::tagged(name, &tag);
+            if self.entry(account, parent, &candidate)?.is_none() {
+                return Ok(candidate);
+            }
+        }
+    }
+
+    /// Takes back an accepted upload that no worker has touched and nothing has been composed of.
+    ///
+    /// Gives the row as it was, or `None` if it is too late.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn withdraw(&self, id: &str, code: &str, reason: &str, now: Millis) -> Result<Option<Message>> {
+        let Some(before) = self.message(id)? else { return Ok(None) };
+        let untouched = before.state == State::Queued && before.message_id.is_empty() && before.attempts == 0;
+        if !untouched || self.job_is_held(JobKind::Send, id, now)? {
+            return Ok(None);
+        }
+        let mut after = before.clone();
+        after.state = State::Failed;
+        after.code = code.to_owned();
+        after.reason = reason.to_owned();
+        after.updated = now;
+        after.finished = Some(now);
+        self.update_message(&after, &[State::Queued])?;
+        self.finish_job(JobKind::Send, id)?;
+        self.free_window(&after, now)?;
+        self.record_message("message.cancelled", &after, now)?;
+        Ok(Some(before))
+    }
+
+    /// Ends the release delay, or the wait for the next try.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn release(&self, id: &str, now: Millis) -> Result<bool> {
+        self.hurry_job(JobKind::Send, id, now)
+    }
+
+    /// Puts a held, waiting or retrying message back to work at once with its stored bytes.
+    ///
+    /// # Errors
+    /// `Conflict` if it is final.
+    pub fn retry_now(&self, id: &str, now: Millis) -> Result<Message> {
+        let mut message = self.expect_message(id)?;
+        let unknown = message.state == State::Failed && message.code == "no-mdn";
+        if message.state.is_final() && !unknown {
+            return Err(JournalError::Conflict(format!("message {id} is {}; use resend for a new message", message.state)));
+        }
+        let before = message.state;
+        if message.attempts > 0 {
+            message.state = State::Retrying;
+        }
+        message.next_try = Some(now);
+        message.finished = None;
+        message.updated = now;
+        self.update_message(&message, &[before])?;
+        self.add_job(JobKind::Send, &message.account, id, &scope(&message), now)?;
+        self.record_message("message.retry", &message, now)?;
+        Ok(message)
+    }
+
+    /// One step of a sent message.
+    ///
+    /// # Errors
+    /// `Conflict` if the fence or the expected state is gone: somebody else moved it.
+    pub fn settle(&self, step: &Settlement, now: Millis) -> Result<()> {
+        let message = &step.message;
+        let id = message.id.as_str();
+        if let Some((job, fence)) = step.fence {
+            self.check_fence(job, fence)?;
+        }
+        for (key, bytes) in &step.blobs {
+            self.put_blob(key, bytes)?;
+        }
+        self.update_message(message, &step.expected)?;
+        if let Some((from, to)) = &step.moved {
+            self.db
+                .prepare_cached("UPDATE entry SET parent = ?3 WHERE message = ?1 AND parent = ?2")?
+                .execute([id, from, to])?;
+        }
+        self.add_entries(&message.account, id, &step.entries, now)?;
+        if step.frees_name {
+            self.free_window(message, now)?;
+        }
+        match (step.due, step.fence) {
+            (None, _) => self.finish_job(JobKind::Send, id)?,
+            (Some(due), Some((job, fence))) => self.put_back_job(job, fence, due)?,
+            (Some(due), None) => self.add_job(JobKind::Send, &message.account, id, &scope(message), due)?,
+        }
+        self.record_message(step.event, message, now)
+    }
+
+    /// Writes what is known so far and keeps the job: composed bytes, an attempt that begins.
+    ///
+    /// # Errors
+    /// `Conflict` if the fence or the state is gone.
+    pub fn progress(&self, message: &Message, (job, fence): (i64, i64), blob: Option<&(String, Vec<u8>)>, now: Millis) -> Result<()> {
+        self.check_fence(job, fence)?;
+        if let Some((key, bytes)) = blob {
+            self.put_blob(key, bytes)?;
+        }
+        self.update_message(message, &[State::Queued, State::Sending, State::Retrying, State::WaitingMdn])?;
+        self.renew_job(job, fence, now)
+    }
+
+    /// An event about a message.
+    pub(super) fn record_message(&self, kind: &str, message: &Message, now: Millis) -> Result<()> {
+        let facts = json!({
+            "direction": message.direction,
+            "station": message.station,
+            "partner": message.partner,
+            "message_id": message.message_id,
+            "file": message.file,
+            "size": message.size,
+            "state": message.state,
+            "code": message.code,
+        });
+        let event = NewEvent { account: &message.account, kind, subject: message.id.as_str(), facts };
+        self.record(&event, now)
+    }
+}

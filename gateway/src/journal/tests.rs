@@ -1,0 +1,129 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::message::{Detail, Direction, Id, Message, State};
+
+const WINDOW: Duration = Duration::from_secs(21_600);
+
+fn journal() -> (tempfile::TempDir, Arc<Journal>) {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(&dir.path().join("as2gate.db")).unwrap();
+    (dir, Arc::new(journal))
+}
+
+fn upload(file: &str, now: i64) -> NewUpload {
+    let message = Message {
+        id: Id::draw(now),
+        account: "acme".into(),
+        direction: Direction::Out,
+        station: "ALICE".into(),
+        partner: "BOB".into(),
+        message_id: String::new(),
+        state: State::Queued,
+        code: String::new(),
+        reason: String::new(),
+        file: file.into(),
+        size: 3,
+        sha256: "aa".into(),
+        content_type: "text/plain".into(),
+        subject: String::new(),
+        created: now,
+        updated: now,
+        finished: None,
+        attempts: 0,
+        next_try: None,
+        detail: Detail { payload: format!("k{now}{file}"), ..Detail::default() },
+    };
+    NewUpload { message, window: Some(WINDOW), due: now, inline: None, replaces: None }
+}
+
+fn accept(journal: &Journal, file: &str, now: i64) -> Accepted {
+    let upload = upload(file, now);
+    journal.write_blocking(move |tx| tx.accept_upload(upload, now)).unwrap()
+}
+
+#[test]
+fn the_window_is_six_hours_to_the_millisecond() {
+    let (_dir, journal) = journal();
+    let six_hours = 21_600_000;
+    assert_eq!(accept(&journal, "a.edi", 1_000), Accepted::Queued);
+    assert!(matches!(accept(&journal, "a.edi", 1_000), Accepted::Duplicate { .. }));
+    assert!(matches!(accept(&journal, "a.edi", 999 + six_hours), Accepted::Duplicate { .. }));
+    assert_eq!(accept(&journal, "A.edi", 2_000), Accepted::Queued, "case counts");
+    assert_eq!(accept(&journal, "a.edi", 1_000 + six_hours), Accepted::Queued);
+}
+
+#[test]
+fn unicode_spellings_are_one_name() {
+    let (_dir, journal) = journal();
+    assert_eq!(accept(&journal, "u\u{308}.edi", 1), Accepted::Queued);
+    assert!(matches!(accept(&journal, "ü.edi", 2), Accepted::Duplicate { .. }));
+}
+
+#[test]
+fn racing_uploads_have_one_winner_and_keep_every_file() {
+    let (_dir, journal) = journal();
+    let outcomes: Vec<_> = std::thread::scope(|scope| {
+        let racers: Vec<_> = (0..16).map(|_| scope.spawn(|| accept(&journal, "a.edi", 5))).collect();
+        racers.into_iter().map(|racer| racer.join().unwrap()).collect()
+    });
+    assert_eq!(outcomes.iter().filter(|outcome| **outcome == Accepted::Queued).count(), 1);
+    let listed = journal.read(|tx| tx.entries("acme", "AS2/duplicate/ALICE/BOB", "", 100)).unwrap();
+    assert_eq!(listed.len(), 15, "each duplicate keeps a name of its own");
+}
+
+#[test]
+fn a_withdrawn_upload_frees_its_name_and_is_never_claimed() {
+    let (_dir, journal) = journal();
+    let new = upload("a.edi", 10);
+    let id = new.message.id.clone();
+    journal.write_blocking(move |tx| tx.accept_upload(new, 10)).unwrap();
+    let gone = journal.write_blocking(move |tx| tx.withdraw(id.as_str(), "cancelled", "test", 11)).unwrap();
+    assert!(gone.is_some());
+    assert_eq!(accept(&journal, "a.edi", 12), Accepted::Queued);
+    let jobs = journal.write_blocking(|tx| tx.claim_jobs(&[JobKind::Send], "me", 100, 10, &|_, _, _| 9)).unwrap();
+    assert_eq!(jobs.len(), 1);
+}
+
+#[test]
+fn a_claimed_job_is_nobody_elses_until_its_process_is_gone() {
+    let (_dir, journal) = journal();
+    accept(&journal, "a.edi", 10);
+    let claim = |owner: &'static str, now| {
+        journal.write_blocking(move |tx| tx.claim_jobs(&[JobKind::Send], owner, now, 10, &|_, _, _| 9)).unwrap()
+    };
+    let first = claim("boot-1", 10);
+    assert_eq!(first.len(), 1);
+    assert!(claim("boot-1", 11).is_empty());
+    let second = claim("boot-2", 12);
+    assert_eq!(second.len(), 1, "a lease of a dead process is void");
+    let (job, fence) = (first[0].id, first[0].fence);
+    let late = journal.write_blocking(move |tx| tx.put_back_job(job, fence, 99));
+    assert!(matches!(late, Err(JournalError::Conflict(_))), "the late holder is unmasked");
+}
+
+#[test]
+fn a_failing_change_takes_nothing_along() {
+    let (_dir, journal) = journal();
+    let new = upload("a.edi", 10);
+    let outcome = journal.write_blocking(move |tx| {
+        tx.accept_upload(new, 10)?;
+        Err::<(), _>(JournalError::Conflict("no".into()))
+    });
+    assert!(outcome.is_err());
+    assert_eq!(accept(&journal, "a.edi", 11), Accepted::Queued);
+}
+
+#[test]
+fn the_event_chain_shows_a_rewritten_row() {
+    let (dir, journal) = journal();
+    accept(&journal, "a.edi", 10);
+    accept(&journal, "b.edi", 10);
+    assert_eq!(journal.read(|tx| tx.verify_events()).unwrap(), Ok(2));
+    let db = Connection::open(dir.path().join("as2gate.db")).unwrap();
+    db.execute("UPDATE event SET subject = 'x' WHERE seq = 1", []).unwrap();
+    assert_eq!(journal.read(|tx| tx.verify_events()).unwrap(), Err(1));
+}

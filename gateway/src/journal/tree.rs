@@ -1,0 +1,383 @@
+//! What the tree shows: entries of the records, uploads that are no messages, and small contents.
+
+use rusqlite::{OptionalExtension as _, Row, params};
+
+use super::{JournalError, Result, Tx};
+use crate::clock::Millis;
+use crate::layout::Area;
+use crate::message::{Message, State};
+use crate::words;
+
+words! {
+    /// Why a file lies in `send` without being a message.
+    pub enum UploadState {
+        /// Broken off; may be resumed by its user for a day.
+        Part = "part",
+        /// Under a temporary name, or looking interrupted.
+        Parked = "parked",
+        /// Empty, or moved in: never sent.
+        Ignored = "ignored",
+    }
+}
+
+/// A file in `send` that is no message.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UploadRow {
+    /// Whose.
+    pub account: String,
+    /// Which pair.
+    pub station: String,
+    /// Which pair.
+    pub partner: String,
+    /// As uploaded.
+    pub name: String,
+    /// The user that uploaded it.
+    pub owner: String,
+    /// Why it waits.
+    pub state: UploadState,
+    /// In words.
+    pub reason: String,
+    /// Where the bytes are.
+    pub store: String,
+    /// Bytes.
+    pub size: u64,
+    /// SHA-256 in hex, if complete.
+    pub sha256: String,
+    /// When it began.
+    pub created: Millis,
+    /// Last change.
+    pub updated: Millis,
+}
+
+/// A directory or file in the records.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// Whose.
+    pub account: String,
+    /// Path of the directory it stands in.
+    pub parent: String,
+    /// Its name.
+    pub name: String,
+    /// Counts up when the name is used again.
+    pub version: i64,
+    /// The branch of the tree.
+    pub area: Area,
+    /// The message it belongs to.
+    pub message: String,
+    /// A directory.
+    pub is_dir: bool,
+    /// Where the bytes are; empty means in the tree, under this path.
+    pub store: String,
+    /// Bytes.
+    pub size: u64,
+    /// When it was made.
+    pub created: Millis,
+    /// When it left the view.
+    pub noncurrent: Option<Millis>,
+}
+
+/// An entry to be made.
+#[derive(Clone, Debug)]
+pub struct NewEntry {
+    /// Path of the directory.
+    pub parent: String,
+    /// Its name.
+    pub name: String,
+    /// The branch.
+    pub area: Area,
+    /// Where the bytes are; empty for a directory.
+    pub store: String,
+    /// Bytes; `None` makes a directory.
+    pub size: Option<u64>,
+}
+
+impl NewEntry {
+    /// A file in a directory.
+    #[must_use]
+    pub fn file(area: Area, parent: String, name: &str, store: &str, size: u64) -> Self {
+        NewEntry { parent, name: name.to_owned(), area, store: store.to_owned(), size: Some(size) }
+    }
+
+    /// A message's directory.
+    #[must_use]
+    pub fn dir(area: Area, parent: String, name: &str) -> Self {
+        NewEntry { parent, name: name.to_owned(), area, store: String::new(), size: None }
+    }
+}
+
+const ENTRY: &str = "account, parent, name, version, area, message, is_dir, store, size, created, noncurrent";
+
+impl Tx<'_> {
+    /// Keeps small contents in the journal itself, durable with this transaction.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn put_blob(&self, key: &str, bytes: &[u8]) -> Result<()> {
+        self.db.prepare_cached("INSERT OR REPLACE INTO blob (key, bytes) VALUES (?1, ?2)")?.execute(params![key, bytes])?;
+        Ok(())
+    }
+
+    /// Small contents by key.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn blob(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        let mut query = self.db.prepare_cached("SELECT bytes FROM blob WHERE key = ?1")?;
+        Ok(query.query_row([key], |row| row.get(0)).optional()?)
+    }
+
+    /// Forgets small contents.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn drop_blob(&self, key: &str) -> Result<()> {
+        self.db.prepare_cached("DELETE FROM blob WHERE key = ?1")?.execute([key])?;
+        Ok(())
+    }
+
+    /// Adds entries of a message; one that is there already stays as it is.
+    pub(super) fn add_entries(&self, account: &str, message: &str, entries: &[NewEntry], now: Millis) -> Result<()> {
+        let mut insert = self.db.prepare_cached(
+            "INSERT INTO entry (account, parent, name, version, area, message, is_dir, store, size, created)
+             SELECT ?1, ?2, ?3, coalesce((SELECT max(version) + 1 FROM entry WHERE account = ?1 AND parent = ?2 AND name = ?3), 0),
+                    ?4, ?5, ?6, ?7, ?8, ?9
+             WHERE NOT EXISTS (SELECT 1 FROM entry WHERE account = ?1 AND parent = ?2 AND name = ?3
+                               AND noncurrent IS NULL AND deleted IS NULL)",
+        )?;
+        for entry in entries {
+            insert.execute(params![
+                account,
+                entry.parent,
+                entry.name,
+                entry.area.as_str(),
+                message,
+                entry.size.is_none(),
+                entry.store,
+                entry.size.unwrap_or(0),
+                now,
+            ])?;
+        }
+        Ok(())
+    }
+
+    /// One visible entry.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn entry(&self, account: &str, parent: &str, name: &str) -> Result<Option<Entry>> {
+        let sql = format!(
+            "SELECT {ENTRY} FROM entry WHERE account = ?1 AND parent = ?2 AND name = ?3
+             AND noncurrent IS NULL AND deleted IS NULL"
+        );
+        let mut query = self.db.prepare_cached(&sql)?;
+        query.query_row([account, parent, name], |row| Ok(read_entry(row))).optional()?.transpose()
+    }
+
+    /// A page of a directory's visible entries, by name.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn entries(&self, account: &str, parent: &str, after: &str, limit: u32) -> Result<Vec<Entry>> {
+        let sql = format!(
+            "SELECT {ENTRY} FROM entry WHERE account = ?1 AND parent = ?2 AND name > ?3
+             AND noncurrent IS NULL AND deleted IS NULL ORDER BY name LIMIT ?4"
+        );
+        let mut query = self.db.prepare_cached(&sql)?;
+        let rows = query.query_map(params![account, parent, after, limit], |row| Ok(read_entry(row)))?;
+        rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
+    }
+
+    /// Everything that a message has in the tree.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn entries_of(&self, message: &str) -> Result<Vec<Entry>> {
+        let sql = format!("SELECT {ENTRY} FROM entry WHERE message = ?1 AND deleted IS NULL ORDER BY parent, name");
+        let mut query = self.db.prepare_cached(&sql)?;
+        let rows = query.query_map([message], |row| Ok(read_entry(row)))?;
+        rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
+    }
+
+    /// Entries whose bytes are not yet at their place in the tree.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn unpublished(&self, limit: u32) -> Result<Vec<Entry>> {
+        let sql = format!("SELECT {ENTRY} FROM entry WHERE store <> '' AND deleted IS NULL LIMIT ?1");
+        let mut query = self.db.prepare_cached(&sql)?;
+        let rows = query.query_map([limit], |row| Ok(read_entry(row)))?;
+        rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
+    }
+
+    /// The bytes of these entries are durable at their place in the tree: the staged copies are let go.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn published(&self, entries: &[Entry]) -> Result<()> {
+        let mut update = self.db.prepare_cached(
+            "UPDATE entry SET store = '' WHERE account = ?1 AND parent = ?2 AND name = ?3 AND version = ?4",
+        )?;
+        for entry in entries {
+            update.execute(params![entry.account, entry.parent, entry.name, entry.version])?;
+            self.drop_blob(&entry.store)?;
+        }
+        Ok(())
+    }
+
+    /// The sent messages whose file still stands in `send`, by name; of equal names the newest.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn send_listing(&self, account: &str, station: &str, partner: &str, after: &str, limit: u32) -> Result<Vec<super::SendEntry>> {
+        let mut query = self.db.prepare_cached(
+            "SELECT file, max(id), size, created FROM message
+             WHERE account = ?1 AND station = ?2 AND partner = ?3 AND direction = 'out' AND finished IS NULL AND file > ?4
+             GROUP BY file ORDER BY file LIMIT ?5",
+        )?;
+        let rows = query.query_map(params![account, station, partner, after, limit], |row| {
+            Ok(super::SendEntry { name: row.get(0)?, message: row.get(1)?, size: row.get(2)?, created: row.get(3)? })
+        })?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// The newest message in work whose file has this name.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn message_in_send(&self, account: &str, station: &str, partner: &str, name: &str) -> Result<Option<Message>> {
+        let mut query = self.db.prepare_cached(
+            "SELECT max(id) FROM message WHERE account = ?1 AND station = ?2 AND partner = ?3 AND file = ?4
+             AND direction = 'out' AND finished IS NULL",
+        )?;
+        let id: Option<String> = query.query_row([account, station, partner, name], |row| row.get(0))?;
+        match id {
+            Some(id) => Ok(self.message(&id)?.filter(|message| message.state != State::Duplicate)),
+            None => Ok(None),
+        }
+    }
+
+    /// Writes an upload row, replacing the one of the same name and user; gives back the replaced one's store key.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn put_upload(&self, row: &UploadRow) -> Result<Option<String>> {
+        let before = self.own_upload(&row.account, &row.station, &row.partner, &row.name, &row.owner)?;
+        let mut insert = self.db.prepare_cached(
+            "INSERT OR REPLACE INTO upload (account, station, partner, name, owner, state, reason, store, size, sha256, created, updated)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+        )?;
+        insert.execute(params![
+            row.account,
+            row.station,
+            row.partner,
+            row.name,
+            row.owner,
+            row.state.as_str(),
+            row.reason,
+            row.store,
+            row.size,
+            row.sha256,
+            row.created,
+            row.updated,
+        ])?;
+        Ok(before.map(|old| old.store).filter(|store| *store != row.store))
+    }
+
+    /// The upload of this name by this user.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn own_upload(&self, account: &str, station: &str, partner: &str, name: &str, owner: &str) -> Result<Option<UploadRow>> {
+        let mut query = self.db.prepare_cached(
+            "SELECT account, station, partner, name, owner, state, reason, store, size, sha256, created, updated FROM upload
+             WHERE account = ?1 AND station = ?2 AND partner = ?3 AND name = ?4 AND owner = ?5",
+        )?;
+        query.query_row([account, station, partner, name, owner], |row| Ok(read_upload(row))).optional()?.transpose()
+    }
+
+    /// Uploads of a pair that this user sees: all parked and ignored ones, and the user's own parts.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn uploads(&self, account: &str, station: &str, partner: &str, owner: &str) -> Result<Vec<UploadRow>> {
+        let mut query = self.db.prepare_cached(
+            "SELECT account, station, partner, name, owner, state, reason, store, size, sha256, created, updated FROM upload
+             WHERE account = ?1 AND station = ?2 AND partner = ?3 AND (owner = ?4 OR state <> 'part') ORDER BY name",
+        )?;
+        let rows = query.query_map([account, station, partner, owner], |row| Ok(read_upload(row)))?;
+        rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
+    }
+
+    /// Every upload row last touched before a time, and those of all times with `i64::MAX`.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn uploads_before(&self, before: Millis) -> Result<Vec<UploadRow>> {
+        let mut query = self.db.prepare_cached(
+            "SELECT account, station, partner, name, owner, state, reason, store, size, sha256, created, updated FROM upload
+             WHERE updated < ?1",
+        )?;
+        let rows = query.query_map([before], |row| Ok(read_upload(row)))?;
+        rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
+    }
+
+    /// Removes an upload row.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn remove_upload(&self, row: &UploadRow) -> Result<bool> {
+        let gone = self
+            .db
+            .prepare_cached(
+                "DELETE FROM upload WHERE account = ?1 AND station = ?2 AND partner = ?3 AND name = ?4 AND owner = ?5 AND store = ?6",
+            )?
+            .execute([&row.account, &row.station, &row.partner, &row.name, &row.owner, &row.store])?;
+        Ok(gone > 0)
+    }
+
+    /// Every store key that a row names: what a sweep must not touch.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn names_store_key(&self, key: &str) -> Result<bool> {
+        let mut query = self.db.prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM entry WHERE store = ?1) OR EXISTS (SELECT 1 FROM upload WHERE store = ?1)
+                 OR EXISTS (SELECT 1 FROM message WHERE finished IS NULL
+                            AND (detail ->> '$.payload' = ?1 OR detail ->> '$.raw' = ?1))",
+        )?;
+        Ok(query.query_row([key], |row| row.get(0))?)
+    }
+}
+
+pub(super) fn read_entry(row: &Row<'_>) -> Result<Entry> {
+    Ok(Entry {
+        account: row.get(0)?,
+        parent: row.get(1)?,
+        name: row.get(2)?,
+        version: row.get(3)?,
+        area: row.get::<_, String>(4)?.parse().map_err(JournalError::Corrupt)?,
+        message: row.get(5)?,
+        is_dir: row.get(6)?,
+        store: row.get(7)?,
+        size: row.get(8)?,
+        created: row.get(9)?,
+        noncurrent: row.get(10)?,
+    })
+}
+
+fn read_upload(row: &Row<'_>) -> Result<UploadRow> {
+    Ok(UploadRow {
+        account: row.get(0)?,
+        station: row.get(1)?,
+        partner: row.get(2)?,
+        name: row.get(3)?,
+        owner: row.get(4)?,
+        state: row.get::<_, String>(5)?.parse().map_err(JournalError::Corrupt)?,
+        reason: row.get(6)?,
+        store: row.get(7)?,
+        size: row.get(8)?,
+        sha256: row.get(9)?,
+        created: row.get(10)?,
+        updated: row.get(11)?,
+    })
+}

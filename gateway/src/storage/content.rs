@@ -1,0 +1,90 @@
+//! Stored bytes, read at any offset.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use super::{Context as _, Result, StorageError};
+
+/// Bytes on disk or, when small, in memory.
+#[derive(Debug)]
+pub enum Content {
+    /// An open file and its length.
+    File(File, u64),
+    /// Small contents.
+    Bytes(Vec<u8>),
+}
+
+impl Content {
+    pub(super) fn from_bytes(bytes: Vec<u8>) -> Self {
+        Content::Bytes(bytes)
+    }
+
+    pub(super) fn from_file(path: &Path) -> Result<Self> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(StorageError::Missing(path.display().to_string()));
+            }
+            Err(source) => return Err(StorageError::Io { what: format!("cannot open {}", path.display()), source }),
+        };
+        let len = file.metadata().context(|| format!("cannot look at {}", path.display()))?.len();
+        Ok(Content::File(file, len))
+    }
+
+    /// Bytes in all.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        match self {
+            Content::File(_, len) => *len,
+            Content::Bytes(bytes) => u64::try_from(bytes.len()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Nothing in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Reads at an offset; 0 means the end.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        match self {
+            Content::File(file, _) => file.read_at(buffer, offset).context(|| "cannot read stored bytes".to_owned()),
+            Content::Bytes(bytes) => {
+                let rest = usize::try_from(offset).ok().and_then(|from| bytes.get(from..)).unwrap_or_default();
+                let n = rest.len().min(buffer.len());
+                buffer[..n].copy_from_slice(&rest[..n]);
+                Ok(n)
+            }
+        }
+    }
+
+    /// Hands all bytes over in order, in pieces of at most `piece` bytes.
+    ///
+    /// # Errors
+    /// The disk's, or the taker's.
+    pub fn for_each<E: From<StorageError>>(
+        &self,
+        piece: usize,
+        mut take: impl FnMut(&[u8]) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        if let Content::Bytes(bytes) = self {
+            return take(bytes);
+        }
+        let mut buffer = vec![0u8; piece];
+        let mut at = 0u64;
+        loop {
+            let n = self.read_at(at, &mut buffer)?;
+            if n == 0 {
+                return Ok(());
+            }
+            take(buffer.get(..n).unwrap_or_default())?;
+            at += u64::try_from(n).unwrap_or(u64::MAX);
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! A write in progress: in memory while it is small, in a spool file beyond.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use super::{Context as _, INLINE_MAX, Result, make_dir, sync_dir};
+
+/// Bytes that are being written and are worth nothing yet. Dropping it forgets them.
+#[derive(Debug)]
+pub struct Draft {
+    spool: PathBuf,
+    store: PathBuf,
+    place: DraftPlace,
+    len: u64,
+}
+
+#[derive(Debug)]
+enum DraftPlace {
+    Memory(Vec<u8>),
+    File { file: File, path: PathBuf },
+    /// Staged or let go; nothing is left to clean up.
+    Gone,
+}
+
+/// Durable bytes without a name, or small ones that become durable with the decision about them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Staged {
+    /// `f:<name>` or `j:<name>`.
+    pub key: String,
+    /// Bytes in all.
+    pub len: u64,
+    /// The bytes of a `j:` key, which the deciding transaction has to keep.
+    pub inline: Option<Vec<u8>>,
+}
+
+impl Staged {
+    /// Small contents that the deciding transaction keeps.
+    #[must_use]
+    pub fn small(bytes: Vec<u8>) -> Self {
+        let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        Staged { key: format!("j:{}", name()), len, inline: Some(bytes) }
+    }
+
+    /// The pair that journal verbs take.
+    #[must_use]
+    pub fn blob(&self) -> Option<(String, Vec<u8>)> {
+        self.inline.clone().map(|bytes| (self.key.clone(), bytes))
+    }
+}
+
+impl Draft {
+    pub(super) fn new(spool: PathBuf, store: PathBuf) -> Self {
+        Draft { spool, store, place: DraftPlace::Memory(Vec::new()), len: 0 }
+    }
+
+    pub(super) fn resume(spool: PathBuf, store: PathBuf, part: &Path) -> Result<Self> {
+        let path = spool.join(name());
+        // The part leaves the store while it is written to: staged bytes are immutable.
+        fs::rename(part, &path).context(|| format!("cannot go on with {}", part.display()))?;
+        let file = OpenOptions::new().read(true).write(true).open(&path).context(|| format!("cannot open {}", path.display()))?;
+        let len = file.metadata().context(|| format!("cannot look at {}", path.display()))?.len();
+        Ok(Draft { spool, store, place: DraftPlace::File { file, path }, len })
+    }
+
+    /// Bytes up to the highest one written.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Nothing written yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Writes behind the last byte.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.write_at(self.len, bytes)
+    }
+
+    /// Writes at an offset; bytes before it that were never written are zero.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let end = offset.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        if end > u64::try_from(INLINE_MAX).unwrap_or(u64::MAX) {
+            self.spill()?;
+        }
+        match &mut self.place {
+            DraftPlace::Memory(memory) => {
+                let (from, to) = (usize::try_from(offset).unwrap_or(usize::MAX), usize::try_from(end).unwrap_or(usize::MAX));
+                if memory.len() < to {
+                    memory.resize(to, 0);
+                }
+                memory[from..to].copy_from_slice(bytes);
+            }
+            DraftPlace::File { file, path } => {
+                file.write_all_at(bytes, offset).context(|| format!("cannot write {}", path.display()))?;
+            }
+            DraftPlace::Gone => {}
+        }
+        self.len = self.len.max(end);
+        Ok(())
+    }
+
+    /// Reads back, for a digest over what was there before.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        match &self.place {
+            DraftPlace::Memory(memory) => {
+                let rest = usize::try_from(offset).ok().and_then(|from| memory.get(from..)).unwrap_or_default();
+                let n = rest.len().min(buffer.len());
+                buffer[..n].copy_from_slice(&rest[..n]);
+                Ok(n)
+            }
+            DraftPlace::File { file, path } => {
+                file.read_at(buffer, offset).context(|| format!("cannot read {}", path.display()))
+            }
+            DraftPlace::Gone => Ok(0),
+        }
+    }
+
+    /// Cuts or extends.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn set_len(&mut self, len: u64) -> Result<()> {
+        if len > u64::try_from(INLINE_MAX).unwrap_or(u64::MAX) {
+            self.spill()?;
+        }
+        match &mut self.place {
+            DraftPlace::Memory(memory) => memory.resize(usize::try_from(len).unwrap_or(usize::MAX), 0),
+            DraftPlace::File { file, path } => file.set_len(len).context(|| format!("cannot cut {}", path.display()))?,
+            DraftPlace::Gone => {}
+        }
+        self.len = len;
+        Ok(())
+    }
+
+    /// Forces what is written to the disk; small drafts have nothing to force yet.
+    ///
+    /// # Errors
+    /// The disk's. A failed sync is never repeated on the same file: the draft is lost (R8).
+    pub fn sync(&self) -> Result<()> {
+        match &self.place {
+            DraftPlace::File { file, path } => file.sync_data().context(|| format!("cannot sync {}", path.display())),
+            DraftPlace::Memory(_) | DraftPlace::Gone => Ok(()),
+        }
+    }
+
+    /// Makes the bytes durable under a name of our own.
+    ///
+    /// # Errors
+    /// The disk's; then the bytes are gone.
+    pub fn stage(mut self) -> Result<Staged> {
+        match std::mem::replace(&mut self.place, DraftPlace::Gone) {
+            DraftPlace::Memory(memory) => Ok(Staged::small(memory)),
+            DraftPlace::File { file, path } => {
+                let done = file.sync_all().context(|| format!("cannot sync {}", path.display()));
+                if let Err(error) = done {
+                    let _ = fs::remove_file(&path);
+                    return Err(error);
+                }
+                drop(file);
+                let (key, dir) = self.move_to_store(&path)?;
+                sync_dir(&dir)?;
+                Ok(Staged { key, len: self.len, inline: None })
+            }
+            DraftPlace::Gone => Ok(Staged::small(Vec::new())),
+        }
+    }
+
+    /// Keeps the bytes as a part that may be resumed: not durable, promised to nobody.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn keep_as_part(mut self) -> Result<Staged> {
+        self.spill()?;
+        let DraftPlace::File { path, .. } = std::mem::replace(&mut self.place, DraftPlace::Gone) else {
+            return Ok(Staged::small(Vec::new()));
+        };
+        let (key, _) = self.move_to_store(&path)?;
+        Ok(Staged { key, len: self.len, inline: None })
+    }
+
+    fn move_to_store(&self, path: &Path) -> Result<(String, PathBuf)> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let dir = self.store.join(name.get(..2).unwrap_or("00"));
+        if !dir.is_dir() {
+            make_dir(&dir)?;
+            sync_dir(&self.store)?;
+        }
+        fs::rename(path, dir.join(&name)).context(|| format!("cannot move {} into the store", path.display()))?;
+        Ok((format!("f:{name}"), dir))
+    }
+
+    fn spill(&mut self) -> Result<()> {
+        let DraftPlace::Memory(memory) = &self.place else { return Ok(()) };
+        let path = self.spool.join(name());
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true).mode(0o600);
+        let file = options.open(&path).context(|| format!("cannot make {}", path.display()))?;
+        let written = file.write_all_at(memory, 0).context(|| format!("cannot write {}", path.display()));
+        self.place = DraftPlace::File { file, path };
+        written
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if let DraftPlace::File { path, .. } = &self.place {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// A name that nobody else has: 128 random bits.
+fn name() -> String {
+    let mut random = [0u8; 16];
+    // A failing random source would give equal names, and `create_new` refuses those.
+    let _ = openssl::rand::rand_bytes(&mut random);
+    random.iter().map(|byte| format!("{byte:02x}")).collect()
+}

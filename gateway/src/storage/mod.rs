@@ -1,0 +1,305 @@
+//! Customers' bytes on the local disk.
+//!
+//! ```text
+//! DATA/spool/<name>              a write in progress, worth nothing yet
+//! DATA/store/ab/<name>           staged: durable, unnamed, immutable; rows name it as `f:<name>`
+//! (journal, table blob)          staged and small: `j:<name>`, durable with the transaction that decides about it
+//! DATA/tree/mftg-<account>/AS2/… published: what an administrator reads with `cat`
+//! DATA/noncurrent/mftg-<account>/AS2/…/<name>/<version>   out of view, restorable
+//! ```
+//! What SFTP shows is a fact of the journal; the published files follow it. The publisher (`publish.rs`) puts bytes at
+//! their place, syncs whole batches at once, and only then lets the staged copy go, so that it may be killed anywhere.
+
+mod content;
+mod draft;
+mod publish;
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Instant;
+
+pub use content::Content;
+pub use draft::{Draft, Staged};
+
+use crate::journal::{Entry, Journal, JournalError};
+
+/// Contents up to this size live in the journal until they are published: one sync for all of them.
+pub const INLINE_MAX: usize = 64 * 1024;
+/// How long the answer to "is there room" stays good.
+const ROOM_CHECK_MS: i64 = 500;
+
+/// Why bytes could not be kept or found.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The disk's word.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// What came of it.
+        source: io::Error,
+    },
+    /// Less free space than the watermark.
+    #[error("the disk is nearly full: less than {min_free} bytes are free; make room or lower storage.min_free")]
+    Full {
+        /// The watermark.
+        min_free: u64,
+    },
+    /// A row names bytes that are not there.
+    #[error("stored bytes {0} are missing")]
+    Missing(String),
+    /// The journal's word.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+impl StorageError {
+    /// No room: an answer that says "later" fits.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        match self {
+            StorageError::Full { .. } => true,
+            StorageError::Io { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            StorageError::Missing(_) | StorageError::Journal(_) => false,
+        }
+    }
+}
+
+/// Result of a storage verb.
+pub type Result<T> = std::result::Result<T, StorageError>;
+
+/// Adds what was tried to an I/O error.
+trait Context<T> {
+    fn context(self, what: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T> Context<T> for io::Result<T> {
+    fn context(self, what: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|source| StorageError::Io { what: what(), source })
+    }
+}
+
+/// The local disk below the data directory.
+pub struct Storage {
+    spool: PathBuf,
+    store: PathBuf,
+    tree: PathBuf,
+    noncurrent: PathBuf,
+    journal: Arc<Journal>,
+    min_free: u64,
+    started: Instant,
+    room_checked: AtomicI64,
+    room: AtomicBool,
+}
+
+impl Storage {
+    /// Opens (and makes) the directories below `data`.
+    ///
+    /// # Errors
+    /// When a directory cannot be made, or they do not lie on one file system (R13).
+    pub fn open(data: &Path, journal: Arc<Journal>, min_free: u64) -> Result<Self> {
+        let storage = Storage {
+            spool: data.join("spool"),
+            store: data.join("store"),
+            tree: data.join("tree"),
+            noncurrent: data.join("noncurrent"),
+            journal,
+            min_free,
+            started: Instant::now(),
+            room_checked: AtomicI64::new(i64::MIN / 2),
+            room: AtomicBool::new(true),
+        };
+        let mut device = None;
+        for dir in [&storage.spool, &storage.store, &storage.tree, &storage.noncurrent] {
+            make_dir(dir)?;
+            let dev = fs::metadata(dir).context(|| format!("cannot look at {}", dir.display()))?.dev();
+            if device.replace(dev).is_some_and(|other| other != dev) {
+                let source = io::Error::other("spool, store, tree and noncurrent must lie on one file system");
+                return Err(StorageError::Io { what: dir.display().to_string(), source });
+            }
+        }
+        Ok(storage)
+    }
+
+    /// Whether new data may be taken: refuse early, never keep a half.
+    ///
+    /// # Errors
+    /// `Full` below the watermark.
+    pub fn check_room(&self) -> Result<()> {
+        let now = i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX);
+        if now - self.room_checked.load(Ordering::Relaxed) >= ROOM_CHECK_MS {
+            self.room.store(self.free_bytes()? >= self.min_free, Ordering::Relaxed);
+            self.room_checked.store(now, Ordering::Relaxed);
+        }
+        if self.room.load(Ordering::Relaxed) { Ok(()) } else { Err(StorageError::Full { min_free: self.min_free }) }
+    }
+
+    /// Free bytes for us on the file system.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn free_bytes(&self) -> Result<u64> {
+        let stat = rustix::fs::statvfs(&self.spool).map_err(io::Error::from).context(|| "cannot ask for free space".to_owned())?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    /// Total bytes of the file system.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn total_bytes(&self) -> Result<u64> {
+        let stat = rustix::fs::statvfs(&self.spool).map_err(io::Error::from).context(|| "cannot ask for free space".to_owned())?;
+        Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
+    }
+
+    /// Begins a write.
+    #[must_use]
+    pub fn draft(&self) -> Draft {
+        Draft::new(self.spool.clone(), self.store.clone())
+    }
+
+    /// Goes on with a write that was kept as a part.
+    ///
+    /// # Errors
+    /// When the part is gone.
+    pub fn resume(&self, key: &str) -> Result<Draft> {
+        Draft::resume(self.spool.clone(), self.store.clone(), &self.file_of(key)?)
+    }
+
+    /// Opens staged bytes.
+    ///
+    /// # Errors
+    /// `Missing` if nothing is there.
+    pub fn open_staged(&self, key: &str) -> Result<Content> {
+        if key.starts_with("j:") {
+            let bytes = self.journal.read(|tx| tx.blob(key))?;
+            return bytes.map(Content::from_bytes).ok_or_else(|| StorageError::Missing(key.to_owned()));
+        }
+        Content::from_file(&self.file_of(key)?)
+    }
+
+    /// Opens the bytes of an entry, wherever they are at this moment.
+    ///
+    /// # Errors
+    /// `Missing` if nothing is there.
+    pub fn open_entry(&self, entry: &Entry) -> Result<Content> {
+        if entry.store.is_empty() {
+            return Content::from_file(&self.tree_path(entry));
+        }
+        match self.open_staged(&entry.store) {
+            // The publisher may have moved it between the look at the row and now.
+            Err(StorageError::Missing(_)) => Content::from_file(&self.tree_path(entry)),
+            other => other,
+        }
+    }
+
+    /// A staged copy of an entry's bytes that lives on its own: for a resend.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn restage(&self, entry: &Entry) -> Result<Staged> {
+        let content = self.open_entry(entry)?;
+        let mut draft = self.draft();
+        let mut buffer = vec![0u8; 128 * 1024];
+        let mut at = 0u64;
+        loop {
+            let n = content.read_at(at, &mut buffer)?;
+            if n == 0 {
+                return draft.stage();
+            }
+            draft.append(buffer.get(..n).unwrap_or_default())?;
+            at += u64::try_from(n).unwrap_or(u64::MAX);
+        }
+    }
+
+    /// Lets staged bytes go; what is not there is gone already. Bytes in the journal go with their rows.
+    pub fn discard(&self, key: &str) {
+        if let Ok(path) = self.file_of(key)
+            && let Err(error) = fs::remove_file(&path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(key, %error, "cannot remove staged bytes");
+        }
+    }
+
+    /// Removes what no row names: writes that a crash cut off, and staged bytes older than `orphan_age_secs`.
+    ///
+    /// # Errors
+    /// The disk's or the journal's.
+    pub fn sweep_orphans(&self, orphan_age_secs: u64) -> Result<u64> {
+        let mut gone = 0;
+        for file in list(&self.spool)? {
+            if old(&file, orphan_age_secs) {
+                gone += u64::from(fs::remove_file(&file).is_ok());
+            }
+        }
+        for shard in list(&self.store)? {
+            for file in list(&shard)? {
+                let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                let named = self.journal.read(|tx| tx.names_store_key(&format!("f:{name}")))?;
+                if !named && old(&file, orphan_age_secs) {
+                    tracing::warn!(file = %file.display(), "removing staged bytes that no row names");
+                    gone += u64::from(fs::remove_file(&file).is_ok());
+                }
+            }
+        }
+        Ok(gone)
+    }
+
+    /// Removes writes in progress of a process that is gone. Parts are not among them: they lie in the store.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn clear_spool(&self) -> Result<()> {
+        for file in list(&self.spool)? {
+            fs::remove_file(&file).context(|| format!("cannot remove {}", file.display()))?;
+        }
+        Ok(())
+    }
+
+    fn file_of(&self, key: &str) -> Result<PathBuf> {
+        let name = key.strip_prefix("f:").ok_or_else(|| StorageError::Missing(key.to_owned()))?;
+        let shard = name.get(..2).ok_or_else(|| StorageError::Missing(key.to_owned()))?;
+        Ok(self.store.join(shard).join(name))
+    }
+
+    /// Where an entry lies in the published tree.
+    #[must_use]
+    pub fn tree_path(&self, entry: &Entry) -> PathBuf {
+        self.tree.join(format!("mftg-{}", entry.account)).join(&entry.parent).join(&entry.name)
+    }
+
+    fn noncurrent_path(&self, entry: &Entry) -> PathBuf {
+        let below = self.noncurrent.join(format!("mftg-{}", entry.account)).join(&entry.parent);
+        below.join(&entry.name).join(entry.version.to_string())
+    }
+}
+
+fn old(file: &Path, age_secs: u64) -> bool {
+    let age = fs::metadata(file).and_then(|meta| meta.modified()).ok().and_then(|time| time.elapsed().ok());
+    age.is_some_and(|age| age.as_secs() >= age_secs)
+}
+
+fn list(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(dir).context(|| format!("cannot list {}", dir.display()))?;
+    entries.map(|entry| entry.map(|e| e.path()).context(|| format!("cannot list {}", dir.display()))).collect()
+}
+
+/// Makes a directory and those above it, readable by nobody else.
+fn make_dir(dir: &Path) -> Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).context(|| format!("cannot make {}", dir.display()))
+}
+
+fn sync_dir(dir: &Path) -> Result<()> {
+    let handle = fs::File::open(dir).context(|| format!("cannot open {}", dir.display()))?;
+    handle.sync_all().context(|| format!("cannot sync {}", dir.display()))
+}
+
+#[cfg(test)]
+mod tests;

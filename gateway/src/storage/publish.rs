@@ -1,0 +1,177 @@
+//! Publishing: bytes go to their place in the tree, leave it when their time has come, and come back.
+
+use std::fs;
+use std::io;
+use std::io::Write as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use super::{Content, Context as _, Result, Storage, make_dir, sync_dir};
+use crate::journal::Entry;
+
+/// Entries that one round publishes and syncs together.
+const MAX_BATCH: u32 = 512;
+
+impl Storage {
+    /// Publishes what the journal lists but the tree does not hold yet; gives the number, 0 when there is nothing left.
+    ///
+    /// Order: place every file, sync once, tell the journal, then let the staged copies go. A kill anywhere repeats it.
+    ///
+    /// # Errors
+    /// The disk's or the journal's.
+    pub fn publish_batch(&self) -> Result<usize> {
+        let entries = self.journal.read(|tx| tx.unpublished(MAX_BATCH))?;
+        if entries.is_empty() {
+            return Ok(0);
+        }
+        let mut placed = Vec::with_capacity(entries.len());
+        for entry in entries {
+            match self.place(&entry) {
+                Ok(()) => placed.push(entry),
+                Err(error) => tracing::error!(path = %self.tree_path(&entry).display(), %error, "cannot publish"),
+            }
+        }
+        let root = fs::File::open(&self.tree).context(|| format!("cannot open {}", self.tree.display()))?;
+        rustix::fs::syncfs(&root).map_err(io::Error::from).context(|| "cannot sync the file system".to_owned())?;
+        let count = placed.len();
+        let keys: Vec<String> = placed.iter().map(|entry| entry.store.clone()).collect();
+        self.journal.write_blocking(move |tx| tx.published(&placed))?;
+        for key in keys {
+            if !self.journal.read(|tx| tx.names_store_key(&key))? {
+                self.discard(&key);
+            }
+        }
+        Ok(count)
+    }
+
+    /// Puts one entry's bytes at its place; what is there already is replaced.
+    fn place(&self, entry: &Entry) -> Result<()> {
+        let target = self.tree_path(entry);
+        if let Some(parent) = target.parent() {
+            make_dir(parent)?;
+        }
+        match self.open_staged(&entry.store)? {
+            Content::File(..) => {
+                let source = self.file_of(&entry.store)?;
+                replace(&target, |path| fs::hard_link(&source, path)).context(|| format!("cannot publish {}", target.display()))
+            }
+            Content::Bytes(bytes) => replace(&target, |path| {
+                let mut options = fs::OpenOptions::new();
+                let mut file = options.write(true).create_new(true).mode(0o600).open(path)?;
+                file.write_all(&bytes)
+            })
+            .context(|| format!("cannot publish {}", target.display())),
+        }
+    }
+
+    /// Moves a published entry to another directory of the tree: a failed message that became delivered after all.
+    /// The old name stays until [`Storage::unpublish`].
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn link_into(&self, entry: &Entry, parent: &str) -> Result<()> {
+        if entry.store.is_empty() && !entry.is_dir {
+            let moved = Entry { parent: parent.to_owned(), ..entry.clone() };
+            let target = self.tree_path(&moved);
+            if let Some(dir) = target.parent() {
+                make_dir(dir)?;
+            }
+            let source = self.tree_path(entry);
+            replace(&target, |path| fs::hard_link(&source, path)).context(|| format!("cannot publish {}", target.display()))?;
+            if let Some(dir) = target.parent() {
+                sync_dir(dir)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a name from the tree whose bytes live on elsewhere.
+    pub fn unpublish(&self, entry: &Entry) {
+        let path = self.tree_path(entry);
+        let _ = if entry.is_dir { fs::remove_dir(&path) } else { fs::remove_file(&path) };
+        if let Some(parent) = path.parent() {
+            // Only an empty directory goes; a full one is somebody's.
+            let _ = fs::remove_dir(parent);
+        }
+    }
+
+    /// Takes an entry's bytes out of the tree; restorable. Redo-safe.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn retire(&self, entry: &Entry) -> Result<()> {
+        let from = self.tree_path(entry);
+        if entry.is_dir {
+            let _ = fs::remove_dir(&from);
+            return Ok(());
+        }
+        let to = self.noncurrent_path(entry);
+        if let Some(dir) = to.parent() {
+            make_dir(dir)?;
+        }
+        match fs::rename(&from, &to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && to.exists() => Ok(()),
+            other => other.context(|| format!("cannot retire {}", from.display())),
+        }?;
+        let _ = fs::set_permissions(&to, fs::Permissions::from_mode(0o600));
+        Ok(())
+    }
+
+    /// Brings an entry's bytes back into the tree. Redo-safe.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn restore(&self, entry: &Entry) -> Result<()> {
+        let to = self.tree_path(entry);
+        if entry.is_dir {
+            return make_dir(&to);
+        }
+        if let Some(dir) = to.parent() {
+            make_dir(dir)?;
+        }
+        let from = self.noncurrent_path(entry);
+        match fs::rename(&from, &to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && to.exists() => Ok(()),
+            other => other.context(|| format!("cannot restore {}", to.display())),
+        }
+    }
+
+    /// Deletes a non-current entry's bytes for good. Redo-safe.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn purge(&self, entry: &Entry) -> Result<()> {
+        if entry.is_dir {
+            return Ok(());
+        }
+        let path = self.noncurrent_path(entry);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.context(|| format!("cannot delete {}", path.display())),
+        }?;
+        prune(&path, &self.noncurrent);
+        Ok(())
+    }
+}
+
+/// Removes the directories above a deleted file as long as they are empty.
+fn prune(path: &Path, root: &Path) {
+    let mut dir = path.parent();
+    while let Some(current) = dir {
+        if current == root || fs::remove_dir(current).is_err() {
+            return;
+        }
+        dir = current.parent();
+    }
+}
+
+/// Makes a file at `target`, over whatever is there.
+fn replace(target: &Path, make: impl Fn(&Path) -> io::Result<()>) -> io::Result<()> {
+    match make(target) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_file(target)?;
+            make(target)
+        }
+        other => other,
+    }
+}
