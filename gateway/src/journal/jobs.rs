@@ -180,15 +180,15 @@ impl Tx<'_> {
         Ok(until.is_some())
     }
 
-    /// When the next job is due, leases aside.
+    /// When the next job is due that is nobody's at this moment.
     ///
     /// # Errors
     /// The database's.
-    pub fn next_due(&self, owner: &str) -> Result<Option<Millis>> {
+    pub fn next_due(&self, owner: &str, now: Millis) -> Result<Option<Millis>> {
         let mut query = self.db.prepare_cached(
-            "SELECT min(due) FROM job WHERE lease_owner IS NULL OR lease_owner <> ?1",
+            "SELECT min(due) FROM job WHERE lease_owner IS NULL OR lease_owner <> ?1 OR lease_until < ?2",
         )?;
-        Ok(query.query_row([owner], |row| row.get(0))?)
+        Ok(query.query_row(params![owner, now], |row| row.get(0))?)
     }
 
     /// Jobs in all and the oldest due time, for `status` and metrics.

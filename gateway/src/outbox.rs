@@ -1,0 +1,114 @@
+//! Sending: claim → compose once → post the stored bytes → settle (RFC 4130 §5.4, §5.5, §7).
+//!
+//! The packaged bytes are frozen: every try posts the same bytes under the same Message-ID. An attempt is recorded before
+//! the connection is made, so that a crash leaves it as "outcome unknown", which is a retry with the same bytes, or
+//! `held` for a partner that does not detect duplicates.
+
+mod attempt;
+mod compose;
+mod outcome;
+
+use std::sync::Arc;
+
+use crate::clock::Millis;
+use crate::gateway::Core;
+use crate::journal::{Job, JournalError, Settlement};
+use crate::message::{Message, State};
+use crate::storage::StorageError;
+
+pub use compose::{composed_size_hint, receipt_request};
+pub use outcome::retry_wait;
+
+/// What went wrong on our side while working on a message. The job's lease runs out and it is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum FlowError {
+    /// The journal's word.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The storage's word.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// A task of ours panicked or was cancelled.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// Works on one claimed message until it rests.
+///
+/// # Errors
+/// Ours only; whatever the partner does is an outcome.
+pub async fn work(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
+    let id = job.message.clone();
+    let Some(message) = core.journal.read(|tx| tx.message(&id))? else {
+        return Ok(());
+    };
+    if message.state.is_final() || message.state == State::Held {
+        core.journal.write(move |tx| tx.end_job(&job)).await?;
+        return Ok(());
+    }
+    let renewal = keep_lease(core, &job);
+    let outcome = step(core, &job, message).await;
+    renewal.abort();
+    match outcome {
+        // Somebody else moved it: an async MDN that was faster, an operator. What they decided stands.
+        Err(FlowError::Journal(JournalError::Conflict(why))) => {
+            tracing::debug!(message = id, why, "left to whoever moved it");
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+async fn step(core: &Arc<Core>, job: &Job, message: Message) -> Result<(), FlowError> {
+    let partnership = match core.partnership(&message.station, &message.partner) {
+        Ok(partnership) => partnership,
+        Err(lack) => return outcome::not_now(core, job, message, "not-configured", &lack.to_string()).await,
+    };
+    if partnership.partner.blocked.out() {
+        return outcome::not_now(core, job, message, "partner-blocked", "sending to this partner is blocked").await;
+    }
+    if message.state == State::WaitingMdn {
+        return outcome::mdn_is_missing(core, job, message, &partnership).await;
+    }
+    if message.state == State::Sending && !partnership.partner.detects_duplicates {
+        return outcome::hold(core, job, message, "the server stopped while it was posting, and the partner does not detect duplicates").await;
+    }
+    let message = if message.message_id.is_empty() {
+        match compose::compose(core, job, message.clone(), &partnership).await? {
+            Ok(composed) => composed,
+            Err(trouble) => return outcome::not_now(core, job, message, trouble.code, &trouble.why).await,
+        }
+    } else {
+        message
+    };
+    attempt::attempt(core, job, message, &partnership).await
+}
+
+/// Renews the job's lease while the work lasts.
+fn keep_lease(core: &Arc<Core>, job: &Job) -> tokio::task::JoinHandle<()> {
+    let (core, id, fence) = (Arc::clone(core), job.id, job.fence);
+    tokio::spawn(async move {
+        let pause = std::time::Duration::from_millis(crate::journal::LEASE.unsigned_abs() / 3);
+        loop {
+            tokio::time::sleep(pause).await;
+            let now = core.clock.now();
+            if core.journal.write(move |tx| tx.renew_job(id, fence, now)).await.is_err() {
+                return;
+            }
+        }
+    })
+}
+
+/// Settles and tells the log: one line per decision.
+pub(crate) async fn settle(core: &Arc<Core>, step: Settlement, now: Millis) -> Result<(), FlowError> {
+    let message = step.message.clone();
+    core.journal.write(move |tx| tx.settle(&step, now)).await?;
+    core.wake();
+    let fields = (&message.station, &message.partner, &message.message_id);
+    if message.state == State::Failed || message.state == State::Held {
+        tracing::warn!(id = %message.id, station = fields.0, partner = fields.1, message_id = fields.2, state = %message.state, code = message.code, reason = message.reason, "message settled");
+    } else {
+        tracing::info!(id = %message.id, station = fields.0, partner = fields.1, message_id = fields.2, state = %message.state, reason = message.reason, "message settled");
+    }
+    Ok(())
+}

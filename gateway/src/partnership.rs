@@ -1,0 +1,239 @@
+//! A partnership: the settings and keys in force between one station and one partner. Internal; never an object.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use as2_core::cert::{Certificate as PinnedCertificate, Identity};
+use keystore::secret::MasterKey;
+
+use crate::certificate::Certificate;
+use crate::clock::Millis;
+use crate::journal::Objects;
+use crate::partner::Partner;
+use crate::station::Station;
+
+/// How long resolved keys stay good: scheduled switches take effect within this time.
+const CACHE_MS: Millis = 20_000;
+
+/// Settings and ready keys of one pair.
+pub struct Partnership {
+    /// Our side.
+    pub station: Station,
+    /// The remote side.
+    pub partner: Partner,
+    /// Our keys: the one that signs first, then all that still decrypt.
+    pub identities: Vec<Identity>,
+    /// The partner's pinned signing certificates, old and new.
+    pub signers: Vec<PinnedCertificate>,
+    /// The certificate that we encrypt to.
+    pub recipient: Option<PinnedCertificate>,
+    /// Pinned TLS certificates of the partner.
+    pub pinned_tls: Vec<Vec<u8>>,
+    /// Our TLS client certificate and key.
+    pub tls_identity: Option<(Vec<u8>, zeroize::Zeroizing<Vec<u8>>)>,
+    /// Basic authentication.
+    pub http_auth: Option<(String, zeroize::Zeroizing<String>)>,
+    /// Proxy credentials.
+    pub proxy_auth: Option<(String, zeroize::Zeroizing<String>)>,
+}
+
+/// Why a pair cannot trade at this moment.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Lack {
+    /// No such station.
+    #[error("no station {0}")]
+    Station(String),
+    /// No such partner for the station's account.
+    #[error("no partner {0}")]
+    Partner(String),
+    /// They do not trade.
+    #[error("partner {partner} does not trade with station {station}")]
+    NotAPair {
+        /// The station.
+        station: String,
+        /// The partner.
+        partner: String,
+    },
+    /// A certificate or key cannot be used.
+    #[error("{0}")]
+    Key(String),
+}
+
+impl Partnership {
+    /// The identity that signs now.
+    #[must_use]
+    pub fn signer(&self) -> Option<&Identity> {
+        self.identities.first()
+    }
+
+    /// Resolves a pair.
+    ///
+    /// # Errors
+    /// What is lacking.
+    pub fn resolve(objects: &Objects, master: &MasterKey, station: &str, partner: &str, now: Millis) -> Result<Self, Lack> {
+        let station = objects.stations.get(station).ok_or_else(|| Lack::Station(station.to_owned()))?.clone();
+        let account = station.account.clone();
+        let partner = objects.partner(&account, partner).ok_or_else(|| Lack::Partner(partner.to_owned()))?.clone();
+        if !partner.trades_with(&station.as2_id) {
+            return Err(Lack::NotAPair { station: station.as2_id, partner: partner.as2_id });
+        }
+        let resolver = Resolver { objects, master, account: &account, now };
+        let opened = |auth: &crate::partner::HttpAuth, label: &str| resolver.credentials(auth, label, &partner);
+        Ok(Partnership {
+            identities: resolver.identities(&station)?,
+            signers: resolver.signers(&partner)?,
+            recipient: resolver.recipient(&partner)?,
+            pinned_tls: resolver.named(&partner.https_certificate).map(|c| c.der.clone()).collect(),
+            tls_identity: resolver.tls_identity(&partner)?,
+            http_auth: opened(&partner.http_auth, "http-auth")?,
+            proxy_auth: opened(&partner.proxy_auth, "proxy-auth")?,
+            station,
+            partner,
+        })
+    }
+}
+
+struct Resolver<'a> {
+    objects: &'a Objects,
+    master: &'a MasterKey,
+    account: &'a str,
+    now: Millis,
+}
+
+impl Resolver<'_> {
+    fn named<'s>(&'s self, names: &'s [String]) -> impl Iterator<Item = &'s Certificate> {
+        names.iter().filter_map(|name| self.objects.certificate(self.account, name))
+    }
+
+    /// Certificates that name `name` as the one they replace.
+    fn successors<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'s Certificate> {
+        let of_account = self.objects.certificates.values().filter(|c| c.account == self.account);
+        of_account.filter(move |c| c.replaces == name && !c.active_from.is_empty())
+    }
+
+    /// The certificate that stands for this name now: the newest successor whose time has come.
+    fn in_force(&self, name: &str) -> Option<&Certificate> {
+        let due = |c: &&Certificate| c.active_from.parse::<jiff::Timestamp>().is_ok_and(|t| t.as_millisecond() <= self.now);
+        let newest = self.successors(name).filter(due).max_by(|a, b| a.active_from.cmp(&b.active_from));
+        newest.or_else(|| self.objects.certificate(self.account, name))
+    }
+
+    fn identities(&self, station: &Station) -> Result<Vec<Identity>, Lack> {
+        let signer = self.in_force(&station.certificate);
+        let of_station = |c: &&Certificate| c.owner == station.as2_id && c.account == self.account && c.sealed_key.is_some();
+        let others = self.objects.certificates.values().filter(of_station).chain(self.named(&station.also_decrypt));
+        let mut names: Vec<&str> = Vec::new();
+        let mut identities = Vec::new();
+        for certificate in signer.into_iter().chain(others) {
+            if names.contains(&certificate.name.as_str()) {
+                continue;
+            }
+            names.push(&certificate.name);
+            identities.push(self.identity(certificate)?);
+        }
+        Ok(identities)
+    }
+
+    fn identity(&self, certificate: &Certificate) -> Result<Identity, Lack> {
+        let key = self.key(certificate)?;
+        Identity::new(&certificate.der, &key).map_err(|e| Lack::Key(format!("certificate {}: {e}", certificate.name)))
+    }
+
+    fn key(&self, certificate: &Certificate) -> Result<zeroize::Zeroizing<Vec<u8>>, Lack> {
+        let sealed = certificate.sealed_key.as_deref().unwrap_or_default();
+        let context = Certificate::seal_context(&certificate.account, &certificate.name);
+        self.master.open(&context, sealed).map_err(|e| Lack::Key(format!("key of certificate {}: {e}", certificate.name)))
+    }
+
+    fn signers(&self, partner: &Partner) -> Result<Vec<PinnedCertificate>, Lack> {
+        let listed = self.named(&partner.sign_certificate);
+        let next = partner.sign_certificate.iter().flat_map(|name| self.successors(name));
+        listed.chain(next).map(pinned).collect()
+    }
+
+    fn recipient(&self, partner: &Partner) -> Result<Option<PinnedCertificate>, Lack> {
+        self.in_force(&partner.encrypt_certificate).map(pinned).transpose()
+    }
+
+    fn tls_identity(&self, partner: &Partner) -> Result<Option<(Vec<u8>, zeroize::Zeroizing<Vec<u8>>)>, Lack> {
+        if partner.client_certificate.is_empty() {
+            return Ok(None);
+        }
+        let name = &partner.client_certificate;
+        let certificate = self.in_force(name).ok_or_else(|| Lack::Key(format!("no client certificate {name}")))?;
+        Ok(Some((certificate.der.clone(), self.key(certificate)?)))
+    }
+
+    fn credentials(
+        &self,
+        auth: &crate::partner::HttpAuth,
+        label: &str,
+        partner: &Partner,
+    ) -> Result<Option<(String, zeroize::Zeroizing<String>)>, Lack> {
+        if auth.user.is_empty() {
+            return Ok(None);
+        }
+        let password = open_password(self.master, &auth.password, label, &partner.account, &partner.as2_id)?;
+        Ok(Some((auth.user.clone(), password)))
+    }
+}
+
+/// What a partner's sealed password is bound to.
+#[must_use]
+pub fn password_context(label: &str, account: &str, partner: &str) -> String {
+    format!("{label}/{account}/{partner}")
+}
+
+fn open_password(
+    master: &MasterKey,
+    text: &str,
+    label: &str,
+    account: &str,
+    partner: &str,
+) -> Result<zeroize::Zeroizing<String>, Lack> {
+    use base64::Engine as _;
+    let Some(sealed) = text.strip_prefix("sealed:") else {
+        return Ok(zeroize::Zeroizing::new(text.to_owned()));
+    };
+    let broken = |why: String| Lack::Key(format!("password of partner {partner}: {why}"));
+    let sealed = base64::engine::general_purpose::STANDARD.decode(sealed).map_err(|e| broken(e.to_string()))?;
+    let plain = master.open(&password_context(label, account, partner), &sealed).map_err(|e| broken(e.to_string()))?;
+    let text = std::str::from_utf8(&plain).map_err(|e| broken(e.to_string()))?;
+    Ok(zeroize::Zeroizing::new(text.to_owned()))
+}
+
+fn pinned(certificate: &Certificate) -> Result<PinnedCertificate, Lack> {
+    PinnedCertificate::from_der(&certificate.der).map_err(|e| Lack::Key(format!("certificate {}: {e}", certificate.name)))
+}
+
+type Resolved = (i64, Millis, Result<Arc<Partnership>, Lack>);
+
+/// Resolved pairs, kept for a short time and per version of the objects.
+#[derive(Default)]
+pub struct PartnershipCache(Mutex<HashMap<(String, String), Resolved>>);
+
+impl PartnershipCache {
+    /// The partnership of a pair.
+    ///
+    /// # Errors
+    /// What is lacking.
+    pub fn get(&self, objects: &Objects, master: &MasterKey, station: &str, partner: &str, now: Millis) -> Result<Arc<Partnership>, Lack> {
+        let key = (station.to_owned(), partner.to_owned());
+        let fresh = |(version, at, _): &Resolved| *version == objects.version && (0..CACHE_MS).contains(&(now - at));
+        if let Ok(cache) = self.0.lock()
+            && let Some(found) = cache.get(&key)
+            && fresh(found)
+        {
+            return found.2.clone();
+        }
+        let resolved = Partnership::resolve(objects, master, station, partner, now).map(Arc::new);
+        // Strangers' names are not kept: the cache holds pairs that exist.
+        if objects.stations.contains_key(station)
+            && !matches!(resolved, Err(Lack::Partner(_) | Lack::Station(_)))
+            && let Ok(mut cache) = self.0.lock()
+        {
+            cache.insert(key, (objects.version, now, resolved.clone()));
+        }
+        resolved
+    }
+}
