@@ -1,11 +1,19 @@
 //! `identity.jks`, `trust.jks` and `https.jks` of an account, written so that `keytool` opens them.
 
+use std::collections::HashSet;
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::secret::MasterKey;
+use crate::{jks, pkcs12};
+
+/// Rounds of the stores' key derivation: Java's own figure. The password has 160 random bits, so more would only cost time.
+const ITERATIONS: u32 = 10_000;
 
 /// How the stores are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -84,6 +92,9 @@ impl Stores {
     }
 
     /// Writes all three files, each atomically and durably, mode 0600 in a directory of mode 0700.
+    ///
+    /// Returns the aliases of certificates too odd for a PKCS#12 store that Java is to read; they are left out of it, and
+    /// the rest is written.
     pub fn write(
         &self,
         identity: &[StoreEntry],
@@ -91,15 +102,138 @@ impl Stores {
         https: &[StoreEntry],
         passwords: &StorePasswords,
         format: StoreFormat,
-    ) -> Result<()> {
-        let _ = (identity, trust, https, passwords, format);
-        todo!()
+    ) -> Result<Vec<String>> {
+        let mut left_out = Vec::new();
+        // All in memory before the first is on disk: an error leaves the old three untouched.
+        let files = [
+            (
+                IDENTITY_FILE,
+                format.store(identity, &[], &passwords.identity, &mut left_out)?,
+            ),
+            (
+                TRUST_FILE,
+                format.store(&[], trust, &passwords.trust, &mut left_out)?,
+            ),
+            (
+                HTTPS_FILE,
+                format.store(https, &[], &passwords.https, &mut left_out)?,
+            ),
+        ];
+        self.make_dir()?;
+        for (name, bytes) in &files {
+            self.replace(name, bytes)?;
+        }
+        sync_dir(&self.dir).map_err(Error::io("sync", &self.dir))?;
+        Ok(left_out)
+    }
+
+    fn make_dir(&self) -> Result<()> {
+        let made = DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.dir);
+        made.and_then(|()| fs::set_permissions(&self.dir, Permissions::from_mode(0o700)))
+            .map_err(Error::io("make the directory", &self.dir))
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.dir.join(name);
+        let tmp = self.dir.join(format!(".{name}.tmp"));
+        let failed = Error::io("write", &path);
+        // One left by a crash is of no use to anyone.
+        match fs::remove_file(&tmp) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(failed(e)),
+            _ => {}
+        }
+        let written = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&tmp)
+            .and_then(|mut file| {
+                file.write_all(bytes)?;
+                file.sync_all()?;
+                fs::rename(&tmp, &path)
+            });
+        written.map_err(|e| {
+            let _ = fs::remove_file(&tmp);
+            failed(e)
+        })
     }
 }
 
+impl StoreFormat {
+    fn store(
+        self,
+        keys: &[StoreEntry],
+        trusted: &[TrustEntry],
+        password: &str,
+        left_out: &mut Vec<String>,
+    ) -> Result<Zeroizing<Vec<u8>>> {
+        check_aliases(
+            keys.iter()
+                .map(|k| &k.alias)
+                .chain(trusted.iter().map(|t| &t.alias)),
+        )?;
+        match self {
+            StoreFormat::Pkcs12 => pkcs12_store(keys, trusted, password, left_out),
+            StoreFormat::Jks => jks_store(keys, trusted, password),
+        }
+        .map(Zeroizing::new)
+    }
+}
+
+fn pkcs12_store(
+    keys: &[StoreEntry],
+    trusted: &[TrustEntry],
+    password: &str,
+    left_out: &mut Vec<String>,
+) -> Result<Vec<u8>> {
+    let mut store = pkcs12::Writer::new();
+    for entry in keys {
+        store.add_key(&entry.alias, &entry.pkcs8, &entry.chain)?;
+    }
+    for entry in trusted {
+        match store.add_certificate(&entry.alias, &entry.certificate) {
+            Err(Error::Broken { .. }) => left_out.push(entry.alias.clone()),
+            other => other?,
+        }
+    }
+    store.write(password, ITERATIONS)
+}
+
+fn jks_store(keys: &[StoreEntry], trusted: &[TrustEntry], password: &str) -> Result<Vec<u8>> {
+    let mut store = jks::Writer::default();
+    for entry in keys {
+        store.add_key(&entry.alias, &entry.pkcs8, &entry.chain, password)?;
+    }
+    for entry in trusted {
+        store.add_certificate(&entry.alias, &entry.certificate)?;
+    }
+    Ok(store.write(password))
+}
+
+/// Java compares aliases in lower case and silently keeps the last of two equal ones.
+fn check_aliases<'a>(aliases: impl Iterator<Item = &'a String>) -> Result<()> {
+    let mut known = HashSet::new();
+    for alias in aliases {
+        if alias.is_empty() || !known.insert(alias.to_lowercase()) {
+            return Err(Error::Unsupported(format!(
+                "two entries of a key store are called {alias:?}, or one has no name; rename one"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn sync_dir(dir: &Path) -> std::io::Result<()> {
+    fs::File::open(dir)?.sync_all()
+}
+
+/// Makes a new name in the directory of `path` durable.
 pub(crate) fn sync_parent(path: &Path) -> std::io::Result<()> {
     match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => std::fs::File::open(dir)?.sync_all(),
-        _ => std::fs::File::open(".")?.sync_all(),
+        Some(dir) if !dir.as_os_str().is_empty() => sync_dir(dir),
+        _ => sync_dir(Path::new(".")),
     }
 }

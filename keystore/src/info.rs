@@ -1,6 +1,19 @@
 //! What a certificate says about itself, for tables and warnings.
+//!
+//! Read by openssl, which takes the odd certificates that partners use (negative serials, BMPString names, unknown
+//! extensions). What cannot be read of one is shown as unknown rather than refused.
 
-use crate::error::Result;
+use openssl::asn1::{Asn1Time, Asn1TimeRef};
+use openssl::hash::{MessageDigest, hash};
+use openssl::nid::Nid;
+use openssl::pkey::{Id, PKey, Public};
+use openssl::x509::{X509, X509KeyUsage, X509NameRef, X509Ref};
+
+use crate::der;
+use crate::error::{Error, Format, Result};
+use crate::secret::hex;
+
+const SECONDS_PER_DAY: i64 = 86_400;
 
 /// A certificate's fields as shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,9 +43,123 @@ pub struct CertInfo {
 }
 
 impl CertInfo {
-    /// Reads a certificate in DER; tolerant of the odd ones that partners use.
+    /// Reads a certificate in DER.
     pub fn from_der(der: &[u8]) -> Result<Self> {
-        let _ = der;
-        todo!()
+        let x509 = parse(der)?;
+        let digest = |algorithm| {
+            hash(algorithm, der)
+                .map(|d| hex(&d))
+                .map_err(Error::crypto("hash a certificate"))
+        };
+        Ok(Self {
+            subject: name(x509.subject_name()),
+            issuer: name(x509.issuer_name()),
+            common_name: common_name(x509.subject_name()),
+            serial_hex: serial(&x509),
+            not_before: unix(x509.not_before())?,
+            not_after: unix(x509.not_after())?,
+            sha256: digest(MessageDigest::sha256())?,
+            sha1: digest(MessageDigest::sha1())?,
+            key: x509
+                .public_key()
+                .map_or_else(|_| "unknown".into(), |key| describe(&key)),
+            self_signed: same_name(x509.subject_name(), x509.issuer_name()),
+            key_usage: key_usage(&x509),
+        })
     }
+}
+
+/// A certificate that fills `der` to its end, as openssl sees it.
+pub(crate) fn parse(der: &[u8]) -> Result<X509> {
+    let whole = der::first(der).is_some_and(|element| element.raw.len() == der.len());
+    if !whole {
+        return Err(Error::broken(
+            Format::Der,
+            "it is cut off, or something follows the certificate",
+        ));
+    }
+    X509::from_der(der).map_err(|_| Error::broken(Format::Der, "this is no X.509 certificate"))
+}
+
+pub(crate) fn same_name(a: &X509NameRef, b: &X509NameRef) -> bool {
+    a.try_cmp(b).is_ok_and(|order| order.is_eq())
+}
+
+fn name(name: &X509NameRef) -> String {
+    let parts = name.entries().map(|entry| {
+        let object = entry.object();
+        let label = match object.nid() {
+            Nid::UNDEF => object.to_string(),
+            nid => nid
+                .short_name()
+                .map_or_else(|_| object.to_string(), str::to_owned),
+        };
+        format!("{label}={}", printable(entry))
+    });
+    parts.collect::<Vec<_>>().join(", ")
+}
+
+fn common_name(name: &X509NameRef) -> Option<String> {
+    name.entries_by_nid(Nid::COMMONNAME).last().map(printable)
+}
+
+/// As text for a terminal: a name in a partner's certificate must not move the cursor.
+fn printable(entry: &openssl::x509::X509NameEntryRef) -> String {
+    let text = match entry.data().to_string() {
+        Ok(text) => text,
+        Err(_) => String::from_utf8_lossy(entry.data().as_slice()).into_owned(),
+    };
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}
+
+fn serial(x509: &X509Ref) -> String {
+    let digits = x509.serial_number().to_bn().and_then(|n| n.to_hex_str());
+    digits.map_or_else(|_| "unknown".into(), |digits| digits.to_ascii_lowercase())
+}
+
+fn unix(time: &Asn1TimeRef) -> Result<i64> {
+    let since_epoch = Asn1Time::from_unix(0).and_then(|epoch| epoch.diff(time));
+    since_epoch
+        .map(|diff| i64::from(diff.days) * SECONDS_PER_DAY + i64::from(diff.secs))
+        .map_err(|_| Error::broken(Format::Der, "the certificate's validity is no date"))
+}
+
+pub(crate) fn describe(key: &PKey<Public>) -> String {
+    match key.id() {
+        Id::RSA => format!("RSA {}", key.bits()),
+        Id::RSA_PSS => format!("RSA-PSS {}", key.bits()),
+        Id::DSA => format!("DSA {}", key.bits()),
+        Id::ED25519 => "Ed25519".into(),
+        Id::ED448 => "Ed448".into(),
+        Id::EC => match key.ec_key().ok().and_then(|k| k.group().curve_name()) {
+            Some(Nid::X9_62_PRIME256V1) => "EC P-256".into(),
+            Some(Nid::SECP384R1) => "EC P-384".into(),
+            Some(Nid::SECP521R1) => "EC P-521".into(),
+            Some(other) => format!("EC {}", other.short_name().unwrap_or("unknown")),
+            None => format!("EC {}", key.bits()),
+        },
+        _ => "unknown".into(),
+    }
+}
+
+fn key_usage(x509: &X509Ref) -> Vec<String> {
+    const NAMES: [(X509KeyUsage, &str); 9] = [
+        (X509KeyUsage::DIGITAL_SIGNATURE, "digitalSignature"),
+        (X509KeyUsage::NON_REPUDIATION, "nonRepudiation"),
+        (X509KeyUsage::KEY_ENCIPHERMENT, "keyEncipherment"),
+        (X509KeyUsage::DATA_ENCIPHERMENT, "dataEncipherment"),
+        (X509KeyUsage::KEY_AGREEMENT, "keyAgreement"),
+        (X509KeyUsage::KEY_CERT_SIGN, "keyCertSign"),
+        (X509KeyUsage::CRL_SIGN, "cRLSign"),
+        (X509KeyUsage::ENCIPHER_ONLY, "encipherOnly"),
+        (X509KeyUsage::DECIPHER_ONLY, "decipherOnly"),
+    ];
+    let allowed = x509.key_usage().unwrap_or(X509KeyUsage::empty());
+    NAMES
+        .iter()
+        .filter(|(bit, _)| allowed.contains(*bit))
+        .map(|(_, name)| (*name).to_owned())
+        .collect()
 }

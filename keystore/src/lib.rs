@@ -10,6 +10,7 @@
 mod der;
 mod error;
 mod jks;
+mod pem;
 mod pkcs12;
 
 pub mod dir;

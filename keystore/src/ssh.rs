@@ -1,10 +1,37 @@
 //! SSH keys: host keys, keys made for users, public keys that users give us, and conversion between their file formats.
+//!
+//! One [`Private`](private::Private) stands between the formats, each of which has a file here: OpenSSH's own, PEM and
+//! PuTTY's. Public keys come as text in whatever form people have and leave as one normalised line.
 
-use std::net::IpAddr;
+mod openssh;
+mod options;
+mod ppk;
+mod private;
+mod public;
+mod rfc4716;
+mod traditional;
+mod wire;
 
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use crate::error::Result;
+pub use options::KeyOptions;
+pub use public::{MAX_PUBLIC_KEY, MAX_PUBLIC_KEYS, MAX_PUBLIC_TEXT, RSA_BITS, parse_public};
+
+use crate::error::{Error, Result};
+use crate::import::check_passphrase;
+use ppk::PpkVersion;
+use private::Private;
+
+/// Largest private key file read.
+pub const MAX_PRIVATE_TEXT: usize = 64 * 1024;
+/// Longest comment written into a key file.
+pub const MAX_COMMENT_BYTES: usize = 255;
+const OPENSSH_LABEL: &str = "OPENSSH PRIVATE KEY";
 
 /// Kinds of keys that we make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -16,6 +43,39 @@ pub enum KeyKind {
     Ecdsa,
     /// RSA, 3072 bits.
     Rsa,
+}
+
+impl KeyKind {
+    /// The name in commands and configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            KeyKind::Ed25519 => "ed25519",
+            KeyKind::Ecdsa => "ecdsa",
+            KeyKind::Rsa => "rsa",
+        }
+    }
+}
+
+impl fmt::Display for KeyKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for KeyKind {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let kinds = [KeyKind::Ed25519, KeyKind::Ecdsa, KeyKind::Rsa];
+        let found = kinds
+            .into_iter()
+            .find(|kind| kind.name().eq_ignore_ascii_case(text));
+        found.ok_or_else(|| {
+            Error::Unsupported(format!(
+                "no SSH key type {text:?}; give ed25519, ecdsa or rsa"
+            ))
+        })
+    }
 }
 
 /// File formats of private keys.
@@ -30,6 +90,48 @@ pub enum KeyFormat {
     Ppk3,
     /// Older PuTTY and WinSCP.
     Ppk2,
+}
+
+impl KeyFormat {
+    /// The name in commands.
+    pub fn name(self) -> &'static str {
+        match self {
+            KeyFormat::Openssh => "openssh",
+            KeyFormat::Pem => "pem",
+            KeyFormat::Ppk3 => "ppk",
+            KeyFormat::Ppk2 => "ppk2",
+        }
+    }
+
+    fn extension(self) -> &'static str {
+        match self {
+            KeyFormat::Openssh => "",
+            KeyFormat::Pem => ".pem",
+            KeyFormat::Ppk3 | KeyFormat::Ppk2 => ".ppk",
+        }
+    }
+}
+
+impl fmt::Display for KeyFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for KeyFormat {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "openssh" => Ok(KeyFormat::Openssh),
+            "pem" => Ok(KeyFormat::Pem),
+            "ppk" | "ppk3" => Ok(KeyFormat::Ppk3),
+            "ppk2" => Ok(KeyFormat::Ppk2),
+            _ => Err(Error::Unsupported(format!(
+                "no key format {text:?}; give openssh, pem, ppk or ppk2"
+            ))),
+        }
+    }
 }
 
 /// A server's key. No `Debug`: it is secret.
@@ -71,27 +173,15 @@ pub struct PublicKey {
     pub options: KeyOptions,
 }
 
-/// The `authorized_keys` options that we honour.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct KeyOptions {
-    /// `from=`: addresses, CIDR ranges, patterns; empty allows any.
-    pub from: Vec<String>,
-    /// `expiry-time=` in Unix seconds; a time without `Z` is read as UTC.
-    pub expiry_time: Option<i64>,
-}
-
-impl KeyOptions {
-    /// Whether `from=` lets this address in.
-    pub fn allows(&self, address: IpAddr) -> bool {
-        let _ = address;
-        todo!()
-    }
-}
-
 /// A new host key.
 pub fn host_key(kind: KeyKind) -> Result<HostKey> {
-    let _ = kind;
-    todo!()
+    let key = Private::generate(kind, "")?;
+    let blob = key.public_blob();
+    Ok(HostKey {
+        private: openssh::write(&key, None)?,
+        public_line: format!("{} {}", key.algorithm(), STANDARD.encode(&blob)),
+        fingerprint: public::fingerprint(&blob),
+    })
 }
 
 /// A new key for a user. The private half exists only in what this returns.
@@ -101,14 +191,14 @@ pub fn user_key(
     passphrase: Option<&str>,
     comment: &str,
 ) -> Result<KeyFile> {
-    let _ = (kind, format, passphrase, comment);
-    todo!()
-}
-
-/// Reads public keys: `.pub` files, `authorized_keys` text, RFC 4716.
-pub fn parse_public(text: &str) -> Result<Vec<PublicKey>> {
-    let _ = text;
-    todo!()
+    if comment.len() > MAX_COMMENT_BYTES || comment.chars().any(char::is_control) {
+        return Err(Error::Unsupported(format!(
+            "the comment of a key is one line of at most {MAX_COMMENT_BYTES} bytes; shorten it"
+        )));
+    }
+    // Before the key is made: RSA takes its time.
+    check_new_passphrase(passphrase)?;
+    write(&Private::generate(kind, comment)?, format, passphrase)
 }
 
 /// Reads a private key in any of our formats and writes it in another.
@@ -118,18 +208,134 @@ pub fn convert(
     to: KeyFormat,
     new_passphrase: Option<&str>,
 ) -> Result<KeyFile> {
-    let _ = (text, passphrase, to, new_passphrase);
-    todo!()
+    check_new_passphrase(new_passphrase)?;
+    write(&read(text, passphrase)?, to, new_passphrase)
 }
 
-/// What a private or public key file is, without its secret part.
+/// What a private or public key file is, without its secret part. Encrypted PEM files need their passphrase; the others have
+/// their public half in the clear.
 pub fn show(text: &str, passphrase: Option<&str>) -> Result<Vec<PublicKey>> {
-    let _ = (text, passphrase);
-    todo!()
+    let (blob, comment) = match kind_of(text) {
+        None => return parse_public(text),
+        Some(_) if text.len() > MAX_PRIVATE_TEXT => return Err(too_large()),
+        Some(FileKind::Ppk) => ppk::read_public(text)?,
+        Some(FileKind::Openssh) if passphrase.is_none() => {
+            (openssh::read_public_blob(text)?, String::new())
+        }
+        Some(_) => {
+            let key = read(text, passphrase)?;
+            (key.public_blob(), key.comment)
+        }
+    };
+    let key = public::describe(&blob, &comment, KeyOptions::default());
+    key.map(|key| vec![key]).map_err(Error::RefusedKey)
 }
 
 /// A public key in the form of RFC 4716, as `PuTTYgen` saves it.
 pub fn to_rfc4716(key: &PublicKey) -> String {
-    let _ = key;
-    todo!()
+    let body = key.line.split_once(' ').map_or("", |(_, body)| body);
+    let blob = STANDARD.decode(body).unwrap_or_default();
+    rfc4716::write(&blob, &key.comment)
+}
+
+fn write(key: &Private, format: KeyFormat, passphrase: Option<&str>) -> Result<KeyFile> {
+    let private = match format {
+        KeyFormat::Openssh => openssh::write(key, passphrase)?,
+        KeyFormat::Pem => traditional::write(key, passphrase)?,
+        KeyFormat::Ppk3 => ppk::write(key, passphrase, PpkVersion::V3)?,
+        KeyFormat::Ppk2 => ppk::write(key, passphrase, PpkVersion::V2)?,
+    };
+    let blob = key.public_blob();
+    let line = format!(
+        "{} {} {}",
+        key.algorithm(),
+        STANDARD.encode(&blob),
+        key.comment
+    );
+    let name = match key.algorithm() {
+        "ssh-ed25519" => "id_ed25519",
+        "ssh-rsa" => "id_rsa",
+        _ => "id_ecdsa",
+    };
+    Ok(KeyFile {
+        private,
+        public_line: line.trim_end().to_owned(),
+        fingerprint: public::fingerprint(&blob),
+        file_name_hint: format!("{name}{}", format.extension()),
+    })
+}
+
+/// Formats of a private key's text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FileKind {
+    Openssh,
+    Pem,
+    Ppk,
+    /// Of ssh.com, or of SSH 1.
+    Foreign,
+}
+
+fn kind_of(text: &str) -> Option<FileKind> {
+    text.lines().map(str::trim).find_map(|line| {
+        if line.starts_with(ppk::MARK) || line.starts_with("Private-Lines:") {
+            return Some(FileKind::Ppk);
+        }
+        if line.starts_with("SSH PRIVATE KEY FILE FORMAT") {
+            return Some(FileKind::Foreign);
+        }
+        match line
+            .trim_start_matches('-')
+            .trim_start()
+            .strip_prefix("BEGIN ")
+        {
+            Some(label) if !line.starts_with("----") || !label.contains("PRIVATE KEY") => None,
+            Some(label) if label.contains("OPENSSH") => Some(FileKind::Openssh),
+            Some(label) if label.contains("SSH2") => Some(FileKind::Foreign),
+            Some(_) => Some(FileKind::Pem),
+            None => None,
+        }
+    })
+}
+
+/// Whether a text is, or has in it, a private key in any form that we know, complete or not.
+fn is_private(text: &str) -> bool {
+    // The base64 of "openssh-key-v1": the body pasted without its first line.
+    const OPENSSH_BODY: &str = "b3BlbnNzaC1rZXktdjE";
+    let body = |line: &str| line.trim_start().starts_with(OPENSSH_BODY);
+    kind_of(text).is_some() || text.contains("PRIVATE KEY-----") || text.lines().any(body)
+}
+
+fn read(text: &str, passphrase: Option<&str>) -> Result<Private> {
+    if text.len() > MAX_PRIVATE_TEXT {
+        return Err(too_large());
+    }
+    check_passphrase(passphrase)?;
+    let text = text.trim_start_matches('\u{feff}');
+    match kind_of(text) {
+        Some(FileKind::Openssh) => openssh::read(text, passphrase),
+        Some(FileKind::Pem) => traditional::read(text, passphrase),
+        Some(FileKind::Ppk) => ppk::read(text, passphrase),
+        Some(FileKind::Foreign) => Err(Error::Unsupported(
+            "this private key is in the format of ssh.com or of SSH 1; save it with PuTTYgen as .ppk or OpenSSH".into(),
+        )),
+        None if text.trim().is_empty() => Err(Error::Empty),
+        None if parse_public(text).is_ok() => Err(Error::PublicKeyGiven),
+        None => Err(Error::Unsupported("this is no private key; give one in OpenSSH, PEM or PuTTY format".into())),
+    }
+}
+
+fn too_large() -> Error {
+    Error::TooLarge {
+        what: "private key",
+        limit: MAX_PRIVATE_TEXT,
+    }
+}
+
+fn check_new_passphrase(passphrase: Option<&str>) -> Result<()> {
+    match passphrase {
+        Some("") => Err(Error::BadPassphrase(
+            "it is empty; give one, or ask for a key without passphrase",
+        )),
+        other => check_passphrase(other),
+    }
 }
