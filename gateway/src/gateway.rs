@@ -155,6 +155,25 @@ impl Core {
         if host.is_empty() { "as2gate.local".to_owned() } else { host.to_owned() }
     }
 
+    /// Lets staged bytes go that no row names any more. Losing the call costs space until the orphan sweep, nothing else.
+    pub async fn let_go(&self, keys: Vec<String>) {
+        let storage = Arc::clone(&self.storage);
+        let outcome = self.journal.write(move |tx| {
+            let mut unnamed = Vec::new();
+            for key in keys {
+                if !key.is_empty() && !tx.names_store_key(&key)? {
+                    tx.drop_blob(&key)?;
+                    unnamed.push(key);
+                }
+            }
+            Ok(unnamed)
+        });
+        match outcome.await {
+            Ok(unnamed) => unnamed.iter().filter(|key| key.starts_with("f:")).for_each(|key| storage.discard(key)),
+            Err(error) => tracing::warn!(%error, "staged bytes stay until the next sweep"),
+        }
+    }
+
     /// Loads the objects again if somebody changed them; true if so.
     fn refresh_objects(&self) -> Result<bool, JournalError> {
         if self.journal.version()? == self.objects().version {

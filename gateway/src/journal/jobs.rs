@@ -149,6 +149,15 @@ impl Tx<'_> {
         held(changed)
     }
 
+    /// Ends a job whose work is done or void.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn end_job(&self, job: &Job) -> Result<()> {
+        self.db.prepare_cached("DELETE FROM job WHERE id = ?1 AND fence = ?2")?.execute(params![job.id, job.fence])?;
+        Ok(())
+    }
+
     /// The fence must still be ours.
     pub(super) fn check_fence(&self, id: i64, fence: i64) -> Result<()> {
         let mut query = self.db.prepare_cached("SELECT count(*) FROM job WHERE id = ?1 AND fence = ?2")?;

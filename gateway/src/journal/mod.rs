@@ -26,11 +26,11 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
 pub use inbound::{Claim, Claimed, Filing, InboundRow};
-pub use jobs::{Job, JobKind};
+pub use jobs::{Job, JobKind, LEASE};
 pub use lifecycle::{Expiring, SweepCount};
 pub use messages::MessageFilter;
 pub use objects::{ObjectKind, Objects};
-pub use outbound::{Accepted, NewUpload, SendEntry, Settlement};
+pub use outbound::{Accepted, NewUpload, Next, SendEntry, Settlement, lane};
 pub use tree::{Entry, NewEntry, UploadRow, UploadState};
 
 /// How long a writer waits for another process's transaction.

@@ -72,10 +72,21 @@ pub struct Settlement {
     pub moved: Option<(String, String)>,
     /// The name is free again.
     pub frees_name: bool,
-    /// When the job is due again; `None` ends it.
-    pub due: Option<Millis>,
+    /// What becomes of its job.
+    pub next: Next,
     /// Event kind.
     pub event: &'static str,
+}
+
+/// What becomes of the job of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing is left to do.
+    End,
+    /// Due again.
+    At(Millis),
+    /// It goes on as it is: only evidence came in.
+    Keep,
 }
 
 impl Settlement {
@@ -90,7 +101,7 @@ impl Settlement {
             entries: Vec::new(),
             moved: None,
             frees_name: false,
-            due: None,
+            next: Next::End,
             event,
         }
     }
@@ -284,10 +295,11 @@ impl Tx<'_> {
         if step.frees_name {
             self.free_window(message, now)?;
         }
-        match (step.due, step.fence) {
-            (None, _) => self.finish_job(JobKind::Send, id)?,
-            (Some(due), Some((job, fence))) => self.put_back_job(job, fence, due)?,
-            (Some(due), None) => self.add_job(JobKind::Send, &message.account, id, &scope(message), due)?,
+        match (step.next, step.fence) {
+            (Next::Keep, _) => {}
+            (Next::End, _) => self.finish_job(JobKind::Send, id)?,
+            (Next::At(due), Some((job, fence))) => self.put_back_job(job, fence, due)?,
+            (Next::At(due), None) => self.add_job(JobKind::Send, &message.account, id, &scope(message), due)?,
         }
         self.record_message(step.event, message, now)
     }

@@ -135,6 +135,17 @@ impl Tx<'_> {
         Ok(())
     }
 
+    /// Forgets small contents that no row names any more.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn drop_unnamed_blob(&self, key: &str) -> Result<()> {
+        if key.starts_with("j:") && !self.names_store_key(key)? {
+            self.drop_blob(key)?;
+        }
+        Ok(())
+    }
+
     /// Adds entries of a message; one that is there already stays as it is.
     pub(super) fn add_entries(&self, account: &str, message: &str, entries: &[NewEntry], now: Millis) -> Result<()> {
         let mut insert = self.db.prepare_cached(
@@ -219,7 +230,7 @@ impl Tx<'_> {
         )?;
         for entry in entries {
             update.execute(params![entry.account, entry.parent, entry.name, entry.version])?;
-            self.drop_blob(&entry.store)?;
+            self.drop_unnamed_blob(&entry.store)?;
         }
         Ok(())
     }

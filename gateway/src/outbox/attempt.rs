@@ -1,0 +1,143 @@
+//! One try: recorded first, then posted, then judged.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use as2_core::headers::Headers;
+
+use super::outcome::{self, After};
+use super::{FlowError, settle};
+use crate::gateway::Core;
+use crate::journal::{Job, NewEntry, Settlement};
+use crate::layout::{self, Area, Tray};
+use crate::message::{Attempt, Message, State};
+use crate::partner::TlsMode;
+use crate::partnership::Partnership;
+use crate::post::{Answer, Body, ClientIdentity, PostError, Proxy, Target, Tls};
+use crate::storage::{Content, Staged};
+
+/// Most bytes read of a partner's answer: an MDN is far smaller (security.md §7).
+pub(crate) const MAX_ANSWER: usize = 1 << 20;
+/// A POST that makes no progress for so long is given up.
+const PROGRESS: Duration = Duration::from_secs(60);
+/// How long the answer to an async message may take: the partner only has to store it.
+const ASYNC_RESPONSE: Duration = Duration::from_secs(60);
+
+/// Posts the stored bytes once and settles what came of it.
+pub(super) async fn attempt(core: &Arc<Core>, job: &Job, mut message: Message, pair: &Arc<Partnership>) -> Result<(), FlowError> {
+    let began = core.clock.now();
+    message.attempts += 1;
+    message.state = State::Sending;
+    message.next_try = None;
+    message.updated = began;
+    let n = message.attempts;
+    message.detail.tries.push(Attempt { n, at: began, took: 0, status: None, outcome: String::new(), body_sent: false });
+    let (row, claim) = (message.clone(), (job.id, job.fence));
+    core.journal.write(move |tx| tx.progress(&row, claim, None, began)).await?;
+
+    let posted = post(core, &message, pair).await?;
+    record(&mut message, &posted, core.clock.now() - began);
+    let after = outcome::judge(core, &message, pair, posted.as_ref()).await?;
+    let mut step = outcome::step(core, message, pair, after);
+    step.fence = Some(claim);
+    keep_evidence(&mut step, posted.as_ref().ok());
+    let (keys, is_final) = (vec![step.message.detail.payload.clone(), step.message.detail.raw.clone()], step.message.state.is_final());
+    settle(core, step, core.clock.now()).await?;
+    if is_final {
+        core.let_go(keys).await;
+    }
+    Ok(())
+}
+
+async fn post(core: &Core, message: &Message, pair: &Partnership) -> Result<Result<Answer, PostError>, FlowError> {
+    let body = match core.storage.open_staged(&message.detail.raw)? {
+        Content::File(file, len) => Body::File { file, len },
+        Content::Bytes(bytes) => Body::Bytes(bytes.into()),
+    };
+    let headers = Headers::parse(message.detail.headers.as_bytes()).map_err(|e| FlowError::Internal(e.to_string()))?;
+    let target = target(core, pair, &pair.partner.url);
+    Ok(core.poster.post(&target, &headers, body, MAX_ANSWER).await)
+}
+
+/// Where and how to post to this partner.
+pub(crate) fn target(core: &Core, pair: &Partnership, url: &str) -> Target {
+    let partner = &pair.partner;
+    let seconds = |own: u64, servers: Duration| if own == 0 { servers } else { Duration::from_secs(own) };
+    let response = if partner.mdn.is_async() { ASYNC_RESPONSE } else { core.config.as2.response_timeout };
+    Target {
+        url: url.to_owned(),
+        tls: match partner.tls {
+            TlsMode::Default => Tls::Default,
+            TlsMode::Legacy => Tls::Legacy,
+        },
+        pinned: pair.pinned_tls.clone(),
+        client_identity: pair.tls_identity.clone().map(|(certificate, pkcs8)| ClientIdentity { cert_chain: vec![certificate], pkcs8 }),
+        basic_auth: pair.http_auth.clone(),
+        headers: Vec::new(),
+        allow_private: partner.private,
+        proxy: (!partner.proxy.is_empty()).then(|| Proxy { url: partner.proxy.clone(), auth: pair.proxy_auth.clone() }),
+        connect_timeout: seconds(partner.connect_timeout, core.config.as2.connect_timeout),
+        progress_timeout: PROGRESS,
+        response_timeout: seconds(partner.response_timeout, response),
+        chunked: partner.chunked,
+    }
+}
+
+/// Writes into the row what the try came to, as far as the wire tells.
+fn record(message: &mut Message, posted: &Result<Answer, PostError>, took: i64) {
+    let Some(last) = message.detail.tries.last_mut() else { return };
+    last.took = took;
+    match posted {
+        Ok(answer) => {
+            last.status = Some(answer.status);
+            last.body_sent = true;
+            last.outcome = format!("HTTP {}", answer.status);
+        }
+        Err(error) => {
+            last.body_sent = error.body_sent;
+            last.outcome = error.to_string();
+        }
+    }
+}
+
+/// The raw message and its header block become visible with the first try.
+fn keep_evidence(step: &mut Settlement, answer: Option<&Answer>) {
+    let message = &mut step.message;
+    let id = message.id.as_str().to_owned();
+    if let Some(answer) = answer {
+        message.detail.headers = String::from_utf8_lossy(header_lines(&answer.sent_head)).into_owned();
+    }
+    let shelf = |area| layout::shelf(area, &message.station, &message.partner, Tray::Outbox);
+    let mut entries = Vec::new();
+    if answer.is_some() || message.state.is_final() {
+        let block = Staged::small(message.detail.headers.clone().into_bytes());
+        let parent = format!("{}/{id}", shelf(Area::Headers));
+        entries.push(NewEntry::dir(Area::Headers, shelf(Area::Headers), &id));
+        entries.push(NewEntry::file(Area::Headers, parent, "headers.txt", &block.key, block.len));
+        step.blobs.extend(block.blob());
+    }
+    let parent = format!("{}/{id}", shelf(Area::RawMessage));
+    entries.push(NewEntry::dir(Area::RawMessage, shelf(Area::RawMessage), &id));
+    entries.push(NewEntry::file(Area::RawMessage, parent, "message.as2", &message.detail.raw, message.detail.raw_size));
+    step.entries.extend(entries);
+}
+
+/// The header lines of a request head: without the request line and the blank line.
+pub(crate) fn header_lines(head: &[u8]) -> &[u8] {
+    let start = head.windows(2).position(|pair| pair == b"\r\n").map_or(0, |at| at + 2);
+    let lines = head.get(start..).unwrap_or_default();
+    lines.strip_suffix(b"\r\n\r\n").and_then(|_| lines.get(..lines.len() - 2)).unwrap_or(lines)
+}
+
+impl After {
+    /// Whether the name may be used again at once (durability.md §6).
+    pub(super) fn frees_name(&self, message: &Message, rule: crate::config::DuplicateRelease) -> bool {
+        use crate::config::DuplicateRelease::{AnyFailure, Never, ProvablyUndelivered};
+        let After::Failed { refused, .. } = self else { return false };
+        match rule {
+            Never => false,
+            AnyFailure => true,
+            ProvablyUndelivered => *refused || message.detail.tries.iter().all(|t| !t.body_sent || t.status.is_some_and(|s| (400..500).contains(&s))),
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! Packaging: payload in, frozen message bytes out, in one streaming pass (two with compression, which needs a length).
+
+use std::io::{Read as _, Seek, SeekFrom};
+use std::sync::Arc;
+
+use as2_core::algorithm::Digest;
+use as2_core::compose::{Composed, Composer, Encryption, Finished, Outgoing, PartMeta, Signing, TransferEncoding};
+use as2_core::id::As2Id;
+use as2_core::message_id::MessageId;
+use as2_core::receipt::ReceiptRequest;
+
+use super::FlowError;
+use crate::gateway::Core;
+use crate::journal::Job;
+use crate::message::{Message, MicRecord};
+use crate::partner::{self, Zip};
+use crate::partnership::Partnership;
+use crate::storage::{Content, Draft, Storage, StorageError};
+use crate::{content_type, layout};
+
+/// Bytes read from the payload at once; also what the cipher gets in one go.
+const PIECE: usize = 256 * 1024;
+/// Most entries of an archive that become attachments.
+const MAX_ZIP_ENTRIES: usize = 1_000;
+/// Up to this size every digest is taken at once, because an MDN may name another algorithm than asked (as2.md Q7, Q8).
+const ALL_DIGESTS_BELOW: u64 = 4 << 20;
+
+/// Why a message cannot be packaged now: code and words.
+pub(super) struct Trouble {
+    pub(super) code: &'static str,
+    pub(super) why: String,
+}
+
+impl From<as2_core::Error> for Trouble {
+    fn from(error: as2_core::Error) -> Self {
+        Trouble { code: "cannot-compose", why: error.to_string() }
+    }
+}
+
+enum ComposeError {
+    Trouble(Trouble),
+    Storage(StorageError),
+}
+
+impl From<StorageError> for ComposeError {
+    fn from(error: StorageError) -> Self {
+        ComposeError::Storage(error)
+    }
+}
+
+impl From<as2_core::Error> for ComposeError {
+    fn from(error: as2_core::Error) -> Self {
+        ComposeError::Trouble(error.into())
+    }
+}
+
+/// Packages a message and commits the result; the row comes back with Message-ID, MIC and headers.
+pub(super) async fn compose(
+    core: &Arc<Core>,
+    job: &Job,
+    message: Message,
+    partnership: &Arc<Partnership>,
+) -> Result<Result<Message, Trouble>, FlowError> {
+    let permit = Arc::clone(&core.crypto).acquire_owned().await.map_err(|e| FlowError::Internal(e.to_string()))?;
+    let (core2, pair) = (Arc::clone(core), Arc::clone(partnership));
+    let packed = tokio::task::spawn_blocking(move || {
+        let packed = package(&core2, message, &pair);
+        drop(permit);
+        packed
+    });
+    let (message, blob) = match packed.await.map_err(|e| FlowError::Internal(e.to_string()))? {
+        Ok(packed) => packed,
+        Err(ComposeError::Trouble(trouble)) => return Ok(Err(trouble)),
+        Err(ComposeError::Storage(error)) => return Err(error.into()),
+    };
+    let (row, claim, now) = (message.clone(), (job.id, job.fence), core.clock.now());
+    core.journal.write(move |tx| tx.progress(&row, claim, blob.as_ref(), now)).await?;
+    Ok(Ok(message))
+}
+
+type Packed = (Message, Option<(String, Vec<u8>)>);
+
+fn package(core: &Core, mut message: Message, pair: &Partnership) -> Result<Packed, ComposeError> {
+    core.storage.check_room()?;
+    let payload = core.storage.open_staged(&message.detail.payload)?;
+    let source = Source::of(&message, pair, &payload)?;
+    let composer = Composer::new(outgoing(core, &message, pair, &source)?)?;
+    let mut draft = core.storage.draft();
+    let composed = run(&core.storage, composer, &source, &payload, &mut draft)?;
+    let staged = draft.stage()?;
+    if staged.len != composed.content_length {
+        let why = format!("packaged {} bytes where {} were foreseen", staged.len, composed.content_length);
+        return Err(ComposeError::Trouble(Trouble { code: "cannot-compose", why }));
+    }
+    note(&mut message, &composed, pair);
+    message.updated = core.clock.now();
+    message.detail.raw.clone_from(&staged.key);
+    message.detail.raw_size = staged.len;
+    let blob = staged.blob();
+    Ok((message, blob))
+}
+
+/// Writes into the row what became of the composition.
+fn note(message: &mut Message, composed: &Composed, pair: &Partnership) {
+    let partner = &pair.partner;
+    let detail = &mut message.detail;
+    detail.headers = String::from_utf8_lossy(&composed.headers.to_bytes()).into_owned();
+    message.message_id = composed.headers.get("Message-ID").unwrap_or_default().to_owned();
+    detail.mic = composed.mic.as_ref().map(ToString::to_string).unwrap_or_default();
+    detail.mics = composed.mics.iter().map(|c| MicRecord { what: c.what.to_string(), mic: c.mic.to_string() }).collect();
+    detail.url.clone_from(&partner.url);
+    detail.signed = partner.sign.map(|digest| digest.to_string()).unwrap_or_default();
+    detail.encrypted = partner.encrypt.map(|cipher| cipher.to_string()).unwrap_or_default();
+    detail.compressed = partner.compress.to_string();
+    partner.mdn.as_str().clone_into(&mut detail.mdn_mode);
+}
+
+/// Feeds the payload through the composer; with compression the first pass goes to a scratch draft.
+fn run(storage: &Storage, composer: Composer<'_>, source: &Source, payload: &Content, draft: &mut Draft) -> Result<Composed, ComposeError> {
+    let mut composer = composer;
+    let mut out = Vec::with_capacity(PIECE + 4096);
+    let mut scratch = storage.draft();
+    let two_passes = composer.needs_scratch();
+    {
+        let target = if two_passes { &mut scratch } else { &mut *draft };
+        source.for_each(payload, |piece| {
+            composer.push(piece, &mut out)?;
+            drain(&mut out, target)
+        })?;
+    }
+    let mut composer = match composer.finish(&mut out)? {
+        Finished::Done(composed) => {
+            drain(&mut out, draft)?;
+            return Ok(*composed);
+        }
+        Finished::Again(next) => *next,
+    };
+    drain(&mut out, &mut scratch)?;
+    let mut buffer = vec![0u8; PIECE];
+    let mut at = 0u64;
+    loop {
+        let n = scratch.read_at(at, &mut buffer)?;
+        if n == 0 {
+            break;
+        }
+        composer.push(buffer.get(..n).unwrap_or_default(), &mut out)?;
+        drain(&mut out, draft)?;
+        at += u64::try_from(n).unwrap_or(u64::MAX);
+    }
+    match composer.finish(&mut out)? {
+        Finished::Done(composed) => {
+            drain(&mut out, draft)?;
+            Ok(*composed)
+        }
+        Finished::Again(_) => Err(ComposeError::Trouble(Trouble { code: "cannot-compose", why: "a third pass was asked for".to_owned() })),
+    }
+}
+
+fn drain(out: &mut Vec<u8>, target: &mut Draft) -> Result<(), ComposeError> {
+    target.append(out)?;
+    out.clear();
+    Ok(())
+}
+
+fn outgoing<'a>(core: &Core, message: &Message, pair: &'a Partnership, source: &Source) -> Result<Outgoing<'a>, ComposeError> {
+    let partner = &pair.partner;
+    let lacking = |code, why: String| ComposeError::Trouble(Trouble { code, why });
+    let sign = match partner.sign {
+        Some(digest) => {
+            let identity = pair.signer().ok_or_else(|| lacking("no-identity", format!("station {} has no key to sign with", pair.station.as2_id)))?;
+            Some(Signing { identity, digest, scheme: partner.signature_scheme, include_certificate: true })
+        }
+        None => None,
+    };
+    let encrypt = match partner.encrypt {
+        Some(cipher) => {
+            let recipient = pair.recipient.as_ref().ok_or_else(|| lacking("no-certificate", format!("partner {} has no encryption certificate", partner.as2_id)))?;
+            Some(Encryption { recipients: vec![recipient], cipher, key_transport: partner.key_transport })
+        }
+        None => None,
+    };
+    let mut nonce = [0u8; 16];
+    openssl::rand::rand_bytes(&mut nonce).map_err(|e| lacking("cannot-compose", e.to_string()))?;
+    let also_digest = if message.size <= ALL_DIGESTS_BELOW { vec![Digest::Sha1, Digest::Sha256, Digest::Sha384, Digest::Sha512] } else { Vec::new() };
+    Ok(Outgoing {
+        from: As2Id::parse(&pair.station.as2_id)?,
+        to: As2Id::parse(&partner.as2_id)?,
+        message_id: MessageId::new(message.id.as_str(), &core.host())?,
+        now: core.clock.now() / 1000,
+        subject: subject(message, partner),
+        as2_version: partner.as2_version.clone(),
+        recipient_url: partner.url.clone(),
+        parts: source.parts(message),
+        sign,
+        encrypt,
+        compress: partner.compress,
+        transfer_encoding: match partner.transfer_encoding {
+            partner::TransferEncoding::Binary => TransferEncoding::Binary,
+            partner::TransferEncoding::Base64 => TransferEncoding::Base64,
+        },
+        receipt: receipt_request(core, pair),
+        der_max: partner.der_max,
+        extra_headers: partner.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        product: concat!("as2gate/", env!("CARGO_PKG_VERSION")).to_owned(),
+        nonce,
+        also_digest,
+    })
+}
+
+fn subject(message: &Message, partner: &partner::Partner) -> String {
+    let template = if message.subject.is_empty() { &partner.subject } else { &message.subject };
+    let text = template
+        .replace("$file", &message.file)
+        .replace("$station", &message.station)
+        .replace("$partner", &message.partner)
+        .replace("$id", message.id.as_str());
+    // A parser of another product joined the next header to a subject that ended with `;` (as2.md §2).
+    text.trim_end_matches([';', ' ']).to_owned()
+}
+
+/// The receipt that the partner's settings ask for.
+#[must_use]
+pub fn receipt_request(core: &Core, pair: &Partnership) -> Option<ReceiptRequest> {
+    let mode = pair.partner.mdn;
+    if mode == partner::MdnMode::None {
+        return None;
+    }
+    let station = &pair.station;
+    let notify_to = if station.email.is_empty() { station.as2_id.clone() } else { station.email.clone() };
+    let digest = pair.partner.sign.unwrap_or(Digest::Sha256);
+    let mut request = ReceiptRequest::sync(notify_to);
+    if mode.is_signed() {
+        request = request.signed(vec![digest]);
+    }
+    if mode.is_async() {
+        request = request.deliver_to(core.mdn_url(station));
+    }
+    Some(request)
+}
+
+/// A rough upper size of the packaged message, for a check of free space before the work.
+#[must_use]
+pub fn composed_size_hint(payload: u64) -> u64 {
+    payload.saturating_add(payload / 50).saturating_add(64 * 1024)
+}
+
+/// Where the payload's parts come from.
+enum Source {
+    /// The stored file is the one part.
+    Whole,
+    /// Entries of the stored zip: index in the archive, name, length.
+    Zip(Vec<(usize, String, u64)>),
+}
+
+impl Source {
+    fn of(message: &Message, pair: &Partnership, payload: &Content) -> Result<Self, ComposeError> {
+        let is_zip = message.file.to_ascii_lowercase().ends_with(".zip");
+        if pair.partner.zip != Zip::Unpack || !is_zip {
+            return Ok(Source::Whole);
+        }
+        let mut archive = open_zip(payload)?;
+        if archive.is_empty() || archive.len() > MAX_ZIP_ENTRIES {
+            return Err(bad_zip(format!("it holds {} entries, 1 to {MAX_ZIP_ENTRIES} can be sent", archive.len())));
+        }
+        let mut entries = Vec::new();
+        for index in 0..archive.len() {
+            let entry = archive.by_index(index).map_err(|e| bad_zip(e.to_string()))?;
+            if entry.is_file() {
+                let name = layout::attachment_name(Some(&String::from_utf8_lossy(entry.name_raw())), index, "bin");
+                entries.push((index, name, entry.size()));
+            }
+        }
+        if entries.is_empty() {
+            return Err(bad_zip("it holds no files".to_owned()));
+        }
+        Ok(Source::Zip(entries))
+    }
+
+    fn parts(&self, message: &Message) -> Vec<PartMeta> {
+        match self {
+            Source::Whole => vec![PartMeta {
+                file_name: Some(message.file.clone()),
+                content_type: message.content_type.clone(),
+                length: message.size,
+            }],
+            Source::Zip(entries) => entries
+                .iter()
+                .map(|(_, name, length)| PartMeta {
+                    file_name: Some(name.clone()),
+                    content_type: content_type::for_attachment(name).to_owned(),
+                    length: *length,
+                })
+                .collect(),
+        }
+    }
+
+    fn for_each(&self, payload: &Content, mut take: impl FnMut(&[u8]) -> Result<(), ComposeError>) -> Result<(), ComposeError> {
+        let entries = match self {
+            Source::Whole => return payload.for_each(PIECE, take),
+            Source::Zip(entries) => entries,
+        };
+        let mut archive = open_zip(payload)?;
+        let mut buffer = vec![0u8; PIECE];
+        for (index, name, length) in entries {
+            let mut entry = archive.by_index(*index).map_err(|e| bad_zip(e.to_string()))?;
+            let mut left = *length;
+            loop {
+                let n = entry.read(&mut buffer).map_err(|e| bad_zip(format!("{name}: {e}")))?;
+                if n == 0 {
+                    break;
+                }
+                // The declared size is a promise to the composer; a bomb that breaks it ends here.
+                left = left
+                    .checked_sub(u64::try_from(n).unwrap_or(u64::MAX))
+                    .ok_or_else(|| bad_zip(format!("{name} is longer than the archive says")))?;
+                take(buffer.get(..n).unwrap_or_default())?;
+            }
+            if left > 0 {
+                return Err(bad_zip(format!("{name} is shorter than the archive says")));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn bad_zip(why: String) -> ComposeError {
+    ComposeError::Trouble(Trouble { code: "bad-zip", why: format!("the zip archive cannot be unpacked: {why}") })
+}
+
+fn open_zip(payload: &Content) -> Result<zip::ZipArchive<Cursor<'_>>, ComposeError> {
+    zip::ZipArchive::new(Cursor { content: payload, at: 0 }).map_err(|e| bad_zip(e.to_string()))
+}
+
+/// Stored bytes as the zip library wants them.
+struct Cursor<'a> {
+    content: &'a Content,
+    at: u64,
+}
+
+impl std::io::Read for Cursor<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.content.read_at(self.at, buffer).map_err(std::io::Error::other)?;
+        self.at += u64::try_from(n).unwrap_or(u64::MAX);
+        Ok(n)
+    }
+}
+
+impl Seek for Cursor<'_> {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        let at = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::End(by) => self.content.len().checked_add_signed(by),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+        };
+        self.at = at.ok_or_else(|| std::io::Error::other("seek before the start"))?;
+        Ok(self.at)
+    }
+}

@@ -1,0 +1,336 @@
+//! What an answer means (as2.md §6.2, §5.4): the one table from the wire to a message's state.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{FlowError, settle};
+use crate::clock::{Millis, millis};
+use crate::gateway::Core;
+use crate::journal::{Job, NewEntry, Next, Settlement};
+use crate::layout::{self, Area, Tray};
+use crate::message::{Message, State};
+use crate::partnership::Partnership;
+use crate::post::{Answer, PostError, Stage};
+use crate::receipts::{self, Evidence, Timing, Verdict};
+
+/// Attempts of the partner's own answer that we honour in `Retry-After`, at most.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+/// What becomes of a message after a try.
+#[derive(Debug)]
+pub(super) enum After {
+    /// Receipt in hand, or none was asked for.
+    Delivered { marks: Vec<String>, evidence: Option<Evidence> },
+    /// For good. `refused`: the partner said so verifiably, it holds nothing.
+    Failed { code: String, reason: String, hint: String, refused: bool, marks: Vec<String>, evidence: Option<Evidence> },
+    /// Again, with the same bytes.
+    Again { code: &'static str, reason: String, not_before: Option<Duration> },
+    /// The async receipt is due.
+    WaitMdn,
+    /// An operator decides.
+    Held { code: String, reason: String, evidence: Option<Evidence> },
+}
+
+/// Judges what a try came to.
+pub(super) async fn judge(core: &Arc<Core>, message: &Message, pair: &Arc<Partnership>, posted: Result<&Answer, &PostError>) -> Result<After, FlowError> {
+    let answer = match posted {
+        Ok(answer) => answer,
+        Err(error) => return Ok(judge_error(error)),
+    };
+    if !answer.body.is_empty() && answer.complete && !answer.over_limit {
+        let evidence = receipts::read_mdn(core, pair, answer.headers.clone(), answer.body.clone()).await?;
+        if let Some(evidence) = evidence {
+            let verdict = receipts::verdict(core, message, pair, &evidence, Timing::InAnswer).await?;
+            return Ok(from_verdict(verdict, evidence));
+        }
+    }
+    Ok(judge_status(message, pair, answer))
+}
+
+fn judge_error(error: &PostError) -> After {
+    match error.stage {
+        Stage::Url | Stage::Denied => After::Failed {
+            code: if error.stage == Stage::Url { "bad-url" } else { "destination-denied" }.to_owned(),
+            reason: error.to_string(),
+            hint: error.hint.clone(),
+            refused: true,
+            marks: Vec::new(),
+            evidence: None,
+        },
+        _ => After::Again { code: "not-delivered", reason: error.to_string(), not_before: None },
+    }
+}
+
+fn from_verdict(verdict: Verdict, evidence: Evidence) -> After {
+    let evidence = Some(evidence);
+    match verdict {
+        Verdict::Delivered { marks } => After::Delivered { marks, evidence },
+        Verdict::Failed { code, reason, hint, refused, marks } => After::Failed { code, reason, hint, refused, marks, evidence },
+        Verdict::Held { code, reason } => After::Held { code, reason, evidence },
+        Verdict::Nothing { code, reason } => After::Failed {
+            code,
+            reason,
+            hint: "ask the partner whether the message arrived before you resend it".to_owned(),
+            refused: false,
+            marks: Vec::new(),
+            evidence,
+        },
+    }
+}
+
+fn judge_status(message: &Message, pair: &Partnership, answer: &Answer) -> After {
+    use crate::partner::MdnMode;
+    let status = answer.status;
+    match (status, pair.partner.mdn) {
+        (200..300, MdnMode::None) => After::Delivered { marks: Vec::new(), evidence: None },
+        (200..300, mode) if mode.is_async() => After::WaitMdn,
+        // RFC 4130 §5.5: the reply could not be read, so the same content goes again under the same Message-ID.
+        (200..300, _) if !answer.complete => {
+            After::Again { code: "answer-cut-off", reason: "the connection was lost inside the partner's answer".to_owned(), not_before: None }
+        }
+        (200..300, _) => failed("no-mdn", format!("HTTP {status} without the MDN that was asked for"), "ask the partner whether the message arrived; `message retry` posts the same bytes again"),
+        (300..400, _) => failed("redirect", format!("HTTP {status}: redirects are not followed"), "set the partner's url to the address it redirects to"),
+        (408 | 425 | 429, _) | (500.., _) => {
+            let wait = answer.headers.get("Retry-After").and_then(|v| v.trim().parse().ok()).map(Duration::from_secs);
+            After::Again { code: "http-status", reason: format!("HTTP {status}"), not_before: wait.map(|w| w.min(MAX_RETRY_AFTER)) }
+        }
+        _ => failed(&format!("http-{status}"), format!("HTTP {status}{}", body_excerpt(answer)), status_hint(status, &message.partner)),
+    }
+}
+
+fn failed(code: &str, reason: String, hint: &str) -> After {
+    After::Failed { code: code.to_owned(), reason, hint: hint.to_owned(), refused: false, marks: Vec::new(), evidence: None }
+}
+
+/// The partner's text, short and without anything that a terminal would obey.
+fn body_excerpt(answer: &Answer) -> String {
+    let text: String = String::from_utf8_lossy(&answer.body).chars().take(120).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let text = text.trim();
+    if text.is_empty() { String::new() } else { format!(": {text}") }
+}
+
+fn status_hint(status: u16, _partner: &str) -> &'static str {
+    match status {
+        401 => "the partner wants credentials: partner set … --http-user, --http-password",
+        403 => "the partner refuses us: ask whether our address and AS2 id are registered",
+        404 => "the partner's url is wrong: partner set … --url",
+        411 => "the partner wants a Content-Length: partner set … --chunked false",
+        413 => "the partner's size limit is smaller than the message",
+        415 => "the partner refuses the content type: look at its settings for sign, encrypt and content_type",
+        422 => "the partner does not know our AS2 id: ask it to register the station",
+        _ => "ask the partner what its log says about this Message-ID",
+    }
+}
+
+/// Turns a judgement into a step of the message.
+pub(super) fn step(core: &Core, mut message: Message, pair: &Partnership, after: After) -> Settlement {
+    let now = core.clock.now();
+    let expected = [State::Sending, State::WaitingMdn, State::Retrying, State::Queued];
+    message.updated = now;
+    let frees = after.frees_name(&message, core.config.uploads.duplicate_release);
+    match after {
+        After::Delivered { marks, evidence } => {
+            message.detail.marks.extend(marks);
+            finish(message, State::Delivered, evidence, &expected, now)
+        }
+        After::Failed { code, reason, hint, marks, evidence, .. } => {
+            message.code = code;
+            message.reason = reason;
+            message.detail.hint = hint;
+            message.detail.marks.extend(marks);
+            let mut step = finish(message, State::Failed, evidence, &expected, now);
+            step.frees_name = frees;
+            step
+        }
+        After::Held { code, reason, evidence } => {
+            message.state = State::Held;
+            message.code = code;
+            message.reason = reason;
+            message.detail.hint = "`message retry` posts the same bytes again, `message cancel` gives up".to_owned();
+            let mut step = Settlement::new(message, &expected, "message.held");
+            keep(&mut step, evidence, now);
+            step
+        }
+        After::WaitMdn => {
+            let wait = mdn_wait(core, pair);
+            message.state = State::WaitingMdn;
+            message.reason = "posted; waiting for the MDN".to_owned();
+            message.code = String::new();
+            message.detail.mdn_due = Some(now + wait);
+            let mut step = Settlement::new(message, &expected, "message.posted");
+            step.next = Next::At(now + wait);
+            step
+        }
+        After::Again { code, reason, not_before } => again(core, message, pair, code, reason, not_before, &expected),
+    }
+}
+
+/// The end of a sent message: its file goes to `outbox` or `failed`.
+pub(crate) fn finish(mut message: Message, state: State, evidence: Option<Evidence>, expected: &[State], now: Millis) -> Settlement {
+    message.state = state;
+    message.finished = Some(now);
+    message.next_try = None;
+    if state == State::Delivered {
+        message.code.clear();
+        message.reason.clear();
+        message.detail.hint.clear();
+    }
+    let tray = if state == State::Delivered { Tray::Outbox } else { Tray::Failed };
+    let shelf = layout::shelf(Area::Files, &message.station, &message.partner, tray);
+    let (id, file) = (message.id.as_str().to_owned(), message.file.clone());
+    let (payload, size) = (message.detail.payload.clone(), message.size);
+    let event = if state == State::Delivered { "message.delivered" } else { "message.failed" };
+    let mut step = Settlement::new(message, expected, event);
+    step.entries.push(NewEntry::dir(Area::Files, shelf.clone(), &id));
+    step.entries.push(NewEntry::file(Area::Files, format!("{shelf}/{id}"), &file, &payload, size));
+    keep(&mut step, evidence, now);
+    step
+}
+
+/// Keeps an MDN as evidence: in the row, and as a file in the tree.
+pub(crate) fn keep(step: &mut Settlement, evidence: Option<Evidence>, now: Millis) {
+    let Some(evidence) = evidence else { return };
+    evidence.note(&mut step.message, now);
+    let (entry, blob) = evidence.file(&step.message, now);
+    step.entries.push(entry);
+    step.blobs.push(blob);
+}
+
+fn mdn_wait(core: &Core, pair: &Partnership) -> Millis {
+    let own = pair.partner.retry.mdn_wait.as_deref().and_then(|text| crate::config::parse_duration(text).ok());
+    millis(own.unwrap_or(core.config.retry.mdn_wait))
+}
+
+fn again(core: &Core, mut message: Message, pair: &Partnership, code: &str, reason: String, not_before: Option<Duration>, expected: &[State]) -> Settlement {
+    let now = core.clock.now();
+    let retry = &core.config.retry;
+    let own = &pair.partner.retry;
+    let parsed = |text: &Option<String>| text.as_deref().and_then(|t| crate::config::parse_duration(t).ok());
+    let max_tries = own.max_tries.unwrap_or(retry.max_tries);
+    let max_time = millis(parsed(&own.max_time).unwrap_or(retry.max_time));
+    let body_left = message.detail.tries.iter().any(|t| t.body_sent);
+    if body_left && !pair.partner.detects_duplicates {
+        let after = After::Held { code: "outcome-unknown".to_owned(), reason: format!("{reason}; the partner may hold the message and does not detect duplicates"), evidence: None };
+        return step(core, message, pair, after);
+    }
+    let first = message.detail.tries.first().map_or(message.created, |t| t.at);
+    let tries = message.attempts.saturating_sub(message.detail.mdn_tries);
+    if tries >= max_tries || now - first >= max_time {
+        let code = if body_left { "no-mdn" } else { "not-delivered" };
+        let after = After::Failed {
+            code: code.to_owned(),
+            reason: format!("given up after {tries} tries: {reason}"),
+            hint: "`message retry` or `message resend` once the cause is mended".to_owned(),
+            refused: false,
+            marks: Vec::new(),
+            evidence: None,
+        };
+        return step(core, message, pair, after);
+    }
+    let initial = parsed(&own.initial).unwrap_or(retry.initial);
+    let max_wait = parsed(&own.max_wait).unwrap_or(retry.max_wait);
+    let wait = retry_wait(initial, retry.factor, max_wait, tries.max(1), retry.jitter, jitter_roll()).max(not_before.unwrap_or_default());
+    message.state = State::Retrying;
+    message.code = code.to_owned();
+    message.reason = reason;
+    message.next_try = Some(now + millis(wait));
+    let due = now + millis(wait);
+    let mut settlement = Settlement::new(message, expected, "message.retrying");
+    settlement.next = Next::At(due);
+    settlement
+}
+
+/// The wait before try `n + 1`: doubling (or what `factor` says) up to the cap, with jitter; `roll` is in -1..=1.
+#[must_use]
+pub fn retry_wait(initial: Duration, factor: f64, max_wait: Duration, n: u32, jitter: f64, roll: f64) -> Duration {
+    let exponent = i32::try_from(n.saturating_sub(1)).unwrap_or(i32::MAX);
+    let plain = (initial.as_secs_f64() * factor.powi(exponent)).min(max_wait.as_secs_f64());
+    Duration::try_from_secs_f64((plain * (1.0 + jitter * roll)).max(0.0)).unwrap_or(max_wait)
+}
+
+fn jitter_roll() -> f64 {
+    let mut random = [0u8; 4];
+    // Without randomness there is no jitter, which harms nobody.
+    let _ = openssl::rand::rand_bytes(&mut random);
+    f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX) * 2.0 - 1.0
+}
+
+/// The deadline of an async receipt: the same bytes again, some times, then failed with the outcome unknown.
+pub(super) async fn mdn_is_missing(core: &Arc<Core>, job: &Job, mut message: Message, pair: &Arc<Partnership>) -> Result<(), FlowError> {
+    let now = core.clock.now();
+    let due = message.detail.mdn_due.unwrap_or(now);
+    if now < due {
+        let (id, fence) = (job.id, job.fence);
+        core.journal.write(move |tx| tx.put_back_job(id, fence, due)).await?;
+        return Ok(());
+    }
+    if message.detail.mdn_tries < core.config.retry.mdn_tries && pair.partner.detects_duplicates {
+        message.detail.mdn_tries += 1;
+        return super::attempt::attempt(core, job, message, pair).await;
+    }
+    let after = if pair.partner.detects_duplicates {
+        failed("no-mdn", "the MDN did not come in time; the outcome is unknown".to_owned(), "ask the partner whether the message arrived; a late MDN still settles it")
+    } else {
+        After::Held { code: "no-mdn".to_owned(), reason: "the MDN did not come in time, and the partner does not detect duplicates".to_owned(), evidence: None }
+    };
+    conclude(core, job, message, pair, after).await
+}
+
+/// Our own set-up is not ready for this message: it waits like after a failed try and heals by itself.
+pub(super) async fn not_now(core: &Arc<Core>, job: &Job, mut message: Message, code: &'static str, why: &str) -> Result<(), FlowError> {
+    let now = core.clock.now();
+    message.state = if message.attempts == 0 && message.message_id.is_empty() { State::Queued } else { State::Retrying };
+    message.code = code.to_owned();
+    message.reason = why.to_owned();
+    message.detail.hint = "mend the settings; the message goes out by itself within a minute".to_owned();
+    message.updated = now;
+    let wait = millis(core.config.retry.initial.min(Duration::from_secs(60)));
+    message.next_try = Some(now + wait);
+    let expected = [message.state, State::Queued, State::Sending, State::Retrying, State::WaitingMdn];
+    let mut step = Settlement::new(message, &expected, "message.waiting");
+    step.fence = Some((job.id, job.fence));
+    step.next = Next::At(now + wait);
+    settle(core, step, now).await
+}
+
+/// Leaves the message to an operator.
+pub(super) async fn hold(core: &Arc<Core>, job: &Job, mut message: Message, why: &str) -> Result<(), FlowError> {
+    let now = core.clock.now();
+    message.state = State::Held;
+    message.code = "outcome-unknown".to_owned();
+    message.reason = why.to_owned();
+    message.detail.hint = "ask the partner; `message retry` posts the same bytes again, `message cancel` gives up".to_owned();
+    message.updated = now;
+    let mut step = Settlement::new(message, &[State::Sending], "message.held");
+    step.fence = Some((job.id, job.fence));
+    settle(core, step, now).await
+}
+
+async fn conclude(core: &Arc<Core>, job: &Job, message: Message, pair: &Arc<Partnership>, after: After) -> Result<(), FlowError> {
+    let keys = vec![message.detail.payload.clone(), message.detail.raw.clone()];
+    let mut step = step(core, message, pair, after);
+    step.fence = Some((job.id, job.fence));
+    settle(core, step, core.clock.now()).await?;
+    core.let_go(keys).await;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_cap() {
+        let wait = |n| retry_wait(Duration::from_secs(30), 2.0, Duration::from_secs(3600), n, 0.2, 0.0).as_secs();
+        let waits: Vec<u64> = (1..=9).map(wait).collect();
+        assert_eq!(waits, [30, 60, 120, 240, 480, 960, 1920, 3600, 3600], "durability.md §4.3");
+    }
+
+    #[test]
+    fn jitter_stays_within_a_fifth() {
+        for roll in [-1.0, 1.0] {
+            let wait = retry_wait(Duration::from_secs(100), 2.0, Duration::from_secs(3600), 1, 0.2, roll).as_secs();
+            assert!((80..=120).contains(&wait));
+        }
+    }
+}
