@@ -16,8 +16,11 @@ use crate::journal::{Job, JournalError, Settlement};
 use crate::message::{Message, State};
 use crate::storage::StorageError;
 
-pub use compose::{composed_size_hint, receipt_request};
+pub(crate) use attempt::target;
+pub(crate) use compose::mic_with;
+pub use compose::receipt_request;
 pub use outcome::retry_wait;
+pub(crate) use outcome::{finish, keep};
 
 /// What went wrong on our side while working on a message. The job's lease runs out and it is tried again.
 #[derive(Debug, thiserror::Error)]

@@ -7,6 +7,7 @@ use as2_core::algorithm::Digest;
 use as2_core::compose::{Composed, Composer, Encryption, Finished, Outgoing, PartMeta, Signing, TransferEncoding};
 use as2_core::id::As2Id;
 use as2_core::message_id::MessageId;
+use as2_core::mic::Mic;
 use as2_core::receipt::ReceiptRequest;
 
 use super::FlowError;
@@ -238,10 +239,24 @@ pub fn receipt_request(core: &Core, pair: &Partnership) -> Option<ReceiptRequest
     Some(request)
 }
 
-/// A rough upper size of the packaged message, for a check of free space before the work.
-#[must_use]
-pub fn composed_size_hint(payload: u64) -> u64 {
-    payload.saturating_add(payload / 50).saturating_add(64 * 1024)
+/// The digests of a message's content under an algorithm that was not computed while packaging: an MDN named it.
+pub(crate) async fn mic_with(core: &Arc<Core>, message: &Message, pair: &Arc<Partnership>, digest: Digest) -> Result<Vec<Mic>, FlowError> {
+    let (core, pair, message) = (Arc::clone(core), Arc::clone(pair), message.clone());
+    let work = tokio::task::spawn_blocking(move || -> Result<Vec<Mic>, ComposeError> {
+        let payload = core.storage.open_staged(&message.detail.payload)?;
+        let source = Source::of(&message, &pair, &payload)?;
+        let mut outgoing = outgoing(&core, &message, &pair, &source)?;
+        outgoing.also_digest = vec![digest];
+        let mut draft = core.storage.draft();
+        let composed = run(&core.storage, Composer::new(outgoing)?, &source, &payload, &mut draft)?;
+        Ok(composed.mics.into_iter().map(|c| c.mic).filter(|mic| mic.digest == digest).collect())
+    });
+    match work.await.map_err(|e| FlowError::Internal(e.to_string()))? {
+        Ok(mics) => Ok(mics),
+        Err(ComposeError::Storage(error)) => Err(error.into()),
+        // The settings changed since: then nothing can be compared, and the MIC does not match.
+        Err(ComposeError::Trouble(_)) => Ok(Vec::new()),
+    }
 }
 
 /// Where the payload's parts come from.

@@ -1,0 +1,214 @@
+//! The three stores of an account, judged by keytool.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use keystore::{
+    KeySpec, MasterKey, StoreEntry, StoreFormat, StorePasswords, Stores, Subject, TrustEntry,
+    identity, import_alias,
+};
+
+use crate::{Bench, NOW, error, has};
+
+fn entry(alias: &str) -> StoreEntry {
+    let subject = Subject {
+        cn: alias.into(),
+        ..Subject::default()
+    };
+    let pair = identity(KeySpec::EcP256, &subject, NOW, 30).unwrap();
+    StoreEntry {
+        alias: alias.into(),
+        pkcs8: pair.pkcs8,
+        chain: vec![pair.certificate],
+    }
+}
+
+fn trusted(alias: &str) -> TrustEntry {
+    TrustEntry {
+        alias: alias.into(),
+        certificate: entry(alias).chain.remove(0),
+    }
+}
+
+fn passwords() -> StorePasswords {
+    StorePasswords::derive(&MasterKey::from_bytes([3; 32]), "acme").unwrap()
+}
+
+fn list(bench: &Bench, file: &str, password: &str) -> String {
+    bench.run(&format!(
+        "keytool -list -keystore {file} -storepass {password}"
+    ))
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn keytool_lists_all_three_in_both_formats() {
+    for format in [StoreFormat::Pkcs12, StoreFormat::Jks] {
+        let bench = Bench::new();
+        let stores = Stores::new(bench.path("keystore"));
+        let p = passwords();
+        let identity = [
+            entry("ALICE-current"),
+            entry("ALICE-next"),
+            entry("Bob's Büro"),
+        ];
+        let trust = [trusted("bigmart"), trusted("partner-2")];
+        let left_out = stores
+            .write(&identity, &trust, &[entry("https")], &p, format)
+            .unwrap();
+        assert!(left_out.is_empty());
+        for file in ["identity.jks", "trust.jks", "https.jks"] {
+            assert_eq!(mode(&stores.dir().join(file)), 0o600, "{file}");
+        }
+        assert_eq!(mode(stores.dir()), 0o700);
+        assert_eq!(
+            std::fs::read_dir(stores.dir()).unwrap().count(),
+            3,
+            "no temporary file stays"
+        );
+
+        let bytes = bench.read("keystore/identity.jks");
+        let again = import_alias(&bytes, Some(&p.identity), "alice-next").unwrap();
+        assert_eq!(
+            again.key_pair().unwrap(),
+            (
+                identity[1].chain[0].as_slice(),
+                identity[1].pkcs8.as_slice()
+            )
+        );
+        if !has("keytool") {
+            continue;
+        }
+        let out = list(&bench, "keystore/identity.jks", &p.identity);
+        assert!(out.contains("contains 3 entries"), "{out}");
+        assert_eq!(out.matches("PrivateKeyEntry").count(), 3, "{out}");
+        assert!(
+            out.contains("alice-current") && out.contains("alice-next"),
+            "{out}"
+        );
+        let out = list(&bench, "keystore/trust.jks", &p.trust);
+        assert!(out.contains("contains 2 entries"), "{out}");
+        assert_eq!(out.matches("trustedCertEntry").count(), 2, "{out}");
+        let out = list(&bench, "keystore/https.jks", &p.https);
+        assert!(out.contains("contains 1 entry"), "{out}");
+        // Java must be able to use the key, not only to list it.
+        bench.run(&format!(
+            "keytool -certreq -keystore keystore/identity.jks -storepass {} -alias ALICE-current -file request.csr",
+            &*p.identity
+        ));
+        bench.run("openssl req -in request.csr -verify -noout");
+        let kind = list(&bench, "keystore/https.jks", &p.https);
+        let wanted = if format == StoreFormat::Jks {
+            "Keystore type: JKS"
+        } else {
+            "Keystore type: PKCS12"
+        };
+        assert!(kind.contains(wanted), "{kind}");
+    }
+}
+
+#[test]
+fn keytool_opens_empty_stores() {
+    for format in [StoreFormat::Pkcs12, StoreFormat::Jks] {
+        let bench = Bench::new();
+        let p = passwords();
+        Stores::new(bench.path("k"))
+            .write(&[], &[], &[], &p, format)
+            .unwrap();
+        if !has("keytool") {
+            return;
+        }
+        for (file, password) in [
+            ("identity", &p.identity),
+            ("trust", &p.trust),
+            ("https", &p.https),
+        ] {
+            let out = list(&bench, &format!("k/{file}.jks"), password);
+            assert!(out.contains("contains 0 entries"), "{out}");
+        }
+    }
+}
+
+#[test]
+fn each_file_has_its_own_password() {
+    let bench = Bench::new();
+    let p = passwords();
+    Stores::new(bench.path("k"))
+        .write(
+            &[entry("a")],
+            &[trusted("b")],
+            &[entry("c")],
+            &p,
+            StoreFormat::Jks,
+        )
+        .unwrap();
+    let trust = bench.read("k/trust.jks");
+    assert!(import_alias(&trust, Some(&p.trust), "b").is_ok());
+    for other in [&p.identity, &p.https] {
+        assert!(error(import_alias(&trust, Some(other), "b")).contains("wrong passphrase"));
+    }
+    let acme2 = StorePasswords::derive(&MasterKey::from_bytes([3; 32]), "acme2").unwrap();
+    assert_ne!(*acme2.trust, *p.trust);
+}
+
+#[test]
+fn writing_again_replaces_and_cleans_up_after_a_crash() {
+    let bench = Bench::new();
+    let stores = Stores::new(bench.path("k"));
+    let p = passwords();
+    stores
+        .write(&[], &[trusted("old")], &[], &p, StoreFormat::Pkcs12)
+        .unwrap();
+    std::fs::write(bench.path("k/.trust.jks.tmp"), "left by a crash").unwrap();
+    std::fs::set_permissions(bench.path("k"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    stores
+        .write(&[], &[trusted("new")], &[], &p, StoreFormat::Pkcs12)
+        .unwrap();
+    let bytes = bench.read("k/trust.jks");
+    assert!(import_alias(&bytes, Some(&p.trust), "new").is_ok());
+    assert!(import_alias(&bytes, Some(&p.trust), "old").is_err());
+    assert_eq!(std::fs::read_dir(bench.path("k")).unwrap().count(), 3);
+    assert_eq!(mode(&bench.path("k")), 0o700);
+}
+
+#[test]
+fn an_error_leaves_the_old_stores() {
+    let bench = Bench::new();
+    let stores = Stores::new(bench.path("k"));
+    let p = passwords();
+    stores
+        .write(&[entry("a")], &[], &[], &p, StoreFormat::Pkcs12)
+        .unwrap();
+    let before = bench.read("k/identity.jks");
+    let twice = [trusted("Same"), trusted("same")];
+    let words = error(stores.write(&[entry("b")], &twice, &[], &p, StoreFormat::Pkcs12));
+    assert!(words.contains("\"same\""), "{words}");
+    assert_eq!(before, bench.read("k/identity.jks"));
+    let blocked = Stores::new(bench.write("file", "x").join("k"));
+    assert!(
+        error(blocked.write(&[], &[], &[], &p, StoreFormat::Jks)).contains("make the directory")
+    );
+}
+
+#[test]
+fn an_odd_certificate_does_not_stop_the_store() {
+    let bench = Bench::new();
+    bench.run("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout k -outform DER -out odd -subj / -set_serial -5");
+    let mut odd = trusted("odd");
+    odd.certificate = bench.read("odd");
+    let mut garbage = trusted("garbage");
+    garbage.certificate = vec![0x30, 0];
+    let p = passwords();
+    let trust = [trusted("good"), odd, garbage];
+    let left_out = Stores::new(bench.path("s"))
+        .write(&[], &trust, &[], &p, StoreFormat::Pkcs12)
+        .unwrap();
+    assert_eq!(left_out, ["garbage"]);
+    if has("keytool") {
+        let out = list(&bench, "s/trust.jks", &p.trust);
+        assert!(out.contains("contains 2 entries"), "{out}");
+    }
+}
