@@ -1,0 +1,182 @@
+//! The algorithms, each under one name of ours and all the names that partners use (as2.md §4).
+
+use std::fmt;
+use std::str::FromStr;
+
+macro_rules! named {
+    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum $name { $($(#[$vmeta])* $variant),+ }
+
+        impl $name {
+            /// Every value.
+            pub const ALL: &'static [$name] = &[$($name::$variant),+];
+
+            /// Our word for it, as settings and listings spell it.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $($name::$variant => $word),+ }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = String;
+            fn from_str(text: &str) -> Result<Self, String> {
+                match text {
+                    $($word => Ok($name::$variant),)+
+                    other => Err(format!("`{}` is not one of: {}", other.escape_default(), [$($word),+].join(", "))),
+                }
+            }
+        }
+    };
+}
+
+named! {
+    /// Digest algorithms.
+    Digest {
+        /// On receipt by explicit opt-in only.
+        Md5 = "md5",
+        /// Legacy partners only.
+        Sha1 = "sha1",
+        /// Allowed per partner.
+        Sha224 = "sha224",
+        /// The default.
+        Sha256 = "sha256",
+        /// Allowed per partner.
+        Sha384 = "sha384",
+        /// Allowed per partner.
+        Sha512 = "sha512",
+        /// On receipt only.
+        Sha3_256 = "sha3-256",
+        /// On receipt only.
+        Sha3_384 = "sha3-384",
+        /// On receipt only.
+        Sha3_512 = "sha3-512",
+    }
+}
+
+impl Digest {
+    /// The spelling on the wire: `micalg`, `Disposition-Notification-Options`, `Received-content-MIC` (RFC 5751 form;
+    /// SHA-1 in the older form, which every product reads).
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Digest::Md5 => "md5",
+            Digest::Sha1 => "sha1",
+            Digest::Sha224 => "sha-224",
+            Digest::Sha256 => "sha-256",
+            Digest::Sha384 => "sha-384",
+            Digest::Sha512 => "sha-512",
+            Digest::Sha3_256 => "sha3-256",
+            Digest::Sha3_384 => "sha3-384",
+            Digest::Sha3_512 => "sha3-512",
+        }
+    }
+
+    /// Reads any spelling that products use (as2.md §4, micalg fold).
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let folded: String = text.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
+        Some(match folded.strip_prefix("rsa").unwrap_or(&folded) {
+            "md5" => Digest::Md5,
+            "sha" | "sha1" => Digest::Sha1,
+            "sha224" | "sha2224" => Digest::Sha224,
+            "sha256" | "sha2256" => Digest::Sha256,
+            "sha384" | "sha2384" => Digest::Sha384,
+            "sha512" | "sha2512" => Digest::Sha512,
+            "sha3256" => Digest::Sha3_256,
+            "sha3384" => Digest::Sha3_384,
+            "sha3512" => Digest::Sha3_512,
+            _ => return None,
+        })
+    }
+}
+
+named! {
+    /// Signature schemes with RSA keys; EC keys sign by ECDSA under either.
+    SignatureScheme {
+        /// RSASSA-PKCS1-v1_5.
+        RsaPkcs1 = "pkcs1",
+        /// RSASSA-PSS.
+        RsaPss = "pss",
+    }
+}
+
+named! {
+    /// Content encryption.
+    Cipher {
+        /// AES-128 in CBC mode.
+        Aes128Cbc = "aes128-cbc",
+        /// AES-192 in CBC mode.
+        Aes192Cbc = "aes192-cbc",
+        /// The default.
+        Aes256Cbc = "aes256-cbc",
+        /// AuthEnvelopedData, AES-128.
+        Aes128Gcm = "aes128-gcm",
+        /// AuthEnvelopedData, AES-256.
+        Aes256Gcm = "aes256-gcm",
+        /// AuthEnvelopedData, AES-192; on receipt.
+        Aes192Gcm = "aes192-gcm",
+        /// On receipt by opt-in.
+        TripleDesCbc = "3des-cbc",
+    }
+}
+
+named! {
+    /// How the content key travels to an RSA certificate.
+    KeyTransport {
+        /// RSAES-PKCS1-v1_5.
+        RsaPkcs1 = "pkcs1",
+        /// RSAES-OAEP with SHA-1.
+        OaepSha1 = "oaep-sha1",
+        /// RSAES-OAEP with SHA-256.
+        OaepSha256 = "oaep-sha256",
+        /// RSAES-OAEP with SHA-384.
+        OaepSha384 = "oaep-sha384",
+        /// RSAES-OAEP with SHA-512.
+        OaepSha512 = "oaep-sha512",
+    }
+}
+
+named! {
+    /// Compression (RFC 5402) and its place.
+    Compression {
+        /// None.
+        None = "none",
+        /// The usual order.
+        BeforeSign = "before-sign",
+        /// Legal, rarer.
+        AfterSign = "after-sign",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_spelling_folds() {
+        let spellings = [
+            (Digest::Sha1, ["sha1", "SHA-1", "SHA", "rsa-sha1", "RSA-SHA1"]),
+            (Digest::Sha256, ["SHA_256", "sha2_256", "SHA2-256", "rsa-sha256", "sha-256"]),
+            (Digest::Sha384, ["sha384", "SHA-384", "sha2-384", "sha_384", "SHA384"]),
+        ];
+        for (digest, names) in spellings {
+            for name in names {
+                assert_eq!(Digest::parse(name), Some(digest), "{name}");
+            }
+        }
+        assert_eq!(Digest::parse("sha3-256"), Some(Digest::Sha3_256));
+        assert_eq!(Digest::parse("pkcs7-signature"), None);
+        for digest in Digest::ALL {
+            assert_eq!(Digest::parse(digest.name()), Some(*digest));
+        }
+    }
+}
