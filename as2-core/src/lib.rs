@@ -3,6 +3,8 @@
 //! No I/O, no clock, no async: bytes in, bytes out, in constant memory. Time, random bytes and limits are arguments.
 
 pub mod algorithm;
+pub mod cert;
+pub mod cms;
 mod crypto;
 mod error;
 

@@ -3,10 +3,12 @@
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use keystore::secret::MasterKey;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 
@@ -15,7 +17,11 @@ use crate::config::Config;
 use crate::journal::{Journal, JournalError, Objects};
 use crate::partnership::{Lack, Partnership, PartnershipCache};
 use crate::post::Poster;
+use crate::sftp_tree::Logins;
+use crate::station::Station;
 use crate::storage::{Storage, StorageError};
+use crate::telemetry::Registry;
+use crate::{hostkeys, http, inbox, lifecycle, listen, telemetry, worker};
 
 /// How often a running server looks for objects changed by the command line.
 const OBJECTS_POLL: Duration = Duration::from_millis(300);
@@ -23,6 +29,15 @@ const OBJECTS_POLL: Duration = Duration::from_millis(300);
 const PUBLISH_PAUSE: Duration = Duration::from_millis(100);
 /// How often a moved clock is noticed by the daily sweep.
 const SWEEP_POLL: Duration = Duration::from_secs(1);
+/// How long a sweep that failed is left alone.
+const SWEEP_AGAIN: Duration = Duration::from_secs(3600);
+/// Wake-ups are hints; the publisher looks so often anyway.
+const PUBLISH_SCAN: Duration = Duration::from_secs(1);
+/// How often staged bytes without a row are looked for, and how old they have to be.
+const ORPHAN_SWEEP: Duration = Duration::from_secs(3600);
+const ORPHAN_AGE: Duration = Duration::from_secs(3600);
+/// How long a stop waits for what is under way.
+const STOP_WITHIN: Duration = Duration::from_secs(35);
 
 /// What every flow works with.
 pub struct Core {
@@ -42,6 +57,8 @@ pub struct Core {
     pub poster: Poster,
     /// Bounds cryptographic work to what the machine can do side by side.
     pub crypto: Arc<Semaphore>,
+    /// Counters.
+    pub metrics: Arc<Registry>,
     objects: RwLock<Arc<Objects>>,
     partnerships: PartnershipCache,
     wake_worker: Arc<Notify>,
@@ -120,6 +137,7 @@ impl Core {
             owner: format!("{}-{}", std::process::id(), random_tag()),
             poster: Poster::new(),
             crypto: Arc::new(Semaphore::new(cores * 2)),
+            metrics: Arc::new(Registry::new()),
             objects: RwLock::new(Arc::new(objects)),
             partnerships: PartnershipCache::default(),
             wake_worker: Arc::new(Notify::new()),
@@ -147,29 +165,57 @@ impl Core {
         self.wake_publisher.notify_one();
     }
 
+    /// The base of our own URLs: `public_url`, or this machine's AS2 port.
+    #[must_use]
+    pub fn base_url(&self) -> String {
+        let url = self.config.public_url.trim_end_matches('/');
+        if !url.is_empty() {
+            return url.to_owned();
+        }
+        let listening = Listening::read(&self.journal).and_then(|l| l.as2.first().copied()).map(|address| address.port());
+        let configured = || self.config.as2.listen.first().and_then(|text| text.rsplit_once(':')?.1.parse().ok()).unwrap_or(8080);
+        format!("http://localhost:{}", listening.unwrap_or_else(configured))
+    }
+
+    /// Where partners post messages for a station to.
+    #[must_use]
+    pub fn station_url(&self, station: &Station) -> String {
+        if station.url.is_empty() { format!("{}{}", self.base_url(), self.config.as2.path) } else { station.url.clone() }
+    }
+
+    /// Where partners post async MDNs for a station to.
+    #[must_use]
+    pub fn mdn_url(&self, station: &Station) -> String {
+        // One endpoint takes both, so a station with a URL of its own needs no second one.
+        if station.url.is_empty() { format!("{}{}", self.base_url(), self.config.as2.mdn_path) } else { station.url.clone() }
+    }
+
     /// The host part of our Message-IDs.
     #[must_use]
     pub fn host(&self) -> String {
         let url = &self.config.public_url;
         let host = url.split("://").nth(1).unwrap_or(url).split(['/', ':']).next().unwrap_or_default();
-        if host.is_empty() { "as2gate.local".to_owned() } else { host.to_owned() }
+        if host.is_empty() { "localhost".to_owned() } else { host.to_owned() }
     }
 
     /// Lets staged bytes go that no row names any more. Losing the call costs space until the orphan sweep, nothing else.
     pub async fn let_go(&self, keys: Vec<String>) {
-        let storage = Arc::clone(&self.storage);
-        let outcome = self.journal.write(move |tx| {
-            let mut unnamed = Vec::new();
-            for key in keys {
-                if !key.is_empty() && !tx.names_store_key(&key)? {
-                    tx.drop_blob(&key)?;
-                    unnamed.push(key);
-                }
-            }
-            Ok(unnamed)
-        });
-        match outcome.await {
-            Ok(unnamed) => unnamed.iter().filter(|key| key.starts_with("f:")).for_each(|key| storage.discard(key)),
+        let outcome = self.journal.write(move |tx| tx.forget_unnamed(keys)).await;
+        self.discard_unnamed(outcome);
+    }
+
+    /// The same, for blocking threads.
+    pub fn let_go_blocking(&self, keys: Vec<String>) {
+        if keys.is_empty() {
+            return;
+        }
+        let outcome = self.journal.write_blocking(move |tx| tx.forget_unnamed(keys));
+        self.discard_unnamed(outcome);
+    }
+
+    fn discard_unnamed(&self, outcome: Result<Vec<String>, JournalError>) {
+        match outcome {
+            Ok(unnamed) => unnamed.iter().filter(|key| key.starts_with("f:")).for_each(|key| self.storage.discard(key)),
             Err(error) => tracing::warn!(%error, "staged bytes stay until the next sweep"),
         }
     }
@@ -201,29 +247,268 @@ pub struct ServeOptions {
     pub sftp: Option<Vec<String>>,
     /// Instead of `as2.listen`.
     pub as2: Option<Vec<String>>,
+    /// Instead of `telemetry.listen`; the empty text switches it off.
+    pub telemetry: Option<String>,
+}
+
+/// Where a server listens, remembered in the journal so that commands know.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Listening {
+    /// The server's process.
+    pub pid: u32,
+    /// SFTP.
+    pub sftp: Vec<SocketAddr>,
+    /// AS2.
+    pub as2: Vec<SocketAddr>,
+    /// AS2 over TLS.
+    pub as2_tls: Vec<SocketAddr>,
+    /// Health and metrics.
+    pub telemetry: Option<SocketAddr>,
+}
+
+impl Listening {
+    const FACT: &str = "server.listening";
+
+    /// What the last server that started here told.
+    #[must_use]
+    pub fn read(journal: &Journal) -> Option<Self> {
+        let text = journal.read(|tx| tx.fact(Self::FACT)).ok().flatten()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    async fn remember(&self, journal: &Journal) -> Result<(), StartError> {
+        let text = serde_json::to_string(self).map_err(|error| StartError::Io(error.to_string()))?;
+        Ok(journal.write(move |tx| tx.set_fact(Self::FACT, &text)).await?)
+    }
+}
+
+/// Whether a server works on this data directory now.
+#[must_use]
+pub fn is_served(config: &Config) -> bool {
+    matches!(lock(config), Err(StartError::Locked(_)))
 }
 
 /// A running server.
 pub struct Running {
-    /// Where SFTP answers.
-    pub sftp: Vec<SocketAddr>,
-    /// Where AS2 answers.
-    pub as2: Vec<SocketAddr>,
-    /// Where AS2 answers over TLS.
-    pub as2_tls: Vec<SocketAddr>,
-    /// Where health and metrics answer.
-    pub telemetry: Option<SocketAddr>,
+    /// Where it answers.
+    pub listening: Listening,
     /// What it works with.
     pub core: Arc<Core>,
     stop: watch::Sender<bool>,
-    tasks: Mutex<Vec<JoinHandle<()>>>,
+    tasks: Vec<JoinHandle<()>>,
     // Held for as long as this process serves.
     _lock: File,
+}
+
+/// The server.
+pub struct Gateway;
+
+impl Gateway {
+    /// Opens the data directory, recovers, binds the doors and starts the flows.
+    ///
+    /// # Errors
+    /// What stands in the way; then nothing runs.
+    pub async fn start(config: Config, options: ServeOptions) -> Result<Running, StartError> {
+        let lock = lock(&config)?;
+        let core = Core::open(config)?;
+        core.storage.clear_spool()?;
+        let doors = Doors::bind(&core, &options).await?;
+        doors.listening.remember(&core.journal).await?;
+        let (stop, stopped) = watch::channel(false);
+        let listening = doors.listening.clone();
+        let mut tasks = doors.open(&core, &stopped)?;
+        tasks.push(tokio::spawn(worker::run(Arc::clone(&core), Arc::clone(&core.wake_worker), stopped.clone())));
+        tasks.push(tokio::spawn(publish(Arc::clone(&core), stopped.clone())));
+        tasks.push(tokio::spawn(sweep(Arc::clone(&core), stopped)));
+        Ok(Running { listening, core, stop, tasks, _lock: lock })
+    }
+}
+
+impl Running {
+    /// Stops: no new connections, what is under way may end within a limit, then the rest is cut.
+    pub async fn stop(self) {
+        let _ = self.stop.send(true);
+        let deadline = tokio::time::Instant::now() + STOP_WITHIN;
+        for task in self.tasks {
+            let abort = task.abort_handle();
+            if tokio::time::timeout_at(deadline, task).await.is_err() {
+                abort.abort();
+            }
+        }
+    }
+}
+
+/// The bound listeners.
+struct Doors {
+    listening: Listening,
+    sftp: Vec<TcpListener>,
+    as2: Vec<TcpListener>,
+    as2_tls: Vec<TcpListener>,
+    telemetry: Vec<TcpListener>,
+    tls: Option<openssl::ssl::SslAcceptor>,
+}
+
+impl Doors {
+    async fn bind(core: &Core, options: &ServeOptions) -> Result<Self, StartError> {
+        let config = &core.config;
+        let bind = async |addresses: &[String]| listen::bind(addresses).await.map_err(StartError::Io);
+        let sftp = match &options.sftp {
+            Some(addresses) => bind(addresses).await?,
+            None => bind_sftp(&config.sftp.listen).await?,
+        };
+        let as2 = bind(options.as2.as_ref().unwrap_or(&config.as2.listen)).await?;
+        let as2_tls = bind(&config.as2.tls.listen).await?;
+        let tls = if as2_tls.is_empty() { None } else { Some(http::tls_acceptor(&config.as2.tls).map_err(StartError::Io)?) };
+        let address = options.telemetry.as_ref().unwrap_or(&config.telemetry.listen);
+        // A second server on one machine must not fail for want of the same metrics port.
+        let telemetry = match listen::bind(&Vec::from_iter((!address.is_empty()).then(|| address.clone()))).await {
+            Ok(listeners) => listeners,
+            Err(error) => {
+                tracing::warn!(error, "no telemetry");
+                Vec::new()
+            }
+        };
+        let local = |listeners: &[TcpListener]| listeners.iter().filter_map(|l| l.local_addr().ok()).collect::<Vec<_>>();
+        let listening = Listening {
+            pid: std::process::id(),
+            sftp: local(&sftp),
+            as2: local(&as2),
+            as2_tls: local(&as2_tls),
+            telemetry: local(&telemetry).first().copied(),
+        };
+        Ok(Doors { listening, sftp, as2, as2_tls, telemetry, tls })
+    }
+
+    fn open(self, core: &Arc<Core>, stop: &watch::Receiver<bool>) -> Result<Vec<JoinHandle<()>>, StartError> {
+        let config = &core.config;
+        let mut tasks = Vec::new();
+        let logins = Arc::new(Logins::new(Arc::clone(core)));
+        let keys = hostkeys::load_or_make(&config.paths().host_keys, &config.sftp.host_keys).map_err(StartError::Key)?;
+        let front = crate::sftp_tree::front(config, keys, Arc::clone(&logins)).map_err(StartError::Io)?;
+        for listener in self.sftp {
+            tasks.push(tokio::spawn(Arc::clone(&front).serve(listener, stop.clone())));
+        }
+        let inbox = Arc::new(inbox::Inbox::new(Arc::clone(core)));
+        let limits = http::Limits { per_ip: config.as2.max_connections_per_ip, ..http::Limits::default() };
+        for listener in self.as2 {
+            tasks.push(tokio::spawn(http::serve(listener, None, Arc::clone(&inbox), limits.clone(), stop.clone())));
+        }
+        for listener in self.as2_tls {
+            tasks.push(tokio::spawn(http::serve(listener, self.tls.clone(), Arc::clone(&inbox), limits.clone(), stop.clone())));
+        }
+        for listener in self.telemetry {
+            let page = telemetry::pages(Arc::clone(core), Arc::clone(&front));
+            tasks.push(tokio::spawn(telemetry::serve_text(listener, page, stop.clone())));
+        }
+        tasks.push(tokio::spawn(follow_objects(Arc::clone(core), logins, front, stop.clone())));
+        Ok(tasks)
+    }
+}
+
+/// Port 22 needs a privilege; without it the door is at 2022.
+async fn bind_sftp(addresses: &[String]) -> Result<Vec<TcpListener>, StartError> {
+    match listen::bind(addresses).await {
+        Ok(listeners) => Ok(listeners),
+        Err(why) if addresses.iter().any(|address| address.ends_with(":22")) => {
+            let others: Vec<String> = addresses.iter().map(|a| a.strip_suffix(":22").map_or_else(|| a.clone(), |host| format!("{host}:2022"))).collect();
+            tracing::warn!(why, "sftp answers on port 2022 instead of 22");
+            listen::bind(&others).await.map_err(StartError::Io)
+        }
+        Err(why) => Err(StartError::Io(why)),
+    }
+}
+
+/// Waits for a moment, a wake-up or the end; false at the end.
+async fn pause(span: Duration, wake: Option<&Notify>, stop: &mut watch::Receiver<bool>) -> bool {
+    let woken = async {
+        match wake {
+            Some(wake) => wake.notified().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = woken => {}
+        () = tokio::time::sleep(span) => {}
+        _ = stop.changed() => {}
+    }
+    !*stop.borrow()
+}
+
+/// Follows what commands change: settings count at once, and sessions that lost their right end.
+async fn follow_objects(core: Arc<Core>, logins: Arc<Logins>, front: Arc<sftp_front::Server>, mut stop: watch::Receiver<bool>) {
+    while pause(OBJECTS_POLL, None, &mut stop).await {
+        match core.refresh_objects() {
+            Ok(true) => {
+                logins.end_revoked(&front);
+                core.wake();
+            }
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, "cannot look for changed objects"),
+        }
+    }
+}
+
+/// Publishes what the journal lists; whole batches share one sync.
+async fn publish(core: Arc<Core>, mut stop: watch::Receiver<bool>) {
+    loop {
+        let going_on = pause(PUBLISH_SCAN, Some(&core.wake_publisher), &mut stop).await;
+        if going_on {
+            tokio::time::sleep(PUBLISH_PAUSE).await;
+        }
+        loop {
+            let storage = Arc::clone(&core.storage);
+            match tokio::task::spawn_blocking(move || storage.publish_batch()).await {
+                Ok(Ok(0)) => break,
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "cannot publish");
+                    break;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the publisher failed");
+                    break;
+                }
+            }
+        }
+        if !going_on {
+            return;
+        }
+    }
+}
+
+/// The daily sweep, and what crashes left behind.
+async fn sweep(core: Arc<Core>, mut stop: watch::Receiver<bool>) {
+    let mut quiet_until = tokio::time::Instant::now();
+    let mut orphans_at = tokio::time::Instant::now();
+    loop {
+        if tokio::time::Instant::now() >= orphans_at {
+            orphans_at += ORPHAN_SWEEP;
+            let storage = Arc::clone(&core.storage);
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(move || storage.sweep_orphans(ORPHAN_AGE.as_secs())).await {
+                tracing::error!(%error, "cannot look for staged bytes without a row");
+            }
+        }
+        let due = lifecycle::is_due(&core).unwrap_or(false);
+        if due && tokio::time::Instant::now() >= quiet_until {
+            let core2 = Arc::clone(&core);
+            let swept = tokio::task::spawn_blocking(move || lifecycle::run(&core2, false)).await;
+            if let Ok(Err(error)) = swept {
+                tracing::error!(%error, "the life cycle stopped");
+                quiet_until = tokio::time::Instant::now() + SWEEP_AGAIN;
+            }
+        }
+        if !pause(SWEEP_POLL, None, &mut stop).await {
+            return;
+        }
+    }
 }
 
 /// Takes the data directory for this process.
 fn lock(config: &Config) -> Result<File, StartError> {
     let paths = config.paths();
+    if !paths.db.exists() {
+        return Err(StartError::NotSetUp(paths.data));
+    }
     let io = |error: std::io::Error| StartError::Io(format!("cannot open {}: {error}", paths.lock.display()));
     let file = File::options().create(true).truncate(false).write(true).open(&paths.lock).map_err(io)?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {

@@ -6,6 +6,7 @@
 
 mod attempt;
 mod compose;
+pub mod operator;
 mod outcome;
 
 use std::sync::Arc;

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use crate::clock::Millis;
 use crate::gateway::Core;
-use crate::journal::{Job, JobKind};
+use crate::journal::{Job, JobKind, Lane};
 use crate::{inbox, outbox, receipts};
 
 /// Wake-ups are hints; this scan finds everything (R1).
@@ -72,20 +72,20 @@ async fn claim(core: &Arc<Core>, limit: usize) -> crate::journal::Result<Vec<Job
     let kinds = [JobKind::Send, JobKind::Receive, JobKind::Mdn];
     let jobs = core.journal.write(move |tx| {
         tx.claim_jobs(&kinds, &owner, now, limit, &|account, lane, kind| match kind {
-            JobKind::Send => lane_width(&objects, account, lane),
-            JobKind::Receive | JobKind::Mdn => u32::MAX,
+            JobKind::Send => lane_of(&objects, account, lane),
+            JobKind::Receive | JobKind::Mdn => Lane { width: u32::MAX, in_order: false },
         })
     });
     jobs.await
 }
 
-/// How many messages a pair may have under way at once.
-fn lane_width(objects: &crate::journal::Objects, account: &str, lane: &str) -> u32 {
+/// How many messages a pair may have under way at once, and whether their order counts.
+fn lane_of(objects: &crate::journal::Objects, account: &str, lane: &str) -> Lane {
     let partner = lane.split_once('\n').and_then(|(_, partner)| objects.partner(account, partner));
     match partner {
-        Some(partner) if partner.in_order => 1,
-        Some(partner) => partner.max_parallel.max(1),
-        None => 1,
+        Some(partner) if partner.in_order => Lane { width: 1, in_order: true },
+        Some(partner) => Lane { width: partner.max_parallel.max(1), in_order: false },
+        None => Lane { width: 1, in_order: false },
     }
 }
 

@@ -23,6 +23,15 @@ words! {
     }
 }
 
+/// How the jobs of one lane may run.
+#[derive(Clone, Copy, Debug)]
+pub struct Lane {
+    /// So many at once.
+    pub width: u32,
+    /// One after the other, as they were made; one that waits for its next try holds the others up.
+    pub in_order: bool,
+}
+
 /// A claimed job. Every later change names the fence, so that a late holder is unmasked.
 #[derive(Clone, Debug)]
 pub struct Job {
@@ -80,7 +89,7 @@ impl Tx<'_> {
         owner: &str,
         now: Millis,
         limit: usize,
-        allowed: &dyn Fn(&str, &str, JobKind) -> u32,
+        allowed: &dyn Fn(&str, &str, JobKind) -> Lane,
     ) -> Result<Vec<Job>> {
         let names: Vec<String> = kinds.iter().map(|kind| format!("'{kind}'")).collect();
         let sql = format!(
@@ -101,7 +110,8 @@ impl Tx<'_> {
             }
             let mine = claimed.iter().filter(|other| other.lane == job.lane && other.kind == job.kind).count();
             let busy = self.leases_in_lane(&job, owner, now)? + u32::try_from(mine).unwrap_or(u32::MAX);
-            if busy >= allowed(&job.account, &job.lane, job.kind) {
+            let lane = allowed(&job.account, &job.lane, job.kind);
+            if busy >= lane.width || (lane.in_order && self.has_older(&job)?) {
                 continue;
             }
             job.fence += 1;
@@ -112,6 +122,14 @@ impl Tx<'_> {
             claimed.push(job);
         }
         Ok(claimed)
+    }
+
+    /// Whether an older job of the lane is still there, even if it only waits for its next try.
+    fn has_older(&self, job: &Job) -> Result<bool> {
+        let mut query = self
+            .db
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM job WHERE account = ?1 AND lane = ?2 AND kind = ?3 AND id < ?4)")?;
+        Ok(query.query_row(params![job.account, job.lane, job.kind.as_str(), job.id], |row| row.get(0))?)
     }
 
     fn leases_in_lane(&self, job: &Job, owner: &str, now: Millis) -> Result<u32> {
@@ -147,6 +165,17 @@ impl Tx<'_> {
             )?
             .execute(params![id, fence, due])?;
         held(changed)
+    }
+
+    /// Gives the check of a received message back to the workers, due later.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn give_back_receive(&self, message: &str, due: Millis) -> Result<()> {
+        self.db
+            .prepare_cached("UPDATE job SET due = ?3, lease_owner = NULL, lease_until = NULL WHERE kind = ?1 AND message = ?2")?
+            .execute(params![JobKind::Receive.as_str(), message, due])?;
+        Ok(())
     }
 
     /// Ends a job whose work is done or void.

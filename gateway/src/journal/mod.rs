@@ -26,7 +26,7 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
 pub use inbound::{Claim, Claimed, Filing, InboundRow};
-pub use jobs::{Job, JobKind, LEASE};
+pub use jobs::{Job, JobKind, LEASE, Lane};
 pub use lifecycle::{Expiring, SweepCount};
 pub use messages::MessageFilter;
 pub use objects::{ObjectKind, Objects};

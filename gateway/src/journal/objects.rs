@@ -116,6 +116,14 @@ impl Tx<'_> {
         Ok(objects)
     }
 
+    /// When an object was changed last; 0 if there is none.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn objects_changed_at(&self) -> Result<Millis> {
+        Ok(self.db.query_row("SELECT coalesce(max(changed), 0) FROM object", [], |row| row.get(0))?)
+    }
+
     /// The counter that every change of an object raises.
     pub(super) fn objects_version(&self) -> Result<i64> {
         Ok(self.fact("objects.version")?.and_then(|value| value.parse().ok()).unwrap_or(0))

@@ -292,6 +292,10 @@ impl Tx<'_> {
                 .execute([id, from, to])?;
         }
         self.add_entries(&message.account, id, &step.entries, now)?;
+        for (key, _) in &step.blobs {
+            // An entry that was there already kept its own bytes.
+            self.drop_unnamed_blob(key)?;
+        }
         if step.frees_name {
             self.free_window(message, now)?;
         }

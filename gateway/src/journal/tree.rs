@@ -198,6 +198,20 @@ impl Tx<'_> {
         rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
     }
 
+    /// The first directory with records at or after a path, of those that begin with a prefix: how a listing finds the
+    /// stations and partners of the past without reading all their rows.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn next_parent(&self, account: &str, prefix: &str, from: &str) -> Result<Option<String>> {
+        let mut query = self.db.prepare_cached(
+            "SELECT parent FROM entry WHERE account = ?1 AND parent >= ?2 AND noncurrent IS NULL AND deleted IS NULL
+             ORDER BY parent LIMIT 1",
+        )?;
+        let found: Option<String> = query.query_row([account, from], |row| row.get(0)).optional()?;
+        Ok(found.filter(|parent| parent.starts_with(prefix)))
+    }
+
     /// Everything that a message has in the tree.
     ///
     /// # Errors
@@ -346,6 +360,21 @@ impl Tx<'_> {
         Ok(gone > 0)
     }
 
+    /// Of these store keys, those that no row names; small contents among them are gone with this.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn forget_unnamed(&self, keys: Vec<String>) -> Result<Vec<String>> {
+        let mut unnamed = Vec::new();
+        for key in keys {
+            if !key.is_empty() && !self.names_store_key(&key)? {
+                self.drop_blob(&key)?;
+                unnamed.push(key);
+            }
+        }
+        Ok(unnamed)
+    }
+
     /// Every store key that a row names: what a sweep must not touch.
     ///
     /// # Errors
@@ -353,8 +382,8 @@ impl Tx<'_> {
     pub fn names_store_key(&self, key: &str) -> Result<bool> {
         let mut query = self.db.prepare_cached(
             "SELECT EXISTS (SELECT 1 FROM entry WHERE store = ?1) OR EXISTS (SELECT 1 FROM upload WHERE store = ?1)
-                 OR EXISTS (SELECT 1 FROM message WHERE finished IS NULL
-                            AND (detail ->> '$.payload' = ?1 OR detail ->> '$.raw' = ?1))",
+                 OR EXISTS (SELECT 1 FROM message WHERE finished IS NULL AND detail ->> '$.payload' = ?1)
+                 OR EXISTS (SELECT 1 FROM message WHERE finished IS NULL AND detail ->> '$.raw' = ?1)",
         )?;
         Ok(query.query_row([key], |row| row.get(0))?)
     }

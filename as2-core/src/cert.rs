@@ -1,0 +1,238 @@
+//! Certificates and own keys, parsed once and identified by slices of their own bytes.
+//!
+//! Real certificates hold unsorted names, odd serials and old string types: whatever identifies one is never re-encoded.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use openssl::asn1::{Asn1Time, Asn1TimeRef};
+use openssl::pkey::{HasPublic, Id, PKey, PKeyRef, Private, Public};
+use openssl::x509::X509;
+
+use crate::algorithm::Digest;
+use crate::cms::ber::{self, Fault, Reader};
+use crate::crypto;
+use crate::error::Error;
+
+/// Largest certificate, in bytes.
+pub const MAX_CERTIFICATE: usize = 64 * 1024;
+/// Smallest RSA modulus that is read, in bits; policy asks for more.
+pub const MIN_RSA_BITS: u32 = 1024;
+/// Largest RSA modulus, in bits: a public operation costs time before anything is proven.
+pub const MAX_RSA_BITS: u32 = 8192;
+/// Largest RSA public exponent, in bits.
+pub const MAX_RSA_EXPONENT_BITS: i32 = 33;
+
+/// An X.509 certificate (RFC 5280). Clones share one copy.
+#[derive(Clone)]
+pub struct Certificate {
+    inner: Arc<Parsed>,
+}
+
+struct Parsed {
+    der: Vec<u8>,
+    issuer: Range<usize>,
+    serial: Range<usize>,
+    ski: Option<Vec<u8>>,
+    fingerprint: [u8; 32],
+    key: PKey<Public>,
+    not_before: i64,
+    not_after: i64,
+    subject: String,
+}
+
+impl Certificate {
+    /// Reads one certificate in DER.
+    ///
+    /// # Errors
+    /// `Invalid` if it is no certificate, is larger than [`MAX_CERTIFICATE`], is followed by other bytes, or holds a key that
+    /// is not usable or out of bounds.
+    pub fn from_der(der: &[u8]) -> Result<Self, Error> {
+        if der.len() > MAX_CERTIFICATE {
+            return Err(Error::invalid("certificate too large"));
+        }
+        let (issuer, serial) = issuer_and_serial(der).map_err(|fault| match fault {
+            Fault::NeedMore => Error::invalid("truncated certificate"),
+            Fault::Bad(what) => Error::invalid(format!("not a certificate: {what}")),
+        })?;
+        let invalid = |error: openssl::error::ErrorStack| Error::invalid(format!("not a usable certificate: {error}"));
+        let x509 = X509::from_der(der).map_err(invalid)?;
+        let key = x509.public_key().map_err(invalid)?;
+        check_key(&key)?;
+        let digest = crypto::hash(Digest::Sha256, der)?;
+        let mut fingerprint = [0; 32];
+        fingerprint.copy_from_slice(&digest);
+        let names = x509.subject_name().entries().map(|entry| {
+            let name = entry.object().nid().short_name().map_or_else(|_| entry.object().to_string(), str::to_owned);
+            let value = entry.data().as_utf8().map_or_else(|_| "?".to_owned(), |text| text.to_string());
+            format!("{name}={value}")
+        });
+        let parsed = Parsed {
+            issuer,
+            serial,
+            ski: x509.subject_key_id().map(|id| id.as_slice().to_vec()),
+            fingerprint,
+            not_before: unix(x509.not_before()).map_err(invalid)?,
+            not_after: unix(x509.not_after()).map_err(invalid)?,
+            subject: names.collect::<Vec<_>>().join(", "),
+            key,
+            der: der.to_vec(),
+        };
+        Ok(Certificate { inner: Arc::new(parsed) })
+    }
+
+    /// The bytes it came in.
+    #[must_use]
+    pub fn der(&self) -> &[u8] {
+        &self.inner.der
+    }
+
+    /// The issuer's Name, tag and length included.
+    #[must_use]
+    pub fn issuer_der(&self) -> &[u8] {
+        &self.inner.der[self.inner.issuer.clone()]
+    }
+
+    /// The contents bytes of the serial number.
+    #[must_use]
+    pub fn serial(&self) -> &[u8] {
+        &self.inner.der[self.inner.serial.clone()]
+    }
+
+    /// The subject key identifier, if it has one (RFC 5280 §4.2.1.2).
+    #[must_use]
+    pub fn ski(&self) -> Option<&[u8]> {
+        self.inner.ski.as_deref()
+    }
+
+    /// SHA-256 over the DER bytes.
+    #[must_use]
+    pub fn fingerprint(&self) -> [u8; 32] {
+        self.inner.fingerprint
+    }
+
+    /// The key that it certifies.
+    #[must_use]
+    pub fn public_key(&self) -> &PKey<Public> {
+        &self.inner.key
+    }
+
+    /// Start of validity in Unix seconds.
+    #[must_use]
+    pub fn not_before(&self) -> i64 {
+        self.inner.not_before
+    }
+
+    /// End of validity in Unix seconds.
+    #[must_use]
+    pub fn not_after(&self) -> i64 {
+        self.inner.not_after
+    }
+
+    /// The subject for people: `CN=…, O=…` in the certificate's order. May hold any character; not for comparison.
+    #[must_use]
+    pub fn subject(&self) -> String {
+        self.inner.subject.clone()
+    }
+
+    /// Whether the key is RSA and unrestricted, so that it can receive content keys as well as sign.
+    #[must_use]
+    pub fn is_rsa(&self) -> bool {
+        self.inner.key.id() == Id::RSA
+    }
+}
+
+impl PartialEq for Certificate {
+    fn eq(&self, other: &Self) -> bool {
+        self.inner.der == other.inner.der
+    }
+}
+
+impl Eq for Certificate {}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificate").field("subject", &self.inner.subject).field("serial", &self.serial()).finish_non_exhaustive()
+    }
+}
+
+/// A certificate of ours with its private key. Clones share one copy.
+#[derive(Clone)]
+pub struct Identity {
+    certificate: Certificate,
+    key: PKey<Private>,
+}
+
+impl Identity {
+    /// Reads a certificate in DER and its key in PKCS#8 DER, not encrypted.
+    ///
+    /// # Errors
+    /// `Invalid` if either cannot be read, or the key is not the certificate's.
+    pub fn new(cert_der: &[u8], pkcs8: &[u8]) -> Result<Self, Error> {
+        let certificate = Certificate::from_der(cert_der)?;
+        let key = PKey::private_key_from_pkcs8(pkcs8).map_err(|error| Error::invalid(format!("not a PKCS#8 key: {error}")))?;
+        if !certificate.public_key().public_eq(&key) {
+            return Err(Error::invalid("the private key does not belong to the certificate"));
+        }
+        Ok(Identity { certificate, key })
+    }
+
+    /// The certificate.
+    #[must_use]
+    pub fn certificate(&self) -> &Certificate {
+        &self.certificate
+    }
+
+    /// The private key.
+    #[must_use]
+    pub fn key(&self) -> &PKey<Private> {
+        &self.key
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("certificate", &self.certificate).finish_non_exhaustive()
+    }
+}
+
+/// Where the issuer's Name and the serial's contents lie (RFC 5280 §4.1).
+fn issuer_and_serial(der: &[u8]) -> Result<(Range<usize>, Range<usize>), Fault> {
+    let mut outer = Reader::new(der);
+    let certificate = outer.expect(ber::SEQUENCE)?;
+    outer.finish()?;
+    let mut fields = certificate.reader().expect(ber::SEQUENCE)?.reader();
+    fields.optional(ber::context(0))?;
+    let serial = fields.expect(ber::INTEGER)?;
+    fields.expect(ber::SEQUENCE)?;
+    let issuer = fields.expect(ber::SEQUENCE)?;
+    Ok((range_in(der, issuer.whole), range_in(der, serial.body)))
+}
+
+fn range_in(whole: &[u8], part: &[u8]) -> Range<usize> {
+    let start = part.as_ptr().addr() - whole.as_ptr().addr();
+    start..start + part.len()
+}
+
+fn check_key<T: HasPublic>(key: &PKeyRef<T>) -> Result<(), Error> {
+    match key.id() {
+        Id::RSA | Id::RSA_PSS => {
+            if !(MIN_RSA_BITS..=MAX_RSA_BITS).contains(&key.bits()) {
+                return Err(Error::invalid(format!("RSA key of {} bits", key.bits())));
+            }
+            // The library gives the numbers of an unrestricted key only; a restricted one has the size limit.
+            if key.rsa().is_ok_and(|rsa| rsa.e().num_bits() > MAX_RSA_EXPONENT_BITS) {
+                return Err(Error::invalid("RSA public exponent too large"));
+            }
+            Ok(())
+        }
+        Id::EC => Ok(()),
+        other => Err(Error::invalid(format!("keys of type {other:?} are not supported"))),
+    }
+}
+
+fn unix(time: &Asn1TimeRef) -> Result<i64, openssl::error::ErrorStack> {
+    let since = Asn1Time::from_unix(0)?.diff(time)?;
+    Ok(i64::from(since.days) * 86_400 + i64::from(since.secs))
+}

@@ -1,0 +1,640 @@
+//! EnvelopedData (RFC 5652 §6) and AuthEnvelopedData (RFC 5083, 5084): sealing with a known length, opening in one pass.
+
+use zeroize::Zeroizing;
+
+use crate::algorithm::{Cipher, Digest, KeyTransport};
+use crate::cert::{Certificate, Identity};
+use crate::cms::ber::{self, Fault, Reader};
+use crate::cms::octets::{Layer, Start, Stream, end_of_message};
+use crate::cms::oid;
+use crate::crypto::{self, CipherStream, KeyChoice, TAG_LEN, Wrapping, decryption_failed};
+use crate::error::{Error, ErrorKind};
+
+/// Bytes of ciphertext in one piece of the BER form.
+pub const CHUNK: u64 = 64 * 1024;
+/// RecipientInfos in one message, written or read.
+pub const MAX_RECIPIENTS: usize = 64;
+/// Pairs of RecipientInfo and own key that are tried where no recipient identifier names us.
+pub const MAX_TRIALS: usize = 16;
+/// Bytes of an encrypted content key: the largest RSA modulus.
+const MAX_WRAPPED: usize = crate::cert::MAX_RSA_BITS as usize / 8;
+/// Smallest and largest GCM tag in bytes (RFC 5084 §3.2).
+const TAG_RANGE: std::ops::RangeInclusive<usize> = 12..=TAG_LEN;
+/// Small pieces of ciphertext are gathered up to this size before the cipher sees them.
+const GATHER: usize = 64 * 1024;
+
+/// How lengths are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Definite lengths throughout.
+    Der,
+    /// Indefinite lengths, the content in pieces of [`CHUNK`] bytes.
+    Ber,
+}
+
+/// What to seal, for whom, and how.
+#[derive(Clone, Debug)]
+pub struct EnvelopePlan<'a> {
+    /// RSA certificates, 1 to [`MAX_RECIPIENTS`].
+    pub recipients: Vec<&'a Certificate>,
+    /// Content encryption. 3DES is for receipt only and refused.
+    pub cipher: Cipher,
+    /// How the content key is encrypted.
+    pub key_transport: KeyTransport,
+    /// Bytes that will be pushed.
+    pub plain_len: u64,
+    /// DER or BER.
+    pub form: Form,
+}
+
+/// Encrypts one message under a fresh key; the length of what it writes is known before the first byte.
+pub struct Sealer {
+    cipher: CipherStream,
+    gcm: bool,
+    form: Form,
+    /// Written before the first byte of ciphertext, then empty.
+    prefix: Vec<u8>,
+    /// Bytes that are still expected.
+    plain_left: u64,
+    /// Ciphertext still to be written.
+    sealed_left: u64,
+    /// Ciphertext still to be written of the open piece (BER).
+    chunk_left: u64,
+    total: u64,
+    written: u64,
+    scratch: Vec<u8>,
+}
+
+impl Sealer {
+    /// Draws key and nonce, and encrypts the key for each recipient.
+    ///
+    /// # Errors
+    /// `Invalid` if the plan cannot be carried out: no recipient or too many, a certificate without an RSA key, 3DES.
+    pub fn new(plan: &EnvelopePlan<'_>) -> Result<Self, Error> {
+        if plan.recipients.is_empty() || plan.recipients.len() > MAX_RECIPIENTS {
+            return Err(Error::invalid(format!("{} recipients", plan.recipients.len())));
+        }
+        if plan.cipher == Cipher::TripleDesCbc {
+            return Err(Error::invalid("3DES is for receipt only"));
+        }
+        if plan.plain_len > ber::MAX_LENGTH / 2 {
+            return Err(Error::invalid("the content is too large for one message"));
+        }
+        let mut key = Zeroizing::new(vec![0; plan.cipher.key_len()]);
+        let mut iv = vec![0; plan.cipher.iv_len()];
+        crypto::random(&mut key)?;
+        crypto::random(&mut iv)?;
+        let recipients = plan.recipients.iter().map(|certificate| recipient_info(certificate, plan.key_transport, &key));
+        let recipients = ber::set_of(ber::SET, recipients.collect::<Result<_, _>>()?);
+
+        let gcm = plan.cipher.is_gcm();
+        let mut parameters = ber::tlv(ber::OCTET_STRING, &[&iv]);
+        if gcm {
+            parameters = ber::tlv(ber::SEQUENCE, &[parameters, ber::integer(TAG_LEN as u8)]);
+        }
+        let content_info = [ber::oid(oid::DATA), ber::algorithm(oid::cipher(plan.cipher), &parameters)].concat();
+        let kind = ber::oid(if gcm { oid::AUTH_ENVELOPED_DATA } else { oid::ENVELOPED_DATA });
+        let body = [ber::integer(0), recipients].concat();
+
+        let sealed = plan.cipher.sealed_len(plan.plain_len);
+        let mac = if gcm { ber::header_len(TAG_LEN as u64) + TAG_LEN as u64 } else { 0 };
+        let (prefix, total) = match plan.form {
+            Form::Der => der_prefix(&kind, &body, &content_info, sealed, mac),
+            Form::Ber => ber_prefix(&kind, &body, &content_info, sealed, mac),
+        };
+        Ok(Sealer {
+            cipher: CipherStream::encrypt(plan.cipher, &key, &iv)?,
+            gcm,
+            form: plan.form,
+            prefix,
+            plain_left: plan.plain_len,
+            sealed_left: sealed,
+            chunk_left: 0,
+            total,
+            written: 0,
+            scratch: Vec::new(),
+        })
+    }
+
+    /// Bytes of the whole message, exactly.
+    #[must_use]
+    pub fn content_length(&self) -> u64 {
+        self.total
+    }
+
+    /// Encrypts the next bytes; what is ready of the message is appended to `out`.
+    ///
+    /// # Errors
+    /// `UnexpectedProcessingError` if there are more bytes than planned.
+    pub fn push(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+        let start = out.len();
+        out.append(&mut self.prefix);
+        self.plain_left =
+            self.plain_left.checked_sub(plain.len() as u64).ok_or_else(|| off_plan("more bytes to seal than were planned"))?;
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        self.cipher.update(plain, &mut scratch)?;
+        self.emit(&scratch, out)?;
+        self.scratch = scratch;
+        self.written += (out.len() - start) as u64;
+        Ok(())
+    }
+
+    /// Ends the message.
+    ///
+    /// # Errors
+    /// `UnexpectedProcessingError` if the number of bytes pushed or written is not the planned one.
+    pub fn finish(mut self, out: &mut Vec<u8>) -> Result<(), Error> {
+        self.push(&[], out)?;
+        if self.plain_left != 0 {
+            return Err(off_plan("fewer bytes to seal than were planned"));
+        }
+        let start = out.len();
+        let mut last = Vec::new();
+        self.cipher.finish(&mut last)?;
+        self.emit(&last, out)?;
+        if self.form == Form::Ber {
+            out.extend_from_slice(&[0; 4]);
+        }
+        if self.gcm {
+            out.extend(ber::tlv(ber::OCTET_STRING, &[self.cipher.tag()?]));
+        }
+        if self.form == Form::Ber {
+            out.extend_from_slice(&[0; 6]);
+        }
+        self.written += (out.len() - start) as u64;
+        if self.sealed_left != 0 || self.written != self.total {
+            return Err(off_plan("the message has another length than was predicted"));
+        }
+        Ok(())
+    }
+
+    /// Writes ciphertext, in pieces if the form wants them.
+    fn emit(&mut self, mut sealed: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+        let rest = self.sealed_left.checked_sub(sealed.len() as u64);
+        let rest = rest.ok_or_else(|| off_plan("more ciphertext than was predicted"))?;
+        if self.form == Form::Der {
+            out.extend_from_slice(sealed);
+        }
+        while self.form == Form::Ber && !sealed.is_empty() {
+            if self.chunk_left == 0 {
+                self.chunk_left = CHUNK.min(rest + sealed.len() as u64);
+                ber::put_header(out, ber::OCTET_STRING, self.chunk_left);
+            }
+            let (now, later) = sealed.split_at(sealed.len().min(self.chunk_left as usize));
+            out.extend_from_slice(now);
+            self.chunk_left -= now.len() as u64;
+            sealed = later;
+        }
+        self.sealed_left = rest;
+        Ok(())
+    }
+}
+
+/// A difference between plan and fact is a fault of ours, and the message must not go out.
+fn off_plan(detail: &str) -> Error {
+    Error::new(ErrorKind::UnexpectedProcessingError, detail)
+}
+
+/// KeyTransRecipientInfo, version 0: issuer and serial (RFC 5652 §6.2.1).
+fn recipient_info(certificate: &Certificate, transport: KeyTransport, key: &[u8]) -> Result<Vec<u8>, Error> {
+    let wrapped = crypto::wrap_key(certificate.public_key(), transport, key)?;
+    let serial = ber::tlv(ber::INTEGER, &[certificate.serial()]);
+    let name = ber::tlv(ber::SEQUENCE, &[certificate.issuer_der(), &serial]);
+    let algorithm = match transport.oaep_digest() {
+        None => ber::algorithm(oid::RSA_ENCRYPTION, &[ber::NULL, 0]),
+        Some(digest) => ber::algorithm(oid::RSAES_OAEP, &oaep_parameters(digest)),
+    };
+    Ok(ber::tlv(ber::SEQUENCE, &[ber::integer(0), name, algorithm, ber::tlv(ber::OCTET_STRING, &[wrapped])]))
+}
+
+/// RSAES-OAEP-params (RFC 4055 §4.1); DER leaves out the defaults, which are SHA-1.
+fn oaep_parameters(digest: Digest) -> Vec<u8> {
+    if digest == Digest::Sha1 {
+        return ber::tlv(ber::SEQUENCE, &[[0u8; 0]]);
+    }
+    let hash = ber::algorithm(oid::digest(digest), &[ber::NULL, 0]);
+    let mgf = ber::algorithm(oid::MGF1, &hash);
+    ber::tlv(ber::SEQUENCE, &[ber::tlv(ber::context(0), &[hash]), ber::tlv(ber::context(1), &[mgf])])
+}
+
+/// Everything before the ciphertext with definite lengths, computed from the inside out, and the length of the message.
+fn der_prefix(kind: &[u8], body: &[u8], content_info: &[u8], sealed: u64, mac: u64) -> (Vec<u8>, u64) {
+    let with_header = |length: u64| ber::header_len(length) + length;
+    let inner = content_info.len() as u64 + with_header(sealed);
+    let data = body.len() as u64 + with_header(inner) + mac;
+    let explicit = with_header(data);
+    let outer = kind.len() as u64 + with_header(explicit);
+    let mut prefix = Vec::new();
+    ber::put_header(&mut prefix, ber::SEQUENCE, outer);
+    prefix.extend_from_slice(kind);
+    ber::put_header(&mut prefix, ber::context(0), explicit);
+    ber::put_header(&mut prefix, ber::SEQUENCE, data);
+    prefix.extend_from_slice(body);
+    ber::put_header(&mut prefix, ber::SEQUENCE, inner);
+    prefix.extend_from_slice(content_info);
+    ber::put_header(&mut prefix, 0x80, sealed);
+    (prefix, with_header(outer))
+}
+
+/// The same with indefinite lengths: four elements around the pieces, ten bytes to end them.
+fn ber_prefix(kind: &[u8], body: &[u8], content_info: &[u8], sealed: u64, mac: u64) -> (Vec<u8>, u64) {
+    let prefix = [&[0x30, 0x80], kind, &[0xa0, 0x80, 0x30, 0x80], body, &[0x30, 0x80], content_info, &[0xa0, 0x80]].concat();
+    let last = sealed % CHUNK;
+    let pieces = sealed / CHUNK * (ber::header_len(CHUNK) + CHUNK) + if last > 0 { ber::header_len(last) + last } else { 0 };
+    let total = prefix.len() as u64 + pieces + 4 + mac + 6;
+    (prefix, total)
+}
+
+/// What is accepted on receipt beyond AES.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpenPolicy {
+    /// 3DES, by opt-in per partner.
+    pub accept_3des: bool,
+}
+
+/// How a message was encrypted.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// Content encryption.
+    pub cipher: Cipher,
+    /// Key encryption; of OAEP, its own digest counts, not that of MGF1.
+    pub key_transport: KeyTransport,
+    /// Our certificate whose key opened it.
+    pub recipient: Certificate,
+}
+
+/// Decrypts one message that arrives in pieces.
+///
+/// **Plain bytes come out before anything is checked**: the caller stages them until the end is known to be good. Whatever goes
+/// wrong after the content key was unwrapped is `DecryptionFailed`, and a key that does not fit is replaced by a random one, so
+/// that neither answer nor effort tells about it (RFC 3218).
+pub struct Opener {
+    stream: Stream,
+    state: State,
+    failed: Option<Error>,
+}
+
+struct State {
+    identities: Vec<Identity>,
+    policy: OpenPolicy,
+    body: Option<Body>,
+    gather: Vec<u8>,
+}
+
+/// What the head said.
+struct Body {
+    cipher: Cipher,
+    stream: CipherStream,
+    tag_len: usize,
+    /// Ends of ContentInfo, its `[0]`, the enveloped data, the EncryptedContentInfo.
+    frames: [Option<u64>; 4],
+    choice: KeyChoice,
+    /// Of each pair that was offered: the identity, and the transport.
+    offered: Vec<(Certificate, KeyTransport)>,
+}
+
+impl Opener {
+    /// Opens with any of these identities, old ones included.
+    #[must_use]
+    pub fn new(identities: &[Identity], policy: OpenPolicy) -> Self {
+        let state = State { identities: identities.to_vec(), policy, body: None, gather: Vec::new() };
+        Opener { stream: Stream::new(ErrorKind::DecryptionFailed), state, failed: None }
+    }
+
+    /// Takes the next bytes of the message and appends what they decrypt to.
+    ///
+    /// # Errors
+    /// `DecryptionFailed`, or `InsufficientMessageSecurity` for a cipher that is known and not allowed; then the same again.
+    pub fn push(&mut self, cms: &[u8], plain: &mut Vec<u8>) -> Result<(), Error> {
+        self.guard(|stream, state| {
+            let mut layer = OpenLayer { state, plain };
+            stream.push(cms, &mut layer)?;
+            layer.flush()
+        })
+    }
+
+    /// The message is complete: checks its end, padding and tag, and appends the last bytes.
+    ///
+    /// # Errors
+    /// As [`Opener::push`].
+    pub fn finish(&mut self, plain: &mut Vec<u8>) -> Result<Opened, Error> {
+        self.guard(|stream, state| {
+            let mut layer = OpenLayer { state, plain };
+            let (tail, base) = stream.finish(&mut layer)?;
+            layer.flush()?;
+            let mut body = state.body.take().ok_or_else(|| decryption_failed("no content"))?;
+            let tag = read_tail(&tail, base, &body).map_err(|fault| fault.into_error(ErrorKind::DecryptionFailed))?;
+            if body.cipher.is_gcm() {
+                body.stream.set_tag(&tag).map_err(|_| decryption_failed("authentication tag"))?;
+            }
+            body.stream.finish(plain).map_err(|_| decryption_failed("padding or authentication tag"))?;
+            let (recipient, key_transport) = body.offered.swap_remove(body.choice.index());
+            Ok(Opened { cipher: body.cipher, key_transport, recipient })
+        })
+    }
+
+    /// After a failure nothing is read any more.
+    fn guard<T>(&mut self, step: impl FnOnce(&mut Stream, &mut State) -> Result<T, Error>) -> Result<T, Error> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        step(&mut self.stream, &mut self.state).inspect_err(|error| self.failed = Some(error.clone()))
+    }
+}
+
+/// The state with the destination of one call.
+struct OpenLayer<'a> {
+    state: &'a mut State,
+    plain: &'a mut Vec<u8>,
+}
+
+impl OpenLayer<'_> {
+    fn decrypt(&mut self, sealed: &[u8]) -> Result<(), Error> {
+        let body = self.state.body.as_mut().ok_or_else(|| decryption_failed("no content"))?;
+        body.stream.update(sealed, self.plain).map_err(|_| decryption_failed("cipher"))
+    }
+
+    /// Decrypts what was gathered.
+    fn flush(&mut self) -> Result<(), Error> {
+        let mut gathered = std::mem::take(&mut self.state.gather);
+        if !gathered.is_empty() {
+            self.decrypt(&gathered)?;
+            gathered.clear();
+        }
+        self.state.gather = gathered;
+        Ok(())
+    }
+}
+
+impl Layer for OpenLayer<'_> {
+    fn head(&mut self, bytes: &[u8]) -> Result<Result<Start, Error>, Fault> {
+        let (head, start) = Head::read(bytes)?;
+        Ok(head.unwrap(&self.state.identities, self.state.policy).map(|body| {
+            self.state.body = Some(body);
+            start
+        }))
+    }
+
+    fn content(&mut self, octets: &[u8]) -> Result<(), Error> {
+        if self.state.gather.len() + octets.len() > GATHER {
+            self.flush()?;
+        }
+        if octets.len() >= GATHER / 4 {
+            self.flush()?;
+            return self.decrypt(octets);
+        }
+        self.state.gather.extend_from_slice(octets);
+        Ok(())
+    }
+}
+
+/// Everything before the ciphertext.
+struct Head<'a> {
+    authenticated: bool,
+    cipher: &'a [u8],
+    parameters: &'a [u8],
+    recipients: Vec<Recipient<'a>>,
+    frames: [Option<u64>; 4],
+}
+
+/// One KeyTransRecipientInfo.
+struct Recipient<'a> {
+    /// RecipientIdentifier: issuer and serial, or `[0]` SKI.
+    id: ber::Element<'a>,
+    algorithm: &'a [u8],
+    parameters: &'a [u8],
+    wrapped: Vec<u8>,
+}
+
+impl<'a> Head<'a> {
+    fn read(bytes: &'a [u8]) -> Result<(Self, Start), Fault> {
+        let mut reader = Reader::new(bytes);
+        let outer = reader.open(ber::SEQUENCE)?;
+        let authenticated = match reader.expect(ber::OID)?.body {
+            oid::ENVELOPED_DATA => false,
+            oid::AUTH_ENVELOPED_DATA => true,
+            _ => return Err(Fault::Bad("not enveloped data")),
+        };
+        let explicit = reader.open(ber::context(0))?;
+        let data = reader.open(ber::SEQUENCE)?;
+        reader.expect(ber::INTEGER)?;
+        // Whether originatorInfo is there shows only in the next byte.
+        if reader.rest().is_empty() {
+            return Err(Fault::NeedMore);
+        }
+        reader.optional(ber::context(0))?;
+        let set = reader.expect(ber::SET)?;
+        let inner = reader.open(ber::SEQUENCE)?;
+        if reader.expect(ber::OID)?.body != oid::DATA {
+            // Other products put signed or compressed data in as id-data too: AS2 content is always MIME (RFC 4130 §3).
+            return Err(Fault::Bad("the encrypted content is not id-data"));
+        }
+        let mut algorithm = reader.expect(ber::SEQUENCE)?.reader();
+        let cipher = algorithm.expect(ber::OID)?.body;
+        let parameters = algorithm.rest();
+        let header = reader.open_any()?;
+        if header.id & !0x20 != 0x80 {
+            return Err(Fault::Bad("no encrypted content"));
+        }
+        let head = Head { authenticated, cipher, parameters, recipients: read_recipients(set.reader())?, frames: [outer, explicit, data, inner] };
+        Ok((head, Start { at: reader.at(), header }))
+    }
+
+    /// Decides about the cipher, and only then uses a key.
+    fn unwrap(&self, identities: &[Identity], policy: OpenPolicy) -> Result<Body, Error> {
+        let insufficient = |what: &str| Error::new(ErrorKind::InsufficientMessageSecurity, what);
+        let cipher = match oid::cipher_of(self.cipher) {
+            Some(Cipher::TripleDesCbc) if !policy.accept_3des => return Err(insufficient("3DES is not allowed")),
+            Some(cipher) => cipher,
+            None if oid::is_refused_cipher(self.cipher) => return Err(insufficient("a cipher that is never allowed")),
+            None => return Err(decryption_failed("unknown cipher")),
+        };
+        if cipher.is_gcm() != self.authenticated {
+            return Err(decryption_failed("the cipher does not belong to this kind of enveloped data"));
+        }
+        let (iv, tag_len) =
+            cipher_parameters(cipher, self.parameters).map_err(|fault| fault.into_error(ErrorKind::DecryptionFailed))?;
+
+        let mut choice = KeyChoice::new(cipher.key_len())?;
+        let mut offered = Vec::new();
+        for (recipient, identity) in self.pairs(identities) {
+            // Readable for everyone, so a refusal tells nothing.
+            let wrapping = wrapping(recipient.algorithm, recipient.parameters);
+            let (wrapping, transport) = match wrapping.map_err(|fault| fault.into_error(ErrorKind::DecryptionFailed)) {
+                Ok(wrapping) => wrapping,
+                Err(error) if offered.is_empty() => return Err(error),
+                Err(_) => continue,
+            };
+            let unwrapped = crypto::unwrap_key(identity.key(), wrapping, &recipient.wrapped, cipher.key_len());
+            choice.offer(offered.len() as u8, &unwrapped);
+            offered.push((identity.certificate().clone(), transport));
+        }
+        if offered.is_empty() {
+            return Err(decryption_failed("no recipient that we could be"));
+        }
+        let stream = CipherStream::decrypt(cipher, choice.key(), &iv)?;
+        Ok(Body { cipher, stream, tag_len, frames: self.frames, choice, offered })
+    }
+
+    /// The one pair that is named, or else a bounded number of trials. A name that is ours and then fails never falls through
+    /// to trials: they would tell.
+    fn pairs<'b>(&'b self, identities: &'b [Identity]) -> Vec<(&'b Recipient<'a>, &'b Identity)> {
+        let all = self.recipients.iter().flat_map(|recipient| {
+            identities.iter().filter(|identity| identity.certificate().is_rsa()).map(move |identity| (recipient, identity))
+        });
+        match all.clone().find(|(recipient, identity)| recipient.names(identity.certificate())) {
+            Some(named) => vec![named],
+            None => all.take(MAX_TRIALS).collect(),
+        }
+    }
+}
+
+impl Recipient<'_> {
+    fn names(&self, certificate: &Certificate) -> bool {
+        names_certificate(&self.id, certificate)
+    }
+}
+
+/// Whether a RecipientIdentifier or SignerIdentifier names this certificate, by bytes (RFC 5652 §5.3, §6.2.1).
+pub(super) fn names_certificate(id: &ber::Element<'_>, certificate: &Certificate) -> bool {
+    if id.id == ber::SEQUENCE {
+        let mut fields = id.reader();
+        let issuer = fields.next().is_ok_and(|issuer| issuer.whole == certificate.issuer_der());
+        return issuer && fields.expect(ber::INTEGER).is_ok_and(|serial| serial.body == certificate.serial());
+    }
+    // [0] IMPLICIT OCTET STRING
+    id.id & !0x20 == 0x80 && certificate.ski().is_some_and(|ski| id.octets(MAX_SKI).is_ok_and(|named| named == ski))
+}
+
+/// Bytes of a subject key identifier.
+const MAX_SKI: usize = 256;
+
+/// The key transport recipients; other kinds are stepped over (RFC 5652 §6.2).
+fn read_recipients(mut set: Reader<'_>) -> Result<Vec<Recipient<'_>>, Fault> {
+    let mut recipients = Vec::new();
+    let mut count = 0;
+    while !set.is_empty() {
+        count += 1;
+        if count > MAX_RECIPIENTS {
+            return Err(Fault::Bad("too many recipients"));
+        }
+        let info = set.next()?;
+        if info.id != ber::SEQUENCE {
+            continue;
+        }
+        let mut fields = info.reader();
+        fields.expect(ber::INTEGER)?;
+        let id = fields.next()?;
+        let mut algorithm = fields.expect(ber::SEQUENCE)?.reader();
+        let wrapped = fields.octets(MAX_WRAPPED)?;
+        fields.finish()?;
+        recipients.push(Recipient { id, algorithm: algorithm.expect(ber::OID)?.body, parameters: algorithm.rest(), wrapped });
+    }
+    Ok(recipients)
+}
+
+/// The vector or nonce, and the bytes of the tag (RFC 3565 §2.3, RFC 5084 §3.2).
+fn cipher_parameters(cipher: Cipher, parameters: &[u8]) -> Result<(Vec<u8>, usize), Fault> {
+    let mut reader = Reader::new(parameters);
+    let mut tag_len = 0;
+    let iv = if cipher.is_gcm() {
+        let mut fields = reader.expect(ber::SEQUENCE)?.reader();
+        let nonce = fields.octets(cipher.iv_len())?;
+        tag_len = match fields.optional(ber::INTEGER)?.map(|integer| integer.body) {
+            None => *TAG_RANGE.start(),
+            Some([length]) if TAG_RANGE.contains(&usize::from(*length)) => usize::from(*length),
+            Some(_) => return Err(Fault::Bad("tag length")),
+        };
+        fields.finish()?;
+        nonce
+    } else {
+        reader.octets(cipher.iv_len())?
+    };
+    reader.finish()?;
+    if iv.len() == cipher.iv_len() { Ok((iv, tag_len)) } else { Err(Fault::Bad("initialization vector")) }
+}
+
+/// Reads a key encryption algorithm. OAEP parameters that are missing or malformed are refused, never read as PKCS#1 v1.5.
+fn wrapping(algorithm: &[u8], parameters: &[u8]) -> Result<(Wrapping, KeyTransport), Fault> {
+    if algorithm == oid::RSA_ENCRYPTION {
+        return Ok((Wrapping::Pkcs1, KeyTransport::RsaPkcs1));
+    }
+    if algorithm != oid::RSAES_OAEP {
+        return Err(Fault::Bad("unknown key encryption"));
+    }
+    let mut reader = Reader::new(parameters);
+    let mut fields = reader.expect(ber::SEQUENCE)?.reader();
+    reader.finish()?;
+    let digest = explicit_digest(&mut fields, 0)?;
+    let mgf = mgf1_digest(&mut fields, 1)?;
+    if let Some(source) = fields.optional(ber::context(2))? {
+        let mut source = source.reader().expect(ber::SEQUENCE)?.reader();
+        // A label would be part of an agreement that AS2 has no place for.
+        if source.expect(ber::OID)?.body != oid::P_SPECIFIED || !source.octets(0)?.is_empty() {
+            return Err(Fault::Bad("OAEP label"));
+        }
+    }
+    fields.finish()?;
+    let transport = match digest {
+        Digest::Sha1 => KeyTransport::OaepSha1,
+        Digest::Sha256 => KeyTransport::OaepSha256,
+        Digest::Sha384 => KeyTransport::OaepSha384,
+        Digest::Sha512 => KeyTransport::OaepSha512,
+        _ => return Err(Fault::Bad("OAEP digest")),
+    };
+    Ok((Wrapping::Oaep { digest, mgf }, transport))
+}
+
+/// `[n]` AlgorithmIdentifier of a digest, SHA-1 by default (RFC 4055 §3.1, §4.1).
+pub(super) fn explicit_digest(fields: &mut Reader<'_>, n: u8) -> Result<Digest, Fault> {
+    match fields.optional(ber::context(n))? {
+        None => Ok(Digest::Sha1),
+        Some(element) => digest_algorithm(&element.reader().expect(ber::SEQUENCE)?),
+    }
+}
+
+/// `[n]` AlgorithmIdentifier of MGF1 with its digest, SHA-1 by default.
+pub(super) fn mgf1_digest(fields: &mut Reader<'_>, n: u8) -> Result<Digest, Fault> {
+    let Some(element) = fields.optional(ber::context(n))? else { return Ok(Digest::Sha1) };
+    let mut algorithm = element.reader().expect(ber::SEQUENCE)?.reader();
+    if algorithm.expect(ber::OID)?.body != oid::MGF1 {
+        return Err(Fault::Bad("mask generation function"));
+    }
+    digest_algorithm(&algorithm.expect(ber::SEQUENCE)?)
+}
+
+/// A digest AlgorithmIdentifier with NULL or no parameters (RFC 5754 §2).
+fn digest_algorithm(algorithm: &ber::Element<'_>) -> Result<Digest, Fault> {
+    let mut fields = algorithm.reader();
+    let digest = oid::digest_of(fields.expect(ber::OID)?.body).ok_or(Fault::Bad("unknown digest"))?;
+    fields.optional(ber::NULL)?;
+    fields.finish()?;
+    Ok(digest)
+}
+
+/// Everything after the ciphertext: the ends of the four elements, ignored attributes, and the tag.
+fn read_tail(tail: &[u8], base: u64, body: &Body) -> Result<Vec<u8>, Fault> {
+    let [outer, explicit, data, inner] = body.frames;
+    let mut reader = Reader::new(tail);
+    reader.close(base, inner)?;
+    let mut tag = Vec::new();
+    if body.cipher.is_gcm() {
+        if reader.rest().first() == Some(&ber::context(1)) {
+            // They are authenticated data that must be known before the content (RFC 5083 §2.2); no AS2 product sends them.
+            return Err(Fault::Bad("authenticated attributes are not supported"));
+        }
+        tag = reader.octets(TAG_LEN)?;
+        if tag.len() != body.tag_len {
+            return Err(Fault::Bad("tag length"));
+        }
+        reader.optional(ber::context(2))?;
+    } else {
+        reader.optional(ber::context(1))?;
+    }
+    reader.close(base, data)?;
+    reader.close(base, explicit)?;
+    reader.close(base, outer)?;
+    end_of_message(&reader)?;
+    Ok(tag)
+}

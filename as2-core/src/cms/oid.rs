@@ -1,0 +1,108 @@
+//! Object identifiers (contents bytes) and the algorithms that they name (RFC 5652, 5754, 8702, 3565, 5084, 8017).
+
+use crate::algorithm::{Cipher, Digest};
+
+pub(crate) const DATA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 7, 1];
+pub(crate) const SIGNED_DATA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 7, 2];
+pub(crate) const ENVELOPED_DATA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 7, 3];
+pub(crate) const AUTH_ENVELOPED_DATA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 9, 16, 1, 23];
+pub(crate) const COMPRESSED_DATA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 9, 16, 1, 9];
+pub(crate) const ZLIB: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 9, 16, 3, 8];
+
+pub(crate) const CONTENT_TYPE: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 9, 3];
+pub(crate) const MESSAGE_DIGEST: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 9, 4];
+pub(crate) const SIGNING_TIME: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 9, 5];
+
+pub(crate) const RSA_ENCRYPTION: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1];
+pub(crate) const RSAES_OAEP: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 7];
+pub(crate) const MGF1: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 8];
+pub(crate) const P_SPECIFIED: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 9];
+pub(crate) const RSASSA_PSS: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 10];
+pub(crate) const EC_PUBLIC_KEY: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1];
+
+/// The OID of a digest.
+pub(crate) fn digest(digest: Digest) -> &'static [u8] {
+    match digest {
+        Digest::Md5 => &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 2, 5],
+        Digest::Sha1 => &[0x2b, 0x0e, 3, 2, 0x1a],
+        Digest::Sha256 => &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 1],
+        Digest::Sha384 => &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 2],
+        Digest::Sha512 => &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 3],
+        Digest::Sha224 => &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 4],
+        Digest::Sha3_256 => &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 8],
+        Digest::Sha3_384 => &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 9],
+        Digest::Sha3_512 => &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 10],
+    }
+}
+
+/// The digest that an OID names.
+pub(crate) fn digest_of(oid: &[u8]) -> Option<Digest> {
+    Digest::ALL.iter().copied().find(|known| digest(*known) == oid)
+}
+
+/// A digest that is known and never allowed: MD2.
+pub(crate) fn is_refused_digest(oid: &[u8]) -> bool {
+    oid == [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 2, 2]
+}
+
+/// The OID of a content encryption.
+pub(crate) fn cipher(cipher: Cipher) -> &'static [u8] {
+    match cipher {
+        Cipher::Aes128Cbc => &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 1, 2],
+        Cipher::Aes128Gcm => &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 1, 6],
+        Cipher::Aes192Cbc => &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 1, 22],
+        Cipher::Aes192Gcm => &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 1, 26],
+        Cipher::Aes256Cbc => &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 1, 42],
+        Cipher::Aes256Gcm => &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 1, 46],
+        Cipher::TripleDesCbc => &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 3, 7],
+    }
+}
+
+/// The content encryption that an OID names.
+pub(crate) fn cipher_of(oid: &[u8]) -> Option<Cipher> {
+    Cipher::ALL.iter().copied().find(|known| cipher(*known) == oid)
+}
+
+/// Ciphers that are known and never allowed: RC2, RC4, RC5, DES, CAST5, IDEA.
+pub(crate) fn is_refused_cipher(oid: &[u8]) -> bool {
+    const REFUSED: [&[u8]; 6] = [
+        &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 3, 2],
+        &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 3, 4],
+        &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 3, 9],
+        &[0x2b, 0x0e, 3, 2, 7],
+        &[0x2a, 0x86, 0x48, 0x86, 0xf6, 0x7d, 7, 0x42, 10],
+        &[0x2b, 6, 1, 4, 1, 0x81, 0x3c, 7, 1, 1, 2],
+    ];
+    REFUSED.contains(&oid)
+}
+
+/// `ecdsa-with-…` (RFC 5758 §3.2, RFC 8702 §3.2); none for MD5.
+pub(crate) fn ecdsa_with(digest: Digest) -> Option<&'static [u8]> {
+    Some(match digest {
+        Digest::Md5 => return None,
+        Digest::Sha1 => &[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 1],
+        Digest::Sha224 => &[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 1],
+        Digest::Sha256 => &[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2],
+        Digest::Sha384 => &[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 3],
+        Digest::Sha512 => &[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 4],
+        Digest::Sha3_256 => &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 3, 10],
+        Digest::Sha3_384 => &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 3, 11],
+        Digest::Sha3_512 => &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 3, 12],
+    })
+}
+
+/// `…WithRSAEncryption` (RFC 8017 appendix A.2.4), with OIW's older name for SHA-1.
+pub(crate) fn is_with_rsa(digest: Digest, oid: &[u8]) -> bool {
+    let pkcs1: &[u8] = match digest {
+        Digest::Md5 => &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 4],
+        Digest::Sha1 => &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 5],
+        Digest::Sha256 => &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 11],
+        Digest::Sha384 => &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 12],
+        Digest::Sha512 => &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 13],
+        Digest::Sha224 => &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 14],
+        Digest::Sha3_256 => &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 3, 14],
+        Digest::Sha3_384 => &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 3, 15],
+        Digest::Sha3_512 => &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 3, 16],
+    };
+    oid == pkcs1 || (digest == Digest::Sha1 && oid == [0x2b, 0x0e, 3, 2, 0x1d])
+}

@@ -1,0 +1,145 @@
+//! AS2 names (RFC 4130 §6.2, as2.md §2).
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+
+use crate::error::{Error, ErrorKind};
+
+/// Most characters of a name, after unquoting.
+pub const MAX_LEN: usize = 128;
+
+/// An AS2 name: 1 to 128 printable ASCII characters, compared byte for byte.
+#[derive(Clone)]
+pub struct As2Id {
+    name: String,
+    /// It came in quotes, so an MDN gives it back in quotes (as2.md §2).
+    quoted: bool,
+}
+
+impl As2Id {
+    /// A name as it stands in our own configuration, without quotes and escapes.
+    ///
+    /// # Errors
+    /// Empty, over 128 characters, or characters outside printable ASCII.
+    pub fn parse(name: &str) -> Result<Self, Error> {
+        let legal = (1..=MAX_LEN).contains(&name.len()) && name.bytes().all(|b| (32..127).contains(&b)) && name.trim() == name;
+        if legal {
+            return Ok(As2Id { name: name.to_owned(), quoted: false });
+        }
+        Err(Error::invalid(format!("`{}` is no AS2 name: 1 to {MAX_LEN} printable ASCII characters", name.escape_default())))
+    }
+
+    /// A name as a header carries it: quoted or not, needlessly quoted, unquoted with blanks, doubly quoted.
+    ///
+    /// # Errors
+    /// [`ErrorKind::UnknownTradingRelationship`]: a value that can be nobody's name.
+    pub fn from_header(value: &[u8]) -> Result<Self, Error> {
+        let unknown = || Error::new(ErrorKind::UnknownTradingRelationship, "an AS2 name that is empty, too long or not printable ASCII");
+        let text = std::str::from_utf8(value).map_err(|_| unknown())?.trim();
+        let (name, quoted) = match unquote(text) {
+            // COMPAT: some products quote the quoted form again (`"\"A B\""`, `""A B""`).
+            Some(once) => (unquote(&once).unwrap_or(once), true),
+            None => (text.to_owned(), false),
+        };
+        let name = name.trim_matches('"').to_owned();
+        let id = As2Id::parse(name.trim()).map_err(|_| unknown())?;
+        Ok(As2Id { quoted, ..id })
+    }
+
+    /// The name itself.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.name
+    }
+
+    /// The part before the first blank, the second guess for a name that came without quotes (DG 1Q07-3).
+    #[must_use]
+    pub fn first_word(&self) -> Option<As2Id> {
+        let (word, _) = self.name.split_once(' ')?;
+        (!self.quoted).then(|| As2Id { name: word.to_owned(), quoted: false })
+    }
+
+    /// The form for a header: in quotes if the name needs them, or came in them.
+    #[must_use]
+    pub fn to_header(&self) -> String {
+        let needs = self.name.bytes().any(|b| matches!(b, b' ' | b'"' | b'\\'));
+        if !needs && !self.quoted {
+            return self.name.clone();
+        }
+        format!("\"{}\"", self.name.replace('\\', "\\\\").replace('"', "\\\""))
+    }
+}
+
+/// The inside of a value in double quotes, unescaped; `None` if it is not in quotes.
+fn unquote(text: &str) -> Option<String> {
+    let inside = text.strip_prefix('"')?.strip_suffix('"')?;
+    let mut out = String::with_capacity(inside.len());
+    let mut chars = inside.chars();
+    while let Some(c) = chars.next() {
+        out.push(if c == '\\' { chars.next()? } else { c });
+    }
+    Some(out)
+}
+
+impl PartialEq for As2Id {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for As2Id {}
+
+impl Hash for As2Id {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.name.hash(state);
+    }
+}
+
+impl fmt::Debug for As2Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.name, f)
+    }
+}
+
+impl fmt::Display for As2Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn every_form_of_a_name_is_read() {
+        let forms = [
+            ("ACME", "ACME"),
+            ("\"AS2 Test\"", "AS2 Test"),
+            ("AS2 Test", "AS2 Test"),
+            ("\"ACME\"", "ACME"),
+            ("\"a\\\"b\\\\c\"", "a\"b\\c"),
+            ("\"\"AS2 Test\"\"", "AS2 Test"),
+            ("a,b!#[]<x>;:'", "a,b!#[]<x>;:'"),
+            (" ACME\t", "ACME"),
+        ];
+        for (wire, name) in forms {
+            assert_eq!(As2Id::from_header(wire.as_bytes()).unwrap().as_str(), name, "{wire}");
+        }
+        for wire in ["", "\"\"", "M\u{fc}ller", &"x".repeat(129)] {
+            assert_eq!(As2Id::from_header(wire.as_bytes()).unwrap_err().kind, ErrorKind::UnknownTradingRelationship, "{wire}");
+        }
+    }
+
+    #[test]
+    fn quotes_are_written_where_needed_and_given_back() {
+        for (name, wire) in [("ACME", "ACME"), ("AS2 Test", "\"AS2 Test\""), ("a\"b\\", "\"a\\\"b\\\\\"")] {
+            let id = As2Id::parse(name).unwrap();
+            assert_eq!(id.to_header(), wire);
+            assert_eq!(As2Id::from_header(wire.as_bytes()).unwrap(), id);
+        }
+        assert_eq!(As2Id::from_header(b"\"ACME\"").unwrap().to_header(), "\"ACME\"");
+        assert!(As2Id::parse("a\r\nb").is_err());
+    }
+}

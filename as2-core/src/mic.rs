@@ -1,0 +1,99 @@
+//! Message integrity checks: a digest with its algorithm, `Received-content-MIC` (RFC 4130 §7.4.3).
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+
+use crate::algorithm::Digest;
+use crate::crypto::Hasher;
+use crate::error::{Error, ErrorKind};
+
+/// Longest MIC text that is read, in bytes.
+const MAX_TEXT: usize = 1_024;
+
+/// A digest of a message's content.
+#[derive(Clone, Debug)]
+pub struct Mic {
+    /// The algorithm.
+    pub digest: Digest,
+    /// The digest's bytes.
+    pub value: Vec<u8>,
+}
+
+impl Mic {
+    /// Reads `base64, algorithm` in any form met: no blank after the comma, folded, blanks inside, any spelling of the name
+    /// (as2.md §5.3).
+    ///
+    /// # Errors
+    /// Something else, such as the text `null` that stands for a missing MIC (as2.md Q9).
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let bad = || Error::new(ErrorKind::UnexpectedProcessingError, "Received-content-MIC cannot be read");
+        if text.len() > MAX_TEXT {
+            return Err(bad());
+        }
+        let (value, name) = text.rsplit_once(',').ok_or_else(bad)?;
+        let digest = Digest::parse(name).ok_or_else(bad)?;
+        let value: String = value.chars().filter(|c| !c.is_whitespace() && *c != '"').collect();
+        let value = STANDARD_NO_PAD.decode(value.trim_end_matches('=')).map_err(|_| bad())?;
+        if value.is_empty() { Err(bad()) } else { Ok(Mic { digest, value }) }
+    }
+}
+
+impl fmt::Display for Mic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {}", STANDARD.encode(&self.value), self.digest.name())
+    }
+}
+
+impl PartialEq for Mic {
+    /// In constant time for values of equal length.
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest && self.value.len() == other.value.len() && openssl::memcmp::eq(&self.value, &other.value)
+    }
+}
+
+impl Eq for Mic {}
+
+/// Several digests of one stream.
+pub(crate) struct Hashes(Vec<(Digest, Hasher)>);
+
+impl Hashes {
+    pub(crate) fn new(digests: &[Digest]) -> Result<Self, Error> {
+        let mut hashes: Vec<(Digest, Hasher)> = Vec::with_capacity(digests.len());
+        for &digest in digests {
+            if !hashes.iter().any(|(known, _)| *known == digest) {
+                hashes.push((digest, Hasher::new(digest)?));
+            }
+        }
+        Ok(Hashes(hashes))
+    }
+
+    pub(crate) fn update(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.0.iter_mut().try_for_each(|(_, hasher)| hasher.update(bytes))
+    }
+
+    pub(crate) fn finish(self) -> Result<Vec<(Digest, Vec<u8>)>, Error> {
+        self.0.into_iter().map(|(digest, hasher)| Ok((digest, hasher.finish()?))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn every_form_of_a_mic_is_read() {
+        let mic = Mic { digest: Digest::Sha1, value: (0..20).collect() };
+        assert_eq!(mic.to_string(), "AAECAwQFBgcICQoLDA0ODxAREhM=, sha1");
+        let forms = ["AAECAwQFBgcICQoLDA0ODxAREhM=, sha1", "AAECAwQFBgcICQoLDA0ODxAREhM=,SHA1", "AAECAwQF BgcICQoL\r\n DA0ODxAREhM , sha-1"];
+        for form in forms {
+            assert_eq!(Mic::parse(form).unwrap(), mic, "{form}");
+        }
+        for form in ["null", "", "abc", "=, sha1", "*, sha1", "AAEC, crc32"] {
+            assert!(Mic::parse(form).is_err(), "{form}");
+        }
+        assert_ne!(mic, Mic { digest: Digest::Sha256, value: mic.value.clone() });
+    }
+}

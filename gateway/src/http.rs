@@ -1,0 +1,255 @@
+//! The HTTP door of AS2: connections in, whole requests to the flows, one reply each (RFC 9110, RFC 9112; HTTP/1.1 only).
+//!
+//! `serve` accepts → [`connection`] reads heads, streams bodies into the flow's [`Sink`], writes replies. The door decides
+//! nothing about AS2; it keeps limits and refuses what could be read two ways (security.md §7, §8). It is written by hand
+//! because evidence needs the head's bytes as received, and because AS2 peers send folded fields.
+
+mod connection;
+mod head;
+mod tls;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use as2_core::headers::Headers;
+use bytes::Bytes;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::listen::{Gate, MAX_CONNECTIONS};
+use connection::Connection;
+
+pub use head::{MAX_FIELDS, MAX_HEAD, RawHead};
+pub use tls::{ClientAuth, ServerTls, TlsAcceptor};
+
+/// How long running requests may take to end once the server stops.
+const STOP_GRACE: Duration = Duration::from_secs(30);
+/// Pause after a failed accept, which is nearly always a lack of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The flow behind the door.
+pub trait Receive: Send + Sync + 'static {
+    /// Where a body goes.
+    type Sink: Sink;
+
+    /// Decides by the head of a POST alone, before `100 Continue` and before the body is read.
+    ///
+    /// An `Err` is sent as the answer, and the connection closes.
+    fn admit(&self, arrival: &Arrival) -> impl Future<Output = Result<Self::Sink, Reply>> + Send;
+
+    /// Works on the whole request. It runs to its end even if the client has gone.
+    fn receive(&self, arrival: Arrival, sink: Self::Sink) -> impl Future<Output = Reply> + Send;
+
+    /// Answers a GET; HEAD gets the same status without a body. Names neither version nor station nor partner.
+    fn look(&self, _target: &str) -> Reply {
+        Reply::text(200, "as2gate: an AS2 endpoint; messages come by POST\n")
+    }
+
+    /// Told of every answer, for the metrics. `method` is `GET`, `HEAD`, `POST` or `other`.
+    fn answered(&self, _tls: bool, _method: &'static str, _status: u16) {}
+}
+
+/// Takes a body in pieces of up to 256 KiB. Dropped unfinished if the client goes away or breaks a rule.
+pub trait Sink: Send {
+    /// Takes the next piece. An `Err` is sent as the answer, and the connection closes.
+    fn write(&mut self, piece: Bytes) -> impl Future<Output = Result<(), Reply>> + Send;
+}
+
+/// A request, as far as its head tells.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// The head.
+    pub head: RawHead,
+    /// The other end of the connection.
+    pub peer: SocketAddr,
+    /// Whether it came over TLS.
+    pub tls: bool,
+    /// Bytes of the body, unless it comes in chunks.
+    pub length: Option<u64>,
+    /// The client's TLS certificate in DER, if it showed one. See [`ServerTls::client_cas`] for what was verified.
+    pub client_cert: Option<Vec<u8>>,
+}
+
+/// An answer. `Date`, `Server`, `Content-Length` and `Connection` are added on the way out.
+#[derive(Clone, Debug, Default)]
+pub struct Reply {
+    /// 200–599.
+    pub status: u16,
+    /// In the order in which they are sent.
+    pub headers: Headers,
+    /// Small enough for memory.
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    /// A line of text for people.
+    #[must_use]
+    pub fn text(status: u16, text: &str) -> Self {
+        let mut headers = Headers::default();
+        // A constant without line ends is never refused.
+        let _ = headers.push("Content-Type", "text/plain; charset=utf-8");
+        Reply { status, headers, body: text.as_bytes().to_vec() }
+    }
+
+    /// A status and nothing else.
+    #[must_use]
+    pub fn empty(status: u16) -> Self {
+        Reply { status, ..Reply::default() }
+    }
+}
+
+/// What a connection may take. The defaults are those of security.md §7; the gate may be shared by several listeners.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Counts connections.
+    pub gate: Arc<Gate>,
+    /// For a whole head, from its first byte; also for the TLS handshake.
+    pub head_time: Duration,
+    /// Between two requests.
+    pub idle_time: Duration,
+    /// How long a body may be slower than `body_rate`.
+    pub body_grace: Duration,
+    /// Bytes per second that a body keeps on average after that.
+    pub body_rate: u64,
+    /// Longest pause within a body.
+    pub body_stall: Duration,
+    /// For the client to take an answer.
+    pub answer_time: Duration,
+    /// How long unread input is thrown away before a close, so that the client can read its answer.
+    pub linger_time: Duration,
+}
+
+impl Limits {
+    /// The defaults, with so many connections per address (0: no limit per address).
+    #[must_use]
+    pub fn new(max_connections_per_ip: usize) -> Self {
+        Limits {
+            gate: Gate::new(MAX_CONNECTIONS, max_connections_per_ip),
+            head_time: Duration::from_secs(30),
+            idle_time: Duration::from_secs(75),
+            body_grace: Duration::from_secs(30),
+            body_rate: 1_000,
+            body_stall: Duration::from_secs(120),
+            answer_time: Duration::from_secs(60),
+            linger_time: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Serves a listener until `stop` says true or is gone: idle connections end at once, requests within 30 s.
+pub async fn serve<R: Receive>(listener: TcpListener, tls: Option<TlsAcceptor>, receiver: Arc<R>, limits: Limits, mut stop: watch::Receiver<bool>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => break,
+            Some(ended) = connections.join_next() => {
+                report(ended);
+                continue;
+            }
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Some(pass) = limits.gate.enter(peer.ip()) else {
+            tracing::debug!(%peer, "too many connections");
+            continue;
+        };
+        let (tls, receiver, limits, stop) = (tls.clone(), Arc::clone(&receiver), limits.clone(), stop.clone());
+        connections.spawn(async move {
+            one(stream, peer, tls, receiver, limits, stop).await;
+            drop(pass);
+        });
+    }
+    drop(listener);
+    let all_end = async {
+        while let Some(ended) = connections.join_next().await {
+            report(ended);
+        }
+    };
+    if tokio::time::timeout(STOP_GRACE, all_end).await.is_err() {
+        tracing::warn!(left = connections.len(), "requests are cut off at the stop");
+    }
+    connections.shutdown().await;
+}
+
+async fn one<R: Receive>(stream: TcpStream, peer: SocketAddr, tls: Option<TlsAcceptor>, receiver: Arc<R>, limits: Limits, mut stop: watch::Receiver<bool>) {
+    // Small answers must not wait for an acknowledgement; without the option they only come later.
+    let _ = stream.set_nodelay(true);
+    let Some(acceptor) = tls else {
+        return Connection::new(stream, peer, None, receiver, limits, stop).run().await;
+    };
+    let shaken = tokio::select! {
+        _ = stop.wait_for(|stop| *stop) => return,
+        shaken = tokio::time::timeout(limits.head_time, acceptor.accept(stream)) => shaken,
+    };
+    match shaken {
+        Ok(Ok(stream)) => {
+            let client = stream.ssl().peer_certificate().and_then(|certificate| certificate.to_der().ok());
+            Connection::new(stream, peer, Some(client), receiver, limits, stop).run().await;
+        }
+        Ok(Err(error)) => tracing::debug!(%peer, error, "TLS handshake failed"),
+        Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
+    }
+}
+
+fn report(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "a connection's task panicked");
+    }
+}
+
+/// What [`serve_text`] asks: path in, status and text out; `None` is 404.
+pub type Answerer = Arc<dyn Fn(&str) -> Option<(u16, String)> + Send + Sync>;
+
+/// Serves short texts to GET, for health and metrics; nothing else is admitted.
+pub async fn serve_text(listener: TcpListener, answer: Answerer, stop: watch::Receiver<bool>) {
+    // Loopback is one address with several scrapers, so only the total counts.
+    serve(listener, None, Arc::new(Texts { answer }), Limits::new(0), stop).await;
+}
+
+struct Texts {
+    answer: Answerer,
+}
+
+/// A sink that is never made: texts take no bodies.
+enum NoSink {}
+
+impl Sink for NoSink {
+    async fn write(&mut self, _: Bytes) -> Result<(), Reply> {
+        match *self {}
+    }
+}
+
+impl Receive for Texts {
+    type Sink = NoSink;
+
+    async fn admit(&self, _: &Arrival) -> Result<NoSink, Reply> {
+        Err(Reply::text(405, "only GET\n"))
+    }
+
+    async fn receive(&self, _: Arrival, sink: NoSink) -> Reply {
+        match sink {}
+    }
+
+    fn look(&self, target: &str) -> Reply {
+        let path = target.split('?').next().unwrap_or_default();
+        match (self.answer)(path) {
+            Some((status, text)) => Reply::text(status, &text),
+            None => Reply::text(404, "not found\n"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,336 @@
+//! Receiving: stage the body, bind its Message-ID, check, file, receipt (RFC 4130 §5, §7; durability.md §3).
+//!
+//! The answer leaves only when what it promises is durable: a 2xx without MDN after the raw body and its row, a
+//! positive MDN after the files. Nothing is visible in an inbox before all of the message verified.
+
+mod check;
+mod repeat;
+mod reply;
+
+use std::sync::Arc;
+
+use as2_core::id::As2Id;
+use as2_core::message_id::MessageId;
+use as2_core::receipt::ReceiptRequest;
+use bytes::Bytes;
+use openssl::sha::Sha256;
+
+use crate::clock::Millis;
+use crate::gateway::Core;
+use crate::http::{Arrival, Receive, Reply, Sink};
+use crate::intake::hex;
+use crate::journal::{Claim, Claimed, Job, JournalError};
+use crate::message::{Detail, Direction, Id, Message, State};
+use crate::outbox::FlowError;
+use crate::partnership::{Lack, Partnership};
+use crate::receipts;
+use crate::storage::{Draft, INLINE_MAX, Staged, StorageError};
+
+/// The AS2 endpoint: messages and async MDNs, told apart by content.
+pub struct Inbox {
+    core: Arc<Core>,
+}
+
+impl Inbox {
+    /// The endpoint of this gateway.
+    #[must_use]
+    pub fn new(core: Arc<Core>) -> Self {
+        Inbox { core }
+    }
+}
+
+/// Where a body goes while it comes: to the spool, or nowhere for strangers.
+pub struct Spool {
+    core: Arc<Core>,
+    draft: Option<Draft>,
+    hash: Sha256,
+    len: u64,
+    max: u64,
+}
+
+impl Sink for Spool {
+    async fn write(&mut self, bytes: Bytes) -> Result<(), Reply> {
+        self.len = self.len.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        if self.len > self.max {
+            return Err(reply::too_large(self.max));
+        }
+        let Some(draft) = &mut self.draft else { return Ok(()) };
+        self.hash.update(&bytes);
+        let written = if draft.len() < u64::try_from(INLINE_MAX).unwrap_or(u64::MAX) {
+            draft.append(&bytes)
+        } else {
+            // The disk may make us wait; other connections need not.
+            tokio::task::block_in_place(|| self.core.storage.check_room().and_then(|()| draft.append(&bytes)))
+        };
+        written.map_err(|error| reply::not_now(&error))
+    }
+}
+
+/// The names in the headers, resolved.
+enum Relationship {
+    Known(Arc<Partnership>),
+    /// Ids as they came, for the list of rejected messages.
+    Unknown(String, String),
+    /// Our own set-up is broken at this moment.
+    Broken(String),
+}
+
+impl Receive for Inbox {
+    type Sink = Spool;
+
+    async fn admit(&self, arrival: &Arrival) -> Result<Spool, Reply> {
+        let headers = &arrival.head.headers;
+        if headers.get("AS2-From").is_none() || headers.get("AS2-To").is_none() {
+            return Err(reply::text(400, "this is an AS2 endpoint: the headers AS2-From and AS2-To are missing"));
+        }
+        let max = self.core.config.as2.max_message;
+        let (draft, max) = match relationship(&self.core, arrival) {
+            Relationship::Known(pair) => {
+                self.core.storage.check_room().map_err(|error| reply::not_now(&error))?;
+                let own = pair.partner.max_message;
+                (Some(self.core.storage.draft()), if own == 0 { max } else { own })
+            }
+            Relationship::Unknown(..) => (None, max),
+            Relationship::Broken(why) => {
+                tracing::error!(why, "cannot take messages for this pair");
+                return Err(reply::later("not ready for this pair"));
+            }
+        };
+        let announced = headers.get("Content-Length").and_then(|text| text.trim().parse::<u64>().ok());
+        if announced.is_some_and(|len| len > max) {
+            return Err(reply::too_large(max));
+        }
+        Ok(Spool { core: Arc::clone(&self.core), draft, hash: Sha256::new(), len: 0, max })
+    }
+
+    async fn receive(&self, arrival: Arrival, spool: Spool) -> Reply {
+        match receive(&self.core, arrival, spool).await {
+            Ok(reply) => reply,
+            Err(FlowError::Storage(error)) => reply::not_now(&error),
+            Err(error) => {
+                tracing::error!(%error, "cannot take a message");
+                reply::later("a fault of ours")
+            }
+        }
+    }
+}
+
+fn relationship(core: &Core, arrival: &Arrival) -> Relationship {
+    let name = |field: &str| {
+        let raw = arrival.head.headers.get(field).unwrap_or_default();
+        As2Id::from_header(raw.as_bytes()).map_err(|_| raw.chars().take(128).filter(|c| !c.is_control()).collect::<String>())
+    };
+    let (from, to) = match (name("AS2-From"), name("AS2-To")) {
+        (Ok(from), Ok(to)) => (from.as_str().to_owned(), to.as_str().to_owned()),
+        (from, to) => {
+            let shown = |id: Result<As2Id, String>| id.map(|id| id.as_str().to_owned()).unwrap_or_else(|raw| raw);
+            return Relationship::Unknown(shown(from), shown(to));
+        }
+    };
+    match core.partnership(&to, &from) {
+        Ok(pair) if !pair.partner.blocked.inbound() => Relationship::Known(pair),
+        Err(Lack::Key(why)) => Relationship::Broken(why),
+        Ok(_) | Err(_) => Relationship::Unknown(from, to),
+    }
+}
+
+/// Everything about a message that came, before it is checked.
+pub(super) struct Taken {
+    pub(super) pair: Arc<Partnership>,
+    pub(super) message: Message,
+    pub(super) receipt: Option<ReceiptRequest>,
+}
+
+impl Taken {
+    fn is_async(&self) -> bool {
+        self.receipt.as_ref().is_some_and(|request| request.deliver_to.is_some())
+    }
+
+    fn is_sync(&self) -> bool {
+        self.receipt.as_ref().is_some_and(|request| request.deliver_to.is_none())
+    }
+}
+
+async fn receive(core: &Arc<Core>, arrival: Arrival, spool: Spool) -> Result<Reply, FlowError> {
+    let pair = match relationship(core, &arrival) {
+        Relationship::Known(pair) => pair,
+        Relationship::Unknown(from, to) => return reply::stranger(core, &arrival, &from, &to).await,
+        Relationship::Broken(why) => return Err(FlowError::Internal(why)),
+    };
+    let Spool { draft, hash, len, .. } = spool;
+    let Some(draft) = draft else {
+        // It became known while its body came: the sender tries again.
+        return Ok(reply::later("try again"));
+    };
+    if let Some(reply) = try_mdn(core, &arrival, &pair, &draft).await? {
+        return Ok(reply);
+    }
+    let now = core.clock.now();
+    let (message, receipt) = match new_message(&arrival, &pair, hex(&hash.finish()), len, now) {
+        Ok(fields) => fields,
+        Err((message, error)) => return reply::refuse(core, &pair, &arrival, *message, error, draft).await,
+    };
+    let mut taken = Taken { pair, message, receipt };
+    if let Some(reply) = repeat::damped(core, &taken)? {
+        return Ok(reply);
+    }
+    let staged = tokio::task::spawn_blocking(move || draft.stage()).await.map_err(|e| FlowError::Internal(e.to_string()))??;
+    taken.message.detail.raw.clone_from(&staged.key);
+    let claim = Claim { message: taken.message.clone(), inline: staged.blob(), owner: core.owner.clone() };
+    match core.journal.write(move |tx| tx.receive(claim, now)).await? {
+        Claimed::New => checked(core, taken).await,
+        Claimed::Bound(row) => repeat::answer(core, taken, staged, row).await,
+    }
+}
+
+/// Ours to check: while the sender waits if it wants its MDN at once, behind its back otherwise.
+async fn checked(core: &Arc<Core>, taken: Taken) -> Result<Reply, FlowError> {
+    if taken.is_sync() {
+        return match check::check(core, &taken).await {
+            Ok(mdn) => Ok(mdn.map_or_else(|| reply::empty(200), reply::mdn)),
+            Err(error) => {
+                give_back(core, &taken.message).await;
+                Err(error)
+            }
+        };
+    }
+    let status = if taken.is_async() { taken.pair.partner.async_status } else { 204 };
+    let core = Arc::clone(core);
+    tokio::spawn(async move {
+        if let Err(error) = check::check(&core, &taken).await {
+            tracing::error!(id = %taken.message.id, %error, "cannot check a received message yet");
+            give_back(&core, &taken.message).await;
+        }
+    });
+    Ok(reply::empty(status))
+}
+
+/// A fault of ours: the worker tries again soon.
+async fn give_back(core: &Core, message: &Message) {
+    /// Pause before the worker looks again.
+    const PAUSE: Millis = 30_000;
+    let (id, due) = (message.id.as_str().to_owned(), core.clock.now() + PAUSE);
+    if let Err(error) = core.journal.write(move |tx| tx.give_back_receive(&id, due)).await {
+        tracing::error!(%error, "cannot give a received message back");
+    }
+}
+
+/// Finishes a message whose checker died or failed.
+///
+/// # Errors
+/// Ours only.
+pub async fn recover(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
+    let id = job.message.clone();
+    let Some(message) = core.journal.read(|tx| tx.message(&id))?.filter(|m| m.state == State::Received) else {
+        core.journal.write(move |tx| tx.end_job(&job)).await?;
+        return Ok(());
+    };
+    let pair = core.partnership(&message.station, &message.partner).map_err(|lack| FlowError::Internal(lack.to_string()))?;
+    let headers = as2_core::headers::Headers::parse(message.detail.headers.as_bytes()).map_err(|e| FlowError::Internal(e.to_string()))?;
+    let receipt = ReceiptRequest::from_headers(&headers).unwrap_or_default();
+    tracing::info!(%id, "finishing a received message");
+    match check::check(core, &Taken { pair, message, receipt }).await {
+        Err(FlowError::Journal(JournalError::Conflict(_))) | Ok(_) => Ok(()),
+        Err(error) => {
+            let due = core.clock.now() + 30_000;
+            core.journal.write(move |tx| tx.put_back_job(job.id, job.fence, due)).await?;
+            Err(error)
+        }
+    }
+}
+
+/// An async MDN looks like a small message that asks for no receipt.
+async fn try_mdn(core: &Arc<Core>, arrival: &Arrival, pair: &Arc<Partnership>, draft: &Draft) -> Result<Option<Reply>, FlowError> {
+    let headers = &arrival.head.headers;
+    if draft.len() > receipts::MAX_MDN || headers.get("Disposition-Notification-To").is_some() {
+        return Ok(None);
+    }
+    let mut body = vec![0u8; usize::try_from(draft.len()).unwrap_or(0)];
+    let mut at = 0;
+    while at < body.len() {
+        let n = draft.read_at(u64::try_from(at).unwrap_or(u64::MAX), &mut body[at..])?;
+        if n == 0 {
+            break;
+        }
+        at += n;
+    }
+    let media = headers.get("Content-Type").unwrap_or_default().trim().to_ascii_lowercase();
+    let words: &[u8] = b"disposition-notification";
+    let plausible = media.starts_with("multipart/report")
+        || media.starts_with("application/")
+        || (media.starts_with("multipart/") && body.windows(words.len()).any(|w| w.eq_ignore_ascii_case(words)));
+    if !plausible {
+        return Ok(None);
+    }
+    let Some(evidence) = receipts::read_mdn(core, pair, headers.clone(), body).await? else { return Ok(None) };
+    receipts::take_async(core, pair, evidence).await?;
+    Ok(Some(reply::empty(200)))
+}
+
+type NewMessage = Result<(Message, Option<ReceiptRequest>), (Box<Message>, as2_core::Error)>;
+
+/// The row of a message that came, state `received`.
+fn new_message(arrival: &Arrival, pair: &Partnership, raw_sha256: String, len: u64, now: Millis) -> NewMessage {
+    let headers = &arrival.head.headers;
+    let given = headers.get("Message-ID").unwrap_or_default();
+    let mut message = Message {
+        id: Id::draw(now),
+        account: pair.station.account.clone(),
+        direction: Direction::In,
+        station: pair.station.as2_id.clone(),
+        partner: pair.partner.as2_id.clone(),
+        message_id: given.trim().to_owned(),
+        state: State::Received,
+        code: String::new(),
+        reason: String::new(),
+        file: String::new(),
+        size: 0,
+        sha256: String::new(),
+        content_type: String::new(),
+        subject: headers.get("Subject").unwrap_or_default().chars().filter(|c| !c.is_control()).take(500).collect(),
+        created: now,
+        updated: now,
+        finished: None,
+        attempts: 0,
+        next_try: None,
+        detail: Detail {
+            raw_size: len,
+            raw_sha256,
+            headers: String::from_utf8_lossy(&arrival.head.bytes).into_owned(),
+            mdn_mode: "none".to_owned(),
+            ..Detail::default()
+        },
+    };
+    if let Err(error) = MessageId::from_header(given) {
+        message.message_id = given.chars().filter(|c| !c.is_control()).take(200).collect();
+        return Err((Box::new(message), error));
+    }
+    match ReceiptRequest::from_headers(headers) {
+        Ok(receipt) => {
+            if let Some(request) = &receipt {
+                let mode = match (&request.deliver_to, request.signed) {
+                    (None, false) => "sync",
+                    (None, true) => "sync-signed",
+                    (Some(_), false) => "async",
+                    (Some(_), true) => "async-signed",
+                };
+                mode.clone_into(&mut message.detail.mdn_mode);
+                message.detail.mdn_url = request.deliver_to.clone().unwrap_or_default();
+            }
+            Ok((message, receipt))
+        }
+        Err(error) => Err((Box::new(message), error)),
+    }
+}
+
+/// A storage fault in words for the partner's log.
+pub(super) fn is_full(error: &StorageError) -> bool {
+    error.is_full()
+}
+
+/// Staged bytes that nobody needs after all.
+pub(super) async fn drop_staged(core: &Core, staged: Staged) {
+    if staged.key.starts_with("f:") {
+        core.let_go(vec![staged.key]).await;
+    }
+}

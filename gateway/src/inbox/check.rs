@@ -1,0 +1,326 @@
+//! Checking and filing: decrypt, decompress, verify in one pass over the staged body; then one transaction makes it
+//! visible together with its MDN.
+
+use std::sync::Arc;
+
+use as2_core::Error;
+use as2_core::headers::Headers;
+use as2_core::receipt::ReceiptRequest;
+use as2_core::receive::{Failure, Incoming, Limits, PartInfo, PayloadSink, Received, ReceivedMessage, Receiver, SinkError};
+
+use super::Taken;
+use super::reply::{Says, compose_mdn};
+use crate::clock::Millis;
+use crate::gateway::Core;
+use crate::journal::{Filing, NewEntry};
+use crate::layout::{self, Area, MdnDirection, Tray};
+use crate::message::{FileRecord, Message, State};
+use crate::outbox::FlowError;
+use crate::partnership::Partnership;
+use crate::receipts;
+use crate::storage::{Draft, Staged, Storage, StorageError};
+use crate::content_type;
+
+/// Bytes of the staged body handed to the receiver at once.
+const PIECE: usize = 256 * 1024;
+/// The same payload name and MIC under another Message-ID is flagged for so long (durability.md §3.2).
+const SAME_PAYLOAD_WINDOW: Millis = 24 * 3600 * 1000;
+
+/// A payload file that is durable, or small and about to be.
+pub(super) struct Part {
+    pub(super) name: String,
+    pub(super) content_type: String,
+    pub(super) staged: Staged,
+}
+
+/// What the pass over a body found.
+pub(super) enum Found {
+    Good(Box<ReceivedMessage>, Vec<Part>),
+    Bad(Failure),
+}
+
+/// Checks a claimed message, files or rejects it, and gives back its MDN as header block and body.
+pub(super) async fn check(core: &Arc<Core>, taken: &Taken) -> Result<Option<(String, Vec<u8>)>, FlowError> {
+    let found = open(core, &taken.pair, &taken.message).await?;
+    let now = core.clock.now();
+    let mut message = taken.message.clone();
+    message.updated = now;
+    message.finished = Some(now);
+    let (mut entries, mut blobs) = evidence_entries(&message);
+    let mut says = None;
+    let mut keys = vec![message.detail.raw.clone()];
+    match found {
+        Found::Good(facts, parts) => {
+            note(&mut message, &facts, &parts);
+            message.state = State::Filed;
+            entries.push(NewEntry::dir(Area::Files, inbox_shelf(&message), message.id.as_str()));
+            let parent = format!("{}/{}", inbox_shelf(&message), message.id);
+            for part in parts {
+                entries.push(NewEntry::file(Area::Files, parent.clone(), &part.name, &part.staged.key, part.staged.len));
+                keys.push(part.staged.key.clone());
+                blobs.extend(part.staged.blob());
+            }
+            flag_same_payload(core, &mut message, now)?;
+            if taken.receipt.is_some() {
+                let text = format!("It was decrypted and verified as its security asked for, and holds {} file(s).", message.detail.files.len());
+                says = Some(Says { disposition: as2_core::disposition::Disposition::processed(), mic: facts.mic, text });
+            }
+        }
+        Found::Bad(failure) => {
+            reject(&mut message, &failure.error);
+            if taken.receipt.is_some() {
+                says = Some(Says::error(&failure.error, failure.mic));
+            }
+        }
+    }
+    let mdn = match (&taken.receipt, says) {
+        (Some(receipt), Some(says)) => Some(receipted(core, &taken.pair, &mut message, receipt, says, now)?),
+        _ => None,
+    };
+    if let Some(mdn) = &mdn {
+        let (entry, blob) = mdn_file(&message, mdn);
+        entries.push(entry);
+        blobs.push(blob);
+    }
+    let is_async = !message.detail.mdn_url.is_empty();
+    let filing = Filing { message: message.clone(), entries, blobs, mdn: mdn.clone(), mdn_is_async: is_async };
+    let filed = core.journal.write(move |tx| tx.file_message(&filing, now)).await;
+    core.wake();
+    core.let_go(keys).await;
+    filed?;
+    tell(&message);
+    Ok(mdn)
+}
+
+fn tell(message: &Message) {
+    let fields = (&message.station, &message.partner, &message.message_id);
+    if message.state == State::Filed {
+        tracing::info!(id = %message.id, station = fields.0, partner = fields.1, message_id = fields.2, file = message.file, size = message.size, "message filed");
+    } else {
+        tracing::warn!(id = %message.id, station = fields.0, partner = fields.1, message_id = fields.2, code = message.code, reason = message.reason, "message rejected");
+    }
+}
+
+/// Makes the MDN and writes into the row what it says.
+pub(super) fn receipted(
+    core: &Core,
+    pair: &Partnership,
+    message: &mut Message,
+    receipt: &ReceiptRequest,
+    says: Says,
+    now: Millis,
+) -> Result<(String, Vec<u8>), FlowError> {
+    message.detail.mdn_disposition = says.disposition.to_string();
+    message.detail.mdn_text.clone_from(&says.text);
+    if let Some(mic) = &says.mic {
+        message.detail.mic = mic.to_string();
+    }
+    message.detail.mdn_signature = if receipt.signed { "signed" } else { "unsigned" }.to_owned();
+    if receipt.deliver_to.is_none() {
+        message.detail.mdn_at = Some(now);
+    }
+    compose_mdn(core, Some(pair), message, receipt, says).map_err(|error| FlowError::Internal(format!("cannot make an MDN: {error}")))
+}
+
+fn note(message: &mut Message, facts: &ReceivedMessage, parts: &[Part]) {
+    let detail = &mut message.detail;
+    detail.signed = facts.signed.as_ref().map(|s| s.digest.to_string()).unwrap_or_default();
+    detail.encrypted = facts.encrypted.map(|cipher| cipher.to_string()).unwrap_or_default();
+    detail.compressed = if facts.compressed { "yes" } else { "none" }.to_owned();
+    detail.mic = facts.mic.as_ref().map(ToString::to_string).unwrap_or_default();
+    detail.marks.extend(facts.notes.iter().cloned());
+    detail.files = parts
+        .iter()
+        .map(|part| FileRecord { name: part.name.clone(), size: part.staged.len, sha256: String::new(), content_type: part.content_type.clone() })
+        .collect();
+    message.file = parts.first().map(|part| part.name.clone()).unwrap_or_default();
+    message.content_type = parts.first().map(|part| part.content_type.clone()).unwrap_or_default();
+    message.size = parts.iter().map(|part| part.staged.len).sum();
+}
+
+fn reject(message: &mut Message, error: &Error) {
+    message.state = State::Rejected;
+    message.code = error.kind.as_str().replace(' ', "-").to_ascii_lowercase();
+    message.reason.clone_from(&error.detail);
+    message.detail.hint = match message.code.as_str() {
+        "authentication-failed" => "ask the partner for its current signing certificate: cert add … --partner",
+        "decryption-failed" => "the partner may use an old certificate of ours: send it `station profile`",
+        "insufficient-message-security" => "ask the partner to sign and encrypt, or relax: partner set … --require-signed, --require-encrypted, --legacy",
+        _ => "the raw message is kept in raw-message; `as2gate inspect` opens it",
+    }
+    .to_owned();
+}
+
+/// A partner that resends under a new Message-ID is filed, flagged and never dropped.
+fn flag_same_payload(core: &Core, message: &mut Message, now: Millis) -> Result<(), FlowError> {
+    if message.detail.mic.is_empty() {
+        return Ok(());
+    }
+    if let Some(earlier) = core.journal.read(|tx| tx.same_payload_since(message, now - SAME_PAYLOAD_WINDOW))? {
+        message.detail.marks.push(format!("same payload as {earlier}"));
+    }
+    Ok(())
+}
+
+fn inbox_shelf(message: &Message) -> String {
+    layout::shelf(Area::Files, &message.station, &message.partner, Tray::Inbox)
+}
+
+/// Raw message and header block, as the tree shows them.
+pub(super) fn evidence_entries(message: &Message) -> (Vec<NewEntry>, Vec<(String, Vec<u8>)>) {
+    let id = message.id.as_str();
+    let shelf = |area| layout::shelf(area, &message.station, &message.partner, Tray::Inbox);
+    let block = Staged::small(message.detail.headers.clone().into_bytes());
+    let entries = vec![
+        NewEntry::dir(Area::Headers, shelf(Area::Headers), id),
+        NewEntry::file(Area::Headers, format!("{}/{id}", shelf(Area::Headers)), "headers.txt", &block.key, block.len),
+        NewEntry::dir(Area::RawMessage, shelf(Area::RawMessage), id),
+        NewEntry::file(Area::RawMessage, format!("{}/{id}", shelf(Area::RawMessage)), "message.as2", &message.detail.raw, message.detail.raw_size),
+    ];
+    (entries, block.blob().into_iter().collect())
+}
+
+/// The file that shows an MDN in `raw-mdn/outgoing`: header block, blank line, body.
+pub(super) fn mdn_file(message: &Message, (block, body): &(String, Vec<u8>)) -> (NewEntry, (String, Vec<u8>)) {
+    let mut bytes = block.clone().into_bytes();
+    bytes.extend_from_slice(b"\r\n");
+    bytes.extend_from_slice(body);
+    let staged = Staged::small(bytes);
+    let name = format!("{}.mdn", message.id);
+    let entry = NewEntry::file(Area::RawMdn, layout::mdn_dir(MdnDirection::Outgoing).to_owned(), &name, &staged.key, staged.len);
+    (entry, (staged.key, staged.inline.unwrap_or_default()))
+}
+
+/// Runs the staged body through the receiver, on a blocking thread and within the bound for cryptographic work.
+pub(super) async fn open(core: &Arc<Core>, pair: &Arc<Partnership>, message: &Message) -> Result<Found, FlowError> {
+    let permit = Arc::clone(&core.crypto).acquire_owned().await.map_err(|e| FlowError::Internal(e.to_string()))?;
+    let (core, pair) = (Arc::clone(core), Arc::clone(pair));
+    let (raw, block) = (message.detail.raw.clone(), message.detail.headers.clone());
+    let work = tokio::task::spawn_blocking(move || {
+        let found = pass(&core, &pair, &raw, &block);
+        drop(permit);
+        found
+    });
+    work.await.map_err(|e| FlowError::Internal(e.to_string()))?
+}
+
+fn pass(core: &Core, pair: &Partnership, raw: &str, block: &str) -> Result<Found, FlowError> {
+    let headers = Headers::parse(block.as_bytes()).map_err(|e| FlowError::Internal(e.to_string()))?;
+    let content = core.storage.open_staged(raw)?;
+    let mut also_hash = Vec::new();
+    loop {
+        let limit = pair.partner.max_message;
+        let incoming = Incoming {
+            headers: &headers,
+            identities: &pair.identities,
+            signers: &pair.signers,
+            policy: receipts::policy(pair),
+            limits: Limits { max_payload: if limit == 0 { core.config.as2.max_message } else { limit } },
+            also_hash: &also_hash,
+        };
+        let mut files = Files::new(&core.storage);
+        let outcome = run(incoming, &content, &mut files)?;
+        if let Some(trouble) = files.trouble.take() {
+            return Err(trouble.into());
+        }
+        match outcome {
+            Ok(Received::Message(facts)) => return Ok(Found::Good(facts.into(), std::mem::take(&mut files.parts))),
+            Ok(Received::Mdn(_)) => {
+                return Ok(Found::Bad(Failure::from(Error::new(
+                    as2_core::ErrorKind::UnexpectedProcessingError,
+                    "an MDN that asks for an MDN",
+                ))));
+            }
+            Err(failure) => match failure.rehash() {
+                Some(digest) if !also_hash.contains(&digest) => also_hash.push(digest),
+                _ => return Ok(Found::Bad(failure)),
+            },
+        }
+    }
+}
+
+fn run(incoming: Incoming<'_>, content: &crate::storage::Content, files: &mut Files<'_>) -> Result<Result<Received, Failure>, StorageError> {
+    let mut receiver = match Receiver::new(incoming) {
+        Ok(receiver) => receiver,
+        Err(failure) => return Ok(Err(failure)),
+    };
+    let mut failed = None;
+    content.for_each(PIECE, |piece| -> Result<(), StorageError> {
+        if failed.is_none() {
+            failed = receiver.push(piece, files).err();
+        }
+        Ok(())
+    })?;
+    Ok(match failed {
+        Some(failure) => Err(failure),
+        None => receiver.finish(files),
+    })
+}
+
+/// Payload parts on their way to the store.
+struct Files<'a> {
+    storage: &'a Storage,
+    draft: Option<(Draft, String, String)>,
+    parts: Vec<Part>,
+    trouble: Option<StorageError>,
+}
+
+impl<'a> Files<'a> {
+    fn new(storage: &'a Storage) -> Self {
+        Files { storage, draft: None, parts: Vec::new(), trouble: None }
+    }
+
+    /// A safe name that no other part of this message has.
+    fn name(&self, info: &PartInfo) -> String {
+        let wanted = layout::attachment_name(info.file_name.as_deref(), info.index, content_type::extension_for(&info.content_type));
+        let taken = |name: &str| self.parts.iter().any(|part| part.name == name);
+        if !taken(&wanted) {
+            return wanted;
+        }
+        (2..).map(|n| layout::numbered(&wanted, n)).find(|name| !taken(name)).unwrap_or(wanted)
+    }
+
+    fn fail(&mut self, error: StorageError) -> SinkError {
+        let text = error.to_string();
+        self.trouble = Some(error);
+        SinkError(text)
+    }
+}
+
+impl PayloadSink for Files<'_> {
+    fn part(&mut self, info: PartInfo) -> Result<(), SinkError> {
+        if let Err(error) = self.storage.check_room() {
+            return Err(self.fail(error));
+        }
+        self.draft = Some((self.storage.draft(), self.name(&info), info.content_type));
+        Ok(())
+    }
+
+    fn data(&mut self, bytes: &[u8]) -> Result<(), SinkError> {
+        let Some((draft, ..)) = &mut self.draft else { return Err(SinkError("data outside of a part".to_owned())) };
+        match draft.append(bytes) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.fail(error)),
+        }
+    }
+
+    fn part_end(&mut self) -> Result<(), SinkError> {
+        let Some((draft, name, content_type)) = self.draft.take() else { return Ok(()) };
+        match draft.stage() {
+            Ok(staged) => {
+                self.parts.push(Part { name, content_type, staged });
+                Ok(())
+            }
+            Err(error) => Err(self.fail(error)),
+        }
+    }
+}
+
+impl Drop for Files<'_> {
+    fn drop(&mut self) {
+        // Parts that were handed on are gone from the list; what is left here belongs to a message that failed.
+        for part in &self.parts {
+            self.storage.discard(&part.staged.key);
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! A Message-ID that came before: the first MDN again, never a second file (as2.md §6.1, durability.md §3.2).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use as2_core::{Error, ErrorKind};
+
+use super::check::{Found, evidence_entries, mdn_file, open, receipted};
+use super::reply::{self, Says};
+use super::{Taken, checked, drop_staged};
+use crate::clock::Millis;
+use crate::gateway::Core;
+use crate::http::Reply;
+use crate::journal::{Claim, Claimed, Filing, InboundRow};
+use crate::message::State;
+use crate::outbox::FlowError;
+use crate::storage::Staged;
+
+/// How long the sender of a repeat waits for the first copy's end.
+const WAIT: Duration = Duration::from_secs(90);
+/// How often the wait looks.
+const LOOK: Duration = Duration::from_millis(100);
+/// A rejected body that comes again so soon, with nothing changed on our side, gets the same answer without work.
+const DAMPER: Millis = 10 * 60 * 1000;
+
+/// The stored error MDN, for a body that was rejected minutes ago under the same settings.
+pub(super) fn damped(core: &Core, taken: &Taken) -> Result<Option<Reply>, FlowError> {
+    if !taken.is_sync() {
+        return Ok(None);
+    }
+    let message = &taken.message;
+    let row = core.journal.read(|tx| tx.inbound(&message.station, &message.partner, &message.message_id))?;
+    let Some(row) = row.filter(|row| row.state == State::Rejected && row.raw_sha256 == message.detail.raw_sha256) else { return Ok(None) };
+    let fresh = core.clock.now() - row.updated < DAMPER && core.journal.read(|tx| tx.objects_changed_at())? <= row.updated;
+    Ok(if fresh { row.mdn_headers.zip(row.mdn_body).map(reply::mdn) } else { None })
+}
+
+/// Answers a message whose id is bound already.
+pub(super) async fn answer(core: &Arc<Core>, taken: Taken, staged: Staged, row: InboundRow) -> Result<Reply, FlowError> {
+    let row = match row.state {
+        State::Received => match wait(core, &taken).await? {
+            Waited::Ended(row) => row,
+            Waited::Free => return claim_again(core, taken, staged).await,
+            Waited::Still => {
+                drop_staged(core, staged).await;
+                return Ok(if taken.is_sync() { reply::later("the first copy of this message is still being processed") } else { accepted(&taken) });
+            }
+        },
+        _ => row,
+    };
+    tracing::info!(station = taken.message.station, partner = taken.message.partner, message_id = taken.message.message_id, first = row.message, "repeat of a received message");
+    if row.raw_sha256 == taken.message.detail.raw_sha256 {
+        drop_staged(core, staged).await;
+        return replay(core, &taken, row).await;
+    }
+    other_bytes(core, taken, staged, row).await
+}
+
+fn accepted(taken: &Taken) -> Reply {
+    reply::empty(if taken.is_async() { taken.pair.partner.async_status } else { 204 })
+}
+
+enum Waited {
+    Ended(InboundRow),
+    /// The first copy was rejected meanwhile: the id is free.
+    Free,
+    Still,
+}
+
+async fn wait(core: &Core, taken: &Taken) -> Result<Waited, FlowError> {
+    let message = &taken.message;
+    let until = tokio::time::Instant::now() + if taken.is_sync() { WAIT } else { Duration::ZERO };
+    loop {
+        match core.journal.read(|tx| tx.inbound(&message.station, &message.partner, &message.message_id))? {
+            Some(row) if row.state == State::Received => {}
+            Some(row) if row.state == State::Rejected => return Ok(Waited::Free),
+            Some(row) => return Ok(Waited::Ended(row)),
+            None => return Ok(Waited::Free),
+        }
+        if tokio::time::Instant::now() >= until {
+            return Ok(Waited::Still);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn claim_again(core: &Arc<Core>, taken: Taken, staged: Staged) -> Result<Reply, FlowError> {
+    let now = core.clock.now();
+    let claim = Claim { message: taken.message.clone(), inline: staged.blob(), owner: core.owner.clone() };
+    match core.journal.write(move |tx| tx.receive(claim, now)).await? {
+        Claimed::New => checked(core, taken).await,
+        Claimed::Bound(_) => Ok(reply::later("another copy of this message is being processed")),
+    }
+}
+
+/// The MDN of the first copy, byte for byte, in the mode that this copy asks for.
+async fn replay(core: &Arc<Core>, taken: &Taken, row: InboundRow) -> Result<Reply, FlowError> {
+    if taken.is_sync() {
+        // The first copy may have asked for none; then there is nothing to repeat, and the 2xx says that we hold it.
+        return Ok(row.mdn_headers.zip(row.mdn_body).map_or_else(|| reply::empty(204), reply::mdn));
+    }
+    if taken.is_async() && row.mdn_headers.is_some() {
+        let (id, now) = (row.message, core.clock.now());
+        core.journal
+            .write(move |tx| {
+                let first = tx.expect_message(&id)?;
+                tx.post_mdn_again(&first, now)
+            })
+            .await?;
+        core.wake();
+    }
+    Ok(accepted(taken))
+}
+
+/// Other bytes under a bound id: encrypted anew if the content is the same, quarantined if it is not.
+async fn other_bytes(core: &Arc<Core>, taken: Taken, staged: Staged, row: InboundRow) -> Result<Reply, FlowError> {
+    let now = core.clock.now();
+    if let Some((key, bytes)) = staged.blob() {
+        core.journal.write(move |tx| tx.put_blob(&key, &bytes)).await?;
+    }
+    let found = open(core, &taken.pair, &taken.message).await?;
+    let key = vec![staged.key.clone()];
+    let same = match &found {
+        Found::Good(facts, _) => facts.mic.as_ref().is_some_and(|mic| mic.to_string() == row.mic),
+        Found::Bad(_) => false,
+    };
+    if same {
+        discard_parts(core, found);
+        core.let_go(key).await;
+        return replay(core, &taken, row).await;
+    }
+    let (error, mic) = match &found {
+        Found::Good(facts, _) => (Error::new(ErrorKind::UnexpectedProcessingError, format!("Message-ID of {} with other content", row.message)), facts.mic.clone()),
+        Found::Bad(failure) => (failure.error.clone(), failure.mic.clone()),
+    };
+    let mut message = taken.message.clone();
+    message.state = if matches!(found, Found::Good(..)) { State::Quarantined } else { State::Rejected };
+    message.code = if message.state == State::Quarantined { "message-id-reused".to_owned() } else { error.kind.as_str().to_owned() };
+    message.reason.clone_from(&error.detail);
+    message.detail.previous.clone_from(&row.message);
+    message.detail.hint = "ask the partner to send it under a new Message-ID; the raw message is kept".to_owned();
+    message.updated = now;
+    message.finished = Some(now);
+    discard_parts(core, found);
+    let (mut entries, mut blobs) = evidence_entries(&message);
+    let mut mdn = None;
+    if let Some(receipt) = &taken.receipt {
+        let made = receipted(core, &taken.pair, &mut message, receipt, Says::error(&error, mic), now)?;
+        let (entry, blob) = mdn_file(&message, &made);
+        entries.push(entry);
+        blobs.push(blob);
+        mdn = Some(made);
+    }
+    tracing::warn!(id = %message.id, station = message.station, partner = message.partner, message_id = message.message_id, reason = message.reason, "message refused: its id is bound");
+    let filing = Filing { message, entries, blobs, mdn: None, mdn_is_async: false };
+    core.journal.write(move |tx| tx.record_refused(&filing, now)).await?;
+    core.wake();
+    Ok(match mdn {
+        Some(mdn) if taken.is_sync() => reply::mdn(mdn),
+        _ => accepted(&taken),
+    })
+}
+
+fn discard_parts(core: &Core, found: Found) {
+    if let Found::Good(_, parts) = found {
+        for part in parts {
+            core.storage.discard(&part.staged.key);
+        }
+    }
+}

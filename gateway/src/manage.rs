@@ -1,0 +1,385 @@
+//! Changing objects: what every door may do with accounts, stations, partners, certificates and users, and with messages
+//! that wait for a person. The command line calls it now, an API later; neither decides anything by itself.
+//!
+//! Every change goes the same way through [`edit`]: a plan is made on a snapshot, the objects as they would be are checked
+//! against the rules (`rules.rs`), and all of it is written in one transaction, unless somebody else changed something in
+//! between: then the plan is made again. The key stores on disk follow (`stores.rs`).
+
+pub mod accounts;
+pub mod apply;
+pub mod certificates;
+pub mod fields;
+pub mod host_keys;
+pub mod messages;
+pub mod partners;
+pub mod rules;
+pub mod secrets;
+pub mod setup;
+pub mod stations;
+pub mod stores;
+pub mod users;
+
+use serde_json::json;
+
+use crate::account::Account;
+use crate::certificate::Certificate;
+use crate::event::NewEvent;
+use crate::gateway::Core;
+use crate::journal::{JournalError, ObjectKind, Objects, Tx};
+use crate::partner::Partner;
+use crate::station::Station;
+use crate::user::User;
+
+/// How often a plan is made again because somebody else changed objects meanwhile.
+const MAX_TRIES: usize = 8;
+
+/// What sort of refusal it is; decides the exit code, later the HTTP status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// It did not work out.
+    Failed,
+    /// The request makes no sense as it is.
+    Usage,
+    /// What was named is not there.
+    NotFound,
+    /// Configuration or input is invalid.
+    Invalid,
+    /// Not allowed.
+    Denied,
+    /// The remote side or the network.
+    Remote,
+    /// Some of it worked.
+    Partly,
+}
+
+/// Why something was not done: what, why, and what to do next.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what}: {why}")]
+pub struct Refusal {
+    /// The sort.
+    pub kind: RefusalKind,
+    /// A word for programs, in kebab-case.
+    pub code: &'static str,
+    /// What was not done.
+    pub what: String,
+    /// Why.
+    pub why: String,
+    /// What to do next.
+    pub hint: String,
+}
+
+impl Refusal {
+    /// A refusal of this sort.
+    pub fn new(kind: RefusalKind, code: &'static str, what: impl Into<String>, why: impl Into<String>, hint: impl Into<String>) -> Self {
+        Refusal { kind, code, what: what.into(), why: why.into(), hint: hint.into() }
+    }
+
+    /// An input that cannot be used.
+    pub fn invalid(what: impl Into<String>, why: impl Into<String>, hint: impl Into<String>) -> Self {
+        Refusal::new(RefusalKind::Invalid, "invalid", what, why, hint)
+    }
+
+    /// Something that is not there.
+    pub fn not_found(what: impl Into<String>, why: impl Into<String>, hint: impl Into<String>) -> Self {
+        Refusal::new(RefusalKind::NotFound, "not-found", what, why, hint)
+    }
+
+    /// A request that contradicts itself.
+    pub fn usage(what: impl Into<String>, why: impl Into<String>, hint: impl Into<String>) -> Self {
+        Refusal::new(RefusalKind::Usage, "usage", what, why, hint)
+    }
+
+    /// Something that is there already.
+    pub fn exists(what: impl Into<String>, why: impl Into<String>, hint: impl Into<String>) -> Self {
+        Refusal::new(RefusalKind::Failed, "exists", what, why, hint)
+    }
+
+    /// The keystore's word: its sentences say what to do after the last semicolon.
+    #[must_use]
+    pub fn from_keystore(what: impl Into<String>, error: &keystore::Error) -> Self {
+        let text = error.to_string();
+        let (why, hint) = text.rsplit_once("; ").unwrap_or((&text, "look at the file, and at its passphrase if it has one"));
+        Refusal::new(RefusalKind::Invalid, "bad-key-or-certificate", what, why, hint)
+    }
+
+    /// The system's word about a file.
+    #[must_use]
+    pub fn from_io(what: impl Into<String>, error: &std::io::Error) -> Self {
+        let kind = if error.kind() == std::io::ErrorKind::NotFound { RefusalKind::NotFound } else { RefusalKind::Failed };
+        Refusal::new(kind, "file", what, error.to_string(), "look at the path and at the rights of the file and its directory")
+    }
+}
+
+impl From<JournalError> for Refusal {
+    fn from(error: JournalError) -> Self {
+        let why = error.to_string();
+        match error {
+            JournalError::NotFound(_) => Refusal::not_found("not found", why, "`list` shows what there is"),
+            JournalError::Conflict(_) => Refusal::new(RefusalKind::Failed, "conflict", "not done", why, "look at its state with `show`, then try again"),
+            JournalError::Newer { .. } => Refusal::invalid("the journal cannot be used", why, "install the newer as2gate"),
+            JournalError::Sqlite(_) | JournalError::Corrupt(_) | JournalError::Closed => {
+                Refusal::new(RefusalKind::Failed, "journal", "the journal did not take it", why, "`as2gate doctor` checks the database and the disk")
+            }
+        }
+    }
+}
+
+impl From<crate::storage::StorageError> for Refusal {
+    fn from(error: crate::storage::StorageError) -> Self {
+        Refusal::new(RefusalKind::Failed, "storage", "the storage did not do it", error.to_string(), "`as2gate doctor` checks the disk")
+    }
+}
+
+/// The result of everything here.
+pub type Result<T, E = Refusal> = std::result::Result<T, E>;
+
+/// Any object.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Object {
+    /// A tenant.
+    Account(Account),
+    /// One of our AS2 identities.
+    Station(Station),
+    /// A remote AS2 identity.
+    Partner(Box<Partner>),
+    /// A key pair or trusted certificate.
+    Certificate(Box<Certificate>),
+    /// An SFTP login.
+    User(User),
+}
+
+impl Object {
+    /// Its noun.
+    #[must_use]
+    pub fn kind(&self) -> ObjectKind {
+        match self {
+            Object::Account(_) => ObjectKind::Account,
+            Object::Station(_) => ObjectKind::Station,
+            Object::Partner(_) => ObjectKind::Partner,
+            Object::Certificate(_) => ObjectKind::Certificate,
+            Object::User(_) => ObjectKind::User,
+        }
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn account(&self) -> &str {
+        match self {
+            Object::Account(account) => &account.id,
+            Object::Station(station) => &station.account,
+            Object::Partner(partner) => &partner.account,
+            Object::Certificate(certificate) => &certificate.account,
+            Object::User(user) => &user.account,
+        }
+    }
+
+    /// What it is known by.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Object::Account(account) => &account.id,
+            Object::Station(station) => &station.as2_id,
+            Object::Partner(partner) => &partner.as2_id,
+            Object::Certificate(certificate) => &certificate.name,
+            Object::User(user) => &user.name,
+        }
+    }
+}
+
+/// One step of a plan.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// Write this object, new or over the one of its name.
+    Put(Object),
+    /// Remove the object of this noun, account and name.
+    Remove(ObjectKind, String, String),
+}
+
+impl Change {
+    fn account(&self) -> &str {
+        match self {
+            Change::Put(object) => object.account(),
+            Change::Remove(_, account, _) => account,
+        }
+    }
+
+    fn kind(&self) -> ObjectKind {
+        match self {
+            Change::Put(object) => object.kind(),
+            Change::Remove(kind, ..) => *kind,
+        }
+    }
+}
+
+impl From<Station> for Change {
+    fn from(station: Station) -> Self {
+        Change::Put(Object::Station(station))
+    }
+}
+
+impl From<Partner> for Change {
+    fn from(partner: Partner) -> Self {
+        Change::Put(Object::Partner(Box::new(partner)))
+    }
+}
+
+impl From<Certificate> for Change {
+    fn from(certificate: Certificate) -> Self {
+        Change::Put(Object::Certificate(Box::new(certificate)))
+    }
+}
+
+impl From<User> for Change {
+    fn from(user: User) -> Self {
+        Change::Put(Object::User(user))
+    }
+}
+
+impl From<Account> for Change {
+    fn from(account: Account) -> Self {
+        Change::Put(Object::Account(account))
+    }
+}
+
+/// The objects as they are now.
+///
+/// # Errors
+/// The journal's.
+pub fn objects(core: &Core) -> Result<Objects> {
+    Ok(core.journal.read(|tx| tx.objects())?)
+}
+
+/// Makes a plan on the present objects and carries it out, all or nothing. With `dry_run` everything is checked and
+/// nothing is written.
+///
+/// # Errors
+/// The plan's own refusal, a broken rule, or the journal's word.
+pub async fn edit<T>(core: &Core, dry_run: bool, plan: impl Fn(&Objects) -> Result<(Vec<Change>, T)>) -> Result<T> {
+    for _ in 0..MAX_TRIES {
+        let before = objects(core)?;
+        let (mut changes, outcome) = plan(&before)?;
+        for change in &mut changes {
+            if let Change::Put(Object::Partner(partner)) = change {
+                secrets::seal_passwords(&core.master, partner)?;
+            }
+        }
+        let after = with_changes(&before, &changes);
+        rules::check_changes(&core.config, &before, &after, &changes)?;
+        if dry_run || changes.is_empty() {
+            return Ok(outcome);
+        }
+        if write(core, &before, &changes).await? {
+            stores::follow(core, &changes)?;
+            return Ok(outcome);
+        }
+    }
+    Err(Refusal::new(RefusalKind::Failed, "conflict", "not done", "somebody else keeps changing objects", "try again"))
+}
+
+/// Writes the changes with their events; false if the objects are no longer those of the plan.
+async fn write(core: &Core, before: &Objects, changes: &[Change]) -> Result<bool> {
+    let now = core.clock.now();
+    let (version, changes) = (before.version, changes.to_vec());
+    let events: Vec<_> = changes.iter().map(|change| describe(before, change)).collect();
+    let done = core.journal.write(move |tx| {
+        let current = tx.fact("objects.version")?.and_then(|value| value.parse().ok()).unwrap_or(0);
+        if version != current {
+            return Ok(false);
+        }
+        for (change, (kind, facts)) in changes.iter().zip(events) {
+            carry_out(tx, change, now)?;
+            let subject = match change {
+                Change::Put(object) => object.name(),
+                Change::Remove(_, _, name) => name,
+            };
+            tx.record(&NewEvent { account: change.account(), kind: &kind, subject, facts }, now)?;
+        }
+        Ok(true)
+    });
+    Ok(done.await?)
+}
+
+fn carry_out(tx: &Tx<'_>, change: &Change, now: crate::clock::Millis) -> crate::journal::Result<()> {
+    match change {
+        Change::Put(Object::Account(account)) => tx.put_account(account, now),
+        Change::Put(Object::Station(station)) => tx.put_station(station, now),
+        Change::Put(Object::Partner(partner)) => {
+            tx.put_partner(partner, now)?;
+            // A legal hold covers what is there already (durability.md §9).
+            tx.hold_entries(&partner.account, "", &partner.as2_id, partner.hold).map(|_| ())
+        }
+        Change::Put(Object::Certificate(certificate)) => tx.put_certificate(certificate, now),
+        Change::Put(Object::User(user)) => tx.put_user(user, now),
+        Change::Remove(kind, account, name) => tx.remove_object(*kind, account, name).map(|_| ()),
+    }
+}
+
+/// The event of a change: `partner.changed`, with the names of the fields, never their values.
+fn describe(before: &Objects, change: &Change) -> (String, serde_json::Value) {
+    match change {
+        Change::Put(object) => match find(before, object.kind(), object.account(), object.name()) {
+            Some(old) => {
+                let changed = fields::changed(&old, object);
+                let keys = object.kind() == ObjectKind::User && changed.iter().any(|field| field == "keys");
+                let kind = if keys { "user.key_changed".to_owned() } else { format!("{}.changed", object.kind()) };
+                (kind, json!({ "fields": changed }))
+            }
+            None => (format!("{}.added", object.kind()), json!({})),
+        },
+        Change::Remove(kind, ..) => (format!("{kind}.removed"), json!({})),
+    }
+}
+
+/// One object of a snapshot.
+#[must_use]
+pub fn find(objects: &Objects, kind: ObjectKind, account: &str, name: &str) -> Option<Object> {
+    match kind {
+        ObjectKind::Account => objects.accounts.get(name).cloned().map(Object::Account),
+        ObjectKind::Station => objects.stations.get(name).filter(|s| s.account == account).cloned().map(Object::Station),
+        ObjectKind::Partner => objects.partner(account, name).cloned().map(|p| Object::Partner(Box::new(p))),
+        ObjectKind::Certificate => objects.certificate(account, name).cloned().map(|c| Object::Certificate(Box::new(c))),
+        ObjectKind::User => objects.user(name).filter(|u| u.account == account).cloned().map(Object::User),
+    }
+}
+
+/// The snapshot as it would be after the changes.
+#[must_use]
+pub fn with_changes(before: &Objects, changes: &[Change]) -> Objects {
+    let mut after = before.clone();
+    for change in changes {
+        match change.clone() {
+            Change::Put(Object::Account(account)) => drop(after.accounts.insert(account.id.clone(), account)),
+            Change::Put(Object::Station(station)) => drop(after.stations.insert(station.as2_id.clone(), station)),
+            Change::Put(Object::Partner(partner)) => {
+                drop(after.partners.insert((partner.account.clone(), partner.as2_id.clone()), *partner));
+            }
+            Change::Put(Object::Certificate(certificate)) => {
+                drop(after.certificates.insert((certificate.account.clone(), certificate.name.clone()), *certificate));
+            }
+            Change::Put(Object::User(user)) => drop(after.users.insert(user.name.to_ascii_lowercase(), user)),
+            Change::Remove(kind, account, name) => match kind {
+                ObjectKind::Account => drop(after.accounts.remove(&name)),
+                ObjectKind::Station => drop(after.stations.remove(&name)),
+                ObjectKind::Partner => drop(after.partners.remove(&(account, name))),
+                ObjectKind::Certificate => drop(after.certificates.remove(&(account, name))),
+                ObjectKind::User => drop(after.users.remove(&name.to_ascii_lowercase())),
+            },
+        }
+    }
+    after
+}
+
+/// "a, b and c", or what to say when there is none.
+pub(crate) fn listed<'a>(names: impl Iterator<Item = &'a str>, none: &str) -> String {
+    /// Names shown in one line.
+    const MAX_LISTED: usize = 5;
+    let names: Vec<&str> = names.take(MAX_LISTED + 1).collect();
+    match names.len() {
+        0 => none.to_owned(),
+        n if n > MAX_LISTED => format!("{}, …", names[..MAX_LISTED].join(", ")),
+        _ => names.join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests;

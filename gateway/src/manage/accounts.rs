@@ -1,0 +1,67 @@
+//! Accounts: the tenants.
+
+use super::{Change, Refusal, Result, edit, fields, listed};
+use crate::account::Account;
+use crate::gateway::Core;
+use crate::journal::{ObjectKind, Objects};
+
+/// The account that a request is about: the one named, or the only one there is.
+///
+/// # Errors
+/// When none fits, or several do.
+pub fn choose<'a>(objects: &'a Objects, wanted: Option<&str>) -> Result<&'a Account> {
+    let known = || listed(objects.accounts.keys().map(String::as_str), "none");
+    if let Some(id) = wanted {
+        let hint = format!("known accounts: {}", known());
+        return objects.accounts.get(id).ok_or_else(|| Refusal::not_found(format!("no account {id}"), "nothing has this id", hint));
+    }
+    let mut all = objects.accounts.values();
+    match (all.next(), all.next()) {
+        (Some(only), None) => Ok(only),
+        (None, _) => Err(Refusal::not_found("there is no account", "every object belongs to one", "as2gate account add ID")),
+        _ => Err(Refusal::usage("which account?", format!("there are several: {}", known()), "add --account ID, or set AS2GATE_ACCOUNT")),
+    }
+}
+
+/// Adds an account.
+///
+/// # Errors
+/// When it exists, or breaks a rule.
+pub async fn add(core: &Core, id: &str, settings: &[(String, String)], dry_run: bool) -> Result<Account> {
+    let fresh = Account::new(id).map_err(|why| Refusal::invalid(format!("cannot add account {id}"), why, "choose an id like acme"))?;
+    let account = fields::assign(&fresh, settings)?;
+    edit(core, dry_run, |objects| {
+        if objects.accounts.contains_key(id) {
+            return Err(Refusal::exists(format!("cannot add account {id}"), "it exists already", format!("as2gate account set {id} …")));
+        }
+        Ok((vec![account.clone().into()], account.clone()))
+    })
+    .await
+}
+
+/// Changes settings of an account.
+///
+/// # Errors
+/// When it is not there, or a setting does not fit.
+pub async fn set(core: &Core, id: &str, settings: &[(String, String)], dry_run: bool) -> Result<Account> {
+    edit(core, dry_run, |objects| {
+        let account = fields::assign(choose(objects, Some(id))?, settings)?;
+        if account.id != id {
+            return Err(Refusal::usage("cannot rename an account", "its id names its folders", "add a new account, and remove this one"));
+        }
+        Ok((vec![account.clone().into()], account))
+    })
+    .await
+}
+
+/// Removes an account that owns nothing any more.
+///
+/// # Errors
+/// When it is not there, or still owns something.
+pub async fn remove(core: &Core, id: &str, dry_run: bool) -> Result<()> {
+    edit(core, dry_run, |objects| {
+        choose(objects, Some(id))?;
+        Ok((vec![Change::Remove(ObjectKind::Account, id.to_owned(), id.to_owned())], ()))
+    })
+    .await
+}

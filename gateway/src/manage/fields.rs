@@ -1,0 +1,185 @@
+//! Fields by their names: the keys of the TOML form are the flags of `set` and the words of a difference.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use toml::{Table, Value};
+
+use super::{Object, Refusal, Result};
+use crate::config::nearest;
+
+/// The tables whose entries are named with a dot, e.g. `http_auth.user`.
+const NESTED: &[&str] = &["http_auth", "proxy_auth", "retry", "headers", "lifecycle"];
+
+/// An object as a table of its fields.
+#[must_use]
+pub fn table<T: Serialize>(object: &T) -> Table {
+    match Value::try_from(object) {
+        Ok(Value::Table(table)) => table,
+        _ => Table::new(),
+    }
+}
+
+impl Object {
+    /// The fields in TOML form; a certificate's bytes are not among them.
+    #[must_use]
+    pub fn table(&self) -> Table {
+        match self {
+            Object::Account(account) => table(account),
+            Object::Station(station) => table(station),
+            Object::Partner(partner) => table(partner),
+            Object::Certificate(certificate) => table(certificate),
+            Object::User(user) => table(user),
+        }
+    }
+}
+
+/// The names of the fields in which two objects differ.
+#[must_use]
+pub fn changed(old: &Object, new: &Object) -> Vec<String> {
+    let (a, b) = (old.table(), new.table());
+    let mut names: Vec<String> = a.keys().chain(b.keys()).filter(|name| a.get(*name) != b.get(*name)).cloned().collect();
+    if let (Object::Certificate(a), Object::Certificate(b)) = (old, new)
+        && a.sealed_key.is_some() != b.sealed_key.is_some()
+    {
+        names.push("private_key".to_owned());
+    }
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// A copy of an object with fields set from texts: `sign=none`, `stations=A,B`, `headers.X-Env=prod`, `retry.max_tries=3`.
+///
+/// # Errors
+/// An unknown field (with the nearest known one), or a value that does not fit it.
+pub fn assign<T: Serialize + DeserializeOwned>(object: &T, settings: &[(String, String)]) -> Result<T> {
+    let mut fields = table(object);
+    for (name, text) in settings {
+        let name = name.replace('-', "_");
+        let wrong = |why: &str| {
+            let known = why.contains("unknown field");
+            let near = nearest(&name, fields.keys().map(String::as_str)).filter(|_| known);
+            let hint = near.map_or_else(|| "`set --help` lists the settings and their values".to_owned(), |near| format!("did you mean `{near}`?"));
+            Refusal::invalid(format!("cannot set {name}"), why.lines().next().unwrap_or(why).to_owned(), hint)
+        };
+        let mut last = String::new();
+        let fitting = candidates(lookup(&fields, &name), text).into_iter().find_map(|value| {
+            let mut trial = fields.clone();
+            put(&mut trial, &name, value);
+            match Value::Table(trial.clone()).try_into::<T>() {
+                Ok(_) => Some(trial),
+                Err(error) => {
+                    last = error.message().to_owned();
+                    None
+                }
+            }
+        });
+        fields = fitting.ok_or_else(|| wrong(&last))?;
+    }
+    let outcome = Value::Table(fields).try_into::<T>();
+    outcome.map_err(|error| Refusal::invalid("cannot set", error.message().to_owned(), "`set --help` lists the settings"))
+}
+
+/// The values that a text may stand for, the likeliest first: the type of what is there decides.
+fn candidates(present: Option<&Value>, text: &str) -> Vec<Value> {
+    let plain = || Value::String(text.to_owned());
+    let list = || {
+        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+        Value::Array(parts.map(|part| Value::String(part.to_owned())).collect())
+    };
+    match present {
+        Some(Value::Array(_)) => vec![list()],
+        Some(Value::Integer(_)) => {
+            let number = text.parse().ok().or_else(|| crate::config::parse_size(text).ok().and_then(|n| i64::try_from(n).ok()));
+            let number = number.or_else(|| crate::config::parse_duration(text).ok().and_then(|span| i64::try_from(span.as_secs()).ok()));
+            number.map_or_else(|| vec![plain()], |n| vec![Value::Integer(n)])
+        }
+        Some(Value::Boolean(_)) => match text {
+            "true" | "yes" | "on" => vec![Value::Boolean(true)],
+            "false" | "no" | "off" => vec![Value::Boolean(false)],
+            _ => vec![plain()],
+        },
+        // Absent: a field that is left out while empty. Its type shows in what it takes.
+        None => {
+            let mut all = vec![plain(), list()];
+            all.extend(text.parse().ok().map(Value::Integer));
+            all
+        }
+        Some(_) => vec![plain()],
+    }
+}
+
+fn lookup<'a>(fields: &'a Table, name: &str) -> Option<&'a Value> {
+    match split(name) {
+        Some((section, rest)) => fields.get(section).and_then(Value::as_table).and_then(|inner| inner.get(rest)),
+        None => fields.get(name),
+    }
+}
+
+fn put(fields: &mut Table, name: &str, value: Value) {
+    let Some((section, rest)) = split(name) else {
+        fields.insert(name.to_owned(), value);
+        return;
+    };
+    let inner = fields.entry(section).or_insert_with(|| Value::Table(Table::new()));
+    let Some(inner) = inner.as_table_mut() else { return };
+    // An empty header or retry figure is one that is not set.
+    if value.as_str() == Some("") && matches!(section, "headers" | "retry") {
+        inner.remove(rest);
+        return;
+    }
+    match rest.split_once('.') {
+        Some((area, stage)) if section == "lifecycle" => {
+            let stages = inner.entry(area).or_insert_with(|| Value::Table(Table::new()));
+            if let Some(stages) = stages.as_table_mut() {
+                stages.insert(stage.to_owned(), value);
+            }
+        }
+        _ => drop(inner.insert(rest.to_owned(), value)),
+    }
+}
+
+fn split(name: &str) -> Option<(&str, &str)> {
+    name.split_once('.').filter(|(section, _)| NESTED.contains(section))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::partner::Partner;
+    use crate::user::User;
+
+    fn set(partner: &Partner, name: &str, text: &str) -> Result<Partner> {
+        assign(partner, &[(name.to_owned(), text.to_owned())])
+    }
+
+    #[test]
+    fn fields_are_set_by_name() {
+        let partner = Partner { as2_id: "B".to_owned(), ..Partner::default() };
+        assert_eq!(set(&partner, "sign", "none").unwrap().sign, None);
+        assert_eq!(set(&partner, "stations", "A, C").unwrap().stations, ["A", "C"]);
+        assert!(set(&partner, "private", "yes").unwrap().private);
+        assert_eq!(set(&partner, "max-message", "1GiB").unwrap().max_message, 1 << 30);
+        assert_eq!(set(&partner, "connect_timeout", "2m").unwrap().connect_timeout, 120);
+        assert_eq!(set(&partner, "retry.max_tries", "3").unwrap().retry.max_tries, Some(3));
+        assert_eq!(set(&partner, "retry.initial", "5s").unwrap().retry.initial.as_deref(), Some("5s"));
+        assert_eq!(set(&partner, "http_auth.user", "joe").unwrap().http_auth.user, "joe");
+        let headed = set(&partner, "headers.X-Env", "a=b").unwrap();
+        assert_eq!(headed.headers.get("X-Env").map(String::as_str), Some("a=b"));
+        assert!(set(&headed, "headers.X-Env", "").unwrap().headers.is_empty());
+        let error = set(&partner, "encript", "none").unwrap_err();
+        assert!(error.hint.contains("encrypt"), "{error:?}");
+        assert!(set(&partner, "sign", "crc32").is_err() && set(&partner, "private", "maybe").is_err());
+    }
+
+    #[test]
+    fn fields_that_are_left_out_while_empty_can_be_set() {
+        let user: User = serde_json::from_str(r#"{"name":"u"}"#).unwrap();
+        let user = assign(&user, &[("expires".to_owned(), "2027-01-01T00:00:00Z".to_owned())]).unwrap();
+        assert_eq!(user.expires, "2027-01-01T00:00:00Z");
+        let account = crate::account::Account::new("acme").unwrap();
+        let account = assign(&account, &[("lifecycle.messages.current".to_owned(), "90d".to_owned())]).unwrap();
+        assert_eq!(account.lifecycle.unwrap()["messages"]["current"].as_str(), Some("90d"));
+    }
+}

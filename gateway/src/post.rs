@@ -1,0 +1,295 @@
+//! The HTTP client of AS2: one POST per connection, to a checked address (RFC 4130 §4.3, §5.2.1; security.md §5).
+//!
+//! [`Poster::post`] reads the URL → resolves it once and refuses inner networks → connects (by a proxy if there is one)
+//! → TLS → writes the head and the body while it listens for an early answer → reads the answer within its limits. It is
+//! written by hand because evidence needs the head's bytes as they went out and as they came in.
+
+mod address;
+mod connect;
+mod exchange;
+mod tls;
+mod url;
+pub(crate) mod wire;
+
+use std::fmt;
+use std::fs::File;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use as2_core::headers::Headers;
+use bytes::Bytes;
+use openssl::ssl::SslConnector;
+use zeroize::Zeroizing;
+
+use url::Url;
+
+/// Posts messages and MDNs. Cheap to share; keeps the system's roots after the first use.
+#[derive(Default)]
+pub struct Poster {
+    roots: OnceLock<SslConnector>,
+    roots_legacy: OnceLock<SslConnector>,
+}
+
+/// Where and how to post.
+pub struct Target {
+    /// `http` or `https`, at most 2,000 characters, without credentials in it.
+    pub url: String,
+    /// Which TLS is good enough.
+    pub tls: Tls,
+    /// Certificates in DER. Not empty: the server has to show exactly one of them, and nothing else counts.
+    pub pinned: Vec<Vec<u8>>,
+    /// Shown if the server asks for one.
+    pub client_identity: Option<ClientIdentity>,
+    /// User and password, sent unasked (as2.md Q33).
+    pub basic_auth: Option<(String, Zeroizing<String>)>,
+    /// Sent after the message's own headers.
+    pub headers: Vec<(String, String)>,
+    /// Whether loopback and private networks are allowed.
+    pub allow_private: bool,
+    /// Goes through this proxy.
+    pub proxy: Option<Proxy>,
+    /// For resolving, connecting and TLS, each.
+    pub connect_timeout: Duration,
+    /// Longest pause while the body goes out.
+    pub progress_timeout: Duration,
+    /// From the end of the body to the answer's head; again for the answer's body.
+    pub response_timeout: Duration,
+    /// Sends chunks instead of a Content-Length.
+    pub chunked: bool,
+}
+
+/// Which TLS is good enough.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tls {
+    /// 1.2 and later.
+    #[default]
+    Default,
+    /// 1.0 and later, with the ciphers of their time.
+    Legacy,
+}
+
+/// A TLS client certificate.
+#[derive(Clone)]
+pub struct ClientIdentity {
+    /// DER, the leaf first.
+    pub cert_chain: Vec<Vec<u8>>,
+    /// Its key, PKCS#8 DER.
+    pub pkcs8: Zeroizing<Vec<u8>>,
+}
+
+/// An HTTP proxy: `CONNECT` for https, absolute form for http.
+#[derive(Clone)]
+pub struct Proxy {
+    /// `http://host:port`.
+    pub url: String,
+    /// User and password.
+    pub auth: Option<(String, Zeroizing<String>)>,
+}
+
+/// What is posted.
+#[derive(Debug)]
+pub enum Body {
+    /// The first `len` bytes of a file, read in pieces.
+    File { file: File, len: u64 },
+    /// Small enough for memory.
+    Bytes(Bytes),
+}
+
+impl Body {
+    /// Bytes in all.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        match self {
+            Body::File { len, .. } => *len,
+            Body::Bytes(bytes) => bytes.len() as u64,
+        }
+    }
+
+    /// Whether nothing is posted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What the server answered.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// 200–999; interim answers are skipped.
+    pub status: u16,
+    /// Parsed from `raw_head`.
+    pub headers: Headers,
+    /// Status line, header lines and blank line as received; at most 64 KiB.
+    pub raw_head: Vec<u8>,
+    /// As far as it came, at most `max_answer` bytes.
+    pub body: Vec<u8>,
+    /// The body came to its end.
+    pub complete: bool,
+    /// The body was longer than `max_answer`; the rest was not read.
+    pub over_limit: bool,
+    /// Protocol and cipher, e.g. `TLSv1.3 TLS_AES_256_GCM_SHA384`.
+    pub tls: Option<String>,
+    /// Our head as it went out, request line and blank line included; credentials alone are replaced by `***`.
+    pub sent_head: Vec<u8>,
+    /// The whole request had left us; false for an answer that came early, like 413.
+    pub body_sent: bool,
+}
+
+/// How far a POST came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The URL, or a header that may not be sent.
+    Url,
+    /// The address is of an inner network.
+    Denied,
+    /// Name to address.
+    Resolve,
+    /// TCP, or the proxy.
+    Connect,
+    /// The TLS handshake.
+    Tls,
+    /// The server's certificate is not trusted.
+    TlsTrust,
+    /// Writing the request.
+    Send,
+    /// Waiting for, or reading, the answer's head.
+    Head,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct PostError {
+    /// How far it came.
+    pub stage: Stage,
+    /// The whole request left us, so the server may hold it.
+    pub body_sent: bool,
+    /// The same POST may go well later.
+    pub retry: bool,
+    /// What happened, for people.
+    pub text: String,
+    /// What to do about it; may be empty.
+    pub hint: String,
+}
+
+impl PostError {
+    pub(crate) fn new(stage: Stage, text: impl Into<String>, hint: impl Into<String>) -> Self {
+        PostError { stage, body_sent: false, retry: !matches!(stage, Stage::Url | Stage::Denied), text: text.into(), hint: hint.into() }
+    }
+}
+
+impl fmt::Debug for Poster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Poster").finish_non_exhaustive()
+    }
+}
+
+/// One step of a test of a partner's address.
+#[derive(Clone, Debug)]
+pub struct ProbeStep {
+    /// `url`, `resolve`, `connect`, `tls`, `answer`.
+    pub name: &'static str,
+    /// Whether it went well; a step that did not is the last.
+    pub ok: bool,
+    /// What was found.
+    pub detail: String,
+    /// What to do about it; may be empty.
+    pub hint: String,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Poster {
+    /// A client. The system's roots are read at the first https connection without pinned certificates.
+    #[must_use]
+    pub fn new() -> Self {
+        Poster::default()
+    }
+
+    /// Posts `body` under `headers`, names and order as given. `Host`, the length and the credentials are added; the same
+    /// fields among `headers` are left out. At most `max_answer` bytes of the answer's body are kept.
+    ///
+    /// # Errors
+    /// No answer came; see [`Stage`].
+    pub async fn post(&self, target: &Target, headers: &Headers, body: Body, max_answer: usize) -> Result<Answer, PostError> {
+        let url = Url::parse(&target.url)?;
+        let request = exchange::Request::post(target, &url, headers, body.len())?;
+        let connection = self.connect(target, &url).await?;
+        exchange::run(target, connection, request, body, max_answer).await
+    }
+
+    async fn connect(&self, target: &Target, url: &Url) -> Result<connect::Connection, PostError> {
+        let route = connect::Route::find(target, url).await?;
+        let stream = route.connect(target, url).await?;
+        self.secure(target, url, stream).await
+    }
+
+    async fn secure(&self, target: &Target, url: &Url, stream: tokio::net::TcpStream) -> Result<connect::Connection, PostError> {
+        if !url.https {
+            return Ok(connect::Connection { stream: Box::new(stream), tls: None, certificate: None });
+        }
+        let roots = match target.tls {
+            Tls::Default => &self.roots,
+            Tls::Legacy => &self.roots_legacy,
+        };
+        tls::connect(roots, target, url, stream).await
+    }
+
+    /// Tries a partner's address without posting anything: resolve, connect, TLS, then `HEAD` (or `GET`, where `HEAD` is
+    /// not known). Any HTTP answer counts as one.
+    pub async fn probe(&self, target: &Target) -> Vec<ProbeStep> {
+        let mut steps = Steps::default();
+        // The step that fails has written itself down.
+        let _ = self.probe_into(target, &mut steps).await;
+        steps.done
+    }
+
+    async fn probe_into(&self, target: &Target, steps: &mut Steps) -> Result<(), PostError> {
+        let url = steps.note("url", Url::parse(&target.url), |url| url.origin())?;
+        let route = steps.note("resolve", connect::Route::find(target, &url).await, connect::Route::describe)?;
+        let stream = steps.note("connect", route.connect(target, &url).await, |stream| {
+            stream.peer_addr().map_or_else(|_| "connected".to_owned(), |peer| format!("connected to {peer}"))
+        })?;
+        let connection = self.secure(target, &url, stream).await;
+        let connection = match url.https {
+            true => steps.note("tls", connection, connect::Connection::describe)?,
+            false => connection?,
+        };
+        let mut answer = exchange::look(target, &url, connection, "HEAD").await;
+        if answer.as_ref().is_ok_and(|answer| matches!(answer.status, 405 | 501)) {
+            answer = match self.connect(target, &url).await {
+                Ok(connection) => exchange::look(target, &url, connection, "GET").await,
+                Err(error) => Err(error),
+            };
+        }
+        steps.note("answer", answer, |answer| format!("HTTP {}", answer.status))?;
+        Ok(())
+    }
+}
+
+/// Writes steps down as they are done.
+struct Steps {
+    since: Instant,
+    done: Vec<ProbeStep>,
+}
+
+impl Default for Steps {
+    fn default() -> Self {
+        Steps { since: Instant::now(), done: Vec::new() }
+    }
+}
+
+impl Steps {
+    fn note<T>(&mut self, name: &'static str, outcome: Result<T, PostError>, describe: impl FnOnce(&T) -> String) -> Result<T, PostError> {
+        let took = self.since.elapsed();
+        self.since = Instant::now();
+        self.done.push(match &outcome {
+            Ok(found) => ProbeStep { name, ok: true, detail: describe(found), hint: String::new(), took },
+            Err(error) => ProbeStep { name, ok: false, detail: error.text.clone(), hint: error.hint.clone(), took },
+        });
+        outcome
+    }
+}
+
+#[cfg(test)]
+mod tests;

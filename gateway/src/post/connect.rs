@@ -1,0 +1,143 @@
+//! From a name to a connection: resolve once, check every address, connect to what was checked, pass the proxy.
+
+use std::net::{IpAddr, SocketAddr};
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::url::Url;
+use super::{PostError, Stage, Target, address, exchange};
+
+/// Most addresses of one name that are tried.
+const MAX_TRIES: usize = 8;
+
+/// A byte stream, with TLS or without.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// Ready for requests.
+pub(super) struct Connection {
+    pub(super) stream: Box<dyn Stream>,
+    /// Protocol and cipher.
+    pub(super) tls: Option<String>,
+    /// Subject and end of the server's certificate.
+    pub(super) certificate: Option<String>,
+}
+
+impl Connection {
+    pub(super) fn describe(&self) -> String {
+        [self.tls.as_deref(), self.certificate.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Checked addresses: the server's, or the proxy's.
+pub(super) struct Route {
+    addresses: Vec<SocketAddr>,
+    proxy: Option<Url>,
+}
+
+impl Route {
+    /// Resolves the server, or the proxy if there is one. A proxy is the operator's own choice and may stand anywhere; a
+    /// name behind it is resolved by the proxy, so only addresses and local names can be refused here.
+    pub(super) async fn find(target: &Target, url: &Url) -> Result<Self, PostError> {
+        let Some(proxy) = &target.proxy else {
+            let addresses = resolve(target, url).await?;
+            if let Some(inner) = addresses.iter().find(|addr| address::denied(addr.ip())).filter(|_| !target.allow_private) {
+                return Err(denied(&url.host, &inner.ip().to_string()));
+            }
+            return Ok(Route { addresses, proxy: None });
+        };
+        let local = url.host.trim_end_matches('.') == "localhost" || url.host.ends_with(".localhost");
+        if !target.allow_private && (local || url.host.parse::<IpAddr>().is_ok_and(address::denied)) {
+            return Err(denied(&url.host, &url.host));
+        }
+        let proxy = Url::parse(&proxy.url).map_err(|error| PostError { text: format!("proxy: {}", error.text), ..error })?;
+        if proxy.https {
+            return Err(PostError::new(Stage::Url, "proxy: only http:// proxies are spoken to", "set the proxy as http://host:port"));
+        }
+        Ok(Route { addresses: resolve(target, &proxy).await?, proxy: Some(proxy) })
+    }
+
+    pub(super) fn describe(&self) -> String {
+        let all: Vec<String> = self.addresses.iter().map(|addr| addr.ip().to_string()).collect();
+        match &self.proxy {
+            Some(proxy) => format!("proxy {} is {}", proxy.host, all.join(", ")),
+            None => all.join(", "),
+        }
+    }
+
+    /// Connects to the first address that answers; for https through a proxy, up to the server's first byte.
+    pub(super) async fn connect(&self, target: &Target, url: &Url) -> Result<TcpStream, PostError> {
+        let mut stream = self.dial(target).await?;
+        if let Some(proxy) = &self.proxy
+            && url.https
+        {
+            match timeout(target.connect_timeout, tunnel(&mut stream, target, url)).await {
+                Ok(outcome) => outcome?,
+                Err(_) => return Err(PostError::new(Stage::Connect, format!("proxy {} did not answer in time", proxy.with_port()), PROXY_HINT)),
+            }
+        }
+        Ok(stream)
+    }
+
+    /// The time is shared among the addresses that are left, so that a dead one does not use all of it.
+    async fn dial(&self, target: &Target) -> Result<TcpStream, PostError> {
+        let deadline = Instant::now() + target.connect_timeout;
+        let tries = self.addresses.len().min(MAX_TRIES);
+        let mut troubles = Vec::new();
+        for (at, addr) in self.addresses.iter().take(tries).enumerate() {
+            let left = u32::try_from(tries - at).unwrap_or(1);
+            let share = deadline.saturating_duration_since(Instant::now()) / left;
+            match timeout_at(Instant::now() + share, TcpStream::connect(addr)).await {
+                Ok(Ok(stream)) => {
+                    // The last piece of a body must not wait for an acknowledgement; without the option it only comes later.
+                    let _ = stream.set_nodelay(true);
+                    return Ok(stream);
+                }
+                Ok(Err(error)) => troubles.push(format!("{addr}: {error}")),
+                Err(_) => troubles.push(format!("{addr}: no answer in time")),
+            }
+        }
+        Err(PostError::new(Stage::Connect, format!("cannot connect: {}", troubles.join("; ")), "ask whether the partner's firewall lets us in, and whether host and port are right"))
+    }
+}
+
+const PROXY_HINT: &str = "look at the partner's setting proxy, its user and its password";
+
+async fn resolve(target: &Target, url: &Url) -> Result<Vec<SocketAddr>, PostError> {
+    let failed = |why: String| PostError::new(Stage::Resolve, format!("cannot resolve {}: {why}", url.host), "look at the host name in the URL and at this machine's DNS");
+    let looked_up = timeout(target.connect_timeout, tokio::net::lookup_host((url.host.as_str(), url.port))).await;
+    let addresses: Vec<SocketAddr> = match looked_up {
+        Ok(Ok(found)) => found.collect(),
+        Ok(Err(error)) => return Err(failed(error.to_string())),
+        Err(_) => return Err(failed("no answer in time".to_owned())),
+    };
+    if addresses.is_empty() { Err(failed("it has no address".to_owned())) } else { Ok(addresses) }
+}
+
+fn denied(host: &str, ip: &str) -> PostError {
+    PostError::new(
+        Stage::Denied,
+        format!("{host} is {ip}, an address inside our own networks"),
+        "if the partner really stands there: partner set … --private true",
+    )
+}
+
+/// `CONNECT host:port` (RFC 9110 §9.3.6).
+async fn tunnel(stream: &mut TcpStream, target: &Target, url: &Url) -> Result<(), PostError> {
+    let wrong = |text: String| PostError::new(Stage::Connect, text, PROXY_HINT);
+    let authority = url.with_port();
+    let mut head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n");
+    if let Some(auth) = target.proxy.as_ref().and_then(|proxy| proxy.auth.as_ref()) {
+        head.push_str(&format!("Proxy-Authorization: {}\r\n", exchange::basic(auth).as_str()));
+    }
+    head.push_str("\r\n");
+    stream.write_all(head.as_bytes()).await.map_err(|error| wrong(format!("the proxy hung up: {error}")))?;
+    let status = exchange::tunnel_status(stream).await.map_err(|why| wrong(format!("the proxy's answer cannot be read: {why}")))?;
+    match status {
+        200..300 => Ok(()),
+        407 => Err(wrong("the proxy wants other credentials: HTTP 407".to_owned())),
+        _ => Err(wrong(format!("the proxy refuses to connect to {authority}: HTTP {status}"))),
+    }
+}

@@ -1,0 +1,152 @@
+//! TLS to a partner: pinned certificates or the system's roots.
+
+use std::pin::Pin;
+use std::sync::OnceLock;
+
+use openssl::error::ErrorStack;
+use openssl::hash::MessageDigest;
+use openssl::pkey::PKey;
+use openssl::ssl::{Ssl, SslConnector, SslMethod, SslOptions, SslRef, SslVerifyMode, SslVersion};
+use openssl::x509::{X509, X509Ref, X509VerifyResult};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_openssl::SslStream;
+
+use super::connect::Connection;
+use super::url::Url;
+use super::{PostError, Stage, Target, Tls};
+
+/// Shakes hands and checks whom we talk to.
+pub(super) async fn connect(roots: &OnceLock<SslConnector>, target: &Target, url: &Url, stream: TcpStream) -> Result<Connection, PostError> {
+    let ssl = configure(roots, target, url).map_err(|error| {
+        PostError::new(Stage::Tls, format!("TLS cannot be set up: {error}"), "look at the TLS certificates and keys of partner and station")
+    })?;
+    let mut stream = SslStream::new(ssl, stream).map_err(|error| PostError::new(Stage::Tls, format!("TLS cannot be set up: {error}"), ""))?;
+    match timeout(target.connect_timeout, Pin::new(&mut stream).connect()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return Err(explain(stream.ssl(), target, &error)),
+        Err(_) => return Err(PostError::new(Stage::Tls, "the TLS handshake took too long", "ask whether the port really speaks TLS")),
+    }
+    // Once more in the open: the pin does not hang on how often a callback is called.
+    let shown = stream.ssl().peer_certificate();
+    if !target.pinned.is_empty() && !shown.as_ref().is_some_and(|certificate| is_pinned(&target.pinned, certificate)) {
+        return Err(not_pinned(shown.as_deref()));
+    }
+    let cipher = stream.ssl().current_cipher().map_or("", |cipher| cipher.standard_name().unwrap_or(cipher.name()));
+    let tls = Some(format!("{} {cipher}", stream.ssl().version_str()));
+    let certificate = shown.as_deref().map(describe);
+    Ok(Connection { stream: Box::new(stream), tls, certificate })
+}
+
+fn configure(roots: &OnceLock<SslConnector>, target: &Target, url: &Url) -> Result<Ssl, ErrorStack> {
+    let connector = match roots.get() {
+        Some(connector) => connector.clone(),
+        None => {
+            let built = connector(target.tls)?;
+            roots.get_or_init(|| built).clone()
+        }
+    };
+    let mut configuration = connector.configure()?;
+    if !target.pinned.is_empty() {
+        let pinned = target.pinned.clone();
+        configuration.set_verify_hostname(false);
+        configuration.set_verify_callback(SslVerifyMode::PEER, move |_, context| {
+            if context.error_depth() > 0 {
+                return true;
+            }
+            let good = context.current_cert().is_some_and(|certificate| is_pinned(&pinned, certificate));
+            context.set_error(if good { X509VerifyResult::OK } else { X509VerifyResult::APPLICATION_VERIFICATION });
+            good
+        });
+    }
+    if let Some(identity) = &target.client_identity {
+        show(&mut configuration, &identity.cert_chain, &identity.pkcs8)?;
+    }
+    configuration.into_ssl(url.host.trim_end_matches('.'))
+}
+
+fn show(ssl: &mut SslRef, chain: &[Vec<u8>], pkcs8: &[u8]) -> Result<(), ErrorStack> {
+    for (at, der) in chain.iter().enumerate() {
+        let certificate = X509::from_der(der)?;
+        if at == 0 {
+            ssl.set_certificate(&certificate)?;
+        } else {
+            ssl.add_chain_cert(certificate)?;
+        }
+    }
+    let key = PKey::private_key_from_pkcs8(pkcs8)?;
+    ssl.set_private_key(&key)
+}
+
+fn connector(tls: Tls) -> Result<SslConnector, ErrorStack> {
+    let mut builder = SslConnector::builder(SslMethod::tls_client())?;
+    match tls {
+        Tls::Default => builder.set_min_proto_version(Some(SslVersion::TLS1_2))?,
+        Tls::Legacy => {
+            builder.set_cipher_list("ALL:!aNULL:!eNULL:@SECLEVEL=0")?;
+            builder.set_security_level(0);
+            builder.set_min_proto_version(Some(SslVersion::TLS1))?;
+        }
+    }
+    // COMPAT: old servers end an answer without close_notify. An MDN has an end and a signature of its own.
+    builder.set_options(SslOptions::IGNORE_UNEXPECTED_EOF | SslOptions::NO_COMPRESSION);
+    builder.set_alpn_protos(b"\x08http/1.1")?;
+    // A library that was built into the program does not know where this system keeps its roots.
+    let found = openssl_probe::probe();
+    if let Some(file) = &found.cert_file {
+        builder.load_verify_locations(Some(file), None)?;
+    }
+    for dir in &found.cert_dir {
+        builder.load_verify_locations(None, Some(dir))?;
+    }
+    Ok(builder.build())
+}
+
+fn is_pinned(pinned: &[Vec<u8>], certificate: &X509Ref) -> bool {
+    certificate.to_der().is_ok_and(|der| pinned.contains(&der))
+}
+
+/// What a failed handshake means.
+fn explain(ssl: &SslRef, target: &Target, error: &openssl::ssl::Error) -> PostError {
+    let verdict = ssl.verify_result();
+    if verdict != X509VerifyResult::OK {
+        if !target.pinned.is_empty() {
+            return not_pinned(ssl.peer_certificate().as_deref());
+        }
+        let shown = ssl.peer_certificate().as_deref().map(|shown| format!("; it shows {}", describe(shown))).unwrap_or_default();
+        return PostError::new(
+            Stage::TlsTrust,
+            format!("the server's certificate is not trusted: {}{shown}", verdict.error_string()),
+            "ask the partner for its TLS certificate by another way and import it for TLS, or install its issuer in this system",
+        );
+    }
+    let hint = match target.tls {
+        Tls::Default => "ask whether the port speaks TLS 1.2 or later; for an old server: partner set … --tls legacy",
+        Tls::Legacy => "ask whether the port really speaks TLS",
+    };
+    // Without words of its own it is the connection that broke.
+    let text = error.to_string();
+    let hint = if text.contains("certificate required") || text.contains("bad certificate") { "the server wants a client certificate of ours: give the station one for TLS" } else { hint };
+    PostError::new(Stage::Tls, format!("the TLS handshake failed: {text}"), hint)
+}
+
+fn not_pinned(shown: Option<&X509Ref>) -> PostError {
+    let shown = shown.map(|shown| format!(": it shows {}", describe(shown))).unwrap_or_default();
+    PostError::new(
+        Stage::TlsTrust,
+        format!("the server's certificate is not the one pinned for this partner{shown}"),
+        "if the partner has renewed it, compare the fingerprint by another way, then import it for TLS",
+    )
+}
+
+/// Subject, end and SHA-256, on one line.
+fn describe(certificate: &X509Ref) -> String {
+    let name: Vec<String> = certificate
+        .subject_name()
+        .entries()
+        .filter_map(|entry| entry.data().as_utf8().ok())
+        .map(|value| value.chars().map(|c| if c.is_control() { ' ' } else { c }).take(100).collect())
+        .collect();
+    let digest = certificate.digest(MessageDigest::sha256()).map(|digest| digest.iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":"));
+    format!("{} (until {}, SHA-256 {})", name.join(", "), certificate.not_after(), digest.unwrap_or_default())
+}

@@ -1,0 +1,158 @@
+//! What a login has to know about names beyond the journal: uploads that are being written, and names whose file has
+//! moved on but about which clients still ask (sftp.md §4.6).
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::clock::Millis;
+
+/// How long a name keeps answering after its upload, at least.
+const AFTERGLOW: Millis = 10 * 60 * 1000;
+/// Most names remembered on the server.
+const MAX_NAMES: usize = 20_000;
+
+/// A file of a user: the user's name and the path below the account's home.
+type Key = (String, String);
+
+#[derive(Clone, Copy)]
+struct Seen {
+    size: u64,
+    mtime: u64,
+    until: Millis,
+    session: u64,
+}
+
+#[derive(Default)]
+struct Names {
+    seen: HashMap<Key, Seen>,
+    live: HashMap<Key, Arc<AtomicU64>>,
+    sessions: HashSet<u64>,
+}
+
+/// The names of all logins.
+#[derive(Default)]
+pub(super) struct Desk(Mutex<Names>);
+
+/// An upload that is being written; its size is seen by its user until this is dropped.
+pub(super) struct Live {
+    desk: Arc<Desk>,
+    key: Key,
+    size: Arc<AtomicU64>,
+}
+
+impl Live {
+    pub(super) fn set(&self, size: u64) {
+        self.size.store(size, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        let mut names = self.desk.names();
+        if names.live.get(&self.key).is_some_and(|size| Arc::ptr_eq(size, &self.size)) {
+            names.live.remove(&self.key);
+        }
+    }
+}
+
+impl Desk {
+    fn names(&self) -> MutexGuard<'_, Names> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn begin(&self, session: u64) {
+        self.names().sessions.insert(session);
+    }
+
+    pub(super) fn end(&self, session: u64) {
+        self.names().sessions.remove(&session);
+    }
+
+    /// An upload begins.
+    pub(super) fn write(self: &Arc<Self>, user: &str, path: &str) -> Live {
+        let key = (user.to_owned(), path.to_owned());
+        let size = Arc::new(AtomicU64::new(0));
+        let mut names = self.names();
+        names.seen.remove(&key);
+        names.live.insert(key.clone(), Arc::clone(&size));
+        Live { desk: Arc::clone(self), key, size }
+    }
+
+    /// The size of an upload of this user that is being written.
+    pub(super) fn live_size(&self, user: &str, path: &str) -> Option<u64> {
+        self.names().live.get(&(user.to_owned(), path.to_owned())).map(|size| size.load(Ordering::Relaxed))
+    }
+
+    /// The names of this user's uploads below a directory that are being written.
+    pub(super) fn live_below(&self, user: &str, dir: &str) -> Vec<(String, u64)> {
+        let names = self.names();
+        let below = names.live.iter().filter(|((owner, _), _)| owner == user);
+        below
+            .filter_map(|((_, path), size)| {
+                let name = path.strip_prefix(dir)?.strip_prefix('/')?;
+                (!name.contains('/')).then(|| (name.to_owned(), size.load(Ordering::Relaxed)))
+            })
+            .collect()
+    }
+
+    /// A file was accepted; its name goes on answering.
+    pub(super) fn remember(&self, user: &str, path: &str, size: u64, mtime: u64, session: u64, now: Millis) {
+        let mut names = self.names();
+        if names.seen.len() >= MAX_NAMES {
+            let Names { seen, sessions, .. } = &mut *names;
+            seen.retain(|_, seen| seen.until > now || sessions.contains(&seen.session));
+            if seen.len() >= MAX_NAMES {
+                seen.retain(|_, seen| seen.until > now + AFTERGLOW / 2);
+            }
+        }
+        names.seen.insert((user.to_owned(), path.to_owned()), Seen { size, mtime, until: now + AFTERGLOW, session });
+    }
+
+    /// Size and time of a file that has moved on.
+    pub(super) fn recall(&self, user: &str, path: &str, now: Millis) -> Option<(u64, u64)> {
+        let names = self.names();
+        let seen = names.seen.get(&(user.to_owned(), path.to_owned()))?;
+        (seen.until > now || names.sessions.contains(&seen.session)).then_some((seen.size, seen.mtime))
+    }
+
+    /// The client set a time on a file that has moved on.
+    pub(super) fn touch(&self, user: &str, path: &str, mtime: u64) {
+        if let Some(seen) = self.names().seen.get_mut(&(user.to_owned(), path.to_owned())) {
+            seen.mtime = mtime;
+        }
+    }
+
+    pub(super) fn forget(&self, user: &str, path: &str) {
+        self.names().seen.remove(&(user.to_owned(), path.to_owned()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_answer_while_the_session_lives_or_ten_minutes() {
+        let desk = Arc::new(Desk::default());
+        desk.begin(1);
+        desk.remember("u", "AS2/send/A/B/f", 5, 7, 1, 0);
+        assert_eq!(desk.recall("u", "AS2/send/A/B/f", AFTERGLOW * 2), Some((5, 7)));
+        desk.end(1);
+        assert_eq!(desk.recall("u", "AS2/send/A/B/f", AFTERGLOW - 1), Some((5, 7)));
+        assert_eq!(desk.recall("u", "AS2/send/A/B/f", AFTERGLOW), None);
+        assert_eq!(desk.recall("v", "AS2/send/A/B/f", 0), None, "other users see what is really there");
+    }
+
+    #[test]
+    fn uploads_in_work_are_seen_by_their_user() {
+        let desk = Arc::new(Desk::default());
+        let live = desk.write("u", "AS2/send/A/B/f");
+        live.set(9);
+        assert_eq!(desk.live_size("u", "AS2/send/A/B/f"), Some(9));
+        assert_eq!(desk.live_below("u", "AS2/send/A/B"), vec![("f".to_owned(), 9)]);
+        assert!(desk.live_below("v", "AS2/send/A/B").is_empty());
+        drop(live);
+        assert_eq!(desk.live_size("u", "AS2/send/A/B/f"), None);
+    }
+}
