@@ -65,7 +65,7 @@ impl Certificate {
         fingerprint.copy_from_slice(&digest);
         let names = x509.subject_name().entries().map(|entry| {
             let name = entry.object().nid().short_name().map_or_else(|_| entry.object().to_string(), str::to_owned);
-            let value = entry.data().as_utf8().map_or_else(|_| "?".to_owned(), |text| text.to_string());
+            let value = entry.data().to_string().unwrap_or_else(|_| "?".to_owned());
             format!("{name}={value}")
         });
         let parsed = Parsed {
@@ -235,4 +235,45 @@ fn check_key<T: HasPublic>(key: &PKeyRef<T>) -> Result<(), Error> {
 fn unix(time: &Asn1TimeRef) -> Result<i64, openssl::error::ErrorStack> {
     let since = Asn1Time::from_unix(0)?.diff(time)?;
     Ok(i64::from(since.days) * 86_400 + i64::from(since.secs))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use crate::cms::testkit;
+
+    #[test]
+    fn a_certificate_is_known_by_its_own_bytes() {
+        let certificate = testkit::rsa().certificate();
+        let x509 = X509::from_der(certificate.der()).unwrap();
+        assert_eq!(certificate.serial(), [0, 0x80, 0xc0, 0xff, 0xee]);
+        assert_eq!(certificate.issuer_der(), x509.issuer_name().to_der().unwrap());
+        assert_eq!(certificate.ski().unwrap().len(), 20);
+        assert_eq!((certificate.not_before(), certificate.not_after()), (1_700_000_000, 4_000_000_000));
+        assert_eq!(certificate.subject(), "O=Tests, CN=rsa");
+        assert_eq!(certificate.fingerprint().to_vec(), crypto::hash(Digest::Sha256, certificate.der()).unwrap());
+        assert!(certificate.is_rsa());
+    }
+
+    #[test]
+    fn what_is_no_certificate_or_not_its_key_is_refused() {
+        let der = testkit::rsa().certificate().der();
+        for length in 0..der.len() {
+            assert!(Certificate::from_der(&der[..length]).is_err());
+        }
+        assert!(Certificate::from_der(&[der, &[0]].concat()).is_err());
+        let pkcs8 = testkit::rsa().key().private_key_to_pkcs8().unwrap();
+        assert!(Identity::new(der, &pkcs8).is_ok());
+        assert!(Identity::new(testkit::other().certificate().der(), &pkcs8).is_err());
+        assert!(Identity::new(der, b"no key").is_err());
+        let small = PKey::from_rsa(openssl::rsa::Rsa::generate(768).unwrap()).unwrap();
+        let mut builder = X509::builder().unwrap();
+        builder.set_pubkey(&small).unwrap();
+        builder.set_not_before(&Asn1Time::from_unix(0).unwrap()).unwrap();
+        builder.set_not_after(&Asn1Time::from_unix(1).unwrap()).unwrap();
+        builder.sign(&small, openssl::hash::MessageDigest::sha256()).unwrap();
+        let error = Certificate::from_der(&builder.build().to_der().unwrap()).unwrap_err();
+        assert!(error.detail.contains("768 bits"), "{error}");
+    }
 }

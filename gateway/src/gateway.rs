@@ -12,16 +12,16 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 
-use crate::clock::{Clock, SystemClock};
-use crate::config::Config;
-use crate::journal::{Journal, JournalError, Objects};
+use crate::clock::{Clock, Millis, SystemClock};
+use crate::config::{self, Config};
+use crate::journal::{Journal, JournalError, Objects, UploadState};
 use crate::partnership::{Lack, Partnership, PartnershipCache};
 use crate::post::Poster;
 use crate::sftp_tree::Logins;
 use crate::station::Station;
 use crate::storage::{Storage, StorageError};
 use crate::telemetry::Registry;
-use crate::{hostkeys, http, inbox, lifecycle, listen, telemetry, worker};
+use crate::{http, inbox, lifecycle, listen, manage, telemetry, worker};
 
 /// How often a running server looks for objects changed by the command line.
 const OBJECTS_POLL: Duration = Duration::from_millis(300);
@@ -137,7 +137,7 @@ impl Core {
             owner: format!("{}-{}", std::process::id(), random_tag()),
             poster: Poster::new(),
             crypto: Arc::new(Semaphore::new(cores * 2)),
-            metrics: Arc::new(Registry::new()),
+            metrics: Registry::new(),
             objects: RwLock::new(Arc::new(objects)),
             partnerships: PartnershipCache::default(),
             wake_worker: Arc::new(Notify::new()),
@@ -221,7 +221,7 @@ impl Core {
     }
 
     /// Loads the objects again if somebody changed them; true if so.
-    fn refresh_objects(&self) -> Result<bool, JournalError> {
+    pub(crate) fn refresh_objects(&self) -> Result<bool, JournalError> {
         if self.journal.version()? == self.objects().version {
             return Ok(false);
         }
@@ -312,6 +312,7 @@ impl Gateway {
         let lock = lock(&config)?;
         let core = Core::open(config)?;
         core.storage.clear_spool()?;
+        forget_lost_parts(&core)?;
         let doors = Doors::bind(&core, &options).await?;
         doors.listening.remember(&core.journal).await?;
         let (stop, stopped) = watch::channel(false);
@@ -345,7 +346,7 @@ struct Doors {
     as2: Vec<TcpListener>,
     as2_tls: Vec<TcpListener>,
     telemetry: Vec<TcpListener>,
-    tls: Option<openssl::ssl::SslAcceptor>,
+    tls: Option<http::TlsAcceptor>,
 }
 
 impl Doors {
@@ -358,7 +359,7 @@ impl Doors {
         };
         let as2 = bind(options.as2.as_ref().unwrap_or(&config.as2.listen)).await?;
         let as2_tls = bind(&config.as2.tls.listen).await?;
-        let tls = if as2_tls.is_empty() { None } else { Some(http::tls_acceptor(&config.as2.tls).map_err(StartError::Io)?) };
+        let tls = if as2_tls.is_empty() { None } else { Some(tls_acceptor(&config.as2.tls).map_err(StartError::Key)?) };
         let address = options.telemetry.as_ref().unwrap_or(&config.telemetry.listen);
         // A second server on one machine must not fail for want of the same metrics port.
         let telemetry = match listen::bind(&Vec::from_iter((!address.is_empty()).then(|| address.clone()))).await {
@@ -383,13 +384,13 @@ impl Doors {
         let config = &core.config;
         let mut tasks = Vec::new();
         let logins = Arc::new(Logins::new(Arc::clone(core)));
-        let keys = hostkeys::load_or_make(&config.paths().host_keys, &config.sftp.host_keys).map_err(StartError::Key)?;
+        let keys = manage::host_keys::load_or_create(config).map_err(|refusal| StartError::Key(refusal.to_string()))?;
         let front = crate::sftp_tree::front(config, keys, Arc::clone(&logins)).map_err(StartError::Io)?;
         for listener in self.sftp {
             tasks.push(tokio::spawn(Arc::clone(&front).serve(listener, stop.clone())));
         }
         let inbox = Arc::new(inbox::Inbox::new(Arc::clone(core)));
-        let limits = http::Limits { per_ip: config.as2.max_connections_per_ip, ..http::Limits::default() };
+        let limits = http::Limits::new(usize::try_from(config.as2.max_connections_per_ip).unwrap_or(usize::MAX));
         for listener in self.as2 {
             tasks.push(tokio::spawn(http::serve(listener, None, Arc::clone(&inbox), limits.clone(), stop.clone())));
         }
@@ -397,12 +398,52 @@ impl Doors {
             tasks.push(tokio::spawn(http::serve(listener, self.tls.clone(), Arc::clone(&inbox), limits.clone(), stop.clone())));
         }
         for listener in self.telemetry {
-            let page = telemetry::pages(Arc::clone(core), Arc::clone(&front));
-            tasks.push(tokio::spawn(telemetry::serve_text(listener, page, stop.clone())));
+            tasks.push(tokio::spawn(telemetry::serve(listener, Arc::clone(&core.metrics), ready(core, &front), stop.clone())));
         }
         tasks.push(tokio::spawn(follow_objects(Arc::clone(core), logins, front, stop.clone())));
         Ok(tasks)
     }
+}
+
+/// Parts that were being resumed when the last server died went with its spool; nobody was promised them.
+fn forget_lost_parts(core: &Core) -> Result<(), StartError> {
+    let rows = core.journal.read(|tx| tx.uploads_before(Millis::MAX))?;
+    for row in rows.into_iter().filter(|row| row.state == UploadState::Part && core.storage.open_staged(&row.store).is_err()) {
+        core.journal.write_blocking(move |tx| tx.remove_upload(&row))?;
+    }
+    Ok(())
+}
+
+/// Whether the parts work that a message needs; each look also brings the gauges up to date.
+fn ready(core: &Arc<Core>, front: &Arc<sftp_front::Server>) -> telemetry::Ready {
+    let (core, front) = (Arc::clone(core), Arc::clone(front));
+    Arc::new(move || {
+        core.metrics.set_sftp_connections(u64::try_from(front.sessions().len()).unwrap_or(u64::MAX));
+        let counts = core.journal.read(|tx| tx.count_states(Millis::MAX)).map_err(|error| format!("database {error}\n"))?;
+        for (state, count) in counts {
+            core.metrics.set_queue_depth(state.as_str(), count);
+        }
+        core.storage.check_room().map_err(|error| format!("storage {error}\n"))?;
+        Ok("database ok\nstorage ok\n".to_owned())
+    })
+}
+
+/// The TLS listener's certificate and key.
+fn tls_acceptor(settings: &config::Tls) -> Result<http::TlsAcceptor, String> {
+    let read = |what: &str, secret: &Option<config::Secret>| match secret {
+        Some(secret) => secret.read(),
+        None => Err(format!("as2.tls.listen needs as2.tls.{what}, such as \"file:tls.pem\"")),
+    };
+    http::TlsAcceptor::new(&http::ServerTls {
+        cert_pem: read("cert", &settings.cert)?.as_bytes().to_vec(),
+        key_pem: zeroize::Zeroizing::new(read("key", &settings.key)?.as_bytes().to_vec()),
+        client_auth: match settings.client_auth {
+            config::ClientAuth::None => http::ClientAuth::None,
+            config::ClientAuth::Optional => http::ClientAuth::Optional,
+            config::ClientAuth::Required => http::ClientAuth::Required,
+        },
+        client_cas: Vec::new(),
+    })
 }
 
 /// Port 22 needs a privilege; without it the door is at 2022.

@@ -81,7 +81,7 @@ impl Receive for Inbox {
     async fn admit(&self, arrival: &Arrival) -> Result<Spool, Reply> {
         let headers = &arrival.head.headers;
         if headers.get("AS2-From").is_none() || headers.get("AS2-To").is_none() {
-            return Err(reply::text(400, "this is an AS2 endpoint: the headers AS2-From and AS2-To are missing"));
+            return Err(Reply::text(400, "this is an AS2 endpoint: the headers AS2-From and AS2-To are missing\r\n"));
         }
         let max = self.core.config.as2.max_message;
         let (draft, max) = match relationship(&self.core, arrival) {
@@ -96,7 +96,7 @@ impl Receive for Inbox {
                 return Err(reply::later("not ready for this pair"));
             }
         };
-        let announced = headers.get("Content-Length").and_then(|text| text.trim().parse::<u64>().ok());
+        let announced = arrival.length;
         if announced.is_some_and(|len| len > max) {
             return Err(reply::too_large(max));
         }
@@ -187,7 +187,7 @@ async fn receive(core: &Arc<Core>, arrival: Arrival, spool: Spool) -> Result<Rep
 async fn checked(core: &Arc<Core>, taken: Taken) -> Result<Reply, FlowError> {
     if taken.is_sync() {
         return match check::check(core, &taken).await {
-            Ok(mdn) => Ok(mdn.map_or_else(|| reply::empty(200), reply::mdn)),
+            Ok(mdn) => Ok(mdn.map_or_else(|| Reply::empty(200), reply::mdn)),
             Err(error) => {
                 give_back(core, &taken.message).await;
                 Err(error)
@@ -202,7 +202,7 @@ async fn checked(core: &Arc<Core>, taken: Taken) -> Result<Reply, FlowError> {
             give_back(&core, &taken.message).await;
         }
     });
-    Ok(reply::empty(status))
+    Ok(Reply::empty(status))
 }
 
 /// A fault of ours: the worker tries again soon.
@@ -264,7 +264,7 @@ async fn try_mdn(core: &Arc<Core>, arrival: &Arrival, pair: &Arc<Partnership>, d
     }
     let Some(evidence) = receipts::read_mdn(core, pair, headers.clone(), body).await? else { return Ok(None) };
     receipts::take_async(core, pair, evidence).await?;
-    Ok(Some(reply::empty(200)))
+    Ok(Some(Reply::empty(200)))
 }
 
 type NewMessage = Result<(Message, Option<ReceiptRequest>), (Box<Message>, as2_core::Error)>;

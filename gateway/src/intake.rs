@@ -183,16 +183,15 @@ pub fn complete(core: &Core, row: UploadRow, name: &str) -> Result<Landed, Journ
     land(core, file, Sign::Finished)
 }
 
-/// Gives a file in `send` another name without making it a message. For blocking threads.
+/// Gives a file in `send` another name or directory without making it a message. For blocking threads.
 ///
 /// # Errors
 /// The journal's.
-pub fn rename_waiting(core: &Core, row: UploadRow, name: &str, state: UploadState, reason: &str) -> Result<(), JournalError> {
-    let moved = UploadRow { name: name.to_owned(), state, reason: reason.to_owned(), updated: core.clock.now(), ..row.clone() };
+pub fn rename_waiting(core: &Core, row: UploadRow, to: UploadRow, name: &str, state: UploadState, reason: &str) -> Result<(), JournalError> {
+    let moved = UploadRow { name: name.to_owned(), state, reason: reason.to_owned(), updated: core.clock.now(), ..to };
     let replaced = core.journal.write_blocking(move |tx| {
-        let replaced = tx.put_upload(&moved)?;
         tx.remove_upload(&row)?;
-        Ok(replaced)
+        tx.put_upload(&moved)
     })?;
     core.let_go_blocking(replaced.into_iter().collect());
     Ok(())

@@ -10,7 +10,6 @@ pub mod clock;
 pub mod config;
 pub mod content_type;
 pub mod event;
-pub mod hostkeys;
 pub mod layout;
 pub mod message;
 pub mod partner;

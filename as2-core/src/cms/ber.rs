@@ -127,7 +127,7 @@ pub(crate) struct Element<'a> {
 impl<'a> Element<'a> {
     /// A reader over the contents.
     pub(crate) fn reader(&self) -> Reader<'a> {
-        Reader::new(self.body)
+        Reader { bytes: self.body, at: 0, complete: true }
     }
 
     /// The octets of a string that may be in pieces (X.690 §8.7.3). `limit` is in bytes.
@@ -191,11 +191,18 @@ impl<'a> Element<'a> {
 pub(crate) struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// Nothing will be added to `bytes`: what ends too early is wrong, and waiting would not help.
+    complete: bool,
 }
 
 impl<'a> Reader<'a> {
+    /// Over the start of something of which more may come.
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Reader { bytes, at: 0 }
+        Reader { bytes, at: 0, complete: false }
+    }
+
+    fn short(&self, fault: Fault) -> Fault {
+        if self.complete && fault == Fault::NeedMore { Fault::Bad("an element ends too early") } else { fault }
     }
 
     /// Bytes read so far.
@@ -214,8 +221,8 @@ impl<'a> Reader<'a> {
     /// The next element whatever it is.
     pub(crate) fn next(&mut self) -> Result<Element<'a>, Fault> {
         let rest = self.rest();
-        let header = header(rest)?;
-        let size = measure(rest, 0)?;
+        let header = header(rest).map_err(|fault| self.short(fault))?;
+        let size = measure(rest, 0).map_err(|fault| self.short(fault))?;
         let end = if header.length.is_none() { size - 2 } else { size };
         self.at += size;
         Ok(Element { id: header.id, body: &rest[header.size..end], whole: &rest[..size] })
@@ -224,7 +231,7 @@ impl<'a> Reader<'a> {
     /// The next element, which must have this identifier.
     pub(crate) fn expect(&mut self, id: u8) -> Result<Element<'a>, Fault> {
         match self.rest().first() {
-            None => Err(Fault::NeedMore),
+            None => Err(self.short(Fault::NeedMore)),
             Some(found) if *found != id => Err(Fault::Bad("unexpected element")),
             Some(_) => self.next(),
         }

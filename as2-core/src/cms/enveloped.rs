@@ -370,7 +370,7 @@ impl OpenLayer<'_> {
 impl Layer for OpenLayer<'_> {
     fn head(&mut self, bytes: &[u8]) -> Result<Result<Start, Error>, Fault> {
         let (head, start) = Head::read(bytes)?;
-        Ok(head.unwrap(&self.state.identities, self.state.policy).map(|body| {
+        Ok(head.unlock(&self.state.identities, self.state.policy).map(|body| {
             self.state.body = Some(body);
             start
         }))
@@ -426,10 +426,8 @@ impl<'a> Head<'a> {
         reader.optional(ber::context(0))?;
         let set = reader.expect(ber::SET)?;
         let inner = reader.open(ber::SEQUENCE)?;
-        if reader.expect(ber::OID)?.body != oid::DATA {
-            // Other products put signed or compressed data in as id-data too: AS2 content is always MIME (RFC 4130 §3).
-            return Err(Fault::Bad("the encrypted content is not id-data"));
-        }
+        // The type of the content is not looked at: in AS2 it is always MIME (RFC 4130 §3), whatever a product calls it.
+        reader.expect(ber::OID)?;
         let mut algorithm = reader.expect(ber::SEQUENCE)?.reader();
         let cipher = algorithm.expect(ber::OID)?.body;
         let parameters = algorithm.rest();
@@ -442,7 +440,7 @@ impl<'a> Head<'a> {
     }
 
     /// Decides about the cipher, and only then uses a key.
-    fn unwrap(&self, identities: &[Identity], policy: OpenPolicy) -> Result<Body, Error> {
+    fn unlock(&self, identities: &[Identity], policy: OpenPolicy) -> Result<Body, Error> {
         let insufficient = |what: &str| Error::new(ErrorKind::InsufficientMessageSecurity, what);
         let cipher = match oid::cipher_of(self.cipher) {
             Some(Cipher::TripleDesCbc) if !policy.accept_3des => return Err(insufficient("3DES is not allowed")),
@@ -458,20 +456,22 @@ impl<'a> Head<'a> {
 
         let mut choice = KeyChoice::new(cipher.key_len())?;
         let mut offered = Vec::new();
+        let mut refusal = Fault::Bad("no recipient that we could be");
         for (recipient, identity) in self.pairs(identities) {
             // Readable for everyone, so a refusal tells nothing.
-            let wrapping = wrapping(recipient.algorithm, recipient.parameters);
-            let (wrapping, transport) = match wrapping.map_err(|fault| fault.into_error(ErrorKind::DecryptionFailed)) {
+            let (wrapping, transport) = match wrapping(recipient.algorithm, recipient.parameters) {
                 Ok(wrapping) => wrapping,
-                Err(error) if offered.is_empty() => return Err(error),
-                Err(_) => continue,
+                Err(fault) => {
+                    refusal = fault;
+                    continue;
+                }
             };
             let unwrapped = crypto::unwrap_key(identity.key(), wrapping, &recipient.wrapped, cipher.key_len());
             choice.offer(offered.len() as u8, &unwrapped);
             offered.push((identity.certificate().clone(), transport));
         }
         if offered.is_empty() {
-            return Err(decryption_failed("no recipient that we could be"));
+            return Err(refusal.into_error(ErrorKind::DecryptionFailed));
         }
         let stream = CipherStream::decrypt(cipher, choice.key(), &iv)?;
         Ok(Body { cipher, stream, tag_len, frames: self.frames, choice, offered })
@@ -637,4 +637,231 @@ fn read_tail(tail: &[u8], base: u64, body: &Body) -> Result<Vec<u8>, Fault> {
     reader.close(base, outer)?;
     end_of_message(&reader)?;
     Ok(tag)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use crate::cms::testkit::{self, Bench, content, in_pieces};
+    use proptest::prelude::*;
+
+    const SENDING: [Cipher; 6] =
+        [Cipher::Aes128Cbc, Cipher::Aes192Cbc, Cipher::Aes256Cbc, Cipher::Aes128Gcm, Cipher::Aes192Gcm, Cipher::Aes256Gcm];
+
+    fn plan(cipher: Cipher, key_transport: KeyTransport, plain_len: usize, form: Form) -> EnvelopePlan<'static> {
+        EnvelopePlan { recipients: vec![testkit::rsa().certificate()], cipher, key_transport, plain_len: plain_len as u64, form }
+    }
+
+    fn seal(plan: &EnvelopePlan<'_>, plain: &[u8], seed: u64) -> Vec<u8> {
+        let mut sealer = Sealer::new(plan).unwrap();
+        let length = sealer.content_length();
+        let mut out = Vec::new();
+        in_pieces(plain, seed, |piece| sealer.push(piece, &mut out)).unwrap();
+        sealer.finish(&mut out).unwrap();
+        assert_eq!(out.len() as u64, length);
+        out
+    }
+
+    fn open_with(identities: &[Identity], policy: OpenPolicy, cms: &[u8], seed: u64) -> Result<(Vec<u8>, Opened), Error> {
+        let mut opener = Opener::new(identities, policy);
+        let mut plain = Vec::new();
+        in_pieces(cms, seed, |piece| opener.push(piece, &mut plain))?;
+        let opened = opener.finish(&mut plain)?;
+        Ok((plain, opened))
+    }
+
+    fn open(cms: &[u8], seed: u64) -> Result<(Vec<u8>, Opened), Error> {
+        open_with(&[testkit::other().clone(), testkit::rsa().clone()], OpenPolicy::default(), cms, seed)
+    }
+
+    #[test]
+    fn every_combination_comes_back() {
+        for cipher in SENDING {
+            for transport in KeyTransport::ALL {
+                for form in [Form::Der, Form::Ber] {
+                    let plain = content(1000);
+                    let (found, opened) = open(&seal(&plan(cipher, *transport, 1000, form), &plain, 5), 9).unwrap();
+                    assert_eq!((found, opened.cipher, opened.key_transport), (plain, cipher, *transport));
+                    assert_eq!(&opened.recipient, testkit::rsa().certificate());
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        #[test]
+        fn any_size_in_any_pieces(size in prop_oneof![0usize..70, 65_500usize..65_560, 131_000usize..131_100], which in 0usize..6,
+                                  ber in any::<bool>(), seed in any::<u64>()) {
+            let plain = content(size);
+            let form = if ber { Form::Ber } else { Form::Der };
+            let cms = seal(&plan(SENDING[which], KeyTransport::RsaPkcs1, size, form), &plain, seed);
+            prop_assert_eq!(open(&cms, !seed).unwrap().0, plain);
+        }
+
+        #[test]
+        fn any_bytes_are_only_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200), seed in any::<u64>()) {
+            prop_assert_eq!(open(&bytes, seed).unwrap_err().kind, ErrorKind::DecryptionFailed);
+        }
+    }
+
+    #[test]
+    fn a_broken_plan_fails() {
+        let plan = plan(Cipher::Aes256Cbc, KeyTransport::RsaPkcs1, 10, Form::Der);
+        assert!(Sealer::new(&plan).unwrap().push(&[0; 11], &mut Vec::new()).is_err());
+        let mut sealer = Sealer::new(&plan).unwrap();
+        sealer.push(&[0; 9], &mut Vec::new()).unwrap();
+        assert!(sealer.finish(&mut Vec::new()).is_err());
+        let refused = |plan: EnvelopePlan<'_>| Sealer::new(&plan).err().unwrap().kind;
+        assert_eq!(refused(EnvelopePlan { cipher: Cipher::TripleDesCbc, ..plan.clone() }), ErrorKind::Invalid);
+        assert_eq!(refused(EnvelopePlan { recipients: Vec::new(), ..plan.clone() }), ErrorKind::Invalid);
+        let ec = testkit::ec(openssl::nid::Nid::X9_62_PRIME256V1);
+        assert_eq!(refused(EnvelopePlan { recipients: vec![ec.certificate()], ..plan.clone() }), ErrorKind::Invalid);
+    }
+
+    #[test]
+    fn openssl_reads_ours() {
+        let bench = Bench::new(testkit::rsa());
+        let plain = content(200_000);
+        for (cipher, transport, form) in [
+            (Cipher::Aes256Cbc, KeyTransport::RsaPkcs1, Form::Der),
+            (Cipher::Aes128Cbc, KeyTransport::OaepSha1, Form::Ber),
+            (Cipher::Aes192Cbc, KeyTransport::OaepSha512, Form::Der),
+            (Cipher::Aes256Gcm, KeyTransport::OaepSha256, Form::Der),
+            (Cipher::Aes128Gcm, KeyTransport::RsaPkcs1, Form::Ber),
+        ] {
+            bench.put("in", &seal(&plan(cipher, transport, plain.len(), form), &plain, 3));
+            bench.openssl("cms -decrypt -binary -inform DER -in in -out out -recip cert.pem -inkey key.pem");
+            assert!(bench.get("out") == plain, "{cipher} {transport} {form:?}");
+        }
+    }
+
+    #[test]
+    fn we_read_openssls() {
+        let bench = Bench::new(testkit::rsa());
+        bench.put("other.pem", &testkit::pem(testkit::other().certificate()));
+        let plain = content(100_000);
+        bench.put("in", &plain);
+        let all = OpenPolicy { accept_3des: true };
+        for (options, cipher, transport) in [
+            ("-aes-256-cbc -recip cert.pem", Cipher::Aes256Cbc, KeyTransport::RsaPkcs1),
+            ("-aes-128-cbc -stream -recip cert.pem", Cipher::Aes128Cbc, KeyTransport::RsaPkcs1),
+            ("-aes-192-cbc -keyid -stream -recip cert.pem", Cipher::Aes192Cbc, KeyTransport::RsaPkcs1),
+            ("-aes-256-gcm -recip cert.pem", Cipher::Aes256Gcm, KeyTransport::RsaPkcs1),
+            ("-aes-192-gcm -recip cert.pem", Cipher::Aes192Gcm, KeyTransport::RsaPkcs1),
+            ("-aes-128-gcm -stream -recip other.pem -recip cert.pem", Cipher::Aes128Gcm, KeyTransport::RsaPkcs1),
+            ("-des3 -recip cert.pem", Cipher::TripleDesCbc, KeyTransport::RsaPkcs1),
+            ("-aes256 -recip cert.pem -keyopt rsa_padding_mode:oaep", Cipher::Aes256Cbc, KeyTransport::OaepSha1),
+            (
+                "-aes256 -recip cert.pem -keyopt rsa_padding_mode:oaep -keyopt rsa_oaep_md:sha256 -keyopt rsa_mgf1_md:sha1",
+                Cipher::Aes256Cbc,
+                KeyTransport::OaepSha256,
+            ),
+        ] {
+            bench.openssl(&format!("cms -encrypt -binary -outform DER -in in -out out {options}"));
+            let (found, opened) = open_with(&[testkit::rsa().clone()], all, &bench.get("out"), 4).unwrap();
+            assert!(found == plain, "{options}");
+            assert_eq!((opened.cipher, opened.key_transport), (cipher, transport), "{options}");
+        }
+    }
+
+    #[test]
+    fn an_unnamed_recipient_is_tried() {
+        // The same key under another name, as after a renewal with a kept key.
+        let renamed = testkit::identity(testkit::rsa().key(), "renamed", 99);
+        let plain = content(50);
+        let sealed = seal(&plan(Cipher::Aes256Cbc, KeyTransport::RsaPkcs1, 50, Form::Der), &plain, 1);
+        let (found, opened) = open_with(&[testkit::other().clone(), renamed.clone()], OpenPolicy::default(), &sealed, 1).unwrap();
+        assert_eq!((found, &opened.recipient), (plain, renamed.certificate()));
+        let nobody = open_with(&[testkit::other().clone()], OpenPolicy::default(), &sealed, 1);
+        assert_eq!(nobody.unwrap_err().kind, ErrorKind::DecryptionFailed);
+        assert_eq!(open_with(&[], OpenPolicy::default(), &sealed, 1).unwrap_err().kind, ErrorKind::DecryptionFailed);
+    }
+
+    #[test]
+    fn every_truncation_and_every_extension_is_an_error() {
+        for (cipher, form) in [(Cipher::Aes256Cbc, Form::Der), (Cipher::Aes128Gcm, Form::Ber)] {
+            let mut sealed = seal(&plan(cipher, KeyTransport::RsaPkcs1, 33, form), &content(33), 1);
+            for length in 0..sealed.len() {
+                assert_eq!(open(&sealed[..length], 77).unwrap_err().kind, ErrorKind::DecryptionFailed, "{length}");
+            }
+            sealed.extend(b"\r\n");
+            open(&sealed, 1).expect("a line end is no content");
+            sealed.push(7);
+            assert_eq!(open(&sealed, 1).unwrap_err().kind, ErrorKind::DecryptionFailed);
+        }
+    }
+
+    #[test]
+    fn mutants_fail_alike_or_not_at_all() {
+        for (cipher, form) in [(Cipher::Aes256Cbc, Form::Der), (Cipher::Aes256Gcm, Form::Ber)] {
+            let sealed = seal(&plan(cipher, KeyTransport::RsaPkcs1, 100, form), &content(100), 1);
+            for at in 0..sealed.len() {
+                let mut mutant = sealed.clone();
+                mutant[at] ^= 0x11;
+                match open(&mutant, 3) {
+                    Err(error) => assert_eq!(error.kind, ErrorKind::DecryptionFailed, "{at}"),
+                    // CBC does not notice a changed block; a name or a version that changed does not matter.
+                    Ok((plain, _)) => assert!(cipher == Cipher::Aes256Cbc || plain == content(100), "{at}"),
+                }
+            }
+        }
+    }
+
+    /// A wrapped key that does not fit is not told from one that does before the content is read.
+    #[test]
+    fn a_wrong_key_shows_only_at_the_end() {
+        let mut sealed = seal(&plan(Cipher::Aes256Cbc, KeyTransport::RsaPkcs1, 5000, Form::Der), &content(5000), 1);
+        // The 256 bytes of the wrapped key follow `04 82 01 00`.
+        let at = sealed.windows(4).position(|window| window == [4, 0x82, 1, 0]).unwrap() + 4;
+        for byte in [0, 100, 255] {
+            sealed[at + byte] ^= 1;
+            let mut opener = Opener::new(&[testkit::rsa().clone()], OpenPolicy::default());
+            let mut plain = Vec::new();
+            opener.push(&sealed, &mut plain).unwrap();
+            assert!(plain.len() > 4900 && plain[..4000] != content(5000)[..4000]);
+            // One random key in 256 leaves something that looks like padding.
+            if let Err(error) = opener.finish(&mut plain) {
+                assert_eq!(error.kind, ErrorKind::DecryptionFailed);
+            }
+            sealed[at + byte] ^= 1;
+        }
+    }
+
+    #[test]
+    fn forbidden_ciphers_are_named() {
+        let bench = Bench::new(testkit::rsa());
+        bench.put("in", b"text");
+        bench.openssl("cms -encrypt -binary -outform DER -in in -out out -des3 -recip cert.pem");
+        // Without any key of ours the answer is the same: no key is used.
+        for identities in [vec![], vec![testkit::rsa().clone()]] {
+            let refused = open_with(&identities, OpenPolicy::default(), &bench.get("out"), 1);
+            assert_eq!(refused.unwrap_err().kind, ErrorKind::InsufficientMessageSecurity);
+        }
+    }
+
+    #[test]
+    fn oaep_parameters_are_never_guessed() {
+        let label = ber::tlv(ber::context(2), &[ber::algorithm(oid::P_SPECIFIED, &[ber::OCTET_STRING, 1, b'x'])]);
+        let unknown = ber::tlv(ber::context(0), &[ber::algorithm(&[1, 2, 3], &[])]);
+        for parameters in [vec![], vec![ber::NULL, 0], vec![0x30, 5], ber::tlv(ber::SEQUENCE, &[label]), ber::tlv(ber::SEQUENCE, &[unknown])] {
+            assert!(wrapping(oid::RSAES_OAEP, &parameters).is_err(), "{parameters:x?}");
+        }
+        let (found, _) = wrapping(oid::RSAES_OAEP, &oaep_parameters(Digest::Sha1)).unwrap();
+        assert_eq!(found, Wrapping::Oaep { digest: Digest::Sha1, mgf: Digest::Sha1 });
+    }
+
+    #[test]
+    fn floods_of_empty_pieces_are_refused() {
+        let plain = content(20);
+        let mut sealed = seal(&plan(Cipher::Aes256Cbc, KeyTransport::RsaPkcs1, 20, Form::Ber), &plain, 1);
+        let at = sealed.len() - 10 - 34;
+        let few = [0x24, 0x80, 0x04, 0, 0, 0].repeat(100);
+        sealed.splice(at..at, few.iter().copied());
+        assert_eq!(open(&sealed, 1).unwrap().0, plain);
+        sealed.splice(at..at, few.repeat(5));
+        assert_eq!(open(&sealed, 1).unwrap_err().kind, ErrorKind::DecryptionFailed);
+    }
 }

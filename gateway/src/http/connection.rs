@@ -242,28 +242,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, R: Receive> Connection<S, R> {
 /// An answer's bytes. Framing fields are ours alone, whatever the flow put into the headers.
 fn render(reply: &Reply, server: &str, keep: bool) -> Vec<u8> {
     let mut out = format!("HTTP/1.1 {} {}\r\n", reply.status, reason(reply.status)).into_bytes();
-    let mut field = |name: &str, value: &str| {
-        out.extend_from_slice(name.as_bytes());
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value.as_bytes());
-        out.extend_from_slice(b"\r\n");
-    };
     if reply.headers.get("Date").is_none() {
-        field("Date", &jiff::Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string());
+        field(&mut out, "Date", &jiff::Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string());
     }
     if reply.headers.get("Server").is_none() {
-        field("Server", server);
+        field(&mut out, "Server", server);
     }
-    let ours = ["Content-Length", "Transfer-Encoding", "Connection"];
-    for (name, value) in reply.headers.iter().filter(|(name, _)| !ours.iter().any(|own| name.eq_ignore_ascii_case(own))) {
-        field(name, value);
-    }
+    let mut theirs = reply.headers.clone();
+    ["Content-Length", "Transfer-Encoding", "Connection"].iter().for_each(|own| theirs.remove(own));
+    out.extend_from_slice(&theirs.to_bytes());
     // RFC 9110 §8.6: a 204 has no length.
     if reply.status != 204 {
-        field("Content-Length", &reply.body.len().to_string());
+        field(&mut out, "Content-Length", &reply.body.len().to_string());
     }
     if !keep {
-        field("Connection", "close");
+        field(&mut out, "Connection", "close");
     }
     out.extend_from_slice(b"\r\n");
     if reply.status != 204 {
@@ -272,11 +265,15 @@ fn render(reply: &Reply, server: &str, keep: bool) -> Vec<u8> {
     out
 }
 
+fn field(out: &mut Vec<u8>, name: &str, value: &str) {
+    out.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+}
+
 fn reason(status: u16) -> &'static str {
     match status {
-        200 => "OK",
         202 => "Accepted",
         204 => "No Content",
+        200 | 201 | 203 | 205..300 => "OK",
         400 => "Bad Request",
         401 => "Unauthorized",
         403 => "Forbidden",
@@ -294,7 +291,6 @@ fn reason(status: u16) -> &'static str {
         503 => "Service Unavailable",
         505 => "HTTP Version Not Supported",
         507 => "Insufficient Storage",
-        200..300 => "OK",
         _ => "Error",
     }
 }

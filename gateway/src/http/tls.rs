@@ -4,7 +4,7 @@ use std::pin::Pin;
 
 use openssl::error::ErrorStack;
 use openssl::pkey::PKey;
-use openssl::ssl::{AlpnError, Ssl, SslContext, SslMethod, SslOptions, SslVerifyMode, SslVersion, select_next_proto};
+use openssl::ssl::{AlpnError, Ssl, SslContext, SslMethod, SslMode, SslOptions, SslVerifyMode, SslVersion, select_next_proto};
 use openssl::x509::X509;
 use openssl::x509::store::X509StoreBuilder;
 use openssl::x509::verify::X509VerifyFlags;
@@ -67,6 +67,8 @@ impl TlsAcceptor {
         context.set_options(
             SslOptions::NO_COMPRESSION | SslOptions::CIPHER_SERVER_PREFERENCE | SslOptions::NO_RENEGOTIATION | SslOptions::IGNORE_UNEXPECTED_EOF,
         );
+        // Idle connections hold no buffers.
+        context.set_mode(SslMode::AUTO_RETRY | SslMode::RELEASE_BUFFERS | SslMode::ENABLE_PARTIAL_WRITE | SslMode::ACCEPT_MOVING_WRITE_BUFFER);
         context.set_session_id_context(b"as2gate")?;
         context.set_certificate(first)?;
         for other in others {

@@ -57,7 +57,7 @@ pub(super) async fn answer(core: &Arc<Core>, taken: Taken, staged: Staged, row: 
 }
 
 fn accepted(taken: &Taken) -> Reply {
-    reply::empty(if taken.is_async() { taken.pair.partner.async_status } else { 204 })
+    Reply::empty(if taken.is_async() { taken.pair.partner.async_status } else { 204 })
 }
 
 enum Waited {
@@ -97,7 +97,7 @@ async fn claim_again(core: &Arc<Core>, taken: Taken, staged: Staged) -> Result<R
 async fn replay(core: &Arc<Core>, taken: &Taken, row: InboundRow) -> Result<Reply, FlowError> {
     if taken.is_sync() {
         // The first copy may have asked for none; then there is nothing to repeat, and the 2xx says that we hold it.
-        return Ok(row.mdn_headers.zip(row.mdn_body).map_or_else(|| reply::empty(204), reply::mdn));
+        return Ok(row.mdn_headers.zip(row.mdn_body).map_or_else(|| Reply::empty(204), reply::mdn));
     }
     if taken.is_async() && row.mdn_headers.is_some() {
         let (id, now) = (row.message, core.clock.now());

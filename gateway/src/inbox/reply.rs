@@ -21,27 +21,14 @@ use crate::outbox::FlowError;
 use crate::partnership::Partnership;
 use crate::storage::{Draft, StorageError};
 
-/// A line of text.
-pub(super) fn text(status: u16, line: &str) -> Reply {
-    let mut headers = Headers::default();
-    // A fixed value is always a legal one.
-    let _ = headers.push("Content-Type", "text/plain; charset=utf-8");
-    Reply { status, headers, body: format!("{line}\r\n").into_bytes() }
-}
-
-/// Nothing but a status.
-pub(super) fn empty(status: u16) -> Reply {
-    Reply { status, headers: Headers::default(), body: Vec::new() }
-}
-
 /// 413 with the limit.
 pub(super) fn too_large(max: u64) -> Reply {
-    text(413, &format!("the message is larger than {max} bytes"))
+    Reply::text(413, &format!("the message is larger than {max} bytes\r\n"))
 }
 
 /// 503 with `Retry-After`.
 pub(super) fn later(line: &str) -> Reply {
-    let mut reply = text(503, line);
+    let mut reply = Reply::text(503, &format!("{line}\r\n"));
     let _ = reply.headers.push("Retry-After", "30");
     reply
 }
@@ -181,7 +168,7 @@ pub(super) async fn stranger(core: &Arc<Core>, arrival: &Arrival, from: &str, to
     core.journal.write(move |tx| tx.record_refused(&filing, now)).await?;
     Ok(match made {
         Some(made) => mdn(made),
-        None => text(422, &format!("no trading relationship between AS2-From {} and AS2-To {}", clean(from, 128), clean(to, 128))),
+        None => Reply::text(422, &format!("no trading relationship between AS2-From {} and AS2-To {}\r\n", clean(from, 128), clean(to, 128))),
     })
 }
 
@@ -222,5 +209,5 @@ pub(super) async fn refuse(
     let filing = Filing { message, entries, blobs, mdn: None, mdn_is_async: false };
     core.journal.write(move |tx| tx.record_refused(&filing, now)).await?;
     core.wake();
-    Ok(made.map_or_else(|| text(400, "the message cannot be processed: its headers are wrong"), mdn))
+    Ok(made.map_or_else(|| Reply::text(400, "the message cannot be processed: its headers are wrong\r\n"), mdn))
 }

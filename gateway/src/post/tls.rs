@@ -144,7 +144,7 @@ fn describe(certificate: &X509Ref) -> String {
     let name: Vec<String> = certificate
         .subject_name()
         .entries()
-        .filter_map(|entry| entry.data().as_utf8().ok())
+        .filter_map(|entry| entry.data().to_string().ok())
         .map(|value| value.chars().map(|c| if c.is_control() { ' ' } else { c }).take(100).collect())
         .collect();
     let digest = certificate.digest(MessageDigest::sha256()).map(|digest| digest.iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":"));

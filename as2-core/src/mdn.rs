@@ -1,0 +1,318 @@
+//! Message disposition notifications: the report that answers a message (RFC 4130 §7.4, RFC 8098, as2.md §5).
+
+use crate::algorithm::Digest;
+use crate::cms::{SignParams, p7s};
+use crate::compose::{self, Signing, boundary};
+use crate::crypto;
+use crate::disposition::Disposition;
+use crate::error::Error;
+use crate::headers::Headers;
+use crate::id::As2Id;
+use crate::message_id::MessageId;
+use crate::mic::Mic;
+use crate::mime::transfer::{decode_lenient, encode};
+use crate::mime::{Encoding, MediaType, broken, scanner, transfer};
+
+/// Largest report that is read, in bytes (as2.md SEC3).
+pub const MAX_REPORT: usize = 1 << 20;
+/// Most bytes of the human's text that are kept.
+const MAX_TEXT: usize = 64 * 1024;
+/// Most parts of a report, and how deep they may nest.
+const MAX_PARTS: usize = 64;
+const MAX_DEPTH: u8 = 8;
+/// Longest line written into the human's text (RFC 5322 §2.1.1).
+const MAX_LINE: usize = 900;
+
+/// What a report says.
+#[derive(Clone, Debug)]
+pub struct Mdn {
+    /// The message it answers, brackets as they came; empty if it names none.
+    pub original_message_id: String,
+    /// What became of it.
+    pub disposition: Disposition,
+    /// `Received-content-MIC`; `None` if missing or unreadable.
+    pub mic: Option<Mic>,
+    /// The part for humans.
+    pub text: String,
+    /// `Final-Recipient` without its address type.
+    pub final_recipient: String,
+    /// `Original-Recipient` without its address type.
+    pub original_recipient: String,
+    /// `Reporting-UA`.
+    pub reporting_ua: String,
+}
+
+impl Mdn {
+    /// Reads the body of a `multipart/report`, or of a bare `message/disposition-notification`. `Ok(None)`: no notification is
+    /// inside.
+    pub(crate) fn parse(media: &MediaType, body: &[u8]) -> Result<Option<Self>, Error> {
+        let mut found = Found::default();
+        found.entity(media, &Encoding::Identity, body, 0)?;
+        let Some(fields) = found.fields else { return Ok(None) };
+        let get = |name| fields.get(name).unwrap_or_default().to_owned();
+        let mut disposition = Disposition::parse(&get("Disposition"));
+        for name in ["Failure", "Error", "Warning"] {
+            if let Some(words) = fields.get(name) {
+                disposition.explain(words);
+            }
+        }
+        Ok(Some(Mdn {
+            original_message_id: get("Original-Message-ID"),
+            disposition,
+            mic: fields.get("Received-content-MIC").and_then(|text| Mic::parse(text).ok()),
+            text: found.text.unwrap_or_default(),
+            final_recipient: address(&get("Final-Recipient")),
+            original_recipient: address(&get("Original-Recipient")),
+            reporting_ua: get("Reporting-UA"),
+        }))
+    }
+}
+
+/// `rfc822; "AS2 Test"` without the type and the quotes.
+fn address(value: &str) -> String {
+    let address = value.split_once(';').map_or(value, |(_, address)| address).trim();
+    As2Id::from_header(address.as_bytes()).map_or_else(|_| address.to_owned(), |id| id.as_str().to_owned())
+}
+
+/// The parts of a report, taken by their type and not by their place (as2.md §5.3).
+#[derive(Default)]
+struct Found {
+    fields: Option<Headers>,
+    text: Option<String>,
+}
+
+impl Found {
+    fn entity(&mut self, media: &MediaType, encoding: &Encoding, body: &[u8], depth: u8) -> Result<(), Error> {
+        if depth > MAX_DEPTH {
+            return Err(broken("a report nested too deep"));
+        }
+        if media.is_multipart() {
+            let (parts, _) = scanner::split(body, media.param("boundary"), MAX_PARTS)?;
+            return parts.iter().try_for_each(|part| self.part(part, depth + 1));
+        }
+        let decoded = match encoding {
+            Encoding::Base64 => decode_lenient(body),
+            Encoding::QuotedPrintable => {
+                let (mut decoder, mut scratch) = (transfer::Decoder::new(encoding), Vec::new());
+                let mut out = decoder.push(body, &mut scratch).to_vec();
+                decoder.finish(&mut out);
+                out
+            }
+            _ => body.to_vec(),
+        };
+        match media.essence.as_str() {
+            "message/disposition-notification" | "message/global-disposition-notification" if self.fields.is_none() => {
+                self.fields = Some(fields_of(&decoded)?);
+            }
+            "text/plain" | "text/html" | "" if self.text.is_none() => {
+                let text = decoded.get(..decoded.len().min(MAX_TEXT)).unwrap_or_default();
+                self.text = Some(String::from_utf8_lossy(text).trim_end().to_owned());
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn part(&mut self, part: &[u8], depth: u8) -> Result<(), Error> {
+        let (head, body) = split_head(part);
+        let headers = Headers::parse(head)?;
+        let media = MediaType::parse(headers.get("Content-Type").unwrap_or("text/plain"));
+        self.entity(&media, &Encoding::of(&headers), body, depth)
+    }
+}
+
+/// The header block with its blank line, and the body.
+fn split_head(part: &[u8]) -> (&[u8], &[u8]) {
+    let mut start = 0;
+    for line in part.split_inclusive(|&b| b == b'\n') {
+        start += line.len();
+        if matches!(line, b"\n" | b"\r\n") {
+            return part.split_at(start);
+        }
+    }
+    (part, &[])
+}
+
+/// The fields of a notification. Blank lines may stand before and between them.
+fn fields_of(body: &[u8]) -> Result<Headers, Error> {
+    let lines = body.split_inclusive(|&b| b == b'\n').filter(|line| !line.trim_ascii().is_empty());
+    // COMPAT: a line that is no field, such as an advertisement, is passed over.
+    let fields = lines.filter(|line| line.starts_with(b" ") || line.starts_with(b"\t") || line.contains(&b':'));
+    Headers::parse(&fields.collect::<Vec<_>>().concat())
+}
+
+/// An MDN to be made.
+pub struct MdnOut<'a> {
+    /// Our station: the message's AS2-To, as [`As2Id::from_header`] read it, so that the spelling is given back.
+    pub from: As2Id,
+    /// The partner: the message's AS2-From.
+    pub to: As2Id,
+    /// The MDN's own id.
+    pub message_id: MessageId,
+    /// The id of the message, exactly as it came.
+    pub original_message_id: String,
+    /// Unix seconds.
+    pub now: i64,
+    /// What became of the message.
+    pub disposition: Disposition,
+    /// The MIC, if one could be computed.
+    pub mic: Option<Mic>,
+    /// For humans; characters outside of ASCII are replaced.
+    pub text: String,
+    /// How it is signed, if it is.
+    pub sign: Option<Signing<'a>>,
+    /// `AS2-Version`.
+    pub as2_version: String,
+    /// Our product, `name/version`.
+    pub product: String,
+    /// `Subject`.
+    pub subject: String,
+    /// Random bytes of which boundaries are made.
+    pub nonce: [u8; 16],
+    /// Where an asynchronous MDN goes; adds `Recipient-Address`.
+    pub recipient_url: Option<String>,
+    /// Further header lines.
+    pub extra_headers: Vec<(String, String)>,
+}
+
+/// Makes the headers and the body of an MDN (as2.md §5.1).
+///
+/// # Errors
+/// An argument that cannot stand in a header, or a key that cannot sign.
+pub fn compose(out: MdnOut<'_>) -> Result<(Headers, Vec<u8>), Error> {
+    let report_boundary = boundary(&out.nonce, "report");
+    let report_type = format!("multipart/report; report-type=disposition-notification; boundary=\"{report_boundary}\"");
+    let report = report(&out, &report_boundary)?;
+    let (content_type, body) = match &out.sign {
+        None => (report_type, report),
+        Some(signing) => {
+            let entity = [format!("Content-Type: {report_type}\r\n\r\n").into_bytes(), report].concat();
+            sign(signing, &entity, &boundary(&out.nonce, "signed"), out.now)?
+        }
+    };
+    let mut headers = Headers::new();
+    compose::write_common(&mut headers, &out.as2_version, &out.from, &out.to, &out.message_id, out.now, &out.subject)?;
+    if let Some(url) = &out.recipient_url {
+        headers.push("Recipient-Address", &compose::public_url(url))?;
+    }
+    headers.push(if out.recipient_url.is_some() { "User-Agent" } else { "Server" }, &out.product)?;
+    compose::write_features(&mut headers, &out.as2_version, &out.product)?;
+    headers.push("Content-Type", &content_type)?;
+    compose::write_extra(&mut headers, &out.extra_headers)?;
+    Ok((headers, body))
+}
+
+fn report(out: &MdnOut<'_>, boundary: &str) -> Result<Vec<u8>, Error> {
+    let mut fields = Headers::new();
+    let station = out.from.to_header();
+    fields.push("Reporting-UA", out.product.split('/').next().unwrap_or_default())?;
+    fields.push("Original-Recipient", &format!("rfc822; {station}"))?;
+    fields.push("Final-Recipient", &format!("rfc822; {station}"))?;
+    if !out.original_message_id.is_empty() {
+        fields.push("Original-Message-ID", &out.original_message_id)?;
+    }
+    fields.push("Disposition", &out.disposition.to_string())?;
+    if let Some(mic) = &out.mic {
+        fields.push("Received-content-MIC", &mic.to_string())?;
+    }
+    let mut body = Vec::new();
+    for (kind, content) in [("text/plain; charset=us-ascii", plain_lines(&out.text)), ("message/disposition-notification", fields.to_bytes())] {
+        body.extend_from_slice(format!("--{boundary}\r\nContent-Type: {kind}\r\nContent-Transfer-Encoding: 7bit\r\n\r\n").as_bytes());
+        body.extend_from_slice(&content);
+        body.extend_from_slice(b"\r\n");
+    }
+    body.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
+    Ok(body)
+}
+
+/// Printable ASCII in lines that end in CRLF.
+fn plain_lines(text: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() + 16);
+    for line in text.lines() {
+        let ascii: Vec<u8> = line.chars().map(|c| if matches!(c, ' '..='~' | '\t') { c as u8 } else { b'?' }).collect();
+        for piece in ascii.chunks(MAX_LINE) {
+            out.extend_from_slice(piece);
+            out.extend_from_slice(b"\r\n");
+        }
+        if ascii.is_empty() {
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+    out
+}
+
+/// Wraps a small entity in `multipart/signed`: the content type and the body.
+fn sign(signing: &Signing<'_>, entity: &[u8], boundary: &str, now: i64) -> Result<(String, Vec<u8>), Error> {
+    let digest: Digest = signing.digest;
+    let params = SignParams {
+        identity: signing.identity,
+        digest,
+        scheme: signing.scheme,
+        include_certificate: signing.include_certificate,
+    };
+    let signature = encode(&p7s(&params, &crypto::hash(digest, entity)?, now)?);
+    let mut body = format!("--{boundary}\r\n").into_bytes();
+    body.extend_from_slice(entity);
+    body.extend_from_slice(&compose::signature_head(boundary));
+    body.extend_from_slice(&signature);
+    body.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
+    Ok((compose::signed_type(digest, boundary), body))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn out() -> MdnOut<'static> {
+        MdnOut {
+            from: As2Id::from_header(b"\"AS2 Test\"").unwrap(),
+            to: As2Id::parse("ACME").unwrap(),
+            message_id: MessageId::new("1", "host").unwrap(),
+            original_message_id: "no brackets@x".to_owned(),
+            now: 0,
+            disposition: Disposition::processed(),
+            mic: Some(Mic { digest: Digest::Sha256, value: vec![7; 32] }),
+            text: "Grüße\n\nreceived".to_owned(),
+            sign: None,
+            as2_version: "1.2".to_owned(),
+            product: "as2gate/1".to_owned(),
+            subject: "receipt".to_owned(),
+            nonce: [1; 16],
+            recipient_url: None,
+            extra_headers: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_we_write_we_read() {
+        let (headers, body) = compose(out()).unwrap();
+        assert_eq!(headers.get("AS2-From"), Some("\"AS2 Test\""));
+        let text = String::from_utf8(body.clone()).unwrap();
+        assert!(text.contains("Final-Recipient: rfc822; \"AS2 Test\"\r\n"), "{text}");
+        assert!(text.ends_with("--\r\n") && !text.replace("\r\n", "").contains('\n'));
+        let mdn = Mdn::parse(&MediaType::parse(headers.get("Content-Type").unwrap()), &body).unwrap().unwrap();
+        assert_eq!(mdn.original_message_id, "no brackets@x");
+        assert_eq!(mdn.mic, out().mic);
+        assert_eq!((mdn.final_recipient.as_str(), mdn.text.as_str()), ("AS2 Test", "Gr??e\r\n\r\nreceived"));
+        assert!(mdn.disposition.is_positive());
+    }
+
+    #[test]
+    fn nothing_splits_a_header() {
+        assert!(compose(MdnOut { original_message_id: "a\r\nX: y".to_owned(), ..out() }).is_err());
+        assert!(compose(MdnOut { subject: "a\r\nX: y".to_owned(), ..out() }).is_err());
+    }
+
+    #[test]
+    fn odd_reports_are_read() {
+        let media = MediaType::parse("Multipart/Report; Report-Type=disposition-notification; boundary=b");
+        let body = b"Content-Type: x\n\n--b\nContent-Type: message/disposition-notification\nContent-Transfer-Encoding: base64\n\n\
+            CgpvcmlnaW5hbC1tZXNzYWdlLWlkOiA8YT4KCmRpc3Bvc2l0aW9uOiBhO3Byb2Nlc3NlZC9lcnJvcgplcnJvcjogYmFkIG9uZQo=\n--b\n\n<p>\n";
+        let mdn = Mdn::parse(&media, body).unwrap().unwrap();
+        assert_eq!(mdn.original_message_id, "<a>");
+        assert_eq!(mdn.disposition.modifier_code().as_deref(), Some("bad-one"));
+        assert!(mdn.mic.is_none() && !mdn.disposition.is_positive());
+        assert!(Mdn::parse(&media, b"--b\r\n\r\ntext\r\n--b--\r\n").unwrap().is_none());
+    }
+}

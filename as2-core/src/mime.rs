@@ -1,0 +1,63 @@
+//! MIME as AS2 products write it: media types, names, boundaries, transfer encodings (RFC 2045, 2046, 2231, 2047).
+
+pub(crate) mod param;
+pub(crate) mod scanner;
+pub(crate) mod transfer;
+
+use crate::error::Error;
+use crate::headers::Headers;
+
+pub(crate) use param::MediaType;
+
+/// How a body's bytes are encoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    /// 7bit, 8bit, binary, or nothing said: AS2's default is binary (as2.md Q2).
+    Identity,
+    Base64,
+    QuotedPrintable,
+    /// Something else; taken as it is.
+    Unknown(String),
+}
+
+impl Encoding {
+    pub(crate) fn of(headers: &Headers) -> Self {
+        let Some(value) = headers.get("Content-Transfer-Encoding") else { return Encoding::Identity };
+        let word = value.split(';').next().unwrap_or_default().trim_matches(|c: char| c == '"' || c.is_whitespace()).to_ascii_lowercase();
+        match word.as_str() {
+            "" | "7bit" | "8bit" | "binary" => Encoding::Identity,
+            "base64" => Encoding::Base64,
+            "quoted-printable" => Encoding::QuotedPrintable,
+            _ => Encoding::Unknown(word),
+        }
+    }
+}
+
+/// The name of a payload file: `filename*`, then `filename`, then the content type's `name`; the names that products give to
+/// the CMS layers are no payload's (as2.md §2).
+pub(crate) fn file_name(headers: &Headers) -> Option<String> {
+    let disposition = headers.get("Content-Disposition").map(MediaType::parse);
+    let named = disposition.as_ref().and_then(|d| d.name_param("filename"));
+    let name = named.or_else(|| headers.get("Content-Type").map(MediaType::parse).and_then(|t| t.name_param("name")))?;
+    let name = name.trim().to_owned();
+    let layer = matches!(name.to_ascii_lowercase().as_str(), "smime.p7m" | "smime.p7z" | "smime.p7s" | "smime.p7c");
+    (!name.is_empty() && !layer).then_some(name)
+}
+
+/// The one Content-Type of an entity; none is `None`.
+///
+/// # Errors
+/// Two of them, which two readers would understand differently (cms-streaming.md §10).
+pub(crate) fn content_type(headers: &Headers) -> Result<Option<MediaType>, Error> {
+    let mut all = headers.all("Content-Type");
+    let first = all.next();
+    if all.next().is_some() {
+        return Err(broken("two Content-Type lines in one entity"));
+    }
+    Ok(first.map(MediaType::parse))
+}
+
+/// A structure that cannot be read.
+pub(crate) fn broken(detail: impl Into<String>) -> Error {
+    Error::new(crate::error::ErrorKind::UnexpectedProcessingError, detail)
+}

@@ -1,0 +1,235 @@
+//! `type/subtype; name=value` in all the spellings met: case, order, quotes, blanks, RFC 2231 and RFC 2047 names.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+
+/// Most parameters read of one value.
+const MAX_PARAMS: usize = 64;
+
+/// A parsed `Content-Type` or `Content-Disposition`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MediaType {
+    /// Before the first `;`, as spelled.
+    pub(crate) spelled: String,
+    /// The same in lower case.
+    pub(crate) essence: String,
+    /// Names in lower case, values without quotes.
+    params: Vec<(String, String)>,
+}
+
+impl MediaType {
+    /// Never fails: what cannot be understood is not there.
+    pub(crate) fn parse(value: &str) -> Self {
+        let value = value.trim();
+        // COMPAT(L #95): a whole value in quotes.
+        let value = if value.starts_with('"') { value.trim_matches('"') } else { value };
+        let (head, mut rest) = value.split_once(';').unwrap_or((value, ""));
+        let mut params = Vec::new();
+        while !rest.trim().is_empty() && params.len() < MAX_PARAMS {
+            let end = rest.find(['=', ';']).unwrap_or(rest.len());
+            let (name, tail) = rest.split_at(end);
+            let Some(tail) = tail.strip_prefix('=') else {
+                rest = tail.trim_start_matches(';');
+                continue;
+            };
+            let (text, tail) = param_value(tail.trim_start());
+            params.push((name.trim().to_ascii_lowercase(), text));
+            rest = tail;
+        }
+        let spelled: String = head.trim().to_owned();
+        MediaType { essence: spelled.to_ascii_lowercase(), spelled, params }
+    }
+
+    /// A parameter by its name in lower case.
+    pub(crate) fn param(&self, name: &str) -> Option<&str> {
+        self.params.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    /// A parameter that is a file name, from its best form: RFC 2231 (also in pieces), else plain with RFC 2047 words decoded.
+    pub(crate) fn name_param(&self, name: &str) -> Option<String> {
+        self.extended(name).or_else(|| self.param(name).map(decode_words)).filter(|text| !text.is_empty())
+    }
+
+    /// `name*`, or `name*0`, `name*1*` … joined (RFC 2231 §3, §4).
+    fn extended(&self, name: &str) -> Option<String> {
+        if let Some(value) = self.param(&format!("{name}*")) {
+            let (charset, text) = split_charset(value);
+            return Some(decode_charset(charset, &percent_decode(text)));
+        }
+        let mut charset = "";
+        let mut bytes = Vec::new();
+        for index in 0..MAX_PARAMS {
+            if let Some(value) = self.param(&format!("{name}*{index}*")) {
+                let text = if index == 0 {
+                    let (found, text) = split_charset(value);
+                    charset = found;
+                    text
+                } else {
+                    value
+                };
+                bytes.extend(percent_decode(text));
+            } else if let Some(value) = self.param(&format!("{name}*{index}")) {
+                bytes.extend_from_slice(value.as_bytes());
+            } else {
+                break;
+            }
+        }
+        (!bytes.is_empty()).then(|| decode_charset(charset, &bytes))
+    }
+
+    pub(crate) fn is_multipart(&self) -> bool {
+        self.essence.starts_with("multipart/")
+    }
+
+    /// `application/pkcs7-mime` in both spellings, except the container of bare certificates.
+    pub(crate) fn is_cms(&self) -> bool {
+        matches!(self.essence.as_str(), "application/pkcs7-mime" | "application/x-pkcs7-mime")
+            && !self.param("smime-type").is_some_and(|t| t.eq_ignore_ascii_case("certs-only"))
+    }
+
+    pub(crate) fn is_signature(&self) -> bool {
+        matches!(self.essence.as_str(), "application/pkcs7-signature" | "application/x-pkcs7-signature")
+    }
+}
+
+/// A value and what follows its `;`. Quotes may be missing, doubled, or hold a Windows path.
+fn param_value(text: &str) -> (String, &str) {
+    let doubled = text.strip_prefix("\"\"").is_some_and(|rest| !rest.trim_start().starts_with(';') && !rest.trim().is_empty());
+    let Some(quoted) = text.strip_prefix('"').filter(|_| !doubled) else {
+        let (value, rest) = text.split_once(';').unwrap_or((text, ""));
+        return (value.trim().trim_matches('"').to_owned(), rest);
+    };
+    let mut out = String::new();
+    let mut chars = quoted.char_indices().peekable();
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '"' => {
+                let after = quoted.get(at + 1..).unwrap_or_default();
+                return (out, after.split_once(';').map_or("", |(_, rest)| rest));
+            }
+            // Only these two are escapes that products write; any other backslash belongs to a path.
+            '\\' if chars.peek().is_some_and(|(_, next)| matches!(next, '"' | '\\')) => out.extend(chars.next().map(|(_, next)| next)),
+            other => out.push(other),
+        }
+    }
+    (out, "")
+}
+
+fn split_charset(value: &str) -> (&str, &str) {
+    let mut pieces = value.splitn(3, '\'');
+    match (pieces.next(), pieces.next(), pieces.next()) {
+        (Some(charset), Some(_), Some(text)) => (charset, text),
+        _ => ("utf-8", value),
+    }
+}
+
+fn percent_decode(text: &str) -> Vec<u8> {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        let pair = bytes.get(at + 1..at + 3).and_then(|hex| std::str::from_utf8(hex).ok()).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        match (byte, pair) {
+            (b'%', Some(value)) => {
+                out.push(value);
+                at += 3;
+            }
+            _ => {
+                out.push(byte);
+                at += 1;
+            }
+        }
+    }
+    out
+}
+
+/// UTF-8 where it is UTF-8, else Latin-1: the two charsets that names come in.
+fn decode_charset(charset: &str, bytes: &[u8]) -> String {
+    let latin = charset.to_ascii_lowercase().starts_with("iso-8859") || charset.to_ascii_lowercase().starts_with("windows-125");
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !latin || text.is_ascii() => text.to_owned(),
+        _ => bytes.iter().map(|&b| char::from(b)).collect(),
+    }
+}
+
+/// Decodes `=?charset?B|Q?text?=`; blanks between two such words vanish (RFC 2047 §6.2).
+pub(crate) fn decode_words(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    let mut after_word = false;
+    while let Some(start) = rest.find("=?") {
+        let (before, word) = rest.split_at(start);
+        let Some((decoded, tail)) = decode_word(word) else {
+            out.push_str(before);
+            out.push_str("=?");
+            rest = word.get(2..).unwrap_or_default();
+            after_word = false;
+            continue;
+        };
+        if !(after_word && before.trim().is_empty()) {
+            out.push_str(before);
+        }
+        out.push_str(&decoded);
+        rest = tail;
+        after_word = true;
+    }
+    out.push_str(rest);
+    out
+}
+
+fn decode_word(text: &str) -> Option<(String, &str)> {
+    let mut pieces = text.strip_prefix("=?")?.splitn(3, '?');
+    let (charset, encoding, rest) = (pieces.next()?, pieces.next()?, pieces.next()?);
+    let (body, tail) = rest.split_once("?=")?;
+    let bytes = match encoding {
+        "B" | "b" => STANDARD_NO_PAD.decode(body.trim_end_matches('=')).ok()?,
+        "Q" | "q" => percent_decode(&body.replace('%', "%25").replace('_', " ").replace('=', "%")),
+        _ => return None,
+    };
+    let charset = charset.split('*').next().unwrap_or_default();
+    Some((decode_charset(charset, &bytes), tail))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn parameters_in_every_spelling() {
+        let forms = [
+            "multipart/signed; protocol=\"application/pkcs7-signature\"; micalg=sha256; \tboundary=\"--=_x;1\"",
+            "Multipart/Signed;BOUNDARY=\"--=_x;1\" ; MicAlg = sha256;protocol=application/pkcs7-signature;",
+        ];
+        for form in forms {
+            let parsed = MediaType::parse(form);
+            assert_eq!(parsed.essence, "multipart/signed", "{form}");
+            assert_eq!(parsed.param("boundary"), Some("--=_x;1"), "{form}");
+            assert_eq!(parsed.param("micalg"), Some("sha256"), "{form}");
+            assert_eq!(parsed.param("protocol"), Some("application/pkcs7-signature"), "{form}");
+        }
+        assert_eq!(MediaType::parse("multipart/signed; boundary==_a=b").param("boundary"), Some("=_a=b"));
+        assert_eq!(MediaType::parse("\"application/EDI-X12\"").spelled, "application/EDI-X12");
+    }
+
+    #[test]
+    fn names_in_every_spelling() {
+        let forms = [
+            ("attachment; filename=\"a b.edi\"", "a b.edi"),
+            ("Attachment; filename=a b.edi; x=y", "a b.edi"),
+            ("attachment; filename=\"\"a.edi\"\"", "a.edi"),
+            ("attachment; filename=\"a\\\"b.edi\"", "a\"b.edi"),
+            ("attachment; filename=\"C:\\dir\\new.edi\"", "C:\\dir\\new.edi"),
+            ("attachment; filename=\"x\"; filename*=UTF-8''%C3%BC%20.edi", "ü .edi"),
+            ("attachment; filename*=iso-8859-1'en'%FC.edi", "ü.edi"),
+            ("attachment; filename*0*=UTF-8''%C3%BC; filename*1=\"b.edi\"", "üb.edi"),
+            ("attachment; filename=\"=?UTF-8?B?w7wuZWRp?=\"", "ü.edi"),
+            ("attachment; filename=\"=?iso-8859-1?Q?=FC_a?= =?utf-8?q?.edi?=\"", "ü a.edi"),
+        ];
+        for (form, name) in forms {
+            assert_eq!(MediaType::parse(form).name_param("filename").as_deref(), Some(name), "{form}");
+        }
+        assert_eq!(MediaType::parse("attachment; filename=\"\"").name_param("filename"), None);
+        assert_eq!(MediaType::parse("attachment; filename=\"\"; size=3").param("size"), Some("3"));
+    }
+}

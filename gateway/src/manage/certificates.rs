@@ -1,0 +1,456 @@
+//! Certificates: key pairs and trusted certificates, their import, their switch to a successor, their end.
+
+use jiff::Timestamp;
+use keystore::{CertInfo, Imported, KeyPair, KeySpec};
+use zeroize::Zeroizing;
+
+use super::{Change, Refusal, Result, accounts, edit, listed, rules, stations};
+use crate::certificate::{Certificate, Purpose};
+use crate::clock::Millis;
+use crate::gateway::Core;
+use crate::journal::{ObjectKind, Objects};
+use crate::words;
+
+/// A file with a certificate, as somebody gives it. No `Debug`: it may hold a key.
+pub struct NewCertificate {
+    /// Its name here; `None` makes one of the owner's.
+    pub name: Option<String>,
+    /// PEM, DER, P7B, PKCS#12 or JKS.
+    pub bytes: Zeroizing<Vec<u8>>,
+    /// Opens the file, if it is closed.
+    pub passphrase: Option<Zeroizing<String>>,
+    /// The entry wanted of a store with several.
+    pub alias: Option<String>,
+}
+
+/// Trusted certificates of a file.
+pub struct Trusted {
+    /// The one that it is about.
+    pub leaf: Vec<u8>,
+    /// What else was in the file: its issuers.
+    pub others: Vec<Vec<u8>>,
+}
+
+impl NewCertificate {
+    fn import(&self) -> Result<Imported> {
+        let passphrase = self.passphrase.as_ref().map(|text| text.as_str());
+        let imported = match &self.alias {
+            Some(alias) => keystore::import_alias(&self.bytes, passphrase, alias),
+            None => keystore::import(&self.bytes, passphrase),
+        };
+        imported.map_err(|error| Refusal::from_keystore("cannot take this certificate", &error))
+    }
+
+    /// Certificate and private key.
+    ///
+    /// # Errors
+    /// When the file does not open, or lacks one of them.
+    pub fn key_pair(&self) -> Result<KeyPair> {
+        let imported = self.import()?;
+        let (certificate, key) = imported.key_pair().map_err(|error| Refusal::from_keystore("cannot take this key pair", &error))?;
+        Ok(KeyPair { pkcs8: Zeroizing::new(key.to_vec()), certificate: certificate.to_vec() })
+    }
+
+    /// Certificates without a key.
+    ///
+    /// # Errors
+    /// When the file does not open, or has a private key in it.
+    pub fn trusted(&self) -> Result<Trusted> {
+        let imported = self.import()?;
+        if imported.key.is_some() && imported.certificates.is_empty() {
+            return Err(Refusal::from_keystore("cannot take this certificate", &keystore::Error::KeyWithoutCertificate));
+        }
+        if imported.key.is_some() {
+            let hint = "ask the partner for the certificate alone (.cer, .crt, .p7b), and tell them that their key is out";
+            return Err(Refusal::invalid("cannot take this certificate", "the file has a private key in it, which only its owner may have", hint));
+        }
+        let mut all = imported.certificates.into_iter();
+        let leaf = all.next().ok_or_else(|| Refusal::invalid("cannot take this certificate", "the file has none in it", "export it again"))?;
+        Ok(Trusted { leaf, others: all.collect() })
+    }
+}
+
+impl Trusted {
+    /// The rest of the file as certificates of purpose `partner-chain`, named after the leaf; those known are left out.
+    ///
+    /// # Errors
+    /// A certificate that cannot be read.
+    pub(super) fn issuers(&self, objects: &Objects, account: &str, leaf_name: &str, owner: &str) -> Result<Vec<Change>> {
+        let known = |der: &Vec<u8>| objects.certificates.values().any(|c| c.account == account && c.der == *der);
+        let fresh = self.others.iter().filter(|der| !known(der)).enumerate();
+        fresh.map(|(n, der)| trusted((account, &format!("{leaf_name}-ca{}", n + 1)), Purpose::PartnerChain, owner, der).map(Change::from)).collect()
+    }
+}
+
+/// The object of a trusted certificate.
+///
+/// # Errors
+/// When the bytes are no certificate.
+pub(super) fn trusted((account, name): (&str, &str), purpose: Purpose, owner: &str, der: &[u8]) -> Result<Certificate> {
+    let info = CertInfo::from_der(der).map_err(|error| Refusal::from_keystore(format!("cannot take certificate {name}"), &error))?;
+    Ok(Certificate {
+        name: name.to_owned(),
+        account: account.to_owned(),
+        purpose,
+        owner: owner.to_owned(),
+        der: der.to_vec(),
+        sealed_key: None,
+        replaces: String::new(),
+        active_from: String::new(),
+        subject: info.subject,
+        fingerprint: info.sha256,
+        key: info.key,
+        not_before: info.not_before,
+        not_after: info.not_after,
+    })
+}
+
+/// The object of a key pair, its key sealed.
+///
+/// # Errors
+/// When the certificate cannot be read or the key not sealed.
+pub(super) fn with_key(core: &Core, (account, name): (&str, &str), purpose: Purpose, owner: &str, pair: &KeyPair) -> Result<Certificate> {
+    let mut certificate = trusted((account, name), purpose, owner, &pair.certificate)?;
+    if certificate.key == "unknown" || certificate.key.starts_with("DSA") || certificate.key.starts_with("Ed") {
+        let why = format!("its key is {}, which AS2 partners do not understand", certificate.key);
+        return Err(Refusal::invalid(format!("cannot take certificate {name}"), why, "give an RSA or EC key"));
+    }
+    let sealed = core.master.seal(&Certificate::seal_context(account, name), &pair.pkcs8);
+    certificate.sealed_key = Some(sealed.map_err(|error| Refusal::from_keystore("cannot seal a private key", &error))?);
+    Ok(certificate)
+}
+
+/// The certificate of that name in an account; without an account named, the only one of that name.
+///
+/// # Errors
+/// When there is none, or several.
+pub fn choose<'a>(objects: &'a Objects, account: Option<&str>, name: &str) -> Result<&'a Certificate> {
+    let fits = |certificate: &&Certificate| account.is_none_or(|account| certificate.account == account);
+    let mut found = objects.certificates.values().filter(fits).filter(|certificate| certificate.name == name);
+    match (found.next(), found.next()) {
+        (Some(only), None) => Ok(only),
+        (None, _) => {
+            let known = listed(objects.certificates.values().filter(fits).map(|c| c.name.as_str()), "none");
+            Err(Refusal::not_found(format!("no certificate {name}"), format!("known certificates: {known}"), "as2gate cert list"))
+        }
+        _ => Err(Refusal::usage(format!("which certificate {name}?"), "several accounts have one", "add --account ID")),
+    }
+}
+
+/// `ALICE` → `alice-2026`: a name for a new certificate.
+#[must_use]
+pub fn name_for(id: &str, now: Millis) -> String {
+    let year = Timestamp::from_millisecond(now).map_or(1970, |at| at.to_zoned(jiff::tz::TimeZone::UTC).year());
+    let plain: String = id.to_ascii_lowercase().chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '_' | '.') { c } else { '-' }).collect();
+    let plain = plain.trim_start_matches(['-', '.']);
+    // Room for the year and a number behind it.
+    let plain = plain.get(..plain.len().min(rules::MAX_CERTIFICATE_NAME - 16)).unwrap_or(plain);
+    if plain.is_empty() { format!("cert-{year}") } else { format!("{plain}-{year}") }
+}
+
+/// The name, or with `-2`, `-3`, … behind it, whichever is free.
+#[must_use]
+pub fn free_name(objects: &Objects, account: &str, wanted: &str) -> String {
+    let numbered = (2u32..).map(|n| format!("{wanted}-{n}"));
+    let mut candidates = std::iter::once(wanted.to_owned()).chain(numbered);
+    candidates.find(|name| objects.certificate(account, name).is_none()).unwrap_or_else(|| wanted.to_owned())
+}
+
+/// Certificates of an owner under its new id, or of nobody.
+pub(super) fn hand_over(objects: &Objects, account: &str, from: &str, to: &str) -> Vec<Change> {
+    let owned = objects.certificates.values().filter(|c| c.account == account && c.owner == from);
+    owned.map(|c| Certificate { owner: to.to_owned(), ..c.clone() }.into()).collect()
+}
+
+words! {
+    /// What a partner's new certificate is for.
+    pub enum Use {
+        /// Signatures and, if there is no usable one yet, encryption.
+        Auto = "auto",
+        /// Signatures and encryption.
+        Both = "both",
+        /// Signatures only.
+        Sign = "sign",
+        /// Encryption only.
+        Encrypt = "encrypt",
+        /// TLS of its server: pinned.
+        Https = "https",
+    }
+}
+
+/// Whom a new certificate is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum For {
+    /// A station; `true` makes it the one that signs.
+    Station(String, bool),
+    /// A partner.
+    Partner(String, Use),
+    /// Our own TLS.
+    Https,
+    /// Nobody yet.
+    Purpose(Purpose),
+}
+
+/// Adds a certificate and gives it to its owner.
+///
+/// # Errors
+/// When the name is taken, the file cannot be used, or the owner is not there.
+pub async fn add(core: &Core, account: Option<&str>, name: &str, new: &NewCertificate, whom: &For, dry_run: bool) -> Result<Certificate> {
+    let with_private = matches!(whom, For::Station(..) | For::Https | For::Purpose(Purpose::Station | Purpose::Https));
+    let pair = if with_private { Some(new.key_pair()?) } else { None };
+    let chain = if with_private { None } else { Some(new.trusted()?) };
+    edit(core, dry_run, |objects| {
+        let account = match whom {
+            For::Station(id, _) => stations::choose(objects, account, id)?.account.clone(),
+            For::Partner(id, _) => super::partners::choose(objects, account, id)?.account.clone(),
+            For::Https | For::Purpose(_) => accounts::choose(objects, account)?.id.clone(),
+        };
+        if objects.certificate(&account, name).is_some() {
+            return Err(Refusal::exists(format!("cannot add certificate {name}"), "the name is taken", "choose another name, e.g. with the year in it"));
+        }
+        let (purpose, owner) = match whom {
+            For::Station(id, _) => (Purpose::Station, id.as_str()),
+            For::Partner(id, Use::Https) => (Purpose::Https, id.as_str()),
+            For::Partner(id, _) => (Purpose::Partner, id.as_str()),
+            For::Https => (Purpose::Https, ""),
+            For::Purpose(purpose) => (*purpose, ""),
+        };
+        let mut changes = Vec::new();
+        let certificate = match (&pair, &chain) {
+            (Some(pair), _) => with_key(core, (&account, name), purpose, owner, pair)?,
+            (None, Some(chain)) => {
+                changes.extend(chain.issuers(objects, &account, name, owner)?);
+                trusted((&account, name), purpose, owner, &chain.leaf)?
+            }
+            (None, None) => return Err(Refusal::usage("cannot add this certificate", "it has neither key nor certificate", "give another file")),
+        };
+        changes.extend(give(core, objects, &account, &certificate, whom)?);
+        changes.insert(0, certificate.clone().into());
+        Ok((changes, certificate))
+    })
+    .await
+}
+
+/// The owner's object with the certificate in the right places.
+fn give(core: &Core, objects: &Objects, account: &str, certificate: &Certificate, whom: &For) -> Result<Option<Change>> {
+    let name = &certificate.name;
+    match whom {
+        For::Station(id, activate) => {
+            let mut station = stations::choose(objects, Some(account), id)?.clone();
+            if *activate || station.certificate.is_empty() {
+                station.certificate.clone_from(name);
+                return Ok(Some(station.into()));
+            }
+            Ok(None)
+        }
+        For::Partner(id, purpose) => {
+            let mut partner = super::partners::choose(objects, Some(account), id)?.clone();
+            let present = objects.certificate(account, &partner.encrypt_certificate);
+            let usable = present.is_some_and(|c| c.not_after.saturating_mul(1000) > core.clock.now());
+            match purpose {
+                Use::Https => partner.https_certificate.push(name.clone()),
+                Use::Sign => partner.sign_certificate.push(name.clone()),
+                Use::Encrypt => partner.encrypt_certificate.clone_from(name),
+                Use::Both | Use::Auto => {
+                    partner.sign_certificate.push(name.clone());
+                    if *purpose == Use::Both || !usable {
+                        partner.encrypt_certificate.clone_from(name);
+                    }
+                }
+            }
+            Ok(Some(partner.into()))
+        }
+        For::Https | For::Purpose(_) => Ok(None),
+    }
+}
+
+/// Plans the switch from a certificate to its successor, or makes it at once.
+pub struct Switch<'a> {
+    /// Of this account.
+    pub account: Option<&'a str>,
+    /// The certificate to be replaced.
+    pub old: &'a str,
+    /// When; `None` is now.
+    pub at: Option<Timestamp>,
+    /// The successor's name; `None` makes one.
+    pub name: Option<&'a str>,
+}
+
+/// Replaces a certificate by one from a file.
+///
+/// # Errors
+/// When the old one is not there or unused, or the file cannot be used.
+pub async fn schedule(core: &Core, switch: &Switch<'_>, new: &NewCertificate, dry_run: bool) -> Result<Certificate> {
+    let before = super::objects(core)?;
+    let own = choose(&before, switch.account, switch.old)?.sealed_key.is_some();
+    let pair = if own { Some(new.key_pair()?) } else { None };
+    let leaf = if own { Vec::new() } else { new.trusted()?.leaf };
+    edit(core, dry_run, |objects| {
+        let old = choose(objects, switch.account, switch.old)?;
+        let successor = |name: &str| match &pair {
+            Some(pair) => with_key(core, (&old.account, name), old.purpose, &old.owner, pair),
+            None => trusted((&old.account, name), old.purpose, &old.owner, &leaf),
+        };
+        replace(core, objects, old, switch, &successor)
+    })
+    .await
+}
+
+/// Replaces a station's certificate by a new self-signed one with a new key.
+///
+/// # Errors
+/// When it is not there or belongs to no station.
+pub async fn renew(core: &Core, switch: &Switch<'_>, key: KeySpec, dry_run: bool) -> Result<Certificate> {
+    let before = super::objects(core)?;
+    let old = choose(&before, switch.account, switch.old)?;
+    let Some(station) = before.stations.get(&old.owner).filter(|_| old.sealed_key.is_some()) else {
+        let hint = format!("for a partner's: as2gate cert schedule {} --replace-with FILE --at TIME", old.name);
+        return Err(Refusal::invalid(format!("cannot renew {}", old.name), "only a station's own certificate can be made anew", hint));
+    };
+    let pair = stations::make_pair(core, key, station)?;
+    edit(core, dry_run, |objects| {
+        let old = choose(objects, switch.account, switch.old)?;
+        let successor = |name: &str| with_key(core, (&old.account, name), old.purpose, &old.owner, &pair);
+        replace(core, objects, old, switch, &successor)
+    })
+    .await
+}
+
+fn replace(
+    core: &Core,
+    objects: &Objects,
+    old: &Certificate,
+    switch: &Switch<'_>,
+    successor: &dyn Fn(&str) -> Result<Certificate>,
+) -> Result<(Vec<Change>, Certificate)> {
+    let now = core.clock.now();
+    let at = switch.at.map_or(now, |at| at.as_millisecond());
+    let name = match switch.name {
+        Some(name) if objects.certificate(&old.account, name).is_some() => {
+            return Err(Refusal::exists(format!("cannot add certificate {name}"), "the name is taken", "choose another one with --name"));
+        }
+        Some(name) => name.to_owned(),
+        None => free_name(objects, &old.account, &successor_name(&old.name, at)),
+    };
+    let mut new = successor(&name)?;
+    if new.fingerprint == old.fingerprint {
+        return Err(Refusal::invalid(format!("cannot replace {}", old.name), "the new certificate is the same as the old one", "look whether it is the right file"));
+    }
+    if new.not_after.saturating_mul(1000) <= at {
+        return Err(Refusal::invalid(format!("cannot replace {}", old.name), format!("the new certificate expires on {}, before the switch", day(new.not_after)), "ask for one that is valid longer"));
+    }
+    // Switches whose time has come are made final first, so that one certificate has at most one successor under way.
+    let mut changes = settle(objects, &old.account, now);
+    let settled = super::with_changes(objects, &changes);
+    if rules::used_by(&settled, &old.account, &old.name).is_empty() {
+        let hint = "as2gate cert add NAME --partner ID --file FILE adds one without replacing another";
+        return Err(Refusal::invalid(format!("cannot replace {}", old.name), "nobody uses it", hint));
+    }
+    let planned = settled.certificates.values().filter(|c| c.account == old.account && c.replaces == old.name && !c.active_from.is_empty());
+    changes.extend(planned.map(|c| Certificate { replaces: String::new(), active_from: String::new(), ..c.clone() }.into()));
+    new.replaces.clone_from(&old.name);
+    new.active_from = crate::clock::rfc3339(at);
+    let result = new.clone();
+    changes.push(new.into());
+    if at <= now {
+        let after = super::with_changes(objects, &changes);
+        changes.extend(settle(&after, &old.account, now));
+    }
+    Ok((last_of_each(changes), result))
+}
+
+/// `bigmart-enc` at a time in 2027 → `bigmart-enc-2027`; `alice-2026` → `alice-2027`.
+fn successor_name(old: &str, at: Millis) -> String {
+    let base = match old.rsplit_once('-') {
+        Some((base, year)) if year.len() == 4 && year.bytes().all(|b| b.is_ascii_digit()) => base,
+        _ => old,
+    };
+    let zoned = Timestamp::from_millisecond(at).map(|at| at.to_zoned(jiff::tz::TimeZone::UTC));
+    format!("{base}-{}", zoned.map_or(1970, |at| at.year()))
+}
+
+/// Makes past switches final: owners name the successor; the old one goes on to verify and decrypt beside it.
+fn settle(objects: &Objects, account: &str, now: Millis) -> Vec<Change> {
+    let mut due: Vec<&Certificate> = objects.certificates.values().filter(|c| c.account == account && !c.replaces.is_empty()).collect();
+    due.retain(|c| c.active_from.parse::<Timestamp>().is_ok_and(|at| at.as_millisecond() <= now));
+    due.sort_by(|a, b| a.active_from.cmp(&b.active_from));
+    let mut changes: Vec<Change> = Vec::new();
+    let mut state = objects.clone();
+    for successor in due {
+        let (old, new) = (&successor.replaces, &successor.name);
+        let mut step: Vec<Change> = vec![Certificate { replaces: String::new(), active_from: String::new(), ..successor.clone() }.into()];
+        for station in state.stations.values().filter(|s| s.account == account && s.certificate == *old) {
+            let mut station = station.clone();
+            station.certificate.clone_from(new);
+            step.push(station.into());
+        }
+        for partner in state.partners.values().filter(|p| p.account == account) {
+            let mut changed = partner.clone();
+            for list in [&mut changed.sign_certificate, &mut changed.https_certificate] {
+                if list.contains(old) && !list.contains(new) {
+                    list.push(new.clone());
+                }
+            }
+            for single in [&mut changed.encrypt_certificate, &mut changed.client_certificate] {
+                if single == old {
+                    single.clone_from(new);
+                }
+            }
+            if changed != *partner {
+                step.push(changed.into());
+            }
+        }
+        state = super::with_changes(&state, &step);
+        changes.extend(step);
+    }
+    changes
+}
+
+/// Of several writes of one object only the last counts.
+fn last_of_each(changes: Vec<Change>) -> Vec<Change> {
+    let key = |change: &Change| match change {
+        Change::Put(object) => (object.kind(), object.account().to_owned(), object.name().to_owned()),
+        Change::Remove(kind, account, name) => (*kind, account.clone(), name.clone()),
+    };
+    let keys: Vec<_> = changes.iter().map(key).collect();
+    let numbered = changes.into_iter().enumerate();
+    numbered.filter(|(n, _)| !keys[n + 1..].contains(&keys[*n])).map(|(_, change)| change).collect()
+}
+
+/// Removes an unused certificate, and the private key with it.
+///
+/// # Errors
+/// When it is not there, or in use: then by whom.
+pub async fn remove(core: &Core, account: Option<&str>, name: &str, dry_run: bool) -> Result<()> {
+    edit(core, dry_run, |objects| {
+        let certificate = choose(objects, account, name)?;
+        // A station decrypts with every key pair that belongs to it; only the one that signs is held.
+        Ok((vec![Change::Remove(ObjectKind::Certificate, certificate.account.clone(), name.to_owned())], ()))
+    })
+    .await
+}
+
+/// Certificates in use that expire within a time and have no successor, the most urgent first.
+#[must_use]
+pub fn expiring(objects: &Objects, now: Millis, within: Millis) -> Vec<&Certificate> {
+    let needed = |c: &&Certificate| {
+        let succeeded = objects.certificates.values().any(|s| s.account == c.account && s.replaces == c.name && !s.active_from.is_empty());
+        c.not_after.saturating_mul(1000) <= now.saturating_add(within) && !succeeded && !rules::used_by(objects, &c.account, &c.name).is_empty()
+    };
+    let mut found: Vec<&Certificate> = objects.certificates.values().filter(needed).collect();
+    found.sort_by_key(|certificate| certificate.not_after);
+    found
+}
+
+/// `2028-11-21` of a time in unix seconds.
+#[must_use]
+pub fn day(seconds: i64) -> String {
+    Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |at| at.strftime("%Y-%m-%d").to_string())
+}
+
+/// `ab:cd:…` of hexadecimal digits, as other products show fingerprints.
+#[must_use]
+pub fn colons(hex: &str) -> String {
+    let pairs: Vec<&str> = hex.as_bytes().chunks(2).filter_map(|pair| std::str::from_utf8(pair).ok()).collect();
+    pairs.join(":").to_ascii_uppercase()
+}

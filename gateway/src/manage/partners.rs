@@ -1,0 +1,203 @@
+//! Partners: the remote AS2 identities and every setting about them.
+
+use std::net::IpAddr;
+
+use super::certificates::{self, NewCertificate};
+use super::{Change, Refusal, Result, accounts, edit, fields, listed, secrets, stations};
+use crate::certificate::{Certificate, Purpose};
+use crate::gateway::Core;
+use crate::journal::{ObjectKind, Objects};
+use crate::partner::{Blocked, Partner};
+
+/// The partner of that AS2 id in an account; without an account named, the only one of that id.
+///
+/// # Errors
+/// When there is none, or several.
+pub fn choose<'a>(objects: &'a Objects, account: Option<&str>, id: &str) -> Result<&'a Partner> {
+    let fits = |partner: &&Partner| account.is_none_or(|account| partner.account == account);
+    let mut found = objects.partners.values().filter(fits).filter(|partner| partner.as2_id == id);
+    match (found.next(), found.next()) {
+        (Some(only), None) => Ok(only),
+        (None, _) => {
+            let known = listed(objects.partners.values().filter(fits).map(|p| p.as2_id.as_str()), "none");
+            Err(Refusal::not_found(format!("no partner {id}"), format!("known partners: {known}"), "AS2 ids are compared exactly, case included"))
+        }
+        _ => Err(Refusal::usage(format!("which partner {id}?"), "several accounts have one", "add --account ID")),
+    }
+}
+
+/// A partner to be added.
+pub struct NewPartner {
+    /// Whose.
+    pub account: Option<String>,
+    /// Its AS2 id.
+    pub as2_id: String,
+    /// Further fields by name.
+    pub settings: Vec<(String, String)>,
+    /// Its certificate, for signatures and encryption.
+    pub certificate: Option<NewCertificate>,
+}
+
+/// Adds a partner.
+///
+/// # Errors
+/// When it exists, breaks a rule, or the certificate cannot be used.
+pub async fn add(core: &Core, new: &NewPartner, dry_run: bool) -> Result<Partner> {
+    let id = &new.as2_id;
+    let fresh = fields::assign(&Partner { as2_id: id.clone(), ..Partner::default() }, &new.settings)?;
+    let trusted = new.certificate.as_ref().map(NewCertificate::trusted).transpose()?;
+    edit(core, dry_run, |objects| {
+        let account = accounts::choose(objects, new.account.as_deref())?.id.clone();
+        refuse_known(objects, &account, id)?;
+        let mut partner = Partner { account: account.clone(), ..fresh.clone() };
+        let mut changes = Vec::new();
+        if let Some(chain) = &trusted {
+            let wanted = new.certificate.as_ref().and_then(|given| given.name.clone());
+            let name = wanted.unwrap_or_else(|| certificates::free_name(objects, &account, &certificates::name_for(id, core.clock.now())));
+            let certificate = certificates::trusted((&account, &name), Purpose::Partner, id, &chain.leaf)?;
+            trust(&mut partner, &certificate);
+            changes.extend(chain.issuers(objects, &account, &name, id)?);
+            changes.push(certificate.into());
+        }
+        changes.insert(0, partner.clone().into());
+        Ok((changes, partner))
+    })
+    .await
+}
+
+/// Adds a partner that is a station of this server: its id, URL and certificate are copied.
+///
+/// # Errors
+/// When there is no such station, or the partner exists.
+pub async fn add_from_station(
+    core: &Core,
+    account: Option<&str>,
+    station_id: &str,
+    settings: &[(String, String)],
+    listening: Option<&str>,
+    dry_run: bool,
+) -> Result<Partner> {
+    edit(core, dry_run, |objects| {
+        let station = stations::choose(objects, None, station_id)?;
+        // One account and its own stations, or another account that trades with them.
+        let account = account.map_or(Ok(&station.account), |wanted| accounts::choose(objects, Some(wanted)).map(|a| &a.id))?.clone();
+        refuse_known(objects, &account, station_id)?;
+        let Some(own) = objects.certificate(&station.account, &station.certificate) else {
+            let hint = format!("as2gate cert add NAME --station {station_id} --file FILE");
+            return Err(Refusal::not_found(format!("cannot copy station {station_id}"), "it has no certificate", hint));
+        };
+        let url = stations::url(&core.config, station, listening);
+        let copied = Partner {
+            as2_id: station_id.to_owned(),
+            account: account.clone(),
+            name: station.name.clone(),
+            email: station.email.clone(),
+            private: is_private(&url),
+            url,
+            ..Partner::default()
+        };
+        let mut partner = fields::assign(&copied, settings)?;
+        let name = certificates::free_name(objects, &account, &format!("{}-public", own.name));
+        let certificate = certificates::trusted((&account, &name), Purpose::Partner, station_id, &own.der)?;
+        trust(&mut partner, &certificate);
+        Ok((vec![partner.clone().into(), certificate.into()], partner))
+    })
+    .await
+}
+
+/// Signatures and encryption by one certificate.
+fn trust(partner: &mut Partner, certificate: &Certificate) {
+    partner.sign_certificate.push(certificate.name.clone());
+    if partner.encrypt_certificate.is_empty() {
+        partner.encrypt_certificate.clone_from(&certificate.name);
+    }
+}
+
+fn refuse_known(objects: &Objects, account: &str, id: &str) -> Result<()> {
+    if objects.partner(account, id).is_some() {
+        return Err(Refusal::exists(format!("cannot add partner {id}"), "it exists already", format!("as2gate partner set {id} …")));
+    }
+    Ok(())
+}
+
+/// Whether a URL leads to an address that only this machine or network has. Names other than `localhost` are taken for
+/// public: what they resolve to is checked with each connection.
+#[must_use]
+pub fn is_private(url: &str) -> bool {
+    let authority = url.split("://").nth(1).unwrap_or(url).split(['/', '?', '#']).next().unwrap_or_default();
+    let host = match authority.strip_prefix('[') {
+        Some(inner) => inner.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    match host.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
+        Ok(IpAddr::V4(ip)) => ip.is_loopback() || ip.is_private() || ip.is_link_local() || ip.is_unspecified() || in_shared_space(ip),
+        Ok(IpAddr::V6(ip)) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local() || ip.is_unspecified(),
+        Err(_) => host == "localhost" || host.ends_with(".localhost") || host.ends_with(".local") || !host.contains('.'),
+    }
+}
+
+/// 100.64.0.0/10 (RFC 6598).
+fn in_shared_space(ip: std::net::Ipv4Addr) -> bool {
+    let [first, second, ..] = ip.octets();
+    first == 100 && (64..128).contains(&second)
+}
+
+/// Changes settings of a partner.
+///
+/// # Errors
+/// When it is not there, or a setting does not fit.
+pub async fn set(core: &Core, account: Option<&str>, id: &str, settings: &[(String, String)], dry_run: bool) -> Result<Partner> {
+    edit(core, dry_run, |objects| {
+        let old = choose(objects, account, id)?;
+        let mut new = fields::assign(old, settings)?;
+        if new.account != old.account {
+            return Err(Refusal::usage("cannot move a partner to another account", "its records stay where they are", "add it there"));
+        }
+        if new.as2_id == old.as2_id {
+            return Ok((vec![new.clone().into()], new));
+        }
+        refuse_known(objects, &old.account, &new.as2_id)?;
+        secrets::rebind_passwords(&core.master, &mut new, &old.as2_id)?;
+        let mut changes = vec![new.clone().into(), Change::Remove(ObjectKind::Partner, old.account.clone(), old.as2_id.clone())];
+        changes.extend(certificates::hand_over(objects, &old.account, &old.as2_id, &new.as2_id));
+        Ok((changes, new))
+    })
+    .await
+}
+
+/// Refuses traffic of a partner, or lets it pass again.
+///
+/// # Errors
+/// When it is not there.
+pub async fn block(core: &Core, account: Option<&str>, id: &str, which: Blocked, dry_run: bool) -> Result<Partner> {
+    set(core, account, id, &[("blocked".to_owned(), which.to_string())], dry_run).await
+}
+
+/// Removes a partner. Its certificates stay, belonging to nobody; its records stay until their life ends.
+///
+/// # Errors
+/// When it is not there.
+pub async fn remove(core: &Core, account: Option<&str>, id: &str, dry_run: bool) -> Result<()> {
+    edit(core, dry_run, |objects| {
+        let partner = choose(objects, account, id)?;
+        let mut changes = vec![Change::Remove(ObjectKind::Partner, partner.account.clone(), id.to_owned())];
+        changes.extend(certificates::hand_over(objects, &partner.account, id, ""));
+        Ok((changes, ()))
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_private;
+
+    #[test]
+    fn private_urls_are_told_from_public_ones() {
+        for private in ["http://localhost:8080/as2", "http://127.0.0.1/", "https://[::1]:1/", "http://10.1.2.3/", "http://100.64.0.1/", "http://gateway/as2"] {
+            assert!(is_private(private), "{private}");
+        }
+        for public in ["https://as2.example.com/", "http://8.8.8.8/", "https://[2600::1]/", "http://100.128.0.1/"] {
+            assert!(!is_private(public), "{public}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Stations: our AS2 identities.
+
+use keystore::{CertInfo, KeyPair, KeySpec, Subject, generate};
+
+use super::certificates::{self, NewCertificate};
+use super::{Change, Refusal, Result, accounts, edit, fields, listed};
+use crate::certificate::{Certificate, Purpose};
+use crate::config::Config;
+use crate::gateway::Core;
+use crate::journal::{ObjectKind, Objects};
+use crate::station::Station;
+
+/// How long a certificate that we make is valid: two years.
+pub const CERTIFICATE_DAYS: u32 = 730;
+
+/// The station of that AS2 id, of the wanted account if one is wanted.
+///
+/// # Errors
+/// When there is none.
+pub fn choose<'a>(objects: &'a Objects, account: Option<&str>, id: &str) -> Result<&'a Station> {
+    let fits = |station: &&Station| account.is_none_or(|account| station.account == account);
+    objects.stations.get(id).filter(fits).ok_or_else(|| {
+        let known = listed(objects.stations.values().filter(fits).map(|s| s.as2_id.as_str()), "none");
+        Refusal::not_found(format!("no station {id}"), format!("known stations: {known}"), "AS2 ids are compared exactly, case included")
+    })
+}
+
+/// Where partners post to: the station's own URL, else `public_url` and `as2.path`, else this machine.
+///
+/// `listening` is where a running server answers AS2, for ports chosen at start.
+#[must_use]
+pub fn url(config: &Config, station: &Station, listening: Option<&str>) -> String {
+    if !station.url.is_empty() {
+        return station.url.clone();
+    }
+    if !config.public_url.is_empty() {
+        return format!("{}{}", config.public_url, config.as2.path);
+    }
+    let configured = config.as2.listen.first().map_or("", String::as_str);
+    let chosen = if configured.ends_with(":0") { listening.unwrap_or(configured) } else { configured };
+    let (host, port) = chosen.rsplit_once(':').unwrap_or(("localhost", "8080"));
+    let host = if matches!(host, "" | "0.0.0.0" | "[::]") { "localhost" } else { host };
+    format!("http://{host}:{port}{}", config.as2.path)
+}
+
+/// A station to be added.
+pub struct NewStation {
+    /// Whose.
+    pub account: Option<String>,
+    /// Its AS2 id.
+    pub as2_id: String,
+    /// Further fields by name.
+    pub settings: Vec<(String, String)>,
+    /// A key pair from a file; without one, a certificate is made.
+    pub certificate: Option<NewCertificate>,
+    /// The key of a certificate that is made.
+    pub key: KeySpec,
+}
+
+/// Adds a station with its certificate.
+///
+/// # Errors
+/// When it exists, breaks a rule, or the certificate cannot be used.
+pub async fn add(core: &Core, new: &NewStation, dry_run: bool) -> Result<(Station, Certificate)> {
+    let id = &new.as2_id;
+    let blank = Station {
+        as2_id: id.clone(),
+        account: String::new(),
+        name: String::new(),
+        email: String::new(),
+        url: String::new(),
+        certificate: String::new(),
+        also_decrypt: Vec::new(),
+    };
+    let station = fields::assign(&blank, &new.settings)?;
+    super::rules::check_as2_id(id).map_err(|why| Refusal::invalid(format!("cannot add station {id}"), why, "choose an id like ACME_PROD"))?;
+    let pair = match &new.certificate {
+        Some(given) => given.key_pair()?,
+        None => make_pair(core, new.key, &station)?,
+    };
+    edit(core, dry_run, |objects| {
+        if objects.stations.contains_key(id) {
+            return Err(Refusal::exists(format!("cannot add station {id}"), "it exists already", format!("as2gate station set {id} …")));
+        }
+        let account = accounts::choose(objects, new.account.as_deref())?.id.clone();
+        let wanted = new.certificate.as_ref().and_then(|given| given.name.clone());
+        let name = wanted.unwrap_or_else(|| certificates::free_name(objects, &account, &certificates::name_for(id, core.clock.now())));
+        let certificate = certificates::with_key(core, (&account, &name), Purpose::Station, id, &pair)?;
+        let station = Station { account, certificate: name, ..station.clone() };
+        Ok((vec![station.clone().into(), certificate.clone().into()], (station, certificate)))
+    })
+    .await
+}
+
+/// A new key pair with a self-signed certificate for a station.
+///
+/// # Errors
+/// The keystore's.
+pub(super) fn make_pair(core: &Core, key: KeySpec, station: &Station) -> Result<KeyPair> {
+    // A common name ends at 64 characters; an AS2 id may have 128.
+    let cn: String = station.as2_id.chars().take(generate::MAX_NAME_CHARS).collect();
+    let org = (!station.name.is_empty()).then(|| station.name.chars().take(generate::MAX_NAME_CHARS).collect());
+    let email = Some(&station.email).filter(|email| email.is_ascii() && email.contains('@')).cloned();
+    let subject = Subject { cn, org, email, country: None };
+    let pair = keystore::identity(key, &subject, core.clock.now() / 1000, CERTIFICATE_DAYS);
+    pair.map_err(|error| Refusal::from_keystore(format!("cannot make a certificate for {}", station.as2_id), &error))
+}
+
+/// Changes settings of a station.
+///
+/// # Errors
+/// When it is not there, or a setting does not fit.
+pub async fn set(core: &Core, account: Option<&str>, id: &str, settings: &[(String, String)], dry_run: bool) -> Result<Station> {
+    edit(core, dry_run, |objects| {
+        let old = choose(objects, account, id)?;
+        let new = fields::assign(old, settings)?;
+        if new.account != old.account {
+            return Err(Refusal::usage("cannot move a station to another account", "its records stay where they are", "add it there under another AS2 id"));
+        }
+        if new.as2_id == old.as2_id {
+            return Ok((vec![new.clone().into()], new));
+        }
+        Ok((rename(objects, old, &new)?, new))
+    })
+    .await
+}
+
+/// A new AS2 id: certificates and partners' lists follow, folders and history do not.
+fn rename(objects: &Objects, old: &Station, new: &Station) -> Result<Vec<Change>> {
+    if objects.stations.contains_key(&new.as2_id) {
+        return Err(Refusal::exists(format!("cannot rename station {}", old.as2_id), format!("{} exists already", new.as2_id), "choose another AS2 id"));
+    }
+    let mut changes = vec![new.clone().into(), Change::Remove(ObjectKind::Station, old.account.clone(), old.as2_id.clone())];
+    changes.extend(certificates::hand_over(objects, &old.account, &old.as2_id, &new.as2_id));
+    for partner in objects.partners.values().filter(|p| p.account == old.account && p.stations.contains(&old.as2_id)) {
+        let mut partner = partner.clone();
+        partner.stations.iter_mut().filter(|s| **s == old.as2_id).for_each(|s| s.clone_from(&new.as2_id));
+        changes.push(partner.into());
+    }
+    Ok(changes)
+}
+
+/// Removes a station. Its certificates stay, belonging to nobody.
+///
+/// # Errors
+/// When it is not there, or a partner names it.
+pub async fn remove(core: &Core, account: Option<&str>, id: &str, dry_run: bool) -> Result<()> {
+    edit(core, dry_run, |objects| {
+        let station = choose(objects, account, id)?;
+        let mut changes = vec![Change::Remove(ObjectKind::Station, station.account.clone(), id.to_owned())];
+        changes.extend(certificates::hand_over(objects, &station.account, id, ""));
+        Ok((changes, ()))
+    })
+    .await
+}
+
+/// What a partner asks for by mail.
+///
+/// # Errors
+/// When the station has no certificate.
+pub fn profile(core: &Core, objects: &Objects, station: &Station, listening: Option<&str>) -> Result<String> {
+    let what = || format!("cannot write a profile of {}", station.as2_id);
+    let Some(certificate) = objects.certificate(&station.account, &station.certificate) else {
+        return Err(Refusal::not_found(what(), "it has no certificate", format!("as2gate cert add NAME --station {} --file FILE", station.as2_id)));
+    };
+    let info = CertInfo::from_der(&certificate.der).map_err(|error| Refusal::from_keystore(what(), &error))?;
+    let mdn = url(&core.config, station, listening);
+    let mdn = mdn.strip_suffix(core.config.as2.path.as_str()).map_or(mdn.clone(), |base| format!("{base}{}", core.config.as2.mdn_path));
+    let lines = [
+        ("AS2 id", station.as2_id.clone()),
+        ("Name", station.name.clone()),
+        ("E-mail", station.email.clone()),
+        ("URL", url(&core.config, station, listening)),
+        ("URL for async MDNs", mdn),
+        ("Signature", "SHA-256 with RSA (SHA-384, SHA-512 on request); detached, certificate included".to_owned()),
+        ("Encryption", "AES-256-CBC (AES-128, AES-192, GCM on request); RSA key transport".to_owned()),
+        ("Compression", "ZLIB understood, before or after signing".to_owned()),
+        ("MDN", "synchronous and signed preferred; asynchronous possible".to_owned()),
+        ("Certificate", format!("{} ({}), serial {}", info.subject, info.key, info.serial_hex)),
+        ("Valid until", certificates::day(info.not_after)),
+        ("SHA-256 fingerprint", certificates::colons(&info.sha256)),
+        ("SHA-1 fingerprint", certificates::colons(&info.sha1)),
+    ];
+    let mut text = String::new();
+    for (name, value) in lines.iter().filter(|(_, value)| !value.is_empty()) {
+        text.push_str(&format!("{name:<21}{value}\n"));
+    }
+    text.push('\n');
+    text.push_str(&keystore::to_pem("CERTIFICATE", &certificate.der));
+    Ok(text)
+}

@@ -1,0 +1,226 @@
+//! SFTP users and their public keys.
+
+use keystore::ssh::{KeyFile, KeyFormat, KeyKind, PublicKey, parse_public, user_key};
+
+use super::{Change, Refusal, Result, accounts, edit, fields, listed};
+use crate::config::Config;
+use crate::gateway::Core;
+use crate::journal::{ObjectKind, Objects};
+use crate::user::{User, UserKind};
+
+/// A key to be made. No `Debug`: the passphrase is secret.
+pub struct KeyWish {
+    /// Its type.
+    pub kind: KeyKind,
+    /// Its file's format.
+    pub format: KeyFormat,
+    /// Protects the file.
+    pub passphrase: Option<zeroize::Zeroizing<String>>,
+}
+
+/// Where a user's keys come from.
+pub enum KeySource {
+    /// Public keys in any form that people have.
+    Public(String),
+    /// A new pair; we keep the public half only.
+    Generate(KeyWish),
+}
+
+impl KeySource {
+    /// The public keys as lines, and the private key's file if one was made.
+    fn make(&self, user: &str) -> Result<(Vec<String>, Option<KeyFile>)> {
+        let cannot = |error: &keystore::Error| Refusal::from_keystore(format!("cannot take this key for {user}"), error);
+        match self {
+            KeySource::Public(text) => {
+                let keys = parse_public(text).map_err(|error| cannot(&error))?;
+                Ok((keys.iter().map(line).collect(), None))
+            }
+            KeySource::Generate(wish) => {
+                let passphrase = wish.passphrase.as_ref().map(|text| text.as_str());
+                let file = user_key(wish.kind, wish.format, passphrase, user).map_err(|error| cannot(&error))?;
+                Ok((vec![file.public_line.clone()], Some(file)))
+            }
+        }
+    }
+}
+
+/// A public key as the `authorized_keys` line that is stored, options and comment included.
+#[must_use]
+pub fn line(key: &PublicKey) -> String {
+    let mut options = Vec::new();
+    if !key.options.from.is_empty() {
+        options.push(format!("from=\"{}\"", key.options.from.join(",")));
+    }
+    if let Some(end) = key.options.expiry_time.and_then(|end| jiff::Timestamp::from_second(end).ok()) {
+        options.push(format!("expiry-time=\"{}\"", end.strftime("%Y%m%d%H%M%SZ")));
+    }
+    let parts = [options.join(","), key.line.clone(), key.comment.clone()];
+    parts.iter().map(|part| part.trim()).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// The keys of a user as shown; a stored line that cannot be read any more is left out.
+#[must_use]
+pub fn keys(user: &User) -> Vec<PublicKey> {
+    user.keys.iter().filter_map(|line| parse_public(line).ok()).flatten().collect()
+}
+
+/// The user of that name, whatever its case, of the wanted account if one is wanted.
+///
+/// # Errors
+/// When there is none.
+pub fn choose<'a>(objects: &'a Objects, account: Option<&str>, name: &str) -> Result<&'a User> {
+    let fits = |user: &&User| account.is_none_or(|account| user.account == account);
+    objects.user(name).filter(fits).ok_or_else(|| {
+        let known = listed(objects.users.values().filter(fits).map(|u| u.name.as_str()), "none");
+        Refusal::not_found(format!("no user {name}"), format!("known users: {known}"), "as2gate user list")
+    })
+}
+
+/// Adds a user with its first keys.
+///
+/// # Errors
+/// When the name breaks the rule or is taken, or a key is refused.
+pub async fn add(
+    core: &Core,
+    account: Option<&str>,
+    name: &str,
+    source: &KeySource,
+    settings: &[(String, String)],
+    dry_run: bool,
+) -> Result<(User, Option<KeyFile>)> {
+    // Before the key is made: a name that breaks the rule should cost nothing.
+    UserKind::As2.check_name(name).map_err(|why| Refusal::invalid(format!("cannot add user {}", name.escape_default()), why, "choose a name like acme-erp"))?;
+    let (lines, file) = source.make(name)?;
+    let blank = User {
+        name: name.to_owned(),
+        account: String::new(),
+        kind: UserKind::As2,
+        keys: Vec::new(),
+        allowed_ips: Vec::new(),
+        delete_received: false,
+        enabled: true,
+        expires: String::new(),
+    };
+    let fresh = fields::assign(&blank, settings)?;
+    let user = edit(core, dry_run, |objects| {
+        let account = accounts::choose(objects, account)?.id.clone();
+        if let Some(known) = objects.user(name) {
+            return Err(Refusal::exists(format!("cannot add user {name}"), format!("{} exists; names are unique on the server, ignoring case", known.name), format!("as2gate user key add {} …", known.name)));
+        }
+        let user = User { account, keys: lines.clone(), ..fresh.clone() };
+        Ok((vec![user.clone().into()], user))
+    })
+    .await?;
+    Ok((user, file))
+}
+
+/// Changes settings of a user.
+///
+/// # Errors
+/// When it is not there, or a setting does not fit.
+pub async fn set(core: &Core, account: Option<&str>, name: &str, settings: &[(String, String)], dry_run: bool) -> Result<User> {
+    change(core, account, name, dry_run, |user| {
+        let new = fields::assign(user, settings)?;
+        if new.name != user.name || new.account != user.account {
+            return Err(Refusal::usage("cannot rename or move a user", "the name is the login", "add another user, and remove this one"));
+        }
+        Ok(new)
+    })
+    .await
+}
+
+/// Allows or refuses logins; a running server ends the open connections of a disabled user.
+///
+/// # Errors
+/// When the user is not there.
+pub async fn enable(core: &Core, account: Option<&str>, name: &str, enabled: bool, dry_run: bool) -> Result<User> {
+    change(core, account, name, dry_run, |user| Ok(User { enabled, ..user.clone() })).await
+}
+
+/// Adds keys to a user.
+///
+/// # Errors
+/// When the user is not there, or a key is refused or known already.
+pub async fn add_key(core: &Core, account: Option<&str>, name: &str, source: &KeySource, dry_run: bool) -> Result<(User, Option<KeyFile>)> {
+    let (lines, file) = source.make(name)?;
+    let user = change(core, account, name, dry_run, |user| {
+        let mut new = user.clone();
+        for line in &lines {
+            let same = |other: &PublicKey| parse_public(line).is_ok_and(|keys| keys.iter().any(|key| key.line == other.line));
+            if keys(user).iter().any(same) {
+                return Err(Refusal::exists(format!("cannot add this key to {name}"), "the user has it already", format!("as2gate user key list {name}")));
+            }
+            new.keys.push(line.clone());
+        }
+        Ok(new)
+    })
+    .await?;
+    Ok((user, file))
+}
+
+/// Replaces all keys of a user: the old ones no longer work.
+///
+/// # Errors
+/// When the user is not there, or a key is refused.
+pub async fn rotate_key(core: &Core, account: Option<&str>, name: &str, source: &KeySource, dry_run: bool) -> Result<(User, Option<KeyFile>)> {
+    let (lines, file) = source.make(name)?;
+    let user = change(core, account, name, dry_run, |user| Ok(User { keys: lines.clone(), ..user.clone() })).await?;
+    Ok((user, file))
+}
+
+/// Removes the key with this fingerprint or comment.
+///
+/// # Errors
+/// When no key, or more than one, fits.
+pub async fn remove_key(core: &Core, account: Option<&str>, name: &str, which: &str, dry_run: bool) -> Result<User> {
+    change(core, account, name, dry_run, |user| {
+        let fits = |line: &String| parse_public(line).is_ok_and(|keys| keys.iter().any(|key| key.fingerprint == which || key.comment == which));
+        let mut new = user.clone();
+        new.keys.retain(|line| !fits(line));
+        match user.keys.len() - new.keys.len() {
+            1 => Ok(new),
+            0 => Err(Refusal::not_found(format!("{name} has no key {which}"), "neither a fingerprint nor a comment is that", format!("as2gate user key list {name}"))),
+            _ => Err(Refusal::usage(format!("which key {which}?"), "several have this comment", "give the fingerprint")),
+        }
+    })
+    .await
+}
+
+async fn change(core: &Core, account: Option<&str>, name: &str, dry_run: bool, how: impl Fn(&User) -> Result<User>) -> Result<User> {
+    edit(core, dry_run, |objects| {
+        let user = how(choose(objects, account, name)?)?;
+        Ok((vec![user.clone().into()], user))
+    })
+    .await
+}
+
+/// Removes a user.
+///
+/// # Errors
+/// When it is not there.
+pub async fn remove(core: &Core, account: Option<&str>, name: &str, dry_run: bool) -> Result<()> {
+    edit(core, dry_run, |objects| {
+        let user = choose(objects, account, name)?;
+        Ok((vec![Change::Remove(ObjectKind::User, user.account.clone(), user.name.clone())], ()))
+    })
+    .await
+}
+
+/// The command with which a user connects. `listening` is where a running server answers SFTP.
+#[must_use]
+pub fn connect_command(config: &Config, user: &str, key_file: Option<&str>, listening: Option<&str>) -> String {
+    let configured = config.sftp.listen.first().map_or("0.0.0.0:22", String::as_str);
+    let chosen = if configured.ends_with(":0") { listening.unwrap_or(configured) } else { configured };
+    let (bound, port) = chosen.rsplit_once(':').unwrap_or(("", "22"));
+    let public = config.public_url.split("://").nth(1).unwrap_or_default().split(['/', ':']).next().unwrap_or_default();
+    let wildcard = matches!(bound, "" | "0.0.0.0" | "[::]");
+    let host = match (config.sftp.host.as_str(), public) {
+        ("", "") if wildcard => "localhost",
+        ("", "") => bound,
+        ("", public) => public,
+        (host, _) => host,
+    };
+    let port = if port == "22" { String::new() } else { format!("-P {port} ") };
+    let key = key_file.map(|file| format!("-i {file} ")).unwrap_or_default();
+    format!("sftp {port}{key}{user}@{host}")
+}

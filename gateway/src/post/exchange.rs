@@ -1,0 +1,379 @@
+//! One request and its answer on a connection. The answer is listened for while the body goes out, because a server may
+//! refuse early and close (RFC 9112 §9.5).
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+use as2_core::headers::Headers;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, timeout, timeout_at};
+use zeroize::Zeroizing;
+
+use super::connect::Connection;
+use super::url::Url;
+use super::wire::{Decoder, Framing, PIECE, Source, Step};
+use super::{Answer, Body, PostError, Stage, Target};
+
+/// Longest head of an answer, status line included.
+const MAX_HEAD: usize = 64 * 1024;
+/// Most interim answers (1xx) before the real one.
+const MAX_INTERIM: usize = 16;
+/// Longest answer that a probe reads.
+const MAX_LOOK: usize = 16 * 1024;
+/// How long an answer is looked for after the body could not be written.
+const SALVAGE: Duration = Duration::from_secs(5);
+/// For the goodbye at the end, which nobody waits for longer.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// Fields that only this file writes. A head that is posted again holds them already.
+const OURS: [&str; 9] =
+    ["Host", "Content-Length", "Transfer-Encoding", "Connection", "Expect", "TE", "Upgrade", "Authorization", "Proxy-Authorization"];
+
+/// A request's head, as it is sent and as it may be shown.
+pub(super) struct Request {
+    head: Zeroizing<Vec<u8>>,
+    shown: Vec<u8>,
+    /// The answer has no body, whatever its head says.
+    bodiless_answer: bool,
+}
+
+impl Request {
+    pub(super) fn post(target: &Target, url: &Url, headers: &Headers, length: u64) -> Result<Self, PostError> {
+        Self::build("POST", target, url, headers, Some(length))
+    }
+
+    fn build(method: &'static str, target: &Target, url: &Url, headers: &Headers, length: Option<u64>) -> Result<Self, PostError> {
+        let plain_proxy = target.proxy.as_ref().filter(|_| !url.https);
+        let path = if plain_proxy.is_some() { format!("{}{}", url.origin(), url.target) } else { url.target.clone() };
+        let start = format!("{method} {path} HTTP/1.1\r\n").into_bytes();
+        let mut request = Request { head: Zeroizing::new(start.clone()), shown: start, bodiless_answer: method == "HEAD" };
+        request.field("Host", &url.authority())?;
+        let mut theirs = headers.clone();
+        for (name, value) in &target.headers {
+            theirs.push(name, value).map_err(|error| PostError::new(Stage::Url, error.to_string(), "look at the partner's own headers"))?;
+        }
+        OURS.iter().for_each(|own| theirs.remove(own));
+        for line in theirs.to_bytes().split_inclusive(|byte| *byte == b'\n') {
+            request.line(line)?;
+        }
+        if let Some(auth) = &target.basic_auth {
+            request.secret("Authorization", &basic(auth));
+        }
+        if let Some(auth) = plain_proxy.and_then(|proxy| proxy.auth.as_ref()) {
+            request.secret("Proxy-Authorization", &basic(auth));
+        }
+        match length {
+            Some(_) if target.chunked => request.field("Transfer-Encoding", "chunked")?,
+            Some(length) => request.field("Content-Length", &length.to_string())?,
+            None => {}
+        }
+        request.field("Connection", "close")?;
+        request.head.extend_from_slice(b"\r\n");
+        request.shown.extend_from_slice(b"\r\n");
+        Ok(request)
+    }
+
+    fn field(&mut self, name: &str, value: &str) -> Result<(), PostError> {
+        self.line(format!("{name}: {value}\r\n").as_bytes())
+    }
+
+    /// A field with its CRLF; nothing in it may end it earlier.
+    fn line(&mut self, line: &[u8]) -> Result<(), PostError> {
+        let field = line.strip_suffix(b"\r\n").filter(|field| !field.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)));
+        if field.is_none_or(|field| matches!(field.first(), None | Some(b' ' | b'\t' | b':'))) {
+            let text = format!("a header may not be sent: {}", line.escape_ascii());
+            return Err(PostError::new(Stage::Url, text, "look at the partner's own headers"));
+        }
+        for out in [&mut *self.head, &mut self.shown] {
+            out.extend_from_slice(line);
+        }
+        Ok(())
+    }
+
+    /// `value` is base64 after a constant, so it needs no check; evidence shows that it was there, and no more.
+    fn secret(&mut self, name: &str, value: &str) {
+        self.head.extend_from_slice(Zeroizing::new(format!("{name}: {value}\r\n")).as_bytes());
+        self.shown.extend_from_slice(format!("{name}: Basic ***\r\n").as_bytes());
+    }
+}
+
+/// RFC 7617.
+pub(super) fn basic(auth: &(String, Zeroizing<String>)) -> Zeroizing<String> {
+    let pair = Zeroizing::new(format!("{}:{}", auth.0, auth.1.as_str()));
+    Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())))
+}
+
+/// A request without a body, to see whether somebody answers.
+pub(super) async fn look(target: &Target, url: &Url, connection: Connection, method: &'static str) -> Result<Answer, PostError> {
+    let request = Request::build(method, target, url, &Headers::default(), None)?;
+    transact(target, connection, request, None, MAX_LOOK).await
+}
+
+/// Sends the request and reads the answer.
+pub(super) async fn run(target: &Target, connection: Connection, request: Request, body: Body, max_answer: usize) -> Result<Answer, PostError> {
+    transact(target, connection, request, Some(body), max_answer).await
+}
+
+async fn transact(target: &Target, connection: Connection, request: Request, body: Option<Body>, max_answer: usize) -> Result<Answer, PostError> {
+    let (reader, mut writer) = tokio::io::split(connection.stream);
+    let mut source = Source::new(reader);
+    let (head, body_sent) = {
+        let mut sending = std::pin::pin!(send(&mut writer, &request.head, body, target));
+        let mut reading = std::pin::pin!(read_head(&mut source));
+        // The sender is asked first, so that a body that is out counts as sent.
+        let first = tokio::select! {
+            biased;
+            outcome = &mut sending => Err(outcome),
+            head = &mut reading => Ok(head),
+        };
+        match first {
+            Err(Ok(())) => (await_head(target, reading).await?, true),
+            Err(Err(why)) => match timeout(SALVAGE, reading).await {
+                Ok(Ok(head)) => (head, false),
+                _ => return Err(PostError::new(Stage::Send, format!("sending broke off: {why}"), "")),
+            },
+            Ok(Err(why)) => return Err(PostError::new(Stage::Send, format!("sending broke off: {why}"), "")),
+            // Refused early: the rest of the body is not wanted.
+            Ok(Ok(head)) if head.status >= 300 => (head, false),
+            Ok(Ok(head)) => (head, sending.await.is_ok()),
+        }
+    };
+    let framing = if request.bodiless_answer { Framing::Length(0) } else { head.framing() };
+    let read = read_body(&mut source, framing, max_answer, target).await;
+    // A goodbye is polite and never waited for: partners deadlock on it (as2.md Q32).
+    let _ = timeout(GOODBYE, writer.shutdown()).await;
+    Ok(Answer {
+        status: head.status,
+        headers: head.headers,
+        raw_head: head.raw,
+        body: read.body,
+        complete: read.complete,
+        over_limit: read.over_limit,
+        tls: connection.tls,
+        sent_head: request.shown,
+        body_sent,
+    })
+}
+
+async fn await_head(target: &Target, reading: impl Future<Output = Result<AnswerHead, String>>) -> Result<AnswerHead, PostError> {
+    let failed = |why: String| PostError { body_sent: true, ..PostError::new(Stage::Head, why, "the partner may hold the message all the same") };
+    match timeout(target.response_timeout, reading).await {
+        Ok(Ok(head)) => Ok(head),
+        Ok(Err(why)) => Err(failed(why)),
+        Err(_) => Err(failed(format!("no answer within {} s", target.response_timeout.as_secs()))),
+    }
+}
+
+/// Head, then body, in exactly the announced length.
+async fn send<W: AsyncWrite + Unpin>(writer: &mut W, head: &[u8], body: Option<Body>, target: &Target) -> io::Result<()> {
+    let mut out = Out { writer, patience: target.progress_timeout, chunked: target.chunked && body.is_some() };
+    out.write(head).await?;
+    match body {
+        None => {}
+        Some(Body::Bytes(bytes)) => {
+            for piece in bytes.chunks(PIECE) {
+                out.piece(piece).await?;
+            }
+        }
+        Some(Body::File { file, len }) => out.file(file, len).await?,
+    }
+    out.end().await
+}
+
+struct Out<'a, W> {
+    writer: &'a mut W,
+    patience: Duration,
+    chunked: bool,
+}
+
+impl<W: AsyncWrite + Unpin> Out<'_, W> {
+    /// Every byte that leaves starts the patience anew.
+    async fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let written = timeout(self.patience, self.writer.write(bytes)).await.map_err(|_| self.stalled())??;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            bytes = bytes.get(written..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    fn stalled(&self) -> io::Error {
+        io::Error::new(io::ErrorKind::TimedOut, format!("the server took nothing for {} s", self.patience.as_secs()))
+    }
+
+    async fn piece(&mut self, piece: &[u8]) -> io::Result<()> {
+        if !self.chunked {
+            return self.write(piece).await;
+        }
+        self.write(format!("{:x}\r\n", piece.len()).as_bytes()).await?;
+        self.write(piece).await?;
+        self.write(b"\r\n").await
+    }
+
+    /// The next piece is read from the disk while the last one goes out.
+    async fn file(&mut self, file: File, len: u64) -> io::Result<()> {
+        let file = std::sync::Arc::new(file);
+        let read = |at: u64| {
+            let file = std::sync::Arc::clone(&file);
+            let length = usize::try_from(len - at).map_or(PIECE, |left| left.min(PIECE));
+            tokio::task::spawn_blocking(move || {
+                let mut piece = vec![0; length];
+                file.read_exact_at(&mut piece, at)?;
+                Ok::<_, io::Error>(Bytes::from(piece))
+            })
+        };
+        if len == 0 {
+            return Ok(());
+        }
+        let (mut at, mut next) = (0, read(0));
+        loop {
+            let piece = next.await.map_err(io::Error::other)?.map_err(|error| io::Error::new(error.kind(), format!("our own file: {error}")))?;
+            at += piece.len() as u64;
+            if at >= len {
+                return self.piece(&piece).await;
+            }
+            next = read(at);
+            self.piece(&piece).await?;
+        }
+    }
+
+    async fn end(&mut self) -> io::Result<()> {
+        if self.chunked {
+            self.write(b"0\r\n\r\n").await?;
+        }
+        timeout(self.patience, self.writer.flush()).await.map_err(|_| self.stalled())?
+    }
+}
+
+struct AnswerHead {
+    status: u16,
+    headers: Headers,
+    raw: Vec<u8>,
+}
+
+impl AnswerHead {
+    /// RFC 9112 §6.3. A length that cannot be read leaves the end of the connection as the only end.
+    fn framing(&self) -> Framing {
+        if matches!(self.status, 204 | 304) {
+            return Framing::Length(0);
+        }
+        if let Some(coding) = self.headers.get("Transfer-Encoding") {
+            let last = coding.rsplit(',').next().unwrap_or_default().trim();
+            return if last.eq_ignore_ascii_case("chunked") { Framing::Chunked } else { Framing::UntilClose };
+        }
+        let length = self.headers.get("Content-Length").and_then(|value| value.trim().parse().ok());
+        length.map_or(Framing::UntilClose, Framing::Length)
+    }
+}
+
+/// Reads heads until one is not interim.
+async fn read_head<R: AsyncRead + Unpin>(source: &mut Source<R>) -> Result<AnswerHead, String> {
+    let mut scanned = 0;
+    let mut interim = 0;
+    loop {
+        if let Some(end) = head_end(&source.buffer, &mut scanned) {
+            let raw = source.buffer.split_to(end).to_vec();
+            scanned = 0;
+            let head = parse_head(raw)?;
+            if head.status >= 200 {
+                return Ok(head);
+            }
+            interim += 1;
+            if interim > MAX_INTERIM {
+                return Err("the server sends nothing but interim answers".to_owned());
+            }
+            continue;
+        }
+        if source.buffer.len() > MAX_HEAD {
+            return Err("the head of the server's answer is longer than 64 KiB".to_owned());
+        }
+        match source.fill().await {
+            Ok(1..) => {}
+            Ok(_) if source.buffer.is_empty() => return Err("the server closed the connection without an answer".to_owned()),
+            Ok(_) => return Err("the server closed the connection inside the head of its answer".to_owned()),
+            Err(error) => return Err(format!("the connection broke: {error}")),
+        }
+    }
+}
+
+/// Where the head ends; old servers end lines with a bare LF.
+fn head_end(buffer: &[u8], scanned: &mut usize) -> Option<usize> {
+    let from = scanned.saturating_sub(2);
+    let at = buffer.get(from..)?.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| from + at).find(|at| {
+        let rest = buffer.get(at + 1..).unwrap_or_default();
+        rest.starts_with(b"\n") || rest.starts_with(b"\r\n")
+    });
+    *scanned = buffer.len();
+    let at = at?;
+    Some(if buffer.get(at + 1) == Some(&b'\n') { at + 2 } else { at + 3 })
+}
+
+fn parse_head(raw: Vec<u8>) -> Result<AnswerHead, String> {
+    if raw.len() > MAX_HEAD {
+        return Err("the head of the server's answer is longer than 64 KiB".to_owned());
+    }
+    let line_end = raw.iter().position(|byte| *byte == b'\n').map_or(raw.len(), |at| at + 1);
+    let (line, fields) = raw.split_at(line_end);
+    let status = line.strip_prefix(b"HTTP/1.").and_then(|rest| {
+        let code = str::from_utf8(rest.get(2..5)?).ok()?;
+        let after = rest.get(5).is_none_or(|byte| byte.is_ascii_whitespace());
+        (rest.get(1) == Some(&b' ') && after && code.bytes().all(|byte| byte.is_ascii_digit())).then_some(code)?.parse::<u16>().ok()
+    });
+    let status = status.filter(|status| *status >= 100).ok_or("the server's answer is not HTTP/1.1")?;
+    let headers = Headers::parse(fields).map_err(|error| format!("the head of the server's answer cannot be read: {error}"))?;
+    Ok(AnswerHead { status, headers, raw })
+}
+
+struct ReadBody {
+    body: Vec<u8>,
+    complete: bool,
+    over_limit: bool,
+}
+
+async fn read_body<R: AsyncRead + Unpin>(source: &mut Source<R>, framing: Framing, max: usize, target: &Target) -> ReadBody {
+    let mut decoder = Decoder::new(framing);
+    let mut read = ReadBody { body: Vec::new(), complete: false, over_limit: false };
+    let deadline = Instant::now() + target.response_timeout;
+    loop {
+        match decoder.step(&mut source.buffer) {
+            Ok(Step::Piece(piece)) => {
+                let room = max - read.body.len();
+                read.body.extend_from_slice(piece.get(..piece.len().min(room)).unwrap_or_default());
+                if piece.len() > room {
+                    read.over_limit = true;
+                    return read;
+                }
+            }
+            Ok(Step::End) => {
+                read.complete = true;
+                return read;
+            }
+            Ok(Step::Starved) => match timeout_at(deadline.min(Instant::now() + target.progress_timeout), source.fill()).await {
+                Ok(Ok(1..)) => {}
+                Ok(Ok(_)) => {
+                    read.complete = decoder.may_end_here();
+                    return read;
+                }
+                Ok(Err(_)) | Err(_) => return read,
+            },
+            Err(_) => return read,
+        }
+    }
+}
+
+/// The status of a proxy's answer to CONNECT.
+pub(super) async fn tunnel_status<R: AsyncRead + Unpin>(stream: &mut R) -> Result<u16, String> {
+    let mut source = Source::new(stream);
+    let head = read_head(&mut source).await?;
+    // The server speaks second in TLS: nothing may have come yet.
+    if (200..300).contains(&head.status) && !source.buffer.is_empty() {
+        return Err("it sends more than an answer".to_owned());
+    }
+    Ok(head.status)
+}

@@ -1,0 +1,324 @@
+//! A file being uploaded: into the spool, hashed on the way, decided about at CLOSE.
+
+use std::sync::Arc;
+
+use openssl::sha::Sha256;
+use sftp_front::{Fault, OpenHow, SetStat, Stat, Upload, UploadFacts};
+
+use super::desk::{Desk, Live};
+use super::listing::{file_stat, seconds};
+use super::tree::{As2Tree, INTERRUPTED, SendPath, Sent};
+use super::{failure, now};
+use crate::gateway::Core;
+use crate::intake::{self, Arrived, Landed, Sign, hex};
+use crate::journal::{UploadRow, UploadState};
+use crate::layout;
+use crate::message::State;
+use crate::storage::{Draft, Staged, StorageError};
+
+/// Free space is looked at again after so many bytes.
+const ROOM_EVERY: u64 = 8 << 20;
+/// Bytes read at once when a digest has to be taken afterwards.
+const PIECE: usize = 256 * 1024;
+
+pub(super) struct Writing {
+    core: Arc<Core>,
+    desk: Arc<Desk>,
+    at: SendPath,
+    account: String,
+    user: String,
+    session: u64,
+    draft: Draft,
+    hash: RunningHash,
+    live: Live,
+    mtime: Option<u64>,
+    /// The part or parked file that this goes on with or takes the place of.
+    replaces: Option<UploadRow>,
+    /// A first WRITE at 0 starts anew instead of going on.
+    may_restart: bool,
+    room_checked: u64,
+}
+
+/// SHA-256 of everything written so far, as long as it comes in order.
+struct RunningHash {
+    state: Sha256,
+    hashed: u64,
+    in_order: bool,
+}
+
+impl RunningHash {
+    fn new() -> Self {
+        RunningHash { state: Sha256::new(), hashed: 0, in_order: true }
+    }
+
+    fn update(&mut self, offset: u64, bytes: &[u8]) {
+        if self.in_order && offset == self.hashed {
+            self.state.update(bytes);
+            self.hashed += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        } else if offset < self.hashed {
+            self.in_order = false;
+        }
+    }
+
+    fn cut(&mut self, size: u64) {
+        self.in_order &= size >= self.hashed;
+    }
+}
+
+impl Writing {
+    pub(super) fn open(tree: &As2Tree, at: SendPath, how: &OpenHow) -> Result<Box<dyn Upload>, Fault> {
+        if how.read {
+            return Err(Fault::PermissionDenied("files in send can be opened for writing or for reading, not for both".to_owned()));
+        }
+        layout::check_upload_name(at.name.as_bytes()).map_err(Fault::Failure)?;
+        if let Some(declared) = how.declared_size {
+            check_size(&tree.core, declared)?;
+        }
+        tree.core.storage.check_room().map_err(told)?;
+        let start = Start::of(tree, &at, how)?;
+        let live = tree.desk.write(&tree.user, &at.path);
+        live.set(start.draft.len());
+        let may_restart = !start.draft.is_empty() && !how.append && !how.truncate;
+        Ok(Box::new(Writing {
+            core: Arc::clone(&tree.core),
+            desk: Arc::clone(&tree.desk),
+            account: tree.account.clone(),
+            user: tree.user.clone(),
+            session: tree.session,
+            at,
+            draft: start.draft,
+            hash: RunningHash::new(),
+            live,
+            mtime: None,
+            replaces: start.replaces,
+            may_restart,
+            room_checked: 0,
+        }))
+    }
+
+    fn put(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StorageError> {
+        let end = offset.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        if end.saturating_sub(self.room_checked) >= ROOM_EVERY {
+            self.core.storage.check_room()?;
+            self.room_checked = end;
+        }
+        self.draft.write_at(offset, bytes)
+    }
+
+    /// SHA-256 of the whole file in hex; what did not come in order is read back.
+    fn digest(&mut self) -> Result<String, StorageError> {
+        let len = self.draft.len();
+        if self.hash.in_order && self.hash.hashed == len {
+            return Ok(hex(&std::mem::replace(&mut self.hash.state, Sha256::new()).finish()));
+        }
+        let (mut state, mut at) = (Sha256::new(), 0);
+        let mut buffer = vec![0u8; PIECE];
+        loop {
+            let n = self.draft.read_at(at, &mut buffer)?;
+            if n == 0 {
+                return Ok(hex(&state.finish()));
+            }
+            state.update(buffer.get(..n).unwrap_or_default());
+            at += u64::try_from(n).unwrap_or(u64::MAX);
+        }
+    }
+
+    fn arrived(&self, staged: Staged, sha256: String) -> Arrived {
+        Arrived {
+            account: self.account.clone(),
+            station: self.at.station.clone(),
+            partner: self.at.partner.clone(),
+            owner: self.user.clone(),
+            name: self.at.name.clone(),
+            staged,
+            sha256,
+            replaces: self.replaces.clone(),
+            subject: String::new(),
+            content_type: String::new(),
+        }
+    }
+
+    fn keep_part(self, reason: &str) {
+        let this = self;
+        let core = Arc::clone(&this.core);
+        let mut arrived = this.arrived(Staged { key: String::new(), len: 0, inline: None }, String::new());
+        let kept = this.draft.keep_as_part().map_err(|error| error.to_string()).and_then(|staged| {
+            arrived.staged = staged;
+            intake::keep_part(&core, arrived, reason).map_err(|error| error.to_string())
+        });
+        if let Err(error) = kept {
+            tracing::warn!(error, file = this.at.path, "a broken-off upload was not kept");
+        }
+    }
+}
+
+/// What an upload begins with.
+struct Start {
+    draft: Draft,
+    replaces: Option<UploadRow>,
+}
+
+impl Start {
+    fn of(tree: &As2Tree, at: &SendPath, how: &OpenHow) -> Result<Self, Fault> {
+        let fresh = |replaces| Start { draft: tree.core.storage.draft(), replaces };
+        match tree.sent(at)? {
+            Sent::Nothing if !how.create => Err(Fault::no_such_file()),
+            Sent::Nothing => Ok(fresh(None)),
+            Sent::Waits(_) | Sent::Message(_) if how.exclusive => Err(Fault::Failure(format!("{} exists already", at.name))),
+            Sent::Waits(row) if row.owner != tree.user => Ok(fresh(None)),
+            Sent::Waits(row) if how.truncate => Ok(fresh(Some(*row))),
+            Sent::Waits(row) => Self::go_on(tree, *row),
+            Sent::Message(message) => {
+                let mine = message.detail.user == tree.user && message.state == State::Queued;
+                let taken = if mine { tree.take_back(&message, "cancelled", "opened for writing again before it was sent").ok() } else { None };
+                match taken {
+                    Some(before) if how.truncate => {
+                        tree.core.let_go_blocking(vec![before.detail.payload]);
+                        Ok(fresh(None))
+                    }
+                    Some(before) => {
+                        let draft = copy(&tree.core, &before.detail.payload)?;
+                        tree.core.let_go_blocking(vec![before.detail.payload]);
+                        Ok(Start { draft, replaces: None })
+                    }
+                    None if how.append => Err(Fault::PermissionDenied(format!("already accepted for sending as {}", message.id))),
+                    None => Ok(fresh(None)),
+                }
+            }
+        }
+    }
+
+    fn go_on(tree: &As2Tree, row: UploadRow) -> Result<Self, Fault> {
+        let draft = if row.state == UploadState::Part {
+            // Nobody was promised these bytes: they move, and a crash loses them.
+            tree.core.storage.resume(&row.store).or_else(|error| match error {
+                StorageError::Missing(_) | StorageError::Io { .. } => Ok(tree.core.storage.draft()),
+                other => Err(told(other)),
+            })?
+        } else {
+            copy(&tree.core, &row.store)?
+        };
+        Ok(Start { draft, replaces: Some(row) })
+    }
+}
+
+/// A copy of durable bytes to go on with; the original stays until the copy is decided about.
+fn copy(core: &Core, key: &str) -> Result<Draft, Fault> {
+    let content = core.storage.open_staged(key).map_err(failure)?;
+    let mut draft = core.storage.draft();
+    content.for_each(PIECE, |piece| draft.append(piece)).map_err(told)?;
+    Ok(draft)
+}
+
+fn check_size(core: &Core, size: u64) -> Result<(), Fault> {
+    let max = core.config.uploads.max_file;
+    if size > max { Err(Fault::Failure(format!("the file is longer than {max} bytes (uploads.max_file)"))) } else { Ok(()) }
+}
+
+/// A storage fault in words for the client.
+fn told(error: StorageError) -> Fault {
+    if error.is_full() {
+        tracing::error!(%error, "no room for an upload");
+        return Fault::Failure("no room on the server; try again later".to_owned());
+    }
+    failure(error)
+}
+
+/// What the end of an upload says about it (sftp.md §4.2–§4.4).
+fn sign(facts: &UploadFacts) -> Sign {
+    const CUT_APPEND: &str = "looks interrupted: the client cut it while appending";
+    const FULL_BLOCK: &str = "looks interrupted: it ends on a full block";
+    const SHORT: &str = "looks interrupted: shorter than announced";
+    debug_assert!([CUT_APPEND, FULL_BLOCK, SHORT].iter().all(|reason| reason.starts_with(INTERRUPTED)));
+    if facts.declared_size_reached() || facts.size_confirmed() {
+        Sign::Finished
+    } else if facts.append_was_cut() {
+        Sign::Interrupted(CUT_APPEND)
+    } else if facts.declared_size_missed() {
+        Sign::Interrupted(SHORT)
+    } else if facts.ends_on_full_block() && (facts.writes > 1 || usize::try_from(facts.block_len) == Ok(sftp_front::MAX_DATA)) {
+        // One block of the old length is just a small file.
+        Sign::Interrupted(FULL_BLOCK)
+    } else {
+        Sign::Plain
+    }
+}
+
+impl Upload for Writing {
+    fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), Fault> {
+        if std::mem::take(&mut self.may_restart) && offset == 0 {
+            self.draft.set_len(0).map_err(told)?;
+        }
+        check_size(&self.core, offset.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX)))?;
+        self.put(offset, data).map_err(told)?;
+        self.hash.update(offset, data);
+        self.live.set(self.draft.len());
+        Ok(())
+    }
+
+    fn stat(&self) -> Result<Stat, Fault> {
+        let mtime = self.mtime.unwrap_or_else(|| seconds(now(&self.core)));
+        Ok(file_stat(self.draft.len(), mtime, 0o640))
+    }
+
+    fn set_stat(&mut self, set: &SetStat) -> Result<(), Fault> {
+        if let Some(size) = set.size {
+            check_size(&self.core, size)?;
+            self.draft.set_len(size).map_err(told)?;
+            self.hash.cut(size);
+            self.live.set(size);
+        }
+        if let Some((_, mtime)) = set.times {
+            self.mtime = Some(mtime);
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), Fault> {
+        self.draft.sync().map_err(told)
+    }
+
+    fn close(mut self: Box<Self>, facts: &UploadFacts) -> Result<(), Fault> {
+        if facts.gap {
+            let text = format!("bytes are missing in {}; upload it whole", self.at.name);
+            self.keep_part("bytes are missing");
+            return Err(Fault::Failure(text));
+        }
+        let sha256 = self.digest().map_err(told)?;
+        let (size, mtime) = (self.draft.len(), self.mtime.unwrap_or_else(|| seconds(now(&self.core))));
+        let mut arrived = self.arrived(Staged { key: String::new(), len: 0, inline: None }, sha256);
+        let Writing { core, desk, at, user, session, draft, live, .. } = *self;
+        arrived.staged = draft.stage().map_err(told)?;
+        let landed = land(&core, arrived, sign(facts))?;
+        drop(live);
+        if !matches!(landed, Landed::Waits(_)) {
+            desk.remember(&user, &at.path, size, mtime, session, now(&core));
+        }
+        Ok(())
+    }
+
+    fn abandon(self: Box<Self>, facts: &UploadFacts) {
+        let mut this = *self;
+        // What lies behind a hole cannot be resumed.
+        let whole = if facts.gap { 0 } else { facts.size.min(this.draft.len()) };
+        if this.draft.set_len(whole).is_ok() && whole > 0 {
+            tracing::info!(user = this.user, file = this.at.path, size = whole, "upload broken off; kept for its user to resume");
+            this.keep_part("broken off");
+        }
+    }
+}
+
+/// Decides about a finished upload; the answer to CLOSE waits for it.
+fn land(core: &Arc<Core>, arrived: Arrived, sign: Sign) -> Result<Landed, Fault> {
+    #[cfg(feature = "sabotage")]
+    if std::env::var_os("AS2GATE_TEST_SABOTAGE").is_some_and(|what| what == "promise-first") {
+        // The control of the crash test: promise before the decision, and see the test find the loss.
+        let core = Arc::clone(core);
+        std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            let _ = intake::land(&core, arrived, sign);
+        });
+        return Ok(Landed::Waits(UploadState::Parked));
+    }
+    intake::land(core, arrived, sign).map_err(failure)
+}

@@ -1,0 +1,368 @@
+//! Answers on their way out, in request order. The engine appends and never waits; the writer of the channel takes them
+//! in batches. A READ stays a descriptor until its answer is about to be sent, and a run of READs of one file is a single
+//! descriptor, so a client that asks for a whole file at once (paramiko does) costs no memory.
+
+use crate::packet::{self, Broken, Code, DATA_HEAD, MAX_DATA};
+use crate::tree::Download;
+use bytes::{Bytes, BytesMut};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{Notify, watch};
+
+/// Most answers that wait for a client which does not read; a run of READs counts as one.
+pub const MAX_WAITING_ANSWERS: usize = 65_536;
+/// Most bytes of finished answers that wait for a client which does not read.
+pub const MAX_WAITING_BYTES: usize = 16 << 20;
+/// Small answers are joined up to this length.
+const JOIN: usize = 32 << 10;
+/// Bytes read and sent in one go. One such batch is being sent while the next is read, which is all the memory that a
+/// download takes.
+const BATCH: usize = 1 << 20;
+
+/// An answer, or many.
+pub(crate) enum Answer {
+    /// Encoded answers.
+    Ready { bytes: Bytes, count: usize },
+    /// READs whose data are still in the file.
+    Reads(Reads),
+}
+
+/// `count` READs of one file: the k-th has the id `id + k` and begins at `offset + k * step`.
+pub(crate) struct Reads {
+    file: Arc<dyn Download>,
+    id: u32,
+    offset: u64,
+    step: u32,
+    count: u32,
+}
+
+impl Reads {
+    fn continued_by(&self, file: &Arc<dyn Download>, id: u32, offset: u64, len: u32) -> bool {
+        let ahead = u64::from(self.step).checked_mul(u64::from(self.count)).and_then(|n| n.checked_add(self.offset));
+        Arc::ptr_eq(&self.file, file)
+            && self.step == len
+            && self.count < u32::MAX
+            && id == self.id.wrapping_add(self.count)
+            && ahead == Some(offset)
+    }
+
+    /// Splits off the first `count` READs.
+    fn split(&mut self, count: u32) -> Reads {
+        let first = Reads { file: Arc::clone(&self.file), id: self.id, offset: self.offset, step: self.step, count };
+        self.id = self.id.wrapping_add(count);
+        self.offset += u64::from(self.step) * u64::from(count);
+        self.count -= count;
+        first
+    }
+}
+
+/// The queue between engine and writer.
+pub(crate) struct Outbox {
+    state: Mutex<State>,
+    filled: Notify,
+    finished: watch::Sender<bool>,
+    aborted: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Answer>,
+    answers: usize,
+    bytes: usize,
+    batches_out: usize,
+}
+
+impl Outbox {
+    pub(crate) fn new() -> Self {
+        Self { state: Mutex::default(), filled: Notify::new(), finished: watch::Sender::new(false), aborted: watch::Sender::new(false) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ready(&self, bytes: Bytes, count: usize) -> Result<(), Broken> {
+        let mut s = self.state();
+        s.answers += count;
+        s.bytes += bytes.len();
+        s.queue.push_back(Answer::Ready { bytes, count });
+        self.pushed(s)
+    }
+
+    fn read(&self, file: &Arc<dyn Download>, id: u32, offset: u64, len: u32) -> Result<(), Broken> {
+        let mut s = self.state();
+        if let Some(Answer::Reads(last)) = s.queue.back_mut()
+            && last.continued_by(file, id, offset, len)
+        {
+            last.count += 1;
+            return Ok(());
+        }
+        s.answers += 1;
+        s.queue.push_back(Answer::Reads(Reads { file: Arc::clone(file), id, offset, step: len, count: 1 }));
+        self.pushed(s)
+    }
+
+    fn pushed(&self, s: MutexGuard<'_, State>) -> Result<(), Broken> {
+        let flood = s.answers > MAX_WAITING_ANSWERS || s.bytes > MAX_WAITING_BYTES;
+        drop(s);
+        self.filled.notify_one();
+        if flood { Err(Broken::NotReading) } else { Ok(()) }
+    }
+
+    /// No more answers will come; those that wait are still sent.
+    pub(crate) fn finish(&self) {
+        self.finished.send_replace(true);
+        self.filled.notify_one();
+    }
+
+    /// Nobody will read any answer.
+    pub(crate) fn abort(&self) {
+        self.aborted.send_replace(true);
+        let mut s = self.state();
+        (s.answers, s.bytes) = (0, 0);
+        let dropped = std::mem::take(&mut s.queue);
+        drop(s);
+        drop(dropped);
+    }
+
+    pub(crate) async fn finished(&self) {
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = self.finished.subscribe().wait_for(|v| *v).await;
+    }
+
+    pub(crate) async fn aborted(&self) {
+        let _ = self.aborted.subscribe().wait_for(|v| *v).await;
+    }
+
+    /// All answers so far have been handed to the transport.
+    pub(crate) fn is_idle(&self) -> bool {
+        let s = self.state();
+        s.queue.is_empty() && s.batches_out == 0
+    }
+
+    /// The next batch of encoded answers; `None` at the end. [`sent`](Self::sent) must follow for each batch.
+    pub(crate) async fn next(&self) -> Option<Vec<Bytes>> {
+        loop {
+            // Before the queue, or a last push between the two would be lost.
+            let finished = *self.finished.borrow();
+            let batch = self.take();
+            if batch.is_empty() {
+                if finished {
+                    return None;
+                }
+                self.filled.notified().await;
+                continue;
+            }
+            if batch.iter().all(|a| matches!(a, Answer::Ready { .. })) {
+                return Some(batch.into_iter().filter_map(|a| if let Answer::Ready { bytes, .. } = a { Some(bytes) } else { None }).collect());
+            }
+            return match tokio::task::spawn_blocking(move || fill(batch)).await {
+                Ok(filled) => Some(filled),
+                Err(e) => {
+                    tracing::error!("reading a file failed: {e}");
+                    None
+                }
+            };
+        }
+    }
+
+    /// A batch has been handed to the transport.
+    pub(crate) fn sent(&self) {
+        let mut s = self.state();
+        s.batches_out = s.batches_out.saturating_sub(1);
+    }
+
+    fn take(&self) -> Vec<Answer> {
+        let (mut batch, mut size) = (Vec::new(), 0);
+        let mut s = self.state();
+        while size < BATCH {
+            match s.queue.pop_front() {
+                None => break,
+                Some(Answer::Ready { bytes, count }) => {
+                    size += bytes.len();
+                    s.answers = s.answers.saturating_sub(count);
+                    s.bytes = s.bytes.saturating_sub(bytes.len());
+                    batch.push(Answer::Ready { bytes, count });
+                }
+                Some(Answer::Reads(mut run)) => {
+                    let one = data_len(run.step).max(1);
+                    let room = u32::try_from((BATCH - size).div_ceil(one)).unwrap_or(u32::MAX);
+                    if run.count > room {
+                        batch.push(Answer::Reads(run.split(room)));
+                        s.queue.push_front(Answer::Reads(run));
+                        break;
+                    }
+                    size += one * usize::try_from(run.count).unwrap_or(usize::MAX);
+                    s.answers = s.answers.saturating_sub(1);
+                    batch.push(Answer::Reads(run));
+                }
+            }
+        }
+        s.batches_out += usize::from(!batch.is_empty());
+        batch
+    }
+}
+
+fn data_len(asked: u32) -> usize {
+    usize::try_from(asked).unwrap_or(MAX_DATA).min(MAX_DATA)
+}
+
+/// Reads the data of a batch; on a blocking thread.
+fn fill(batch: Vec<Answer>) -> Vec<Bytes> {
+    let mut out = Vec::with_capacity(batch.len());
+    for answer in batch {
+        match answer {
+            Answer::Ready { bytes, .. } => out.push(bytes),
+            Answer::Reads(run) => {
+                let mut offset = run.offset;
+                for k in 0..run.count {
+                    out.push(data(&*run.file, run.id.wrapping_add(k), offset, run.step));
+                    offset = offset.saturating_add(u64::from(run.step));
+                }
+            }
+        }
+    }
+    out
+}
+
+/// One READ as DATA, or as a status at the end of the file and for a fault.
+fn data(file: &dyn Download, id: u32, offset: u64, asked: u32) -> Bytes {
+    let mut buf = vec![0; DATA_HEAD + data_len(asked)];
+    match full_read(buf.get_mut(DATA_HEAD..).unwrap_or_default(), offset, |at, buf| file.read_at(at, buf)) {
+        Ok(0) => {
+            let mut out = BytesMut::new();
+            packet::status(&mut out, id, Code::Eof, "end of file");
+            out.freeze()
+        }
+        Ok(n) => {
+            buf.truncate(DATA_HEAD + n);
+            if let Some(head) = buf.get_mut(..DATA_HEAD) {
+                head.copy_from_slice(&packet::data_head(id, n));
+            }
+            buf.into()
+        }
+        Err(f) => {
+            let mut out = BytesMut::new();
+            packet::fault(&mut out, id, &f);
+            out.freeze()
+        }
+    }
+}
+
+/// Reads until `buf` is full or the file ends; the bytes read. A fault after some bytes waits for the next READ.
+pub(crate) fn full_read<F>(buf: &mut [u8], offset: u64, mut read: impl FnMut(u64, &mut [u8]) -> Result<usize, F>) -> Result<usize, F> {
+    let mut done = 0;
+    while let Some(rest) = buf.get_mut(done..)
+        && !rest.is_empty()
+    {
+        let limit = rest.len();
+        match read(offset.saturating_add(done as u64), rest) {
+            Ok(0) => break,
+            Ok(n) => done += n.min(limit),
+            Err(f) if done == 0 => return Err(f),
+            Err(_) => break,
+        }
+    }
+    Ok(done)
+}
+
+/// The engine's end of the queue: joins small answers until they are worth handing over.
+pub(crate) struct Answers<'a> {
+    outbox: &'a Outbox,
+    small: BytesMut,
+    count: usize,
+}
+
+impl<'a> Answers<'a> {
+    pub(crate) fn new(outbox: &'a Outbox) -> Self {
+        Self { outbox, small: BytesMut::new(), count: 0 }
+    }
+
+    /// Appends one encoded answer.
+    pub(crate) fn put(&mut self, encode: impl FnOnce(&mut BytesMut)) -> Result<(), Broken> {
+        encode(&mut self.small);
+        self.count += 1;
+        if self.small.len() >= JOIN { self.flush() } else { Ok(()) }
+    }
+
+    /// Appends the promise of a DATA answer.
+    pub(crate) fn read(&mut self, file: &Arc<dyn Download>, id: u32, offset: u64, len: u32) -> Result<(), Broken> {
+        self.flush()?;
+        self.outbox.read(file, id, offset, len)
+    }
+
+    /// Hands over what was appended.
+    pub(crate) fn flush(&mut self) -> Result<(), Broken> {
+        if self.small.is_empty() {
+            return Ok(());
+        }
+        self.outbox.ready(self.small.split().freeze(), std::mem::take(&mut self.count))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use crate::tree::{Fault, Stat};
+
+    struct Counting(u64);
+    impl Download for Counting {
+        fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, Fault> {
+            // Short reads on purpose: at most 1,000 bytes.
+            let n = usize::try_from(self.0.saturating_sub(offset)).unwrap().min(buf.len()).min(1000);
+            buf[..n].iter_mut().enumerate().for_each(|(i, b)| *b = (offset + i as u64) as u8);
+            Ok(n)
+        }
+        fn stat(&self) -> Result<Stat, Fault> {
+            Err(Fault::unsupported())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_reads_is_one_descriptor() {
+        let size = 40_000_000u64;
+        let file: Arc<dyn Download> = Arc::new(Counting(size));
+        let outbox = Outbox::new();
+        let mut answers = Answers::new(&outbox);
+        for k in 0..1_300u32 {
+            answers.read(&file, 7u32.wrapping_add(k), u64::from(k) * 32_768, 32_768).unwrap();
+        }
+        assert_eq!(outbox.state().queue.len(), 1);
+        answers.put(|b| packet::status(b, 9999, Code::Ok, "")).unwrap();
+        answers.flush().unwrap();
+        outbox.finish();
+        let (mut next_id, mut at, mut eofs) = (7u32, 0u64, 0);
+        while let Some(batch) = outbox.next().await {
+            assert!(batch.iter().map(Bytes::len).sum::<usize>() <= BATCH + MAX_DATA + JOIN);
+            for b in batch {
+                let id = u32::from_be_bytes(b[5..9].try_into().unwrap());
+                match b[4] {
+                    103 => {
+                        assert_eq!((id, b[13]), (next_id, at as u8));
+                        at += b.len() as u64 - 13;
+                        next_id += 1;
+                    }
+                    _ if id == 9999 => {}
+                    _ => {
+                        assert_eq!(id, next_id);
+                        next_id += 1;
+                        eofs += 1;
+                    }
+                }
+            }
+            outbox.sent();
+        }
+        assert_eq!((at, next_id), (size, 1307));
+        assert_eq!(eofs, 1300 - 1221);
+        assert!(outbox.is_idle());
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_is_cut() {
+        let outbox = Outbox::new();
+        let mut answers = Answers::new(&outbox);
+        let flood = (0..200_000u32).find_map(|id| answers.put(|b| packet::status(b, id, Code::Ok, "")).err());
+        assert_eq!(flood, Some(Broken::NotReading));
+    }
+}

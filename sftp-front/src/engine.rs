@@ -1,0 +1,529 @@
+//! The SFTP server of one channel as a plain state machine: bytes in, calls of the [`Tree`], answers out. It runs on
+//! blocking threads, one at a time, and never waits for the client. Every open [`Upload`] ends in exactly one `close` or
+//! `abandon`: dropping the engine abandons what is still open.
+
+use crate::answers::{Answers, Outbox, full_read};
+use crate::attrs;
+use crate::facts::Ledger;
+use crate::longname::longname;
+use crate::packet::{self, Broken, Code, Frame, Input, MAX_DATA, MAX_PACKET, Malformed, Name, Reader, Request, pflags};
+use crate::path::{MAX_COMPONENT, VPath};
+use crate::tree::{CloseSign, Download, Fault, Kind, Listing, OpenHow, SetStat, Stat, Tree, Upload};
+use bytes::{BufMut, Bytes, BytesMut};
+use std::collections::{HashMap, VecDeque};
+use std::io::IoSlice;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Most open handles of one channel; advertised by `limits@openssh.com`.
+pub const MAX_HANDLES: usize = 256;
+/// Uploads closed by a channel whose names are watched for a [`CloseSign`].
+pub const MAX_CLOSED_NAMES: usize = 64;
+/// Entries in one answer to READDIR.
+const PAGE: usize = 100;
+/// Longest READ of a handle that is also written: such answers are read at once and wait in memory.
+const MAX_MIXED_READ: usize = 32 << 10;
+/// Block size told by `statvfs@openssh.com`.
+const VFS_BLOCK: u64 = 4096;
+
+/// What INIT is answered with: OpenSSH's extensions, as name and version.
+const EXTENSIONS: [(&str, &str); 8] = [
+    ("posix-rename@openssh.com", "1"),
+    ("statvfs@openssh.com", "2"),
+    ("fstatvfs@openssh.com", "2"),
+    ("fsync@openssh.com", "1"),
+    ("lsetstat@openssh.com", "1"),
+    ("limits@openssh.com", "1"),
+    ("expand-path@openssh.com", "1"),
+    ("home-directory", "1"),
+];
+
+/// What all channels of a connection share.
+#[derive(Default)]
+pub(crate) struct Shared {
+    /// Uploads open in any channel.
+    pub(crate) uploads: Arc<AtomicUsize>,
+    /// The server is stopping: no new uploads.
+    pub(crate) stopping: AtomicBool,
+}
+
+pub(crate) struct Engine {
+    tree: Arc<dyn Tree>,
+    home: VPath,
+    client: String,
+    shared: Arc<Shared>,
+    input: Input,
+    greeted: bool,
+    handles: HashMap<[u8; 8], Handle>,
+    closed: VecDeque<VPath>,
+}
+
+enum Handle {
+    Dir(Box<dyn Listing>),
+    Read(Arc<dyn Download>),
+    Write(Box<Writing>),
+}
+
+/// A file being written, and what is known about it.
+struct Writing {
+    path: VPath,
+    upload: Box<dyn Upload>,
+    ledger: Ledger,
+    /// The first write error; it stays with the handle.
+    fault: Option<Fault>,
+    _open: Counted,
+}
+
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(counter: &Arc<AtomicUsize>) -> Self {
+        counter.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(counter))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// The answer to a request, when it is not plain OK.
+enum Reply {
+    Ok,
+    Eof,
+    Handle([u8; 8]),
+    Attrs(Stat),
+    /// A single name, as REALPATH answers.
+    Path(String),
+    Page(Vec<crate::tree::Entry>),
+    Data(Vec<u8>),
+    /// DATA that is read when it is sent.
+    Later(Arc<dyn Download>, u64, u32),
+    Extended(BytesMut),
+}
+
+impl Engine {
+    pub(crate) fn new(tree: Arc<dyn Tree>, client: String, shared: Arc<Shared>) -> Self {
+        let home = tree.home();
+        Self { tree, home, client, shared, input: Input::default(), greeted: false, handles: HashMap::new(), closed: VecDeque::new() }
+    }
+
+    pub(crate) fn push(&mut self, piece: Bytes) {
+        self.input.push(piece);
+    }
+
+    /// What the bytes held cost, see [`Input::cost`].
+    pub(crate) fn cost(&self) -> usize {
+        self.input.cost()
+    }
+
+    /// Runs every whole request that has arrived.
+    ///
+    /// # Errors
+    /// [`Broken`]: the channel must end.
+    pub(crate) fn run(&mut self, outbox: &Outbox) -> Result<(), Broken> {
+        let mut out = Answers::new(outbox);
+        let result = self.frames(&mut out);
+        out.flush()?;
+        result
+    }
+
+    /// The client ended the channel in order.
+    pub(crate) fn ended_by_client(&mut self) {
+        if self.handles.is_empty() && self.input.len() == 0 {
+            for path in std::mem::take(&mut self.closed) {
+                self.tree.after_close(&path, CloseSign::ChannelEnded);
+            }
+        }
+    }
+
+    fn frames(&mut self, out: &mut Answers<'_>) -> Result<(), Broken> {
+        while let Some(frame) = self.input.next()? {
+            match frame {
+                _ if !self.greeted => self.greet(&frame, out)?,
+                Frame::BadWrite { id } => out.put(|b| packet::fault(b, id, &malformed()))?,
+                Frame::Write { id, handle, offset, data } => {
+                    let result = self.write(&handle, offset, &data).map(|()| Reply::Ok);
+                    drop(data);
+                    answer(out, id, result)?;
+                }
+                Frame::Other { kind, body } => {
+                    let (id, request) = packet::parse(kind, &body)?;
+                    let result = match request {
+                        Ok(request) => {
+                            // What takes long must not hold back the answers before it.
+                            if matches!(request, Request::Close { .. } | Request::Extended { .. }) {
+                                out.flush()?;
+                            }
+                            self.request(request)
+                        }
+                        Err(Malformed) => Err(malformed()),
+                    };
+                    answer(out, id, result)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The first packet must be INIT; whatever version above 3 it asks for, 3 is the answer (draft-02 §4).
+    fn greet(&mut self, frame: &Frame, out: &mut Answers<'_>) -> Result<(), Broken> {
+        let Frame::Other { kind, body } = frame else { return Err(Broken::Init) };
+        let asked = packet::init_version(*kind, body).ok_or(Broken::Init)?;
+        if asked < 3 {
+            return Err(Broken::Version(asked));
+        }
+        self.greeted = true;
+        out.put(|b| packet::version(b, &EXTENSIONS))
+    }
+
+    // ---------------------------------------------------------------------------------------------- requests
+
+    fn request(&mut self, request: Request<'_>) -> Result<Reply, Fault> {
+        match request {
+            Request::Open { path, flags, set } => self.open(path, flags, set),
+            Request::Close { handle } => self.close(handle),
+            Request::Read { handle, offset, len } => self.read(handle, offset, len),
+            Request::Stat { path } => self.stat(path, true),
+            Request::Lstat { path } => self.stat(path, false),
+            Request::Fstat { handle } => match self.handle(handle)? {
+                Handle::Dir(_) => Ok(Reply::Attrs(Stat { kind: Kind::Dir, size: 0, mtime: 0, mode: 0o755 })),
+                Handle::Read(file) => file.stat().map(Reply::Attrs),
+                Handle::Write(w) => w.upload.stat().map(Reply::Attrs),
+            },
+            Request::SetStat { path, set } => self.set_stat(path, set),
+            Request::FsetStat { handle, set } => self.fset_stat(handle, set),
+            Request::OpenDir { path } => {
+                self.room()?;
+                let listing = self.tree.list(&self.path(path)?)?;
+                self.keep(Handle::Dir(listing))
+            }
+            Request::ReadDir { handle } => match self.handle(handle)? {
+                Handle::Dir(listing) => {
+                    let page = listing.next(PAGE)?;
+                    Ok(if page.is_empty() { Reply::Eof } else { Reply::Page(page) })
+                }
+                _ => Err(Fault::Failure("the handle is not a directory".into())),
+            },
+            Request::Remove { path } => {
+                let path = self.path(path)?;
+                self.sign(&path, CloseSign::Removed);
+                self.tree.remove(&path)?;
+                self.closed.retain(|p| *p != path);
+                Ok(Reply::Ok)
+            }
+            Request::MkDir { path, set } => self.tree.mkdir(&self.path(path)?, &set).map(|()| Reply::Ok),
+            Request::RmDir { path } => self.tree.rmdir(&self.path(path)?).map(|()| Reply::Ok),
+            Request::RealPath { path } => self.real_path(path),
+            Request::Rename { from, to } => self.rename(from, to, false),
+            Request::Link => Err(Fault::OpUnsupported("this server has no links".into())),
+            Request::Extended { name, body } => self.extended(name, body),
+            Request::Unknown => Err(Fault::unsupported()),
+        }
+    }
+
+    fn open(&mut self, path: &[u8], flags: u32, set: SetStat) -> Result<Reply, Fault> {
+        self.room()?;
+        let path = self.path(path)?;
+        let has = |flag| flags & flag != 0;
+        if !has(pflags::WRITE) && !has(pflags::APPEND) {
+            if !has(pflags::READ) {
+                return Err(Fault::BadMessage("OPEN asks for neither reading nor writing".into()));
+            }
+            let file = self.tree.open_read(&path)?;
+            return self.keep(Handle::Read(file.into()));
+        }
+        if self.shared.stopping.load(Ordering::SeqCst) {
+            return Err(Fault::Failure("the server is stopping, try again later".into()));
+        }
+        let how = OpenHow {
+            read: has(pflags::READ),
+            append: has(pflags::APPEND),
+            create: has(pflags::CREAT),
+            truncate: has(pflags::TRUNC),
+            exclusive: has(pflags::EXCL),
+            declared_size: set.size,
+            mode: set.mode,
+        };
+        self.sign(&path, CloseSign::Reopened);
+        let open = Counted::new(&self.shared.uploads);
+        let upload = self.tree.open_write(&path, &how)?;
+        let size = upload.stat().map_or(0, |s| s.size);
+        self.closed.retain(|p| *p != path);
+        let ledger = Ledger::new(how, &self.client, size);
+        self.keep(Handle::Write(Box::new(Writing { path, upload, ledger, fault: None, _open: open })))
+    }
+
+    fn write(&mut self, handle: &[u8], offset: u64, data: &[Bytes]) -> Result<(), Fault> {
+        let Handle::Write(w) = self.handle(handle)? else { return Err(Fault::Failure("the handle is not open for writing".into())) };
+        let len: usize = data.iter().map(Bytes::len).sum();
+        let offset = w.ledger.place(offset);
+        w.attempt(|w| {
+            if len == 0 {
+                return Ok(());
+            }
+            w.ledger.check(offset, len as u64)?;
+            let pieces: Vec<IoSlice<'_>> = data.iter().map(|p| IoSlice::new(p)).collect();
+            w.upload.write_pieces(offset, &pieces)?;
+            w.ledger.wrote(offset, u32::try_from(len).unwrap_or(u32::MAX));
+            Ok(())
+        })
+    }
+
+    fn read(&mut self, handle: &[u8], offset: u64, len: u32) -> Result<Reply, Fault> {
+        match self.handle(handle)? {
+            Handle::Read(file) => Ok(Reply::Later(Arc::clone(file), offset, len)),
+            Handle::Write(w) if w.ledger.facts.how.read => {
+                let mut buf = vec![0; usize::try_from(len).unwrap_or(MAX_DATA).min(MAX_MIXED_READ)];
+                let n = full_read(&mut buf, offset, |at, buf| w.upload.read_at(at, buf))?;
+                buf.truncate(n);
+                Ok(if n == 0 { Reply::Eof } else { Reply::Data(buf) })
+            }
+            Handle::Write(_) => Err(Fault::PermissionDenied("the file is open for writing only".into())),
+            Handle::Dir(_) => Err(Fault::Failure("the handle is a directory".into())),
+        }
+    }
+
+    fn close(&mut self, handle: &[u8]) -> Result<Reply, Fault> {
+        let key = <[u8; 8]>::try_from(handle).map_err(|_| no_handle())?;
+        let Handle::Write(w) = self.handles.remove(&key).ok_or_else(no_handle)? else { return Ok(Reply::Ok) };
+        let Writing { path, upload, mut ledger, fault, _open } = *w;
+        ledger.facts.pending_input_at_close = self.input.len() as u64;
+        if let Some(fault) = fault {
+            upload.abandon(&ledger.facts);
+            return Err(fault);
+        }
+        upload.close(&ledger.facts)?;
+        if self.closed.len() == MAX_CLOSED_NAMES {
+            self.closed.pop_front();
+        }
+        self.closed.push_back(path);
+        Ok(Reply::Ok)
+    }
+
+    fn stat(&mut self, path: &[u8], follow: bool) -> Result<Reply, Fault> {
+        let path = self.path(path)?;
+        self.sign(&path, CloseSign::Stat);
+        self.tree.stat(&path, follow).map(Reply::Attrs)
+    }
+
+    fn set_stat(&mut self, path: &[u8], set: SetStat) -> Result<Reply, Fault> {
+        let path = self.path(path)?;
+        self.sign(&path, CloseSign::SetStat);
+        self.tree.set_stat(&path, &set).map(|()| Reply::Ok)
+    }
+
+    fn fset_stat(&mut self, handle: &[u8], set: SetStat) -> Result<Reply, Fault> {
+        match self.handle(handle)? {
+            Handle::Write(w) => w.attempt(|w| {
+                w.upload.set_stat(&set)?;
+                w.ledger.set(set.size);
+                Ok(())
+            })?,
+            _ => return Err(Fault::PermissionDenied("the handle is not open for writing".into())),
+        }
+        Ok(Reply::Ok)
+    }
+
+    fn real_path(&self, path: &[u8]) -> Result<Reply, Fault> {
+        Ok(Reply::Path(self.tree.realpath(&self.path(path)?)?.to_string()))
+    }
+
+    fn rename(&mut self, from: &[u8], to: &[u8], replace: bool) -> Result<Reply, Fault> {
+        let (from, to) = (self.path(from)?, self.path(to)?);
+        self.sign(&from, CloseSign::Renamed);
+        self.tree.rename(&from, &to, replace)?;
+        // What follows under the new name tells as much as it did under the old one.
+        self.closed.retain(|p| *p != to);
+        self.closed.iter_mut().filter(|p| **p == from).for_each(|p| p.clone_from(&to));
+        Ok(Reply::Ok)
+    }
+
+    /// OpenSSH's extensions (PROTOCOL §4). `hardlink@` and `copy-data` are neither offered nor run: they would be a second
+    /// way to create content.
+    fn extended(&mut self, name: &[u8], body: &[u8]) -> Result<Reply, Fault> {
+        let mut r = Reader(body);
+        let mut string = || r.string().map_err(|Malformed| malformed());
+        match name {
+            b"posix-rename@openssh.com" => {
+                let (from, to) = (string()?, string()?);
+                self.rename(from, to, true)
+            }
+            b"fsync@openssh.com" => match self.handle(string()?)? {
+                Handle::Write(w) => {
+                    w.attempt(|w| {
+                        w.upload.sync()?;
+                        w.ledger.facts.fsynced = true;
+                        Ok(())
+                    })?;
+                    Ok(Reply::Ok)
+                }
+                _ => Err(Fault::Failure("the handle is not open for writing".into())),
+            },
+            b"statvfs@openssh.com" => {
+                self.path(string()?)?;
+                self.vfs()
+            }
+            b"fstatvfs@openssh.com" => {
+                self.handle(string()?)?;
+                self.vfs()
+            }
+            b"lsetstat@openssh.com" => {
+                let path = string()?;
+                let set = attrs::decode(&mut r).map_err(|Malformed| malformed())?;
+                self.set_stat(path, set)
+            }
+            b"limits@openssh.com" => {
+                let mut b = BytesMut::new();
+                for limit in [MAX_PACKET, MAX_DATA, MAX_DATA, MAX_HANDLES] {
+                    b.put_u64(limit as u64);
+                }
+                Ok(Reply::Extended(b))
+            }
+            b"expand-path@openssh.com" => match string()? {
+                b"~" => self.real_path(b""),
+                [b'~', b'/', rest @ ..] => {
+                    let start = rest.iter().position(|b| *b != b'/').unwrap_or(rest.len());
+                    self.real_path(rest.get(start..).unwrap_or_default())
+                }
+                [b'~', ..] => Err(Fault::NoSuchFile("no such user".into())),
+                path => self.real_path(path),
+            },
+            b"home-directory" => self.real_path(b""),
+            b"users-groups-by-id-request@openssh.com" => {
+                // There are no numeric users behind this server: every name is empty.
+                let (users, groups) = (string()?, string()?);
+                let mut b = BytesMut::new();
+                for ids in [users, groups] {
+                    packet::put_string(&mut b, &vec![0; ids.len() / 4 * 4]);
+                }
+                Ok(Reply::Extended(b))
+            }
+            _ => Err(Fault::unsupported()),
+        }
+    }
+
+    fn vfs(&self) -> Result<Reply, Fault> {
+        const READ_WRITE: u64 = 0;
+        let space = self.tree.space().ok_or_else(Fault::unsupported)?;
+        let (total, free) = (space.total / VFS_BLOCK, space.free / VFS_BLOCK);
+        let mut b = BytesMut::new();
+        // Block and fragment size, blocks (all, free, free for users), files (the same), id, flags, longest name.
+        for field in [VFS_BLOCK, VFS_BLOCK, total, free, free, total, free, free, 0, READ_WRITE, MAX_COMPONENT as u64] {
+            b.put_u64(field);
+        }
+        Ok(Reply::Extended(b))
+    }
+
+    // ----------------------------------------------------------------------------------------------- helpers
+
+    fn path(&self, bytes: &[u8]) -> Result<VPath, Fault> {
+        VPath::parse(bytes, &self.home).map_err(|e| Fault::Failure(e.to_string()))
+    }
+
+    /// Tells the tree what happens to a name that this channel has uploaded.
+    fn sign(&self, path: &VPath, sign: CloseSign) {
+        if self.closed.contains(path) {
+            self.tree.after_close(path, sign);
+        }
+    }
+
+    fn handle(&mut self, handle: &[u8]) -> Result<&mut Handle, Fault> {
+        let key = <[u8; 8]>::try_from(handle).map_err(|_| no_handle())?;
+        self.handles.get_mut(&key).ok_or_else(no_handle)
+    }
+
+    fn room(&self) -> Result<(), Fault> {
+        if self.handles.len() < MAX_HANDLES { Ok(()) } else { Err(Fault::Failure("too many open files".into())) }
+    }
+
+    /// Files a handle under a random name, so that handles cannot be guessed or taken for another's.
+    fn keep(&mut self, handle: Handle) -> Result<Reply, Fault> {
+        let mut key = [0; 8];
+        while key == [0; 8] || self.handles.contains_key(&key) {
+            if openssl::rand::rand_bytes(&mut key).is_err() {
+                if let Handle::Write(w) = handle {
+                    w.abandon();
+                }
+                return Err(Fault::Failure("no random bytes".into()));
+            }
+        }
+        self.handles.insert(key, handle);
+        Ok(Reply::Handle(key))
+    }
+}
+
+impl Writing {
+    /// Runs a step whose failure stays with the handle.
+    fn attempt(&mut self, step: impl FnOnce(&mut Self) -> Result<(), Fault>) -> Result<(), Fault> {
+        let result = match &self.fault {
+            Some(fault) => Err(fault.clone()),
+            None => step(self),
+        };
+        if let Err(fault) = &result {
+            self.ledger.facts.failed += 1;
+            self.fault = Some(fault.clone());
+        }
+        result
+    }
+
+    fn abandon(self) {
+        self.upload.abandon(&self.ledger.facts);
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        for (_, handle) in self.handles.drain() {
+            if let Handle::Write(w) = handle {
+                // A panic here must not keep the other uploads from their end.
+                if std::panic::catch_unwind(AssertUnwindSafe(|| w.abandon())).is_err() {
+                    tracing::error!("abandoning an upload panicked");
+                }
+            }
+        }
+    }
+}
+
+fn no_handle() -> Fault {
+    Fault::Failure("no such handle".into())
+}
+
+fn malformed() -> Fault {
+    Fault::BadMessage("the request cannot be read".into())
+}
+
+fn answer(out: &mut Answers<'_>, id: u32, result: Result<Reply, Fault>) -> Result<(), Broken> {
+    match result {
+        Ok(Reply::Later(file, offset, len)) => out.read(&file, id, offset, len),
+        Ok(reply) => out.put(|b| encode(b, id, &reply)),
+        Err(fault) => out.put(|b| packet::fault(b, id, &fault)),
+    }
+}
+
+fn encode(b: &mut BytesMut, id: u32, reply: &Reply) {
+    match reply {
+        Reply::Ok | Reply::Later(..) => packet::status(b, id, Code::Ok, ""),
+        Reply::Eof => packet::status(b, id, Code::Eof, "end of file"),
+        Reply::Handle(key) => packet::handle(b, id, key),
+        Reply::Attrs(stat) => packet::attrs_answer(b, id, stat),
+        Reply::Path(path) => packet::names(b, id, &[Name { name: path, longname: path, stat: None }]),
+        Reply::Page(page) => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+            // Longer names cannot be asked for, and a page of 100 that fit stays far below the packet limit.
+            let page = page.iter().filter(|e| e.name.len() <= MAX_COMPONENT).take(PAGE);
+            let lines: Vec<_> = page.map(|e| (e, longname(&e.name, &e.stat, now))).collect();
+            let names: Vec<_> = lines.iter().map(|(e, line)| Name { name: &e.name, longname: line, stat: Some(&e.stat) }).collect();
+            packet::names(b, id, &names);
+        }
+        Reply::Data(data) => {
+            b.put_slice(&packet::data_head(id, data.len()));
+            b.put_slice(data);
+        }
+        Reply::Extended(body) => packet::extended_reply(b, id, |b| b.put_slice(body)),
+    }
+}
