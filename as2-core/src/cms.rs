@@ -9,7 +9,7 @@ mod octets;
 pub(crate) mod oid;
 pub mod signed;
 #[cfg(test)]
-mod testkit;
+pub(crate) mod testkit;
 
 pub use compressed::{Compressor, Deflater, Inflater, compressed_prefix};
 pub use enveloped::{EnvelopePlan, Form, OpenPolicy, Opened, Opener, Sealer};

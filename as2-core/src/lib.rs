@@ -5,7 +5,16 @@
 pub mod algorithm;
 pub mod cert;
 pub mod cms;
+pub mod compose;
 mod crypto;
+pub mod disposition;
 mod error;
+pub mod headers;
+pub mod id;
+pub mod mdn;
+pub mod message_id;
+pub mod mic;
+mod mime;
+pub mod receipt;
 
 pub use error::{Error, ErrorKind};

@@ -91,13 +91,20 @@ impl Reply {
         let mut headers = Headers::default();
         // A constant without line ends is never refused.
         let _ = headers.push("Content-Type", "text/plain; charset=utf-8");
-        Reply { status, headers, body: text.as_bytes().to_vec() }
+        Reply {
+            status,
+            headers,
+            body: text.as_bytes().to_vec(),
+        }
     }
 
     /// A status and nothing else.
     #[must_use]
     pub fn empty(status: u16) -> Self {
-        Reply { status, ..Reply::default() }
+        Reply {
+            status,
+            ..Reply::default()
+        }
     }
 }
 
@@ -140,7 +147,13 @@ impl Limits {
 }
 
 /// Serves a listener until `stop` says true or is gone: idle connections end at once, requests within 30 s.
-pub async fn serve<R: Receive>(listener: TcpListener, tls: Option<TlsAcceptor>, receiver: Arc<R>, limits: Limits, mut stop: watch::Receiver<bool>) {
+pub async fn serve<R: Receive>(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    receiver: Arc<R>,
+    limits: Limits,
+    mut stop: watch::Receiver<bool>,
+) {
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -181,7 +194,14 @@ pub async fn serve<R: Receive>(listener: TcpListener, tls: Option<TlsAcceptor>, 
     connections.shutdown().await;
 }
 
-async fn one<R: Receive>(stream: TcpStream, peer: SocketAddr, tls: Option<TlsAcceptor>, receiver: Arc<R>, limits: Limits, mut stop: watch::Receiver<bool>) {
+async fn one<R: Receive>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    receiver: Arc<R>,
+    limits: Limits,
+    mut stop: watch::Receiver<bool>,
+) {
     // Small answers must not wait for an acknowledgement; without the option they only come later.
     let _ = stream.set_nodelay(true);
     let Some(acceptor) = tls else {

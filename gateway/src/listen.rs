@@ -72,7 +72,11 @@ impl Gate {
     /// A gate for `all` connections, `per_ip` of them from one address (0: no limit per address).
     #[must_use]
     pub fn new(all: usize, per_ip: usize) -> Arc<Self> {
-        Arc::new(Gate { all, per_ip, held: Mutex::new(Held::default()) })
+        Arc::new(Gate {
+            all,
+            per_ip,
+            held: Mutex::new(Held::default()),
+        })
     }
 
     /// A place for a connection from `ip`, if there is one.
@@ -86,7 +90,10 @@ impl Gate {
         }
         held.all += 1;
         held.by_ip.insert(ip, mine + 1);
-        Some(Pass { gate: Arc::clone(self), ip })
+        Some(Pass {
+            gate: Arc::clone(self),
+            ip,
+        })
     }
 
     /// Connections held now.

@@ -174,7 +174,13 @@ pub struct PostError {
 
 impl PostError {
     pub(crate) fn new(stage: Stage, text: impl Into<String>, hint: impl Into<String>) -> Self {
-        PostError { stage, body_sent: false, retry: !matches!(stage, Stage::Url | Stage::Denied), text: text.into(), hint: hint.into() }
+        PostError {
+            stage,
+            body_sent: false,
+            retry: !matches!(stage, Stage::Url | Stage::Denied),
+            text: text.into(),
+            hint: hint.into(),
+        }
     }
 }
 
@@ -226,7 +232,11 @@ impl Poster {
 
     async fn secure(&self, target: &Target, url: &Url, stream: tokio::net::TcpStream) -> Result<connect::Connection, PostError> {
         if !url.https {
-            return Ok(connect::Connection { stream: Box::new(stream), tls: None, certificate: None });
+            return Ok(connect::Connection {
+                stream: Box::new(stream),
+                tls: None,
+                certificate: None,
+            });
         }
         let roots = match target.tls {
             Tls::Default => &self.roots,
@@ -248,7 +258,9 @@ impl Poster {
         let url = steps.note("url", Url::parse(&target.url), |url| url.origin())?;
         let route = steps.note("resolve", connect::Route::find(target, &url).await, connect::Route::describe)?;
         let stream = steps.note("connect", route.connect(target, &url).await, |stream| {
-            stream.peer_addr().map_or_else(|_| "connected".to_owned(), |peer| format!("connected to {peer}"))
+            stream
+                .peer_addr()
+                .map_or_else(|_| "connected".to_owned(), |peer| format!("connected to {peer}"))
         })?;
         let connection = self.secure(target, &url, stream).await;
         let connection = match url.https {
@@ -275,7 +287,10 @@ struct Steps {
 
 impl Default for Steps {
     fn default() -> Self {
-        Steps { since: Instant::now(), done: Vec::new() }
+        Steps {
+            since: Instant::now(),
+            done: Vec::new(),
+        }
     }
 }
 
@@ -284,8 +299,20 @@ impl Steps {
         let took = self.since.elapsed();
         self.since = Instant::now();
         self.done.push(match &outcome {
-            Ok(found) => ProbeStep { name, ok: true, detail: describe(found), hint: String::new(), took },
-            Err(error) => ProbeStep { name, ok: false, detail: error.text.clone(), hint: error.hint.clone(), took },
+            Ok(found) => ProbeStep {
+                name,
+                ok: true,
+                detail: describe(found),
+                hint: String::new(),
+                took,
+            },
+            Err(error) => ProbeStep {
+                name,
+                ok: false,
+                detail: error.text.clone(),
+                hint: error.hint.clone(),
+                took,
+            },
         });
         outcome
     }

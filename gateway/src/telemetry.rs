@@ -40,7 +40,11 @@ impl Default for Registry {
     fn default() -> Self {
         Registry {
             messages: Family::counter("as2gate_as2_messages_total", "AS2 messages settled.", &["direction", "result"]),
-            http_requests: Family::counter("as2gate_http_requests_total", "HTTP requests answered.", &["listener", "method", "status"]),
+            http_requests: Family::counter(
+                "as2gate_http_requests_total",
+                "HTTP requests answered.",
+                &["listener", "method", "status"],
+            ),
             sftp_connections: Family::gauge("as2gate_sftp_connections", "SFTP connections open now.", &[]),
             sftp_logins: Family::counter("as2gate_sftp_logins_total", "SFTP logins tried.", &["result"]),
             sftp_bytes: Family::counter("as2gate_sftp_bytes_total", "Bytes moved by SFTP.", &["direction"]),
@@ -93,7 +97,14 @@ impl Registry {
         let version = env!("CARGO_PKG_VERSION");
         out.push_str("# HELP as2gate_build_info The running version.\n# TYPE as2gate_build_info gauge\n");
         let _ = writeln!(out, "as2gate_build_info{{version=\"{version}\"}} 1");
-        for family in [&self.messages, &self.http_requests, &self.sftp_connections, &self.sftp_logins, &self.sftp_bytes, &self.queue_depth] {
+        for family in [
+            &self.messages,
+            &self.http_requests,
+            &self.sftp_connections,
+            &self.sftp_logins,
+            &self.sftp_bytes,
+            &self.queue_depth,
+        ] {
             family.render(&mut out);
         }
         out
@@ -102,11 +113,23 @@ impl Registry {
 
 impl Family {
     fn counter(name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Self {
-        Family { name, kind: "counter", help, labels, rows: RwLock::default() }
+        Family {
+            name,
+            kind: "counter",
+            help,
+            labels,
+            rows: RwLock::default(),
+        }
     }
 
     fn gauge(name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Self {
-        Family { name, kind: "gauge", help, labels, rows: RwLock::default() }
+        Family {
+            name,
+            kind: "gauge",
+            help,
+            labels,
+            rows: RwLock::default(),
+        }
     }
 
     fn add(&self, labels: &[&str], by: u64) {
@@ -137,8 +160,17 @@ impl Family {
             let _ = writeln!(out, "{} 0", self.name);
         }
         for (values, count) in rows.iter() {
-            let labels: Vec<String> = self.labels.iter().zip(values).map(|(label, value)| format!("{label}=\"{}\"", escape(value))).collect();
-            let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+            let labels: Vec<String> = self
+                .labels
+                .iter()
+                .zip(values)
+                .map(|(label, value)| format!("{label}=\"{}\"", escape(value)))
+                .collect();
+            let labels = if labels.is_empty() {
+                String::new()
+            } else {
+                format!("{{{}}}", labels.join(","))
+            };
             let _ = writeln!(out, "{}{labels} {}", self.name, count.load(Ordering::Relaxed));
         }
     }
@@ -210,14 +242,23 @@ mod tests {
         let (stop, stopped) = watch::channel(false);
         let ready: Ready = Arc::new(|| Err("storage: full\n".to_owned()));
         let server = tokio::spawn(serve(listener, Registry::new(), ready, stopped));
-        for (path, status, text) in
-            [("/healthz", "200", "ok\n"), ("/readyz", "503", "storage: full\n"), ("/metrics?x=1", "200", "as2gate_build_info{version="), ("/", "404", "not found")]
-        {
+        for (path, status, text) in [
+            ("/healthz", "200", "ok\n"),
+            ("/readyz", "503", "storage: full\n"),
+            ("/metrics?x=1", "200", "as2gate_build_info{version="),
+            ("/", "404", "not found"),
+        ] {
             let mut stream = TcpStream::connect(addr).await.unwrap();
-            stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
+            stream
+                .write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())
+                .await
+                .unwrap();
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await.unwrap();
-            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(text), "{path}: {answer}");
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(text),
+                "{path}: {answer}"
+            );
         }
         stop.send(true).unwrap();
         server.await.unwrap();

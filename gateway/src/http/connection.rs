@@ -55,7 +55,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, R: Receive> Connection<S, R> {
         limits: Limits,
         stop: watch::Receiver<bool>,
     ) -> Self {
-        Connection { source: Source::new(stream), peer, tls, receiver, limits, stop, served: 0 }
+        Connection {
+            source: Source::new(stream),
+            peer,
+            tls,
+            receiver,
+            limits,
+            stop,
+            served: 0,
+        }
     }
 
     pub(super) async fn run(mut self) {
@@ -79,7 +87,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, R: Receive> Connection<S, R> {
 
     /// Waits for a request; `None` if none comes any more.
     async fn next_head(&mut self) -> Result<Option<Parsed>, head::Refused> {
-        let patience = if self.served == 0 { self.limits.head_time } else { self.limits.idle_time };
+        let patience = if self.served == 0 {
+            self.limits.head_time
+        } else {
+            self.limits.idle_time
+        };
         let mut deadline = Instant::now() + patience;
         let (mut scanned, mut begun) = (0, false);
         loop {
@@ -87,7 +99,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, R: Receive> Connection<S, R> {
                 if !begun {
                     begun = true;
                     // The first head's time runs from the connection, later ones' from their first byte.
-                    deadline = if self.served == 0 { deadline } else { Instant::now() + self.limits.head_time };
+                    deadline = if self.served == 0 {
+                        deadline
+                    } else {
+                        Instant::now() + self.limits.head_time
+                    };
                 }
                 if let Some(parsed) = head::take(&mut self.source.buffer, &mut scanned)? {
                     return Ok(Some(parsed));
@@ -136,12 +152,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, R: Receive> Connection<S, R> {
 
     /// Head to `admit`, body to the sink, both to `receive`.
     async fn post(&mut self, parsed: Parsed) -> After {
-        let Parsed { head, framing, keep, wants_continue } = parsed;
+        let Parsed {
+            head,
+            framing,
+            keep,
+            wants_continue,
+        } = parsed;
         let Some(framing) = framing else {
-            return self.reply("POST", Reply::text(411, "Content-Length is missing\n"), After::Linger).await;
+            return self
+                .reply("POST", Reply::text(411, "Content-Length is missing\n"), After::Linger)
+                .await;
         };
-        let length = if let Framing::Length(length) = framing { Some(length) } else { None };
-        let arrival = Arrival { head, peer: self.peer, tls: self.tls.is_some(), length, client_cert: self.tls.clone().flatten() };
+        let length = if let Framing::Length(length) = framing {
+            Some(length)
+        } else {
+            None
+        };
+        let arrival = Arrival {
+            head,
+            peer: self.peer,
+            tls: self.tls.is_some(),
+            length,
+            client_cert: self.tls.clone().flatten(),
+        };
         let receiver = Arc::clone(&self.receiver);
         let mut sink = match receiver.admit(&arrival).await {
             Ok(sink) => sink,
@@ -160,7 +193,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, R: Receive> Connection<S, R> {
         }
         let reply = receiver.receive(arrival, sink).await;
         // What follows chunks is where parsers disagree most; it is never read as a request.
-        let after = if keep && framing != Framing::Chunked { After::Keep } else { After::Close };
+        let after = if keep && framing != Framing::Chunked {
+            After::Keep
+        } else {
+            After::Close
+        };
         self.reply("POST", reply, after).await
     }
 
@@ -243,13 +280,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, R: Receive> Connection<S, R> {
 fn render(reply: &Reply, server: &str, keep: bool) -> Vec<u8> {
     let mut out = format!("HTTP/1.1 {} {}\r\n", reply.status, reason(reply.status)).into_bytes();
     if reply.headers.get("Date").is_none() {
-        field(&mut out, "Date", &jiff::Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string());
+        field(
+            &mut out,
+            "Date",
+            &jiff::Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string(),
+        );
     }
     if reply.headers.get("Server").is_none() {
         field(&mut out, "Server", server);
     }
     let mut theirs = reply.headers.clone();
-    ["Content-Length", "Transfer-Encoding", "Connection"].iter().for_each(|own| theirs.remove(own));
+    ["Content-Length", "Transfer-Encoding", "Connection"]
+        .iter()
+        .for_each(|own| theirs.remove(own));
     out.extend_from_slice(&theirs.to_bytes());
     // RFC 9110 §8.6: a 204 has no length.
     if reply.status != 204 {

@@ -53,7 +53,11 @@ pub(super) fn take(buffer: &mut BytesMut, scanned: &mut usize) -> Result<Option<
         *scanned = 0;
     }
     let Some(length) = find_end(buffer, scanned)? else {
-        return if buffer.len() > MAX_HEAD { Err((431, "the head is too long")) } else { Ok(None) };
+        return if buffer.len() > MAX_HEAD {
+            Err((431, "the head is too long"))
+        } else {
+            Ok(None)
+        };
     };
     if length > MAX_HEAD {
         return Err((431, "the head is too long"));
@@ -94,7 +98,10 @@ fn find_end(buffer: &[u8], scanned: &mut usize) -> Result<Option<usize>, Refused
 /// A whole head; its line ends are CRLF, which `find_end` has seen to.
 fn parse(head: &[u8]) -> Result<Parsed, Refused> {
     let end = head.windows(2).position(|pair| pair == b"\r\n").ok_or((400, "no request line"))?;
-    let (request_line, lines) = (head.get(..end).unwrap_or_default(), head.get(end + 2..head.len().saturating_sub(2)).unwrap_or_default());
+    let (request_line, lines) = (
+        head.get(..end).unwrap_or_default(),
+        head.get(end + 2..head.len().saturating_sub(2)).unwrap_or_default(),
+    );
     let (method, target, minor) = request_line_parts(request_line)?;
     let facts = fields(lines)?;
     if facts.hosts > 1 || (minor == 1 && facts.hosts == 0) {
@@ -112,7 +119,12 @@ fn parse(head: &[u8]) -> Result<Parsed, Refused> {
     }
     let headers = Headers::parse(lines).map_err(|_| (400, "the header block cannot be read"))?;
     Ok(Parsed {
-        head: RawHead { bytes: lines.to_vec(), method, target, headers },
+        head: RawHead {
+            bytes: lines.to_vec(),
+            method,
+            target,
+            headers,
+        },
         framing,
         keep: minor == 1 && !facts.close,
         wants_continue: minor == 1 && facts.wants_continue,
@@ -123,8 +135,15 @@ fn request_line_parts(line: &[u8]) -> Result<(String, String, u8), Refused> {
     const BAD: Refused = (400, "the request line cannot be read");
     let line = str::from_utf8(line).map_err(|_| BAD)?;
     let mut parts = line.split(' ');
-    let (Some(method), Some(target), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else { return Err(BAD) };
-    if method.is_empty() || method.len() > 32 || !method.bytes().all(is_token) || target.is_empty() || !target.bytes().all(|b| b.is_ascii_graphic()) {
+    let (Some(method), Some(target), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        return Err(BAD);
+    };
+    if method.is_empty()
+        || method.len() > 32
+        || !method.bytes().all(is_token)
+        || target.is_empty()
+        || !target.bytes().all(|b| b.is_ascii_graphic())
+    {
         return Err(BAD);
     }
     let minor = match version {
@@ -141,7 +160,12 @@ fn origin_form(target: &str) -> Option<String> {
     if target.starts_with('/') || target == "*" {
         return Some(target.to_owned());
     }
-    let rest = ["http://", "https://"].iter().find_map(|scheme| target.get(..scheme.len())?.eq_ignore_ascii_case(scheme).then(|| &target[scheme.len()..]))?;
+    let rest = ["http://", "https://"].iter().find_map(|scheme| {
+        target
+            .get(..scheme.len())?
+            .eq_ignore_ascii_case(scheme)
+            .then(|| &target[scheme.len()..])
+    })?;
     match rest.find(['/', '?']) {
         Some(at) if rest[at..].starts_with('/') => Some(rest[at..].to_owned()),
         Some(at) => Some(format!("/{}", &rest[at..])),
@@ -161,7 +185,9 @@ struct Facts {
 
 /// Fields that decide where a request ends or whom it is for; they may not be folded.
 fn frames(name: &[u8]) -> bool {
-    [&b"host"[..], b"content-length", b"transfer-encoding"].iter().any(|known| name.eq_ignore_ascii_case(known))
+    [&b"host"[..], b"content-length", b"transfer-encoding"]
+        .iter()
+        .any(|known| name.eq_ignore_ascii_case(known))
 }
 
 fn fields(lines: &[u8]) -> Result<Facts, Refused> {
@@ -184,7 +210,10 @@ fn fields(lines: &[u8]) -> Result<Facts, Refused> {
             return Err((431, "too many fields"));
         }
         let colon = line.iter().position(|byte| *byte == b':').ok_or((400, "a field without a colon"))?;
-        let (name, value) = (line.get(..colon).unwrap_or_default(), line.get(colon + 1..).unwrap_or_default().trim_ascii());
+        let (name, value) = (
+            line.get(..colon).unwrap_or_default(),
+            line.get(colon + 1..).unwrap_or_default().trim_ascii(),
+        );
         if name.is_empty() || !name.iter().all(|byte| is_token(*byte)) {
             return Err((400, "a field name with a blank or a strange character"));
         }
@@ -215,7 +244,11 @@ impl Facts {
                 }
                 self.hosts += 1;
             }
-            b"connection" => self.close |= value.split(|byte| *byte == b',').any(|token| token.trim_ascii().eq_ignore_ascii_case(b"close")),
+            b"connection" => {
+                self.close |= value
+                    .split(|byte| *byte == b',')
+                    .any(|token| token.trim_ascii().eq_ignore_ascii_case(b"close"))
+            }
             b"expect" if value.eq_ignore_ascii_case(b"100-continue") => self.wants_continue = true,
             b"expect" => self.other_expectation = true,
             _ => {}
@@ -257,7 +290,12 @@ mod tests {
         assert!(parsed.head.bytes.starts_with(b"Host: x\r\n") && parsed.head.bytes.ends_with(b"0007\r\n"));
         assert!(parsed.keep);
         assert!(!read("GET / HTTP/1.0\r\n\r\n").unwrap().unwrap().keep);
-        assert!(!read("GET / HTTP/1.1\r\nHost: x\r\nConnection: TE, Close\r\n\r\n").unwrap().unwrap().keep);
+        assert!(
+            !read("GET / HTTP/1.1\r\nHost: x\r\nConnection: TE, Close\r\n\r\n")
+                .unwrap()
+                .unwrap()
+                .keep
+        );
         assert!(read("GET / HTTP/1.1\r\nHost: x\r\n").unwrap().is_none());
     }
 

@@ -29,8 +29,14 @@ impl Sink for Counter {
     async fn write(&mut self, piece: Bytes) -> Result<(), Reply> {
         self.flow.largest_piece.fetch_max(piece.len() as u64, Ordering::SeqCst);
         self.bytes += piece.len() as u64;
-        self.sum = piece.iter().fold(self.sum, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
-        if piece.starts_with(b"FULL") { Err(Reply::text(507, "no space\n")) } else { Ok(()) }
+        self.sum = piece
+            .iter()
+            .fold(self.sum, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
+        if piece.starts_with(b"FULL") {
+            Err(Reply::text(507, "no space\n"))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -43,7 +49,11 @@ impl Receive for Door {
         match arrival.head.target.as_str() {
             "/big" => Err(Reply::text(413, "too big\n")),
             "/none" => Err(Reply::text(404, "no\n")),
-            _ => Ok(Counter { flow: Arc::clone(&self.0), bytes: 0, sum: 0 }),
+            _ => Ok(Counter {
+                flow: Arc::clone(&self.0),
+                bytes: 0,
+                sum: 0,
+            }),
         }
     }
 
@@ -90,7 +100,10 @@ async fn talk(addr: SocketAddr, text: &str) -> String {
 
 async fn rest(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
-    tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await.expect("the server closes").unwrap();
+    tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer))
+        .await
+        .expect("the server closes")
+        .unwrap();
     String::from_utf8(answer).unwrap()
 }
 
@@ -102,13 +115,25 @@ fn status(answer: &str) -> &str {
 async fn methods() {
     let server = server(|_| {}).await;
     let get = talk(server.addr, "GET /x HTTP/1.0\r\n\r\n").await;
-    assert!(get.starts_with("HTTP/1.1 200 OK\r\n") && get.contains("\r\n\r\nas2gate") && get.contains("\r\nServer: as2gate\r\n"), "{get}");
+    assert!(
+        get.starts_with("HTTP/1.1 200 OK\r\n") && get.contains("\r\n\r\nas2gate") && get.contains("\r\nServer: as2gate\r\n"),
+        "{get}"
+    );
     let head = talk(server.addr, "HEAD / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
-    assert!(head.contains("Content-Length: 0\r\n") && head.ends_with("\r\n\r\n") && head.contains("\r\nDate: "), "{head}");
+    assert!(
+        head.contains("Content-Length: 0\r\n") && head.ends_with("\r\n\r\n") && head.contains("\r\nDate: "),
+        "{head}"
+    );
     assert_eq!(status(&talk(server.addr, "PUT / HTTP/1.1\r\nHost: x\r\n\r\n").await), "405");
     assert_eq!(status(&talk(server.addr, "POST / HTTP/1.1\r\nHost: x\r\n\r\n").await), "411");
-    assert_eq!(status(&talk(server.addr, "POST /none HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc").await), "404");
-    assert_eq!(*server.flow.answers.lock().unwrap(), [("GET", 200), ("HEAD", 200), ("other", 405), ("POST", 411), ("POST", 404)]);
+    assert_eq!(
+        status(&talk(server.addr, "POST /none HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc").await),
+        "404"
+    );
+    assert_eq!(
+        *server.flow.answers.lock().unwrap(),
+        [("GET", 200), ("HEAD", 200), ("other", 405), ("POST", 411), ("POST", 404)]
+    );
 }
 
 #[tokio::test]
@@ -119,7 +144,11 @@ async fn posts_on_one_connection_keep_their_heads() {
     let answer = talk(server.addr, &two).await;
     assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 2, "{answer}");
     assert_eq!(answer.matches("Connection: close").count(), 1);
-    assert_eq!(answer.matches("Content-Length: ").count(), 2, "the flow's own length is left out: {answer}");
+    assert_eq!(
+        answer.matches("Content-Length: ").count(),
+        2,
+        "the flow's own length is left out: {answer}"
+    );
     assert!(answer.contains(concat!("Server: as2gate/", env!("CARGO_PKG_VERSION"))));
     let heads = server.flow.heads.lock().unwrap();
     assert_eq!(heads[0].bytes, head.as_bytes());
@@ -133,7 +162,11 @@ async fn chunks_are_decoded_and_end_the_connection() {
     let answer = talk(server.addr, smuggle).await;
     assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
     assert!(answer.contains("\r\n\r\n11 "), "{answer}");
-    let broken = talk(server.addr, "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\nhello\r\n0\r\n\r\n").await;
+    let broken = talk(
+        server.addr,
+        "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\nhello\r\n0\r\n\r\n",
+    )
+    .await;
     assert_eq!(status(&broken), "400");
 }
 
@@ -154,8 +187,16 @@ async fn smuggling_gets_one_400_and_reaches_no_flow() {
         "Host: x\r\nX: a\0b\r\nContent-Length: 6\r\n",
         "Host: x\r\nX: a\rContent-Length: 6\r\n",
     ] {
-        let answer = talk(server.addr, &format!("POST / HTTP/1.1\r\n{fields}\r\n0\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n")).await;
-        assert_eq!((status(&answer), answer.matches("HTTP/1.1").count()), ("400", 1), "{fields:?}: {answer}");
+        let answer = talk(
+            server.addr,
+            &format!("POST / HTTP/1.1\r\n{fields}\r\n0\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n"),
+        )
+        .await;
+        assert_eq!(
+            (status(&answer), answer.matches("HTTP/1.1").count()),
+            ("400", 1),
+            "{fields:?}: {answer}"
+        );
         assert!(answer.contains("Connection: close"));
     }
     assert_eq!(server.flow.requests.load(Ordering::SeqCst), 0);
@@ -165,21 +206,39 @@ async fn smuggling_gets_one_400_and_reaches_no_flow() {
 async fn continue_comes_after_admission_only() {
     let server = server(|_| {}).await;
     let mut stream = TcpStream::connect(server.addr).await.unwrap();
-    stream.write_all(b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-Continue\r\nConnection: close\r\nContent-Length: 5\r\n\r\n").await.unwrap();
+    stream
+        .write_all(b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-Continue\r\nConnection: close\r\nContent-Length: 5\r\n\r\n")
+        .await
+        .unwrap();
     let mut interim = [0u8; 25];
     stream.read_exact(&mut interim).await.unwrap();
     assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
     stream.write_all(b"hello").await.unwrap();
     assert_eq!(status(&rest(&mut stream).await), "200");
-    let refused = talk(server.addr, "POST /big HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
+    let refused = talk(
+        server.addr,
+        "POST /big HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n",
+    );
     // The refusal comes at once; only the close waits for the client's own.
     let mut stream = TcpStream::connect(server.addr).await.unwrap();
-    stream.write_all(b"POST /big HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n").await.unwrap();
+    stream
+        .write_all(b"POST /big HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+        .await
+        .unwrap();
     let mut first = [0u8; 12];
     stream.read_exact(&mut first).await.unwrap();
     assert_eq!(&first, b"HTTP/1.1 413");
     assert_eq!(status(&refused.await), "413");
-    assert_eq!(status(&talk(server.addr, "POST / HTTP/1.1\r\nHost: x\r\nExpect: magic\r\nContent-Length: 5\r\n\r\n").await), "417");
+    assert_eq!(
+        status(
+            &talk(
+                server.addr,
+                "POST / HTTP/1.1\r\nHost: x\r\nExpect: magic\r\nContent-Length: 5\r\n\r\n"
+            )
+            .await
+        ),
+        "417"
+    );
 }
 
 #[tokio::test]
@@ -194,7 +253,10 @@ async fn slow_heads_bodies_and_idlers_are_ended() {
     let began = Instant::now();
     assert_eq!(talk(server.addr, "").await, "", "nothing was asked, nothing is said");
     assert_eq!(status(&talk(server.addr, "POST / HTTP/1.1\r\nHo").await), "408");
-    assert_eq!(status(&talk(server.addr, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc").await), "408");
+    assert_eq!(
+        status(&talk(server.addr, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc").await),
+        "408"
+    );
     let idle = talk(server.addr, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert_eq!(idle.matches("HTTP/1.1").count(), 1);
     assert!(began.elapsed() < Duration::from_secs(5));
@@ -216,7 +278,10 @@ async fn slow_heads_bodies_and_idlers_are_ended() {
 async fn a_full_sink_answers_while_the_body_still_comes() {
     let server = server(|_| {}).await;
     let mut stream = TcpStream::connect(server.addr).await.unwrap();
-    stream.write_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nFULL").await.unwrap();
+    stream
+        .write_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nFULL")
+        .await
+        .unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
     stream.write_all(&[b'x'; 900_000]).await.unwrap();
     stream.shutdown().await.unwrap();
@@ -228,7 +293,10 @@ async fn big_bodies_pass_in_pieces() {
     const SIZE: usize = 64 << 20;
     let server = server(|_| {}).await;
     let mut stream = TcpStream::connect(server.addr).await.unwrap();
-    stream.write_all(format!("POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {SIZE}\r\n\r\n").as_bytes()).await.unwrap();
+    stream
+        .write_all(format!("POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {SIZE}\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
     let block = vec![7u8; 1 << 20];
     for _ in 0..SIZE / block.len() {
         stream.write_all(&block).await.unwrap();
@@ -263,6 +331,9 @@ async fn a_stop_ends_idlers_and_waits_for_requests() {
     server.stop.send(true).unwrap();
     assert_eq!(status(&busy.await.unwrap()), "200");
     assert_eq!(status(&rest(&mut idle).await), "200");
-    tokio::time::timeout(Duration::from_secs(5), server.task).await.expect("the server ends").unwrap();
+    tokio::time::timeout(Duration::from_secs(5), server.task)
+        .await
+        .expect("the server ends")
+        .unwrap();
     assert!(TcpStream::connect(server.addr).await.is_err());
 }

@@ -13,7 +13,8 @@ use tokio_openssl::SslStream;
 use zeroize::Zeroizing;
 
 /// Ciphers of TLS 1.2; those of 1.3 are the library's.
-const CIPHERS: &str = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:ECDHE+AES:AES128-GCM-SHA256:AES256-GCM-SHA384:!aNULL:!eNULL:!MD5:!3DES:!PSK:!DSS";
+const CIPHERS: &str =
+    "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:ECDHE+AES:AES128-GCM-SHA256:AES256-GCM-SHA384:!aNULL:!eNULL:!MD5:!3DES:!PSK:!DSS";
 
 /// Whether clients show a certificate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,7 +52,8 @@ impl TlsAcceptor {
     pub fn new(settings: &ServerTls) -> Result<Self, String> {
         let because = |what: &'static str| move |error: ErrorStack| format!("{what}: {error}");
         let chain = X509::stack_from_pem(&settings.cert_pem).map_err(because("the TLS certificate is not PEM"))?;
-        let key = PKey::private_key_from_pem_callback(&settings.key_pem, |_| Ok(0)).map_err(because("the TLS key is not PEM without a passphrase"))?;
+        let key = PKey::private_key_from_pem_callback(&settings.key_pem, |_| Ok(0))
+            .map_err(because("the TLS key is not PEM without a passphrase"))?;
         let (first, others) = chain.split_first().ok_or("the TLS certificate file holds no certificate")?;
         if !first.public_key().is_ok_and(|public| public.public_eq(&key)) {
             return Err("the TLS key does not belong to the first certificate of the file".to_owned());
@@ -65,10 +67,14 @@ impl TlsAcceptor {
         context.set_cipher_list(CIPHERS)?;
         // A missing close_notify is harmless where every request has its length; renegotiation serves nobody.
         context.set_options(
-            SslOptions::NO_COMPRESSION | SslOptions::CIPHER_SERVER_PREFERENCE | SslOptions::NO_RENEGOTIATION | SslOptions::IGNORE_UNEXPECTED_EOF,
+            SslOptions::NO_COMPRESSION
+                | SslOptions::CIPHER_SERVER_PREFERENCE
+                | SslOptions::NO_RENEGOTIATION
+                | SslOptions::IGNORE_UNEXPECTED_EOF,
         );
         // Idle connections hold no buffers.
-        context.set_mode(SslMode::AUTO_RETRY | SslMode::RELEASE_BUFFERS | SslMode::ENABLE_PARTIAL_WRITE | SslMode::ACCEPT_MOVING_WRITE_BUFFER);
+        context
+            .set_mode(SslMode::AUTO_RETRY | SslMode::RELEASE_BUFFERS | SslMode::ENABLE_PARTIAL_WRITE | SslMode::ACCEPT_MOVING_WRITE_BUFFER);
         context.set_session_id_context(b"as2gate")?;
         context.set_certificate(first)?;
         for other in others {
@@ -86,7 +92,9 @@ impl TlsAcceptor {
     /// # Errors
     /// The library's words.
     pub(super) async fn accept(&self, stream: TcpStream) -> Result<SslStream<TcpStream>, String> {
-        let mut stream = Ssl::new(&self.0).and_then(|ssl| SslStream::new(ssl, stream)).map_err(|error| error.to_string())?;
+        let mut stream = Ssl::new(&self.0)
+            .and_then(|ssl| SslStream::new(ssl, stream))
+            .map_err(|error| error.to_string())?;
         Pin::new(&mut stream).accept().await.map_err(|error| error.to_string())?;
         Ok(stream)
     }

@@ -34,13 +34,18 @@ pub(super) fn denied(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(v4) => denied_v4(v4),
         IpAddr::V6(v6) => {
-            DENIED_V6.iter().any(|(network, length)| (network.to_bits() ^ v6.to_bits()).leading_zeros() >= *length) || wrapped(v6).is_some_and(denied_v4)
+            DENIED_V6
+                .iter()
+                .any(|(network, length)| (network.to_bits() ^ v6.to_bits()).leading_zeros() >= *length)
+                || wrapped(v6).is_some_and(denied_v4)
         }
     }
 }
 
 fn denied_v4(v4: Ipv4Addr) -> bool {
-    DENIED_V4.iter().any(|(network, length)| (u32::from_be_bytes(*network) ^ v4.to_bits()).leading_zeros() >= *length)
+    DENIED_V4
+        .iter()
+        .any(|(network, length)| (u32::from_be_bytes(*network) ^ v4.to_bits()).leading_zeros() >= *length)
 }
 
 /// The IPv4 address inside a mapped, compatible, translated, NAT64 or 6to4 address.
@@ -48,7 +53,9 @@ fn wrapped(v6: Ipv6Addr) -> Option<Ipv4Addr> {
     let s = v6.segments();
     let pair = |high: u16, low: u16| Ipv4Addr::from_bits((u32::from(high) << 16) | u32::from(low));
     match s {
-        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0, 0, 0, 0, 0xffff, 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(pair(high, low)),
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0, 0, 0, 0, 0xffff, 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
+            Some(pair(high, low))
+        }
         [0x2002, high, low, ..] => Some(pair(high, low)),
         _ => None,
     }
@@ -62,14 +69,52 @@ mod tests {
     #[test]
     fn inner_networks_and_their_disguises() {
         for text in [
-            "0.0.0.0", "10.1.2.3", "100.64.0.1", "100.127.255.255", "127.0.0.1", "127.255.255.255", "169.254.169.254", "172.16.0.1", "172.31.255.255",
-            "192.0.0.1", "192.168.1.1", "198.18.0.1", "198.19.255.255", "224.0.0.1", "239.1.1.1", "240.0.0.1", "255.255.255.255", "::", "::1",
-            "::ffff:127.0.0.1", "::127.0.0.1", "::ffff:0:10.0.0.1", "64:ff9b::10.0.0.1", "64:ff9b:1::8.8.8.8", "2002:7f00:1::", "fc00::1", "fd12::1", "fe80::1",
-            "fec0::1", "ff02::1",
+            "0.0.0.0",
+            "10.1.2.3",
+            "100.64.0.1",
+            "100.127.255.255",
+            "127.0.0.1",
+            "127.255.255.255",
+            "169.254.169.254",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.0.0.1",
+            "192.168.1.1",
+            "198.18.0.1",
+            "198.19.255.255",
+            "224.0.0.1",
+            "239.1.1.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::ffff:127.0.0.1",
+            "::127.0.0.1",
+            "::ffff:0:10.0.0.1",
+            "64:ff9b::10.0.0.1",
+            "64:ff9b:1::8.8.8.8",
+            "2002:7f00:1::",
+            "fc00::1",
+            "fd12::1",
+            "fe80::1",
+            "fec0::1",
+            "ff02::1",
         ] {
             assert!(denied(text.parse().unwrap()), "{text}");
         }
-        for text in ["8.8.8.8", "100.63.255.255", "100.128.0.1", "172.32.0.1", "192.0.1.1", "198.20.0.1", "223.255.255.255", "2001:4860:4860::8888", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8", "2002:808:808::"] {
+        for text in [
+            "8.8.8.8",
+            "100.63.255.255",
+            "100.128.0.1",
+            "172.32.0.1",
+            "192.0.1.1",
+            "198.20.0.1",
+            "223.255.255.255",
+            "2001:4860:4860::8888",
+            "::ffff:8.8.8.8",
+            "64:ff9b::8.8.8.8",
+            "2002:808:808::",
+        ] {
             assert!(!denied(text.parse().unwrap()), "{text}");
         }
     }

@@ -27,7 +27,11 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn describe(&self) -> String {
-        [self.tls.as_deref(), self.certificate.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(", ")
+        [self.tls.as_deref(), self.certificate.as_deref()]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 }
 
@@ -41,22 +45,37 @@ impl Route {
     /// Resolves the server, or the proxy if there is one. A proxy is the operator's own choice and may stand anywhere; a
     /// name behind it is resolved by the proxy, so only addresses and local names can be refused here.
     pub(super) async fn find(target: &Target, url: &Url) -> Result<Self, PostError> {
+        // RFC 6761 §6.3: such a name is this machine, whatever a resolver says.
+        let local = url.host.trim_end_matches('.') == "localhost" || url.host.trim_end_matches('.').ends_with(".localhost");
+        if !target.allow_private && (local || url.host.parse::<IpAddr>().is_ok_and(address::denied)) {
+            return Err(denied(&url.host, if local { "this machine" } else { &url.host }));
+        }
         let Some(proxy) = &target.proxy else {
             let addresses = resolve(target, url).await?;
-            if let Some(inner) = addresses.iter().find(|addr| address::denied(addr.ip())).filter(|_| !target.allow_private) {
+            if let Some(inner) = addresses
+                .iter()
+                .find(|addr| address::denied(addr.ip()))
+                .filter(|_| !target.allow_private)
+            {
                 return Err(denied(&url.host, &inner.ip().to_string()));
             }
             return Ok(Route { addresses, proxy: None });
         };
-        let local = url.host.trim_end_matches('.') == "localhost" || url.host.ends_with(".localhost");
-        if !target.allow_private && (local || url.host.parse::<IpAddr>().is_ok_and(address::denied)) {
-            return Err(denied(&url.host, &url.host));
-        }
-        let proxy = Url::parse(&proxy.url).map_err(|error| PostError { text: format!("proxy: {}", error.text), ..error })?;
+        let proxy = Url::parse(&proxy.url).map_err(|error| PostError {
+            text: format!("proxy: {}", error.text),
+            ..error
+        })?;
         if proxy.https {
-            return Err(PostError::new(Stage::Url, "proxy: only http:// proxies are spoken to", "set the proxy as http://host:port"));
+            return Err(PostError::new(
+                Stage::Url,
+                "proxy: only http:// proxies are spoken to",
+                "set the proxy as http://host:port",
+            ));
         }
-        Ok(Route { addresses: resolve(target, &proxy).await?, proxy: Some(proxy) })
+        Ok(Route {
+            addresses: resolve(target, &proxy).await?,
+            proxy: Some(proxy),
+        })
     }
 
     pub(super) fn describe(&self) -> String {
@@ -75,7 +94,13 @@ impl Route {
         {
             match timeout(target.connect_timeout, tunnel(&mut stream, target, url)).await {
                 Ok(outcome) => outcome?,
-                Err(_) => return Err(PostError::new(Stage::Connect, format!("proxy {} did not answer in time", proxy.with_port()), PROXY_HINT)),
+                Err(_) => {
+                    return Err(PostError::new(
+                        Stage::Connect,
+                        format!("proxy {} did not answer in time", proxy.with_port()),
+                        PROXY_HINT,
+                    ));
+                }
             }
         }
         Ok(stream)
@@ -99,21 +124,35 @@ impl Route {
                 Err(_) => troubles.push(format!("{addr}: no answer in time")),
             }
         }
-        Err(PostError::new(Stage::Connect, format!("cannot connect: {}", troubles.join("; ")), "ask whether the partner's firewall lets us in, and whether host and port are right"))
+        Err(PostError::new(
+            Stage::Connect,
+            format!("cannot connect: {}", troubles.join("; ")),
+            "ask whether the partner's firewall lets us in, and whether host and port are right",
+        ))
     }
 }
 
 const PROXY_HINT: &str = "look at the partner's setting proxy, its user and its password";
 
 async fn resolve(target: &Target, url: &Url) -> Result<Vec<SocketAddr>, PostError> {
-    let failed = |why: String| PostError::new(Stage::Resolve, format!("cannot resolve {}: {why}", url.host), "look at the host name in the URL and at this machine's DNS");
+    let failed = |why: String| {
+        PostError::new(
+            Stage::Resolve,
+            format!("cannot resolve {}: {why}", url.host),
+            "look at the host name in the URL and at this machine's DNS",
+        )
+    };
     let looked_up = timeout(target.connect_timeout, tokio::net::lookup_host((url.host.as_str(), url.port))).await;
     let addresses: Vec<SocketAddr> = match looked_up {
         Ok(Ok(found)) => found.collect(),
         Ok(Err(error)) => return Err(failed(error.to_string())),
         Err(_) => return Err(failed("no answer in time".to_owned())),
     };
-    if addresses.is_empty() { Err(failed("it has no address".to_owned())) } else { Ok(addresses) }
+    if addresses.is_empty() {
+        Err(failed("it has no address".to_owned()))
+    } else {
+        Ok(addresses)
+    }
 }
 
 fn denied(host: &str, ip: &str) -> PostError {
@@ -133,8 +172,13 @@ async fn tunnel(stream: &mut TcpStream, target: &Target, url: &Url) -> Result<()
         head.push_str(&format!("Proxy-Authorization: {}\r\n", exchange::basic(auth).as_str()));
     }
     head.push_str("\r\n");
-    stream.write_all(head.as_bytes()).await.map_err(|error| wrong(format!("the proxy hung up: {error}")))?;
-    let status = exchange::tunnel_status(stream).await.map_err(|why| wrong(format!("the proxy's answer cannot be read: {why}")))?;
+    stream
+        .write_all(head.as_bytes())
+        .await
+        .map_err(|error| wrong(format!("the proxy hung up: {error}")))?;
+    let status = exchange::tunnel_status(stream)
+        .await
+        .map_err(|why| wrong(format!("the proxy's answer cannot be read: {why}")))?;
     match status {
         200..300 => Ok(()),
         407 => Err(wrong("the proxy wants other credentials: HTTP 407".to_owned())),

@@ -30,8 +30,17 @@ const SALVAGE: Duration = Duration::from_secs(5);
 /// For the goodbye at the end, which nobody waits for longer.
 const GOODBYE: Duration = Duration::from_secs(1);
 /// Fields that only this file writes. A head that is posted again holds them already.
-const OURS: [&str; 9] =
-    ["Host", "Content-Length", "Transfer-Encoding", "Connection", "Expect", "TE", "Upgrade", "Authorization", "Proxy-Authorization"];
+const OURS: [&str; 9] = [
+    "Host",
+    "Content-Length",
+    "Transfer-Encoding",
+    "Connection",
+    "Expect",
+    "TE",
+    "Upgrade",
+    "Authorization",
+    "Proxy-Authorization",
+];
 
 /// A request's head, as it is sent and as it may be shown.
 pub(super) struct Request {
@@ -48,13 +57,23 @@ impl Request {
 
     fn build(method: &'static str, target: &Target, url: &Url, headers: &Headers, length: Option<u64>) -> Result<Self, PostError> {
         let plain_proxy = target.proxy.as_ref().filter(|_| !url.https);
-        let path = if plain_proxy.is_some() { format!("{}{}", url.origin(), url.target) } else { url.target.clone() };
+        let path = if plain_proxy.is_some() {
+            format!("{}{}", url.origin(), url.target)
+        } else {
+            url.target.clone()
+        };
         let start = format!("{method} {path} HTTP/1.1\r\n").into_bytes();
-        let mut request = Request { head: Zeroizing::new(start.clone()), shown: start, bodiless_answer: method == "HEAD" };
+        let mut request = Request {
+            head: Zeroizing::new(start.clone()),
+            shown: start,
+            bodiless_answer: method == "HEAD",
+        };
         request.field("Host", &url.authority())?;
         let mut theirs = headers.clone();
         for (name, value) in &target.headers {
-            theirs.push(name, value).map_err(|error| PostError::new(Stage::Url, error.to_string(), "look at the partner's own headers"))?;
+            theirs
+                .push(name, value)
+                .map_err(|error| PostError::new(Stage::Url, error.to_string(), "look at the partner's own headers"))?;
         }
         OURS.iter().for_each(|own| theirs.remove(own));
         for line in theirs.to_bytes().split_inclusive(|byte| *byte == b'\n') {
@@ -83,7 +102,9 @@ impl Request {
 
     /// A field with its CRLF; nothing in it may end it earlier.
     fn line(&mut self, line: &[u8]) -> Result<(), PostError> {
-        let field = line.strip_suffix(b"\r\n").filter(|field| !field.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)));
+        let field = line
+            .strip_suffix(b"\r\n")
+            .filter(|field| !field.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)));
         if field.is_none_or(|field| matches!(field.first(), None | Some(b' ' | b'\t' | b':'))) {
             let text = format!("a header may not be sent: {}", line.escape_ascii());
             return Err(PostError::new(Stage::Url, text, "look at the partner's own headers"));
@@ -96,7 +117,8 @@ impl Request {
 
     /// `value` is base64 after a constant, so it needs no check; evidence shows that it was there, and no more.
     fn secret(&mut self, name: &str, value: &str) {
-        self.head.extend_from_slice(Zeroizing::new(format!("{name}: {value}\r\n")).as_bytes());
+        self.head
+            .extend_from_slice(Zeroizing::new(format!("{name}: {value}\r\n")).as_bytes());
         self.shown.extend_from_slice(format!("{name}: Basic ***\r\n").as_bytes());
     }
 }
@@ -114,11 +136,23 @@ pub(super) async fn look(target: &Target, url: &Url, connection: Connection, met
 }
 
 /// Sends the request and reads the answer.
-pub(super) async fn run(target: &Target, connection: Connection, request: Request, body: Body, max_answer: usize) -> Result<Answer, PostError> {
+pub(super) async fn run(
+    target: &Target,
+    connection: Connection,
+    request: Request,
+    body: Body,
+    max_answer: usize,
+) -> Result<Answer, PostError> {
     transact(target, connection, request, Some(body), max_answer).await
 }
 
-async fn transact(target: &Target, connection: Connection, request: Request, body: Option<Body>, max_answer: usize) -> Result<Answer, PostError> {
+async fn transact(
+    target: &Target,
+    connection: Connection,
+    request: Request,
+    body: Option<Body>,
+    max_answer: usize,
+) -> Result<Answer, PostError> {
     let (reader, mut writer) = tokio::io::split(connection.stream);
     let mut source = Source::new(reader);
     let (head, body_sent) = {
@@ -142,7 +176,11 @@ async fn transact(target: &Target, connection: Connection, request: Request, bod
             Ok(Ok(head)) => (head, sending.await.is_ok()),
         }
     };
-    let framing = if request.bodiless_answer { Framing::Length(0) } else { head.framing() };
+    let framing = if request.bodiless_answer {
+        Framing::Length(0)
+    } else {
+        head.framing()
+    };
     let read = read_body(&mut source, framing, max_answer, target).await;
     // A goodbye is polite and never waited for: partners deadlock on it (as2.md Q32).
     let _ = timeout(GOODBYE, writer.shutdown()).await;
@@ -160,7 +198,10 @@ async fn transact(target: &Target, connection: Connection, request: Request, bod
 }
 
 async fn await_head(target: &Target, reading: impl Future<Output = Result<AnswerHead, String>>) -> Result<AnswerHead, PostError> {
-    let failed = |why: String| PostError { body_sent: true, ..PostError::new(Stage::Head, why, "the partner may hold the message all the same") };
+    let failed = |why: String| PostError {
+        body_sent: true,
+        ..PostError::new(Stage::Head, why, "the partner may hold the message all the same")
+    };
     match timeout(target.response_timeout, reading).await {
         Ok(Ok(head)) => Ok(head),
         Ok(Err(why)) => Err(failed(why)),
@@ -170,7 +211,11 @@ async fn await_head(target: &Target, reading: impl Future<Output = Result<Answer
 
 /// Head, then body, in exactly the announced length.
 async fn send<W: AsyncWrite + Unpin>(writer: &mut W, head: &[u8], body: Option<Body>, target: &Target) -> io::Result<()> {
-    let mut out = Out { writer, patience: target.progress_timeout, chunked: target.chunked && body.is_some() };
+    let mut out = Out {
+        writer,
+        patience: target.progress_timeout,
+        chunked: target.chunked && body.is_some(),
+    };
     out.write(head).await?;
     match body {
         None => {}
@@ -194,7 +239,9 @@ impl<W: AsyncWrite + Unpin> Out<'_, W> {
     /// Every byte that leaves starts the patience anew.
     async fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            let written = timeout(self.patience, self.writer.write(bytes)).await.map_err(|_| self.stalled())??;
+            let written = timeout(self.patience, self.writer.write(bytes))
+                .await
+                .map_err(|_| self.stalled())??;
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
@@ -204,7 +251,10 @@ impl<W: AsyncWrite + Unpin> Out<'_, W> {
     }
 
     fn stalled(&self) -> io::Error {
-        io::Error::new(io::ErrorKind::TimedOut, format!("the server took nothing for {} s", self.patience.as_secs()))
+        io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("the server took nothing for {} s", self.patience.as_secs()),
+        )
     }
 
     async fn piece(&mut self, piece: &[u8]) -> io::Result<()> {
@@ -233,7 +283,10 @@ impl<W: AsyncWrite + Unpin> Out<'_, W> {
         }
         let (mut at, mut next) = (0, read(0));
         loop {
-            let piece = next.await.map_err(io::Error::other)?.map_err(|error| io::Error::new(error.kind(), format!("our own file: {error}")))?;
+            let piece = next
+                .await
+                .map_err(io::Error::other)?
+                .map_err(|error| io::Error::new(error.kind(), format!("our own file: {error}")))?;
             at += piece.len() as u64;
             if at >= len {
                 return self.piece(&piece).await;
@@ -265,7 +318,11 @@ impl AnswerHead {
         }
         if let Some(coding) = self.headers.get("Transfer-Encoding") {
             let last = coding.rsplit(',').next().unwrap_or_default().trim();
-            return if last.eq_ignore_ascii_case("chunked") { Framing::Chunked } else { Framing::UntilClose };
+            return if last.eq_ignore_ascii_case("chunked") {
+                Framing::Chunked
+            } else {
+                Framing::UntilClose
+            };
         }
         let length = self.headers.get("Content-Length").and_then(|value| value.trim().parse().ok());
         length.map_or(Framing::UntilClose, Framing::Length)
@@ -305,10 +362,16 @@ async fn read_head<R: AsyncRead + Unpin>(source: &mut Source<R>) -> Result<Answe
 /// Where the head ends; old servers end lines with a bare LF.
 fn head_end(buffer: &[u8], scanned: &mut usize) -> Option<usize> {
     let from = scanned.saturating_sub(2);
-    let at = buffer.get(from..)?.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| from + at).find(|at| {
-        let rest = buffer.get(at + 1..).unwrap_or_default();
-        rest.starts_with(b"\n") || rest.starts_with(b"\r\n")
-    });
+    let at = buffer
+        .get(from..)?
+        .iter()
+        .enumerate()
+        .filter(|(_, byte)| **byte == b'\n')
+        .map(|(at, _)| from + at)
+        .find(|at| {
+            let rest = buffer.get(at + 1..).unwrap_or_default();
+            rest.starts_with(b"\n") || rest.starts_with(b"\r\n")
+        });
     *scanned = buffer.len();
     let at = at?;
     Some(if buffer.get(at + 1) == Some(&b'\n') { at + 2 } else { at + 3 })
@@ -323,9 +386,14 @@ fn parse_head(raw: Vec<u8>) -> Result<AnswerHead, String> {
     let status = line.strip_prefix(b"HTTP/1.").and_then(|rest| {
         let code = str::from_utf8(rest.get(2..5)?).ok()?;
         let after = rest.get(5).is_none_or(|byte| byte.is_ascii_whitespace());
-        (rest.get(1) == Some(&b' ') && after && code.bytes().all(|byte| byte.is_ascii_digit())).then_some(code)?.parse::<u16>().ok()
+        (rest.get(1) == Some(&b' ') && after && code.bytes().all(|byte| byte.is_ascii_digit()))
+            .then_some(code)?
+            .parse::<u16>()
+            .ok()
     });
-    let status = status.filter(|status| *status >= 100).ok_or("the server's answer is not HTTP/1.1")?;
+    let status = status
+        .filter(|status| *status >= 100)
+        .ok_or("the server's answer is not HTTP/1.1")?;
     let headers = Headers::parse(fields).map_err(|error| format!("the head of the server's answer cannot be read: {error}"))?;
     Ok(AnswerHead { status, headers, raw })
 }
@@ -338,7 +406,11 @@ struct ReadBody {
 
 async fn read_body<R: AsyncRead + Unpin>(source: &mut Source<R>, framing: Framing, max: usize, target: &Target) -> ReadBody {
     let mut decoder = Decoder::new(framing);
-    let mut read = ReadBody { body: Vec::new(), complete: false, over_limit: false };
+    let mut read = ReadBody {
+        body: Vec::new(),
+        complete: false,
+        over_limit: false,
+    };
     let deadline = Instant::now() + target.response_timeout;
     loop {
         match decoder.step(&mut source.buffer) {

@@ -64,7 +64,9 @@ async fn scripted(until: &'static str, answer: &'static str) -> (String, tokio::
 
 async fn ask(until: &'static str, answer: &'static str) -> Result<Answer, PostError> {
     let (url, _task) = scripted(until, answer).await;
-    Poster::new().post(&target(url), &message(), Body::Bytes(Bytes::from_static(b"hello")), 100).await
+    Poster::new()
+        .post(&target(url), &message(), Body::Bytes(Bytes::from_static(b"hello")), 100)
+        .await
 }
 
 /// Adds up a body and tells what it saw.
@@ -86,7 +88,11 @@ impl Sink for Summing {
 impl Receive for Flow {
     type Sink = Summing;
     async fn admit(&self, arrival: &Arrival) -> Result<Summing, Reply> {
-        if arrival.head.target == "/big" { Err(Reply::text(413, "too big\n")) } else { Ok(Summing(0, openssl::sha::Sha256::new())) }
+        if arrival.head.target == "/big" {
+            Err(Reply::text(413, "too big\n"))
+        } else {
+            Ok(Summing(0, openssl::sha::Sha256::new()))
+        }
     }
     async fn receive(&self, arrival: Arrival, sink: Summing) -> Reply {
         self.seen.lock().unwrap().push(arrival);
@@ -125,7 +131,10 @@ fn self_signed(name: &str) -> (X509, PKey<Private>) {
     builder.set_pubkey(&key).unwrap();
     builder.set_not_before(&Asn1Time::days_from_now(0).unwrap()).unwrap();
     builder.set_not_after(&Asn1Time::days_from_now(1).unwrap()).unwrap();
-    let names = SubjectAlternativeName::new().dns(name).build(&builder.x509v3_context(None, None)).unwrap();
+    let names = SubjectAlternativeName::new()
+        .dns(name)
+        .build(&builder.x509v3_context(None, None))
+        .unwrap();
     builder.append_extension(names).unwrap();
     builder.sign(&key, MessageDigest::sha256()).unwrap();
     (builder.build(), key)
@@ -144,16 +153,31 @@ fn acceptor(name: &str, client_auth: ClientAuth, client_cas: Vec<Vec<u8>>) -> (T
 
 #[tokio::test]
 async fn the_head_goes_out_as_given() {
-    let (url, task) = scripted("hello", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nX-y: Z\r\nContent-Length: 2\r\n\r\nhi").await;
+    let (url, task) = scripted(
+        "hello",
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nX-y: Z\r\nContent-Length: 2\r\n\r\nhi",
+    )
+    .await;
     let host = url.split('/').nth(2).unwrap().to_owned();
     let mut target = target(url);
     target.basic_auth = Some(("us\u{e9}r".to_owned(), Zeroizing::new("pass:word".to_owned())));
     target.headers = vec![("X-Hub".to_owned(), "7".to_owned())];
-    let answer = Poster::new().post(&target, &message(), Body::Bytes(Bytes::from_static(b"hello")), 100).await.unwrap();
-    let head = format!("POST /as2?q=1 HTTP/1.1\r\nHost: {host}\r\nAS2-Version: 1.2\r\naS2-fRoM: \"a  b\"\r\nContent-Type: text/plain\r\nX-Hub: 7\r\nAuthorization: Basic dXPDqXI6cGFzczp3b3Jk\r\nContent-Length: 5\r\nConnection: close\r\n\r\n");
+    let answer = Poster::new()
+        .post(&target, &message(), Body::Bytes(Bytes::from_static(b"hello")), 100)
+        .await
+        .unwrap();
+    let head = format!(
+        "POST /as2?q=1 HTTP/1.1\r\nHost: {host}\r\nAS2-Version: 1.2\r\naS2-fRoM: \"a  b\"\r\nContent-Type: text/plain\r\nX-Hub: 7\r\nAuthorization: Basic dXPDqXI6cGFzczp3b3Jk\r\nContent-Length: 5\r\nConnection: close\r\n\r\n"
+    );
     assert_eq!(String::from_utf8(task.await.unwrap()).unwrap(), format!("{head}hello"));
-    assert_eq!(String::from_utf8(answer.sent_head).unwrap(), head.replace("dXPDqXI6cGFzczp3b3Jk", "***"));
-    assert_eq!((answer.status, answer.body.as_slice(), answer.complete, answer.body_sent), (200, &b"hi"[..], true, true));
+    assert_eq!(
+        String::from_utf8(answer.sent_head).unwrap(),
+        head.replace("dXPDqXI6cGFzczp3b3Jk", "***")
+    );
+    assert_eq!(
+        (answer.status, answer.body.as_slice(), answer.complete, answer.body_sent),
+        (200, &b"hi"[..], true, true)
+    );
     assert_eq!(answer.raw_head, b"HTTP/1.1 200 OK\r\nX-y: Z\r\nContent-Length: 2\r\n\r\n");
     assert_eq!(answer.headers.get("x-Y"), Some("Z"));
 }
@@ -161,29 +185,58 @@ async fn the_head_goes_out_as_given() {
 #[tokio::test]
 async fn answers_of_every_framing() {
     let whole = |answer: Answer| (answer.body, answer.complete, answer.over_limit);
-    let chunked = ask("hello", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n").await.unwrap();
+    let chunked = ask("hello", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n")
+        .await
+        .unwrap();
     assert_eq!(whole(chunked), (b"hi".to_vec(), true, false));
     let bare = ask("hello", "HTTP/1.0 200\nX: folded\n over\n\nuntil close").await.unwrap();
     assert_eq!(bare.headers.get("X"), Some("folded over"));
     assert_eq!(whole(bare), (b"until close".to_vec(), true, false));
-    assert_eq!(whole(ask("hello", "HTTP/1.1 204 No Content\r\n\r\n").await.unwrap()), (Vec::new(), true, false));
-    assert_eq!(whole(ask("hello", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ncut").await.unwrap()), (b"cut".to_vec(), false, false));
-    assert_eq!(whole(ask("hello", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\ncut").await.unwrap()), (b"cut".to_vec(), false, false));
-    let long = "HTTP/1.1 200 OK\r\n\r\n0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789XYZ";
+    assert_eq!(
+        whole(ask("hello", "HTTP/1.1 204 No Content\r\n\r\n").await.unwrap()),
+        (Vec::new(), true, false)
+    );
+    assert_eq!(
+        whole(ask("hello", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ncut").await.unwrap()),
+        (b"cut".to_vec(), false, false)
+    );
+    assert_eq!(
+        whole(
+            ask("hello", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\ncut")
+                .await
+                .unwrap()
+        ),
+        (b"cut".to_vec(), false, false)
+    );
+    let long =
+        "HTTP/1.1 200 OK\r\n\r\n0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789XYZ";
     let long = ask("hello", long).await.unwrap();
     assert!(long.over_limit && !long.complete && long.body.len() == 100);
 }
 
 #[tokio::test]
 async fn servers_without_a_good_answer() {
-    for answer in ["", "HTTP/1.1 2", "SMTP ready\r\n\r\n", "HTTP/2 200\r\n\r\n", "HTTP/1.1 099 X\r\n\r\n"] {
+    for answer in [
+        "",
+        "HTTP/1.1 2",
+        "SMTP ready\r\n\r\n",
+        "HTTP/2 200\r\n\r\n",
+        "HTTP/1.1 099 X\r\n\r\n",
+    ] {
         let error = ask("hello", answer).await.unwrap_err();
-        assert_eq!((error.stage, error.body_sent, error.retry), (Stage::Head, true, true), "{answer:?}: {error}");
+        assert_eq!(
+            (error.stage, error.body_sent, error.retry),
+            (Stage::Head, true, true),
+            "{answer:?}: {error}"
+        );
     }
     let (url, _task) = scripted("never", "").await;
     let mut target = target(url);
     target.response_timeout = Duration::from_millis(200);
-    let error = Poster::new().post(&target, &message(), Body::Bytes(Bytes::from_static(b"hello")), 100).await.unwrap_err();
+    let error = Poster::new()
+        .post(&target, &message(), Body::Bytes(Bytes::from_static(b"hello")), 100)
+        .await
+        .unwrap_err();
     assert_eq!((error.stage, error.body_sent), (Stage::Head, true), "{error}");
 }
 
@@ -194,10 +247,18 @@ async fn a_refusal_before_the_end_of_the_body_is_heard() {
     file.set_len(64 << 20).unwrap();
     file.flush().unwrap();
     let answer = Poster::new()
-        .post(&target(format!("http://127.0.0.1:{}/big", server.port)), &message(), Body::File { file, len: 64 << 20 }, 100)
+        .post(
+            &target(format!("http://127.0.0.1:{}/big", server.port)),
+            &message(),
+            Body::File { file, len: 64 << 20 },
+            100,
+        )
         .await
         .unwrap();
-    assert_eq!((answer.status, answer.body.as_slice(), answer.body_sent), (413, &b"too big\n"[..], false));
+    assert_eq!(
+        (answer.status, answer.body.as_slice(), answer.body_sent),
+        (413, &b"too big\n"[..], false)
+    );
 }
 
 #[tokio::test]
@@ -207,7 +268,10 @@ async fn a_server_that_hangs_up_got_nothing() {
     tokio::spawn(async move { drop(listener.accept().await) });
     let file = tempfile::tempfile().unwrap();
     file.set_len(64 << 20).unwrap();
-    let error = Poster::new().post(&target(url), &message(), Body::File { file, len: 64 << 20 }, 100).await.unwrap_err();
+    let error = Poster::new()
+        .post(&target(url), &message(), Body::File { file, len: 64 << 20 }, 100)
+        .await
+        .unwrap_err();
     assert_eq!((error.stage, error.body_sent), (Stage::Send, false), "{error}");
 }
 
@@ -223,7 +287,10 @@ async fn a_server_that_stops_reading_is_left() {
         tokio::time::sleep(Duration::from_secs(7)).await;
         drop(held);
     });
-    let error = Poster::new().post(&target, &message(), Body::File { file, len: 64 << 20 }, 100).await.unwrap_err();
+    let error = Poster::new()
+        .post(&target, &message(), Body::File { file, len: 64 << 20 }, 100)
+        .await
+        .unwrap_err();
     assert_eq!((error.stage, error.body_sent), (Stage::Send, false), "{error}");
     held.abort();
 }
@@ -244,14 +311,39 @@ async fn big_files_arrive_whole_in_both_framings() {
     }
     file.rewind().unwrap();
     let expected = format!("{SIZE} {}", hex(&sum.finish()));
-    for (url, chunked) in [(format!("http://127.0.0.1:{}/", plain.port), false), (format!("http://127.0.0.1:{}/", plain.port), true), (format!("https://127.0.0.1:{}/", secure.port), false)] {
+    for (url, chunked) in [
+        (format!("http://127.0.0.1:{}/", plain.port), false),
+        (format!("http://127.0.0.1:{}/", plain.port), true),
+        (format!("https://127.0.0.1:{}/", secure.port), false),
+    ] {
         let mut target = target(url);
         (target.chunked, target.pinned) = (chunked, vec![der.clone()]);
-        let answer = Poster::new().post(&target, &message(), Body::File { file: file.try_clone().unwrap(), len: SIZE }, 100).await.unwrap();
+        let answer = Poster::new()
+            .post(
+                &target,
+                &message(),
+                Body::File {
+                    file: file.try_clone().unwrap(),
+                    len: SIZE,
+                },
+                100,
+            )
+            .await
+            .unwrap();
         assert_eq!(String::from_utf8(answer.body).unwrap(), expected);
         assert_eq!(answer.tls.is_some(), target.url.starts_with("https"));
     }
-    assert_eq!(plain.flow.seen.lock().unwrap().iter().map(|arrival| arrival.length).collect::<Vec<_>>(), [Some(SIZE), None]);
+    assert_eq!(
+        plain
+            .flow
+            .seen
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|arrival| arrival.length)
+            .collect::<Vec<_>>(),
+        [Some(SIZE), None]
+    );
     assert!(secure.flow.seen.lock().unwrap()[0].tls);
 }
 
@@ -262,7 +354,10 @@ async fn a_file_that_shrank_is_not_padded() {
     file.set_len(1000).unwrap();
     let mut target = target(format!("http://127.0.0.1:{}/", server.port));
     target.response_timeout = Duration::from_millis(300);
-    let error = Poster::new().post(&target, &message(), Body::File { file, len: 2000 }, 100).await.unwrap_err();
+    let error = Poster::new()
+        .post(&target, &message(), Body::File { file, len: 2000 }, 100)
+        .await
+        .unwrap_err();
     assert_eq!((error.stage, error.body_sent), (Stage::Send, false), "{error}");
     assert!(server.flow.seen.lock().unwrap().is_empty());
 }
@@ -274,7 +369,9 @@ async fn only_pinned_or_known_certificates_are_trusted() {
     let post = async |pinned: Vec<Vec<u8>>, tls: Tls| {
         let mut target = target(format!("https://127.0.0.1:{}/", server.port));
         (target.pinned, target.tls) = (pinned, tls);
-        Poster::new().post(&target, &message(), Body::Bytes(Bytes::from_static(b"hello")), 100).await
+        Poster::new()
+            .post(&target, &message(), Body::Bytes(Bytes::from_static(b"hello")), 100)
+            .await
     };
     let other = self_signed("localhost").0.to_der().unwrap();
     let good = post(vec![other.clone(), der.clone()], Tls::Default).await.unwrap();
@@ -283,7 +380,10 @@ async fn only_pinned_or_known_certificates_are_trusted() {
     for (pinned, words) in [(vec![other], "not the one pinned"), (Vec::new(), "not trusted")] {
         let error = post(pinned, Tls::Default).await.unwrap_err();
         assert_eq!((error.stage, error.body_sent), (Stage::TlsTrust, false), "{error}");
-        assert!(error.text.contains(words) && error.text.contains("SHA-256") && !error.hint.is_empty(), "{error}");
+        assert!(
+            error.text.contains(words) && error.text.contains("SHA-256") && !error.hint.is_empty(),
+            "{error}"
+        );
     }
     assert_eq!(server.flow.seen.lock().unwrap().len(), 2);
 }
@@ -291,20 +391,28 @@ async fn only_pinned_or_known_certificates_are_trusted() {
 #[tokio::test]
 async fn client_certificates() {
     let (ours, key) = self_signed("client");
-    let identity = ClientIdentity { cert_chain: vec![ours.to_der().unwrap()], pkcs8: Zeroizing::new(key.private_key_to_pkcs8().unwrap()) };
+    let identity = ClientIdentity {
+        cert_chain: vec![ours.to_der().unwrap()],
+        pkcs8: Zeroizing::new(key.private_key_to_pkcs8().unwrap()),
+    };
     let (strict, strict_der) = acceptor("localhost", ClientAuth::Required, vec![ours.to_der().unwrap()]);
     let (open, open_der) = acceptor("localhost", ClientAuth::Optional, Vec::new());
     let (strict, open) = (server(Some(strict)).await, server(Some(open)).await);
     let post = async |port: u16, pinned: &Vec<u8>, identity: Option<ClientIdentity>| {
         let mut target = target(format!("https://127.0.0.1:{port}/"));
         (target.pinned, target.client_identity) = (vec![pinned.clone()], identity);
-        Poster::new().post(&target, &message(), Body::Bytes(Bytes::from_static(b"hello")), 100).await
+        Poster::new()
+            .post(&target, &message(), Body::Bytes(Bytes::from_static(b"hello")), 100)
+            .await
     };
     assert_eq!(post(strict.port, &strict_der, Some(identity.clone())).await.unwrap().status, 200);
     assert_eq!(strict.flow.seen.lock().unwrap()[0].client_cert, Some(ours.to_der().unwrap()));
     assert!(post(strict.port, &strict_der, None).await.is_err());
     let (other, other_key) = self_signed("client");
-    let other = ClientIdentity { cert_chain: vec![other.to_der().unwrap()], pkcs8: Zeroizing::new(other_key.private_key_to_pkcs8().unwrap()) };
+    let other = ClientIdentity {
+        cert_chain: vec![other.to_der().unwrap()],
+        pkcs8: Zeroizing::new(other_key.private_key_to_pkcs8().unwrap()),
+    };
     assert!(post(strict.port, &strict_der, Some(other)).await.is_err());
     assert_eq!(strict.flow.seen.lock().unwrap().len(), 1);
     assert_eq!(post(open.port, &open_der, None).await.unwrap().status, 200);
@@ -314,21 +422,51 @@ async fn client_certificates() {
 #[tokio::test]
 async fn tls_to_a_plain_port_and_ports_without_anybody() {
     let (url, _task) = scripted("x", "HTTP/1.1 400 Bad Request\r\n\r\n").await;
-    let error = Poster::new().post(&target(url.replace("http:", "https:")), &message(), Body::Bytes(Bytes::new()), 100).await.unwrap_err();
+    let error = Poster::new()
+        .post(&target(url.replace("http:", "https:")), &message(), Body::Bytes(Bytes::new()), 100)
+        .await
+        .unwrap_err();
     assert_eq!(error.stage, Stage::Tls, "{error}");
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let error = Poster::new().post(&target(format!("http://{free}/")), &message(), Body::Bytes(Bytes::new()), 100).await.unwrap_err();
+    let error = Poster::new()
+        .post(&target(format!("http://{free}/")), &message(), Body::Bytes(Bytes::new()), 100)
+        .await
+        .unwrap_err();
     assert_eq!((error.stage, error.retry), (Stage::Connect, true), "{error}");
-    let error = Poster::new().post(&target("http://no-such-host.invalid/".to_owned()), &message(), Body::Bytes(Bytes::new()), 100).await.unwrap_err();
+    let error = Poster::new()
+        .post(
+            &target("http://no-such-host.invalid/".to_owned()),
+            &message(),
+            Body::Bytes(Bytes::new()),
+            100,
+        )
+        .await
+        .unwrap_err();
     assert_eq!(error.stage, Stage::Resolve, "{error}");
 }
 
 #[tokio::test]
 async fn inner_addresses_are_denied_in_every_spelling() {
-    for host in ["127.0.0.1", "localhost", "localhost.", "2130706433", "0x7f000001", "0177.0.0.1", "127.1", "[::1]", "[::ffff:127.0.0.1]", "10.0.0.1", "169.254.169.254", "0.0.0.0"] {
+    for host in [
+        "127.0.0.1",
+        "localhost",
+        "localhost.",
+        "2130706433",
+        "0x7f000001",
+        "0177.0.0.1",
+        "127.1",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "10.0.0.1",
+        "169.254.169.254",
+        "0.0.0.0",
+    ] {
         let mut target = target(format!("http://{host}:9/"));
         target.allow_private = false;
-        let error = Poster::new().post(&target, &message(), Body::Bytes(Bytes::new()), 100).await.unwrap_err();
+        let error = Poster::new()
+            .post(&target, &message(), Body::Bytes(Bytes::new()), 100)
+            .await
+            .unwrap_err();
         assert_eq!((error.stage, error.retry), (Stage::Denied, false), "{host}: {error}");
     }
 }
@@ -337,7 +475,10 @@ async fn inner_addresses_are_denied_in_every_spelling() {
 async fn headers_cannot_be_injected() {
     let mut target = target("http://127.0.0.1:9/".to_owned());
     target.headers = vec![("X".to_owned(), "a\r\nY: b".to_owned())];
-    let error = Poster::new().post(&target, &message(), Body::Bytes(Bytes::new()), 100).await.unwrap_err();
+    let error = Poster::new()
+        .post(&target, &message(), Body::Bytes(Bytes::new()), 100)
+        .await
+        .unwrap_err();
     assert_eq!(error.stage, Stage::Url, "{error}");
 }
 
@@ -354,7 +495,10 @@ async fn proxy() -> (String, tokio::task::JoinHandle<Vec<String>>) {
                 head.push(client.read_u8().await.unwrap());
             }
             let head = String::from_utf8(head).unwrap();
-            let (line, authority) = (head.lines().next().unwrap().to_owned(), head.split(' ').nth(1).unwrap().replace("http://", ""));
+            let (line, authority) = (
+                head.lines().next().unwrap().to_owned(),
+                head.split(' ').nth(1).unwrap().replace("http://", ""),
+            );
             heads.push(line);
             if !head.contains("Proxy-Authorization: Basic dTpw\r\n") {
                 client.write_all(b"HTTP/1.1 407 Who\r\nContent-Length: 0\r\n\r\n").await.unwrap();
@@ -381,10 +525,18 @@ async fn proxies_for_both_schemes() {
     let post = async |url: String, password: &str| {
         let mut target = target(url);
         target.pinned = vec![der.clone()];
-        target.proxy = Some(Proxy { url: proxy_url.clone(), auth: Some(("u".to_owned(), Zeroizing::new(password.to_owned()))) });
-        Poster::new().post(&target, &message(), Body::Bytes(Bytes::from_static(b"hello")), 100).await
+        target.proxy = Some(Proxy {
+            url: proxy_url.clone(),
+            auth: Some(("u".to_owned(), Zeroizing::new(password.to_owned()))),
+        });
+        Poster::new()
+            .post(&target, &message(), Body::Bytes(Bytes::from_static(b"hello")), 100)
+            .await
     };
-    let (http, https) = (format!("http://127.0.0.1:{}/a", plain.port), format!("https://127.0.0.1:{}/b", secure.port));
+    let (http, https) = (
+        format!("http://127.0.0.1:{}/a", plain.port),
+        format!("https://127.0.0.1:{}/b", secure.port),
+    );
     assert_eq!(post(http.clone(), "p").await.unwrap().status, 200);
     assert_eq!(post(https.clone(), "p").await.unwrap().status, 200);
     let error = post(https, "wrong").await.unwrap_err();
@@ -402,10 +554,18 @@ async fn a_probe_tells_how_far_it_came() {
     let mut target = target(format!("https://localhost:{}/as2", server.port));
     let names = |steps: &[ProbeStep]| steps.iter().map(|step| (step.name, step.ok)).collect::<Vec<_>>();
     let steps = Poster::new().probe(&target).await;
-    assert_eq!(names(&steps), [("url", true), ("resolve", true), ("connect", true), ("tls", false)], "{steps:?}");
+    assert_eq!(
+        names(&steps),
+        [("url", true), ("resolve", true), ("connect", true), ("tls", false)],
+        "{steps:?}"
+    );
     target.pinned = vec![der];
     let steps = Poster::new().probe(&target).await;
-    assert_eq!(names(&steps), [("url", true), ("resolve", true), ("connect", true), ("tls", true), ("answer", true)], "{steps:?}");
+    assert_eq!(
+        names(&steps),
+        [("url", true), ("resolve", true), ("connect", true), ("tls", true), ("answer", true)],
+        "{steps:?}"
+    );
     assert_eq!(steps[4].detail, "HTTP 200");
     assert!(steps[3].detail.contains("TLSv1.3") && steps[3].detail.contains("localhost (until "));
     assert!(server.flow.seen.lock().unwrap().is_empty());

@@ -1,7 +1,7 @@
 //! TLS to a partner: pinned certificates or the system's roots.
 
 use std::pin::Pin;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use openssl::error::ErrorStack;
 use openssl::hash::MessageDigest;
@@ -17,28 +17,74 @@ use super::url::Url;
 use super::{PostError, Stage, Target, Tls};
 
 /// Shakes hands and checks whom we talk to.
-pub(super) async fn connect(roots: &OnceLock<SslConnector>, target: &Target, url: &Url, stream: TcpStream) -> Result<Connection, PostError> {
-    let ssl = configure(roots, target, url).map_err(|error| {
-        PostError::new(Stage::Tls, format!("TLS cannot be set up: {error}"), "look at the TLS certificates and keys of partner and station")
+pub(super) async fn connect(
+    roots: &OnceLock<SslConnector>,
+    target: &Target,
+    url: &Url,
+    stream: TcpStream,
+) -> Result<Connection, PostError> {
+    let shown = Shown::default();
+    let ssl = configure(roots, target, url, &shown).map_err(|error| {
+        PostError::new(
+            Stage::Tls,
+            format!("TLS cannot be set up: {error}"),
+            "look at the TLS certificates and keys of partner and station",
+        )
     })?;
-    let mut stream = SslStream::new(ssl, stream).map_err(|error| PostError::new(Stage::Tls, format!("TLS cannot be set up: {error}"), ""))?;
+    let mut stream =
+        SslStream::new(ssl, stream).map_err(|error| PostError::new(Stage::Tls, format!("TLS cannot be set up: {error}"), ""))?;
     match timeout(target.connect_timeout, Pin::new(&mut stream).connect()).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => return Err(explain(stream.ssl(), target, &error)),
-        Err(_) => return Err(PostError::new(Stage::Tls, "the TLS handshake took too long", "ask whether the port really speaks TLS")),
+        Ok(Err(error)) => return Err(explain(stream.ssl(), target, &error, &shown.text())),
+        Err(_) => {
+            return Err(PostError::new(
+                Stage::Tls,
+                "the TLS handshake took too long",
+                "ask whether the port really speaks TLS",
+            ));
+        }
     }
     // Once more in the open: the pin does not hang on how often a callback is called.
-    let shown = stream.ssl().peer_certificate();
-    if !target.pinned.is_empty() && !shown.as_ref().is_some_and(|certificate| is_pinned(&target.pinned, certificate)) {
-        return Err(not_pinned(shown.as_deref()));
+    let certificate = stream.ssl().peer_certificate();
+    if !target.pinned.is_empty()
+        && !certificate
+            .as_ref()
+            .is_some_and(|certificate| is_pinned(&target.pinned, certificate))
+    {
+        return Err(not_pinned(&shown.text()));
     }
-    let cipher = stream.ssl().current_cipher().map_or("", |cipher| cipher.standard_name().unwrap_or(cipher.name()));
+    let cipher = stream
+        .ssl()
+        .current_cipher()
+        .map_or("", |cipher| cipher.standard_name().unwrap_or(cipher.name()));
     let tls = Some(format!("{} {cipher}", stream.ssl().version_str()));
-    let certificate = shown.as_deref().map(describe);
-    Ok(Connection { stream: Box::new(stream), tls, certificate })
+    let certificate = certificate.as_deref().map(describe);
+    Ok(Connection {
+        stream: Box::new(stream),
+        tls,
+        certificate,
+    })
 }
 
-fn configure(roots: &OnceLock<SslConnector>, target: &Target, url: &Url) -> Result<Ssl, ErrorStack> {
+/// What the server showed. After a failed handshake the library has forgotten it.
+#[derive(Clone, Default)]
+struct Shown(Arc<Mutex<Option<String>>>);
+
+impl Shown {
+    fn note(&self, certificate: &X509Ref) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert_with(|| describe(certificate));
+    }
+
+    fn text(&self) -> String {
+        let shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.as_ref().map(|shown| format!("; it shows {shown}")).unwrap_or_default()
+    }
+}
+
+fn configure(roots: &OnceLock<SslConnector>, target: &Target, url: &Url, shown: &Shown) -> Result<Ssl, ErrorStack> {
     let connector = match roots.get() {
         Some(connector) => connector.clone(),
         None => {
@@ -47,18 +93,24 @@ fn configure(roots: &OnceLock<SslConnector>, target: &Target, url: &Url) -> Resu
         }
     };
     let mut configuration = connector.configure()?;
-    if !target.pinned.is_empty() {
-        let pinned = target.pinned.clone();
-        configuration.set_verify_hostname(false);
-        configuration.set_verify_callback(SslVerifyMode::PEER, move |_, context| {
-            if context.error_depth() > 0 {
-                return true;
-            }
-            let good = context.current_cert().is_some_and(|certificate| is_pinned(&pinned, certificate));
-            context.set_error(if good { X509VerifyResult::OK } else { X509VerifyResult::APPLICATION_VERIFICATION });
-            good
+    let (pinned, shown) = (target.pinned.clone(), shown.clone());
+    configuration.set_verify_hostname(pinned.is_empty());
+    configuration.set_verify_callback(SslVerifyMode::PEER, move |fine, context| {
+        if let Some(leaf) = context.chain().and_then(|chain| chain.get(0)) {
+            shown.note(leaf);
+        }
+        if pinned.is_empty() || context.error_depth() > 0 {
+            // Whoever issued a pinned certificate does not matter.
+            return fine || !pinned.is_empty();
+        }
+        let good = context.current_cert().is_some_and(|certificate| is_pinned(&pinned, certificate));
+        context.set_error(if good {
+            X509VerifyResult::OK
+        } else {
+            X509VerifyResult::APPLICATION_VERIFICATION
         });
-    }
+        good
+    });
     if let Some(identity) = &target.client_identity {
         show(&mut configuration, &identity.cert_chain, &identity.pkcs8)?;
     }
@@ -107,13 +159,12 @@ fn is_pinned(pinned: &[Vec<u8>], certificate: &X509Ref) -> bool {
 }
 
 /// What a failed handshake means.
-fn explain(ssl: &SslRef, target: &Target, error: &openssl::ssl::Error) -> PostError {
+fn explain(ssl: &SslRef, target: &Target, error: &openssl::ssl::Error, shown: &str) -> PostError {
     let verdict = ssl.verify_result();
     if verdict != X509VerifyResult::OK {
         if !target.pinned.is_empty() {
-            return not_pinned(ssl.peer_certificate().as_deref());
+            return not_pinned(shown);
         }
-        let shown = ssl.peer_certificate().as_deref().map(|shown| format!("; it shows {}", describe(shown))).unwrap_or_default();
         return PostError::new(
             Stage::TlsTrust,
             format!("the server's certificate is not trusted: {}{shown}", verdict.error_string()),
@@ -126,12 +177,15 @@ fn explain(ssl: &SslRef, target: &Target, error: &openssl::ssl::Error) -> PostEr
     };
     // Without words of its own it is the connection that broke.
     let text = error.to_string();
-    let hint = if text.contains("certificate required") || text.contains("bad certificate") { "the server wants a client certificate of ours: give the station one for TLS" } else { hint };
+    let hint = if text.contains("certificate required") || text.contains("bad certificate") {
+        "the server wants a client certificate of ours: give the station one for TLS"
+    } else {
+        hint
+    };
     PostError::new(Stage::Tls, format!("the TLS handshake failed: {text}"), hint)
 }
 
-fn not_pinned(shown: Option<&X509Ref>) -> PostError {
-    let shown = shown.map(|shown| format!(": it shows {}", describe(shown))).unwrap_or_default();
+fn not_pinned(shown: &str) -> PostError {
     PostError::new(
         Stage::TlsTrust,
         format!("the server's certificate is not the one pinned for this partner{shown}"),
@@ -147,6 +201,13 @@ fn describe(certificate: &X509Ref) -> String {
         .filter_map(|entry| entry.data().to_string().ok())
         .map(|value| value.chars().map(|c| if c.is_control() { ' ' } else { c }).take(100).collect())
         .collect();
-    let digest = certificate.digest(MessageDigest::sha256()).map(|digest| digest.iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":"));
-    format!("{} (until {}, SHA-256 {})", name.join(", "), certificate.not_after(), digest.unwrap_or_default())
+    let digest = certificate
+        .digest(MessageDigest::sha256())
+        .map(|digest| digest.iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":"));
+    format!(
+        "{} (until {}, SHA-256 {})",
+        name.join(", "),
+        certificate.not_after(),
+        digest.unwrap_or_default()
+    )
 }

@@ -48,13 +48,24 @@ impl Url {
                     80
                 }
             }
-            Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
-                digits.parse().ok().filter(|port| *port > 0).ok_or_else(|| wrong("has a port outside 1 to 65535"))?
-            }
+            Some(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits
+                .parse()
+                .ok()
+                .filter(|port| *port > 0)
+                .ok_or_else(|| wrong("has a port outside 1 to 65535"))?,
             Some(_) => return Err(wrong("has a port that is no number")),
         };
-        let target = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        Ok(Url { https, host: host.to_ascii_lowercase(), port, target })
+        let target = if path.starts_with('/') {
+            path.to_owned()
+        } else {
+            format!("/{path}")
+        };
+        Ok(Url {
+            https,
+            host: host.to_ascii_lowercase(),
+            port,
+            target,
+        })
     }
 
     /// `Host` header and authority form: the port only where it is not the scheme's own.
@@ -73,7 +84,11 @@ impl Url {
     }
 
     fn bracketed(&self) -> String {
-        if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() }
+        if self.host.contains(':') {
+            format!("[{}]", self.host)
+        } else {
+            self.host.clone()
+        }
     }
 }
 
@@ -103,10 +118,16 @@ mod tests {
     #[test]
     fn good_urls() {
         let url = Url::parse("HTTPS://Partner.Example/as2?x=1#frag").unwrap();
-        assert_eq!((url.https, url.host.as_str(), url.port, url.target.as_str()), (true, "partner.example", 443, "/as2?x=1"));
+        assert_eq!(
+            (url.https, url.host.as_str(), url.port, url.target.as_str()),
+            (true, "partner.example", 443, "/as2?x=1")
+        );
         assert_eq!(url.authority(), "partner.example");
         let url = Url::parse("http://[::1]:8080?q").unwrap();
-        assert_eq!((url.host.as_str(), url.target.as_str(), url.authority().as_str()), ("::1", "/?q", "[::1]:8080"));
+        assert_eq!(
+            (url.host.as_str(), url.target.as_str(), url.authority().as_str()),
+            ("::1", "/?q", "[::1]:8080")
+        );
         let long = format!("http://a.example/?{}", "x".repeat(MAX_URL - 18));
         assert_eq!(long.len(), MAX_URL);
         assert!(Url::parse(&long).is_ok());
@@ -116,9 +137,27 @@ mod tests {
     #[test]
     fn bad_urls() {
         for text in [
-            "", "a.example", "ftp://a/", "file:///etc/passwd", "gopher://a/", "http://", "http:///x", "http://a@b/", "http://a:b@c/", "http://a:0/",
-            "http://a:65536/", "http://a:-1/", "http://a:x/", "http://a b/", "http://a\\b/", "http://[::1/", "http://[::1]x/", "http://[fe80::1%25eth0]/",
-            "http://é/", "http://a/\r\nX: y", "http://a,b/",
+            "",
+            "a.example",
+            "ftp://a/",
+            "file:///etc/passwd",
+            "gopher://a/",
+            "http://",
+            "http:///x",
+            "http://a@b/",
+            "http://a:b@c/",
+            "http://a:0/",
+            "http://a:65536/",
+            "http://a:-1/",
+            "http://a:x/",
+            "http://a b/",
+            "http://a\\b/",
+            "http://[::1/",
+            "http://[::1]x/",
+            "http://[fe80::1%25eth0]/",
+            "http://é/",
+            "http://a/\r\nX: y",
+            "http://a,b/",
         ] {
             assert_eq!(Url::parse(text).err().map(|error| error.stage), Some(Stage::Url), "{text:?}");
         }

@@ -1,0 +1,52 @@
+# Everything runs in one profile, release: a debug build of the cryptography would make the tests slow, and a second
+# profile would double the cold build. CARGO_TARGET_DIR is respected.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help build test demo bench check wording clean
+
+CARGO ?= cargo
+TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
+# The whole workspace at once, here as in the tests, so that both agree on the features of shared dependencies.
+FLAGS := --release --locked --workspace
+BUILD_TOOLS := cargo cc make perl
+TEST_TOOLS := $(BUILD_TOOLS) sftp openssl python3-venv keytool
+export AS2GATE_BIN ?= $(abspath $(TARGET))/release/as2gate
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build the release binary as2gate
+	@.ci/prerequisites $(BUILD_TOOLS)
+	@$(CARGO) build $(FLAGS) --bin as2gate
+	@echo "built $(AS2GATE_BIN)"
+
+test: ## run every test; whole-system tests use OpenSSH, OpenSSL, keytool and pyas2lib
+	@.ci/prerequisites $(TEST_TOOLS)
+	@$(MAKE) --no-print-directory build
+	@$(CARGO) test $(FLAGS) --no-fail-fast -- --test-threads=4
+
+demo: ## two gateways, one file each way to see, under two minutes after the build
+	@.ci/prerequisites $(BUILD_TOOLS) sftp openssl python3
+	@$(MAKE) --no-print-directory build
+	@examples/two-stations/demo.sh
+
+bench: ## measure packaging, opening and messages per second; writes target/bench.json
+	@.ci/prerequisites $(BUILD_TOOLS) sftp openssl python3
+	@$(MAKE) --no-print-directory build
+	@$(CARGO) build $(FLAGS) --example bulk
+	@python3 tests/bench/run.py --target $(TARGET)
+
+check: wording ## format, clippy, docs, licences: what must hold before a commit
+	@.ci/prerequisites $(BUILD_TOOLS)
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(FLAGS) --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(FLAGS) --no-deps
+	@.ci/deny
+
+wording: ## no machine's paths and no package registry's host names in tracked files
+	@.ci/wording
+
+clean: ## remove everything that was built
+	$(CARGO) clean

@@ -1,0 +1,432 @@
+//! All objects as TOML: written by `export`, read by `apply`, which shows the difference and makes it, all or nothing.
+//!
+//! Private keys and passwords stay out of an export unless asked for, and then they are sealed: only an installation with
+//! the same master key can use them. What a file leaves out in that way stays as it is.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use super::{Change, Object, Refusal, Result, certificates, edit, fields, find, secrets};
+use crate::account::Account;
+use crate::certificate::{Certificate, Purpose};
+use crate::gateway::Core;
+use crate::journal::{ObjectKind, Objects};
+use crate::partner::{HttpAuth, Partner};
+use crate::partnership::password_context;
+use crate::station::Station;
+use crate::user::User;
+
+/// Largest file of objects in bytes.
+pub const MAX_FILE: u64 = 64 << 20;
+
+/// The file's form.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Document {
+    account: Vec<Account>,
+    station: Vec<Station>,
+    partner: Vec<Partner>,
+    certificate: Vec<CertificateEntry>,
+    user: Vec<User>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CertificateEntry {
+    name: String,
+    #[serde(default)]
+    account: String,
+    purpose: Purpose,
+    #[serde(default)]
+    owner: String,
+    /// Beside this file.
+    #[serde(default)]
+    file: String,
+    #[serde(default)]
+    pem: String,
+    /// `sealed:…`.
+    #[serde(default)]
+    private_key: String,
+    #[serde(default)]
+    replaces: String,
+    /// A date and time, quoted or not.
+    #[serde(default)]
+    active_from: Option<Value>,
+}
+
+/// One line of the difference.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// `add`, `change` or `remove`.
+    pub action: &'static str,
+    /// The noun.
+    pub kind: String,
+    /// Whose.
+    pub account: String,
+    /// The name.
+    pub name: String,
+    /// The fields that change.
+    pub fields: Vec<String>,
+}
+
+/// What a file says, before it meets the objects that are there.
+struct Wanted {
+    objects: Vec<Object>,
+    /// Names of certificates that came without contents: their bytes stay.
+    bare: BTreeSet<String>,
+}
+
+/// Brings the objects into the state that the files describe.
+///
+/// # Errors
+/// A file that cannot be read, an object that breaks a rule: then nothing is changed.
+pub async fn apply(core: &Core, account: Option<&str>, files: &[std::path::PathBuf], prune: bool, dry_run: bool) -> Result<Vec<Difference>> {
+    let mut documents = Vec::new();
+    for file in files {
+        documents.push(read(file)?);
+    }
+    edit(core, dry_run, |objects| {
+        let wanted = gather(core, objects, account, &documents)?;
+        let changes = plan(core, objects, wanted, prune)?;
+        let differences = changes.iter().map(|change| difference(objects, change)).collect();
+        Ok((changes, differences))
+    })
+    .await
+}
+
+/// The TOML files of a directory in the order of their names, or the file itself.
+///
+/// # Errors
+/// When nothing is there.
+pub fn files_of(path: &Path) -> Result<Vec<std::path::PathBuf>> {
+    let cannot = |error: &std::io::Error| Refusal::from_io(format!("cannot read {}", path.display()), error);
+    if !std::fs::metadata(path).map_err(|error| cannot(&error))?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(|error| cannot(&error))? {
+        let file = entry.map_err(|error| cannot(&error))?.path();
+        // The configuration itself may lie beside the objects.
+        if file.extension().is_some_and(|ext| ext == "toml") && file.file_name().is_none_or(|name| name != crate::config::CONFIG_FILE) {
+            files.push(file);
+        }
+    }
+    files.sort();
+    if files.is_empty() {
+        return Err(Refusal::not_found(format!("nothing to apply in {}", path.display()), "no file there ends in .toml", "give the file that `as2gate export` wrote"));
+    }
+    Ok(files)
+}
+
+type Read = (std::path::PathBuf, Document);
+
+fn read(file: &Path) -> Result<Read> {
+    let what = || format!("cannot apply {}", file.display());
+    let cannot = |error: &std::io::Error| Refusal::from_io(what(), error);
+    if std::fs::metadata(file).map_err(|error| cannot(&error))?.len() > MAX_FILE {
+        return Err(Refusal::invalid(what(), format!("it is larger than {MAX_FILE} bytes"), "look whether it is the right file"));
+    }
+    let text = std::fs::read_to_string(file).map_err(|error| cannot(&error))?;
+    let document = toml::from_str(&text).map_err(|error| {
+        let line = error.span().and_then(|span| text.get(..span.start)).map_or(1, |before| before.matches('\n').count() + 1);
+        let message = error.message().lines().next().unwrap_or_default().to_owned();
+        Refusal::invalid(format!("{}, line {line}", what()), message, "`as2gate export` shows the form of every object")
+    })?;
+    let beside = file.parent().map(Path::to_owned).unwrap_or_default();
+    Ok((beside, document))
+}
+
+fn gather(core: &Core, objects: &Objects, account: Option<&str>, documents: &[Read]) -> Result<Wanted> {
+    let mut known: BTreeSet<String> = objects.accounts.keys().cloned().collect();
+    known.extend(documents.iter().flat_map(|(_, document)| document.account.iter().map(|account| account.id.clone())));
+    let only = account.map(str::to_owned).or_else(|| (known.len() == 1).then(|| known.first().cloned()).flatten());
+    let account_of = |given: &str, what: &str| match (given, &only) {
+        ("", Some(only)) => Ok(only.clone()),
+        ("", None) => Err(Refusal::usage(format!("which account has {what}?"), "there are several, or none", "write account = \"ID\" in the file, or add --account ID")),
+        (given, _) => Ok(given.to_owned()),
+    };
+    let mut wanted = Wanted { objects: Vec::new(), bare: BTreeSet::new() };
+    for (beside, document) in documents {
+        wanted.objects.extend(document.account.iter().cloned().map(Object::Account));
+        for station in &document.station {
+            let account = account_of(&station.account, &format!("station {}", station.as2_id))?;
+            wanted.objects.push(Object::Station(Station { account, ..station.clone() }));
+        }
+        for partner in &document.partner {
+            let account = account_of(&partner.account, &format!("partner {}", partner.as2_id))?;
+            let mut partner = Partner { account, ..partner.clone() };
+            keep_passwords(core, objects, &mut partner)?;
+            wanted.objects.push(Object::Partner(Box::new(partner)));
+        }
+        for entry in &document.certificate {
+            let account = account_of(&entry.account, &format!("certificate {}", entry.name))?;
+            let (certificate, bare) = certificate(core, objects, &account, beside, entry)?;
+            if bare {
+                wanted.bare.insert(certificate.name.clone());
+            }
+            wanted.objects.push(Object::Certificate(Box::new(certificate)));
+        }
+        for user in &document.user {
+            let account = account_of(&user.account, &format!("user {}", user.name))?;
+            wanted.objects.push(Object::User(normalised(User { account, ..user.clone() })?));
+        }
+    }
+    refuse_doubles(&wanted.objects)?;
+    name_owners(&mut wanted.objects);
+    Ok(wanted)
+}
+
+fn refuse_doubles(objects: &[Object]) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    for object in objects {
+        let account = if matches!(object, Object::Station(_) | Object::User(_)) { "" } else { object.account() };
+        if !seen.insert((object.kind(), account, object.name())) {
+            return Err(Refusal::invalid("cannot apply", format!("{} {} is described twice", object.kind(), object.name()), "leave one of them out"));
+        }
+    }
+    Ok(())
+}
+
+/// Keys in the spelling that is stored, so that a second run changes nothing.
+fn normalised(mut user: User) -> Result<User> {
+    for line in &mut user.keys {
+        let cannot = |error: keystore::Error| Refusal::from_keystore(format!("cannot take a key of user {}", user.name), &error);
+        let keys = keystore::ssh::parse_public(line).map_err(cannot)?;
+        if let [key] = keys.as_slice() {
+            *line = super::users::line(key);
+        }
+    }
+    Ok(user)
+}
+
+/// A certificate without owner belongs to the one who names it.
+fn name_owners(objects: &mut [Object]) {
+    let mut owners = Vec::new();
+    for object in objects.iter() {
+        match object {
+            Object::Station(station) => owners.push((station.account.clone(), station.certificate.clone(), station.as2_id.clone())),
+            Object::Partner(partner) => {
+                let names = partner.sign_certificate.iter().chain(&partner.https_certificate).chain([&partner.encrypt_certificate]);
+                owners.extend(names.map(|name| (partner.account.clone(), name.clone(), partner.as2_id.clone())));
+            }
+            _ => {}
+        }
+    }
+    for object in objects.iter_mut() {
+        let Object::Certificate(certificate) = object else { continue };
+        let replaced = certificate.replaces.clone();
+        let names = |(account, name, _): &&(String, String, String)| *account == certificate.account && (*name == certificate.name || (!replaced.is_empty() && *name == replaced));
+        if certificate.owner.is_empty()
+            && let Some((_, _, owner)) = owners.iter().find(names)
+        {
+            certificate.owner.clone_from(owner);
+        }
+    }
+}
+
+/// Passwords that the file leaves out, or repeats in clear, stay sealed as they are.
+fn keep_passwords(core: &Core, objects: &Objects, partner: &mut Partner) -> Result<()> {
+    let present = objects.partner(&partner.account, &partner.as2_id);
+    let (account, id) = (partner.account.clone(), partner.as2_id.clone());
+    let pairs = [
+        ("http-auth", &mut partner.http_auth, present.map(|p| &p.http_auth)),
+        ("proxy-auth", &mut partner.proxy_auth, present.map(|p| &p.proxy_auth)),
+    ];
+    for (label, auth, old) in pairs {
+        if auth.password.starts_with("env:") || auth.password.starts_with("file:") {
+            auth.password = secrets::read(&auth.password)?.as_str().to_owned();
+        }
+        let Some(old) = old.filter(|old| old.user == auth.user) else { continue };
+        if (auth.password.is_empty() && !auth.user.is_empty()) || opens_to(core, old, &password_context(label, &account, &id), &auth.password) {
+            auth.password.clone_from(&old.password);
+        }
+    }
+    Ok(())
+}
+
+fn opens_to(core: &Core, sealed: &HttpAuth, context: &str, plain: &str) -> bool {
+    let bytes = sealed.password.strip_prefix(secrets::SEALED).and_then(|text| STANDARD.decode(text).ok());
+    bytes.and_then(|bytes| core.master.open(context, &bytes).ok()).is_some_and(|opened| opened.as_slice() == plain.as_bytes())
+}
+
+/// The object of a certificate's entry, and whether its bytes are those that are there.
+fn certificate(core: &Core, objects: &Objects, account: &str, beside: &Path, entry: &CertificateEntry) -> Result<(Certificate, bool)> {
+    let what = || format!("cannot take certificate {}", entry.name);
+    let present = objects.certificate(account, &entry.name);
+    let bytes = match (entry.pem.is_empty(), entry.file.is_empty()) {
+        (false, false) => return Err(Refusal::usage(what(), "it has both file and pem", "leave one of them out")),
+        (false, true) => Some(entry.pem.clone().into_bytes()),
+        (true, false) => Some(read_beside(beside, &entry.file).map_err(|error| Refusal::from_io(what(), &error))?),
+        (true, true) => None,
+    };
+    let der = match (&bytes, present) {
+        (Some(bytes), _) => {
+            let imported = keystore::import(bytes, None).map_err(|error| Refusal::from_keystore(what(), &error))?;
+            imported.certificate().map_err(|error| Refusal::from_keystore(what(), &error))?.to_vec()
+        }
+        (None, Some(present)) => present.der.clone(),
+        (None, None) => return Err(Refusal::invalid(what(), "it has neither file nor pem", "write file = \"NAME.cer\"")),
+    };
+    let mut certificate = certificates::trusted((account, &entry.name), entry.purpose, &entry.owner, &der)?;
+    certificate.replaces.clone_from(&entry.replaces);
+    certificate.active_from = match &entry.active_from {
+        Some(Value::Datetime(at)) => at.to_string(),
+        Some(Value::String(at)) => at.clone(),
+        Some(other) => return Err(Refusal::invalid(what(), format!("active_from is {other}"), "write it like 2026-12-05T06:00:00Z")),
+        None => String::new(),
+    };
+    certificate.sealed_key = match entry.private_key.strip_prefix(secrets::SEALED) {
+        Some(sealed) => Some(open_key(core, &certificate, sealed)?),
+        None if !entry.private_key.is_empty() => {
+            return Err(Refusal::invalid(what(), "private_key is not a sealed one", "as2gate cert add takes key pairs in PEM, PKCS#12 and JKS"));
+        }
+        // Exports leave keys out: the one that is there stays with its certificate.
+        None => present.filter(|present| present.der == certificate.der).and_then(|present| present.sealed_key.clone()),
+    };
+    if certificate.owner.is_empty() {
+        let replaced = objects.certificate(account, &certificate.replaces).or(present);
+        certificate.owner = replaced.map(|c| c.owner.clone()).unwrap_or_default();
+    }
+    Ok((certificate, bytes.is_none()))
+}
+
+/// A sealed key is looked at before it is stored: of another master key it would be of no use.
+fn open_key(core: &Core, certificate: &Certificate, sealed: &str) -> Result<Vec<u8>> {
+    let what = format!("cannot take the private key of certificate {}", certificate.name);
+    let bytes = STANDARD.decode(sealed).map_err(|error| Refusal::invalid(what.clone(), error.to_string(), "export it again"))?;
+    let context = Certificate::seal_context(&certificate.account, &certificate.name);
+    core.master.open(&context, &bytes).map_err(|error| Refusal::from_keystore(what, &error))?;
+    Ok(bytes)
+}
+
+fn read_beside(beside: &Path, file: &str) -> std::io::Result<Vec<u8>> {
+    let path = beside.join(file);
+    if std::fs::metadata(&path)?.len() > u64::try_from(keystore::import::MAX_IMPORT_BYTES).unwrap_or(u64::MAX) {
+        return Err(std::io::Error::other("the file is too large for a certificate"));
+    }
+    std::fs::read(&path)
+}
+
+fn plan(core: &Core, objects: &Objects, wanted: Wanted, prune: bool) -> Result<Vec<Change>> {
+    let mut changes = Vec::new();
+    let mut named: BTreeSet<(ObjectKind, String, String)> = BTreeSet::new();
+    let mut scope: BTreeSet<String> = BTreeSet::new();
+    for object in wanted.objects {
+        let key = |name: &str| (object.kind(), object.account().to_owned(), name.to_owned());
+        named.insert(key(object.name()));
+        scope.insert(object.account().to_owned());
+        let mut sealed = object.clone();
+        if let Object::Partner(partner) = &mut sealed {
+            secrets::seal_passwords(&core.master, partner)?;
+        }
+        if find(objects, object.kind(), object.account(), object.name()).as_ref() != Some(&sealed) {
+            changes.push(Change::Put(sealed));
+        }
+    }
+    if prune {
+        for (kind, account, name) in all_names(objects) {
+            if scope.contains(&account) && !named.contains(&(kind, account.clone(), name.clone())) && kind != ObjectKind::Account {
+                changes.push(Change::Remove(kind, account, name));
+            }
+        }
+    }
+    Ok(changes)
+}
+
+fn all_names(objects: &Objects) -> Vec<(ObjectKind, String, String)> {
+    let users = objects.users.values().map(|u| (ObjectKind::User, u.account.clone(), u.name.clone()));
+    let partners = objects.partners.values().map(|p| (ObjectKind::Partner, p.account.clone(), p.as2_id.clone()));
+    let stations = objects.stations.values().map(|s| (ObjectKind::Station, s.account.clone(), s.as2_id.clone()));
+    let certificates = objects.certificates.values().map(|c| (ObjectKind::Certificate, c.account.clone(), c.name.clone()));
+    users.chain(partners).chain(stations).chain(certificates).collect()
+}
+
+fn difference(objects: &Objects, change: &Change) -> Difference {
+    let (kind, account) = (change.kind().to_string(), change.account().to_owned());
+    match change {
+        Change::Put(object) => {
+            let old = find(objects, object.kind(), object.account(), object.name());
+            let action = if old.is_some() { "change" } else { "add" };
+            let fields = old.map(|old| fields::changed(&old, object)).unwrap_or_default();
+            Difference { action, kind, account, name: object.name().to_owned(), fields }
+        }
+        Change::Remove(_, _, name) => Difference { action: "remove", kind, account, name: name.clone(), fields: Vec::new() },
+    }
+}
+
+/// All objects, or those of one account, as TOML.
+#[must_use]
+pub fn export(objects: &Objects, account: Option<&str>, with_secrets: bool) -> String {
+    let mut text = String::new();
+    let ours = |owner: &str| account.is_none_or(|account| account == owner);
+    for account in objects.accounts.values().filter(|a| ours(&a.id)) {
+        section(&mut text, "account", &fields::table(account), &["id"], &Table::new());
+    }
+    for certificate in objects.certificates.values().filter(|c| ours(&c.account)) {
+        let mut table = fields::table(certificate);
+        for derived in ["subject", "fingerprint", "key", "not_before", "not_after"] {
+            table.remove(derived);
+        }
+        if let Some(sealed) = certificate.sealed_key.as_ref().filter(|_| with_secrets) {
+            table.insert("private_key".to_owned(), Value::String(format!("{}{}", secrets::SEALED, STANDARD.encode(sealed))));
+        }
+        section(&mut text, "certificate", &table, &["name", "account", "purpose"], &empty_owner());
+        let pem = keystore::to_pem("CERTIFICATE", &certificate.der);
+        text.push_str(&format!("pem = \"\"\"\n{}\"\"\"\n", pem.as_str()));
+    }
+    for station in objects.stations.values().filter(|s| ours(&s.account)) {
+        section(&mut text, "station", &fields::table(station), &["as2_id", "account"], &Table::new());
+    }
+    let defaults = fields::table(&Partner::default());
+    for partner in objects.partners.values().filter(|p| ours(&p.account)) {
+        let mut partner = partner.clone();
+        if !with_secrets {
+            partner.http_auth.password.clear();
+            partner.proxy_auth.password.clear();
+        }
+        section(&mut text, "partner", &fields::table(&partner), &["as2_id", "account", "url"], &defaults);
+    }
+    for user in objects.users.values().filter(|u| ours(&u.account)) {
+        section(&mut text, "user", &fields::table(user), &["name", "account"], &Table::new());
+    }
+    text
+}
+
+fn empty_owner() -> Table {
+    let mut table = Table::new();
+    table.insert("owner".to_owned(), Value::String(String::new()));
+    table
+}
+
+/// One object; keys with their default values are left out.
+fn section(text: &mut String, noun: &str, table: &Table, first: &[&str], defaults: &Table) {
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    text.push_str(&format!("[[{noun}]]\n"));
+    let leading = first.iter().filter_map(|name| table.get(*name).map(|value| (*name, value)));
+    let rest = table.iter().map(|(name, value)| (name.as_str(), value)).filter(|(name, _)| !first.contains(name));
+    for (name, value) in leading.chain(rest) {
+        if defaults.get(name) != Some(value) || first.contains(&name) {
+            text.push_str(&format!("{name} = {}\n", inline(value)));
+        }
+    }
+}
+
+/// A value on one line.
+fn inline(value: &Value) -> String {
+    match value {
+        Value::Table(table) => {
+            let quoted = |name: &String| if name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-')) { name.clone() } else { Value::String(name.clone()).to_string() };
+            let pairs: Vec<String> = table.iter().map(|(name, value)| format!("{} = {}", quoted(name), inline(value))).collect();
+            if pairs.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", pairs.join(", ")) }
+        }
+        Value::Array(list) => format!("[{}]", list.iter().map(inline).collect::<Vec<_>>().join(", ")),
+        other => other.to_string(),
+    }
+}

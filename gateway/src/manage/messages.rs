@@ -1,0 +1,229 @@
+//! Messages that wait for a person: post again, send anew, give up, take the evidence out.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{Refusal, RefusalKind, Result};
+use crate::config::DuplicateRelease;
+use crate::gateway::Core;
+use crate::journal::{Accepted, Entry, JournalError, NewUpload, Tx};
+use crate::layout::Area;
+use crate::message::{Detail, Direction, FileRecord, Id, Message, State};
+use crate::storage::{Content, Staged, StorageError};
+
+/// Bytes copied at a time.
+const PIECE: usize = 128 * 1024;
+
+/// The message that a person names: `<id>`, its nine digits, or the Message-ID.
+///
+/// # Errors
+/// When nothing, or more than one message, fits.
+pub fn choose(core: &Core, account: Option<&str>, text: &str) -> Result<Message> {
+    let found = core.journal.read(|tx| tx.find_message(text));
+    let message = found.map_err(|error| match error {
+        JournalError::NotFound(_) => Refusal::not_found(format!("no message {text}"), "neither an id, its last nine digits nor a Message-ID is that", "as2gate message list"),
+        JournalError::Conflict(why) => Refusal::usage(format!("which message {text}?"), why, "as2gate message list -o json prints whole ids"),
+        other => other.into(),
+    })?;
+    match account {
+        Some(account) if message.account != account => Err(Refusal::not_found(format!("no message {text}"), format!("account {account} has none of that id"), "as2gate message list")),
+        _ => Ok(message),
+    }
+}
+
+/// Posts the stored bytes again at once, under the same Message-ID.
+///
+/// # Errors
+/// When the message was received, or is final with a known outcome.
+pub async fn retry(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result<Message> {
+    expect_sent(message, "retry")?;
+    let unknown = message.state == State::Failed && message.code == "no-mdn";
+    if message.state.is_final() && !unknown {
+        let hint = format!("as2gate message resend {} makes a new message of the same file", message.id.short());
+        return Err(Refusal::new(RefusalKind::Failed, "final", format!("cannot retry message {}", message.id), format!("it is {}", message.state), hint));
+    }
+    if dry_run {
+        return Ok(message.clone());
+    }
+    let (id, now) = (message.id.as_str().to_owned(), core.clock.now());
+    let retried = core.journal.write(move |tx| tx.retry_now(&id, now)).await?;
+    core.wake();
+    Ok(retried)
+}
+
+/// Makes a new message of the stored payload; the name window does not count.
+///
+/// # Errors
+/// When the message was received, is still in work, or its payload is gone.
+pub async fn resend(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result<Message> {
+    expect_sent(message, "resend")?;
+    let what = || format!("cannot resend message {}", message.id);
+    if !message.state.is_final() {
+        let hint = format!("as2gate message retry {}, or cancel it first", message.id.short());
+        return Err(Refusal::new(RefusalKind::Failed, "in-work", what(), format!("it is {}, and would arrive twice", message.state), hint));
+    }
+    let id = message.id.as_str();
+    let entries = core.journal.read(|tx| tx.entries_of(id))?;
+    let payload = entries.iter().find(|e| !e.is_dir && e.noncurrent.is_none() && matches!(e.area, Area::Files | Area::Duplicate));
+    let Some(payload) = payload.cloned() else {
+        return Err(Refusal::not_found(what(), "its payload has left the view", "as2gate lifecycle restore PATH brings it back, while it is kept"));
+    };
+    if dry_run {
+        return Ok(message.clone());
+    }
+    let storage = Arc::clone(&core.storage);
+    let staged = tokio::task::spawn_blocking(move || storage.restage(&payload)).await;
+    let staged: Staged = staged.map_err(|error| Refusal::new(RefusalKind::Failed, "internal", what(), error.to_string(), "try again"))??;
+    let now = core.clock.now();
+    let detail = Detail {
+        user: message.detail.user.clone(),
+        files: vec![FileRecord { name: message.file.clone(), size: message.size, sha256: message.sha256.clone(), content_type: message.content_type.clone() }],
+        payload: staged.key.clone(),
+        previous: id.to_owned(),
+        ..Detail::default()
+    };
+    let anew = Message {
+        id: Id::draw(now),
+        message_id: String::new(),
+        state: State::Queued,
+        code: String::new(),
+        reason: String::new(),
+        created: now,
+        updated: now,
+        finished: None,
+        attempts: 0,
+        next_try: None,
+        detail,
+        ..message.clone()
+    };
+    let upload = NewUpload { message: anew.clone(), window: None, due: now, inline: staged.blob(), replaces: None };
+    match core.journal.write(move |tx| tx.accept_upload(upload, now)).await? {
+        Accepted::Queued => {
+            core.wake();
+            Ok(anew)
+        }
+        Accepted::Duplicate { winner, .. } => Err(Refusal::new(RefusalKind::Failed, "duplicate", what(), format!("{winner} has the name"), "try again")),
+    }
+}
+
+/// Gives a message in work up: its file goes to `failed`.
+///
+/// # Errors
+/// When it was received, is final, or a try is under way.
+pub async fn cancel(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result<Message> {
+    expect_sent(message, "cancel")?;
+    let what = || format!("cannot cancel message {}", message.id);
+    if message.state.is_final() {
+        return Err(Refusal::new(RefusalKind::Failed, "final", what(), format!("it is {}", message.state), "what was delivered cannot be called back"));
+    }
+    if message.state == State::Sending {
+        return Err(Refusal::new(RefusalKind::Failed, "in-work", what(), "it is being posted at this moment", "try again when `message show` says retrying or held"));
+    }
+    if dry_run {
+        return Ok(message.clone());
+    }
+    let now = core.clock.now();
+    let mut cancelled = message.clone();
+    "cancelled".clone_into(&mut cancelled.code);
+    "cancelled by an operator".clone_into(&mut cancelled.reason);
+    cancelled.detail.hint = if message.attempts > 0 { "the partner may have received it".to_owned() } else { String::new() };
+    cancelled.updated = now;
+    // Only what the partner surely does not hold frees the name (durability.md §6).
+    let refused = |status: Option<u16>| status.is_some_and(|status| (400..500).contains(&status));
+    let undelivered = message.detail.tries.iter().all(|try_| !try_.body_sent || refused(try_.status));
+    let mut step = crate::outbox::finish(cancelled, State::Failed, None, &[message.state], now);
+    step.event = "message.cancelled";
+    step.frees_name = match core.config.uploads.duplicate_release {
+        DuplicateRelease::Never => false,
+        DuplicateRelease::ProvablyUndelivered => undelivered,
+        DuplicateRelease::AnyFailure => true,
+    };
+    let settled = step.message.clone();
+    core.journal.write(move |tx| settle(tx, &step, now)).await?;
+    core.let_go(vec![message.detail.raw.clone()]).await;
+    core.wake();
+    Ok(settled)
+}
+
+fn settle(tx: &Tx<'_>, step: &crate::journal::Settlement, now: crate::clock::Millis) -> crate::journal::Result<()> {
+    tx.settle(step, now)
+}
+
+fn expect_sent(message: &Message, verb: &str) -> Result<()> {
+    if message.direction == Direction::In {
+        let why = "it was received; only sent messages can be moved by hand";
+        return Err(Refusal::usage(format!("cannot {verb} message {}", message.id), why, "ask the partner to send it again"));
+    }
+    Ok(())
+}
+
+/// What an export wrote.
+#[derive(Clone, Debug, Default)]
+pub struct Exported {
+    /// The directory.
+    pub dir: PathBuf,
+    /// Files in it.
+    pub files: Vec<String>,
+    /// Records whose content has expired.
+    pub expired: Vec<String>,
+}
+
+/// Writes a message with all its evidence to `dir/<id>/`: `files/…`, `headers.txt`, `message.as2`, `<id>.mdn` and the row
+/// as `message.json`.
+///
+/// # Errors
+/// When the directory is there already, or the disk refuses.
+pub fn export(core: &Core, message: &Message, dir: &Path) -> Result<Exported> {
+    let id = message.id.as_str();
+    let mut done = Exported { dir: dir.join(id), ..Exported::default() };
+    if done.dir.exists() {
+        return Err(Refusal::exists(format!("cannot export message {id}"), format!("{} exists already", done.dir.display()), "choose another directory with --out"));
+    }
+    let io = |error: &std::io::Error| Refusal::from_io(format!("cannot export message {id}"), error);
+    std::fs::create_dir_all(done.dir.join("files")).map_err(|error| io(&error))?;
+    let entries = core.journal.read(|tx| tx.entries_of(id))?;
+    let files: Vec<&Entry> = entries.iter().filter(|entry| !entry.is_dir).collect();
+    for entry in &files {
+        let name = match entry.area {
+            Area::Files | Area::Duplicate => format!("files/{}", entry.name),
+            Area::Headers | Area::RawMessage | Area::RawMdn => entry.name.clone(),
+        };
+        match core.storage.open_entry(entry) {
+            Ok(content) => write(&content, &done.dir.join(&name)).map_err(|error| io(&error))?,
+            Err(StorageError::Missing(_)) => {
+                done.expired.push(name);
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        done.files.push(name);
+    }
+    // A message in work has its contents in the store only.
+    let staged = [(format!("files/{}", message.file), &message.detail.payload), ("message.as2".to_owned(), &message.detail.raw)];
+    for (name, key) in staged.iter().filter(|(name, key)| !key.is_empty() && !done.files.contains(name)).collect::<Vec<_>>() {
+        if let Ok(content) = core.storage.open_staged(key) {
+            write(&content, &done.dir.join(name)).map_err(|error| io(&error))?;
+            done.files.push(name.clone());
+        }
+    }
+    let row = serde_json::to_string_pretty(message).unwrap_or_default();
+    std::fs::write(done.dir.join("message.json"), row).map_err(|error| io(&error))?;
+    done.files.push("message.json".to_owned());
+    Ok(done)
+}
+
+fn write(content: &Content, path: &Path) -> std::io::Result<()> {
+    let mut file = File::create_new(path)?;
+    let mut buffer = vec![0u8; PIECE];
+    let mut at = 0u64;
+    loop {
+        let n = content.read_at(at, &mut buffer).map_err(std::io::Error::other)?;
+        if n == 0 {
+            return file.flush();
+        }
+        file.write_all(buffer.get(..n).unwrap_or_default())?;
+        at += u64::try_from(n).unwrap_or(u64::MAX);
+    }
+}

@@ -1,0 +1,244 @@
+//! One SFTP channel: a reader that always drains the transport, a worker that exists only while there is work, and a
+//! writer that sends answers.
+//!
+//! The one law: **the reader never waits for the client's window.** russh runs a connection in one task; if that task waits
+//! to deliver data to us while we wait to send through it, both wait for ever, and stock clients that pipeline READs bring
+//! that about. So the reader waits for one thing only, the byte budget, and the worker gives that back by running requests
+//! against the disk, never by the peer's leave. A full budget stops the reader, then russh, then the client's TCP: that is
+//! the back-pressure of a slow disk.
+
+use crate::answers::Outbox;
+use crate::connection::Activity;
+use crate::engine::Engine;
+use crate::packet::PIECE_COST;
+use bytes::Bytes;
+use russh::ChannelMsg;
+use russh::server::Msg;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Semaphore;
+
+/// Bytes of requests that all channels of a connection may hold together, [`PIECE_COST`] per message included. Must exceed
+/// channels × ([`MAX_PACKET`](crate::MAX_PACKET) and its pieces) + one message, or unfinished packets could starve each other.
+pub const REQUEST_BUDGET: usize = 16 << 20;
+
+pub(crate) struct Channel {
+    inbox: Mutex<Inbox>,
+    outbox: Outbox,
+    budget: Arc<Semaphore>,
+    activity: Arc<Activity>,
+}
+
+struct Inbox {
+    queue: VecDeque<Bytes>,
+    /// Budget held, for the queue and for what the engine has not run yet.
+    charged: usize,
+    worker: Worker,
+    end: Option<End>,
+}
+
+enum Worker {
+    Idle(Box<Engine>),
+    Running,
+    Gone,
+}
+
+/// How the requests end; more than one may arrive, the first counts, but [`Cut`](End::Cut) overrides.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// EOF from the client: in order.
+    Eof,
+    /// The connection or channel is gone. What arrived before is still run.
+    Lost,
+    /// The server ends the session: nothing more is run.
+    Cut,
+}
+
+impl Channel {
+    pub(crate) fn new(engine: Engine, budget: Arc<Semaphore>, activity: Arc<Activity>) -> Arc<Self> {
+        let inbox = Inbox { queue: VecDeque::new(), charged: 0, worker: Worker::Idle(Box::new(engine)), end: None };
+        Arc::new(Self { inbox: Mutex::new(inbox), outbox: Outbox::new(), budget, activity })
+    }
+
+    /// Serves the channel to its end. On return all uploads are closed or abandoned.
+    pub(crate) async fn serve(self: Arc<Self>, channel: russh::Channel<Msg>) {
+        let (mut reader, writer) = channel.split();
+        let writer = tokio::spawn(Arc::clone(&self).write(writer));
+        let finished = self.outbox.finished();
+        tokio::pin!(finished);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut finished => break,
+                message = reader.wait() => match message {
+                    Some(ChannelMsg::Data { data }) if !data.is_empty() => self.accept(data).await,
+                    Some(ChannelMsg::Eof) => self.end(End::Eof),
+                    Some(ChannelMsg::Close) | None => {
+                        self.end(End::Lost);
+                        self.outbox.abort();
+                        break;
+                    }
+                    _ => {}
+                },
+            }
+        }
+        // Keep draining while the last answers leave; the client's window adjustments come the same way.
+        let drain = async { while !matches!(reader.wait().await, Some(ChannelMsg::Close) | None) {} };
+        let rest = async {
+            self.outbox.finished().await;
+            let _ = writer.await;
+        };
+        tokio::pin!(rest);
+        tokio::select! {
+            () = &mut rest => return,
+            () = drain => self.outbox.abort(),
+        }
+        rest.await;
+    }
+
+    /// Ends the channel from our side: requests not yet run are dropped, open uploads abandoned.
+    pub(crate) fn cut(self: &Arc<Self>) {
+        self.end(End::Cut);
+        self.outbox.abort();
+    }
+
+    /// Nothing to run and nothing to send.
+    pub(crate) fn is_idle(&self) -> bool {
+        let inbox = self.inbox();
+        !matches!(inbox.worker, Worker::Running) && inbox.queue.is_empty() && self.outbox.is_idle()
+    }
+
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn accept(self: &Arc<Self>, data: Bytes) {
+        self.activity.touch();
+        let cost = (data.len() + PIECE_COST).min(REQUEST_BUDGET);
+        // A channel that is gone drains without a charge; its last worker wakes a reader that waits here.
+        let Ok(permit) = self.budget.acquire_many(u32::try_from(cost).unwrap_or(u32::MAX)).await else { return };
+        let mut inbox = self.inbox();
+        if matches!(inbox.worker, Worker::Gone) || inbox.end == Some(End::Cut) {
+            return;
+        }
+        permit.forget();
+        inbox.charged += cost;
+        inbox.queue.push_back(data);
+        self.start(inbox);
+    }
+
+    fn end(self: &Arc<Self>, end: End) {
+        let mut inbox = self.inbox();
+        if inbox.end.is_none() || end == End::Cut {
+            inbox.end = Some(end);
+        }
+        self.start(inbox);
+    }
+
+    /// Starts a worker unless one is running; it takes everything that is queued before it goes.
+    fn start(self: &Arc<Self>, mut inbox: MutexGuard<'_, Inbox>) {
+        match std::mem::replace(&mut inbox.worker, Worker::Running) {
+            Worker::Idle(engine) => {
+                drop(inbox);
+                let channel = Arc::clone(self);
+                tokio::task::spawn_blocking(move || channel.work(engine));
+            }
+            other => inbox.worker = other,
+        }
+    }
+
+    /// Runs on a blocking thread until the queue is empty.
+    fn work(&self, engine: Box<Engine>) {
+        // Declared before the engine, so that it acts after the engine is dropped and the uploads are abandoned, even if a
+        // method of the tree panics.
+        let mut last = LastAct { channel: self, armed: true };
+        let mut engine = engine;
+        loop {
+            let mut inbox = self.inbox();
+            if inbox.end == Some(End::Cut) {
+                return;
+            }
+            if inbox.queue.is_empty() {
+                let Some(end) = inbox.end else {
+                    last.armed = false;
+                    inbox.worker = Worker::Idle(engine);
+                    return;
+                };
+                drop(inbox);
+                if end == End::Eof {
+                    engine.ended_by_client();
+                }
+                return;
+            }
+            let queue = std::mem::take(&mut inbox.queue);
+            drop(inbox);
+            queue.into_iter().for_each(|piece| engine.push(piece));
+            let result = engine.run(&self.outbox);
+            self.activity.touch();
+            self.release(engine.cost());
+            if let Err(broken) = result {
+                tracing::warn!("the channel ends: {broken}");
+                return;
+            }
+        }
+    }
+
+    /// Gives back the budget except for the queue and `kept`.
+    fn release(&self, kept: usize) {
+        let mut inbox = self.inbox();
+        let held = kept + inbox.queue.iter().map(|p| p.len() + PIECE_COST).sum::<usize>();
+        let free = inbox.charged.saturating_sub(held);
+        inbox.charged -= free;
+        drop(inbox);
+        self.budget.add_permits(free);
+    }
+
+    async fn write(self: Arc<Self>, half: russh::ChannelWriteHalf<Msg>) {
+        let send_all = async {
+            let mut batch = self.outbox.next().await;
+            while let Some(answers) = batch {
+                let send = async {
+                    for bytes in answers {
+                        half.data_bytes(bytes).await?;
+                        self.activity.touch();
+                    }
+                    self.outbox.sent();
+                    Ok::<(), russh::Error>(())
+                };
+                let (sent, next) = tokio::join!(send, self.outbox.next());
+                if sent.is_err() {
+                    return;
+                }
+                batch = next;
+            }
+            // The channel is used up: say so, as sftp-server does.
+            let _ = half.exit_status(0).await;
+            let _ = half.eof().await;
+            let _ = half.close().await;
+        };
+        tokio::select! {
+            () = send_all => {}
+            () = self.outbox.aborted() => {}
+        }
+    }
+}
+
+/// What happens when a channel's engine is gone, for whatever reason.
+struct LastAct<'a> {
+    channel: &'a Channel,
+    armed: bool,
+}
+
+impl Drop for LastAct<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            let mut inbox = self.channel.inbox();
+            inbox.worker = Worker::Gone;
+            inbox.queue.clear();
+            let charged = std::mem::take(&mut inbox.charged);
+            drop(inbox);
+            self.channel.budget.add_permits(charged);
+            self.channel.outbox.finish();
+        }
+    }
+}

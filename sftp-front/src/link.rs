@@ -1,0 +1,164 @@
+//! The TCP stream as russh sees it: with a kill switch that ends a connection however wedged it may be, byte counters, and
+//! an ear for the client's identification line, which russh tells too late for the login.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::{sync::Arc, time::Instant};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// Longest identification line, with its end (RFC 4253 §4.2).
+const MAX_ID_LINE: usize = 255;
+
+/// What both ends of a [`Link`] share.
+pub(crate) struct LinkState {
+    born: Instant,
+    dead: AtomicBool,
+    wakers: Mutex<[Option<Waker>; 2]>,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    /// Milliseconds after `born` since which a write has been waiting, plus one; 0 = none waits.
+    blocked_since: AtomicU64,
+    client: OnceLock<String>,
+}
+
+impl LinkState {
+    pub(crate) fn new() -> Self {
+        Self {
+            born: Instant::now(),
+            dead: AtomicBool::new(false),
+            wakers: Mutex::default(),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+            blocked_since: AtomicU64::new(0),
+            client: OnceLock::new(),
+        }
+    }
+
+    /// From now on reads and writes fail.
+    pub(crate) fn kill(&self) {
+        self.dead.store(true, Ordering::SeqCst);
+        let wakers = std::mem::take(&mut *self.wakers.lock().unwrap_or_else(PoisonError::into_inner));
+        wakers.into_iter().flatten().for_each(Waker::wake);
+    }
+
+    /// Bytes received and sent on the wire.
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        (self.bytes_in.load(Ordering::Relaxed), self.bytes_out.load(Ordering::Relaxed))
+    }
+
+    /// The client's identification line, printable characters only; empty until it has arrived.
+    pub(crate) fn client(&self) -> &str {
+        self.client.get().map_or("", String::as_str)
+    }
+
+    /// Milliseconds for which the peer has taken no byte of a write.
+    pub(crate) fn write_blocked_ms(&self) -> u64 {
+        match self.blocked_since.load(Ordering::Relaxed) {
+            0 => 0,
+            since => self.now_ms().saturating_sub(since - 1),
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Registers for [`kill`](Self::kill), then tells whether it has happened.
+    fn dead(&self, side: usize, cx: &Context<'_>) -> bool {
+        if let Some(slot) = self.wakers.lock().unwrap_or_else(PoisonError::into_inner).get_mut(side)
+            && !slot.as_ref().is_some_and(|w| w.will_wake(cx.waker()))
+        {
+            *slot = Some(cx.waker().clone());
+        }
+        self.dead.load(Ordering::SeqCst)
+    }
+}
+
+const READ_SIDE: usize = 0;
+const WRITE_SIDE: usize = 1;
+
+pub(crate) struct Link {
+    tcp: TcpStream,
+    state: Arc<LinkState>,
+    /// The identification line so far; `None` once it is complete or too long.
+    line: Option<Vec<u8>>,
+}
+
+impl Link {
+    pub(crate) fn new(tcp: TcpStream, state: Arc<LinkState>) -> Self {
+        Self { tcp, state, line: Some(Vec::new()) }
+    }
+
+    fn listen(&mut self, bytes: &[u8]) {
+        let Some(line) = &mut self.line else { return };
+        for b in bytes {
+            match b {
+                b'\n' => {
+                    let text = line.iter().filter(|b| (b' '..=b'~').contains(b)).map(|b| char::from(*b)).collect();
+                    let _ = self.state.client.set(text);
+                    self.line = None;
+                    return;
+                }
+                _ if line.len() == MAX_ID_LINE => {
+                    self.line = None;
+                    return;
+                }
+                b => line.push(*b),
+            }
+        }
+    }
+}
+
+fn killed() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "ended by the server")
+}
+
+impl AsyncRead for Link {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.state.dead(READ_SIDE, cx) {
+            return Poll::Ready(Err(killed()));
+        }
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.tcp).poll_read(cx, buf);
+        let fresh = buf.filled().get(before..).unwrap_or_default();
+        self.state.bytes_in.fetch_add(fresh.len() as u64, Ordering::Relaxed);
+        if self.line.is_some() {
+            self.listen(fresh);
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Link {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.state.dead(WRITE_SIDE, cx) {
+            return Poll::Ready(Err(killed()));
+        }
+        let result = Pin::new(&mut self.tcp).poll_write(cx, buf);
+        match &result {
+            Poll::Ready(r) => {
+                self.state.blocked_since.store(0, Ordering::Relaxed);
+                if let Ok(n) = r {
+                    self.state.bytes_out.fetch_add(*n as u64, Ordering::Relaxed);
+                }
+            }
+            Poll::Pending => {
+                let now = self.state.now_ms().saturating_add(1);
+                let _ = self.state.blocked_since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+            }
+        }
+        result
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}
