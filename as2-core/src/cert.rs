@@ -64,7 +64,11 @@ impl Certificate {
         let mut fingerprint = [0; 32];
         fingerprint.copy_from_slice(&digest);
         let names = x509.subject_name().entries().map(|entry| {
-            let name = entry.object().nid().short_name().map_or_else(|_| entry.object().to_string(), str::to_owned);
+            let name = entry
+                .object()
+                .nid()
+                .short_name()
+                .map_or_else(|_| entry.object().to_string(), str::to_owned);
             let value = entry.data().to_string().unwrap_or_else(|_| "?".to_owned());
             format!("{name}={value}")
         });
@@ -153,7 +157,10 @@ impl Eq for Certificate {}
 
 impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Certificate").field("subject", &self.inner.subject).field("serial", &self.serial()).finish_non_exhaustive()
+        f.debug_struct("Certificate")
+            .field("subject", &self.inner.subject)
+            .field("serial", &self.serial())
+            .finish_non_exhaustive()
     }
 }
 
@@ -193,7 +200,9 @@ impl Identity {
 
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity").field("certificate", &self.certificate).finish_non_exhaustive()
+        f.debug_struct("Identity")
+            .field("certificate", &self.certificate)
+            .finish_non_exhaustive()
     }
 }
 
@@ -252,7 +261,10 @@ mod tests {
         assert_eq!(certificate.ski().unwrap().len(), 20);
         assert_eq!((certificate.not_before(), certificate.not_after()), (1_700_000_000, 4_000_000_000));
         assert_eq!(certificate.subject(), "O=Tests, CN=rsa");
-        assert_eq!(certificate.fingerprint().to_vec(), crypto::hash(Digest::Sha256, certificate.der()).unwrap());
+        assert_eq!(
+            certificate.fingerprint().to_vec(),
+            crypto::hash(Digest::Sha256, certificate.der()).unwrap()
+        );
         assert!(certificate.is_rsa());
     }
 

@@ -54,7 +54,10 @@ mod tests {
     #[test]
     fn kinds_are_told_by_a_prefix() {
         let message = compressed_prefix(5_000_000);
-        assert_eq!(content_type_of(&message[..CONTENT_TYPE_PREFIX.min(message.len())]), Some(ContentKind::Compressed));
+        assert_eq!(
+            content_type_of(&message[..CONTENT_TYPE_PREFIX.min(message.len())]),
+            Some(ContentKind::Compressed)
+        );
         assert_eq!(content_type_of(&message[..10]), None);
         assert_eq!(content_type_of(b"Content-Type: text/plain\r\n"), None);
         let indefinite = [&[0x30, 0x80][..], &ber::oid(oid::ENVELOPED_DATA)].concat();

@@ -162,7 +162,11 @@ impl Cipher {
 
     /// Bytes of ciphertext for `plain` bytes, padding included.
     pub(crate) fn sealed_len(self, plain: u64) -> u64 {
-        if self.is_gcm() { plain } else { (plain / self.iv_len() as u64 + 1) * self.iv_len() as u64 }
+        if self.is_gcm() {
+            plain
+        } else {
+            (plain / self.iv_len() as u64 + 1) * self.iv_len() as u64
+        }
     }
 
     fn evp(self) -> &'static CipherRef {
@@ -275,7 +279,10 @@ pub(crate) struct Unwrapped {
 /// No error, and for PKCS#1 v1.5 no branch, tells a key that does not fit from one that does (RFC 3218 §2.3.2): the caller
 /// goes on with a random key. `wrapped` is public, so its length may be looked at.
 pub(crate) fn unwrap_key(key: &PKey<Private>, wrapping: Wrapping, wrapped: &[u8], len: usize) -> Unwrapped {
-    let none = || Unwrapped { key: Zeroizing::new(vec![0; len]), good: 0 };
+    let none = || Unwrapped {
+        key: Zeroizing::new(vec![0; len]),
+        good: 0,
+    };
     let Ok(rsa) = key.rsa() else { return none() };
     let size = rsa.size() as usize;
     if wrapped.len() > size {
@@ -312,7 +319,10 @@ pub(crate) fn unwrap_key(key: &PKey<Private>, wrapping: Wrapping, wrapped: &[u8]
 fn unpad_pkcs1(block: &[u8], len: usize) -> Unwrapped {
     // Eleven bytes are 00 02, eight of PS and the zero behind them; both lengths are public.
     if block.len() < len + 11 {
-        return Unwrapped { key: Zeroizing::new(vec![0; len]), good: 0 };
+        return Unwrapped {
+            key: Zeroizing::new(vec![0; len]),
+            good: 0,
+        };
     }
     let (padding, key) = block.split_at(block.len() - len);
     let mut wrong = padding[0] | (padding[1] ^ 2) | padding[padding.len() - 1];
@@ -320,7 +330,10 @@ fn unpad_pkcs1(block: &[u8], len: usize) -> Unwrapped {
         wrong |= is_zero(*byte);
     }
     let good = is_zero(black_box(wrong));
-    Unwrapped { key: Zeroizing::new(key.to_vec()), good }
+    Unwrapped {
+        key: Zeroizing::new(key.to_vec()),
+        good,
+    }
 }
 
 /// 0xff for zero, 0 for anything else, without a branch.
@@ -399,10 +412,28 @@ mod tests {
     fn the_random_key_stays_until_a_good_one_comes() {
         let mut choice = KeyChoice::new(4).unwrap();
         let random = choice.key().to_vec();
-        choice.offer(1, &Unwrapped { key: Zeroizing::new(vec![1; 4]), good: 0 });
+        choice.offer(
+            1,
+            &Unwrapped {
+                key: Zeroizing::new(vec![1; 4]),
+                good: 0,
+            },
+        );
         assert_eq!((choice.key(), choice.index()), (random.as_slice(), 0));
-        choice.offer(2, &Unwrapped { key: Zeroizing::new(vec![2; 4]), good: 0xff });
-        choice.offer(3, &Unwrapped { key: Zeroizing::new(vec![3; 4]), good: 0xff });
+        choice.offer(
+            2,
+            &Unwrapped {
+                key: Zeroizing::new(vec![2; 4]),
+                good: 0xff,
+            },
+        );
+        choice.offer(
+            3,
+            &Unwrapped {
+                key: Zeroizing::new(vec![3; 4]),
+                good: 0xff,
+            },
+        );
         assert_eq!((choice.key(), choice.index()), ([2; 4].as_slice(), 2));
     }
 }

@@ -215,7 +215,7 @@ impl Core {
 
     fn discard_unnamed(&self, outcome: Result<Vec<String>, JournalError>) {
         match outcome {
-            Ok(unnamed) => unnamed.iter().filter(|key| key.starts_with("f:")).for_each(|key| self.storage.discard(key)),
+            Ok(unnamed) => unnamed.iter().for_each(|key| self.storage.discard(key)),
             Err(error) => tracing::warn!(%error, "staged bytes stay until the next sweep"),
         }
     }

@@ -6,7 +6,6 @@
 
 mod attempt;
 mod compose;
-pub mod operator;
 mod outcome;
 
 use std::sync::Arc;
@@ -106,7 +105,8 @@ fn keep_lease(core: &Arc<Core>, job: &Job) -> tokio::task::JoinHandle<()> {
 /// Settles and tells the log: one line per decision.
 pub(crate) async fn settle(core: &Arc<Core>, step: Settlement, now: Millis) -> Result<(), FlowError> {
     let message = step.message.clone();
-    core.journal.write(move |tx| tx.settle(&step, now)).await?;
+    let unnamed = core.journal.write(move |tx| tx.settle(&step, now)).await?;
+    unnamed.iter().for_each(|key| core.storage.discard(key));
     core.wake();
     let fields = (&message.station, &message.partner, &message.message_id);
     if message.state == State::Failed || message.state == State::Held {

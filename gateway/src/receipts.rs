@@ -316,7 +316,6 @@ pub(crate) async fn take_async(core: &Arc<Core>, pair: &Arc<Partnership>, eviden
 async fn apply(core: &Arc<Core>, message: Message, verdict: Verdict, evidence: Evidence) -> Result<(), FlowError> {
     let now = core.clock.now();
     let late = message.state == State::Failed && matches!(message.code.as_str(), "no-mdn" | "not-delivered");
-    let keys = vec![message.detail.payload.clone(), message.detail.raw.clone()];
     let open = [State::Sending, State::WaitingMdn, State::Retrying, State::Held, State::Queued];
     let step = match verdict {
         Verdict::Delivered { mut marks } if late => {
@@ -352,9 +351,7 @@ async fn apply(core: &Arc<Core>, message: Message, verdict: Verdict, evidence: E
             evidence_only(message, evidence, now, "mdn.unverified")
         }
     };
-    outbox::settle(core, step, now).await?;
-    core.let_go(keys).await;
-    Ok(())
+    outbox::settle(core, step, now).await
 }
 
 /// Kept and shown; the message stays as it is.

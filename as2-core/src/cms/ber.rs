@@ -63,7 +63,11 @@ pub(crate) fn header(bytes: &[u8]) -> Result<Header, Fault> {
     }
     let first = *bytes.get(1).ok_or(Fault::NeedMore)?;
     if first < 0x80 {
-        return Ok(Header { id, size: 2, length: Some(u64::from(first)) });
+        return Ok(Header {
+            id,
+            size: 2,
+            length: Some(u64::from(first)),
+        });
     }
     if first == 0x80 {
         if id & 0x20 == 0 {
@@ -80,7 +84,11 @@ pub(crate) fn header(bytes: &[u8]) -> Result<Header, Fault> {
     if length > MAX_LENGTH {
         return Err(Fault::Bad("length out of bounds"));
     }
-    Ok(Header { id, size: 2 + count, length: Some(length) })
+    Ok(Header {
+        id,
+        size: 2 + count,
+        length: Some(length),
+    })
 }
 
 /// Whether `bytes` start with end-of-contents.
@@ -127,7 +135,11 @@ pub(crate) struct Element<'a> {
 impl<'a> Element<'a> {
     /// A reader over the contents.
     pub(crate) fn reader(&self) -> Reader<'a> {
-        Reader { bytes: self.body, at: 0, complete: true }
+        Reader {
+            bytes: self.body,
+            at: 0,
+            complete: true,
+        }
     }
 
     /// The octets of a string that may be in pieces (X.690 §8.7.3). `limit` is in bytes.
@@ -198,11 +210,19 @@ pub(crate) struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Over the start of something of which more may come.
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Reader { bytes, at: 0, complete: false }
+        Reader {
+            bytes,
+            at: 0,
+            complete: false,
+        }
     }
 
     fn short(&self, fault: Fault) -> Fault {
-        if self.complete && fault == Fault::NeedMore { Fault::Bad("an element ends too early") } else { fault }
+        if self.complete && fault == Fault::NeedMore {
+            Fault::Bad("an element ends too early")
+        } else {
+            fault
+        }
     }
 
     /// Bytes read so far.
@@ -225,7 +245,11 @@ impl<'a> Reader<'a> {
         let size = measure(rest, 0).map_err(|fault| self.short(fault))?;
         let end = if header.length.is_none() { size - 2 } else { size };
         self.at += size;
-        Ok(Element { id: header.id, body: &rest[header.size..end], whole: &rest[..size] })
+        Ok(Element {
+            id: header.id,
+            body: &rest[header.size..end],
+            whole: &rest[..size],
+        })
     }
 
     /// The next element, which must have this identifier.
@@ -239,13 +263,21 @@ impl<'a> Reader<'a> {
 
     /// The next element if it has this identifier. At the end of the slice there is none.
     pub(crate) fn optional(&mut self, id: u8) -> Result<Option<Element<'a>>, Fault> {
-        if self.rest().first() == Some(&id) { self.next().map(Some) } else { Ok(None) }
+        if self.rest().first() == Some(&id) {
+            self.next().map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     /// An octet string in either form, of at most `limit` bytes.
     pub(crate) fn octets(&mut self, limit: usize) -> Result<Vec<u8>, Fault> {
         let element = self.next()?;
-        if element.id & !0x20 != OCTET_STRING { Err(Fault::Bad("not an octet string")) } else { element.octets(limit) }
+        if element.id & !0x20 != OCTET_STRING {
+            Err(Fault::Bad("not an octet string"))
+        } else {
+            element.octets(limit)
+        }
     }
 
     /// Steps into the element that must have this identifier and need not be complete.
@@ -281,13 +313,21 @@ impl<'a> Reader<'a> {
 
     /// Nothing may follow.
     pub(crate) fn finish(&self) -> Result<(), Fault> {
-        if self.is_empty() { Ok(()) } else { Err(Fault::Bad("unexpected element at the end")) }
+        if self.is_empty() {
+            Ok(())
+        } else {
+            Err(Fault::Bad("unexpected element at the end"))
+        }
     }
 }
 
 /// Bytes that identifier and definite length take for contents of `length` bytes.
 pub(crate) fn header_len(length: u64) -> u64 {
-    if length < 0x80 { 2 } else { 2 + u64::from(8 - length.leading_zeros() / 8) }
+    if length < 0x80 {
+        2
+    } else {
+        2 + u64::from(8 - length.leading_zeros() / 8)
+    }
 }
 
 /// Writes identifier and definite length.
@@ -322,7 +362,11 @@ pub(crate) fn set_of(id: u8, mut members: Vec<Vec<u8>>) -> Vec<u8> {
 
 /// A small non-negative INTEGER.
 pub(crate) fn integer(value: u8) -> Vec<u8> {
-    if value < 0x80 { vec![INTEGER, 1, value] } else { vec![INTEGER, 2, 0, value] }
+    if value < 0x80 {
+        vec![INTEGER, 1, value]
+    } else {
+        vec![INTEGER, 2, 0, value]
+    }
 }
 
 /// An OBJECT IDENTIFIER of these contents.
@@ -346,7 +390,14 @@ mod tests {
             let mut out = Vec::new();
             put_header(&mut out, SEQUENCE, length);
             assert_eq!(out.len() as u64, header_len(length));
-            assert_eq!(header(&out).unwrap(), Header { id: SEQUENCE, size: out.len(), length: Some(length) });
+            assert_eq!(
+                header(&out).unwrap(),
+                Header {
+                    id: SEQUENCE,
+                    size: out.len(),
+                    length: Some(length)
+                }
+            );
         }
     }
 
@@ -354,7 +405,10 @@ mod tests {
     fn hostile_headers_are_refused_and_short_ones_wait() {
         assert_eq!(header(&[0x1f, 1]), Err(Fault::Bad("high tag number")));
         assert_eq!(header(&[0x04, 0x80]), Err(Fault::Bad("indefinite length of a primitive element")));
-        assert_eq!(header(&[0x30, 0x89, 0, 0, 0, 0, 0, 0, 0, 0, 1]), Err(Fault::Bad("length of more than 8 bytes")));
+        assert_eq!(
+            header(&[0x30, 0x89, 0, 0, 0, 0, 0, 0, 0, 0, 1]),
+            Err(Fault::Bad("length of more than 8 bytes"))
+        );
         assert_eq!(header(&[0x30, 0x87, 1, 0, 0, 0, 0, 0, 0]), Err(Fault::Bad("length out of bounds")));
         assert_eq!(header(&[0x30, 0x82, 1]), Err(Fault::NeedMore));
         let deep = [0x30, 0x80].repeat(40);

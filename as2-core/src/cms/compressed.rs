@@ -61,7 +61,9 @@ impl Compressor {
     /// At [`LEVEL`].
     #[must_use]
     pub fn new() -> Self {
-        Compressor { state: Compress::new(Compression::new(LEVEL), true) }
+        Compressor {
+            state: Compress::new(Compression::new(LEVEL), true),
+        }
     }
 
     /// Appends what is ready of the stream to `out`.
@@ -120,8 +122,21 @@ impl Deflater {
     #[must_use]
     pub fn new() -> Self {
         let (data, kind, fixed) = (ber::oid(oid::COMPRESSED_DATA), ber::oid(oid::DATA), fixed_fields());
-        let prefix = [&[0x30, 0x80], &data[..], &[0xa0, 0x80, 0x30, 0x80], &fixed, &[0x30, 0x80], &kind, &[0xa0, 0x80, 0x24, 0x80]].concat();
-        Deflater { compressor: Compressor::new(), prefix, pending: Vec::new() }
+        let prefix = [
+            &[0x30, 0x80],
+            &data[..],
+            &[0xa0, 0x80, 0x30, 0x80],
+            &fixed,
+            &[0x30, 0x80],
+            &kind,
+            &[0xa0, 0x80, 0x24, 0x80],
+        ]
+        .concat();
+        Deflater {
+            compressor: Compressor::new(),
+            prefix,
+            pending: Vec::new(),
+        }
     }
 
     /// Compresses the next bytes; what is ready of the message is appended to `out`.
@@ -179,8 +194,18 @@ impl Inflater {
     /// Gives at most `max_out` bytes, and at most [`MAX_RATIO`] per compressed byte plus [`MAX_RATIO_START`].
     #[must_use]
     pub fn new(max_out: u64) -> Self {
-        let state = State { inflate: Decompress::new(true), max_out, ended: false, frames: [None; 5], buffer: vec![0; STEP] };
-        Inflater { stream: Stream::new(ErrorKind::DecompressionFailed), state, failed: None }
+        let state = State {
+            inflate: Decompress::new(true),
+            max_out,
+            ended: false,
+            frames: [None; 5],
+            buffer: vec![0; STEP],
+        };
+        Inflater {
+            stream: Stream::new(ErrorKind::DecompressionFailed),
+            state,
+            failed: None,
+        }
     }
 
     /// Takes the next bytes of the message and hands on what they inflate to, at most 64 KiB at once.
@@ -263,7 +288,11 @@ impl Layer for InflateLayer<'_> {
         let mut more = true;
         while !octets.is_empty() || more {
             if state.ended {
-                return if octets.is_empty() { Ok(()) } else { Err(broken("bytes after the zlib stream")) };
+                return if octets.is_empty() {
+                    Ok(())
+                } else {
+                    Err(broken("bytes after the zlib stream"))
+                };
             }
             let (before_in, before_out) = (state.inflate.total_in(), state.inflate.total_out());
             let status = state.inflate.decompress(octets, &mut state.buffer, FlushDecompress::None);
@@ -346,7 +375,11 @@ mod tests {
     fn every_truncation_and_every_extension_is_an_error() {
         for message in [definite(&content(300)), deflate(&content(300), 1)] {
             for length in 0..message.len() {
-                assert_eq!(inflate(&message[..length], 1 << 20, 3).unwrap_err().kind, ErrorKind::DecompressionFailed, "{length}");
+                assert_eq!(
+                    inflate(&message[..length], 1 << 20, 3).unwrap_err().kind,
+                    ErrorKind::DecompressionFailed,
+                    "{length}"
+                );
             }
             assert!(inflate(&[&message[..], b"x"].concat(), 1 << 20, 3).is_err());
         }
@@ -366,7 +399,10 @@ mod tests {
         });
         assert_eq!(failed.unwrap_err().kind, ErrorKind::DecompressionFailed);
         assert!(out <= MAX_RATIO * bomb.len() as u64 + MAX_RATIO_START && largest <= STEP);
-        assert_eq!(inflate(&definite(&content(1000)), 999, 1).unwrap_err().kind, ErrorKind::DecompressionFailed);
+        assert_eq!(
+            inflate(&definite(&content(1000)), 999, 1).unwrap_err().kind,
+            ErrorKind::DecompressionFailed
+        );
         assert!(inflate(&definite(&content(1000)), 1000, 1).is_ok());
     }
 

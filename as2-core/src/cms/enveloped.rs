@@ -84,7 +84,10 @@ impl Sealer {
         let mut iv = vec![0; plan.cipher.iv_len()];
         crypto::random(&mut key)?;
         crypto::random(&mut iv)?;
-        let recipients = plan.recipients.iter().map(|certificate| recipient_info(certificate, plan.key_transport, &key));
+        let recipients = plan
+            .recipients
+            .iter()
+            .map(|certificate| recipient_info(certificate, plan.key_transport, &key));
         let recipients = ber::set_of(ber::SET, recipients.collect::<Result<_, _>>()?);
 
         let gcm = plan.cipher.is_gcm();
@@ -129,8 +132,10 @@ impl Sealer {
     pub fn push(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
         let start = out.len();
         out.append(&mut self.prefix);
-        self.plain_left =
-            self.plain_left.checked_sub(plain.len() as u64).ok_or_else(|| off_plan("more bytes to seal than were planned"))?;
+        self.plain_left = self
+            .plain_left
+            .checked_sub(plain.len() as u64)
+            .ok_or_else(|| off_plan("more bytes to seal than were planned"))?;
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
         self.cipher.update(plain, &mut scratch)?;
@@ -205,7 +210,10 @@ fn recipient_info(certificate: &Certificate, transport: KeyTransport, key: &[u8]
         None => ber::algorithm(oid::RSA_ENCRYPTION, &[ber::NULL, 0]),
         Some(digest) => ber::algorithm(oid::RSAES_OAEP, &oaep_parameters(digest)),
     };
-    Ok(ber::tlv(ber::SEQUENCE, &[ber::integer(0), name, algorithm, ber::tlv(ber::OCTET_STRING, &[wrapped])]))
+    Ok(ber::tlv(
+        ber::SEQUENCE,
+        &[ber::integer(0), name, algorithm, ber::tlv(ber::OCTET_STRING, &[wrapped])],
+    ))
 }
 
 /// RSAES-OAEP-params (RFC 4055 §4.1); DER leaves out the defaults, which are SHA-1.
@@ -215,7 +223,10 @@ fn oaep_parameters(digest: Digest) -> Vec<u8> {
     }
     let hash = ber::algorithm(oid::digest(digest), &[ber::NULL, 0]);
     let mgf = ber::algorithm(oid::MGF1, &hash);
-    ber::tlv(ber::SEQUENCE, &[ber::tlv(ber::context(0), &[hash]), ber::tlv(ber::context(1), &[mgf])])
+    ber::tlv(
+        ber::SEQUENCE,
+        &[ber::tlv(ber::context(0), &[hash]), ber::tlv(ber::context(1), &[mgf])],
+    )
 }
 
 /// Everything before the ciphertext with definite lengths, computed from the inside out, and the length of the message.
@@ -239,7 +250,16 @@ fn der_prefix(kind: &[u8], body: &[u8], content_info: &[u8], sealed: u64, mac: u
 
 /// The same with indefinite lengths: four elements around the pieces, ten bytes to end them.
 fn ber_prefix(kind: &[u8], body: &[u8], content_info: &[u8], sealed: u64, mac: u64) -> (Vec<u8>, u64) {
-    let prefix = [&[0x30, 0x80], kind, &[0xa0, 0x80, 0x30, 0x80], body, &[0x30, 0x80], content_info, &[0xa0, 0x80]].concat();
+    let prefix = [
+        &[0x30, 0x80],
+        kind,
+        &[0xa0, 0x80, 0x30, 0x80],
+        body,
+        &[0x30, 0x80],
+        content_info,
+        &[0xa0, 0x80],
+    ]
+    .concat();
     let last = sealed % CHUNK;
     let pieces = sealed / CHUNK * (ber::header_len(CHUNK) + CHUNK) + if last > 0 { ber::header_len(last) + last } else { 0 };
     let total = prefix.len() as u64 + pieces + 4 + mac + 6;
@@ -298,8 +318,17 @@ impl Opener {
     /// Opens with any of these identities, old ones included.
     #[must_use]
     pub fn new(identities: &[Identity], policy: OpenPolicy) -> Self {
-        let state = State { identities: identities.to_vec(), policy, body: None, gather: Vec::new() };
-        Opener { stream: Stream::new(ErrorKind::DecryptionFailed), state, failed: None }
+        let state = State {
+            identities: identities.to_vec(),
+            policy,
+            body: None,
+            gather: Vec::new(),
+        };
+        Opener {
+            stream: Stream::new(ErrorKind::DecryptionFailed),
+            state,
+            failed: None,
+        }
     }
 
     /// Takes the next bytes of the message and appends what they decrypt to.
@@ -328,9 +357,15 @@ impl Opener {
             if body.cipher.is_gcm() {
                 body.stream.set_tag(&tag).map_err(|_| decryption_failed("authentication tag"))?;
             }
-            body.stream.finish(plain).map_err(|_| decryption_failed("padding or authentication tag"))?;
+            body.stream
+                .finish(plain)
+                .map_err(|_| decryption_failed("padding or authentication tag"))?;
             let (recipient, key_transport) = body.offered.swap_remove(body.choice.index());
-            Ok(Opened { cipher: body.cipher, key_transport, recipient })
+            Ok(Opened {
+                cipher: body.cipher,
+                key_transport,
+                recipient,
+            })
         })
     }
 
@@ -435,7 +470,13 @@ impl<'a> Head<'a> {
         if header.id & !0x20 != 0x80 {
             return Err(Fault::Bad("no encrypted content"));
         }
-        let head = Head { authenticated, cipher, parameters, recipients: read_recipients(set.reader())?, frames: [outer, explicit, data, inner] };
+        let head = Head {
+            authenticated,
+            cipher,
+            parameters,
+            recipients: read_recipients(set.reader())?,
+            frames: [outer, explicit, data, inner],
+        };
         Ok((head, Start { at: reader.at(), header }))
     }
 
@@ -451,8 +492,7 @@ impl<'a> Head<'a> {
         if cipher.is_gcm() != self.authenticated {
             return Err(decryption_failed("the cipher does not belong to this kind of enveloped data"));
         }
-        let (iv, tag_len) =
-            cipher_parameters(cipher, self.parameters).map_err(|fault| fault.into_error(ErrorKind::DecryptionFailed))?;
+        let (iv, tag_len) = cipher_parameters(cipher, self.parameters).map_err(|fault| fault.into_error(ErrorKind::DecryptionFailed))?;
 
         let mut choice = KeyChoice::new(cipher.key_len())?;
         let mut offered = Vec::new();
@@ -474,14 +514,24 @@ impl<'a> Head<'a> {
             return Err(refusal.into_error(ErrorKind::DecryptionFailed));
         }
         let stream = CipherStream::decrypt(cipher, choice.key(), &iv)?;
-        Ok(Body { cipher, stream, tag_len, frames: self.frames, choice, offered })
+        Ok(Body {
+            cipher,
+            stream,
+            tag_len,
+            frames: self.frames,
+            choice,
+            offered,
+        })
     }
 
     /// The one pair that is named, or else a bounded number of trials. A name that is ours and then fails never falls through
     /// to trials: they would tell.
     fn pairs<'b>(&'b self, identities: &'b [Identity]) -> Vec<(&'b Recipient<'a>, &'b Identity)> {
         let all = self.recipients.iter().flat_map(|recipient| {
-            identities.iter().filter(|identity| identity.certificate().is_rsa()).map(move |identity| (recipient, identity))
+            identities
+                .iter()
+                .filter(|identity| identity.certificate().is_rsa())
+                .map(move |identity| (recipient, identity))
         });
         match all.clone().find(|(recipient, identity)| recipient.names(identity.certificate())) {
             Some(named) => vec![named],
@@ -504,7 +554,10 @@ pub(super) fn names_certificate(id: &ber::Element<'_>, certificate: &Certificate
         return issuer && fields.expect(ber::INTEGER).is_ok_and(|serial| serial.body == certificate.serial());
     }
     // [0] IMPLICIT OCTET STRING
-    id.id & !0x20 == 0x80 && certificate.ski().is_some_and(|ski| id.octets(MAX_SKI).is_ok_and(|named| named == ski))
+    id.id & !0x20 == 0x80
+        && certificate
+            .ski()
+            .is_some_and(|ski| id.octets(MAX_SKI).is_ok_and(|named| named == ski))
 }
 
 /// Bytes of a subject key identifier.
@@ -529,7 +582,12 @@ fn read_recipients(mut set: Reader<'_>) -> Result<Vec<Recipient<'_>>, Fault> {
         let mut algorithm = fields.expect(ber::SEQUENCE)?.reader();
         let wrapped = fields.octets(MAX_WRAPPED)?;
         fields.finish()?;
-        recipients.push(Recipient { id, algorithm: algorithm.expect(ber::OID)?.body, parameters: algorithm.rest(), wrapped });
+        recipients.push(Recipient {
+            id,
+            algorithm: algorithm.expect(ber::OID)?.body,
+            parameters: algorithm.rest(),
+            wrapped,
+        });
     }
     Ok(recipients)
 }
@@ -552,7 +610,11 @@ fn cipher_parameters(cipher: Cipher, parameters: &[u8]) -> Result<(Vec<u8>, usiz
         reader.octets(cipher.iv_len())?
     };
     reader.finish()?;
-    if iv.len() == cipher.iv_len() { Ok((iv, tag_len)) } else { Err(Fault::Bad("initialization vector")) }
+    if iv.len() == cipher.iv_len() {
+        Ok((iv, tag_len))
+    } else {
+        Err(Fault::Bad("initialization vector"))
+    }
 }
 
 /// Reads a key encryption algorithm. OAEP parameters that are missing or malformed are refused, never read as PKCS#1 v1.5.
@@ -596,7 +658,9 @@ pub(super) fn explicit_digest(fields: &mut Reader<'_>, n: u8) -> Result<Digest, 
 
 /// `[n]` AlgorithmIdentifier of MGF1 with its digest, SHA-1 by default.
 pub(super) fn mgf1_digest(fields: &mut Reader<'_>, n: u8) -> Result<Digest, Fault> {
-    let Some(element) = fields.optional(ber::context(n))? else { return Ok(Digest::Sha1) };
+    let Some(element) = fields.optional(ber::context(n))? else {
+        return Ok(Digest::Sha1);
+    };
     let mut algorithm = element.reader().expect(ber::SEQUENCE)?.reader();
     if algorithm.expect(ber::OID)?.body != oid::MGF1 {
         return Err(Fault::Bad("mask generation function"));
@@ -646,11 +710,23 @@ mod tests {
     use crate::cms::testkit::{self, Bench, content, in_pieces};
     use proptest::prelude::*;
 
-    const SENDING: [Cipher; 6] =
-        [Cipher::Aes128Cbc, Cipher::Aes192Cbc, Cipher::Aes256Cbc, Cipher::Aes128Gcm, Cipher::Aes192Gcm, Cipher::Aes256Gcm];
+    const SENDING: [Cipher; 6] = [
+        Cipher::Aes128Cbc,
+        Cipher::Aes192Cbc,
+        Cipher::Aes256Cbc,
+        Cipher::Aes128Gcm,
+        Cipher::Aes192Gcm,
+        Cipher::Aes256Gcm,
+    ];
 
     fn plan(cipher: Cipher, key_transport: KeyTransport, plain_len: usize, form: Form) -> EnvelopePlan<'static> {
-        EnvelopePlan { recipients: vec![testkit::rsa().certificate()], cipher, key_transport, plain_len: plain_len as u64, form }
+        EnvelopePlan {
+            recipients: vec![testkit::rsa().certificate()],
+            cipher,
+            key_transport,
+            plain_len: plain_len as u64,
+            form,
+        }
     }
 
     fn seal(plan: &EnvelopePlan<'_>, plain: &[u8], seed: u64) -> Vec<u8> {
@@ -672,7 +748,12 @@ mod tests {
     }
 
     fn open(cms: &[u8], seed: u64) -> Result<(Vec<u8>, Opened), Error> {
-        open_with(&[testkit::other().clone(), testkit::rsa().clone()], OpenPolicy::default(), cms, seed)
+        open_with(
+            &[testkit::other().clone(), testkit::rsa().clone()],
+            OpenPolicy::default(),
+            cms,
+            seed,
+        )
     }
 
     #[test]
@@ -715,10 +796,28 @@ mod tests {
         sealer.push(&[0; 9], &mut Vec::new()).unwrap();
         assert!(sealer.finish(&mut Vec::new()).is_err());
         let refused = |plan: EnvelopePlan<'_>| Sealer::new(&plan).err().unwrap().kind;
-        assert_eq!(refused(EnvelopePlan { cipher: Cipher::TripleDesCbc, ..plan.clone() }), ErrorKind::Invalid);
-        assert_eq!(refused(EnvelopePlan { recipients: Vec::new(), ..plan.clone() }), ErrorKind::Invalid);
+        assert_eq!(
+            refused(EnvelopePlan {
+                cipher: Cipher::TripleDesCbc,
+                ..plan.clone()
+            }),
+            ErrorKind::Invalid
+        );
+        assert_eq!(
+            refused(EnvelopePlan {
+                recipients: Vec::new(),
+                ..plan.clone()
+            }),
+            ErrorKind::Invalid
+        );
         let ec = testkit::ec(openssl::nid::Nid::X9_62_PRIME256V1);
-        assert_eq!(refused(EnvelopePlan { recipients: vec![ec.certificate()], ..plan.clone() }), ErrorKind::Invalid);
+        assert_eq!(
+            refused(EnvelopePlan {
+                recipients: vec![ec.certificate()],
+                ..plan.clone()
+            }),
+            ErrorKind::Invalid
+        );
     }
 
     #[test]
@@ -748,12 +847,24 @@ mod tests {
         for (options, cipher, transport) in [
             ("-aes-256-cbc -recip cert.pem", Cipher::Aes256Cbc, KeyTransport::RsaPkcs1),
             ("-aes-128-cbc -stream -recip cert.pem", Cipher::Aes128Cbc, KeyTransport::RsaPkcs1),
-            ("-aes-192-cbc -keyid -stream -recip cert.pem", Cipher::Aes192Cbc, KeyTransport::RsaPkcs1),
+            (
+                "-aes-192-cbc -keyid -stream -recip cert.pem",
+                Cipher::Aes192Cbc,
+                KeyTransport::RsaPkcs1,
+            ),
             ("-aes-256-gcm -recip cert.pem", Cipher::Aes256Gcm, KeyTransport::RsaPkcs1),
             ("-aes-192-gcm -recip cert.pem", Cipher::Aes192Gcm, KeyTransport::RsaPkcs1),
-            ("-aes-128-gcm -stream -recip other.pem -recip cert.pem", Cipher::Aes128Gcm, KeyTransport::RsaPkcs1),
+            (
+                "-aes-128-gcm -stream -recip other.pem -recip cert.pem",
+                Cipher::Aes128Gcm,
+                KeyTransport::RsaPkcs1,
+            ),
             ("-des3 -recip cert.pem", Cipher::TripleDesCbc, KeyTransport::RsaPkcs1),
-            ("-aes256 -recip cert.pem -keyopt rsa_padding_mode:oaep", Cipher::Aes256Cbc, KeyTransport::OaepSha1),
+            (
+                "-aes256 -recip cert.pem -keyopt rsa_padding_mode:oaep",
+                Cipher::Aes256Cbc,
+                KeyTransport::OaepSha1,
+            ),
             (
                 "-aes256 -recip cert.pem -keyopt rsa_padding_mode:oaep -keyopt rsa_oaep_md:sha256 -keyopt rsa_mgf1_md:sha1",
                 Cipher::Aes256Cbc,
@@ -777,7 +888,10 @@ mod tests {
         assert_eq!((found, &opened.recipient), (plain, renamed.certificate()));
         let nobody = open_with(&[testkit::other().clone()], OpenPolicy::default(), &sealed, 1);
         assert_eq!(nobody.unwrap_err().kind, ErrorKind::DecryptionFailed);
-        assert_eq!(open_with(&[], OpenPolicy::default(), &sealed, 1).unwrap_err().kind, ErrorKind::DecryptionFailed);
+        assert_eq!(
+            open_with(&[], OpenPolicy::default(), &sealed, 1).unwrap_err().kind,
+            ErrorKind::DecryptionFailed
+        );
     }
 
     #[test]
@@ -785,7 +899,11 @@ mod tests {
         for (cipher, form) in [(Cipher::Aes256Cbc, Form::Der), (Cipher::Aes128Gcm, Form::Ber)] {
             let mut sealed = seal(&plan(cipher, KeyTransport::RsaPkcs1, 33, form), &content(33), 1);
             for length in 0..sealed.len() {
-                assert_eq!(open(&sealed[..length], 77).unwrap_err().kind, ErrorKind::DecryptionFailed, "{length}");
+                assert_eq!(
+                    open(&sealed[..length], 77).unwrap_err().kind,
+                    ErrorKind::DecryptionFailed,
+                    "{length}"
+                );
             }
             sealed.extend(b"\r\n");
             open(&sealed, 1).expect("a line end is no content");
@@ -846,11 +964,23 @@ mod tests {
     fn oaep_parameters_are_never_guessed() {
         let label = ber::tlv(ber::context(2), &[ber::algorithm(oid::P_SPECIFIED, &[ber::OCTET_STRING, 1, b'x'])]);
         let unknown = ber::tlv(ber::context(0), &[ber::algorithm(&[1, 2, 3], &[])]);
-        for parameters in [vec![], vec![ber::NULL, 0], vec![0x30, 5], ber::tlv(ber::SEQUENCE, &[label]), ber::tlv(ber::SEQUENCE, &[unknown])] {
+        for parameters in [
+            vec![],
+            vec![ber::NULL, 0],
+            vec![0x30, 5],
+            ber::tlv(ber::SEQUENCE, &[label]),
+            ber::tlv(ber::SEQUENCE, &[unknown]),
+        ] {
             assert!(wrapping(oid::RSAES_OAEP, &parameters).is_err(), "{parameters:x?}");
         }
         let (found, _) = wrapping(oid::RSAES_OAEP, &oaep_parameters(Digest::Sha1)).unwrap();
-        assert_eq!(found, Wrapping::Oaep { digest: Digest::Sha1, mgf: Digest::Sha1 });
+        assert_eq!(
+            found,
+            Wrapping::Oaep {
+                digest: Digest::Sha1,
+                mgf: Digest::Sha1
+            }
+        );
     }
 
     #[test]

@@ -50,7 +50,12 @@ pub(crate) trait Layer {
 impl Stream {
     /// Structural faults become errors of this kind.
     pub(crate) fn new(kind: ErrorKind) -> Self {
-        Stream { kind, stage: Stage::Head, buffer: Vec::new(), next_try: 16 }
+        Stream {
+            kind,
+            stage: Stage::Head,
+            buffer: Vec::new(),
+            next_try: 16,
+        }
     }
 
     pub(crate) fn push(&mut self, mut bytes: &[u8], layer: &mut impl Layer) -> Result<(), Error> {
@@ -90,7 +95,11 @@ impl Stream {
                 let octets = Octets::new(start.header, start.at as u64);
                 let rest = self.buffer.split_off(start.at);
                 self.buffer.clear();
-                self.stage = if octets.is_done() { Stage::Tail(octets.at) } else { Stage::Content(octets) };
+                self.stage = if octets.is_done() {
+                    Stage::Tail(octets.at)
+                } else {
+                    Stage::Content(octets)
+                };
                 self.push(&rest, layer)
             }
             Err(Fault::NeedMore) if self.buffer.len() >= MAX_HEAD => Err(Error::new(self.kind, "too many bytes before the content")),
@@ -117,7 +126,11 @@ impl Stream {
 
 /// Only whitespace may follow the outermost element: some senders end the body with a line.
 pub(crate) fn end_of_message(reader: &Reader<'_>) -> Result<(), Fault> {
-    if reader.rest().iter().all(u8::is_ascii_whitespace) { Ok(()) } else { Err(Fault::Bad("bytes after the message")) }
+    if reader.rest().iter().all(u8::is_ascii_whitespace) {
+        Ok(())
+    } else {
+        Err(Fault::Bad("bytes after the message"))
+    }
 }
 
 /// The octets of one string, primitive or constructed, definite or indefinite (X.690 §8.7). Zeros inside the data end nothing:
@@ -136,7 +149,13 @@ struct Octets {
 
 impl Octets {
     fn new(header: Header, at: u64) -> Self {
-        let mut octets = Octets { at, open: Vec::new(), left: 0, carry: Vec::with_capacity(10), empty: 0 };
+        let mut octets = Octets {
+            at,
+            open: Vec::new(),
+            left: 0,
+            carry: Vec::with_capacity(10),
+            empty: 0,
+        };
         match header.length {
             Some(length) if header.id & 0x20 == 0 => octets.left = length,
             length => octets.open.push(length.map(|length| at + length)),
@@ -210,7 +229,11 @@ impl Octets {
     /// Counts pieces that bring nothing; a nested string of indefinite length may be one.
     fn count_empty(&mut self, empty: bool) -> Result<(), Fault> {
         self.empty += u32::from(empty);
-        if self.empty > MAX_EMPTY_PIECES { Err(Fault::Bad("too many empty pieces")) } else { Ok(()) }
+        if self.empty > MAX_EMPTY_PIECES {
+            Err(Fault::Bad("too many empty pieces"))
+        } else {
+            Ok(())
+        }
     }
 
     /// Leaves the definite strings that end here.

@@ -78,7 +78,10 @@ pub fn p7s(params: &SignParams<'_>, content_digest: &[u8], now_unix: i64) -> Res
             return Ok(whole);
         }
     }
-    Err(Error::new(ErrorKind::UnexpectedProcessingError, "no signature of the predicted length"))
+    Err(Error::new(
+        ErrorKind::UnexpectedProcessingError,
+        "no signature of the predicted length",
+    ))
 }
 
 /// The commonest length of an ECDSA-Sig-Value for an order of so many bits. Of two random numbers below an order of whole
@@ -121,7 +124,11 @@ fn signed_data(params: &SignParams<'_>, attributes: &[u8], signature: &[u8]) -> 
             ber::tlv(ber::OCTET_STRING, &[signature]),
         ],
     );
-    let certificates = if params.include_certificate { ber::tlv(ber::context(0), &[certificate.der()]) } else { Vec::new() };
+    let certificates = if params.include_certificate {
+        ber::tlv(ber::context(0), &[certificate.der()])
+    } else {
+        Vec::new()
+    };
     let data = ber::tlv(
         ber::SEQUENCE,
         &[
@@ -132,13 +139,19 @@ fn signed_data(params: &SignParams<'_>, attributes: &[u8], signature: &[u8]) -> 
             ber::tlv(ber::SET, &[signer]),
         ],
     );
-    Ok(ber::tlv(ber::SEQUENCE, &[ber::oid(oid::SIGNED_DATA), ber::tlv(ber::context(0), &[data])]))
+    Ok(ber::tlv(
+        ber::SEQUENCE,
+        &[ber::oid(oid::SIGNED_DATA), ber::tlv(ber::context(0), &[data])],
+    ))
 }
 
 /// The AlgorithmIdentifier of a signature of ours (RFC 3370 §3.2, RFC 4056 §3, RFC 5754 §3.3).
 fn signature_algorithm(params: &SignParams<'_>) -> Result<Vec<u8>, Error> {
     let digest = params.digest;
-    if !matches!(digest, Digest::Sha1 | Digest::Sha224 | Digest::Sha256 | Digest::Sha384 | Digest::Sha512) {
+    if !matches!(
+        digest,
+        Digest::Sha1 | Digest::Sha224 | Digest::Sha256 | Digest::Sha384 | Digest::Sha512
+    ) {
         return Err(Error::invalid(format!("{digest} is not for signing")));
     }
     if params.identity.key().id() == openssl::pkey::Id::EC {
@@ -159,7 +172,14 @@ fn pss_parameters(digest: Digest) -> Vec<u8> {
     let hash = ber::algorithm(oid::digest(digest), &[ber::NULL, 0]);
     let mgf = ber::algorithm(oid::MGF1, &hash);
     let salt = ber::integer(crypto::digest_len(digest) as u8);
-    ber::tlv(ber::SEQUENCE, &[ber::tlv(ber::context(0), &[hash]), ber::tlv(ber::context(1), &[mgf]), ber::tlv(ber::context(2), &[salt])])
+    ber::tlv(
+        ber::SEQUENCE,
+        &[
+            ber::tlv(ber::context(0), &[hash]),
+            ber::tlv(ber::context(1), &[mgf]),
+            ber::tlv(ber::context(2), &[salt]),
+        ],
+    )
 }
 
 /// What a signature proves.
@@ -207,7 +227,9 @@ pub fn peek(p7s: &[u8]) -> Result<SignatureFacts, Error> {
     }
     let first = parts.signers.first();
     let id = first.map(|signer| signer.id);
-    let attributes = first.and_then(|signer| signer.attributes).and_then(|attributes| Attributes::read(attributes).ok());
+    let attributes = first
+        .and_then(|signer| signer.attributes)
+        .and_then(|attributes| Attributes::read(attributes).ok());
     Ok(SignatureFacts {
         digests,
         signer_issuer_serial: id.filter(|id| id.id == ber::SEQUENCE).and_then(|id| {
@@ -334,7 +356,11 @@ fn read_parts<'a>(data: &mut Reader<'a>) -> Result<Parts<'a>, Fault> {
         }
         signers.push(Signer::read(&infos.expect(ber::SEQUENCE)?)?);
     }
-    if signers.is_empty() { Err(Fault::Bad("no signer")) } else { Ok(Parts { certificates, signers }) }
+    if signers.is_empty() {
+        Err(Fault::Bad("no signer"))
+    } else {
+        Ok(Parts { certificates, signers })
+    }
 }
 
 impl<'a> Signer<'a> {
@@ -349,15 +375,17 @@ impl<'a> Signer<'a> {
         // Unsigned attributes (time stamps) prove nothing here.
         fields.optional(ber::context(1))?;
         fields.finish()?;
-        Ok(Signer { id, digest, attributes, algorithm: algorithm.expect(ber::OID)?.body, parameters: algorithm.rest(), signature })
+        Ok(Signer {
+            id,
+            digest,
+            attributes,
+            algorithm: algorithm.expect(ber::OID)?.body,
+            parameters: algorithm.rest(),
+            signature,
+        })
     }
 
-    fn verify(
-        &self,
-        digests: &[(Digest, Vec<u8>)],
-        pinned: &[Certificate],
-        allowed: &dyn Fn(Digest) -> bool,
-    ) -> Result<Verified, Error> {
+    fn verify(&self, digests: &[(Digest, Vec<u8>)], pinned: &[Certificate], allowed: &dyn Fn(Digest) -> bool) -> Result<Verified, Error> {
         let insufficient = |detail: String| Error::new(ErrorKind::InsufficientMessageSecurity, detail);
         let digest = match oid::digest_of(self.digest) {
             Some(digest) if !allowed(digest) => return Err(insufficient(format!("{digest} is not allowed"))),
@@ -365,15 +393,22 @@ impl<'a> Signer<'a> {
             None if oid::is_refused_digest(self.digest) => return Err(insufficient("a digest that is never allowed".into())),
             None => return Err(unauthentic("unknown digest")),
         };
-        let scheme = self.scheme(digest).map_err(|fault| fault.into_error(ErrorKind::AuthenticationFailed))?;
+        let scheme = self
+            .scheme(digest)
+            .map_err(|fault| fault.into_error(ErrorKind::AuthenticationFailed))?;
         let content = digests.iter().find(|(name, _)| *name == digest).map(|(_, value)| value.clone());
         let content = content.ok_or_else(|| {
-            Error::new(ErrorKind::UnexpectedProcessingError, format!("the content's {digest} digest was not taken"))
+            Error::new(
+                ErrorKind::UnexpectedProcessingError,
+                format!("the content's {digest} digest was not taken"),
+            )
         })?;
 
         let mut signing_time = None;
         let signer = match self.attributes {
-            None => self.find_signer(scheme, digest, &content, pinned).ok_or_else(|| unauthentic("no pinned certificate fits"))?,
+            None => self
+                .find_signer(scheme, digest, &content, pinned)
+                .ok_or_else(|| unauthentic("no pinned certificate fits"))?,
             Some(element) => {
                 let signer = self.find_attribute_signer(element, scheme, digest, pinned)?;
                 let attributes = Attributes::read(element).map_err(|fault| fault.into_error(ErrorKind::AuthenticationFailed))?;
@@ -381,13 +416,22 @@ impl<'a> Signer<'a> {
                     return Err(unauthentic("the signed content type is another"));
                 }
                 if attributes.message_digest != content {
-                    return Err(Error::new(ErrorKind::IntegrityCheckFailed, format!("the content's {digest} digest is not the signed one")));
+                    return Err(Error::new(
+                        ErrorKind::IntegrityCheckFailed,
+                        format!("the content's {digest} digest is not the signed one"),
+                    ));
                 }
                 signing_time = attributes.signing_time;
                 signer
             }
         };
-        Ok(Verified { digest, content_digest: content, signer, signing_time, has_attributes: self.attributes.is_some() })
+        Ok(Verified {
+            digest,
+            content_digest: content,
+            signer,
+            signing_time,
+            has_attributes: self.attributes.is_some(),
+        })
     }
 
     /// The attributes are hashed as received, as a SET with a definite length. RFC 5652 §5.4 wants their DER, which differs where
@@ -403,18 +447,28 @@ impl<'a> Signer<'a> {
         if let Some(signer) = self.find_signer(scheme, digest, &crypto::hash(digest, &received)?, pinned) {
             return Ok(signer);
         }
-        let der = Element { id: ber::SET, ..element }.to_der().map_err(|fault| fault.into_error(ErrorKind::AuthenticationFailed))?;
-        let signer = if der == received { None } else { self.find_signer(scheme, digest, &crypto::hash(digest, &der)?, pinned) };
+        let der = Element { id: ber::SET, ..element }
+            .to_der()
+            .map_err(|fault| fault.into_error(ErrorKind::AuthenticationFailed))?;
+        let signer = if der == received {
+            None
+        } else {
+            self.find_signer(scheme, digest, &crypto::hash(digest, &der)?, pinned)
+        };
         signer.ok_or_else(|| unauthentic("no pinned certificate fits"))
     }
 
     /// The pinned certificate under which the signature holds: those that the identifier names first, then all others, because
     /// products write names differently from the certificate.
     fn find_signer(&self, scheme: Signature, digest: Digest, value: &[u8], pinned: &[Certificate]) -> Option<Certificate> {
-        let (named, others): (Vec<_>, Vec<_>) =
-            pinned.iter().take(MAX_PINNED).partition(|certificate| names_certificate(&self.id, certificate));
+        let (named, others): (Vec<_>, Vec<_>) = pinned
+            .iter()
+            .take(MAX_PINNED)
+            .partition(|certificate| names_certificate(&self.id, certificate));
         let mut candidates = named.into_iter().chain(others);
-        candidates.find(|candidate| crypto::verify_digest(candidate.public_key(), scheme, digest, value, &self.signature)).cloned()
+        candidates
+            .find(|candidate| crypto::verify_digest(candidate.public_key(), scheme, digest, value, &self.signature))
+            .cloned()
     }
 
     /// How the value was made; the algorithm must agree with the digest.
@@ -437,7 +491,11 @@ impl<'a> Signer<'a> {
         let sequence = parameters.optional(ber::SEQUENCE)?;
         parameters.finish()?;
         let Some(sequence) = sequence else {
-            return if digest == Digest::Sha1 { Ok(Signature::RsaPss { mgf: digest, salt: 20 }) } else { Err(Fault::Bad("PSS digest")) };
+            return if digest == Digest::Sha1 {
+                Ok(Signature::RsaPss { mgf: digest, salt: 20 })
+            } else {
+                Err(Fault::Bad("PSS digest"))
+            };
         };
         let mut fields = sequence.reader();
         if explicit_digest(&mut fields, 0)? != digest {
@@ -455,7 +513,9 @@ impl<'a> Signer<'a> {
 
 /// `[n]` INTEGER of 0 to 255.
 fn small_number(fields: &mut Reader<'_>, n: u8, default: u8) -> Result<u8, Fault> {
-    let Some(element) = fields.optional(ber::context(n))? else { return Ok(default) };
+    let Some(element) = fields.optional(ber::context(n))? else {
+        return Ok(default);
+    };
     match element.reader().expect(ber::INTEGER)?.body {
         [value] if *value < 0x80 => Ok(*value),
         [0, value] => Ok(*value),
@@ -496,9 +556,11 @@ impl<'a> Attributes<'a> {
             }
         }
         match (content_type, message_digest) {
-            (Some(content_type), Some(message_digest)) => {
-                Ok(Attributes { content_type, message_digest, signing_time: signing_time.and_then(|time| unix_time(&time)) })
-            }
+            (Some(content_type), Some(message_digest)) => Ok(Attributes {
+                content_type,
+                message_digest,
+                signing_time: signing_time.and_then(|time| unix_time(&time)),
+            }),
             _ => Err(Fault::Bad("a signed attribute is missing")),
         }
     }
@@ -520,7 +582,11 @@ fn utc_time(unix: i64) -> Result<String, Error> {
         month += 1;
     }
     let (hour, minute, second) = (unix / 3600 % 24, unix / 60 % 60, unix % 60);
-    Ok(format!("{:02}{month:02}{:02}{hour:02}{minute:02}{second:02}Z", year % 100, days + 1))
+    Ok(format!(
+        "{:02}{month:02}{:02}{hour:02}{minute:02}{second:02}Z",
+        year % 100,
+        days + 1
+    ))
 }
 
 /// Reads UTCTime or GeneralizedTime in whole seconds and UTC; none for other forms (RFC 5652 §11.3).
@@ -529,7 +595,10 @@ fn unix_time(element: &Element<'_>) -> Option<i64> {
     if !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    let pairs: Vec<i64> = digits.chunks_exact(2).map(|pair| i64::from(pair[0] - b'0') * 10 + i64::from(pair[1] - b'0')).collect();
+    let pairs: Vec<i64> = digits
+        .chunks_exact(2)
+        .map(|pair| i64::from(pair[0] - b'0') * 10 + i64::from(pair[1] - b'0'))
+        .collect();
     let (year, rest) = match (element.id, digits.len()) {
         (ber::UTC_TIME, 12) => (if pairs[0] < 50 { 2000 + pairs[0] } else { 1900 + pairs[0] }, &pairs[1..]),
         (ber::GENERALIZED_TIME, 14) => (pairs[0] * 100 + pairs[1], &pairs[2..]),
@@ -546,7 +615,11 @@ fn unix_time(element: &Element<'_>) -> Option<i64> {
 }
 
 fn year_days(year: i64) -> i64 {
-    if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) { 366 } else { 365 }
+    if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) {
+        366
+    } else {
+        365
+    }
 }
 
 fn month_days(year: i64, month: i64) -> i64 {
@@ -581,7 +654,11 @@ impl OpaqueVerifier {
     /// For one message.
     #[must_use]
     pub fn new() -> Self {
-        OpaqueVerifier { stream: Stream::new(ErrorKind::AuthenticationFailed), state: OpaqueState::default(), failed: None }
+        OpaqueVerifier {
+            stream: Stream::new(ErrorKind::AuthenticationFailed),
+            state: OpaqueState::default(),
+            failed: None,
+        }
     }
 
     /// Takes the next bytes of the message and appends its content, not proven yet, to `content`.
@@ -596,12 +673,7 @@ impl OpaqueVerifier {
     ///
     /// # Errors
     /// As [`verify_detached`].
-    pub fn finish(
-        &mut self,
-        content: &mut Vec<u8>,
-        pinned: &[Certificate],
-        allowed: &dyn Fn(Digest) -> bool,
-    ) -> Result<Verified, Error> {
+    pub fn finish(&mut self, content: &mut Vec<u8>, pinned: &[Certificate], allowed: &dyn Fn(Digest) -> bool) -> Result<Verified, Error> {
         self.guard(|stream, state| {
             let (tail, base) = stream.finish(&mut OpaqueLayer { state, content })?;
             let [outer, explicit, data, info, inner] = state.frames;
@@ -692,11 +764,19 @@ mod tests {
     const NOW: i64 = 1_790_000_000;
 
     fn digests(bytes: &[u8]) -> Vec<(Digest, Vec<u8>)> {
-        Digest::ALL.iter().map(|digest| (*digest, crypto::hash(*digest, bytes).unwrap())).collect()
+        Digest::ALL
+            .iter()
+            .map(|digest| (*digest, crypto::hash(*digest, bytes).unwrap()))
+            .collect()
     }
 
     fn params(identity: &Identity, digest: Digest, scheme: SignatureScheme) -> SignParams<'_> {
-        SignParams { identity, digest, scheme, include_certificate: true }
+        SignParams {
+            identity,
+            digest,
+            scheme,
+            include_certificate: true,
+        }
     }
 
     fn sign(params: &SignParams<'_>, bytes: &[u8]) -> Vec<u8> {
@@ -719,7 +799,10 @@ mod tests {
                     let signature = sign(&params(identity, digest, *scheme), &text);
                     let pinned = [testkit::other().certificate().clone(), identity.certificate().clone()];
                     let verified = verify(&signature, &text, &pinned).unwrap();
-                    assert_eq!((verified.digest, verified.signing_time, verified.has_attributes), (digest, Some(NOW), true));
+                    assert_eq!(
+                        (verified.digest, verified.signing_time, verified.has_attributes),
+                        (digest, Some(NOW), true)
+                    );
                     assert_eq!(&verified.signer, identity.certificate());
                 }
             }
@@ -733,11 +816,17 @@ mod tests {
         let pinned = [testkit::rsa().certificate().clone()];
         let kind = |result: Result<Verified, Error>| result.unwrap_err().kind;
         assert_eq!(kind(verify(&signature, b"other text", &pinned)), ErrorKind::IntegrityCheckFailed);
-        assert_eq!(kind(verify(&signature, &text, &[testkit::other().certificate().clone()])), ErrorKind::AuthenticationFailed);
+        assert_eq!(
+            kind(verify(&signature, &text, &[testkit::other().certificate().clone()])),
+            ErrorKind::AuthenticationFailed
+        );
         assert_eq!(kind(verify(&signature, &text, &[])), ErrorKind::AuthenticationFailed);
         let refused = verify_detached(&signature, &digests(&text), &[], &|digest| digest != Digest::Sha256);
         assert_eq!(kind(refused), ErrorKind::InsufficientMessageSecurity);
-        assert_eq!(kind(verify_detached(&signature, &[], &pinned, &|_| true)), ErrorKind::UnexpectedProcessingError);
+        assert_eq!(
+            kind(verify_detached(&signature, &[], &pinned, &|_| true)),
+            ErrorKind::UnexpectedProcessingError
+        );
         for length in 0..signature.len() {
             assert_eq!(kind(verify(&signature[..length], &text, &pinned)), ErrorKind::AuthenticationFailed);
             assert!(peek(&signature[..length]).is_err());
@@ -759,9 +848,18 @@ mod tests {
         let facts = peek(&signature).unwrap();
         let certificate = testkit::rsa().certificate();
         assert_eq!(facts.digests, [Digest::Sha384]);
-        assert_eq!(facts.signer_issuer_serial, Some((certificate.issuer_der().to_vec(), certificate.serial().to_vec())));
-        assert_eq!((facts.signing_time, facts.certificates), (Some(NOW), vec![certificate.der().to_vec()]));
-        let bare = SignParams { include_certificate: false, ..params(testkit::rsa(), Digest::Sha256, SignatureScheme::RsaPkcs1) };
+        assert_eq!(
+            facts.signer_issuer_serial,
+            Some((certificate.issuer_der().to_vec(), certificate.serial().to_vec()))
+        );
+        assert_eq!(
+            (facts.signing_time, facts.certificates),
+            (Some(NOW), vec![certificate.der().to_vec()])
+        );
+        let bare = SignParams {
+            include_certificate: false,
+            ..params(testkit::rsa(), Digest::Sha256, SignatureScheme::RsaPkcs1)
+        };
         assert!(peek(&sign(&bare, b"text")).unwrap().certificates.is_empty());
         assert!(p7s(&bare, &[0; 20], NOW).is_err() && p7s(&bare, &[0; 32], UTC_TIME_END).is_err());
     }
@@ -794,14 +892,21 @@ mod tests {
             (testkit::rsa(), "-noattr -md sha1", Digest::Sha1, false),
             (testkit::rsa(), "-keyid -md sha512 -nocerts", Digest::Sha512, true),
             (testkit::rsa(), "-md sha3-256", Digest::Sha3_256, true),
-            (testkit::rsa(), "-stream -keyopt rsa_padding_mode:pss", Digest::Sha256, true),
-            (testkit::rsa(), "-keyopt rsa_padding_mode:pss -keyopt rsa_pss_saltlen:7 -keyopt rsa_mgf1_md:sha384", Digest::Sha256, true),
+            (testkit::rsa(), "-keyopt rsa_padding_mode:pss", Digest::Sha256, true),
+            (
+                testkit::rsa(),
+                "-keyopt rsa_padding_mode:pss -keyopt rsa_pss_saltlen:7 -keyopt rsa_mgf1_md:sha384",
+                Digest::Sha256,
+                true,
+            ),
             (&ec, "-md sha384", Digest::Sha384, true),
             (&ec, "-noattr -keyid", Digest::Sha256, false),
         ] {
             let bench = Bench::new(identity);
             bench.put("part", &text);
-            bench.openssl(&format!("cms -sign -binary -outform DER -in part -out p7s -signer cert.pem -inkey key.pem {options}"));
+            bench.openssl(&format!(
+                "cms -sign -binary -outform DER -in part -out p7s -signer cert.pem -inkey key.pem {options}"
+            ));
             let p7s = bench.get("p7s");
             let verified = verify(&p7s, &text, &[identity.certificate().clone()]).expect(options);
             assert_eq!((verified.digest, verified.has_attributes), (digest, attributes), "{options}");
@@ -862,15 +967,24 @@ mod tests {
             verifier.finish(&mut content, pinned, &|_| true).map(|verified| (verified, content))
         };
         for options in ["", "-stream", "-noattr -md sha512"] {
-            bench.openssl(&format!("cms -sign -nodetach -binary -outform DER -in in -out out -signer cert.pem -inkey key.pem {options}"));
+            bench.openssl(&format!(
+                "cms -sign -nodetach -binary -outform DER -in in -out out -signer cert.pem -inkey key.pem {options}"
+            ));
             let mut message = bench.get("out");
             let (verified, found) = run(&message, 5, &pinned).expect(options);
             assert!(found == text);
             assert_eq!(verified.content_digest, crypto::hash(verified.digest, &text).unwrap());
             assert_eq!(run(&message, 6, &[]).unwrap_err().kind, ErrorKind::AuthenticationFailed);
-            assert_eq!(run(&message[..message.len() - 1], 6, &pinned).unwrap_err().kind, ErrorKind::AuthenticationFailed);
+            assert_eq!(
+                run(&message[..message.len() - 1], 6, &pinned).unwrap_err().kind,
+                ErrorKind::AuthenticationFailed
+            );
             message[70_000] ^= 1;
-            let expected = if options.contains("noattr") { ErrorKind::AuthenticationFailed } else { ErrorKind::IntegrityCheckFailed };
+            let expected = if options.contains("noattr") {
+                ErrorKind::AuthenticationFailed
+            } else {
+                ErrorKind::IntegrityCheckFailed
+            };
             assert_eq!(run(&message, 7, &pinned).unwrap_err().kind, expected);
         }
         let detached = sign(&params(testkit::rsa(), Digest::Sha256, SignatureScheme::RsaPkcs1), &text);
@@ -881,11 +995,21 @@ mod tests {
     fn times_come_back() {
         for unix in [0, 951_782_399, 951_782_400, 1_709_251_199, NOW, UTC_TIME_END - 1] {
             let text = utc_time(unix).unwrap();
-            let element = Element { id: ber::UTC_TIME, body: text.as_bytes(), whole: &[] };
+            let element = Element {
+                id: ber::UTC_TIME,
+                body: text.as_bytes(),
+                whole: &[],
+            };
             assert_eq!(unix_time(&element), Some(unix), "{text}");
         }
         assert_eq!(utc_time(1_709_251_199).unwrap(), "240229235959Z");
-        let general = |body| unix_time(&Element { id: ber::GENERALIZED_TIME, body, whole: &[] });
+        let general = |body| {
+            unix_time(&Element {
+                id: ber::GENERALIZED_TIME,
+                body,
+                whole: &[],
+            })
+        };
         assert_eq!(general(b"20500101000000Z"), Some(UTC_TIME_END));
         assert_eq!((general(b"20500230000000Z"), general(b"2050"), general(b"")), (None, None, None));
     }

@@ -43,7 +43,9 @@ pub(crate) fn identity(key: &PKey<Private>, name: &str, serial: u32) -> Identity
     let names = names.build();
     let mut builder = X509::builder().unwrap();
     builder.set_version(2).unwrap();
-    builder.set_serial_number(&BigNum::from_u32(serial).unwrap().to_asn1_integer().unwrap()).unwrap();
+    builder
+        .set_serial_number(&BigNum::from_u32(serial).unwrap().to_asn1_integer().unwrap())
+        .unwrap();
     builder.set_subject_name(&names).unwrap();
     builder.set_issuer_name(&names).unwrap();
     builder.set_not_before(&Asn1Time::from_unix(1_700_000_000).unwrap()).unwrap();
@@ -64,7 +66,9 @@ pub(crate) struct Bench {
 impl Bench {
     /// With `cert.pem` and `key.pem` of this identity.
     pub(crate) fn new(identity: &Identity) -> Self {
-        let bench = Bench { directory: tempfile::tempdir().unwrap() };
+        let bench = Bench {
+            directory: tempfile::tempdir().unwrap(),
+        };
         bench.put("cert.pem", &pem(identity.certificate()));
         bench.put("key.pem", &identity.key().private_key_to_pem_pkcs8().unwrap());
         bench
@@ -84,8 +88,16 @@ impl Bench {
 
     /// Runs `openssl` with these words, in the directory; it must succeed.
     pub(crate) fn openssl(&self, words: &str) {
-        let output = Command::new("openssl").args(words.split_whitespace()).current_dir(self.directory.path()).output().unwrap();
-        assert!(output.status.success(), "openssl {words}\n{}", String::from_utf8_lossy(&output.stderr));
+        let output = Command::new("openssl")
+            .args(words.split_whitespace())
+            .current_dir(self.directory.path())
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "openssl {words}\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 }
 
@@ -98,7 +110,9 @@ pub(crate) fn in_pieces<E>(bytes: &[u8], seed: u64, mut push: impl FnMut(&[u8]) 
     let mut rest = bytes;
     let mut state = seed | 1;
     while !rest.is_empty() {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         let largest = [1, 3, 40, 1000, 9000][(state >> 60) as usize % 5];
         let (now, later) = rest.split_at((1 + (state >> 33) as usize % largest).min(rest.len()));
         push(now)?;
@@ -109,5 +123,7 @@ pub(crate) fn in_pieces<E>(bytes: &[u8], seed: u64, mut push: impl FnMut(&[u8]) 
 
 /// Text that does not repeat too soon.
 pub(crate) fn content(size: usize) -> Vec<u8> {
-    (0..size).map(|at| b" ABCDEFGHIJKLMNOPQRSTUVWXYZ'+:\r\n"[(at * at / 7 + at / 3) % 32]).collect()
+    (0..size)
+        .map(|at| b" ABCDEFGHIJKLMNOPQRSTUVWXYZ'+:\r\n"[(at * at / 7 + at / 3) % 32])
+        .collect()
 }

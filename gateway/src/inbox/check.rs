@@ -48,7 +48,6 @@ pub(super) async fn check(core: &Arc<Core>, taken: &Taken) -> Result<Option<(Str
     message.finished = Some(now);
     let (mut entries, mut blobs) = evidence_entries(&message);
     let mut says = None;
-    let mut keys = vec![message.detail.raw.clone()];
     match found {
         Found::Good(facts, parts) => {
             note(&mut message, &facts, &parts);
@@ -57,7 +56,6 @@ pub(super) async fn check(core: &Arc<Core>, taken: &Taken) -> Result<Option<(Str
             let parent = format!("{}/{}", inbox_shelf(&message), message.id);
             for part in parts {
                 entries.push(NewEntry::file(Area::Files, parent.clone(), &part.name, &part.staged.key, part.staged.len));
-                keys.push(part.staged.key.clone());
                 blobs.extend(part.staged.blob());
             }
             flag_same_payload(core, &mut message, now)?;
@@ -84,10 +82,8 @@ pub(super) async fn check(core: &Arc<Core>, taken: &Taken) -> Result<Option<(Str
     }
     let is_async = !message.detail.mdn_url.is_empty();
     let filing = Filing { message: message.clone(), entries, blobs, mdn: mdn.clone(), mdn_is_async: is_async };
-    let filed = core.journal.write(move |tx| tx.file_message(&filing, now)).await;
+    core.journal.write(move |tx| tx.file_message(&filing, now)).await?;
     core.wake();
-    core.let_go(keys).await;
-    filed?;
     tell(&message);
     Ok(mdn)
 }

@@ -272,11 +272,11 @@ impl Tx<'_> {
         Ok(message)
     }
 
-    /// One step of a sent message.
+    /// One step of a sent message. Gives the keys of staged bytes that nobody names any more, once it is final.
     ///
     /// # Errors
     /// `Conflict` if the fence or the expected state is gone: somebody else moved it.
-    pub fn settle(&self, step: &Settlement, now: Millis) -> Result<()> {
+    pub fn settle(&self, step: &Settlement, now: Millis) -> Result<Vec<String>> {
         let message = &step.message;
         let id = message.id.as_str();
         if let Some((job, fence)) = step.fence {
@@ -305,7 +305,11 @@ impl Tx<'_> {
             (Next::At(due), Some((job, fence))) => self.put_back_job(job, fence, due)?,
             (Next::At(due), None) => self.add_job(JobKind::Send, &message.account, id, &scope(message), due)?,
         }
-        self.record_message(step.event, message, now)
+        self.record_message(step.event, message, now)?;
+        if !message.state.is_final() {
+            return Ok(Vec::new());
+        }
+        self.forget_unnamed(vec![message.detail.payload.clone(), message.detail.raw.clone()])
     }
 
     /// Writes what is known so far and keeps the job: composed bytes, an attempt that begins.

@@ -55,7 +55,8 @@ pub fn changed(old: &Object, new: &Object) -> Vec<String> {
 pub fn assign<T: Serialize + DeserializeOwned>(object: &T, settings: &[(String, String)]) -> Result<T> {
     let mut fields = table(object);
     for (name, text) in settings {
-        let name = name.replace('-', "_");
+        // Header names keep their hyphens; no field of ours has one.
+        let name = if name.starts_with("headers.") { name.clone() } else { name.replace('-', "_") };
         let wrong = |why: &str| {
             let known = why.contains("unknown field");
             let near = nearest(&name, fields.keys().map(String::as_str)).filter(|_| known);

@@ -41,12 +41,7 @@ pub(super) async fn attempt(core: &Arc<Core>, job: &Job, mut message: Message, p
     let mut step = outcome::step(core, message, pair, after);
     step.fence = Some(claim);
     keep_evidence(&mut step, posted.as_ref().ok());
-    let (keys, is_final) = (vec![step.message.detail.payload.clone(), step.message.detail.raw.clone()], step.message.state.is_final());
-    settle(core, step, core.clock.now()).await?;
-    if is_final {
-        core.let_go(keys).await;
-    }
-    Ok(())
+    settle(core, step, core.clock.now()).await
 }
 
 async fn post(core: &Core, message: &Message, pair: &Partnership) -> Result<Result<Answer, PostError>, FlowError> {

@@ -307,12 +307,9 @@ pub(super) async fn hold(core: &Arc<Core>, job: &Job, mut message: Message, why:
 }
 
 async fn conclude(core: &Arc<Core>, job: &Job, message: Message, pair: &Arc<Partnership>, after: After) -> Result<(), FlowError> {
-    let keys = vec![message.detail.payload.clone(), message.detail.raw.clone()];
     let mut step = step(core, message, pair, after);
     step.fence = Some((job.id, job.fence));
-    settle(core, step, core.clock.now()).await?;
-    core.let_go(keys).await;
-    Ok(())
+    settle(core, step, core.clock.now()).await
 }
 
 #[cfg(test)]

@@ -218,7 +218,7 @@ impl Storage {
         }
     }
 
-    /// Lets staged bytes go; what is not there is gone already. Bytes in the journal go with their rows.
+    /// Lets staged bytes go; what is not there is gone already. Small ones live in the journal and go with their rows.
     pub fn discard(&self, key: &str) {
         if let Ok(path) = self.file_of(key)
             && let Err(error) = fs::remove_file(&path)
