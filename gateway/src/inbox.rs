@@ -26,6 +26,9 @@ use crate::partnership::{Lack, Partnership};
 use crate::receipts;
 use crate::storage::{Draft, INLINE_MAX, Staged, StorageError};
 
+/// Pause in milliseconds before a check that failed by a fault of ours is tried again.
+const PAUSE: Millis = 30_000;
+
 /// The AS2 endpoint: messages and async MDNs, told apart by content.
 pub struct Inbox {
     core: Arc<Core>,
@@ -101,6 +104,10 @@ impl Receive for Inbox {
             return Err(reply::too_large(max));
         }
         Ok(Spool { core: Arc::clone(&self.core), draft, hash: Sha256::new(), len: 0, max })
+    }
+
+    fn answered(&self, tls: bool, method: &'static str, status: u16) {
+        self.core.metrics.http_request(if tls { "as2-tls" } else { "as2" }, method, status);
     }
 
     async fn receive(&self, arrival: Arrival, spool: Spool) -> Reply {
@@ -186,32 +193,53 @@ async fn receive(core: &Arc<Core>, arrival: Arrival, spool: Spool) -> Result<Rep
 /// Ours to check: while the sender waits if it wants its MDN at once, behind its back otherwise.
 async fn checked(core: &Arc<Core>, taken: Taken) -> Result<Reply, FlowError> {
     if taken.is_sync() {
-        return match check::check(core, &taken).await {
+        return match check_leased(core, &taken).await {
             Ok(mdn) => Ok(mdn.map_or_else(|| Reply::empty(200), reply::mdn)),
             Err(error) => {
-                give_back(core, &taken.message).await;
+                give_back(core, &taken.message, PAUSE).await;
                 Err(error)
             }
         };
     }
     let status = if taken.is_async() { taken.pair.partner.async_status } else { 204 };
+    if core.crypto.available_permits() == 0 {
+        // The queue on disk is the one that may grow.
+        give_back(core, &taken.message, 0).await;
+        return Ok(Reply::empty(status));
+    }
     let core = Arc::clone(core);
     tokio::spawn(async move {
-        if let Err(error) = check::check(&core, &taken).await {
+        if let Err(error) = check_leased(&core, &taken).await {
             tracing::error!(id = %taken.message.id, %error, "cannot check a received message yet");
-            give_back(&core, &taken.message).await;
+            give_back(&core, &taken.message, PAUSE).await;
         }
     });
     Ok(Reply::empty(status))
 }
 
-/// A fault of ours: the worker tries again soon.
-async fn give_back(core: &Core, message: &Message) {
-    /// Pause before the worker looks again.
-    const PAUSE: Millis = 30_000;
-    let (id, due) = (message.id.as_str().to_owned(), core.clock.now() + PAUSE);
-    if let Err(error) = core.journal.write(move |tx| tx.give_back_receive(&id, due)).await {
-        tracing::error!(%error, "cannot give a received message back");
+/// Checks while the claim is kept alive.
+async fn check_leased(core: &Arc<Core>, taken: &Taken) -> Result<Option<(String, Vec<u8>)>, FlowError> {
+    let (renewing, id) = (Arc::clone(core), taken.message.id.as_str().to_owned());
+    let renewal = tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(std::time::Duration::from_millis(crate::journal::LEASE.unsigned_abs() / 3)).await;
+            let (id, now) = (id.clone(), renewing.clock.now());
+            if renewing.journal.write(move |tx| tx.renew_receive(&id, now)).await.is_err() {
+                return;
+            }
+        }
+    });
+    let outcome = check::check(core, taken).await;
+    renewal.abort();
+    outcome
+}
+
+/// Leaves a claimed message to the worker, due after a pause.
+async fn give_back(core: &Core, message: &Message, pause: Millis) {
+    let (id, due) = (message.id.as_str().to_owned(), core.clock.now() + pause);
+    match core.journal.write(move |tx| tx.give_back_receive(&id, due)).await {
+        Ok(()) => core.wake(),
+        Err(error) => tracing::error!(%error, "cannot give a received message back"),
     }
 }
 
@@ -229,10 +257,10 @@ pub async fn recover(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
     let headers = as2_core::headers::Headers::parse(message.detail.headers.as_bytes()).map_err(|e| FlowError::Internal(e.to_string()))?;
     let receipt = ReceiptRequest::from_headers(&headers).unwrap_or_default();
     tracing::info!(%id, "finishing a received message");
-    match check::check(core, &Taken { pair, message, receipt }).await {
+    match check_leased(core, &Taken { pair, message, receipt }).await {
         Err(FlowError::Journal(JournalError::Conflict(_))) | Ok(_) => Ok(()),
         Err(error) => {
-            let due = core.clock.now() + 30_000;
+            let due = core.clock.now() + PAUSE;
             core.journal.write(move |tx| tx.put_back_job(job.id, job.fence, due)).await?;
             Err(error)
         }

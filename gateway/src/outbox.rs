@@ -108,6 +108,9 @@ pub(crate) async fn settle(core: &Arc<Core>, step: Settlement, now: Millis) -> R
     let unnamed = core.journal.write(move |tx| tx.settle(&step, now)).await?;
     unnamed.iter().for_each(|key| core.storage.discard(key));
     core.wake();
+    if message.state.is_final() {
+        core.metrics.message("out", message.state.as_str());
+    }
     let fields = (&message.station, &message.partner, &message.message_id);
     if message.state == State::Failed || message.state == State::Held {
         tracing::warn!(id = %message.id, station = fields.0, partner = fields.1, message_id = fields.2, state = %message.state, code = message.code, reason = message.reason, "message settled");

@@ -7,7 +7,7 @@ mod tree;
 mod upload;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -118,13 +118,17 @@ fn in_block(block: &str, address: IpAddr) -> bool {
 }
 
 impl Authenticator for Logins {
+    fn admit(&self, addr: SocketAddr) -> bool {
+        !self.is_shut(addr.ip())
+    }
+
     fn public_key(&self, user: &str, key: &PublicKey, peer: &Peer) -> bool {
-        !self.is_shut(peer.addr.ip()) && self.allowed(user, &key.openssh, peer.addr.ip()).is_some()
+        self.allowed(user, &key.openssh, peer.addr.ip()).is_some()
     }
 
     fn login(&self, user: &str, key: &PublicKey, peer: &Peer, session: u64) -> Result<Arc<dyn Tree>, Refused> {
         let address = peer.addr.ip();
-        let found = self.allowed(user, &key.openssh, address).ok_or(Refused)?;
+        let found = self.allowed(user, &key.openssh, address).ok_or_else(|| Refused("the key lost its right meanwhile".to_owned()))?;
         locked(&self.failures).remove(&address);
         let login = Login { user: user.to_owned(), key: key.openssh.clone(), peer: address };
         locked(&self.sessions).insert(session, login);

@@ -8,19 +8,23 @@
 //! the back-pressure of a slow disk.
 
 use crate::answers::Outbox;
-use crate::connection::Activity;
+use crate::session::Activity;
 use crate::engine::Engine;
-use crate::packet::PIECE_COST;
+use crate::packet::{Broken, PIECE_COST};
 use bytes::Bytes;
 use russh::ChannelMsg;
 use russh::server::Msg;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::Semaphore;
 
 /// Bytes of requests that all channels of a connection may hold together, [`PIECE_COST`] per message included. Must exceed
 /// channels × ([`MAX_PACKET`](crate::MAX_PACKET) and its pieces) + one message, or unfinished packets could starve each other.
 pub const REQUEST_BUDGET: usize = 16 << 20;
+
+/// How long a channel that is given up tries to say CLOSE.
+const CLOSE_WAIT: Duration = Duration::from_secs(1);
 
 pub(crate) struct Channel {
     inbox: Mutex<Inbox>,
@@ -104,8 +108,13 @@ impl Channel {
 
     /// Nothing to run and nothing to send.
     pub(crate) fn is_idle(&self) -> bool {
+        !self.is_working() && self.outbox.is_idle()
+    }
+
+    /// Requests are being run or wait to be.
+    pub(crate) fn is_working(&self) -> bool {
         let inbox = self.inbox();
-        !matches!(inbox.worker, Worker::Running) && inbox.queue.is_empty() && self.outbox.is_idle()
+        matches!(inbox.worker, Worker::Running) || !inbox.queue.is_empty()
     }
 
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
@@ -178,6 +187,9 @@ impl Channel {
             self.release(engine.cost());
             if let Err(broken) = result {
                 tracing::warn!("the channel ends: {broken}");
+                if broken == Broken::NotReading {
+                    self.outbox.abort();
+                }
                 return;
             }
         }
@@ -218,7 +230,10 @@ impl Channel {
         };
         tokio::select! {
             () = send_all => {}
-            () = self.outbox.aborted() => {}
+            () = self.outbox.aborted() => {
+                // A channel that the client has closed already ignores this. The queue behind it may be stuck.
+                let _ = tokio::time::timeout(CLOSE_WAIT, half.close()).await;
+            }
         }
     }
 }

@@ -1,4 +1,51 @@
+//! An SSH server that speaks SFTP version 3 and nothing else, over traits that the program implements: an
+//! [`Authenticator`] knows the accounts, a [`Tree`] is what one login sees, an [`Upload`] is a file being written. The crate
+//! knows no accounts, no storage, and not what an upload triggers; it reports what the wire shows ([`UploadFacts`],
+//! [`CloseSign`]) and leaves the meaning to others.
+//!
+//! # The way of a byte
+//! * `server.rs` accepts the connection and applies the limits; `session.rs` watches over it (grace, idle, stop, kill).
+//! * `link.rs` is the TCP stream that russh reads and decrypts; `handler.rs` has russh's callbacks: login, channels,
+//!   refusals. `auth.rs` has the algorithms and who is asked about a key.
+//! * `channel.rs` takes the decrypted bytes of one channel and gives them to a worker on a blocking thread. **A packet
+//!   enters there**, in `Channel::accept`.
+//! * `engine.rs` runs the requests in order: `packet.rs` cuts and reads them, `path.rs` parses every path once, `attrs.rs`
+//!   the attributes, `facts.rs` keeps the record of each upload. **A byte lands** in `Engine::write`, which calls
+//!   [`Upload::write_pieces`].
+//! * Answers leave through `answers.rs`; the data of a READ are fetched there just before they are sent. `longname.rs` makes
+//!   the lines of a listing.
+//!
+//! # Limits
+//! Each limit is a constant beside the code that enforces it: [`MAX_PACKET`], [`MAX_DATA`], [`MAX_HANDLES`], [`MAX_PATH`],
+//! [`MAX_COMPONENTS`], [`MAX_COMPONENT`], [`MAX_EXTENTS`], [`MAX_WAITING_ANSWERS`], [`MAX_WAITING_BYTES`],
+//! [`REQUEST_BUDGET`], [`MAX_USER_NAME`], [`WRITE_STALL`], [`DRAIN`]; those of connections are settings in [`Config`].
+//! No code path holds a whole file: an upload holds at most the request budget, a download two batches of 1 MiB.
+
 #![warn(missing_docs)]
-#![doc = "draft"]
-mod answers; mod attrs; mod engine; mod facts; mod longname; mod packet; mod path; mod tree;
-pub use facts::*; pub use path::*; pub use tree::*; pub use engine::{MAX_HANDLES, MAX_CLOSED_NAMES};
+
+mod answers;
+mod attrs;
+mod auth;
+mod channel;
+mod engine;
+mod facts;
+mod handler;
+mod link;
+mod longname;
+mod packet;
+mod path;
+mod server;
+mod session;
+mod tree;
+
+pub use answers::{MAX_WAITING_ANSWERS, MAX_WAITING_BYTES};
+pub use auth::{AlgorithmPolicy, Authenticator, MAX_RSA_BITS, MAX_USER_NAME, MIN_RSA_BITS, Peer, PublicKey, Refused};
+pub use channel::REQUEST_BUDGET;
+pub use engine::{MAX_CLOSED_NAMES, MAX_HANDLES};
+pub use facts::{MAX_EXTENTS, UploadFacts};
+pub use handler::SFTP_ONLY;
+pub use packet::{MAX_DATA, MAX_PACKET};
+pub use path::{MAX_COMPONENT, MAX_COMPONENTS, MAX_PATH, PathError, VPath};
+pub use server::{Config, Error, Server};
+pub use session::{DRAIN, SessionInfo, WRITE_STALL};
+pub use tree::{CloseSign, Download, Entry, Fault, Kind, Listing, OpenHow, SetStat, Space, Stat, Tree, Upload};

@@ -1,17 +1,24 @@
 //! The TCP stream as russh sees it: with a kill switch that ends a connection however wedged it may be, byte counters, and
-//! an ear for the client's identification line, which russh tells too late for the login.
+//! an ear for the client's identification line, which russh tells too late for the login. It also reads ahead: russh asks
+//! the socket twice for every packet.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::task::{Context, Poll, Waker};
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 /// Longest identification line, with its end (RFC 4253 §4.2).
 const MAX_ID_LINE: usize = 255;
+/// Read-ahead of a connection that has not transferred anything; many of these may be half open.
+const SMALL_BUFFER: usize = 4 << 10;
+/// Read-ahead of a connection that has received [`BUSY_AFTER`] bytes.
+const LARGE_BUFFER: usize = 256 << 10;
+const BUSY_AFTER: u64 = 128 << 10;
 
 /// What both ends of a [`Link`] share.
 pub(crate) struct LinkState {
@@ -84,18 +91,22 @@ const WRITE_SIDE: usize = 1;
 pub(crate) struct Link {
     tcp: TcpStream,
     state: Arc<LinkState>,
+    /// Bytes read ahead: `buffer[at..end]`.
+    buffer: Box<[u8]>,
+    at: usize,
+    end: usize,
     /// The identification line so far; `None` once it is complete or too long.
     line: Option<Vec<u8>>,
 }
 
 impl Link {
     pub(crate) fn new(tcp: TcpStream, state: Arc<LinkState>) -> Self {
-        Self { tcp, state, line: Some(Vec::new()) }
+        Self { tcp, state, buffer: vec![0; SMALL_BUFFER].into(), at: 0, end: 0, line: Some(Vec::new()) }
     }
 
-    fn listen(&mut self, bytes: &[u8]) {
+    fn listen(&mut self) {
         let Some(line) = &mut self.line else { return };
-        for b in bytes {
+        for b in self.buffer.get(..self.end).unwrap_or_default() {
             match b {
                 b'\n' => {
                     let text = line.iter().filter(|b| (b' '..=b'~').contains(b)).map(|b| char::from(*b)).collect();
@@ -122,14 +133,24 @@ impl AsyncRead for Link {
         if self.state.dead(READ_SIDE, cx) {
             return Poll::Ready(Err(killed()));
         }
-        let before = buf.filled().len();
-        let result = Pin::new(&mut self.tcp).poll_read(cx, buf);
-        let fresh = buf.filled().get(before..).unwrap_or_default();
-        self.state.bytes_in.fetch_add(fresh.len() as u64, Ordering::Relaxed);
-        if self.line.is_some() {
-            self.listen(fresh);
+        let this = &mut *self;
+        if this.at == this.end {
+            if this.buffer.len() == SMALL_BUFFER && this.state.bytes_in.load(Ordering::Relaxed) > BUSY_AFTER {
+                this.buffer = vec![0; LARGE_BUFFER].into();
+            }
+            let mut ahead = ReadBuf::new(&mut this.buffer);
+            ready!(Pin::new(&mut this.tcp).poll_read(cx, &mut ahead))?;
+            (this.at, this.end) = (0, ahead.filled().len());
+            this.state.bytes_in.fetch_add(this.end as u64, Ordering::Relaxed);
+            if this.line.is_some() {
+                this.listen();
+            }
         }
-        result
+        let fresh = this.buffer.get(this.at..this.end).unwrap_or_default();
+        let n = fresh.len().min(buf.remaining());
+        buf.put_slice(fresh.get(..n).unwrap_or_default());
+        this.at += n;
+        Poll::Ready(Ok(()))
     }
 }
 

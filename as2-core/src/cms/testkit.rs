@@ -1,5 +1,7 @@
 //! Keys and helpers that the tests of this module share.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
+// The tests compare with the `openssl` program, and only they.
+#![allow(clippy::disallowed_types, clippy::disallowed_methods)]
 
 use std::path::PathBuf;
 use std::process::Command;

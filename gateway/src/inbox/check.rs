@@ -84,11 +84,12 @@ pub(super) async fn check(core: &Arc<Core>, taken: &Taken) -> Result<Option<(Str
     let filing = Filing { message: message.clone(), entries, blobs, mdn: mdn.clone(), mdn_is_async: is_async };
     core.journal.write(move |tx| tx.file_message(&filing, now)).await?;
     core.wake();
-    tell(&message);
+    tell(core, &message);
     Ok(mdn)
 }
 
-fn tell(message: &Message) {
+fn tell(core: &Core, message: &Message) {
+    core.metrics.message("in", message.state.as_str());
     let fields = (&message.station, &message.partner, &message.message_id);
     if message.state == State::Filed {
         tracing::info!(id = %message.id, station = fields.0, partner = fields.1, message_id = fields.2, file = message.file, size = message.size, "message filed");

@@ -164,6 +164,7 @@ pub(super) async fn stranger(core: &Arc<Core>, arrival: &Arrival, from: &str, to
         message.detail.mdn_disposition = Disposition::from(&error).to_string();
         message.detail.mdn_signature = "unsigned".to_owned();
     }
+    core.metrics.message("in", "unknown");
     let filing = Filing { message, entries: Vec::new(), blobs: Vec::new(), mdn: None, mdn_is_async: false };
     core.journal.write(move |tx| tx.record_refused(&filing, now)).await?;
     Ok(match made {

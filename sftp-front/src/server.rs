@@ -1,0 +1,335 @@
+//! The listening side: configuration, limits on connections, the list of sessions.
+
+use crate::auth::{AlgorithmPolicy, Authenticator, MIN_RSA_BITS};
+use crate::session::{self, Session, SessionInfo};
+use russh::keys::ssh_key::public::KeyData;
+use russh::keys::{Algorithm, PrivateKey};
+use russh::{MethodKind, MethodSet, SshId};
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// Window that a client may fill before we answer, in bytes: 16 MiB carries 100 MiB/s over 50 ms of round trip, eight times
+/// as much as russh's default. The byte budget of the channel, not this window, is what bounds memory.
+const WINDOW: u32 = 16 << 20;
+/// Longest data message; longer ones gain nothing with OpenSSH, which never sends more.
+const MAX_SSH_PACKET: u32 = 32_768;
+/// Messages that russh keeps for one channel. The reader always drains, so more would only help a hostile client.
+const CHANNEL_BUFFER: usize = 100;
+/// Every refusal of a login takes at least so long.
+const REJECTION_TIME: Duration = Duration::from_secs(1);
+/// Keepalives: a client that leaves this many unanswered is gone.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_MAX: usize = 3;
+/// Wait after a failed accept, such as one for want of file descriptors.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+/// Longest identification of the server behind `SSH-2.0-`.
+const MAX_SERVER_ID: usize = 100;
+
+/// How the server is set up. Start from [`Config::default`] and add host keys.
+#[derive(Clone)]
+pub struct Config {
+    /// Host keys, each the text of an unencrypted OpenSSH private key file.
+    pub host_keys: Vec<String>,
+    /// Algorithms offered.
+    pub algorithms: AlgorithmPolicy,
+    /// Text shown before the login; empty = none.
+    pub banner: String,
+    /// Most connections at a time.
+    pub max_connections: usize,
+    /// Most connections from one IPv4 address or one IPv6 /64.
+    pub max_connections_per_ip: usize,
+    /// Most connections that have not logged in.
+    pub max_unauthenticated: usize,
+    /// Most channels of one connection.
+    pub max_channels: usize,
+    /// Most refused attempts to log in on one connection.
+    pub max_auth_tries: usize,
+    /// Time for the whole login, from the accept on.
+    pub login_grace: Duration,
+    /// A session ends when no request has come and no answer has left for so long.
+    pub idle_timeout: Duration,
+    /// Software name in the identification line, without `SSH-2.0-`.
+    pub server_id: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            host_keys: Vec::new(),
+            algorithms: AlgorithmPolicy::Default,
+            banner: String::new(),
+            max_connections: 500,
+            max_connections_per_ip: 50,
+            max_unauthenticated: 100,
+            max_channels: 10,
+            max_auth_tries: 6,
+            login_grace: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(30 * 60),
+            server_id: "sftp".into(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config").field("host_keys", &self.host_keys.len()).field("server_id", &self.server_id).finish_non_exhaustive()
+    }
+}
+
+/// A configuration that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A host key is unreadable, encrypted, too short, or of a type that the policy excludes; none at all is also wrong.
+    #[error("host key: {0}")]
+    HostKey(String),
+    /// `server_id` is empty, too long, or not printable ASCII without spaces and `-`.
+    #[error("server_id must have 1 to 100 printable ASCII characters, no space and no minus sign")]
+    ServerId,
+}
+
+/// The server. It lives as long as [`serve`](Server::serve) runs.
+pub struct Server {
+    config: Config,
+    signatures: Vec<Algorithm>,
+    transport: Arc<russh::server::Config>,
+    auth: Arc<dyn Authenticator>,
+    sessions: Mutex<HashMap<u64, Arc<Session>>>,
+    next_session: AtomicU64,
+    slots: Arc<Mutex<Slots>>,
+}
+
+impl Server {
+    /// Checks the configuration and reads the host keys.
+    ///
+    /// # Errors
+    /// [`Error`] names the field.
+    pub fn new(config: Config, auth: Arc<dyn Authenticator>) -> Result<Arc<Self>, Error> {
+        let id = config.server_id.as_bytes();
+        if id.is_empty() || id.len() > MAX_SERVER_ID || !id.iter().all(|b| b.is_ascii_graphic() && *b != b'-') {
+            return Err(Error::ServerId);
+        }
+        let preferred = config.algorithms.preferred();
+        let signatures = config.algorithms.signatures();
+        let keys = config.host_keys.iter().map(|text| host_key(text, &signatures)).collect::<Result<Vec<_>, _>>()?;
+        if keys.is_empty() {
+            return Err(Error::HostKey("there is none".into()));
+        }
+        let transport = russh::server::Config {
+            server_id: SshId::Standard(format!("SSH-2.0-{}", config.server_id).into()),
+            methods: MethodSet::from(&[MethodKind::PublicKey][..]),
+            auth_rejection_time: REJECTION_TIME,
+            // The answer to "none" tells nothing that is worth a delay.
+            auth_rejection_time_initial: Some(Duration::ZERO),
+            keys,
+            window_size: WINDOW,
+            maximum_packet_size: MAX_SSH_PACKET,
+            channel_buffer_size: CHANNEL_BUFFER,
+            preferred,
+            max_auth_attempts: config.max_auth_tries,
+            // Our own timers do better: see `session.rs`.
+            inactivity_timeout: None,
+            keepalive_interval: Some(KEEPALIVE_INTERVAL),
+            keepalive_max: KEEPALIVE_MAX,
+            nodelay: true,
+            ..Default::default()
+        };
+        Ok(Arc::new(Self {
+            config,
+            signatures,
+            transport: Arc::new(transport),
+            auth,
+            sessions: Mutex::default(),
+            next_session: AtomicU64::new(1),
+            slots: Arc::default(),
+        }))
+    }
+
+    /// Accepts connections until `stop` turns true (or its sender is gone), then ends the sessions: at once, but open
+    /// uploads may go on for [`DRAIN`](crate::DRAIN). Returns when the last one has ended.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+        let mut connections = JoinSet::new();
+        let sessions_stop = stop.clone();
+        loop {
+            tokio::select! {
+                biased;
+                _ = stop.wait_for(|s| *s) => break,
+                Some(_) = connections.join_next(), if !connections.is_empty() => {}
+                accepted = listener.accept() => match accepted {
+                    Ok((tcp, addr)) => match self.admit(addr.ip()).filter(|_| self.auth.admit(addr)) {
+                        Some(slot) => {
+                            connections.spawn(session::run(Arc::clone(&self), tcp, addr, slot, sessions_stop.clone()));
+                        }
+                        None => tracing::debug!(%addr, "connection refused: a limit is reached"),
+                    },
+                    Err(e) => {
+                        tracing::warn!("accept: {e}");
+                        tokio::time::sleep(ACCEPT_BACKOFF).await;
+                    }
+                },
+            }
+        }
+        drop(listener);
+        while connections.join_next().await.is_some() {}
+    }
+
+    /// The sessions that have logged in, by number.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<SessionInfo> {
+        let mut list: Vec<_> = self.all().iter().filter(|s| s.is_logged_in()).filter_map(|s| s.info()).collect();
+        list.sort_by_key(|s| s.id);
+        list
+    }
+
+    /// Ends the sessions that `which` picks, those included whose login is just being decided; their number. Their open
+    /// uploads are abandoned. It does not wait for the end.
+    pub fn end_sessions(&self, which: &dyn Fn(&SessionInfo) -> bool) -> usize {
+        let picked: Vec<_> = self.all().into_iter().filter(|s| s.info().is_some_and(|i| which(&i))).collect();
+        picked.iter().for_each(|s| s.end("ended by the server"));
+        picked.len()
+    }
+
+    /// Connections open now, logged in or not.
+    #[must_use]
+    pub fn connection_count(&self) -> usize {
+        lock(&self.slots).total
+    }
+
+    fn all(&self) -> Vec<Arc<Session>> {
+        lock(&self.sessions).values().cloned().collect()
+    }
+
+    pub(crate) fn register(&self, session: &Arc<Session>) {
+        lock(&self.sessions).insert(session.id, Arc::clone(session));
+    }
+
+    pub(crate) fn unregister(&self, id: u64) {
+        lock(&self.sessions).remove(&id);
+    }
+
+    pub(crate) fn next_session(&self) -> u64 {
+        self.next_session.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(crate) fn transport(&self) -> Arc<russh::server::Config> {
+        Arc::clone(&self.transport)
+    }
+
+    pub(crate) fn banner(&self) -> Option<String> {
+        let text = self.config.banner.trim_end();
+        if text.is_empty() { None } else { Some(format!("{}\r\n", text.replace("\r\n", "\n").replace('\n', "\r\n"))) }
+    }
+
+    pub(crate) fn signature_allowed(&self, algorithm: &Algorithm) -> bool {
+        self.signatures.contains(algorithm)
+    }
+
+    /// Asks the authenticator on a blocking thread; `None` if it panicked.
+    pub(crate) async fn ask<T: Send + 'static>(&self, question: impl FnOnce(&dyn Authenticator) -> T + Send + 'static) -> Option<T> {
+        let auth = Arc::clone(&self.auth);
+        tokio::task::spawn_blocking(move || question(&*auth)).await.ok()
+    }
+
+    fn admit(&self, ip: IpAddr) -> Option<Slot> {
+        let key = network(ip);
+        let mut slots = lock(&self.slots);
+        let here = slots.per_ip.get(&key).copied().unwrap_or(0);
+        let c = &self.config;
+        if slots.total >= c.max_connections || here >= c.max_connections_per_ip || slots.unauthenticated >= c.max_unauthenticated {
+            return None;
+        }
+        slots.total += 1;
+        slots.unauthenticated += 1;
+        *slots.per_ip.entry(key).or_default() += 1;
+        Some(Slot { slots: Arc::clone(&self.slots), key, unauthenticated: Mutex::new(true) })
+    }
+}
+
+fn host_key(text: &str, allowed: &[Algorithm]) -> Result<PrivateKey, Error> {
+    let key = PrivateKey::from_openssh(text).map_err(|e| Error::HostKey(e.to_string()))?;
+    if key.is_encrypted() {
+        return Err(Error::HostKey("the key is encrypted".into()));
+    }
+    if let KeyData::Rsa(rsa) = key.public_key().key_data()
+        && rsa.key_size() < MIN_RSA_BITS
+    {
+        return Err(Error::HostKey(format!("an RSA key needs {MIN_RSA_BITS} bits")));
+    }
+    let fits = |a: &Algorithm| if a.is_rsa() { key.algorithm().is_rsa() } else { key.algorithm() == *a };
+    if !allowed.iter().any(fits) {
+        return Err(Error::HostKey(format!("the policy has no {}", key.algorithm())));
+    }
+    Ok(key)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What counts as one source: an IPv4 address, or an IPv6 /64, which is what one customer gets.
+fn network(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+        v4 => v4,
+    }
+}
+
+#[derive(Default)]
+struct Slots {
+    total: usize,
+    unauthenticated: usize,
+    per_ip: HashMap<IpAddr, usize>,
+}
+
+/// A connection's place within the limits, given back on drop.
+pub(crate) struct Slot {
+    slots: Arc<Mutex<Slots>>,
+    key: IpAddr,
+    unauthenticated: Mutex<bool>,
+}
+
+impl Slot {
+    pub(crate) fn logged_in(&self) {
+        if std::mem::take(&mut *lock(&self.unauthenticated)) {
+            let mut slots = lock(&self.slots);
+            slots.unauthenticated = slots.unauthenticated.saturating_sub(1);
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.logged_in();
+        let mut slots = lock(&self.slots);
+        slots.total = slots.total.saturating_sub(1);
+        if let Some(n) = slots.per_ip.get_mut(&self.key) {
+            *n -= 1;
+            if *n == 0 {
+                slots.per_ip.remove(&self.key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    #[test]
+    fn sources() {
+        let ip = |s: &str| s.parse::<IpAddr>().unwrap();
+        assert_eq!(network(ip("::ffff:10.0.0.1")), ip("10.0.0.1"));
+        assert_eq!(network(ip("2001:db8:1:2:3:4:5:6")), ip("2001:db8:1:2::"));
+        assert_ne!(network(ip("10.0.0.1")), network(ip("10.0.0.2")));
+    }
+}

@@ -1,0 +1,284 @@
+//! One SSH connection from accept to logout: its timers, its end, and what its channels share. The transport runs in a
+//! task of russh's; this file watches over it from outside and ends it through the kill switch of the [`Link`].
+
+use crate::auth::Peer;
+use crate::channel::{Channel, REQUEST_BUDGET};
+use crate::engine::{Engine, Shared};
+use crate::handler::Handler;
+use crate::link::{Link, LinkState};
+use crate::server::{Server, Slot};
+use crate::tree::Tree;
+use russh::server::Msg;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant, SystemTime};
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+
+/// How long open uploads may go on after the server was told to stop.
+pub const DRAIN: Duration = Duration::from_secs(30);
+/// A peer that takes no byte of a write for so long is gone.
+pub const WRITE_STALL: Duration = Duration::from_secs(120);
+/// User names of one connection that are remembered as tried in vain.
+const MAX_TRIED: usize = 16;
+/// How often the timers are looked at.
+const TICK: Duration = Duration::from_millis(500);
+/// The same while the server is stopping.
+const STOP_TICK: Duration = Duration::from_millis(50);
+/// How long a connection that we end may take to say goodbye, and then to notice that its stream is dead.
+const GOODBYE: Duration = Duration::from_secs(1);
+const WEDGED: Duration = Duration::from_secs(5);
+
+const STOPPING: &str = "the server is stopping";
+
+/// A session that has logged in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionInfo {
+    /// Number of the session, unique in the life of the server.
+    pub id: u64,
+    /// The user.
+    pub user: String,
+    /// The client.
+    pub peer: Peer,
+    /// When the connection was accepted.
+    pub since: SystemTime,
+}
+
+/// When a connection last did something: a request that arrived, an answer that left.
+pub(crate) struct Activity {
+    born: Instant,
+    last_ms: AtomicU64,
+}
+
+impl Activity {
+    fn new() -> Self {
+        Self { born: Instant::now(), last_ms: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn touch(&self) {
+        self.last_ms.store(u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn idle(&self) -> Duration {
+        self.born.elapsed().saturating_sub(Duration::from_millis(self.last_ms.load(Ordering::Relaxed)))
+    }
+}
+
+pub(crate) struct Session {
+    pub(crate) id: u64,
+    addr: SocketAddr,
+    since: SystemTime,
+    born: Instant,
+    link: Arc<LinkState>,
+    activity: Arc<Activity>,
+    shared: Arc<Shared>,
+    budget: Arc<Semaphore>,
+    slot: Slot,
+    end: watch::Sender<Option<&'static str>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    user: Option<String>,
+    logged_in: bool,
+    tried: Vec<String>,
+    channels: Vec<Weak<Channel>>,
+    tasks: Vec<JoinHandle<()>>,
+    cut: bool,
+}
+
+impl Session {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn peer(&self) -> Peer {
+        Peer { addr: self.addr, client: self.link.client().to_owned() }
+    }
+
+    /// The session as others see it, from the moment at which its login is being decided.
+    pub(crate) fn info(&self) -> Option<SessionInfo> {
+        let user = self.state().user.clone()?;
+        Some(SessionInfo { id: self.id, user, peer: self.peer(), since: self.since })
+    }
+
+    pub(crate) fn is_logged_in(&self) -> bool {
+        self.state().logged_in
+    }
+
+    /// Ends the connection soon; the first reason counts.
+    pub(crate) fn end(&self, reason: &'static str) {
+        self.end.send_if_modified(|end| end.is_none() && end.replace(reason).is_none());
+    }
+
+    /// Remembers a user name that was refused.
+    pub(crate) fn refused(&self, user: &str) {
+        let mut state = self.state();
+        state.user = None;
+        if state.tried.len() < MAX_TRIED && !state.tried.iter().any(|t| t == user) {
+            state.tried.push(user.to_owned());
+        }
+    }
+
+    /// Names the user before the login is decided, so that an account that is removed meanwhile finds the session.
+    pub(crate) fn deciding(&self, user: &str) {
+        self.state().user = Some(user.to_owned());
+    }
+
+    /// Completes the login; false if the session was ended meanwhile.
+    pub(crate) fn logged_in(&self) -> bool {
+        if self.end.borrow().is_some() {
+            return false;
+        }
+        self.state().logged_in = true;
+        self.slot.logged_in();
+        self.activity.touch();
+        true
+    }
+
+    /// Serves SFTP on a channel. `held` is dropped when the channel has ended.
+    pub(crate) fn serve(&self, channel: russh::Channel<Msg>, tree: Arc<dyn Tree>, held: impl Send + 'static) {
+        let mut state = self.state();
+        if state.cut {
+            return;
+        }
+        let engine = Engine::new(tree, self.link.client().to_owned(), Arc::clone(&self.shared));
+        let served = Channel::new(engine, Arc::clone(&self.budget), Arc::clone(&self.activity));
+        state.channels.retain(|c| c.strong_count() > 0);
+        state.tasks.retain(|t| !t.is_finished());
+        state.channels.push(Arc::downgrade(&served));
+        state.tasks.push(tokio::spawn(async move {
+            served.serve(channel).await;
+            drop(held);
+        }));
+    }
+
+    fn channels(&self) -> Vec<Arc<Channel>> {
+        self.state().channels.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Nothing is being uploaded, run or sent.
+    fn is_quiet(&self) -> bool {
+        self.shared.uploads.load(Ordering::SeqCst) == 0 && self.channels().iter().all(|c| c.is_idle())
+    }
+
+    /// Waits for a reason to end the connection from our side.
+    async fn overseer(&self, server: &Server, mut stop: watch::Receiver<bool>) -> &'static str {
+        let config = server.config();
+        let mut end = self.end.subscribe();
+        let mut stopping: Option<Instant> = None;
+        loop {
+            let tick = if stopping.is_some() { STOP_TICK } else { TICK };
+            tokio::select! {
+                reason = end.wait_for(Option::is_some) => {
+                    if let Some(reason) = reason.ok().and_then(|r| *r) {
+                        return reason;
+                    }
+                }
+                // A sender that is gone means stop as well.
+                _ = stop.wait_for(|s| *s), if stopping.is_none() => {
+                    stopping = Some(Instant::now());
+                    self.shared.stopping.store(true, Ordering::SeqCst);
+                }
+                () = tokio::time::sleep(tick) => {}
+            }
+            let logged_in = self.is_logged_in();
+            if let Some(since) = stopping
+                && (!logged_in || since.elapsed() > DRAIN || self.is_quiet())
+            {
+                return STOPPING;
+            }
+            if !logged_in && self.born.elapsed() > config.login_grace {
+                return "no login within the grace time";
+            }
+            if u128::from(self.link.write_blocked_ms()) > WRITE_STALL.as_millis() {
+                return "the client takes no data";
+            }
+            if logged_in && self.activity.idle() > config.idle_timeout && !self.is_working() {
+                return "idle";
+            }
+        }
+    }
+
+    /// A request is being run. A client that does not read its answers does not count: it may be idle all the same.
+    fn is_working(&self) -> bool {
+        self.channels().iter().any(|c| c.is_working())
+    }
+
+    fn cut(&self) {
+        self.state().cut = true;
+        self.channels().iter().for_each(|c| c.cut());
+    }
+}
+
+/// Serves one accepted connection to its end.
+pub(crate) async fn run(server: Arc<Server>, tcp: TcpStream, addr: SocketAddr, slot: Slot, stop: watch::Receiver<bool>) {
+    if let Err(e) = tcp.set_nodelay(true) {
+        tracing::debug!("TCP_NODELAY: {e}");
+    }
+    let link = Arc::new(LinkState::new());
+    let session = Arc::new(Session {
+        id: server.next_session(),
+        addr,
+        since: SystemTime::now(),
+        born: Instant::now(),
+        link: Arc::clone(&link),
+        activity: Arc::new(Activity::new()),
+        shared: Arc::default(),
+        budget: Arc::new(Semaphore::new(REQUEST_BUDGET)),
+        slot,
+        end: watch::Sender::new(None),
+        state: Mutex::default(),
+    });
+    server.register(&session);
+    let handler = Handler::new(Arc::clone(&server), Arc::clone(&session));
+    let handle = Mutex::new(None);
+    let transport = async {
+        let running = russh::server::run_stream(server.transport(), Link::new(tcp, Arc::clone(&link)), handler).await?;
+        *handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(running.handle());
+        running.await
+    };
+    tokio::pin!(transport);
+    let reason = tokio::select! {
+        result = &mut transport => match result {
+            Ok(()) => "ended by the client".to_owned(),
+            Err(e) => e.to_string(),
+        },
+        reason = session.overseer(&server, stop) => {
+            let handle = handle.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(handle) = handle {
+                let goodbye = async {
+                    let _ = handle.disconnect(russh::Disconnect::ByApplication, reason.to_owned(), String::new()).await;
+                    let _ = (&mut transport).await;
+                };
+                let _ = tokio::time::timeout(GOODBYE, goodbye).await;
+            }
+            session.cut();
+            link.kill();
+            reason.to_owned()
+        }
+    };
+    link.kill();
+    // The channels run what had arrived (unless they were cut) and abandon their open uploads; this does not need russh.
+    let tasks = std::mem::take(&mut session.state().tasks);
+    for task in tasks {
+        let _ = task.await;
+    }
+    server.unregister(session.id);
+    let (user, tried) = {
+        let mut state = session.state();
+        (state.user.take().filter(|_| state.logged_in), std::mem::take(&mut state.tried))
+    };
+    let peer = session.peer();
+    let (bytes_in, bytes_out) = link.bytes();
+    tracing::debug!(session = session.id, %addr, "connection ended: {reason}");
+    server
+        .ask(move |auth| match user {
+            Some(user) => auth.logout(session.id, &user, &reason, bytes_in, bytes_out),
+            None => tried.iter().for_each(|user| auth.failed(user, &peer)),
+        })
+        .await;
+}
