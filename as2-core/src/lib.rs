@@ -16,5 +16,6 @@ pub mod message_id;
 pub mod mic;
 mod mime;
 pub mod receipt;
+pub mod receive;
 
 pub use error::{Error, ErrorKind};

@@ -112,7 +112,7 @@ impl Resolver<'_> {
     }
 
     /// The certificate that stands for this name now: the newest successor whose time has come.
-    fn in_force(&self, name: &str) -> Option<&Certificate> {
+    fn in_force<'s>(&'s self, name: &'s str) -> Option<&'s Certificate> {
         let due = |c: &&Certificate| c.active_from.parse::<jiff::Timestamp>().is_ok_and(|t| t.as_millisecond() <= self.now);
         let newest = self.successors(name).filter(due).max_by(|a, b| a.active_from.cmp(&b.active_from));
         newest.or_else(|| self.objects.certificate(self.account, name))

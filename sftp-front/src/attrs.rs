@@ -58,6 +58,3 @@ pub(crate) fn encode(out: &mut BytesMut, stat: &Stat) {
     put_u32(out, seconds);
     put_u32(out, seconds);
 }
-
-/// Bytes that [`encode`] writes.
-pub(crate) const ENCODED_LEN: usize = 24;

@@ -502,7 +502,6 @@ mod tests {
         let stat = Stat { kind: crate::Kind::Dir, size: 1, mtime: u64::MAX, mode: 0o755 };
         let mut out = BytesMut::new();
         attrs::encode(&mut out, &stat);
-        assert_eq!(out.len(), attrs::ENCODED_LEN);
         // Our own attributes read back by the decoder.
         let set = attrs::decode(&mut Reader(&out)).unwrap();
         assert_eq!((set.size, set.mode, set.times), (Some(1), Some(0o755), Some((u64::from(u32::MAX), u64::from(u32::MAX)))));

@@ -158,7 +158,7 @@ impl Server {
         loop {
             tokio::select! {
                 biased;
-                _ = stop.wait_for(|s| *s) => break,
+                () = stopped(&mut stop) => break,
                 Some(_) = connections.join_next(), if !connections.is_empty() => {}
                 accepted = listener.accept() => match accepted {
                     Ok((tcp, addr)) => match self.admit(addr.ip()).filter(|_| self.auth.admit(addr)) {
@@ -254,6 +254,11 @@ impl Server {
     }
 }
 
+/// Waits for the word to stop; a sender that is gone means the same.
+pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|s| *s).await;
+}
+
 fn host_key(text: &str, allowed: &[Algorithm]) -> Result<PrivateKey, Error> {
     let key = PrivateKey::from_openssh(text).map_err(|e| Error::HostKey(e.to_string()))?;
     if key.is_encrypted() {
@@ -264,7 +269,7 @@ fn host_key(text: &str, allowed: &[Algorithm]) -> Result<PrivateKey, Error> {
     {
         return Err(Error::HostKey(format!("an RSA key needs {MIN_RSA_BITS} bits")));
     }
-    let fits = |a: &Algorithm| if a.is_rsa() { key.algorithm().is_rsa() } else { key.algorithm() == *a };
+    let fits = |a: &Algorithm| if a.clone().is_rsa() { key.algorithm().is_rsa() } else { key.algorithm() == *a };
     if !allowed.iter().any(fits) {
         return Err(Error::HostKey(format!("the policy has no {}", key.algorithm())));
     }

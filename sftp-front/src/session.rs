@@ -6,7 +6,7 @@ use crate::channel::{Channel, REQUEST_BUDGET};
 use crate::engine::{Engine, Shared};
 use crate::handler::Handler;
 use crate::link::{Link, LinkState};
-use crate::server::{Server, Slot};
+use crate::server::{Server, Slot, stopped};
 use crate::tree::Tree;
 use russh::server::Msg;
 use std::net::SocketAddr;
@@ -27,9 +27,8 @@ const MAX_TRIED: usize = 16;
 const TICK: Duration = Duration::from_millis(500);
 /// The same while the server is stopping.
 const STOP_TICK: Duration = Duration::from_millis(50);
-/// How long a connection that we end may take to say goodbye, and then to notice that its stream is dead.
+/// How long a connection that we end may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
-const WEDGED: Duration = Duration::from_secs(5);
 
 const STOPPING: &str = "the server is stopping";
 
@@ -173,13 +172,8 @@ impl Session {
         loop {
             let tick = if stopping.is_some() { STOP_TICK } else { TICK };
             tokio::select! {
-                reason = end.wait_for(Option::is_some) => {
-                    if let Some(reason) = reason.ok().and_then(|r| *r) {
-                        return reason;
-                    }
-                }
-                // A sender that is gone means stop as well.
-                _ = stop.wait_for(|s| *s), if stopping.is_none() => {
+                reason = ended(&mut end) => return reason,
+                () = stopped(&mut stop), if stopping.is_none() => {
                     stopping = Some(Instant::now());
                     self.shared.stopping.store(true, Ordering::SeqCst);
                 }
@@ -212,6 +206,11 @@ impl Session {
         self.state().cut = true;
         self.channels().iter().for_each(|c| c.cut());
     }
+}
+
+async fn ended(end: &mut watch::Receiver<Option<&'static str>>) -> &'static str {
+    let reason = end.wait_for(Option::is_some).await;
+    reason.ok().and_then(|r| *r).unwrap_or("ended by the server")
 }
 
 /// Serves one accepted connection to its end.

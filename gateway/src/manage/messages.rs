@@ -141,14 +141,10 @@ pub async fn cancel(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
         DuplicateRelease::AnyFailure => true,
     };
     let settled = step.message.clone();
-    core.journal.write(move |tx| settle(tx, &step, now)).await?;
-    core.let_go(vec![message.detail.raw.clone()]).await;
+    let unnamed = core.journal.write(move |tx| tx.settle(&step, now)).await?;
+    unnamed.iter().for_each(|key| core.storage.discard(key));
     core.wake();
     Ok(settled)
-}
-
-fn settle(tx: &Tx<'_>, step: &crate::journal::Settlement, now: crate::clock::Millis) -> crate::journal::Result<()> {
-    tx.settle(step, now)
 }
 
 fn expect_sent(message: &Message, verb: &str) -> Result<()> {

@@ -74,7 +74,6 @@ pub async fn add_from_station(
     account: Option<&str>,
     station_id: &str,
     settings: &[(String, String)],
-    listening: Option<&str>,
     dry_run: bool,
 ) -> Result<Partner> {
     edit(core, dry_run, |objects| {
@@ -86,7 +85,7 @@ pub async fn add_from_station(
             let hint = format!("as2gate cert add NAME --station {station_id} --file FILE");
             return Err(Refusal::not_found(format!("cannot copy station {station_id}"), "it has no certificate", hint));
         };
-        let url = stations::url(&core.config, station, listening);
+        let url = core.station_url(station);
         let copied = Partner {
             as2_id: station_id.to_owned(),
             account: account.clone(),

@@ -5,7 +5,6 @@ use keystore::{CertInfo, KeyPair, KeySpec, Subject, generate};
 use super::certificates::{self, NewCertificate};
 use super::{Change, Refusal, Result, accounts, edit, fields, listed};
 use crate::certificate::{Certificate, Purpose};
-use crate::config::Config;
 use crate::gateway::Core;
 use crate::journal::{ObjectKind, Objects};
 use crate::station::Station;
@@ -23,24 +22,6 @@ pub fn choose<'a>(objects: &'a Objects, account: Option<&str>, id: &str) -> Resu
         let known = listed(objects.stations.values().filter(fits).map(|s| s.as2_id.as_str()), "none");
         Refusal::not_found(format!("no station {id}"), format!("known stations: {known}"), "AS2 ids are compared exactly, case included")
     })
-}
-
-/// Where partners post to: the station's own URL, else `public_url` and `as2.path`, else this machine.
-///
-/// `listening` is where a running server answers AS2, for ports chosen at start.
-#[must_use]
-pub fn url(config: &Config, station: &Station, listening: Option<&str>) -> String {
-    if !station.url.is_empty() {
-        return station.url.clone();
-    }
-    if !config.public_url.is_empty() {
-        return format!("{}{}", config.public_url, config.as2.path);
-    }
-    let configured = config.as2.listen.first().map_or("", String::as_str);
-    let chosen = if configured.ends_with(":0") { listening.unwrap_or(configured) } else { configured };
-    let (host, port) = chosen.rsplit_once(':').unwrap_or(("localhost", "8080"));
-    let host = if matches!(host, "" | "0.0.0.0" | "[::]") { "localhost" } else { host };
-    format!("http://{host}:{port}{}", config.as2.path)
 }
 
 /// A station to be added.
@@ -158,20 +139,18 @@ pub async fn remove(core: &Core, account: Option<&str>, id: &str, dry_run: bool)
 ///
 /// # Errors
 /// When the station has no certificate.
-pub fn profile(core: &Core, objects: &Objects, station: &Station, listening: Option<&str>) -> Result<String> {
+pub fn profile(core: &Core, objects: &Objects, station: &Station) -> Result<String> {
     let what = || format!("cannot write a profile of {}", station.as2_id);
     let Some(certificate) = objects.certificate(&station.account, &station.certificate) else {
         return Err(Refusal::not_found(what(), "it has no certificate", format!("as2gate cert add NAME --station {} --file FILE", station.as2_id)));
     };
     let info = CertInfo::from_der(&certificate.der).map_err(|error| Refusal::from_keystore(what(), &error))?;
-    let mdn = url(&core.config, station, listening);
-    let mdn = mdn.strip_suffix(core.config.as2.path.as_str()).map_or(mdn.clone(), |base| format!("{base}{}", core.config.as2.mdn_path));
     let lines = [
         ("AS2 id", station.as2_id.clone()),
         ("Name", station.name.clone()),
         ("E-mail", station.email.clone()),
-        ("URL", url(&core.config, station, listening)),
-        ("URL for async MDNs", mdn),
+        ("URL", core.station_url(station)),
+        ("URL for async MDNs", core.mdn_url(station)),
         ("Signature", "SHA-256 with RSA (SHA-384, SHA-512 on request); detached, certificate included".to_owned()),
         ("Encryption", "AES-256-CBC (AES-128, AES-192, GCM on request); RSA key transport".to_owned()),
         ("Compression", "ZLIB understood, before or after signing".to_owned()),

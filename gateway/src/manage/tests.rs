@@ -54,10 +54,10 @@ async fn two_local_stations_become_each_others_partners() {
     let alice = station(&core, "ALICE").await;
     assert_eq!(alice.certificate, "alice-2026");
     station(&core, "BOB").await;
-    let bob = partners::add_from_station(&core, None, "BOB", &[], None, false).await.unwrap();
+    let bob = partners::add_from_station(&core, None, "BOB", &[], false).await.unwrap();
     assert_eq!((bob.url.as_str(), bob.private), ("http://localhost:8080/as2", true));
     assert_eq!((bob.encrypt_certificate.as_str(), bob.sign_certificate.len()), ("bob-2026-public", 1));
-    let again = partners::add_from_station(&core, None, "BOB", &[], None, false).await.unwrap_err();
+    let again = partners::add_from_station(&core, None, "BOB", &[], false).await.unwrap_err();
     assert_eq!(again.code, "exists");
     let all = objects(&core).unwrap();
     let trusted = all.certificate("acme", "bob-2026-public").unwrap();

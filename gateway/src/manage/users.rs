@@ -3,8 +3,7 @@
 use keystore::ssh::{KeyFile, KeyFormat, KeyKind, PublicKey, parse_public, user_key};
 
 use super::{Change, Refusal, Result, accounts, edit, fields, listed};
-use crate::config::Config;
-use crate::gateway::Core;
+use crate::gateway::{Core, Listening};
 use crate::journal::{ObjectKind, Objects};
 use crate::user::{User, UserKind};
 
@@ -206,12 +205,13 @@ pub async fn remove(core: &Core, account: Option<&str>, name: &str, dry_run: boo
     .await
 }
 
-/// The command with which a user connects. `listening` is where a running server answers SFTP.
+/// The command with which a user connects: to where the server answers, or would answer.
 #[must_use]
-pub fn connect_command(config: &Config, user: &str, key_file: Option<&str>, listening: Option<&str>) -> String {
-    let configured = config.sftp.listen.first().map_or("0.0.0.0:22", String::as_str);
-    let chosen = if configured.ends_with(":0") { listening.unwrap_or(configured) } else { configured };
-    let (bound, port) = chosen.rsplit_once(':').unwrap_or(("", "22"));
+pub fn connect_command(core: &Core, user: &str, key_file: Option<&str>) -> String {
+    let config = &core.config;
+    let listening = Listening::read(&core.journal).and_then(|listening| listening.sftp.first().map(ToString::to_string));
+    let address = listening.or_else(|| config.sftp.listen.first().cloned()).unwrap_or_default();
+    let (bound, port) = address.rsplit_once(':').unwrap_or(("", "22"));
     let public = config.public_url.split("://").nth(1).unwrap_or_default().split(['/', ':']).next().unwrap_or_default();
     let wildcard = matches!(bound, "" | "0.0.0.0" | "[::]");
     let host = match (config.sftp.host.as_str(), public) {

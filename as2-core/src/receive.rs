@@ -1,0 +1,401 @@
+//! Taking a message or an MDN apart: one push parser in constant memory (as2.md §3, cms-streaming.md §5).
+//!
+//! Layers are found by what they are, from the outside in: encrypted, compressed, signed, in any order up to four. Payload bytes
+//! go to the sink while they are hashed, **before** anything is proven; the caller makes them visible only after
+//! [`Receiver::finish`] is `Ok`.
+//!
+//! After a content key was unwrapped, every fault is `decryption-failed`, and the whole body is worked through first. Two faults
+//! keep their own words: that of a signature over content that is complete in structure, and that of content which a good
+//! signature covers (security: no oracle about padding).
+
+mod entity;
+mod layer;
+mod parts;
+mod signed;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use crate::algorithm::{Cipher, Digest};
+use crate::cert::{Certificate, Identity};
+use crate::error::{Error, ErrorKind};
+use crate::headers::Headers;
+use crate::mdn::Mdn;
+use crate::mic::Mic;
+use crate::receipt::ReceiptRequest;
+
+use entity::Entity;
+
+/// Most CMS layers around each other (as2.md SEC3).
+pub const MAX_LAYERS: u8 = 4;
+/// Deepest nesting of MIME entities.
+pub const MAX_DEPTH: u8 = 8;
+/// Most payload parts.
+pub const MAX_PARTS: usize = 1_000;
+/// Most remarks kept about one message.
+const MAX_NOTES: usize = 20;
+/// Bytes worked through at once.
+const PIECE: usize = 64 * 1024;
+
+/// What arrived, and what it is held against.
+pub struct Incoming<'a> {
+    /// HTTP headers.
+    pub headers: &'a Headers,
+    /// Our keys, current and old.
+    pub identities: &'a [Identity],
+    /// The partner's pinned signing certificates, current and old.
+    pub signers: &'a [Certificate],
+    /// What the partner's settings allow and require.
+    pub policy: SecurityPolicy,
+    /// Ceilings.
+    pub limits: Limits,
+    /// Digests to take beside the usual ones; see [`Failure::rehash`].
+    pub also_hash: &'a [Digest],
+}
+
+/// Ceilings beside the fixed ones.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Most payload bytes, all parts together, after decompression.
+    pub max_payload: u64,
+}
+
+/// What is required and what is allowed of a partner's messages. An MDN is not held against the requirements.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SecurityPolicy {
+    /// Unsigned messages are refused.
+    pub require_signed: bool,
+    /// Messages in clear are refused.
+    pub require_encrypted: bool,
+    /// SHA-1 and SHA-224 may be used.
+    pub legacy_sha1: bool,
+    /// MD5 may be used.
+    pub accept_md5: bool,
+    /// 3DES may be used.
+    pub accept_3des: bool,
+}
+
+impl SecurityPolicy {
+    /// Whether signatures and MICs may use this digest.
+    #[must_use]
+    pub fn allows(&self, digest: Digest) -> bool {
+        match digest {
+            Digest::Md5 => self.accept_md5,
+            Digest::Sha1 | Digest::Sha224 => self.legacy_sha1,
+            _ => true,
+        }
+    }
+
+    /// The MIC's digest where neither a signature nor the receipt request names one.
+    fn default_digest(&self) -> Digest {
+        if self.legacy_sha1 { Digest::Sha1 } else { Digest::Sha256 }
+    }
+}
+
+/// Takes payload bytes, not proven yet.
+pub trait PayloadSink {
+    /// A part begins.
+    ///
+    /// # Errors
+    /// Ours, such as a full disk.
+    fn part(&mut self, info: PartInfo) -> Result<(), SinkError>;
+
+    /// Bytes of the part.
+    ///
+    /// # Errors
+    /// Ours, such as a full disk.
+    fn data(&mut self, bytes: &[u8]) -> Result<(), SinkError>;
+
+    /// The part is complete.
+    ///
+    /// # Errors
+    /// Ours, such as a full disk.
+    fn part_end(&mut self) -> Result<(), SinkError>;
+}
+
+/// A payload part. Names are the partner's words: unsafe until they are cleaned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartInfo {
+    /// From 0.
+    pub index: usize,
+    /// The name it came with.
+    pub file_name: Option<String>,
+    /// The media type, without parameters.
+    pub content_type: String,
+}
+
+/// The sink could not take it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SinkError(pub String);
+
+impl fmt::Display for SinkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for SinkError {}
+
+impl From<std::io::Error> for SinkError {
+    fn from(error: std::io::Error) -> Self {
+        SinkError(error.to_string())
+    }
+}
+
+/// Why something was not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What the partner is told, and what we log.
+    pub error: Error,
+    /// The MIC of what came, where one could be computed and may be told.
+    pub mic: Option<Mic>,
+    /// Our sink failed; the message itself may be good.
+    pub sink: bool,
+    rehash: Option<Digest>,
+    /// The error keeps its own words even though it arose after decryption.
+    named: bool,
+}
+
+impl Failure {
+    /// Set if the signature's digest was not taken in this pass, because `micalg` did not name it: run again with it in
+    /// [`Incoming::also_hash`].
+    #[must_use]
+    pub fn rehash(&self) -> Option<Digest> {
+        self.rehash
+    }
+
+    fn named(error: Error, mic: Option<Mic>) -> Self {
+        Failure { named: true, mic, ..Failure::from(error) }
+    }
+
+    fn wants_rehash(digest: Digest) -> Self {
+        let error = Error::new(ErrorKind::UnexpectedProcessingError, format!("the signature uses {digest}, which was not taken"));
+        Failure { rehash: Some(digest), ..Failure::named(error, None) }
+    }
+
+    /// It passes through layers as it is.
+    fn is_ours(&self) -> bool {
+        self.sink || self.rehash.is_some()
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure { error, mic: None, sink: false, rehash: None, named: false }
+    }
+}
+
+impl From<SinkError> for Failure {
+    fn from(error: SinkError) -> Self {
+        let error = Error::new(ErrorKind::UnexpectedProcessingError, error.0);
+        Failure { sink: true, ..Failure::named(error, None) }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// What arrived.
+#[derive(Clone, Debug)]
+pub enum Received {
+    /// A message; its payload went to the sink.
+    Message(ReceivedMessage),
+    /// An MDN.
+    Mdn(Box<ReceivedMdn>),
+}
+
+/// A message that passed everything.
+#[derive(Clone, Debug)]
+pub struct ReceivedMessage {
+    /// By whom it is signed.
+    pub signed: Option<SignedBy>,
+    /// How it was encrypted.
+    pub encrypted: Option<Cipher>,
+    /// Whether it was compressed.
+    pub compressed: bool,
+    /// The MIC for its receipt, by the digest that the receipt request allows (as2.md §3).
+    pub mic: Option<Mic>,
+    /// How many payload parts there were.
+    pub parts: usize,
+    /// Tolerances that were needed.
+    pub notes: Vec<String>,
+    /// The layers in words, from the outside in.
+    pub layers: Vec<String>,
+}
+
+/// A signature that holds.
+#[derive(Clone, Debug)]
+pub struct SignedBy {
+    /// Its digest.
+    pub digest: Digest,
+    /// The pinned certificate under which it holds.
+    pub signer: Certificate,
+}
+
+/// An MDN, and how its signature stands.
+#[derive(Clone, Debug)]
+pub struct ReceivedMdn {
+    /// What it says.
+    pub mdn: Mdn,
+    /// Whether that is proven.
+    pub signature: MdnSignature,
+}
+
+/// The signature of an MDN.
+#[derive(Clone, Debug)]
+pub enum MdnSignature {
+    /// There is none.
+    None,
+    /// It holds under a pinned certificate.
+    Verified {
+        /// Its digest.
+        digest: Digest,
+        /// The pinned certificate.
+        signer: Certificate,
+    },
+    /// There is one, and it proves nothing.
+    Bad(String),
+}
+
+/// What is the same for the whole message.
+struct Job<'a> {
+    headers: &'a Headers,
+    identities: &'a [Identity],
+    signers: &'a [Certificate],
+    policy: SecurityPolicy,
+    limits: Limits,
+    also_hash: &'a [Digest],
+    /// Digests of the receipt request that we may use, in its order.
+    listed: Vec<Digest>,
+}
+
+impl Job<'_> {
+    /// The digest of the MIC (as2.md §3 "As receiver").
+    fn mic_digest(&self, signature: Option<Digest>) -> Digest {
+        let signature = signature.filter(|digest| self.listed.is_empty() || self.listed.contains(digest));
+        signature.or(self.listed.first().copied()).unwrap_or(self.policy.default_digest())
+    }
+
+    /// Picks the MIC out of digests that were taken.
+    fn mic_of(&self, signature: Option<Digest>, taken: &[(Digest, Vec<u8>)]) -> Option<Mic> {
+        let wanted = self.mic_digest(signature);
+        let found = taken.iter().find(|(digest, _)| *digest == wanted);
+        // A signature without a request list may name a digest that we may not use; then any that was taken tells.
+        let found = found.or_else(|| taken.first().filter(|_| self.listed.is_empty()));
+        found.map(|(digest, value)| Mic { digest: *digest, value: value.clone() })
+    }
+}
+
+/// What was found so far.
+#[derive(Default)]
+struct Found {
+    signed: Option<SignedBy>,
+    encrypted: Option<Cipher>,
+    compressed: bool,
+    mic: Option<Mic>,
+    parts: usize,
+    payload: u64,
+    notes: Vec<String>,
+    layers: Vec<String>,
+    mdn: Option<Mdn>,
+    mdn_signature: Option<MdnSignature>,
+}
+
+impl Found {
+    fn note(&mut self, text: &str) {
+        if self.notes.len() < MAX_NOTES && !self.notes.iter().any(|known| known == text) {
+            self.notes.push(text.to_owned());
+        }
+    }
+}
+
+/// What every stage works with.
+struct Walk<'w, 'a> {
+    job: &'w Job<'a>,
+    found: &'w mut Found,
+    sink: &'w mut dyn PayloadSink,
+}
+
+/// A message on its way in.
+pub struct Receiver<'a> {
+    job: Job<'a>,
+    found: Found,
+    root: Entity,
+    failed: Option<Failure>,
+}
+
+impl<'a> Receiver<'a> {
+    /// Begins with the headers.
+    ///
+    /// # Errors
+    /// A receipt is demanded that cannot be made.
+    pub fn new(incoming: Incoming<'a>) -> Result<Self, Failure> {
+        let Incoming { headers, identities, signers, policy, limits, also_hash } = incoming;
+        let request = ReceiptRequest::from_headers(headers).map_err(|error| Failure::named(error, None))?;
+        let asked = request.map(|request| request.micalgs).unwrap_or_default();
+        let listed: Vec<Digest> = asked.iter().copied().filter(|digest| policy.allows(*digest)).collect();
+        if listed.is_empty() && !asked.is_empty() {
+            let names: Vec<_> = asked.iter().map(|digest| digest.name()).collect();
+            let error = Error::new(ErrorKind::UnsupportedMicAlgorithms, format!("{} not allowed for this partner", names.join(", ")));
+            return Err(Failure::named(error, None));
+        }
+        let job = Job { headers, identities, signers, policy, limits, also_hash, listed };
+        Ok(Receiver { job, found: Found::default(), root: Entity::top(), failed: None })
+    }
+
+    /// Takes the next bytes of the body.
+    ///
+    /// # Errors
+    /// The message cannot be taken, or the sink failed; then the same again.
+    pub fn push(&mut self, bytes: &[u8], sink: &mut dyn PayloadSink) -> Result<(), Failure> {
+        if let Some(failure) = &self.failed {
+            return Err(failure.clone());
+        }
+        let mut walk = Walk { job: &self.job, found: &mut self.found, sink };
+        for piece in bytes.chunks(PIECE) {
+            if let Err(failure) = self.root.push(piece, &mut walk) {
+                self.failed = Some(failure.clone());
+                return Err(failure);
+            }
+        }
+        Ok(())
+    }
+
+    /// The body is complete: checks everything that can only be checked now.
+    ///
+    /// # Errors
+    /// The message cannot be taken, or the sink failed.
+    pub fn finish(mut self, sink: &mut dyn PayloadSink) -> Result<Received, Failure> {
+        if let Some(failure) = self.failed {
+            return Err(failure);
+        }
+        self.root.finish(&mut Walk { job: &self.job, found: &mut self.found, sink })?;
+        let Found { signed, encrypted, compressed, mic, parts, notes, layers, mdn, mdn_signature, .. } = self.found;
+        if let Some(mdn) = mdn {
+            let signature = match (mdn_signature, signed) {
+                (Some(bad), _) => bad,
+                (None, Some(by)) => MdnSignature::Verified { digest: by.digest, signer: by.signer },
+                (None, None) => MdnSignature::None,
+            };
+            return Ok(Received::Mdn(Box::new(ReceivedMdn { mdn, signature })));
+        }
+        let policy = &self.job.policy;
+        let lack = match (policy.require_signed && signed.is_none(), policy.require_encrypted && encrypted.is_none()) {
+            (true, true) => "neither signed nor encrypted",
+            (true, false) => "not signed",
+            (false, true) => "not encrypted",
+            (false, false) => return Ok(Received::Message(ReceivedMessage { signed, encrypted, compressed, mic, parts, notes, layers })),
+        };
+        Err(Failure::named(insufficient(lack), mic))
+    }
+}
+
+fn insufficient(lack: &str) -> Error {
+    Error::new(ErrorKind::InsufficientMessageSecurity, lack)
+}

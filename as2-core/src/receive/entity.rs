@@ -1,0 +1,317 @@
+//! A MIME entity that streams by: its header block, then whatever its content type makes of the body.
+
+use super::layer::Layer;
+use super::parts::{Leaf, Related, Report};
+use super::signed::Signed;
+use super::{Failure, MAX_DEPTH, Walk};
+use crate::error::Error;
+use crate::headers::{Headers, MAX_BLOCK};
+use crate::mic::Hashes;
+use crate::mime::transfer::Base64;
+use crate::mime::{Encoding, MediaType, broken, content_type};
+
+/// What the entity is a part of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The HTTP message: its headers are known.
+    Top,
+    /// The content of a CMS layer.
+    Content,
+    /// The first part of `multipart/signed`.
+    SignedPart,
+    /// A part of `multipart/related`.
+    Attachment,
+}
+
+/// Where an entity stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) kind: Kind,
+    pub(super) depth: u8,
+    /// CMS layers around it.
+    pub(super) layers: u8,
+    /// Inside decrypted content: no tolerance that an attacker could use.
+    pub(super) decrypted: bool,
+    pub(super) compressed: bool,
+    /// A signature covers it.
+    pub(super) signed: bool,
+}
+
+impl Place {
+    /// One level deeper.
+    pub(super) fn inside(self, kind: Kind) -> Result<Self, Error> {
+        if self.depth >= MAX_DEPTH {
+            return Err(broken("MIME entities nested too deep"));
+        }
+        Ok(Place { kind, depth: self.depth + 1, ..self })
+    }
+}
+
+enum State {
+    /// The HTTP headers are the head.
+    Top,
+    /// Collecting the header block.
+    Head(Vec<u8>),
+    Body(Body),
+}
+
+/// An entity in progress.
+pub(super) struct Entity {
+    place: Place,
+    state: State,
+    /// The MIC of an unsigned message.
+    tap: Option<Hashes>,
+    /// The header block began like one.
+    plausible: bool,
+    /// What the headers say about the encoding and the type of text.
+    seven_bit: bool,
+}
+
+/// What a body turned out to be.
+pub(super) enum Body {
+    Layer(Box<Layer>),
+    Signed(Box<Signed>),
+    Related(Box<Related>),
+    Report(Report),
+    Leaf(Leaf),
+    /// The whole HTTP body in base64 around one of the others (as2.md Q36).
+    Coded(Box<Coded>),
+}
+
+impl Entity {
+    pub(super) fn top() -> Self {
+        let place = Place { kind: Kind::Top, depth: 0, layers: 0, decrypted: false, compressed: false, signed: false };
+        Entity { place, state: State::Top, tap: None, plausible: true, seven_bit: false }
+    }
+
+    pub(super) fn new(place: Place) -> Self {
+        Entity { place, state: State::Head(Vec::new()), tap: None, plausible: false, seven_bit: false }
+    }
+
+    /// The header block is complete.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.state, State::Body(_))
+    }
+
+    /// Whether the header block has a MIME field.
+    pub(super) fn is_plausible(&self) -> bool {
+        self.plausible
+    }
+
+    /// Whether a mail system of old could have changed its line ends.
+    pub(super) fn is_seven_bit(&self) -> bool {
+        self.seven_bit
+    }
+
+    /// An entity with MIME headers that carries payload without a signature.
+    pub(super) fn is_unsigned_payload(&self) -> bool {
+        self.plausible && !self.place.signed && matches!(self.state, State::Body(Body::Leaf(_) | Body::Related(_)))
+    }
+
+    pub(super) fn push(&mut self, bytes: &[u8], walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
+        let Some(rest) = self.head(bytes, walk)? else { return self.body(bytes, walk) };
+        self.body(&rest, walk)
+    }
+
+    pub(super) fn finish(&mut self, walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
+        self.head(&[], walk)?;
+        if let State::Head(held) = &mut self.state {
+            // No blank line came: a block of MIME headers without a body, or no headers at all.
+            let held = std::mem::take(held);
+            let headers = Headers::parse(&held).ok().filter(is_mime);
+            let rest = match headers {
+                Some(headers) => self.open(&headers, &held, &[], walk)?,
+                None if held.is_empty() && self.place.kind == Kind::Attachment => self.open(&Headers::new(), &held, &[], walk)?,
+                None => self.open_bare(held, walk)?,
+            };
+            self.body(&rest, walk)?;
+        }
+        if let State::Body(body) = &mut self.state {
+            body.finish(walk)?;
+        }
+        if let Some(tap) = self.tap.take() {
+            walk.found.mic = walk.job.mic_of(None, &tap.finish()?);
+        }
+        Ok(())
+    }
+
+    /// Takes bytes of the header block. `None`: the block was complete before, all bytes are the body's; else those that are.
+    fn head(&mut self, bytes: &[u8], walk: &mut Walk<'_, '_>) -> Result<Option<Vec<u8>>, Failure> {
+        let held = match &mut self.state {
+            State::Body(_) => return Ok(None),
+            State::Top => {
+                let headers = walk.job.headers;
+                self.open(headers, &[], &[], walk)?;
+                return Ok(None);
+            }
+            State::Head(held) => held,
+        };
+        let from = held.len().saturating_sub(3);
+        held.extend_from_slice(bytes);
+        match head_end(held, from) {
+            Some(end) if end <= MAX_BLOCK => {
+                let mut head = std::mem::take(held);
+                let rest = head.split_off(end);
+                match Headers::parse(&head) {
+                    Ok(headers) if self.place.kind == Kind::Attachment || is_mime(&headers) => self.open(&headers, &head, &rest, walk).map(Some),
+                    Ok(headers) if self.place.kind == Kind::SignedPart => self.open(&headers, &head, &rest, walk).map(Some),
+                    _ => self.open_bare([head, rest].concat(), walk).map(Some),
+                }
+            }
+            None if held.len() <= MAX_BLOCK => Ok(Some(Vec::new())),
+            _ => {
+                let held = std::mem::take(held);
+                self.open_bare(held, walk).map(Some)
+            }
+        }
+    }
+
+    /// Turns to the body. `head` is the block with its blank line, `rest` what followed it.
+    fn open(&mut self, headers: &Headers, head: &[u8], rest: &[u8], walk: &mut Walk<'_, '_>) -> Result<Vec<u8>, Failure> {
+        self.plausible = is_mime(headers);
+        let media = content_type(headers)?;
+        let encoding = Encoding::of(headers);
+        self.seven_bit = match headers.get("Content-Transfer-Encoding") {
+            Some(word) => word.to_ascii_lowercase().contains("bit") || encoding == Encoding::QuotedPrintable,
+            None => media.as_ref().is_none_or(|m| m.essence.starts_with("text/")),
+        };
+        let body = Body::open(self.place, headers, media, &encoding, walk)?;
+        let payload = matches!(body, Body::Leaf(_) | Body::Related(_));
+        if payload && !self.place.signed && self.place.kind != Kind::Attachment {
+            // Without headers for a plain message, with them behind any layer (as2.md §3).
+            let mut tap = Hashes::new(&[walk.job.mic_digest(None)])?;
+            tap.update(head)?;
+            self.tap = Some(tap);
+        }
+        self.state = State::Body(body);
+        Ok(rest.to_vec())
+    }
+
+    /// COMPAT(mendelson): a bare payload behind a layer (as2.md Q6). Its name and type are those of the HTTP headers.
+    fn open_bare(&mut self, held: Vec<u8>, walk: &mut Walk<'_, '_>) -> Result<Vec<u8>, Failure> {
+        let signature_lacks = walk.job.policy.require_signed && !self.place.signed;
+        if self.place.kind != Kind::Content || (self.place.decrypted && signature_lacks) {
+            return Err(broken("an entity without MIME headers").into());
+        }
+        walk.found.note("the payload had no MIME headers");
+        if !self.place.signed {
+            self.tap = Some(Hashes::new(&[walk.job.mic_digest(None)])?);
+        }
+        self.state = State::Body(Body::Leaf(Leaf::bare(walk)?));
+        Ok(held)
+    }
+
+    fn body(&mut self, bytes: &[u8], walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
+        let State::Body(body) = &mut self.state else { return Ok(()) };
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if let Some(tap) = &mut self.tap {
+            tap.update(bytes)?;
+        }
+        body.push(bytes, walk)
+    }
+}
+
+impl Body {
+    fn open(place: Place, headers: &Headers, media: Option<MediaType>, encoding: &Encoding, walk: &mut Walk<'_, '_>) -> Result<Self, Failure> {
+        let Some(media) = media else { return Ok(Body::Leaf(Leaf::new(headers, encoding, walk)?)) };
+        // Attachments are payload, whatever they look like.
+        let layer_possible = place.kind != Kind::Attachment;
+        if media.is_cms() && layer_possible {
+            return Ok(Body::Layer(Box::new(Layer::new(place, &media)?)));
+        }
+        let body = match media.essence.as_str() {
+            "multipart/signed" if layer_possible => Body::Signed(Box::new(Signed::new(place, &media, walk)?)),
+            "multipart/report" | "message/disposition-notification" if layer_possible => Body::Report(Report::new(media.clone())),
+            "multipart/related" | "multipart/mixed" => Body::Related(Box::new(Related::new(place, &media)?)),
+            _ => return Ok(Body::Leaf(Leaf::new(headers, encoding, walk)?)),
+        };
+        if place.kind == Kind::Top && *encoding == Encoding::Base64 {
+            return Ok(Body::Coded(Box::new(Coded { decoder: None, decided: false, inner: body })));
+        }
+        Ok(body)
+    }
+
+    fn push(&mut self, bytes: &[u8], walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
+        match self {
+            Body::Layer(layer) => layer.push(bytes, walk),
+            Body::Signed(signed) => signed.push(bytes, walk),
+            Body::Related(related) => related.push(bytes, walk),
+            Body::Report(report) => report.push(bytes),
+            Body::Leaf(leaf) => leaf.push(bytes, walk),
+            Body::Coded(coded) => coded.push(bytes, walk),
+        }
+    }
+
+    fn finish(&mut self, walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
+        match self {
+            Body::Layer(layer) => layer.finish(walk),
+            Body::Signed(signed) => signed.finish(walk),
+            Body::Related(related) => related.finish(walk),
+            Body::Report(report) => report.finish(walk),
+            Body::Leaf(leaf) => leaf.finish(walk),
+            Body::Coded(coded) => coded.finish(walk),
+        }
+    }
+}
+
+/// A multipart HTTP body whose headers announce base64: decoded if it is, left alone if it begins with a boundary.
+pub(super) struct Coded {
+    decoder: Option<Base64>,
+    decided: bool,
+    inner: Body,
+}
+
+impl Coded {
+    fn push(&mut self, bytes: &[u8], walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
+        if !self.decided {
+            let Some(first) = bytes.iter().find(|b| !b.is_ascii_whitespace()) else { return Ok(()) };
+            self.decided = true;
+            if *first != b'-' {
+                walk.found.note("the HTTP body was in base64");
+                self.decoder = Some(Base64::default());
+            }
+        }
+        let Some(decoder) = &mut self.decoder else { return self.inner.push(bytes, walk) };
+        let mut decoded = Vec::new();
+        decoder.push(bytes, &mut decoded);
+        self.inner.push(&decoded, walk)
+    }
+
+    fn finish(&mut self, walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
+        if let Some(decoder) = &mut self.decoder {
+            let mut decoded = Vec::new();
+            decoder.finish(&mut decoded);
+            self.inner.push(&decoded, walk)?;
+        }
+        self.inner.finish(walk)
+    }
+}
+
+/// A block that says something about MIME, and so is no payload that happens to hold colons.
+fn is_mime(headers: &Headers) -> bool {
+    headers.iter().any(|(name, _)| {
+        let name = name.to_ascii_lowercase();
+        name.starts_with("content-") || name == "mime-version"
+    })
+}
+
+/// Where the body begins: after the first empty line.
+fn head_end(bytes: &[u8], from: usize) -> Option<usize> {
+    if bytes.starts_with(b"\n") {
+        return Some(1);
+    }
+    if bytes.starts_with(b"\r\n") {
+        return Some(2);
+    }
+    let tail = bytes.get(from..)?;
+    for feed in memchr::memchr_iter(b'\n', tail) {
+        match (tail.get(feed + 1), tail.get(feed + 2)) {
+            (Some(b'\n'), _) => return Some(from + feed + 2),
+            (Some(b'\r'), Some(b'\n')) => return Some(from + feed + 3),
+            _ => {}
+        }
+    }
+    None
+}

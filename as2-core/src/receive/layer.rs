@@ -1,0 +1,291 @@
+//! A CMS layer: encrypted, compressed, or signed with the content inside. Its OID tells which (as2.md Q45).
+
+use super::entity::{Entity, Kind, Place};
+use super::{Failure, MAX_LAYERS, MdnSignature, SignedBy, Walk, insufficient};
+use crate::cms::{CONTENT_TYPE_PREFIX, ContentKind, Inflater, OpaqueVerifier, OpenPolicy, Opened, Opener, content_type_of};
+use crate::crypto;
+use crate::error::{Error, ErrorKind};
+use crate::mic::{Hashes, Mic};
+use crate::mime::transfer::Base64;
+use crate::mime::{MediaType, broken};
+
+/// A layer in progress.
+pub(super) struct Layer {
+    place: Place,
+    /// What a body is called that is no CMS.
+    unreadable: ErrorKind,
+    /// Binary or base64: told by the first byte.
+    form: Option<Form>,
+    head: Vec<u8>,
+    open: Option<Open>,
+}
+
+enum Form {
+    Binary,
+    Base64(Base64),
+}
+
+/// A layer whose kind is known.
+struct Open {
+    cms: Cms,
+    inner: Entity,
+    plain: Vec<u8>,
+    /// What is wrong inside; told when the layer itself is known to be good.
+    fault: Option<Failure>,
+    /// Its line in the list of layers.
+    line: usize,
+}
+
+enum Cms {
+    Encrypted(Box<Opener>),
+    Compressed(Box<Inflater>),
+    /// With digests of the content for the MIC.
+    Signed(Box<OpaqueVerifier>, Option<Hashes>),
+}
+
+impl Layer {
+    pub(super) fn new(place: Place, media: &MediaType) -> Result<Self, Failure> {
+        let unreadable = match media.param("smime-type").map(str::to_ascii_lowercase).as_deref() {
+            Some("compressed-data") => ErrorKind::DecompressionFailed,
+            Some("signed-data") => ErrorKind::AuthenticationFailed,
+            _ => ErrorKind::DecryptionFailed,
+        };
+        if place.layers >= MAX_LAYERS {
+            return Err(broken("too many CMS layers").into());
+        }
+        Ok(Layer { place, unreadable, form: None, head: Vec::new(), open: None })
+    }
+
+    pub(super) fn push(&mut self, bytes: &[u8], walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
+        let mut bytes = bytes;
+        if self.form.is_none() {
+            let start = bytes.iter().position(|b| !b.is_ascii_whitespace()).unwrap_or(bytes.len());
+            bytes = bytes.get(start..).unwrap_or_default();
+            match bytes.first() {
+                None => return Ok(()),
+                Some(0x30) => self.form = Some(Form::Binary),
+                Some(first) if first.is_ascii_alphanumeric() || *first == b'-' => {
+                    // COMPAT: base64 whether the headers say so or not (as2.md Q36).
+                    walk.found.note("a CMS layer was in base64");
+                    self.form = Some(Form::Base64(Base64::default()));
+                }
+                Some(_) => return Err(self.no_cms().into()),
+            }
+        }
+        match &mut self.form {
+            Some(Form::Base64(decoder)) => {
+                let mut decoded = Vec::new();
+                decoder.push(bytes, &mut decoded);
+                self.cms(&decoded, walk)
+            }
+            _ => self.cms(bytes, walk),
+        }
+    }
+
+    pub(super) fn finish(&mut self, walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
+        if let Some(Form::Base64(decoder)) = &mut self.form {
+            let mut decoded = Vec::new();
+            decoder.finish(&mut decoded);
+            self.cms(&decoded, walk)?;
+        }
+        if self.open.is_none() {
+            self.start(walk)?;
+        }
+        match &mut self.open {
+            Some(open) => open.finish(self.place, walk),
+            None => Err(self.no_cms().into()),
+        }
+    }
+
+    fn no_cms(&self) -> Error {
+        Error::new(self.unreadable, "no CMS content")
+    }
+
+    fn cms(&mut self, bytes: &[u8], walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
+        if let Some(open) = &mut self.open {
+            return open.push(bytes, walk);
+        }
+        self.head.extend_from_slice(bytes);
+        if self.head.len() < CONTENT_TYPE_PREFIX { Ok(()) } else { self.start(walk) }
+    }
+
+    /// Finds out what the layer is.
+    fn start(&mut self, walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
+        let head = std::mem::take(&mut self.head);
+        let kind = content_type_of(&head).ok_or_else(|| self.no_cms())?;
+        let mut place = self.place.inside(Kind::Content)?;
+        place.layers += 1;
+        let (cms, words) = match kind {
+            ContentKind::Enveloped | ContentKind::AuthEnveloped if place.decrypted => return Err(broken("encrypted twice").into()),
+            ContentKind::Enveloped | ContentKind::AuthEnveloped => {
+                place.decrypted = true;
+                let policy = OpenPolicy { accept_3des: walk.job.policy.accept_3des };
+                (Cms::Encrypted(Box::new(Opener::new(walk.job.identities, policy))), "enveloped-data")
+            }
+            ContentKind::Compressed if place.compressed => {
+                return Err(Error::new(ErrorKind::DecompressionFailed, "compressed twice").into());
+            }
+            ContentKind::Compressed => {
+                place.compressed = true;
+                (Cms::Compressed(Box::new(Inflater::new(walk.job.limits.max_payload.saturating_add(1 << 20)))), "compressed-data zlib")
+            }
+            ContentKind::Signed if place.signed => return Err(broken("signed twice").into()),
+            ContentKind::Signed => {
+                place.signed = true;
+                let own = Hashes::new(&[walk.job.mic_digest(None)])?;
+                (Cms::Signed(Box::new(OpaqueVerifier::new()), Some(own)), "signed-data")
+            }
+        };
+        let line = walk.found.layers.len();
+        walk.found.layers.push(words.to_owned());
+        let mut open = Open { cms, inner: Entity::new(place), plain: Vec::new(), fault: None, line };
+        open.push(&head, walk)?;
+        self.open = Some(open);
+        Ok(())
+    }
+}
+
+impl Open {
+    fn push(&mut self, bytes: &[u8], walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
+        let Open { cms, inner, plain, fault, .. } = self;
+        plain.clear();
+        match cms {
+            Cms::Encrypted(opener) => opener.push(bytes, plain)?,
+            Cms::Signed(verifier, own) => {
+                verifier.push(bytes, plain)?;
+                own.as_mut().map_or(Ok(()), |own| own.update(plain))?;
+            }
+            Cms::Compressed(inflater) => return through(inner, walk, |sink| inflater.push(bytes, sink)),
+        }
+        hold(fault, inner.push_if(plain, fault.is_none(), walk))
+    }
+
+    fn finish(&mut self, place: Place, walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
+        let Open { cms, inner, plain, fault, line } = self;
+        plain.clear();
+        match cms {
+            Cms::Compressed(inflater) => {
+                through(inner, walk, |sink| inflater.finish(sink))?;
+                walk.found.compressed = true;
+                inner.finish(walk)
+            }
+            Cms::Encrypted(opener) => {
+                let opened = match opener.finish(plain) {
+                    Ok(opened) => opened,
+                    Err(_) if fault.is_none() && walk.job.policy.require_signed && inner.is_unsigned_payload() => {
+                        return Err(unsigned_either_way(walk));
+                    }
+                    Err(error) => return Err(Failure::named(error, None)),
+                };
+                hold(fault, inner.push_if(plain, fault.is_none(), walk))?;
+                if fault.is_none() {
+                    hold(fault, inner.finish(walk))?;
+                }
+                if let Some(fault) = fault.take() {
+                    return Err(if fault.named { fault } else { crypto::decryption_failed(&fault.error.to_string()).into() });
+                }
+                walk.found.encrypted = Some(opened.cipher);
+                describe(&mut walk.found.layers, *line, &words_of(&opened));
+                Ok(())
+            }
+            Cms::Signed(verifier, own) => {
+                let policy = walk.job.policy;
+                let verified = verifier.finish(plain, walk.job.signers, &|digest| policy.allows(digest));
+                if let Some(own) = own {
+                    own.update(plain)?;
+                }
+                hold(fault, inner.push_if(plain, fault.is_none(), walk))?;
+                if fault.is_none() {
+                    hold(fault, inner.finish(walk))?;
+                }
+                let taken = own.take().map_or(Ok(Vec::new()), Hashes::finish)?;
+                let verified = match verified {
+                    Ok(verified) if !verified.has_attributes && !inner.is_plausible() => {
+                        Err(Error::new(ErrorKind::AuthenticationFailed, "a signature without attributes over something that is no MIME entity"))
+                    }
+                    other => other,
+                };
+                match verified {
+                    Ok(verified) => {
+                        let signature = vec![(verified.digest, verified.content_digest)];
+                        let mic = walk.job.mic_of(Some(verified.digest), &[signature, taken].concat());
+                        if let Some(fault) = fault.take() {
+                            return Err(Failure::named(fault.error, mic));
+                        }
+                        let words = format!("signed-data {} signer {}", verified.digest.name(), verified.signer.subject());
+                        describe(&mut walk.found.layers, *line, &words);
+                        walk.found.mic = mic;
+                        walk.found.signed = Some(SignedBy { digest: verified.digest, signer: verified.signer });
+                        Ok(())
+                    }
+                    Err(error) if walk.found.mdn.is_some() => {
+                        walk.found.mdn_signature = Some(MdnSignature::Bad(error.to_string()));
+                        Ok(())
+                    }
+                    Err(error) => {
+                        let mic = walk.job.mic_of(None, &taken);
+                        // Its structure and its signature are judged as one: after decryption that is no reason for own words.
+                        Err(Failure { named: !place.decrypted, mic: mic.filter(|_| !place.decrypted), ..Failure::from(error) })
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Entity {
+    fn push_if(&mut self, bytes: &[u8], wanted: bool, walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
+        if wanted { self.push(bytes, walk) } else { Ok(()) }
+    }
+}
+
+/// Keeps a fault of the partner's content for later; ours goes up at once.
+fn hold(fault: &mut Option<Failure>, result: Result<(), Failure>) -> Result<(), Failure> {
+    match result {
+        Err(failure) if !failure.is_ours() => {
+            *fault = Some(failure);
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// Hands inflated bytes to the entity inside; the entity's own failure comes out as it went in.
+fn through(
+    inner: &mut Entity,
+    walk: &mut Walk<'_, '_>,
+    inflate: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error>,
+) -> Result<(), Failure> {
+    let mut inside = None;
+    let result = inflate(&mut |plain| {
+        inner.push(plain, walk).map_err(|failure| {
+            let error = failure.error.clone();
+            inside = Some(failure);
+            error
+        })
+    });
+    result.map_err(|error| inside.unwrap_or_else(|| error.into()))
+}
+
+/// Unsigned content where a signature is required is refused for that, whether or not its padding was good: else the two
+/// answers would tell an attacker about the padding, one block at a time. With bad padding there is no content to digest; a
+/// random value looks the same to anybody who does not know the content.
+fn unsigned_either_way(walk: &Walk<'_, '_>) -> Failure {
+    let digest = walk.job.mic_digest(None);
+    let mut value = vec![0; crypto::digest_len(digest)];
+    match crypto::random(&mut value) {
+        Ok(()) => Failure::named(insufficient("not signed, and not decrypted to its end"), Some(Mic { digest, value })),
+        Err(error) => error.into(),
+    }
+}
+
+fn describe(layers: &mut [String], line: usize, words: &str) {
+    if let Some(layer) = layers.get_mut(line) {
+        words.clone_into(layer);
+    }
+}
+
+fn words_of(opened: &Opened) -> String {
+    let kind = if opened.cipher.is_gcm() { "authEnveloped-data" } else { "enveloped-data" };
+    format!("{kind} {} {} recipient {}", opened.cipher, opened.key_transport, opened.recipient.subject())
+}

@@ -1,0 +1,282 @@
+//! `multipart/signed`: the first part is hashed exactly as it came, the second is the signature (RFC 1847 §2.1, as2.md §3).
+
+use super::entity::{Entity, Kind, Place};
+use super::{Failure, MdnSignature, SignedBy, Walk};
+use crate::algorithm::Digest;
+use crate::cms::signed::MAX_P7S;
+use crate::cms::{Verified, peek, verify_detached};
+use crate::error::{Error, ErrorKind};
+use crate::headers::{Headers, MAX_BLOCK};
+use crate::mic::Hashes;
+use crate::mime::scanner::{Piece, Scanner};
+use crate::mime::transfer::{decode_lenient, decode_strict};
+use crate::mime::{Encoding, MediaType, broken};
+
+/// Most bytes of the signature part: its headers, and base64 in any line length.
+const MAX_SIGNATURE_PART: usize = MAX_BLOCK + 2 * MAX_P7S;
+
+/// A `multipart/signed` in progress.
+pub(super) struct Signed {
+    scanner: Scanner,
+    parts: Parts,
+    line: usize,
+}
+
+struct Parts {
+    place: Place,
+    /// The part in work; 0 before the first.
+    number: usize,
+    ended: bool,
+    hashes: Hashes,
+    canonical: Canonical,
+    inner: Entity,
+    /// What is wrong in the signed part; told once the signature is known to be good.
+    fault: Option<Failure>,
+    signature: Vec<u8>,
+}
+
+impl Signed {
+    pub(super) fn new(place: Place, media: &MediaType, walk: &mut Walk<'_, '_>) -> Result<Self, Failure> {
+        if place.signed {
+            return Err(broken("signed twice").into());
+        }
+        let scanner = Scanner::new(media.param("boundary"))?;
+        let mut inside = place.inside(Kind::SignedPart)?;
+        inside.signed = true;
+        // `micalg` is a hint; the signature decides (as2.md §4).
+        let policy = walk.job.policy;
+        let named = media.param("micalg").unwrap_or_default();
+        let mut digests: Vec<Digest> = named.split(',').filter_map(Digest::parse).collect();
+        digests.push(Digest::Sha256);
+        digests.push(Digest::Sha1);
+        digests.extend_from_slice(walk.job.also_hash);
+        digests.push(walk.job.mic_digest(None));
+        digests.retain(|digest| policy.allows(*digest));
+        let line = walk.found.layers.len();
+        walk.found.layers.push("multipart/signed".to_owned());
+        let parts = Parts {
+            place,
+            number: 0,
+            ended: false,
+            hashes: Hashes::new(&digests)?,
+            canonical: Canonical::new(&digests),
+            inner: Entity::new(inside),
+            fault: None,
+            signature: Vec::new(),
+        };
+        Ok(Signed { scanner, parts, line })
+    }
+
+    pub(super) fn push(&mut self, bytes: &[u8], walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
+        let Signed { scanner, parts, .. } = self;
+        scanner.push(bytes, &mut |piece| parts.take(piece, walk))
+    }
+
+    pub(super) fn finish(&mut self, walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
+        let Signed { scanner, parts, .. } = self;
+        scanner.finish(&mut |piece| parts.take(piece, walk))?;
+        match self.judge(walk) {
+            // What an unproven MDN says is kept and shown.
+            Err(failure) if walk.found.mdn.is_some() && !failure.is_ours() => {
+                walk.found.mdn_signature = Some(MdnSignature::Bad(failure.error.to_string()));
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn judge(&mut self, walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
+        let Signed { scanner, parts, line } = self;
+        let strict = parts.place.decrypted;
+        if parts.number < 2 {
+            return Err(broken("a signed message without its signature").into());
+        }
+        if !scanner.is_closed() {
+            if strict {
+                return Err(broken("signed content without its closing boundary").into());
+            }
+            walk.found.note("the closing boundary was missing");
+        } else if scanner.has_epilogue() {
+            if strict {
+                return Err(broken("bytes after the closing boundary").into());
+            }
+            walk.found.note("bytes after the closing boundary");
+        }
+        let p7s = read_signature(&parts.signature, strict)?;
+        let facts = peek(&p7s)?;
+
+        // From here on the structure is complete, and a fault may be told in its own words.
+        let policy = walk.job.policy;
+        let hashes = std::mem::replace(&mut parts.hashes, Hashes::new(&[])?);
+        let taken = hashes.finish()?;
+        let missing = |digest: &&Digest| policy.allows(**digest) && !taken.iter().any(|(known, _)| known == *digest);
+        if let Some(digest) = facts.digests.iter().find(missing) {
+            return Err(Failure::wants_rehash(*digest));
+        }
+        let signature_digest = facts.digests.first().copied().filter(|digest| policy.allows(*digest));
+        let verify = |content: &[(Digest, Vec<u8>)]| -> Result<Verified, Error> {
+            let verified = verify_detached(&p7s, content, walk.job.signers, &|digest| policy.allows(digest))?;
+            // Without attributes, content that looks like attributes could be passed off as signed (as2.md Q54).
+            if !verified.has_attributes && !parts.inner.is_plausible() {
+                return Err(Error::new(ErrorKind::AuthenticationFailed, "a signature without attributes over something that is no MIME entity"));
+            }
+            Ok(verified)
+        };
+        let mut content = taken;
+        let mut result = verify(&content);
+        if result.is_err()
+            && let Some(canonical) = parts.canonical.finish()?
+            && let Ok(verified) = verify(&canonical)
+        {
+            // COMPAT: senders of old signed with CRLF and sent LF (as2.md Q3).
+            walk.found.note("the signature holds with line ends made CRLF");
+            content = canonical;
+            result = Ok(verified);
+        }
+        let mic = walk.job.mic_of(signature_digest, &content);
+        let verified = result.map_err(|error| Failure::named(error, mic.clone()))?;
+        if let Some(fault) = parts.fault.take() {
+            return Err(Failure::named(fault.error, mic));
+        }
+        if let Some(layer) = walk.found.layers.get_mut(*line) {
+            *layer = format!("multipart/signed {} signer {}", verified.digest.name(), verified.signer.subject());
+        }
+        walk.found.mic = mic;
+        walk.found.signed = Some(SignedBy { digest: verified.digest, signer: verified.signer });
+        Ok(())
+    }
+}
+
+impl Parts {
+    fn take(&mut self, piece: Piece<'_>, walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
+        match (piece, self.number) {
+            (Piece::Start, 0 | 1) => self.number += 1,
+            (Piece::Start, _) => return Err(broken("more than two parts in a signed message").into()),
+            (Piece::Data(bytes), 1) => {
+                self.hashes.update(bytes)?;
+                if self.fault.is_none() {
+                    let result = self.inner.push(bytes, walk);
+                    self.keep(result)?;
+                }
+                self.canonical.update(bytes, &self.inner)?;
+            }
+            (Piece::Data(bytes), _) => {
+                if self.signature.len() + bytes.len() > MAX_SIGNATURE_PART {
+                    return Err(broken("a signature that is too large").into());
+                }
+                self.signature.extend_from_slice(bytes);
+            }
+            (Piece::End, 1) if !self.ended => {
+                self.ended = true;
+                if self.fault.is_none() {
+                    let result = self.inner.finish(walk);
+                    self.keep(result)?;
+                }
+            }
+            (Piece::End, _) => {}
+        }
+        Ok(())
+    }
+
+    /// Ours goes up at once; a fault of the content waits for the signature.
+    fn keep(&mut self, result: Result<(), Failure>) -> Result<(), Failure> {
+        match result {
+            Err(failure) if !failure.is_ours() => {
+                self.fault = Some(failure);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+}
+
+/// The SignedData in the second part: DER or base64, whatever the headers say (as2.md Q46).
+fn read_signature(part: &[u8], strict: bool) -> Result<Vec<u8>, Error> {
+    let end = part.windows(2).position(|two| two == b"\n\n").map(|at| at + 2);
+    let end = match (end, part.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4)) {
+        (Some(one), Some(other)) => one.min(other),
+        (one, other) => one.or(other).ok_or_else(|| broken("a signature part without headers"))?,
+    };
+    let (head, body) = part.split_at(end);
+    let headers = Headers::parse(head)?;
+    let media = crate::mime::content_type(&headers)?;
+    if !media.as_ref().is_some_and(|media| media.is_signature() || media.is_cms()) {
+        return Err(broken("the second part is no signature"));
+    }
+    // 0x30 begins DER, and as a character, `0`, no base64 of it.
+    if body.first() == Some(&0x30) && Encoding::of(&headers) != Encoding::Base64 || body.starts_with(b"0\x80") || body.starts_with(b"0\x82") {
+        return Ok(body.to_vec());
+    }
+    if strict { decode_strict(body) } else { Ok(decode_lenient(body)) }
+}
+
+/// The digests of a part with every line end made CRLF, for parts that a mail system may have touched. Nothing is taken of
+/// parts that are declared binary.
+struct Canonical {
+    digests: Vec<Digest>,
+    state: CanonicalState,
+    after_cr: bool,
+    changed: bool,
+}
+
+enum CanonicalState {
+    /// The part's header block is not complete yet.
+    Waiting(Vec<u8>),
+    Taking(Hashes),
+    Off,
+}
+
+impl Canonical {
+    fn new(digests: &[Digest]) -> Self {
+        let first = digests.first().copied().into_iter().collect();
+        Canonical { digests: first, state: CanonicalState::Waiting(Vec::new()), after_cr: false, changed: false }
+    }
+
+    fn update(&mut self, bytes: &[u8], part: &Entity) -> Result<(), Error> {
+        match &mut self.state {
+            CanonicalState::Off => Ok(()),
+            CanonicalState::Taking(_) => self.take(bytes),
+            CanonicalState::Waiting(held) => {
+                held.extend_from_slice(bytes);
+                if !part.is_open() {
+                    if held.len() > 2 * MAX_BLOCK {
+                        self.state = CanonicalState::Off;
+                    }
+                    return Ok(());
+                }
+                let held = std::mem::take(held);
+                if !part.is_seven_bit() {
+                    self.state = CanonicalState::Off;
+                    return Ok(());
+                }
+                self.state = CanonicalState::Taking(Hashes::new(&self.digests)?);
+                self.take(&held)
+            }
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let CanonicalState::Taking(hashes) = &mut self.state else { return Ok(()) };
+        let mut from = 0;
+        for feed in memchr::memchr_iter(b'\n', bytes) {
+            let before = if feed == 0 { self.after_cr } else { bytes.get(feed - 1) == Some(&b'\r') };
+            if !before {
+                hashes.update(bytes.get(from..feed).unwrap_or_default())?;
+                hashes.update(b"\r")?;
+                from = feed;
+                self.changed = true;
+            }
+        }
+        hashes.update(bytes.get(from..).unwrap_or_default())?;
+        self.after_cr = bytes.last().map_or(self.after_cr, |last| *last == b'\r');
+        Ok(())
+    }
+
+    /// The digests, if they differ from those of the part as it came.
+    fn finish(&mut self) -> Result<Option<Vec<(Digest, Vec<u8>)>>, Error> {
+        match std::mem::replace(&mut self.state, CanonicalState::Off) {
+            CanonicalState::Taking(hashes) if self.changed => hashes.finish().map(Some),
+            _ => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The flags that set fields of objects: one table per noun gives `--help`, parsing and the field names.
+
+use std::marker::PhantomData;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+
+use crate::manage::{Refusal, Result, secrets};
+
+/// What a flag takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Takes {
+    /// A text.
+    Text,
+    /// `true` or `false`; without a value `true`.
+    Switch,
+    /// `env:NAME` or `file:PATH`.
+    Secret,
+    /// One of these words.
+    Word(&'static [&'static str]),
+}
+
+/// One flag.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Field {
+    flag: &'static str,
+    key: &'static str,
+    takes: Takes,
+    value: &'static str,
+    help: &'static str,
+}
+
+const fn text(flag: &'static str, key: &'static str, value: &'static str, help: &'static str) -> Field {
+    Field { flag, key, takes: Takes::Text, value, help }
+}
+
+const fn switch(flag: &'static str, key: &'static str, help: &'static str) -> Field {
+    Field { flag, key, takes: Takes::Switch, value: "true|false", help }
+}
+
+const fn word(flag: &'static str, key: &'static str, words: &'static [&'static str], help: &'static str) -> Field {
+    Field { flag, key, takes: Takes::Word(words), value: "WORD", help }
+}
+
+/// A noun with settable fields.
+pub(crate) trait Noun {
+    /// Its flags.
+    const FIELDS: &'static [Field];
+}
+
+/// The settings given on a command line.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings<N> {
+    given: Vec<(Field, String)>,
+    free: Vec<(String, String)>,
+    noun: PhantomData<N>,
+}
+
+impl<N> Settings<N> {
+    /// Field names and values; secrets are read from where they are.
+    pub(crate) fn pairs(&self) -> Result<Vec<(String, String)>> {
+        let mut pairs = Vec::new();
+        for (field, value) in &self.given {
+            let value = if field.takes == Takes::Secret { secrets::read(value)?.as_str().to_owned() } else { value.clone() };
+            pairs.push((field.key.to_owned(), value));
+        }
+        for (key, value) in &self.free {
+            if key.ends_with("password") {
+                pairs.push((key.clone(), secrets::read(value)?.as_str().to_owned()));
+            } else {
+                pairs.push((key.clone(), value.clone()));
+            }
+        }
+        Ok(pairs)
+    }
+
+    /// The settings of a change, of which there has to be one.
+    pub(crate) fn some(&self, noun: &str, name: &str) -> Result<Vec<(String, String)>> {
+        let pairs = self.pairs()?;
+        if pairs.is_empty() {
+            return Err(Refusal::usage(format!("nothing to set on {noun} {name}"), "no setting was given", format!("as2gate {noun} set --help lists them")));
+        }
+        Ok(pairs)
+    }
+
+    /// The value given for a field.
+    pub(crate) fn get(&self, key: &str) -> Option<&str> {
+        let given = self.given.iter().find(|(field, _)| field.key == key).map(|(_, value)| value.as_str());
+        given.or_else(|| self.free.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str()))
+    }
+}
+
+impl<N: Noun> Args for Settings<N> {
+    fn augment_args(command: Command) -> Command {
+        let mut command = command.next_help_heading("Settings");
+        for field in N::FIELDS {
+            let arg = Arg::new(field.flag).long(field.flag).value_name(field.value).help(field.help).action(ArgAction::Set);
+            let arg = match field.takes {
+                Takes::Text | Takes::Secret => arg,
+                Takes::Word(words) => arg.value_parser(PossibleValuesParser::new(words)),
+                Takes::Switch => arg.num_args(0..=1).default_missing_value("true").value_parser(PossibleValuesParser::new(["true", "false"])),
+            };
+            command = command.arg(arg.hide_possible_values(field.takes == Takes::Switch));
+        }
+        let free = Arg::new("set").long("set").value_name("KEY=VALUE").action(ArgAction::Append);
+        command.arg(free.help("Any field by its name in TOML, e.g. headers.X-Env=prod; may be repeated")).next_help_heading(None::<&str>)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl<N: Noun> FromArgMatches for Settings<N> {
+    fn from_arg_matches(matches: &ArgMatches) -> std::result::Result<Self, clap::Error> {
+        let given = N::FIELDS.iter().filter_map(|field| matches.get_one::<String>(field.flag).map(|value| (*field, value.clone()))).collect();
+        let mut free = Vec::new();
+        for pair in matches.get_many::<String>("set").into_iter().flatten() {
+            let Some((key, value)) = pair.split_once('=') else {
+                return Err(clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("--set {pair}: write it like KEY=VALUE\n")));
+            };
+            free.push((key.to_owned(), value.to_owned()));
+        }
+        Ok(Settings { given, free, noun: PhantomData })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> std::result::Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// `account`.
+#[derive(Clone, Debug)]
+pub(crate) struct OfAccount;
+
+impl Noun for OfAccount {
+    const FIELDS: &'static [Field] = &[
+        text("name", "name", "TEXT", "Name for people"),
+        text("timezone", "timezone", "ZONE", "Time zone for people, e.g. America/New_York; rules count in UTC"),
+        text("keep-messages", "lifecycle.messages.current", "TIME", "How long records stay in view, e.g. 90d"),
+        text("keep-noncurrent", "lifecycle.messages.noncurrent", "TIME", "How long they can be restored after that, e.g. 35d"),
+    ];
+}
+
+/// `station`.
+#[derive(Clone, Debug)]
+pub(crate) struct OfStation;
+
+impl Noun for OfStation {
+    const FIELDS: &'static [Field] = &[
+        text("name", "name", "TEXT", "Name for people, goes into the certificate that is made"),
+        text("email", "email", "MAIL", "Contact, also where receipts are asked for"),
+        text("url", "url", "URL", "Where partners post to, if not public_url and as2.path"),
+    ];
+}
+
+/// `user`.
+#[derive(Clone, Debug)]
+pub(crate) struct OfUser;
+
+impl Noun for OfUser {
+    const FIELDS: &'static [Field] = &[
+        text("allowed-ips", "allowed_ips", "CIDR,…", "Addresses that the user may come from; empty means anywhere"),
+        switch("delete-received", "delete_received", "May delete fetched files from an inbox"),
+        text("expires", "expires", "TIME", "Last moment of a login, e.g. 2027-01-31T00:00:00Z; empty means never"),
+    ];
+}
+
+/// `partner`.
+#[derive(Clone, Debug)]
+pub(crate) struct OfPartner;
+
+const DIGESTS: &[&str] = &["none", "sha1", "sha224", "sha256", "sha384", "sha512"];
+const CIPHERS: &[&str] = &["none", "aes128-cbc", "aes192-cbc", "aes256-cbc", "aes128-gcm", "aes256-gcm"];
+
+impl Noun for OfPartner {
+    const FIELDS: &'static [Field] = &[
+        text("url", "url", "URL", "Where messages are posted to"),
+        text("name", "name", "TEXT", "Name for people"),
+        text("email", "email", "MAIL", "Contact"),
+        text("stations", "stations", "IDS", "Stations that trade with it, with commas; * is all"),
+        text("subject", "subject", "TEXT", "Default subject"),
+        text("content-type", "content_type", "TYPE", "Content type of payloads; auto goes by extension"),
+        word("zip", "zip", &["as-is", "unpack"], "Send an uploaded zip as it is, or as several attachments"),
+        switch("allow-empty", "allow_empty", "Send files of zero bytes"),
+        switch("hold", "hold", "Legal hold: its records have no end"),
+        text("sign-certificate", "sign_certificate", "NAMES", "Certificates that verify its signatures, with commas"),
+        text("encrypt-certificate", "encrypt_certificate", "NAME", "Certificate that encrypts to it"),
+        word("sign", "sign", DIGESTS, "Digest of our signature"),
+        word("signature-scheme", "signature_scheme", &["pkcs1", "pss"], "RSA signature scheme"),
+        word("encrypt", "encrypt", CIPHERS, "Content encryption"),
+        word("key-transport", "key_transport", &["pkcs1", "oaep-sha1", "oaep-sha256", "oaep-sha384", "oaep-sha512"], "How the content key is wrapped"),
+        word("compress", "compress", &["none", "before-sign", "after-sign"], "Compression"),
+        word("transfer-encoding", "transfer_encoding", &["binary", "base64"], "How the payload travels inside the message"),
+        text("der-max", "der_max", "SIZE", "Definite CMS lengths up to this size"),
+        switch("require-signed", "require_signed", "Refuse unsigned messages"),
+        switch("require-encrypted", "require_encrypted", "Refuse messages in clear"),
+        switch("legacy", "legacy", "Allow SHA-1, for old partners only"),
+        switch("accept-3des", "accept_3des", "Accept 3DES, for old partners only"),
+        switch("accept-md5", "accept_md5", "Accept MD5, for old partners only"),
+        word("mdn", "mdn", &["none", "sync", "sync-signed", "async", "async-signed"], "Receipt asked for"),
+        text("mdn-urls", "mdn_urls", "URLS", "Where its async MDNs may go besides its own host"),
+        word("tls", "tls", &["default", "legacy"], "TLS towards it"),
+        text("https-certificate", "https_certificate", "NAMES", "Pinned TLS certificates; empty means the system's roots"),
+        text("client-certificate", "client_certificate", "NAME", "Our TLS client certificate"),
+        text("http-user", "http_auth.user", "USER", "User of HTTP basic authentication"),
+        Field { flag: "http-password", key: "http_auth.password", takes: Takes::Secret, value: "env:NAME|file:PATH", help: "Its password" },
+        text("proxy", "proxy", "URL", "HTTP proxy on the way to it"),
+        text("proxy-user", "proxy_auth.user", "USER", "User at the proxy"),
+        Field { flag: "proxy-password", key: "proxy_auth.password", takes: Takes::Secret, value: "env:NAME|file:PATH", help: "Its password" },
+        switch("chunked", "chunked", "Chunked transfer instead of a Content-Length"),
+        switch("private", "private", "Its URL may lead to a private address"),
+        text("async-status", "async_status", "200|202|204", "Our answer to its async messages"),
+        text("max-message", "max_message", "SIZE", "Largest message accepted from it; 0 means the server's"),
+        text("connect-timeout", "connect_timeout", "TIME", "Time to connect; 0 means the server's"),
+        text("response-timeout", "response_timeout", "TIME", "Time for its answer; 0 means the server's"),
+        text("retry-initial", "retry.initial", "TIME", "First wait before another try"),
+        text("retry-max-wait", "retry.max_wait", "TIME", "Longest wait"),
+        text("retry-max-tries", "retry.max_tries", "N", "Tries in all"),
+        text("retry-max-time", "retry.max_time", "TIME", "Time in all"),
+        text("mdn-wait", "retry.mdn_wait", "TIME", "How long an async MDN may take"),
+        text("max-parallel", "max_parallel", "N", "Messages posted to it at once"),
+        switch("in-order", "in_order", "One message after the other"),
+        switch("detects-duplicates", "detects_duplicates", "It knows a repeated Message-ID; false holds unknown outcomes"),
+        switch("strict-mic", "strict_mic", "A verified MDN without MIC is a failure"),
+        text("as2-version", "as2_version", "1.2", "AS2-Version that we announce"),
+    ];
+}

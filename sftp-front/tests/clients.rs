@@ -1,0 +1,637 @@
+//! The server against the real OpenSSH client, with a plain directory behind the traits.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use sftp_front::{
+    Authenticator, CloseSign, Config, Download, Entry, Fault, Kind, Listing, OpenHow, Peer, PublicKey, Refused, Server, SetStat, Space, Stat,
+    Tree, Upload, UploadFacts, VPath,
+};
+use std::fs::{self, File};
+use std::io::Write;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+// ------------------------------------------------------------------------------------- a directory as a tree
+
+#[derive(Clone, Debug)]
+enum Event {
+    Login(u64, String),
+    Failed(String),
+    Logout(String),
+    Closed(VPath, UploadFacts),
+    Abandoned(VPath, UploadFacts),
+    Sign(VPath, CloseSign),
+}
+
+type Log = Arc<Mutex<Vec<Event>>>;
+
+struct Directory {
+    root: PathBuf,
+    log: Log,
+}
+
+impl Directory {
+    fn real(&self, path: &VPath) -> PathBuf {
+        path.components().iter().fold(self.root.clone(), |dir, part| dir.join(part))
+    }
+}
+
+fn stat(meta: &fs::Metadata) -> Stat {
+    let kind = if meta.is_dir() { Kind::Dir } else { Kind::File };
+    Stat { kind, size: meta.len(), mtime: u64::try_from(meta.mtime()).unwrap(), mode: meta.mode() & 0o7777 }
+}
+
+fn apply(path: &Path, set: &SetStat) -> Result<(), Fault> {
+    if let Some(size) = set.size {
+        File::options().write(true).open(path)?.set_len(size)?;
+    }
+    if let Some(mode) = set.mode {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    }
+    Ok(())
+}
+
+impl Tree for Directory {
+    fn home(&self) -> VPath {
+        VPath::root()
+    }
+    fn stat(&self, path: &VPath, _follow: bool) -> Result<Stat, Fault> {
+        Ok(stat(&fs::symlink_metadata(self.real(path))?))
+    }
+    fn list(&self, path: &VPath) -> Result<Box<dyn Listing>, Fault> {
+        Ok(Box::new(Names(fs::read_dir(self.real(path))?)))
+    }
+    fn open_read(&self, path: &VPath) -> Result<Box<dyn Download>, Fault> {
+        Ok(Box::new(Reading(File::open(self.real(path))?)))
+    }
+    fn open_write(&self, path: &VPath, how: &OpenHow) -> Result<Box<dyn Upload>, Fault> {
+        let mut options = File::options();
+        options.write(true).read(true).create(how.create).truncate(how.truncate);
+        let file = if how.exclusive { options.create_new(true).open(self.real(path))? } else { options.open(self.real(path))? };
+        Ok(Box::new(Written { path: path.clone(), real: self.real(path), file, log: Arc::clone(&self.log) }))
+    }
+    fn remove(&self, path: &VPath) -> Result<(), Fault> {
+        Ok(fs::remove_file(self.real(path))?)
+    }
+    fn mkdir(&self, path: &VPath, _set: &SetStat) -> Result<(), Fault> {
+        Ok(fs::create_dir(self.real(path))?)
+    }
+    fn rmdir(&self, path: &VPath) -> Result<(), Fault> {
+        Ok(fs::remove_dir(self.real(path))?)
+    }
+    fn rename(&self, from: &VPath, to: &VPath, replace: bool) -> Result<(), Fault> {
+        if !replace && self.real(to).exists() {
+            return Err(Fault::Failure("the target exists".into()));
+        }
+        Ok(fs::rename(self.real(from), self.real(to))?)
+    }
+    fn set_stat(&self, path: &VPath, set: &SetStat) -> Result<(), Fault> {
+        apply(&self.real(path), set)
+    }
+    fn space(&self) -> Option<Space> {
+        Some(Space { total: 1 << 40, free: 1 << 39 })
+    }
+    fn after_close(&self, path: &VPath, sign: CloseSign) {
+        self.log.lock().unwrap().push(Event::Sign(path.clone(), sign));
+    }
+}
+
+struct Names(fs::ReadDir);
+impl Listing for Names {
+    fn next(&mut self, max: usize) -> Result<Vec<Entry>, Fault> {
+        let page = self.0.by_ref().take(max).map(|e| {
+            let e = e?;
+            Ok(Entry { name: e.file_name().into_string().unwrap(), stat: stat(&e.metadata()?) })
+        });
+        page.collect()
+    }
+}
+
+struct Reading(File);
+impl Download for Reading {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, Fault> {
+        Ok(self.0.read_at(buf, offset)?)
+    }
+    fn stat(&self) -> Result<Stat, Fault> {
+        Ok(stat(&self.0.metadata()?))
+    }
+}
+
+struct Written {
+    path: VPath,
+    real: PathBuf,
+    file: File,
+    log: Log,
+}
+
+impl Upload for Written {
+    fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), Fault> {
+        Ok(self.file.write_all_at(data, offset)?)
+    }
+    fn stat(&self) -> Result<Stat, Fault> {
+        Ok(stat(&self.file.metadata()?))
+    }
+    fn set_stat(&mut self, set: &SetStat) -> Result<(), Fault> {
+        apply(&self.real, set)
+    }
+    fn sync(&mut self) -> Result<(), Fault> {
+        Ok(self.file.sync_all()?)
+    }
+    fn close(self: Box<Self>, facts: &UploadFacts) -> Result<(), Fault> {
+        self.log.lock().unwrap().push(Event::Closed(self.path.clone(), facts.clone()));
+        Ok(())
+    }
+    fn abandon(self: Box<Self>, facts: &UploadFacts) {
+        self.log.lock().unwrap().push(Event::Abandoned(self.path.clone(), facts.clone()));
+    }
+}
+
+struct Accounts {
+    root: PathBuf,
+    key: String,
+    log: Log,
+}
+
+impl Authenticator for Accounts {
+    fn public_key(&self, user: &str, key: &PublicKey, _peer: &Peer) -> bool {
+        user == "alice" && key.openssh == self.key && key.algorithm == "ssh-ed25519" && key.blob.starts_with(b"\0\0\0\x0bssh-ed25519")
+    }
+    fn login(&self, user: &str, _key: &PublicKey, peer: &Peer, session: u64) -> Result<Arc<dyn Tree>, Refused> {
+        assert!(peer.client.starts_with("SSH-2.0-OpenSSH_"));
+        self.log.lock().unwrap().push(Event::Login(session, user.into()));
+        Ok(Arc::new(Directory { root: self.root.clone(), log: Arc::clone(&self.log) }))
+    }
+    fn failed(&self, user: &str, _peer: &Peer) {
+        self.log.lock().unwrap().push(Event::Failed(user.into()));
+    }
+    fn logout(&self, _session: u64, _user: &str, reason: &str, bytes_in: u64, bytes_out: u64) {
+        assert!(bytes_in > 0 && bytes_out > 0);
+        self.log.lock().unwrap().push(Event::Logout(reason.into()));
+    }
+}
+
+// ------------------------------------------------------------------------------------------------- the world
+
+struct World {
+    dir: TempDir,
+    addr: SocketAddr,
+    log: Log,
+    server: Arc<Server>,
+    stop: watch::Sender<bool>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+fn keygen(path: &Path) {
+    let status = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "", "-f"]).arg(path).status().unwrap();
+    assert!(status.success());
+}
+
+impl World {
+    fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for key in ["host", "alice", "mallory"] {
+            keygen(&dir.path().join(key));
+        }
+        fs::create_dir(dir.path().join("srv")).unwrap();
+        let log = Log::default();
+        let key = fs::read_to_string(dir.path().join("alice.pub")).unwrap().trim().to_owned();
+        let auth = Arc::new(Accounts { root: dir.path().join("srv"), key, log: Arc::clone(&log) });
+        let mut config = Config { host_keys: vec![fs::read_to_string(dir.path().join("host")).unwrap()], ..Config::default() };
+        change(&mut config);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let server = Server::new(config, auth).unwrap();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (stop, stopped) = watch::channel(false);
+        runtime.spawn(Arc::clone(&server).serve(listener, stopped));
+        Self { dir, addr, log, server, stop, _runtime: runtime }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn client(&self, program: &str, key: &str) -> Command {
+        let mut c = Command::new(program);
+        c.current_dir(self.dir.path()).args(["-F", "none", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]);
+        c.args(["-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR", "-i", key]);
+        c.arg("-o").arg(format!("Port={}", self.addr.port()));
+        c.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        c
+    }
+
+    /// Runs `sftp` with a batch, to its end.
+    fn sftp(&self, options: &[&str], batch: &str) -> Output {
+        let mut child = self.client("sftp", "alice").args(options).args(["-b", "-", "alice@127.0.0.1"]).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(batch.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    }
+
+    fn ok(&self, options: &[&str], batch: &str) -> String {
+        let out = self.sftp(options, batch);
+        assert!(out.status.success(), "{batch}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    }
+
+    fn wait<T>(&self, what: &str, mut found: impl FnMut(&Event) -> Option<T>) -> T {
+        let until = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < until {
+            if let Some(t) = self.log.lock().unwrap().iter().find_map(&mut found) {
+                return t;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("{what} did not happen: {:?}", self.log.lock().unwrap());
+    }
+
+    fn closed(&self, name: &str) -> UploadFacts {
+        self.wait(name, |e| match e {
+            Event::Closed(p, f) if p.name() == Some(name) => Some(f.clone()),
+            _ => None,
+        })
+    }
+}
+
+/// Bytes that do not repeat in step with any block.
+fn noise(len: usize) -> Vec<u8> {
+    let mut x = 0x9e37_79b9_7f4a_7c15u64;
+    let mut out = Vec::with_capacity(len + 8);
+    while out.len() < len {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        out.extend_from_slice(&x.to_le_bytes());
+    }
+    out.truncate(len);
+    out
+}
+
+const BIG: usize = 20 << 20;
+
+#[test]
+fn put_get_and_the_rest_of_the_protocol() {
+    let w = World::new();
+    let content = noise(BIG);
+    fs::write(w.path("big"), &content).unwrap();
+    w.ok(&[], "put big\nget big back\n");
+    assert!(fs::read(w.path("srv/big")).unwrap() == content && fs::read(w.path("back")).unwrap() == content);
+    let facts = w.closed("big");
+    assert_eq!((facts.size, facts.bytes_written, facts.highest_offset), (BIG as u64, BIG as u64, BIG as u64));
+    assert_eq!((facts.block_len, u64::from(facts.tail_len)), (261_120, BIG as u64 % 261_120));
+    assert!(!facts.gap && !facts.out_of_order && facts.failed == 0 && facts.how.truncate && !facts.ends_on_full_block());
+
+    for (options, name) in [(&["-B", "261120", "-R", "64"][..], "b1"), (&["-B", "1000", "-R", "200"][..], "b2"), (&["-C", "-o", "RekeyLimit=4M"][..], "b3")] {
+        w.ok(options, &format!("put big {name}\nget {name} back-{name}\n"));
+        assert!(fs::read(w.path(&format!("srv/{name}"))).unwrap() == content, "{name}");
+        assert!(fs::read(w.path(&format!("back-{name}"))).unwrap() == content, "{name}");
+    }
+
+    // OpenSSH renames with posix-rename, which replaces.
+    let listing = w.ok(&[], "mkdir d\nrename b1 d/b2\nrename b2 d/b2\nrm b3\nls -l\nls -1 d\npwd\ncd d\npwd\ndf\nchmod 600 b2\nrm b2\ncd ..\nrmdir d\n");
+    assert!(listing.contains("Remote working directory: /d\n"), "{listing}");
+    let line = listing.lines().find(|l| l.ends_with(" big")).unwrap();
+    assert!(line.starts_with("-rw") && line.contains(&BIG.to_string()), "{line}");
+    assert!(!w.path("srv/d").exists() && !w.path("srv/b3").exists());
+
+    // Nothing climbs out, links are refused, missing is missing.
+    for batch in ["get ../../host x\n", "ln -s big link\n", "ln big link\n", "get none x\n", "rmdir none\n", "put big none/x\n", "rename big none/x\n"] {
+        assert!(!w.sftp(&[], batch).status.success(), "{batch}");
+    }
+    assert_eq!(fs::read_dir(w.path("srv")).unwrap().count(), 1);
+    assert_eq!(w.server.sessions().len(), 0);
+}
+
+#[test]
+fn many_names() {
+    let w = World::new();
+    for i in 0..1234 {
+        fs::write(w.path(&format!("srv/file-{i:04}")), b"").unwrap();
+    }
+    let names = w.ok(&[], "ls -1\n");
+    assert_eq!(names.lines().filter(|l| l.starts_with("file-")).count(), 1234);
+    w.ok(&[], "get file-*\n");
+    assert!(w.path("file-1233").exists());
+}
+
+#[test]
+fn resume_and_what_it_shows() {
+    let w = World::new();
+    let content = noise(BIG);
+    fs::write(w.path("big"), &content).unwrap();
+    fs::write(w.path("srv/big"), &content[..7_000_000]).unwrap();
+    fs::write(w.path("back"), &content[..5_000_000]).unwrap();
+    w.ok(&["-f", "-p"], "reput big\nreget big back\n");
+    assert!(fs::read(w.path("srv/big")).unwrap() == content && fs::read(w.path("back")).unwrap() == content);
+    let facts = w.closed("big");
+    assert!(facts.how.append && facts.fsynced && !facts.gap && !facts.append_was_cut());
+    assert_eq!((facts.size_at_open, facts.first_offset, facts.size), (7_000_000, Some(7_000_000), BIG as u64));
+
+    // scp confirms the size; over a longer old file it is a restart.
+    fs::write(w.path("small"), b"0123456789").unwrap();
+    fs::write(w.path("srv/small"), noise(1000)).unwrap();
+    let status = w.client("scp", "alice").args(["-s", "small", "alice@127.0.0.1:small"]).status().unwrap();
+    assert!(status.success());
+    assert_eq!(fs::read(w.path("srv/small")).unwrap(), b"0123456789");
+    let facts = w.closed("small");
+    assert!(facts.restarted && facts.size_confirmed() && facts.client.contains("OpenSSH"), "{facts:?}");
+    // A stat of the name just closed is told to the tree.
+    w.ok(&[], "put small again\nls -l again\nrm again\n");
+    w.wait("signs", |e| matches!(e, Event::Sign(p, CloseSign::Removed) if p.name() == Some("again")).then_some(()));
+}
+
+#[test]
+fn programs_are_refused() {
+    let w = World::new();
+    for args in [&["alice@127.0.0.1"][..], &["alice@127.0.0.1", "id"], &["-tt", "alice@127.0.0.1", "id"], &["-A", "-X", "alice@127.0.0.1", "scp -t ."]] {
+        let mut child = w.client("ssh", "alice").args(args).spawn().unwrap();
+        drop(child.stdin.take());
+        let out = child.wait_with_output().unwrap();
+        assert_eq!(out.status.code(), Some(1), "{args:?}");
+        assert!(String::from_utf8_lossy(&out.stderr).contains("This service allows sftp connections only."), "{args:?}");
+        assert!(out.stdout.is_empty());
+    }
+    fs::write(w.path("x"), b"x").unwrap();
+    let out = w.client("scp", "alice").args(["-O", "x", "alice@127.0.0.1:x"]).output().unwrap();
+    assert!(!out.status.success() && String::from_utf8_lossy(&out.stderr).contains("sftp connections only"));
+    for args in [&["-s", "alice@127.0.0.1", "netconf"][..], &["-W", "127.0.0.1:22", "alice@127.0.0.1"], &["-o", "ExitOnForwardFailure=yes", "-R", "0:127.0.0.1:1", "-N", "alice@127.0.0.1"]] {
+        let mut child = w.client("ssh", "alice").args(args).spawn().unwrap();
+        drop(child.stdin.take());
+        assert!(!child.wait_with_output().unwrap().status.success(), "{args:?}");
+    }
+}
+
+#[test]
+fn a_wrong_key_or_user_is_refused() {
+    let w = World::with(|c| c.banner = "Hello there".into());
+    for (key, user) in [("mallory", "alice"), ("alice", "bob")] {
+        let out = w.client("ssh", key).args(["-o", "LogLevel=INFO", "-s"]).arg(format!("{user}@127.0.0.1")).arg("sftp").output().unwrap();
+        let text = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(!out.status.success() && text.contains("Permission denied (publickey)"), "{text}");
+        w.wait("failed", |e| matches!(e, Event::Failed(u) if u == user).then_some(()));
+    }
+    assert!(!w.log.lock().unwrap().iter().any(|e| matches!(e, Event::Login(..))));
+}
+
+/// Starts an upload of a file that never ends, and waits until bytes have arrived.
+fn endless(w: &World, name: &str) -> std::process::Child {
+    fs::write(w.path("huge"), b"").unwrap();
+    File::options().write(true).open(w.path("huge")).unwrap().set_len(1 << 40).unwrap();
+    let mut child = w.client("sftp", "alice").args(["-b", "-", "-l", "8000", "alice@127.0.0.1"]).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(format!("put huge {name}\n").as_bytes()).unwrap();
+    let until = Instant::now() + Duration::from_secs(20);
+    while fs::metadata(w.path("srv").join(name)).map_or(0, |m| m.len()) == 0 {
+        assert!(Instant::now() < until, "the upload does not start");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    child
+}
+
+fn abandoned_once(w: &World, name: &str) {
+    let of = |e: &Event| matches!(e, Event::Abandoned(p, _) if p.name() == Some(name));
+    w.wait("abandon", |e| of(e).then_some(()));
+    w.wait("logout", |e| matches!(e, Event::Logout(_)).then_some(()));
+    let log = w.log.lock().unwrap();
+    assert_eq!(log.iter().filter(|e| of(e)).count(), 1);
+    assert!(!log.iter().any(|e| matches!(e, Event::Closed(..))));
+}
+
+#[test]
+fn a_killed_client_abandons() {
+    let w = World::new();
+    let mut child = endless(&w, "cut");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    abandoned_once(&w, "cut");
+}
+
+#[test]
+fn a_removed_user_is_cut() {
+    let w = World::new();
+    let mut child = endless(&w, "cut");
+    let sessions = w.server.sessions();
+    assert_eq!((sessions.len(), sessions[0].user.as_str()), (1, "alice"));
+    assert_eq!(w.server.end_sessions(&|s| s.user == "bob"), 0);
+    assert_eq!(w.server.end_sessions(&|s| s.user == "alice"), 1);
+    assert!(!child.wait().unwrap().success());
+    abandoned_once(&w, "cut");
+    assert_eq!(w.server.connection_count(), 0);
+}
+
+#[test]
+fn a_stop_lets_an_upload_end() {
+    let w = World::new();
+    let content = noise(3 << 20);
+    fs::write(w.path("slow"), &content).unwrap();
+    // 16 Mbit/s: about a second and a half.
+    let mut child = w.client("sftp", "alice").args(["-b", "-", "-l", "16000", "alice@127.0.0.1"]).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"put slow\n").unwrap();
+    w.wait("login", |e| matches!(e, Event::Login(..)).then_some(()));
+    while fs::metadata(w.path("srv/slow")).map_or(0, |m| m.len()) == 0 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    w.stop.send_replace(true);
+    let out = child.wait_with_output().unwrap();
+    assert!(fs::read(w.path("srv/slow")).unwrap() == content, "{}", String::from_utf8_lossy(&out.stderr));
+    w.closed("slow");
+    w.wait("logout", |e| matches!(e, Event::Logout(_)).then_some(()));
+    assert!(std::net::TcpStream::connect(w.addr).is_err());
+}
+
+#[test]
+fn limits_on_connections() {
+    use std::io::Read;
+    let w = World::with(|c| {
+        c.max_connections_per_ip = 2;
+        c.login_grace = Duration::from_secs(2);
+    });
+    let started = Instant::now();
+    let mut held: Vec<_> = (0..2).map(|_| std::net::TcpStream::connect(w.addr).unwrap()).collect();
+    let mut first = [0; 8];
+    held.iter_mut().for_each(|s| s.read_exact(&mut first).unwrap());
+    assert_eq!(&first, b"SSH-2.0-");
+    let mut third = std::net::TcpStream::connect(w.addr).unwrap();
+    assert!(matches!(third.read(&mut first), Ok(0) | Err(_)), "the third connection is not closed");
+    // The grace time ends the others, however busy they look.
+    let mut rest = Vec::new();
+    let _ = held[0].read_to_end(&mut rest);
+    assert!((Duration::from_secs(1)..Duration::from_secs(6)).contains(&started.elapsed()));
+    drop(held);
+    let until = Instant::now() + Duration::from_secs(5);
+    while w.server.connection_count() > 0 {
+        assert!(Instant::now() < until);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    w.ok(&[], "ls\n");
+}
+
+#[test]
+fn an_idle_session_ends() {
+    let w = World::with(|c| c.idle_timeout = Duration::from_millis(300));
+    let mut child = w.client("ssh", "alice").args(["-s", "alice@127.0.0.1", "sftp"]).spawn().unwrap();
+    let _stdin = child.stdin.take();
+    let reason = w.wait("logout", |e| if let Event::Logout(r) = e { Some(r.clone()) } else { None });
+    assert_eq!(reason, "idle");
+    child.wait().unwrap();
+}
+
+// ------------------------------------------------------------------------------------- raw packets through ssh
+
+/// A client that writes SFTP packets by hand, over the `ssh` program.
+struct Raw {
+    child: std::process::Child,
+    stdin: std::process::ChildStdin,
+    stdout: std::io::BufReader<std::process::ChildStdout>,
+}
+
+fn packet(kind: u8, id: u32, fields: &[&[u8]]) -> Vec<u8> {
+    let mut body = vec![kind];
+    body.extend(id.to_be_bytes());
+    fields.iter().for_each(|f| body.extend_from_slice(f));
+    let mut out = u32::try_from(body.len()).unwrap().to_be_bytes().to_vec();
+    out.extend(body);
+    out
+}
+
+fn string(s: &[u8]) -> Vec<u8> {
+    [&u32::try_from(s.len()).unwrap().to_be_bytes()[..], s].concat()
+}
+
+impl Raw {
+    fn new(w: &World) -> Self {
+        let mut child = w.client("ssh", "alice").args(["-s", "alice@127.0.0.1", "sftp"]).spawn().unwrap();
+        let stdin = child.stdin.take().unwrap();
+        let stdout = std::io::BufReader::new(child.stdout.take().unwrap());
+        let mut raw = Self { child, stdin, stdout };
+        raw.send(&packet(1, 6, &[]));
+        let version = raw.answer().unwrap();
+        assert_eq!(version[..5], [2, 0, 0, 0, 3]);
+        raw
+    }
+    fn send(&mut self, bytes: &[u8]) {
+        let _ = self.stdin.write_all(bytes);
+        let _ = self.stdin.flush();
+    }
+    fn answer(&mut self) -> Option<Vec<u8>> {
+        use std::io::Read;
+        let mut len = [0; 4];
+        self.stdout.read_exact(&mut len).ok()?;
+        let mut body = vec![0; u32::from_be_bytes(len) as usize];
+        self.stdout.read_exact(&mut body).ok()?;
+        Some(body)
+    }
+    fn handle(&mut self) -> Vec<u8> {
+        let answer = self.answer().unwrap();
+        assert_eq!(answer[0], 102, "no handle: {}", String::from_utf8_lossy(&answer));
+        string(&answer[9..])
+    }
+    fn code(&mut self) -> (u32, u32) {
+        let a = self.answer().unwrap();
+        assert_eq!(a[0], 101);
+        (u32::from_be_bytes(a[1..5].try_into().unwrap()), u32::from_be_bytes(a[5..9].try_into().unwrap()))
+    }
+}
+
+#[test]
+fn floods_do_not_hang() {
+    let w = World::new();
+    let content = noise(BIG);
+    fs::write(w.path("srv/f"), &content).unwrap();
+    let mut raw = Raw::new(&w);
+    raw.send(&packet(3, 1, &[&string(b"f"), &1u32.to_be_bytes(), &0u32.to_be_bytes()]));
+    let handle = raw.handle();
+    // 5,000 READs and 50,000 LSTATs, all sent before anything is read.
+    let reads: Vec<u8> = (0..5000u32).flat_map(|k| packet(5, k, &[&handle, &(u64::from(k) * 4096).to_be_bytes(), &4096u32.to_be_bytes()])).collect();
+    let stats: Vec<u8> = (0..50_000u32).flat_map(|k| packet(7, k, &[&string(b"/f")])).collect();
+    let mut stdin = raw.stdin;
+    let sender = std::thread::spawn(move || {
+        stdin.write_all(&reads).unwrap();
+        stdin.write_all(&packet(4, 7, &[&handle])).unwrap();
+        stdin.write_all(&stats).unwrap();
+        stdin
+    });
+    let stdin = if std::env::var_os("CI").is_some() { sender.join().unwrap() } else { std::thread::sleep(Duration::from_secs(1)); sender.join().unwrap() };
+    let mut raw = Raw { child: raw.child, stdin, stdout: raw.stdout };
+    let mut got = Vec::new();
+    for k in 0..5000u32 {
+        let a = raw.answer().unwrap();
+        assert_eq!((a[0], &a[1..5]), (103, &k.to_be_bytes()[..]));
+        got.extend_from_slice(&a[9..]);
+    }
+    assert!(got == content[..got.len()] && got.len() == 5000 * 4096);
+    assert_eq!(raw.code(), (7, 0));
+    for k in 0..50_000u32 {
+        let a = raw.answer().unwrap();
+        assert_eq!((a[0], &a[1..5]), (105, &k.to_be_bytes()[..]));
+    }
+    drop(raw.stdin);
+    assert_eq!(raw.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn bad_packets() {
+    let w = World::new();
+    let mut raw = Raw::new(&w);
+    // Unreadable bodies are answered with their own id; the stream stays in step.
+    raw.send(&packet(17, 11, &[&[0, 0, 9, 9], b"short"]));
+    assert_eq!(raw.code(), (11, 5));
+    raw.send(&packet(6, 12, &[&string(b"handle"), &0u64.to_be_bytes(), &u32::MAX.to_be_bytes(), b"data"]));
+    assert_eq!(raw.code(), (12, 5));
+    raw.send(&packet(99, 13, &[]));
+    assert_eq!(raw.code(), (13, 8));
+    raw.send(&packet(200, 14, &[&string(b"hardlink@openssh.com"), &string(b"a"), &string(b"b")]));
+    assert_eq!(raw.code(), (14, 8));
+    raw.send(&packet(4, 15, &[&string(b"guessed!")]));
+    assert_eq!(raw.code(), (15, 4));
+    raw.send(&packet(3, 16, &[&string(b"a\xffb"), &0x1au32.to_be_bytes(), &0u32.to_be_bytes()]));
+    assert_eq!(raw.code(), (16, 4));
+    // A hole in an upload is seen, and an upload left open at the end of the channel is abandoned.
+    raw.send(&packet(3, 17, &[&string(b"holes"), &0x1au32.to_be_bytes(), &0u32.to_be_bytes()]));
+    let handle = raw.handle();
+    raw.send(&packet(6, 18, &[&handle, &100u64.to_be_bytes(), &string(b"data")]));
+    assert_eq!(raw.code(), (18, 0));
+    // The 257th handle is refused.
+    for k in 0..255 {
+        raw.send(&packet(11, k, &[&string(b"/")]));
+        raw.handle();
+    }
+    raw.send(&packet(11, 1000, &[&string(b"/")]));
+    assert_eq!(raw.code(), (1000, 4));
+    // A packet beyond the limit ends the channel.
+    raw.send(&[0, 4, 0, 1, 5]);
+    assert!(raw.answer().is_none());
+    drop(raw.stdin);
+    raw.child.wait().unwrap();
+    let facts = w.wait("abandon", |e| if let Event::Abandoned(_, f) = e { Some(f.clone()) } else { None });
+    assert!(facts.gap && facts.size == 104);
+}
+
+#[test]
+fn write_and_close_behind_each_other() {
+    let w = World::new();
+    let mut raw = Raw::new(&w);
+    raw.send(&packet(3, 1, &[&string(b"x"), &0x1au32.to_be_bytes(), &1u32.to_be_bytes(), &8u64.to_be_bytes()]));
+    let handle = raw.handle();
+    // As WinSCP: WRITEs, CLOSE, SETSTAT of the path without waiting, then the end of the channel.
+    let mut burst = packet(6, 2, &[&handle, &0u64.to_be_bytes(), &string(b"0123")]);
+    burst.extend(packet(6, 3, &[&handle, &4u64.to_be_bytes(), &string(b"4567")]));
+    burst.extend(packet(4, 4, &[&handle]));
+    burst.extend(packet(9, 5, &[&string(b"x"), &8u32.to_be_bytes(), &[0; 8]]));
+    raw.send(&burst);
+    drop(raw.stdin);
+    let facts = w.closed("x");
+    assert!(facts.declared_size_reached() && facts.pending_input_at_close > 0, "{facts:?}");
+    w.wait("sign", |e| matches!(e, Event::Sign(_, CloseSign::SetStat)).then_some(()));
+    w.wait("sign", |e| matches!(e, Event::Sign(_, CloseSign::ChannelEnded)).then_some(()));
+    assert_eq!(fs::read(w.path("srv/x")).unwrap(), b"01234567");
+    raw.child.wait().unwrap();
+}

@@ -1,0 +1,328 @@
+//! One as2gate: a directory of its own, a server process that can be stopped, killed and started again, and its CLI.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::process::{Ran, as2gate, free_port, run, run_with, tool, wait_for, wait_within};
+use crate::sftp::Sftp;
+
+/// The account that the harness makes.
+pub const ACCOUNT: &str = "acme";
+/// Lines of the log that a failing wait shows.
+const LOG_TAIL: usize = 40;
+
+/// A gateway with its data directory.
+pub struct Gateway {
+    dir: TempDir,
+    binary: PathBuf,
+    variables: Vec<(String, String)>,
+    server: Mutex<Option<Child>>,
+    /// Where SFTP answers while the server runs.
+    pub sftp_port: u16,
+    /// Where AS2 answers while the server runs.
+    pub as2_port: u16,
+}
+
+/// Settings with short waits: what a test does not measure should not cost time.
+const QUICK: &[(&str, &str)] = &[
+    ("data_dir", "\"data\""),
+    ("uploads.release_after", "\"0s\""),
+    ("retry.initial", "\"1s\""),
+    ("retry.max_wait", "\"2s\""),
+    ("retry.jitter", "0.0"),
+    ("retry.mdn_wait", "\"30s\""),
+    ("sftp.ban.failures", "0"),
+    ("telemetry.listen", "\"\""),
+    ("telemetry.log", "\"info\""),
+];
+
+impl Gateway {
+    /// A new gateway, set up and serving.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with(&[])
+    }
+
+    /// The same with further settings, as TOML keys and values.
+    #[must_use]
+    pub fn with(settings: &[(&str, &str)]) -> Self {
+        let gateway = Self::stopped(settings);
+        gateway.start();
+        gateway
+    }
+
+    /// Set up, not serving.
+    #[must_use]
+    pub fn stopped(settings: &[(&str, &str)]) -> Self {
+        Self::of(as2gate(), Vec::new(), settings)
+    }
+
+    /// Of another binary, with further environment.
+    #[must_use]
+    pub fn of(binary: PathBuf, variables: Vec<(String, String)>, settings: &[(&str, &str)]) -> Self {
+        let dir = tempfile::Builder::new().prefix("as2gate-test-").tempdir().unwrap();
+        let (sftp_port, as2_port) = (free_port(), free_port());
+        let gateway = Gateway { dir, binary, variables, server: Mutex::new(None), sftp_port, as2_port };
+        let _ = gateway.ok(&["init", "--account", ACCOUNT]);
+        gateway.configure(settings);
+        gateway
+    }
+
+    /// Writes the configuration anew: the harness's own settings with these over them.
+    pub fn configure(&self, settings: &[(&str, &str)]) {
+        let mut all: BTreeMap<&str, String> = QUICK.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
+        all.insert("public_url", format!("\"http://127.0.0.1:{}\"", self.as2_port));
+        all.insert("sftp.listen", format!("[\"127.0.0.1:{}\"]", self.sftp_port));
+        all.insert("as2.listen", format!("[\"127.0.0.1:{}\"]", self.as2_port));
+        all.extend(settings.iter().map(|(key, value)| (*key, (*value).to_owned())));
+        let text: String = all.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
+        fs::write(self.path("as2gate.toml"), text).unwrap();
+    }
+
+    /// A path in the gateway's directory, where commands run.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes a file into the gateway's directory.
+    #[must_use]
+    pub fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    /// A place in the account's tree on disk, e.g. `files/BOB/ALICE/inbox`.
+    #[must_use]
+    pub fn tree(&self, below: &str) -> PathBuf {
+        self.path("data/tree").join(format!("mftg-{ACCOUNT}")).join("AS2").join(below)
+    }
+
+    /// The server's log so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read(self.path("log")).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
+    fn log_tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n")
+    }
+
+    // Commands.
+
+    /// A command line of this gateway, run in its directory.
+    #[must_use]
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("AS2GATE_") {
+                command.env_remove(name);
+            }
+        }
+        command.args(args).current_dir(self.dir.path()).env("AS2GATE_TEST_CLOCK", self.path("clock"));
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// Runs a command.
+    #[must_use]
+    #[track_caller]
+    pub fn cli(&self, args: &[&str]) -> Ran {
+        run(&mut self.command(args))
+    }
+
+    /// Runs a command that has to succeed; its standard output.
+    #[track_caller]
+    pub fn ok(&self, args: &[&str]) -> String {
+        self.cli(args).ok()
+    }
+
+    /// Runs a command that reads standard input.
+    #[must_use]
+    #[track_caller]
+    pub fn cli_with(&self, args: &[&str], input: &str) -> Ran {
+        run_with(&mut self.command(args), input)
+    }
+
+    /// Runs a command with `-o json` and reads what it prints.
+    #[must_use]
+    #[track_caller]
+    pub fn json(&self, args: &[&str]) -> Value {
+        let text = self.ok(&[args, &["-o", "json"]].concat());
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args:?}: {error}: {text}"))
+    }
+
+    // The server.
+
+    /// Starts the server and waits until it is ready.
+    #[track_caller]
+    pub fn start(&self) {
+        let before = self.log().len();
+        self.spawn();
+        wait_within(Duration::from_secs(60), &format!("the server to be ready; its log:\n{}", self.log_tail()), || {
+            if let Some(status) = self.server.lock().unwrap().as_mut().unwrap().try_wait().unwrap() {
+                panic!("the server ended with {status}:\n{}", self.log_tail());
+            }
+            let log = self.log();
+            log.get(before..).is_some_and(|new| new.contains(" ready ") || new.contains("\"ready\"")).then_some(())
+        });
+    }
+
+    /// Starts the server without waiting.
+    pub fn spawn(&self) {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.path("log")).unwrap();
+        let mut command = self.command(&["serve"]);
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        *self.server.lock().unwrap() = Some(command.spawn().unwrap());
+    }
+
+    /// The server's process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.server.lock().unwrap().as_ref().map(Child::id).expect("a running server")
+    }
+
+    /// SIGKILL: what a power cut looks like to the process.
+    pub fn kill9(&self) {
+        if let Some(mut child) = self.server.lock().unwrap().take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// SIGTERM, and the end of the process; its exit code.
+    #[track_caller]
+    pub fn term(&self) -> i32 {
+        let mut child = self.server.lock().unwrap().take().expect("a running server");
+        let _ = run(&mut tool("kill", &["-TERM", &child.id().to_string()])).ok();
+        let status = wait_for("the server to stop", || child.try_wait().unwrap());
+        status.code().unwrap_or(-1)
+    }
+
+    /// SIGTERM and start again.
+    #[track_caller]
+    pub fn restart(&self) {
+        assert_eq!(self.term(), 0, "{}", self.log_tail());
+        self.start();
+    }
+
+    /// Moves the clock of server and commands to so many seconds from now.
+    pub fn set_clock(&self, seconds: i64) {
+        // A rename, so that nobody reads half a number.
+        fs::write(self.path("clock.new"), seconds.to_string()).unwrap();
+        fs::rename(self.path("clock.new"), self.path("clock")).unwrap();
+    }
+
+    // Set-up.
+
+    /// Adds a user with a new ed25519 key, and gives the client that logs in with it.
+    #[must_use]
+    #[track_caller]
+    pub fn user(&self, name: &str) -> Sftp {
+        let key = self.ssh_key(name, "ed25519");
+        self.ok(&["user", "add", name, "--public-key", &format!("{}.pub", key.display())]);
+        self.login(name, &key)
+    }
+
+    /// A key pair made by ssh-keygen; the path of its private half.
+    #[must_use]
+    #[track_caller]
+    pub fn ssh_key(&self, name: &str, kind: &str) -> PathBuf {
+        let path = self.path(&format!("{name}-{kind}.key"));
+        let _ = run(&mut tool("ssh-keygen", &["-q", "-t", kind, "-N", "", "-C", name, "-f", path.to_str().unwrap()])).ok();
+        path
+    }
+
+    /// The client of a user with a key.
+    #[must_use]
+    pub fn login(&self, user: &str, key: &Path) -> Sftp {
+        Sftp::new(self.sftp_port, user, key)
+    }
+
+    // Messages.
+
+    /// The messages of a direction, `in` or `out`, newest state.
+    #[must_use]
+    #[track_caller]
+    pub fn messages(&self, direction: &str) -> Vec<Value> {
+        let list = self.json(&["message", "list"]);
+        list.as_array().expect("an array").iter().filter(|message| message["direction"] == direction).cloned().collect()
+    }
+
+    /// The messages of a direction with this file name.
+    #[must_use]
+    #[track_caller]
+    pub fn messages_of(&self, direction: &str, file: &str) -> Vec<Value> {
+        self.messages(direction).into_iter().filter(|message| message["file"] == file).collect()
+    }
+
+    /// Waits until a message of this file name reaches this state, and shows it whole.
+    #[track_caller]
+    pub fn reaches(&self, direction: &str, file: &str, state: &str) -> Value {
+        let mut last = Value::Null;
+        let end = std::time::Instant::now() + crate::process::PATIENCE;
+        loop {
+            let found = self.messages_of(direction, file);
+            if let Some(message) = found.iter().find(|message| message["state"] == state) {
+                return self.show(message["id"].as_str().unwrap());
+            }
+            if !found.is_empty() {
+                last = Value::Array(found);
+            }
+            assert!(std::time::Instant::now() < end, "{file} never became {state}; last seen: {last:#}\n{}", self.log_tail());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// One message as `message show` gives it.
+    #[must_use]
+    #[track_caller]
+    pub fn show(&self, id: &str) -> Value {
+        self.json(&["message", "show", id])
+    }
+
+    /// Waits for something of this gateway; a failure shows the end of the log.
+    #[track_caller]
+    pub fn wait<T>(&self, what: &str, mut look: impl FnMut(&Self) -> Option<T>) -> T {
+        let mut tries = 0u32;
+        wait_for(&format!("{what} ({})", self.path("log").display()), || {
+            tries += 1;
+            look(self)
+        })
+    }
+
+    /// Peak resident memory of the server so far, in bytes.
+    #[must_use]
+    #[track_caller]
+    pub fn peak_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("VmHWM");
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+}
+
+impl Default for Gateway {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.kill9();
+        if std::thread::panicking() {
+            eprintln!("--- end of the log of the gateway on {}/{}\n{}", self.sftp_port, self.as2_port, self.log_tail());
+        }
+    }
+}
