@@ -38,7 +38,9 @@ pub(crate) struct Reads {
 
 impl Reads {
     fn continued_by(&self, file: &Arc<dyn Download>, id: u32, offset: u64, len: u32) -> bool {
-        let ahead = u64::from(self.step).checked_mul(u64::from(self.count)).and_then(|n| n.checked_add(self.offset));
+        let ahead = u64::from(self.step)
+            .checked_mul(u64::from(self.count))
+            .and_then(|n| n.checked_add(self.offset));
         Arc::ptr_eq(&self.file, file)
             && self.step == len
             && self.count < u32::MAX
@@ -48,7 +50,13 @@ impl Reads {
 
     /// Splits off the first `count` READs.
     fn split(&mut self, count: u32) -> Reads {
-        let first = Reads { file: Arc::clone(&self.file), id: self.id, offset: self.offset, step: self.step, count };
+        let first = Reads {
+            file: Arc::clone(&self.file),
+            id: self.id,
+            offset: self.offset,
+            step: self.step,
+            count,
+        };
         self.id = self.id.wrapping_add(count);
         self.offset += u64::from(self.step) * u64::from(count);
         self.count -= count;
@@ -74,7 +82,12 @@ struct State {
 
 impl Outbox {
     pub(crate) fn new() -> Self {
-        Self { state: Mutex::default(), filled: Notify::new(), finished: watch::Sender::new(false), aborted: watch::Sender::new(false) }
+        Self {
+            state: Mutex::default(),
+            filled: Notify::new(),
+            finished: watch::Sender::new(false),
+            aborted: watch::Sender::new(false),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -98,7 +111,13 @@ impl Outbox {
             return Ok(());
         }
         s.answers += 1;
-        s.queue.push_back(Answer::Reads(Reads { file: Arc::clone(file), id, offset, step: len, count: 1 }));
+        s.queue.push_back(Answer::Reads(Reads {
+            file: Arc::clone(file),
+            id,
+            offset,
+            step: len,
+            count: 1,
+        }));
         self.pushed(s)
     }
 
@@ -154,7 +173,12 @@ impl Outbox {
                 continue;
             }
             if batch.iter().all(|a| matches!(a, Answer::Ready { .. })) {
-                return Some(batch.into_iter().filter_map(|a| if let Answer::Ready { bytes, .. } = a { Some(bytes) } else { None }).collect());
+                return Some(
+                    batch
+                        .into_iter()
+                        .filter_map(|a| if let Answer::Ready { bytes, .. } = a { Some(bytes) } else { None })
+                        .collect(),
+                );
             }
             return match tokio::task::spawn_blocking(move || fill(batch)).await {
                 Ok(filled) => Some(filled),
@@ -228,7 +252,9 @@ fn fill(batch: Vec<Answer>) -> Vec<Bytes> {
 /// One READ as DATA, or as a status at the end of the file and for a fault.
 fn data(file: &dyn Download, id: u32, offset: u64, asked: u32) -> Bytes {
     let mut buf = vec![0; DATA_HEAD + data_len(asked)];
-    match full_read(buf.get_mut(DATA_HEAD..).unwrap_or_default(), offset, |at, buf| file.read_at(at, buf)) {
+    match full_read(buf.get_mut(DATA_HEAD..).unwrap_or_default(), offset, |at, buf| {
+        file.read_at(at, buf)
+    }) {
         Ok(0) => {
             let mut out = BytesMut::new();
             packet::status(&mut out, id, Code::Eof, "end of file");
@@ -275,7 +301,11 @@ pub(crate) struct Answers<'a> {
 
 impl<'a> Answers<'a> {
     pub(crate) fn new(outbox: &'a Outbox) -> Self {
-        Self { outbox, small: BytesMut::new(), count: 0 }
+        Self {
+            outbox,
+            small: BytesMut::new(),
+            count: 0,
+        }
     }
 
     /// Appends one encoded answer.

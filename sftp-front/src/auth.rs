@@ -93,7 +93,12 @@ impl AlgorithmPolicy {
         ];
         let mut macs = vec![mac::HMAC_SHA256_ETM, mac::HMAC_SHA512_ETM];
         if self != Self::Modern {
-            kex.extend([kex::ECDH_SHA2_NISTP256, kex::ECDH_SHA2_NISTP384, kex::ECDH_SHA2_NISTP521, kex::DH_G14_SHA256]);
+            kex.extend([
+                kex::ECDH_SHA2_NISTP256,
+                kex::ECDH_SHA2_NISTP384,
+                kex::ECDH_SHA2_NISTP521,
+                kex::DH_G14_SHA256,
+            ]);
             macs.extend([mac::HMAC_SHA256, mac::HMAC_SHA512]);
         }
         if self == Self::Legacy {
@@ -101,10 +106,7 @@ impl AlgorithmPolicy {
             ciphers.extend([cipher::AES_256_CBC, cipher::AES_192_CBC, cipher::AES_128_CBC]);
             macs.extend([mac::HMAC_SHA1_ETM, mac::HMAC_SHA1]);
         }
-        kex.extend([
-            kex::EXTENSION_SUPPORT_AS_SERVER,
-            kex::EXTENSION_OPENSSH_STRICT_KEX_AS_SERVER,
-        ]);
+        kex.extend([kex::EXTENSION_SUPPORT_AS_SERVER, kex::EXTENSION_OPENSSH_STRICT_KEX_AS_SERVER]);
         Preferred {
             kex: Cow::Owned(kex),
             key: Cow::Owned(self.signatures()),
@@ -138,7 +140,11 @@ pub(crate) fn usable(key: &russh::keys::PublicKey) -> Option<PublicKey> {
     }
     let mut bare = key.clone();
     bare.set_comment("");
-    Some(PublicKey { algorithm: bare.algorithm().to_string(), blob: bare.to_bytes().ok()?, openssh: bare.to_openssh().ok()?.trim().to_owned() })
+    Some(PublicKey {
+        algorithm: bare.algorithm().to_string(),
+        blob: bare.to_bytes().ok()?,
+        openssh: bare.to_openssh().ok()?.trim().to_owned(),
+    })
 }
 
 /// Whether a user name is fit to be asked about and logged.

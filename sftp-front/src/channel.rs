@@ -8,9 +8,9 @@
 //! the back-pressure of a slow disk.
 
 use crate::answers::Outbox;
-use crate::session::Activity;
 use crate::engine::Engine;
 use crate::packet::{Broken, PIECE_COST};
+use crate::session::Activity;
 use bytes::Bytes;
 use russh::ChannelMsg;
 use russh::server::Msg;
@@ -60,8 +60,18 @@ enum End {
 
 impl Channel {
     pub(crate) fn new(engine: Engine, budget: Arc<Semaphore>, activity: Arc<Activity>) -> Arc<Self> {
-        let inbox = Inbox { queue: VecDeque::new(), charged: 0, worker: Worker::Idle(Box::new(engine)), end: None };
-        Arc::new(Self { inbox: Mutex::new(inbox), outbox: Outbox::new(), budget, activity })
+        let inbox = Inbox {
+            queue: VecDeque::new(),
+            charged: 0,
+            worker: Worker::Idle(Box::new(engine)),
+            end: None,
+        };
+        Arc::new(Self {
+            inbox: Mutex::new(inbox),
+            outbox: Outbox::new(),
+            budget,
+            activity,
+        })
     }
 
     /// Serves the channel to its end. On return all uploads are closed or abandoned.
@@ -125,7 +135,9 @@ impl Channel {
         self.activity.touch();
         let cost = (data.len() + PIECE_COST).min(REQUEST_BUDGET);
         // A channel that is gone drains without a charge; its last worker wakes a reader that waits here.
-        let Ok(permit) = self.budget.acquire_many(u32::try_from(cost).unwrap_or(u32::MAX)).await else { return };
+        let Ok(permit) = self.budget.acquire_many(u32::try_from(cost).unwrap_or(u32::MAX)).await else {
+            return;
+        };
         let mut inbox = self.inbox();
         if matches!(inbox.worker, Worker::Gone) || inbox.end == Some(End::Cut) {
             return;
@@ -160,7 +172,10 @@ impl Channel {
     fn work(&self, engine: Box<Engine>) {
         // Declared before the engine, so that it acts after the engine is dropped and the uploads are abandoned, even if a
         // method of the tree panics.
-        let mut last = LastAct { channel: self, armed: true };
+        let mut last = LastAct {
+            channel: self,
+            armed: true,
+        };
         let mut engine = engine;
         loop {
             let mut inbox = self.inbox();

@@ -109,7 +109,16 @@ enum Reply {
 impl Engine {
     pub(crate) fn new(tree: Arc<dyn Tree>, client: String, shared: Arc<Shared>) -> Self {
         let home = tree.home();
-        Self { tree, home, client, shared, input: Input::default(), greeted: false, handles: HashMap::new(), closed: VecDeque::new() }
+        Self {
+            tree,
+            home,
+            client,
+            shared,
+            input: Input::default(),
+            greeted: false,
+            handles: HashMap::new(),
+            closed: VecDeque::new(),
+        }
     }
 
     pub(crate) fn push(&mut self, piece: Bytes) {
@@ -172,7 +181,9 @@ impl Engine {
 
     /// The first packet must be INIT; whatever version above 3 it asks for, 3 is the answer (draft-02 §4).
     fn greet(&mut self, frame: &Frame, out: &mut Answers<'_>) -> Result<(), Broken> {
-        let Frame::Other { kind, body } = frame else { return Err(Broken::Init) };
+        let Frame::Other { kind, body } = frame else {
+            return Err(Broken::Init);
+        };
         let asked = packet::init_version(*kind, body).ok_or(Broken::Init)?;
         if asked < 3 {
             return Err(Broken::Version(asked));
@@ -191,7 +202,12 @@ impl Engine {
             Request::Stat { path } => self.stat(path, true),
             Request::Lstat { path } => self.stat(path, false),
             Request::Fstat { handle } => match self.handle(handle)? {
-                Handle::Dir(_) => Ok(Reply::Attrs(Stat { kind: Kind::Dir, size: 0, mtime: 0, mode: 0o755 })),
+                Handle::Dir(_) => Ok(Reply::Attrs(Stat {
+                    kind: Kind::Dir,
+                    size: 0,
+                    mtime: 0,
+                    mode: 0o755,
+                })),
                 Handle::Read(file) => file.stat().map(Reply::Attrs),
                 Handle::Write(w) => w.upload.stat().map(Reply::Attrs),
             },
@@ -255,11 +271,19 @@ impl Engine {
         let size = upload.stat().map_or(0, |s| s.size);
         self.closed.retain(|p| *p != path);
         let ledger = Ledger::new(how, &self.client, size);
-        self.keep(Handle::Write(Box::new(Writing { path, upload, ledger, fault: None, _open: open })))
+        self.keep(Handle::Write(Box::new(Writing {
+            path,
+            upload,
+            ledger,
+            fault: None,
+            _open: open,
+        })))
     }
 
     fn write(&mut self, handle: &[u8], offset: u64, data: &[Bytes]) -> Result<(), Fault> {
-        let Handle::Write(w) = self.handle(handle)? else { return Err(Fault::Failure("the handle is not open for writing".into())) };
+        let Handle::Write(w) = self.handle(handle)? else {
+            return Err(Fault::Failure("the handle is not open for writing".into()));
+        };
         let len: usize = data.iter().map(Bytes::len).sum();
         let offset = w.ledger.place(offset);
         w.attempt(|w| {
@@ -290,8 +314,16 @@ impl Engine {
 
     fn close(&mut self, handle: &[u8]) -> Result<Reply, Fault> {
         let key = <[u8; 8]>::try_from(handle).map_err(|_| no_handle())?;
-        let Handle::Write(w) = self.handles.remove(&key).ok_or_else(no_handle)? else { return Ok(Reply::Ok) };
-        let Writing { path, upload, mut ledger, fault, _open } = *w;
+        let Handle::Write(w) = self.handles.remove(&key).ok_or_else(no_handle)? else {
+            return Ok(Reply::Ok);
+        };
+        let Writing {
+            path,
+            upload,
+            mut ledger,
+            fault,
+            _open,
+        } = *w;
         ledger.facts.pending_input_at_close = self.input.len() as u64;
         if let Some(fault) = fault {
             upload.abandon(&ledger.facts);
@@ -420,7 +452,19 @@ impl Engine {
         let (total, free) = (space.total / VFS_BLOCK, space.free / VFS_BLOCK);
         let mut b = BytesMut::new();
         // Block and fragment size, blocks (all, free, free for users), files (the same), id, flags, longest name.
-        for field in [VFS_BLOCK, VFS_BLOCK, total, free, free, total, free, free, 0, READ_WRITE, MAX_COMPONENT as u64] {
+        for field in [
+            VFS_BLOCK,
+            VFS_BLOCK,
+            total,
+            free,
+            free,
+            total,
+            free,
+            free,
+            0,
+            READ_WRITE,
+            MAX_COMPONENT as u64,
+        ] {
             b.put_u64(field);
         }
         Ok(Reply::Extended(b))
@@ -445,7 +489,11 @@ impl Engine {
     }
 
     fn room(&self) -> Result<(), Fault> {
-        if self.handles.len() < MAX_HANDLES { Ok(()) } else { Err(Fault::Failure("too many open files".into())) }
+        if self.handles.len() < MAX_HANDLES {
+            Ok(())
+        } else {
+            Err(Fault::Failure("too many open files".into()))
+        }
     }
 
     /// Files a handle under a random name, so that handles cannot be guessed or taken for another's.
@@ -518,13 +566,28 @@ fn encode(b: &mut BytesMut, id: u32, reply: &Reply) {
         Reply::Eof => packet::status(b, id, Code::Eof, "end of file"),
         Reply::Handle(key) => packet::handle(b, id, key),
         Reply::Attrs(stat) => packet::attrs_answer(b, id, stat),
-        Reply::Path(path) => packet::names(b, id, &[Name { name: path, longname: path, stat: None }]),
+        Reply::Path(path) => packet::names(
+            b,
+            id,
+            &[Name {
+                name: path,
+                longname: path,
+                stat: None,
+            }],
+        ),
         Reply::Page(page) => {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
             // Longer names cannot be asked for, and a page of 100 that fit stays far below the packet limit.
             let page = page.iter().filter(|e| e.name.len() <= MAX_COMPONENT).take(PAGE);
             let lines: Vec<_> = page.map(|e| (e, longname(&e.name, &e.stat, now))).collect();
-            let names: Vec<_> = lines.iter().map(|(e, line)| Name { name: &e.name, longname: line, stat: Some(&e.stat) }).collect();
+            let names: Vec<_> = lines
+                .iter()
+                .map(|(e, line)| Name {
+                    name: &e.name,
+                    longname: line,
+                    stat: Some(&e.stat),
+                })
+                .collect();
             packet::names(b, id, &names);
         }
         Reply::Data(data) => {

@@ -103,8 +103,19 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     pub(crate) fn new(how: OpenHow, client: &str, size_at_open: u64) -> Self {
-        let facts = UploadFacts { how, client: client.to_owned(), size_at_open, size: size_at_open, blocks_uniform: true, ..Default::default() };
-        Self { facts, extents: Extents::from_start(size_at_open), next_offset: None }
+        let facts = UploadFacts {
+            how,
+            client: client.to_owned(),
+            size_at_open,
+            size: size_at_open,
+            blocks_uniform: true,
+            ..Default::default()
+        };
+        Self {
+            facts,
+            extents: Extents::from_start(size_at_open),
+            next_offset: None,
+        }
     }
 
     /// Where a WRITE that names `offset` goes: to the end of a file opened with APPEND.
@@ -115,8 +126,14 @@ impl Ledger {
     /// Refuses, before it is run, a WRITE that cannot be recorded.
     pub(crate) fn check(&self, offset: u64, len: u64) -> Result<(), Fault> {
         let end = offset.checked_add(len).filter(|end| i64::try_from(*end).is_ok());
-        let Some(end) = end else { return Err(Fault::Failure("the offset is too large".into())) };
-        if self.extents.room_for(offset, end) { Ok(()) } else { Err(Fault::Failure("too many separate ranges in one file".into())) }
+        let Some(end) = end else {
+            return Err(Fault::Failure("the offset is too large".into()));
+        };
+        if self.extents.room_for(offset, end) {
+            Ok(())
+        } else {
+            Err(Fault::Failure("too many separate ranges in one file".into()))
+        }
     }
 
     /// Records a WRITE that succeeded.
@@ -225,7 +242,11 @@ mod tests {
 
     #[test]
     fn put_whole_and_cut() {
-        let how = OpenHow { create: true, truncate: true, ..Default::default() };
+        let how = OpenHow {
+            create: true,
+            truncate: true,
+            ..Default::default()
+        };
         let mut l = ledger(how, 0);
         l.wrote(0, BLOCK);
         l.wrote(u64::from(BLOCK), BLOCK);
@@ -237,7 +258,13 @@ mod tests {
 
     #[test]
     fn scp_restarts_over_a_longer_part() {
-        let mut l = ledger(OpenHow { create: true, ..Default::default() }, 900);
+        let mut l = ledger(
+            OpenHow {
+                create: true,
+                ..Default::default()
+            },
+            900,
+        );
         l.wrote(0, 100);
         l.wrote(100, 50);
         l.set(Some(150));
@@ -246,7 +273,11 @@ mod tests {
 
     #[test]
     fn reput_whole_and_cut() {
-        let how = OpenHow { create: true, append: true, ..Default::default() };
+        let how = OpenHow {
+            create: true,
+            append: true,
+            ..Default::default()
+        };
         let mut l = ledger(how, 500);
         assert_eq!(l.place(0), 500);
         l.wrote(500, 100);
@@ -258,7 +289,10 @@ mod tests {
 
     #[test]
     fn holes_and_declared_sizes() {
-        let how = OpenHow { declared_size: Some(30), ..Default::default() };
+        let how = OpenHow {
+            declared_size: Some(30),
+            ..Default::default()
+        };
         let mut l = ledger(how, 0);
         l.wrote(10, 10);
         assert!(l.facts.gap && l.facts.declared_size_missed());

@@ -38,7 +38,9 @@ struct Place(Arc<AtomicUsize>);
 
 impl Place {
     fn take(places: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
-        places.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| (n < max).then_some(n + 1)).ok()?;
+        places
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| (n < max).then_some(n + 1))
+            .ok()?;
         Some(Self(Arc::clone(places)))
     }
 }
@@ -51,7 +53,15 @@ impl Drop for Place {
 
 impl Handler {
     pub(crate) fn new(server: Arc<Server>, session: Arc<Session>) -> Self {
-        Self { server, session, offers: 0, tree: None, waiting: HashMap::new(), places: Arc::default(), opened: 0 }
+        Self {
+            server,
+            session,
+            offers: 0,
+            tree: None,
+            waiting: HashMap::new(),
+            places: Arc::default(),
+            opened: 0,
+        }
     }
 
     /// Whether the policy, the key's form and the authenticator allow this key.
@@ -147,8 +157,12 @@ impl russh::server::Handler for Handler {
         if name != "sftp" {
             return transport.channel_failure(id);
         }
-        let Some(tree) = &self.tree else { return transport.channel_failure(id) };
-        let Some((channel, place)) = self.waiting.remove(&id) else { return transport.channel_failure(id) };
+        let Some(tree) = &self.tree else {
+            return transport.channel_failure(id);
+        };
+        let Some((channel, place)) = self.waiting.remove(&id) else {
+            return transport.channel_failure(id);
+        };
         transport.channel_success(id)?;
         self.session.serve(channel, Arc::clone(tree), place);
         Ok(())

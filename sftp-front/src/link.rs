@@ -4,9 +4,9 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -101,7 +101,14 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) fn new(tcp: TcpStream, state: Arc<LinkState>) -> Self {
-        Self { tcp, state, buffer: vec![0; SMALL_BUFFER].into(), at: 0, end: 0, line: Some(Vec::new()) }
+        Self {
+            tcp,
+            state,
+            buffer: vec![0; SMALL_BUFFER].into(),
+            at: 0,
+            end: 0,
+            line: Some(Vec::new()),
+        }
     }
 
     fn listen(&mut self) {
@@ -169,7 +176,10 @@ impl AsyncWrite for Link {
             }
             Poll::Pending => {
                 let now = self.state.now_ms().saturating_add(1);
-                let _ = self.state.blocked_since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+                let _ = self
+                    .state
+                    .blocked_since
+                    .compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
             }
         }
         result

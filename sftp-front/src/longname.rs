@@ -25,7 +25,11 @@ pub(crate) fn longname(name: &str, stat: &Stat, now: u64) -> String {
     let (year, month, day) = civil(stat.mtime / 86_400);
     let month = MONTHS.get(month - 1).copied().unwrap_or("Jan");
     let recent = stat.mtime <= now && now - stat.mtime < RECENT_SECS;
-    let when = if recent { format!("{:02}:{:02}", stat.mtime / 3600 % 24, stat.mtime / 60 % 60) } else { format!("{year:5}") };
+    let when = if recent {
+        format!("{:02}:{:02}", stat.mtime / 3600 % 24, stat.mtime / 60 % 60)
+    } else {
+        format!("{year:5}")
+    };
     // Writing to a String cannot fail.
     let _ = write!(line, " {links:4} owner    group    {:12} {month} {day:2} {when} {name}", stat.size);
     line
@@ -41,7 +45,11 @@ fn civil(days: u64) -> (u64, usize, u64) {
     let shifted = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted + 2) / 5 + 1;
     let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), usize::try_from(month).unwrap_or(1), day)
+    (
+        year_of_era + era * 400 + u64::from(month <= 2),
+        usize::try_from(month).unwrap_or(1),
+        day,
+    )
 }
 
 #[cfg(test)]
@@ -59,10 +67,26 @@ mod tests {
 
     #[test]
     fn lines() {
-        let file = Stat { kind: Kind::File, size: 1234, mtime: 1_767_229_445, mode: 0o640 };
-        assert_eq!(longname("a b", &file, 1_767_300_000), "-rw-r-----    1 owner    group            1234 Jan  1 01:04 a b");
-        assert_eq!(longname("a b", &file, 1_900_000_000), "-rw-r-----    1 owner    group            1234 Jan  1  2026 a b");
-        let dir = Stat { kind: Kind::Dir, size: 0, mtime: 0, mode: 0o755 };
+        let file = Stat {
+            kind: Kind::File,
+            size: 1234,
+            mtime: 1_767_229_445,
+            mode: 0o640,
+        };
+        assert_eq!(
+            longname("a b", &file, 1_767_300_000),
+            "-rw-r-----    1 owner    group            1234 Jan  1 01:04 a b"
+        );
+        assert_eq!(
+            longname("a b", &file, 1_900_000_000),
+            "-rw-r-----    1 owner    group            1234 Jan  1  2026 a b"
+        );
+        let dir = Stat {
+            kind: Kind::Dir,
+            size: 0,
+            mtime: 0,
+            mode: 0o755,
+        };
         assert!(longname("d", &dir, 0).starts_with("drwxr-xr-x    2 "));
         let late = Stat { mtime: u64::MAX, ..dir };
         assert!(longname("d", &late, 0).ends_with(" d"));

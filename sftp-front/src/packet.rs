@@ -103,7 +103,12 @@ pub(crate) struct Input {
 #[derive(Debug)]
 pub(crate) enum Frame {
     /// A WRITE: its data stay in the pieces in which they came.
-    Write { id: u32, handle: Bytes, offset: u64, data: Vec<Bytes> },
+    Write {
+        id: u32,
+        handle: Bytes,
+        offset: u64,
+        data: Vec<Bytes>,
+    },
     /// A WRITE whose lengths do not fit.
     BadWrite { id: u32 },
     /// Any other type, in one piece.
@@ -152,7 +157,14 @@ impl Input {
         }
         self.need = None;
         let kind = self.take(1).get_u8();
-        if kind == WRITE { self.write(need - 1).map(Some) } else { Ok(Some(Frame::Other { kind, body: self.take(need - 1) })) }
+        if kind == WRITE {
+            self.write(need - 1).map(Some)
+        } else {
+            Ok(Some(Frame::Other {
+                kind,
+                body: self.take(need - 1),
+            }))
+        }
     }
 
     fn write(&mut self, length: usize) -> Result<Frame, Broken> {
@@ -245,24 +257,65 @@ impl<'a> Reader<'a> {
 /// A request other than WRITE. Paths and handles are still the client's bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Request<'a> {
-    Open { path: &'a [u8], flags: u32, set: SetStat },
-    Close { handle: &'a [u8] },
-    Read { handle: &'a [u8], offset: u64, len: u32 },
-    Lstat { path: &'a [u8] },
-    Fstat { handle: &'a [u8] },
-    SetStat { path: &'a [u8], set: SetStat },
-    FsetStat { handle: &'a [u8], set: SetStat },
-    OpenDir { path: &'a [u8] },
-    ReadDir { handle: &'a [u8] },
-    Remove { path: &'a [u8] },
-    MkDir { path: &'a [u8], set: SetStat },
-    RmDir { path: &'a [u8] },
-    RealPath { path: &'a [u8] },
-    Stat { path: &'a [u8] },
-    Rename { from: &'a [u8], to: &'a [u8] },
+    Open {
+        path: &'a [u8],
+        flags: u32,
+        set: SetStat,
+    },
+    Close {
+        handle: &'a [u8],
+    },
+    Read {
+        handle: &'a [u8],
+        offset: u64,
+        len: u32,
+    },
+    Lstat {
+        path: &'a [u8],
+    },
+    Fstat {
+        handle: &'a [u8],
+    },
+    SetStat {
+        path: &'a [u8],
+        set: SetStat,
+    },
+    FsetStat {
+        handle: &'a [u8],
+        set: SetStat,
+    },
+    OpenDir {
+        path: &'a [u8],
+    },
+    ReadDir {
+        handle: &'a [u8],
+    },
+    Remove {
+        path: &'a [u8],
+    },
+    MkDir {
+        path: &'a [u8],
+        set: SetStat,
+    },
+    RmDir {
+        path: &'a [u8],
+    },
+    RealPath {
+        path: &'a [u8],
+    },
+    Stat {
+        path: &'a [u8],
+    },
+    Rename {
+        from: &'a [u8],
+        to: &'a [u8],
+    },
     /// READLINK and SYMLINK.
     Link,
-    Extended { name: &'a [u8], body: &'a [u8] },
+    Extended {
+        name: &'a [u8],
+        body: &'a [u8],
+    },
     /// A type that version 3 does not have.
     Unknown,
 }
@@ -287,23 +340,46 @@ pub(crate) fn parse(kind: u8, body: &[u8]) -> Result<(u32, Result<Request<'_>, M
 
 fn fields<'a>(kind: u8, r: &mut Reader<'a>) -> Result<Request<'a>, Malformed> {
     Ok(match kind {
-        OPEN => Request::Open { path: r.string()?, flags: r.u32()?, set: attrs::decode(r)? },
+        OPEN => Request::Open {
+            path: r.string()?,
+            flags: r.u32()?,
+            set: attrs::decode(r)?,
+        },
         CLOSE => Request::Close { handle: r.string()? },
-        READ => Request::Read { handle: r.string()?, offset: r.u64()?, len: r.u32()? },
+        READ => Request::Read {
+            handle: r.string()?,
+            offset: r.u64()?,
+            len: r.u32()?,
+        },
         LSTAT => Request::Lstat { path: r.string()? },
         FSTAT => Request::Fstat { handle: r.string()? },
-        SETSTAT => Request::SetStat { path: r.string()?, set: attrs::decode(r)? },
-        FSETSTAT => Request::FsetStat { handle: r.string()?, set: attrs::decode(r)? },
+        SETSTAT => Request::SetStat {
+            path: r.string()?,
+            set: attrs::decode(r)?,
+        },
+        FSETSTAT => Request::FsetStat {
+            handle: r.string()?,
+            set: attrs::decode(r)?,
+        },
         OPENDIR => Request::OpenDir { path: r.string()? },
         READDIR => Request::ReadDir { handle: r.string()? },
         REMOVE => Request::Remove { path: r.string()? },
-        MKDIR => Request::MkDir { path: r.string()?, set: attrs::decode(r)? },
+        MKDIR => Request::MkDir {
+            path: r.string()?,
+            set: attrs::decode(r)?,
+        },
         RMDIR => Request::RmDir { path: r.string()? },
         REALPATH => Request::RealPath { path: r.string()? },
         STAT => Request::Stat { path: r.string()? },
-        RENAME => Request::Rename { from: r.string()?, to: r.string()? },
+        RENAME => Request::Rename {
+            from: r.string()?,
+            to: r.string()?,
+        },
         READLINK | SYMLINK => Request::Link,
-        EXTENDED => Request::Extended { name: r.string()?, body: r.0 },
+        EXTENDED => Request::Extended {
+            name: r.string()?,
+            body: r.0,
+        },
         _ => Request::Unknown,
     })
 }
@@ -486,7 +562,9 @@ mod tests {
             assert!(input.cost() <= input.len() + (JOIN_PIECES + 1) * PIECE_COST);
         }
         input.push(bytes.slice(bytes.len() - 1..));
-        let Ok(Some(Frame::Write { data, .. })) = input.next() else { panic!("no WRITE") };
+        let Ok(Some(Frame::Write { data, .. })) = input.next() else {
+            panic!("no WRITE")
+        };
         assert_eq!(data.concat(), vec![7; 5000]);
     }
 
@@ -499,12 +577,20 @@ mod tests {
         status(&mut out, 5, Code::Failure, &"ä".repeat(1000));
         assert_eq!(out.len(), 4 + 1 + 4 + 4 + 4 + MAX_STATUS_TEXT + 4);
         assert_eq!(data_head(1, 2), *b"\0\0\0\x0b\x67\0\0\0\x01\0\0\0\x02");
-        let stat = Stat { kind: crate::Kind::Dir, size: 1, mtime: u64::MAX, mode: 0o755 };
+        let stat = Stat {
+            kind: crate::Kind::Dir,
+            size: 1,
+            mtime: u64::MAX,
+            mode: 0o755,
+        };
         let mut out = BytesMut::new();
         attrs::encode(&mut out, &stat);
         // Our own attributes read back by the decoder.
         let set = attrs::decode(&mut Reader(&out)).unwrap();
-        assert_eq!((set.size, set.mode, set.times), (Some(1), Some(0o755), Some((u64::from(u32::MAX), u64::from(u32::MAX)))));
+        assert_eq!(
+            (set.size, set.mode, set.times),
+            (Some(1), Some(0o755), Some((u64::from(u32::MAX), u64::from(u32::MAX))))
+        );
     }
 
     proptest! {

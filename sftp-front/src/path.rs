@@ -53,7 +53,11 @@ impl VPath {
         if text.chars().any(char::is_control) {
             return Err(PathError::Control);
         }
-        let mut components = if text.starts_with('/') { Vec::new() } else { home.components.clone() };
+        let mut components = if text.starts_with('/') {
+            Vec::new()
+        } else {
+            home.components.clone()
+        };
         for part in text.split('/') {
             match part {
                 "" | "." => {}

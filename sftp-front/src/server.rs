@@ -78,7 +78,10 @@ impl Default for Config {
 
 impl std::fmt::Debug for Config {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Config").field("host_keys", &self.host_keys.len()).field("server_id", &self.server_id).finish_non_exhaustive()
+        f.debug_struct("Config")
+            .field("host_keys", &self.host_keys.len())
+            .field("server_id", &self.server_id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -116,7 +119,11 @@ impl Server {
         }
         let preferred = config.algorithms.preferred();
         let signatures = config.algorithms.signatures();
-        let keys = config.host_keys.iter().map(|text| host_key(text, &signatures)).collect::<Result<Vec<_>, _>>()?;
+        let keys = config
+            .host_keys
+            .iter()
+            .map(|text| host_key(text, &signatures))
+            .collect::<Result<Vec<_>, _>>()?;
         if keys.is_empty() {
             return Err(Error::HostKey("there is none".into()));
         }
@@ -226,7 +233,11 @@ impl Server {
 
     pub(crate) fn banner(&self) -> Option<String> {
         let text = self.config.banner.trim_end();
-        if text.is_empty() { None } else { Some(format!("{}\r\n", text.replace("\r\n", "\n").replace('\n', "\r\n"))) }
+        if text.is_empty() {
+            None
+        } else {
+            Some(format!("{}\r\n", text.replace("\r\n", "\n").replace('\n', "\r\n")))
+        }
     }
 
     pub(crate) fn signature_allowed(&self, algorithm: &Algorithm) -> bool {
@@ -250,7 +261,11 @@ impl Server {
         slots.total += 1;
         slots.unauthenticated += 1;
         *slots.per_ip.entry(key).or_default() += 1;
-        Some(Slot { slots: Arc::clone(&self.slots), key, unauthenticated: Mutex::new(true) })
+        Some(Slot {
+            slots: Arc::clone(&self.slots),
+            key,
+            unauthenticated: Mutex::new(true),
+        })
     }
 }
 
@@ -269,7 +284,13 @@ fn host_key(text: &str, allowed: &[Algorithm]) -> Result<PrivateKey, Error> {
     {
         return Err(Error::HostKey(format!("an RSA key needs {MIN_RSA_BITS} bits")));
     }
-    let fits = |a: &Algorithm| if a.clone().is_rsa() { key.algorithm().is_rsa() } else { key.algorithm() == *a };
+    let fits = |a: &Algorithm| {
+        if a.clone().is_rsa() {
+            key.algorithm().is_rsa()
+        } else {
+            key.algorithm() == *a
+        }
+    };
     if !allowed.iter().any(fits) {
         return Err(Error::HostKey(format!("the policy has no {}", key.algorithm())));
     }

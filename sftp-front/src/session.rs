@@ -53,15 +53,23 @@ pub(crate) struct Activity {
 
 impl Activity {
     fn new() -> Self {
-        Self { born: Instant::now(), last_ms: AtomicU64::new(0) }
+        Self {
+            born: Instant::now(),
+            last_ms: AtomicU64::new(0),
+        }
     }
 
     pub(crate) fn touch(&self) {
-        self.last_ms.store(u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.last_ms.store(
+            u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX),
+            Ordering::Relaxed,
+        );
     }
 
     fn idle(&self) -> Duration {
-        self.born.elapsed().saturating_sub(Duration::from_millis(self.last_ms.load(Ordering::Relaxed)))
+        self.born
+            .elapsed()
+            .saturating_sub(Duration::from_millis(self.last_ms.load(Ordering::Relaxed)))
     }
 }
 
@@ -95,13 +103,21 @@ impl Session {
     }
 
     pub(crate) fn peer(&self) -> Peer {
-        Peer { addr: self.addr, client: self.link.client().to_owned() }
+        Peer {
+            addr: self.addr,
+            client: self.link.client().to_owned(),
+        }
     }
 
     /// The session as others see it, from the moment at which its login is being decided.
     pub(crate) fn info(&self) -> Option<SessionInfo> {
         let user = self.state().user.clone()?;
-        Some(SessionInfo { id: self.id, user, peer: self.peer(), since: self.since })
+        Some(SessionInfo {
+            id: self.id,
+            user,
+            peer: self.peer(),
+            since: self.since,
+        })
     }
 
     pub(crate) fn is_logged_in(&self) -> bool {

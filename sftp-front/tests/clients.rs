@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use sftp_front::{
-    Authenticator, CloseSign, Config, Download, Entry, Fault, Kind, Listing, OpenHow, Peer, PublicKey, Refused, Server, SetStat, Space, Stat,
-    Tree, Upload, UploadFacts, VPath,
+    Authenticator, CloseSign, Config, Download, Entry, Fault, Kind, Listing, OpenHow, Peer, PublicKey, Refused, Server, SetStat, Space,
+    Stat, Tree, Upload, UploadFacts, VPath,
 };
 use std::fs::{self, File};
 use std::io::Write;
@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 #[derive(Clone, Debug)]
 enum Event {
-    Login(u64, String),
+    Login,
     Failed(String),
     Logout(String),
     Closed(VPath, UploadFacts),
@@ -43,7 +43,12 @@ impl Directory {
 
 fn stat(meta: &fs::Metadata) -> Stat {
     let kind = if meta.is_dir() { Kind::Dir } else { Kind::File };
-    Stat { kind, size: meta.len(), mtime: u64::try_from(meta.mtime()).unwrap(), mode: meta.mode() & 0o7777 }
+    Stat {
+        kind,
+        size: meta.len(),
+        mtime: u64::try_from(meta.mtime()).unwrap(),
+        mode: meta.mode() & 0o7777,
+    }
 }
 
 fn apply(path: &Path, set: &SetStat) -> Result<(), Fault> {
@@ -72,8 +77,17 @@ impl Tree for Directory {
     fn open_write(&self, path: &VPath, how: &OpenHow) -> Result<Box<dyn Upload>, Fault> {
         let mut options = File::options();
         options.write(true).read(true).create(how.create).truncate(how.truncate);
-        let file = if how.exclusive { options.create_new(true).open(self.real(path))? } else { options.open(self.real(path))? };
-        Ok(Box::new(Written { path: path.clone(), real: self.real(path), file, log: Arc::clone(&self.log) }))
+        let file = if how.exclusive {
+            options.create_new(true).open(self.real(path))?
+        } else {
+            options.open(self.real(path))?
+        };
+        Ok(Box::new(Written {
+            path: path.clone(),
+            real: self.real(path),
+            file,
+            log: Arc::clone(&self.log),
+        }))
     }
     fn remove(&self, path: &VPath) -> Result<(), Fault> {
         Ok(fs::remove_file(self.real(path))?)
@@ -94,7 +108,10 @@ impl Tree for Directory {
         apply(&self.real(path), set)
     }
     fn space(&self) -> Option<Space> {
-        Some(Space { total: 1 << 40, free: 1 << 39 })
+        Some(Space {
+            total: 1 << 40,
+            free: 1 << 39,
+        })
     }
     fn after_close(&self, path: &VPath, sign: CloseSign) {
         self.log.lock().unwrap().push(Event::Sign(path.clone(), sign));
@@ -106,7 +123,10 @@ impl Listing for Names {
     fn next(&mut self, max: usize) -> Result<Vec<Entry>, Fault> {
         let page = self.0.by_ref().take(max).map(|e| {
             let e = e?;
-            Ok(Entry { name: e.file_name().into_string().unwrap(), stat: stat(&e.metadata()?) })
+            Ok(Entry {
+                name: e.file_name().into_string().unwrap(),
+                stat: stat(&e.metadata()?),
+            })
         });
         page.collect()
     }
@@ -161,10 +181,13 @@ impl Authenticator for Accounts {
     fn public_key(&self, user: &str, key: &PublicKey, _peer: &Peer) -> bool {
         user == "alice" && key.openssh == self.key && key.algorithm == "ssh-ed25519" && key.blob.starts_with(b"\0\0\0\x0bssh-ed25519")
     }
-    fn login(&self, user: &str, _key: &PublicKey, peer: &Peer, session: u64) -> Result<Arc<dyn Tree>, Refused> {
+    fn login(&self, _user: &str, _key: &PublicKey, peer: &Peer, _session: u64) -> Result<Arc<dyn Tree>, Refused> {
         assert!(peer.client.starts_with("SSH-2.0-OpenSSH_"));
-        self.log.lock().unwrap().push(Event::Login(session, user.into()));
-        Ok(Arc::new(Directory { root: self.root.clone(), log: Arc::clone(&self.log) }))
+        self.log.lock().unwrap().push(Event::Login);
+        Ok(Arc::new(Directory {
+            root: self.root.clone(),
+            log: Arc::clone(&self.log),
+        }))
     }
     fn failed(&self, user: &str, _peer: &Peer) {
         self.log.lock().unwrap().push(Event::Failed(user.into()));
@@ -187,7 +210,11 @@ struct World {
 }
 
 fn keygen(path: &Path) {
-    let status = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "", "-f"]).arg(path).status().unwrap();
+    let status = Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-C", "", "-f"])
+        .arg(path)
+        .status()
+        .unwrap();
     assert!(status.success());
 }
 
@@ -204,16 +231,34 @@ impl World {
         fs::create_dir(dir.path().join("srv")).unwrap();
         let log = Log::default();
         let key = fs::read_to_string(dir.path().join("alice.pub")).unwrap().trim().to_owned();
-        let auth = Arc::new(Accounts { root: dir.path().join("srv"), key, log: Arc::clone(&log) });
-        let mut config = Config { host_keys: vec![fs::read_to_string(dir.path().join("host")).unwrap()], ..Config::default() };
+        let auth = Arc::new(Accounts {
+            root: dir.path().join("srv"),
+            key,
+            log: Arc::clone(&log),
+        });
+        let mut config = Config {
+            host_keys: vec![fs::read_to_string(dir.path().join("host")).unwrap()],
+            ..Config::default()
+        };
         change(&mut config);
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
         let server = Server::new(config, auth).unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let addr = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
         runtime.spawn(Arc::clone(&server).serve(listener, stopped));
-        Self { dir, addr, log, server, stop, _runtime: runtime }
+        Self {
+            dir,
+            addr,
+            log,
+            server,
+            stop,
+            _runtime: runtime,
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -222,7 +267,8 @@ impl World {
 
     fn client(&self, program: &str, key: &str) -> Command {
         let mut c = Command::new(program);
-        c.current_dir(self.dir.path()).args(["-F", "none", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]);
+        c.current_dir(self.dir.path())
+            .args(["-F", "none", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]);
         c.args(["-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR", "-i", key]);
         c.arg("-o").arg(format!("Port={}", self.addr.port()));
         c.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -231,7 +277,12 @@ impl World {
 
     /// Runs `sftp` with a batch, to its end.
     fn sftp(&self, options: &[&str], batch: &str) -> Output {
-        let mut child = self.client("sftp", "alice").args(options).args(["-b", "-", "alice@127.0.0.1"]).spawn().unwrap();
+        let mut child = self
+            .client("sftp", "alice")
+            .args(options)
+            .args(["-b", "-", "alice@127.0.0.1"])
+            .spawn()
+            .unwrap();
         child.stdin.take().unwrap().write_all(batch.as_bytes()).unwrap();
         child.wait_with_output().unwrap()
     }
@@ -251,6 +302,14 @@ impl World {
             std::thread::sleep(Duration::from_millis(10));
         }
         panic!("{what} did not happen: {:?}", self.log.lock().unwrap());
+    }
+
+    fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let until = Instant::now() + Duration::from_secs(20);
+        while !holds() {
+            assert!(Instant::now() < until, "waited in vain: {what}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     fn closed(&self, name: &str) -> UploadFacts {
@@ -285,29 +344,49 @@ fn put_get_and_the_rest_of_the_protocol() {
     w.ok(&[], "put big\nget big back\n");
     assert!(fs::read(w.path("srv/big")).unwrap() == content && fs::read(w.path("back")).unwrap() == content);
     let facts = w.closed("big");
-    assert_eq!((facts.size, facts.bytes_written, facts.highest_offset), (BIG as u64, BIG as u64, BIG as u64));
+    assert_eq!(
+        (facts.size, facts.bytes_written, facts.highest_offset),
+        (BIG as u64, BIG as u64, BIG as u64)
+    );
     assert_eq!((facts.block_len, u64::from(facts.tail_len)), (261_120, BIG as u64 % 261_120));
     assert!(!facts.gap && !facts.out_of_order && facts.failed == 0 && facts.how.truncate && !facts.ends_on_full_block());
 
-    for (options, name) in [(&["-B", "261120", "-R", "64"][..], "b1"), (&["-B", "1000", "-R", "200"][..], "b2"), (&["-C", "-o", "RekeyLimit=4M"][..], "b3")] {
+    for (options, name) in [
+        (&["-B", "261120", "-R", "64"][..], "b1"),
+        (&["-B", "1000", "-R", "200"][..], "b2"),
+        (&["-C", "-o", "RekeyLimit=4M"][..], "b3"),
+    ] {
         w.ok(options, &format!("put big {name}\nget {name} back-{name}\n"));
         assert!(fs::read(w.path(&format!("srv/{name}"))).unwrap() == content, "{name}");
         assert!(fs::read(w.path(&format!("back-{name}"))).unwrap() == content, "{name}");
     }
 
     // OpenSSH renames with posix-rename, which replaces.
-    let listing = w.ok(&[], "mkdir d\nrename b1 d/b2\nrename b2 d/b2\nrm b3\nls -l\nls -1 d\npwd\ncd d\npwd\ndf\nchmod 600 b2\nrm b2\ncd ..\nrmdir d\n");
+    let listing = w.ok(
+        &[],
+        "mkdir d\nrename b1 d/b2\nrename b2 d/b2\nrm b3\nls -l\nls -1 d\npwd\ncd d\npwd\ndf\nchmod 600 b2\nrm b2\ncd ..\nrmdir d\n",
+    );
     assert!(listing.contains("Remote working directory: /d\n"), "{listing}");
     let line = listing.lines().find(|l| l.ends_with(" big")).unwrap();
     assert!(line.starts_with("-rw") && line.contains(&BIG.to_string()), "{line}");
     assert!(!w.path("srv/d").exists() && !w.path("srv/b3").exists());
 
     // Nothing climbs out, links are refused, missing is missing.
-    for batch in ["get ../../host x\n", "ln -s big link\n", "ln big link\n", "get none x\n", "rmdir none\n", "put big none/x\n", "rename big none/x\n"] {
+    for batch in [
+        "get ../../host x\n",
+        "ln -s big link\n",
+        "ln big link\n",
+        "get none x\n",
+        "rmdir none\n",
+        "put big none/x\n",
+        "rename big none/x\n",
+    ] {
         assert!(!w.sftp(&[], batch).status.success(), "{batch}");
     }
     assert_eq!(fs::read_dir(w.path("srv")).unwrap().count(), 1);
-    assert_eq!(w.server.sessions().len(), 0);
+    w.until("the sessions end", || {
+        w.server.sessions().is_empty() && w.server.connection_count() == 0
+    });
 }
 
 #[test]
@@ -333,36 +412,60 @@ fn resume_and_what_it_shows() {
     assert!(fs::read(w.path("srv/big")).unwrap() == content && fs::read(w.path("back")).unwrap() == content);
     let facts = w.closed("big");
     assert!(facts.how.append && facts.fsynced && !facts.gap && !facts.append_was_cut());
-    assert_eq!((facts.size_at_open, facts.first_offset, facts.size), (7_000_000, Some(7_000_000), BIG as u64));
+    assert_eq!(
+        (facts.size_at_open, facts.first_offset, facts.size),
+        (7_000_000, Some(7_000_000), BIG as u64)
+    );
 
     // scp confirms the size; over a longer old file it is a restart.
     fs::write(w.path("small"), b"0123456789").unwrap();
     fs::write(w.path("srv/small"), noise(1000)).unwrap();
-    let status = w.client("scp", "alice").args(["-s", "small", "alice@127.0.0.1:small"]).status().unwrap();
+    let status = w
+        .client("scp", "alice")
+        .args(["-s", "small", "alice@127.0.0.1:small"])
+        .status()
+        .unwrap();
     assert!(status.success());
     assert_eq!(fs::read(w.path("srv/small")).unwrap(), b"0123456789");
     let facts = w.closed("small");
-    assert!(facts.restarted && facts.size_confirmed() && facts.client.contains("OpenSSH"), "{facts:?}");
+    assert!(
+        facts.restarted && facts.size_confirmed() && facts.client.contains("OpenSSH"),
+        "{facts:?}"
+    );
     // A stat of the name just closed is told to the tree.
     w.ok(&[], "put small again\nls -l again\nrm again\n");
-    w.wait("signs", |e| matches!(e, Event::Sign(p, CloseSign::Removed) if p.name() == Some("again")).then_some(()));
+    w.wait("signs", |e| {
+        matches!(e, Event::Sign(p, CloseSign::Removed) if p.name() == Some("again")).then_some(())
+    });
 }
 
 #[test]
 fn programs_are_refused() {
     let w = World::new();
-    for args in [&["alice@127.0.0.1"][..], &["alice@127.0.0.1", "id"], &["-tt", "alice@127.0.0.1", "id"], &["-A", "-X", "alice@127.0.0.1", "scp -t ."]] {
+    for args in [
+        &["alice@127.0.0.1"][..],
+        &["alice@127.0.0.1", "id"],
+        &["-A", "-X", "alice@127.0.0.1", "scp -t ."],
+    ] {
         let mut child = w.client("ssh", "alice").args(args).spawn().unwrap();
         drop(child.stdin.take());
         let out = child.wait_with_output().unwrap();
         assert_eq!(out.status.code(), Some(1), "{args:?}");
-        assert!(String::from_utf8_lossy(&out.stderr).contains("This service allows sftp connections only."), "{args:?}");
+        assert!(
+            String::from_utf8_lossy(&out.stderr).contains("This service allows sftp connections only."),
+            "{args:?}"
+        );
         assert!(out.stdout.is_empty());
     }
     fs::write(w.path("x"), b"x").unwrap();
     let out = w.client("scp", "alice").args(["-O", "x", "alice@127.0.0.1:x"]).output().unwrap();
     assert!(!out.status.success() && String::from_utf8_lossy(&out.stderr).contains("sftp connections only"));
-    for args in [&["-s", "alice@127.0.0.1", "netconf"][..], &["-W", "127.0.0.1:22", "alice@127.0.0.1"], &["-o", "ExitOnForwardFailure=yes", "-R", "0:127.0.0.1:1", "-N", "alice@127.0.0.1"]] {
+    for args in [
+        &["-tt", "alice@127.0.0.1"][..],
+        &["-s", "alice@127.0.0.1", "netconf"],
+        &["-W", "127.0.0.1:22", "alice@127.0.0.1"],
+        &["-o", "ExitOnForwardFailure=yes", "-R", "0:127.0.0.1:1", "-N", "alice@127.0.0.1"],
+    ] {
         let mut child = w.client("ssh", "alice").args(args).spawn().unwrap();
         drop(child.stdin.take());
         assert!(!child.wait_with_output().unwrap().status.success(), "{args:?}");
@@ -373,26 +476,34 @@ fn programs_are_refused() {
 fn a_wrong_key_or_user_is_refused() {
     let w = World::with(|c| c.banner = "Hello there".into());
     for (key, user) in [("mallory", "alice"), ("alice", "bob")] {
-        let out = w.client("ssh", key).args(["-o", "LogLevel=INFO", "-s"]).arg(format!("{user}@127.0.0.1")).arg("sftp").output().unwrap();
+        let out = w
+            .client("ssh", key)
+            .args(["-o", "LogLevel=INFO", "-s"])
+            .arg(format!("{user}@127.0.0.1"))
+            .arg("sftp")
+            .output()
+            .unwrap();
         let text = String::from_utf8_lossy(&out.stderr).into_owned();
         assert!(!out.status.success() && text.contains("Permission denied (publickey)"), "{text}");
         w.wait("failed", |e| matches!(e, Event::Failed(u) if u == user).then_some(()));
     }
-    assert!(!w.log.lock().unwrap().iter().any(|e| matches!(e, Event::Login(..))));
+    assert!(!w.log.lock().unwrap().iter().any(|e| matches!(e, Event::Login)));
 }
 
 /// Starts an upload of a file that never ends, and waits until bytes have arrived.
 fn endless(w: &World, name: &str) -> std::process::Child {
     fs::write(w.path("huge"), b"").unwrap();
     File::options().write(true).open(w.path("huge")).unwrap().set_len(1 << 40).unwrap();
-    let mut child = w.client("sftp", "alice").args(["-b", "-", "-l", "8000", "alice@127.0.0.1"]).spawn().unwrap();
+    let mut child = w
+        .client("sftp", "alice")
+        .args(["-b", "-", "-l", "8000", "alice@127.0.0.1"])
+        .spawn()
+        .unwrap();
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(format!("put huge {name}\n").as_bytes()).unwrap();
-    let until = Instant::now() + Duration::from_secs(20);
-    while fs::metadata(w.path("srv").join(name)).map_or(0, |m| m.len()) == 0 {
-        assert!(Instant::now() < until, "the upload does not start");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    w.until("the upload starts", || {
+        fs::metadata(w.path("srv").join(name)).is_ok_and(|m| m.len() > 0)
+    });
     child
 }
 
@@ -424,7 +535,7 @@ fn a_removed_user_is_cut() {
     assert_eq!(w.server.end_sessions(&|s| s.user == "alice"), 1);
     assert!(!child.wait().unwrap().success());
     abandoned_once(&w, "cut");
-    assert_eq!(w.server.connection_count(), 0);
+    w.until("the place is given back", || w.server.connection_count() == 0);
 }
 
 #[test]
@@ -433,15 +544,21 @@ fn a_stop_lets_an_upload_end() {
     let content = noise(3 << 20);
     fs::write(w.path("slow"), &content).unwrap();
     // 16 Mbit/s: about a second and a half.
-    let mut child = w.client("sftp", "alice").args(["-b", "-", "-l", "16000", "alice@127.0.0.1"]).spawn().unwrap();
+    let mut child = w
+        .client("sftp", "alice")
+        .args(["-b", "-", "-l", "16000", "alice@127.0.0.1"])
+        .spawn()
+        .unwrap();
     child.stdin.take().unwrap().write_all(b"put slow\n").unwrap();
-    w.wait("login", |e| matches!(e, Event::Login(..)).then_some(()));
-    while fs::metadata(w.path("srv/slow")).map_or(0, |m| m.len()) == 0 {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    w.wait("login", |e| matches!(e, Event::Login).then_some(()));
+    w.until("the upload starts", || fs::metadata(w.path("srv/slow")).is_ok_and(|m| m.len() > 0));
     w.stop.send_replace(true);
     let out = child.wait_with_output().unwrap();
-    assert!(fs::read(w.path("srv/slow")).unwrap() == content, "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        fs::read(w.path("srv/slow")).unwrap() == content,
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
     w.closed("slow");
     w.wait("logout", |e| matches!(e, Event::Logout(_)).then_some(()));
     assert!(std::net::TcpStream::connect(w.addr).is_err());
@@ -460,17 +577,16 @@ fn limits_on_connections() {
     held.iter_mut().for_each(|s| s.read_exact(&mut first).unwrap());
     assert_eq!(&first, b"SSH-2.0-");
     let mut third = std::net::TcpStream::connect(w.addr).unwrap();
-    assert!(matches!(third.read(&mut first), Ok(0) | Err(_)), "the third connection is not closed");
+    assert!(
+        matches!(third.read(&mut first), Ok(0) | Err(_)),
+        "the third connection is not closed"
+    );
     // The grace time ends the others, however busy they look.
     let mut rest = Vec::new();
     let _ = held[0].read_to_end(&mut rest);
     assert!((Duration::from_secs(1)..Duration::from_secs(6)).contains(&started.elapsed()));
     drop(held);
-    let until = Instant::now() + Duration::from_secs(5);
-    while w.server.connection_count() > 0 {
-        assert!(Instant::now() < until);
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    w.until("the places are given back", || w.server.connection_count() == 0);
     w.ok(&[], "ls\n");
 }
 
@@ -537,7 +653,10 @@ impl Raw {
     fn code(&mut self) -> (u32, u32) {
         let a = self.answer().unwrap();
         assert_eq!(a[0], 101);
-        (u32::from_be_bytes(a[1..5].try_into().unwrap()), u32::from_be_bytes(a[5..9].try_into().unwrap()))
+        (
+            u32::from_be_bytes(a[1..5].try_into().unwrap()),
+            u32::from_be_bytes(a[5..9].try_into().unwrap()),
+        )
     }
 }
 
@@ -550,7 +669,9 @@ fn floods_do_not_hang() {
     raw.send(&packet(3, 1, &[&string(b"f"), &1u32.to_be_bytes(), &0u32.to_be_bytes()]));
     let handle = raw.handle();
     // 5,000 READs and 50,000 LSTATs, all sent before anything is read.
-    let reads: Vec<u8> = (0..5000u32).flat_map(|k| packet(5, k, &[&handle, &(u64::from(k) * 4096).to_be_bytes(), &4096u32.to_be_bytes()])).collect();
+    let reads: Vec<u8> = (0..5000u32)
+        .flat_map(|k| packet(5, k, &[&handle, &(u64::from(k) * 4096).to_be_bytes(), &4096u32.to_be_bytes()]))
+        .collect();
     let stats: Vec<u8> = (0..50_000u32).flat_map(|k| packet(7, k, &[&string(b"/f")])).collect();
     let mut stdin = raw.stdin;
     let sender = std::thread::spawn(move || {
@@ -559,8 +680,12 @@ fn floods_do_not_hang() {
         stdin.write_all(&stats).unwrap();
         stdin
     });
-    let stdin = if std::env::var_os("CI").is_some() { sender.join().unwrap() } else { std::thread::sleep(Duration::from_secs(1)); sender.join().unwrap() };
-    let mut raw = Raw { child: raw.child, stdin, stdout: raw.stdout };
+    let stdin = sender.join().unwrap();
+    let mut raw = Raw {
+        child: raw.child,
+        stdin,
+        stdout: raw.stdout,
+    };
     let mut got = Vec::new();
     for k in 0..5000u32 {
         let a = raw.answer().unwrap();
@@ -584,7 +709,11 @@ fn bad_packets() {
     // Unreadable bodies are answered with their own id; the stream stays in step.
     raw.send(&packet(17, 11, &[&[0, 0, 9, 9], b"short"]));
     assert_eq!(raw.code(), (11, 5));
-    raw.send(&packet(6, 12, &[&string(b"handle"), &0u64.to_be_bytes(), &u32::MAX.to_be_bytes(), b"data"]));
+    raw.send(&packet(
+        6,
+        12,
+        &[&string(b"handle"), &0u64.to_be_bytes(), &u32::MAX.to_be_bytes(), b"data"],
+    ));
     assert_eq!(raw.code(), (12, 5));
     raw.send(&packet(99, 13, &[]));
     assert_eq!(raw.code(), (13, 8));
@@ -619,7 +748,11 @@ fn bad_packets() {
 fn write_and_close_behind_each_other() {
     let w = World::new();
     let mut raw = Raw::new(&w);
-    raw.send(&packet(3, 1, &[&string(b"x"), &0x1au32.to_be_bytes(), &1u32.to_be_bytes(), &8u64.to_be_bytes()]));
+    raw.send(&packet(
+        3,
+        1,
+        &[&string(b"x"), &0x1au32.to_be_bytes(), &1u32.to_be_bytes(), &8u64.to_be_bytes()],
+    ));
     let handle = raw.handle();
     // As WinSCP: WRITEs, CLOSE, SETSTAT of the path without waiting, then the end of the channel.
     let mut burst = packet(6, 2, &[&handle, &0u64.to_be_bytes(), &string(b"0123")]);
@@ -634,4 +767,28 @@ fn write_and_close_behind_each_other() {
     w.wait("sign", |e| matches!(e, Event::Sign(_, CloseSign::ChannelEnded)).then_some(()));
     assert_eq!(fs::read(w.path("srv/x")).unwrap(), b"01234567");
     raw.child.wait().unwrap();
+}
+
+/// Prints wall time and the CPU time of this process (the server; the client is a child) for 1 GiB each way. Run with
+/// `cargo test --release -p sftp-front --test clients -- --ignored --nocapture throughput`, with TMPDIR on a tmpfs.
+#[test]
+#[ignore = "a measurement"]
+fn throughput() {
+    const CLOCK_TICKS: f64 = 100.0;
+    let cpu = || -> f64 {
+        let stat = fs::read_to_string("/proc/self/stat").unwrap();
+        let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / CLOCK_TICKS
+    };
+    let w = World::new();
+    fs::write(w.path("big"), noise(1 << 30)).unwrap();
+    for cipher in ["aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes256-ctr"] {
+        for batch in ["put big\n", "get big back\n"] {
+            let (wall, used) = (Instant::now(), cpu());
+            w.ok(&["-c", cipher], batch);
+            let (wall, used) = (wall.elapsed().as_secs_f64(), cpu() - used);
+            println!("{cipher} {} {:.0} MiB/s, {used:.2} CPU s", &batch[..3], 1024.0 / wall);
+        }
+    }
+    assert_eq!(fs::metadata(w.path("back")).unwrap().len(), 1 << 30);
 }

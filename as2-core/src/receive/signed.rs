@@ -10,7 +10,7 @@ use crate::headers::{Headers, MAX_BLOCK};
 use crate::mic::Hashes;
 use crate::mime::scanner::{Piece, Scanner};
 use crate::mime::transfer::{decode_lenient, decode_strict};
-use crate::mime::{Encoding, MediaType, broken};
+use crate::mime::{MediaType, broken};
 
 /// Most bytes of the signature part: its headers, and base64 in any line length.
 const MAX_SIGNATURE_PART: usize = MAX_BLOCK + 2 * MAX_P7S;
@@ -203,8 +203,8 @@ fn read_signature(part: &[u8], strict: bool) -> Result<Vec<u8>, Error> {
     if !media.as_ref().is_some_and(|media| media.is_signature() || media.is_cms()) {
         return Err(broken("the second part is no signature"));
     }
-    // 0x30 begins DER, and as a character, `0`, no base64 of it.
-    if body.first() == Some(&0x30) && Encoding::of(&headers) != Encoding::Base64 || body.starts_with(b"0\x80") || body.starts_with(b"0\x82") {
+    // A SEQUENCE of more than 127 bytes begins so, and no base64 does.
+    if matches!(body, [0x30, length, ..] if *length >= 0x80) {
         return Ok(body.to_vec());
     }
     if strict { decode_strict(body) } else { Ok(decode_lenient(body)) }

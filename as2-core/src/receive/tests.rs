@@ -1,0 +1,602 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::Path;
+use std::process::Command;
+
+use super::*;
+use crate::algorithm::{Compression, KeyTransport, SignatureScheme};
+use crate::compose::{Composed, Composer, Encryption, Finished, Outgoing, PartMeta, Signing, TransferEncoding};
+use crate::disposition::Disposition;
+use crate::id::As2Id;
+use crate::mdn::{self, MdnOut};
+use crate::message_id::MessageId;
+
+#[allow(dead_code)]
+#[path = "../cms/testkit.rs"]
+mod testkit;
+
+const FIXTURES: &str = "/work/shared/fixtures";
+
+/// Keeps what arrives.
+#[derive(Default)]
+struct Kept {
+    parts: Vec<(PartInfo, Vec<u8>)>,
+    ended: usize,
+}
+
+impl PayloadSink for Kept {
+    fn part(&mut self, info: PartInfo) -> Result<(), SinkError> {
+        self.parts.push((info, Vec::new()));
+        Ok(())
+    }
+    fn data(&mut self, bytes: &[u8]) -> Result<(), SinkError> {
+        self.parts.last_mut().unwrap().1.extend_from_slice(bytes);
+        Ok(())
+    }
+    fn part_end(&mut self) -> Result<(), SinkError> {
+        self.ended += 1;
+        Ok(())
+    }
+}
+
+/// Cuts bytes at places that look random and are the same every time.
+struct Cuts(u64);
+
+impl Cuts {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 33
+    }
+
+    fn each(&mut self, bytes: &[u8], mut take: impl FnMut(&[u8])) {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let largest = [3, 50, 4000][usize::try_from(self.next() % 3).unwrap()];
+            let n = usize::try_from(1 + self.next() % largest).unwrap().min(rest.len());
+            let (piece, tail) = rest.split_at(n);
+            take(piece);
+            rest = tail;
+        }
+    }
+}
+
+/// The dimensions of a message.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    sign: bool,
+    encrypt: Option<Cipher>,
+    compress: Compression,
+    parts: usize,
+    encoding: TransferEncoding,
+    der_max: u64,
+}
+
+const PLAIN: Case =
+    Case { sign: false, encrypt: None, compress: Compression::None, parts: 1, encoding: TransferEncoding::Binary, der_max: 1 << 20 };
+const FULL: Case = Case { sign: true, encrypt: Some(Cipher::Aes256Cbc), ..PLAIN };
+
+fn payload(parts: usize) -> Vec<Vec<u8>> {
+    let text = b"\r\n\nISA*00*          *00*\r\n--as2-\r\n\nlast\r\n\r\n".to_vec();
+    let noise: Vec<u8> = (0..70_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    [text.clone(), noise, Vec::new()].into_iter().cycle().take(parts).map(|p| if parts == 1 { [text.clone(), p].concat() } else { p }).collect()
+}
+
+fn outgoing(case: Case, payload: &[Vec<u8>]) -> Outgoing<'static> {
+    let identity = testkit::rsa();
+    Outgoing {
+        from: As2Id::parse("ACME").unwrap(),
+        to: As2Id::parse("AS2 Test").unwrap(),
+        message_id: MessageId::new("1", "host").unwrap(),
+        now: 1_753_968_890,
+        subject: "order".to_owned(),
+        as2_version: "1.2".to_owned(),
+        recipient_url: "https://x.example/as2".to_owned(),
+        parts: payload
+            .iter()
+            .enumerate()
+            .map(|(i, p)| PartMeta {
+                file_name: Some(format!("größe {i}.edi")),
+                content_type: "application/EDI-X12".to_owned(),
+                length: p.len() as u64,
+            })
+            .collect(),
+        sign: case.sign.then_some(Signing { identity, digest: Digest::Sha384, scheme: SignatureScheme::RsaPkcs1, include_certificate: true }),
+        encrypt: case.encrypt.map(|cipher| Encryption {
+            recipients: vec![testkit::other().certificate()],
+            cipher,
+            key_transport: KeyTransport::RsaPkcs1,
+        }),
+        compress: case.compress,
+        transfer_encoding: case.encoding,
+        receipt: Some(ReceiptRequest::sync("me").signed(vec![Digest::Sha384, Digest::Sha256])),
+        der_max: case.der_max,
+        extra_headers: vec![("X-True-Receiver".to_owned(), "y".to_owned())],
+        product: "as2gate/1".to_owned(),
+        nonce: [9; 16],
+        also_digest: vec![Digest::Sha1],
+    }
+}
+
+fn compose(outgoing: Outgoing<'_>, payload: &[Vec<u8>], seed: u64) -> (Composed, Vec<u8>) {
+    let mut composer = Composer::new(outgoing).unwrap();
+    let mut bytes = payload.concat();
+    let mut cuts = Cuts(seed);
+    loop {
+        let mut out = Vec::new();
+        cuts.each(&bytes, |piece| composer.push(piece, &mut out).unwrap());
+        match composer.finish(&mut out).unwrap() {
+            Finished::Done(composed) => return (*composed, out),
+            Finished::Again(next) => {
+                assert!(!next.needs_scratch());
+                (composer, bytes) = (*next, out);
+            }
+        }
+    }
+}
+
+fn incoming<'a>(headers: &'a Headers, identities: &'a [Identity], signers: &'a [Certificate]) -> Incoming<'a> {
+    let limits = Limits { max_payload: 1 << 30 };
+    Incoming { headers, identities, signers, policy: SecurityPolicy::default(), limits, also_hash: &[] }
+}
+
+fn receive(incoming: Incoming<'_>, body: &[u8], seed: u64) -> (Result<Received, Failure>, Kept) {
+    let mut kept = Kept::default();
+    let mut receiver = match Receiver::new(incoming) {
+        Ok(receiver) => receiver,
+        Err(failure) => return (Err(failure), kept),
+    };
+    let mut failed = None;
+    let mut feed = |piece: &[u8]| {
+        if failed.is_none() {
+            failed = receiver.push(piece, &mut kept).err();
+        }
+    };
+    if seed == 0 { feed(body) } else { Cuts(seed).each(body, feed) }
+    match failed {
+        Some(failure) => (Err(failure), kept),
+        None => (receiver.finish(&mut kept), kept),
+    }
+}
+
+fn message(result: Result<Received, Failure>) -> ReceivedMessage {
+    match result.unwrap() {
+        Received::Message(message) => message,
+        Received::Mdn(_) => panic!("an MDN"),
+    }
+}
+
+/// Receives with the usual keys.
+fn take(headers: &Headers, body: &[u8], seed: u64) -> (Result<Received, Failure>, Kept) {
+    let identities = [testkit::other().clone()];
+    let signers = [testkit::rsa().certificate().clone()];
+    receive(incoming(headers, &identities, &signers), body, seed)
+}
+
+#[test]
+fn every_combination_arrives_with_the_same_mic() {
+    let mut seed = 1;
+    for sign in [false, true] {
+        for encrypt in [None, Some(Cipher::Aes256Cbc), Some(Cipher::Aes128Gcm)] {
+            for compress in [Compression::None, Compression::BeforeSign, Compression::AfterSign] {
+                for parts in [1, 3] {
+                    for encoding in [TransferEncoding::Binary, TransferEncoding::Base64] {
+                        for der_max in [0, 1 << 20] {
+                            seed += 1;
+                            let case = Case { sign, encrypt, compress, parts, encoding, der_max };
+                            arrives(case, seed);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn arrives(case: Case, seed: u64) {
+    let payload = payload(case.parts);
+    let (composed, body) = compose(outgoing(case, &payload), &payload, seed);
+    assert_eq!(composed.content_length, body.len() as u64, "{case:?}");
+    let wanted = composed.mic.clone().unwrap();
+    assert!(composed.mics.iter().any(|c| c.mic == wanted));
+    if case.sign {
+        assert!(composed.mics.iter().all(|c| c.what == "signed content"));
+        assert_eq!(composed.mics.len(), 3, "{case:?}");
+    }
+    let (result, kept) = take(&composed.headers, &body, seed);
+    let message = message(result.inspect_err(|f| panic!("{case:?}: {f}")));
+    assert_eq!(message.mic, Some(wanted), "{case:?}");
+    assert_eq!(message.signed.is_some(), case.sign);
+    assert_eq!(message.encrypted, case.encrypt);
+    assert_eq!(message.compressed, case.compress != Compression::None);
+    assert_eq!((message.parts, kept.ended), (case.parts, case.parts));
+    assert!(message.notes.is_empty(), "{case:?}: {:?}", message.notes);
+    for (i, ((info, bytes), sent)) in kept.parts.iter().zip(&payload).enumerate() {
+        assert_eq!((info.file_name.as_deref(), info.content_type.as_str()), (Some(format!("größe {i}.edi").as_str()), "application/EDI-X12"));
+        assert!(bytes == sent, "{case:?}: part {i} differs");
+    }
+    assert!(composed.headers.to_bytes().is_ascii());
+    assert_eq!(composed.headers.get("Date"), Some("Thu, 31 Jul 2025 13:34:50 GMT"));
+}
+
+#[test]
+fn lengths_are_promises() {
+    let payload = payload(1);
+    let mut composer = Composer::new(outgoing(FULL, &payload)).unwrap();
+    let mut out = Vec::new();
+    composer.push(&payload[0][1..], &mut out).unwrap();
+    assert!(composer.finish(&mut out).is_err());
+    let mut composer = Composer::new(outgoing(PLAIN, &payload)).unwrap();
+    assert!(composer.push(&[payload[0].as_slice(), b"x"].concat(), &mut out).is_err());
+    let reserved = Outgoing { extra_headers: vec![("as2-from".to_owned(), "x".to_owned())], ..outgoing(PLAIN, &payload) };
+    let mut composer = Composer::new(reserved).unwrap();
+    composer.push(&payload[0], &mut out).unwrap();
+    assert!(composer.finish(&mut out).is_err());
+}
+
+#[test]
+fn openssl_accepts_what_we_sign() {
+    let payload = payload(1);
+    for compress in [Compression::None, Compression::BeforeSign] {
+        let (composed, body) = compose(outgoing(Case { sign: true, compress, ..PLAIN }, &payload), &payload, 5);
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, bytes: &[u8]| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            path
+        };
+        let head = format!("MIME-Version: 1.0\r\nContent-Type: {}\r\n\r\n", composed.headers.get("Content-Type").unwrap());
+        let whole = file("message", &[head.as_bytes(), &body].concat());
+        let pem = openssl::x509::X509::from_der(testkit::rsa().certificate().der()).unwrap().to_pem().unwrap();
+        let pem = file("cert", &pem);
+        for verb in ["cms", "smime"] {
+            let mut command = Command::new("openssl");
+            command.args([verb, "-verify", "-binary", "-noverify", "-in"]).arg(&whole).arg("-certfile").arg(&pem);
+            let output = command.arg("-out").arg(dir.path().join("out")).output().unwrap();
+            assert!(output.status.success(), "{verb}: {}", String::from_utf8_lossy(&output.stderr));
+            let content = std::fs::read(dir.path().join("out")).unwrap();
+            let mic = crate::crypto::hash(Digest::Sha384, &content).unwrap();
+            assert_eq!(composed.mic.clone().unwrap().value, mic, "{verb}");
+        }
+    }
+}
+
+#[test]
+fn altered_content_and_foreign_signers_are_told_apart() {
+    let payload = payload(1);
+    let (composed, body) = compose(outgoing(Case { sign: true, ..PLAIN }, &payload), &payload, 3);
+    let at = body.windows(4).position(|w| w == b"last").unwrap();
+    let mut altered = body.clone();
+    altered[at] = b'L';
+    let failure = take(&composed.headers, &altered, 0).0.unwrap_err();
+    assert_eq!(failure.error.kind, ErrorKind::IntegrityCheckFailed);
+    assert!(failure.mic.is_some() && failure.mic != composed.mic);
+
+    let signers = [testkit::other().certificate().clone()];
+    let failure = receive(incoming(&composed.headers, &[], &signers), &body, 0).0.unwrap_err();
+    assert_eq!(failure.error.kind, ErrorKind::AuthenticationFailed);
+    assert_eq!(failure.mic, composed.mic);
+    let failure = receive(incoming(&composed.headers, &[], &[]), &body, 0).0.unwrap_err();
+    assert_eq!(failure.error.kind, ErrorKind::AuthenticationFailed);
+}
+
+#[test]
+fn requirements_are_held_against_what_was_found() {
+    let payload = payload(1);
+    let identities = [testkit::other().clone()];
+    let signers = [testkit::rsa().certificate().clone()];
+    let policy = SecurityPolicy { require_signed: true, require_encrypted: true, ..SecurityPolicy::default() };
+    for case in [PLAIN, Case { sign: true, ..PLAIN }, Case { encrypt: Some(Cipher::Aes256Cbc), ..PLAIN }] {
+        let (composed, body) = compose(outgoing(case, &payload), &payload, 3);
+        let incoming = Incoming { policy, ..incoming(&composed.headers, &identities, &signers) };
+        let failure = receive(incoming, &body, 4).0.unwrap_err();
+        assert_eq!(failure.error.kind, ErrorKind::InsufficientMessageSecurity, "{case:?}");
+        assert_eq!(failure.mic, composed.mic, "{case:?}");
+    }
+    let (composed, body) = compose(outgoing(FULL, &payload), &payload, 3);
+    let incoming = Incoming { policy, ..incoming(&composed.headers, &identities, &signers) };
+    message(receive(incoming, &body, 4).0);
+}
+
+#[test]
+fn micalg_is_a_hint_and_digests_are_held_against_the_policy() {
+    let payload = payload(1);
+    let mut out = outgoing(Case { sign: true, ..PLAIN }, &payload);
+    out.receipt = None;
+    let (composed, body) = compose(out, &payload, 3);
+    let mut headers = composed.headers.clone();
+    let lie = headers.get("Content-Type").unwrap().replace("sha-384", "sha-512");
+    headers.remove("Content-Type");
+    headers.push("Content-Type", &lie).unwrap();
+    let failure = take(&headers, &body, 0).0.unwrap_err();
+    assert_eq!(failure.rehash(), Some(Digest::Sha384));
+    let signers = [testkit::rsa().certificate().clone()];
+    let again = Incoming { also_hash: &[Digest::Sha384], ..incoming(&headers, &[], &signers) };
+    assert_eq!(message(receive(again, &body, 0).0).mic, composed.mic);
+
+    let mut out = outgoing(Case { sign: true, ..PLAIN }, &payload);
+    out.sign = out.sign.map(|s| Signing { digest: Digest::Sha1, ..s });
+    out.receipt = Some(ReceiptRequest::sync("me").signed(vec![Digest::Sha1]));
+    let (composed, body) = compose(out, &payload, 3);
+    assert_eq!(take(&composed.headers, &body, 0).0.unwrap_err().error.kind, ErrorKind::UnsupportedMicAlgorithms);
+    let mut headers = composed.headers.clone();
+    headers.remove("Disposition-Notification-Options");
+    let failure = take(&headers, &body, 0).0.unwrap_err();
+    assert_eq!(failure.error.kind, ErrorKind::InsufficientMessageSecurity);
+    assert_eq!(failure.mic.unwrap().digest, Digest::Sha256);
+    let policy = SecurityPolicy { legacy_sha1: true, ..SecurityPolicy::default() };
+    let legacy = Incoming { policy, ..incoming(&headers, &[], &signers) };
+    assert_eq!(message(receive(legacy, &body, 0).0).mic, composed.mic);
+}
+
+#[test]
+fn after_decryption_everything_broken_is_one_answer() {
+    let payload = vec![b"short payload".to_vec()];
+    let identities = [testkit::other().clone()];
+    let signers = [testkit::rsa().certificate().clone()];
+    let policy = SecurityPolicy { require_signed: true, ..SecurityPolicy::default() };
+    for compress in [Compression::None, Compression::BeforeSign, Compression::AfterSign] {
+        let (composed, body) = compose(outgoing(Case { compress, ..FULL }, &payload), &payload, 3);
+        let open = |body: &[u8]| receive(Incoming { policy, ..incoming(&composed.headers, &identities, &signers) }, body, 0).0;
+        message(open(&body));
+        for cut in (0..body.len()).step_by(37) {
+            assert_eq!(open(&body[..cut]).unwrap_err().error.kind, ErrorKind::DecryptionFailed, "cut at {cut}");
+        }
+        for at in (0..body.len()).step_by(41) {
+            let mut bad = body.clone();
+            bad[at] ^= 0x10;
+            match open(&bad) {
+                Ok(_) => {}
+                Err(failure) => match failure.error.kind {
+                    ErrorKind::DecryptionFailed => assert!(failure.mic.is_none()),
+                    // The content was complete in structure, and only the signature did not hold.
+                    ErrorKind::IntegrityCheckFailed | ErrorKind::AuthenticationFailed => {}
+                    ErrorKind::InsufficientMessageSecurity => assert!(failure.mic.is_some() || at < 700, "{at}: {failure}"),
+                    other => panic!("{other:?} at {at}: {failure}"),
+                },
+            }
+        }
+        let failure = receive(incoming(&composed.headers, &[testkit::rsa().clone()], &signers), &body, 0).0.unwrap_err();
+        assert_eq!(failure.error.kind, ErrorKind::DecryptionFailed);
+    }
+    // Unsigned content where a signature is required: the same answer whether or not the padding is good.
+    let (composed, body) = compose(outgoing(Case { encrypt: Some(Cipher::Aes256Cbc), ..PLAIN }, &payload), &payload, 3);
+    for flip in 0..=1u8 {
+        let mut body = body.clone();
+        let last = body.len() - 20;
+        body[last] ^= flip;
+        let failure = receive(Incoming { policy, ..incoming(&composed.headers, &identities, &signers) }, &body, 0).0.unwrap_err();
+        assert_eq!((failure.error.kind, failure.mic.is_some()), (ErrorKind::InsufficientMessageSecurity, true));
+    }
+}
+
+#[test]
+fn cut_and_bent_messages_never_panic() {
+    let payload = payload(1).iter().map(|p| p[..40].to_vec()).collect::<Vec<_>>();
+    for case in [PLAIN, Case { sign: true, ..PLAIN }, Case { compress: Compression::BeforeSign, ..PLAIN }, Case { parts: 3, sign: true, ..PLAIN }] {
+        let (composed, body) = compose(outgoing(case, &payload), &payload, 3);
+        for at in 0..body.len() {
+            let whole = take(&composed.headers, &body[..at], 0).0;
+            let signature_ends = at + 64 > body.len();
+            assert!(whole.is_err() || !case.sign || signature_ends, "cut at {at} of {}", body.len());
+            let mut bent = body.clone();
+            bent[at] ^= 0x21;
+            let _ = take(&composed.headers, &bent, 0);
+        }
+    }
+}
+
+#[test]
+fn compression_is_bounded_and_single() {
+    let zeros = vec![vec![0u8; 8 << 20]];
+    let (composed, body) = compose(outgoing(Case { compress: Compression::BeforeSign, ..PLAIN }, &zeros), &zeros, 0);
+    assert_eq!(take(&composed.headers, &body, 0).0.unwrap_err().error.kind, ErrorKind::DecompressionFailed);
+    // Compressed content inside compressed content.
+    let payload = payload(1);
+    let (inner, body) = compose(outgoing(Case { compress: Compression::BeforeSign, ..PLAIN }, &payload), &payload, 1);
+    let mut zlib = Vec::new();
+    let mut compressor = crate::cms::Compressor::new();
+    compressor.push(format!("Content-Type: {}\r\n\r\n", inner.headers.get("Content-Type").unwrap()).as_bytes(), &mut zlib).unwrap();
+    compressor.push(&body, &mut zlib).unwrap();
+    compressor.finish(&mut zlib).unwrap();
+    let doubled = [crate::cms::compressed_prefix(zlib.len() as u64), zlib].concat();
+    assert_eq!(take(&inner.headers, &doubled, 2).0.unwrap_err().error.kind, ErrorKind::DecompressionFailed);
+}
+
+#[test]
+fn bodies_in_base64_are_read() {
+    let payload = payload(1);
+    for case in [FULL, Case { sign: true, ..PLAIN }, Case { compress: Compression::AfterSign, sign: true, ..PLAIN }] {
+        let (composed, body) = compose(outgoing(case, &payload), &payload, 3);
+        let mut headers = composed.headers.clone();
+        headers.push("Content-Transfer-Encoding", "base64").unwrap();
+        let encoded = crate::mime::transfer::encode(&body);
+        let (result, kept) = take(&headers, &encoded, 9);
+        let message = message(result);
+        assert_eq!(message.mic, composed.mic);
+        assert_eq!(kept.parts[0].1, payload[0]);
+        assert_eq!(message.notes.len(), 1);
+        // The header alone, over a body that is not encoded.
+        assert_eq!(take(&headers, &body, 9).1.parts[0].1, payload[0]);
+    }
+}
+
+#[test]
+fn line_ends_are_mended_once_for_a_signature() {
+    let part = b"Content-Type: text/plain\r\nContent-Transfer-Encoding: 7bit\r\n\r\none\r\ntwo\r\n";
+    let digest = crate::crypto::hash(Digest::Sha256, part).unwrap();
+    let params = crate::cms::SignParams {
+        identity: testkit::rsa(),
+        digest: Digest::Sha256,
+        scheme: SignatureScheme::RsaPkcs1,
+        include_certificate: false,
+    };
+    let p7s = crate::mime::transfer::encode(&crate::cms::p7s(&params, &digest, 0).unwrap());
+    let text = [b"--b\r\n", &part[..], b"\r\n--b\r\nContent-Type: application/pkcs7-signature\r\n\r\n", &p7s, b"\r\n--b--\r\n"].concat();
+    let text: Vec<u8> = text.into_iter().filter(|b| *b != b'\r').collect();
+    let mut headers = Headers::new();
+    headers.push("Content-Type", "multipart/signed; boundary=b").unwrap();
+    for seed in 0..20 {
+        let message = message(take(&headers, &text, seed).0);
+        assert_eq!(message.mic.unwrap().value, digest);
+        assert_eq!(message.notes, ["the signature holds with line ends made CRLF"]);
+    }
+}
+
+fn mdn_out(sign: bool) -> MdnOut<'static> {
+    MdnOut {
+        from: As2Id::parse("AS2 Test").unwrap(),
+        to: As2Id::parse("ACME").unwrap(),
+        message_id: MessageId::new("2", "host").unwrap(),
+        original_message_id: "<1@host>".to_owned(),
+        now: 1_753_968_890,
+        disposition: Disposition::processed(),
+        mic: Some(Mic { digest: Digest::Sha256, value: vec![1; 32] }),
+        text: "received".to_owned(),
+        sign: sign.then_some(Signing {
+            identity: testkit::rsa(),
+            digest: Digest::Sha256,
+            scheme: SignatureScheme::RsaPkcs1,
+            include_certificate: true,
+        }),
+        as2_version: "1.2".to_owned(),
+        product: "as2gate/1".to_owned(),
+        subject: "receipt".to_owned(),
+        nonce: [3; 16],
+        recipient_url: None,
+        extra_headers: Vec::new(),
+    }
+}
+
+fn receipt(result: Result<Received, Failure>) -> ReceivedMdn {
+    match result.unwrap() {
+        Received::Mdn(mdn) => *mdn,
+        Received::Message(_) => panic!("a message"),
+    }
+}
+
+#[test]
+fn our_mdns_are_read_and_verified() {
+    for sign in [false, true] {
+        let (headers, body) = mdn::compose(mdn_out(sign)).unwrap();
+        for seed in 0..10 {
+            let (result, kept) = take(&headers, &body, seed);
+            let read = receipt(result);
+            assert_eq!(read.mdn.original_message_id, "<1@host>");
+            assert_eq!(read.mdn.mic, mdn_out(sign).mic);
+            assert!(kept.parts.is_empty());
+            assert_eq!(matches!(read.signature, MdnSignature::Verified { .. }), sign);
+        }
+        let text = String::from_utf8(body).unwrap().replace("; processed", "; PROCESSED");
+        let read = receipt(take(&headers, text.as_bytes(), 0).0);
+        assert_eq!(matches!(read.signature, MdnSignature::Bad(_)), sign);
+    }
+    let (headers, body) = mdn::compose(mdn_out(true)).unwrap();
+    for cut in 0..body.len() {
+        if let Ok(Received::Mdn(mdn)) = take(&headers, &body[..cut], 0).0 {
+            assert!(!matches!(mdn.signature, MdnSignature::None), "cut at {cut}");
+        }
+    }
+}
+
+#[test]
+fn a_failing_sink_is_our_trouble() {
+    struct Full;
+    impl PayloadSink for Full {
+        fn part(&mut self, _: PartInfo) -> Result<(), SinkError> {
+            Ok(())
+        }
+        fn data(&mut self, _: &[u8]) -> Result<(), SinkError> {
+            Err(SinkError("disk full".to_owned()))
+        }
+        fn part_end(&mut self) -> Result<(), SinkError> {
+            Ok(())
+        }
+    }
+    let payload = payload(1);
+    for case in [PLAIN, FULL, Case { compress: Compression::BeforeSign, ..FULL }] {
+        let (composed, body) = compose(outgoing(case, &payload), &payload, 3);
+        let (identities, signers) = ([testkit::other().clone()], [testkit::rsa().certificate().clone()]);
+        let mut receiver = Receiver::new(incoming(&composed.headers, &identities, &signers)).unwrap();
+        let failure = receiver.push(&body, &mut Full).and_then(|()| receiver.finish(&mut Full).map(|_| ())).unwrap_err();
+        assert!(failure.sink && failure.error.detail == "disk full", "{case:?}");
+    }
+}
+
+fn fixture_keys() -> Option<(Identity, Certificate)> {
+    let read = |name: &str| std::fs::read(Path::new(FIXTURES).join("keys").join(name)).ok();
+    let der = |pem: Vec<u8>| openssl::x509::X509::from_pem(&pem).unwrap().to_der().unwrap();
+    let key = openssl::pkey::PKey::private_key_from_pem(&read("server.key")?).unwrap().private_key_to_pkcs8().unwrap();
+    let identity = Identity::new(&der(read("server.crt")?), &key).unwrap();
+    Some((identity, Certificate::from_der(&der(read("client.crt")?)).unwrap()))
+}
+
+#[test]
+fn messages_of_another_product_open_and_verify() {
+    let Some((identity, signer)) = fixture_keys() else {
+        eprintln!("skipped: no {FIXTURES}");
+        return;
+    };
+    let readme = std::fs::read_to_string(Path::new(FIXTURES).join("README.md")).unwrap();
+    let rows = readme.lines().filter_map(|line| {
+        let mut cells = line.trim_matches(['|', ' ']).split('|').map(str::trim);
+        Some((cells.next()?.to_owned(), cells.next()?.strip_prefix('`')?.strip_suffix('`')?.to_owned()))
+    });
+    let mut headers = Headers::new();
+    headers.push("Content-Type", "application/pkcs7-mime; smime-type=enveloped-data; name=\"smime.p7m\"").unwrap();
+    let mut seen = 0;
+    for (name, mic) in rows {
+        let file = |ext: &str| std::fs::read(Path::new(FIXTURES).join("openas2").join(format!("{name}.{ext}"))).unwrap();
+        let (identities, signers) = ([identity.clone()], [signer.clone()]);
+        for seed in [0, 1, 2] {
+            let policy = SecurityPolicy { accept_3des: true, require_signed: true, require_encrypted: true, ..SecurityPolicy::default() };
+            let incoming = Incoming { policy, ..incoming(&headers, &identities, &signers) };
+            let (result, kept) = receive(incoming, &file("pkcs7"), seed);
+            let message = message(result.inspect_err(|f| panic!("{name}: {f}")));
+            assert_eq!(message.mic.unwrap().to_string(), format!("{mic}, sha-256"), "{name}");
+            assert!(kept.parts[0].1 == file("txt"), "{name}: {:?}", kept.parts[0]);
+            assert_eq!(message.encrypted, Some(Cipher::TripleDesCbc));
+        }
+        let refused = receive(incoming(&headers, &identities, &signers), &file("pkcs7"), 0).0.unwrap_err();
+        assert_eq!(refused.error.kind, ErrorKind::InsufficientMessageSecurity);
+        seen += 1;
+    }
+    assert_eq!(seen, 8);
+}
+
+/// Unfolds the YAML of a captured answer: headers, and the body of its one double-quoted string.
+fn captured(name: &str) -> Option<(Headers, Vec<u8>)> {
+    let text = std::fs::read_to_string(Path::new(FIXTURES).join("mdn").join(name)).ok()?;
+    let (head, body) = text.split_once("\nbody: \"").unwrap();
+    let mut headers = Headers::new();
+    let flow = head.split_once("headers:\n").unwrap().1.replace("\n    ", " ");
+    for line in flow.lines() {
+        let (name, value) = line.trim().split_once(": ").unwrap();
+        let value = value.trim_matches(['"', '\'']).replace("\\\"", "\"").replace("\\t", "\t");
+        headers.push(name, &value).unwrap();
+    }
+    let body = body.trim_end().strip_suffix('"').unwrap().replace("\n  ", " ");
+    let body = body.replace("\\ ", " ").replace("\\r", "\r").replace("\\n", "\n").replace("\\t", "\t").replace("\\\"", "\"");
+    Some((headers, body.into_bytes()))
+}
+
+#[test]
+fn mdns_of_another_product_are_read() {
+    let (Some((_, signer)), Some((headers, body)), Some((unsigned_headers, unsigned_body))) =
+        (fixture_keys(), captured("signed_mdn.yml"), captured("unsigned_mdn.yml"))
+    else {
+        eprintln!("skipped: no {FIXTURES}");
+        return;
+    };
+    let signers = [signer];
+    for seed in 0..5 {
+        let read = receipt(receive(incoming(&headers, &[], &signers), &body, seed).0);
+        assert!(matches!(read.signature, MdnSignature::Verified { digest: Digest::Sha256, .. }), "{:?}", read.signature);
+        assert!(read.mdn.disposition.is_positive());
+        assert_eq!(read.mdn.final_recipient, "CLIENT");
+        assert_eq!(read.mdn.mic.unwrap().to_string(), "oH0vz8s6oS7SoqF01XHsASudN05EPgouF1IFMSNsv30=, sha-256");
+        let read = receipt(receive(incoming(&unsigned_headers, &[], &signers), &unsigned_body, seed).0);
+        assert!(matches!(read.signature, MdnSignature::None));
+        assert_eq!(read.mdn.disposition.modifier_code().as_deref(), Some("unknown-trading-partner"));
+        assert!(read.mdn.text.contains("Sender AS2 id SERVER is unknown"));
+    }
+}

@@ -1,0 +1,374 @@
+//! The command line: noun, then verb (product.md §11). Grammar here, one file per noun below; what may be done with
+//! objects is decided in `manage`.
+
+mod account;
+mod apply;
+mod cert;
+mod check;
+mod error;
+mod init;
+mod inspect;
+mod key;
+mod lifecycle;
+mod message;
+mod output;
+mod partner;
+mod send;
+mod serve;
+mod settings;
+mod station;
+mod status;
+mod user;
+
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand};
+use zeroize::Zeroizing;
+
+use crate::config::Config;
+use crate::gateway::Core;
+use crate::manage::certificates::NewCertificate;
+use crate::manage::{Refusal, Result, secrets};
+use output::{Format, Printer};
+
+/// Largest certificate file read, in bytes; the keystore refuses longer ones.
+const MAX_CERTIFICATE_FILE: u64 = 4 << 20;
+
+/// A managed file transfer gateway: AS2 on one side, SFTP on the other.
+#[derive(Debug, Parser)]
+#[command(name = "as2gate", version, max_term_width = 120, subcommand_required = true, arg_required_else_help = true)]
+#[command(after_help = "Examples:
+  as2gate init --account acme          a configuration, keys and an account, here
+  as2gate serve                        start the server
+  as2gate station add ACME_PROD        our AS2 identity
+  as2gate status                       how it is doing
+  as2gate message list --state failed  what went wrong")]
+struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options that every command takes.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Globals {
+    /// Configuration file [default: $AS2GATE_CONFIG, ./as2gate.toml, /etc/as2gate/as2gate.toml].
+    #[arg(short, long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// Data directory; alone it is enough, its own as2gate.toml counts if there is one.
+    #[arg(long, value_name = "DIR", global = true)]
+    data_dir: Option<PathBuf>,
+    /// Account; may be left out while there is one.
+    #[arg(short, long, value_name = "ID", env = "AS2GATE_ACCOUNT", hide_env = true, global = true)]
+    account: Option<String>,
+    /// Form of the result [default: table to a terminal, tsv to a pipe].
+    #[arg(short, long, value_name = "FORM", global = true)]
+    output: Option<Format>,
+    /// Say only what was asked for, and errors.
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// Say more; twice, still more.
+    #[arg(short, long, action = ArgAction::Count, global = true)]
+    verbose: u8,
+    /// No colours.
+    #[arg(long, global = true)]
+    no_color: bool,
+    /// Answer yes to every question.
+    #[arg(short, long, global = true)]
+    yes: bool,
+    /// Check everything, change nothing.
+    #[arg(short = 'n', long, global = true)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Set up a data directory with keys and an account.
+    Init(init::Init),
+    /// Run the server.
+    Serve(serve::Serve),
+    /// Validate configuration and objects without starting.
+    Check(check::Check),
+    /// Show how the server and its queue are doing.
+    Status(status::Status),
+    /// Look for what could go wrong: keys, ports, disk, clock, database.
+    Doctor(check::Doctor),
+    /// Tenants.
+    #[command(subcommand)]
+    Account(account::Verb),
+    /// Our AS2 identities.
+    #[command(subcommand)]
+    Station(station::Verb),
+    /// Remote AS2 identities and their settings.
+    #[command(subcommand)]
+    Partner(partner::Verb),
+    /// Key pairs and trusted certificates.
+    #[command(subcommand)]
+    Cert(cert::Verb),
+    /// SFTP logins.
+    #[command(subcommand)]
+    User(user::Verb),
+    /// Send files.
+    Send(send::Send),
+    /// Messages, sent and received.
+    #[command(subcommand)]
+    Message(message::Verb),
+    /// The life of the records: in view, out of view, deleted.
+    #[command(subcommand)]
+    Lifecycle(lifecycle::Verb),
+    /// Open a captured AS2 message or MDN offline.
+    Inspect(inspect::Inspect),
+    /// Bring objects into the state that TOML files describe.
+    Apply(apply::Apply),
+    /// Write all objects as TOML.
+    Export(apply::Export),
+    /// SSH key files: convert and show.
+    #[command(subcommand)]
+    Key(key::Verb),
+    /// Print the completion script of a shell.
+    Completions(Completions),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  as2gate completions bash > /etc/bash_completion.d/as2gate
+  as2gate completions zsh > ~/.zfunc/_as2gate")]
+struct Completions {
+    /// bash, elvish, fish, powershell or zsh.
+    shell: clap_complete::Shell,
+}
+
+/// What a command ends with: the exit code.
+pub(crate) type Outcome = Result<u8>;
+
+/// What every command works with.
+pub(crate) struct Ctx {
+    pub(crate) globals: Globals,
+    pub(crate) printer: Printer,
+}
+
+/// Runs the command line of this process.
+pub async fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if !error.use_stderr() => {
+            // Help and version; a reader that has gone away is no error.
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(error) if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            return ExitCode::from(2);
+        }
+        Err(error) => {
+            let json = std::env::args().any(|arg| matches!(arg.as_str(), "json" | "-ojson" | "--output=json"));
+            error::report(&error::from_clap(&error), if json { Format::Json } else { Format::Table });
+            return ExitCode::from(2);
+        }
+    };
+    let printer = Printer::new(cli.globals.output, cli.globals.quiet, cli.globals.no_color);
+    let ctx = Ctx { globals: cli.globals, printer };
+    if !matches!(cli.command, Command::Serve(_)) {
+        serve::log_to_stderr(ctx.globals.verbose);
+    }
+    match dispatch(&ctx, cli.command).await {
+        Ok(code) => ExitCode::from(code),
+        Err(refusal) => {
+            error::report(&refusal, ctx.printer.format);
+            ExitCode::from(error::exit_code(&refusal))
+        }
+    }
+}
+
+async fn dispatch(ctx: &Ctx, command: Command) -> Outcome {
+    match command {
+        Command::Init(args) => init::run(ctx, args).await,
+        Command::Serve(args) => serve::run(ctx, args).await,
+        Command::Check(args) => check::run(ctx, &args),
+        Command::Status(args) => status::run(ctx, &args).await,
+        Command::Doctor(args) => check::doctor(ctx, &args),
+        Command::Account(verb) => account::run(ctx, verb).await,
+        Command::Station(verb) => station::run(ctx, verb).await,
+        Command::Partner(verb) => partner::run(ctx, verb).await,
+        Command::Cert(verb) => cert::run(ctx, verb).await,
+        Command::User(verb) => user::run(ctx, verb).await,
+        Command::Send(args) => send::run(ctx, args).await,
+        Command::Message(verb) => message::run(ctx, verb).await,
+        Command::Lifecycle(verb) => lifecycle::run(ctx, verb).await,
+        Command::Inspect(args) => inspect::run(ctx, &args),
+        Command::Apply(args) => apply::run(ctx, &args).await,
+        Command::Export(args) => apply::export(ctx, &args),
+        Command::Key(verb) => key::run(ctx, verb),
+        Command::Completions(args) => {
+            let mut script = Vec::new();
+            clap_complete::generate(args.shell, &mut Cli::command(), "as2gate", &mut script);
+            output::out(&String::from_utf8_lossy(&script));
+            Ok(error::DONE)
+        }
+    }
+}
+
+impl Ctx {
+    fn config(&self) -> Result<Config> {
+        Ok(Config::load(self.globals.config.as_deref(), self.globals.data_dir.as_deref())?)
+    }
+
+    /// The data directory, opened beside a server or without one.
+    fn core(&self) -> Result<Arc<Core>> {
+        Ok(Core::open(self.config()?)?)
+    }
+
+    fn account(&self) -> Option<&str> {
+        self.globals.account.as_deref().filter(|account| !account.is_empty())
+    }
+
+    fn dry_run(&self) -> bool {
+        self.globals.dry_run
+    }
+
+    /// Whether an object of this account is to be listed.
+    fn lists(&self, account: &str) -> bool {
+        self.account().is_none_or(|wanted| wanted == account)
+    }
+
+    /// Asks a person, if there is one; a script has decided already.
+    fn confirm(&self, question: &str) -> Result<()> {
+        if self.globals.yes || self.dry_run() || !std::io::stdin().is_terminal() {
+            return Ok(());
+        }
+        let answer = self.ask(&format!("{question} [y/N] "))?;
+        if matches!(answer.as_str(), "y" | "Y" | "yes") {
+            return Ok(());
+        }
+        Err(Refusal::new(crate::manage::RefusalKind::Denied, "declined", "nothing was changed", "the answer was no", "-y answers yes"))
+    }
+
+    /// Lets a person type a name again before something that cannot be undone; a script has to say -y.
+    fn confirm_by_name(&self, explanation: &str, name: &str) -> Result<()> {
+        if self.globals.yes || self.dry_run() {
+            return Ok(());
+        }
+        let refused = |why: &str| Refusal::new(crate::manage::RefusalKind::Denied, "declined", "nothing was changed", why, "read the explanation, then add -y");
+        self.printer.note(explanation);
+        if !std::io::stdin().is_terminal() {
+            return Err(refused(explanation));
+        }
+        if self.ask(&format!("type {name} to go on: "))? == name { Ok(()) } else { Err(refused("the name was not typed")) }
+    }
+
+    fn ask(&self, question: &str) -> Result<String> {
+        let cannot = |error: &std::io::Error| Refusal::from_io("cannot ask", error);
+        let mut stderr = std::io::stderr();
+        write!(stderr, "{question}").and_then(|()| stderr.flush()).map_err(|error| cannot(&error))?;
+        let mut answer = String::new();
+        std::io::stdin().lock().read_line(&mut answer).map_err(|error| cannot(&error))?;
+        Ok(answer.trim().to_owned())
+    }
+
+    /// `text`, or in a dry run what it would be.
+    fn would(&self, text: String) -> String {
+        if self.dry_run() { format!("(dry run) {text}") } else { text }
+    }
+}
+
+/// A certificate's file on the command line.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CertificateFile {
+    /// What opens the file: env:NAME, file:PATH, or - for a line of standard input.
+    #[arg(long, value_name = "SOURCE")]
+    passphrase: Option<String>,
+    /// The entry wanted of a key store with several.
+    #[arg(long, value_name = "ALIAS")]
+    alias: Option<String>,
+}
+
+impl CertificateFile {
+    /// Reads the file; its name in the gateway is given or made of its owner's.
+    fn read(&self, file: &Path, name: Option<String>) -> Result<NewCertificate> {
+        let passphrase = self.passphrase.as_deref().map(read_secret).transpose()?;
+        Ok(NewCertificate { name, bytes: Zeroizing::new(read_file(file, MAX_CERTIFICATE_FILE)?), passphrase, alias: self.alias.clone() })
+    }
+}
+
+/// A secret from `env:NAME`, `file:PATH` or, with `-`, a line of standard input.
+fn read_secret(source: &str) -> Result<Zeroizing<String>> {
+    if source != "-" {
+        return secrets::read(source);
+    }
+    let mut line = Zeroizing::new(String::new());
+    std::io::stdin().lock().read_line(&mut line).map_err(|error| Refusal::from_io("cannot read the secret", &error))?;
+    Ok(Zeroizing::new(line.trim_end_matches(['\r', '\n']).to_owned()))
+}
+
+/// A small file, or with `-` standard input.
+fn read_file(file: &Path, limit: u64) -> Result<Vec<u8>> {
+    use std::io::Read as _;
+    let what = || format!("cannot read {}", file.display());
+    let mut bytes = Vec::new();
+    let read = if file == Path::new("-") {
+        std::io::stdin().lock().take(limit + 1).read_to_end(&mut bytes)
+    } else {
+        std::fs::File::open(file).and_then(|open| open.take(limit + 1).read_to_end(&mut bytes))
+    };
+    read.map_err(|error| Refusal::from_io(what(), &error))?;
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > limit {
+        return Err(Refusal::invalid(what(), format!("it is larger than {limit} bytes"), "look whether it is the right file"));
+    }
+    Ok(bytes)
+}
+
+/// Writes a new file; `-` is standard output.
+fn write_file(file: &Path, text: &str, mode: u32) -> Result<()> {
+    if file == Path::new("-") {
+        output::out(text);
+        return Ok(());
+    }
+    crate::manage::host_keys::write_new(file, text, mode).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => Refusal::exists(format!("cannot write {}", file.display()), "the file exists, and nothing is overwritten", "give another name with --out"),
+        _ => Refusal::from_io(format!("cannot write {}", file.display()), &error),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_sound_and_every_command_teaches_by_example() {
+        fn walk(command: &clap::Command, path: &str) {
+            let here = format!("{path} {}", command.get_name());
+            let taught = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(taught.contains("Example") || command.get_name() == "help", "{here} has no examples");
+            command.get_subcommands().for_each(|inner| walk(inner, &here));
+        }
+        let mut command = Cli::command();
+        command.clone().debug_assert();
+        command.build();
+        walk(&command, "");
+    }
+
+    #[test]
+    fn every_example_parses() {
+        fn examples(command: &clap::Command, all: &mut Vec<String>) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let lines = help.lines().filter_map(|line| line.trim().strip_prefix("as2gate ").map(str::to_owned));
+            all.extend(lines.map(|line| line.split("  ").next().unwrap_or_default().to_owned()));
+            command.get_subcommands().for_each(|inner| examples(inner, all));
+        }
+        let mut all = Vec::new();
+        examples(&Cli::command(), &mut all);
+        assert!(all.len() > 40, "{}", all.len());
+        for example in all {
+            let words = example.split(['>', '|', '<', '&']).next().unwrap_or_default();
+            let words = words.split_whitespace().map(|word| word.trim_matches(['"', '\'']));
+            let parsed = Cli::try_parse_from(std::iter::once("as2gate").chain(words));
+            assert!(parsed.is_ok(), "{example}: {}", parsed.unwrap_err());
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! `serve`: the server in the foreground, and where log lines go.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Args;
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+use super::error::{DONE, FAILED};
+use super::output::{Format, out};
+use super::{Ctx, Outcome};
+use crate::clock::{Clock as _, SystemClock, rfc3339};
+use crate::config::{Config, LogFormat};
+use crate::gateway::{Gateway, Running, ServeOptions};
+use crate::manage::{Refusal, RefusalKind, Result};
+
+/// Run the server.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  as2gate serve                                         as configured
+  as2gate serve --sftp 127.0.0.1:2022 --as2 127.0.0.1:8080
+  as2gate serve --sftp 127.0.0.1:0 --as2 127.0.0.1:0    free ports; the ready line names them
+
+SIGTERM or SIGINT stops it: what is under way may end; a second one stops at once.")]
+pub(crate) struct Serve {
+    /// Listen here for SFTP instead; may be repeated.
+    #[arg(long, value_name = "ADDR")]
+    sftp: Vec<String>,
+    /// Listen here for AS2 instead; may be repeated.
+    #[arg(long, value_name = "ADDR")]
+    as2: Vec<String>,
+    /// Serve health and metrics here instead; "" switches them off.
+    #[arg(long, value_name = "ADDR")]
+    telemetry: Option<String>,
+}
+
+pub(crate) async fn run(ctx: &Ctx, args: Serve) -> Outcome {
+    let config = ctx.config()?;
+    start_log(&config, ctx.globals.verbose)?;
+    let json_lines = config.telemetry.log_format == LogFormat::Json || ctx.globals.output == Some(Format::Json);
+    let some = |list: Vec<String>| (!list.is_empty()).then_some(list);
+    let options = ServeOptions { sftp: some(args.sftp), as2: some(args.as2), telemetry: args.telemetry };
+    let cannot = |error: &std::io::Error| Refusal::from_io("cannot listen for signals", error);
+    // Before anything is announced: whoever sees the ready line may stop us.
+    let mut term = signal(SignalKind::terminate()).map_err(|error| cannot(&error))?;
+    let mut int = signal(SignalKind::interrupt()).map_err(|error| cannot(&error))?;
+    let mut hup = signal(SignalKind::hangup()).map_err(|error| cannot(&error))?;
+    let running = Gateway::start(config, options).await?;
+    out(&ready_line(&running, json_lines));
+    let cause = loop {
+        tokio::select! {
+            _ = term.recv() => break "SIGTERM",
+            _ = int.recv() => break "SIGINT",
+            _ = hup.recv() => tracing::warn!("SIGHUP: objects follow by themselves; restart to take a changed configuration"),
+        }
+    };
+    tracing::info!(cause, "stopping; what is under way may end");
+    tokio::select! {
+        () = running.stop() => {}
+        _ = term.recv() => return Ok(FAILED),
+        _ = int.recv() => return Ok(FAILED),
+    }
+    tracing::info!("stopped");
+    Ok(DONE)
+}
+
+/// `<time> INFO as2gate 0.1.0 ready sftp=… as2=… telemetry=…`, on standard output whatever is logged.
+fn ready_line(running: &Running, json_line: bool) -> String {
+    let listening = &running.listening;
+    let version = env!("CARGO_PKG_VERSION");
+    let now = rfc3339(SystemClock::from_env().now());
+    if json_line {
+        let mut line = json!({ "time": now, "level": "INFO", "message": format!("as2gate {version} ready"), "version": version });
+        if let (Some(line), Ok(serde_json::Value::Object(listening))) = (line.as_object_mut(), serde_json::to_value(listening)) {
+            line.extend(listening);
+        }
+        return line.to_string();
+    }
+    let listed = |name: &str, list: Vec<String>| if list.is_empty() { String::new() } else { format!(" {name}={}", list.join(",")) };
+    let texts = |list: &[std::net::SocketAddr]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let (seconds, _) = now.split_once('.').unwrap_or((&now, ""));
+    format!(
+        "{seconds}Z INFO as2gate {version} ready{}{}{}{}",
+        listed("sftp", texts(&listening.sftp)),
+        listed("as2", texts(&listening.as2)),
+        listed("as2_tls", texts(&listening.as2_tls)),
+        listed("telemetry", listening.telemetry.iter().map(ToString::to_string).collect()),
+    )
+}
+
+static LOGGING: AtomicBool = AtomicBool::new(false);
+
+/// The server's log: standard error, as configured; `-v` raises the level.
+fn start_log(config: &Config, verbose: u8) -> Result<()> {
+    let wanted = match verbose {
+        0 => config.telemetry.log.clone(),
+        1 => "debug".to_owned(),
+        _ => "trace".to_owned(),
+    };
+    // Areas go by the names of the product, not of crates.
+    let wanted = wanted.replace("sftp=", "sftp_front=").replace("as2=", "as2_core=");
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).parse(&wanted).map_err(|error| {
+        Refusal::new(RefusalKind::Invalid, "configuration", "telemetry.log cannot be used", error.to_string(), "write it like \"info\" or \"info,sftp=debug\"")
+    })?;
+    if LOGGING.swap(true, Ordering::SeqCst) {
+        return Ok(());
+    }
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    let started = match config.telemetry.log_format {
+        LogFormat::Text => lines.try_init(),
+        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+    };
+    started.map_err(|error| Refusal::new(RefusalKind::Failed, "log", "cannot start the log", error.to_string(), "start as2gate in a process of its own"))
+}
+
+/// Commands log warnings only, unless asked for more.
+pub(crate) fn log_to_stderr(verbose: u8) {
+    let level = match verbose {
+        0 => LevelFilter::WARN,
+        1 => LevelFilter::INFO,
+        2 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    };
+    if !LOGGING.swap(true, Ordering::SeqCst) {
+        // A second logger in a test process is no trouble.
+        let _ = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false).try_init();
+    }
+}
