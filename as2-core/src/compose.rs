@@ -181,7 +181,12 @@ impl<'a> Composer<'a> {
         let listed = receipt.map(|request| request.micalgs.clone()).unwrap_or_default();
         let headers = message_headers(&outgoing)?;
         let shape = Shape {
-            digests: [outgoing.also_digest, listed.clone(), outgoing.sign.map_or(vec![], |s| vec![s.digest])].concat(),
+            digests: [
+                outgoing.also_digest,
+                listed.clone(),
+                outgoing.sign.map_or(vec![], |s| vec![s.digest]),
+            ]
+            .concat(),
             sign: outgoing.sign,
             encrypt: outgoing.encrypt,
             compress: outgoing.compress,
@@ -236,19 +241,43 @@ impl<'a> Composer<'a> {
     /// # Errors
     /// Fewer bytes than the parts have; a key that cannot sign; a length that differs from the one foreseen, which is our bug.
     pub fn finish(self, out: &mut Vec<u8>) -> Result<Finished<'a>, Error> {
-        let Composer { shape, mut headers, extra_headers, mut mics, answer, pass, compressing } = self;
+        let Composer {
+            shape,
+            mut headers,
+            extra_headers,
+            mut mics,
+            answer,
+            pass,
+            compressing,
+        } = self;
         let ended = pass.finish(&shape, out)?;
         mics.extend(ended.mics);
         if compressing {
             let pass = Pass::new(&shape, Source::Compressed(entity::Zlib::new(ended.written)), false)?;
-            return Ok(Finished::Again(Box::new(Composer { shape, headers, extra_headers, mics, answer, pass, compressing: false })));
+            return Ok(Finished::Again(Box::new(Composer {
+                shape,
+                headers,
+                extra_headers,
+                mics,
+                answer,
+                pass,
+                compressing: false,
+            })));
         }
         for (name, value) in ended.mime.iter() {
             headers.push(name, value)?;
         }
         write_extra(&mut headers, &extra_headers)?;
-        let mic = mics.iter().find(|c| c.what == answer.0 && c.mic.digest == answer.1).map(|c| c.mic.clone());
-        Ok(Finished::Done(Box::new(Composed { headers, content_length: ended.written, mic, mics })))
+        let mic = mics
+            .iter()
+            .find(|c| c.what == answer.0 && c.mic.digest == answer.1)
+            .map(|c| c.mic.clone());
+        Ok(Finished::Done(Box::new(Composed {
+            headers,
+            content_length: ended.written,
+            mic,
+            mics,
+        })))
     }
 }
 
@@ -257,12 +286,22 @@ fn checked_total(parts: &[PartMeta]) -> Result<u64, Error> {
         return Err(Error::invalid(format!("a message has 1 to {MAX_PARTS} parts, not {}", parts.len())));
     }
     let total = parts.iter().try_fold(0u64, |sum, part| sum.checked_add(part.length));
-    total.filter(|&total| total <= MAX_PAYLOAD).ok_or_else(|| Error::invalid("a payload of more than 16 TiB"))
+    total
+        .filter(|&total| total <= MAX_PAYLOAD)
+        .ok_or_else(|| Error::invalid("a payload of more than 16 TiB"))
 }
 
 fn message_headers(outgoing: &Outgoing<'_>) -> Result<Headers, Error> {
     let mut headers = Headers::new();
-    let Outgoing { as2_version, from, to, message_id, now, subject, .. } = outgoing;
+    let Outgoing {
+        as2_version,
+        from,
+        to,
+        message_id,
+        now,
+        subject,
+        ..
+    } = outgoing;
     write_common(&mut headers, as2_version, from, to, message_id, *now, subject)?;
     if !outgoing.recipient_url.is_empty() {
         headers.push("Recipient-Address", &public_url(&outgoing.recipient_url))?;
@@ -294,7 +333,10 @@ pub(crate) fn write_common(
         return Err(Error::invalid("the subject holds control characters"));
     }
     if !subject.is_empty() {
-        headers.push("Subject", &entity::ascii_words(&subject.chars().take(MAX_SUBJECT).collect::<String>()))?;
+        headers.push(
+            "Subject",
+            &entity::ascii_words(&subject.chars().take(MAX_SUBJECT).collect::<String>()),
+        )?;
     }
     headers.push("MIME-Version", "1.0")
 }
@@ -312,11 +354,16 @@ pub(crate) fn write_features(headers: &mut Headers, version: &str, product: &str
 
 pub(crate) fn write_extra(headers: &mut Headers, extra: &[(String, String)]) -> Result<(), Error> {
     for (name, value) in extra {
-        let framing = ["Host", "Content-Length", "Transfer-Encoding", "Connection"].iter().any(|own| own.eq_ignore_ascii_case(name));
+        let framing = ["Host", "Content-Length", "Transfer-Encoding", "Connection"]
+            .iter()
+            .any(|own| own.eq_ignore_ascii_case(name));
         if name.eq_ignore_ascii_case("User-Agent") {
             headers.remove(name);
         } else if framing || headers.get(name).is_some() {
-            return Err(Error::invalid(format!("the header {} is set by the protocol", name.escape_default())));
+            return Err(Error::invalid(format!(
+                "the header {} is set by the protocol",
+                name.escape_default()
+            )));
         }
         headers.push(name, value)?;
     }
@@ -326,7 +373,9 @@ pub(crate) fn write_extra(headers: &mut Headers, extra: &[(String, String)]) -> 
 /// A URL without userinfo, query and fragment: these may hold secrets.
 pub(crate) fn public_url(url: &str) -> String {
     let url = url.split(['?', '#']).next().unwrap_or_default();
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
     let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     format!("{scheme}://{host}{path}")
@@ -343,7 +392,10 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 /// The content type of `multipart/signed` (RFC 1847 §2.1).
 pub(crate) fn signed_type(digest: Digest, boundary: &str) -> String {
-    format!("multipart/signed; protocol=\"application/pkcs7-signature\"; micalg={}; boundary=\"{boundary}\"", digest.name())
+    format!(
+        "multipart/signed; protocol=\"application/pkcs7-signature\"; micalg={}; boundary=\"{boundary}\"",
+        digest.name()
+    )
 }
 
 /// What stands between the signed part and the signature.
@@ -361,7 +413,10 @@ mod tests {
 
     #[test]
     fn urls_are_shown_without_secrets() {
-        assert_eq!(public_url("https://u:p@x.example:8443/as2/in?key=1#f"), "https://x.example:8443/as2/in");
+        assert_eq!(
+            public_url("https://u:p@x.example:8443/as2/in?key=1#f"),
+            "https://x.example:8443/as2/in"
+        );
         assert_eq!(public_url("http://x.example"), "http://x.example");
         assert_eq!(public_url("https://x.example/a@b"), "https://x.example/a@b");
     }

@@ -59,7 +59,11 @@ impl Disposition {
     /// All is well.
     #[must_use]
     pub fn processed() -> Self {
-        Disposition { mode: MODE.to_owned(), kind: Kind::Processed, modifier: None }
+        Disposition {
+            mode: MODE.to_owned(),
+            kind: Kind::Processed,
+            modifier: None,
+        }
     }
 
     /// The one form in which this trouble is told (as2.md §5.2). The error's detail is not part of it.
@@ -70,13 +74,21 @@ impl Disposition {
             ErrorKind::UnsupportedFormat | ErrorKind::UnsupportedMicAlgorithms => (Kind::Failed, Severity::Failure),
             _ => (Kind::Processed, Severity::Error),
         };
-        Disposition { mode: MODE.to_owned(), kind, modifier: Some((severity, words)) }
+        Disposition {
+            mode: MODE.to_owned(),
+            kind,
+            modifier: Some((severity, words)),
+        }
     }
 
     /// Processed, with a remark such as `duplicate-document`.
     #[must_use]
     pub fn warning(words: &str) -> Self {
-        Disposition { mode: MODE.to_owned(), kind: Kind::Processed, modifier: Some((Severity::Warning, one_line(words))) }
+        Disposition {
+            mode: MODE.to_owned(),
+            kind: Kind::Processed,
+            modifier: Some((Severity::Warning, one_line(words))),
+        }
     }
 
     /// Reads any form met (as2.md §5.3); what cannot be understood is not positive.
@@ -120,7 +132,8 @@ impl Disposition {
     /// Whether it calls the message a repeat of one that was processed (as2.md Q76).
     #[must_use]
     pub fn is_duplicate_notice(&self) -> bool {
-        self.modifier_code().is_some_and(|code| code.contains("duplicate") && !code.contains("filename"))
+        self.modifier_code()
+            .is_some_and(|code| code.contains("duplicate") && !code.contains("filename"))
     }
 
     /// The modifier's words as a code: lower case, joined by dashes; `None` if there are none.
@@ -159,7 +172,9 @@ impl fmt::Display for Disposition {
 /// The part after the mode: `processed`, `processed/error: words`, or a bare `error: words` (DG 3Q13-1).
 fn outcome(text: &str) -> (Kind, Option<(Severity, String)>) {
     let text = text.trim();
-    let end = text.find(|c: char| c == '/' || c == ':' || c == ';' || c == ',' || c.is_whitespace()).unwrap_or(text.len());
+    let end = text
+        .find(|c: char| c == '/' || c == ':' || c == ';' || c == ',' || c.is_whitespace())
+        .unwrap_or(text.len());
     let (word, rest) = text.split_at(end);
     let rest = rest.trim_start();
     let bare = Severity::parse(word);
@@ -187,7 +202,11 @@ fn words_of(text: &str) -> String {
 }
 
 fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>().trim().to_owned()
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect::<String>()
+        .trim()
+        .to_owned()
 }
 
 #[cfg(test)]
@@ -197,15 +216,27 @@ mod tests {
     #[test]
     fn we_write_one_form_per_trouble() {
         let told = |kind| Disposition::error(&Error::new(kind, "secret")).to_string();
-        assert_eq!(Disposition::processed().to_string(), "automatic-action/MDN-sent-automatically; processed");
-        assert_eq!(told(ErrorKind::DecryptionFailed), "automatic-action/MDN-sent-automatically; processed/error: decryption-failed");
-        assert_eq!(told(ErrorKind::UnsupportedFormat), "automatic-action/MDN-sent-automatically; failed/Failure: unsupported format");
+        assert_eq!(
+            Disposition::processed().to_string(),
+            "automatic-action/MDN-sent-automatically; processed"
+        );
+        assert_eq!(
+            told(ErrorKind::DecryptionFailed),
+            "automatic-action/MDN-sent-automatically; processed/error: decryption-failed"
+        );
+        assert_eq!(
+            told(ErrorKind::UnsupportedFormat),
+            "automatic-action/MDN-sent-automatically; failed/Failure: unsupported format"
+        );
         assert_eq!(
             told(ErrorKind::UnsupportedMicAlgorithms),
             "automatic-action/MDN-sent-automatically; failed/Failure: unsupported MIC-algorithms"
         );
         let warning = Disposition::warning("duplicate-document");
-        assert_eq!(warning.to_string(), "automatic-action/MDN-sent-automatically; processed/warning: duplicate-document");
+        assert_eq!(
+            warning.to_string(),
+            "automatic-action/MDN-sent-automatically; processed/warning: duplicate-document"
+        );
         assert!(warning.is_positive() && warning.is_duplicate_notice());
     }
 
@@ -233,7 +264,10 @@ mod tests {
             ("a; failed", None),
             ("a; displayed", None),
             ("", None),
-            ("a; processed, a; processed/error: integrity-check-failed", Some("integrity-check-failed")),
+            (
+                "a; processed, a; processed/error: integrity-check-failed",
+                Some("integrity-check-failed"),
+            ),
         ];
         for (text, code) in negative {
             let disposition = Disposition::parse(text);

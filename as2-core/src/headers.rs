@@ -61,7 +61,10 @@ impl Headers {
                 value.extend_from_slice(line.trim_ascii());
                 continue;
             }
-            let colon = line.iter().position(|&b| b == b':').ok_or_else(|| bad("a header line without a colon".to_owned()))?;
+            let colon = line
+                .iter()
+                .position(|&b| b == b':')
+                .ok_or_else(|| bad("a header line without a colon".to_owned()))?;
             let (name, value) = line.split_at(colon);
             let name = token(name)?;
             if fields.len() == MAX_FIELDS {
@@ -69,7 +72,11 @@ impl Headers {
             }
             fields.push((name, value.get(1..).unwrap_or_default().trim_ascii().to_vec()));
         }
-        let fields = fields.into_iter().map(|(name, raw)| Field { name, text: text_of(raw.trim_ascii()), raw: raw.trim_ascii().to_vec() });
+        let fields = fields.into_iter().map(|(name, raw)| Field {
+            name,
+            text: text_of(raw.trim_ascii()),
+            raw: raw.trim_ascii().to_vec(),
+        });
         Ok(Headers { fields: fields.collect() })
     }
 
@@ -82,12 +89,18 @@ impl Headers {
     /// The bytes of the first value under this name.
     #[must_use]
     pub fn get_raw(&self, name: &str) -> Option<&[u8]> {
-        self.fields.iter().find(|f| f.name.eq_ignore_ascii_case(name)).map(|f| f.raw.as_slice())
+        self.fields
+            .iter()
+            .find(|f| f.name.eq_ignore_ascii_case(name))
+            .map(|f| f.raw.as_slice())
     }
 
     /// Every value under this name, in order.
     pub fn all<'s>(&'s self, name: &str) -> impl Iterator<Item = &'s str> {
-        self.fields.iter().filter(move |f| f.name.eq_ignore_ascii_case(name)).map(|f| f.text.as_str())
+        self.fields
+            .iter()
+            .filter(move |f| f.name.eq_ignore_ascii_case(name))
+            .map(|f| f.text.as_str())
     }
 
     /// Adds a field at the end.
@@ -111,7 +124,11 @@ impl Headers {
             return Err(Error::invalid(format!("more than {MAX_FIELDS} header fields")));
         }
         let raw = value.trim_ascii().to_vec();
-        self.fields.push(Field { name, text: text_of(&raw), raw });
+        self.fields.push(Field {
+            name,
+            text: text_of(&raw),
+            raw,
+        });
         Ok(())
     }
 
@@ -160,7 +177,11 @@ impl fmt::Debug for Headers {
 /// A field name: printable ASCII without blanks and colons.
 fn token(name: &[u8]) -> Result<String, Error> {
     let legal = !name.is_empty() && name.iter().all(|&b| (33..127).contains(&b) && b != b':');
-    if legal { Ok(text_of(name)) } else { Err(bad("a header line without a proper name".to_owned())) }
+    if legal {
+        Ok(text_of(name))
+    } else {
+        Err(bad("a header line without a proper name".to_owned()))
+    }
 }
 
 fn text_of(raw: &[u8]) -> String {
@@ -185,7 +206,10 @@ mod tests {
         let headers = Headers::parse(block).unwrap();
         assert_eq!(headers.get("as2-FROM"), Some("A"));
         assert_eq!(headers.get("content-type"), Some("multipart/signed; boundary=x"));
-        assert_eq!(headers.to_bytes(), b"As2-From: A\r\nX-a: b\r\nCONTENT-type: multipart/signed; boundary=x\r\n");
+        assert_eq!(
+            headers.to_bytes(),
+            b"As2-From: A\r\nX-a: b\r\nCONTENT-type: multipart/signed; boundary=x\r\n"
+        );
         assert_eq!(Headers::parse(&headers.to_bytes()).unwrap(), headers);
         assert_eq!(Headers::parse(b"A: 1\nB: 2\n\n").unwrap().len(), 2);
         assert!(Headers::parse(b"").unwrap().is_empty());

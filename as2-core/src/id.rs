@@ -24,9 +24,15 @@ impl As2Id {
     pub fn parse(name: &str) -> Result<Self, Error> {
         let legal = (1..=MAX_LEN).contains(&name.len()) && name.bytes().all(|b| (32..127).contains(&b)) && name.trim() == name;
         if legal {
-            return Ok(As2Id { name: name.to_owned(), quoted: false });
+            return Ok(As2Id {
+                name: name.to_owned(),
+                quoted: false,
+            });
         }
-        Err(Error::invalid(format!("`{}` is no AS2 name: 1 to {MAX_LEN} printable ASCII characters", name.escape_default())))
+        Err(Error::invalid(format!(
+            "`{}` is no AS2 name: 1 to {MAX_LEN} printable ASCII characters",
+            name.escape_default()
+        )))
     }
 
     /// A name as a header carries it: quoted or not, needlessly quoted, unquoted with blanks, doubly quoted.
@@ -34,14 +40,18 @@ impl As2Id {
     /// # Errors
     /// [`ErrorKind::UnknownTradingRelationship`]: a value that can be nobody's name.
     pub fn from_header(value: &[u8]) -> Result<Self, Error> {
-        let unknown = || Error::new(ErrorKind::UnknownTradingRelationship, "an AS2 name that is empty, too long or not printable ASCII");
+        let unknown = || {
+            Error::new(
+                ErrorKind::UnknownTradingRelationship,
+                "an AS2 name that is empty, too long or not printable ASCII",
+            )
+        };
         let text = std::str::from_utf8(value).map_err(|_| unknown())?.trim();
         let (name, quoted) = match unquote(text) {
             // COMPAT: some products quote the quoted form again (`"\"A B\""`, `""A B""`).
             Some(once) => (unquote(&once).unwrap_or(once), true),
-            None => (text.to_owned(), false),
+            None => (text.trim_matches('"').to_owned(), false),
         };
-        let name = name.trim_matches('"').to_owned();
         let id = As2Id::parse(name.trim()).map_err(|_| unknown())?;
         Ok(As2Id { quoted, ..id })
     }
@@ -56,7 +66,10 @@ impl As2Id {
     #[must_use]
     pub fn first_word(&self) -> Option<As2Id> {
         let (word, _) = self.name.split_once(' ')?;
-        (!self.quoted).then(|| As2Id { name: word.to_owned(), quoted: false })
+        (!self.quoted).then(|| As2Id {
+            name: word.to_owned(),
+            quoted: false,
+        })
     }
 
     /// The form for a header: in quotes if the name needs them, or came in them.
@@ -128,13 +141,22 @@ mod tests {
             assert_eq!(As2Id::from_header(wire.as_bytes()).unwrap().as_str(), name, "{wire}");
         }
         for wire in ["", "\"\"", "M\u{fc}ller", &"x".repeat(129)] {
-            assert_eq!(As2Id::from_header(wire.as_bytes()).unwrap_err().kind, ErrorKind::UnknownTradingRelationship, "{wire}");
+            assert_eq!(
+                As2Id::from_header(wire.as_bytes()).unwrap_err().kind,
+                ErrorKind::UnknownTradingRelationship,
+                "{wire}"
+            );
         }
     }
 
     #[test]
     fn quotes_are_written_where_needed_and_given_back() {
-        for (name, wire) in [("ACME", "ACME"), ("AS2 Test", "\"AS2 Test\""), ("a\"b\\", "\"a\\\"b\\\\\"")] {
+        for (name, wire) in [
+            ("ACME", "ACME"),
+            ("AS2 Test", "\"AS2 Test\""),
+            ("a\"b\\", "\"a\\\"b\\\\\""),
+            ("a \"b\"", "\"a \\\"b\\\"\""),
+        ] {
             let id = As2Id::parse(name).unwrap();
             assert_eq!(id.to_header(), wire);
             assert_eq!(As2Id::from_header(wire.as_bytes()).unwrap(), id);

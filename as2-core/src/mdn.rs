@@ -191,7 +191,15 @@ pub fn compose(out: MdnOut<'_>) -> Result<(Headers, Vec<u8>), Error> {
         }
     };
     let mut headers = Headers::new();
-    compose::write_common(&mut headers, &out.as2_version, &out.from, &out.to, &out.message_id, out.now, &out.subject)?;
+    compose::write_common(
+        &mut headers,
+        &out.as2_version,
+        &out.from,
+        &out.to,
+        &out.message_id,
+        out.now,
+        &out.subject,
+    )?;
     if let Some(url) = &out.recipient_url {
         headers.push("Recipient-Address", &compose::public_url(url))?;
     }
@@ -216,7 +224,10 @@ fn report(out: &MdnOut<'_>, boundary: &str) -> Result<Vec<u8>, Error> {
         fields.push("Received-content-MIC", &mic.to_string())?;
     }
     let mut body = Vec::new();
-    for (kind, content) in [("text/plain; charset=us-ascii", plain_lines(&out.text)), ("message/disposition-notification", fields.to_bytes())] {
+    for (kind, content) in [
+        ("text/plain; charset=us-ascii", plain_lines(&out.text)),
+        ("message/disposition-notification", fields.to_bytes()),
+    ] {
         body.extend_from_slice(format!("--{boundary}\r\nContent-Type: {kind}\r\nContent-Transfer-Encoding: 7bit\r\n\r\n").as_bytes());
         body.extend_from_slice(&content);
         body.extend_from_slice(b"\r\n");
@@ -229,7 +240,10 @@ fn report(out: &MdnOut<'_>, boundary: &str) -> Result<Vec<u8>, Error> {
 fn plain_lines(text: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len() + 16);
     for line in text.lines() {
-        let ascii: Vec<u8> = line.chars().map(|c| if matches!(c, ' '..='~' | '\t') { c as u8 } else { b'?' }).collect();
+        let ascii: Vec<u8> = line
+            .chars()
+            .map(|c| if matches!(c, ' '..='~' | '\t') { c as u8 } else { b'?' })
+            .collect();
         for piece in ascii.chunks(MAX_LINE) {
             out.extend_from_slice(piece);
             out.extend_from_slice(b"\r\n");
@@ -272,7 +286,10 @@ mod tests {
             original_message_id: "no brackets@x".to_owned(),
             now: 0,
             disposition: Disposition::processed(),
-            mic: Some(Mic { digest: Digest::Sha256, value: vec![7; 32] }),
+            mic: Some(Mic {
+                digest: Digest::Sha256,
+                value: vec![7; 32],
+            }),
             text: "Grüße\n\nreceived".to_owned(),
             sign: None,
             as2_version: "1.2".to_owned(),
@@ -291,17 +308,34 @@ mod tests {
         let text = String::from_utf8(body.clone()).unwrap();
         assert!(text.contains("Final-Recipient: rfc822; \"AS2 Test\"\r\n"), "{text}");
         assert!(text.ends_with("--\r\n") && !text.replace("\r\n", "").contains('\n'));
-        let mdn = Mdn::parse(&MediaType::parse(headers.get("Content-Type").unwrap()), &body).unwrap().unwrap();
+        let mdn = Mdn::parse(&MediaType::parse(headers.get("Content-Type").unwrap()), &body)
+            .unwrap()
+            .unwrap();
         assert_eq!(mdn.original_message_id, "no brackets@x");
         assert_eq!(mdn.mic, out().mic);
-        assert_eq!((mdn.final_recipient.as_str(), mdn.text.as_str()), ("AS2 Test", "Gr??e\r\n\r\nreceived"));
+        assert_eq!(
+            (mdn.final_recipient.as_str(), mdn.text.as_str()),
+            ("AS2 Test", "Gr??e\r\n\r\nreceived")
+        );
         assert!(mdn.disposition.is_positive());
     }
 
     #[test]
     fn nothing_splits_a_header() {
-        assert!(compose(MdnOut { original_message_id: "a\r\nX: y".to_owned(), ..out() }).is_err());
-        assert!(compose(MdnOut { subject: "a\r\nX: y".to_owned(), ..out() }).is_err());
+        assert!(
+            compose(MdnOut {
+                original_message_id: "a\r\nX: y".to_owned(),
+                ..out()
+            })
+            .is_err()
+        );
+        assert!(
+            compose(MdnOut {
+                subject: "a\r\nX: y".to_owned(),
+                ..out()
+            })
+            .is_err()
+        );
     }
 
     #[test]

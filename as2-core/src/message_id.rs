@@ -24,7 +24,11 @@ impl MessageId {
         if plain(local) && plain(host) && id.len() <= MAX_SENT {
             return Ok(MessageId(id));
         }
-        Err(Error::invalid(format!("no Message-ID can be made of `{}` and `{}`", local.escape_default(), host.escape_default())))
+        Err(Error::invalid(format!(
+            "no Message-ID can be made of `{}` and `{}`",
+            local.escape_default(),
+            host.escape_default()
+        )))
     }
 
     /// A partner's, as its header carries it.
@@ -33,8 +37,16 @@ impl MessageId {
     /// [`ErrorKind::InvalidMessageId`]: empty, over 998 characters, blanks or controls inside.
     pub fn from_header(value: &str) -> Result<Self, Error> {
         let id = MessageId(value.trim().to_owned());
-        let legal = id.0.chars().count() <= MAX_RECEIVED && !id.bare().is_empty() && !id.0.chars().any(|c| c.is_whitespace() || c.is_control());
-        if legal { Ok(id) } else { Err(Error::new(ErrorKind::InvalidMessageId, "empty, too long, or blanks or controls inside")) }
+        let legal =
+            id.0.chars().count() <= MAX_RECEIVED && !id.bare().is_empty() && !id.0.chars().any(|c| c.is_whitespace() || c.is_control());
+        if legal {
+            Ok(id)
+        } else {
+            Err(Error::new(
+                ErrorKind::InvalidMessageId,
+                "empty, too long, or blanks or controls inside",
+            ))
+        }
     }
 
     /// As on the wire.
@@ -63,14 +75,26 @@ mod tests {
 
     #[test]
     fn ids_are_kept_as_they_came() {
-        for (wire, bare) in [("<a@b>", "a@b"), ("a@b", "a@b"), (" <no-at> ", "no-at"), ("<../../x:*?>", "../../x:*?")] {
+        for (wire, bare) in [
+            ("<a@b>", "a@b"),
+            ("a@b", "a@b"),
+            (" <no-at> ", "no-at"),
+            ("<../../x:*?>", "../../x:*?"),
+        ] {
             let id = MessageId::from_header(wire).unwrap();
             assert_eq!((id.as_str(), id.bare()), (wire.trim(), bare));
         }
         for wire in ["", "<>", "<a b@c>", "a\u{1}", &"x".repeat(999)] {
-            assert_eq!(MessageId::from_header(wire).unwrap_err().kind, ErrorKind::InvalidMessageId, "{wire:?}");
+            assert_eq!(
+                MessageId::from_header(wire).unwrap_err().kind,
+                ErrorKind::InvalidMessageId,
+                "{wire:?}"
+            );
         }
-        assert_eq!(MessageId::new("20250731-1", "as2.example.com").unwrap().as_str(), "<20250731-1@as2.example.com>");
+        assert_eq!(
+            MessageId::new("20250731-1", "as2.example.com").unwrap().as_str(),
+            "<20250731-1@as2.example.com>"
+        );
         assert!(MessageId::new("a b", "c").is_err());
     }
 }

@@ -55,7 +55,10 @@ impl PartialEq for Mic {
 
 impl Eq for Mic {}
 
-/// Several digests of one stream.
+/// Digests of one stream.
+pub(crate) type Digests = Vec<(Digest, Vec<u8>)>;
+
+/// Several digests of one stream, in the making.
 pub(crate) struct Hashes(Vec<(Digest, Hasher)>);
 
 impl Hashes {
@@ -73,7 +76,7 @@ impl Hashes {
         self.0.iter_mut().try_for_each(|(_, hasher)| hasher.update(bytes))
     }
 
-    pub(crate) fn finish(self) -> Result<Vec<(Digest, Vec<u8>)>, Error> {
+    pub(crate) fn finish(self) -> Result<Digests, Error> {
         self.0.into_iter().map(|(digest, hasher)| Ok((digest, hasher.finish()?))).collect()
     }
 }
@@ -85,15 +88,28 @@ mod tests {
 
     #[test]
     fn every_form_of_a_mic_is_read() {
-        let mic = Mic { digest: Digest::Sha1, value: (0..20).collect() };
+        let mic = Mic {
+            digest: Digest::Sha1,
+            value: (0..20).collect(),
+        };
         assert_eq!(mic.to_string(), "AAECAwQFBgcICQoLDA0ODxAREhM=, sha1");
-        let forms = ["AAECAwQFBgcICQoLDA0ODxAREhM=, sha1", "AAECAwQFBgcICQoLDA0ODxAREhM=,SHA1", "AAECAwQF BgcICQoL\r\n DA0ODxAREhM , sha-1"];
+        let forms = [
+            "AAECAwQFBgcICQoLDA0ODxAREhM=, sha1",
+            "AAECAwQFBgcICQoLDA0ODxAREhM=,SHA1",
+            "AAECAwQF BgcICQoL\r\n DA0ODxAREhM , sha-1",
+        ];
         for form in forms {
             assert_eq!(Mic::parse(form).unwrap(), mic, "{form}");
         }
         for form in ["null", "", "abc", "=, sha1", "*, sha1", "AAEC, crc32"] {
             assert!(Mic::parse(form).is_err(), "{form}");
         }
-        assert_ne!(mic, Mic { digest: Digest::Sha256, value: mic.value.clone() });
+        assert_ne!(
+            mic,
+            Mic {
+                digest: Digest::Sha256,
+                value: mic.value.clone()
+            }
+        );
     }
 }

@@ -22,8 +22,15 @@ pub(crate) enum Encoding {
 
 impl Encoding {
     pub(crate) fn of(headers: &Headers) -> Self {
-        let Some(value) = headers.get("Content-Transfer-Encoding") else { return Encoding::Identity };
-        let word = value.split(';').next().unwrap_or_default().trim_matches(|c: char| c == '"' || c.is_whitespace()).to_ascii_lowercase();
+        let Some(value) = headers.get("Content-Transfer-Encoding") else {
+            return Encoding::Identity;
+        };
+        let word = value
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim_matches(|c: char| c == '"' || c.is_whitespace())
+            .to_ascii_lowercase();
         match word.as_str() {
             "" | "7bit" | "8bit" | "binary" => Encoding::Identity,
             "base64" => Encoding::Base64,
@@ -40,7 +47,10 @@ pub(crate) fn file_name(headers: &Headers) -> Option<String> {
     let named = disposition.as_ref().and_then(|d| d.name_param("filename"));
     let name = named.or_else(|| headers.get("Content-Type").map(MediaType::parse).and_then(|t| t.name_param("name")))?;
     let name = name.trim().to_owned();
-    let layer = matches!(name.to_ascii_lowercase().as_str(), "smime.p7m" | "smime.p7z" | "smime.p7s" | "smime.p7c");
+    let layer = matches!(
+        name.to_ascii_lowercase().as_str(),
+        "smime.p7m" | "smime.p7z" | "smime.p7s" | "smime.p7c"
+    );
     (!name.is_empty() && !layer).then_some(name)
 }
 

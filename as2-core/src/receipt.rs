@@ -26,7 +26,12 @@ impl ReceiptRequest {
     /// An unsigned receipt in the HTTP response.
     #[must_use]
     pub fn sync(notify_to: impl Into<String>) -> Self {
-        ReceiptRequest { notify_to: notify_to.into(), signed: false, micalgs: Vec::new(), deliver_to: None }
+        ReceiptRequest {
+            notify_to: notify_to.into(),
+            signed: false,
+            micalgs: Vec::new(),
+            deliver_to: None,
+        }
     }
 
     /// Asks for a signature, and a MIC by the first of these that the receiver can do.
@@ -51,11 +56,16 @@ impl ReceiptRequest {
     /// [`ErrorKind::UnsupportedFormat`]: a protocol other than pkcs7-signature is required.
     /// [`ErrorKind::UnsupportedMicAlgorithms`]: algorithms are listed and we know none of them.
     pub fn from_headers(headers: &Headers) -> Result<Option<Self>, Error> {
-        let Some(notify_to) = headers.get("Disposition-Notification-To") else { return Ok(None) };
+        let Some(notify_to) = headers.get("Disposition-Notification-To") else {
+            return Ok(None);
+        };
         let mut request = ReceiptRequest::sync(notify_to);
         if let Some(url) = headers.get("Receipt-Delivery-Option").map(str::trim).filter(|url| !url.is_empty()) {
             if url.len() > MAX_URL {
-                return Err(Error::new(ErrorKind::UnexpectedProcessingError, "Receipt-Delivery-Option is too long"));
+                return Err(Error::new(
+                    ErrorKind::UnexpectedProcessingError,
+                    "Receipt-Delivery-Option is too long",
+                ));
             }
             request.deliver_to = Some(url.to_owned());
         }
@@ -79,7 +89,11 @@ impl ReceiptRequest {
         headers.push("Disposition-Notification-To", &self.notify_to)?;
         if self.signed {
             let names: Vec<_> = self.micalgs.iter().map(|digest| digest.name()).collect();
-            let list = if names.is_empty() { Digest::Sha256.name().to_owned() } else { names.join(", ") };
+            let list = if names.is_empty() {
+                Digest::Sha256.name().to_owned()
+            } else {
+                names.join(", ")
+            };
             let value = format!("signed-receipt-protocol=optional, pkcs7-signature; signed-receipt-micalg=optional, {list}");
             headers.push("Disposition-Notification-Options", &value)?;
         }
@@ -91,7 +105,8 @@ impl ReceiptRequest {
 }
 
 fn clean(text: &str) -> String {
-    text.trim_matches(|c: char| c.is_whitespace() || c == '"' || c == '\'').to_ascii_lowercase()
+    text.trim_matches(|c: char| c.is_whitespace() || c == '"' || c == '\'')
+        .to_ascii_lowercase()
 }
 
 /// The items of a list, and whether it is `required`.
@@ -111,9 +126,14 @@ fn items(values: &str) -> (bool, Vec<String>) {
 
 fn is_our_protocol(values: &str) -> Result<bool, Error> {
     let (required, protocols) = items(values);
-    let ours = protocols.iter().any(|p| matches!(p.as_str(), "pkcs7-signature" | "x-pkcs7-signature" | "application/pkcs7-signature"));
+    let ours = protocols
+        .iter()
+        .any(|p| matches!(p.as_str(), "pkcs7-signature" | "x-pkcs7-signature" | "application/pkcs7-signature"));
     if !ours && required {
-        return Err(Error::new(ErrorKind::UnsupportedFormat, format!("receipt protocol {}", protocols.join(", "))));
+        return Err(Error::new(
+            ErrorKind::UnsupportedFormat,
+            format!("receipt protocol {}", protocols.join(", ")),
+        ));
     }
     Ok(ours)
 }
@@ -165,16 +185,24 @@ mod tests {
 
     #[test]
     fn what_cannot_be_made_is_told() {
-        assert_eq!(read("signed-receipt-protocol=required, pgp").unwrap_err().kind, ErrorKind::UnsupportedFormat);
+        assert_eq!(
+            read("signed-receipt-protocol=required, pgp").unwrap_err().kind,
+            ErrorKind::UnsupportedFormat
+        );
         assert!(!read("signed-receipt-protocol=optional, pgp").unwrap().signed);
-        assert_eq!(read("signed-receipt-micalg=optional, crc32").unwrap_err().kind, ErrorKind::UnsupportedMicAlgorithms);
+        assert_eq!(
+            read("signed-receipt-micalg=optional, crc32").unwrap_err().kind,
+            ErrorKind::UnsupportedMicAlgorithms
+        );
         assert!(read("signed-receipt-micalg=optional, pkcs7-signature").unwrap().micalgs.is_empty());
         assert!(ReceiptRequest::from_headers(&Headers::new()).unwrap().is_none());
     }
 
     #[test]
     fn what_we_write_we_read() {
-        let request = ReceiptRequest::sync("as2@example.com").signed(vec![Digest::Sha384]).deliver_to("https://x.example/mdn?a=b");
+        let request = ReceiptRequest::sync("as2@example.com")
+            .signed(vec![Digest::Sha384])
+            .deliver_to("https://x.example/mdn?a=b");
         let mut headers = Headers::new();
         request.write_to(&mut headers).unwrap();
         assert_eq!(ReceiptRequest::from_headers(&headers).unwrap(), Some(request));

@@ -166,12 +166,22 @@ impl Failure {
     }
 
     fn named(error: Error, mic: Option<Mic>) -> Self {
-        Failure { named: true, mic, ..Failure::from(error) }
+        Failure {
+            named: true,
+            mic,
+            ..Failure::from(error)
+        }
     }
 
     fn wants_rehash(digest: Digest) -> Self {
-        let error = Error::new(ErrorKind::UnexpectedProcessingError, format!("the signature uses {digest}, which was not taken"));
-        Failure { rehash: Some(digest), ..Failure::named(error, None) }
+        let error = Error::new(
+            ErrorKind::UnexpectedProcessingError,
+            format!("the signature uses {digest}, which was not taken"),
+        );
+        Failure {
+            rehash: Some(digest),
+            ..Failure::named(error, None)
+        }
     }
 
     /// It passes through layers as it is.
@@ -182,14 +192,23 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Failure { error, mic: None, sink: false, rehash: None, named: false }
+        Failure {
+            error,
+            mic: None,
+            sink: false,
+            rehash: None,
+            named: false,
+        }
     }
 }
 
 impl From<SinkError> for Failure {
     fn from(error: SinkError) -> Self {
         let error = Error::new(ErrorKind::UnexpectedProcessingError, error.0);
-        Failure { sink: true, ..Failure::named(error, None) }
+        Failure {
+            sink: true,
+            ..Failure::named(error, None)
+        }
     }
 }
 
@@ -288,7 +307,10 @@ impl Job<'_> {
         let found = taken.iter().find(|(digest, _)| *digest == wanted);
         // A signature without a request list may name a digest that we may not use; then any that was taken tells.
         let found = found.or_else(|| taken.first().filter(|_| self.listed.is_empty()));
-        found.map(|(digest, value)| Mic { digest: *digest, value: value.clone() })
+        found.map(|(digest, value)| Mic {
+            digest: *digest,
+            value: value.clone(),
+        })
     }
 }
 
@@ -336,17 +358,40 @@ impl<'a> Receiver<'a> {
     /// # Errors
     /// A receipt is demanded that cannot be made.
     pub fn new(incoming: Incoming<'a>) -> Result<Self, Failure> {
-        let Incoming { headers, identities, signers, policy, limits, also_hash } = incoming;
+        let Incoming {
+            headers,
+            identities,
+            signers,
+            policy,
+            limits,
+            also_hash,
+        } = incoming;
         let request = ReceiptRequest::from_headers(headers).map_err(|error| Failure::named(error, None))?;
         let asked = request.map(|request| request.micalgs).unwrap_or_default();
         let listed: Vec<Digest> = asked.iter().copied().filter(|digest| policy.allows(*digest)).collect();
         if listed.is_empty() && !asked.is_empty() {
             let names: Vec<_> = asked.iter().map(|digest| digest.name()).collect();
-            let error = Error::new(ErrorKind::UnsupportedMicAlgorithms, format!("{} not allowed for this partner", names.join(", ")));
+            let error = Error::new(
+                ErrorKind::UnsupportedMicAlgorithms,
+                format!("{} not allowed for this partner", names.join(", ")),
+            );
             return Err(Failure::named(error, None));
         }
-        let job = Job { headers, identities, signers, policy, limits, also_hash, listed };
-        Ok(Receiver { job, found: Found::default(), root: Entity::top(), failed: None })
+        let job = Job {
+            headers,
+            identities,
+            signers,
+            policy,
+            limits,
+            also_hash,
+            listed,
+        };
+        Ok(Receiver {
+            job,
+            found: Found::default(),
+            root: Entity::top(),
+            failed: None,
+        })
     }
 
     /// Takes the next bytes of the body.
@@ -357,7 +402,11 @@ impl<'a> Receiver<'a> {
         if let Some(failure) = &self.failed {
             return Err(failure.clone());
         }
-        let mut walk = Walk { job: &self.job, found: &mut self.found, sink };
+        let mut walk = Walk {
+            job: &self.job,
+            found: &mut self.found,
+            sink,
+        };
         for piece in bytes.chunks(PIECE) {
             if let Err(failure) = self.root.push(piece, &mut walk) {
                 self.failed = Some(failure.clone());
@@ -375,22 +424,53 @@ impl<'a> Receiver<'a> {
         if let Some(failure) = self.failed {
             return Err(failure);
         }
-        self.root.finish(&mut Walk { job: &self.job, found: &mut self.found, sink })?;
-        let Found { signed, encrypted, compressed, mic, parts, notes, layers, mdn, mdn_signature, .. } = self.found;
+        self.root.finish(&mut Walk {
+            job: &self.job,
+            found: &mut self.found,
+            sink,
+        })?;
+        let Found {
+            signed,
+            encrypted,
+            compressed,
+            mic,
+            parts,
+            notes,
+            layers,
+            mdn,
+            mdn_signature,
+            ..
+        } = self.found;
         if let Some(mdn) = mdn {
             let signature = match (mdn_signature, signed) {
                 (Some(bad), _) => bad,
-                (None, Some(by)) => MdnSignature::Verified { digest: by.digest, signer: by.signer },
+                (None, Some(by)) => MdnSignature::Verified {
+                    digest: by.digest,
+                    signer: by.signer,
+                },
                 (None, None) => MdnSignature::None,
             };
             return Ok(Received::Mdn(Box::new(ReceivedMdn { mdn, signature })));
         }
         let policy = &self.job.policy;
-        let lack = match (policy.require_signed && signed.is_none(), policy.require_encrypted && encrypted.is_none()) {
+        let lack = match (
+            policy.require_signed && signed.is_none(),
+            policy.require_encrypted && encrypted.is_none(),
+        ) {
             (true, true) => "neither signed nor encrypted",
             (true, false) => "not signed",
             (false, true) => "not encrypted",
-            (false, false) => return Ok(Received::Message(ReceivedMessage { signed, encrypted, compressed, mic, parts, notes, layers })),
+            (false, false) => {
+                return Ok(Received::Message(ReceivedMessage {
+                    signed,
+                    encrypted,
+                    compressed,
+                    mic,
+                    parts,
+                    notes,
+                    layers,
+                }));
+            }
         };
         Err(Failure::named(insufficient(lack), mic))
     }

@@ -12,9 +12,11 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 
+use crate::certificate::{Certificate, Purpose};
 use crate::clock::{Clock, Millis, SystemClock};
 use crate::config::{self, Config};
 use crate::journal::{Journal, JournalError, Objects, UploadState};
+use crate::message::State;
 use crate::partnership::{Lack, Partnership, PartnershipCache};
 use crate::post::Poster;
 use crate::sftp_tree::Logins;
@@ -29,6 +31,8 @@ const OBJECTS_POLL: Duration = Duration::from_millis(300);
 const PUBLISH_PAUSE: Duration = Duration::from_millis(100);
 /// How often a moved clock is noticed by the daily sweep.
 const SWEEP_POLL: Duration = Duration::from_secs(1);
+/// How often the gauges are brought up to date.
+const GAUGES: Duration = Duration::from_secs(5);
 /// How long a sweep that failed is left alone.
 const SWEEP_AGAIN: Duration = Duration::from_secs(3600);
 /// Wake-ups are hints; the publisher looks so often anyway.
@@ -359,7 +363,7 @@ impl Doors {
         };
         let as2 = bind(options.as2.as_ref().unwrap_or(&config.as2.listen)).await?;
         let as2_tls = bind(&config.as2.tls.listen).await?;
-        let tls = if as2_tls.is_empty() { None } else { Some(tls_acceptor(&config.as2.tls).map_err(StartError::Key)?) };
+        let tls = if as2_tls.is_empty() { None } else { Some(tls_acceptor(core, &config.as2.tls).map_err(StartError::Key)?) };
         let address = options.telemetry.as_ref().unwrap_or(&config.telemetry.listen);
         // A second server on one machine must not fail for want of the same metrics port.
         let telemetry = match listen::bind(&Vec::from_iter((!address.is_empty()).then(|| address.clone()))).await {
@@ -405,6 +409,16 @@ impl Doors {
     }
 }
 
+fn refresh_gauges(core: &Core, front: &sftp_front::Server) -> Result<(), JournalError> {
+    core.metrics.set_sftp_connections(u64::try_from(front.sessions().len()).unwrap_or(u64::MAX));
+    let counts = core.journal.read(|tx| tx.count_states(Millis::MAX))?;
+    for state in State::ALL.iter().filter(|state| state.is_in_work()) {
+        let depth = counts.iter().find(|(counted, _)| counted == state).map_or(0, |(_, count)| *count);
+        core.metrics.set_queue_depth(state.as_str(), depth);
+    }
+    Ok(())
+}
+
 /// Parts that were being resumed when the last server died went with its spool; nobody was promised them.
 fn forget_lost_parts(core: &Core) -> Result<(), StartError> {
     let rows = core.journal.read(|tx| tx.uploads_before(Millis::MAX))?;
@@ -418,22 +432,24 @@ fn forget_lost_parts(core: &Core) -> Result<(), StartError> {
 fn ready(core: &Arc<Core>, front: &Arc<sftp_front::Server>) -> telemetry::Ready {
     let (core, front) = (Arc::clone(core), Arc::clone(front));
     Arc::new(move || {
-        core.metrics.set_sftp_connections(u64::try_from(front.sessions().len()).unwrap_or(u64::MAX));
-        let counts = core.journal.read(|tx| tx.count_states(Millis::MAX)).map_err(|error| format!("database {error}\n"))?;
-        for (state, count) in counts {
-            core.metrics.set_queue_depth(state.as_str(), count);
-        }
+        refresh_gauges(&core, &front).map_err(|error| format!("database {error}\n"))?;
         core.storage.check_room().map_err(|error| format!("storage {error}\n"))?;
         Ok("database ok\nstorage ok\n".to_owned())
     })
 }
 
-/// The TLS listener's certificate and key.
-fn tls_acceptor(settings: &config::Tls) -> Result<http::TlsAcceptor, String> {
+/// The TLS listener's certificate and key. Clients that show a certificate have to show one that is pinned for a partner.
+fn tls_acceptor(core: &Core, settings: &config::Tls) -> Result<http::TlsAcceptor, String> {
     let read = |what: &str, secret: &Option<config::Secret>| match secret {
         Some(secret) => secret.read(),
         None => Err(format!("as2.tls.listen needs as2.tls.{what}, such as \"file:tls.pem\"")),
     };
+    let objects = core.objects();
+    let of_partner = |c: &&Certificate| matches!(c.purpose, Purpose::Https | Purpose::HttpsChain) && c.sealed_key.is_none();
+    let pinned: Vec<Vec<u8>> = objects.certificates.values().filter(of_partner).map(|c| c.der.clone()).collect();
+    if settings.client_auth != config::ClientAuth::None && pinned.is_empty() {
+        return Err("as2.tls.client_auth needs the partners' TLS certificates: cert add NAME --purpose https --partner ID --file FILE".to_owned());
+    }
     http::TlsAcceptor::new(&http::ServerTls {
         cert_pem: read("cert", &settings.cert)?.as_bytes().to_vec(),
         key_pem: zeroize::Zeroizing::new(read("key", &settings.key)?.as_bytes().to_vec()),
@@ -442,7 +458,7 @@ fn tls_acceptor(settings: &config::Tls) -> Result<http::TlsAcceptor, String> {
             config::ClientAuth::Optional => http::ClientAuth::Optional,
             config::ClientAuth::Required => http::ClientAuth::Required,
         },
-        client_cas: Vec::new(),
+        client_cas: pinned,
     })
 }
 
@@ -477,7 +493,14 @@ async fn pause(span: Duration, wake: Option<&Notify>, stop: &mut watch::Receiver
 
 /// Follows what commands change: settings count at once, and sessions that lost their right end.
 async fn follow_objects(core: Arc<Core>, logins: Arc<Logins>, front: Arc<sftp_front::Server>, mut stop: watch::Receiver<bool>) {
+    let mut gauges_at = tokio::time::Instant::now();
     while pause(OBJECTS_POLL, None, &mut stop).await {
+        if tokio::time::Instant::now() >= gauges_at {
+            gauges_at += GAUGES;
+            if let Err(error) = refresh_gauges(&core, &front) {
+                tracing::error!(%error, "cannot count messages");
+            }
+        }
         match core.refresh_objects() {
             Ok(true) => {
                 logins.end_revoked(&front);

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
-/// Bytes of requests that all channels of a connection may hold together, [`PIECE_COST`] per message included. Must exceed
+/// Bytes of requests that all channels of a connection may hold together, 256 per message included. Must exceed
 /// channels × ([`MAX_PACKET`](crate::MAX_PACKET) and its pieces) + one message, or unfinished packets could starve each other.
 pub const REQUEST_BUDGET: usize = 16 << 20;
 

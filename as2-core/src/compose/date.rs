@@ -15,7 +15,8 @@ pub(crate) fn imf_fixdate(unix: i64) -> String {
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
     let month = (month_from_march + 2) % 12;
     let year = era * 400 + year_of_era + i64::from(month < 2);
-    let name = |names: &'static [&'static str], index: i64| usize::try_from(index).ok().and_then(|i| names.get(i)).copied().unwrap_or_default();
+    let name =
+        |names: &'static [&'static str], index: i64| usize::try_from(index).ok().and_then(|i| names.get(i)).copied().unwrap_or_default();
     format!(
         "{}, {day:02} {} {year:04} {:02}:{:02}:{:02} GMT",
         name(&DAYS, days.rem_euclid(7)),

@@ -78,7 +78,12 @@ pub(crate) struct Zlib {
 
 impl Zlib {
     pub(crate) fn new(len: u64) -> Self {
-        Zlib { prefix: compressed_prefix(len), len, left: len, begun: false }
+        Zlib {
+            prefix: compressed_prefix(len),
+            len,
+            left: len,
+            begun: false,
+        }
     }
 
     fn push(&mut self, bytes: &[u8], put: &mut dyn FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
@@ -92,7 +97,11 @@ impl Zlib {
 
     fn finish(&mut self, put: &mut dyn FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
         self.push(&[], put)?;
-        if self.left > 0 { Err(Error::invalid("fewer compressed bytes than the first pass made")) } else { Ok(()) }
+        if self.left > 0 {
+            Err(Error::invalid("fewer compressed bytes than the first pass made"))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -238,7 +247,11 @@ impl Framer {
 
 fn part_headers(part: &PartMeta, encoding: Option<&str>) -> Result<Headers, Error> {
     let mut headers = Headers::new();
-    let kind = if part.content_type.trim().is_empty() { "application/octet-stream" } else { part.content_type.as_str() };
+    let kind = if part.content_type.trim().is_empty() {
+        "application/octet-stream"
+    } else {
+        part.content_type.as_str()
+    };
     headers.push("Content-Type", kind)?;
     if let Some(name) = &part.file_name {
         headers.push("Content-Disposition", &disposition_of(name))?;
@@ -256,14 +269,17 @@ fn disposition_of(name: &str) -> String {
     if plain == name {
         return format!("attachment; filename=\"{quoted}\"");
     }
-    let exact: String = name.bytes().filter(|b| *b >= 32 && *b != 127).fold(String::new(), |mut text, byte| {
-        if byte.is_ascii_alphanumeric() || b"!#$&+-.^_`|~".contains(&byte) {
-            text.push(char::from(byte));
-        } else {
-            text.push_str(&format!("%{byte:02X}"));
-        }
-        text
-    });
+    let exact: String = name
+        .bytes()
+        .filter(|b| *b >= 32 && *b != 127)
+        .fold(String::new(), |mut text, byte| {
+            if byte.is_ascii_alphanumeric() || b"!#$&+-.^_`|~".contains(&byte) {
+                text.push(char::from(byte));
+            } else {
+                text.push_str(&format!("%{byte:02X}"));
+            }
+            text
+        });
     format!("attachment; filename=\"{quoted}\"; filename*=UTF-8''{exact}")
 }
 
@@ -281,7 +297,11 @@ pub(crate) fn ascii_words(text: &str) -> String {
         piece.push(c);
     }
     words.push(piece);
-    words.iter().map(|word| format!("=?UTF-8?B?{}?=", STANDARD.encode(word))).collect::<Vec<_>>().join(" ")
+    words
+        .iter()
+        .map(|word| format!("=?UTF-8?B?{}?=", STANDARD.encode(word)))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 #[cfg(test)]
@@ -293,7 +313,11 @@ mod tests {
     #[test]
     fn names_come_back() {
         for name in ["order.edi", "a b.edi", "quo\"te\\.edi", "grüße €.edi", "100%.edi", "ü%41.edi"] {
-            let part = PartMeta { file_name: Some(name.to_owned()), content_type: "text/plain".to_owned(), length: 0 };
+            let part = PartMeta {
+                file_name: Some(name.to_owned()),
+                content_type: "text/plain".to_owned(),
+                length: 0,
+            };
             let headers = part_headers(&part, Some("binary")).unwrap();
             assert!(headers.to_bytes().is_ascii());
             assert_eq!(file_name(&headers).as_deref(), Some(name));

@@ -2,11 +2,11 @@
 
 use super::entity::Source;
 use super::{Candidate, Shape, Signing, signature_head, signed_type};
-use crate::algorithm::{Compression, Digest};
+use crate::algorithm::Compression;
 use crate::cms::{Compressor, EnvelopePlan, Sealer, SignParams, p7s, p7s_len};
 use crate::error::Error;
 use crate::headers::Headers;
-use crate::mic::{Hashes, Mic};
+use crate::mic::{Digests, Hashes, Mic};
 use crate::mime::transfer::{encode, encoded_len};
 
 /// Names of what a candidate MIC covers.
@@ -104,11 +104,16 @@ impl<'a> Pass<'a> {
                 len = foreseen + head.len() as u64;
                 mime = headers;
                 let head = if wrapped { head } else { Vec::new() };
-                Some(Sign { signing, boundary: shape.boundary.clone(), head, hashes: Hashes::new(&shape.digests)? })
+                Some(Sign {
+                    signing,
+                    boundary: shape.boundary.clone(),
+                    head,
+                    hashes: Hashes::new(&shape.digests)?,
+                })
             }
         };
         let end = match encrypt {
-            _ if compressing => End::Deflate(Box::new(Compressor::new())),
+            _ if compressing => End::Deflate(Box::default()),
             None => End::Out,
             Some(encryption) => {
                 let plan = EnvelopePlan {
@@ -127,9 +132,17 @@ impl<'a> Pass<'a> {
 
         let unsigned = shape.sign.is_none();
         let tap = |name, wanted: bool| -> Result<Option<(&'static str, Hashes)>, Error> {
-            if wanted { Ok(Some((name, Hashes::new(&shape.digests)?))) } else { Ok(None) }
+            if wanted {
+                Ok(Some((name, Hashes::new(&shape.digests)?)))
+            } else {
+                Ok(None)
+            }
         };
-        let (named, bare) = if second { (COMPRESSED, COMPRESSED_BARE) } else { (WITH_HEADERS, WITHOUT_HEADERS) };
+        let (named, bare) = if second {
+            (COMPRESSED, COMPRESSED_BARE)
+        } else {
+            (WITH_HEADERS, WITHOUT_HEADERS)
+        };
         let mut with_headers = tap(named, unsigned)?;
         if let Some((_, hashes)) = &mut with_headers {
             hashes.update(&entity_head)?;
@@ -142,7 +155,14 @@ impl<'a> Pass<'a> {
             without_headers: tap(bare, unsigned)?,
             decoded: tap(DECODED, unsigned && source.is_encoded_single())?,
         };
-        Ok(Pass { source, layers, mime, foreseen: (!compressing).then_some(foreseen), written: 0, begun: false })
+        Ok(Pass {
+            source,
+            layers,
+            mime,
+            foreseen: (!compressing).then_some(foreseen),
+            written: 0,
+            begun: false,
+        })
     }
 
     pub(crate) fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
@@ -162,7 +182,14 @@ impl<'a> Pass<'a> {
     pub(crate) fn finish(mut self, shape: &Shape<'_>, out: &mut Vec<u8>) -> Result<Ended, Error> {
         self.push(&[], out)?;
         let before = out.len();
-        let Pass { mut source, mut layers, mime, foreseen, mut written, .. } = self;
+        let Pass {
+            mut source,
+            mut layers,
+            mime,
+            foreseen,
+            mut written,
+            ..
+        } = self;
         source.finish(&mut |body| layers.body(body, out))?;
         let mics = layers.finish(shape.now, out)?;
         written += (out.len() - before) as u64;
@@ -199,11 +226,21 @@ impl Layers<'_> {
     }
 
     fn finish(self, now: i64, out: &mut Vec<u8>) -> Result<Vec<Candidate>, Error> {
-        let Layers { sign, mut end, with_headers, without_headers, decoded, .. } = self;
+        let Layers {
+            sign,
+            mut end,
+            with_headers,
+            without_headers,
+            decoded,
+            ..
+        } = self;
         let mut mics = Vec::new();
         if let Some(sign) = sign {
             let digests = sign.hashes.finish()?;
-            let own = digests.iter().find(|(digest, _)| *digest == sign.signing.digest).map(|(_, value)| value.as_slice());
+            let own = digests
+                .iter()
+                .find(|(digest, _)| *digest == sign.signing.digest)
+                .map(|(_, value)| value.as_slice());
             let own = own.ok_or_else(|| Error::invalid("the signature's digest was not taken"))?;
             let signature = encode(&p7s(&sign.signing.params(), own, now)?);
             end.put(&signature_head(&sign.boundary), out)?;
@@ -236,8 +273,11 @@ impl End {
     }
 }
 
-fn candidates(what: &'static str, digests: Vec<(Digest, Vec<u8>)>) -> impl Iterator<Item = Candidate> {
-    digests.into_iter().map(move |(digest, value)| Candidate { what, mic: Mic { digest, value } })
+fn candidates(what: &'static str, digests: Digests) -> impl Iterator<Item = Candidate> {
+    digests.into_iter().map(move |(digest, value)| Candidate {
+        what,
+        mic: Mic { digest, value },
+    })
 }
 
 /// A header block with its blank line.
@@ -251,7 +291,10 @@ fn sealed_headers(cipher: crate::algorithm::Cipher) -> Result<Headers, Error> {
     // RFC 8551 §3.2.2: the name of AuthEnvelopedData is spelled in mixed case.
     let kind = if cipher.is_gcm() { "authEnveloped-data" } else { "enveloped-data" };
     let mut headers = Headers::new();
-    headers.push("Content-Type", &format!("application/pkcs7-mime; smime-type={kind}; name=smime.p7m"))?;
+    headers.push(
+        "Content-Type",
+        &format!("application/pkcs7-mime; smime-type={kind}; name=smime.p7m"),
+    )?;
     headers.push("Content-Disposition", "attachment; filename=smime.p7m")?;
     Ok(headers)
 }

@@ -37,7 +37,11 @@ impl MediaType {
             rest = tail;
         }
         let spelled: String = head.trim().to_owned();
-        MediaType { essence: spelled.to_ascii_lowercase(), spelled, params }
+        MediaType {
+            essence: spelled.to_ascii_lowercase(),
+            spelled,
+            params,
+        }
     }
 
     /// A parameter by its name in lower case.
@@ -47,7 +51,9 @@ impl MediaType {
 
     /// A parameter that is a file name, from its best form: RFC 2231 (also in pieces), else plain with RFC 2047 words decoded.
     pub(crate) fn name_param(&self, name: &str) -> Option<String> {
-        self.extended(name).or_else(|| self.param(name).map(decode_words)).filter(|text| !text.is_empty())
+        self.extended(name)
+            .or_else(|| self.param(name).map(decode_words))
+            .filter(|text| !text.is_empty())
     }
 
     /// `name*`, or `name*0`, `name*1*` … joined (RFC 2231 §3, §4).
@@ -88,13 +94,18 @@ impl MediaType {
     }
 
     pub(crate) fn is_signature(&self) -> bool {
-        matches!(self.essence.as_str(), "application/pkcs7-signature" | "application/x-pkcs7-signature")
+        matches!(
+            self.essence.as_str(),
+            "application/pkcs7-signature" | "application/x-pkcs7-signature"
+        )
     }
 }
 
 /// A value and what follows its `;`. Quotes may be missing, doubled, or hold a Windows path.
 fn param_value(text: &str) -> (String, &str) {
-    let doubled = text.strip_prefix("\"\"").is_some_and(|rest| !rest.trim_start().starts_with(';') && !rest.trim().is_empty());
+    let doubled = text
+        .strip_prefix("\"\"")
+        .is_some_and(|rest| !rest.trim_start().starts_with(';') && !rest.trim().is_empty());
     let Some(quoted) = text.strip_prefix('"').filter(|_| !doubled) else {
         let (value, rest) = text.split_once(';').unwrap_or((text, ""));
         return (value.trim().trim_matches('"').to_owned(), rest);
@@ -128,7 +139,10 @@ fn percent_decode(text: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while let Some(&byte) = bytes.get(at) {
-        let pair = bytes.get(at + 1..at + 3).and_then(|hex| std::str::from_utf8(hex).ok()).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        let pair = bytes
+            .get(at + 1..at + 3)
+            .and_then(|hex| std::str::from_utf8(hex).ok())
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
         match (byte, pair) {
             (b'%', Some(value)) => {
                 out.push(value);
@@ -208,7 +222,10 @@ mod tests {
             assert_eq!(parsed.param("micalg"), Some("sha256"), "{form}");
             assert_eq!(parsed.param("protocol"), Some("application/pkcs7-signature"), "{form}");
         }
-        assert_eq!(MediaType::parse("multipart/signed; boundary==_a=b").param("boundary"), Some("=_a=b"));
+        assert_eq!(
+            MediaType::parse("multipart/signed; boundary==_a=b").param("boundary"),
+            Some("=_a=b")
+        );
         assert_eq!(MediaType::parse("\"application/EDI-X12\"").spelled, "application/EDI-X12");
     }
 

@@ -145,7 +145,11 @@ impl Scanner {
         let mut from = 0;
         while let Some(found) = self.finder.find(rest.get(from..).unwrap_or_default()) {
             let feed = from + found;
-            let content = if feed > 0 && rest.get(feed - 1) == Some(&b'\r') { feed - 1 } else { feed };
+            let content = if feed > 0 && rest.get(feed - 1) == Some(&b'\r') {
+                feed - 1
+            } else {
+                feed
+            };
             match self.look(rest.get(feed..).unwrap_or_default(), &self.needle, last) {
                 Look::Delimiter(len, closing) => return (content, Look::Delimiter(feed + len, closing)),
                 Look::More => return (content, Look::More),
@@ -179,7 +183,12 @@ impl Scanner {
         } else if !last && bytes.get(at..).is_some_and(|tail| tail == b"-") {
             return Look::More;
         }
-        let blanks = bytes.get(at..).unwrap_or_default().iter().take_while(|&&b| b == b' ' || b == b'\t').count();
+        let blanks = bytes
+            .get(at..)
+            .unwrap_or_default()
+            .iter()
+            .take_while(|&&b| b == b' ' || b == b'\t')
+            .count();
         if blanks > MAX_PADDING {
             return Look::No;
         }
@@ -201,7 +210,11 @@ impl Scanner {
             State::Part => take(Piece::Data(bytes)),
             State::Preamble => {
                 self.preamble += bytes.len();
-                if self.preamble > MAX_PREAMBLE { Err(broken("no boundary where the first part should begin").into()) } else { Ok(()) }
+                if self.preamble > MAX_PREAMBLE {
+                    Err(broken("no boundary where the first part should begin").into())
+                } else {
+                    Ok(())
+                }
             }
             State::Epilogue => Ok(()),
         }
@@ -264,12 +277,23 @@ mod tests {
 
     #[test]
     fn any_cut_gives_the_same_parts() {
-        let bodies: [(&[u8], &[&[u8]], bool, bool); 9] = [
+        type Case<'a> = (&'a [u8], &'a [&'a [u8]], bool, bool);
+        let bodies: [Case<'_>; 9] = [
             (b"--b\r\none\r\n--b\r\ntwo\r\n--b--\r\n", &[b"one|", b"two|"], true, false),
-            (b"pre\r\namble\r\n--b \t\r\n\r\none\r\n\r\n\r\n--b--", &[b"\r\none\r\n\r\n|"], true, false),
+            (
+                b"pre\r\namble\r\n--b \t\r\n\r\none\r\n\r\n\r\n--b--",
+                &[b"\r\none\r\n\r\n|"],
+                true,
+                false,
+            ),
             (b"--b\none\n--b\n\n--b--\n\n", &[b"one|", b"|"], true, false),
             (b"--b\r\n--b\r\n\r\n--b--\r\nend", &[b"|", b"|"], true, true),
-            (b"--b\r\nx--b\r\n--bc\r\n--b-\r\n --b\r\n--b--x\r\n--b--\r\n", &[b"x--b\r\n--bc\r\n--b-\r\n --b\r\n--b--x|"], true, false),
+            (
+                b"--b\r\nx--b\r\n--bc\r\n--b-\r\n --b\r\n--b--x\r\n--b--\r\n",
+                &[b"x--b\r\n--bc\r\n--b-\r\n --b\r\n--b--x|"],
+                true,
+                false,
+            ),
             (b"--b\r\nopen\r\n", &[b"open\r\n"], false, false),
             (b"--b\r\nopen\r\n--b", &[b"open|", b""], false, false),
             (b"\r\n--b\r\na\r\r\n\n\r\n--b--\r\n", &[b"a\r\r\n\n|"], true, false),
@@ -279,7 +303,12 @@ mod tests {
             for step in 1..=body.len() {
                 let (found, is_closed, has_epilogue) = cut(body, step);
                 assert_eq!(found, parts, "{:?} by {step}", String::from_utf8_lossy(body));
-                assert_eq!((is_closed, has_epilogue), (closed, epilogue), "{:?} by {step}", String::from_utf8_lossy(body));
+                assert_eq!(
+                    (is_closed, has_epilogue),
+                    (closed, epilogue),
+                    "{:?} by {step}",
+                    String::from_utf8_lossy(body)
+                );
             }
         }
     }

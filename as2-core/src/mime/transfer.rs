@@ -51,7 +51,10 @@ impl Encoder {
         let start = out.len();
         out.resize(start + bytes.len().div_ceil(3) * 4, 0);
         // The destination has exactly the length that the encoding needs.
-        let written = out.get_mut(start..).map_or(Ok(0), |to| STANDARD.encode_slice(bytes, to)).unwrap_or(0);
+        let written = out
+            .get_mut(start..)
+            .map_or(Ok(0), |to| STANDARD.encode_slice(bytes, to))
+            .unwrap_or(0);
         out.truncate(start + written);
     }
 }

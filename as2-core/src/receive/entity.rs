@@ -43,7 +43,11 @@ impl Place {
         if self.depth >= MAX_DEPTH {
             return Err(broken("MIME entities nested too deep"));
         }
-        Ok(Place { kind, depth: self.depth + 1, ..self })
+        Ok(Place {
+            kind,
+            depth: self.depth + 1,
+            ..self
+        })
     }
 }
 
@@ -80,12 +84,31 @@ pub(super) enum Body {
 
 impl Entity {
     pub(super) fn top() -> Self {
-        let place = Place { kind: Kind::Top, depth: 0, layers: 0, decrypted: false, compressed: false, signed: false };
-        Entity { place, state: State::Top, tap: None, plausible: true, seven_bit: false }
+        let place = Place {
+            kind: Kind::Top,
+            depth: 0,
+            layers: 0,
+            decrypted: false,
+            compressed: false,
+            signed: false,
+        };
+        Entity {
+            place,
+            state: State::Top,
+            tap: None,
+            plausible: true,
+            seven_bit: false,
+        }
     }
 
     pub(super) fn new(place: Place) -> Self {
-        Entity { place, state: State::Head(Vec::new()), tap: None, plausible: false, seven_bit: false }
+        Entity {
+            place,
+            state: State::Head(Vec::new()),
+            tap: None,
+            plausible: false,
+            seven_bit: false,
+        }
     }
 
     /// The header block is complete.
@@ -109,7 +132,9 @@ impl Entity {
     }
 
     pub(super) fn push(&mut self, bytes: &[u8], walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
-        let Some(rest) = self.head(bytes, walk)? else { return self.body(bytes, walk) };
+        let Some(rest) = self.head(bytes, walk)? else {
+            return self.body(bytes, walk);
+        };
         self.body(&rest, walk)
     }
 
@@ -153,7 +178,9 @@ impl Entity {
                 let mut head = std::mem::take(held);
                 let rest = head.split_off(end);
                 match Headers::parse(&head) {
-                    Ok(headers) if self.place.kind == Kind::Attachment || is_mime(&headers) => self.open(&headers, &head, &rest, walk).map(Some),
+                    Ok(headers) if self.place.kind == Kind::Attachment || is_mime(&headers) => {
+                        self.open(&headers, &head, &rest, walk).map(Some)
+                    }
                     Ok(headers) if self.place.kind == Kind::SignedPart => self.open(&headers, &head, &rest, walk).map(Some),
                     _ => self.open_bare([head, rest].concat(), walk).map(Some),
                 }
@@ -214,8 +241,16 @@ impl Entity {
 }
 
 impl Body {
-    fn open(place: Place, headers: &Headers, media: Option<MediaType>, encoding: &Encoding, walk: &mut Walk<'_, '_>) -> Result<Self, Failure> {
-        let Some(media) = media else { return Ok(Body::Leaf(Leaf::new(headers, encoding, walk)?)) };
+    fn open(
+        place: Place,
+        headers: &Headers,
+        media: Option<MediaType>,
+        encoding: &Encoding,
+        walk: &mut Walk<'_, '_>,
+    ) -> Result<Self, Failure> {
+        let Some(media) = media else {
+            return Ok(Body::Leaf(Leaf::new(headers, encoding, walk)?));
+        };
         // Attachments are payload, whatever they look like.
         let layer_possible = place.kind != Kind::Attachment;
         if media.is_cms() && layer_possible {
@@ -228,7 +263,11 @@ impl Body {
             _ => return Ok(Body::Leaf(Leaf::new(headers, encoding, walk)?)),
         };
         if place.kind == Kind::Top && *encoding == Encoding::Base64 {
-            return Ok(Body::Coded(Box::new(Coded { decoder: None, decided: false, inner: body })));
+            return Ok(Body::Coded(Box::new(Coded {
+                decoder: None,
+                decided: false,
+                inner: body,
+            })));
         }
         Ok(body)
     }
@@ -266,14 +305,18 @@ pub(super) struct Coded {
 impl Coded {
     fn push(&mut self, bytes: &[u8], walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
         if !self.decided {
-            let Some(first) = bytes.iter().find(|b| !b.is_ascii_whitespace()) else { return Ok(()) };
+            let Some(first) = bytes.iter().find(|b| !b.is_ascii_whitespace()) else {
+                return Ok(());
+            };
             self.decided = true;
             if *first != b'-' {
                 walk.found.note("the HTTP body was in base64");
                 self.decoder = Some(Base64::default());
             }
         }
-        let Some(decoder) = &mut self.decoder else { return self.inner.push(bytes, walk) };
+        let Some(decoder) = &mut self.decoder else {
+            return self.inner.push(bytes, walk);
+        };
         let mut decoded = Vec::new();
         decoder.push(bytes, &mut decoded);
         self.inner.push(&decoded, walk)

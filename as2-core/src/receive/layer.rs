@@ -53,7 +53,13 @@ impl Layer {
         if place.layers >= MAX_LAYERS {
             return Err(broken("too many CMS layers").into());
         }
-        Ok(Layer { place, unreadable, form: None, head: Vec::new(), open: None })
+        Ok(Layer {
+            place,
+            unreadable,
+            form: None,
+            head: Vec::new(),
+            open: None,
+        })
     }
 
     pub(super) fn push(&mut self, bytes: &[u8], walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
@@ -106,7 +112,11 @@ impl Layer {
             return open.push(bytes, walk);
         }
         self.head.extend_from_slice(bytes);
-        if self.head.len() < CONTENT_TYPE_PREFIX { Ok(()) } else { self.start(walk) }
+        if self.head.len() < CONTENT_TYPE_PREFIX {
+            Ok(())
+        } else {
+            self.start(walk)
+        }
     }
 
     /// Finds out what the layer is.
@@ -119,7 +129,9 @@ impl Layer {
             ContentKind::Enveloped | ContentKind::AuthEnveloped if place.decrypted => return Err(broken("encrypted twice").into()),
             ContentKind::Enveloped | ContentKind::AuthEnveloped => {
                 place.decrypted = true;
-                let policy = OpenPolicy { accept_3des: walk.job.policy.accept_3des };
+                let policy = OpenPolicy {
+                    accept_3des: walk.job.policy.accept_3des,
+                };
                 (Cms::Encrypted(Box::new(Opener::new(walk.job.identities, policy))), "enveloped-data")
             }
             ContentKind::Compressed if place.compressed => {
@@ -127,18 +139,27 @@ impl Layer {
             }
             ContentKind::Compressed => {
                 place.compressed = true;
-                (Cms::Compressed(Box::new(Inflater::new(walk.job.limits.max_payload.saturating_add(1 << 20)))), "compressed-data zlib")
+                (
+                    Cms::Compressed(Box::new(Inflater::new(walk.job.limits.max_payload.saturating_add(1 << 20)))),
+                    "compressed-data zlib",
+                )
             }
             ContentKind::Signed if place.signed => return Err(broken("signed twice").into()),
             ContentKind::Signed => {
                 place.signed = true;
                 let own = Hashes::new(&[walk.job.mic_digest(None)])?;
-                (Cms::Signed(Box::new(OpaqueVerifier::new()), Some(own)), "signed-data")
+                (Cms::Signed(Box::default(), Some(own)), "signed-data")
             }
         };
         let line = walk.found.layers.len();
         walk.found.layers.push(words.to_owned());
-        let mut open = Open { cms, inner: Entity::new(place), plain: Vec::new(), fault: None, line };
+        let mut open = Open {
+            cms,
+            inner: Entity::new(place),
+            plain: Vec::new(),
+            fault: None,
+            line,
+        };
         open.push(&head, walk)?;
         self.open = Some(open);
         Ok(())
@@ -147,7 +168,9 @@ impl Layer {
 
 impl Open {
     fn push(&mut self, bytes: &[u8], walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
-        let Open { cms, inner, plain, fault, .. } = self;
+        let Open {
+            cms, inner, plain, fault, ..
+        } = self;
         plain.clear();
         match cms {
             Cms::Encrypted(opener) => opener.push(bytes, plain)?,
@@ -161,7 +184,13 @@ impl Open {
     }
 
     fn finish(&mut self, place: Place, walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
-        let Open { cms, inner, plain, fault, line } = self;
+        let Open {
+            cms,
+            inner,
+            plain,
+            fault,
+            line,
+        } = self;
         plain.clear();
         match cms {
             Cms::Compressed(inflater) => {
@@ -182,7 +211,11 @@ impl Open {
                     hold(fault, inner.finish(walk))?;
                 }
                 if let Some(fault) = fault.take() {
-                    return Err(if fault.named { fault } else { crypto::decryption_failed(&fault.error.to_string()).into() });
+                    return Err(if fault.named {
+                        fault
+                    } else {
+                        crypto::decryption_failed(&fault.error.to_string()).into()
+                    });
                 }
                 walk.found.encrypted = Some(opened.cipher);
                 describe(&mut walk.found.layers, *line, &words_of(&opened));
@@ -200,9 +233,10 @@ impl Open {
                 }
                 let taken = own.take().map_or(Ok(Vec::new()), Hashes::finish)?;
                 let verified = match verified {
-                    Ok(verified) if !verified.has_attributes && !inner.is_plausible() => {
-                        Err(Error::new(ErrorKind::AuthenticationFailed, "a signature without attributes over something that is no MIME entity"))
-                    }
+                    Ok(verified) if !verified.has_attributes && !inner.is_plausible() => Err(Error::new(
+                        ErrorKind::AuthenticationFailed,
+                        "a signature without attributes over something that is no MIME entity",
+                    )),
                     other => other,
                 };
                 match verified {
@@ -215,7 +249,10 @@ impl Open {
                         let words = format!("signed-data {} signer {}", verified.digest.name(), verified.signer.subject());
                         describe(&mut walk.found.layers, *line, &words);
                         walk.found.mic = mic;
-                        walk.found.signed = Some(SignedBy { digest: verified.digest, signer: verified.signer });
+                        walk.found.signed = Some(SignedBy {
+                            digest: verified.digest,
+                            signer: verified.signer,
+                        });
                         Ok(())
                     }
                     Err(error) if walk.found.mdn.is_some() => {
@@ -225,7 +262,11 @@ impl Open {
                     Err(error) => {
                         let mic = walk.job.mic_of(None, &taken);
                         // Its structure and its signature are judged as one: after decryption that is no reason for own words.
-                        Err(Failure { named: !place.decrypted, mic: mic.filter(|_| !place.decrypted), ..Failure::from(error) })
+                        Err(Failure {
+                            named: !place.decrypted,
+                            mic: mic.filter(|_| !place.decrypted),
+                            ..Failure::from(error)
+                        })
                     }
                 }
             }
@@ -274,7 +315,10 @@ fn unsigned_either_way(walk: &Walk<'_, '_>) -> Failure {
     let digest = walk.job.mic_digest(None);
     let mut value = vec![0; crypto::digest_len(digest)];
     match crypto::random(&mut value) {
-        Ok(()) => Failure::named(insufficient("not signed, and not decrypted to its end"), Some(Mic { digest, value })),
+        Ok(()) => Failure::named(
+            insufficient("not signed, and not decrypted to its end"),
+            Some(Mic { digest, value }),
+        ),
         Err(error) => error.into(),
     }
 }
@@ -286,6 +330,15 @@ fn describe(layers: &mut [String], line: usize, words: &str) {
 }
 
 fn words_of(opened: &Opened) -> String {
-    let kind = if opened.cipher.is_gcm() { "authEnveloped-data" } else { "enveloped-data" };
-    format!("{kind} {} {} recipient {}", opened.cipher, opened.key_transport, opened.recipient.subject())
+    let kind = if opened.cipher.is_gcm() {
+        "authEnveloped-data"
+    } else {
+        "enveloped-data"
+    };
+    format!(
+        "{kind} {} {} recipient {}",
+        opened.cipher,
+        opened.key_transport,
+        opened.recipient.subject()
+    )
 }

@@ -27,19 +27,34 @@ impl Leaf {
     /// A payload without headers of its own.
     pub(super) fn bare(walk: &mut Walk<'_, '_>) -> Result<Self, Failure> {
         let headers = walk.job.headers;
-        let media = headers.get("Content-Type").map(MediaType::parse).filter(|media| !media.is_cms() && !media.is_multipart());
+        let media = headers
+            .get("Content-Type")
+            .map(MediaType::parse)
+            .filter(|media| !media.is_cms() && !media.is_multipart());
         Leaf::begin(file_name(headers), media.map(|media| media.spelled), &Encoding::Identity, walk)
     }
 
-    fn begin(file_name: Option<String>, content_type: Option<String>, encoding: &Encoding, walk: &mut Walk<'_, '_>) -> Result<Self, Failure> {
+    fn begin(
+        file_name: Option<String>,
+        content_type: Option<String>,
+        encoding: &Encoding,
+        walk: &mut Walk<'_, '_>,
+    ) -> Result<Self, Failure> {
         let index = walk.found.parts;
         if index == MAX_PARTS {
             return Err(broken("too many parts").into());
         }
         walk.found.parts += 1;
         let content_type = content_type.unwrap_or_else(|| "application/octet-stream".to_owned());
-        walk.sink.part(PartInfo { index, file_name, content_type })?;
-        Ok(Leaf { decoder: Decoder::new(encoding), scratch: Vec::new() })
+        walk.sink.part(PartInfo {
+            index,
+            file_name,
+            content_type,
+        })?;
+        Ok(Leaf {
+            decoder: Decoder::new(encoding),
+            scratch: Vec::new(),
+        })
     }
 
     pub(super) fn push(&mut self, bytes: &[u8], walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
@@ -79,7 +94,11 @@ pub(super) struct Related {
 
 impl Related {
     pub(super) fn new(place: Place, media: &MediaType) -> Result<Self, Failure> {
-        Ok(Related { place: place.inside(Kind::Attachment)?, scanner: Scanner::new(media.param("boundary"))?, part: None })
+        Ok(Related {
+            place: place.inside(Kind::Attachment)?,
+            scanner: Scanner::new(media.param("boundary"))?,
+            part: None,
+        })
     }
 
     pub(super) fn push(&mut self, bytes: &[u8], walk: &mut Walk<'_, '_>) -> Result<(), Failure> {

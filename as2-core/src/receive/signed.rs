@@ -7,7 +7,7 @@ use crate::cms::signed::MAX_P7S;
 use crate::cms::{Verified, peek, verify_detached};
 use crate::error::{Error, ErrorKind};
 use crate::headers::{Headers, MAX_BLOCK};
-use crate::mic::Hashes;
+use crate::mic::{Digests, Hashes};
 use crate::mime::scanner::{Piece, Scanner};
 use crate::mime::transfer::{decode_lenient, decode_strict};
 use crate::mime::{MediaType, broken};
@@ -118,7 +118,10 @@ impl Signed {
             let verified = verify_detached(&p7s, content, walk.job.signers, &|digest| policy.allows(digest))?;
             // Without attributes, content that looks like attributes could be passed off as signed (as2.md Q54).
             if !verified.has_attributes && !parts.inner.is_plausible() {
-                return Err(Error::new(ErrorKind::AuthenticationFailed, "a signature without attributes over something that is no MIME entity"));
+                return Err(Error::new(
+                    ErrorKind::AuthenticationFailed,
+                    "a signature without attributes over something that is no MIME entity",
+                ));
             }
             Ok(verified)
         };
@@ -142,7 +145,10 @@ impl Signed {
             *layer = format!("multipart/signed {} signer {}", verified.digest.name(), verified.signer.subject());
         }
         walk.found.mic = mic;
-        walk.found.signed = Some(SignedBy { digest: verified.digest, signer: verified.signer });
+        walk.found.signed = Some(SignedBy {
+            digest: verified.digest,
+            signer: verified.signer,
+        });
         Ok(())
     }
 }
@@ -229,7 +235,12 @@ enum CanonicalState {
 impl Canonical {
     fn new(digests: &[Digest]) -> Self {
         let first = digests.first().copied().into_iter().collect();
-        Canonical { digests: first, state: CanonicalState::Waiting(Vec::new()), after_cr: false, changed: false }
+        Canonical {
+            digests: first,
+            state: CanonicalState::Waiting(Vec::new()),
+            after_cr: false,
+            changed: false,
+        }
     }
 
     fn update(&mut self, bytes: &[u8], part: &Entity) -> Result<(), Error> {
@@ -256,10 +267,16 @@ impl Canonical {
     }
 
     fn take(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        let CanonicalState::Taking(hashes) = &mut self.state else { return Ok(()) };
+        let CanonicalState::Taking(hashes) = &mut self.state else {
+            return Ok(());
+        };
         let mut from = 0;
         for feed in memchr::memchr_iter(b'\n', bytes) {
-            let before = if feed == 0 { self.after_cr } else { bytes.get(feed - 1) == Some(&b'\r') };
+            let before = if feed == 0 {
+                self.after_cr
+            } else {
+                bytes.get(feed - 1) == Some(&b'\r')
+            };
             if !before {
                 hashes.update(bytes.get(from..feed).unwrap_or_default())?;
                 hashes.update(b"\r")?;
@@ -273,7 +290,7 @@ impl Canonical {
     }
 
     /// The digests, if they differ from those of the part as it came.
-    fn finish(&mut self) -> Result<Option<Vec<(Digest, Vec<u8>)>>, Error> {
+    fn finish(&mut self) -> Result<Option<Digests>, Error> {
         match std::mem::replace(&mut self.state, CanonicalState::Off) {
             CanonicalState::Taking(hashes) if self.changed => hashes.finish().map(Some),
             _ => Ok(None),

@@ -46,6 +46,11 @@ impl Printer {
         }
     }
 
+    /// Prints objects that are not rows of a table.
+    pub(crate) fn list_of(&self, objects: Vec<Value>) {
+        out(&pretty(&Value::Array(objects)));
+    }
+
     /// Prints one object; `text` is its form for people.
     pub(crate) fn show(&self, object: &Value, text: &str) {
         match self.format {

@@ -30,7 +30,7 @@ pub use jobs::{Job, JobKind, LEASE, Lane};
 pub use lifecycle::{Expiring, SweepCount};
 pub use messages::MessageFilter;
 pub use objects::{ObjectKind, Objects};
-pub use outbound::{Accepted, NewUpload, Next, SendEntry, Settlement, lane};
+pub use outbound::{Accepted, NewUpload, Next, Revived, SendEntry, Settlement, lane};
 pub use tree::{Entry, NewEntry, UploadRow, UploadState};
 
 /// How long a writer waits for another process's transaction.

@@ -6,12 +6,13 @@ use rusqlite::{OptionalExtension as _, params};
 use serde_json::json;
 
 use super::jobs::JobKind;
-use super::tree::{NewEntry, UploadRow};
+use super::tree::{Entry, NewEntry, UploadRow};
 use super::{JournalError, Result, Tx};
 use crate::clock::{Millis, compact, millis};
 use crate::event::NewEvent;
 use crate::layout::{self, Area};
 use crate::message::{Message, State};
+use crate::storage::Staged;
 
 /// A file as it stands in `send`.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,6 +77,17 @@ pub struct Settlement {
     pub next: Next,
     /// Event kind.
     pub event: &'static str,
+}
+
+/// What a failed message needs to be posted again.
+#[derive(Clone, Debug)]
+pub struct Revived {
+    /// A copy of its payload.
+    pub payload: Staged,
+    /// A copy of its packaged bytes.
+    pub raw: Staged,
+    /// What leaves `failed`.
+    pub gone: Vec<Entry>,
 }
 
 /// What becomes of the job of a message.
@@ -249,17 +261,27 @@ impl Tx<'_> {
         self.hurry_job(JobKind::Send, id, now)
     }
 
-    /// Puts a held, waiting or retrying message back to work at once with its stored bytes.
+    /// Puts a held, waiting or retrying message back to work at once with its stored bytes; a failed one with the bytes
+    /// that were brought back from the tree.
     ///
     /// # Errors
-    /// `Conflict` if it is final.
-    pub fn retry_now(&self, id: &str, now: Millis) -> Result<Message> {
+    /// `Conflict` if its outcome is known.
+    pub fn retry_now(&self, id: &str, revived: Option<&Revived>, now: Millis) -> Result<Message> {
         let mut message = self.expect_message(id)?;
-        let unknown = message.state == State::Failed && message.code == "no-mdn";
-        if message.state.is_final() && !unknown {
+        if !message.can_be_retried() || message.state.is_final() != revived.is_some() {
             return Err(JournalError::Conflict(format!("message {id} is {}; use resend for a new message", message.state)));
         }
         let before = message.state;
+        if let Some(revived) = revived {
+            for staged in [&revived.payload, &revived.raw] {
+                if let Some((key, bytes)) = staged.blob() {
+                    self.put_blob(&key, &bytes)?;
+                }
+            }
+            message.detail.payload.clone_from(&revived.payload.key);
+            message.detail.raw.clone_from(&revived.raw.key);
+            revived.gone.iter().try_for_each(|entry| self.purge_entry(entry, now))?;
+        }
         if message.attempts > 0 {
             message.state = State::Retrying;
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::{Refusal, RefusalKind, Result};
 use crate::config::DuplicateRelease;
 use crate::gateway::Core;
-use crate::journal::{Accepted, Entry, JournalError, NewUpload, Tx};
+use crate::journal::{Accepted, Entry, JournalError, NewUpload, Revived};
 use crate::layout::Area;
 use crate::message::{Detail, Direction, FileRecord, Id, Message, State};
 use crate::storage::{Content, Staged, StorageError};
@@ -39,18 +39,35 @@ pub fn choose(core: &Core, account: Option<&str>, text: &str) -> Result<Message>
 /// When the message was received, or is final with a known outcome.
 pub async fn retry(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result<Message> {
     expect_sent(message, "retry")?;
-    let unknown = message.state == State::Failed && message.code == "no-mdn";
-    if message.state.is_final() && !unknown {
+    if !message.can_be_retried() {
         let hint = format!("as2gate message resend {} makes a new message of the same file", message.id.short());
         return Err(Refusal::new(RefusalKind::Failed, "final", format!("cannot retry message {}", message.id), format!("it is {}", message.state), hint));
     }
     if dry_run {
         return Ok(message.clone());
     }
+    let revived = if message.state.is_final() { Some(revive(core, message).await?) } else { None };
+    let gone = revived.as_ref().map(|revived| revived.gone.clone()).unwrap_or_default();
     let (id, now) = (message.id.as_str().to_owned(), core.clock.now());
-    let retried = core.journal.write(move |tx| tx.retry_now(&id, now)).await?;
+    let retried = core.journal.write(move |tx| tx.retry_now(&id, revived.as_ref(), now)).await?;
+    gone.iter().for_each(|entry| core.storage.unpublish(entry));
     core.wake();
     Ok(retried)
+}
+
+/// Brings the bytes of a failed message back from the tree.
+async fn revive(core: &Arc<Core>, message: &Message) -> Result<Revived> {
+    let entries = core.journal.read(|tx| tx.entries_of(message.id.as_str()))?;
+    let gone: Vec<Entry> = entries.iter().filter(|e| e.area == Area::Files && e.noncurrent.is_none()).cloned().collect();
+    let current = |area: Area| entries.iter().find(|e| !e.is_dir && e.noncurrent.is_none() && e.area == area).cloned();
+    let (Some(payload), Some(raw)) = (current(Area::Files), current(Area::RawMessage)) else {
+        let what = format!("cannot retry message {}", message.id);
+        return Err(Refusal::not_found(what, "its bytes have left the view", "as2gate lifecycle restore PATH brings them back, while they are kept"));
+    };
+    let core = Arc::clone(core);
+    let copied = tokio::task::spawn_blocking(move || Ok::<_, StorageError>((core.storage.restage(&payload)?, core.storage.restage(&raw)?)));
+    let (payload, raw) = copied.await.map_err(|error| StorageError::Missing(error.to_string()))??;
+    Ok(Revived { payload, raw, gone })
 }
 
 /// Makes a new message of the stored payload; the name window does not count.

@@ -1,1 +1,17 @@
-//! x
+//! The whole system through its public doors: processes, sockets, files and clients that others wrote.
+//!
+//! One module per subject. Each test is named after the rule that it holds the product to.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod cli;
+mod crash;
+mod inbound;
+mod lifecycle;
+mod main_job;
+mod mdn;
+mod memory;
+mod python_peer;
+mod stores;
+mod uploads;
+mod users;

@@ -1,0 +1,405 @@
+//! `cert`: key pairs and trusted certificates.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Subcommand;
+use jiff::Timestamp;
+use keystore::{CertInfo, KeySpec};
+use serde_json::{Value, json};
+
+use super::error::{DONE, FAILED};
+use super::output::{Cell, Format, List, facts, local, out};
+use super::{CertificateFile, Ctx, Outcome};
+use crate::certificate::{Certificate, Purpose};
+use crate::clock::millis;
+use crate::config::parse_duration;
+use crate::event::NewEvent;
+use crate::gateway::Core;
+use crate::journal::Objects;
+use crate::manage::certificates::{self, For, Switch, Use, colons, day};
+use crate::manage::{Refusal, Result, accounts, objects, rules, stores};
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:
+  as2gate cert list
+  as2gate cert add bigmart-2027 --partner BIGMART --file bigmart-2027.cer
+  as2gate cert schedule bigmart-2026 --replace-with bigmart-2027.cer --at 2026-12-05T06:00Z
+  as2gate cert needs-renewal --within 30d")]
+pub(crate) enum Verb {
+    /// List certificates.
+    #[command(after_help = "Examples:
+  as2gate cert list
+  as2gate cert list -o json")]
+    List,
+    /// Show a certificate.
+    #[command(after_help = "Examples:
+  as2gate cert show acme-2026")]
+    Show {
+        /// Its name.
+        name: String,
+    },
+    /// Add a certificate from PEM, DER, P7B, PKCS#12 or JKS.
+    #[command(after_help = "Examples:
+  as2gate cert add bigmart-2027 --partner BIGMART --file bigmart.cer
+  as2gate cert add bigmart-tls --partner BIGMART --use https --file bigmart-tls.pem
+  as2gate cert add acme-2027 --station ACME_PROD --file acme.p12 --passphrase env:P12_PASSWORD --activate
+  as2gate cert add acme-tls --purpose https --file tls.pem")]
+    Add {
+        /// Its name here.
+        name: String,
+        /// The file; - is standard input.
+        #[arg(long, value_name = "FILE")]
+        file: PathBuf,
+        /// It is this partner's.
+        #[arg(long, value_name = "ID", group = "whose")]
+        partner: Option<String>,
+        /// It is this station's; the file has the private key in it.
+        #[arg(long, value_name = "ID", group = "whose")]
+        station: Option<String>,
+        /// It is nobody's yet: station, partner, partner-chain, https, https-chain.
+        #[arg(long, value_name = "PURPOSE", group = "whose")]
+        purpose: Option<Purpose>,
+        /// What the partner uses it for: auto, both, sign, encrypt, https.
+        #[arg(long = "use", value_name = "USE", default_value = "auto", conflicts_with_all = ["station", "purpose"])]
+        used_for: Use,
+        /// The station signs with it from now on.
+        #[arg(long, conflicts_with_all = ["partner", "purpose"])]
+        activate: bool,
+        #[command(flatten)]
+        source: CertificateFile,
+    },
+    /// Write a certificate, without its private key.
+    #[command(after_help = "Examples:
+  as2gate cert export acme-2026 > acme.pem
+  as2gate cert export acme-2026 --form der --out acme.cer")]
+    Export {
+        /// Its name.
+        name: String,
+        /// pem or der.
+        #[arg(long, value_name = "FORM", default_value = "pem", value_parser = ["pem", "der"])]
+        form: String,
+        /// Write here instead.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Make a station's certificate anew, with a new key.
+    #[command(after_help = "Examples:
+  as2gate cert renew acme-2026 --at 2026-12-05T06:00Z     partners get the new one first
+  as2gate cert renew acme-2026                            signs with it at once")]
+    Renew {
+        /// The certificate to replace.
+        name: String,
+        /// When the switch happens; the old one goes on to decrypt.
+        #[arg(long, value_name = "TIME")]
+        at: Option<Timestamp>,
+        /// Name of the new one.
+        #[arg(long = "name", value_name = "NAME")]
+        new_name: Option<String>,
+        /// Its key.
+        #[arg(long, value_name = "TYPE", default_value = "rsa-3072")]
+        key: KeySpec,
+    },
+    /// Switch to another certificate at a time; old and new are valid side by side around it.
+    #[command(after_help = "Examples:
+  as2gate cert schedule bigmart-enc --replace-with bigmart-2027.cer --at 2026-12-05T06:00Z
+  as2gate cert schedule acme-2026 --replace-with acme.p12 --passphrase file:pass.txt --at 2026-12-05T06:00Z")]
+    Schedule {
+        /// The certificate to replace.
+        name: String,
+        /// The file with the new one.
+        #[arg(long, value_name = "FILE")]
+        replace_with: PathBuf,
+        /// When; without it, now.
+        #[arg(long, value_name = "TIME")]
+        at: Option<Timestamp>,
+        /// Name of the new one.
+        #[arg(long = "name", value_name = "NAME")]
+        new_name: Option<String>,
+        #[command(flatten)]
+        source: CertificateFile,
+    },
+    /// Remove an unused certificate, and its private key with it.
+    #[command(after_help = "Examples:
+  as2gate cert rm bigmart-2024")]
+    Rm {
+        /// Its name.
+        name: String,
+    },
+    /// Show the Java-readable key stores; written again if they are missing.
+    #[command(after_help = "Examples:
+  as2gate cert stores
+  as2gate cert stores --reveal      with the passwords for keytool")]
+    Stores {
+        /// Show the passwords; leaves an event.
+        #[arg(long)]
+        reveal: bool,
+    },
+    /// Exit with 1 if a certificate in use expires soon.
+    #[command(after_help = "Examples:
+  as2gate cert needs-renewal
+  as2gate -q cert needs-renewal --within 14d || echo renew")]
+    NeedsRenewal {
+        /// How soon.
+        #[arg(long, value_name = "TIME", default_value = "30d", value_parser = parse_duration)]
+        within: Duration,
+    },
+}
+
+pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
+    let core = ctx.core()?;
+    match verb {
+        Verb::List => {
+            let all = objects(&core)?;
+            let mut list = columns("no certificates; `as2gate station add` makes one");
+            all.certificates.values().filter(|c| ctx.lists(&c.account)).for_each(|c| list.push(row(&core, &all, c)));
+            ctx.printer.list(&list);
+        }
+        Verb::Show { name } => {
+            let all = objects(&core)?;
+            let certificate = certificates::choose(&all, ctx.account(), &name)?;
+            let (object, text) = shown(&core, &all, certificate)?;
+            ctx.printer.show(&object, &text);
+        }
+        Verb::Add { name, file, partner, station, purpose, used_for, activate, source } => {
+            let whom = match (partner, station, purpose) {
+                (Some(id), ..) => For::Partner(id, used_for),
+                (_, Some(id), _) => For::Station(id, activate),
+                (_, _, Some(purpose)) => For::Purpose(purpose),
+                _ => return Err(Refusal::usage(format!("whose is certificate {name}?"), "neither --partner, --station nor --purpose was given", "add --partner ID, --station ID or --purpose https")),
+            };
+            let new = source.read(&file, Some(name.clone()))?;
+            let certificate = certificates::add(&core, ctx.account(), &name, &new, &whom, ctx.dry_run()).await?;
+            ctx.printer.done(&object(&core, &with(&core, &certificate)?, &certificate), &ctx.would(headline(&certificate)));
+        }
+        Verb::Export { name, form, out: file } => {
+            let all = objects(&core)?;
+            let certificate = certificates::choose(&all, ctx.account(), &name)?;
+            export(ctx, certificate, &form, file)?;
+        }
+        Verb::Renew { name, at, new_name, key } => {
+            let switch = Switch { account: ctx.account(), old: &name, at, name: new_name.as_deref() };
+            let certificate = certificates::renew(&core, &switch, key, ctx.dry_run()).await?;
+            switched(ctx, &core, &certificate, &name)?;
+            let profile = format!("send the new certificate to your partners: as2gate cert export {}", certificate.name);
+            ctx.printer.note(&profile);
+        }
+        Verb::Schedule { name, replace_with, at, new_name, source } => {
+            // The file's own year is a better name than the switch's.
+            let from_file = new_name.or_else(|| year_name(&name, &replace_with));
+            let all = objects(&core)?;
+            let account = certificates::choose(&all, ctx.account(), &name)?.account.clone();
+            let wanted = from_file.filter(|wanted| *wanted != name).map(|wanted| certificates::free_name(&all, &account, &wanted));
+            let new = source.read(&replace_with, wanted.clone())?;
+            let switch = Switch { account: ctx.account(), old: &name, at, name: wanted.as_deref() };
+            let certificate = certificates::schedule(&core, &switch, &new, ctx.dry_run()).await?;
+            switched(ctx, &core, &certificate, &name)?;
+        }
+        Verb::Rm { name } => {
+            ctx.confirm(&format!("remove certificate {name}? A private key is gone for good."))?;
+            certificates::remove(&core, ctx.account(), &name, ctx.dry_run()).await?;
+            ctx.printer.done(&json!({ "name": name, "removed": !ctx.dry_run() }), &ctx.would(format!("Certificate {name} removed")));
+        }
+        Verb::Stores { reveal } => show_stores(ctx, &core, reveal).await?,
+        Verb::NeedsRenewal { within } => {
+            let all = objects(&core)?;
+            let due = certificates::expiring(&all, core.clock.now(), millis(within));
+            let mut list = columns("nothing is due");
+            due.iter().filter(|c| ctx.lists(&c.account)).for_each(|c| list.push(row(&core, &all, c)));
+            let nothing = list.is_empty();
+            if !ctx.printer.quiet {
+                ctx.printer.list(&list);
+            }
+            return Ok(if nothing { DONE } else { FAILED });
+        }
+    }
+    Ok(DONE)
+}
+
+/// `bigmart-enc` and `bigmart-2027.cer` → `bigmart-enc-2027`.
+fn year_name(old: &str, file: &std::path::Path) -> Option<String> {
+    let is_year = |text: &str| text.len() == 4 && text.starts_with("20") && text.bytes().all(|b| b.is_ascii_digit());
+    let stem = file.file_stem()?.to_str()?;
+    let year = stem.rsplit(['-', '_', '.', ' ']).next().filter(|part| is_year(part))?;
+    let base = old.rsplit_once('-').filter(|(_, last)| is_year(last)).map_or(old, |(base, _)| base);
+    Some(format!("{base}-{year}"))
+}
+
+fn columns(empty: &'static str) -> List {
+    let columns = [
+        ("name", "NAME"),
+        ("account", "ACCOUNT"),
+        ("purpose", "PURPOSE"),
+        ("owner", "BELONGS TO"),
+        ("key", "KEY"),
+        ("private_key", "PRIVATE"),
+        ("expires", "EXPIRES"),
+        ("days", "DAYS"),
+        ("used_by", "USED BY"),
+        ("active_from", ""),
+        ("replaces", ""),
+        ("subject", ""),
+        ("sha256", ""),
+    ];
+    List::new(&columns, empty)
+}
+
+fn days_left(core: &Core, certificate: &Certificate) -> i64 {
+    (certificate.not_after - core.clock.now() / 1000).div_euclid(86_400)
+}
+
+fn row(core: &Core, all: &Objects, certificate: &Certificate) -> Vec<Cell> {
+    let mut used = rules::used_by(all, &certificate.account, &certificate.name);
+    if !certificate.replaces.is_empty() {
+        used.push(format!("follows {}", certificate.replaces));
+    }
+    let days = days_left(core, certificate);
+    vec![
+        Cell::text(&certificate.name),
+        Cell::text(&certificate.account),
+        Cell::text(certificate.purpose.to_string()),
+        Cell::text(&certificate.owner),
+        Cell::text(&certificate.key),
+        Cell::flag(certificate.sealed_key.is_some()),
+        Cell::short(day(certificate.not_after), crate::clock::rfc3339(certificate.not_after.saturating_mul(1000))),
+        Cell::short(days.to_string(), days),
+        Cell::names(&used),
+        Cell::text(&certificate.active_from),
+        Cell::text(&certificate.replaces),
+        Cell::text(&certificate.subject),
+        Cell::text(&certificate.fingerprint),
+    ]
+}
+
+/// The objects with this certificate among them, as in a dry run it is not.
+fn with(core: &Core, certificate: &Certificate) -> Result<Objects> {
+    Ok(crate::manage::with_changes(&objects(core)?, &[certificate.clone().into()]))
+}
+
+fn object(core: &Core, all: &Objects, certificate: &Certificate) -> Value {
+    let mut value = json!(certificate);
+    if let Some(fields) = value.as_object_mut() {
+        fields.remove("fingerprint");
+        fields.insert("sha256".to_owned(), json!(certificate.fingerprint));
+        fields.insert("private_key".to_owned(), json!(certificate.sealed_key.is_some()));
+        fields.insert("not_before".to_owned(), json!(crate::clock::rfc3339(certificate.not_before.saturating_mul(1000))));
+        fields.insert("expires".to_owned(), json!(crate::clock::rfc3339(certificate.not_after.saturating_mul(1000))));
+        fields.remove("not_after");
+        fields.insert("days".to_owned(), json!(days_left(core, certificate)));
+        fields.insert("used_by".to_owned(), json!(rules::used_by(all, &certificate.account, &certificate.name)));
+    }
+    value
+}
+
+fn headline(certificate: &Certificate) -> String {
+    let owner = if certificate.owner.is_empty() { String::new() } else { format!("   belongs to {}", certificate.owner) };
+    format!("Certificate {}   {} ({}, expires {}){owner}", certificate.name, certificate.subject, certificate.key, day(certificate.not_after))
+}
+
+fn switched(ctx: &Ctx, core: &Core, certificate: &Certificate, old: &str) -> Result<()> {
+    let now = core.clock.now();
+    let at = certificate.active_from.parse::<Timestamp>().map_or(now, |at| at.as_millisecond());
+    let when = if at <= now {
+        "now".to_owned()
+    } else {
+        let utc = Timestamp::from_millisecond(at).map(|at| at.strftime("%H:%M").to_string()).unwrap_or_default();
+        let here = local(at, now).replacen(' ', " at ", 1);
+        format!("on {here} ({utc} UTC)")
+    };
+    let text = format!("Certificate {}   replaces {old} for {} {when}", certificate.name, certificate.owner);
+    ctx.printer.done(&object(core, &with(core, certificate)?, certificate), &ctx.would(text));
+    Ok(())
+}
+
+fn shown(core: &Core, all: &Objects, certificate: &Certificate) -> Result<(Value, String)> {
+    let info = CertInfo::from_der(&certificate.der).map_err(|error| Refusal::from_keystore(format!("cannot show {}", certificate.name), &error))?;
+    let mut value = object(core, all, certificate);
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("issuer".to_owned(), json!(info.issuer));
+        fields.insert("serial".to_owned(), json!(info.serial_hex));
+        fields.insert("sha1".to_owned(), json!(info.sha1));
+        fields.insert("self_signed".to_owned(), json!(info.self_signed));
+        fields.insert("key_usage".to_owned(), json!(info.key_usage));
+    }
+    let days = days_left(core, certificate);
+    let text = facts(&[
+        ("Certificate", certificate.name.clone()),
+        ("Account", certificate.account.clone()),
+        ("Purpose", certificate.purpose.to_string()),
+        ("Belongs to", certificate.owner.clone()),
+        ("Subject", info.subject.clone()),
+        ("Issuer", if info.self_signed { "self-signed".to_owned() } else { info.issuer.clone() }),
+        ("Serial", info.serial_hex.clone()),
+        ("Key", format!("{}{}", info.key, if certificate.sealed_key.is_some() { ", private key here, sealed" } else { "" })),
+        ("Key usage", info.key_usage.join(", ")),
+        ("Valid", format!("{} to {} ({})", day(info.not_before), day(info.not_after), if days < 0 { "expired".to_owned() } else { format!("{days} days left") })),
+        ("SHA-256", colons(&info.sha256)),
+        ("SHA-1", colons(&info.sha1)),
+        ("Used by", rules::used_by(all, &certificate.account, &certificate.name).join("\n")),
+        ("Replaces", certificate.replaces.clone()),
+        ("From", certificate.active_from.clone()),
+    ]);
+    Ok((value, text))
+}
+
+fn export(ctx: &Ctx, certificate: &Certificate, form: &str, file: Option<PathBuf>) -> Result<()> {
+    use std::io::Write as _;
+    let pem = keystore::to_pem("CERTIFICATE", &certificate.der);
+    match (form, file) {
+        ("pem", None) if ctx.printer.format == Format::Json => ctx.printer.show(&json!({ "name": certificate.name, "pem": pem.as_str() }), ""),
+        ("pem", None) => out(&pem),
+        ("pem", Some(file)) => {
+            super::write_file(&file, &pem, 0o644)?;
+            ctx.printer.done(&json!({ "name": certificate.name, "file": file }), &format!("Wrote {}", file.display()));
+        }
+        (_, None) => {
+            let mut stdout = std::io::stdout().lock();
+            stdout.write_all(&certificate.der).and_then(|()| stdout.flush()).map_err(|error| Refusal::from_io("cannot write the certificate", &error))?;
+        }
+        (_, Some(file)) => {
+            let written = std::fs::File::create_new(&file).and_then(|mut open| open.write_all(&certificate.der));
+            written.map_err(|error| Refusal::from_io(format!("cannot write {}", file.display()), &error))?;
+            ctx.printer.done(&json!({ "name": certificate.name, "file": file }), &format!("Wrote {}", file.display()));
+        }
+    }
+    Ok(())
+}
+
+async fn show_stores(ctx: &Ctx, core: &Core, reveal: bool) -> Result<()> {
+    let all = objects(core)?;
+    let chosen: Vec<String> = match ctx.account() {
+        Some(id) => vec![accounts::choose(&all, Some(id))?.id.clone()],
+        None => all.accounts.keys().cloned().collect(),
+    };
+    let mut columns = vec![("account", "ACCOUNT"), ("file", "FILE"), ("format", "FORMAT")];
+    if reveal {
+        columns.push(("password", "PASSWORD"));
+    }
+    let mut list = List::new(&columns, "no accounts; as2gate account add ID");
+    for account in &chosen {
+        let left_out = stores::write(core, &all, account)?;
+        for name in left_out {
+            ctx.printer.note(&format!("note: certificate {name} is too odd for Java and not in trust.jks"));
+        }
+        let passwords = stores::passwords(core, account)?;
+        let dir = stores::of_account(core, account).dir().to_owned();
+        for (file, password) in [("identity.jks", &passwords.identity), ("trust.jks", &passwords.trust), ("https.jks", &passwords.https)] {
+            let mut row = vec![Cell::text(account), Cell::text(dir.join(file).display().to_string()), Cell::text(core.config.keystore_format.to_string())];
+            if reveal {
+                row.push(Cell::text(password.as_str()));
+            }
+            list.push(row);
+        }
+        if reveal {
+            let (account, now) = (account.clone(), core.clock.now());
+            let recorded = core.journal.write(move |tx| {
+                let event = NewEvent { account: &account, kind: "keystore.revealed", subject: &account, facts: json!({}) };
+                tx.record(&event, now)
+            });
+            // No password is shown that left no trace.
+            recorded.await?;
+        }
+    }
+    ctx.printer.list(&list);
+    Ok(())
+}

@@ -1,0 +1,547 @@
+//! `message`: what was sent and received.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Subcommand;
+use serde_json::{Map, Value, json};
+
+use super::error::{DONE, FAILED, PARTLY, REMOTE};
+use super::output::{Cell, Format, List, facts, grouped, local, out, plain};
+use super::{Ctx, Outcome};
+use crate::clock::{Millis, millis, rfc3339};
+use crate::config::parse_duration;
+use crate::gateway::{Core, is_served};
+use crate::journal::MessageFilter;
+use crate::layout::{Area, MdnDirection, Tray, mdn_dir, shelf};
+use crate::manage::{Refusal, RefusalKind, Result, messages};
+use crate::message::{Direction, Message, State};
+
+/// How often a follower looks.
+const LOOK: Duration = Duration::from_millis(100);
+/// Work that is due later than this does not keep `--until-idle` waiting.
+const SOON: Millis = 5_000;
+/// Most rows of one list.
+const MAX_LIMIT: u32 = 100_000;
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:
+  as2gate message list
+  as2gate message list --state failed --since 24h
+  as2gate message show 048291637
+  as2gate message retry 048291637")]
+pub(crate) enum Verb {
+    /// List messages, newest first.
+    #[command(after_help = "Examples:
+  as2gate message list
+  as2gate message list --state retrying
+  as2gate message list --partner BIGMART --direction in --since 7d -o json")]
+    List {
+        /// Only in this state.
+        #[arg(long, value_name = "STATE")]
+        state: Option<State>,
+        /// Only in or out.
+        #[arg(long, value_name = "in|out")]
+        direction: Option<Direction>,
+        /// Only of this station.
+        #[arg(long, value_name = "ID")]
+        station: Option<String>,
+        /// Only of this partner.
+        #[arg(long, value_name = "ID")]
+        partner: Option<String>,
+        /// Only of this file name.
+        #[arg(long, value_name = "NAME")]
+        file: Option<String>,
+        /// Only of the last time, e.g. 24h or 7d.
+        #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+        since: Option<Duration>,
+        /// Only older than this message: the next page.
+        #[arg(long, value_name = "ID")]
+        before: Option<String>,
+        /// At most so many.
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_LIMIT)))]
+        limit: u32,
+    },
+    /// Show everything about a message.
+    #[command(after_help = "Examples:
+  as2gate message show 048291637
+  as2gate message show 20261122T150342118Z-048291637 -o json")]
+    Show {
+        /// Its id, the id's nine digits, or the Message-ID.
+        id: String,
+    },
+    /// Print each step as it happens.
+    #[command(after_help = "Examples:
+  as2gate message follow
+  as2gate message follow 048291637        until it is final
+  as2gate -q message follow --until-idle  returns when nothing is left to do")]
+    Follow {
+        /// Only this message, until it is final.
+        id: Option<String>,
+        /// Return when nothing is left to do.
+        #[arg(long, conflicts_with = "id")]
+        until_idle: bool,
+        /// Return with 1 after this time.
+        #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+        timeout: Option<Duration>,
+    },
+    /// Post the same bytes again now, under the same Message-ID.
+    #[command(after_help = "Examples:
+  as2gate message retry 048291637
+  as2gate message retry --state held")]
+    Retry(Which),
+    /// Send the stored file as a new message; the 6-hour rule does not count.
+    #[command(after_help = "Examples:
+  as2gate message resend 048291637
+  as2gate message resend --state failed --dry-run")]
+    Resend(Which),
+    /// Give up a message in work; its file goes to failed.
+    #[command(after_help = "Examples:
+  as2gate message cancel 048291637")]
+    Cancel(Which),
+    /// Write a message with all its evidence to a directory.
+    #[command(after_help = "Examples:
+  as2gate message export 048291637
+  as2gate message export 048291637 --out /tmp/evidence")]
+    Export {
+        /// Its id, the id's nine digits, or the Message-ID.
+        id: String,
+        /// A directory of the message's id is made here.
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        out: PathBuf,
+    },
+}
+
+/// Which messages to move.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Which {
+    /// Ids, their nine digits, or Message-IDs.
+    #[arg(required_unless_present = "state", conflicts_with = "state")]
+    ids: Vec<String>,
+    /// All sent messages in this state.
+    #[arg(long, value_name = "STATE")]
+    state: Option<State>,
+}
+
+pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
+    let core = ctx.core()?;
+    match verb {
+        Verb::List { state, direction, station, partner, file, since, before, limit } => {
+            let account = ctx.account().map(str::to_owned);
+            let since = since.map(|span| core.clock.now() - millis(span));
+            let filter = MessageFilter { account, direction, state, station, partner, file, since, before, limit };
+            let found = core.journal.read(|tx| tx.messages(&filter))?;
+            ctx.printer.list(&table(&found, state, core.clock.now()));
+        }
+        Verb::Show { id } => {
+            let message = messages::choose(&core, ctx.account(), &id)?;
+            ctx.printer.show(&object(&message), &shown(&core, &message));
+        }
+        Verb::Follow { id: Some(id), timeout, .. } => {
+            let message = messages::choose(&core, ctx.account(), &id)?;
+            return follow_one(ctx, &core, &message, timeout).await;
+        }
+        Verb::Follow { id: None, until_idle, timeout } => return follow_all(ctx, &core, until_idle, timeout).await,
+        Verb::Retry(which) => return each(ctx, &core, which, Move::Retry).await,
+        Verb::Resend(which) => return each(ctx, &core, which, Move::Resend).await,
+        Verb::Cancel(which) => return each(ctx, &core, which, Move::Cancel).await,
+        Verb::Export { id, out: dir } => {
+            let message = messages::choose(&core, ctx.account(), &id)?;
+            let done = messages::export(&core, &message, &dir)?;
+            let mut text = format!("Wrote {}\n", done.dir.display());
+            done.files.iter().for_each(|file| text.push_str(&format!("      {file}\n")));
+            done.expired.iter().for_each(|file| text.push_str(&format!("      {file}: content expired\n")));
+            ctx.printer.done(&json!({ "id": message.id, "dir": done.dir, "files": done.files, "expired": done.expired }), &text);
+            return Ok(if done.expired.is_empty() { DONE } else { PARTLY });
+        }
+    }
+    Ok(DONE)
+}
+
+/// The receipt in one word: what stands behind the semicolon of the disposition.
+pub(crate) fn disposition(message: &Message) -> String {
+    let text = &message.detail.mdn_disposition;
+    text.rsplit_once(';').map_or(text.as_str(), |(_, rest)| rest).trim().to_owned()
+}
+
+/// A message as programs see it: one object, times in RFC 3339.
+pub(crate) fn object(message: &Message) -> Value {
+    let mut fields = Map::new();
+    let detail = serde_json::to_value(&message.detail).unwrap_or_default();
+    if let Value::Object(detail) = detail {
+        // Keys of the store are of no use to anybody else.
+        fields.extend(detail.into_iter().filter(|(name, _)| !matches!(name.as_str(), "payload" | "raw")));
+    }
+    if let Ok(Value::Object(mut row)) = serde_json::to_value(message) {
+        row.remove("detail");
+        fields.extend(row);
+    }
+    for name in ["created", "updated", "finished", "next_try", "mdn_at", "mdn_due"] {
+        if let Some(at) = fields.get(name).and_then(Value::as_i64) {
+            fields.insert(name.to_owned(), json!(rfc3339(at)));
+        }
+    }
+    for attempt in fields.get_mut("tries").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(at) = attempt["at"].as_i64() {
+            attempt["at"] = json!(rfc3339(at));
+        }
+    }
+    fields.insert("mdn".to_owned(), json!(disposition(message)));
+    Value::Object(fields)
+}
+
+/// The list's columns depend on what was asked for only in what people see.
+fn table(found: &[Message], state: Option<State>, now: Millis) -> List {
+    let waiting = matches!(state, Some(State::Retrying | State::Queued | State::Sending | State::WaitingMdn));
+    let reasons = waiting || matches!(state, Some(State::Failed | State::Held | State::Rejected | State::Quarantined));
+    let only = |shown: bool, head: &'static str| if shown { head } else { "" };
+    let columns = [
+        ("id", "ID"),
+        ("created", "TIME"),
+        ("direction", "DIR"),
+        ("station", "STATION"),
+        ("partner", "PARTNER"),
+        ("file", "FILE"),
+        ("size", "SIZE"),
+        ("state", "STATE"),
+        ("mdn", only(!reasons, "MDN")),
+        ("attempts", only(waiting, "TRIES")),
+        ("next_try", only(waiting, "NEXT")),
+        ("reason", only(reasons, "REASON")),
+        ("code", ""),
+        ("message_id", ""),
+        ("account", ""),
+        ("updated", ""),
+        ("finished", ""),
+        ("content_type", ""),
+        ("subject", ""),
+        ("sha256", ""),
+        ("previous", ""),
+    ];
+    let mut list = List::new(&columns, "no messages");
+    for message in found {
+        list.push(vec![
+            Cell::short(message.id.short(), message.id.as_str()),
+            Cell::time(Some(message.created), now),
+            Cell::text(message.direction.to_string()),
+            Cell::text(&message.station),
+            Cell::text(&message.partner),
+            Cell::text(&message.file),
+            Cell::size(message.size),
+            Cell::text(message.state.to_string()),
+            Cell::text(disposition(message)),
+            Cell::number(u64::from(message.attempts)),
+            Cell::time(message.next_try, now),
+            Cell::text(&message.reason),
+            Cell::text(&message.code),
+            Cell::text(&message.message_id),
+            Cell::text(&message.account),
+            Cell::time(Some(message.updated), now),
+            Cell::time(message.finished, now),
+            Cell::text(&message.content_type),
+            Cell::text(&message.subject),
+            Cell::text(&message.sha256),
+            Cell::text(&message.detail.previous),
+        ]);
+    }
+    list
+}
+
+fn shown(core: &Core, message: &Message) -> String {
+    let detail = &message.detail;
+    let now = core.clock.now();
+    let (from, to) = match message.direction {
+        Direction::Out => (&message.station, &message.partner),
+        Direction::In => (&message.partner, &message.station),
+    };
+    let word = |text: &str, yes: &str, no: &str| if text.is_empty() { no.to_owned() } else { format!("{yes} {text}") };
+    let mic = match detail.mic.rsplit_once(',') {
+        Some((value, digest)) => {
+            let agrees = message.direction == Direction::Out && message.state == State::Delivered && !detail.mdn_disposition.is_empty();
+            format!("{}  {}{}", value.trim(), digest.trim(), if agrees { "   (the MDN agrees)" } else { "" })
+        }
+        None => detail.mic.clone(),
+    };
+    let mode = if detail.mdn_mode.starts_with("async") { "async" } else { "sync" };
+    let mdn = match (detail.mdn_mode.as_str(), detail.mdn_at) {
+        ("none" | "", None) => "none asked for".to_owned(),
+        (_, None) => match detail.mdn_due {
+            Some(due) => format!("{mode}, due {}", local(due, now)),
+            None => format!("{mode}, not yet"),
+        },
+        (_, Some(at)) => {
+            let posted = detail.tries.last().map(|try_| format!("   {:.2} s after posting", seconds(at - try_.at)));
+            format!("{mode}, {}, {}   {}{}", detail.mdn_signature, disposition(message), local(at, now), posted.unwrap_or_default())
+        }
+    };
+    let tries: Vec<String> = detail.tries.iter().map(|t| format!("{}  {}  {}  {:.2} s", t.n, local(t.at, now), t.outcome, seconds(t.took))).collect();
+    let attempts = match tries.as_slice() {
+        [] if message.direction == Direction::In => String::new(),
+        [] => "0".to_owned(),
+        [_] => format!("1   {}", detail.tries.last().map(|t| t.outcome.clone()).unwrap_or_default()),
+        many => format!("{}\n{}", message.attempts, many.join("\n")),
+    };
+    let files: Vec<String> = match detail.files.len() {
+        0 | 1 => vec![format!("{}   {}   {} bytes", message.file, message.content_type, grouped(message.size))],
+        _ => detail.files.iter().map(|f| format!("{}   {}   {} bytes", f.name, f.content_type, grouped(f.size))).collect(),
+    };
+    let mut lines = vec![
+        ("Message", format!("{}   {}   {}", message.id, message.direction, message.state)),
+        ("AS2", format!("{from} → {to}   {}", message.message_id)),
+        ("Subject", message.subject.clone()),
+        ("File", files.join("\n")),
+        ("Security", format!("{}   {}   {}", word(&detail.signed, "signed", "not signed"), word(&detail.encrypted, "encrypted", "not encrypted"), word(&detail.compressed, "compressed", "not compressed"))),
+        ("MIC", mic),
+        ("MDN", mdn),
+        ("MDN says", detail.mdn_text.trim().to_owned()),
+        ("Attempts", attempts),
+        ("Next try", message.next_try.filter(|_| !message.state.is_final()).map(|at| local(at, now)).unwrap_or_default()),
+        ("Error", message.code.clone()),
+        ("Why", message.reason.clone()),
+        ("Hint", detail.hint.clone()),
+        ("Marks", detail.marks.join(", ")),
+        ("Previous", detail.previous.clone()),
+        ("User", detail.user.clone()),
+    ];
+    lines.push(("Where", places(message).join("\n")));
+    facts(&lines)
+}
+
+fn seconds(ms: Millis) -> f64 {
+    Duration::from_millis(ms.max(0).unsigned_abs()).as_secs_f64()
+}
+
+/// Where the message's records lie below `AS2/`.
+fn places(message: &Message) -> Vec<String> {
+    let id = message.id.as_str();
+    let (tray, direction) = match (message.direction, message.state) {
+        (Direction::In, State::Filed) => (Tray::Inbox, MdnDirection::Outgoing),
+        (Direction::Out, State::Delivered) => (Tray::Outbox, MdnDirection::Incoming),
+        (Direction::Out, State::Failed) => (Tray::Failed, MdnDirection::Incoming),
+        (_, State::Duplicate) => return vec![format!("{}/{}", crate::layout::duplicate_dir(&message.station, &message.partner).trim_start_matches("AS2/"), message.file)],
+        (Direction::Out, _) => return vec![format!("{}/{}", crate::layout::send_dir(&message.station, &message.partner).trim_start_matches("AS2/"), message.file)],
+        (Direction::In, _) => return Vec::new(),
+    };
+    let wire = if message.direction == Direction::In { Tray::Inbox } else { Tray::Outbox };
+    let below = |area| shelf(area, &message.station, &message.partner, if area == Area::Files { tray } else { wire }).trim_start_matches("AS2/").to_owned();
+    let mut places = vec![
+        format!("{}/{id}/{}", below(Area::Files), message.file),
+        format!("{}/{id}/message.as2", below(Area::RawMessage)),
+        format!("{}/{id}/headers.txt", below(Area::Headers)),
+    ];
+    if message.detail.mdn_at.is_some() {
+        places.push(format!("{}/{id}.mdn", mdn_dir(direction).trim_start_matches("AS2/")));
+    }
+    places
+}
+
+/// Waits until a message is final or held; fails after the time given.
+pub(crate) async fn wait_until_final(core: &Arc<Core>, id: &str, timeout: Option<Duration>) -> Result<Message> {
+    let began = Instant::now();
+    loop {
+        let message = core.journal.read(|tx| tx.expect_message(id))?;
+        if message.state.is_final() || message.state == State::Held {
+            return Ok(message);
+        }
+        if timeout.is_some_and(|limit| began.elapsed() >= limit) {
+            let why = if message.reason.is_empty() { format!("it is still {}", message.state) } else { format!("it is {}: {}", message.state, message.reason) };
+            return Err(Refusal::new(RefusalKind::Remote, "timeout", format!("message {id} is not final yet"), why, format!("as2gate message follow {}", message.id.short())));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// The exit code that a message's end stands for.
+pub(crate) fn verdict(message: &Message) -> u8 {
+    match message.state {
+        State::Delivered | State::Filed => DONE,
+        State::Failed | State::Held => REMOTE,
+        _ => FAILED,
+    }
+}
+
+async fn follow_one(ctx: &Ctx, core: &Arc<Core>, message: &Message, timeout: Option<Duration>) -> Outcome {
+    note_if_idle(ctx, core);
+    let began = Instant::now();
+    let mut cursor = 0;
+    let mut shown = false;
+    loop {
+        let id = message.id.as_str();
+        let events = core.journal.read(|tx| tx.events(cursor, Some(id), Some("message."), 500))?;
+        cursor = events.last().map_or(cursor, |event| event.seq);
+        shown |= !events.is_empty();
+        print_events(ctx, core, &events);
+        let current = core.journal.read(|tx| tx.expect_message(id))?;
+        if current.state.is_final() || current.state == State::Held {
+            if !shown && !ctx.printer.quiet {
+                print_state(ctx, &current, core.clock.now());
+            }
+            return Ok(verdict(&current));
+        }
+        if timeout.is_some_and(|limit| began.elapsed() >= limit) {
+            return Ok(FAILED);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn follow_all(ctx: &Ctx, core: &Arc<Core>, until_idle: bool, timeout: Option<Duration>) -> Outcome {
+    note_if_idle(ctx, core);
+    let began = Instant::now();
+    let mut cursor = last_event(core)?;
+    loop {
+        // Asked before the events are read: what makes it idle is among them.
+        let idle = until_idle && is_idle(core)?;
+        let events = core.journal.read(|tx| tx.events(cursor, None, Some("message."), 500))?;
+        cursor = events.last().map_or(cursor, |event| event.seq);
+        let ours: Vec<_> = events.into_iter().filter(|event| ctx.lists(&event.account)).collect();
+        print_events(ctx, core, &ours);
+        if idle {
+            return Ok(DONE);
+        }
+        if timeout.is_some_and(|limit| began.elapsed() >= limit) {
+            return Ok(FAILED);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Without a server nothing moves: better said than waited for.
+fn note_if_idle(ctx: &Ctx, core: &Core) {
+    if !is_served(&core.config) {
+        ctx.printer.note("note: no server is running here; as2gate serve");
+    }
+}
+
+/// The newest event, found by halving: there may be millions.
+fn last_event(core: &Core) -> Result<i64> {
+    let after = |seq: i64| -> Result<Option<i64>> { Ok(core.journal.read(|tx| tx.events(seq, None, None, 1))?.first().map(|event| event.seq)) };
+    let (mut low, mut step) = (0, 1i64);
+    while let Some(found) = after(low + step - 1)? {
+        low = found;
+        step *= 2;
+    }
+    while step > 1 {
+        step /= 2;
+        if let Some(found) = after(low + step - 1)? {
+            low = found;
+        }
+    }
+    Ok(low)
+}
+
+/// Nothing is in work, and nothing is due within the next seconds.
+fn is_idle(core: &Core) -> Result<bool> {
+    let states = core.journal.read(|tx| tx.count_states(Millis::MAX))?;
+    if states.iter().any(|(state, count)| *count > 0 && !state.is_final() && *state != State::Held) {
+        return Ok(false);
+    }
+    let (jobs, oldest) = core.journal.read(|tx| tx.queue())?;
+    Ok(jobs == 0 || oldest.is_none_or(|due| due > core.clock.now() + SOON))
+}
+
+fn print_events(ctx: &Ctx, core: &Core, events: &[crate::event::Event]) {
+    if ctx.printer.quiet {
+        return;
+    }
+    for event in events {
+        let word = |name: &str| event.facts[name].as_str().unwrap_or_default().to_owned();
+        if ctx.printer.format == Format::Json {
+            let mut line = json!({ "time": rfc3339(event.at), "event": event.kind, "id": event.subject, "account": event.account });
+            if let (Some(line), Some(facts)) = (line.as_object_mut(), event.facts.as_object()) {
+                line.extend(facts.clone());
+            }
+            out(&line.to_string());
+            continue;
+        }
+        let digits = event.subject.rsplit('-').next().unwrap_or_default();
+        let code = if word("code").is_empty() { String::new() } else { format!("  {}", word("code")) };
+        let line = format!(
+            "{}  {digits}  {:<3}  {}  {}  {}  {}{code}",
+            local(event.at, core.clock.now()),
+            word("direction"),
+            word("station"),
+            word("partner"),
+            word("file"),
+            event.kind.trim_start_matches("message.")
+        );
+        out(&plain(&line));
+    }
+}
+
+fn print_state(ctx: &Ctx, message: &Message, now: Millis) {
+    if ctx.printer.format == Format::Json {
+        out(&object(message).to_string());
+    } else {
+        out(&plain(&format!("{}  {}  {}", local(message.updated, now), message.id.short(), message.state)));
+    }
+}
+
+/// What a person wants done with messages.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Move {
+    Retry,
+    Resend,
+    Cancel,
+}
+
+async fn each(ctx: &Ctx, core: &Arc<Core>, which: Which, what: Move) -> Outcome {
+    let chosen = chosen(ctx, core, &which)?;
+    if which.state.is_some() && chosen.len() > 1 {
+        ctx.confirm(&format!("{} messages; go on?", chosen.len()))?;
+    }
+    let (mut moved, mut refused): (Vec<Value>, Vec<Refusal>) = (Vec::new(), Vec::new());
+    let mut text = String::new();
+    for message in &chosen {
+        let done = match what {
+            Move::Retry => messages::retry(core, message, ctx.dry_run()).await,
+            Move::Resend => messages::resend(core, message, ctx.dry_run()).await,
+            Move::Cancel => messages::cancel(core, message, ctx.dry_run()).await,
+        };
+        match done {
+            Ok(after) => {
+                let word = match what {
+                    Move::Retry => "goes out again now".to_owned(),
+                    Move::Resend if ctx.dry_run() => "would be sent anew".to_owned(),
+                    Move::Resend => format!("sent anew as {}", after.id),
+                    Move::Cancel => "cancelled".to_owned(),
+                };
+                text.push_str(&format!("{}\n", ctx.would(format!("Message {}   {word}", message.id))));
+                moved.push(object(&after));
+            }
+            Err(refusal) => refused.push(refusal),
+        }
+    }
+    let one = which.state.is_none() && which.ids.len() == 1;
+    if !moved.is_empty() || !one {
+        let result = if one { moved.pop().unwrap_or_default() } else { Value::Array(moved.clone()) };
+        ctx.printer.done(&result, if text.is_empty() { "no messages" } else { &text });
+    }
+    match (refused.len(), chosen.len()) {
+        (0, _) => Ok(DONE),
+        (_, 1) => Err(refused.remove(0)),
+        (some, all) => {
+            let first = refused.remove(0);
+            let what = format!("{some} of {all} messages were left as they are");
+            Err(Refusal { kind: RefusalKind::Partly, what, why: format!("{}: {}", first.what, first.why), ..first })
+        }
+    }
+}
+
+fn chosen(ctx: &Ctx, core: &Core, which: &Which) -> Result<Vec<Message>> {
+    if let Some(state) = which.state {
+        let filter = MessageFilter { account: ctx.account().map(str::to_owned), direction: Some(Direction::Out), state: Some(state), limit: MAX_LIMIT, ..MessageFilter::default() };
+        return Ok(core.journal.read(|tx| tx.messages(&filter))?);
+    }
+    let mut seen = BTreeSet::new();
+    let mut found = Vec::new();
+    for id in &which.ids {
+        let message = messages::choose(core, ctx.account(), id)?;
+        if seen.insert(message.id.clone()) {
+            found.push(message);
+        }
+    }
+    Ok(found)
+}

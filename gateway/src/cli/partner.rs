@@ -1,0 +1,393 @@
+//! `partner`: remote AS2 identities, their settings, and the test of a connection.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::error::{DONE, REMOTE};
+use super::output::{Cell, Format, List, facts, local, out};
+use super::settings::{OfPartner, Settings};
+use super::{CertificateFile, Ctx, Outcome, message};
+use crate::clock::compact;
+use crate::gateway::{Core, is_served};
+use crate::intake;
+use crate::journal::{MessageFilter, Objects};
+use crate::manage::certificates::day;
+use crate::manage::partners::{self, NewPartner};
+use crate::manage::{Refusal, RefusalKind, Result, objects, rules};
+use crate::message::{Direction, Message, State};
+use crate::partner::{Blocked, Partner};
+
+/// How long `partner test` waits for the MDN, unless told otherwise.
+const TEST_WITHIN: &str = "60s";
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:
+  as2gate partner add BIGMART --url https://as2.bigmart.example/as2 --certificate bigmart.cer
+  as2gate partner test BIGMART --from ACME_PROD
+  as2gate partner set BIGMART --mdn async-signed")]
+pub(crate) enum Verb {
+    /// List partners.
+    #[command(after_help = "Examples:
+  as2gate partner list
+  as2gate partner list -o json")]
+    List,
+    /// Show a partner with every setting that differs from its default.
+    #[command(after_help = "Examples:
+  as2gate partner show BIGMART
+  as2gate partner show BIGMART -o json")]
+    Show {
+        /// AS2 id.
+        id: String,
+    },
+    /// Add a partner.
+    #[command(after_help = "Examples:
+  as2gate partner add BIGMART --url https://as2.bigmart.example/as2 --certificate bigmart.cer
+  as2gate partner add OLDCO --url http://192.0.2.7/as2 --certificate oldco.p7b --sign sha1 --legacy
+  as2gate partner add --from-station BOB")]
+    Add {
+        /// AS2 id, compared exactly.
+        #[arg(required_unless_present = "from_station", conflicts_with = "from_station")]
+        id: Option<String>,
+        /// Its certificate, for signatures and encryption: PEM, DER, P7B.
+        #[arg(long, value_name = "FILE", conflicts_with = "from_station")]
+        certificate: Option<PathBuf>,
+        /// Name of the certificate here [default: made of the AS2 id and the year].
+        #[arg(long, value_name = "NAME")]
+        cert_name: Option<String>,
+        /// Take id, URL and certificate of a station of this server.
+        #[arg(long, value_name = "STATION")]
+        from_station: Option<String>,
+        #[command(flatten)]
+        file: CertificateFile,
+        #[command(flatten)]
+        settings: Settings<OfPartner>,
+    },
+    /// Change a partner.
+    #[command(after_help = "Examples:
+  as2gate partner set BIGMART --url https://new.bigmart.example/as2
+  as2gate partner set BIGMART --http-user acme --http-password env:BIGMART_PASSWORD
+  as2gate partner set BIGMART --set headers.X-Env=prod --retry-max-tries 20")]
+    Set {
+        /// AS2 id.
+        id: String,
+        /// New AS2 id: folders and history stay under the old one.
+        #[arg(long, value_name = "ID")]
+        as2_id: Option<String>,
+        #[command(flatten)]
+        settings: Settings<OfPartner>,
+    },
+    /// Remove a partner; its records stay until their life ends.
+    #[command(after_help = "Examples:
+  as2gate partner rm OLDCO")]
+    Rm {
+        /// AS2 id.
+        id: String,
+    },
+    /// Connect, send a small test message, check its MDN.
+    #[command(after_help = "Examples:
+  as2gate partner test BIGMART --from ACME_PROD
+  as2gate partner test BIGMART --connect-only")]
+    Test {
+        /// AS2 id.
+        id: String,
+        /// The station that sends; may be left out while one trades with it.
+        #[arg(long, value_name = "STATION")]
+        from: Option<String>,
+        /// Send no message.
+        #[arg(long)]
+        connect_only: bool,
+        /// How long to wait for the MDN.
+        #[arg(long, value_name = "TIME", default_value = TEST_WITHIN, value_parser = crate::config::parse_duration)]
+        timeout: Duration,
+    },
+    /// Refuse traffic of a partner.
+    #[command(after_help = "Examples:
+  as2gate partner block BIGMART in
+  as2gate partner block BIGMART both")]
+    Block {
+        /// AS2 id.
+        id: String,
+        /// in, out or both.
+        #[arg(default_value = "both")]
+        which: Blocked,
+    },
+    /// Let traffic of a partner pass again.
+    #[command(after_help = "Examples:
+  as2gate partner unblock BIGMART")]
+    Unblock {
+        /// AS2 id.
+        id: String,
+    },
+}
+
+pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
+    let core = ctx.core()?;
+    match verb {
+        Verb::List => list(ctx, &objects(&core)?),
+        Verb::Show { id } => {
+            let all = objects(&core)?;
+            let partner = partners::choose(&all, ctx.account(), &id)?;
+            let (object, text) = shown(&core, &all, partner)?;
+            ctx.printer.show(&object, &text);
+        }
+        Verb::Add { id, certificate, cert_name, from_station, file, settings } => {
+            let pairs = settings.pairs()?;
+            let (partner, origin) = match (id, from_station) {
+                (_, Some(station)) => {
+                    let partner = partners::add_from_station(&core, ctx.account(), &station, &pairs, ctx.dry_run()).await?;
+                    (partner, format!("   from station {station}"))
+                }
+                (id, None) => {
+                    let certificate = certificate.map(|path| file.read(&path, cert_name.clone())).transpose()?;
+                    let new = NewPartner { account: ctx.account().map(str::to_owned), as2_id: id.unwrap_or_default(), settings: pairs, certificate };
+                    (partners::add(&core, &new, ctx.dry_run()).await?, String::new())
+                }
+            };
+            ctx.printer.done(&object(&partner), &ctx.would(format!("{}{origin}", headline(&partner))));
+            warn(ctx, &core, &partner)?;
+        }
+        Verb::Set { id, as2_id, settings } => {
+            let mut pairs = settings.pairs()?;
+            if let Some(new) = as2_id.filter(|new| *new != id) {
+                let explanation = format!("folders and history of {id} stay under that name; {new} begins with empty ones");
+                ctx.confirm_by_name(&explanation, &id)?;
+                pairs.push(("as2_id".to_owned(), new));
+            } else if pairs.is_empty() {
+                settings.some("partner", &id)?;
+            }
+            let partner = partners::set(&core, ctx.account(), &id, &pairs, ctx.dry_run()).await?;
+            ctx.printer.done(&object(&partner), &ctx.would(headline(&partner)));
+            warn(ctx, &core, &partner)?;
+        }
+        Verb::Rm { id } => {
+            ctx.confirm(&format!("remove partner {id}?"))?;
+            partners::remove(&core, ctx.account(), &id, ctx.dry_run()).await?;
+            let text = format!("Partner {id} removed; its certificates and records stay");
+            ctx.printer.done(&json!({ "as2_id": id, "removed": !ctx.dry_run() }), &ctx.would(text));
+        }
+        Verb::Test { id, from, connect_only, timeout } => return test(ctx, &core, &id, from, connect_only, timeout).await,
+        Verb::Block { id, which } => block(ctx, &core, &id, which).await?,
+        Verb::Unblock { id } => block(ctx, &core, &id, Blocked::None).await?,
+    }
+    Ok(DONE)
+}
+
+async fn block(ctx: &Ctx, core: &Core, id: &str, which: Blocked) -> Result<()> {
+    let partner = partners::block(core, ctx.account(), id, which, ctx.dry_run()).await?;
+    let text = if which == Blocked::None { format!("Partner {id}   traffic passes both ways") } else { format!("Partner {id}   blocked {which}") };
+    ctx.printer.done(&object(&partner), &ctx.would(text));
+    Ok(())
+}
+
+fn list(ctx: &Ctx, all: &Objects) {
+    let columns = [
+        ("as2_id", "AS2 ID"),
+        ("account", "ACCOUNT"),
+        ("url", "URL"),
+        ("sign", "SIGN"),
+        ("encrypt", "ENCRYPT"),
+        ("compress", ""),
+        ("mdn", "MDN"),
+        ("stations", "STATIONS"),
+        ("blocked", "BLOCKED"),
+        ("name", ""),
+    ];
+    let mut list = List::new(&columns, "no partners; as2gate partner add AS2_ID --url URL --certificate FILE");
+    for partner in all.partners.values().filter(|partner| ctx.lists(&partner.account)) {
+        let word = |word: Option<String>| Cell::text(word.unwrap_or_else(|| "none".to_owned()));
+        list.push(vec![
+            Cell::text(&partner.as2_id),
+            Cell::text(&partner.account),
+            Cell::text(&partner.url),
+            word(partner.sign.map(|digest| digest.to_string())),
+            word(partner.encrypt.map(|cipher| cipher.to_string())),
+            Cell::text(partner.compress.to_string()),
+            Cell::text(partner.mdn.to_string()),
+            Cell::names(&partner.stations),
+            Cell::text(partner.blocked.to_string()),
+            Cell::text(&partner.name),
+        ]);
+    }
+    ctx.printer.list(&list);
+}
+
+/// The partner's fields without its passwords.
+fn object(partner: &Partner) -> Value {
+    let mut partner = partner.clone();
+    for auth in [&mut partner.http_auth, &mut partner.proxy_auth] {
+        if !auth.password.is_empty() {
+            "…".clone_into(&mut auth.password);
+        }
+    }
+    json!(partner)
+}
+
+/// `Partner BOB     sign sha256   encrypt aes256-cbc   mdn sync-signed`.
+fn headline(partner: &Partner) -> String {
+    let word = |word: Option<String>| word.unwrap_or_else(|| "none".to_owned());
+    let (sign, encrypt) = (word(partner.sign.map(|d| d.to_string())), word(partner.encrypt.map(|c| c.to_string())));
+    format!("Partner {:<7} sign {sign}   encrypt {encrypt}   mdn {}", partner.as2_id, partner.mdn)
+}
+
+/// What still lacks, on standard error.
+fn warn(ctx: &Ctx, core: &Core, partner: &Partner) -> Result<()> {
+    if ctx.dry_run() || ctx.printer.format == Format::Json {
+        return Ok(());
+    }
+    for (what, hint) in rules::warnings(&objects(core)?, core.clock.now()) {
+        if what.starts_with(&format!("partner {} ", partner.as2_id)) {
+            ctx.printer.note(&format!("note: {what}; {hint}"));
+        }
+    }
+    Ok(())
+}
+
+fn shown(core: &Core, all: &Objects, partner: &Partner) -> Result<(Value, String)> {
+    let mut value = object(partner);
+    let now = core.clock.now();
+    let last = |direction| -> Result<Option<Message>> {
+        let filter = MessageFilter { account: Some(partner.account.clone()), partner: Some(partner.as2_id.clone()), direction: Some(direction), limit: 1, ..MessageFilter::default() };
+        Ok(core.journal.read(|tx| tx.messages(&filter))?.into_iter().next())
+    };
+    let (last_in, last_out) = (last(Direction::In)?, last(Direction::Out)?);
+    // What its product says about itself stands in the headers of its last message.
+    let announced: Vec<String> = last_in.iter().flat_map(|m| m.detail.headers.lines().map(str::to_owned).collect::<Vec<_>>()).filter(|line| {
+        let name = line.split(':').next().unwrap_or_default().to_ascii_lowercase();
+        matches!(name.as_str(), "as2-version" | "user-agent" | "ediint-features" | "server")
+    }).collect();
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("announced".to_owned(), json!(announced));
+        fields.insert("last_in".to_owned(), json!(last_in.as_ref().map(|m| crate::clock::rfc3339(m.created))));
+        fields.insert("last_out".to_owned(), json!(last_out.as_ref().map(|m| crate::clock::rfc3339(m.created))));
+    }
+    let described = |name: &str| all.certificate(&partner.account, name).map_or_else(|| name.to_owned(), |c| format!("{} ({}, expires {})", c.name, c.key, day(c.not_after)));
+    let defaults = crate::manage::fields::table(&Partner::default());
+    let shown_above = ["as2_id", "account", "url", "name", "email", "sign", "encrypt", "compress", "mdn", "sign_certificate", "encrypt_certificate", "blocked", "stations"];
+    let others = crate::manage::fields::table(&Partner { http_auth: Default::default(), proxy_auth: Default::default(), ..partner.clone() });
+    let others: Vec<String> = others.iter().filter(|(name, value)| !shown_above.contains(&name.as_str()) && defaults.get(*name) != Some(value)).map(|(name, value)| format!("{name} = {value}")).collect();
+    let at = |message: &Option<Message>| message.as_ref().map(|m| format!("{}  {}  {}", local(m.created, now), m.file, m.state)).unwrap_or_default();
+    let text = facts(&[
+        ("Partner", partner.as2_id.clone()),
+        ("Account", partner.account.clone()),
+        ("Name", partner.name.clone()),
+        ("E-mail", partner.email.clone()),
+        ("URL", partner.url.clone()),
+        ("Sends to it", headline(partner).split_once("sign ").map(|(_, rest)| format!("sign {rest}   compress {}", partner.compress)).unwrap_or_default()),
+        ("Signs with", partner.sign_certificate.iter().map(|name| described(name)).collect::<Vec<_>>().join("\n")),
+        ("Encrypt to", if partner.encrypt_certificate.is_empty() { String::new() } else { described(&partner.encrypt_certificate) }),
+        ("Stations", partner.stations.join(", ")),
+        ("Blocked", if partner.blocked == Blocked::None { String::new() } else { partner.blocked.to_string() }),
+        ("HTTP user", partner.http_auth.user.clone()),
+        ("Settings", others.join("\n")),
+        ("Announced", announced.join("\n")),
+        ("Last in", at(&last_in)),
+        ("Last out", at(&last_out)),
+    ]);
+    Ok((value, text))
+}
+
+/// One line of a test.
+struct Line {
+    ok: bool,
+    name: String,
+    detail: String,
+    hint: String,
+}
+
+async fn test(ctx: &Ctx, core: &Arc<Core>, id: &str, from: Option<String>, connect_only: bool, timeout: Duration) -> Outcome {
+    let all = objects(core)?;
+    let partner = partners::choose(&all, ctx.account(), id)?;
+    let station = match from {
+        Some(station) => station,
+        None => {
+            let mut trading = all.pairs(&partner.account).filter(|(_, p)| p.as2_id == id).map(|(s, _)| s.as2_id.clone());
+            match (trading.next(), trading.next()) {
+                (Some(only), None) => only,
+                (None, _) => return Err(Refusal::not_found(format!("nobody trades with {id}"), "the account has no station for it", "as2gate station add AS2_ID")),
+                _ => return Err(Refusal::usage(format!("which station tests {id}?"), "several trade with it", "add --from STATION")),
+            }
+        }
+    };
+    let pair = core.partnership(&station, id)?;
+    let target = crate::outbox::target(core, &pair, &pair.partner.url);
+    let steps = core.poster.probe(&target).await;
+    let mut lines = Vec::new();
+    let print = |line: Line, lines: &mut Vec<Line>| {
+        if ctx.printer.format != Format::Json && !ctx.printer.quiet {
+            out(&format!("{}   {:<24} {}", if line.ok { "ok" } else { "no" }, line.name, super::output::plain(&line.detail)).trim_end().to_owned());
+        }
+        lines.push(line);
+    };
+    match steps.iter().find(|step| !step.ok) {
+        Some(step) => print(Line { ok: false, name: format!("url {}", step.name), detail: step.detail.clone(), hint: step.hint.clone() }, &mut lines),
+        None => {
+            let took: Duration = steps.iter().map(|step| step.took).sum();
+            let tls = steps.iter().find(|step| step.name == "tls").map(|step| format!("  {}", step.detail)).unwrap_or_default();
+            let detail = format!("{}  ({:.1} ms){tls}", pair.partner.url, took.as_secs_f64() * 1000.0);
+            print(Line { ok: true, name: "url answers".to_owned(), detail, hint: String::new() }, &mut lines);
+        }
+    }
+    let mut sent = None;
+    if lines.iter().all(|line| line.ok) && !connect_only && !ctx.dry_run() {
+        let message = send_test(core, &station, id, timeout).await?;
+        for line in verdicts(&message) {
+            print(line, &mut lines);
+        }
+        sent = Some(message);
+    }
+    if ctx.printer.format == Format::Json {
+        let lines: Vec<Value> = lines.iter().map(|line| json!({ "ok": line.ok, "name": line.name, "detail": line.detail, "hint": line.hint })).collect();
+        let message = sent.as_ref().map(|m| m.id.as_str());
+        ctx.printer.show(&json!({ "partner": id, "station": station, "ok": lines.iter().all(|line| line["ok"] == true), "steps": lines, "message": message }), "");
+    }
+    match lines.iter().find(|line| !line.ok) {
+        None => Ok(DONE),
+        Some(line) if ctx.printer.format == Format::Json => {
+            let _ = line;
+            Ok(REMOTE)
+        }
+        Some(line) => {
+            let hint = if line.hint.is_empty() { "as2gate message list --limit 1 shows what was sent".to_owned() } else { line.hint.clone() };
+            Err(Refusal::new(RefusalKind::Remote, "partner-test", format!("the test of {id} failed at: {}", line.name), line.detail.clone(), hint))
+        }
+    }
+}
+
+/// Sends a small text and waits until its fate is known.
+async fn send_test(core: &Arc<Core>, station: &str, partner: &str, timeout: Duration) -> Result<Message> {
+    if !is_served(&core.config) {
+        return Err(Refusal::new(RefusalKind::Failed, "not-serving", "cannot send a test message", "no server is running here", "as2gate serve"));
+    }
+    let now = core.clock.now();
+    let name = format!("as2gate-test-{}.txt", compact(now));
+    let cannot = |error: &std::io::Error| Refusal::from_io("cannot write the test file", error);
+    let dir = core.config.paths().spool;
+    let path = dir.join(format!("{}-{name}", std::process::id()));
+    let text = format!("Test message of as2gate {} from {station} to {partner}.\r\n", env!("CARGO_PKG_VERSION"));
+    std::fs::File::create_new(&path).and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| cannot(&error))?;
+    let submitted = intake::submit(core, station, partner, &path, Some(&name), Some("as2gate test message"), None).await;
+    let _ = std::fs::remove_file(&path);
+    message::wait_until_final(core, submitted?.id.as_str(), Some(timeout)).await
+}
+
+fn verdicts(message: &Message) -> Vec<Line> {
+    let detail = &message.detail;
+    let delivered = message.state == State::Delivered;
+    let mut lines = vec![Line {
+        ok: delivered,
+        name: if delivered { "test message delivered".to_owned() } else { format!("test message {}", message.state) },
+        detail: if delivered { message.message_id.clone() } else { message.reason.clone() },
+        hint: detail.hint.clone(),
+    }];
+    if delivered && !detail.mdn_disposition.is_empty() {
+        let digest = detail.mic.rsplit_once(',').map(|(_, name)| format!(", MIC {} agrees", name.trim())).unwrap_or_default();
+        let name = if detail.mdn_signature.starts_with("signed") { "signed MDN" } else { "MDN" };
+        lines.push(Line { ok: true, name: name.to_owned(), detail: format!("{}{digest}", message::disposition(message)), hint: String::new() });
+    }
+    lines
+}

@@ -1,0 +1,379 @@
+//! `user`: SFTP logins and their keys.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use keystore::ssh::{KeyFile, KeyFormat, KeyKind, MAX_PUBLIC_TEXT, PublicKey};
+use serde_json::{Value, json};
+
+use super::error::DONE;
+use super::output::{Cell, List, facts};
+use super::settings::{OfUser, Settings};
+use super::{Ctx, Outcome};
+use crate::gateway::Core;
+use crate::manage::users::{self, KeySource, KeyWish};
+use crate::manage::{Refusal, Result, host_keys, objects};
+use crate::user::User;
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:
+  as2gate user add acme-erp --generate-key ed25519 --out acme-erp.key
+  as2gate user add acme-wms --public-key wms.pub
+  as2gate user disable acme-wms")]
+pub(crate) enum Verb {
+    /// List users.
+    #[command(after_help = "Examples:
+  as2gate user list
+  as2gate user list -o json")]
+    List,
+    /// Show a user, its keys and how it connects.
+    #[command(after_help = "Examples:
+  as2gate user show acme-erp")]
+    Show {
+        /// Its name.
+        name: String,
+    },
+    /// Add a user with a new or an existing key.
+    #[command(after_help = "Examples:
+  as2gate user add acme-erp --generate-key
+  as2gate user add acme-win --generate-key rsa --format ppk --out acme-win.ppk --passphrase file:pass.txt
+  as2gate user add acme-wms --public-key wms.pub --allowed-ips 192.0.2.0/24")]
+    Add {
+        /// Its name: a-z, A-Z, 0-9, - and _; not beginning with -.
+        #[arg(allow_hyphen_values = true)]
+        name: String,
+        #[command(flatten)]
+        key: KeyArgs,
+        #[command(flatten)]
+        settings: Settings<OfUser>,
+    },
+    /// Change a user.
+    #[command(after_help = "Examples:
+  as2gate user set acme-wms --allowed-ips 192.0.2.0/24,198.51.100.7
+  as2gate user set acme-wms --delete-received")]
+    Set {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        settings: Settings<OfUser>,
+    },
+    /// Remove a user; its open connections end.
+    #[command(after_help = "Examples:
+  as2gate user rm acme-wms")]
+    Rm {
+        /// Its name.
+        name: String,
+    },
+    /// Allow logins again.
+    #[command(after_help = "Examples:
+  as2gate user enable acme-wms")]
+    Enable {
+        /// Its name.
+        name: String,
+    },
+    /// Refuse logins; open connections end.
+    #[command(after_help = "Examples:
+  as2gate user disable acme-wms")]
+    Disable {
+        /// Its name.
+        name: String,
+    },
+    /// Keys of a user.
+    #[command(subcommand)]
+    Key(KeyVerb),
+    /// Show what happened to a user: logins, keys, changes.
+    #[command(after_help = "Examples:
+  as2gate user log acme-erp
+  as2gate user log acme-erp --limit 20 -o json")]
+    Log {
+        /// Its name.
+        name: String,
+        /// The last so many.
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: usize,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:
+  as2gate user key list acme-erp
+  as2gate user key rotate acme-erp --out acme-erp-2.key")]
+pub(crate) enum KeyVerb {
+    /// List keys.
+    #[command(after_help = "Examples:
+  as2gate user key list acme-erp")]
+    List {
+        /// The user.
+        name: String,
+    },
+    /// Add a key.
+    #[command(after_help = "Examples:
+  as2gate user key add acme-erp --public-key second.pub")]
+    Add {
+        /// The user.
+        name: String,
+        #[command(flatten)]
+        key: KeyArgs,
+    },
+    /// Replace all keys; the old ones no longer work.
+    #[command(after_help = "Examples:
+  as2gate user key rotate acme-erp --out acme-erp-2.key
+  as2gate user key rotate acme-erp --public-key new.pub")]
+    Rotate {
+        /// The user.
+        name: String,
+        #[command(flatten)]
+        key: KeyArgs,
+    },
+    /// Remove a key by its fingerprint or comment.
+    #[command(after_help = "Examples:
+  as2gate user key rm acme-erp SHA256:Vt8nQm3E")]
+    Rm {
+        /// The user.
+        name: String,
+        /// Fingerprint or comment.
+        key: String,
+    },
+}
+
+/// Where a key comes from.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct KeyArgs {
+    /// Public key: a .pub file, authorized_keys lines or an RFC 4716 block; - is standard input.
+    #[arg(long, value_name = "FILE", conflicts_with = "generate_key")]
+    public_key: Option<PathBuf>,
+    /// Make a key pair: ed25519, ecdsa or rsa.
+    #[arg(long, value_name = "TYPE", num_args = 0..=1, default_missing_value = "ed25519")]
+    generate_key: Option<KeyKind>,
+    /// File format of the private key: openssh, pem, ppk, ppk2.
+    #[arg(long, value_name = "FORM", default_value = "openssh", conflicts_with = "public_key")]
+    format: KeyFormat,
+    /// What protects the private key's file: env:NAME, file:PATH, or - for a line of standard input.
+    #[arg(long, value_name = "SOURCE", conflicts_with = "public_key")]
+    passphrase: Option<String>,
+    /// Where the private key is written, mode 0400; - is standard output [default: <user>.key].
+    #[arg(long, value_name = "FILE", conflicts_with = "public_key")]
+    out: Option<PathBuf>,
+}
+
+impl KeyArgs {
+    /// `default` makes a key where neither way was chosen.
+    fn source(&self, default: bool) -> Result<KeySource> {
+        match (&self.public_key, self.generate_key) {
+            (Some(file), _) => {
+                let bytes = super::read_file(file, u64::try_from(MAX_PUBLIC_TEXT).unwrap_or(u64::MAX))?;
+                Ok(KeySource::Public(String::from_utf8_lossy(&bytes).into_owned()))
+            }
+            (None, Some(kind)) => Ok(KeySource::Generate(self.wish(kind)?)),
+            (None, None) if default => Ok(KeySource::Generate(self.wish(KeyKind::default())?)),
+            (None, None) => Err(Refusal::usage("which key?", "a user logs in with a key", "add --generate-key, or --public-key FILE")),
+        }
+    }
+
+    fn wish(&self, kind: KeyKind) -> Result<KeyWish> {
+        let passphrase = self.passphrase.as_deref().map(super::read_secret).transpose()?;
+        Ok(KeyWish { kind, format: self.format, passphrase })
+    }
+
+    /// Where the private key goes; looked at before anything is changed, for the key exists only once.
+    fn target(&self, user: &str, source: &KeySource) -> Result<PathBuf> {
+        let extension = match self.format {
+            KeyFormat::Ppk3 | KeyFormat::Ppk2 => "ppk",
+            KeyFormat::Openssh | KeyFormat::Pem => "key",
+        };
+        let target = self.out.clone().unwrap_or_else(|| PathBuf::from(format!("{user}.{extension}")));
+        if matches!(source, KeySource::Generate(_)) && target != Path::new("-") && target.exists() {
+            let what = format!("cannot write {}", target.display());
+            return Err(Refusal::exists(what, "the file exists, and nothing is overwritten", "give another name with --out"));
+        }
+        Ok(target)
+    }
+
+    /// Writes the private key and says so.
+    fn write(&self, ctx: &Ctx, target: &Path, file: &KeyFile, ending: &str) -> Result<String> {
+        super::write_file(target, &file.private, 0o400)?;
+        let form = match self.format {
+            KeyFormat::Openssh => "OpenSSH",
+            KeyFormat::Pem => "PEM",
+            KeyFormat::Ppk3 => "PPK version 3",
+            KeyFormat::Ppk2 => "PPK version 2",
+        };
+        let _ = ctx;
+        Ok(format!("Wrote {} ({form}, mode 0400)   fingerprint {}{ending}", target.display(), file.fingerprint))
+    }
+}
+
+pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
+    let core = ctx.core()?;
+    match verb {
+        Verb::List => list(ctx, &core)?,
+        Verb::Show { name } => {
+            let all = objects(&core)?;
+            let user = users::choose(&all, ctx.account(), &name)?;
+            let (object, text) = shown(&core, user)?;
+            ctx.printer.show(&object, &text);
+        }
+        Verb::Add { name, key, settings } => {
+            let source = key.source(false)?;
+            let target = key.target(&name, &source)?;
+            let (user, file) = users::add(&core, ctx.account(), &name, &source, &settings.pairs()?, ctx.dry_run()).await?;
+            let mut text = format!("User {}   key only   home /mftg-{}\n", user.name, user.account);
+            let mut private = None;
+            if let Some(file) = file.as_ref().filter(|_| !ctx.dry_run()) {
+                text.push_str(&format!("{}\n", key.write(ctx, &target, file, "")?));
+                private = Some(target.display().to_string()).filter(|target| target != "-");
+            }
+            let connect = users::connect_command(&core, &user.name, private.as_deref());
+            text.push_str(&format!("Connect:  {connect}\n"));
+            let mut object = object(&user);
+            if let Some(fields) = object.as_object_mut() {
+                fields.insert("connect".to_owned(), json!(connect));
+                fields.insert("private_key_file".to_owned(), json!(private));
+            }
+            ctx.printer.done(&object, &ctx.would(text));
+        }
+        Verb::Set { name, settings } => {
+            let user = users::set(&core, ctx.account(), &name, &settings.some("user", &name)?, ctx.dry_run()).await?;
+            ctx.printer.done(&object(&user), &ctx.would(format!("User {} changed", user.name)));
+        }
+        Verb::Rm { name } => {
+            ctx.confirm(&format!("remove user {name}?"))?;
+            users::remove(&core, ctx.account(), &name, ctx.dry_run()).await?;
+            ctx.printer.done(&json!({ "name": name, "removed": !ctx.dry_run() }), &ctx.would(format!("User {name} removed")));
+        }
+        Verb::Enable { name } => {
+            let user = users::enable(&core, ctx.account(), &name, true, ctx.dry_run()).await?;
+            ctx.printer.done(&object(&user), &ctx.would(format!("User {} may log in", user.name)));
+        }
+        Verb::Disable { name } => {
+            let user = users::enable(&core, ctx.account(), &name, false, ctx.dry_run()).await?;
+            ctx.printer.done(&object(&user), &ctx.would(format!("User {} may not log in; open connections end", user.name)));
+        }
+        Verb::Key(verb) => keys(ctx, &core, verb).await?,
+        Verb::Log { name, limit } => log(ctx, &core, &name, limit)?,
+    }
+    Ok(DONE)
+}
+
+async fn keys(ctx: &Ctx, core: &Core, verb: KeyVerb) -> Result<()> {
+    match verb {
+        KeyVerb::List { name } => {
+            let all = objects(core)?;
+            let user = users::choose(&all, ctx.account(), &name)?;
+            let columns = [("fingerprint", "FINGERPRINT"), ("algorithm", "TYPE"), ("bits", "BITS"), ("comment", "COMMENT"), ("from", "FROM"), ("expires", "EXPIRES"), ("line", "")];
+            let mut list = List::new(&columns, "no keys; as2gate user key add NAME --public-key FILE");
+            for key in users::keys(user) {
+                let expires = key.options.expiry_time.map(|end| end.saturating_mul(1000));
+                list.push(vec![
+                    Cell::text(&key.fingerprint),
+                    Cell::text(&key.algorithm),
+                    Cell::number(u64::from(key.bits)),
+                    Cell::text(&key.comment),
+                    Cell::names(&key.options.from),
+                    Cell::time(expires, core.clock.now()),
+                    Cell::text(users::line(&key)),
+                ]);
+            }
+            ctx.printer.list(&list);
+        }
+        KeyVerb::Add { name, key } => {
+            let source = key.source(false)?;
+            let target = key.target(&name, &source)?;
+            let (user, file) = users::add_key(core, ctx.account(), &name, &source, ctx.dry_run()).await?;
+            let text = match file.as_ref().filter(|_| !ctx.dry_run()) {
+                Some(file) => key.write(ctx, &target, file, "")?,
+                None => format!("User {} has {} keys", user.name, user.keys.len()),
+            };
+            ctx.printer.done(&object(&user), &ctx.would(text));
+        }
+        KeyVerb::Rotate { name, key } => {
+            let source = key.source(true)?;
+            let target = key.target(&name, &source)?;
+            let (user, file) = users::rotate_key(core, ctx.account(), &name, &source, ctx.dry_run()).await?;
+            let text = match file.as_ref().filter(|_| !ctx.dry_run()) {
+                Some(file) => key.write(ctx, &target, file, "   the old key no longer works")?,
+                None => format!("User {}   the old key no longer works", user.name),
+            };
+            ctx.printer.done(&object(&user), &ctx.would(text));
+        }
+        KeyVerb::Rm { name, key } => {
+            ctx.confirm(&format!("remove the key {key} of {name}?"))?;
+            let user = users::remove_key(core, ctx.account(), &name, &key, ctx.dry_run()).await?;
+            ctx.printer.done(&object(&user), &ctx.would(format!("Key removed; {} has {} left", user.name, user.keys.len())));
+        }
+    }
+    Ok(())
+}
+
+fn list(ctx: &Ctx, core: &Core) -> Result<()> {
+    let all = objects(core)?;
+    let columns = [
+        ("name", "NAME"),
+        ("account", "ACCOUNT"),
+        ("kind", "KIND"),
+        ("enabled", "ENABLED"),
+        ("keys", "KEYS"),
+        ("allowed_ips", "ALLOWED"),
+        ("delete_received", ""),
+        ("expires", "EXPIRES"),
+    ];
+    let mut list = List::new(&columns, "no users; as2gate user add NAME --generate-key");
+    for user in all.users.values().filter(|user| ctx.lists(&user.account)) {
+        let allowed = if user.allowed_ips.is_empty() { Cell::short("anywhere", json!([])) } else { Cell::names(&user.allowed_ips) };
+        list.push(vec![
+            Cell::text(&user.name),
+            Cell::text(&user.account),
+            Cell::text(user.kind.to_string()),
+            Cell::flag(user.enabled),
+            Cell::number(u64::try_from(user.keys.len()).unwrap_or(u64::MAX)),
+            allowed,
+            Cell::flag(user.delete_received),
+            Cell::text(&user.expires),
+        ]);
+    }
+    ctx.printer.list(&list);
+    Ok(())
+}
+
+fn object(user: &User) -> Value {
+    json!(user)
+}
+
+fn shown(core: &Core, user: &User) -> Result<(Value, String)> {
+    let keys: Vec<PublicKey> = users::keys(user);
+    let hosts = host_keys::load(&core.config)?;
+    let connect = users::connect_command(core, &user.name, Some("KEYFILE"));
+    let mut value = object(user);
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("home".to_owned(), json!(format!("/mftg-{}", user.account)));
+        fields.insert("connect".to_owned(), json!(connect));
+        fields.insert("fingerprints".to_owned(), json!(keys.iter().map(|key| &key.fingerprint).collect::<Vec<_>>()));
+        fields.insert("host_keys".to_owned(), json!(hosts.iter().map(|key| &key.fingerprint).collect::<Vec<_>>()));
+    }
+    let text = facts(&[
+        ("User", user.name.clone()),
+        ("Account", user.account.clone()),
+        ("Home", format!("/mftg-{}", user.account)),
+        ("Login", if user.enabled { "enabled, key only".to_owned() } else { "disabled".to_owned() }),
+        ("Keys", keys.iter().map(|key| format!("{} {} {}", key.fingerprint, key.algorithm, key.comment)).collect::<Vec<_>>().join("\n")),
+        ("Allowed", if user.allowed_ips.is_empty() { "from anywhere".to_owned() } else { user.allowed_ips.join(", ") }),
+        ("Rights", if user.delete_received { "may delete what was received".to_owned() } else { String::new() }),
+        ("Expires", user.expires.clone()),
+        ("Connect", connect),
+        ("Host keys", hosts.iter().map(|key| format!("{:<8} {}", key.kind, key.fingerprint)).collect::<Vec<_>>().join("\n")),
+    ]);
+    Ok((value, text))
+}
+
+fn log(ctx: &Ctx, core: &Core, name: &str, limit: usize) -> Result<()> {
+    /// Events read of one user.
+    const MAX_EVENTS: u32 = 100_000;
+    let events = core.journal.read(|tx| tx.events(0, Some(name), Some("user."), MAX_EVENTS))?;
+    let mut list = List::new(&[("time", "TIME"), ("kind", "EVENT"), ("facts", "FACTS")], "nothing happened");
+    for event in events.iter().skip(events.len().saturating_sub(limit)) {
+        let shown = event.facts.as_object().map(|facts| facts.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" "));
+        list.push(vec![Cell::time(Some(event.at), core.clock.now()), Cell::text(&event.kind), Cell::short(shown.unwrap_or_default(), event.facts.clone())]);
+    }
+    ctx.printer.list(&list);
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! Thirty-five days in view, thirty-five more restorable, then gone; parts of uploads after two days.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use tests::sftp::quoted;
+use tests::{Gateway, Pair, files_below, noise, order, wait_for};
+
+const DAY: i64 = 86_400;
+
+/// Moves the clock and waits for the sweep that a new day brings.
+fn on_day(gateway: &Gateway, day: i64) {
+    gateway.set_clock(day * DAY);
+    // The daily sweep runs by itself; by hand it is the same sweep, and it is over when the command is.
+    gateway.ok(&["lifecycle", "run", "-y"]);
+}
+
+/// The data files of the account that lie in view, and those out of view.
+fn on_disk(gateway: &Gateway) -> (Vec<String>, Vec<String>) {
+    let noncurrent = files_below(&gateway.path("data/noncurrent"));
+    (files_below(&gateway.tree("")), noncurrent)
+}
+
+#[test]
+fn records_leave_the_view_after_35_days_and_the_disk_after_70() {
+    let pair = Pair::one_gateway();
+    let gateway = pair.alice();
+    let parcel = pair.deliver("old.edi", &order(1));
+    pair.put("old.edi", &order(2));
+    let inbox = format!("AS2/files/BOB/ALICE/inbox/{}", parcel.got_id());
+    let paths = [
+        format!("{inbox}/old.edi"),
+        format!("AS2/files/ALICE/BOB/outbox/{}/old.edi", parcel.sent_id()),
+        format!("AS2/raw-message/ALICE/BOB/outbox/{}/message.as2", parcel.sent_id()),
+        format!("AS2/headers/BOB/ALICE/inbox/{}/headers.txt", parcel.got_id()),
+        format!("AS2/raw-mdn/incoming/{}.mdn", parcel.sent_id()),
+        format!("AS2/raw-mdn/outgoing/{}.mdn", parcel.got_id()),
+        "AS2/duplicate/ALICE/BOB/old.edi".to_owned(),
+    ];
+    wait_for("everything to be published", || (on_disk(gateway).0.len() >= 9).then_some(()));
+
+    on_day(gateway, 34);
+    for path in &paths {
+        assert!(!pair.alice_user.get(path).is_empty(), "{path} is gone on day 34");
+    }
+    assert_eq!(on_disk(gateway).1, [""; 0]);
+
+    // Ages round up to the next midnight: on day 36 it is due wherever in the day this runs.
+    on_day(gateway, 36);
+    for path in &paths {
+        let _ = pair.alice_user.refused(&format!("get {path} {}", gateway.path("nothing").display()));
+    }
+    assert_eq!(pair.bob_user.ls("AS2/files/BOB/ALICE/inbox"), [""; 0]);
+    assert_eq!(pair.alice_user.ls("AS2/duplicate/ALICE/BOB"), [""; 0]);
+    let (current, noncurrent) = on_disk(gateway);
+    assert_eq!(current, [""; 0], "still in the tree on disk");
+    assert!(noncurrent.len() >= 9, "{noncurrent:?}");
+    for file in &noncurrent {
+        let mode = fs::metadata(gateway.path("data/noncurrent").join(file)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+
+    // One is brought back and begins a new life.
+    gateway.ok(&["lifecycle", "restore", &inbox]);
+    assert_eq!(pair.bob_user.get(&paths[0]), order(1));
+
+    on_day(gateway, 70);
+    assert!(!on_disk(gateway).1.is_empty(), "deleted too early");
+    on_day(gateway, 73);
+    assert_eq!(on_disk(gateway).1.len(), 1, "{:?}", on_disk(gateway));
+    assert!(files_below(&gateway.path("data/store")).is_empty() || on_disk(gateway).1.len() == 1);
+    on_day(gateway, 110);
+    assert_eq!(on_disk(gateway), (Vec::new(), Vec::new()));
+    // Rows outlive files.
+    assert_eq!(gateway.messages("out").len(), 2);
+}
+
+#[test]
+fn the_sweep_runs_by_itself_when_a_day_has_passed() {
+    let pair = Pair::one_gateway();
+    pair.deliver("swept.edi", &order(1));
+    wait_for("the record on disk", || (on_disk(pair.alice()).0.len() >= 7).then_some(()));
+    pair.alice().set_clock(36 * DAY);
+    wait_for("the daily sweep", || on_disk(pair.alice()).0.is_empty().then_some(()));
+    assert_eq!(pair.bob_user.ls("AS2/files/BOB/ALICE/inbox"), [""; 0]);
+}
+
+#[test]
+fn a_dry_run_tells_and_changes_nothing() {
+    let pair = Pair::one_gateway();
+    let gateway = pair.alice();
+    pair.deliver("dry.edi", &order(1));
+    wait_for("the record on disk", || (on_disk(gateway).0.len() >= 7).then_some(()));
+    assert_eq!(gateway.term(), 0);
+    let before = on_disk(gateway);
+    gateway.set_clock(36 * DAY);
+    let plan = gateway.json(&["lifecycle", "run", "--dry-run"]);
+    assert!(plan.to_string().contains("files"), "{plan}");
+    let told = gateway.ok(&["lifecycle", "run", "--dry-run", "-o", "table"]);
+    assert!(told.contains("would become non-current") && told.contains("AS2/files"), "{told}");
+    assert_eq!(on_disk(gateway), before);
+    gateway.ok(&["lifecycle", "run", "-y"]);
+    assert_eq!(on_disk(gateway).0, [""; 0]);
+}
+
+#[test]
+fn what_is_not_final_stays() {
+    let pair = Pair::two_with(&[("retry.max_time", "\"3650d\""), ("retry.max_tries", "100000")]);
+    pair.bob().kill9();
+    pair.put("waiting.edi", &order(1));
+    pair.alice().reaches("out", "waiting.edi", "retrying");
+    on_day(pair.alice(), 80);
+    assert_eq!(pair.alice_user.ls("AS2/send/ALICE/BOB"), ["waiting.edi"]);
+    pair.bob().set_clock(80 * DAY);
+    pair.bob().start();
+    let parcel = pair.delivered("waiting.edi");
+    assert_eq!(pair.fetch(&parcel), order(1));
+}
+
+#[test]
+fn parts_leave_the_view_after_a_day_and_the_disk_after_two() {
+    let pair = Pair::one_gateway();
+    let gateway = pair.alice();
+    let local = gateway.file("part.bin", &noise(12 << 20, 1));
+    let line = format!("put {} AS2/send/ALICE/BOB/part.bin", quoted(local.to_str().unwrap()));
+    let mut client = pair.alice_user.start(&["-l", "16000"], &[&line]);
+    wait_for("the upload", || (pair.alice_user.ls("AS2/send/ALICE/BOB") == ["part.bin"]).then_some(()));
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    client.kill().unwrap();
+    client.wait().unwrap();
+    let stored = || files_below(&gateway.path("data/store")).len() + files_below(&gateway.path("data/spool")).len();
+    gateway.wait("the part to be kept", |gateway| gateway.log().contains("broken off").then_some(()));
+    assert!(stored() > 0);
+    gateway.set_clock(DAY - 600);
+    assert_eq!(pair.alice_user.ls("AS2/send/ALICE/BOB"), ["part.bin"]);
+    gateway.set_clock(DAY + 600);
+    assert_eq!(pair.alice_user.ls("AS2/send/ALICE/BOB"), [""; 0]);
+    on_day(gateway, 1);
+    assert!(stored() > 0, "deleted too early");
+    on_day(gateway, 3);
+    wait_for("the part's bytes to be gone", || (stored() == 0).then_some(()));
+}
+
+#[test]
+fn an_account_may_have_its_own_figures() {
+    let pair = Pair::one_gateway();
+    let gateway = pair.alice();
+    gateway.ok(&["account", "set", "acme", "--keep-messages", "90d"]);
+    gateway.restart();
+    let parcel = pair.deliver("kept.edi", &order(1));
+    on_day(gateway, 80);
+    assert_eq!(pair.fetch(&parcel), order(1));
+    on_day(gateway, 92);
+    assert_eq!(pair.bob_user.ls("AS2/files/BOB/ALICE/inbox"), [""; 0]);
+}

@@ -1,0 +1,127 @@
+//! Every receipt mode with every combination of signing, encryption and compression.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tests::{Pair, order};
+
+/// How soon a running server follows a change of its objects.
+const FOLLOWS: Duration = Duration::from_secs(2);
+
+/// All combinations of what is done to a message.
+fn packagings() -> Vec<(&'static str, &'static str, &'static str)> {
+    let mut all = Vec::new();
+    for sign in ["sha256", "none"] {
+        for encrypt in ["aes256-cbc", "none"] {
+            for compress in ["none", "before-sign", "after-sign"] {
+                all.push((sign, encrypt, compress));
+            }
+        }
+    }
+    all
+}
+
+/// Whether a message went out under these settings.
+fn made_with(message: &Value, mode: &str, sign: &str, encrypt: &str, compress: &str) -> bool {
+    let text = |field: &str| match message[field].as_str().unwrap_or_default() {
+        "" => "none".to_owned(),
+        text => text.to_owned(),
+    };
+    // `SHA-256`, `sha256`, `AES-256-CBC` and the like name the same thing.
+    let plain = |text: &str| text.to_lowercase().replace('-', "");
+    let same = |field: &str, wanted: &str| plain(&text(field)).starts_with(&plain(wanted));
+    text("mdn_mode") == mode && same("signed", sign) && same("encrypted", encrypt) && same("compressed", compress)
+}
+
+fn goes_through_with(mode: &str) {
+    let pair = Pair::one_gateway();
+    pair.bob().ok(&["partner", "set", "ALICE", "--require-signed", "false", "--require-encrypted", "false"]);
+    let mut number = 0;
+    for (sign, encrypt, compress) in packagings() {
+        let what = format!("mdn {mode}, sign {sign}, encrypt {encrypt}, compress {compress}");
+        pair.alice().ok(&["partner", "set", "BOB", "--mdn", mode, "--sign", sign, "--encrypt", encrypt, "--compress", compress]);
+        let set = Instant::now();
+        // Until the running server has followed, a file goes out under the settings before.
+        let (name, parcel) = loop {
+            let late = set.elapsed() > FOLLOWS;
+            number += 1;
+            let name = format!("order-{number}.edi");
+            let parcel = pair.deliver(&name, &order(number));
+            if made_with(&parcel.sent, mode, sign, encrypt, compress) {
+                break (name, parcel);
+            }
+            assert!(!late, "the server did not follow within {FOLLOWS:?}: {what}: {:#}", parcel.sent);
+        };
+        assert!(pair.fetch(&parcel) == order(number), "{what}: {name} differs");
+        let signature = match mode {
+            "none" => "",
+            "sync" | "async" => "unsigned",
+            _ => "signed",
+        };
+        assert_eq!(parcel.sent["mdn_signature"].as_str().unwrap_or_default(), signature, "{what}");
+        let answered = parcel.sent["mdn_disposition"].as_str().unwrap_or_default();
+        assert_eq!(answered.ends_with("processed"), mode != "none", "{what}: {answered}");
+        let mdns = pair.alice_user.run(&[&format!("ls AS2/raw-mdn/incoming/{}.mdn", parcel.sent_id())]);
+        assert_eq!(mdns.code == 0, mode != "none", "{what}: {mdns}");
+        if sign != "none" && mode != "none" {
+            assert_eq!(parcel.sent["mic"], parcel.got["mic"], "{what}");
+        }
+    }
+}
+
+#[test]
+fn no_mdn_with_every_packaging() {
+    goes_through_with("none");
+}
+
+#[test]
+fn sync_mdn_with_every_packaging() {
+    goes_through_with("sync");
+}
+
+#[test]
+fn signed_sync_mdn_with_every_packaging() {
+    goes_through_with("sync-signed");
+}
+
+#[test]
+fn async_mdn_with_every_packaging() {
+    goes_through_with("async");
+}
+
+#[test]
+fn signed_async_mdn_with_every_packaging() {
+    goes_through_with("async-signed");
+}
+
+#[test]
+fn an_async_mdn_finds_its_message_between_two_processes() {
+    let pair = Pair::two_gateways();
+    pair.alice().ok(&["partner", "set", "BOB", "--mdn", "async-signed"]);
+    pair.bob().ok(&["partner", "set", "ALICE", "--private", "true"]);
+    pair.alice().restart();
+    let parcel = pair.deliver("async.edi", &order(1));
+    assert_eq!(parcel.sent["mdn_mode"], "async-signed");
+    assert_eq!(parcel.sent["mdn_signature"], "signed");
+    assert_eq!(pair.fetch(&parcel), order(1));
+}
+
+#[test]
+fn a_missing_async_mdn_keeps_the_message_waiting_and_a_late_one_ends_it() {
+    // BOB does not let its receipts go to private addresses: ALICE's never comes.
+    let pair = Pair::two_gateways();
+    pair.alice().ok(&["partner", "set", "BOB", "--mdn", "async-signed"]);
+    pair.bob().ok(&["partner", "set", "ALICE", "--private", "false"]);
+    pair.alice().restart();
+    pair.bob().restart();
+    pair.put("waits.edi", &order(2));
+    let waiting = pair.alice().reaches("out", "waits.edi", "waiting-mdn");
+    pair.bob().reaches("in", "waits.edi", "filed");
+    assert_eq!(waiting["mdn_disposition"].as_str().unwrap_or_default(), "");
+    pair.bob().ok(&["partner", "set", "ALICE", "--private", "true"]);
+    // The same bytes again make BOB post the same receipt again.
+    pair.alice().ok(&["message", "retry", waiting["id"].as_str().unwrap()]);
+    let parcel = pair.delivered("waits.edi");
+    assert_eq!(parcel.sent["mdn_signature"], "signed");
+    assert_eq!(pair.bob().messages_of("in", "waits.edi").len(), 1);
+}

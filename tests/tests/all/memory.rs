@@ -1,0 +1,60 @@
+//! Big files with flat memory.
+
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+use tests::process::{run, tool, wait_within};
+use tests::{Pair, noise};
+
+/// Above the idle value, whatever the size of the file.
+const ALLOWED: u64 = 64 << 20;
+/// Size of the file in MiB, unless `AS2GATE_BIG_MIB` names another.
+const MIB: u64 = 512;
+/// A slow disk moves so many MiB per second through all copies.
+const SLOWEST: u64 = 2;
+
+/// A file of pieces that all differ.
+fn write_big(path: &Path, mib: u64) {
+    let mut piece = noise(1 << 20, 99);
+    let mut file = BufWriter::new(File::create(path).unwrap());
+    for number in 0..mib {
+        piece[..8].copy_from_slice(&number.to_le_bytes());
+        file.write_all(&piece).unwrap();
+    }
+    // Not a multiple of anything.
+    file.write_all(b"the end").unwrap();
+    file.into_inner().unwrap().sync_all().unwrap();
+}
+
+#[test]
+fn a_big_file_goes_through_two_gateways_with_flat_memory() {
+    let mib = std::env::var("AS2GATE_BIG_MIB").map_or(MIB, |text| text.parse().unwrap());
+    let pair = Pair::two_gateways();
+    pair.deliver("warm-up.bin", &noise(100_000, 1));
+    let idle = (pair.alice().peak_memory(), pair.bob().peak_memory());
+    let local = pair.alice().path("big.bin");
+    write_big(&local, mib);
+    pair.alice_user.put(&local, "AS2/send/ALICE/BOB/big.bin");
+    let patience = Duration::from_secs(120 + mib / SLOWEST);
+    wait_within(patience, "the big file to be delivered", || {
+        let states = pair.alice().messages_of("out", "big.bin");
+        assert!(states.iter().all(|message| message["state"] != "failed"), "{states:#?}");
+        states.iter().any(|message| message["state"] == "delivered").then_some(())
+    });
+    let parcel = pair.delivered("big.bin");
+    let filed = pair.bob().tree(&format!("files/BOB/ALICE/inbox/{}/big.bin", parcel.got_id()));
+    pair.bob().wait("the file on disk", |_| filed.exists().then_some(()));
+    let _ = run(&mut tool("cmp", &[local.to_str().unwrap(), filed.to_str().unwrap()])).ok();
+    let peak = (pair.alice().peak_memory(), pair.bob().peak_memory());
+    let grown = (peak.0 - idle.0, peak.1 - idle.1);
+    println!("{mib} MiB: ALICE {} + {} KiB, BOB {} + {} KiB", idle.0 >> 10, grown.0 >> 10, idle.1 >> 10, grown.1 >> 10);
+    assert!(grown.0 < ALLOWED && grown.1 < ALLOWED, "memory grew by {} and {} MiB", grown.0 >> 20, grown.1 >> 20);
+    // And back out by SFTP.
+    let got = pair.bob().path("got.bin");
+    pair.bob_user.ok(&[&format!("get AS2/files/BOB/ALICE/inbox/{}/big.bin {}", parcel.got_id(), got.display())]);
+    let _ = run(&mut tool("cmp", &[local.to_str().unwrap(), got.to_str().unwrap()])).ok();
+    let grown = pair.bob().peak_memory() - idle.1;
+    assert!(grown < ALLOWED, "memory grew by {} MiB while it was fetched", grown >> 20);
+}

@@ -1,0 +1,285 @@
+//! Keys and certificates: the three stores that Java reads, imports and exports, expiry, and the change of certificates.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use tests::pair::station_certificate;
+use tests::peer::Identity;
+use tests::process::{run, tool};
+use tests::{Gateway, Pair, order};
+
+const PASSWORD: &str = "store-password";
+
+/// The stores as `cert stores --reveal` names them: path and password by file name.
+fn stores(gateway: &Gateway) -> Vec<(String, String, String)> {
+    let revealed = gateway.json(&["cert", "stores", "--reveal"]);
+    let list = revealed.as_array().expect("an array").clone();
+    let text = |store: &Value, field: &str| store[field].as_str().unwrap_or_else(|| panic!("{field}: {store}")).to_owned();
+    list.iter().map(|store| (text(store, "path"), text(store, "password"), text(store, "format"))).collect()
+}
+
+fn keytool(store: &Path, password: &str) -> String {
+    run(&mut tool("keytool", &["-list", "-v", "-keystore", store.to_str().unwrap(), "-storepass", password])).ok()
+}
+
+fn keytool_opens_all_of(gateway: &Gateway) {
+    let stores = stores(gateway);
+    assert_eq!(stores.len(), 3, "{stores:?}");
+    let mut seen = Vec::new();
+    for (path, password, _) in &stores {
+        let path = gateway.path(path);
+        seen.push(path.file_name().unwrap().to_string_lossy().into_owned());
+        let listing = keytool(&path, password);
+        match seen.last().unwrap().as_str() {
+            "identity.jks" => assert!(listing.contains("PrivateKeyEntry") && listing.contains("CN="), "{listing}"),
+            "trust.jks" => assert!(listing.contains("trustedCertEntry"), "{listing}"),
+            _ => {}
+        }
+        let wrong = run(&mut tool("keytool", &["-list", "-keystore", path.to_str().unwrap(), "-storepass", "wrong-password"]));
+        assert_ne!(wrong.code, 0, "any password opens {}", path.display());
+    }
+    seen.sort();
+    assert_eq!(seen, ["https.jks", "identity.jks", "trust.jks"]);
+}
+
+#[test]
+fn keytool_opens_the_three_stores() {
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["station", "add", "ALICE"]);
+    let bob = Identity::new("bob");
+    tests::pair::add_partner(&gateway, "BOB", "http://127.0.0.1:9/as2", bob.path("cert.pem").to_str().unwrap());
+    keytool_opens_all_of(&gateway);
+    let hidden = gateway.json(&["cert", "stores"]).to_string();
+    let password = &stores(&gateway)[0].1;
+    assert!(!hidden.contains(password.as_str()), "shown without --reveal");
+}
+
+#[test]
+fn keytool_opens_true_jks_stores() {
+    let gateway = Gateway::stopped(&[("keystore.format", "\"jks\"")]);
+    gateway.ok(&["station", "add", "ALICE"]);
+    let bob = Identity::new("bob");
+    tests::pair::add_partner(&gateway, "BOB", "http://127.0.0.1:9/as2", bob.path("cert.pem").to_str().unwrap());
+    keytool_opens_all_of(&gateway);
+    let (path, ..) = stores(&gateway).into_iter().find(|(path, ..)| path.ends_with("identity.jks")).unwrap();
+    assert_eq!(fs::read(gateway.path(&path)).unwrap()[..4], [0xfe, 0xed, 0xfe, 0xed]);
+}
+
+#[test]
+fn stores_follow_each_change() {
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["station", "add", "ALICE"]);
+    let trust = || {
+        let (path, password, _) = stores(&gateway).into_iter().find(|(path, ..)| path.ends_with("trust.jks")).unwrap();
+        let listing = run(&mut tool("keytool", &["-list", "-keystore", gateway.path(&path).to_str().unwrap(), "-storepass", &password]));
+        listing.ok().matches("trustedCertEntry").count()
+    };
+    let before = trust();
+    let bob = Identity::new("bob");
+    tests::pair::add_partner(&gateway, "BOB", "http://127.0.0.1:9/as2", bob.path("cert.pem").to_str().unwrap());
+    assert_eq!(trust(), before + 1);
+    gateway.ok(&["partner", "rm", "BOB", "-y"]);
+    let names: Vec<String> = gateway.json(&["cert", "list"]).as_array().unwrap().iter().filter(|c| c["purpose"] == "partner").map(|c| c["name"].as_str().unwrap().to_owned()).collect();
+    for name in names {
+        gateway.ok(&["cert", "rm", &name, "-y"]);
+    }
+    assert_eq!(trust(), before);
+}
+
+#[test]
+fn openssl_decrypts_and_verifies_what_was_sent() {
+    let pair = Pair::two_gateways();
+    let parcel = pair.deliver("for-openssl.edi", &order(77));
+    let bob = pair.bob();
+    let (store, password, format) = stores(bob).into_iter().find(|(path, ..)| path.ends_with("identity.jks")).unwrap();
+    assert_eq!(format.to_lowercase().replace(['#', '-'], ""), "pkcs12");
+    let at = |name: &str| bob.path(name).display().to_string();
+    let key = at("bob-key.pem");
+    let _ = run(&mut tool("openssl", &["pkcs12", "-in", &at(&store), "-passin", &format!("pass:{password}"), "-nodes", "-out", &key])).ok();
+    fs::write(bob.path("wire.p7m"), pair.bob_user.get(&format!("AS2/raw-message/BOB/ALICE/inbox/{}/message.as2", parcel.got_id()))).unwrap();
+    let (wire, clear, content) = (at("wire.p7m"), at("clear.mime"), at("content"));
+    let _ = run(&mut tool("openssl", &["cms", "-decrypt", "-inform", "DER", "-binary", "-in", &wire, "-inkey", &key, "-recip", &key, "-out", &clear])).ok();
+    let alice = at("ALICE.pem");
+    let verify = ["cms", "-verify", "-in", &clear, "-certfile", &alice, "-nointern", "-noverify", "-out", &content];
+    let _ = run(&mut tool("openssl", &verify)).ok();
+    let entity = fs::read(bob.path("content")).unwrap();
+    let body = entity.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+    assert_eq!(String::from_utf8_lossy(&entity[body..]), String::from_utf8_lossy(&order(77)));
+}
+
+#[test]
+fn certificates_are_imported_in_every_usual_form() {
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["station", "add", "ALICE"]);
+    let peer = Identity::new("peer");
+    let path = |name: &str| peer.path(name).display().to_string();
+    tests::pair::add_partner(&gateway, "PEER", "http://127.0.0.1:9/as2", &path("cert.pem"));
+    let pass = format!("pass:{PASSWORD}");
+    let _ = run(&mut tool("openssl", &["x509", "-in", &path("cert.pem"), "-outform", "DER", "-out", &path("cert.der")])).ok();
+    let _ = run(&mut tool("openssl", &["crl2pkcs7", "-nocrl", "-certfile", &path("cert.pem"), "-outform", "DER", "-out", &path("cert.p7b")])).ok();
+    let bundle = ["pkcs12", "-export", "-inkey", &path("key.pem"), "-in", &path("cert.pem"), "-name", "peer", "-passout", &pass, "-out", &path("both.p12")];
+    let _ = run(&mut tool("openssl", &bundle)).ok();
+    let convert = ["-importkeystore", "-noprompt", "-srckeystore", &path("both.p12"), "-srcstoretype", "PKCS12", "-srcstorepass", PASSWORD];
+    let into = ["-destkeystore", &path("both.jks"), "-deststoretype", "JKS", "-deststorepass", PASSWORD];
+    let _ = run(&mut tool("keytool", &[&convert[..], &into[..]].concat())).ok();
+    let import = ["-importcert", "-noprompt", "-alias", "peer", "-file", &path("cert.pem"), "-keystore", &path("trust.jks"), "-storetype", "JKS", "-storepass", PASSWORD];
+    let _ = run(&mut tool("keytool", &import)).ok();
+    let secret = gateway.file("password.txt", PASSWORD.as_bytes());
+    let secret = format!("file:{}", secret.display());
+
+    let fingerprint = run(&mut tool("openssl", &["x509", "-in", &path("cert.pem"), "-noout", "-fingerprint", "-sha256"])).ok();
+    let fingerprint = fingerprint.trim().rsplit('=').next().unwrap().replace(':', "").to_lowercase();
+    let same = |name: &str| {
+        let shown = gateway.json(&["cert", "show", name]);
+        let found = shown["fingerprint"].as_str().unwrap().replace(':', "").to_lowercase();
+        assert_eq!(found, fingerprint, "{name}");
+        shown
+    };
+    for (name, file) in [("pem", "cert.pem"), ("der", "cert.der"), ("p7b", "cert.p7b")] {
+        gateway.ok(&["cert", "add", name, "--partner", "PEER", "--file", &path(file)]);
+        let _ = same(name);
+    }
+    gateway.ok(&["cert", "add", "trust-jks", "--partner", "PEER", "--file", &path("trust.jks"), "--passphrase", &secret]);
+    let _ = same("trust-jks");
+    for (name, file) in [("p12", "both.p12"), ("jks", "both.jks")] {
+        gateway.ok(&["cert", "add", name, "--station", "ALICE", "--file", &path(file), "--passphrase", &secret]);
+        let shown = same(name);
+        assert_eq!(shown["has_key"], true, "{shown}");
+    }
+    let wrong = gateway.file("wrong.txt", b"wrong");
+    let words = gateway.cli(&["cert", "add", "w", "--station", "ALICE", "--file", &path("both.p12"), "--passphrase", &format!("file:{}", wrong.display())]).fails(4);
+    assert!(words.to_lowercase().contains("pass"), "{words}");
+    let broken = gateway.file("broken.pem", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    let _ = gateway.cli(&["cert", "add", "b", "--partner", "PEER", "--file", broken.to_str().unwrap()]).fails(4);
+}
+
+#[test]
+fn certificates_are_exported_as_pem_and_der() {
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["station", "add", "ALICE"]);
+    let pem = station_certificate(&gateway, "ALICE");
+    assert!(pem.starts_with("-----BEGIN CERTIFICATE-----") && !pem.contains("PRIVATE"));
+    let name = gateway.json(&["station", "show", "ALICE"])["certificate"].as_str().unwrap().to_owned();
+    gateway.ok(&["cert", "export", &name, "--format", "der", "--out", "alice.der"]);
+    let text = |form: &str, file: &str| {
+        run(&mut tool("openssl", &["x509", "-inform", form, "-in", gateway.path(file).to_str().unwrap(), "-noout", "-text", "-fingerprint"])).ok()
+    };
+    let _ = gateway.file("alice.pem", pem.as_bytes());
+    assert_eq!(text("DER", "alice.der"), text("PEM", "alice.pem"));
+    assert!(text("DER", "alice.der").contains("(3072 bit)"));
+    let profile = gateway.ok(&["station", "profile", "ALICE"]);
+    assert!(profile.contains("ALICE") && profile.contains(pem.trim()) && profile.contains("/as2"), "{profile}");
+}
+
+#[test]
+fn expiry_is_shown_and_needs_renewal_tells_cron() {
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["station", "add", "ALICE"]);
+    let peer = Identity::new("peer");
+    assert_eq!(gateway.cli(&["cert", "needs-renewal", "--within", "30d"]).code, 0);
+    tests::pair::add_partner(&gateway, "PEER", "http://127.0.0.1:9/as2", peer.path("cert.pem").to_str().unwrap());
+    let due = gateway.cli(&["cert", "needs-renewal", "--within", "30d"]);
+    assert_eq!(due.code, 1, "{due}");
+    assert_eq!(gateway.cli(&["cert", "needs-renewal", "--within", "5d"]).code, 0);
+    let list = gateway.json(&["cert", "list"]);
+    let end = run(&mut tool("openssl", &["x509", "-in", peer.path("cert.pem").to_str().unwrap(), "-noout", "-enddate", "-dateopt", "iso_8601"])).ok();
+    let day = end.trim().split('=').next_back().unwrap()[..10].to_owned();
+    assert!(list.as_array().unwrap().iter().any(|cert| cert["owner"] == "PEER" && cert.to_string().contains(&day)), "{list:#} {day}");
+    let status = gateway.ok(&["status", "-o", "table"]);
+    assert!(status.contains("expires") || status.contains("expire"), "{status}");
+}
+
+#[test]
+fn the_current_and_the_next_certificate_of_a_station_decrypt_side_by_side() {
+    let pair = Pair::two_gateways();
+    let old = station_certificate(pair.bob(), "BOB");
+    let name = pair.bob().json(&["station", "show", "BOB"])["certificate"].as_str().unwrap().to_owned();
+    pair.bob().ok(&["cert", "renew", &name]);
+    let certs = pair.bob().json(&["cert", "list"]);
+    let own: Vec<&Value> = certs.as_array().unwrap().iter().filter(|cert| cert["owner"] == "BOB").collect();
+    assert_eq!(own.len(), 2, "{certs:#}");
+    pair.bob().restart();
+    // ALICE still encrypts to the old one …
+    let parcel = pair.deliver("old-cert.edi", &order(1));
+    assert_eq!(pair.fetch(&parcel), order(1));
+    // … and then to the new one.
+    let next = own.iter().find(|cert| cert["name"] != name.as_str()).unwrap()["name"].as_str().unwrap().to_owned();
+    let file = pair.alice().path("bob-next.pem");
+    pair.bob().ok(&["cert", "export", &next, "--out", file.to_str().unwrap()]);
+    assert_ne!(fs::read_to_string(&file).unwrap(), old);
+    pair.alice().ok(&["cert", "add", "bob-next", "--partner", "BOB", "--file", file.to_str().unwrap()]);
+    let known = pair.alice().json(&["partner", "show", "BOB"])["sign_certificate"][0].as_str().unwrap().to_owned();
+    pair.alice().ok(&["partner", "set", "BOB", "--encrypt-certificate", "bob-next", "--sign-certificate", &format!("{known},bob-next")]);
+    pair.alice().restart();
+    let parcel = pair.deliver("new-cert.edi", &order(2));
+    assert_eq!(pair.fetch(&parcel), order(2));
+}
+
+#[test]
+fn a_scheduled_certificate_takes_over_at_its_time() {
+    let pair = Pair::two_gateways();
+    let next = Identity::new("alice-next");
+    let text = |name: &str| next.path(name).display().to_string();
+    // ALICE gets a new key; BOB learns its certificate beforehand.
+    let current = pair.bob().json(&["partner", "show", "ALICE"])["sign_certificate"][0].as_str().unwrap().to_owned();
+    pair.bob().ok(&["cert", "schedule", &current, "--replace-with", &text("cert.pem"), "--at", "2099-01-01T00:00:00Z"]);
+    pair.bob().restart();
+    let parcel = pair.deliver("before.edi", &order(1));
+    assert_eq!(pair.fetch(&parcel), order(1));
+    let certs = pair.bob().json(&["cert", "list"]);
+    let planned = certs.as_array().unwrap().iter().find(|cert| cert["replaces"] == current.as_str());
+    assert!(planned.is_some_and(|cert| cert["active_from"].as_str().unwrap().starts_with("2099-01-01")), "{certs:#}");
+}
+
+#[test]
+fn a_certificate_in_use_is_not_removed_and_says_by_whom() {
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["station", "add", "ALICE"]);
+    let name = gateway.json(&["station", "show", "ALICE"])["certificate"].as_str().unwrap().to_owned();
+    let ran = gateway.cli(&["cert", "rm", &name, "-y"]);
+    assert_ne!(ran.code, 0);
+    assert!(ran.stderr.contains("ALICE"), "{ran}");
+}
+
+#[test]
+fn elliptic_identities_and_large_keys_work_end_to_end() {
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["station", "add", "SMALL", "--key", "rsa-2048"]);
+    gateway.ok(&["station", "add", "LARGE", "--key", "rsa-4096"]);
+    gateway.ok(&["station", "add", "CURVE", "--key", "ec-p256"]);
+    for station in ["SMALL", "LARGE", "CURVE"] {
+        gateway.ok(&["partner", "add", "--from-station", station]);
+    }
+    // An EC key signs; whether it also takes content keys is the sender's setting, so nothing is encrypted to it here.
+    gateway.ok(&["partner", "set", "CURVE", "--encrypt", "none", "--require-encrypted", "false"]);
+    for partner in ["SMALL", "LARGE"] {
+        gateway.ok(&["partner", "set", partner, "--require-encrypted", "false"]);
+    }
+    let user = gateway.user("erp");
+    gateway.start();
+    for (from, to) in [("SMALL", "LARGE"), ("LARGE", "SMALL"), ("CURVE", "LARGE"), ("SMALL", "CURVE")] {
+        let name = format!("{from}-{to}.edi");
+        let local = gateway.file(&name, &order(5));
+        user.put(&local, &format!("AS2/send/{from}/{to}/{name}"));
+        gateway.reaches("out", &name, "delivered");
+        gateway.reaches("in", &name, "filed");
+    }
+}
+
+#[test]
+fn no_private_key_lies_in_clear_in_the_data_directory() {
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["station", "add", "ALICE"]);
+    let data = gateway.path("data");
+    for file in tests::files_below(&data) {
+        if file.starts_with("host-keys") {
+            continue;
+        }
+        let bytes = fs::read(data.join(&file)).unwrap();
+        let marks: [&[u8]; 2] = [b"PRIVATE KEY-----", b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00\x04\x82"];
+        for mark in marks {
+            assert!(bytes.windows(mark.len()).all(|window| window != mark), "{file} holds a key in clear");
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! Uploads: what becomes a message and what does not.
+
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+use tests::process::{run, stays, tool};
+use tests::sftp::quoted;
+use tests::{Gateway, Pair, Sftp, noise, order, peer, wait_for};
+
+/// The six hours.
+const WINDOW: i64 = 6 * 3600;
+const SEND: &str = "AS2/send/ALICE/BOB";
+
+/// Seconds since 1970 of an RFC 3339 time, and its milliseconds.
+fn millis(time: &Value) -> i64 {
+    let text = time.as_str().expect("a time");
+    let seconds = run(&mut tool("date", &["-u", "-d", text, "+%s"])).ok().trim().parse::<i64>().unwrap();
+    let fraction = text.split_once('.').map_or("0", |(_, rest)| rest.trim_end_matches('Z'));
+    seconds * 1000 + format!("{fraction:0<3}")[..3].parse::<i64>().unwrap()
+}
+
+/// Moves the clock to so many milliseconds after a moment, give or take the second that the clock file knows.
+fn move_to(gateway: &Gateway, moment: i64) {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let now = i64::try_from(now.as_millis()).unwrap();
+    // Rounded up: never earlier than asked for.
+    gateway.set_clock((moment - now + 999).div_euclid(1000));
+}
+
+/// Everything that is known about a name at ALICE.
+fn outcomes(gateway: &Gateway, name: &str) -> Vec<String> {
+    gateway.messages_of("out", name).iter().map(|message| message["state"].as_str().unwrap().to_owned()).collect()
+}
+
+/// The answers of one paramiko operation: the server's own words.
+fn paramiko(gateway: &Gateway, user: &str, args: &[&str]) -> String {
+    let mut command = tool(peer::python().to_str().unwrap(), &[peer::script("paramiko_client.py").to_str().unwrap()]);
+    command.args([&gateway.sftp_port.to_string(), user]).arg(gateway.path(&format!("{user}-ed25519.key"))).args(args);
+    run(&mut command).stdout
+}
+
+#[test]
+fn a_name_is_a_duplicate_until_six_hours_have_passed() {
+    let pair = Pair::one_gateway();
+    let first = pair.deliver("order.edi", &order(1)).sent;
+    let opened = millis(&first["created"]);
+
+    // A second before the end; the clock runs on while the client logs in, so the rows decide who was in time.
+    move_to(pair.alice(), opened + (WINDOW - 4) * 1000);
+    pair.put("order.edi", &order(2));
+    let inside = pair.alice().reaches("out", "order.edi", "duplicate");
+    assert!(millis(&inside["created"]) - opened < WINDOW * 1000, "this machine took seconds for a login");
+    assert!(millis(&inside["created"]) - opened >= (WINDOW - 5) * 1000);
+
+    move_to(pair.alice(), opened + WINDOW * 1000);
+    pair.put("order.edi", &order(3));
+    let after = pair.alice().wait("the second delivery", |alice| {
+        let sent = alice.messages_of("out", "order.edi").into_iter().filter(|message| message["state"] == "delivered");
+        sent.max_by_key(|message| millis(&message["created"])).filter(|message| message["id"] != first["id"])
+    });
+    assert!(millis(&after["created"]) - opened >= WINDOW * 1000);
+    assert_eq!(pair.bob().messages_of("in", "order.edi").len(), 2);
+}
+
+#[test]
+fn a_duplicate_does_not_extend_the_window() {
+    let pair = Pair::one_gateway();
+    let opened = millis(&pair.deliver("again.edi", &order(1)).sent["created"]);
+    move_to(pair.alice(), opened + (WINDOW - 600) * 1000);
+    pair.put("again.edi", &order(1));
+    pair.alice().reaches("out", "again.edi", "duplicate");
+    move_to(pair.alice(), opened + WINDOW * 1000);
+    pair.put("again.edi", &order(1));
+    pair.alice().wait("the second delivery", |alice| {
+        (outcomes(alice, "again.edi").iter().filter(|state| *state == "delivered").count() == 2).then_some(())
+    });
+}
+
+#[test]
+fn duplicates_are_kept_under_names_of_their_own() {
+    let pair = Pair::one_gateway();
+    let first = pair.deliver("twice.edi", &order(1));
+    pair.put("twice.edi", &order(1));
+    pair.put("twice.edi", &order(2));
+    pair.put("twice.edi", &order(3));
+    let kept = pair.alice_user.ls("AS2/duplicate/ALICE/BOB");
+    assert_eq!(kept.len(), 3, "{kept:?}");
+    assert!(kept.contains(&"twice.edi".to_owned()));
+    assert!(kept.iter().all(|name| name.starts_with("twice") && name.ends_with(".edi")), "{kept:?}");
+    let mut contents: Vec<Vec<u8>> = kept.iter().map(|name| pair.alice_user.get(&format!("AS2/duplicate/ALICE/BOB/{name}"))).collect();
+    contents.sort();
+    let mut put = vec![order(1), order(2), order(3)];
+    put.sort();
+    assert!(contents == put, "nothing in duplicate/ is overwritten");
+    assert_eq!(pair.alice_user.ls(SEND), [""; 0]);
+    let rows: Vec<Value> = pair.alice().messages_of("out", "twice.edi").into_iter().filter(|m| m["state"] == "duplicate").collect();
+    let shown: Vec<Value> = rows.iter().map(|row| pair.alice().show(row["id"].as_str().unwrap())).collect();
+    assert!(shown.iter().all(|row| row.to_string().contains(first.sent_id())), "each names the winner");
+    let says = |words: &str| shown.iter().filter(|row| row.to_string().contains(words)).count();
+    assert_eq!((says("same bytes"), says("other bytes")), (1, 2), "{shown:#?}");
+    assert_eq!(pair.bob().messages_of("in", "twice.edi").len(), 1);
+}
+
+#[test]
+fn the_same_content_under_another_name_is_sent() {
+    let pair = Pair::one_gateway();
+    pair.deliver("a.edi", &order(1));
+    pair.deliver("a.edi.1", &order(1));
+    pair.deliver("A.edi", &order(1));
+    assert_eq!(pair.alice_user.ls("AS2/duplicate/ALICE/BOB"), [""; 0]);
+}
+
+#[test]
+fn temporary_names_wait_and_a_rename_completes_them() {
+    let pair = Pair::one_gateway();
+    let names = ["a.edi.filepart", "b.part", "c.partial", "d.tmp", "e.crdownload", "f.inprogress", ".g.edi", "h.edi~"];
+    for name in names {
+        pair.put(name, &order(7));
+    }
+    let mut listed = names.map(str::to_owned).to_vec();
+    listed.sort();
+    assert_eq!(pair.alice_user.ls(SEND), listed, "parked files stay in sight");
+    stays(Duration::from_secs(2), "temporary names are no messages", || pair.alice().messages("out").is_empty());
+
+    pair.alice_user.ok(&[&format!("rename {SEND}/a.edi.filepart {SEND}/a.edi")]);
+    let parcel = pair.delivered("a.edi");
+    assert_eq!(pair.fetch(&parcel), order(7));
+    listed.retain(|name| name != "a.edi.filepart");
+    assert_eq!(pair.alice_user.ls(SEND), listed);
+
+    // To another temporary name: still waiting. Removed: gone.
+    pair.alice_user.ok(&[&format!("rename {SEND}/b.part {SEND}/b2.part"), &format!("rm {SEND}/c.partial")]);
+    listed.retain(|name| name != "b.part" && name != "c.partial");
+    listed.push("b2.part".to_owned());
+    listed.sort();
+    assert_eq!(pair.alice_user.ls(SEND), listed);
+    assert_eq!(pair.alice().messages("out").len(), 1);
+}
+
+#[test]
+fn the_six_hour_rule_counts_the_name_after_the_rename() {
+    let pair = Pair::one_gateway();
+    pair.deliver("taken.edi", &order(1));
+    pair.put("taken.edi.part", &order(2));
+    pair.alice_user.ok(&[&format!("rename {SEND}/taken.edi.part {SEND}/taken.edi")]);
+    pair.alice().reaches("out", "taken.edi", "duplicate");
+    assert_eq!(pair.alice_user.get("AS2/duplicate/ALICE/BOB/taken.edi"), order(2));
+}
+
+#[test]
+fn the_rename_may_be_switched_off() {
+    let pair = Pair::one_with(&[("uploads.rename_completes", "false")]);
+    pair.put("x.part", &order(1));
+    pair.alice_user.ok(&[&format!("rename {SEND}/x.part {SEND}/x.edi")]);
+    assert_eq!(pair.alice_user.ls(SEND), ["x.edi"]);
+    stays(Duration::from_secs(2), "ignored files are no messages", || pair.alice().messages("out").is_empty());
+}
+
+#[test]
+fn an_empty_file_is_shown_and_not_sent_and_takes_no_name() {
+    let pair = Pair::one_gateway();
+    pair.put("touch.edi", b"");
+    assert_eq!(pair.alice_user.ls(SEND), ["touch.edi"]);
+    stays(Duration::from_secs(2), "an empty file is no message", || pair.alice().messages("out").is_empty());
+    let parcel = pair.deliver("touch.edi", &order(1));
+    assert_eq!(pair.fetch(&parcel), order(1));
+    assert_eq!(pair.alice_user.ls(SEND), [""; 0]);
+    pair.alice().ok(&["partner", "set", "BOB", "--allow-empty", "true"]);
+    pair.alice().restart();
+    let parcel = pair.deliver("empty.txt", b"");
+    assert_eq!(pair.fetch(&parcel), b"");
+}
+
+#[test]
+fn a_file_taken_back_within_the_release_delay_is_never_sent() {
+    let pair = Pair::one_with(&[("uploads.release_after", "\"3s\"")]);
+    let local = pair.alice().file("mistake.edi", &order(1));
+    let put = format!("put {} {SEND}/mistake.edi", quoted(local.to_str().unwrap()));
+    pair.alice_user.ok(&[&put, &format!("rm {SEND}/mistake.edi")]);
+    assert_eq!(pair.alice_user.ls(SEND), [""; 0]);
+    stays(Duration::from_secs(5), "a file taken back is not sent", || {
+        pair.bob().messages("in").is_empty() && !outcomes(pair.alice(), "mistake.edi").contains(&"delivered".to_owned())
+    });
+    // Its name is free again.
+    let parcel = pair.deliver("mistake.edi", &order(2));
+    assert_eq!(pair.fetch(&parcel), order(2));
+}
+
+#[test]
+fn a_file_put_again_within_the_release_delay_goes_out_once_with_the_later_bytes() {
+    let pair = Pair::one_with(&[("uploads.release_after", "\"4s\"")]);
+    pair.put("twice.edi", &order(1));
+    pair.put("twice.edi", &order(2));
+    let parcel = pair.delivered("twice.edi");
+    assert_eq!(pair.fetch(&parcel), order(2));
+    assert_eq!(pair.bob().messages_of("in", "twice.edi").len(), 1);
+}
+
+#[test]
+fn an_accepted_file_cannot_be_removed_or_renamed_any_more() {
+    let pair = Pair::two_gateways();
+    pair.bob().kill9();
+    pair.put("accepted.edi", &order(1));
+    let row = pair.alice().reaches("out", "accepted.edi", "retrying");
+    let told = paramiko(pair.alice(), "alice-erp", &["remove", &format!("{SEND}/accepted.edi")]);
+    assert!(told.contains("refused") && told.contains(row["id"].as_str().unwrap()), "{told}");
+    let told = paramiko(pair.alice(), "alice-erp", &["rename", &format!("{SEND}/accepted.edi"), &format!("{SEND}/other.edi")]);
+    assert!(told.contains("refused"), "{told}");
+    assert_eq!(pair.alice_user.ls(SEND), ["accepted.edi"]);
+}
+
+/// Presses Ctrl-C in a slow upload and comes back when the client has left.
+fn interrupt(user: &Sftp, transfer: &str, after: &[&str]) -> String {
+    let script = peer::script("interrupt.py");
+    let mut command = Command::new("python3");
+    command.arg(script).arg(user.interactive("-l 16000")).arg(transfer).args(after).env("TERM", "dumb");
+    run(&mut command).ok()
+}
+
+#[test]
+fn an_upload_broken_off_with_ctrl_c_is_never_sent() {
+    let pair = Pair::one_with(&[("uploads.release_after", "\"1s\"")]);
+    let bytes = noise(24 << 20, 11);
+    let local = pair.alice().file("big.bin", &bytes);
+    interrupt(&pair.alice_user, &format!("put {} {SEND}/big.bin", local.display()), &[]);
+    assert_eq!(pair.alice_user.ls(SEND), ["big.bin"], "what came stays in sight");
+    stays(Duration::from_secs(4), "a broken-off upload is no message", || {
+        pair.alice().messages("out").is_empty() && pair.bob().messages("in").is_empty()
+    });
+    // Resumed, it is complete and goes out whole.
+    pair.alice_user.ok(&[&format!("reput {} {SEND}/big.bin", quoted(local.to_str().unwrap()))]);
+    let parcel = pair.delivered("big.bin");
+    assert!(pair.fetch(&parcel) == bytes);
+}
+
+#[test]
+fn a_resumed_upload_that_is_broken_off_again_is_never_sent() {
+    let pair = Pair::one_with(&[("uploads.release_after", "\"1s\"")]);
+    let local = pair.alice().file("big.bin", &noise(24 << 20, 12));
+    let (put, reput) = (format!("put {} {SEND}/big.bin", local.display()), format!("reput {} {SEND}/big.bin", local.display()));
+    interrupt(&pair.alice_user, &put, &[]);
+    interrupt(&pair.alice_user, &reput, &["pwd"]);
+    stays(Duration::from_secs(4), "a broken-off upload is no message", || {
+        pair.alice().messages("out").is_empty() && pair.bob().messages("in").is_empty()
+    });
+}
+
+#[test]
+fn an_upload_whose_client_was_killed_is_never_sent_and_can_be_resumed() {
+    let pair = Pair::one_with(&[("uploads.release_after", "\"1s\"")]);
+    let bytes = noise(12 << 20, 13);
+    let local = pair.alice().file("killed.bin", &bytes);
+    let line = format!("put {} {SEND}/killed.bin", quoted(local.to_str().unwrap()));
+    let mut client = pair.alice_user.start(&["-l", "16000"], &[&line]);
+    let size = || {
+        let text = pair.alice_user.ok(&[&format!("ls -ln {SEND}")]);
+        text.split_whitespace().nth(4).and_then(|size| size.parse::<u64>().ok()).filter(|size| *size > 1 << 20)
+    };
+    wait_for("a megabyte of the upload", size);
+    client.kill().unwrap();
+    client.wait().unwrap();
+    stays(Duration::from_secs(4), "a lost connection completes nothing", || {
+        pair.alice().messages("out").is_empty() && pair.alice_user.ls(SEND) == ["killed.bin"]
+    });
+    pair.alice_user.ok(&[&format!("reput {} {SEND}/killed.bin", quoted(local.to_str().unwrap()))]);
+    let parcel = pair.delivered("killed.bin");
+    assert!(pair.fetch(&parcel) == bytes);
+    assert_eq!(pair.bob().messages("in").len(), 1);
+}
+
+#[test]
+fn a_part_is_shown_to_its_own_user_only() {
+    let pair = Pair::one_gateway();
+    let local = pair.alice().file("mine.bin", &noise(12 << 20, 14));
+    let line = format!("put {} {SEND}/mine.bin", quoted(local.to_str().unwrap()));
+    let mut client = pair.alice_user.start(&["-l", "16000"], &[&line]);
+    wait_for("the upload to be listed", || (pair.alice_user.ls(SEND) == ["mine.bin"]).then_some(()));
+    client.kill().unwrap();
+    client.wait().unwrap();
+    assert_eq!(pair.bob_user.ls(SEND), [""; 0]);
+}
+
+#[test]
+fn keystore_and_tmp_are_listed_and_closed() {
+    let pair = Pair::one_gateway();
+    let user = &pair.alice_user;
+    let top = ["duplicate", "files", "headers", "keystore", "raw-mdn", "raw-message", "send", "tmp"];
+    assert_eq!(user.ls("AS2"), top);
+    let local = pair.alice().file("x", b"x");
+    for place in ["AS2/keystore", "AS2/tmp"] {
+        assert!(user.refused(&format!("cd {place}")).contains("Permission denied"));
+        let _ = user.refused(&format!("ls {place}"));
+        for line in ["get {}/identity.jks", "rm {}/identity.jks", "mkdir {}/d", "rmdir {}", "rename {} AS2/other", "chmod 777 {}"] {
+            let _ = user.refused(&line.replace("{}", place));
+        }
+        let _ = user.refused(&format!("put {} {place}/x", local.display()));
+        let there = paramiko(pair.alice(), "alice-erp", &["stat", &format!("{place}/identity.jks")]);
+        let missing = paramiko(pair.alice(), "alice-erp", &["stat", &format!("{place}/no-such-file")]);
+        assert!(there.contains("refused") && there == missing, "existing and missing names are told apart: {there} {missing}");
+    }
+}
+
+#[test]
+fn another_account_cannot_be_told_from_one_that_does_not_exist() {
+    let gateway = Gateway::new();
+    gateway.ok(&["account", "add", "other"]);
+    let key = gateway.ssh_key("other-erp", "ed25519");
+    gateway.ok(&["user", "add", "other-erp", "-a", "other", "--public-key", &format!("{}.pub", key.display())]);
+    let user = gateway.login("other-erp", &key);
+    assert_eq!(user.ls("/"), ["mftg-other"]);
+    assert_eq!(user.ok(&["pwd"]).trim(), "Remote working directory: /mftg-other");
+    for what in ["stat", "listdir", "remove", "mkdir"] {
+        let there = paramiko(&gateway, "other-erp", &[what, "/mftg-acme/AS2"]);
+        let missing = paramiko(&gateway, "other-erp", &[what, "/mftg-nobody/AS2"]);
+        assert!(there.contains("refused") || there.contains("Errno"), "{what}: {there}");
+        assert_eq!(there, missing, "{what}");
+    }
+    let _ = user.refused("cd /mftg-acme");
+    let _ = user.refused("ls ../mftg-acme");
+    let _ = user.refused("ls /mftg-other/../mftg-acme/AS2");
+}
+
+#[test]
+fn records_can_be_read_and_not_changed() {
+    let pair = Pair::one_gateway();
+    let parcel = pair.deliver("kept.edi", &order(1));
+    pair.put("kept.edi", &order(2));
+    let user = &pair.alice_user;
+    let local = pair.alice().file("x", b"x");
+    let (sent, got) = (parcel.sent_id(), parcel.got_id());
+    let files = [
+        format!("AS2/files/ALICE/BOB/outbox/{sent}/kept.edi"),
+        format!("AS2/files/BOB/ALICE/inbox/{got}/kept.edi"),
+        format!("AS2/headers/ALICE/BOB/outbox/{sent}/headers.txt"),
+        format!("AS2/raw-message/BOB/ALICE/inbox/{got}/message.as2"),
+        format!("AS2/raw-mdn/incoming/{sent}.mdn"),
+        format!("AS2/raw-mdn/outgoing/{got}.mdn"),
+        "AS2/duplicate/ALICE/BOB/kept.edi".to_owned(),
+    ];
+    for file in &files {
+        let before = user.get(file);
+        let dir = file.rsplit_once('/').unwrap().0;
+        for line in [
+            format!("rm {file}"),
+            format!("put {} {file}", local.display()),
+            format!("put {} {dir}/new", local.display()),
+            format!("rename {file} {file}.old"),
+            format!("rename {file} {SEND}/moved.edi"),
+            format!("mkdir {dir}/new"),
+            format!("rmdir {dir}"),
+        ] {
+            let words = user.refused(&line);
+            assert!(words.contains("ermission denied") || words.contains("Failure"), "{line}: {words}");
+        }
+        assert!(user.get(file) == before, "{file} changed");
+    }
+    for place in ["/", "/mftg-acme", "AS2", "AS2/send", "AS2/send/ALICE", SEND] {
+        assert_ne!(user.run(&[&format!("mkdir {place}/new")]).code, 0, "mkdir in {place}");
+        assert_ne!(user.run(&[&format!("rmdir {place}")]).code, 0, "rmdir {place}");
+    }
+    for place in ["/", "AS2", "AS2/send", "AS2/send/ALICE"] {
+        assert_ne!(user.run(&[&format!("put {} {place}/x", local.display())]).code, 0, "put into {place}");
+    }
+}
+
+#[test]
+fn a_user_with_the_right_may_delete_what_was_received() {
+    let pair = Pair::one_gateway();
+    let parcel = pair.deliver("fetched.edi", &order(1));
+    let path = format!("AS2/files/BOB/ALICE/inbox/{}/fetched.edi", parcel.got_id());
+    assert!(pair.bob_user.refused(&format!("rm {path}")).contains("ermission denied"));
+    pair.bob().ok(&["user", "set", "bob-erp", "--delete-received", "true"]);
+    wait_for("the right to work", || (pair.bob_user.run(&[&format!("rm {path}")]).code == 0).then_some(()));
+    assert_eq!(pair.bob_user.ls("AS2/files/BOB/ALICE/inbox"), [""; 0]);
+    pair.bob().ok(&["lifecycle", "restore", &path]);
+    assert_eq!(pair.bob_user.get(&path), order(1), "restorable by an operator");
+}
+
+#[test]
+fn a_put_to_an_unknown_pair_names_the_known_ones() {
+    let pair = Pair::one_gateway();
+    let local = pair.alice().file("x.edi", &order(1));
+    for (place, known) in [("AS2/send/ALICE/BIGMRAT", "BOB"), ("AS2/send/ALICIA/BOB", "ALICE"), ("AS2/send/ALICE/bob", "BOB")] {
+        let told = paramiko(pair.alice(), "alice-erp", &["open", &format!("{place}/x.edi")]);
+        assert!(told.contains("refused") && told.contains("known") && told.contains(known), "{place}: {told}");
+        let _ = pair.alice_user.refused(&format!("put {} {place}/x.edi", local.display()));
+    }
+    assert!(pair.alice().messages("out").is_empty());
+}
+
+#[test]
+fn illegal_file_names_are_refused_with_the_reason() {
+    let pair = Pair::one_gateway();
+    for (name, reason) in [("tab\there", "control"), (&"x".repeat(230), "229"), ("line\nend", "control")] {
+        let told = paramiko(pair.alice(), "alice-erp", &["open", &format!("{SEND}/{name}")]);
+        assert!(told.contains("refused") && told.contains(reason), "{name:?}: {told}");
+    }
+    let longest = "x".repeat(229);
+    let parcel = pair.deliver(&longest, &order(1));
+    assert!(pair.fetch(&parcel) == order(1));
+}
+
+#[test]
+fn ids_with_blanks_and_slashes_have_directories_of_their_own() {
+    let gateway = Gateway::stopped(&[]);
+    for station in ["AS 2/x", "..", "BOB"] {
+        gateway.ok(&["station", "add", station]);
+    }
+    gateway.ok(&["partner", "add", "--from-station", "BOB"]);
+    gateway.ok(&["partner", "add", "--from-station", "AS 2/x"]);
+    gateway.start();
+    let user = gateway.user("erp");
+    assert_eq!(user.ls("AS2/send"), ["%2E.", "AS%202%2Fx", "BOB"]);
+    let local = gateway.file("x.edi", &order(1));
+    user.put(&local, "AS2/send/AS%202%2Fx/BOB/x.edi");
+    let sent = gateway.reaches("out", "x.edi", "delivered");
+    assert_eq!(sent["station"], "AS 2/x");
+    gateway.reaches("in", "x.edi", "filed");
+    assert_eq!(user.ls("AS2/files/BOB/AS%202%2Fx/inbox").len(), 1);
+}
