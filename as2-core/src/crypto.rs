@@ -371,6 +371,11 @@ impl KeyChoice {
         &self.key
     }
 
+    /// Whether any key was good. To be asked after the whole body was decrypted only.
+    pub(crate) fn is_good(&self) -> bool {
+        self.found != 0
+    }
+
     /// The index that was offered with the chosen key, 0 if none was good. To be used after a successful decryption only.
     pub(crate) fn index(&self) -> usize {
         usize::from(self.index)

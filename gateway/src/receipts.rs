@@ -141,7 +141,6 @@ pub(crate) fn policy(pair: &Partnership) -> SecurityPolicy {
         legacy_sha1: partner.legacy,
         accept_md5: partner.accept_md5,
         accept_3des: partner.accept_3des,
-        ..SecurityPolicy::default()
     }
 }
 

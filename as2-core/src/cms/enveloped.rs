@@ -360,6 +360,10 @@ impl Opener {
             body.stream
                 .finish(plain)
                 .map_err(|_| decryption_failed("padding or authentication tag"))?;
+            if !body.choice.is_good() {
+                // One time in 256 the random key leaves a padding that looks right.
+                return Err(decryption_failed("content key"));
+            }
             let (recipient, key_transport) = body.offered.swap_remove(body.choice.index());
             Ok(Opened {
                 cipher: body.cipher,
@@ -875,6 +879,16 @@ mod tests {
             let (found, opened) = open_with(&[testkit::rsa().clone()], all, &bench.get("out"), 4).unwrap();
             assert!(found == plain, "{options}");
             assert_eq!((opened.cipher, opened.key_transport), (cipher, transport), "{options}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_does_not_fit_never_opens() {
+        // A random content key leaves a plausible padding one time in 256.
+        let sealed = seal(&plan(Cipher::Aes128Cbc, KeyTransport::RsaPkcs1, 20, Form::Der), &[7; 20], 20);
+        for _ in 0..800 {
+            let opened = open_with(&[testkit::other().clone()], OpenPolicy::default(), &sealed, 1000);
+            assert_eq!(opened.unwrap_err().kind, ErrorKind::DecryptionFailed);
         }
     }
 

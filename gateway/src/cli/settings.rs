@@ -82,12 +82,6 @@ impl<N> Settings<N> {
         }
         Ok(pairs)
     }
-
-    /// The value given for a field.
-    pub(crate) fn get(&self, key: &str) -> Option<&str> {
-        let given = self.given.iter().find(|(field, _)| field.key == key).map(|(_, value)| value.as_str());
-        given.or_else(|| self.free.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str()))
-    }
 }
 
 impl<N: Noun> Args for Settings<N> {

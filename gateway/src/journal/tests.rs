@@ -84,7 +84,7 @@ fn a_withdrawn_upload_frees_its_name_and_is_never_claimed() {
     let gone = journal.write_blocking(move |tx| tx.withdraw(id.as_str(), "cancelled", "test", 11)).unwrap();
     assert!(gone.is_some());
     assert_eq!(accept(&journal, "a.edi", 12), Accepted::Queued);
-    let jobs = journal.write_blocking(|tx| tx.claim_jobs(&[JobKind::Send], "me", 100, 10, &|_, _, _| 9)).unwrap();
+    let jobs = journal.write_blocking(|tx| tx.claim_jobs(&[JobKind::Send], "me", 100, 10, &|_, _, _| Lane { width: 9, in_order: false })).unwrap();
     assert_eq!(jobs.len(), 1);
 }
 
@@ -93,7 +93,7 @@ fn a_claimed_job_is_nobody_elses_until_its_process_is_gone() {
     let (_dir, journal) = journal();
     accept(&journal, "a.edi", 10);
     let claim = |owner: &'static str, now| {
-        journal.write_blocking(move |tx| tx.claim_jobs(&[JobKind::Send], owner, now, 10, &|_, _, _| 9)).unwrap()
+        journal.write_blocking(move |tx| tx.claim_jobs(&[JobKind::Send], owner, now, 10, &|_, _, _| Lane { width: 9, in_order: false })).unwrap()
     };
     let first = claim("boot-1", 10);
     assert_eq!(first.len(), 1);
@@ -126,4 +126,21 @@ fn the_event_chain_shows_a_rewritten_row() {
     let db = Connection::open(dir.path().join("as2gate.db")).unwrap();
     db.execute("UPDATE event SET subject = 'x' WHERE seq = 1", []).unwrap();
     assert_eq!(journal.read(|tx| tx.verify_events()).unwrap(), Err(1));
+}
+
+#[test]
+fn an_ordered_lane_waits_for_its_oldest() {
+    let (_dir, journal) = journal();
+    for (at, file) in [(0, "a"), (1, "b")] {
+        accept(&journal, file, at);
+    }
+    let claim = |now: i64| {
+        journal.write_blocking(move |tx| tx.claim_jobs(&[JobKind::Send], "me", now, 10, &|_, _, _| Lane { width: 9, in_order: true })).unwrap()
+    };
+    let first = claim(10);
+    assert_eq!(first.len(), 1);
+    let (id, fence) = (first[0].id, first[0].fence);
+    journal.write_blocking(move |tx| tx.put_back_job(id, fence, 1_000)).unwrap();
+    assert!(claim(20).is_empty(), "the older one waits for its next try, so the younger one waits too");
+    assert_eq!(claim(1_000).first().map(|job| job.id), Some(id));
 }

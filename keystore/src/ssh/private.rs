@@ -112,6 +112,9 @@ impl Curve {
     }
 }
 
+/// Bytes of a whole P-256 scalar.
+const P256_BYTES: usize = 32;
+
 impl Private {
     pub(crate) fn generate(kind: KeyKind, comment: &str) -> Result<Self> {
         let key = match kind {
@@ -123,7 +126,12 @@ impl Private {
             KeyKind::Rsa => Rsa::generate(RSA_BITS).and_then(PKey::from_rsa),
         };
         let key = key.map_err(Error::crypto("make an SSH key"))?;
-        Self::from_pkey(&key, comment)
+        let key = Self::from_pkey(&key, comment)?;
+        match &key.material {
+            // One scalar in 256 is a byte short, and some readers of OpenSSH files want them whole: draw again.
+            Material::Ecdsa { scalar, .. } if scalar.len() < P256_BYTES => Self::generate(kind, comment),
+            _ => Ok(key),
+        }
     }
 
     pub(crate) fn from_pkey(key: &PKey<openssl::pkey::Private>, comment: &str) -> Result<Self> {

@@ -161,7 +161,7 @@ fn certificates_are_exported_as_pem_and_der() {
     let pem = station_certificate(&gateway, "ALICE");
     assert!(pem.starts_with("-----BEGIN CERTIFICATE-----") && !pem.contains("PRIVATE"));
     let name = gateway.json(&["station", "show", "ALICE"])["certificate"].as_str().unwrap().to_owned();
-    gateway.ok(&["cert", "export", &name, "--format", "der", "--out", "alice.der"]);
+    gateway.ok(&["cert", "export", &name, "--form", "der", "--out", "alice.der"]);
     let text = |form: &str, file: &str| {
         run(&mut tool("openssl", &["x509", "-inform", form, "-in", gateway.path(file).to_str().unwrap(), "-noout", "-text", "-fingerprint"])).ok()
     };

@@ -1,0 +1,136 @@
+//! `lifecycle`: in view, out of view, deleted.
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::error::DONE;
+use super::output::{Cell, Format, List};
+use super::{Ctx, Outcome};
+use crate::config::show_duration;
+use crate::lifecycle::{self, Plan};
+use crate::manage::{Refusal, RefusalKind, accounts, objects};
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:
+  as2gate lifecycle status
+  as2gate lifecycle run --dry-run
+  as2gate lifecycle restore AS2/files/ACME_PROD/BIGMART/inbox/20261122T150344391Z-730915526")]
+pub(crate) enum Verb {
+    /// Show how much there is, how long it stays, and what the next sweep takes.
+    #[command(after_help = "Examples:
+  as2gate lifecycle status
+  as2gate lifecycle status -o json")]
+    Status,
+    /// Sweep now; by hand also what an automatic sweep stopped at.
+    #[command(after_help = "Examples:
+  as2gate lifecycle run --dry-run
+  as2gate lifecycle run")]
+    Run,
+    /// Bring back what is out of view and not deleted yet: a file, or all below a directory.
+    #[command(after_help = "Examples:
+  as2gate lifecycle restore AS2/files/ACME_PROD/BIGMART/inbox/20261122T150344391Z-730915526
+  as2gate lifecycle restore AS2/raw-mdn/incoming")]
+    Restore {
+        /// Path below the account's home, e.g. AS2/files/…
+        path: String,
+    },
+}
+
+pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
+    let core = ctx.core()?;
+    match verb {
+        Verb::Status => {
+            let plan = lifecycle::plan(&core)?;
+            let stages = core.config.lifecycle.clone();
+            let all = objects(&core)?;
+            let columns = [
+                ("account", "ACCOUNT"),
+                ("area", "AREA"),
+                ("files", "FILES"),
+                ("current", "IN VIEW"),
+                ("noncurrent", "RESTORABLE"),
+                ("next_noncurrent", "LEAVE NEXT"),
+                ("next_deleted", "DELETED NEXT"),
+            ];
+            let mut list = List::new(&columns, "no accounts");
+            for row in plan.rows.iter().filter(|row| ctx.lists(&row.account)) {
+                let own = all.accounts.get(&row.account).and_then(|account| account.lifecycle.as_ref());
+                let figures = stages.with(own).unwrap_or_else(|_| stages.clone());
+                let stage = match row.area.as_str() {
+                    "duplicate" => figures.duplicate,
+                    "tmp" => figures.tmp,
+                    _ => figures.messages,
+                };
+                list.push(vec![
+                    Cell::text(&row.account),
+                    Cell::text(&row.area),
+                    Cell::number(row.all),
+                    Cell::text(show_duration(stage.current)),
+                    Cell::text(show_duration(stage.noncurrent)),
+                    Cell::number(row.noncurrent),
+                    Cell::number(row.delete),
+                ]);
+            }
+            ctx.printer.list(&list);
+        }
+        Verb::Run => {
+            if ctx.dry_run() {
+                report(ctx, &lifecycle::plan(&core)?, true);
+                return Ok(DONE);
+            }
+            let worker = std::sync::Arc::clone(&core);
+            let swept = tokio::task::spawn_blocking(move || lifecycle::run(&worker, true)).await;
+            let plan = swept.map_err(|error| Refusal::new(RefusalKind::Failed, "internal", "the sweep stopped", error.to_string(), "look at the log, then run it again"))??;
+            report(ctx, &plan, false);
+        }
+        Verb::Restore { path } => {
+            let all = objects(&core)?;
+            // A path with the home in front names its account.
+            let named = path.trim_start_matches('/').strip_prefix("mftg-").and_then(|rest| rest.split('/').next()).map(str::to_owned);
+            let account = accounts::choose(&all, ctx.account().or(named.as_deref()))?.id.clone();
+            let trimmed = path.trim_matches('/');
+            let below = trimmed.strip_prefix(&format!("mftg-{account}/")).unwrap_or(trimmed).to_owned();
+            if ctx.dry_run() {
+                /// Rows that a dry run looks at.
+                const MAX_SHOWN: u32 = 100_000;
+                let hidden = core.journal.read(|tx| tx.noncurrent_below(&account, &below, MAX_SHOWN))?;
+                let files = hidden.iter().filter(|entry| !entry.is_dir).count();
+                ctx.printer.done(&json!({ "account": account, "path": below, "restored": 0, "would_restore": files }), &format!("{files} files would come back"));
+                return Ok(DONE);
+            }
+            let (worker, owner, target) = (std::sync::Arc::clone(&core), account.clone(), below.clone());
+            let restored = tokio::task::spawn_blocking(move || lifecycle::restore(&worker, &owner, &target)).await;
+            let files = restored.map_err(|error| Refusal::new(RefusalKind::Failed, "internal", "the restore stopped", error.to_string(), "run it again"))??;
+            if files == 0 {
+                let why = "no file below that path is out of view and still kept";
+                return Err(Refusal::not_found(format!("nothing to restore at {below}"), why, "the path is the one that SFTP showed, e.g. AS2/files/…"));
+            }
+            ctx.printer.done(&json!({ "account": account, "path": below, "restored": files }), &format!("{files} files are back in view; their time begins anew"));
+        }
+    }
+    Ok(DONE)
+}
+
+fn report(ctx: &Ctx, plan: &Plan, dry: bool) {
+    let rows: Vec<_> = plan.rows.iter().filter(|row| ctx.lists(&row.account)).collect();
+    if ctx.printer.format == Format::Json {
+        ctx.printer.list_of(rows.iter().map(|row| json!(row)).collect());
+        return;
+    }
+    let several = rows.iter().map(|row| &row.account).collect::<std::collections::BTreeSet<_>>().len() > 1;
+    let (left, deleted) = if dry { ("would become non-current", "would be deleted") } else { ("became non-current", "were deleted") };
+    let mut text = String::new();
+    for row in rows.iter().filter(|row| row.noncurrent + row.delete > 0) {
+        let account = if several { format!("{:<12} ", row.account) } else { String::new() };
+        let mut parts = Vec::new();
+        if row.noncurrent > 0 {
+            parts.push(format!("{} files {left}", row.noncurrent));
+        }
+        if row.delete > 0 {
+            parts.push(if row.noncurrent > 0 { format!("{} {deleted}", row.delete) } else { format!("{} files {deleted}", row.delete) });
+        }
+        text.push_str(&format!("{account}{:<16} {}\n", format!("AS2/{}", row.area), parts.join(", ")));
+    }
+    let nothing = if dry { "nothing is due" } else { "nothing was due" };
+    ctx.printer.done(&json!(null), if text.is_empty() { nothing } else { &text });
+}

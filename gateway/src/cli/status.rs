@@ -1,0 +1,190 @@
+//! `status`: how the server and its queue are doing, asked of the journal and of the server itself.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::error::DONE;
+use super::{Ctx, Outcome};
+use crate::clock::{Millis, rfc3339};
+use crate::gateway::{Core, Listening, is_served};
+use crate::manage::certificates::expiring;
+use crate::manage::{Result, host_keys, objects};
+use crate::message::State;
+
+/// Expiry is mentioned this long before.
+const EXPIRY_WITHIN: Millis = 30 * 86_400_000;
+const DAY: Millis = 86_400_000;
+/// How long the server may take to answer.
+const ASK_WITHIN: Duration = Duration::from_millis(500);
+/// Most bytes read of its metrics.
+const MAX_METRICS: u64 = 1 << 20;
+
+/// Show how the server and its queue are doing.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  as2gate status
+  as2gate status -o json
+  watch as2gate status")]
+pub(crate) struct Status {}
+
+pub(crate) async fn run(ctx: &Ctx, _: &Status) -> Outcome {
+    let core = ctx.core()?;
+    let facts = gather(&core)?;
+    ctx.printer.show(&facts.object(), &facts.text());
+    Ok(DONE)
+}
+
+struct Facts {
+    running: bool,
+    listening: Option<Listening>,
+    answers: Vec<(&'static str, SocketAddr, bool)>,
+    connections: Option<u64>,
+    database: String,
+    free_percent: u64,
+    free_bytes: u64,
+    states: Vec<(State, u64)>,
+    queue: u64,
+    failed: u64,
+    next_sweep: String,
+    expiring: Vec<(String, i64)>,
+    host_keys: Vec<(String, String)>,
+    counts: [(&'static str, usize); 5],
+    now: Millis,
+}
+
+fn gather(core: &Core) -> Result<Facts> {
+    let now = core.clock.now();
+    let running = is_served(&core.config);
+    let listening = Listening::read(&core.journal).filter(|_| running);
+    let answers = listening.as_ref().map(probe).unwrap_or_default();
+    let connections = listening.as_ref().and_then(|listening| listening.telemetry).and_then(connections);
+    let all = objects(core)?;
+    let states = core.journal.read(|tx| tx.count_states(now - DAY))?;
+    let count = |wanted: &dyn Fn(State) -> bool| states.iter().filter(|(state, _)| wanted(*state)).map(|(_, count)| count).sum();
+    let (free, total) = (core.storage.free_bytes()?, core.storage.total_bytes()?);
+    let run_at = core.config.lifecycle.run_at.as_secs();
+    let due = expiring(&all, now, EXPIRY_WITHIN);
+    Ok(Facts {
+        running,
+        listening,
+        answers,
+        connections,
+        database: core.journal.integrity()?,
+        free_percent: free.saturating_mul(100) / total.max(1),
+        free_bytes: free,
+        queue: count(&|state| !state.is_final()),
+        failed: count(&|state| matches!(state, State::Failed | State::Rejected | State::Quarantined)),
+        states,
+        next_sweep: format!("{:02}:{:02}", run_at / 3600, run_at / 60 % 60),
+        expiring: due.iter().map(|c| (c.name.clone(), (c.not_after - now / 1000).div_euclid(86_400))).collect(),
+        host_keys: host_keys::load(&core.config)?.into_iter().map(|key| (key.kind, key.fingerprint)).collect(),
+        counts: [
+            ("accounts", all.accounts.len()),
+            ("stations", all.stations.len()),
+            ("partners", all.partners.len()),
+            ("certificates", all.certificates.len()),
+            ("users", all.users.len()),
+        ],
+        now,
+    })
+}
+
+/// Whether each door opens.
+fn probe(listening: &Listening) -> Vec<(&'static str, SocketAddr, bool)> {
+    let doors = [("sftp", &listening.sftp), ("as2", &listening.as2), ("as2_tls", &listening.as2_tls)];
+    let all = doors.into_iter().flat_map(|(name, list)| list.iter().map(move |address| (name, *address)));
+    all.map(|(name, address)| (name, address, TcpStream::connect_timeout(&reachable(address), ASK_WITHIN).is_ok())).collect()
+}
+
+/// The loopback address of a wildcard.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => std::net::Ipv4Addr::LOCALHOST.into(),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => std::net::Ipv6Addr::LOCALHOST.into(),
+        other => other.ip(),
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+/// Open SFTP connections, from the server's metrics.
+fn connections(telemetry: SocketAddr) -> Option<u64> {
+    let mut stream = TcpStream::connect_timeout(&reachable(telemetry), ASK_WITHIN).ok()?;
+    stream.set_read_timeout(Some(ASK_WITHIN)).ok()?;
+    stream.write_all(format!("GET /metrics HTTP/1.1\r\nHost: {telemetry}\r\nConnection: close\r\n\r\n").as_bytes()).ok()?;
+    let mut answer = Vec::new();
+    // A server that keeps the connection open is read until it pauses.
+    let _ = stream.take(MAX_METRICS).read_to_end(&mut answer);
+    let text = String::from_utf8_lossy(&answer);
+    let line = text.lines().find_map(|line| line.strip_prefix("as2gate_sftp_connections "))?;
+    line.trim().parse::<f64>().ok().map(|value| value.max(0.0).round() as u64)
+}
+
+impl Facts {
+    fn door(&self, name: &str) -> String {
+        let mut doors = self.answers.iter().filter(|(door, ..)| *door == name);
+        match (self.running, doors.clone().next()) {
+            (false, _) => "not running".to_owned(),
+            (true, None) => "off".to_owned(),
+            (true, Some(_)) => match doors.find(|(.., answers)| !answers) {
+                Some((_, address, _)) => format!("no answer on {address}"),
+                None => "ok".to_owned(),
+            },
+        }
+    }
+
+    fn text(&self) -> String {
+        let sftp = match (self.door("sftp").as_str(), self.connections) {
+            ("ok", Some(1)) => "ok (1 connection)".to_owned(),
+            ("ok", Some(n)) => format!("ok ({n} connections)"),
+            (other, _) => other.to_owned(),
+        };
+        let tls = if self.answers.iter().any(|(door, ..)| *door == "as2_tls") { format!("   as2 tls {}", self.door("as2_tls")) } else { String::new() };
+        let database = if self.database == "ok" { "ok" } else { "damaged: as2gate doctor" };
+        let certificates = match self.expiring.as_slice() {
+            [] => "ok".to_owned(),
+            some => some.iter().map(|(name, days)| if *days < 0 { format!("{name} has expired") } else { format!("{name} expires in {days} days") }).collect::<Vec<_>>().join(", "),
+        };
+        let held: u64 = self.states.iter().filter(|(state, _)| *state == State::Held).map(|(_, count)| count).sum();
+        let held = if held > 0 { format!("   held {held}") } else { String::new() };
+        let mut text = format!("sftp {sftp}   as2 {}{tls}   database {database}   storage ok ({} % free)\n", self.door("as2"), self.free_percent);
+        text.push_str(&format!("queue {}{held}   failed 24h {}   next sweep {} UTC   certificates: {certificates}\n", self.queue, self.failed, self.next_sweep));
+        if let Some(listening) = &self.listening {
+            let list = |list: &[SocketAddr]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+            let telemetry = listening.telemetry.map(|address| format!("   telemetry {address}")).unwrap_or_default();
+            let tls = if listening.as2_tls.is_empty() { String::new() } else { format!("   as2 tls {}", list(&listening.as2_tls)) };
+            text.push_str(&format!("listening  sftp {}   as2 {}{tls}{telemetry}   pid {}\n", list(&listening.sftp), list(&listening.as2), listening.pid));
+        }
+        let keys: Vec<String> = self.host_keys.iter().map(|(kind, fingerprint)| format!("{kind} {fingerprint}")).collect();
+        text.push_str(&format!("host keys  {}\n", keys.join("   ")));
+        let counts: Vec<String> = self.counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        text.push_str(&format!("objects    {}\n", counts.join("   ")));
+        text
+    }
+
+    fn object(&self) -> Value {
+        let states: serde_json::Map<String, Value> = self.states.iter().map(|(state, count)| (state.to_string(), json!(count))).collect();
+        let objects: serde_json::Map<String, Value> = self.counts.iter().map(|(name, count)| ((*name).to_owned(), json!(count))).collect();
+        json!({
+            "time": rfc3339(self.now),
+            "running": self.running,
+            "listening": self.listening,
+            "sftp": self.door("sftp"),
+            "sftp_connections": self.connections,
+            "as2": self.door("as2"),
+            "database": self.database,
+            "storage_free_bytes": self.free_bytes,
+            "storage_free_percent": self.free_percent,
+            "queue": self.queue,
+            "failed_24h": self.failed,
+            "states": states,
+            "next_sweep": self.next_sweep,
+            "expiring": self.expiring.iter().map(|(name, days)| json!({ "name": name, "days": days })).collect::<Vec<_>>(),
+            "host_keys": self.host_keys.iter().map(|(kind, fingerprint)| json!({ "kind": kind, "fingerprint": fingerprint })).collect::<Vec<_>>(),
+            "objects": objects,
+        })
+    }
+}
