@@ -27,7 +27,7 @@ test: ## run every test; whole-system tests use OpenSSH, OpenSSL, keytool and py
 	@$(MAKE) --no-print-directory build
 	@$(CARGO) test $(FLAGS) --no-fail-fast -- --test-threads=4
 
-demo: ## two gateways, one file each way to see, under two minutes after the build
+demo: ## ALICE sends three files to BOB through two gateways; under two minutes after the build
 	@.ci/prerequisites $(BUILD_TOOLS) sftp openssl python3
 	@$(MAKE) --no-print-directory build
 	@examples/two-stations/demo.sh

@@ -32,12 +32,14 @@ wrong() {
     printf '  %sNO%s  %s\n' "$red" "$plain" "$*"
     failures=$((failures + 1))
 }
+# A path as one would type it here.
+short() { realpath --relative-base="$PWD" "$1"; }
 failures=0
 began=$SECONDS
 
 title "1  Two gateways, two stations"
 rm -rf "$dir"
-mkdir -p "$dir/fetched"
+mkdir -p "$dir"
 pair_set_up "$dir"
 pair_start
 ok "ALICE  sftp 127.0.0.1:$ALICE_SFTP   as2 http://127.0.0.1:$ALICE_AS2/as2   process $ALICE_PID"
@@ -50,7 +52,11 @@ head -c "${BIG_MIB}M" /dev/urandom >"$dir/drawings-2026-11.bin"
 files=(850-po-4500017342.x12 ORDERS-4500017388.edifact drawings-2026-11.bin)
 for file in "${files[@]}"; do
     echo "put \"$dir/$file\" AS2/send/ALICE/BOB/"
-done | ftp alice >"$dir/put.log"
+done | ftp alice >"$dir/put.log" || {
+    wrong "the upload was refused; the end of ALICE's log:"
+    tail -n 5 "$dir/alice/serve.log"
+    exit 1
+}
 for file in "${files[@]}"; do
     ok "$(printf '%-28s %11d bytes   AS2/send/ALICE/BOB/' "$file" "$(stat -c %s "$dir/$file")")"
 done
@@ -70,6 +76,7 @@ gw alice message list -o table
 printf '\nBOB: as2gate message list\n'
 gw bob message list -o table
 
+mkdir -p "$dir/fetched"
 title "4  BOB's ERP fetches from the inbox; bytes and MICs are compared"
 # id FILE SIDE: the one message of that file.
 id() { json "next((m['id'] for m in it if m['file'] == '$1'), '')" <"$dir/$2.json"; }
@@ -81,17 +88,16 @@ for file in "${files[@]}"; do
     fi
     echo "get \"AS2/files/BOB/ALICE/inbox/$received/$file\" \"$dir/fetched/$file\"" | ftp bob >"$dir/get.log" || true
     echo "get \"AS2/raw-mdn/incoming/$sent.mdn\" \"$dir/fetched/$file.mdn\"" | ftp alice >>"$dir/get.log" || true
-    if cmp -s "$dir/$file" "$dir/fetched/$file"; then
-        ok "$file: the same bytes, sha256 $(sha256sum <"$dir/fetched/$file" | cut -c1-16)…"
-    else
+    if ! cmp -s "$dir/$file" "$dir/fetched/$file"; then
         wrong "$file: what BOB fetched differs from what ALICE put"
+        continue
     fi
     gw alice message show "$sent" -o json >"$dir/sent.json"
     gw bob message show "$received" -o json >"$dir/received.json"
-    if verdict=$(python3 "$here/receipt.py" check "$dir/fetched/$file.mdn" "$dir/sent.json" "$dir/received.json"); then
-        ok "$verdict"
+    if mic=$(python3 "$here/receipt.py" check "$dir/fetched/$file.mdn" "$dir/sent.json" "$dir/received.json"); then
+        ok "$(printf '%-26s same bytes   sent, received and receipted MIC %s' "$file" "$mic")"
     else
-        wrong "$file: $verdict"
+        wrong "$file: $mic"
     fi
 done
 
@@ -100,20 +106,24 @@ python3 "$here/receipt.py" show "$dir/fetched/${files[0]}.mdn" || failures=$((fa
 
 title "6  Where everything lies"
 first=$(id "${files[0]}" alice) last=$(id "${files[0]}" bob)
-show() { if [ -e "$1" ]; then printf '  %-20s %s%s%s\n' "$2" "$dim" "$(realpath --relative-to="$PWD" "$1")" "$plain"; else wrong "$2: $1 is not there"; fi; }
+# place DIR PATH WORDS: a file that has to be there.
+place() { if [ -e "$1/$2" ]; then printf '    %-22s %s%s%s\n' "$3" "$dim" "$2" "$plain"; else wrong "$3: $1/$2 is not there"; fi; }
 tree=$dir/alice/data/tree/mftg-alice/AS2
-show "$tree/files/ALICE/BOB/outbox/$first/${files[0]}" "file as sent"
-show "$tree/raw-message/ALICE/BOB/outbox/$first/message.as2" "message on the wire"
-show "$tree/headers/ALICE/BOB/outbox/$first/headers.txt" "its HTTP headers"
-show "$tree/raw-mdn/incoming/$first.mdn" "the signed receipt"
+printf '  ALICE  %s\n' "$(short "$tree")"
+place "$tree" "files/ALICE/BOB/outbox/$first/${files[0]}" "file as sent"
+place "$tree" "raw-message/ALICE/BOB/outbox/$first/message.as2" "bytes on the wire"
+place "$tree" "headers/ALICE/BOB/outbox/$first/headers.txt" "HTTP headers"
+place "$tree" "raw-mdn/incoming/$first.mdn" "signed receipt"
 tree=$dir/bob/data/tree/mftg-bob/AS2
-show "$tree/files/BOB/ALICE/inbox/$last/${files[0]}" "file as received"
-show "$tree/raw-message/BOB/ALICE/inbox/$last/message.as2" "message as received"
-show "$dir/alice/serve.log" "log of ALICE"
-show "$dir/bob/serve.log" "log of BOB"
+printf '  BOB    %s\n' "$(short "$tree")"
+place "$tree" "files/BOB/ALICE/inbox/$last/${files[0]}" "file as received"
+place "$tree" "raw-message/BOB/ALICE/inbox/$last/message.as2" "bytes on the wire"
+place "$tree" "raw-mdn/outgoing/$last.mdn" "the receipt it gave"
+printf '  Logs   %s   %s\n' "$(short "$dir/alice/serve.log")" "$(short "$dir/bob/serve.log")"
 
 printf '\nTo go on by yourself:\n'
-printf '  %s -c %s serve\n' "$(realpath --relative-to="$PWD" "$AS2GATE_BIN")" "$(realpath --relative-to="$PWD" "$dir/alice/as2gate.toml")"
+printf '  %s -c %s message show %s\n' "$(short "$AS2GATE_BIN")" "$(short "$dir/alice/as2gate.toml")" "${first##*-}"
+printf '  %s -c %s serve\n' "$(short "$AS2GATE_BIN")" "$(short "$dir/alice/as2gate.toml")"
 
 if [ "$failures" -gt 0 ]; then
     title "${red}$failures things were wrong${plain}; the logs are named above"

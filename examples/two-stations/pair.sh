@@ -58,7 +58,8 @@ pair_start() {
 # Starts one side and waits until it says where it listens.
 pair_serve() {
     local side=$1 pid tries=0 status
-    gw "$side" serve >>"$PAIR_DIR/$side/serve.log" 2>&1 &
+    # exec: the process that is ended later is the gateway itself, not a shell around it.
+    (exec "$AS2GATE_BIN" -c "$PAIR_DIR/$side/as2gate.toml" serve) >>"$PAIR_DIR/$side/serve.log" 2>&1 &
     pid=$!
     PAIR_PIDS+=("$pid")
     until status=$(gw "$side" status -o json 2>/dev/null) && [ "$(json 'bool(it["listening"]["as2"])' <<<"$status" 2>/dev/null)" = True ]; do

@@ -2,7 +2,7 @@
 """Reads a stored MDN (header lines, blank line, body) with Python's own mail parser, apart from the gateway's code.
 
 receipt.py show MDN                         prints the text for people and the part for machines
-receipt.py check MDN SENT.json RECEIVED.json  says whether the MIC that was sent, received and receipted is one
+receipt.py check MDN SENT.json RECEIVED.json  prints the MIC if what was sent, received and receipted is one; else why not
 """
 
 import base64
@@ -16,7 +16,9 @@ def parts(path):
     """Text for people, fields for machines, and whether a signature is there."""
     with open(path, "rb") as file:
         message = email.message_from_binary_file(file, policy=email.policy.default)
-    kinds = {part.get_content_type(): part for part in message.walk()}
+    kinds = {}
+    for part in message.walk():
+        kinds.setdefault(part.get_content_type(), part)
     machine = kinds["message/disposition-notification"]
     body = machine.get_payload()
     # The parser takes the fields for the headers of a message inside.
@@ -57,7 +59,7 @@ def check(path, sent_path, received_path):
         return "the receipt is for another message"
     if not said or not mic(said) == mic(sent["mic"]) == mic(received["mic"]):
         return f"MICs differ: sent {sent['mic']}, received {received['mic']}, receipted {said}"
-    print(f"{sent['file']}: one MIC at both ends and in the signed receipt, {said}")
+    print(said)
     return None
 
 

@@ -40,7 +40,11 @@ pub struct ConfigError {
 
 impl ConfigError {
     pub(crate) fn new(what: impl Into<String>, why: impl Into<String>, hint: impl Into<String>) -> Self {
-        ConfigError { what: what.into(), why: why.into(), hint: hint.into() }
+        ConfigError {
+            what: what.into(),
+            why: why.into(),
+            hint: hint.into(),
+        }
     }
 }
 
@@ -140,14 +144,18 @@ impl Secret {
     /// When the variable is not set or the file cannot be read.
     pub fn read(&self) -> Result<Zeroizing<String>, String> {
         let text = match self {
-            Secret::Env(name) => std::env::var(name).map(Zeroizing::new).map_err(|_| format!("the environment variable {name} is not set"))?,
+            Secret::Env(name) => std::env::var(name)
+                .map(Zeroizing::new)
+                .map_err(|_| format!("the environment variable {name} is not set"))?,
             Secret::File(path) => {
                 let cannot = |why: String| format!("cannot read {}: {why}", path.display());
                 let size = std::fs::metadata(path).map_err(|error| cannot(error.to_string()))?.len();
                 if size > MAX_SECRET {
                     return Err(cannot(format!("it is larger than {MAX_SECRET} bytes")));
                 }
-                std::fs::read_to_string(path).map(Zeroizing::new).map_err(|error| cannot(error.to_string()))?
+                std::fs::read_to_string(path)
+                    .map(Zeroizing::new)
+                    .map_err(|error| cannot(error.to_string()))?
             }
         };
         Ok(Zeroizing::new(text.trim().to_owned()))
@@ -322,10 +330,15 @@ impl Lifecycle {
                 other => return Err(format!("lifecycle.{other} is not one of: messages, duplicate, tmp")),
             };
             let Some(table) = value.as_table() else {
-                return Err(format!("lifecycle.{area} has to look like {{ current = \"35d\", noncurrent = \"35d\" }}"));
+                return Err(format!(
+                    "lifecycle.{area} has to look like {{ current = \"35d\", noncurrent = \"35d\" }}"
+                ));
             };
             for (stage, value) in table {
-                let span = value.as_str().ok_or_else(|| "a duration has to be a text like \"35d\"".to_owned()).and_then(parse_duration);
+                let span = value
+                    .as_str()
+                    .ok_or_else(|| "a duration has to be a text like \"35d\"".to_owned())
+                    .and_then(parse_duration);
                 let span = span.map_err(|why| format!("lifecycle.{area}.{stage}: {why}"))?;
                 match stage.as_str() {
                     "current" => stages.current = span,
@@ -423,7 +436,11 @@ impl Config {
     /// # Errors
     /// An unreadable file, an unknown key (with the nearest known one), or a value that cannot be used.
     pub fn load(path: Option<&Path>, data_dir: Option<&Path>) -> Result<Config, ConfigError> {
-        Self::load_with(path, data_dir, std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))))
+        Self::load_with(
+            path,
+            data_dir,
+            std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))),
+        )
     }
 
     /// The same with the environment given.
@@ -465,14 +482,22 @@ impl Config {
         let named = path.map(Path::to_owned);
         let named = match data_dir {
             Some(_) => named,
-            None => named.or_else(|| std::env::var_os(CONFIG_VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from)),
+            None => named.or_else(|| {
+                std::env::var_os(CONFIG_VARIABLE)
+                    .filter(|value| !value.is_empty())
+                    .map(PathBuf::from)
+            }),
         };
         if let Some(file) = named {
             if file.is_file() {
                 return Ok(Some(file));
             }
             let what = format!("there is no configuration {}", file.display());
-            return Err(ConfigError::new(what, "it was named with -c or AS2GATE_CONFIG", "`as2gate init -c FILE` writes one"));
+            return Err(ConfigError::new(
+                what,
+                "it was named with -c or AS2GATE_CONFIG",
+                "`as2gate init -c FILE` writes one",
+            ));
         }
         let candidates = match data_dir {
             Some(dir) => vec![dir.join(CONFIG_FILE)],
@@ -483,22 +508,40 @@ impl Config {
 
     fn build(values: Values, file: Option<PathBuf>, data_dir: PathBuf) -> Result<Config, ConfigError> {
         let beside = file.as_deref().and_then(Path::parent).map(Path::to_owned).unwrap_or_default();
-        let wrong = |key: &str, why: String, hint: &str| ConfigError::new(format!("{key} ({}) cannot be used", values.source(key)), why, hint);
-        let secret = |key: &str, base: &Path| Secret::parse(&values.text(key), base).map_err(|why| wrong(key, why, "see `as2gate check --effective`"));
+        let wrong =
+            |key: &str, why: String, hint: &str| ConfigError::new(format!("{key} ({}) cannot be used", values.source(key)), why, hint);
+        let secret = |key: &str, base: &Path| {
+            Secret::parse(&values.text(key), base).map_err(|why| wrong(key, why, "see `as2gate check --effective`"))
+        };
         let master_key = secret("master_key", &data_dir)?.unwrap_or_else(|| Secret::File(data_dir.join("master.key")));
         let database = match values.text("database.url").strip_prefix("sqlite:") {
             Some(path) if !path.is_empty() => data_dir.join(path),
-            _ => return Err(wrong("database.url", "only sqlite: is known".to_owned(), "write \"sqlite:db/as2gate.db\"")),
+            _ => {
+                return Err(wrong(
+                    "database.url",
+                    "only sqlite: is known".to_owned(),
+                    "write \"sqlite:db/as2gate.db\"",
+                ));
+            }
         };
         let public_url = values.text("public_url").trim_end_matches('/').to_owned();
-        if !public_url.is_empty() && !(public_url.starts_with("http://") || public_url.starts_with("https://")) {
+        let usable = public_url.is_empty() || ["http://", "https://"].iter().any(|scheme| public_url.starts_with(scheme));
+        if !usable {
             let why = format!("`{}` does not begin with http:// or https://", public_url.escape_default());
-            return Err(wrong("public_url", why, "give the base of your AS2 URL, e.g. \"https://as2.example.com\""));
+            return Err(wrong(
+                "public_url",
+                why,
+                "give the base of your AS2 URL, e.g. \"https://as2.example.com\"",
+            ));
         }
         for key in ["as2.path", "as2.mdn_path"] {
             let path = values.text(key);
             if !path.starts_with('/') || path.bytes().any(|b| !b.is_ascii_graphic() || matches!(b, b'?' | b'#')) {
-                return Err(wrong(key, format!("`{}` is not the path of a URL", path.escape_default()), "write it like \"/as2\""));
+                return Err(wrong(
+                    key,
+                    format!("`{}` is not the path of a URL", path.escape_default()),
+                    "write it like \"/as2\"",
+                ));
             }
         }
         let tls = Tls {
@@ -509,10 +552,18 @@ impl Config {
         };
         if !tls.listen.is_empty() && (tls.cert.is_none() || tls.key.is_none()) {
             let hint = "set as2.tls.cert and as2.tls.key to \"file:PATH\", or as2.tls.listen to []";
-            return Err(wrong("as2.tls.listen", "a TLS listener needs a certificate and a key".to_owned(), hint));
+            return Err(wrong(
+                "as2.tls.listen",
+                "a TLS listener needs a certificate and a key".to_owned(),
+                hint,
+            ));
         }
         if values.texts("sftp.host_keys").is_empty() {
-            return Err(wrong("sftp.host_keys", "a server without a host key answers nobody".to_owned(), "write [\"ed25519\", \"ecdsa\"]"));
+            return Err(wrong(
+                "sftp.host_keys",
+                "a server without a host key answers nobody".to_owned(),
+                "write [\"ed25519\", \"ecdsa\"]",
+            ));
         }
         let stages = |area: &str| Stages {
             current: values.span(&format!("lifecycle.{area}.current")),
@@ -574,7 +625,9 @@ impl Config {
                 mdn_tries: values.number("retry.mdn_tries"),
             },
             keystore_format: values.word("keystore.format", KeystoreFormat::Pkcs12),
-            storage: StorageSettings { min_free: values.size("storage.min_free") },
+            storage: StorageSettings {
+                min_free: values.size("storage.min_free"),
+            },
             lifecycle: Lifecycle {
                 messages: stages("messages"),
                 duplicate: stages("duplicate"),
@@ -663,14 +716,22 @@ mod tests {
     #[test]
     fn the_file_overrides_defaults_and_the_environment_the_file() {
         let text = "data_dir = \"data\"\n[sftp]\nban = { failures = 3 }\n[retry]\ninitial = \"1s\"\nfactor = 3\n";
-        let env = [("AS2GATE_RETRY__INITIAL", "5s"), ("AS2GATE_AS2__LISTEN", "127.0.0.1:0"), ("AS2GATE_ACCOUNT", "acme"), ("AS2GATE_SFTP__BAN__WITHIN", "\"1m\"")];
+        let env = [
+            ("AS2GATE_RETRY__INITIAL", "5s"),
+            ("AS2GATE_AS2__LISTEN", "127.0.0.1:0"),
+            ("AS2GATE_ACCOUNT", "acme"),
+            ("AS2GATE_SFTP__BAN__WITHIN", "\"1m\""),
+        ];
         let config = load(text, &env).unwrap();
         assert_eq!(config.retry.initial, Duration::from_secs(5));
         assert_eq!(config.retry.factor, 3.0);
         assert_eq!(config.sftp.ban.failures, 3);
         assert_eq!(config.sftp.ban.within, Duration::from_secs(60));
         assert_eq!(config.as2.listen, ["127.0.0.1:0"]);
-        assert!(config.data_dir.ends_with("data") && config.data_dir.is_absolute(), "a path in the file starts at the file");
+        assert!(
+            config.data_dir.ends_with("data") && config.data_dir.is_absolute(),
+            "a path in the file starts at the file"
+        );
         let (_, setting) = config.values.all().find(|(key, _)| key.path == "sftp.ban.failures").unwrap();
         assert_eq!(setting.source, Source::File(3));
     }
@@ -684,7 +745,10 @@ mod tests {
         assert!(error.hint.contains("sftp.listen"), "{}", error.hint);
         let error = load("", &[("AS2GATE_SFTP__LISEN", "x")]).unwrap_err();
         assert!(error.what.contains("AS2GATE_SFTP__LISEN"), "{error}");
-        assert!(load("[console]\nlisten = \"127.0.0.1:9080\"\n", &[]).is_err(), "later keys are unknown today");
+        assert!(
+            load("[console]\nlisten = \"127.0.0.1:9080\"\n", &[]).is_err(),
+            "later keys are unknown today"
+        );
     }
 
     #[test]

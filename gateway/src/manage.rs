@@ -71,7 +71,13 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal of this sort.
     pub fn new(kind: RefusalKind, code: &'static str, what: impl Into<String>, why: impl Into<String>, hint: impl Into<String>) -> Self {
-        Refusal { kind, code, what: what.into(), why: why.into(), hint: hint.into() }
+        Refusal {
+            kind,
+            code,
+            what: what.into(),
+            why: why.into(),
+            hint: hint.into(),
+        }
     }
 
     /// An input that cannot be used.
@@ -98,15 +104,27 @@ impl Refusal {
     #[must_use]
     pub fn from_keystore(what: impl Into<String>, error: &keystore::Error) -> Self {
         let text = error.to_string();
-        let (why, hint) = text.rsplit_once("; ").unwrap_or((&text, "look at the file, and at its passphrase if it has one"));
+        let (why, hint) = text
+            .rsplit_once("; ")
+            .unwrap_or((&text, "look at the file, and at its passphrase if it has one"));
         Refusal::new(RefusalKind::Invalid, "bad-key-or-certificate", what, why, hint)
     }
 
     /// The system's word about a file.
     #[must_use]
     pub fn from_io(what: impl Into<String>, error: &std::io::Error) -> Self {
-        let kind = if error.kind() == std::io::ErrorKind::NotFound { RefusalKind::NotFound } else { RefusalKind::Failed };
-        Refusal::new(kind, "file", what, error.to_string(), "look at the path and at the rights of the file and its directory")
+        let kind = if error.kind() == std::io::ErrorKind::NotFound {
+            RefusalKind::NotFound
+        } else {
+            RefusalKind::Failed
+        };
+        Refusal::new(
+            kind,
+            "file",
+            what,
+            error.to_string(),
+            "look at the path and at the rights of the file and its directory",
+        )
     }
 }
 
@@ -115,18 +133,34 @@ impl From<JournalError> for Refusal {
         let why = error.to_string();
         match error {
             JournalError::NotFound(_) => Refusal::not_found("not found", why, "`list` shows what there is"),
-            JournalError::Conflict(_) => Refusal::new(RefusalKind::Failed, "conflict", "not done", why, "look at its state with `show`, then try again"),
+            JournalError::Conflict(_) => Refusal::new(
+                RefusalKind::Failed,
+                "conflict",
+                "not done",
+                why,
+                "look at its state with `show`, then try again",
+            ),
             JournalError::Newer { .. } => Refusal::invalid("the journal cannot be used", why, "install the newer as2gate"),
-            JournalError::Sqlite(_) | JournalError::Corrupt(_) | JournalError::Closed => {
-                Refusal::new(RefusalKind::Failed, "journal", "the journal did not take it", why, "`as2gate doctor` checks the database and the disk")
-            }
+            JournalError::Sqlite(_) | JournalError::Corrupt(_) | JournalError::Closed => Refusal::new(
+                RefusalKind::Failed,
+                "journal",
+                "the journal did not take it",
+                why,
+                "`as2gate doctor` checks the database and the disk",
+            ),
         }
     }
 }
 
 impl From<crate::storage::StorageError> for Refusal {
     fn from(error: crate::storage::StorageError) -> Self {
-        Refusal::new(RefusalKind::Failed, "storage", "the storage did not do it", error.to_string(), "`as2gate doctor` checks the disk")
+        Refusal::new(
+            RefusalKind::Failed,
+            "storage",
+            "the storage did not do it",
+            error.to_string(),
+            "`as2gate doctor` checks the disk",
+        )
     }
 }
 
@@ -273,7 +307,13 @@ pub async fn edit<T>(core: &Core, dry_run: bool, plan: impl Fn(&Objects) -> Resu
             return Ok(outcome);
         }
     }
-    Err(Refusal::new(RefusalKind::Failed, "conflict", "not done", "somebody else keeps changing objects", "try again"))
+    Err(Refusal::new(
+        RefusalKind::Failed,
+        "conflict",
+        "not done",
+        "somebody else keeps changing objects",
+        "try again",
+    ))
 }
 
 /// Writes the changes with their events; false if the objects are no longer those of the plan.
@@ -292,7 +332,15 @@ async fn write(core: &Core, before: &Objects, changes: &[Change]) -> Result<bool
                 Change::Put(object) => object.name(),
                 Change::Remove(_, _, name) => name,
             };
-            tx.record(&NewEvent { account: change.account(), kind: &kind, subject, facts }, now)?;
+            tx.record(
+                &NewEvent {
+                    account: change.account(),
+                    kind: &kind,
+                    subject,
+                    facts,
+                },
+                now,
+            )?;
         }
         Ok(true)
     });
@@ -321,7 +369,11 @@ fn describe(before: &Objects, change: &Change) -> (String, serde_json::Value) {
             Some(old) => {
                 let changed = fields::changed(&old, object);
                 let keys = object.kind() == ObjectKind::User && changed.iter().any(|field| field == "keys");
-                let kind = if keys { "user.key_changed".to_owned() } else { format!("{}.changed", object.kind()) };
+                let kind = if keys {
+                    "user.key_changed".to_owned()
+                } else {
+                    format!("{}.changed", object.kind())
+                };
                 (kind, json!({ "fields": changed }))
             }
             None => (format!("{}.added", object.kind()), json!({})),
@@ -335,9 +387,17 @@ fn describe(before: &Objects, change: &Change) -> (String, serde_json::Value) {
 pub fn find(objects: &Objects, kind: ObjectKind, account: &str, name: &str) -> Option<Object> {
     match kind {
         ObjectKind::Account => objects.accounts.get(name).cloned().map(Object::Account),
-        ObjectKind::Station => objects.stations.get(name).filter(|s| s.account == account).cloned().map(Object::Station),
+        ObjectKind::Station => objects
+            .stations
+            .get(name)
+            .filter(|s| s.account == account)
+            .cloned()
+            .map(Object::Station),
         ObjectKind::Partner => objects.partner(account, name).cloned().map(|p| Object::Partner(Box::new(p))),
-        ObjectKind::Certificate => objects.certificate(account, name).cloned().map(|c| Object::Certificate(Box::new(c))),
+        ObjectKind::Certificate => objects
+            .certificate(account, name)
+            .cloned()
+            .map(|c| Object::Certificate(Box::new(c))),
         ObjectKind::User => objects.user(name).filter(|u| u.account == account).cloned().map(Object::User),
     }
 }
@@ -354,7 +414,11 @@ pub fn with_changes(before: &Objects, changes: &[Change]) -> Objects {
                 drop(after.partners.insert((partner.account.clone(), partner.as2_id.clone()), *partner));
             }
             Change::Put(Object::Certificate(certificate)) => {
-                drop(after.certificates.insert((certificate.account.clone(), certificate.name.clone()), *certificate));
+                drop(
+                    after
+                        .certificates
+                        .insert((certificate.account.clone(), certificate.name.clone()), *certificate),
+                );
             }
             Change::Put(Object::User(user)) => drop(after.users.insert(user.name.to_ascii_lowercase(), user)),
             Change::Remove(kind, account, name) => match kind {

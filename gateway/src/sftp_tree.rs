@@ -123,6 +123,10 @@ impl Authenticator for Logins {
     }
 
     fn public_key(&self, user: &str, key: &PublicKey, peer: &Peer) -> bool {
+        // What a command just changed counts at this login already.
+        if let Err(error) = self.core.refresh_objects() {
+            tracing::error!(%error, "cannot look for changed objects");
+        }
         self.allowed(user, &key.openssh, peer.addr.ip()).is_some()
     }
 

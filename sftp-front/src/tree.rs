@@ -31,7 +31,7 @@ impl Fault {
     /// The usual answer for a name that is not there.
     #[must_use]
     pub fn no_such_file() -> Self {
-        Self::NoSuchFile("no such file".into())
+        Self::NoSuchFile("No such file".into())
     }
 
     /// The answer for everything that this tree never does.
@@ -44,8 +44,8 @@ impl Fault {
 impl From<io::Error> for Fault {
     fn from(e: io::Error) -> Self {
         match e.kind() {
-            io::ErrorKind::NotFound => Self::NoSuchFile("no such file".into()),
-            io::ErrorKind::PermissionDenied => Self::PermissionDenied("permission denied".into()),
+            io::ErrorKind::NotFound => Self::NoSuchFile("No such file".into()),
+            io::ErrorKind::PermissionDenied => Self::PermissionDenied("Permission denied".into()),
             io::ErrorKind::AlreadyExists => Self::Failure("the name exists already".into()),
             io::ErrorKind::StorageFull => Self::Failure("the disk is full".into()),
             _ => Self::Failure(e.to_string()),

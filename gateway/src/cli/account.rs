@@ -58,23 +58,45 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
     match verb {
         Verb::List => {
             let all = objects(&core)?;
-            let columns = [("id", "ID"), ("name", "NAME"), ("stations", "STATIONS"), ("partners", "PARTNERS"), ("users", "USERS"), ("timezone", "TIMEZONE")];
+            let columns = [
+                ("id", "ID"),
+                ("name", "NAME"),
+                ("stations", "STATIONS"),
+                ("partners", "PARTNERS"),
+                ("users", "USERS"),
+                ("timezone", "TIMEZONE"),
+            ];
             let mut list = List::new(&columns, "no accounts; as2gate account add ID");
             for account in all.accounts.values().filter(|account| ctx.lists(&account.id)) {
                 let stations = all.stations.values().filter(|s| s.account == account.id).count();
                 let partners = all.partners.values().filter(|p| p.account == account.id).count();
                 let users = all.users.values().filter(|u| u.account == account.id).count();
                 let count = |n: usize| Cell::number(u64::try_from(n).unwrap_or(u64::MAX));
-                list.push(vec![Cell::text(&account.id), Cell::text(&account.name), count(stations), count(partners), count(users), Cell::text(&account.timezone)]);
+                list.push(vec![
+                    Cell::text(&account.id),
+                    Cell::text(&account.name),
+                    count(stations),
+                    count(partners),
+                    count(users),
+                    Cell::text(&account.timezone),
+                ]);
             }
             ctx.printer.list(&list);
         }
         Verb::Show { id } => {
             let all = objects(&core)?;
             let account = accounts::choose(&all, Some(&id))?;
-            let life = core.config.lifecycle.with(account.lifecycle.as_ref()).unwrap_or_else(|_| core.config.lifecycle.clone());
+            let life = core
+                .config
+                .lifecycle
+                .with(account.lifecycle.as_ref())
+                .unwrap_or_else(|_| core.config.lifecycle.clone());
             let stages = |stages: crate::config::Stages| {
-                format!("{} in view, then {} restorable", crate::config::show_duration(stages.current), crate::config::show_duration(stages.noncurrent))
+                format!(
+                    "{} in view, then {} restorable",
+                    crate::config::show_duration(stages.current),
+                    crate::config::show_duration(stages.noncurrent)
+                )
             };
             let tree = core.config.paths().tree.join(format!("mftg-{}", account.id));
             let text = facts(&[
@@ -91,16 +113,23 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
         }
         Verb::Add { id, settings } => {
             let account = accounts::add(&core, &id, &settings.pairs()?, ctx.dry_run()).await?;
-            ctx.printer.done(&json!(account), &ctx.would(format!("Account {}   home /mftg-{}", account.id, account.id)));
+            ctx.printer.done(
+                &json!(account),
+                &ctx.would(format!("Account {}   home /mftg-{}", account.id, account.id)),
+            );
         }
         Verb::Set { id, settings } => {
             let account = accounts::set(&core, &id, &settings.some("account", &id)?, ctx.dry_run()).await?;
-            ctx.printer.done(&json!(account), &ctx.would(format!("Account {} changed", account.id)));
+            ctx.printer
+                .done(&json!(account), &ctx.would(format!("Account {} changed", account.id)));
         }
         Verb::Rm { id } => {
             ctx.confirm(&format!("remove account {id}?"))?;
             accounts::remove(&core, &id, ctx.dry_run()).await?;
-            ctx.printer.done(&json!({ "id": id, "removed": !ctx.dry_run() }), &ctx.would(format!("Account {id} removed; its records stay on disk")));
+            ctx.printer.done(
+                &json!({ "id": id, "removed": !ctx.dry_run() }),
+                &ctx.would(format!("Account {id} removed; its records stay on disk")),
+            );
         }
     }
     Ok(DONE)

@@ -50,7 +50,11 @@ pub(crate) async fn run(ctx: &Ctx, args: &Apply) -> Outcome {
     let differences = if args.prune && !ctx.dry_run() && !ctx.globals.yes {
         // Shown before it is asked.
         let planned = apply::apply(&core, ctx.account(), &files, true, true).await?;
-        let removals: Vec<String> = planned.iter().filter(|d| d.action == "remove").map(|d| format!("{} {}", d.kind, d.name)).collect();
+        let removals: Vec<String> = planned
+            .iter()
+            .filter(|d| d.action == "remove")
+            .map(|d| format!("{} {}", d.kind, d.name))
+            .collect();
         if !removals.is_empty() {
             ctx.confirm(&format!("remove {}?", removals.join(", ")))?;
         }
@@ -64,7 +68,8 @@ pub(crate) async fn run(ctx: &Ctx, args: &Apply) -> Outcome {
 
 fn show(ctx: &Ctx, differences: &[Difference]) {
     if ctx.printer.format == Format::Json {
-        ctx.printer.list_of(differences.iter().map(|difference| json!(difference)).collect());
+        ctx.printer
+            .list_of(differences.iter().map(|difference| json!(difference)).collect());
         return;
     }
     if ctx.printer.quiet {
@@ -76,12 +81,20 @@ fn show(ctx: &Ctx, differences: &[Difference]) {
             "remove" => '-',
             _ => '~',
         };
-        let fields = if difference.fields.is_empty() { String::new() } else { format!("   {}", difference.fields.join(", ")) };
+        let fields = if difference.fields.is_empty() {
+            String::new()
+        } else {
+            format!("   {}", difference.fields.join(", "))
+        };
         out(&plain(&format!("{sign} {:<12} {}{fields}", difference.kind, difference.name)));
     }
     let count = |action: &str| differences.iter().filter(|difference| difference.action == action).count();
     let (added, changed, removed) = (count("add"), count("change"), count("remove"));
-    let summary = if differences.is_empty() { "nothing to change".to_owned() } else { format!("{added} added, {changed} changed, {removed} removed") };
+    let summary = if differences.is_empty() {
+        "nothing to change".to_owned()
+    } else {
+        format!("{added} added, {changed} changed, {removed} removed")
+    };
     out(&ctx.would(summary));
 }
 

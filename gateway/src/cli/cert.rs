@@ -152,7 +152,10 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::List => {
             let all = objects(&core)?;
             let mut list = columns("no certificates; `as2gate station add` makes one");
-            all.certificates.values().filter(|c| ctx.lists(&c.account)).for_each(|c| list.push(row(&core, &all, c)));
+            all.certificates
+                .values()
+                .filter(|c| ctx.lists(&c.account))
+                .for_each(|c| list.push(row(&core, &all, c)));
             ctx.printer.list(&list);
         }
         Verb::Show { name } => {
@@ -161,16 +164,34 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             let (object, text) = shown(&core, &all, certificate)?;
             ctx.printer.show(&object, &text);
         }
-        Verb::Add { name, file, partner, station, purpose, used_for, activate, source } => {
+        Verb::Add {
+            name,
+            file,
+            partner,
+            station,
+            purpose,
+            used_for,
+            activate,
+            source,
+        } => {
             let whom = match (partner, station, purpose) {
                 (Some(id), ..) => For::Partner(id, used_for),
                 (_, Some(id), _) => For::Station(id, activate),
                 (_, _, Some(purpose)) => For::Purpose(purpose),
-                _ => return Err(Refusal::usage(format!("whose is certificate {name}?"), "neither --partner, --station nor --purpose was given", "add --partner ID, --station ID or --purpose https")),
+                _ => {
+                    return Err(Refusal::usage(
+                        format!("whose is certificate {name}?"),
+                        "neither --partner, --station nor --purpose was given",
+                        "add --partner ID, --station ID or --purpose https",
+                    ));
+                }
             };
             let new = source.read(&file, Some(name.clone()))?;
             let certificate = certificates::add(&core, ctx.account(), &name, &new, &whom, ctx.dry_run()).await?;
-            ctx.printer.done(&object(&core, &with(&core, &certificate)?, &certificate), &ctx.would(headline(&certificate)));
+            ctx.printer.done(
+                &object(&core, &with(&core, &certificate)?, &certificate),
+                &ctx.would(headline(&certificate)),
+            );
         }
         Verb::Export { name, form, out: file } => {
             let all = objects(&core)?;
@@ -178,34 +199,60 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             export(ctx, certificate, &form, file)?;
         }
         Verb::Renew { name, at, new_name, key } => {
-            let switch = Switch { account: ctx.account(), old: &name, at, name: new_name.as_deref() };
+            let switch = Switch {
+                account: ctx.account(),
+                old: &name,
+                at,
+                name: new_name.as_deref(),
+            };
             let certificate = certificates::renew(&core, &switch, key, ctx.dry_run()).await?;
             switched(ctx, &core, &certificate, &name)?;
-            let profile = format!("send the new certificate to your partners: as2gate cert export {}", certificate.name);
+            let profile = format!(
+                "send the new certificate to your partners: as2gate cert export {}",
+                certificate.name
+            );
             ctx.printer.note(&profile);
         }
-        Verb::Schedule { name, replace_with, at, new_name, source } => {
+        Verb::Schedule {
+            name,
+            replace_with,
+            at,
+            new_name,
+            source,
+        } => {
             // The file's own year is a better name than the switch's.
             let from_file = new_name.or_else(|| year_name(&name, &replace_with));
             let all = objects(&core)?;
             let account = certificates::choose(&all, ctx.account(), &name)?.account.clone();
-            let wanted = from_file.filter(|wanted| *wanted != name).map(|wanted| certificates::free_name(&all, &account, &wanted));
+            let wanted = from_file
+                .filter(|wanted| *wanted != name)
+                .map(|wanted| certificates::free_name(&all, &account, &wanted));
             let new = source.read(&replace_with, wanted.clone())?;
-            let switch = Switch { account: ctx.account(), old: &name, at, name: wanted.as_deref() };
+            let switch = Switch {
+                account: ctx.account(),
+                old: &name,
+                at,
+                name: wanted.as_deref(),
+            };
             let certificate = certificates::schedule(&core, &switch, &new, ctx.dry_run()).await?;
             switched(ctx, &core, &certificate, &name)?;
         }
         Verb::Rm { name } => {
             ctx.confirm(&format!("remove certificate {name}? A private key is gone for good."))?;
             certificates::remove(&core, ctx.account(), &name, ctx.dry_run()).await?;
-            ctx.printer.done(&json!({ "name": name, "removed": !ctx.dry_run() }), &ctx.would(format!("Certificate {name} removed")));
+            ctx.printer.done(
+                &json!({ "name": name, "removed": !ctx.dry_run() }),
+                &ctx.would(format!("Certificate {name} removed")),
+            );
         }
         Verb::Stores { reveal } => show_stores(ctx, &core, reveal).await?,
         Verb::NeedsRenewal { within } => {
             let all = objects(&core)?;
             let due = certificates::expiring(&all, core.clock.now(), millis(within));
             let mut list = columns("nothing is due");
-            due.iter().filter(|c| ctx.lists(&c.account)).for_each(|c| list.push(row(&core, &all, c)));
+            due.iter()
+                .filter(|c| ctx.lists(&c.account))
+                .for_each(|c| list.push(row(&core, &all, c)));
             let nothing = list.is_empty();
             if !ctx.printer.quiet {
                 ctx.printer.list(&list);
@@ -261,7 +308,10 @@ fn row(core: &Core, all: &Objects, certificate: &Certificate) -> Vec<Cell> {
         Cell::text(&certificate.owner),
         Cell::text(&certificate.key),
         Cell::flag(certificate.sealed_key.is_some()),
-        Cell::short(day(certificate.not_after), crate::clock::rfc3339(certificate.not_after.saturating_mul(1000))),
+        Cell::short(
+            day(certificate.not_after),
+            crate::clock::rfc3339(certificate.not_after.saturating_mul(1000)),
+        ),
         Cell::short(days.to_string(), days),
         Cell::names(&used),
         Cell::text(&certificate.active_from),
@@ -282,18 +332,37 @@ fn object(core: &Core, all: &Objects, certificate: &Certificate) -> Value {
         fields.remove("fingerprint");
         fields.insert("sha256".to_owned(), json!(certificate.fingerprint));
         fields.insert("private_key".to_owned(), json!(certificate.sealed_key.is_some()));
-        fields.insert("not_before".to_owned(), json!(crate::clock::rfc3339(certificate.not_before.saturating_mul(1000))));
-        fields.insert("expires".to_owned(), json!(crate::clock::rfc3339(certificate.not_after.saturating_mul(1000))));
+        fields.insert(
+            "not_before".to_owned(),
+            json!(crate::clock::rfc3339(certificate.not_before.saturating_mul(1000))),
+        );
+        fields.insert(
+            "expires".to_owned(),
+            json!(crate::clock::rfc3339(certificate.not_after.saturating_mul(1000))),
+        );
         fields.remove("not_after");
         fields.insert("days".to_owned(), json!(days_left(core, certificate)));
-        fields.insert("used_by".to_owned(), json!(rules::used_by(all, &certificate.account, &certificate.name)));
+        fields.insert(
+            "used_by".to_owned(),
+            json!(rules::used_by(all, &certificate.account, &certificate.name)),
+        );
     }
     value
 }
 
 fn headline(certificate: &Certificate) -> String {
-    let owner = if certificate.owner.is_empty() { String::new() } else { format!("   belongs to {}", certificate.owner) };
-    format!("Certificate {}   {} ({}, expires {}){owner}", certificate.name, certificate.subject, certificate.key, day(certificate.not_after))
+    let owner = if certificate.owner.is_empty() {
+        String::new()
+    } else {
+        format!("   belongs to {}", certificate.owner)
+    };
+    format!(
+        "Certificate {}   {} ({}, expires {}){owner}",
+        certificate.name,
+        certificate.subject,
+        certificate.key,
+        day(certificate.not_after)
+    )
 }
 
 fn switched(ctx: &Ctx, core: &Core, certificate: &Certificate, old: &str) -> Result<()> {
@@ -302,17 +371,21 @@ fn switched(ctx: &Ctx, core: &Core, certificate: &Certificate, old: &str) -> Res
     let when = if at <= now {
         "now".to_owned()
     } else {
-        let utc = Timestamp::from_millisecond(at).map(|at| at.strftime("%H:%M").to_string()).unwrap_or_default();
+        let utc = Timestamp::from_millisecond(at)
+            .map(|at| at.strftime("%H:%M").to_string())
+            .unwrap_or_default();
         let here = local(at, now).replacen(' ', " at ", 1);
         format!("on {here} ({utc} UTC)")
     };
     let text = format!("Certificate {}   replaces {old} for {} {when}", certificate.name, certificate.owner);
-    ctx.printer.done(&object(core, &with(core, certificate)?, certificate), &ctx.would(text));
+    ctx.printer
+        .done(&object(core, &with(core, certificate)?, certificate), &ctx.would(text));
     Ok(())
 }
 
 fn shown(core: &Core, all: &Objects, certificate: &Certificate) -> Result<(Value, String)> {
-    let info = CertInfo::from_der(&certificate.der).map_err(|error| Refusal::from_keystore(format!("cannot show {}", certificate.name), &error))?;
+    let info = CertInfo::from_der(&certificate.der)
+        .map_err(|error| Refusal::from_keystore(format!("cannot show {}", certificate.name), &error))?;
     let mut value = object(core, all, certificate);
     if let Some(fields) = value.as_object_mut() {
         fields.insert("issuer".to_owned(), json!(info.issuer));
@@ -328,11 +401,41 @@ fn shown(core: &Core, all: &Objects, certificate: &Certificate) -> Result<(Value
         ("Purpose", certificate.purpose.to_string()),
         ("Belongs to", certificate.owner.clone()),
         ("Subject", info.subject.clone()),
-        ("Issuer", if info.self_signed { "self-signed".to_owned() } else { info.issuer.clone() }),
+        (
+            "Issuer",
+            if info.self_signed {
+                "self-signed".to_owned()
+            } else {
+                info.issuer.clone()
+            },
+        ),
         ("Serial", info.serial_hex.clone()),
-        ("Key", format!("{}{}", info.key, if certificate.sealed_key.is_some() { ", private key here, sealed" } else { "" })),
+        (
+            "Key",
+            format!(
+                "{}{}",
+                info.key,
+                if certificate.sealed_key.is_some() {
+                    ", private key here, sealed"
+                } else {
+                    ""
+                }
+            ),
+        ),
         ("Key usage", info.key_usage.join(", ")),
-        ("Valid", format!("{} to {} ({})", day(info.not_before), day(info.not_after), if days < 0 { "expired".to_owned() } else { format!("{days} days left") })),
+        (
+            "Valid",
+            format!(
+                "{} to {} ({})",
+                day(info.not_before),
+                day(info.not_after),
+                if days < 0 {
+                    "expired".to_owned()
+                } else {
+                    format!("{days} days left")
+                }
+            ),
+        ),
         ("SHA-256", colons(&info.sha256)),
         ("SHA-1", colons(&info.sha1)),
         ("Used by", rules::used_by(all, &certificate.account, &certificate.name).join("\n")),
@@ -346,23 +449,38 @@ fn export(ctx: &Ctx, certificate: &Certificate, form: &str, file: Option<PathBuf
     use std::io::Write as _;
     let pem = keystore::to_pem("CERTIFICATE", &certificate.der);
     match (form, file) {
-        ("pem", None) if ctx.printer.format == Format::Json => ctx.printer.show(&json!({ "name": certificate.name, "pem": pem.as_str() }), ""),
+        ("pem", None) if ctx.printer.format == Format::Json => {
+            ctx.printer.show(&json!({ "name": certificate.name, "pem": pem.as_str() }), "")
+        }
         ("pem", None) => out(&pem),
         ("pem", Some(file)) => {
-            super::write_file(&file, &pem, 0o644)?;
-            ctx.printer.done(&json!({ "name": certificate.name, "file": file }), &format!("Wrote {}", file.display()));
+            overwrite(&file, pem.as_bytes())?;
+            ctx.printer.done(
+                &json!({ "name": certificate.name, "file": file }),
+                &format!("Wrote {}", file.display()),
+            );
         }
         (_, None) => {
             let mut stdout = std::io::stdout().lock();
-            stdout.write_all(&certificate.der).and_then(|()| stdout.flush()).map_err(|error| Refusal::from_io("cannot write the certificate", &error))?;
+            stdout
+                .write_all(&certificate.der)
+                .and_then(|()| stdout.flush())
+                .map_err(|error| Refusal::from_io("cannot write the certificate", &error))?;
         }
         (_, Some(file)) => {
-            let written = std::fs::File::create_new(&file).and_then(|mut open| open.write_all(&certificate.der));
-            written.map_err(|error| Refusal::from_io(format!("cannot write {}", file.display()), &error))?;
-            ctx.printer.done(&json!({ "name": certificate.name, "file": file }), &format!("Wrote {}", file.display()));
+            overwrite(&file, &certificate.der)?;
+            ctx.printer.done(
+                &json!({ "name": certificate.name, "file": file }),
+                &format!("Wrote {}", file.display()),
+            );
         }
     }
     Ok(())
+}
+
+/// A certificate is public and exported again at will: a file of that name is replaced.
+fn overwrite(file: &std::path::Path, bytes: &[u8]) -> Result<()> {
+    std::fs::write(file, bytes).map_err(|error| Refusal::from_io(format!("cannot write {}", file.display()), &error))
 }
 
 async fn show_stores(ctx: &Ctx, core: &Core, reveal: bool) -> Result<()> {
@@ -379,12 +497,21 @@ async fn show_stores(ctx: &Ctx, core: &Core, reveal: bool) -> Result<()> {
     for account in &chosen {
         let left_out = stores::write(core, &all, account)?;
         for name in left_out {
-            ctx.printer.note(&format!("note: certificate {name} is too odd for Java and not in trust.jks"));
+            ctx.printer
+                .note(&format!("note: certificate {name} is too odd for Java and not in trust.jks"));
         }
         let passwords = stores::passwords(core, account)?;
         let dir = stores::of_account(core, account).dir().to_owned();
-        for (file, password) in [("identity.jks", &passwords.identity), ("trust.jks", &passwords.trust), ("https.jks", &passwords.https)] {
-            let mut row = vec![Cell::text(account), Cell::text(dir.join(file).display().to_string()), Cell::text(core.config.keystore_format.to_string())];
+        for (file, password) in [
+            ("identity.jks", &passwords.identity),
+            ("trust.jks", &passwords.trust),
+            ("https.jks", &passwords.https),
+        ] {
+            let mut row = vec![
+                Cell::text(account),
+                Cell::text(dir.join(file).display().to_string()),
+                Cell::text(core.config.keystore_format.to_string()),
+            ];
             if reveal {
                 row.push(Cell::text(password.as_str()));
             }
@@ -393,7 +520,12 @@ async fn show_stores(ctx: &Ctx, core: &Core, reveal: bool) -> Result<()> {
         if reveal {
             let (account, now) = (account.clone(), core.clock.now());
             let recorded = core.journal.write(move |tx| {
-                let event = NewEvent { account: &account, kind: "keystore.revealed", subject: &account, facts: json!({}) };
+                let event = NewEvent {
+                    account: &account,
+                    kind: "keystore.revealed",
+                    subject: &account,
+                    facts: json!({}),
+                };
                 tx.record(&event, now)
             });
             // No password is shown that left no trace.

@@ -38,7 +38,10 @@ pub(crate) fn run(ctx: &Ctx, args: &Check) -> Outcome {
         return Ok(DONE);
     }
     let mut findings: Vec<Finding> = Vec::new();
-    let file = config.file.as_ref().map_or_else(|| "defaults only, no file".to_owned(), |file| file.display().to_string());
+    let file = config
+        .file
+        .as_ref()
+        .map_or_else(|| "defaults only, no file".to_owned(), |file| file.display().to_string());
     findings.push(Finding::ok("configuration", file));
     for (name, secret) in [("as2.tls.cert", &config.as2.tls.cert), ("as2.tls.key", &config.as2.tls.key)] {
         if let Some(secret) = secret.as_ref().filter(|_| !config.as2.tls.listen.is_empty()) {
@@ -52,7 +55,11 @@ pub(crate) fn run(ctx: &Ctx, args: &Check) -> Outcome {
         let core = Core::open(config)?;
         findings.extend(judge_objects(&core)?);
     } else {
-        findings.push(Finding::warn("objects", format!("{} is not set up", config.paths().data.display()), "as2gate init"));
+        findings.push(Finding::warn(
+            "objects",
+            format!("{} is not set up", config.paths().data.display()),
+            "as2gate init",
+        ));
     }
     finish(ctx, &findings, "configuration and objects are valid")
 }
@@ -69,10 +76,14 @@ fn effective(ctx: &Ctx, config: &Config) {
     for (key, setting) in config.values.all() {
         let value = serde_json::to_value(&setting.value).unwrap_or_default();
         let source = match (&setting.source, &config.file) {
-            (crate::config::values::Source::File(line), Some(file)) => format!("{}:{line}", file.display()),
+            (crate::config::values::Source::File(line), Some(file)) => format!("{}, line {line}", file.display()),
             (source, _) => source.to_string(),
         };
-        list.push(vec![Cell::text(key.path), Cell::short(setting.value.to_string(), value), Cell::text(source)]);
+        list.push(vec![
+            Cell::text(key.path),
+            Cell::short(setting.value.to_string(), value),
+            Cell::text(source),
+        ]);
     }
     ctx.printer.list(&list);
 }
@@ -89,18 +100,25 @@ fn judge_objects(core: &Core) -> Result<Vec<Finding>> {
     for object in accounts.chain(stations).chain(partners).chain(certificates).chain(users) {
         count += 1;
         if let Err(why) = rules::check_object(&core.config, &all, &object) {
-            let (why, hint) = why.split_once('\n').map(|(why, hint)| (why.to_owned(), hint.to_owned())).unwrap_or((why, String::new()));
+            let (why, hint) = why
+                .split_once('\n')
+                .map(|(why, hint)| (why.to_owned(), hint.to_owned()))
+                .unwrap_or((why, String::new()));
             findings.push(Finding::bad(&format!("{} {}", object.kind(), object.name()), why, &hint));
         }
     }
     // A key sealed under another master key is found here, not with the first message.
     for certificate in all.certificates.values().filter(|certificate| certificate.sealed_key.is_some()) {
         if let Err(refusal) = crate::manage::stores::private_key(core, certificate) {
-            findings.push(Finding::bad(&format!("certificate {}", certificate.name), refusal.why, &refusal.hint));
+            findings.push(Finding::bad(
+                &format!("certificate {}", certificate.name),
+                refusal.why,
+                &refusal.hint,
+            ));
         }
     }
     for (what, hint) in rules::warnings(&all, core.clock.now()) {
-        findings.push(Finding::warn("objects", what, &hint));
+        findings.push(Finding::warn("", what, &hint));
     }
     findings.insert(0, Finding::ok("objects", format!("{count} read")));
     Ok(findings)
@@ -116,15 +134,30 @@ struct Finding {
 
 impl Finding {
     fn ok(name: &str, detail: impl Into<String>) -> Self {
-        Finding { level: "ok", name: name.to_owned(), detail: detail.into(), hint: String::new() }
+        Finding {
+            level: "ok",
+            name: name.to_owned(),
+            detail: detail.into(),
+            hint: String::new(),
+        }
     }
 
     fn warn(name: &str, detail: impl Into<String>, hint: &str) -> Self {
-        Finding { level: "warn", name: name.to_owned(), detail: detail.into(), hint: hint.to_owned() }
+        Finding {
+            level: "warn",
+            name: name.to_owned(),
+            detail: detail.into(),
+            hint: hint.to_owned(),
+        }
     }
 
     fn bad(name: &str, detail: impl Into<String>, hint: &str) -> Self {
-        Finding { level: "no", name: name.to_owned(), detail: detail.into(), hint: hint.to_owned() }
+        Finding {
+            level: "no",
+            name: name.to_owned(),
+            detail: detail.into(),
+            hint: hint.to_owned(),
+        }
     }
 }
 
@@ -132,12 +165,25 @@ impl Finding {
 fn finish(ctx: &Ctx, findings: &[Finding], all_well: &str) -> Outcome {
     let bad = findings.iter().filter(|finding| finding.level == "no").count();
     if ctx.printer.format == Format::Json {
-        let rows: Vec<Value> = findings.iter().map(|f| json!({ "level": f.level, "name": f.name, "detail": f.detail, "hint": f.hint })).collect();
+        let rows: Vec<Value> = findings
+            .iter()
+            .map(|f| json!({ "level": f.level, "name": f.name, "detail": f.detail, "hint": f.hint }))
+            .collect();
         ctx.printer.list_of(rows);
     } else if !ctx.printer.quiet {
         for finding in findings {
-            let hint = if finding.hint.is_empty() { String::new() } else { format!("   ({})", finding.hint) };
-            out(&plain(&format!("{:<4}  {:<16} {}{hint}", finding.level, finding.name, finding.detail)));
+            let hint = if finding.hint.is_empty() {
+                String::new()
+            } else {
+                format!("   ({})", finding.hint)
+            };
+            let joint = match (finding.name.as_str(), finding.level) {
+                ("", _) => "",
+                (_, "no") => ": ",
+                _ => " ",
+            };
+            let Finding { level, name, detail, .. } = finding;
+            out(&plain(&format!("{level:<4}  {name}{joint}{detail}{hint}")));
         }
     }
     match findings.iter().find(|finding| finding.level == "no") {
@@ -148,8 +194,18 @@ fn finish(ctx: &Ctx, findings: &[Finding], all_well: &str) -> Outcome {
             Ok(DONE)
         }
         Some(first) => {
-            let what = if bad == 1 { first.name.clone() } else { format!("{} and {} more", first.name, bad - 1) };
-            Err(Refusal::new(RefusalKind::Invalid, "check", format!("not as it should be: {what}"), first.detail.clone(), first.hint.clone()))
+            let what = if bad == 1 {
+                first.name.clone()
+            } else {
+                format!("{} and {} more", first.name, bad - 1)
+            };
+            Err(Refusal::new(
+                RefusalKind::Invalid,
+                "check",
+                format!("not as it should be: {what}"),
+                first.detail.clone(),
+                first.hint.clone(),
+            ))
         }
     }
 }
@@ -159,39 +215,63 @@ pub(crate) fn doctor(ctx: &Ctx, _: &Doctor) -> Outcome {
     let mut findings = Vec::new();
     let paths = config.paths();
     findings.push(match config.load_master_key() {
-        Ok(_) if matches!(config.master_key, Secret::File(_)) => Finding::ok("master key", "mode 0600"),
+        Ok(_) if matches!(config.master_key, Secret::File(_)) => Finding::ok("master.key", "is 0600"),
         Ok(_) => Finding::ok("master key", "from the environment"),
         Err(why) => Finding::bad("master key", why, "restore it from the backup; without it stored keys are lost"),
     });
     findings.push(match host_keys::load(&config) {
         Ok(keys) if keys.is_empty() => Finding::warn("host keys", "none yet", "as2gate init, or the first start, makes them"),
-        Ok(keys) => Finding::ok("host keys", keys.iter().map(|key| format!("{} {}", key.kind, key.fingerprint)).collect::<Vec<_>>().join("   ")),
+        Ok(keys) => Finding::ok(
+            "host keys",
+            keys.iter()
+                .map(|key| format!("{} {}", key.kind, key.fingerprint))
+                .collect::<Vec<_>>()
+                .join("   "),
+        ),
         Err(refusal) => Finding::bad("host keys", refusal.why, &refusal.hint),
     });
     let served = is_served(&config);
     findings.extend(ports(&config, served));
     if !paths.db.exists() {
-        findings.push(Finding::bad("database", format!("{} is not set up", paths.data.display()), "as2gate init"));
+        findings.push(Finding::bad(
+            "database",
+            format!("{} is not set up", paths.data.display()),
+            "as2gate init",
+        ));
         return finish(ctx, &findings, "");
     }
-    let core = Core::open(config)?;
+    let core = match Core::open(config) {
+        Ok(core) => core,
+        Err(error) => {
+            findings.push(Finding::bad("data directory", error.to_string(), error.hint()));
+            return finish(ctx, &findings, "");
+        }
+    };
     findings.push(match core.journal.integrity()?.as_str() {
         "ok" => Finding::ok("database", "intact"),
         other => Finding::bad("database", other, "stop the server and restore a backup"),
     });
     findings.push(match core.journal.read(|tx| tx.verify_events())? {
         Ok(events) => Finding::ok("events", format!("{events}, chain unbroken")),
-        Err(seq) => Finding::bad("events", format!("the chain breaks at event {seq}"), "somebody changed the table; keep a copy of the database"),
+        Err(seq) => Finding::bad(
+            "events",
+            format!("the chain breaks at event {seq}"),
+            "somebody changed the table; keep a copy of the database",
+        ),
     });
     findings.push(space(&core)?);
     findings.push(clock(&core)?);
     let all = objects(&core)?;
     for certificate in crate::manage::certificates::expiring(&all, core.clock.now(), 30 * 86_400_000) {
         let day = crate::manage::certificates::day(certificate.not_after);
-        findings.push(Finding::warn("certificate", format!("{} expires on {day}", certificate.name), &format!("as2gate cert schedule {} --replace-with FILE --at TIME", certificate.name)));
+        findings.push(Finding::warn(
+            "certificate",
+            format!("{} expires on {day}", certificate.name),
+            &format!("as2gate cert schedule {} --replace-with FILE --at TIME", certificate.name),
+        ));
     }
     for (what, hint) in rules::warnings(&all, core.clock.now()) {
-        findings.push(Finding::warn("objects", what, &hint));
+        findings.push(Finding::warn("", what, &hint));
     }
     finish(ctx, &findings, "")
 }
@@ -200,18 +280,41 @@ pub(crate) fn doctor(ctx: &Ctx, _: &Doctor) -> Outcome {
 fn ports(config: &Config, served: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     if config.sftp.listen.iter().all(|address| !address.ends_with(":22")) {
-        let port = config.sftp.listen.first().and_then(|address| address.rsplit_once(':')).map_or("none", |(_, port)| port);
-        findings.push(Finding::warn("sftp port", format!("it is {port}; clients expect 22"), "needs CAP_NET_BIND_SERVICE, or socket activation"));
+        let port = config
+            .sftp
+            .listen
+            .first()
+            .and_then(|address| address.rsplit_once(':'))
+            .map_or("none", |(_, port)| port);
+        findings.push(Finding::warn(
+            "sftp port",
+            format!("is {port}; clients expect 22"),
+            "needs CAP_NET_BIND_SERVICE, or socket activation",
+        ));
     }
     if served {
         findings.push(Finding::ok("server", "runs on this data directory"));
         return findings;
     }
-    let lists = [("sftp", &config.sftp.listen), ("as2", &config.as2.listen), ("as2 tls", &config.as2.tls.listen)];
-    for (name, address) in lists.into_iter().flat_map(|(name, list)| list.iter().map(move |address| (name, address))) {
-        let bound = address.to_socket_addrs().and_then(|mut all| all.next().ok_or_else(|| std::io::Error::other("no such address"))).and_then(TcpListener::bind);
+    let lists = [
+        ("sftp", &config.sftp.listen),
+        ("as2", &config.as2.listen),
+        ("as2 tls", &config.as2.tls.listen),
+    ];
+    for (name, address) in lists
+        .into_iter()
+        .flat_map(|(name, list)| list.iter().map(move |address| (name, address)))
+    {
+        let bound = address
+            .to_socket_addrs()
+            .and_then(|mut all| all.next().ok_or_else(|| std::io::Error::other("no such address")))
+            .and_then(TcpListener::bind);
         if let Err(error) = bound {
-            findings.push(Finding::bad(&format!("{name} port"), format!("{address}: {error}"), "choose another address, or stop the program that uses it"));
+            findings.push(Finding::bad(
+                &format!("{name} port"),
+                format!("{address}: {error}"),
+                "choose another address, or stop the program that uses it",
+            ));
         }
     }
     findings.push(Finding::ok("server", "not running"));
@@ -226,19 +329,31 @@ fn space(core: &Core) -> Result<Finding> {
         let why = format!("{detail}, less than storage.min_free: new data is refused");
         return Ok(Finding::bad("disk", why, "make room"));
     }
-    Ok(if share < 10 { Finding::warn("disk", detail, "make room before it is full") } else { Finding::ok("disk", detail) })
+    Ok(if share < 10 {
+        Finding::warn("disk", detail, "make room before it is full")
+    } else {
+        Finding::ok("disk", detail)
+    })
 }
 
 /// A clock that stands before what was recorded last was set back.
 fn clock(core: &Core) -> Result<Finding> {
-    let newest = core.journal.read(|tx| tx.messages(&crate::journal::MessageFilter { limit: 1, ..Default::default() }))?;
+    let newest = core.journal.read(|tx| {
+        tx.messages(&crate::journal::MessageFilter {
+            limit: 1,
+            ..Default::default()
+        })
+    })?;
     let now = core.clock.now();
     let ahead = newest.first().map_or(0, |message| message.created - now);
     // Clocks of one machine differ by nothing; a minute is a clock that was set.
     if ahead > 60_000 {
-        let detail = format!("it is {} s behind the newest message", ahead / 1000);
-        return Ok(Finding::warn("clock", detail, "synchronise it (NTP); windows and life cycles go by it"));
+        let detail = format!("is {} s behind the newest message", ahead / 1000);
+        return Ok(Finding::warn(
+            "clock",
+            detail,
+            "synchronise it (NTP); windows and life cycles go by it",
+        ));
     }
     Ok(Finding::ok("clock", crate::clock::rfc3339(now)))
 }
-

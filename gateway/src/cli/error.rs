@@ -41,7 +41,12 @@ pub(crate) fn report(refusal: &Refusal, format: Format) {
         json!({ "error": { "code": code, "what": what, "why": why, "hint": hint } }).to_string()
     } else {
         let hint = if hint.is_empty() { "as2gate --help" } else { hint };
-        format!("error: {}\nwhy:   {}\nhint:  {}", plain(what), plain(why).replace('\n', " "), plain(hint).replace('\n', " "))
+        format!(
+            "error: {}\nwhy:   {}\nhint:  {}",
+            plain(what),
+            plain(why).replace('\n', " "),
+            plain(hint).replace('\n', " ")
+        )
     };
     // Nobody may be listening.
     let _ = writeln!(std::io::stderr(), "{text}");
@@ -84,7 +89,13 @@ impl From<SweepError> for Refusal {
         match error {
             SweepError::Journal(error) => error.into(),
             SweepError::Storage(error) => error.into(),
-            other => Refusal::new(RefusalKind::Failed, "lifecycle", "the sweep did not run", other.to_string(), "as2gate lifecycle status"),
+            other => Refusal::new(
+                RefusalKind::Failed,
+                "lifecycle",
+                "the sweep did not run",
+                other.to_string(),
+                "as2gate lifecycle status",
+            ),
         }
     }
 }
@@ -105,11 +116,24 @@ impl From<Lack> for Refusal {
 pub(crate) fn from_clap(error: &clap::Error) -> Refusal {
     let text = error.render().to_string();
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let what = lines.next().unwrap_or("the command line cannot be read").trim_start_matches("error: ").to_owned();
+    let what = lines
+        .next()
+        .unwrap_or("the command line cannot be read")
+        .trim_start_matches("error: ")
+        .to_owned();
     let rest: Vec<&str> = lines.filter(|line| !line.starts_with("For more information")).collect();
     let usage = rest.iter().find_map(|line| line.strip_prefix("Usage: "));
-    let why = rest.iter().filter(|line| !line.starts_with("Usage: ")).copied().collect::<Vec<_>>().join(" ");
-    let why = if why.is_empty() { "the command line is not complete".to_owned() } else { why };
+    let why = rest
+        .iter()
+        .filter(|line| !line.starts_with("Usage: "))
+        .copied()
+        .collect::<Vec<_>>()
+        .join(" ");
+    let why = if why.is_empty() {
+        "the command line is not complete".to_owned()
+    } else {
+        why
+    };
     let hint = usage.map_or_else(|| "as2gate --help".to_owned(), |usage| format!("{usage}   (--help explains)"));
     Refusal::usage(what, why, hint)
 }

@@ -48,7 +48,10 @@ pub(crate) async fn run(ctx: &Ctx, args: Init) -> Outcome {
         text.push_str(&format!("Created  {}\n", shown(file)));
     }
     if made.master_key {
-        text.push_str(&format!("Created  {:<27} mode 0600; keep a copy: without it stored keys are lost\n", shown(&paths.master_key)));
+        text.push_str(&format!(
+            "Created  {:<27} mode 0600; keep a copy: without it stored keys are lost\n",
+            shown(&paths.master_key)
+        ));
     }
     for (n, key) in made.host_keys.iter().enumerate() {
         let head = if n == 0 { "Created  host keys  " } else { "                    " };
@@ -58,12 +61,28 @@ pub(crate) async fn run(ctx: &Ctx, args: Init) -> Outcome {
         let account = accounts::add(&core, id, &[], false).await?;
         text.push_str(&format!("Created  account {}\n", account.id));
     }
-    let port = |list: &[String]| list.first().and_then(|address| address.rsplit_once(':')).map(|(_, port)| format!(":{port}")).unwrap_or_default();
+    let port = |list: &[String]| {
+        list.first()
+            .and_then(|address| address.rsplit_once(':'))
+            .map(|(_, port)| format!(":{port}"))
+            .unwrap_or_default()
+    };
     let (sftp, as2) = (port(&core.config.sftp.listen), port(&core.config.as2.listen));
     let start = command(ctx, "serve");
-    let next = if ctx.account().is_some() { (command(ctx, "station add ALICE"), "your first AS2 identity") } else { (command(ctx, "account add ID"), "the tenant that owns everything else") };
-    text.push_str(&format!("\nNext:\n  {start:<35} sftp {sftp}   as2 {as2}   telemetry {}\n  {:<35} {}\n", core.config.telemetry.listen, next.0, next.1));
-    let keys: Vec<_> = made.host_keys.iter().map(|key| json!({ "kind": key.kind, "fingerprint": key.fingerprint })).collect();
+    let next = if ctx.account().is_some() {
+        (command(ctx, "station add ALICE"), "your first AS2 identity")
+    } else {
+        (command(ctx, "account add ID"), "the tenant that owns everything else")
+    };
+    text.push_str(&format!(
+        "\nNext:\n  {start:<35} sftp {sftp}   as2 {as2}   telemetry {}\n  {:<35} {}\n",
+        core.config.telemetry.listen, next.0, next.1
+    ));
+    let keys: Vec<_> = made
+        .host_keys
+        .iter()
+        .map(|key| json!({ "kind": key.kind, "fingerprint": key.fingerprint }))
+        .collect();
     let object = json!({
         "config": core.config.file, "data_dir": paths.data, "master_key": paths.master_key, "host_keys": keys, "account": ctx.account(),
     });
@@ -87,13 +106,21 @@ fn configuration(ctx: &Ctx, args: &Init) -> Result<(Option<PathBuf>, Config)> {
     let present = target.as_deref().is_some_and(Path::exists);
     if present && has_settings {
         let file = target.unwrap_or_default();
-        return Err(Refusal::exists(format!("{} exists already", file.display()), "init never overwrites", "edit it, then run init without these flags"));
+        return Err(Refusal::exists(
+            format!("{} exists already", file.display()),
+            "init never overwrites",
+            "edit it, then run init without these flags",
+        ));
     }
     let Some(file) = target.filter(|_| !present) else {
         return Ok((None, Config::load(named, data_dir)?));
     };
     if ctx.dry_run() {
-        return Err(Refusal::usage("init has no dry run", "it only adds files, and never overwrites", "run it in an empty directory"));
+        return Err(Refusal::usage(
+            "init has no dry run",
+            "it only adds files, and never overwrites",
+            "run it in an empty directory",
+        ));
     }
     // With --data-dir the directory itself is the place; else it is beside the file.
     let data = data_dir.is_none().then_some("data");
@@ -114,12 +141,26 @@ fn configuration(ctx: &Ctx, args: &Init) -> Result<(Option<PathBuf>, Config)> {
 /// A path as people write it.
 fn shown(path: &Path) -> String {
     let text = path.display().to_string();
-    if path.is_relative() && !text.starts_with("./") { format!("./{text}") } else { text }
+    if path.is_relative() && !text.starts_with("./") {
+        format!("./{text}")
+    } else {
+        text
+    }
 }
 
 /// The command with the options that name this place.
 fn command(ctx: &Ctx, verb: &str) -> String {
-    let config = ctx.globals.config.as_ref().map(|file| format!(" -c {}", file.display())).unwrap_or_default();
-    let data = ctx.globals.data_dir.as_ref().map(|dir| format!(" --data-dir {}", dir.display())).unwrap_or_default();
+    let config = ctx
+        .globals
+        .config
+        .as_ref()
+        .map(|file| format!(" -c {}", file.display()))
+        .unwrap_or_default();
+    let data = ctx
+        .globals
+        .data_dir
+        .as_ref()
+        .map(|dir| format!(" --data-dir {}", dir.display()))
+        .unwrap_or_default();
     format!("as2gate{config}{data} {verb}")
 }

@@ -8,7 +8,10 @@ use as2_core::algorithm::Digest;
 use as2_core::cert::{Certificate, Identity};
 use as2_core::headers::{Headers, MAX_BLOCK};
 use as2_core::id::As2Id;
-use as2_core::receive::{Failure, Incoming, Limits, MdnSignature, PartInfo, PayloadSink, Received, ReceivedMdn, ReceivedMessage, Receiver, SecurityPolicy, SinkError};
+use as2_core::receive::{
+    Failure, Incoming, Limits, MdnSignature, PartInfo, PayloadSink, Received, ReceivedMdn, ReceivedMessage, Receiver, SecurityPolicy,
+    SinkError,
+};
 use clap::Args;
 use openssl::sha::Sha256;
 use serde_json::{Value, json};
@@ -64,17 +67,28 @@ pub(crate) fn run(ctx: &Ctx, args: &Inspect) -> Outcome {
     let mut signers = Vec::new();
     for file in &args.partner_cert {
         let der = certificate(&args.source, file)?;
-        signers.push(Certificate::from_der(&der).map_err(|error| Refusal::invalid(format!("cannot use {}", file.display()), error.to_string(), "give an X.509 certificate"))?);
+        signers.push(Certificate::from_der(&der).map_err(|error| {
+            Refusal::invalid(
+                format!("cannot use {}", file.display()),
+                error.to_string(),
+                "give an X.509 certificate",
+            )
+        })?);
     }
     if let Some(dir) = &args.extract {
         std::fs::create_dir_all(dir).map_err(|error| Refusal::from_io(format!("cannot make {}", dir.display()), &error))?;
     }
     let mut also_hash: Vec<Digest> = Vec::new();
     loop {
-        let mut sink = Sink { dir: args.extract.clone(), ..Sink::default() };
+        let mut sink = Sink {
+            dir: args.extract.clone(),
+            ..Sink::default()
+        };
         let outcome = open(&args.file, skip, &headers, &identities, &signers, &also_hash, &mut sink)?;
         if let Err(failure) = &outcome
-            && let Some(digest) = failure.rehash().filter(|digest| also_hash.len() < MAX_REHASH && !also_hash.contains(digest))
+            && let Some(digest) = failure
+                .rehash()
+                .filter(|digest| also_hash.len() < MAX_REHASH && !also_hash.contains(digest))
         {
             sink.discard();
             also_hash.push(digest);
@@ -87,20 +101,44 @@ pub(crate) fn run(ctx: &Ctx, args: &Inspect) -> Outcome {
 /// The header lines and where the body begins.
 fn headers(args: &Inspect) -> Result<(Headers, u64)> {
     let cannot = |file: &Path, error: &std::io::Error| Refusal::from_io(format!("cannot read {}", file.display()), error);
-    let broken = |file: &Path, why: String| Refusal::invalid(format!("no header lines in {}", file.display()), why, "give lines like `Content-Type: …`, as headers.txt has them");
+    let broken = |file: &Path, why: String| {
+        Refusal::invalid(
+            format!("no header lines in {}", file.display()),
+            why,
+            "give lines like `Content-Type: …`, as headers.txt has them",
+        )
+    };
     if let Some(file) = &args.headers {
         let bytes = super::read_file(file, MAX_BLOCK as u64)?;
-        return Ok((Headers::parse(without_request_line(&bytes)).map_err(|error| broken(file, error.to_string()))?, 0));
+        return Ok((
+            Headers::parse(without_request_line(&bytes)).map_err(|error| broken(file, error.to_string()))?,
+            0,
+        ));
     }
     let mut head = Vec::new();
-    File::open(&args.file).and_then(|file| file.take(MAX_BLOCK as u64).read_to_end(&mut head)).map_err(|error| cannot(&args.file, &error))?;
+    File::open(&args.file)
+        .and_then(|file| file.take(MAX_BLOCK as u64).read_to_end(&mut head))
+        .map_err(|error| cannot(&args.file, &error))?;
     let ends = [b"\r\n\r\n".as_slice(), b"\n\n".as_slice()];
-    let found = ends.iter().filter_map(|end| head.windows(end.len()).position(|window| window == *end).map(|at| at + end.len())).min();
+    let found = ends
+        .iter()
+        .filter_map(|end| head.windows(end.len()).position(|window| window == *end).map(|at| at + end.len()))
+        .min();
     let Some(end) = found else {
-        return Err(Refusal::usage(format!("{} does not begin with header lines", args.file.display()), "there is no blank line behind them", "add --headers FILE"));
+        return Err(Refusal::usage(
+            format!("{} does not begin with header lines", args.file.display()),
+            "there is no blank line behind them",
+            "add --headers FILE",
+        ));
     };
     let block = without_request_line(head.get(..end).unwrap_or_default());
-    let headers = Headers::parse(block).map_err(|_| Refusal::usage(format!("{} does not begin with header lines", args.file.display()), "what stands before the first blank line is something else", "add --headers FILE"))?;
+    let headers = Headers::parse(block).map_err(|_| {
+        Refusal::usage(
+            format!("{} does not begin with header lines", args.file.display()),
+            "what stands before the first blank line is something else",
+            "add --headers FILE",
+        )
+    })?;
     Ok((headers, end as u64))
 }
 
@@ -123,13 +161,31 @@ fn identity(args: &Inspect) -> Result<Option<Identity>> {
         None => keystore::import(&given.bytes, passphrase),
     };
     let imported = imported.map_err(from_keystore)?;
-    let key = imported.key.as_ref().ok_or_else(|| Refusal::invalid(what(), "there is no private key in it", "give the key with --key and the certificate with --cert"))?;
+    let key = imported.key.as_ref().ok_or_else(|| {
+        Refusal::invalid(
+            what(),
+            "there is no private key in it",
+            "give the key with --key and the certificate with --cert",
+        )
+    })?;
     let der = match (&args.cert, imported.certificates.first()) {
         (Some(file), _) => certificate(&args.source, file)?,
         (None, Some(own)) => own.clone(),
-        (None, None) => return Err(Refusal::usage(what(), "the certificate that belongs to it is missing", "add --cert FILE")),
+        (None, None) => {
+            return Err(Refusal::usage(
+                what(),
+                "the certificate that belongs to it is missing",
+                "add --cert FILE",
+            ));
+        }
     };
-    let identity = Identity::new(&der, key).map_err(|error| Refusal::invalid(what(), error.to_string(), "give the key and the certificate that were made together"))?;
+    let identity = Identity::new(&der, key).map_err(|error| {
+        Refusal::invalid(
+            what(),
+            error.to_string(),
+            "give the key and the certificate that were made together",
+        )
+    })?;
     Ok(Some(identity))
 }
 
@@ -137,7 +193,9 @@ fn certificate(source: &CertificateFile, file: &Path) -> Result<Vec<u8>> {
     let given = source.read(file, None)?;
     let imported = keystore::import(&given.bytes, given.passphrase.as_ref().map(|text| text.as_str()));
     let refused = |error: keystore::Error| Refusal::from_keystore(format!("cannot use {}", file.display()), &error);
-    imported.and_then(|imported| imported.certificate().map(<[u8]>::to_vec)).map_err(refused)
+    imported
+        .and_then(|imported| imported.certificate().map(<[u8]>::to_vec))
+        .map_err(refused)
 }
 
 fn open(
@@ -154,8 +212,21 @@ fn open(
     let mut body = File::open(file).map_err(|error| cannot(&error))?;
     body.seek(SeekFrom::Start(skip)).map_err(|error| cannot(&error))?;
     // Whatever can be read is shown; nothing here is let in anywhere.
-    let policy = SecurityPolicy { require_signed: false, require_encrypted: false, legacy_sha1: true, accept_md5: true, accept_3des: true };
-    let incoming = Incoming { headers, identities, signers, policy, limits: Limits { max_payload: MAX_PAYLOAD }, also_hash };
+    let policy = SecurityPolicy {
+        require_signed: false,
+        require_encrypted: false,
+        legacy_sha1: true,
+        accept_md5: true,
+        accept_3des: true,
+    };
+    let incoming = Incoming {
+        headers,
+        identities,
+        signers,
+        policy,
+        limits: Limits { max_payload: MAX_PAYLOAD },
+        also_hash,
+    };
     let mut receiver = match Receiver::new(incoming) {
         Ok(receiver) => receiver,
         Err(failure) => return Ok(Err(failure)),
@@ -206,7 +277,11 @@ impl PayloadSink for Sink {
         self.hash = Some(Sha256::new());
         let mut target = None;
         if let Some(dir) = &self.dir {
-            let name = layout::attachment_name(info.file_name.as_deref(), info.index, content_type::extension_for(&info.content_type));
+            let name = layout::attachment_name(
+                info.file_name.as_deref(),
+                info.index,
+                content_type::extension_for(&info.content_type),
+            );
             let taken = |path: &PathBuf| path.exists();
             let mut path = dir.join(&name);
             let mut n = 2;
@@ -217,7 +292,12 @@ impl PayloadSink for Sink {
             self.file = Some(File::create_new(&path).map_err(|error| SinkError(format!("cannot write {}: {error}", path.display())))?);
             target = Some(path);
         }
-        self.parts.push(Part { info, size: 0, sha256: String::new(), path: target });
+        self.parts.push(Part {
+            info,
+            size: 0,
+            sha256: String::new(),
+            path: target,
+        });
         Ok(())
     }
 
@@ -244,10 +324,18 @@ impl PayloadSink for Sink {
 }
 
 fn report(ctx: &Ctx, args: &Inspect, headers: &Headers, outcome: std::result::Result<Received, Failure>, mut sink: Sink) -> Outcome {
-    let id = |name: &str| headers.get(name).map(|value| As2Id::from_header(value.as_bytes()).map_or_else(|_| value.to_owned(), |id| id.as_str().to_owned())).unwrap_or_default();
+    let id = |name: &str| {
+        headers
+            .get(name)
+            .map(|value| As2Id::from_header(value.as_bytes()).map_or_else(|_| value.to_owned(), |id| id.as_str().to_owned()))
+            .unwrap_or_default()
+    };
     let (from, to) = (id("AS2-From"), id("AS2-To"));
     let message_id = headers.get("Message-ID").unwrap_or_default().to_owned();
-    let mut lines = vec![("AS2", format!("{from} → {to}   {message_id}")), ("Subject", headers.get("Subject").unwrap_or_default().to_owned())];
+    let mut lines = vec![
+        ("AS2", format!("{from} → {to}   {message_id}")),
+        ("Subject", headers.get("Subject").unwrap_or_default().to_owned()),
+    ];
     let mut object = json!({ "file": args.file, "as2_from": from, "as2_to": to, "message_id": message_id });
     let code = match outcome {
         Ok(Received::Message(message)) => {
@@ -257,7 +345,13 @@ fn report(ctx: &Ctx, args: &Inspect, headers: &Headers, outcome: std::result::Re
         Ok(Received::Mdn(mdn)) => describe_mdn(&mdn, &mut lines, &mut object),
         Err(failure) if failure.sink => {
             sink.discard();
-            return Err(Refusal::new(crate::manage::RefusalKind::Failed, "file", "cannot write the payload", failure.error.detail.clone(), "choose another directory with --extract"));
+            return Err(Refusal::new(
+                crate::manage::RefusalKind::Failed,
+                "file",
+                "cannot write the payload",
+                failure.error.detail.clone(),
+                "choose another directory with --extract",
+            ));
         }
         Err(failure) => {
             sink.discard();
@@ -278,7 +372,10 @@ fn add(object: &mut Value, fields: Value) {
 }
 
 fn describe_message(message: &ReceivedMessage, sink: &Sink, lines: &mut Lines, object: &mut Value) {
-    let signed = message.signed.as_ref().map(|signed| format!("{} by {}", signed.digest, signed.signer.subject()));
+    let signed = message
+        .signed
+        .as_ref()
+        .map(|signed| format!("{} by {}", signed.digest, signed.signer.subject()));
     let parts: Vec<Value> = sink
         .parts
         .iter()
@@ -286,39 +383,59 @@ fn describe_message(message: &ReceivedMessage, sink: &Sink, lines: &mut Lines, o
         .collect();
     let named = sink.parts.iter().map(|part| {
         let name = part.info.file_name.as_deref().unwrap_or("(no name)");
-        let path = part.path.as_ref().map(|path| format!("\nwrote {}", path.display())).unwrap_or_default();
-        format!("{name}   {}   {} bytes   sha256 {}{path}", part.info.content_type, grouped(part.size), part.sha256)
+        let path = part
+            .path
+            .as_ref()
+            .map(|path| format!("\nwrote {}", path.display()))
+            .unwrap_or_default();
+        format!(
+            "{name}   {}   {} bytes   sha256 {}{path}",
+            part.info.content_type,
+            grouped(part.size),
+            part.sha256
+        )
     });
     lines.extend([
         ("Kind", "message".to_owned()),
         ("Layers", message.layers.join("\n")),
         ("Signed", signed.clone().unwrap_or_else(|| "no".to_owned())),
-        ("Encrypted", message.encrypted.map_or_else(|| "no".to_owned(), |cipher| cipher.to_string())),
+        (
+            "Encrypted",
+            message.encrypted.map_or_else(|| "no".to_owned(), |cipher| cipher.to_string()),
+        ),
         ("Compressed", if message.compressed { "yes" } else { "no" }.to_owned()),
         ("MIC", message.mic.as_ref().map(ToString::to_string).unwrap_or_default()),
         ("Attachments", named.collect::<Vec<_>>().join("\n")),
         ("Notes", message.notes.join("\n")),
         ("Verdict", "it holds".to_owned()),
     ]);
-    add(object, json!({
-        "kind": "message",
-        "verdict": "ok",
-        "layers": message.layers,
-        "signed": message.signed.as_ref().map(|signed| signed.digest.as_str()),
-        "signer": message.signed.as_ref().map(|signed| signed.signer.subject()),
-        "encrypted": message.encrypted.map(|cipher| cipher.as_str()),
-        "compressed": message.compressed,
-        "mic": message.mic.as_ref().map(ToString::to_string),
-        "attachments": parts,
-        "notes": message.notes,
-    }));
+    add(
+        object,
+        json!({
+            "kind": "message",
+            "verdict": "ok",
+            "layers": message.layers,
+            "signed": message.signed.as_ref().map(|signed| signed.digest.as_str()),
+            "signer": message.signed.as_ref().map(|signed| signed.signer.subject()),
+            "encrypted": message.encrypted.map(|cipher| cipher.as_str()),
+            "compressed": message.compressed,
+            "mic": message.mic.as_ref().map(ToString::to_string),
+            "attachments": parts,
+            "notes": message.notes,
+        }),
+    );
 }
 
 fn describe_mdn(received: &ReceivedMdn, lines: &mut Lines, object: &mut Value) -> u8 {
     let mdn = &received.mdn;
     let (signature, digest, signer, bad) = match &received.signature {
         MdnSignature::None => ("unsigned".to_owned(), None, None, false),
-        MdnSignature::Verified { digest, signer } => (format!("signed {digest} by {}", signer.subject()), Some(digest.as_str()), Some(signer.subject()), false),
+        MdnSignature::Verified { digest, signer } => (
+            format!("signed {digest} by {}", signer.subject()),
+            Some(digest.as_str()),
+            Some(signer.subject()),
+            false,
+        ),
         MdnSignature::Bad(why) => (format!("not proven: {why}"), None, None, true),
     };
     lines.extend([
@@ -331,22 +448,25 @@ fn describe_mdn(received: &ReceivedMdn, lines: &mut Lines, object: &mut Value) -
         ("Made by", mdn.reporting_ua.clone()),
         ("Says", mdn.text.trim().to_owned()),
     ]);
-    add(object, json!({
-        "kind": "mdn",
-        "verdict": if bad { "unproven" } else { "ok" },
-        "original_message_id": mdn.original_message_id,
-        "disposition": mdn.disposition.to_string(),
-        "positive": mdn.disposition.is_positive(),
-        "mic": mdn.mic.as_ref().map(ToString::to_string),
-        "signature": if bad { "bad" } else if signer.is_some() { "verified" } else { "none" },
-        "signature_detail": signature,
-        "signed": digest,
-        "signer": signer,
-        "final_recipient": mdn.final_recipient,
-        "original_recipient": mdn.original_recipient,
-        "reporting_ua": mdn.reporting_ua,
-        "text": mdn.text,
-    }));
+    add(
+        object,
+        json!({
+            "kind": "mdn",
+            "verdict": if bad { "unproven" } else { "ok" },
+            "original_message_id": mdn.original_message_id,
+            "disposition": mdn.disposition.to_string(),
+            "positive": mdn.disposition.is_positive(),
+            "mic": mdn.mic.as_ref().map(ToString::to_string),
+            "signature": if bad { "bad" } else if signer.is_some() { "verified" } else { "none" },
+            "signature_detail": signature,
+            "signed": digest,
+            "signer": signer,
+            "final_recipient": mdn.final_recipient,
+            "original_recipient": mdn.original_recipient,
+            "reporting_ua": mdn.reporting_ua,
+            "text": mdn.text,
+        }),
+    );
     if bad { FAILED } else { DONE }
 }
 
@@ -363,11 +483,14 @@ fn describe_failure(args: &Inspect, failure: &Failure, lines: &mut Lines, object
         ("MIC", failure.mic.as_ref().map(ToString::to_string).unwrap_or_default()),
         ("Hint", hint.to_owned()),
     ]);
-    add(object, json!({
-        "kind": "unreadable",
-        "verdict": kind,
-        "detail": failure.error.detail,
-        "mic": failure.mic.as_ref().map(ToString::to_string),
-        "hint": hint,
-    }));
+    add(
+        object,
+        json!({
+            "kind": "unreadable",
+            "verdict": kind,
+            "detail": failure.error.detail,
+            "mic": failure.mic.as_ref().map(ToString::to_string),
+            "hint": hint,
+        }),
+    );
 }

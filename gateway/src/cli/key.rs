@@ -54,7 +54,9 @@ pub(crate) enum Verb {
 
 fn read(file: &std::path::Path) -> Result<zeroize::Zeroizing<String>> {
     let bytes = super::read_file(file, u64::try_from(MAX_PRIVATE_TEXT).unwrap_or(u64::MAX))?;
-    String::from_utf8(bytes).map(zeroize::Zeroizing::new).map_err(|_| Refusal::invalid(format!("cannot read {}", file.display()), "it is no text", "give a key file"))
+    String::from_utf8(bytes)
+        .map(zeroize::Zeroizing::new)
+        .map_err(|_| Refusal::invalid(format!("cannot read {}", file.display()), "it is no text", "give a key file"))
 }
 
 pub(crate) fn run(ctx: &Ctx, verb: Verb) -> Outcome {
@@ -62,24 +64,49 @@ pub(crate) fn run(ctx: &Ctx, verb: Verb) -> Outcome {
     match verb {
         Verb::Show { file, passphrase, rfc4716 } => {
             let (text, passphrase) = (read(&file)?, secret(passphrase)?);
-            let keys = show(&text, passphrase.as_ref().map(|p| p.as_str())).map_err(|error| Refusal::from_keystore(format!("cannot show {}", file.display()), &error))?;
+            let keys = show(&text, passphrase.as_ref().map(|p| p.as_str()))
+                .map_err(|error| Refusal::from_keystore(format!("cannot show {}", file.display()), &error))?;
             if rfc4716 {
                 keys.iter().for_each(|key| out(&to_rfc4716(key)));
                 return Ok(DONE);
             }
-            let mut list = List::new(&[("fingerprint", "FINGERPRINT"), ("algorithm", "TYPE"), ("bits", "BITS"), ("comment", "COMMENT"), ("line", "")], "no keys");
+            let mut list = List::new(
+                &[
+                    ("fingerprint", "FINGERPRINT"),
+                    ("algorithm", "TYPE"),
+                    ("bits", "BITS"),
+                    ("comment", "COMMENT"),
+                    ("line", ""),
+                ],
+                "no keys",
+            );
             for key in &keys {
-                list.push(vec![Cell::text(&key.fingerprint), Cell::text(&key.algorithm), Cell::number(u64::from(key.bits)), Cell::text(&key.comment), Cell::text(&key.line)]);
+                list.push(vec![
+                    Cell::text(&key.fingerprint),
+                    Cell::text(&key.algorithm),
+                    Cell::number(u64::from(key.bits)),
+                    Cell::text(&key.comment),
+                    Cell::text(&key.line),
+                ]);
             }
             ctx.printer.list(&list);
         }
-        Verb::Convert { file, to, passphrase, new_passphrase, out: target } => {
+        Verb::Convert {
+            file,
+            to,
+            passphrase,
+            new_passphrase,
+            out: target,
+        } => {
             let (text, old, new) = (read(&file)?, secret(passphrase)?, secret(new_passphrase)?);
             let made = convert(&text, old.as_ref().map(|p| p.as_str()), to, new.as_ref().map(|p| p.as_str()));
             let made = made.map_err(|error| Refusal::from_keystore(format!("cannot convert {}", file.display()), &error))?;
             super::write_file(&target, &made.private, 0o400)?;
             if target.as_os_str() != "-" {
-                ctx.printer.done(&json!({ "file": target, "format": to.name(), "fingerprint": made.fingerprint }), &format!("Wrote {} ({to}, mode 0400)   fingerprint {}", target.display(), made.fingerprint));
+                ctx.printer.done(
+                    &json!({ "file": target, "format": to.name(), "fingerprint": made.fingerprint }),
+                    &format!("Wrote {} ({to}, mode 0400)   fingerprint {}", target.display(), made.fingerprint),
+                );
             }
         }
     }

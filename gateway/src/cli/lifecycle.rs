@@ -80,13 +80,25 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             }
             let worker = std::sync::Arc::clone(&core);
             let swept = tokio::task::spawn_blocking(move || lifecycle::run(&worker, true)).await;
-            let plan = swept.map_err(|error| Refusal::new(RefusalKind::Failed, "internal", "the sweep stopped", error.to_string(), "look at the log, then run it again"))??;
+            let plan = swept.map_err(|error| {
+                Refusal::new(
+                    RefusalKind::Failed,
+                    "internal",
+                    "the sweep stopped",
+                    error.to_string(),
+                    "look at the log, then run it again",
+                )
+            })??;
             report(ctx, &plan, false);
         }
         Verb::Restore { path } => {
             let all = objects(&core)?;
             // A path with the home in front names its account.
-            let named = path.trim_start_matches('/').strip_prefix("mftg-").and_then(|rest| rest.split('/').next()).map(str::to_owned);
+            let named = path
+                .trim_start_matches('/')
+                .strip_prefix("mftg-")
+                .and_then(|rest| rest.split('/').next())
+                .map(str::to_owned);
             let account = accounts::choose(&all, ctx.account().or(named.as_deref()))?.id.clone();
             let trimmed = path.trim_matches('/');
             let below = trimmed.strip_prefix(&format!("mftg-{account}/")).unwrap_or(trimmed).to_owned();
@@ -95,17 +107,35 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
                 const MAX_SHOWN: u32 = 100_000;
                 let hidden = core.journal.read(|tx| tx.noncurrent_below(&account, &below, MAX_SHOWN))?;
                 let files = hidden.iter().filter(|entry| !entry.is_dir).count();
-                ctx.printer.done(&json!({ "account": account, "path": below, "restored": 0, "would_restore": files }), &format!("{files} files would come back"));
+                ctx.printer.done(
+                    &json!({ "account": account, "path": below, "restored": 0, "would_restore": files }),
+                    &format!("{files} files would come back"),
+                );
                 return Ok(DONE);
             }
             let (worker, owner, target) = (std::sync::Arc::clone(&core), account.clone(), below.clone());
             let restored = tokio::task::spawn_blocking(move || lifecycle::restore(&worker, &owner, &target)).await;
-            let files = restored.map_err(|error| Refusal::new(RefusalKind::Failed, "internal", "the restore stopped", error.to_string(), "run it again"))??;
+            let files = restored.map_err(|error| {
+                Refusal::new(
+                    RefusalKind::Failed,
+                    "internal",
+                    "the restore stopped",
+                    error.to_string(),
+                    "run it again",
+                )
+            })??;
             if files == 0 {
                 let why = "no file below that path is out of view and still kept";
-                return Err(Refusal::not_found(format!("nothing to restore at {below}"), why, "the path is the one that SFTP showed, e.g. AS2/files/…"));
+                return Err(Refusal::not_found(
+                    format!("nothing to restore at {below}"),
+                    why,
+                    "the path is the one that SFTP showed, e.g. AS2/files/…",
+                ));
             }
-            ctx.printer.done(&json!({ "account": account, "path": below, "restored": files }), &format!("{files} files are back in view; their time begins anew"));
+            ctx.printer.done(
+                &json!({ "account": account, "path": below, "restored": files }),
+                &format!("{files} files are back in view; their time begins anew"),
+            );
         }
     }
     Ok(DONE)
@@ -118,7 +148,11 @@ fn report(ctx: &Ctx, plan: &Plan, dry: bool) {
         return;
     }
     let several = rows.iter().map(|row| &row.account).collect::<std::collections::BTreeSet<_>>().len() > 1;
-    let (left, deleted) = if dry { ("would become non-current", "would be deleted") } else { ("became non-current", "were deleted") };
+    let (left, deleted) = if dry {
+        ("would become non-current", "would be deleted")
+    } else {
+        ("became non-current", "were deleted")
+    };
     let mut text = String::new();
     for row in rows.iter().filter(|row| row.noncurrent + row.delete > 0) {
         let account = if several { format!("{:<12} ", row.account) } else { String::new() };
@@ -127,7 +161,11 @@ fn report(ctx: &Ctx, plan: &Plan, dry: bool) {
             parts.push(format!("{} files {left}", row.noncurrent));
         }
         if row.delete > 0 {
-            parts.push(if row.noncurrent > 0 { format!("{} {deleted}", row.delete) } else { format!("{} files {deleted}", row.delete) });
+            parts.push(if row.noncurrent > 0 {
+                format!("{} {deleted}", row.delete)
+            } else {
+                format!("{} files {deleted}", row.delete)
+            });
         }
         text.push_str(&format!("{account}{:<16} {}\n", format!("AS2/{}", row.area), parts.join(", ")));
     }

@@ -128,10 +128,29 @@ pub(crate) struct Which {
 pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
     let core = ctx.core()?;
     match verb {
-        Verb::List { state, direction, station, partner, file, since, before, limit } => {
+        Verb::List {
+            state,
+            direction,
+            station,
+            partner,
+            file,
+            since,
+            before,
+            limit,
+        } => {
             let account = ctx.account().map(str::to_owned);
             let since = since.map(|span| core.clock.now() - millis(span));
-            let filter = MessageFilter { account, direction, state, station, partner, file, since, before, limit };
+            let filter = MessageFilter {
+                account,
+                direction,
+                state,
+                station,
+                partner,
+                file,
+                since,
+                before,
+                limit,
+            };
             let found = core.journal.read(|tx| tx.messages(&filter))?;
             ctx.printer.list(&table(&found, state, core.clock.now()));
         }
@@ -143,7 +162,11 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             let message = messages::choose(&core, ctx.account(), &id)?;
             return follow_one(ctx, &core, &message, timeout).await;
         }
-        Verb::Follow { id: None, until_idle, timeout } => return follow_all(ctx, &core, until_idle, timeout).await,
+        Verb::Follow {
+            id: None,
+            until_idle,
+            timeout,
+        } => return follow_all(ctx, &core, until_idle, timeout).await,
         Verb::Retry(which) => return each(ctx, &core, which, Move::Retry).await,
         Verb::Resend(which) => return each(ctx, &core, which, Move::Resend).await,
         Verb::Cancel(which) => return each(ctx, &core, which, Move::Cancel).await,
@@ -152,8 +175,13 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             let done = messages::export(&core, &message, &dir)?;
             let mut text = format!("Wrote {}\n", done.dir.display());
             done.files.iter().for_each(|file| text.push_str(&format!("      {file}\n")));
-            done.expired.iter().for_each(|file| text.push_str(&format!("      {file}: content expired\n")));
-            ctx.printer.done(&json!({ "id": message.id, "dir": done.dir, "files": done.files, "expired": done.expired }), &text);
+            done.expired
+                .iter()
+                .for_each(|file| text.push_str(&format!("      {file}: content expired\n")));
+            ctx.printer.done(
+                &json!({ "id": message.id, "dir": done.dir, "files": done.files, "expired": done.expired }),
+                &text,
+            );
             return Ok(if done.expired.is_empty() { DONE } else { PARTLY });
         }
     }
@@ -260,7 +288,12 @@ fn shown(core: &Core, message: &Message) -> String {
     let mic = match detail.mic.rsplit_once(',') {
         Some((value, digest)) => {
             let agrees = message.direction == Direction::Out && message.state == State::Delivered && !detail.mdn_disposition.is_empty();
-            format!("{}  {}{}", value.trim(), digest.trim(), if agrees { "   (the MDN agrees)" } else { "" })
+            format!(
+                "{}  {}{}",
+                value.trim(),
+                digest.trim(),
+                if agrees { "   (the MDN agrees)" } else { "" }
+            )
         }
         None => detail.mic.clone(),
     };
@@ -272,11 +305,24 @@ fn shown(core: &Core, message: &Message) -> String {
             None => format!("{mode}, not yet"),
         },
         (_, Some(at)) => {
-            let posted = detail.tries.last().map(|try_| format!("   {:.2} s after posting", seconds(at - try_.at)));
-            format!("{mode}, {}, {}   {}{}", detail.mdn_signature, disposition(message), local(at, now), posted.unwrap_or_default())
+            let posted = detail
+                .tries
+                .last()
+                .map(|try_| format!("   {:.2} s after posting", seconds(at - try_.at)));
+            format!(
+                "{mode}, {}, {}   {}{}",
+                detail.mdn_signature,
+                disposition(message),
+                local(at, now),
+                posted.unwrap_or_default()
+            )
         }
     };
-    let tries: Vec<String> = detail.tries.iter().map(|t| format!("{}  {}  {}  {:.2} s", t.n, local(t.at, now), t.outcome, seconds(t.took))).collect();
+    let tries: Vec<String> = detail
+        .tries
+        .iter()
+        .map(|t| format!("{}  {}  {}  {:.2} s", t.n, local(t.at, now), t.outcome, seconds(t.took)))
+        .collect();
     let attempts = match tries.as_slice() {
         [] if message.direction == Direction::In => String::new(),
         [] => "0".to_owned(),
@@ -284,20 +330,44 @@ fn shown(core: &Core, message: &Message) -> String {
         many => format!("{}\n{}", message.attempts, many.join("\n")),
     };
     let files: Vec<String> = match detail.files.len() {
-        0 | 1 => vec![format!("{}   {}   {} bytes", message.file, message.content_type, grouped(message.size))],
-        _ => detail.files.iter().map(|f| format!("{}   {}   {} bytes", f.name, f.content_type, grouped(f.size))).collect(),
+        0 | 1 => vec![format!(
+            "{}   {}   {} bytes",
+            message.file,
+            message.content_type,
+            grouped(message.size)
+        )],
+        _ => detail
+            .files
+            .iter()
+            .map(|f| format!("{}   {}   {} bytes", f.name, f.content_type, grouped(f.size)))
+            .collect(),
     };
     let mut lines = vec![
         ("Message", format!("{}   {}   {}", message.id, message.direction, message.state)),
         ("AS2", format!("{from} → {to}   {}", message.message_id)),
         ("Subject", message.subject.clone()),
         ("File", files.join("\n")),
-        ("Security", format!("{}   {}   {}", word(&detail.signed, "signed", "not signed"), word(&detail.encrypted, "encrypted", "not encrypted"), word(&detail.compressed, "compressed", "not compressed"))),
+        (
+            "Security",
+            format!(
+                "{}   {}   {}",
+                word(&detail.signed, "signed", "not signed"),
+                word(&detail.encrypted, "encrypted", "not encrypted"),
+                word(&detail.compressed, "compressed", "not compressed")
+            ),
+        ),
         ("MIC", mic),
         ("MDN", mdn),
         ("MDN says", detail.mdn_text.trim().to_owned()),
         ("Attempts", attempts),
-        ("Next try", message.next_try.filter(|_| !message.state.is_final()).map(|at| local(at, now)).unwrap_or_default()),
+        (
+            "Next try",
+            message
+                .next_try
+                .filter(|_| !message.state.is_final())
+                .map(|at| local(at, now))
+                .unwrap_or_default(),
+        ),
         ("Error", message.code.clone()),
         ("Why", message.reason.clone()),
         ("Hint", detail.hint.clone()),
@@ -320,12 +390,37 @@ fn places(message: &Message) -> Vec<String> {
         (Direction::In, State::Filed) => (Tray::Inbox, MdnDirection::Outgoing),
         (Direction::Out, State::Delivered) => (Tray::Outbox, MdnDirection::Incoming),
         (Direction::Out, State::Failed) => (Tray::Failed, MdnDirection::Incoming),
-        (_, State::Duplicate) => return vec![format!("{}/{}", crate::layout::duplicate_dir(&message.station, &message.partner).trim_start_matches("AS2/"), message.file)],
-        (Direction::Out, _) => return vec![format!("{}/{}", crate::layout::send_dir(&message.station, &message.partner).trim_start_matches("AS2/"), message.file)],
+        (_, State::Duplicate) => {
+            return vec![format!(
+                "{}/{}",
+                crate::layout::duplicate_dir(&message.station, &message.partner).trim_start_matches("AS2/"),
+                message.file
+            )];
+        }
+        (Direction::Out, _) => {
+            return vec![format!(
+                "{}/{}",
+                crate::layout::send_dir(&message.station, &message.partner).trim_start_matches("AS2/"),
+                message.file
+            )];
+        }
         (Direction::In, _) => return Vec::new(),
     };
-    let wire = if message.direction == Direction::In { Tray::Inbox } else { Tray::Outbox };
-    let below = |area| shelf(area, &message.station, &message.partner, if area == Area::Files { tray } else { wire }).trim_start_matches("AS2/").to_owned();
+    let wire = if message.direction == Direction::In {
+        Tray::Inbox
+    } else {
+        Tray::Outbox
+    };
+    let below = |area| {
+        shelf(
+            area,
+            &message.station,
+            &message.partner,
+            if area == Area::Files { tray } else { wire },
+        )
+        .trim_start_matches("AS2/")
+        .to_owned()
+    };
     let mut places = vec![
         format!("{}/{id}/{}", below(Area::Files), message.file),
         format!("{}/{id}/message.as2", below(Area::RawMessage)),
@@ -346,8 +441,18 @@ pub(crate) async fn wait_until_final(core: &Arc<Core>, id: &str, timeout: Option
             return Ok(message);
         }
         if timeout.is_some_and(|limit| began.elapsed() >= limit) {
-            let why = if message.reason.is_empty() { format!("it is still {}", message.state) } else { format!("it is {}: {}", message.state, message.reason) };
-            return Err(Refusal::new(RefusalKind::Remote, "timeout", format!("message {id} is not final yet"), why, format!("as2gate message follow {}", message.id.short())));
+            let why = if message.reason.is_empty() {
+                format!("it is still {}", message.state)
+            } else {
+                format!("it is {}: {}", message.state, message.reason)
+            };
+            return Err(Refusal::new(
+                RefusalKind::Remote,
+                "timeout",
+                format!("message {id} is not final yet"),
+                why,
+                format!("as2gate message follow {}", message.id.short()),
+            ));
         }
         tokio::time::sleep(LOOK).await;
     }
@@ -417,7 +522,13 @@ fn note_if_idle(ctx: &Ctx, core: &Core) {
 
 /// The newest event, found by halving: there may be millions.
 fn last_event(core: &Core) -> Result<i64> {
-    let after = |seq: i64| -> Result<Option<i64>> { Ok(core.journal.read(|tx| tx.events(seq, None, None, 1))?.first().map(|event| event.seq)) };
+    let after = |seq: i64| -> Result<Option<i64>> {
+        Ok(core
+            .journal
+            .read(|tx| tx.events(seq, None, None, 1))?
+            .first()
+            .map(|event| event.seq))
+    };
     let (mut low, mut step) = (0, 1i64);
     while let Some(found) = after(low + step - 1)? {
         low = found;
@@ -435,7 +546,10 @@ fn last_event(core: &Core) -> Result<i64> {
 /// Nothing is in work, and nothing is due within the next seconds.
 fn is_idle(core: &Core) -> Result<bool> {
     let states = core.journal.read(|tx| tx.count_states(Millis::MAX))?;
-    if states.iter().any(|(state, count)| *count > 0 && !state.is_final() && *state != State::Held) {
+    if states
+        .iter()
+        .any(|(state, count)| *count > 0 && !state.is_final() && *state != State::Held)
+    {
         return Ok(false);
     }
     let (jobs, oldest) = core.journal.read(|tx| tx.queue())?;
@@ -457,7 +571,11 @@ fn print_events(ctx: &Ctx, core: &Core, events: &[crate::event::Event]) {
             continue;
         }
         let digits = event.subject.rsplit('-').next().unwrap_or_default();
-        let code = if word("code").is_empty() { String::new() } else { format!("  {}", word("code")) };
+        let code = if word("code").is_empty() {
+            String::new()
+        } else {
+            format!("  {}", word("code"))
+        };
         let line = format!(
             "{}  {digits}  {:<3}  {}  {}  {}  {}{code}",
             local(event.at, core.clock.now()),
@@ -475,7 +593,12 @@ fn print_state(ctx: &Ctx, message: &Message, now: Millis) {
     if ctx.printer.format == Format::Json {
         out(&object(message).to_string());
     } else {
-        out(&plain(&format!("{}  {}  {}", local(message.updated, now), message.id.short(), message.state)));
+        out(&plain(&format!(
+            "{}  {}  {}",
+            local(message.updated, now),
+            message.id.short(),
+            message.state
+        )));
     }
 }
 
@@ -516,7 +639,11 @@ async fn each(ctx: &Ctx, core: &Arc<Core>, which: Which, what: Move) -> Outcome 
     }
     let one = which.state.is_none() && which.ids.len() == 1;
     if !moved.is_empty() || !one {
-        let result = if one { moved.pop().unwrap_or_default() } else { Value::Array(moved.clone()) };
+        let result = if one {
+            moved.pop().unwrap_or_default()
+        } else {
+            Value::Array(moved.clone())
+        };
         ctx.printer.done(&result, if text.is_empty() { "no messages" } else { &text });
     }
     match (refused.len(), chosen.len()) {
@@ -525,14 +652,25 @@ async fn each(ctx: &Ctx, core: &Arc<Core>, which: Which, what: Move) -> Outcome 
         (some, all) => {
             let first = refused.remove(0);
             let what = format!("{some} of {all} messages were left as they are");
-            Err(Refusal { kind: RefusalKind::Partly, what, why: format!("{}: {}", first.what, first.why), ..first })
+            Err(Refusal {
+                kind: RefusalKind::Partly,
+                what,
+                why: format!("{}: {}", first.what, first.why),
+                ..first
+            })
         }
     }
 }
 
 fn chosen(ctx: &Ctx, core: &Core, which: &Which) -> Result<Vec<Message>> {
     if let Some(state) = which.state {
-        let filter = MessageFilter { account: ctx.account().map(str::to_owned), direction: Some(Direction::Out), state: Some(state), limit: MAX_LIMIT, ..MessageFilter::default() };
+        let filter = MessageFilter {
+            account: ctx.account().map(str::to_owned),
+            direction: Some(Direction::Out),
+            state: Some(state),
+            limit: MAX_LIMIT,
+            ..MessageFilter::default()
+        };
         return Ok(core.journal.read(|tx| tx.messages(&filter))?);
     }
     let mut seen = BTreeSet::new();

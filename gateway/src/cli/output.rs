@@ -102,7 +102,11 @@ fn one_row(object: &Value) -> String {
 fn raw(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
-        Value::String(text) => text.replace('\\', "\\\\").replace('\t', "\\t").replace('\n', "\\n").replace('\r', "\\r"),
+        Value::String(text) => text
+            .replace('\\', "\\\\")
+            .replace('\t', "\\t")
+            .replace('\n', "\\n")
+            .replace('\r', "\\r"),
         Value::Array(list) if list.iter().all(Value::is_string) => list.iter().map(raw).collect::<Vec<_>>().join(","),
         other => other.to_string(),
     }
@@ -119,35 +123,59 @@ impl Cell {
     pub(crate) fn text(text: impl Into<String>) -> Self {
         let text = text.into();
         let shown = if text.is_empty() { "–".to_owned() } else { text.clone() };
-        Cell { shown, value: Value::String(text) }
+        Cell {
+            shown,
+            value: Value::String(text),
+        }
     }
 
     /// A text with a shorter form for people.
     pub(crate) fn short(shown: impl Into<String>, value: impl Into<Value>) -> Self {
-        Cell { shown: shown.into(), value: value.into() }
+        Cell {
+            shown: shown.into(),
+            value: value.into(),
+        }
     }
 
     pub(crate) fn number(number: u64) -> Self {
-        Cell { shown: number.to_string(), value: json!(number) }
+        Cell {
+            shown: number.to_string(),
+            value: json!(number),
+        }
     }
 
     pub(crate) fn size(bytes: u64) -> Self {
-        Cell { shown: size(bytes), value: json!(bytes) }
+        Cell {
+            shown: size(bytes),
+            value: json!(bytes),
+        }
     }
 
     pub(crate) fn flag(flag: bool) -> Self {
-        Cell { shown: if flag { "yes" } else { "no" }.to_owned(), value: json!(flag) }
+        Cell {
+            shown: if flag { "yes" } else { "no" }.to_owned(),
+            value: json!(flag),
+        }
     }
 
     pub(crate) fn names(names: &[String]) -> Self {
         let shown = if names.is_empty() { "–".to_owned() } else { names.join(", ") };
-        Cell { shown, value: json!(names) }
+        Cell {
+            shown,
+            value: json!(names),
+        }
     }
 
     pub(crate) fn time(at: Option<Millis>, now: Millis) -> Self {
         match at {
-            Some(at) => Cell { shown: local(at, now), value: json!(rfc3339(at)) },
-            None => Cell { shown: "–".to_owned(), value: Value::Null },
+            Some(at) => Cell {
+                shown: local(at, now),
+                value: json!(rfc3339(at)),
+            },
+            None => Cell {
+                shown: "–".to_owned(),
+                value: Value::Null,
+            },
         }
     }
 }
@@ -170,7 +198,11 @@ pub(crate) struct List {
 
 impl List {
     pub(crate) fn new(columns: &[(&'static str, &'static str)], empty: &'static str) -> Self {
-        List { columns: columns.iter().map(|(name, head)| Column { name, head }).collect(), rows: Vec::new(), empty }
+        List {
+            columns: columns.iter().map(|(name, head)| Column { name, head }).collect(),
+            rows: Vec::new(),
+            empty,
+        }
     }
 
     pub(crate) fn push(&mut self, row: Vec<Cell>) {
@@ -183,7 +215,11 @@ impl List {
     }
 
     fn object(&self, row: &[Cell]) -> Value {
-        let fields = self.columns.iter().zip(row).map(|(column, cell)| (column.name.to_owned(), cell.value.clone()));
+        let fields = self
+            .columns
+            .iter()
+            .zip(row)
+            .map(|(column, cell)| (column.name.to_owned(), cell.value.clone()));
         Value::Object(fields.collect::<Map<_, _>>())
     }
 
@@ -210,7 +246,9 @@ impl List {
         push_line(&mut text, heads.zip(&widths));
         for row in &self.rows {
             let cells = shown.iter().map(|at| {
-                let tone = (colour && self.columns[*at].name == "state").then(|| tone(&row[*at].shown)).flatten();
+                let tone = (colour && self.columns[*at].name == "state")
+                    .then(|| tone(&row[*at].shown))
+                    .flatten();
                 (cell(row, *at), tone)
             });
             push_line(&mut text, cells.zip(&widths));
@@ -248,7 +286,10 @@ pub(crate) fn plain(text: &str) -> String {
         let turning = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
         if c.is_control() || turning { '\u{fffd}' } else { c }
     };
-    text.split('\n').map(|line| line.chars().map(harmless).collect::<String>()).collect::<Vec<_>>().join("\n")
+    text.split('\n')
+        .map(|line| line.chars().map(harmless).collect::<String>())
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// `1.2 kB`.
@@ -293,7 +334,9 @@ pub(crate) fn local(at: Millis, now: Millis) -> String {
 pub(crate) fn facts(lines: &[(&str, String)]) -> String {
     let width = lines.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0) + 3;
     let shown = lines.iter().filter(|(_, value)| !value.is_empty());
-    shown.map(|(name, value)| format!("{name:<width$}{}\n", plain(value).replace('\n', &format!("\n{:width$}", "")))).collect()
+    shown
+        .map(|(name, value)| format!("{name:<width$}{}\n", plain(value).replace('\n', &format!("\n{:width$}", ""))))
+        .collect()
 }
 
 #[cfg(test)]
@@ -302,8 +345,14 @@ mod tests {
 
     #[test]
     fn numbers_are_for_people() {
-        assert_eq!((size(999), size(1212), size(104_857_600)), ("999 B".to_owned(), "1.2 kB".to_owned(), "104.8 MB".to_owned()));
-        assert_eq!((grouped(0), grouped(1212), grouped(10_000_000)), ("0".to_owned(), "1,212".to_owned(), "10,000,000".to_owned()));
+        assert_eq!(
+            (size(999), size(1212), size(104_857_600)),
+            ("999 B".to_owned(), "1.2 kB".to_owned(), "104.8 MB".to_owned())
+        );
+        assert_eq!(
+            (grouped(0), grouped(1212), grouped(10_000_000)),
+            ("0".to_owned(), "1,212".to_owned(), "10,000,000".to_owned())
+        );
     }
 
     #[test]

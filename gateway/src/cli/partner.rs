@@ -135,7 +135,14 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             let (object, text) = shown(&core, &all, partner)?;
             ctx.printer.show(&object, &text);
         }
-        Verb::Add { id, certificate, cert_name, from_station, file, settings } => {
+        Verb::Add {
+            id,
+            certificate,
+            cert_name,
+            from_station,
+            file,
+            settings,
+        } => {
             let pairs = settings.pairs()?;
             let (partner, origin) = match (id, from_station) {
                 (_, Some(station)) => {
@@ -144,11 +151,17 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
                 }
                 (id, None) => {
                     let certificate = certificate.map(|path| file.read(&path, cert_name.clone())).transpose()?;
-                    let new = NewPartner { account: ctx.account().map(str::to_owned), as2_id: id.unwrap_or_default(), settings: pairs, certificate };
+                    let new = NewPartner {
+                        account: ctx.account().map(str::to_owned),
+                        as2_id: id.unwrap_or_default(),
+                        settings: pairs,
+                        certificate,
+                    };
                     (partners::add(&core, &new, ctx.dry_run()).await?, String::new())
                 }
             };
-            ctx.printer.done(&object(&partner), &ctx.would(format!("{}{origin}", headline(&partner))));
+            ctx.printer
+                .done(&object(&partner), &ctx.would(format!("{}{origin}", headline(&partner))));
             warn(ctx, &core, &partner)?;
         }
         Verb::Set { id, as2_id, settings } => {
@@ -168,9 +181,15 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             ctx.confirm(&format!("remove partner {id}?"))?;
             partners::remove(&core, ctx.account(), &id, ctx.dry_run()).await?;
             let text = format!("Partner {id} removed; its certificates and records stay");
-            ctx.printer.done(&json!({ "as2_id": id, "removed": !ctx.dry_run() }), &ctx.would(text));
+            ctx.printer
+                .done(&json!({ "as2_id": id, "removed": !ctx.dry_run() }), &ctx.would(text));
         }
-        Verb::Test { id, from, connect_only, timeout } => return test(ctx, &core, &id, from, connect_only, timeout).await,
+        Verb::Test {
+            id,
+            from,
+            connect_only,
+            timeout,
+        } => return test(ctx, &core, &id, from, connect_only, timeout).await,
         Verb::Block { id, which } => block(ctx, &core, &id, which).await?,
         Verb::Unblock { id } => block(ctx, &core, &id, Blocked::None).await?,
     }
@@ -179,7 +198,11 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
 
 async fn block(ctx: &Ctx, core: &Core, id: &str, which: Blocked) -> Result<()> {
     let partner = partners::block(core, ctx.account(), id, which, ctx.dry_run()).await?;
-    let text = if which == Blocked::None { format!("Partner {id}   traffic passes both ways") } else { format!("Partner {id}   blocked {which}") };
+    let text = if which == Blocked::None {
+        format!("Partner {id}   traffic passes both ways")
+    } else {
+        format!("Partner {id}   blocked {which}")
+    };
     ctx.printer.done(&object(&partner), &ctx.would(text));
     Ok(())
 }
@@ -230,8 +253,14 @@ fn object(partner: &Partner) -> Value {
 /// `Partner BOB     sign sha256   encrypt aes256-cbc   mdn sync-signed`.
 fn headline(partner: &Partner) -> String {
     let word = |word: Option<String>| word.unwrap_or_else(|| "none".to_owned());
-    let (sign, encrypt) = (word(partner.sign.map(|d| d.to_string())), word(partner.encrypt.map(|c| c.to_string())));
-    format!("Partner {:<7} sign {sign}   encrypt {encrypt}   mdn {}", partner.as2_id, partner.mdn)
+    let (sign, encrypt) = (
+        word(partner.sign.map(|d| d.to_string())),
+        word(partner.encrypt.map(|c| c.to_string())),
+    );
+    format!(
+        "Partner {:<7} sign {sign}   encrypt {encrypt}   mdn {}",
+        partner.as2_id, partner.mdn
+    )
 }
 
 /// What still lacks, on standard error.
@@ -251,37 +280,113 @@ fn shown(core: &Core, all: &Objects, partner: &Partner) -> Result<(Value, String
     let mut value = object(partner);
     let now = core.clock.now();
     let last = |direction| -> Result<Option<Message>> {
-        let filter = MessageFilter { account: Some(partner.account.clone()), partner: Some(partner.as2_id.clone()), direction: Some(direction), limit: 1, ..MessageFilter::default() };
+        let filter = MessageFilter {
+            account: Some(partner.account.clone()),
+            partner: Some(partner.as2_id.clone()),
+            direction: Some(direction),
+            limit: 1,
+            ..MessageFilter::default()
+        };
         Ok(core.journal.read(|tx| tx.messages(&filter))?.into_iter().next())
     };
     let (last_in, last_out) = (last(Direction::In)?, last(Direction::Out)?);
     // What its product says about itself stands in the headers of its last message.
-    let announced: Vec<String> = last_in.iter().flat_map(|m| m.detail.headers.lines().map(str::to_owned).collect::<Vec<_>>()).filter(|line| {
-        let name = line.split(':').next().unwrap_or_default().to_ascii_lowercase();
-        matches!(name.as_str(), "as2-version" | "user-agent" | "ediint-features" | "server")
-    }).collect();
+    let announced: Vec<String> = last_in
+        .iter()
+        .flat_map(|m| m.detail.headers.lines().map(str::to_owned).collect::<Vec<_>>())
+        .filter(|line| {
+            let name = line.split(':').next().unwrap_or_default().to_ascii_lowercase();
+            matches!(name.as_str(), "as2-version" | "user-agent" | "ediint-features" | "server")
+        })
+        .collect();
     if let Some(fields) = value.as_object_mut() {
         fields.insert("announced".to_owned(), json!(announced));
-        fields.insert("last_in".to_owned(), json!(last_in.as_ref().map(|m| crate::clock::rfc3339(m.created))));
-        fields.insert("last_out".to_owned(), json!(last_out.as_ref().map(|m| crate::clock::rfc3339(m.created))));
+        fields.insert(
+            "last_in".to_owned(),
+            json!(last_in.as_ref().map(|m| crate::clock::rfc3339(m.created))),
+        );
+        fields.insert(
+            "last_out".to_owned(),
+            json!(last_out.as_ref().map(|m| crate::clock::rfc3339(m.created))),
+        );
     }
-    let described = |name: &str| all.certificate(&partner.account, name).map_or_else(|| name.to_owned(), |c| format!("{} ({}, expires {})", c.name, c.key, day(c.not_after)));
+    let described = |name: &str| {
+        all.certificate(&partner.account, name).map_or_else(
+            || name.to_owned(),
+            |c| format!("{} ({}, expires {})", c.name, c.key, day(c.not_after)),
+        )
+    };
     let defaults = crate::manage::fields::table(&Partner::default());
-    let shown_above = ["as2_id", "account", "url", "name", "email", "sign", "encrypt", "compress", "mdn", "sign_certificate", "encrypt_certificate", "blocked", "stations"];
-    let others = crate::manage::fields::table(&Partner { http_auth: Default::default(), proxy_auth: Default::default(), ..partner.clone() });
-    let others: Vec<String> = others.iter().filter(|(name, value)| !shown_above.contains(&name.as_str()) && defaults.get(*name) != Some(value)).map(|(name, value)| format!("{name} = {value}")).collect();
-    let at = |message: &Option<Message>| message.as_ref().map(|m| format!("{}  {}  {}", local(m.created, now), m.file, m.state)).unwrap_or_default();
+    let shown_above = [
+        "as2_id",
+        "account",
+        "url",
+        "name",
+        "email",
+        "sign",
+        "encrypt",
+        "compress",
+        "mdn",
+        "sign_certificate",
+        "encrypt_certificate",
+        "blocked",
+        "stations",
+    ];
+    let others = crate::manage::fields::table(&Partner {
+        http_auth: Default::default(),
+        proxy_auth: Default::default(),
+        ..partner.clone()
+    });
+    let others: Vec<String> = others
+        .iter()
+        .filter(|(name, value)| !shown_above.contains(&name.as_str()) && defaults.get(*name) != Some(value))
+        .map(|(name, value)| format!("{name} = {value}"))
+        .collect();
+    let at = |message: &Option<Message>| {
+        message
+            .as_ref()
+            .map(|m| format!("{}  {}  {}", local(m.created, now), m.file, m.state))
+            .unwrap_or_default()
+    };
     let text = facts(&[
         ("Partner", partner.as2_id.clone()),
         ("Account", partner.account.clone()),
         ("Name", partner.name.clone()),
         ("E-mail", partner.email.clone()),
         ("URL", partner.url.clone()),
-        ("Sends to it", headline(partner).split_once("sign ").map(|(_, rest)| format!("sign {rest}   compress {}", partner.compress)).unwrap_or_default()),
-        ("Signs with", partner.sign_certificate.iter().map(|name| described(name)).collect::<Vec<_>>().join("\n")),
-        ("Encrypt to", if partner.encrypt_certificate.is_empty() { String::new() } else { described(&partner.encrypt_certificate) }),
+        (
+            "Sends to it",
+            headline(partner)
+                .split_once("sign ")
+                .map(|(_, rest)| format!("sign {rest}   compress {}", partner.compress))
+                .unwrap_or_default(),
+        ),
+        (
+            "Signs with",
+            partner
+                .sign_certificate
+                .iter()
+                .map(|name| described(name))
+                .collect::<Vec<_>>()
+                .join("\n"),
+        ),
+        (
+            "Encrypt to",
+            if partner.encrypt_certificate.is_empty() {
+                String::new()
+            } else {
+                described(&partner.encrypt_certificate)
+            },
+        ),
         ("Stations", partner.stations.join(", ")),
-        ("Blocked", if partner.blocked == Blocked::None { String::new() } else { partner.blocked.to_string() }),
+        (
+            "Blocked",
+            if partner.blocked == Blocked::None {
+                String::new()
+            } else {
+                partner.blocked.to_string()
+            },
+        ),
         ("HTTP user", partner.http_auth.user.clone()),
         ("Settings", others.join("\n")),
         ("Announced", announced.join("\n")),
@@ -305,11 +410,26 @@ async fn test(ctx: &Ctx, core: &Arc<Core>, id: &str, from: Option<String>, conne
     let station = match from {
         Some(station) => station,
         None => {
-            let mut trading = all.pairs(&partner.account).filter(|(_, p)| p.as2_id == id).map(|(s, _)| s.as2_id.clone());
+            let mut trading = all
+                .pairs(&partner.account)
+                .filter(|(_, p)| p.as2_id == id)
+                .map(|(s, _)| s.as2_id.clone());
             match (trading.next(), trading.next()) {
                 (Some(only), None) => only,
-                (None, _) => return Err(Refusal::not_found(format!("nobody trades with {id}"), "the account has no station for it", "as2gate station add AS2_ID")),
-                _ => return Err(Refusal::usage(format!("which station tests {id}?"), "several trade with it", "add --from STATION")),
+                (None, _) => {
+                    return Err(Refusal::not_found(
+                        format!("nobody trades with {id}"),
+                        "the account has no station for it",
+                        "as2gate station add AS2_ID",
+                    ));
+                }
+                _ => {
+                    return Err(Refusal::usage(
+                        format!("which station tests {id}?"),
+                        "several trade with it",
+                        "add --from STATION",
+                    ));
+                }
             }
         }
     };
@@ -319,17 +439,43 @@ async fn test(ctx: &Ctx, core: &Arc<Core>, id: &str, from: Option<String>, conne
     let mut lines = Vec::new();
     let print = |line: Line, lines: &mut Vec<Line>| {
         if ctx.printer.format != Format::Json && !ctx.printer.quiet {
-            out(&format!("{}   {:<24} {}", if line.ok { "ok" } else { "no" }, line.name, super::output::plain(&line.detail)).trim_end().to_owned());
+            out(format!(
+                "{}   {:<24} {}",
+                if line.ok { "ok" } else { "no" },
+                line.name,
+                super::output::plain(&line.detail)
+            )
+            .trim_end());
         }
         lines.push(line);
     };
     match steps.iter().find(|step| !step.ok) {
-        Some(step) => print(Line { ok: false, name: format!("url {}", step.name), detail: step.detail.clone(), hint: step.hint.clone() }, &mut lines),
+        Some(step) => print(
+            Line {
+                ok: false,
+                name: format!("url {}", step.name),
+                detail: step.detail.clone(),
+                hint: step.hint.clone(),
+            },
+            &mut lines,
+        ),
         None => {
             let took: Duration = steps.iter().map(|step| step.took).sum();
-            let tls = steps.iter().find(|step| step.name == "tls").map(|step| format!("  {}", step.detail)).unwrap_or_default();
+            let tls = steps
+                .iter()
+                .find(|step| step.name == "tls")
+                .map(|step| format!("  {}", step.detail))
+                .unwrap_or_default();
             let detail = format!("{}  ({:.1} ms){tls}", pair.partner.url, took.as_secs_f64() * 1000.0);
-            print(Line { ok: true, name: "url answers".to_owned(), detail, hint: String::new() }, &mut lines);
+            print(
+                Line {
+                    ok: true,
+                    name: "url answers".to_owned(),
+                    detail,
+                    hint: String::new(),
+                },
+                &mut lines,
+            );
         }
     }
     let mut sent = None;
@@ -341,7 +487,10 @@ async fn test(ctx: &Ctx, core: &Arc<Core>, id: &str, from: Option<String>, conne
         sent = Some(message);
     }
     if ctx.printer.format == Format::Json {
-        let lines: Vec<Value> = lines.iter().map(|line| json!({ "ok": line.ok, "name": line.name, "detail": line.detail, "hint": line.hint })).collect();
+        let lines: Vec<Value> = lines
+            .iter()
+            .map(|line| json!({ "ok": line.ok, "name": line.name, "detail": line.detail, "hint": line.hint }))
+            .collect();
         let message = sent.as_ref().map(|m| m.id.as_str());
         ctx.printer.show(&json!({ "partner": id, "station": station, "ok": lines.iter().all(|line| line["ok"] == true), "steps": lines, "message": message }), "");
     }
@@ -352,8 +501,18 @@ async fn test(ctx: &Ctx, core: &Arc<Core>, id: &str, from: Option<String>, conne
             Ok(REMOTE)
         }
         Some(line) => {
-            let hint = if line.hint.is_empty() { "as2gate message list --limit 1 shows what was sent".to_owned() } else { line.hint.clone() };
-            Err(Refusal::new(RefusalKind::Remote, "partner-test", format!("the test of {id} failed at: {}", line.name), line.detail.clone(), hint))
+            let hint = if line.hint.is_empty() {
+                "as2gate message list --limit 1 shows what was sent".to_owned()
+            } else {
+                line.hint.clone()
+            };
+            Err(Refusal::new(
+                RefusalKind::Remote,
+                "partner-test",
+                format!("the test of {id} failed at: {}", line.name),
+                line.detail.clone(),
+                hint,
+            ))
         }
     }
 }
@@ -361,15 +520,26 @@ async fn test(ctx: &Ctx, core: &Arc<Core>, id: &str, from: Option<String>, conne
 /// Sends a small text and waits until its fate is known.
 async fn send_test(core: &Arc<Core>, station: &str, partner: &str, timeout: Duration) -> Result<Message> {
     if !is_served(&core.config) {
-        return Err(Refusal::new(RefusalKind::Failed, "not-serving", "cannot send a test message", "no server is running here", "as2gate serve"));
+        return Err(Refusal::new(
+            RefusalKind::Failed,
+            "not-serving",
+            "cannot send a test message",
+            "no server is running here",
+            "as2gate serve",
+        ));
     }
     let now = core.clock.now();
     let name = format!("as2gate-test-{}.txt", compact(now));
     let cannot = |error: &std::io::Error| Refusal::from_io("cannot write the test file", error);
     let dir = core.config.paths().spool;
     let path = dir.join(format!("{}-{name}", std::process::id()));
-    let text = format!("Test message of as2gate {} from {station} to {partner}.\r\n", env!("CARGO_PKG_VERSION"));
-    std::fs::File::create_new(&path).and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| cannot(&error))?;
+    let text = format!(
+        "Test message of as2gate {} from {station} to {partner}.\r\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    std::fs::File::create_new(&path)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .map_err(|error| cannot(&error))?;
     let submitted = intake::submit(core, station, partner, &path, Some(&name), Some("as2gate test message"), None).await;
     let _ = std::fs::remove_file(&path);
     message::wait_until_final(core, submitted?.id.as_str(), Some(timeout)).await
@@ -380,14 +550,35 @@ fn verdicts(message: &Message) -> Vec<Line> {
     let delivered = message.state == State::Delivered;
     let mut lines = vec![Line {
         ok: delivered,
-        name: if delivered { "test message delivered".to_owned() } else { format!("test message {}", message.state) },
-        detail: if delivered { message.message_id.clone() } else { message.reason.clone() },
+        name: if delivered {
+            "test message delivered".to_owned()
+        } else {
+            format!("test message {}", message.state)
+        },
+        detail: if delivered {
+            message.message_id.clone()
+        } else {
+            message.reason.clone()
+        },
         hint: detail.hint.clone(),
     }];
     if delivered && !detail.mdn_disposition.is_empty() {
-        let digest = detail.mic.rsplit_once(',').map(|(_, name)| format!(", MIC {} agrees", name.trim())).unwrap_or_default();
-        let name = if detail.mdn_signature.starts_with("signed") { "signed MDN" } else { "MDN" };
-        lines.push(Line { ok: true, name: name.to_owned(), detail: format!("{}{digest}", message::disposition(message)), hint: String::new() });
+        let digest = detail
+            .mic
+            .rsplit_once(',')
+            .map(|(_, name)| format!(", MIC {} agrees", name.trim()))
+            .unwrap_or_default();
+        let name = if detail.mdn_signature.starts_with("signed") {
+            "signed MDN"
+        } else {
+            "MDN"
+        };
+        lines.push(Line {
+            ok: true,
+            name: name.to_owned(),
+            detail: format!("{}{digest}", message::disposition(message)),
+            hint: String::new(),
+        });
     }
     lines
 }

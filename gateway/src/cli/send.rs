@@ -50,29 +50,57 @@ pub(crate) struct Send {
 
 pub(crate) async fn run(ctx: &Ctx, args: Send) -> Outcome {
     if args.name.is_some() && args.files.len() > 1 {
-        return Err(Refusal::usage("--name is for one file", "several files cannot share a name", "send them one by one"));
+        return Err(Refusal::usage(
+            "--name is for one file",
+            "several files cannot share a name",
+            "send them one by one",
+        ));
     }
     let core = ctx.core()?;
     let served = is_served(&core.config);
     if args.wait && !served && !ctx.dry_run() {
-        return Err(Refusal::new(RefusalKind::Failed, "not-serving", "cannot wait for delivery", "no server is running here, and only a server sends", "as2gate serve, or leave --wait out"));
+        return Err(Refusal::new(
+            RefusalKind::Failed,
+            "not-serving",
+            "cannot wait for delivery",
+            "no server is running here, and only a server sends",
+            "as2gate serve, or leave --wait out",
+        ));
     }
     if ctx.dry_run() {
         core.partnership(&args.from, &args.to)?;
         for file in &args.files {
             std::fs::metadata(file).map_err(|error| Refusal::from_io(format!("cannot send {}", file.display()), &error))?;
-            ctx.printer.done(&Value::Null, &ctx.would(format!("{} goes from {} to {}", file.display(), args.from, args.to)));
+            ctx.printer.done(
+                &Value::Null,
+                &ctx.would(format!("{} goes from {} to {}", file.display(), args.from, args.to)),
+            );
         }
         return Ok(DONE);
     }
     let (mut sent, mut refused): (Vec<Message>, Vec<Refusal>) = (Vec::new(), Vec::new());
     for file in &args.files {
-        let submitted = intake::submit(&core, &args.from, &args.to, file, args.name.as_deref(), args.subject.as_deref(), args.content_type.as_deref());
+        let submitted = intake::submit(
+            &core,
+            &args.from,
+            &args.to,
+            file,
+            args.name.as_deref(),
+            args.subject.as_deref(),
+            args.content_type.as_deref(),
+        );
         match submitted.await {
             Ok(message) => {
                 if ctx.printer.format != Format::Json && !ctx.printer.quiet {
-                    let duplicate = if message.state == State::Duplicate { format!("   {}", message.reason) } else { String::new() };
-                    out(&plain(&format!("Message {}   {}   {}{duplicate}", message.id, message.file, message.state)));
+                    let duplicate = if message.state == State::Duplicate {
+                        format!("   {}", message.reason)
+                    } else {
+                        String::new()
+                    };
+                    out(&plain(&format!(
+                        "Message {}   {}   {}{duplicate}",
+                        message.id, message.file, message.state
+                    )));
                 }
                 sent.push(message);
             }
@@ -83,12 +111,19 @@ pub(crate) async fn run(ctx: &Ctx, args: Send) -> Outcome {
         for message in &mut sent {
             *message = message::wait_until_final(&core, message.id.as_str(), args.timeout).await?;
             if ctx.printer.format != Format::Json && !ctx.printer.quiet && message.state != State::Duplicate {
-                let why = if message.reason.is_empty() { message::disposition(message) } else { message.reason.clone() };
-                out(&plain(format!("Message {}   {}   {}   {why}", message.id, message.file, message.state).trim_end()));
+                let why = if message.reason.is_empty() {
+                    message::disposition(message)
+                } else {
+                    message.reason.clone()
+                };
+                out(&plain(
+                    format!("Message {}   {}   {}   {why}", message.id, message.file, message.state).trim_end(),
+                ));
             }
         }
     } else if !served {
-        ctx.printer.note("note: no server is running here; the files go out when one does: as2gate serve");
+        ctx.printer
+            .note("note: no server is running here; the files go out when one does: as2gate serve");
     }
     if ctx.printer.format == Format::Json {
         let objects: Vec<Value> = sent.iter().map(message::object).collect();
@@ -98,20 +133,42 @@ pub(crate) async fn run(ctx: &Ctx, args: Send) -> Outcome {
 }
 
 fn verdict(args: &Send, sent: Vec<Message>, mut refused: Vec<Refusal>) -> Outcome {
-    let worst = sent.iter().filter(|message| args.wait || message.state == State::Duplicate).find(|message| message::verdict(message) != DONE);
+    let worst = sent
+        .iter()
+        .filter(|message| args.wait || message.state == State::Duplicate)
+        .find(|message| message::verdict(message) != DONE);
     match (refused.is_empty(), worst) {
         (true, None) => Ok(DONE),
         (false, _) if args.files.len() > 1 => {
             let first = refused.remove(0);
             let what = format!("{} of {} files were not accepted", refused.len() + 1, args.files.len());
-            Err(Refusal { kind: RefusalKind::Partly, what, why: format!("{}: {}", first.what, first.why), ..first })
+            Err(Refusal {
+                kind: RefusalKind::Partly,
+                what,
+                why: format!("{}: {}", first.what, first.why),
+                ..first
+            })
         }
         (false, _) => Err(refused.remove(0)),
         (true, Some(_)) if args.files.len() > 1 => Ok(PARTLY),
         (true, Some(message)) => {
-            let kind = if message.state == State::Duplicate { RefusalKind::Failed } else { RefusalKind::Remote };
-            let hint = if message.detail.hint.is_empty() { format!("as2gate message show {}", message.id.short()) } else { message.detail.hint.clone() };
-            Err(Refusal::new(kind, "not-delivered", format!("{} is {}", message.file, message.state), message.reason.clone(), hint))
+            let kind = if message.state == State::Duplicate {
+                RefusalKind::Failed
+            } else {
+                RefusalKind::Remote
+            };
+            let hint = if message.detail.hint.is_empty() {
+                format!("as2gate message show {}", message.id.short())
+            } else {
+                message.detail.hint.clone()
+            };
+            Err(Refusal::new(
+                kind,
+                "not-delivered",
+                format!("{} is {}", message.file, message.state),
+                message.reason.clone(),
+                hint,
+            ))
         }
     }
 }

@@ -41,7 +41,11 @@ pub(crate) async fn run(ctx: &Ctx, args: Serve) -> Outcome {
     start_log(&config, ctx.globals.verbose)?;
     let json_lines = config.telemetry.log_format == LogFormat::Json || ctx.globals.output == Some(Format::Json);
     let some = |list: Vec<String>| (!list.is_empty()).then_some(list);
-    let options = ServeOptions { sftp: some(args.sftp), as2: some(args.as2), telemetry: args.telemetry };
+    let options = ServeOptions {
+        sftp: some(args.sftp),
+        as2: some(args.as2),
+        telemetry: args.telemetry,
+    };
     let cannot = |error: &std::io::Error| Refusal::from_io("cannot listen for signals", error);
     // Before anything is announced: whoever sees the ready line may stop us.
     let mut term = signal(SignalKind::terminate()).map_err(|error| cannot(&error))?;
@@ -78,7 +82,13 @@ fn ready_line(running: &Running, json_line: bool) -> String {
         }
         return line.to_string();
     }
-    let listed = |name: &str, list: Vec<String>| if list.is_empty() { String::new() } else { format!(" {name}={}", list.join(",")) };
+    let listed = |name: &str, list: Vec<String>| {
+        if list.is_empty() {
+            String::new()
+        } else {
+            format!(" {name}={}", list.join(","))
+        }
+    };
     let texts = |list: &[std::net::SocketAddr]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
     let (seconds, _) = now.split_once('.').unwrap_or((&now, ""));
     format!(
@@ -101,18 +111,38 @@ fn start_log(config: &Config, verbose: u8) -> Result<()> {
     };
     // Areas go by the names of the product, not of crates.
     let wanted = wanted.replace("sftp=", "sftp_front=").replace("as2=", "as2_core=");
-    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).parse(&wanted).map_err(|error| {
-        Refusal::new(RefusalKind::Invalid, "configuration", "telemetry.log cannot be used", error.to_string(), "write it like \"info\" or \"info,sftp=debug\"")
-    })?;
+    let filter = EnvFilter::builder()
+        .with_default_directive(LevelFilter::INFO.into())
+        .parse(&wanted)
+        .map_err(|error| {
+            Refusal::new(
+                RefusalKind::Invalid,
+                "configuration",
+                "telemetry.log cannot be used",
+                error.to_string(),
+                "write it like \"info\" or \"info,sftp=debug\"",
+            )
+        })?;
     if LOGGING.swap(true, Ordering::SeqCst) {
         return Ok(());
     }
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false);
     let started = match config.telemetry.log_format {
         LogFormat::Text => lines.try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
     };
-    started.map_err(|error| Refusal::new(RefusalKind::Failed, "log", "cannot start the log", error.to_string(), "start as2gate in a process of its own"))
+    started.map_err(|error| {
+        Refusal::new(
+            RefusalKind::Failed,
+            "log",
+            "cannot start the log",
+            error.to_string(),
+            "start as2gate in a process of its own",
+        )
+    })
 }
 
 /// Commands log warnings only, unless asked for more.
@@ -125,6 +155,10 @@ pub(crate) fn log_to_stderr(verbose: u8) {
     };
     if !LOGGING.swap(true, Ordering::SeqCst) {
         // A second logger in a test process is no trouble.
-        let _ = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false).try_init();
+        let _ = tracing_subscriber::fmt()
+            .with_max_level(level)
+            .with_writer(std::io::stderr)
+            .with_ansi(false)
+            .try_init();
     }
 }

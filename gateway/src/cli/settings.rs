@@ -31,15 +31,33 @@ pub(crate) struct Field {
 }
 
 const fn text(flag: &'static str, key: &'static str, value: &'static str, help: &'static str) -> Field {
-    Field { flag, key, takes: Takes::Text, value, help }
+    Field {
+        flag,
+        key,
+        takes: Takes::Text,
+        value,
+        help,
+    }
 }
 
 const fn switch(flag: &'static str, key: &'static str, help: &'static str) -> Field {
-    Field { flag, key, takes: Takes::Switch, value: "true|false", help }
+    Field {
+        flag,
+        key,
+        takes: Takes::Switch,
+        value: "true|false",
+        help,
+    }
 }
 
 const fn word(flag: &'static str, key: &'static str, words: &'static [&'static str], help: &'static str) -> Field {
-    Field { flag, key, takes: Takes::Word(words), value: "WORD", help }
+    Field {
+        flag,
+        key,
+        takes: Takes::Word(words),
+        value: "WORD",
+        help,
+    }
 }
 
 /// A noun with settable fields.
@@ -61,7 +79,11 @@ impl<N> Settings<N> {
     pub(crate) fn pairs(&self) -> Result<Vec<(String, String)>> {
         let mut pairs = Vec::new();
         for (field, value) in &self.given {
-            let value = if field.takes == Takes::Secret { secrets::read(value)?.as_str().to_owned() } else { value.clone() };
+            let value = if field.takes == Takes::Secret {
+                secrets::read(value)?.as_str().to_owned()
+            } else {
+                value.clone()
+            };
             pairs.push((field.key.to_owned(), value));
         }
         for (key, value) in &self.free {
@@ -78,7 +100,11 @@ impl<N> Settings<N> {
     pub(crate) fn some(&self, noun: &str, name: &str) -> Result<Vec<(String, String)>> {
         let pairs = self.pairs()?;
         if pairs.is_empty() {
-            return Err(Refusal::usage(format!("nothing to set on {noun} {name}"), "no setting was given", format!("as2gate {noun} set --help lists them")));
+            return Err(Refusal::usage(
+                format!("nothing to set on {noun} {name}"),
+                "no setting was given",
+                format!("as2gate {noun} set --help lists them"),
+            ));
         }
         Ok(pairs)
     }
@@ -88,16 +114,25 @@ impl<N: Noun> Args for Settings<N> {
     fn augment_args(command: Command) -> Command {
         let mut command = command.next_help_heading("Settings");
         for field in N::FIELDS {
-            let arg = Arg::new(field.flag).long(field.flag).value_name(field.value).help(field.help).action(ArgAction::Set);
+            let arg = Arg::new(field.flag)
+                .long(field.flag)
+                .value_name(field.value)
+                .help(field.help)
+                .action(ArgAction::Set);
             let arg = match field.takes {
                 Takes::Text | Takes::Secret => arg,
                 Takes::Word(words) => arg.value_parser(PossibleValuesParser::new(words)),
-                Takes::Switch => arg.num_args(0..=1).default_missing_value("true").value_parser(PossibleValuesParser::new(["true", "false"])),
+                Takes::Switch => arg
+                    .num_args(0..=1)
+                    .default_missing_value("true")
+                    .value_parser(PossibleValuesParser::new(["true", "false"])),
             };
             command = command.arg(arg.hide_possible_values(field.takes == Takes::Switch));
         }
         let free = Arg::new("set").long("set").value_name("KEY=VALUE").action(ArgAction::Append);
-        command.arg(free.help("Any field by its name in TOML, e.g. headers.X-Env=prod; may be repeated")).next_help_heading(None::<&str>)
+        command
+            .arg(free.help("Any field by its name in TOML, e.g. headers.X-Env=prod; may be repeated"))
+            .next_help_heading(None::<&str>)
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -107,15 +142,25 @@ impl<N: Noun> Args for Settings<N> {
 
 impl<N: Noun> FromArgMatches for Settings<N> {
     fn from_arg_matches(matches: &ArgMatches) -> std::result::Result<Self, clap::Error> {
-        let given = N::FIELDS.iter().filter_map(|field| matches.get_one::<String>(field.flag).map(|value| (*field, value.clone()))).collect();
+        let given = N::FIELDS
+            .iter()
+            .filter_map(|field| matches.get_one::<String>(field.flag).map(|value| (*field, value.clone())))
+            .collect();
         let mut free = Vec::new();
         for pair in matches.get_many::<String>("set").into_iter().flatten() {
             let Some((key, value)) = pair.split_once('=') else {
-                return Err(clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("--set {pair}: write it like KEY=VALUE\n")));
+                return Err(clap::Error::raw(
+                    clap::error::ErrorKind::ValueValidation,
+                    format!("--set {pair}: write it like KEY=VALUE\n"),
+                ));
             };
             free.push((key.to_owned(), value.to_owned()));
         }
-        Ok(Settings { given, free, noun: PhantomData })
+        Ok(Settings {
+            given,
+            free,
+            noun: PhantomData,
+        })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> std::result::Result<(), clap::Error> {
@@ -131,9 +176,24 @@ pub(crate) struct OfAccount;
 impl Noun for OfAccount {
     const FIELDS: &'static [Field] = &[
         text("name", "name", "TEXT", "Name for people"),
-        text("timezone", "timezone", "ZONE", "Time zone for people, e.g. America/New_York; rules count in UTC"),
-        text("keep-messages", "lifecycle.messages.current", "TIME", "How long records stay in view, e.g. 90d"),
-        text("keep-noncurrent", "lifecycle.messages.noncurrent", "TIME", "How long they can be restored after that, e.g. 35d"),
+        text(
+            "timezone",
+            "timezone",
+            "ZONE",
+            "Time zone for people, e.g. America/New_York; rules count in UTC",
+        ),
+        text(
+            "keep-messages",
+            "lifecycle.messages.current",
+            "TIME",
+            "How long records stay in view, e.g. 90d",
+        ),
+        text(
+            "keep-noncurrent",
+            "lifecycle.messages.noncurrent",
+            "TIME",
+            "How long they can be restored after that, e.g. 35d",
+        ),
     ];
 }
 
@@ -155,9 +215,19 @@ pub(crate) struct OfUser;
 
 impl Noun for OfUser {
     const FIELDS: &'static [Field] = &[
-        text("allowed-ips", "allowed_ips", "CIDR,…", "Addresses that the user may come from; empty means anywhere"),
+        text(
+            "allowed-ips",
+            "allowed_ips",
+            "CIDR,…",
+            "Addresses that the user may come from; empty means anywhere",
+        ),
         switch("delete-received", "delete_received", "May delete fetched files from an inbox"),
-        text("expires", "expires", "TIME", "Last moment of a login, e.g. 2027-01-31T00:00:00Z; empty means never"),
+        text(
+            "expires",
+            "expires",
+            "TIME",
+            "Last moment of a login, e.g. 2027-01-31T00:00:00Z; empty means never",
+        ),
     ];
 }
 
@@ -175,40 +245,107 @@ impl Noun for OfPartner {
         text("email", "email", "MAIL", "Contact"),
         text("stations", "stations", "IDS", "Stations that trade with it, with commas; * is all"),
         text("subject", "subject", "TEXT", "Default subject"),
-        text("content-type", "content_type", "TYPE", "Content type of payloads; auto goes by extension"),
-        word("zip", "zip", &["as-is", "unpack"], "Send an uploaded zip as it is, or as several attachments"),
+        text(
+            "content-type",
+            "content_type",
+            "TYPE",
+            "Content type of payloads; auto goes by extension",
+        ),
+        word(
+            "zip",
+            "zip",
+            &["as-is", "unpack"],
+            "Send an uploaded zip as it is, or as several attachments",
+        ),
         switch("allow-empty", "allow_empty", "Send files of zero bytes"),
         switch("hold", "hold", "Legal hold: its records have no end"),
-        text("sign-certificate", "sign_certificate", "NAMES", "Certificates that verify its signatures, with commas"),
-        text("encrypt-certificate", "encrypt_certificate", "NAME", "Certificate that encrypts to it"),
+        text(
+            "sign-certificate",
+            "sign_certificate",
+            "NAMES",
+            "Certificates that verify its signatures, with commas",
+        ),
+        text(
+            "encrypt-certificate",
+            "encrypt_certificate",
+            "NAME",
+            "Certificate that encrypts to it",
+        ),
         word("sign", "sign", DIGESTS, "Digest of our signature"),
         word("signature-scheme", "signature_scheme", &["pkcs1", "pss"], "RSA signature scheme"),
         word("encrypt", "encrypt", CIPHERS, "Content encryption"),
-        word("key-transport", "key_transport", &["pkcs1", "oaep-sha1", "oaep-sha256", "oaep-sha384", "oaep-sha512"], "How the content key is wrapped"),
+        word(
+            "key-transport",
+            "key_transport",
+            &["pkcs1", "oaep-sha1", "oaep-sha256", "oaep-sha384", "oaep-sha512"],
+            "How the content key is wrapped",
+        ),
         word("compress", "compress", &["none", "before-sign", "after-sign"], "Compression"),
-        word("transfer-encoding", "transfer_encoding", &["binary", "base64"], "How the payload travels inside the message"),
+        word(
+            "transfer-encoding",
+            "transfer_encoding",
+            &["binary", "base64"],
+            "How the payload travels inside the message",
+        ),
         text("der-max", "der_max", "SIZE", "Definite CMS lengths up to this size"),
         switch("require-signed", "require_signed", "Refuse unsigned messages"),
         switch("require-encrypted", "require_encrypted", "Refuse messages in clear"),
         switch("legacy", "legacy", "Allow SHA-1, for old partners only"),
         switch("accept-3des", "accept_3des", "Accept 3DES, for old partners only"),
         switch("accept-md5", "accept_md5", "Accept MD5, for old partners only"),
-        word("mdn", "mdn", &["none", "sync", "sync-signed", "async", "async-signed"], "Receipt asked for"),
+        word(
+            "mdn",
+            "mdn",
+            &["none", "sync", "sync-signed", "async", "async-signed"],
+            "Receipt asked for",
+        ),
         text("mdn-urls", "mdn_urls", "URLS", "Where its async MDNs may go besides its own host"),
         word("tls", "tls", &["default", "legacy"], "TLS towards it"),
-        text("https-certificate", "https_certificate", "NAMES", "Pinned TLS certificates; empty means the system's roots"),
+        text(
+            "https-certificate",
+            "https_certificate",
+            "NAMES",
+            "Pinned TLS certificates; empty means the system's roots",
+        ),
         text("client-certificate", "client_certificate", "NAME", "Our TLS client certificate"),
         text("http-user", "http_auth.user", "USER", "User of HTTP basic authentication"),
-        Field { flag: "http-password", key: "http_auth.password", takes: Takes::Secret, value: "env:NAME|file:PATH", help: "Its password" },
+        Field {
+            flag: "http-password",
+            key: "http_auth.password",
+            takes: Takes::Secret,
+            value: "env:NAME|file:PATH",
+            help: "Its password",
+        },
         text("proxy", "proxy", "URL", "HTTP proxy on the way to it"),
         text("proxy-user", "proxy_auth.user", "USER", "User at the proxy"),
-        Field { flag: "proxy-password", key: "proxy_auth.password", takes: Takes::Secret, value: "env:NAME|file:PATH", help: "Its password" },
+        Field {
+            flag: "proxy-password",
+            key: "proxy_auth.password",
+            takes: Takes::Secret,
+            value: "env:NAME|file:PATH",
+            help: "Its password",
+        },
         switch("chunked", "chunked", "Chunked transfer instead of a Content-Length"),
         switch("private", "private", "Its URL may lead to a private address"),
         text("async-status", "async_status", "200|202|204", "Our answer to its async messages"),
-        text("max-message", "max_message", "SIZE", "Largest message accepted from it; 0 means the server's"),
-        text("connect-timeout", "connect_timeout", "TIME", "Time to connect; 0 means the server's"),
-        text("response-timeout", "response_timeout", "TIME", "Time for its answer; 0 means the server's"),
+        text(
+            "max-message",
+            "max_message",
+            "SIZE",
+            "Largest message accepted from it; 0 means the server's",
+        ),
+        text(
+            "connect-timeout",
+            "connect_timeout",
+            "TIME",
+            "Time to connect; 0 means the server's",
+        ),
+        text(
+            "response-timeout",
+            "response_timeout",
+            "TIME",
+            "Time for its answer; 0 means the server's",
+        ),
         text("retry-initial", "retry.initial", "TIME", "First wait before another try"),
         text("retry-max-wait", "retry.max_wait", "TIME", "Longest wait"),
         text("retry-max-tries", "retry.max_tries", "N", "Tries in all"),
@@ -216,7 +353,11 @@ impl Noun for OfPartner {
         text("mdn-wait", "retry.mdn_wait", "TIME", "How long an async MDN may take"),
         text("max-parallel", "max_parallel", "N", "Messages posted to it at once"),
         switch("in-order", "in_order", "One message after the other"),
-        switch("detects-duplicates", "detects_duplicates", "It knows a repeated Message-ID; false holds unknown outcomes"),
+        switch(
+            "detects-duplicates",
+            "detects_duplicates",
+            "It knows a repeated Message-ID; false holds unknown outcomes",
+        ),
         switch("strict-mic", "strict_mic", "A verified MDN without MIC is a failure"),
         text("as2-version", "as2_version", "1.2", "AS2-Version that we announce"),
     ];

@@ -99,10 +99,23 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             let (object, text) = shown(&core, &all, station);
             ctx.printer.show(&object, &text);
         }
-        Verb::Add { id, certificate, cert_name, key, file, settings } => {
+        Verb::Add {
+            id,
+            certificate,
+            cert_name,
+            key,
+            file,
+            settings,
+        } => {
             let certificate = certificate.map(|path| file.read(&path, cert_name.clone())).transpose()?;
             let made = certificate.is_none();
-            let new = NewStation { account: ctx.account().map(str::to_owned), as2_id: id, settings: settings.pairs()?, certificate, key };
+            let new = NewStation {
+                account: ctx.account().map(str::to_owned),
+                as2_id: id,
+                settings: settings.pairs()?,
+                certificate,
+                key,
+            };
             let (station, certificate) = stations::add(&core, &new, ctx.dry_run()).await?;
             let origin = if made { "self-signed, " } else { "" };
             let text = format!(
@@ -118,20 +131,24 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Set { id, as2_id, settings } => {
             let mut pairs = settings.pairs()?;
             if let Some(new) = as2_id.filter(|new| *new != id) {
-                let explanation = format!("folders and history of {id} stay under that name; {new} begins with empty ones, and every partner has to learn the new id");
+                let explanation = format!(
+                    "folders and history of {id} stay under that name; {new} begins with empty ones, and every partner has to learn the new id"
+                );
                 ctx.confirm_by_name(&explanation, &id)?;
                 pairs.push(("as2_id".to_owned(), new));
             } else if pairs.is_empty() {
                 settings.some("station", &id)?;
             }
             let station = stations::set(&core, ctx.account(), &id, &pairs, ctx.dry_run()).await?;
-            ctx.printer.done(&object(&core, &station), &ctx.would(format!("Station {} changed", station.as2_id)));
+            ctx.printer
+                .done(&object(&core, &station), &ctx.would(format!("Station {} changed", station.as2_id)));
         }
         Verb::Rm { id } => {
             ctx.confirm(&format!("remove station {id}?"))?;
             stations::remove(&core, ctx.account(), &id, ctx.dry_run()).await?;
             let text = format!("Station {id} removed; its certificates stay: as2gate cert list");
-            ctx.printer.done(&json!({ "as2_id": id, "removed": !ctx.dry_run() }), &ctx.would(text));
+            ctx.printer
+                .done(&json!({ "as2_id": id, "removed": !ctx.dry_run() }), &ctx.would(text));
         }
         Verb::Profile { id, out } => {
             let all = objects(&core)?;
@@ -140,7 +157,8 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             match out {
                 Some(file) => {
                     super::write_file(&file, &text, 0o644)?;
-                    ctx.printer.done(&json!({ "as2_id": id, "file": file }), &format!("Wrote {}", file.display()));
+                    ctx.printer
+                        .done(&json!({ "as2_id": id, "file": file }), &format!("Wrote {}", file.display()));
                 }
                 None if ctx.printer.format == output::Format::Json => ctx.printer.show(&json!({ "as2_id": id, "profile": text }), &text),
                 None => output::out(&text),
@@ -151,11 +169,28 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
 }
 
 fn list(ctx: &Ctx, core: &Core, all: &Objects) {
-    let columns = [("as2_id", "AS2 ID"), ("account", "ACCOUNT"), ("name", "NAME"), ("url", "URL"), ("certificate", "CERTIFICATE"), ("expires", "EXPIRES")];
+    let columns = [
+        ("as2_id", "AS2 ID"),
+        ("account", "ACCOUNT"),
+        ("name", "NAME"),
+        ("url", "URL"),
+        ("certificate", "CERTIFICATE"),
+        ("expires", "EXPIRES"),
+    ];
     let mut list = List::new(&columns, "no stations; as2gate station add AS2_ID");
     for station in all.stations.values().filter(|station| ctx.lists(&station.account)) {
-        let expires = all.certificate(&station.account, &station.certificate).map(|c| day(c.not_after)).unwrap_or_default();
-        let cells = [&station.as2_id, &station.account, &station.name, &core.station_url(station), &station.certificate, &expires];
+        let expires = all
+            .certificate(&station.account, &station.certificate)
+            .map(|c| day(c.not_after))
+            .unwrap_or_default();
+        let cells = [
+            &station.as2_id,
+            &station.account,
+            &station.name,
+            &core.station_url(station),
+            &station.certificate,
+            &expires,
+        ];
         list.push(cells.map(Cell::text).to_vec());
     }
     ctx.printer.list(&list);
@@ -173,15 +208,42 @@ fn object(core: &Core, station: &Station) -> Value {
 fn shown(core: &Core, all: &Objects, station: &Station) -> (Value, String) {
     let mut value = object(core, station);
     let described = |name: &String| {
-        all.certificate(&station.account, name).map(|c| format!("{} ({}, expires {})\nSHA-256 {}", c.name, c.key, day(c.not_after), c.fingerprint)).unwrap_or_default()
+        all.certificate(&station.account, name)
+            .map(|c| format!("{} ({}, expires {})\nSHA-256 {}", c.name, c.key, day(c.not_after), c.fingerprint))
+            .unwrap_or_default()
     };
-    let others = all.certificates.values().filter(|c| c.account == station.account && c.owner == station.as2_id && c.name != station.certificate);
-    let others: Vec<String> = others.map(|c| if c.active_from.is_empty() { c.name.clone() } else { format!("{} (signs from {})", c.name, c.active_from) }).collect();
-    let partners: Vec<&str> = all.partners.values().filter(|p| p.account == station.account && p.trades_with(&station.as2_id)).map(|p| p.as2_id.as_str()).collect();
+    let others = all
+        .certificates
+        .values()
+        .filter(|c| c.account == station.account && c.owner == station.as2_id && c.name != station.certificate);
+    let others: Vec<String> = others
+        .map(|c| {
+            if c.active_from.is_empty() {
+                c.name.clone()
+            } else {
+                format!("{} (signs from {})", c.name, c.active_from)
+            }
+        })
+        .collect();
+    let partners: Vec<&str> = all
+        .partners
+        .values()
+        .filter(|p| p.account == station.account && p.trades_with(&station.as2_id))
+        .map(|p| p.as2_id.as_str())
+        .collect();
     if let Some(fields) = value.as_object_mut() {
         fields.insert("partners".to_owned(), json!(partners));
         fields.insert("other_certificates".to_owned(), json!(others));
-        fields.insert("warnings".to_owned(), json!(rules::warnings(all, core.clock.now()).into_iter().filter(|(what, _)| what.contains(&format!("station {} ", station.as2_id))).map(|(what, _)| what).collect::<Vec<_>>()));
+        fields.insert(
+            "warnings".to_owned(),
+            json!(
+                rules::warnings(all, core.clock.now())
+                    .into_iter()
+                    .filter(|(what, _)| what.contains(&format!("station {} ", station.as2_id)))
+                    .map(|(what, _)| what)
+                    .collect::<Vec<_>>()
+            ),
+        );
     }
     let text = facts(&[
         ("Station", station.as2_id.clone()),

@@ -80,8 +80,14 @@ fn gather(core: &Core) -> Result<Facts> {
         failed: count(&|state| matches!(state, State::Failed | State::Rejected | State::Quarantined)),
         states,
         next_sweep: format!("{:02}:{:02}", run_at / 3600, run_at / 60 % 60),
-        expiring: due.iter().map(|c| (c.name.clone(), (c.not_after - now / 1000).div_euclid(86_400))).collect(),
-        host_keys: host_keys::load(&core.config)?.into_iter().map(|key| (key.kind, key.fingerprint)).collect(),
+        expiring: due
+            .iter()
+            .map(|c| (c.name.clone(), (c.not_after - now / 1000).div_euclid(86_400)))
+            .collect(),
+        host_keys: host_keys::load(&core.config)?
+            .into_iter()
+            .map(|key| (key.kind, key.fingerprint))
+            .collect(),
         counts: [
             ("accounts", all.accounts.len()),
             ("stations", all.stations.len()),
@@ -96,8 +102,11 @@ fn gather(core: &Core) -> Result<Facts> {
 /// Whether each door opens.
 fn probe(listening: &Listening) -> Vec<(&'static str, SocketAddr, bool)> {
     let doors = [("sftp", &listening.sftp), ("as2", &listening.as2), ("as2_tls", &listening.as2_tls)];
-    let all = doors.into_iter().flat_map(|(name, list)| list.iter().map(move |address| (name, *address)));
-    all.map(|(name, address)| (name, address, TcpStream::connect_timeout(&reachable(address), ASK_WITHIN).is_ok())).collect()
+    let all = doors
+        .into_iter()
+        .flat_map(|(name, list)| list.iter().map(move |address| (name, *address)));
+    all.map(|(name, address)| (name, address, TcpStream::connect_timeout(&reachable(address), ASK_WITHIN).is_ok()))
+        .collect()
 }
 
 /// The loopback address of a wildcard.
@@ -114,7 +123,9 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 fn connections(telemetry: SocketAddr) -> Option<u64> {
     let mut stream = TcpStream::connect_timeout(&reachable(telemetry), ASK_WITHIN).ok()?;
     stream.set_read_timeout(Some(ASK_WITHIN)).ok()?;
-    stream.write_all(format!("GET /metrics HTTP/1.1\r\nHost: {telemetry}\r\nConnection: close\r\n\r\n").as_bytes()).ok()?;
+    stream
+        .write_all(format!("GET /metrics HTTP/1.1\r\nHost: {telemetry}\r\nConnection: close\r\n\r\n").as_bytes())
+        .ok()?;
     let mut answer = Vec::new();
     // A server that keeps the connection open is read until it pauses.
     let _ = stream.take(MAX_METRICS).read_to_end(&mut answer);
@@ -142,23 +153,65 @@ impl Facts {
             ("ok", Some(n)) => format!("ok ({n} connections)"),
             (other, _) => other.to_owned(),
         };
-        let tls = if self.answers.iter().any(|(door, ..)| *door == "as2_tls") { format!("   as2 tls {}", self.door("as2_tls")) } else { String::new() };
+        let tls = if self.answers.iter().any(|(door, ..)| *door == "as2_tls") {
+            format!("   as2 tls {}", self.door("as2_tls"))
+        } else {
+            String::new()
+        };
         let database = if self.database == "ok" { "ok" } else { "damaged: as2gate doctor" };
         let certificates = match self.expiring.as_slice() {
             [] => "ok".to_owned(),
-            some => some.iter().map(|(name, days)| if *days < 0 { format!("{name} has expired") } else { format!("{name} expires in {days} days") }).collect::<Vec<_>>().join(", "),
+            some => some
+                .iter()
+                .map(|(name, days)| {
+                    if *days < 0 {
+                        format!("{name} has expired")
+                    } else {
+                        format!("{name} expires in {days} days")
+                    }
+                })
+                .collect::<Vec<_>>()
+                .join(", "),
         };
-        let held: u64 = self.states.iter().filter(|(state, _)| *state == State::Held).map(|(_, count)| count).sum();
+        let held: u64 = self
+            .states
+            .iter()
+            .filter(|(state, _)| *state == State::Held)
+            .map(|(_, count)| count)
+            .sum();
         let held = if held > 0 { format!("   held {held}") } else { String::new() };
-        let mut text = format!("sftp {sftp}   as2 {}{tls}   database {database}   storage ok ({} % free)\n", self.door("as2"), self.free_percent);
-        text.push_str(&format!("queue {}{held}   failed 24h {}   next sweep {} UTC   certificates: {certificates}\n", self.queue, self.failed, self.next_sweep));
+        let mut text = format!(
+            "sftp {sftp}   as2 {}{tls}   database {database}   storage ok ({} % free)\n",
+            self.door("as2"),
+            self.free_percent
+        );
+        text.push_str(&format!(
+            "queue {}{held}   failed 24h {}   next sweep {} UTC   certificates: {certificates}\n",
+            self.queue, self.failed, self.next_sweep
+        ));
         if let Some(listening) = &self.listening {
             let list = |list: &[SocketAddr]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-            let telemetry = listening.telemetry.map(|address| format!("   telemetry {address}")).unwrap_or_default();
-            let tls = if listening.as2_tls.is_empty() { String::new() } else { format!("   as2 tls {}", list(&listening.as2_tls)) };
-            text.push_str(&format!("listening  sftp {}   as2 {}{tls}{telemetry}   pid {}\n", list(&listening.sftp), list(&listening.as2), listening.pid));
+            let telemetry = listening
+                .telemetry
+                .map(|address| format!("   telemetry {address}"))
+                .unwrap_or_default();
+            let tls = if listening.as2_tls.is_empty() {
+                String::new()
+            } else {
+                format!("   as2 tls {}", list(&listening.as2_tls))
+            };
+            text.push_str(&format!(
+                "listening  sftp {}   as2 {}{tls}{telemetry}   pid {}\n",
+                list(&listening.sftp),
+                list(&listening.as2),
+                listening.pid
+            ));
         }
-        let keys: Vec<String> = self.host_keys.iter().map(|(kind, fingerprint)| format!("{kind} {fingerprint}")).collect();
+        let keys: Vec<String> = self
+            .host_keys
+            .iter()
+            .map(|(kind, fingerprint)| format!("{kind} {fingerprint}"))
+            .collect();
         text.push_str(&format!("host keys  {}\n", keys.join("   ")));
         let counts: Vec<String> = self.counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
         text.push_str(&format!("objects    {}\n", counts.join("   ")));

@@ -166,13 +166,21 @@ impl KeyArgs {
             }
             (None, Some(kind)) => Ok(KeySource::Generate(self.wish(kind)?)),
             (None, None) if default => Ok(KeySource::Generate(self.wish(KeyKind::default())?)),
-            (None, None) => Err(Refusal::usage("which key?", "a user logs in with a key", "add --generate-key, or --public-key FILE")),
+            (None, None) => Err(Refusal::usage(
+                "which key?",
+                "a user logs in with a key",
+                "add --generate-key, or --public-key FILE",
+            )),
         }
     }
 
     fn wish(&self, kind: KeyKind) -> Result<KeyWish> {
         let passphrase = self.passphrase.as_deref().map(super::read_secret).transpose()?;
-        Ok(KeyWish { kind, format: self.format, passphrase })
+        Ok(KeyWish {
+            kind,
+            format: self.format,
+            passphrase,
+        })
     }
 
     /// Where the private key goes; looked at before anything is changed, for the key exists only once.
@@ -184,7 +192,11 @@ impl KeyArgs {
         let target = self.out.clone().unwrap_or_else(|| PathBuf::from(format!("{user}.{extension}")));
         if matches!(source, KeySource::Generate(_)) && target != Path::new("-") && target.exists() {
             let what = format!("cannot write {}", target.display());
-            return Err(Refusal::exists(what, "the file exists, and nothing is overwritten", "give another name with --out"));
+            return Err(Refusal::exists(
+                what,
+                "the file exists, and nothing is overwritten",
+                "give another name with --out",
+            ));
         }
         Ok(target)
     }
@@ -199,7 +211,11 @@ impl KeyArgs {
             KeyFormat::Ppk2 => "PPK version 2",
         };
         let _ = ctx;
-        Ok(format!("Wrote {} ({form}, mode 0400)   fingerprint {}{ending}", target.display(), file.fingerprint))
+        Ok(format!(
+            "Wrote {} ({form}, mode 0400)   fingerprint {}{ending}",
+            target.display(),
+            file.fingerprint
+        ))
     }
 }
 
@@ -239,15 +255,22 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Rm { name } => {
             ctx.confirm(&format!("remove user {name}?"))?;
             users::remove(&core, ctx.account(), &name, ctx.dry_run()).await?;
-            ctx.printer.done(&json!({ "name": name, "removed": !ctx.dry_run() }), &ctx.would(format!("User {name} removed")));
+            ctx.printer.done(
+                &json!({ "name": name, "removed": !ctx.dry_run() }),
+                &ctx.would(format!("User {name} removed")),
+            );
         }
         Verb::Enable { name } => {
             let user = users::enable(&core, ctx.account(), &name, true, ctx.dry_run()).await?;
-            ctx.printer.done(&object(&user), &ctx.would(format!("User {} may log in", user.name)));
+            ctx.printer
+                .done(&object(&user), &ctx.would(format!("User {} may log in", user.name)));
         }
         Verb::Disable { name } => {
             let user = users::enable(&core, ctx.account(), &name, false, ctx.dry_run()).await?;
-            ctx.printer.done(&object(&user), &ctx.would(format!("User {} may not log in; open connections end", user.name)));
+            ctx.printer.done(
+                &object(&user),
+                &ctx.would(format!("User {} may not log in; open connections end", user.name)),
+            );
         }
         Verb::Key(verb) => keys(ctx, &core, verb).await?,
         Verb::Log { name, limit } => log(ctx, &core, &name, limit)?,
@@ -260,7 +283,15 @@ async fn keys(ctx: &Ctx, core: &Core, verb: KeyVerb) -> Result<()> {
         KeyVerb::List { name } => {
             let all = objects(core)?;
             let user = users::choose(&all, ctx.account(), &name)?;
-            let columns = [("fingerprint", "FINGERPRINT"), ("algorithm", "TYPE"), ("bits", "BITS"), ("comment", "COMMENT"), ("from", "FROM"), ("expires", "EXPIRES"), ("line", "")];
+            let columns = [
+                ("fingerprint", "FINGERPRINT"),
+                ("algorithm", "TYPE"),
+                ("bits", "BITS"),
+                ("comment", "COMMENT"),
+                ("from", "FROM"),
+                ("expires", "EXPIRES"),
+                ("line", ""),
+            ];
             let mut list = List::new(&columns, "no keys; as2gate user key add NAME --public-key FILE");
             for key in users::keys(user) {
                 let expires = key.options.expiry_time.map(|end| end.saturating_mul(1000));
@@ -299,7 +330,10 @@ async fn keys(ctx: &Ctx, core: &Core, verb: KeyVerb) -> Result<()> {
         KeyVerb::Rm { name, key } => {
             ctx.confirm(&format!("remove the key {key} of {name}?"))?;
             let user = users::remove_key(core, ctx.account(), &name, &key, ctx.dry_run()).await?;
-            ctx.printer.done(&object(&user), &ctx.would(format!("Key removed; {} has {} left", user.name, user.keys.len())));
+            ctx.printer.done(
+                &object(&user),
+                &ctx.would(format!("Key removed; {} has {} left", user.name, user.keys.len())),
+            );
         }
     }
     Ok(())
@@ -319,7 +353,11 @@ fn list(ctx: &Ctx, core: &Core) -> Result<()> {
     ];
     let mut list = List::new(&columns, "no users; as2gate user add NAME --generate-key");
     for user in all.users.values().filter(|user| ctx.lists(&user.account)) {
-        let allowed = if user.allowed_ips.is_empty() { Cell::short("anywhere", json!([])) } else { Cell::names(&user.allowed_ips) };
+        let allowed = if user.allowed_ips.is_empty() {
+            Cell::short("anywhere", json!([]))
+        } else {
+            Cell::names(&user.allowed_ips)
+        };
         list.push(vec![
             Cell::text(&user.name),
             Cell::text(&user.account),
@@ -347,20 +385,60 @@ fn shown(core: &Core, user: &User) -> Result<(Value, String)> {
     if let Some(fields) = value.as_object_mut() {
         fields.insert("home".to_owned(), json!(format!("/mftg-{}", user.account)));
         fields.insert("connect".to_owned(), json!(connect));
-        fields.insert("fingerprints".to_owned(), json!(keys.iter().map(|key| &key.fingerprint).collect::<Vec<_>>()));
-        fields.insert("host_keys".to_owned(), json!(hosts.iter().map(|key| &key.fingerprint).collect::<Vec<_>>()));
+        fields.insert(
+            "fingerprints".to_owned(),
+            json!(keys.iter().map(|key| &key.fingerprint).collect::<Vec<_>>()),
+        );
+        fields.insert(
+            "host_keys".to_owned(),
+            json!(hosts.iter().map(|key| &key.fingerprint).collect::<Vec<_>>()),
+        );
     }
     let text = facts(&[
         ("User", user.name.clone()),
         ("Account", user.account.clone()),
         ("Home", format!("/mftg-{}", user.account)),
-        ("Login", if user.enabled { "enabled, key only".to_owned() } else { "disabled".to_owned() }),
-        ("Keys", keys.iter().map(|key| format!("{} {} {}", key.fingerprint, key.algorithm, key.comment)).collect::<Vec<_>>().join("\n")),
-        ("Allowed", if user.allowed_ips.is_empty() { "from anywhere".to_owned() } else { user.allowed_ips.join(", ") }),
-        ("Rights", if user.delete_received { "may delete what was received".to_owned() } else { String::new() }),
+        (
+            "Login",
+            if user.enabled {
+                "enabled, key only".to_owned()
+            } else {
+                "disabled".to_owned()
+            },
+        ),
+        (
+            "Keys",
+            keys.iter()
+                .map(|key| format!("{} {} {}", key.fingerprint, key.algorithm, key.comment))
+                .collect::<Vec<_>>()
+                .join("\n"),
+        ),
+        (
+            "Allowed",
+            if user.allowed_ips.is_empty() {
+                "from anywhere".to_owned()
+            } else {
+                user.allowed_ips.join(", ")
+            },
+        ),
+        (
+            "Rights",
+            if user.delete_received {
+                "may delete what was received".to_owned()
+            } else {
+                String::new()
+            },
+        ),
         ("Expires", user.expires.clone()),
         ("Connect", connect),
-        ("Host keys", hosts.iter().map(|key| format!("{:<8} {}", key.kind, key.fingerprint)).collect::<Vec<_>>().join("\n")),
+        (
+            "Host keys",
+            hosts
+                .iter()
+                .map(|key| format!("{:<8} {}", key.kind, key.fingerprint))
+                .collect::<Vec<_>>()
+                .join("\n"),
+        ),
     ]);
     Ok((value, text))
 }
@@ -371,8 +449,18 @@ fn log(ctx: &Ctx, core: &Core, name: &str, limit: usize) -> Result<()> {
     let events = core.journal.read(|tx| tx.events(0, Some(name), Some("user."), MAX_EVENTS))?;
     let mut list = List::new(&[("time", "TIME"), ("kind", "EVENT"), ("facts", "FACTS")], "nothing happened");
     for event in events.iter().skip(events.len().saturating_sub(limit)) {
-        let shown = event.facts.as_object().map(|facts| facts.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" "));
-        list.push(vec![Cell::time(Some(event.at), core.clock.now()), Cell::text(&event.kind), Cell::short(shown.unwrap_or_default(), event.facts.clone())]);
+        let shown = event.facts.as_object().map(|facts| {
+            facts
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect::<Vec<_>>()
+                .join(" ")
+        });
+        list.push(vec![
+            Cell::time(Some(event.at), core.clock.now()),
+            Cell::text(&event.kind),
+            Cell::short(shown.unwrap_or_default(), event.facts.clone()),
+        ]);
     }
     ctx.printer.list(&list);
     Ok(())

@@ -59,7 +59,11 @@ pub const KEYS: &[Key] = &[
     key("sftp.listen", Kind::Addresses, r#"["0.0.0.0:22"]"#),
     key("sftp.host", Kind::Text, r#""""#),
     key("sftp.banner", Kind::Text, r#""""#),
-    key("sftp.host_keys", Kind::Words(&["ed25519", "ecdsa", "rsa"]), r#"["ed25519", "ecdsa"]"#),
+    key(
+        "sftp.host_keys",
+        Kind::Words(&["ed25519", "ecdsa", "rsa"]),
+        r#"["ed25519", "ecdsa"]"#,
+    ),
     key("sftp.algorithms", Kind::Word(&["modern", "default", "legacy"]), r#""default""#),
     key("sftp.max_connections", Kind::Number(1, MANY), "200"),
     key("sftp.max_connections_per_ip", Kind::Number(1, MANY), "20"),
@@ -82,7 +86,11 @@ pub const KEYS: &[Key] = &[
     key("uploads.release_after", Kind::Span, r#""2s""#),
     key("uploads.keep_partial", Kind::Span, r#""1d""#),
     key("uploads.duplicate_window", Kind::Span, r#""6h""#),
-    key("uploads.duplicate_release", Kind::Word(&["never", "provably-undelivered", "any-failure"]), r#""provably-undelivered""#),
+    key(
+        "uploads.duplicate_release",
+        Kind::Word(&["never", "provably-undelivered", "any-failure"]),
+        r#""provably-undelivered""#,
+    ),
     key("uploads.max_file", Kind::Size, r#""100GiB""#),
     key("as2.listen", Kind::Addresses, r#"["0.0.0.0:8080"]"#),
     key("as2.path", Kind::Text, r#""/as2""#),
@@ -130,5 +138,6 @@ pub fn find(path: &str) -> Option<&'static Key> {
 /// Whether a path is a section: some key lies below it.
 #[must_use]
 pub fn is_section(path: &str) -> bool {
-    KEYS.iter().any(|key| key.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.')))
+    KEYS.iter()
+        .any(|key| key.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.')))
 }

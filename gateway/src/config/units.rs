@@ -28,7 +28,10 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         "d" => 86_400_000,
         _ => return Err(expected()),
     };
-    let span = number.checked_mul(milliseconds).map(Duration::from_millis).filter(|span| *span <= MAX_DURATION);
+    let span = number
+        .checked_mul(milliseconds)
+        .map(Duration::from_millis)
+        .filter(|span| *span <= MAX_DURATION);
     span.ok_or_else(|| format!("`{}` is longer than 3650d", text.escape_default()))
 }
 
@@ -37,7 +40,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 pub fn show_duration(span: Duration) -> String {
     let ms = span.as_millis();
     let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
-    match units.iter().find(|(unit, _)| ms > 0 && ms % unit == 0) {
+    match units.iter().find(|(unit, _)| ms > 0 && ms.is_multiple_of(*unit)) {
         Some((unit, name)) => format!("{}{name}", ms / unit),
         None if ms == 0 => "0".to_owned(),
         None => format!("{ms}ms"),
@@ -49,7 +52,12 @@ pub fn show_duration(span: Duration) -> String {
 /// # Errors
 /// The form expected, in words.
 pub fn parse_size(text: &str) -> Result<u64, String> {
-    let expected = || format!("`{}` is not a size; write it like 512, 64KiB, 10MB or 100GiB", text.escape_default());
+    let expected = || {
+        format!(
+            "`{}` is not a size; write it like 512, 64KiB, 10MB or 100GiB",
+            text.escape_default()
+        )
+    };
     let trimmed = text.trim();
     let digits = trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len());
     let (number, unit) = trimmed.split_at(digits);
@@ -75,7 +83,10 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
 #[must_use]
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let measured = candidates.into_iter().map(|candidate| (distance(word, candidate), candidate));
-    measured.filter(|(distance, _)| *distance <= MAX_DISTANCE).min_by_key(|(distance, _)| *distance).map(|(_, candidate)| candidate)
+    measured
+        .filter(|(distance, _)| *distance <= MAX_DISTANCE)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
 }
 
 /// Levenshtein's distance, where `_` and `-` are the same.

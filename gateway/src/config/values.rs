@@ -62,12 +62,21 @@ impl Values {
     pub fn defaults() -> Self {
         let mut values = BTreeMap::new();
         for key in KEYS {
-            let parsed = format!("v = {}", key.default).parse::<Table>().ok().and_then(|mut table| table.remove("v"));
+            let parsed = format!("v = {}", key.default)
+                .parse::<Table>()
+                .ok()
+                .and_then(|mut table| table.remove("v"));
             let mut value = parsed.unwrap_or(Value::String(String::new()));
             if key.path == "sftp.listen" && !may_bind_low_ports() {
                 value = Value::Array(vec![Value::String(SFTP_PORT_FALLBACK.to_owned())]);
             }
-            values.insert(key.path, Setting { value, source: Source::Default });
+            values.insert(
+                key.path,
+                Setting {
+                    value,
+                    source: Source::Default,
+                },
+            );
         }
         Values(values)
     }
@@ -79,12 +88,20 @@ impl Values {
     pub fn lay_file(&mut self, file: &Path, text: &str) -> Result<(), ConfigError> {
         let name = file.display().to_string();
         if text.len() > MAX_CONFIG_FILE {
-            return Err(ConfigError::new(format!("{name} is larger than {MAX_CONFIG_FILE} bytes"), "no configuration is that long", "look whether it is the right file"));
+            return Err(ConfigError::new(
+                format!("{name} is larger than {MAX_CONFIG_FILE} bytes"),
+                "no configuration is that long",
+                "look whether it is the right file",
+            ));
         }
         let line_of = |at: usize| text.get(..at).map_or(1, |before| before.matches('\n').count() + 1);
         let broken = |error: &toml::de::Error| {
             let line = error.span().map_or(1, |span| line_of(span.start));
-            ConfigError::new(format!("{name}, line {line}: this is not TOML"), error.message(), "texts stand in \"quotes\", lists in [brackets]")
+            ConfigError::new(
+                format!("{name}, line {line}: this is not TOML"),
+                error.message(),
+                "texts stand in \"quotes\", lists in [brackets]",
+            )
         };
         // The spanned form knows the lines, the plain one has the values: both come from the same text.
         let spanned = DeTable::parse(text).map_err(|error| broken(&error))?;
@@ -102,7 +119,11 @@ impl Values {
         let mut ours: Vec<(String, String)> = variables.filter(|(name, _)| name.starts_with(ENV_PREFIX)).collect();
         ours.sort();
         for (name, text) in ours {
-            let path = name.strip_prefix(ENV_PREFIX).unwrap_or_default().to_ascii_lowercase().replace("__", ".");
+            let path = name
+                .strip_prefix(ENV_PREFIX)
+                .unwrap_or_default()
+                .to_ascii_lowercase()
+                .replace("__", ".");
             if find(&path).is_none() && !is_section(&path) {
                 // Others' variables (AS2GATE_CONFIG, AS2GATE_ACCOUNT, …) have no section.
                 if path.contains('.') {
@@ -142,7 +163,11 @@ impl Values {
                 _ if find(&path).is_some() => self.set(&path, value.clone(), source(&path), file)?,
                 _ if is_section(&path) => {
                     let at = place(&source(&path), file);
-                    return Err(ConfigError::new(format!("{at}: `{path}` is a section"), "it holds keys and has no value itself", format!("write [{path}] and its keys below")));
+                    return Err(ConfigError::new(
+                        format!("{at}: `{path}` is a section"),
+                        "it holds keys and has no value itself",
+                        format!("write [{path}] and its keys below"),
+                    ));
                 }
                 _ => return Err(unknown(&path, &place(&source(&path), file))),
             }
@@ -151,7 +176,9 @@ impl Values {
     }
 
     fn set(&mut self, path: &str, value: Value, source: Source, file: Option<&str>) -> Result<(), ConfigError> {
-        let Some(key) = find(path) else { return Err(unknown(path, &place(&source, file))) };
+        let Some(key) = find(path) else {
+            return Err(unknown(path, &place(&source, file)));
+        };
         let value = normalised(key.kind, value);
         if let Err(why) = check(key.kind, &value) {
             let what = format!("{}: {path} has a value that cannot be used", place(&source, file));
@@ -191,7 +218,10 @@ impl Values {
     }
 
     pub(super) fn number(&self, path: &str) -> u32 {
-        self.value(path).and_then(Value::as_integer).and_then(|n| u32::try_from(n).ok()).unwrap_or_default()
+        self.value(path)
+            .and_then(Value::as_integer)
+            .and_then(|n| u32::try_from(n).ok())
+            .unwrap_or_default()
     }
 
     pub(super) fn fraction(&self, path: &str) -> f64 {
@@ -231,7 +261,9 @@ fn place(source: &Source, file: Option<&str>) -> String {
 
 fn unknown(path: &str, at: &str) -> ConfigError {
     let section = path.rsplit_once('.').map_or("", |(section, _)| section);
-    let siblings = KEYS.iter().filter(|key| key.path.rsplit_once('.').map_or("", |(section, _)| section) == section);
+    let siblings = KEYS
+        .iter()
+        .filter(|key| key.path.rsplit_once('.').map_or("", |(section, _)| section) == section);
     // First among the section's own keys, then by the last part anywhere, then among sections.
     let last = path.rsplit('.').next().unwrap_or(path);
     let near = nearest(path, siblings.map(|key| key.path)).or_else(|| {
@@ -257,7 +289,10 @@ fn collect_lines(table: &DeTable<'_>, prefix: &str, line_of: &dyn Fn(usize) -> u
 }
 
 fn is_textual(kind: Kind) -> bool {
-    matches!(kind, Kind::Text | Kind::Span | Kind::Size | Kind::Word(_) | Kind::Address | Kind::Secret | Kind::TimeOfDay)
+    matches!(
+        kind,
+        Kind::Text | Kind::Span | Kind::Size | Kind::Word(_) | Kind::Address | Kind::Secret | Kind::TimeOfDay
+    )
 }
 
 /// One text where a list is wanted is a list of one (or several, with commas); the number 0 is a span of nothing.
@@ -275,7 +310,11 @@ fn normalised(kind: Kind, value: Value) -> Value {
 fn check(kind: Kind, value: &Value) -> Result<(), String> {
     let wanted = |what: &str| Err(format!("it has to be {what}, and is {}", described(value)));
     let one_of = |words: &[&str], text: &str| {
-        if words.contains(&text) { Ok(()) } else { Err(format!("`{}` is not one of: {}", text.escape_default(), words.join(", "))) }
+        if words.contains(&text) {
+            Ok(())
+        } else {
+            Err(format!("`{}` is not one of: {}", text.escape_default(), words.join(", ")))
+        }
     };
     match (kind, value) {
         (Kind::Text, Value::String(text)) if text.contains(['\0', '\r']) => Err("it holds a control character".to_owned()),
@@ -313,7 +352,12 @@ fn described(value: &Value) -> String {
 }
 
 fn each_text(list: &[Value], check: &dyn Fn(&str) -> Result<(), String>) -> Result<(), String> {
-    list.iter().try_for_each(|value| value.as_str().ok_or_else(|| "every element has to be a text in quotes".to_owned()).and_then(check))
+    list.iter().try_for_each(|value| {
+        value
+            .as_str()
+            .ok_or_else(|| "every element has to be a text in quotes".to_owned())
+            .and_then(check)
+    })
 }
 
 fn check_address(text: &str) -> Result<(), String> {
@@ -324,12 +368,17 @@ fn check_address(text: &str) -> Result<(), String> {
     if named || text.parse::<SocketAddr>().is_ok() {
         return Ok(());
     }
-    Err(format!("`{}` is not an address; write it like 0.0.0.0:2022 or [::]:2022", text.escape_default()))
+    Err(format!(
+        "`{}` is not an address; write it like 0.0.0.0:2022 or [::]:2022",
+        text.escape_default()
+    ))
 }
 
 /// Reads `00:10` as the time since midnight.
 pub(super) fn parse_time_of_day(text: &str) -> Result<Duration, String> {
-    let parts = text.split_once(':').and_then(|(hour, minute)| Some((hour.parse::<u64>().ok()?, minute.parse::<u64>().ok()?)));
+    let parts = text
+        .split_once(':')
+        .and_then(|(hour, minute)| Some((hour.parse::<u64>().ok()?, minute.parse::<u64>().ok()?)));
     match parts {
         Some((hour, minute)) if hour < 24 && minute < 60 => Ok(Duration::from_secs(hour * 3600 + minute * 60)),
         _ => Err(format!("`{}` is not a time of day; write it like 00:10", text.escape_default())),
@@ -340,10 +389,15 @@ pub(super) fn parse_time_of_day(text: &str) -> Result<Duration, String> {
 fn may_bind_low_ports() -> bool {
     const CAP_NET_BIND_SERVICE: u64 = 1 << 10;
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
     if effective.is_some_and(|bits| bits & CAP_NET_BIND_SERVICE != 0) {
         return true;
     }
     let start = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").ok();
-    start.and_then(|text| text.trim().parse::<u16>().ok()).is_some_and(|start| start <= 22)
+    start
+        .and_then(|text| text.trim().parse::<u16>().ok())
+        .is_some_and(|start| start <= 22)
 }

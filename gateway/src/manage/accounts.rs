@@ -13,13 +13,24 @@ pub fn choose<'a>(objects: &'a Objects, wanted: Option<&str>) -> Result<&'a Acco
     let known = || listed(objects.accounts.keys().map(String::as_str), "none");
     if let Some(id) = wanted {
         let hint = format!("known accounts: {}", known());
-        return objects.accounts.get(id).ok_or_else(|| Refusal::not_found(format!("no account {id}"), "nothing has this id", hint));
+        return objects
+            .accounts
+            .get(id)
+            .ok_or_else(|| Refusal::not_found(format!("no account {id}"), "nothing has this id", hint));
     }
     let mut all = objects.accounts.values();
     match (all.next(), all.next()) {
         (Some(only), None) => Ok(only),
-        (None, _) => Err(Refusal::not_found("there is no account", "every object belongs to one", "as2gate account add ID")),
-        _ => Err(Refusal::usage("which account?", format!("there are several: {}", known()), "add --account ID, or set AS2GATE_ACCOUNT")),
+        (None, _) => Err(Refusal::not_found(
+            "there is no account",
+            "every object belongs to one",
+            "as2gate account add ID",
+        )),
+        _ => Err(Refusal::usage(
+            "which account?",
+            format!("there are several: {}", known()),
+            "add --account ID, or set AS2GATE_ACCOUNT",
+        )),
     }
 }
 
@@ -32,7 +43,11 @@ pub async fn add(core: &Core, id: &str, settings: &[(String, String)], dry_run: 
     let account = fields::assign(&fresh, settings)?;
     edit(core, dry_run, |objects| {
         if objects.accounts.contains_key(id) {
-            return Err(Refusal::exists(format!("cannot add account {id}"), "it exists already", format!("as2gate account set {id} …")));
+            return Err(Refusal::exists(
+                format!("cannot add account {id}"),
+                "it exists already",
+                format!("as2gate account set {id} …"),
+            ));
         }
         Ok((vec![account.clone().into()], account.clone()))
     })
@@ -47,7 +62,11 @@ pub async fn set(core: &Core, id: &str, settings: &[(String, String)], dry_run: 
     edit(core, dry_run, |objects| {
         let account = fields::assign(choose(objects, Some(id))?, settings)?;
         if account.id != id {
-            return Err(Refusal::usage("cannot rename an account", "its id names its folders", "add a new account, and remove this one"));
+            return Err(Refusal::usage(
+                "cannot rename an account",
+                "its id names its folders",
+                "add a new account, and remove this one",
+            ));
         }
         Ok((vec![account.clone().into()], account))
     })

@@ -85,7 +85,13 @@ struct Wanted {
 ///
 /// # Errors
 /// A file that cannot be read, an object that breaks a rule: then nothing is changed.
-pub async fn apply(core: &Core, account: Option<&str>, files: &[std::path::PathBuf], prune: bool, dry_run: bool) -> Result<Vec<Difference>> {
+pub async fn apply(
+    core: &Core,
+    account: Option<&str>,
+    files: &[std::path::PathBuf],
+    prune: bool,
+    dry_run: bool,
+) -> Result<Vec<Difference>> {
     let mut documents = Vec::new();
     for file in files {
         documents.push(read(file)?);
@@ -118,7 +124,11 @@ pub fn files_of(path: &Path) -> Result<Vec<std::path::PathBuf>> {
     }
     files.sort();
     if files.is_empty() {
-        return Err(Refusal::not_found(format!("nothing to apply in {}", path.display()), "no file there ends in .toml", "give the file that `as2gate export` wrote"));
+        return Err(Refusal::not_found(
+            format!("nothing to apply in {}", path.display()),
+            "no file there ends in .toml",
+            "give the file that `as2gate export` wrote",
+        ));
     }
     Ok(files)
 }
@@ -129,13 +139,24 @@ fn read(file: &Path) -> Result<Read> {
     let what = || format!("cannot apply {}", file.display());
     let cannot = |error: &std::io::Error| Refusal::from_io(what(), error);
     if std::fs::metadata(file).map_err(|error| cannot(&error))?.len() > MAX_FILE {
-        return Err(Refusal::invalid(what(), format!("it is larger than {MAX_FILE} bytes"), "look whether it is the right file"));
+        return Err(Refusal::invalid(
+            what(),
+            format!("it is larger than {MAX_FILE} bytes"),
+            "look whether it is the right file",
+        ));
     }
     let text = std::fs::read_to_string(file).map_err(|error| cannot(&error))?;
     let document = toml::from_str(&text).map_err(|error| {
-        let line = error.span().and_then(|span| text.get(..span.start)).map_or(1, |before| before.matches('\n').count() + 1);
+        let line = error
+            .span()
+            .and_then(|span| text.get(..span.start))
+            .map_or(1, |before| before.matches('\n').count() + 1);
         let message = error.message().lines().next().unwrap_or_default().to_owned();
-        Refusal::invalid(format!("{}, line {line}", what()), message, "`as2gate export` shows the form of every object")
+        Refusal::invalid(
+            format!("{}, line {line}", what()),
+            message,
+            "`as2gate export` shows the form of every object",
+        )
     })?;
     let beside = file.parent().map(Path::to_owned).unwrap_or_default();
     Ok((beside, document))
@@ -143,23 +164,42 @@ fn read(file: &Path) -> Result<Read> {
 
 fn gather(core: &Core, objects: &Objects, account: Option<&str>, documents: &[Read]) -> Result<Wanted> {
     let mut known: BTreeSet<String> = objects.accounts.keys().cloned().collect();
-    known.extend(documents.iter().flat_map(|(_, document)| document.account.iter().map(|account| account.id.clone())));
-    let only = account.map(str::to_owned).or_else(|| (known.len() == 1).then(|| known.first().cloned()).flatten());
+    known.extend(
+        documents
+            .iter()
+            .flat_map(|(_, document)| document.account.iter().map(|account| account.id.clone())),
+    );
+    let only = account
+        .map(str::to_owned)
+        .or_else(|| (known.len() == 1).then(|| known.first().cloned()).flatten());
     let account_of = |given: &str, what: &str| match (given, &only) {
         ("", Some(only)) => Ok(only.clone()),
-        ("", None) => Err(Refusal::usage(format!("which account has {what}?"), "there are several, or none", "write account = \"ID\" in the file, or add --account ID")),
+        ("", None) => Err(Refusal::usage(
+            format!("which account has {what}?"),
+            "there are several, or none",
+            "write account = \"ID\" in the file, or add --account ID",
+        )),
         (given, _) => Ok(given.to_owned()),
     };
-    let mut wanted = Wanted { objects: Vec::new(), bare: BTreeSet::new() };
+    let mut wanted = Wanted {
+        objects: Vec::new(),
+        bare: BTreeSet::new(),
+    };
     for (beside, document) in documents {
         wanted.objects.extend(document.account.iter().cloned().map(Object::Account));
         for station in &document.station {
             let account = account_of(&station.account, &format!("station {}", station.as2_id))?;
-            wanted.objects.push(Object::Station(Station { account, ..station.clone() }));
+            wanted.objects.push(Object::Station(Station {
+                account,
+                ..station.clone()
+            }));
         }
         for partner in &document.partner {
             let account = account_of(&partner.account, &format!("partner {}", partner.as2_id))?;
-            let mut partner = Partner { account, ..partner.clone() };
+            let mut partner = Partner {
+                account,
+                ..partner.clone()
+            };
             keep_passwords(core, objects, &mut partner)?;
             wanted.objects.push(Object::Partner(Box::new(partner)));
         }
@@ -184,9 +224,17 @@ fn gather(core: &Core, objects: &Objects, account: Option<&str>, documents: &[Re
 fn refuse_doubles(objects: &[Object]) -> Result<()> {
     let mut seen = BTreeSet::new();
     for object in objects {
-        let account = if matches!(object, Object::Station(_) | Object::User(_)) { "" } else { object.account() };
+        let account = if matches!(object, Object::Station(_) | Object::User(_)) {
+            ""
+        } else {
+            object.account()
+        };
         if !seen.insert((object.kind(), account, object.name())) {
-            return Err(Refusal::invalid("cannot apply", format!("{} {} is described twice", object.kind(), object.name()), "leave one of them out"));
+            return Err(Refusal::invalid(
+                "cannot apply",
+                format!("{} {} is described twice", object.kind(), object.name()),
+                "leave one of them out",
+            ));
         }
     }
     Ok(())
@@ -211,7 +259,11 @@ fn name_owners(objects: &mut [Object]) {
         match object {
             Object::Station(station) => owners.push((station.account.clone(), station.certificate.clone(), station.as2_id.clone())),
             Object::Partner(partner) => {
-                let names = partner.sign_certificate.iter().chain(&partner.https_certificate).chain([&partner.encrypt_certificate]);
+                let names = partner
+                    .sign_certificate
+                    .iter()
+                    .chain(&partner.https_certificate)
+                    .chain([&partner.encrypt_certificate]);
                 owners.extend(names.map(|name| (partner.account.clone(), name.clone(), partner.as2_id.clone())));
             }
             _ => {}
@@ -220,7 +272,9 @@ fn name_owners(objects: &mut [Object]) {
     for object in objects.iter_mut() {
         let Object::Certificate(certificate) = object else { continue };
         let replaced = certificate.replaces.clone();
-        let names = |(account, name, _): &&(String, String, String)| *account == certificate.account && (*name == certificate.name || (!replaced.is_empty() && *name == replaced));
+        let names = |(account, name, _): &&(String, String, String)| {
+            *account == certificate.account && (*name == certificate.name || (!replaced.is_empty() && *name == replaced))
+        };
         if certificate.owner.is_empty()
             && let Some((_, _, owner)) = owners.iter().find(names)
         {
@@ -241,8 +295,12 @@ fn keep_passwords(core: &Core, objects: &Objects, partner: &mut Partner) -> Resu
         if auth.password.starts_with("env:") || auth.password.starts_with("file:") {
             auth.password = secrets::read(&auth.password)?.as_str().to_owned();
         }
-        let Some(old) = old.filter(|old| old.user == auth.user) else { continue };
-        if (auth.password.is_empty() && !auth.user.is_empty()) || opens_to(core, old, &password_context(label, &account, &id), &auth.password) {
+        let Some(old) = old.filter(|old| old.user == auth.user) else {
+            continue;
+        };
+        if (auth.password.is_empty() && !auth.user.is_empty())
+            || opens_to(core, old, &password_context(label, &account, &id), &auth.password)
+        {
             auth.password.clone_from(&old.password);
         }
     }
@@ -250,8 +308,13 @@ fn keep_passwords(core: &Core, objects: &Objects, partner: &mut Partner) -> Resu
 }
 
 fn opens_to(core: &Core, sealed: &HttpAuth, context: &str, plain: &str) -> bool {
-    let bytes = sealed.password.strip_prefix(secrets::SEALED).and_then(|text| STANDARD.decode(text).ok());
-    bytes.and_then(|bytes| core.master.open(context, &bytes).ok()).is_some_and(|opened| opened.as_slice() == plain.as_bytes())
+    let bytes = sealed
+        .password
+        .strip_prefix(secrets::SEALED)
+        .and_then(|text| STANDARD.decode(text).ok());
+    bytes
+        .and_then(|bytes| core.master.open(context, &bytes).ok())
+        .is_some_and(|opened| opened.as_slice() == plain.as_bytes())
 }
 
 /// The object of a certificate's entry, and whether its bytes are those that are there.
@@ -267,7 +330,10 @@ fn certificate(core: &Core, objects: &Objects, account: &str, beside: &Path, ent
     let der = match (&bytes, present) {
         (Some(bytes), _) => {
             let imported = keystore::import(bytes, None).map_err(|error| Refusal::from_keystore(what(), &error))?;
-            imported.certificate().map_err(|error| Refusal::from_keystore(what(), &error))?.to_vec()
+            imported
+                .certificate()
+                .map_err(|error| Refusal::from_keystore(what(), &error))?
+                .to_vec()
         }
         (None, Some(present)) => present.der.clone(),
         (None, None) => return Err(Refusal::invalid(what(), "it has neither file nor pem", "write file = \"NAME.cer\"")),
@@ -277,16 +343,28 @@ fn certificate(core: &Core, objects: &Objects, account: &str, beside: &Path, ent
     certificate.active_from = match &entry.active_from {
         Some(Value::Datetime(at)) => at.to_string(),
         Some(Value::String(at)) => at.clone(),
-        Some(other) => return Err(Refusal::invalid(what(), format!("active_from is {other}"), "write it like 2026-12-05T06:00:00Z")),
+        Some(other) => {
+            return Err(Refusal::invalid(
+                what(),
+                format!("active_from is {other}"),
+                "write it like 2026-12-05T06:00:00Z",
+            ));
+        }
         None => String::new(),
     };
     certificate.sealed_key = match entry.private_key.strip_prefix(secrets::SEALED) {
         Some(sealed) => Some(open_key(core, &certificate, sealed)?),
         None if !entry.private_key.is_empty() => {
-            return Err(Refusal::invalid(what(), "private_key is not a sealed one", "as2gate cert add takes key pairs in PEM, PKCS#12 and JKS"));
+            return Err(Refusal::invalid(
+                what(),
+                "private_key is not a sealed one",
+                "as2gate cert add takes key pairs in PEM, PKCS#12 and JKS",
+            ));
         }
         // Exports leave keys out: the one that is there stays with its certificate.
-        None => present.filter(|present| present.der == certificate.der).and_then(|present| present.sealed_key.clone()),
+        None => present
+            .filter(|present| present.der == certificate.der)
+            .and_then(|present| present.sealed_key.clone()),
     };
     if certificate.owner.is_empty() {
         let replaced = objects.certificate(account, &certificate.replaces).or(present);
@@ -298,9 +376,13 @@ fn certificate(core: &Core, objects: &Objects, account: &str, beside: &Path, ent
 /// A sealed key is looked at before it is stored: of another master key it would be of no use.
 fn open_key(core: &Core, certificate: &Certificate, sealed: &str) -> Result<Vec<u8>> {
     let what = format!("cannot take the private key of certificate {}", certificate.name);
-    let bytes = STANDARD.decode(sealed).map_err(|error| Refusal::invalid(what.clone(), error.to_string(), "export it again"))?;
+    let bytes = STANDARD
+        .decode(sealed)
+        .map_err(|error| Refusal::invalid(what.clone(), error.to_string(), "export it again"))?;
     let context = Certificate::seal_context(&certificate.account, &certificate.name);
-    core.master.open(&context, &bytes).map_err(|error| Refusal::from_keystore(what, &error))?;
+    core.master
+        .open(&context, &bytes)
+        .map_err(|error| Refusal::from_keystore(what, &error))?;
     Ok(bytes)
 }
 
@@ -339,10 +421,22 @@ fn plan(core: &Core, objects: &Objects, wanted: Wanted, prune: bool) -> Result<V
 }
 
 fn all_names(objects: &Objects) -> Vec<(ObjectKind, String, String)> {
-    let users = objects.users.values().map(|u| (ObjectKind::User, u.account.clone(), u.name.clone()));
-    let partners = objects.partners.values().map(|p| (ObjectKind::Partner, p.account.clone(), p.as2_id.clone()));
-    let stations = objects.stations.values().map(|s| (ObjectKind::Station, s.account.clone(), s.as2_id.clone()));
-    let certificates = objects.certificates.values().map(|c| (ObjectKind::Certificate, c.account.clone(), c.name.clone()));
+    let users = objects
+        .users
+        .values()
+        .map(|u| (ObjectKind::User, u.account.clone(), u.name.clone()));
+    let partners = objects
+        .partners
+        .values()
+        .map(|p| (ObjectKind::Partner, p.account.clone(), p.as2_id.clone()));
+    let stations = objects
+        .stations
+        .values()
+        .map(|s| (ObjectKind::Station, s.account.clone(), s.as2_id.clone()));
+    let certificates = objects
+        .certificates
+        .values()
+        .map(|c| (ObjectKind::Certificate, c.account.clone(), c.name.clone()));
     users.chain(partners).chain(stations).chain(certificates).collect()
 }
 
@@ -353,9 +447,21 @@ fn difference(objects: &Objects, change: &Change) -> Difference {
             let old = find(objects, object.kind(), object.account(), object.name());
             let action = if old.is_some() { "change" } else { "add" };
             let fields = old.map(|old| fields::changed(&old, object)).unwrap_or_default();
-            Difference { action, kind, account, name: object.name().to_owned(), fields }
+            Difference {
+                action,
+                kind,
+                account,
+                name: object.name().to_owned(),
+                fields,
+            }
         }
-        Change::Remove(_, _, name) => Difference { action: "remove", kind, account, name: name.clone(), fields: Vec::new() },
+        Change::Remove(_, _, name) => Difference {
+            action: "remove",
+            kind,
+            account,
+            name: name.clone(),
+            fields: Vec::new(),
+        },
     }
 }
 
@@ -373,7 +479,10 @@ pub fn export(objects: &Objects, account: Option<&str>, with_secrets: bool) -> S
             table.remove(derived);
         }
         if let Some(sealed) = certificate.sealed_key.as_ref().filter(|_| with_secrets) {
-            table.insert("private_key".to_owned(), Value::String(format!("{}{}", secrets::SEALED, STANDARD.encode(sealed))));
+            table.insert(
+                "private_key".to_owned(),
+                Value::String(format!("{}{}", secrets::SEALED, STANDARD.encode(sealed))),
+            );
         }
         section(&mut text, "certificate", &table, &["name", "account", "purpose"], &empty_owner());
         let pem = keystore::to_pem("CERTIFICATE", &certificate.der);
@@ -389,7 +498,13 @@ pub fn export(objects: &Objects, account: Option<&str>, with_secrets: bool) -> S
             partner.http_auth.password.clear();
             partner.proxy_auth.password.clear();
         }
-        section(&mut text, "partner", &fields::table(&partner), &["as2_id", "account", "url"], &defaults);
+        section(
+            &mut text,
+            "partner",
+            &fields::table(&partner),
+            &["as2_id", "account", "url"],
+            &defaults,
+        );
     }
     for user in objects.users.values().filter(|u| ours(&u.account)) {
         section(&mut text, "user", &fields::table(user), &["name", "account"], &Table::new());
@@ -410,7 +525,10 @@ fn section(text: &mut String, noun: &str, table: &Table, first: &[&str], default
     }
     text.push_str(&format!("[[{noun}]]\n"));
     let leading = first.iter().filter_map(|name| table.get(*name).map(|value| (*name, value)));
-    let rest = table.iter().map(|(name, value)| (name.as_str(), value)).filter(|(name, _)| !first.contains(name));
+    let rest = table
+        .iter()
+        .map(|(name, value)| (name.as_str(), value))
+        .filter(|(name, _)| !first.contains(name));
     for (name, value) in leading.chain(rest) {
         if defaults.get(name) != Some(value) || first.contains(&name) {
             text.push_str(&format!("{name} = {}\n", inline(value)));
@@ -422,9 +540,22 @@ fn section(text: &mut String, noun: &str, table: &Table, first: &[&str], default
 fn inline(value: &Value) -> String {
     match value {
         Value::Table(table) => {
-            let quoted = |name: &String| if name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-')) { name.clone() } else { Value::String(name.clone()).to_string() };
-            let pairs: Vec<String> = table.iter().map(|(name, value)| format!("{} = {}", quoted(name), inline(value))).collect();
-            if pairs.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", pairs.join(", ")) }
+            let quoted = |name: &String| {
+                if name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-')) {
+                    name.clone()
+                } else {
+                    Value::String(name.clone()).to_string()
+                }
+            };
+            let pairs: Vec<String> = table
+                .iter()
+                .map(|(name, value)| format!("{} = {}", quoted(name), inline(value)))
+                .collect();
+            if pairs.is_empty() {
+                "{}".to_owned()
+            } else {
+                format!("{{ {} }}", pairs.join(", "))
+            }
         }
         Value::Array(list) => format!("[{}]", list.iter().map(inline).collect::<Vec<_>>().join(", ")),
         other => other.to_string(),

@@ -47,8 +47,13 @@ impl NewCertificate {
     /// When the file does not open, or lacks one of them.
     pub fn key_pair(&self) -> Result<KeyPair> {
         let imported = self.import()?;
-        let (certificate, key) = imported.key_pair().map_err(|error| Refusal::from_keystore("cannot take this key pair", &error))?;
-        Ok(KeyPair { pkcs8: Zeroizing::new(key.to_vec()), certificate: certificate.to_vec() })
+        let (certificate, key) = imported
+            .key_pair()
+            .map_err(|error| Refusal::from_keystore("cannot take this key pair", &error))?;
+        Ok(KeyPair {
+            pkcs8: Zeroizing::new(key.to_vec()),
+            certificate: certificate.to_vec(),
+        })
     }
 
     /// Certificates without a key.
@@ -58,15 +63,27 @@ impl NewCertificate {
     pub fn trusted(&self) -> Result<Trusted> {
         let imported = self.import()?;
         if imported.key.is_some() && imported.certificates.is_empty() {
-            return Err(Refusal::from_keystore("cannot take this certificate", &keystore::Error::KeyWithoutCertificate));
+            return Err(Refusal::from_keystore(
+                "cannot take this certificate",
+                &keystore::Error::KeyWithoutCertificate,
+            ));
         }
         if imported.key.is_some() {
             let hint = "ask the partner for the certificate alone (.cer, .crt, .p7b), and tell them that their key is out";
-            return Err(Refusal::invalid("cannot take this certificate", "the file has a private key in it, which only its owner may have", hint));
+            return Err(Refusal::invalid(
+                "cannot take this certificate",
+                "the file has a private key in it, which only its owner may have",
+                hint,
+            ));
         }
         let mut all = imported.certificates.into_iter();
-        let leaf = all.next().ok_or_else(|| Refusal::invalid("cannot take this certificate", "the file has none in it", "export it again"))?;
-        Ok(Trusted { leaf, others: all.collect() })
+        let leaf = all
+            .next()
+            .ok_or_else(|| Refusal::invalid("cannot take this certificate", "the file has none in it", "export it again"))?;
+        Ok(Trusted {
+            leaf,
+            others: all.collect(),
+        })
     }
 }
 
@@ -78,7 +95,9 @@ impl Trusted {
     pub(super) fn issuers(&self, objects: &Objects, account: &str, leaf_name: &str, owner: &str) -> Result<Vec<Change>> {
         let known = |der: &Vec<u8>| objects.certificates.values().any(|c| c.account == account && c.der == *der);
         let fresh = self.others.iter().filter(|der| !known(der)).enumerate();
-        fresh.map(|(n, der)| trusted((account, &format!("{leaf_name}-ca{}", n + 1)), Purpose::PartnerChain, owner, der).map(Change::from)).collect()
+        fresh
+            .map(|(n, der)| trusted((account, &format!("{leaf_name}-ca{}", n + 1)), Purpose::PartnerChain, owner, der).map(Change::from))
+            .collect()
     }
 }
 
@@ -113,7 +132,11 @@ pub(super) fn with_key(core: &Core, (account, name): (&str, &str), purpose: Purp
     let mut certificate = trusted((account, name), purpose, owner, &pair.certificate)?;
     if certificate.key == "unknown" || certificate.key.starts_with("DSA") || certificate.key.starts_with("Ed") {
         let why = format!("its key is {}, which AS2 partners do not understand", certificate.key);
-        return Err(Refusal::invalid(format!("cannot take certificate {name}"), why, "give an RSA or EC key"));
+        return Err(Refusal::invalid(
+            format!("cannot take certificate {name}"),
+            why,
+            "give an RSA or EC key",
+        ));
     }
     let sealed = core.master.seal(&Certificate::seal_context(account, name), &pair.pkcs8);
     certificate.sealed_key = Some(sealed.map_err(|error| Refusal::from_keystore("cannot seal a private key", &error))?);
@@ -126,14 +149,26 @@ pub(super) fn with_key(core: &Core, (account, name): (&str, &str), purpose: Purp
 /// When there is none, or several.
 pub fn choose<'a>(objects: &'a Objects, account: Option<&str>, name: &str) -> Result<&'a Certificate> {
     let fits = |certificate: &&Certificate| account.is_none_or(|account| certificate.account == account);
-    let mut found = objects.certificates.values().filter(fits).filter(|certificate| certificate.name == name);
+    let mut found = objects
+        .certificates
+        .values()
+        .filter(fits)
+        .filter(|certificate| certificate.name == name);
     match (found.next(), found.next()) {
         (Some(only), None) => Ok(only),
         (None, _) => {
             let known = listed(objects.certificates.values().filter(fits).map(|c| c.name.as_str()), "none");
-            Err(Refusal::not_found(format!("no certificate {name}"), format!("known certificates: {known}"), "as2gate cert list"))
+            Err(Refusal::not_found(
+                format!("no certificate {name}"),
+                format!("known certificates: {known}"),
+                "as2gate cert list",
+            ))
         }
-        _ => Err(Refusal::usage(format!("which certificate {name}?"), "several accounts have one", "add --account ID")),
+        _ => Err(Refusal::usage(
+            format!("which certificate {name}?"),
+            "several accounts have one",
+            "add --account ID",
+        )),
     }
 }
 
@@ -141,11 +176,25 @@ pub fn choose<'a>(objects: &'a Objects, account: Option<&str>, name: &str) -> Re
 #[must_use]
 pub fn name_for(id: &str, now: Millis) -> String {
     let year = Timestamp::from_millisecond(now).map_or(1970, |at| at.to_zoned(jiff::tz::TimeZone::UTC).year());
-    let plain: String = id.to_ascii_lowercase().chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '_' | '.') { c } else { '-' }).collect();
+    let plain: String = id
+        .to_ascii_lowercase()
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || matches!(c, '_' | '.') {
+                c
+            } else {
+                '-'
+            }
+        })
+        .collect();
     let plain = plain.trim_start_matches(['-', '.']);
     // Room for the year and a number behind it.
     let plain = plain.get(..plain.len().min(rules::MAX_CERTIFICATE_NAME - 16)).unwrap_or(plain);
-    if plain.is_empty() { format!("cert-{year}") } else { format!("{plain}-{year}") }
+    if plain.is_empty() {
+        format!("cert-{year}")
+    } else {
+        format!("{plain}-{year}")
+    }
 }
 
 /// The name, or with `-2`, `-3`, … behind it, whichever is free.
@@ -153,13 +202,23 @@ pub fn name_for(id: &str, now: Millis) -> String {
 pub fn free_name(objects: &Objects, account: &str, wanted: &str) -> String {
     let numbered = (2u32..).map(|n| format!("{wanted}-{n}"));
     let mut candidates = std::iter::once(wanted.to_owned()).chain(numbered);
-    candidates.find(|name| objects.certificate(account, name).is_none()).unwrap_or_else(|| wanted.to_owned())
+    candidates
+        .find(|name| objects.certificate(account, name).is_none())
+        .unwrap_or_else(|| wanted.to_owned())
 }
 
 /// Certificates of an owner under its new id, or of nobody.
 pub(super) fn hand_over(objects: &Objects, account: &str, from: &str, to: &str) -> Vec<Change> {
     let owned = objects.certificates.values().filter(|c| c.account == account && c.owner == from);
-    owned.map(|c| Certificate { owner: to.to_owned(), ..c.clone() }.into()).collect()
+    owned
+        .map(|c| {
+            Certificate {
+                owner: to.to_owned(),
+                ..c.clone()
+            }
+            .into()
+        })
+        .collect()
 }
 
 words! {
@@ -196,7 +255,10 @@ pub enum For {
 /// # Errors
 /// When the name is taken, the file cannot be used, or the owner is not there.
 pub async fn add(core: &Core, account: Option<&str>, name: &str, new: &NewCertificate, whom: &For, dry_run: bool) -> Result<Certificate> {
-    let with_private = matches!(whom, For::Station(..) | For::Https | For::Purpose(Purpose::Station | Purpose::Https));
+    let with_private = matches!(
+        whom,
+        For::Station(..) | For::Https | For::Purpose(Purpose::Station | Purpose::Https)
+    );
     let pair = if with_private { Some(new.key_pair()?) } else { None };
     let chain = if with_private { None } else { Some(new.trusted()?) };
     edit(core, dry_run, |objects| {
@@ -206,7 +268,11 @@ pub async fn add(core: &Core, account: Option<&str>, name: &str, new: &NewCertif
             For::Https | For::Purpose(_) => accounts::choose(objects, account)?.id.clone(),
         };
         if objects.certificate(&account, name).is_some() {
-            return Err(Refusal::exists(format!("cannot add certificate {name}"), "the name is taken", "choose another name, e.g. with the year in it"));
+            return Err(Refusal::exists(
+                format!("cannot add certificate {name}"),
+                "the name is taken",
+                "choose another name, e.g. with the year in it",
+            ));
         }
         let (purpose, owner) = match whom {
             For::Station(id, _) => (Purpose::Station, id.as_str()),
@@ -222,7 +288,13 @@ pub async fn add(core: &Core, account: Option<&str>, name: &str, new: &NewCertif
                 changes.extend(chain.issuers(objects, &account, name, owner)?);
                 trusted((&account, name), purpose, owner, &chain.leaf)?
             }
-            (None, None) => return Err(Refusal::usage("cannot add this certificate", "it has neither key nor certificate", "give another file")),
+            (None, None) => {
+                return Err(Refusal::usage(
+                    "cannot add this certificate",
+                    "it has neither key nor certificate",
+                    "give another file",
+                ));
+            }
         };
         changes.extend(give(core, objects, &account, &certificate, whom)?);
         changes.insert(0, certificate.clone().into());
@@ -305,7 +377,11 @@ pub async fn renew(core: &Core, switch: &Switch<'_>, key: KeySpec, dry_run: bool
     let old = choose(&before, switch.account, switch.old)?;
     let Some(station) = before.stations.get(&old.owner).filter(|_| old.sealed_key.is_some()) else {
         let hint = format!("for a partner's: as2gate cert schedule {} --replace-with FILE --at TIME", old.name);
-        return Err(Refusal::invalid(format!("cannot renew {}", old.name), "only a station's own certificate can be made anew", hint));
+        return Err(Refusal::invalid(
+            format!("cannot renew {}", old.name),
+            "only a station's own certificate can be made anew",
+            hint,
+        ));
     };
     let pair = stations::make_pair(core, key, station)?;
     edit(core, dry_run, |objects| {
@@ -327,17 +403,30 @@ fn replace(
     let at = switch.at.map_or(now, |at| at.as_millisecond());
     let name = match switch.name {
         Some(name) if objects.certificate(&old.account, name).is_some() => {
-            return Err(Refusal::exists(format!("cannot add certificate {name}"), "the name is taken", "choose another one with --name"));
+            return Err(Refusal::exists(
+                format!("cannot add certificate {name}"),
+                "the name is taken",
+                "choose another one with --name",
+            ));
         }
         Some(name) => name.to_owned(),
         None => free_name(objects, &old.account, &successor_name(&old.name, at)),
     };
     let mut new = successor(&name)?;
     if new.fingerprint == old.fingerprint {
-        return Err(Refusal::invalid(format!("cannot replace {}", old.name), "the new certificate is the same as the old one", "look whether it is the right file"));
+        return Err(Refusal::invalid(
+            format!("cannot replace {}", old.name),
+            "the new certificate is the same as the old one",
+            "look whether it is the right file",
+        ));
     }
-    if new.not_after.saturating_mul(1000) <= at {
-        return Err(Refusal::invalid(format!("cannot replace {}", old.name), format!("the new certificate expires on {}, before the switch", day(new.not_after)), "ask for one that is valid longer"));
+    if new.not_after.saturating_mul(1000) <= now {
+        let why = format!("the new certificate expired on {}", day(new.not_after));
+        return Err(Refusal::invalid(
+            format!("cannot replace {}", old.name),
+            why,
+            "ask for one that is valid",
+        ));
     }
     // Switches whose time has come are made final first, so that one certificate has at most one successor under way.
     let mut changes = settle(objects, &old.account, now);
@@ -346,8 +435,18 @@ fn replace(
         let hint = "as2gate cert add NAME --partner ID --file FILE adds one without replacing another";
         return Err(Refusal::invalid(format!("cannot replace {}", old.name), "nobody uses it", hint));
     }
-    let planned = settled.certificates.values().filter(|c| c.account == old.account && c.replaces == old.name && !c.active_from.is_empty());
-    changes.extend(planned.map(|c| Certificate { replaces: String::new(), active_from: String::new(), ..c.clone() }.into()));
+    let planned = settled
+        .certificates
+        .values()
+        .filter(|c| c.account == old.account && c.replaces == old.name && !c.active_from.is_empty());
+    changes.extend(planned.map(|c| {
+        Certificate {
+            replaces: String::new(),
+            active_from: String::new(),
+            ..c.clone()
+        }
+        .into()
+    }));
     new.replaces.clone_from(&old.name);
     new.active_from = crate::clock::rfc3339(at);
     let result = new.clone();
@@ -371,14 +470,25 @@ fn successor_name(old: &str, at: Millis) -> String {
 
 /// Makes past switches final: owners name the successor; the old one goes on to verify and decrypt beside it.
 fn settle(objects: &Objects, account: &str, now: Millis) -> Vec<Change> {
-    let mut due: Vec<&Certificate> = objects.certificates.values().filter(|c| c.account == account && !c.replaces.is_empty()).collect();
+    let mut due: Vec<&Certificate> = objects
+        .certificates
+        .values()
+        .filter(|c| c.account == account && !c.replaces.is_empty())
+        .collect();
     due.retain(|c| c.active_from.parse::<Timestamp>().is_ok_and(|at| at.as_millisecond() <= now));
     due.sort_by(|a, b| a.active_from.cmp(&b.active_from));
     let mut changes: Vec<Change> = Vec::new();
     let mut state = objects.clone();
     for successor in due {
         let (old, new) = (&successor.replaces, &successor.name);
-        let mut step: Vec<Change> = vec![Certificate { replaces: String::new(), active_from: String::new(), ..successor.clone() }.into()];
+        let mut step: Vec<Change> = vec![
+            Certificate {
+                replaces: String::new(),
+                active_from: String::new(),
+                ..successor.clone()
+            }
+            .into(),
+        ];
         for station in state.stations.values().filter(|s| s.account == account && s.certificate == *old) {
             let mut station = station.clone();
             station.certificate.clone_from(new);
@@ -414,7 +524,10 @@ fn last_of_each(changes: Vec<Change>) -> Vec<Change> {
     };
     let keys: Vec<_> = changes.iter().map(key).collect();
     let numbered = changes.into_iter().enumerate();
-    numbered.filter(|(n, _)| !keys[n + 1..].contains(&keys[*n])).map(|(_, change)| change).collect()
+    numbered
+        .filter(|(n, _)| !keys[n + 1..].contains(&keys[*n]))
+        .map(|(_, change)| change)
+        .collect()
 }
 
 /// Removes an unused certificate, and the private key with it.
@@ -425,7 +538,14 @@ pub async fn remove(core: &Core, account: Option<&str>, name: &str, dry_run: boo
     edit(core, dry_run, |objects| {
         let certificate = choose(objects, account, name)?;
         // A station decrypts with every key pair that belongs to it; only the one that signs is held.
-        Ok((vec![Change::Remove(ObjectKind::Certificate, certificate.account.clone(), name.to_owned())], ()))
+        Ok((
+            vec![Change::Remove(
+                ObjectKind::Certificate,
+                certificate.account.clone(),
+                name.to_owned(),
+            )],
+            (),
+        ))
     })
     .await
 }
@@ -434,8 +554,13 @@ pub async fn remove(core: &Core, account: Option<&str>, name: &str, dry_run: boo
 #[must_use]
 pub fn expiring(objects: &Objects, now: Millis, within: Millis) -> Vec<&Certificate> {
     let needed = |c: &&Certificate| {
-        let succeeded = objects.certificates.values().any(|s| s.account == c.account && s.replaces == c.name && !s.active_from.is_empty());
-        c.not_after.saturating_mul(1000) <= now.saturating_add(within) && !succeeded && !rules::used_by(objects, &c.account, &c.name).is_empty()
+        let succeeded = objects
+            .certificates
+            .values()
+            .any(|s| s.account == c.account && s.replaces == c.name && !s.active_from.is_empty());
+        c.not_after.saturating_mul(1000) <= now.saturating_add(within)
+            && !succeeded
+            && !rules::used_by(objects, &c.account, &c.name).is_empty()
     };
     let mut found: Vec<&Certificate> = objects.certificates.values().filter(needed).collect();
     found.sort_by_key(|certificate| certificate.not_after);

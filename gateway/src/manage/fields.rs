@@ -37,7 +37,12 @@ impl Object {
 #[must_use]
 pub fn changed(old: &Object, new: &Object) -> Vec<String> {
     let (a, b) = (old.table(), new.table());
-    let mut names: Vec<String> = a.keys().chain(b.keys()).filter(|name| a.get(*name) != b.get(*name)).cloned().collect();
+    let mut names: Vec<String> = a
+        .keys()
+        .chain(b.keys())
+        .filter(|name| a.get(*name) != b.get(*name))
+        .cloned()
+        .collect();
     if let (Object::Certificate(a), Object::Certificate(b)) = (old, new)
         && a.sealed_key.is_some() != b.sealed_key.is_some()
     {
@@ -56,11 +61,18 @@ pub fn assign<T: Serialize + DeserializeOwned>(object: &T, settings: &[(String, 
     let mut fields = table(object);
     for (name, text) in settings {
         // Header names keep their hyphens; no field of ours has one.
-        let name = if name.starts_with("headers.") { name.clone() } else { name.replace('-', "_") };
+        let name = if name.starts_with("headers.") {
+            name.clone()
+        } else {
+            name.replace('-', "_")
+        };
         let wrong = |why: &str| {
             let known = why.contains("unknown field");
             let near = nearest(&name, fields.keys().map(String::as_str)).filter(|_| known);
-            let hint = near.map_or_else(|| "`set --help` lists the settings and their values".to_owned(), |near| format!("did you mean `{near}`?"));
+            let hint = near.map_or_else(
+                || "`set --help` lists the settings and their values".to_owned(),
+                |near| format!("did you mean `{near}`?"),
+            );
             Refusal::invalid(format!("cannot set {name}"), why.lines().next().unwrap_or(why).to_owned(), hint)
         };
         let mut last = String::new();
@@ -91,8 +103,15 @@ fn candidates(present: Option<&Value>, text: &str) -> Vec<Value> {
     match present {
         Some(Value::Array(_)) => vec![list()],
         Some(Value::Integer(_)) => {
-            let number = text.parse().ok().or_else(|| crate::config::parse_size(text).ok().and_then(|n| i64::try_from(n).ok()));
-            let number = number.or_else(|| crate::config::parse_duration(text).ok().and_then(|span| i64::try_from(span.as_secs()).ok()));
+            let number = text
+                .parse()
+                .ok()
+                .or_else(|| crate::config::parse_size(text).ok().and_then(|n| i64::try_from(n).ok()));
+            let number = number.or_else(|| {
+                crate::config::parse_duration(text)
+                    .ok()
+                    .and_then(|span| i64::try_from(span.as_secs()).ok())
+            });
             number.map_or_else(|| vec![plain()], |n| vec![Value::Integer(n)])
         }
         Some(Value::Boolean(_)) => match text {
@@ -157,7 +176,10 @@ mod tests {
 
     #[test]
     fn fields_are_set_by_name() {
-        let partner = Partner { as2_id: "B".to_owned(), ..Partner::default() };
+        let partner = Partner {
+            as2_id: "B".to_owned(),
+            ..Partner::default()
+        };
         assert_eq!(set(&partner, "sign", "none").unwrap().sign, None);
         assert_eq!(set(&partner, "stations", "A, C").unwrap().stations, ["A", "C"]);
         assert!(set(&partner, "private", "yes").unwrap().private);

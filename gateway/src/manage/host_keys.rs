@@ -72,12 +72,22 @@ fn load_or_create_one(dir: &Path, kind: &str) -> Result<HostKey> {
 fn read(path: &Path, kind: &str) -> Result<HostKey> {
     let cannot = |error: &std::io::Error| Refusal::from_io(format!("cannot read the host key {}", path.display()), error);
     if std::fs::metadata(path).map_err(|error| cannot(&error))?.len() > MAX_KEY_FILE {
-        return Err(Refusal::invalid(format!("cannot use the host key {}", path.display()), "the file is too large", "restore it from the backup"));
+        return Err(Refusal::invalid(
+            format!("cannot use the host key {}", path.display()),
+            "the file is too large",
+            "restore it from the backup",
+        ));
     }
     let private = Zeroizing::new(std::fs::read_to_string(path).map_err(|error| cannot(&error))?);
-    let shown = show(&private, None).map_err(|error| Refusal::from_keystore(format!("cannot use the host key {}", path.display()), &error))?;
+    let shown =
+        show(&private, None).map_err(|error| Refusal::from_keystore(format!("cannot use the host key {}", path.display()), &error))?;
     let fingerprint = shown.into_iter().next().map(|key| key.fingerprint).unwrap_or_default();
-    Ok(HostKey { kind: kind.to_owned(), fingerprint, path: path.to_owned(), private })
+    Ok(HostKey {
+        kind: kind.to_owned(),
+        fingerprint,
+        path: path.to_owned(),
+        private,
+    })
 }
 
 /// Writes a new file with this mode, durably; never over another.

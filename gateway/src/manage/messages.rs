@@ -23,12 +23,24 @@ const PIECE: usize = 128 * 1024;
 pub fn choose(core: &Core, account: Option<&str>, text: &str) -> Result<Message> {
     let found = core.journal.read(|tx| tx.find_message(text));
     let message = found.map_err(|error| match error {
-        JournalError::NotFound(_) => Refusal::not_found(format!("no message {text}"), "neither an id, its last nine digits nor a Message-ID is that", "as2gate message list"),
-        JournalError::Conflict(why) => Refusal::usage(format!("which message {text}?"), why, "as2gate message list -o json prints whole ids"),
+        JournalError::NotFound(_) => Refusal::not_found(
+            format!("no message {text}"),
+            "neither an id, its last nine digits nor a Message-ID is that",
+            "as2gate message list",
+        ),
+        JournalError::Conflict(why) => Refusal::usage(
+            format!("which message {text}?"),
+            why,
+            "as2gate message list -o json prints whole ids",
+        ),
         other => other.into(),
     })?;
     match account {
-        Some(account) if message.account != account => Err(Refusal::not_found(format!("no message {text}"), format!("account {account} has none of that id"), "as2gate message list")),
+        Some(account) if message.account != account => Err(Refusal::not_found(
+            format!("no message {text}"),
+            format!("account {account} has none of that id"),
+            "as2gate message list",
+        )),
         _ => Ok(message),
     }
 }
@@ -41,12 +53,22 @@ pub async fn retry(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result
     expect_sent(message, "retry")?;
     if !message.can_be_retried() {
         let hint = format!("as2gate message resend {} makes a new message of the same file", message.id.short());
-        return Err(Refusal::new(RefusalKind::Failed, "final", format!("cannot retry message {}", message.id), format!("it is {}", message.state), hint));
+        return Err(Refusal::new(
+            RefusalKind::Failed,
+            "final",
+            format!("cannot retry message {}", message.id),
+            format!("it is {}", message.state),
+            hint,
+        ));
     }
     if dry_run {
         return Ok(message.clone());
     }
-    let revived = if message.state.is_final() { Some(revive(core, message).await?) } else { None };
+    let revived = if message.state.is_final() {
+        Some(revive(core, message).await?)
+    } else {
+        None
+    };
     let gone = revived.as_ref().map(|revived| revived.gone.clone()).unwrap_or_default();
     let (id, now) = (message.id.as_str().to_owned(), core.clock.now());
     let retried = core.journal.write(move |tx| tx.retry_now(&id, revived.as_ref(), now)).await?;
@@ -58,11 +80,24 @@ pub async fn retry(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result
 /// Brings the bytes of a failed message back from the tree.
 async fn revive(core: &Arc<Core>, message: &Message) -> Result<Revived> {
     let entries = core.journal.read(|tx| tx.entries_of(message.id.as_str()))?;
-    let gone: Vec<Entry> = entries.iter().filter(|e| e.area == Area::Files && e.noncurrent.is_none()).cloned().collect();
-    let current = |area: Area| entries.iter().find(|e| !e.is_dir && e.noncurrent.is_none() && e.area == area).cloned();
+    let gone: Vec<Entry> = entries
+        .iter()
+        .filter(|e| e.area == Area::Files && e.noncurrent.is_none())
+        .cloned()
+        .collect();
+    let current = |area: Area| {
+        entries
+            .iter()
+            .find(|e| !e.is_dir && e.noncurrent.is_none() && e.area == area)
+            .cloned()
+    };
     let (Some(payload), Some(raw)) = (current(Area::Files), current(Area::RawMessage)) else {
         let what = format!("cannot retry message {}", message.id);
-        return Err(Refusal::not_found(what, "its bytes have left the view", "as2gate lifecycle restore PATH brings them back, while they are kept"));
+        return Err(Refusal::not_found(
+            what,
+            "its bytes have left the view",
+            "as2gate lifecycle restore PATH brings them back, while they are kept",
+        ));
     };
     let core = Arc::clone(core);
     let copied = tokio::task::spawn_blocking(move || Ok::<_, StorageError>((core.storage.restage(&payload)?, core.storage.restage(&raw)?)));
@@ -79,24 +114,42 @@ pub async fn resend(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
     let what = || format!("cannot resend message {}", message.id);
     if !message.state.is_final() {
         let hint = format!("as2gate message retry {}, or cancel it first", message.id.short());
-        return Err(Refusal::new(RefusalKind::Failed, "in-work", what(), format!("it is {}, and would arrive twice", message.state), hint));
+        return Err(Refusal::new(
+            RefusalKind::Failed,
+            "in-work",
+            what(),
+            format!("it is {}, and would arrive twice", message.state),
+            hint,
+        ));
     }
     let id = message.id.as_str();
     let entries = core.journal.read(|tx| tx.entries_of(id))?;
-    let payload = entries.iter().find(|e| !e.is_dir && e.noncurrent.is_none() && matches!(e.area, Area::Files | Area::Duplicate));
+    let payload = entries
+        .iter()
+        .find(|e| !e.is_dir && e.noncurrent.is_none() && matches!(e.area, Area::Files | Area::Duplicate));
     let Some(payload) = payload.cloned() else {
-        return Err(Refusal::not_found(what(), "its payload has left the view", "as2gate lifecycle restore PATH brings it back, while it is kept"));
+        return Err(Refusal::not_found(
+            what(),
+            "its payload has left the view",
+            "as2gate lifecycle restore PATH brings it back, while it is kept",
+        ));
     };
     if dry_run {
         return Ok(message.clone());
     }
     let storage = Arc::clone(&core.storage);
     let staged = tokio::task::spawn_blocking(move || storage.restage(&payload)).await;
-    let staged: Staged = staged.map_err(|error| Refusal::new(RefusalKind::Failed, "internal", what(), error.to_string(), "try again"))??;
+    let staged: Staged =
+        staged.map_err(|error| Refusal::new(RefusalKind::Failed, "internal", what(), error.to_string(), "try again"))??;
     let now = core.clock.now();
     let detail = Detail {
         user: message.detail.user.clone(),
-        files: vec![FileRecord { name: message.file.clone(), size: message.size, sha256: message.sha256.clone(), content_type: message.content_type.clone() }],
+        files: vec![FileRecord {
+            name: message.file.clone(),
+            size: message.size,
+            sha256: message.sha256.clone(),
+            content_type: message.content_type.clone(),
+        }],
         payload: staged.key.clone(),
         previous: id.to_owned(),
         ..Detail::default()
@@ -115,13 +168,25 @@ pub async fn resend(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
         detail,
         ..message.clone()
     };
-    let upload = NewUpload { message: anew.clone(), window: None, due: now, inline: staged.blob(), replaces: None };
+    let upload = NewUpload {
+        message: anew.clone(),
+        window: None,
+        due: now,
+        inline: staged.blob(),
+        replaces: None,
+    };
     match core.journal.write(move |tx| tx.accept_upload(upload, now)).await? {
         Accepted::Queued => {
             core.wake();
             Ok(anew)
         }
-        Accepted::Duplicate { winner, .. } => Err(Refusal::new(RefusalKind::Failed, "duplicate", what(), format!("{winner} has the name"), "try again")),
+        Accepted::Duplicate { winner, .. } => Err(Refusal::new(
+            RefusalKind::Failed,
+            "duplicate",
+            what(),
+            format!("{winner} has the name"),
+            "try again",
+        )),
     }
 }
 
@@ -133,10 +198,22 @@ pub async fn cancel(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
     expect_sent(message, "cancel")?;
     let what = || format!("cannot cancel message {}", message.id);
     if message.state.is_final() {
-        return Err(Refusal::new(RefusalKind::Failed, "final", what(), format!("it is {}", message.state), "what was delivered cannot be called back"));
+        return Err(Refusal::new(
+            RefusalKind::Denied,
+            "final",
+            what(),
+            format!("it is {}", message.state),
+            "what was delivered cannot be called back",
+        ));
     }
     if message.state == State::Sending {
-        return Err(Refusal::new(RefusalKind::Failed, "in-work", what(), "it is being posted at this moment", "try again when `message show` says retrying or held"));
+        return Err(Refusal::new(
+            RefusalKind::Failed,
+            "in-work",
+            what(),
+            "it is being posted at this moment",
+            "try again when `message show` says retrying or held",
+        ));
     }
     if dry_run {
         return Ok(message.clone());
@@ -145,7 +222,11 @@ pub async fn cancel(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
     let mut cancelled = message.clone();
     "cancelled".clone_into(&mut cancelled.code);
     "cancelled by an operator".clone_into(&mut cancelled.reason);
-    cancelled.detail.hint = if message.attempts > 0 { "the partner may have received it".to_owned() } else { String::new() };
+    cancelled.detail.hint = if message.attempts > 0 {
+        "the partner may have received it".to_owned()
+    } else {
+        String::new()
+    };
     cancelled.updated = now;
     // Only what the partner surely does not hold frees the name (durability.md §6).
     let refused = |status: Option<u16>| status.is_some_and(|status| (400..500).contains(&status));
@@ -167,7 +248,11 @@ pub async fn cancel(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
 fn expect_sent(message: &Message, verb: &str) -> Result<()> {
     if message.direction == Direction::In {
         let why = "it was received; only sent messages can be moved by hand";
-        return Err(Refusal::usage(format!("cannot {verb} message {}", message.id), why, "ask the partner to send it again"));
+        return Err(Refusal::usage(
+            format!("cannot {verb} message {}", message.id),
+            why,
+            "ask the partner to send it again",
+        ));
     }
     Ok(())
 }
@@ -190,9 +275,16 @@ pub struct Exported {
 /// When the directory is there already, or the disk refuses.
 pub fn export(core: &Core, message: &Message, dir: &Path) -> Result<Exported> {
     let id = message.id.as_str();
-    let mut done = Exported { dir: dir.join(id), ..Exported::default() };
+    let mut done = Exported {
+        dir: dir.join(id),
+        ..Exported::default()
+    };
     if done.dir.exists() {
-        return Err(Refusal::exists(format!("cannot export message {id}"), format!("{} exists already", done.dir.display()), "choose another directory with --out"));
+        return Err(Refusal::exists(
+            format!("cannot export message {id}"),
+            format!("{} exists already", done.dir.display()),
+            "choose another directory with --out",
+        ));
     }
     let io = |error: &std::io::Error| Refusal::from_io(format!("cannot export message {id}"), error);
     std::fs::create_dir_all(done.dir.join("files")).map_err(|error| io(&error))?;
@@ -214,8 +306,15 @@ pub fn export(core: &Core, message: &Message, dir: &Path) -> Result<Exported> {
         done.files.push(name);
     }
     // A message in work has its contents in the store only.
-    let staged = [(format!("files/{}", message.file), &message.detail.payload), ("message.as2".to_owned(), &message.detail.raw)];
-    for (name, key) in staged.iter().filter(|(name, key)| !key.is_empty() && !done.files.contains(name)).collect::<Vec<_>>() {
+    let staged = [
+        (format!("files/{}", message.file), &message.detail.payload),
+        ("message.as2".to_owned(), &message.detail.raw),
+    ];
+    for (name, key) in staged
+        .iter()
+        .filter(|(name, key)| !key.is_empty() && !done.files.contains(name))
+        .collect::<Vec<_>>()
+    {
         if let Ok(content) = core.storage.open_staged(key) {
             write(&content, &done.dir.join(name)).map_err(|error| io(&error))?;
             done.files.push(name.clone());

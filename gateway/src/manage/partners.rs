@@ -20,9 +20,17 @@ pub fn choose<'a>(objects: &'a Objects, account: Option<&str>, id: &str) -> Resu
         (Some(only), None) => Ok(only),
         (None, _) => {
             let known = listed(objects.partners.values().filter(fits).map(|p| p.as2_id.as_str()), "none");
-            Err(Refusal::not_found(format!("no partner {id}"), format!("known partners: {known}"), "AS2 ids are compared exactly, case included"))
+            Err(Refusal::not_found(
+                format!("no partner {id}"),
+                format!("known partners: {known}"),
+                "AS2 ids are compared exactly, case included",
+            ))
         }
-        _ => Err(Refusal::usage(format!("which partner {id}?"), "several accounts have one", "add --account ID")),
+        _ => Err(Refusal::usage(
+            format!("which partner {id}?"),
+            "several accounts have one",
+            "add --account ID",
+        )),
     }
 }
 
@@ -44,12 +52,21 @@ pub struct NewPartner {
 /// When it exists, breaks a rule, or the certificate cannot be used.
 pub async fn add(core: &Core, new: &NewPartner, dry_run: bool) -> Result<Partner> {
     let id = &new.as2_id;
-    let fresh = fields::assign(&Partner { as2_id: id.clone(), ..Partner::default() }, &new.settings)?;
+    let fresh = fields::assign(
+        &Partner {
+            as2_id: id.clone(),
+            ..Partner::default()
+        },
+        &new.settings,
+    )?;
     let trusted = new.certificate.as_ref().map(NewCertificate::trusted).transpose()?;
     edit(core, dry_run, |objects| {
         let account = accounts::choose(objects, new.account.as_deref())?.id.clone();
         refuse_known(objects, &account, id)?;
-        let mut partner = Partner { account: account.clone(), ..fresh.clone() };
+        let mut partner = Partner {
+            account: account.clone(),
+            ..fresh.clone()
+        };
         let mut changes = Vec::new();
         if let Some(chain) = &trusted {
             let wanted = new.certificate.as_ref().and_then(|given| given.name.clone());
@@ -79,11 +96,19 @@ pub async fn add_from_station(
     edit(core, dry_run, |objects| {
         let station = stations::choose(objects, None, station_id)?;
         // One account and its own stations, or another account that trades with them.
-        let account = account.map_or(Ok(&station.account), |wanted| accounts::choose(objects, Some(wanted)).map(|a| &a.id))?.clone();
+        let account = account
+            .map_or(Ok(&station.account), |wanted| {
+                accounts::choose(objects, Some(wanted)).map(|a| &a.id)
+            })?
+            .clone();
         refuse_known(objects, &account, station_id)?;
         let Some(own) = objects.certificate(&station.account, &station.certificate) else {
             let hint = format!("as2gate cert add NAME --station {station_id} --file FILE");
-            return Err(Refusal::not_found(format!("cannot copy station {station_id}"), "it has no certificate", hint));
+            return Err(Refusal::not_found(
+                format!("cannot copy station {station_id}"),
+                "it has no certificate",
+                hint,
+            ));
         };
         let url = core.station_url(station);
         let copied = Partner {
@@ -114,7 +139,11 @@ fn trust(partner: &mut Partner, certificate: &Certificate) {
 
 fn refuse_known(objects: &Objects, account: &str, id: &str) -> Result<()> {
     if objects.partner(account, id).is_some() {
-        return Err(Refusal::exists(format!("cannot add partner {id}"), "it exists already", format!("as2gate partner set {id} …")));
+        return Err(Refusal::exists(
+            format!("cannot add partner {id}"),
+            "it exists already",
+            format!("as2gate partner set {id} …"),
+        ));
     }
     Ok(())
 }
@@ -123,7 +152,13 @@ fn refuse_known(objects: &Objects, account: &str, id: &str) -> Result<()> {
 /// public: what they resolve to is checked with each connection.
 #[must_use]
 pub fn is_private(url: &str) -> bool {
-    let authority = url.split("://").nth(1).unwrap_or(url).split(['/', '?', '#']).next().unwrap_or_default();
+    let authority = url
+        .split("://")
+        .nth(1)
+        .unwrap_or(url)
+        .split(['/', '?', '#'])
+        .next()
+        .unwrap_or_default();
     let host = match authority.strip_prefix('[') {
         Some(inner) => inner.split(']').next().unwrap_or_default(),
         None => authority.split(':').next().unwrap_or_default(),
@@ -150,14 +185,21 @@ pub async fn set(core: &Core, account: Option<&str>, id: &str, settings: &[(Stri
         let old = choose(objects, account, id)?;
         let mut new = fields::assign(old, settings)?;
         if new.account != old.account {
-            return Err(Refusal::usage("cannot move a partner to another account", "its records stay where they are", "add it there"));
+            return Err(Refusal::usage(
+                "cannot move a partner to another account",
+                "its records stay where they are",
+                "add it there",
+            ));
         }
         if new.as2_id == old.as2_id {
             return Ok((vec![new.clone().into()], new));
         }
         refuse_known(objects, &old.account, &new.as2_id)?;
         secrets::rebind_passwords(&core.master, &mut new, &old.as2_id)?;
-        let mut changes = vec![new.clone().into(), Change::Remove(ObjectKind::Partner, old.account.clone(), old.as2_id.clone())];
+        let mut changes = vec![
+            new.clone().into(),
+            Change::Remove(ObjectKind::Partner, old.account.clone(), old.as2_id.clone()),
+        ];
         changes.extend(certificates::hand_over(objects, &old.account, &old.as2_id, &new.as2_id));
         Ok((changes, new))
     })
@@ -192,10 +234,22 @@ mod tests {
 
     #[test]
     fn private_urls_are_told_from_public_ones() {
-        for private in ["http://localhost:8080/as2", "http://127.0.0.1/", "https://[::1]:1/", "http://10.1.2.3/", "http://100.64.0.1/", "http://gateway/as2"] {
+        for private in [
+            "http://localhost:8080/as2",
+            "http://127.0.0.1/",
+            "https://[::1]:1/",
+            "http://10.1.2.3/",
+            "http://100.64.0.1/",
+            "http://gateway/as2",
+        ] {
             assert!(is_private(private), "{private}");
         }
-        for public in ["https://as2.example.com/", "http://8.8.8.8/", "https://[2600::1]/", "http://100.128.0.1/"] {
+        for public in [
+            "https://as2.example.com/",
+            "http://8.8.8.8/",
+            "https://[2600::1]/",
+            "http://100.128.0.1/",
+        ] {
             assert!(!is_private(public), "{public}");
         }
     }

@@ -45,8 +45,15 @@ pub fn check_changes(config: &Config, before: &Objects, after: &Objects, changes
 }
 
 fn broken(object: &Object, why: String) -> Refusal {
-    let (why, hint) = why.split_once('\n').map(|(why, hint)| (why.to_owned(), hint.to_owned())).unwrap_or((why, String::new()));
-    let hint = if hint.is_empty() { format!("as2gate {} --help shows the form of every setting", noun(object.kind())) } else { hint };
+    let (why, hint) = why
+        .split_once('\n')
+        .map(|(why, hint)| (why.to_owned(), hint.to_owned()))
+        .unwrap_or((why, String::new()));
+    let hint = if hint.is_empty() {
+        format!("as2gate {} --help shows the form of every setting", noun(object.kind()))
+    } else {
+        hint
+    };
     Refusal::invalid(format!("cannot take {} {}", object.kind(), object.name()), why, hint)
 }
 
@@ -66,7 +73,13 @@ fn check_owner(before: &Objects, object: &Object) -> Result<()> {
         Object::User(user) => before.user(&user.name).map(|u| u.account.as_str()),
         _ => None,
     };
-    let taken = |why: &str| Refusal::exists(format!("cannot take {} {}", object.kind(), object.name()), why.to_owned(), "choose another name");
+    let taken = |why: &str| {
+        Refusal::exists(
+            format!("cannot take {} {}", object.kind(), object.name()),
+            why.to_owned(),
+            "choose another name",
+        )
+    };
     if other.is_some_and(|account| account != object.account()) {
         return Err(taken("another account on this server has that name"));
     }
@@ -84,7 +97,10 @@ fn check_owner(before: &Objects, object: &Object) -> Result<()> {
 /// The broken rule in words.
 pub fn check_object(config: &Config, objects: &Objects, object: &Object) -> Result<(), String> {
     if object.kind() != ObjectKind::Account && !objects.accounts.contains_key(object.account()) {
-        return Err(format!("there is no account `{}`\nas2gate account list", object.account().escape_default()));
+        return Err(format!(
+            "there is no account `{}`\nas2gate account list",
+            object.account().escape_default()
+        ));
     }
     match object {
         Object::Account(account) => check_account(config, account),
@@ -101,7 +117,10 @@ fn check_account(config: &Config, account: &Account) -> Result<(), String> {
     // A machine without a time zone database knows none of them; UTC needs no database.
     let checkable = account.timezone != "UTC" && jiff::tz::db().available().next().is_some();
     if checkable && jiff::tz::TimeZone::get(&account.timezone).is_err() {
-        return Err(format!("timezone `{}` is not known\nwrite it like America/New_York", account.timezone.escape_default()));
+        return Err(format!(
+            "timezone `{}` is not known\nwrite it like America/New_York",
+            account.timezone.escape_default()
+        ));
     }
     config.lifecycle.with(account.lifecycle.as_ref()).map(|_| ())
 }
@@ -114,7 +133,11 @@ fn check_station(objects: &Objects, station: &Station) -> Result<(), String> {
         check_url("url", &station.url)?;
     }
     check_list("also_decrypt", &station.also_decrypt)?;
-    for name in station.also_decrypt.iter().chain((!station.certificate.is_empty()).then_some(&station.certificate)) {
+    for name in station
+        .also_decrypt
+        .iter()
+        .chain((!station.certificate.is_empty()).then_some(&station.certificate))
+    {
         let certificate = expect_certificate(objects, &station.account, name)?;
         if certificate.sealed_key.is_none() {
             return Err(format!(
@@ -128,7 +151,12 @@ fn check_station(objects: &Objects, station: &Station) -> Result<(), String> {
 
 fn check_partner(objects: &Objects, partner: &Partner) -> Result<(), String> {
     check_as2_id(&partner.as2_id)?;
-    for (name, text) in [("name", &partner.name), ("email", &partner.email), ("subject", &partner.subject), ("content_type", &partner.content_type)] {
+    for (name, text) in [
+        ("name", &partner.name),
+        ("email", &partner.email),
+        ("subject", &partner.subject),
+        ("content_type", &partner.content_type),
+    ] {
         check_text(name, text)?;
     }
     if !partner.url.is_empty() {
@@ -155,14 +183,21 @@ fn check_partner(objects: &Objects, partner: &Partner) -> Result<(), String> {
     }
     for station in partner.stations.iter().filter(|station| *station != "*") {
         if objects.stations.get(station).is_none_or(|s| s.account != partner.account) {
-            return Err(format!("stations names `{}`, which is no station of this account\nas2gate station list", station.escape_default()));
+            return Err(format!(
+                "stations names `{}`, which is no station of this account\nas2gate station list",
+                station.escape_default()
+            ));
         }
     }
     let one = (!partner.encrypt_certificate.is_empty()).then_some(&partner.encrypt_certificate);
     for name in partner.sign_certificate.iter().chain(&partner.https_certificate).chain(one) {
         expect_certificate(objects, &partner.account, name)?;
     }
-    if !partner.client_certificate.is_empty() && expect_certificate(objects, &partner.account, &partner.client_certificate)?.sealed_key.is_none() {
+    if !partner.client_certificate.is_empty()
+        && expect_certificate(objects, &partner.account, &partner.client_certificate)?
+            .sealed_key
+            .is_none()
+    {
         return Err(format!("client certificate {} has no private key here", partner.client_certificate));
     }
     Ok(())
@@ -171,7 +206,9 @@ fn check_partner(objects: &Objects, partner: &Partner) -> Result<(), String> {
 fn check_algorithms(partner: &Partner) -> Result<(), String> {
     match partner.sign {
         Some(Digest::Sha1) if !partner.legacy => {
-            return Err("sign = \"sha1\" is allowed for old partners only\nset legacy = true as well, if this partner can do no better".to_owned());
+            return Err(
+                "sign = \"sha1\" is allowed for old partners only\nset legacy = true as well, if this partner can do no better".to_owned(),
+            );
         }
         Some(Digest::Md5 | Digest::Sha3_256 | Digest::Sha3_384 | Digest::Sha3_512) => {
             return Err("sign has to be one of: none, sha224, sha256, sha384, sha512, with legacy also sha1".to_owned());
@@ -185,8 +222,18 @@ fn check_algorithms(partner: &Partner) -> Result<(), String> {
 }
 
 /// Header names that a message's own lines have; a partner's extra lines may not double them.
-const OWN_HEADERS: &[&str] =
-    &["host", "content-length", "transfer-encoding", "connection", "message-id", "date", "subject", "mime-version", "expect", "authorization"];
+const OWN_HEADERS: &[&str] = &[
+    "host",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "message-id",
+    "date",
+    "subject",
+    "mime-version",
+    "expect",
+    "authorization",
+];
 const OWN_HEADER_PREFIXES: &[&str] = &["as2-", "content-", "disposition-notification-", "receipt-delivery-"];
 
 fn check_http(partner: &Partner) -> Result<(), String> {
@@ -220,7 +267,10 @@ fn check_http(partner: &Partner) -> Result<(), String> {
     if partner.max_parallel == 0 || partner.max_parallel > 1_000 {
         return Err("max_parallel has to be from 1 to 1000".to_owned());
     }
-    let version = partner.as2_version.split_once('.').is_some_and(|(a, b)| a.parse::<u8>().is_ok() && b.parse::<u8>().is_ok());
+    let version = partner
+        .as2_version
+        .split_once('.')
+        .is_some_and(|(a, b)| a.parse::<u8>().is_ok() && b.parse::<u8>().is_ok());
     if !version {
         return Err("as2_version has to look like 1.2".to_owned());
     }
@@ -228,7 +278,10 @@ fn check_http(partner: &Partner) -> Result<(), String> {
         return Err("max_message or der_max is more bytes than a file can have".to_owned());
     }
     let retry = &partner.retry;
-    for text in [&retry.initial, &retry.max_wait, &retry.max_time, &retry.mdn_wait].into_iter().flatten() {
+    for text in [&retry.initial, &retry.max_wait, &retry.max_time, &retry.mdn_wait]
+        .into_iter()
+        .flatten()
+    {
         parse_duration(text).map_err(|why| format!("retry: {why}"))?;
     }
     Ok(())
@@ -244,9 +297,13 @@ fn check_certificate(objects: &Objects, certificate: &Certificate) -> Result<(),
         return Err("a partner's private key is the partner's own; nobody else may have it\nask the partner for the certificate alone (.cer, .crt, .p7b)".to_owned());
     }
     let owner = &certificate.owner;
-    let known = objects.partner(&certificate.account, owner).is_some() || objects.stations.get(owner).is_some_and(|s| s.account == certificate.account);
+    let known = objects.partner(&certificate.account, owner).is_some()
+        || objects.stations.get(owner).is_some_and(|s| s.account == certificate.account);
     if !owner.is_empty() && !known {
-        return Err(format!("it belongs to `{}`, which is neither station nor partner of this account", owner.escape_default()));
+        return Err(format!(
+            "it belongs to `{}`, which is neither station nor partner of this account",
+            owner.escape_default()
+        ));
     }
     if !certificate.active_from.is_empty() && certificate.active_from.parse::<Timestamp>().is_err() {
         return Err("active_from has to be a time like 2026-12-05T06:00:00Z".to_owned());
@@ -274,36 +331,75 @@ fn check_user(user: &User) -> Result<(), String> {
         check_cidr(block)?;
     }
     if !user.expires.is_empty() && user.expires.parse::<Timestamp>().is_err() {
-        return Err(format!("expires `{}` is not a time like 2027-01-31T00:00:00Z", user.expires.escape_default()));
+        return Err(format!(
+            "expires `{}` is not a time like 2027-01-31T00:00:00Z",
+            user.expires.escape_default()
+        ));
     }
     Ok(())
 }
 
 fn check_removal(after: &Objects, kind: ObjectKind, account: &str, name: &str) -> Result<()> {
     let in_use = |why: String, hint: &str| {
-        Err(Refusal::new(RefusalKind::Failed, "in-use", format!("cannot remove {kind} {name}"), why, hint))
+        Err(Refusal::new(
+            RefusalKind::Failed,
+            "in-use",
+            format!("cannot remove {kind} {name}"),
+            why,
+            hint,
+        ))
     };
     match kind {
         ObjectKind::Account => {
-            let stations = after.stations.values().filter(|s| s.account == name).map(|s| format!("station {}", s.as2_id));
-            let partners = after.partners.values().filter(|p| p.account == name).map(|p| format!("partner {}", p.as2_id));
-            let certificates = after.certificates.values().filter(|c| c.account == name).map(|c| format!("cert {}", c.name));
-            let users = after.users.values().filter(|u| u.account == name).map(|u| format!("user {}", u.name));
+            let stations = after
+                .stations
+                .values()
+                .filter(|s| s.account == name)
+                .map(|s| format!("station {}", s.as2_id));
+            let partners = after
+                .partners
+                .values()
+                .filter(|p| p.account == name)
+                .map(|p| format!("partner {}", p.as2_id));
+            let certificates = after
+                .certificates
+                .values()
+                .filter(|c| c.account == name)
+                .map(|c| format!("cert {}", c.name));
+            let users = after
+                .users
+                .values()
+                .filter(|u| u.account == name)
+                .map(|u| format!("user {}", u.name));
             let all: Vec<String> = stations.chain(partners).chain(certificates).chain(users).collect();
             if !all.is_empty() {
-                return in_use(format!("it still has {}", listed(all.iter().map(String::as_str), "")), "remove these first");
+                return in_use(
+                    format!("it still has {}", listed(all.iter().map(String::as_str), "")),
+                    "remove these first",
+                );
             }
         }
         ObjectKind::Station => {
-            let naming: Vec<&str> = after.partners.values().filter(|p| p.account == account && p.stations.iter().any(|s| s == name)).map(|p| p.as2_id.as_str()).collect();
+            let naming: Vec<&str> = after
+                .partners
+                .values()
+                .filter(|p| p.account == account && p.stations.iter().any(|s| s == name))
+                .map(|p| p.as2_id.as_str())
+                .collect();
             if !naming.is_empty() {
-                return in_use(format!("partners name it: {}", listed(naming.into_iter(), "")), "as2gate partner set ID --stations …");
+                return in_use(
+                    format!("partners name it: {}", listed(naming.into_iter(), "")),
+                    "as2gate partner set ID --stations …",
+                );
             }
         }
         ObjectKind::Certificate => {
             let users = used_by(after, account, name);
             if !users.is_empty() {
-                return in_use(format!("it is used by {}", listed(users.iter().map(String::as_str), "")), "give them another certificate first, e.g. with `as2gate cert schedule`");
+                return in_use(
+                    format!("it is used by {}", listed(users.iter().map(String::as_str), "")),
+                    "give them another certificate first, e.g. with `as2gate cert schedule`",
+                );
             }
         }
         ObjectKind::Partner | ObjectKind::User => {}
@@ -321,19 +417,29 @@ pub fn used_by(objects: &Objects, account: &str, name: &str) -> Vec<String> {
         }
     }
     for partner in objects.partners.values().filter(|partner| partner.account == account) {
-        let listed = partner.sign_certificate.iter().chain(&partner.https_certificate).any(|other| other == name);
+        let listed = partner
+            .sign_certificate
+            .iter()
+            .chain(&partner.https_certificate)
+            .any(|other| other == name);
         if listed || partner.encrypt_certificate == name || partner.client_certificate == name {
             users.push(format!("partner {}", partner.as2_id));
         }
     }
-    for other in objects.certificates.values().filter(|c| c.account == account && c.replaces == name && !c.active_from.is_empty()) {
+    for other in objects
+        .certificates
+        .values()
+        .filter(|c| c.account == account && c.replaces == name && !c.active_from.is_empty())
+    {
         users.push(format!("the switch to certificate {}", other.name));
     }
     users
 }
 
 fn expect_certificate<'a>(objects: &'a Objects, account: &str, name: &str) -> Result<&'a Certificate, String> {
-    objects.certificate(account, name).ok_or_else(|| format!("there is no certificate `{}`\nas2gate cert list", name.escape_default()))
+    objects
+        .certificate(account, name)
+        .ok_or_else(|| format!("there is no certificate `{}`\nas2gate cert list", name.escape_default()))
 }
 
 /// The rule for AS2 ids: 1 to 128 printable ASCII characters, no blank at either end, and a directory name that fits.
@@ -343,11 +449,17 @@ fn expect_certificate<'a>(objects: &'a Objects, account: &str, name: &str) -> Re
 pub fn check_as2_id(id: &str) -> Result<(), String> {
     let printable = id.bytes().all(|b| (0x20..0x7f).contains(&b));
     if id.is_empty() || id.len() > MAX_AS2_ID || !printable || id.trim() != id {
-        return Err(format!("AS2 id `{}` must be 1 to {MAX_AS2_ID} printable ASCII characters, without blanks at the ends", id.escape_default()));
+        return Err(format!(
+            "AS2 id `{}` must be 1 to {MAX_AS2_ID} printable ASCII characters, without blanks at the ends",
+            id.escape_default()
+        ));
     }
     // The quoted form of RFC 4130 §6.2 knows `\"` and `\\`; products disagree about both.
     if id.contains(['"', '\\']) {
-        return Err(format!("AS2 id `{}` has a quote or a backslash in it, which partners' products read differently", id.escape_default()));
+        return Err(format!(
+            "AS2 id `{}` has a quote or a backslash in it, which partners' products read differently",
+            id.escape_default()
+        ));
     }
     if encode(id).len() > MAX_DIR_NAME {
         return Err(format!("AS2 id `{id}` makes a directory name of more than {MAX_DIR_NAME} bytes"));
@@ -368,13 +480,19 @@ fn check_name(name: &str) -> Result<(), String> {
 
 fn check_text(name: &str, text: &str) -> Result<(), String> {
     if text.chars().count() > MAX_TEXT || text.chars().any(char::is_control) {
-        return Err(format!("{name} is longer than {MAX_TEXT} characters or has control characters in it"));
+        return Err(format!(
+            "{name} is longer than {MAX_TEXT} characters or has control characters in it"
+        ));
     }
     Ok(())
 }
 
 fn check_list(name: &str, list: &[String]) -> Result<(), String> {
-    if list.len() > MAX_LIST { Err(format!("{name} has more than {MAX_LIST} entries")) } else { Ok(()) }
+    if list.len() > MAX_LIST {
+        Err(format!("{name} has more than {MAX_LIST} entries"))
+    } else {
+        Ok(())
+    }
 }
 
 /// The rule for URLs: http or https, a host, no user name in it.
@@ -382,7 +500,12 @@ fn check_list(name: &str, list: &[String]) -> Result<(), String> {
 /// # Errors
 /// The rule.
 pub fn check_url(name: &str, url: &str) -> Result<(), String> {
-    let wrong = |why: &str| Err(format!("{name} `{}` {why}\nwrite it like https://as2.example.com/as2", url.escape_default()));
+    let wrong = |why: &str| {
+        Err(format!(
+            "{name} `{}` {why}\nwrite it like https://as2.example.com/as2",
+            url.escape_default()
+        ))
+    };
     if url.len() > MAX_URL || !url.bytes().all(|b| b.is_ascii_graphic()) {
         return wrong("is too long or has characters in it that a URL has not");
     }
@@ -395,7 +518,8 @@ pub fn check_url(name: &str, url: &str) -> Result<(), String> {
     }
     let port_fits = match authority.strip_prefix('[') {
         Some(inner) => inner.split_once(']').is_some_and(|(host, port)| {
-            host.parse::<std::net::Ipv6Addr>().is_ok() && (port.is_empty() || port.strip_prefix(':').is_some_and(|p| p.parse::<u16>().is_ok()))
+            host.parse::<std::net::Ipv6Addr>().is_ok()
+                && (port.is_empty() || port.strip_prefix(':').is_some_and(|p| p.parse::<u16>().is_ok()))
         }),
         None => match authority.split_once(':') {
             Some((host, port)) => !host.is_empty() && port.parse::<u16>().is_ok(),
@@ -407,7 +531,12 @@ pub fn check_url(name: &str, url: &str) -> Result<(), String> {
 
 /// The rule for address blocks: an address, or `address/bits`.
 fn check_cidr(block: &str) -> Result<(), String> {
-    let wrong = || format!("allowed_ips: `{}` is not an address or block like 192.0.2.0/24", block.escape_default());
+    let wrong = || {
+        format!(
+            "allowed_ips: `{}` is not an address or block like 192.0.2.0/24",
+            block.escape_default()
+        )
+    };
     let (address, bits) = block.split_once('/').map_or((block, None), |(address, bits)| (address, Some(bits)));
     let address: IpAddr = address.parse().map_err(|_| wrong())?;
     let most = if address.is_ipv4() { 32 } else { 128 };
@@ -424,7 +553,10 @@ pub fn warnings(objects: &Objects, now: crate::clock::Millis) -> Vec<(String, St
     let mut found = Vec::new();
     for station in objects.stations.values() {
         if station.certificate.is_empty() {
-            found.push((format!("station {} has no certificate", station.as2_id), format!("as2gate cert add NAME --station {} --file FILE", station.as2_id)));
+            found.push((
+                format!("station {} has no certificate", station.as2_id),
+                format!("as2gate cert add NAME --station {} --file FILE", station.as2_id),
+            ));
         }
     }
     for partner in objects.partners.values() {
@@ -433,10 +565,16 @@ pub fn warnings(objects: &Objects, now: crate::clock::Millis) -> Vec<(String, St
             found.push((format!("partner {id} has no url"), format!("as2gate partner set {id} --url URL")));
         }
         if partner.encrypt.is_some() && partner.encrypt_certificate.is_empty() {
-            found.push((format!("partner {id} has no encryption certificate"), format!("as2gate cert add NAME --partner {id} --file FILE")));
+            found.push((
+                format!("partner {id} has no encryption certificate"),
+                format!("as2gate cert add NAME --partner {id} --file FILE"),
+            ));
         }
         if partner.sign_certificate.is_empty() && (partner.require_signed || partner.mdn.is_signed()) {
-            found.push((format!("partner {id} has no signing certificate"), format!("as2gate cert add NAME --partner {id} --file FILE")));
+            found.push((
+                format!("partner {id} has no signing certificate"),
+                format!("as2gate cert add NAME --partner {id} --file FILE"),
+            ));
         }
     }
     for certificate in objects.certificates.values() {
@@ -446,7 +584,10 @@ pub fn warnings(objects: &Objects, now: crate::clock::Millis) -> Vec<(String, St
         }
     }
     for user in objects.users.values().filter(|user| user.keys.is_empty()) {
-        found.push((format!("user {} has no key and cannot log in", user.name), format!("as2gate user key add {} --public-key FILE", user.name)));
+        found.push((
+            format!("user {} has no key and cannot log in", user.name),
+            format!("as2gate user key add {} --public-key FILE", user.name),
+        ));
     }
     found
 }
@@ -458,7 +599,13 @@ mod tests {
 
     #[test]
     fn ids_urls_and_blocks() {
-        for good in ["ACME_PROD", "AS 2/x", "a.b", "ünïcode".replace('ü', "u").replace('ï', "i").as_str(), &"x".repeat(128)] {
+        for good in [
+            "ACME_PROD",
+            "AS 2/x",
+            "a.b",
+            "ünïcode".replace('ü', "u").replace('ï', "i").as_str(),
+            &"x".repeat(128),
+        ] {
             assert!(check_as2_id(good).is_ok(), "{good}");
         }
         for bad in ["", " a", "a ", "a\n", "ä", "a\"b", &"x".repeat(129), &"/".repeat(100)] {
@@ -467,7 +614,15 @@ mod tests {
         for good in ["http://localhost:8080/as2", "https://[::1]:4443/", "https://as2.example.com"] {
             assert!(check_url("url", good).is_ok(), "{good}");
         }
-        for bad in ["ftp://x", "http://", "http://u:p@x/", "http://x:99999/", "http://a b/", "http://[::1/", "as2.example.com"] {
+        for bad in [
+            "ftp://x",
+            "http://",
+            "http://u:p@x/",
+            "http://x:99999/",
+            "http://a b/",
+            "http://[::1/",
+            "as2.example.com",
+        ] {
             assert!(check_url("url", bad).is_err(), "{bad}");
         }
         assert!(check_cidr("192.0.2.0/24").is_ok() && check_cidr("::1").is_ok() && check_cidr("2001:db8::/32").is_ok());
@@ -476,7 +631,10 @@ mod tests {
 
     #[test]
     fn partners_cannot_double_our_headers() {
-        let mut partner = Partner { as2_id: "B".to_owned(), ..Partner::default() };
+        let mut partner = Partner {
+            as2_id: "B".to_owned(),
+            ..Partner::default()
+        };
         partner.headers.insert("X-Env".to_owned(), "prod".to_owned());
         assert!(check_http(&partner).is_ok());
         partner.headers.insert("AS2-From".to_owned(), "x".to_owned());

@@ -32,9 +32,15 @@ fn seal(master: &MasterKey, auth: &mut HttpAuth, context: &str) -> Result<()> {
     let plain = Zeroizing::new(std::mem::take(&mut auth.password));
     if plain.len() > MAX_PASSWORD || plain.contains(['\r', '\n', '\0']) {
         let why = format!("it is longer than {MAX_PASSWORD} bytes or has line breaks in it");
-        return Err(Refusal::invalid("cannot keep this password", why, "give the password alone, on one line"));
+        return Err(Refusal::invalid(
+            "cannot keep this password",
+            why,
+            "give the password alone, on one line",
+        ));
     }
-    let sealed = master.seal(context, plain.as_bytes()).map_err(|error| Refusal::from_keystore("cannot seal a password", &error))?;
+    let sealed = master
+        .seal(context, plain.as_bytes())
+        .map_err(|error| Refusal::from_keystore("cannot seal a password", &error))?;
     auth.password = format!("{SEALED}{}", STANDARD.encode(sealed));
     Ok(())
 }
@@ -46,10 +52,16 @@ fn seal(master: &MasterKey, auth: &mut HttpAuth, context: &str) -> Result<()> {
 pub fn rebind_passwords(master: &MasterKey, partner: &mut Partner, old_id: &str) -> Result<()> {
     let account = partner.account.clone();
     for (label, auth) in [("http-auth", &mut partner.http_auth), ("proxy-auth", &mut partner.proxy_auth)] {
-        let Some(sealed) = auth.password.strip_prefix(SEALED) else { continue };
+        let Some(sealed) = auth.password.strip_prefix(SEALED) else {
+            continue;
+        };
         let what = || format!("cannot rename partner {old_id}");
-        let sealed = STANDARD.decode(sealed).map_err(|error| Refusal::invalid(what(), error.to_string(), "set its password again"))?;
-        let plain = master.open(&password_context(label, &account, old_id), &sealed).map_err(|error| Refusal::from_keystore(what(), &error))?;
+        let sealed = STANDARD
+            .decode(sealed)
+            .map_err(|error| Refusal::invalid(what(), error.to_string(), "set its password again"))?;
+        let plain = master
+            .open(&password_context(label, &account, old_id), &sealed)
+            .map_err(|error| Refusal::from_keystore(what(), &error))?;
         auth.password = String::from_utf8_lossy(&plain).into_owned();
     }
     seal_passwords(master, partner)
@@ -64,5 +76,7 @@ pub fn read(text: &str) -> Result<Zeroizing<String>> {
     let hint = "write env:NAME or file:PATH; on a command line others could read it";
     let secret = Secret::parse(text, std::path::Path::new("")).map_err(|why| Refusal::usage(what, why, hint))?;
     let secret = secret.ok_or_else(|| Refusal::usage(what, "it is empty", hint))?;
-    secret.read().map_err(|why| Refusal::invalid(what, why, "look at the name of the variable or the path of the file"))
+    secret
+        .read()
+        .map_err(|why| Refusal::invalid(what, why, "look at the name of the variable or the path of the file"))
 }

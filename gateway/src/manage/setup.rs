@@ -26,7 +26,11 @@ pub fn set_up(config: &Config) -> Result<SetUp> {
     let paths = config.paths();
     if paths.db.exists() {
         let what = format!("{} is set up already", paths.data.display());
-        return Err(Refusal::exists(what, "init never overwrites", "`as2gate serve` starts it, `as2gate status` shows it"));
+        return Err(Refusal::exists(
+            what,
+            "init never overwrites",
+            "`as2gate serve` starts it, `as2gate status` shows it",
+        ));
     }
     for dir in [&paths.data, &paths.keystore, &paths.host_keys] {
         make_dir(dir)?;

@@ -20,7 +20,11 @@ pub fn choose<'a>(objects: &'a Objects, account: Option<&str>, id: &str) -> Resu
     let fits = |station: &&Station| account.is_none_or(|account| station.account == account);
     objects.stations.get(id).filter(fits).ok_or_else(|| {
         let known = listed(objects.stations.values().filter(fits).map(|s| s.as2_id.as_str()), "none");
-        Refusal::not_found(format!("no station {id}"), format!("known stations: {known}"), "AS2 ids are compared exactly, case included")
+        Refusal::not_found(
+            format!("no station {id}"),
+            format!("known stations: {known}"),
+            "AS2 ids are compared exactly, case included",
+        )
     })
 }
 
@@ -54,20 +58,29 @@ pub async fn add(core: &Core, new: &NewStation, dry_run: bool) -> Result<(Statio
         also_decrypt: Vec::new(),
     };
     let station = fields::assign(&blank, &new.settings)?;
-    super::rules::check_as2_id(id).map_err(|why| Refusal::invalid(format!("cannot add station {id}"), why, "choose an id like ACME_PROD"))?;
+    super::rules::check_as2_id(id)
+        .map_err(|why| Refusal::invalid(format!("cannot add station {id}"), why, "choose an id like ACME_PROD"))?;
     let pair = match &new.certificate {
         Some(given) => given.key_pair()?,
         None => make_pair(core, new.key, &station)?,
     };
     edit(core, dry_run, |objects| {
         if objects.stations.contains_key(id) {
-            return Err(Refusal::exists(format!("cannot add station {id}"), "it exists already", format!("as2gate station set {id} …")));
+            return Err(Refusal::exists(
+                format!("cannot add station {id}"),
+                "it exists already",
+                format!("as2gate station set {id} …"),
+            ));
         }
         let account = accounts::choose(objects, new.account.as_deref())?.id.clone();
         let wanted = new.certificate.as_ref().and_then(|given| given.name.clone());
         let name = wanted.unwrap_or_else(|| certificates::free_name(objects, &account, &certificates::name_for(id, core.clock.now())));
         let certificate = certificates::with_key(core, (&account, &name), Purpose::Station, id, &pair)?;
-        let station = Station { account, certificate: name, ..station.clone() };
+        let station = Station {
+            account,
+            certificate: name,
+            ..station.clone()
+        };
         Ok((vec![station.clone().into(), certificate.clone().into()], (station, certificate)))
     })
     .await
@@ -81,8 +94,15 @@ pub(super) fn make_pair(core: &Core, key: KeySpec, station: &Station) -> Result<
     // A common name ends at 64 characters; an AS2 id may have 128.
     let cn: String = station.as2_id.chars().take(generate::MAX_NAME_CHARS).collect();
     let org = (!station.name.is_empty()).then(|| station.name.chars().take(generate::MAX_NAME_CHARS).collect());
-    let email = Some(&station.email).filter(|email| email.is_ascii() && email.contains('@')).cloned();
-    let subject = Subject { cn, org, email, country: None };
+    let email = Some(&station.email)
+        .filter(|email| email.is_ascii() && email.contains('@'))
+        .cloned();
+    let subject = Subject {
+        cn,
+        org,
+        email,
+        country: None,
+    };
     let pair = keystore::identity(key, &subject, core.clock.now() / 1000, CERTIFICATE_DAYS);
     pair.map_err(|error| Refusal::from_keystore(format!("cannot make a certificate for {}", station.as2_id), &error))
 }
@@ -96,7 +116,11 @@ pub async fn set(core: &Core, account: Option<&str>, id: &str, settings: &[(Stri
         let old = choose(objects, account, id)?;
         let new = fields::assign(old, settings)?;
         if new.account != old.account {
-            return Err(Refusal::usage("cannot move a station to another account", "its records stay where they are", "add it there under another AS2 id"));
+            return Err(Refusal::usage(
+                "cannot move a station to another account",
+                "its records stay where they are",
+                "add it there under another AS2 id",
+            ));
         }
         if new.as2_id == old.as2_id {
             return Ok((vec![new.clone().into()], new));
@@ -109,13 +133,28 @@ pub async fn set(core: &Core, account: Option<&str>, id: &str, settings: &[(Stri
 /// A new AS2 id: certificates and partners' lists follow, folders and history do not.
 fn rename(objects: &Objects, old: &Station, new: &Station) -> Result<Vec<Change>> {
     if objects.stations.contains_key(&new.as2_id) {
-        return Err(Refusal::exists(format!("cannot rename station {}", old.as2_id), format!("{} exists already", new.as2_id), "choose another AS2 id"));
+        return Err(Refusal::exists(
+            format!("cannot rename station {}", old.as2_id),
+            format!("{} exists already", new.as2_id),
+            "choose another AS2 id",
+        ));
     }
-    let mut changes = vec![new.clone().into(), Change::Remove(ObjectKind::Station, old.account.clone(), old.as2_id.clone())];
+    let mut changes = vec![
+        new.clone().into(),
+        Change::Remove(ObjectKind::Station, old.account.clone(), old.as2_id.clone()),
+    ];
     changes.extend(certificates::hand_over(objects, &old.account, &old.as2_id, &new.as2_id));
-    for partner in objects.partners.values().filter(|p| p.account == old.account && p.stations.contains(&old.as2_id)) {
+    for partner in objects
+        .partners
+        .values()
+        .filter(|p| p.account == old.account && p.stations.contains(&old.as2_id))
+    {
         let mut partner = partner.clone();
-        partner.stations.iter_mut().filter(|s| **s == old.as2_id).for_each(|s| s.clone_from(&new.as2_id));
+        partner
+            .stations
+            .iter_mut()
+            .filter(|s| **s == old.as2_id)
+            .for_each(|s| s.clone_from(&new.as2_id));
         changes.push(partner.into());
     }
     Ok(changes)
@@ -142,7 +181,11 @@ pub async fn remove(core: &Core, account: Option<&str>, id: &str, dry_run: bool)
 pub fn profile(core: &Core, objects: &Objects, station: &Station) -> Result<String> {
     let what = || format!("cannot write a profile of {}", station.as2_id);
     let Some(certificate) = objects.certificate(&station.account, &station.certificate) else {
-        return Err(Refusal::not_found(what(), "it has no certificate", format!("as2gate cert add NAME --station {} --file FILE", station.as2_id)));
+        return Err(Refusal::not_found(
+            what(),
+            "it has no certificate",
+            format!("as2gate cert add NAME --station {} --file FILE", station.as2_id),
+        ));
     };
     let info = CertInfo::from_der(&certificate.der).map_err(|error| Refusal::from_keystore(what(), &error))?;
     let lines = [
@@ -151,11 +194,20 @@ pub fn profile(core: &Core, objects: &Objects, station: &Station) -> Result<Stri
         ("E-mail", station.email.clone()),
         ("URL", core.station_url(station)),
         ("URL for async MDNs", core.mdn_url(station)),
-        ("Signature", "SHA-256 with RSA (SHA-384, SHA-512 on request); detached, certificate included".to_owned()),
-        ("Encryption", "AES-256-CBC (AES-128, AES-192, GCM on request); RSA key transport".to_owned()),
+        (
+            "Signature",
+            "SHA-256 with RSA (SHA-384, SHA-512 on request); detached, certificate included".to_owned(),
+        ),
+        (
+            "Encryption",
+            "AES-256-CBC (AES-128, AES-192, GCM on request); RSA key transport".to_owned(),
+        ),
         ("Compression", "ZLIB understood, before or after signing".to_owned()),
         ("MDN", "synchronous and signed preferred; asynchronous possible".to_owned()),
-        ("Certificate", format!("{} ({}), serial {}", info.subject, info.key, info.serial_hex)),
+        (
+            "Certificate",
+            format!("{} ({}), serial {}", info.subject, info.key, info.serial_hex),
+        ),
         ("Valid until", certificates::day(info.not_after)),
         ("SHA-256 fingerprint", certificates::colons(&info.sha256)),
         ("SHA-1 fingerprint", certificates::colons(&info.sha1)),

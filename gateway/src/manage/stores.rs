@@ -27,7 +27,12 @@ pub fn passwords(core: &Core, account: &str) -> Result<StorePasswords> {
 
 /// Writes the stores of those accounts that the changes touch.
 pub(super) fn follow(core: &Core, changes: &[Change]) -> Result<()> {
-    let touches = |change: &&Change| matches!(change.kind(), ObjectKind::Certificate | ObjectKind::Account | ObjectKind::Station | ObjectKind::Partner);
+    let touches = |change: &&Change| {
+        matches!(
+            change.kind(),
+            ObjectKind::Certificate | ObjectKind::Account | ObjectKind::Station | ObjectKind::Partner
+        )
+    };
     let accounts: BTreeSet<&str> = changes.iter().filter(touches).map(Change::account).collect();
     let now = objects(core)?;
     for account in accounts.into_iter().filter(|account| now.accounts.contains_key(*account)) {
@@ -51,7 +56,10 @@ pub fn write(core: &Core, objects: &Objects, account: &str) -> Result<Vec<String
         match (certificate.purpose, &certificate.sealed_key) {
             (Purpose::Https, Some(_)) => https.push(entry(core, certificate)?),
             (_, Some(_)) => identity.push(entry(core, certificate)?),
-            (_, None) => trust.push(TrustEntry { alias: certificate.name.clone(), certificate: certificate.der.clone() }),
+            (_, None) => trust.push(TrustEntry {
+                alias: certificate.name.clone(),
+                certificate: certificate.der.clone(),
+            }),
         }
     }
     let format = match core.config.keystore_format {
@@ -64,7 +72,11 @@ pub fn write(core: &Core, objects: &Objects, account: &str) -> Result<Vec<String
 
 fn entry(core: &Core, certificate: &Certificate) -> Result<StoreEntry> {
     let pkcs8 = private_key(core, certificate)?;
-    Ok(StoreEntry { alias: certificate.name.clone(), pkcs8, chain: vec![certificate.der.clone()] })
+    Ok(StoreEntry {
+        alias: certificate.name.clone(),
+        pkcs8,
+        chain: vec![certificate.der.clone()],
+    })
 }
 
 /// The private key of a certificate, PKCS#8 DER.
@@ -74,8 +86,14 @@ fn entry(core: &Core, certificate: &Certificate) -> Result<StoreEntry> {
 pub fn private_key(core: &Core, certificate: &Certificate) -> Result<zeroize::Zeroizing<Vec<u8>>> {
     let what = || format!("cannot use the key of certificate {}", certificate.name);
     let Some(sealed) = &certificate.sealed_key else {
-        return Err(Refusal::invalid(what(), "it is a trusted certificate without a private key", "`as2gate cert list` shows which have one"));
+        return Err(Refusal::invalid(
+            what(),
+            "it is a trusted certificate without a private key",
+            "`as2gate cert list` shows which have one",
+        ));
     };
     let context = Certificate::seal_context(&certificate.account, &certificate.name);
-    core.master.open(&context, sealed).map_err(|error| Refusal::from_keystore(what(), &error))
+    core.master
+        .open(&context, sealed)
+        .map_err(|error| Refusal::from_keystore(what(), &error))
 }

@@ -34,7 +34,13 @@ async fn place() -> Place {
 }
 
 async fn station(core: &Core, id: &str) -> Station {
-    let new = NewStation { account: None, as2_id: id.to_owned(), settings: Vec::new(), certificate: None, key: KeySpec::Rsa2048 };
+    let new = NewStation {
+        account: None,
+        as2_id: id.to_owned(),
+        settings: Vec::new(),
+        certificate: None,
+        key: KeySpec::Rsa2048,
+    };
     stations::add(core, &new, false).await.unwrap().0
 }
 
@@ -43,9 +49,17 @@ fn pairs(settings: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 fn foreign(cn: &str) -> NewCertificate {
-    let subject = keystore::Subject { cn: cn.to_owned(), ..keystore::Subject::default() };
+    let subject = keystore::Subject {
+        cn: cn.to_owned(),
+        ..keystore::Subject::default()
+    };
     let pair = keystore::identity(KeySpec::EcP256, &subject, START / 1000, 400).unwrap();
-    NewCertificate { name: None, bytes: pair.certificate.into(), passphrase: None, alias: None }
+    NewCertificate {
+        name: None,
+        bytes: pair.certificate.into(),
+        passphrase: None,
+        alias: None,
+    }
 }
 
 #[tokio::test]
@@ -56,7 +70,10 @@ async fn two_local_stations_become_each_others_partners() {
     station(&core, "BOB").await;
     let bob = partners::add_from_station(&core, None, "BOB", &[], false).await.unwrap();
     assert_eq!((bob.url.as_str(), bob.private), ("http://localhost:8080/as2", true));
-    assert_eq!((bob.encrypt_certificate.as_str(), bob.sign_certificate.len()), ("bob-2026-public", 1));
+    assert_eq!(
+        (bob.encrypt_certificate.as_str(), bob.sign_certificate.len()),
+        ("bob-2026-public", 1)
+    );
     let again = partners::add_from_station(&core, None, "BOB", &[], false).await.unwrap_err();
     assert_eq!(again.code, "exists");
     let all = objects(&core).unwrap();
@@ -70,7 +87,13 @@ async fn two_local_stations_become_each_others_partners() {
     let password = stores::passwords(&core, "acme").unwrap().identity;
     let opened = keystore::import_alias(&bytes, Some(&password), "alice-2026").unwrap();
     assert_eq!(opened.certificate().unwrap(), all.certificate("acme", "alice-2026").unwrap().der);
-    let kinds: Vec<String> = core.journal.read(|tx| tx.events(0, None, None, 100)).unwrap().into_iter().map(|e| e.kind).collect();
+    let kinds: Vec<String> = core
+        .journal
+        .read(|tx| tx.events(0, None, None, 100))
+        .unwrap()
+        .into_iter()
+        .map(|e| e.kind)
+        .collect();
     assert!(kinds.contains(&"station.added".to_owned()) && kinds.contains(&"partner.added".to_owned()));
 }
 
@@ -83,7 +106,9 @@ async fn what_is_in_use_cannot_be_removed_and_dry_runs_write_nothing() {
     assert_eq!(accounts::remove(&core, "acme", false).await.unwrap_err().code, "in-use");
     let version = core.journal.version().unwrap();
     stations::remove(&core, None, "ALICE", true).await.unwrap();
-    stations::set(&core, None, "ALICE", &pairs(&[("name", "Alice")]), true).await.unwrap();
+    stations::set(&core, None, "ALICE", &pairs(&[("name", "Alice")]), true)
+        .await
+        .unwrap();
     assert_eq!(core.journal.version().unwrap(), version);
     stations::remove(&core, None, "ALICE", false).await.unwrap();
     certificates::remove(&core, None, "alice-2026", false).await.unwrap();
@@ -94,79 +119,199 @@ async fn what_is_in_use_cannot_be_removed_and_dry_runs_write_nothing() {
 async fn a_switch_takes_over_when_its_time_comes() {
     let Place { core, clock, .. } = place().await;
     station(&core, "ALICE").await;
-    let big = partners::NewPartner { account: None, as2_id: "BIG".to_owned(), settings: pairs(&[("url", "https://big.example/as2")]), certificate: Some(foreign("big")) };
+    let big = partners::NewPartner {
+        account: None,
+        as2_id: "BIG".to_owned(),
+        settings: pairs(&[("url", "https://big.example/as2")]),
+        certificate: Some(foreign("big")),
+    };
     partners::add(&core, &big, false).await.unwrap();
     let at = jiff::Timestamp::from_millisecond(START + 86_400_000).unwrap();
-    let switch = Switch { account: None, old: "big-2026", at: Some(at), name: Some("big-next") };
+    let switch = Switch {
+        account: None,
+        old: "big-2026",
+        at: Some(at),
+        name: Some("big-next"),
+    };
     let planned = certificates::schedule(&core, &switch, &foreign("big next"), false).await.unwrap();
     assert_eq!((planned.replaces.as_str(), planned.owner.as_str()), ("big-2026", "BIG"));
-    assert_eq!(objects(&core).unwrap().partner("acme", "BIG").unwrap().encrypt_certificate, "big-2026", "not before its time");
-    assert!(certificates::remove(&core, None, "big-2026", false).await.unwrap_err().why.contains("partner BIG"));
+    assert_eq!(
+        objects(&core).unwrap().partner("acme", "BIG").unwrap().encrypt_certificate,
+        "big-2026",
+        "not before its time"
+    );
+    assert!(
+        certificates::remove(&core, None, "big-2026", false)
+            .await
+            .unwrap_err()
+            .why
+            .contains("partner BIG")
+    );
     clock.advance(std::time::Duration::from_secs(2 * 86_400));
     // The next switch makes the past one final.
-    let switch = Switch { account: None, old: "big-next", at: None, name: None };
+    let switch = Switch {
+        account: None,
+        old: "big-next",
+        at: None,
+        name: None,
+    };
     let third = certificates::schedule(&core, &switch, &foreign("big third"), false).await.unwrap();
     let now = objects(&core).unwrap();
     let partner = now.partner("acme", "BIG").unwrap();
     assert_eq!(partner.encrypt_certificate, third.name);
-    assert_eq!(partner.sign_certificate, ["big-2026".to_owned(), "big-next".to_owned(), third.name.clone()]);
+    assert_eq!(
+        partner.sign_certificate,
+        ["big-2026".to_owned(), "big-next".to_owned(), third.name.clone()]
+    );
     // A station's own certificate is made anew and signs at once; the old one still decrypts.
-    let switch = Switch { account: None, old: "alice-2026", at: None, name: None };
+    let switch = Switch {
+        account: None,
+        old: "alice-2026",
+        at: None,
+        name: None,
+    };
     let renewed = certificates::renew(&core, &switch, KeySpec::EcP256, false).await.unwrap();
     let now = objects(&core).unwrap();
     assert_eq!(now.stations["ALICE"].certificate, renewed.name);
     assert_eq!(now.certificate("acme", "alice-2026").unwrap().owner, "ALICE");
-    assert!(certificates::expiring(&now, clock.now(), 400 * 86_400_000).iter().any(|c| c.name == third.name));
+    assert!(
+        certificates::expiring(&now, clock.now(), 400 * 86_400_000)
+            .iter()
+            .any(|c| c.name == third.name)
+    );
 }
 
 #[tokio::test]
 async fn a_partners_private_key_is_refused_and_an_expired_certificate_makes_room() {
     let Place { core, clock, .. } = place().await;
-    let subject = keystore::Subject { cn: "big".to_owned(), ..keystore::Subject::default() };
+    let subject = keystore::Subject {
+        cn: "big".to_owned(),
+        ..keystore::Subject::default()
+    };
     let pair = keystore::identity(KeySpec::EcP256, &subject, START / 1000, 10).unwrap();
-    let both = [keystore::to_pem("PRIVATE KEY", &pair.pkcs8).as_bytes(), keystore::to_pem("CERTIFICATE", &pair.certificate).as_bytes()].concat();
-    let with_key = NewCertificate { name: None, bytes: both.into(), passphrase: None, alias: None };
-    let new = partners::NewPartner { account: None, as2_id: "BIG".to_owned(), settings: Vec::new(), certificate: Some(with_key) };
+    let both = [
+        keystore::to_pem("PRIVATE KEY", &pair.pkcs8).as_bytes(),
+        keystore::to_pem("CERTIFICATE", &pair.certificate).as_bytes(),
+    ]
+    .concat();
+    let with_key = NewCertificate {
+        name: None,
+        bytes: both.into(),
+        passphrase: None,
+        alias: None,
+    };
+    let new = partners::NewPartner {
+        account: None,
+        as2_id: "BIG".to_owned(),
+        settings: Vec::new(),
+        certificate: Some(with_key),
+    };
     assert!(partners::add(&core, &new, false).await.unwrap_err().why.contains("private key"));
-    let plain = NewCertificate { name: None, bytes: pair.certificate.into(), passphrase: None, alias: None };
-    let new = partners::NewPartner { certificate: Some(plain), ..new };
+    let plain = NewCertificate {
+        name: None,
+        bytes: pair.certificate.into(),
+        passphrase: None,
+        alias: None,
+    };
+    let new = partners::NewPartner {
+        certificate: Some(plain),
+        ..new
+    };
     partners::add(&core, &new, false).await.unwrap();
     clock.advance(std::time::Duration::from_secs(11 * 86_400));
-    certificates::add(&core, None, "big-2", &foreign("big"), &For::Partner("BIG".to_owned(), Use::Auto), false).await.unwrap();
+    certificates::add(
+        &core,
+        None,
+        "big-2",
+        &foreign("big"),
+        &For::Partner("BIG".to_owned(), Use::Auto),
+        false,
+    )
+    .await
+    .unwrap();
     assert_eq!(objects(&core).unwrap().partner("acme", "BIG").unwrap().encrypt_certificate, "big-2");
 }
 
 #[tokio::test]
 async fn users_have_keys_and_names_by_the_rule() {
     let Place { core, .. } = place().await;
-    let wish = |kind| KeySource::Generate(KeyWish { kind, format: KeyFormat::Openssh, passphrase: None });
+    let wish = |kind| {
+        KeySource::Generate(KeyWish {
+            kind,
+            format: KeyFormat::Openssh,
+            passphrase: None,
+        })
+    };
     for bad in ["-x", "a.b", "a b", ""] {
-        assert_eq!(users::add(&core, None, bad, &wish(KeyKind::Ed25519), &[], false).await.map(|_| ()).unwrap_err().kind, RefusalKind::Invalid);
+        assert_eq!(
+            users::add(&core, None, bad, &wish(KeyKind::Ed25519), &[], false)
+                .await
+                .map(|_| ())
+                .unwrap_err()
+                .kind,
+            RefusalKind::Invalid
+        );
     }
-    let (user, file) = users::add(&core, None, "acme-erp", &wish(KeyKind::Ed25519), &[], false).await.unwrap();
+    let (user, file) = users::add(&core, None, "acme-erp", &wish(KeyKind::Ed25519), &[], false)
+        .await
+        .unwrap();
     let file = file.unwrap();
     assert!(user.keys[0].starts_with("ssh-ed25519 ") && user.keys[0].ends_with(" acme-erp"));
-    assert_eq!(users::add(&core, None, "ACME-erp", &wish(KeyKind::Ed25519), &[], false).await.map(|_| ()).unwrap_err().code, "exists");
+    assert_eq!(
+        users::add(&core, None, "ACME-erp", &wish(KeyKind::Ed25519), &[], false)
+            .await
+            .map(|_| ())
+            .unwrap_err()
+            .code,
+        "exists"
+    );
     let private = KeySource::Public(file.private.to_string());
-    assert!(users::add_key(&core, None, "acme-erp", &private, false).await.map(|_| ()).unwrap_err().why.contains("private key"));
-    let restricted = format!("from=\"192.0.2.0/24\",expiry-time=\"20300101\" {}", file.public_line.replace("acme-erp", "other"));
-    let same = users::add_key(&core, None, "acme-erp", &KeySource::Public(restricted.clone()), false).await.map(|_| ()).unwrap_err();
+    assert!(
+        users::add_key(&core, None, "acme-erp", &private, false)
+            .await
+            .map(|_| ())
+            .unwrap_err()
+            .why
+            .contains("private key")
+    );
+    let restricted = format!(
+        "from=\"192.0.2.0/24\",expiry-time=\"20300101\" {}",
+        file.public_line.replace("acme-erp", "other")
+    );
+    let same = users::add_key(&core, None, "acme-erp", &KeySource::Public(restricted.clone()), false)
+        .await
+        .map(|_| ())
+        .unwrap_err();
     assert_eq!(same.code, "exists");
-    let (rotated, _) = users::rotate_key(&core, None, "acme-erp", &KeySource::Public(restricted), false).await.unwrap();
-    assert!(rotated.keys[0].starts_with("from=\"192.0.2.0/24\",expiry-time=\"20300101000000Z\" ssh-ed25519 "), "{}", rotated.keys[0]);
+    let (rotated, _) = users::rotate_key(&core, None, "acme-erp", &KeySource::Public(restricted), false)
+        .await
+        .unwrap();
+    assert!(
+        rotated.keys[0].starts_with("from=\"192.0.2.0/24\",expiry-time=\"20300101000000Z\" ssh-ed25519 "),
+        "{}",
+        rotated.keys[0]
+    );
     let (more, _) = users::add_key(&core, None, "acme-erp", &wish(KeyKind::Ecdsa), false).await.unwrap();
     assert_eq!(users::keys(&more).len(), 2);
     let left = users::remove_key(&core, None, "acme-erp", "other", false).await.unwrap();
     assert!(left.keys.len() == 1 && left.keys[0].starts_with("ecdsa"));
     assert!(!users::enable(&core, None, "acme-erp", false, false).await.unwrap().enabled);
-    let events = core.journal.read(|tx| tx.events(0, Some("acme-erp"), Some("user.key_changed"), 10)).unwrap();
+    let events = core
+        .journal
+        .read(|tx| tx.events(0, Some("acme-erp"), Some("user.key_changed"), 10))
+        .unwrap();
     assert_eq!(events.len(), 3);
 }
 
 #[tokio::test]
 async fn passwords_are_sealed_and_follow_a_rename() {
     let Place { core, .. } = place().await;
-    let new = partners::NewPartner { account: None, as2_id: "BIG".to_owned(), settings: pairs(&[("http_auth.user", "joe"), ("http_auth.password", "s3cret")]), certificate: None };
+    let new = partners::NewPartner {
+        account: None,
+        as2_id: "BIG".to_owned(),
+        settings: pairs(&[("http_auth.user", "joe"), ("http_auth.password", "s3cret")]),
+        certificate: None,
+    };
     partners::add(&core, &new, false).await.unwrap();
     let open = |id: &str| {
         let all = objects(&core).unwrap();
@@ -174,10 +319,15 @@ async fn passwords_are_sealed_and_follow_a_rename() {
         assert!(sealed.starts_with("sealed:") && !sealed.contains("s3cret"));
         use base64::Engine as _;
         let bytes = base64::engine::general_purpose::STANDARD.decode(&sealed[7..]).unwrap();
-        core.master.open(&crate::partnership::password_context("http-auth", "acme", id), &bytes).unwrap().to_vec()
+        core.master
+            .open(&crate::partnership::password_context("http-auth", "acme", id), &bytes)
+            .unwrap()
+            .to_vec()
     };
     assert_eq!(open("BIG"), b"s3cret");
-    partners::set(&core, None, "BIG", &pairs(&[("as2_id", "BIGGER")]), false).await.unwrap();
+    partners::set(&core, None, "BIG", &pairs(&[("as2_id", "BIGGER")]), false)
+        .await
+        .unwrap();
     assert_eq!(open("BIGGER"), b"s3cret");
     assert!(objects(&core).unwrap().partner("acme", "BIG").is_none());
 }
@@ -186,11 +336,28 @@ async fn passwords_are_sealed_and_follow_a_rename() {
 async fn an_export_applied_again_changes_nothing_and_elsewhere_makes_the_same() {
     let Place { core, .. } = place().await;
     station(&core, "ALICE").await;
-    let settings = pairs(&[("url", "https://big.example/as2"), ("http_auth.user", "joe"), ("http_auth.password", "s3cret"), ("headers.X-Env", "a \"b\""), ("retry.max_tries", "3")]);
-    let big = partners::NewPartner { account: None, as2_id: "BIG one".to_owned(), settings, certificate: Some(foreign("big")) };
+    let settings = pairs(&[
+        ("url", "https://big.example/as2"),
+        ("http_auth.user", "joe"),
+        ("http_auth.password", "s3cret"),
+        ("headers.X-Env", "a \"b\""),
+        ("retry.max_tries", "3"),
+    ]);
+    let big = partners::NewPartner {
+        account: None,
+        as2_id: "BIG one".to_owned(),
+        settings,
+        certificate: Some(foreign("big")),
+    };
     partners::add(&core, &big, false).await.unwrap();
-    let wish = KeySource::Generate(KeyWish { kind: KeyKind::Ed25519, format: KeyFormat::Openssh, passphrase: None });
-    users::add(&core, None, "acme-erp", &wish, &pairs(&[("allowed_ips", "192.0.2.0/24")]), false).await.unwrap();
+    let wish = KeySource::Generate(KeyWish {
+        kind: KeyKind::Ed25519,
+        format: KeyFormat::Openssh,
+        passphrase: None,
+    });
+    users::add(&core, None, "acme-erp", &wish, &pairs(&[("allowed_ips", "192.0.2.0/24")]), false)
+        .await
+        .unwrap();
     let before = objects(&core).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
@@ -199,8 +366,15 @@ async fn an_export_applied_again_changes_nothing_and_elsewhere_makes_the_same() 
         vec![file]
     };
     let plain = apply::export(&before, None, false);
-    assert!(!plain.contains("sealed:") && !plain.contains("s3cret"), "secrets stay out of an export");
-    assert_eq!(apply::apply(&core, None, &write("plain.toml", &plain), true, false).await.unwrap(), [], "{plain}");
+    assert!(
+        !plain.contains("sealed:") && !plain.contains("s3cret"),
+        "secrets stay out of an export"
+    );
+    assert_eq!(
+        apply::apply(&core, None, &write("plain.toml", &plain), true, false).await.unwrap(),
+        [],
+        "{plain}"
+    );
     // The same master key opens sealed keys elsewhere.
     let text = apply::export(&before, None, true);
     for (name, _) in before.certificates.keys().chain([]) {
@@ -235,14 +409,38 @@ async fn apply_is_all_or_nothing_and_prunes_only_when_told() {
         apply::files_of(dir.path()).unwrap()
     };
     let broken = "[[partner]]\nas2_id = \"GOOD\"\nurl = \"http://x/\"\n[[partner]]\nas2_id = \"BAD\"\nurl = \"x\"\n";
-    assert!(apply::apply(&core, None, &write(broken), false, false).await.unwrap_err().what.contains("BAD"));
+    assert!(
+        apply::apply(&core, None, &write(broken), false, false)
+            .await
+            .unwrap_err()
+            .what
+            .contains("BAD")
+    );
     assert!(objects(&core).unwrap().partners.is_empty());
-    let unknown = apply::apply(&core, None, &write("[[partner]]\nas2_id = \"B\"\ncolour = \"red\"\n"), false, false).await.unwrap_err();
+    let unknown = apply::apply(&core, None, &write("[[partner]]\nas2_id = \"B\"\ncolour = \"red\"\n"), false, false)
+        .await
+        .unwrap_err();
     assert!(unknown.what.contains("line 3") && unknown.why.contains("colour"), "{unknown:?}");
-    let one = apply::apply(&core, None, &write("[[partner]]\nas2_id = \"GOOD\"\nurl = \"http://x/\"\n"), false, false).await.unwrap();
+    let one = apply::apply(
+        &core,
+        None,
+        &write("[[partner]]\nas2_id = \"GOOD\"\nurl = \"http://x/\"\n"),
+        false,
+        false,
+    )
+    .await
+    .unwrap();
     assert_eq!((one.len(), one[0].action), (1, "add"));
     assert!(objects(&core).unwrap().stations.contains_key("ALICE"));
-    let pruned = apply::apply(&core, None, &write("[[partner]]\nas2_id = \"GOOD\"\nurl = \"http://y/\"\n"), true, false).await.unwrap();
+    let pruned = apply::apply(
+        &core,
+        None,
+        &write("[[partner]]\nas2_id = \"GOOD\"\nurl = \"http://y/\"\n"),
+        true,
+        false,
+    )
+    .await
+    .unwrap();
     assert_eq!(pruned.iter().map(|d| d.action).collect::<Vec<_>>(), ["change", "remove", "remove"]);
     assert_eq!(pruned[0].fields, ["url"]);
     assert!(objects(&core).unwrap().stations.is_empty());
@@ -252,7 +450,10 @@ async fn apply_is_all_or_nothing_and_prunes_only_when_told() {
 fn the_configuration_that_init_writes_is_valid() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("as2gate.toml");
-    for text in [setup::config_text(Some("data"), None, None, None), setup::config_text(None, Some("https://a.example"), Some("127.0.0.1:0"), Some("127.0.0.1:0"))] {
+    for text in [
+        setup::config_text(Some("data"), None, None, None),
+        setup::config_text(None, Some("https://a.example"), Some("127.0.0.1:0"), Some("127.0.0.1:0")),
+    ] {
         std::fs::write(&file, text).unwrap();
         Config::load_with(Some(Path::new(&file)), None, std::iter::empty()).unwrap();
     }

@@ -54,7 +54,12 @@ pub fn line(key: &PublicKey) -> String {
         options.push(format!("expiry-time=\"{}\"", end.strftime("%Y%m%d%H%M%SZ")));
     }
     let parts = [options.join(","), key.line.clone(), key.comment.clone()];
-    parts.iter().map(|part| part.trim()).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+    parts
+        .iter()
+        .map(|part| part.trim())
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// The keys of a user as shown; a stored line that cannot be read any more is left out.
@@ -88,7 +93,13 @@ pub async fn add(
     dry_run: bool,
 ) -> Result<(User, Option<KeyFile>)> {
     // Before the key is made: a name that breaks the rule should cost nothing.
-    UserKind::As2.check_name(name).map_err(|why| Refusal::invalid(format!("cannot add user {}", name.escape_default()), why, "choose a name like acme-erp"))?;
+    UserKind::As2.check_name(name).map_err(|why| {
+        Refusal::invalid(
+            format!("cannot add user {}", name.escape_default()),
+            why,
+            "choose a name like acme-erp",
+        )
+    })?;
     let (lines, file) = source.make(name)?;
     let blank = User {
         name: name.to_owned(),
@@ -104,9 +115,17 @@ pub async fn add(
     let user = edit(core, dry_run, |objects| {
         let account = accounts::choose(objects, account)?.id.clone();
         if let Some(known) = objects.user(name) {
-            return Err(Refusal::exists(format!("cannot add user {name}"), format!("{} exists; names are unique on the server, ignoring case", known.name), format!("as2gate user key add {} …", known.name)));
+            return Err(Refusal::exists(
+                format!("cannot add user {name}"),
+                format!("{} exists; names are unique on the server, ignoring case", known.name),
+                format!("as2gate user key add {} …", known.name),
+            ));
         }
-        let user = User { account, keys: lines.clone(), ..fresh.clone() };
+        let user = User {
+            account,
+            keys: lines.clone(),
+            ..fresh.clone()
+        };
         Ok((vec![user.clone().into()], user))
     })
     .await?;
@@ -121,7 +140,11 @@ pub async fn set(core: &Core, account: Option<&str>, name: &str, settings: &[(St
     change(core, account, name, dry_run, |user| {
         let new = fields::assign(user, settings)?;
         if new.name != user.name || new.account != user.account {
-            return Err(Refusal::usage("cannot rename or move a user", "the name is the login", "add another user, and remove this one"));
+            return Err(Refusal::usage(
+                "cannot rename or move a user",
+                "the name is the login",
+                "add another user, and remove this one",
+            ));
         }
         Ok(new)
     })
@@ -147,7 +170,11 @@ pub async fn add_key(core: &Core, account: Option<&str>, name: &str, source: &Ke
         for line in &lines {
             let same = |other: &PublicKey| parse_public(line).is_ok_and(|keys| keys.iter().any(|key| key.line == other.line));
             if keys(user).iter().any(same) {
-                return Err(Refusal::exists(format!("cannot add this key to {name}"), "the user has it already", format!("as2gate user key list {name}")));
+                return Err(Refusal::exists(
+                    format!("cannot add this key to {name}"),
+                    "the user has it already",
+                    format!("as2gate user key list {name}"),
+                ));
             }
             new.keys.push(line.clone());
         }
@@ -161,9 +188,21 @@ pub async fn add_key(core: &Core, account: Option<&str>, name: &str, source: &Ke
 ///
 /// # Errors
 /// When the user is not there, or a key is refused.
-pub async fn rotate_key(core: &Core, account: Option<&str>, name: &str, source: &KeySource, dry_run: bool) -> Result<(User, Option<KeyFile>)> {
+pub async fn rotate_key(
+    core: &Core,
+    account: Option<&str>,
+    name: &str,
+    source: &KeySource,
+    dry_run: bool,
+) -> Result<(User, Option<KeyFile>)> {
     let (lines, file) = source.make(name)?;
-    let user = change(core, account, name, dry_run, |user| Ok(User { keys: lines.clone(), ..user.clone() })).await?;
+    let user = change(core, account, name, dry_run, |user| {
+        Ok(User {
+            keys: lines.clone(),
+            ..user.clone()
+        })
+    })
+    .await?;
     Ok((user, file))
 }
 
@@ -173,13 +212,22 @@ pub async fn rotate_key(core: &Core, account: Option<&str>, name: &str, source: 
 /// When no key, or more than one, fits.
 pub async fn remove_key(core: &Core, account: Option<&str>, name: &str, which: &str, dry_run: bool) -> Result<User> {
     change(core, account, name, dry_run, |user| {
-        let fits = |line: &String| parse_public(line).is_ok_and(|keys| keys.iter().any(|key| key.fingerprint == which || key.comment == which));
+        let fits =
+            |line: &String| parse_public(line).is_ok_and(|keys| keys.iter().any(|key| key.fingerprint == which || key.comment == which));
         let mut new = user.clone();
         new.keys.retain(|line| !fits(line));
         match user.keys.len() - new.keys.len() {
             1 => Ok(new),
-            0 => Err(Refusal::not_found(format!("{name} has no key {which}"), "neither a fingerprint nor a comment is that", format!("as2gate user key list {name}"))),
-            _ => Err(Refusal::usage(format!("which key {which}?"), "several have this comment", "give the fingerprint")),
+            0 => Err(Refusal::not_found(
+                format!("{name} has no key {which}"),
+                "neither a fingerprint nor a comment is that",
+                format!("as2gate user key list {name}"),
+            )),
+            _ => Err(Refusal::usage(
+                format!("which key {which}?"),
+                "several have this comment",
+                "give the fingerprint",
+            )),
         }
     })
     .await
@@ -212,8 +260,16 @@ pub fn connect_command(core: &Core, user: &str, key_file: Option<&str>) -> Strin
     let listening = Listening::read(&core.journal).and_then(|listening| listening.sftp.first().map(ToString::to_string));
     let address = listening.or_else(|| config.sftp.listen.first().cloned()).unwrap_or_default();
     let (bound, port) = address.rsplit_once(':').unwrap_or(("", "22"));
-    let public = config.public_url.split("://").nth(1).unwrap_or_default().split(['/', ':']).next().unwrap_or_default();
-    let wildcard = matches!(bound, "" | "0.0.0.0" | "[::]");
+    let public = config
+        .public_url
+        .split("://")
+        .nth(1)
+        .unwrap_or_default()
+        .split(['/', ':'])
+        .next()
+        .unwrap_or_default();
+    // Clients of other machines need a name: sftp.host or public_url. This one is for trying it out here.
+    let wildcard = matches!(bound, "" | "0.0.0.0" | "[::]" | "127.0.0.1" | "[::1]");
     let host = match (config.sftp.host.as_str(), public) {
         ("", "") if wildcard => "localhost",
         ("", "") => bound,

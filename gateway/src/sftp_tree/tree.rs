@@ -339,7 +339,7 @@ pub(super) const INTERRUPTED: &str = "looks interrupted";
 
 /// The one refusal: the same text for every place and every reason that is nobody's business.
 pub(super) fn denied() -> Fault {
-    Fault::PermissionDenied("permission denied".to_owned())
+    Fault::PermissionDenied("Permission denied".to_owned())
 }
 
 fn trays(parts: &[String]) -> &'static [&'static str] {

@@ -105,9 +105,9 @@ fn is_final(message: &Value) -> bool {
     FINAL.iter().any(|state| message["state"] == *state)
 }
 
-/// What everything came to. `--limit 0` has to show all rows.
+/// What everything came to.
 fn judge(pair: &Pair, book: &Book) -> Vec<String> {
-    let all = |gateway: &Gateway| gateway.json(&["message", "list", "--limit", "0"]).as_array().unwrap().clone();
+    let all = |gateway: &Gateway| gateway.json(&["message", "list", "--limit", "100000"]).as_array().unwrap().clone();
     let promised = book.promised.lock().unwrap();
     let doubtful = book.doubtful.lock().unwrap();
     println!("{} puts done, {} broken", promised.len(), doubtful.len());

@@ -24,7 +24,7 @@ fn every_file_put_is_delivered_and_the_inbox_holds_its_bytes() {
         ("big.bin", noise(20 << 20, 4)),
         ("line ends.txt", b"a\nb\r\nc\r\n\r\n\n--boundary\r\n--\r\n".to_vec()),
         ("Bestellung f\u{fc}r M\u{fc}ller & S\u{f6}hne (2).edi", order(1002)),
-        ("  two  blanks  .xml", b"<order/>".to_vec()),
+        ("with  two blanks.xml", b"<order/>".to_vec()),
         ("no-extension", noise(10, 5)),
     ];
     for (name, bytes) in &files {

@@ -16,7 +16,7 @@ fn stores(gateway: &Gateway) -> Vec<(String, String, String)> {
     let revealed = gateway.json(&["cert", "stores", "--reveal"]);
     let list = revealed.as_array().expect("an array").clone();
     let text = |store: &Value, field: &str| store[field].as_str().unwrap_or_else(|| panic!("{field}: {store}")).to_owned();
-    list.iter().map(|store| (text(store, "path"), text(store, "password"), text(store, "format"))).collect()
+    list.iter().map(|store| (text(store, "file"), text(store, "password"), text(store, "format"))).collect()
 }
 
 fn keytool(store: &Path, password: &str) -> String {
@@ -132,7 +132,7 @@ fn certificates_are_imported_in_every_usual_form() {
     let fingerprint = fingerprint.trim().rsplit('=').next().unwrap().replace(':', "").to_lowercase();
     let same = |name: &str| {
         let shown = gateway.json(&["cert", "show", name]);
-        let found = shown["fingerprint"].as_str().unwrap().replace(':', "").to_lowercase();
+        let found = shown["sha256"].as_str().unwrap().replace(':', "").to_lowercase();
         assert_eq!(found, fingerprint, "{name}");
         shown
     };
@@ -145,7 +145,7 @@ fn certificates_are_imported_in_every_usual_form() {
     for (name, file) in [("p12", "both.p12"), ("jks", "both.jks")] {
         gateway.ok(&["cert", "add", name, "--station", "ALICE", "--file", &path(file), "--passphrase", &secret]);
         let shown = same(name);
-        assert_eq!(shown["has_key"], true, "{shown}");
+        assert_eq!(shown["private_key"], true, "{shown}");
     }
     let wrong = gateway.file("wrong.txt", b"wrong");
     let words = gateway.cli(&["cert", "add", "w", "--station", "ALICE", "--file", &path("both.p12"), "--passphrase", &format!("file:{}", wrong.display())]).fails(4);
