@@ -1,6 +1,6 @@
 //! The HTTP door of AS2: connections in, whole requests to the flows, one reply each (RFC 9110, RFC 9112; HTTP/1.1 only).
 //!
-//! `serve` accepts → [`connection`] reads heads, streams bodies into the flow's [`Sink`], writes replies. The door decides
+//! `serve` accepts → `connection` reads heads, streams bodies into the flow's [`Sink`], writes replies. The door decides
 //! nothing about AS2; it keeps limits and refuses what could be read two ways (security.md §7, §8). It is written by hand
 //! because evidence needs the head's bytes as received, and because AS2 peers send folded fields.
 

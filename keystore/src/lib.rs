@@ -1,6 +1,6 @@
 //! Keys and certificates at rest.
 //!
-//! In reading order: [`MasterKey`] seals everything secret; [`generate`] makes identities; [`import`] and [`export`]
+//! In reading order: [`MasterKey`] seals everything secret; [`generate`] makes identities; [`mod@import`] and [`mod@export`]
 //! carry certificates and keys across the border in the formats people have; [`info`] shows them; [`dir`] writes the
 //! three Java-readable stores of an account; [`ssh`] makes and reads SSH host keys and users' keys.
 //!

@@ -1,6 +1,6 @@
 //! SSH keys: host keys, keys made for users, public keys that users give us, and conversion between their file formats.
 //!
-//! One [`Private`](private::Private) stands between the formats, each of which has a file here: OpenSSH's own, PEM and
+//! One `Private` stands between the formats, each of which has a file here: OpenSSH's own, PEM and
 //! PuTTY's. Public keys come as text in whatever form people have and leave as one normalised line.
 
 mod openssh;

@@ -45,7 +45,7 @@ impl Sftp {
     /// The client as a command that reads its lines from standard input.
     #[must_use]
     pub fn command(&self, more: &[&str]) -> Command {
-        let mut command = tool("sftp", &["-q", "-b", "-", "-P", &self.port.to_string()]);
+        let mut command = tool("sftp", &["-b", "-", "-P", &self.port.to_string()]);
         command.args(more).args(options(&self.key)).arg(format!("{}@127.0.0.1", self.user));
         command
     }

@@ -11,7 +11,7 @@ use crate::id::As2Id;
 use crate::mdn::{self, MdnOut};
 use crate::message_id::MessageId;
 
-const FIXTURES: &str = "/work/shared/fixtures";
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/fixtures");
 
 /// Keeps what arrives.
 #[derive(Default)]

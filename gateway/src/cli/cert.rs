@@ -17,7 +17,7 @@ use crate::config::parse_duration;
 use crate::event::NewEvent;
 use crate::gateway::Core;
 use crate::journal::Objects;
-use crate::manage::certificates::{self, For, Switch, Use, colons, day};
+use crate::manage::certificates::{self, For, Switch, Use, When, colons, day};
 use crate::manage::{Refusal, Result, accounts, objects, rules, stores};
 
 #[derive(Debug, Subcommand)]
@@ -85,14 +85,18 @@ pub(crate) enum Verb {
     },
     /// Make a station's certificate anew, with a new key.
     #[command(after_help = "Examples:
-  as2gate cert renew acme-2026 --at 2026-12-05T06:00Z     partners get the new one first
-  as2gate cert renew acme-2026                            signs with it at once")]
+  as2gate cert renew acme-2026                           in two weeks; partners get it first
+  as2gate cert renew acme-2026 --at 2026-12-05T06:00Z
+  as2gate cert renew acme-2026 --now                     signs with it at once")]
     Renew {
         /// The certificate to replace.
         name: String,
-        /// When the switch happens; the old one goes on to decrypt.
+        /// When it begins to sign [default: in two weeks]; both decrypt from now on.
         #[arg(long, value_name = "TIME")]
         at: Option<Timestamp>,
+        /// It signs at once: for a lost key.
+        #[arg(long, conflicts_with = "at")]
+        now: bool,
         /// Name of the new one.
         #[arg(long = "name", value_name = "NAME")]
         new_name: Option<String>,
@@ -198,7 +202,18 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             let certificate = certificates::choose(&all, ctx.account(), &name)?;
             export(ctx, certificate, &form, file)?;
         }
-        Verb::Renew { name, at, new_name, key } => {
+        Verb::Renew {
+            name,
+            at,
+            now,
+            new_name,
+            key,
+        } => {
+            let at = match (now, at) {
+                (true, _) => When::Now,
+                (false, Some(at)) => When::At(at),
+                (false, None) => When::AfterNotice,
+            };
             let switch = Switch {
                 account: ctx.account(),
                 old: &name,
@@ -231,7 +246,7 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             let switch = Switch {
                 account: ctx.account(),
                 old: &name,
-                at,
+                at: at.map_or(When::Now, When::At),
                 name: wanted.as_deref(),
             };
             let certificate = certificates::schedule(&core, &switch, &new, ctx.dry_run()).await?;

@@ -104,7 +104,7 @@ pub(crate) enum Verb {
     /// Write a message with all its evidence to a directory.
     #[command(after_help = "Examples:
   as2gate message export 048291637
-  as2gate message export 048291637 --out /tmp/evidence")]
+  as2gate message export 048291637 --out evidence")]
     Export {
         /// Its id, the id's nine digits, or the Message-ID.
         id: String,
@@ -284,7 +284,13 @@ fn shown(core: &Core, message: &Message) -> String {
         Direction::Out => (&message.station, &message.partner),
         Direction::In => (&message.partner, &message.station),
     };
-    let word = |text: &str, yes: &str, no: &str| if text.is_empty() { no.to_owned() } else { format!("{yes} {text}") };
+    let word = |text: &str, yes: &str, no: &str| {
+        if matches!(text, "" | "none") {
+            no.to_owned()
+        } else {
+            format!("{yes} {text}")
+        }
+    };
     let mic = match detail.mic.rsplit_once(',') {
         Some((value, digest)) => {
             let agrees = message.direction == Direction::Out && message.state == State::Delivered && !detail.mdn_disposition.is_empty();

@@ -125,7 +125,7 @@ pub(crate) async fn run(ctx: &Ctx, args: Send) -> Outcome {
         ctx.printer
             .note("note: no server is running here; the files go out when one does: as2gate serve");
     }
-    if ctx.printer.format == Format::Json {
+    if ctx.printer.format == Format::Json && !sent.is_empty() {
         let objects: Vec<Value> = sent.iter().map(message::object).collect();
         ctx.printer.list_of(objects);
     }

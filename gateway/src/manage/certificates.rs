@@ -336,14 +336,42 @@ fn give(core: &Core, objects: &Objects, account: &str, certificate: &Certificate
     }
 }
 
+/// Time that partners get to take a station's next certificate, unless told otherwise.
+const NOTICE: Millis = 14 * 86_400_000;
+const DAY: Millis = 86_400_000;
+
+/// When a switch happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// At once.
+    Now,
+    /// At this time.
+    At(Timestamp),
+    /// After two weeks' notice, and before the old one expires.
+    AfterNotice,
+}
+
+impl When {
+    fn resolve(self, now: Millis, old: &Certificate) -> Millis {
+        match self {
+            When::Now => now,
+            When::At(at) => at.as_millisecond(),
+            When::AfterNotice => now
+                .saturating_add(NOTICE)
+                .min(old.not_after.saturating_mul(1000).saturating_sub(DAY))
+                .max(now),
+        }
+    }
+}
+
 /// Plans the switch from a certificate to its successor, or makes it at once.
 pub struct Switch<'a> {
     /// Of this account.
     pub account: Option<&'a str>,
     /// The certificate to be replaced.
     pub old: &'a str,
-    /// When; `None` is now.
-    pub at: Option<Timestamp>,
+    /// When.
+    pub at: When,
     /// The successor's name; `None` makes one.
     pub name: Option<&'a str>,
 }
@@ -400,7 +428,7 @@ fn replace(
     successor: &dyn Fn(&str) -> Result<Certificate>,
 ) -> Result<(Vec<Change>, Certificate)> {
     let now = core.clock.now();
-    let at = switch.at.map_or(now, |at| at.as_millisecond());
+    let at = switch.at.resolve(now, old);
     let name = match switch.name {
         Some(name) if objects.certificate(&old.account, name).is_some() => {
             return Err(Refusal::exists(

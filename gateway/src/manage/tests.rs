@@ -6,7 +6,7 @@ use std::sync::Arc;
 use keystore::KeySpec;
 use keystore::ssh::{KeyFormat, KeyKind};
 
-use super::certificates::{For, NewCertificate, Switch, Use};
+use super::certificates::{For, NewCertificate, Switch, Use, When};
 use super::stations::NewStation;
 use super::users::{KeySource, KeyWish};
 use super::*;
@@ -130,7 +130,7 @@ async fn a_switch_takes_over_when_its_time_comes() {
     let switch = Switch {
         account: None,
         old: "big-2026",
-        at: Some(at),
+        at: When::At(at),
         name: Some("big-next"),
     };
     let planned = certificates::schedule(&core, &switch, &foreign("big next"), false).await.unwrap();
@@ -152,7 +152,7 @@ async fn a_switch_takes_over_when_its_time_comes() {
     let switch = Switch {
         account: None,
         old: "big-next",
-        at: None,
+        at: When::Now,
         name: None,
     };
     let third = certificates::schedule(&core, &switch, &foreign("big third"), false).await.unwrap();
@@ -167,7 +167,7 @@ async fn a_switch_takes_over_when_its_time_comes() {
     let switch = Switch {
         account: None,
         old: "alice-2026",
-        at: None,
+        at: When::Now,
         name: None,
     };
     let renewed = certificates::renew(&core, &switch, KeySpec::EcP256, false).await.unwrap();
