@@ -127,7 +127,7 @@ impl Core {
         if !paths.db.exists() {
             return Err(StartError::NotSetUp(paths.data));
         }
-        let master = MasterKey::load(&paths.master_key).map_err(|error| StartError::Key(error.to_string()))?;
+        let master = config.load_master_key().map_err(StartError::Key)?;
         let journal = Arc::new(Journal::open(&paths.db)?);
         let storage = Arc::new(Storage::open(&paths.data, Arc::clone(&journal), config.storage.min_free)?);
         let objects = journal.read(|tx| tx.objects())?;

@@ -15,6 +15,9 @@ use crate::station::Station;
 /// How long resolved keys stay good: scheduled switches take effect within this time.
 const CACHE_MS: Millis = 20_000;
 
+/// A TLS certificate and its key, DER and PKCS#8.
+type TlsIdentity = (Vec<u8>, zeroize::Zeroizing<Vec<u8>>);
+
 /// Settings and ready keys of one pair.
 pub struct Partnership {
     /// Our side.
@@ -30,7 +33,7 @@ pub struct Partnership {
     /// Pinned TLS certificates of the partner.
     pub pinned_tls: Vec<Vec<u8>>,
     /// Our TLS client certificate and key.
-    pub tls_identity: Option<(Vec<u8>, zeroize::Zeroizing<Vec<u8>>)>,
+    pub tls_identity: Option<TlsIdentity>,
     /// Basic authentication.
     pub http_auth: Option<(String, zeroize::Zeroizing<String>)>,
     /// Proxy credentials.
@@ -155,7 +158,7 @@ impl Resolver<'_> {
         self.in_force(&partner.encrypt_certificate).map(pinned).transpose()
     }
 
-    fn tls_identity(&self, partner: &Partner) -> Result<Option<(Vec<u8>, zeroize::Zeroizing<Vec<u8>>)>, Lack> {
+    fn tls_identity(&self, partner: &Partner) -> Result<Option<TlsIdentity>, Lack> {
         if partner.client_certificate.is_empty() {
             return Ok(None);
         }

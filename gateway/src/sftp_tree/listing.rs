@@ -30,12 +30,12 @@ pub(super) fn seconds(at: i64) -> u64 {
 pub(super) struct Names(std::vec::IntoIter<Entry>);
 
 impl Names {
-    pub(super) fn new(entries: Vec<Entry>) -> Box<dyn Listing> {
+    pub(super) fn of(entries: Vec<Entry>) -> Box<dyn Listing> {
         Box::new(Names(entries.into_iter()))
     }
 
     pub(super) fn dirs(names: impl IntoIterator<Item = String>, mtime: u64) -> Box<dyn Listing> {
-        Names::new(names.into_iter().map(|name| Entry { name, stat: dir_stat(mtime) }).collect())
+        Names::of(names.into_iter().map(|name| Entry { name, stat: dir_stat(mtime) }).collect())
     }
 }
 
@@ -54,7 +54,7 @@ pub(super) struct Records {
 }
 
 impl Records {
-    pub(super) fn new(core: Arc<Core>, account: &str, parent: String) -> Box<dyn Listing> {
+    pub(super) fn of(core: Arc<Core>, account: &str, parent: String) -> Box<dyn Listing> {
         Box::new(Records { core, account: account.to_owned(), parent, after: String::new() })
     }
 }
@@ -87,7 +87,7 @@ pub(super) struct Sends {
 }
 
 impl Sends {
-    pub(super) fn new(core: Arc<Core>, account: &str, station: String, partner: String, first: Vec<Entry>) -> Box<dyn Listing> {
+    pub(super) fn of(core: Arc<Core>, account: &str, station: String, partner: String, first: Vec<Entry>) -> Box<dyn Listing> {
         let shown = first.iter().map(|entry| entry.name.clone()).collect();
         Box::new(Sends { core, account: account.to_owned(), station, partner, first, shown, after: String::new() })
     }

@@ -129,7 +129,7 @@ impl As2Tree {
         let is_duplicate = parts.first().is_some_and(|area| area == Area::Duplicate.as_str());
         match (parts.len(), is_mdn, is_duplicate) {
             (1, true, _) => Ok(Names::dirs(["incoming".to_owned(), "outgoing".to_owned()], self.since)),
-            (2, true, _) | (3, _, true) | (4, ..) => Ok(Records::new(Arc::clone(&self.core), &self.account, format!("AS2/{}", parts.join("/")))),
+            (2, true, _) | (3, _, true) | (4, ..) => Ok(Records::of(Arc::clone(&self.core), &self.account, format!("AS2/{}", parts.join("/")))),
             (3, ..) => Ok(Names::dirs(trays(parts).iter().map(|tray| (*tray).to_owned()), self.since)),
             _ => Ok(Names::dirs(self.area_children(parts)?, self.since)),
         }
@@ -147,7 +147,7 @@ impl As2Tree {
                 first.push(Entry { stat: file_stat(row.size, seconds(row.updated), 0o640), name: row.name });
             }
         }
-        Sends::new(Arc::clone(&self.core), &self.account, station, partner, first)
+        Sends::of(Arc::clone(&self.core), &self.account, station, partner, first)
     }
 
     /// Parts are seen by their own user, and for a day.
@@ -393,7 +393,7 @@ impl Tree for As2Tree {
             }
             Place::SendPair(station, partner) if self.is_pair(&station, &partner) => Ok(self.list_send(station, partner)),
             Place::Shelf(parts) => self.list_shelf(&parts),
-            Place::Record(parent, name) if self.record(&parent, &name)?.is_dir => Ok(Records::new(Arc::clone(&self.core), &self.account, format!("{parent}/{name}"))),
+            Place::Record(parent, name) if self.record(&parent, &name)?.is_dir => Ok(Records::of(Arc::clone(&self.core), &self.account, format!("{parent}/{name}"))),
             Place::Record(..) | Place::SendFile(..) => Err(Fault::Failure("not a directory".to_owned())),
             Place::SendPair(..) | Place::Nowhere | Place::Closed => Err(Fault::no_such_file()),
         }

@@ -302,8 +302,9 @@ impl Upload for Writing {
         // What lies behind a hole cannot be resumed.
         let whole = if facts.gap { 0 } else { facts.size.min(this.draft.len()) };
         if this.draft.set_len(whole).is_ok() && whole > 0 {
-            tracing::info!(user = this.user, file = this.at.path, size = whole, "upload broken off; kept for its user to resume");
+            let (user, file) = (this.user.clone(), this.at.path.clone());
             this.keep_part("broken off");
+            tracing::info!(user, file, size = whole, "upload broken off; kept for its user to resume");
         }
     }
 }

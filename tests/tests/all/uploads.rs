@@ -289,7 +289,8 @@ fn keystore_and_tmp_are_listed_and_closed() {
     assert_eq!(user.ls("AS2"), top);
     let local = pair.alice().file("x", b"x");
     for place in ["AS2/keystore", "AS2/tmp"] {
-        assert!(user.refused(&format!("cd {place}")).contains("Permission denied"));
+        let words = user.refused(&format!("cd {place}"));
+        assert!(words.contains("Permission denied"), "{words}");
         let _ = user.refused(&format!("ls {place}"));
         for line in ["get {}/identity.jks", "rm {}/identity.jks", "mkdir {}/d", "rmdir {}", "rename {} AS2/other", "chmod 777 {}"] {
             let _ = user.refused(&line.replace("{}", place));
