@@ -251,7 +251,7 @@ fn one_certificate_comes_through_every_form_unchanged() {
     ];
     for (name, bytes) in forms {
         let imported = import(&bytes, None).unwrap_or_else(|e| panic!("{name}: {e}"));
-        assert_eq!(imported.certificates, std::slice::from_ref(&der), "{name}");
+        assert_eq!(imported.certificates, std::slice::from_ref(der), "{name}");
         assert!(imported.key.is_none());
         assert!(error(imported.key_pair().map(|_| ())).contains("without its private key"));
     }
@@ -422,7 +422,7 @@ fn pkcs12_without_key_or_without_passphrase_is_read() {
     let (bench, [leaf, ..]) = chain();
     bench.run("openssl pkcs12 -export -nokeys -in leaf.pem -passout pass:x -out bare.p12");
     let imported = import(&bench.read("bare.p12"), Some("x")).unwrap();
-    assert_eq!(imported.certificates, std::slice::from_ref(&leaf));
+    assert_eq!(imported.certificates, std::slice::from_ref(leaf));
     assert!(imported.key.is_none());
     bench.run("openssl pkcs12 -export -in leaf.pem -inkey leaf.key -passout pass: -out open.p12");
     assert!(
@@ -576,7 +576,7 @@ fn java_stores_are_read() {
             import_alias(&bytes, Some("changeit"), "PARTNER")
                 .unwrap()
                 .certificates,
-            std::slice::from_ref(&leaf)
+            std::slice::from_ref(leaf)
         );
         let unknown = error(import_alias(&bytes, Some("changeit"), "bob"));
         assert!(
