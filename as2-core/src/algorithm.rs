@@ -124,13 +124,19 @@ named! {
         Aes256Gcm = "aes256-gcm",
         /// AuthEnvelopedData, AES-192; on receipt.
         Aes192Gcm = "aes192-gcm",
+        /// AuthEnvelopedData, AES-128 in CCM mode; on receipt.
+        Aes128Ccm = "aes128-ccm",
+        /// AuthEnvelopedData, AES-192 in CCM mode; on receipt.
+        Aes192Ccm = "aes192-ccm",
+        /// AuthEnvelopedData, AES-256 in CCM mode; on receipt.
+        Aes256Ccm = "aes256-ccm",
         /// On receipt by opt-in.
         TripleDesCbc = "3des-cbc",
     }
 }
 
 named! {
-    /// How the content key travels to an RSA certificate.
+    /// How the content key travels. An EC certificate always has it by ECDH, with SHA-256 where an RSA word is set.
     KeyTransport {
         /// RSAES-PKCS1-v1_5.
         RsaPkcs1 = "pkcs1",
@@ -142,6 +148,16 @@ named! {
         OaepSha384 = "oaep-sha384",
         /// RSAES-OAEP with SHA-512.
         OaepSha512 = "oaep-sha512",
+        /// dhSinglePass-stdDH-sha256kdf-scheme with AES key wrap (RFC 5753).
+        EcdhSha256 = "ecdh-sha256",
+        /// The same with SHA-384.
+        EcdhSha384 = "ecdh-sha384",
+        /// The same with SHA-512.
+        EcdhSha512 = "ecdh-sha512",
+        /// The same with SHA-1; on receipt.
+        EcdhSha1 = "ecdh-sha1",
+        /// The same with SHA-224; on receipt.
+        EcdhSha224 = "ecdh-sha224",
     }
 }
 

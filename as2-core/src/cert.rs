@@ -23,6 +23,10 @@ pub const MIN_RSA_BITS: u32 = 1024;
 pub const MAX_RSA_BITS: u32 = 8192;
 /// Largest RSA public exponent, in bits.
 pub const MAX_RSA_EXPONENT_BITS: i32 = 33;
+/// Smallest order of a curve, in bits: P-256 (RFC 5753 §8).
+pub const MIN_EC_BITS: u32 = 256;
+/// Largest order of a curve, in bits: P-521.
+pub const MAX_EC_BITS: u32 = 521;
 
 /// An X.509 certificate (RFC 5280). Clones share one copy.
 #[derive(Clone)]
@@ -145,6 +149,12 @@ impl Certificate {
     pub fn is_rsa(&self) -> bool {
         self.inner.key.id() == Id::RSA
     }
+
+    /// Whether the key is on a curve for ECDSA and ECDH, so that it can sign and receive content keys (RFC 5753).
+    #[must_use]
+    pub fn is_ec(&self) -> bool {
+        self.inner.key.id() == Id::EC
+    }
 }
 
 impl PartialEq for Certificate {
@@ -175,9 +185,12 @@ impl Identity {
     /// Reads a certificate in DER and its key in PKCS#8 DER, not encrypted.
     ///
     /// # Errors
-    /// `Invalid` if either cannot be read, or the key is not the certificate's.
+    /// `Invalid` if either cannot be read, the key is not the certificate's, or is Ed25519, which verifies only.
     pub fn new(cert_der: &[u8], pkcs8: &[u8]) -> Result<Self, Error> {
         let certificate = Certificate::from_der(cert_der)?;
+        if certificate.public_key().id() == Id::ED25519 {
+            return Err(Error::invalid("Ed25519 is for the signatures of partners only"));
+        }
         let key = PKey::private_key_from_pkcs8(pkcs8).map_err(|error| Error::invalid(format!("not a PKCS#8 key: {error}")))?;
         if !certificate.public_key().public_eq(&key) {
             return Err(Error::invalid("the private key does not belong to the certificate"));
@@ -236,7 +249,15 @@ fn check_key<T: HasPublic>(key: &PKeyRef<T>) -> Result<(), Error> {
             }
             Ok(())
         }
-        Id::EC => Ok(()),
+        Id::EC => {
+            let bits = key.ec_key()?.group().order_bits();
+            if (MIN_EC_BITS..=MAX_EC_BITS).contains(&bits) {
+                Ok(())
+            } else {
+                Err(Error::invalid(format!("EC key of {bits} bits")))
+            }
+        }
+        Id::ED25519 => Ok(()),
         other => Err(Error::invalid(format!("keys of type {other:?} are not supported"))),
     }
 }

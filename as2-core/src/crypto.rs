@@ -17,6 +17,15 @@ use zeroize::Zeroizing;
 use crate::algorithm::{Cipher, Digest, KeyTransport, SignatureScheme};
 use crate::error::{Error, ErrorKind};
 
+mod agree;
+mod ccm;
+mod gcm;
+
+pub(crate) use agree::{Agreement, WRAP_OVERHEAD, unwrap_by_agreement, wrap_by_agreement};
+pub(crate) use gcm::tag_difference;
+#[cfg(test)]
+pub(crate) use {ccm::tests::seal as seal_ccm, gcm::tests::seal as seal_gcm};
+
 /// Bytes of the authentication tag that we generate (RFC 5084 §3.2).
 pub(crate) const TAG_LEN: usize = 16;
 
@@ -89,6 +98,8 @@ pub(crate) enum Signature {
     RsaPss { mgf: Digest, salt: u8 },
     /// ECDSA, the value being ECDSA-Sig-Value in DER.
     Ecdsa,
+    /// Ed25519 over the bytes themselves, not over their digest (RFC 8419 §3).
+    Ed25519,
 }
 
 /// Signs a digest. EC keys sign by ECDSA whatever the scheme; the salt of PSS is as long as the digest.
@@ -117,6 +128,7 @@ pub(crate) fn key_fits(key: &PKey<Public>, signature: Signature) -> bool {
         Signature::RsaPkcs1 => key.id() == Id::RSA,
         Signature::RsaPss { .. } => matches!(key.id(), Id::RSA | Id::RSA_PSS),
         Signature::Ecdsa => key.id() == Id::EC,
+        Signature::Ed25519 => key.id() == Id::ED25519,
     }
 }
 
@@ -129,6 +141,7 @@ pub(crate) fn verify_digest(key: &PKey<Public>, signature: Signature, digest: Di
             Signature::RsaPkcs1 => context.set_rsa_padding(Padding::PKCS1)?,
             Signature::RsaPss { .. } => context.set_rsa_padding(Padding::PKCS1_PSS)?,
             Signature::Ecdsa => {}
+            Signature::Ed25519 => return Ok(false),
         }
         context.set_signature_md(md(digest))?;
         if let Signature::RsaPss { mgf, salt } = signature {
@@ -140,10 +153,26 @@ pub(crate) fn verify_digest(key: &PKey<Public>, signature: Signature, digest: Di
     key_fits(key, signature) && verify().unwrap_or(false)
 }
 
+/// Whether `bytes` is this key's Ed25519 signature over `message`.
+pub(crate) fn verify_message(key: &PKey<Public>, message: &[u8], bytes: &[u8]) -> bool {
+    let verify = || openssl::sign::Verifier::new_without_digest(key)?.verify_oneshot(bytes, message);
+    key_fits(key, Signature::Ed25519) && verify().unwrap_or(false)
+}
+
 impl Cipher {
-    /// Whether it authenticates and therefore travels in AuthEnvelopedData.
+    /// Whether it is in Galois/counter mode.
     pub(crate) fn is_gcm(self) -> bool {
         matches!(self, Cipher::Aes128Gcm | Cipher::Aes192Gcm | Cipher::Aes256Gcm)
+    }
+
+    /// Whether it is in counter mode with CBC-MAC.
+    pub(crate) fn is_ccm(self) -> bool {
+        matches!(self, Cipher::Aes128Ccm | Cipher::Aes192Ccm | Cipher::Aes256Ccm)
+    }
+
+    /// Whether it authenticates and therefore travels in AuthEnvelopedData (RFC 5083).
+    pub(crate) fn is_authenticated(self) -> bool {
+        self.is_gcm() || self.is_ccm()
     }
 
     /// Bytes of the content key.
@@ -151,10 +180,11 @@ impl Cipher {
         self.evp().key_length()
     }
 
-    /// Bytes of the initialization vector or nonce.
+    /// Bytes of the initialization vector or nonce; of CCM's, the most there may be.
     pub(crate) fn iv_len(self) -> usize {
         match self {
             Cipher::Aes128Gcm | Cipher::Aes192Gcm | Cipher::Aes256Gcm => 12,
+            Cipher::Aes128Ccm | Cipher::Aes192Ccm | Cipher::Aes256Ccm => 13,
             Cipher::TripleDesCbc => 8,
             Cipher::Aes128Cbc | Cipher::Aes192Cbc | Cipher::Aes256Cbc => 16,
         }
@@ -162,7 +192,7 @@ impl Cipher {
 
     /// Bytes of ciphertext for `plain` bytes, padding included.
     pub(crate) fn sealed_len(self, plain: u64) -> u64 {
-        if self.is_gcm() {
+        if self.is_authenticated() {
             plain
         } else {
             (plain / self.iv_len() as u64 + 1) * self.iv_len() as u64
@@ -177,6 +207,9 @@ impl Cipher {
             Cipher::Aes128Gcm => EvpCipher::aes_128_gcm(),
             Cipher::Aes192Gcm => EvpCipher::aes_192_gcm(),
             Cipher::Aes256Gcm => EvpCipher::aes_256_gcm(),
+            Cipher::Aes128Ccm => EvpCipher::aes_128_ccm(),
+            Cipher::Aes192Ccm => EvpCipher::aes_192_ccm(),
+            Cipher::Aes256Ccm => EvpCipher::aes_256_ccm(),
             Cipher::TripleDesCbc => EvpCipher::des_ede3_cbc(),
         }
     }
@@ -184,58 +217,102 @@ impl Cipher {
 
 /// A content cipher at work in one direction; what it makes is appended to `out`.
 pub(crate) struct CipherStream {
-    context: CipherCtx,
+    engine: Engine,
+}
+
+enum Engine {
+    Library(CipherCtx),
+    Ccm(Box<ccm::CcmDecrypt>),
 }
 
 impl CipherStream {
+    /// Not for CCM.
     pub(crate) fn encrypt(cipher: Cipher, key: &[u8], iv: &[u8]) -> Result<Self, Error> {
         let mut context = CipherCtx::new()?;
         context.encrypt_init(Some(cipher.evp()), Some(key), Some(iv))?;
-        Ok(CipherStream { context })
+        Ok(CipherStream {
+            engine: Engine::Library(context),
+        })
     }
 
+    /// Not for CCM.
     pub(crate) fn decrypt(cipher: Cipher, key: &[u8], iv: &[u8]) -> Result<Self, Error> {
         let mut context = CipherCtx::new()?;
         context.decrypt_init(Some(cipher.evp()), Some(key), Some(iv))?;
-        Ok(CipherStream { context })
+        Ok(CipherStream {
+            engine: Engine::Library(context),
+        })
+    }
+
+    /// For CCM, which must know the length of the content.
+    pub(crate) fn decrypt_ccm(key: &[u8], nonce: &[u8], tag_len: usize, length: u64) -> Result<Self, Error> {
+        let ccm = ccm::CcmDecrypt::new(key, nonce, tag_len, length)?;
+        Ok(CipherStream {
+            engine: Engine::Ccm(Box::new(ccm)),
+        })
     }
 
     /// `bytes` of at most 1 GiB are taken in one call of the library.
     pub(crate) fn update(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+        let context = match &mut self.engine {
+            Engine::Library(context) => context,
+            Engine::Ccm(ccm) => return ccm.update(bytes, out),
+        };
         for piece in bytes.chunks(1 << 30) {
-            self.context.cipher_update_vec(piece, out)?;
+            context.cipher_update_vec(piece, out)?;
         }
         Ok(())
     }
 
     /// The last block: padding is added, or checked and taken off; a tag that was set is checked.
     pub(crate) fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), Error> {
-        self.context.cipher_final_vec(out)?;
-        Ok(())
+        match &mut self.engine {
+            Engine::Library(context) => context.cipher_final_vec(out).map(|_| ()).map_err(Error::from),
+            Engine::Ccm(ccm) => ccm.finish(),
+        }
     }
 
     /// The tag over what was encrypted, after `finish`.
     pub(crate) fn tag(&self) -> Result<[u8; TAG_LEN], Error> {
         let mut tag = [0; TAG_LEN];
-        self.context.tag(&mut tag)?;
+        match &self.engine {
+            Engine::Library(context) => context.tag(&mut tag)?,
+            Engine::Ccm(_) => return Err(Error::invalid("CCM is for receipt only")),
+        }
         Ok(tag)
     }
 
     /// The tag to check, before `finish`.
     pub(crate) fn set_tag(&mut self, tag: &[u8]) -> Result<(), Error> {
-        Ok(self.context.set_tag(tag)?)
+        match &mut self.engine {
+            Engine::Library(context) => context.set_tag(tag)?,
+            Engine::Ccm(ccm) => ccm.set_tag(tag),
+        }
+        Ok(())
     }
 }
 
 impl KeyTransport {
-    /// The digest of OAEP; none for PKCS#1 v1.5.
+    /// The digest of OAEP; none for the others.
     pub(crate) fn oaep_digest(self) -> Option<Digest> {
         match self {
-            KeyTransport::RsaPkcs1 => None,
             KeyTransport::OaepSha1 => Some(Digest::Sha1),
             KeyTransport::OaepSha256 => Some(Digest::Sha256),
             KeyTransport::OaepSha384 => Some(Digest::Sha384),
             KeyTransport::OaepSha512 => Some(Digest::Sha512),
+            _ => None,
+        }
+    }
+
+    /// The digest of ECDH's key derivation; none for the others.
+    pub(crate) fn ecdh_digest(self) -> Option<Digest> {
+        match self {
+            KeyTransport::EcdhSha1 => Some(Digest::Sha1),
+            KeyTransport::EcdhSha224 => Some(Digest::Sha224),
+            KeyTransport::EcdhSha256 => Some(Digest::Sha256),
+            KeyTransport::EcdhSha384 => Some(Digest::Sha384),
+            KeyTransport::EcdhSha512 => Some(Digest::Sha512),
+            _ => None,
         }
     }
 }
@@ -244,6 +321,11 @@ impl KeyTransport {
 pub(crate) fn wrap_key(key: &PKey<Public>, transport: KeyTransport, cek: &[u8]) -> Result<Vec<u8>, Error> {
     if key.id() != Id::RSA {
         return Err(Error::invalid("the recipient's certificate holds no RSA key that can encrypt"));
+    }
+    if transport.ecdh_digest().is_some() {
+        return Err(Error::invalid(format!(
+            "{transport} needs an EC certificate, and the recipient's is RSA"
+        )));
     }
     let mut context = PkeyCtx::new(key)?;
     context.encrypt_init()?;

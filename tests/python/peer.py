@@ -50,7 +50,7 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, answer):
+    def __init__(self, answer, port=0):
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
@@ -67,7 +67,7 @@ class Server(ThreadingHTTPServer):
             def log_message(self, *_):
                 pass
 
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(("127.0.0.1", port), Handler)
 
     @property
     def port(self):
@@ -138,7 +138,7 @@ def send(args):
         arrived.set()
         return 200, {}, b""
 
-    server = Server(take)
+    server = Server(take, args.mdn_port)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     settings = {"sign": bool(args.sign), "encrypt": bool(args.encrypt), "compress": args.compress}
     settings.update({"digest_alg": args.sign} if args.sign else {})
@@ -182,6 +182,7 @@ def main():
     sender.add_argument("--compress", action="store_true")
     sender.add_argument("--mdn", choices=("none", "sync", "async"), default="sync")
     sender.add_argument("--mdn-signed", default="")
+    sender.add_argument("--mdn-port", type=int, default=0)
     args = parser.parse_args()
     receive(args) if args.mode == "receive" else send(args)
 

@@ -69,7 +69,14 @@ impl Gateway {
     pub fn of(binary: PathBuf, variables: Vec<(String, String)>, settings: &[(&str, &str)]) -> Self {
         let dir = tempfile::Builder::new().prefix("as2gate-test-").tempdir().unwrap();
         let (sftp_port, as2_port) = (free_port(), free_port());
-        let gateway = Gateway { dir, binary, variables, server: Mutex::new(None), sftp_port, as2_port };
+        let gateway = Gateway {
+            dir,
+            binary,
+            variables,
+            server: Mutex::new(None),
+            sftp_port,
+            as2_port,
+        };
         let _ = gateway.ok(&["init", "--account", ACCOUNT]);
         gateway.configure(settings);
         gateway
@@ -109,13 +116,18 @@ impl Gateway {
     /// The server's log so far.
     #[must_use]
     pub fn log(&self) -> String {
-        fs::read(self.path("log")).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+        fs::read(self.path("log"))
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
     }
 
     fn log_tail(&self) -> String {
         let log = self.log();
         // Logins are many and rarely the point.
-        let lines: Vec<&str> = log.lines().filter(|line| !line.contains("sftp login") && !line.contains("sftp logout")).collect();
+        let lines: Vec<&str> = log
+            .lines()
+            .filter(|line| !line.contains("sftp login") && !line.contains("sftp logout"))
+            .collect();
         lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n")
     }
 
@@ -130,7 +142,10 @@ impl Gateway {
                 command.env_remove(name);
             }
         }
-        command.args(args).current_dir(self.dir.path()).env("AS2GATE_TEST_CLOCK", self.path("clock"));
+        command
+            .args(args)
+            .current_dir(self.dir.path())
+            .env("AS2GATE_TEST_CLOCK", self.path("clock"));
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
     }
@@ -172,13 +187,19 @@ impl Gateway {
     pub fn start(&self) {
         let before = self.log().len();
         self.spawn();
-        wait_within(Duration::from_secs(60), &format!("the server to be ready; its log:\n{}", self.log_tail()), || {
-            if let Some(status) = self.server.lock().unwrap().as_mut().unwrap().try_wait().unwrap() {
-                panic!("the server ended with {status}:\n{}", self.log_tail());
-            }
-            let log = self.log();
-            log.get(before..).is_some_and(|new| new.contains(" ready ") || new.contains("\"ready\"")).then_some(())
-        });
+        wait_within(
+            Duration::from_secs(60),
+            &format!("the server to be ready; its log:\n{}", self.log_tail()),
+            || {
+                if let Some(status) = self.server.lock().unwrap().as_mut().unwrap().try_wait().unwrap() {
+                    panic!("the server ended with {status}:\n{}", self.log_tail());
+                }
+                let log = self.log();
+                log.get(before..)
+                    .is_some_and(|new| new.contains(" ready ") || new.contains("\"ready\""))
+                    .then_some(())
+            },
+        );
     }
 
     /// Starts the server without waiting.
@@ -242,7 +263,11 @@ impl Gateway {
     #[track_caller]
     pub fn ssh_key(&self, name: &str, kind: &str) -> PathBuf {
         let path = self.path(&format!("{name}-{kind}.key"));
-        let _ = run(&mut tool("ssh-keygen", &["-q", "-t", kind, "-N", "", "-C", name, "-f", path.to_str().unwrap()])).ok();
+        let _ = run(&mut tool(
+            "ssh-keygen",
+            &["-q", "-t", kind, "-N", "", "-C", name, "-f", path.to_str().unwrap()],
+        ))
+        .ok();
         path
     }
 
@@ -325,7 +350,12 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         self.kill9();
         if std::thread::panicking() {
-            eprintln!("--- end of the log of the gateway on {}/{}\n{}", self.sftp_port, self.as2_port, self.log_tail());
+            eprintln!(
+                "--- end of the log of the gateway on {}/{}\n{}",
+                self.sftp_port,
+                self.as2_port,
+                self.log_tail()
+            );
         }
     }
 }

@@ -65,7 +65,12 @@ impl Pair {
         let (alice_user, bob_user) = (alice.user("alice-erp"), bob.user("bob-erp"));
         alice.start();
         bob.start();
-        Pair { first: alice, second: Some(bob), alice_user, bob_user }
+        Pair {
+            first: alice,
+            second: Some(bob),
+            alice_user,
+            bob_user,
+        }
     }
 
     /// Both stations in one data directory, as in the walk-through.
@@ -88,7 +93,12 @@ impl Pair {
         }
         let (alice_user, bob_user) = (gateway.user("alice-erp"), gateway.user("bob-erp"));
         gateway.start();
-        Pair { first: gateway, second: None, alice_user, bob_user }
+        Pair {
+            first: gateway,
+            second: None,
+            alice_user,
+            bob_user,
+        }
     }
 
     /// ALICE's gateway.
@@ -156,5 +166,15 @@ pub fn station_certificate(gateway: &Gateway, id: &str) -> String {
 /// Adds a partner on a loopback URL with one certificate for everything.
 #[track_caller]
 pub fn add_partner(gateway: &Gateway, id: &str, url: &str, certificate: &str) {
-    gateway.ok(&["partner", "add", id, "--url", url, "--certificate", certificate, "--private", "true"]);
+    gateway.ok(&[
+        "partner",
+        "add",
+        id,
+        "--url",
+        url,
+        "--certificate",
+        certificate,
+        "--private",
+        "true",
+    ]);
 }

@@ -40,7 +40,9 @@ impl Identity {
         let dir = tempfile::tempdir().unwrap();
         let at = |file: &str| dir.path().join(file).display().to_string();
         let (key, cert, subject) = (at("key.pem"), at("cert.pem"), format!("/CN={name}"));
-        let args = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-sha256", "-days", "10", "-subj", &subject, "-keyout", &key, "-out", &cert];
+        let args = [
+            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-sha256", "-days", "10", "-subj", &subject, "-keyout", &key, "-out", &cert,
+        ];
         let _ = run(&mut tool("openssl", &args)).ok();
         let both = fs::read_to_string(&key).unwrap() + &fs::read_to_string(&cert).unwrap();
         fs::write(at("both.pem"), both).unwrap();
@@ -73,13 +75,28 @@ impl Peer {
         let identity = Identity::new(id);
         let path = identity.path("partner.pem");
         fs::write(&path, partner_certificate).unwrap();
-        Peer { id: id.to_owned(), identity, partner: partner.to_owned(), partner_certificate: path, server: None }
+        Peer {
+            id: id.to_owned(),
+            identity,
+            partner: partner.to_owned(),
+            partner_certificate: path,
+            server: None,
+        }
     }
 
-    fn command(&self, mode: &str) -> Command {
+    /// The peer's script as a command: `receive` or `send`.
+    #[must_use]
+    #[track_caller]
+    pub fn command(&self, mode: &str) -> Command {
         let mut command = Command::new(python());
-        command.arg(script("peer.py")).args([mode, "--me", &self.id, "--peer", &self.partner]);
-        command.arg("--key").arg(self.identity.path("both.pem")).arg("--peer-cert").arg(&self.partner_certificate);
+        command
+            .arg(script("peer.py"))
+            .args([mode, "--me", &self.id, "--peer", &self.partner]);
+        command
+            .arg("--key")
+            .arg(self.identity.path("both.pem"))
+            .arg("--peer-cert")
+            .arg(&self.partner_certificate);
         command
     }
 
@@ -87,11 +104,20 @@ impl Peer {
     #[track_caller]
     pub fn listen(&mut self) -> String {
         let mut command = self.command("receive");
-        command.arg("--out").arg(self.identity.path("received")).stdout(Stdio::piped()).stdin(Stdio::null());
+        command
+            .arg("--out")
+            .arg(self.identity.path("received"))
+            .stdout(Stdio::piped())
+            .stdin(Stdio::null());
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let port = line.trim().strip_prefix("ready ").unwrap_or_else(|| panic!("the peer did not start: {line}")).parse().unwrap();
+        let port = line
+            .trim()
+            .strip_prefix("ready ")
+            .unwrap_or_else(|| panic!("the peer did not start: {line}"))
+            .parse()
+            .unwrap();
         self.server = Some((child, port));
         format!("http://127.0.0.1:{port}/as2")
     }
@@ -100,8 +126,13 @@ impl Peer {
     #[track_caller]
     pub fn received(&self, n: usize) -> (Value, Vec<u8>) {
         let stem = self.identity.path("received").join(n.to_string());
-        let facts = wait_for(&format!("message {n} at the peer"), || fs::read_to_string(stem.with_extension("json")).ok());
-        (serde_json::from_str(&facts).unwrap(), fs::read(stem.with_extension("payload")).unwrap_or_default())
+        let facts = wait_for(&format!("message {n} at the peer"), || {
+            fs::read_to_string(stem.with_extension("json")).ok()
+        });
+        (
+            serde_json::from_str(&facts).unwrap(),
+            fs::read(stem.with_extension("payload")).unwrap_or_default(),
+        )
     }
 
     /// Sends a file and tells what came of it.

@@ -53,7 +53,11 @@ impl Ran {
 
 impl std::fmt::Display for Ran {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}\nexit {}\n--- stdout\n{}\n--- stderr\n{}", self.command, self.code, self.stdout, self.stderr)
+        write!(
+            f,
+            "{}\nexit {}\n--- stdout\n{}\n--- stderr\n{}",
+            self.command, self.code, self.stdout, self.stderr
+        )
     }
 }
 
@@ -61,7 +65,10 @@ impl std::fmt::Display for Ran {
 #[must_use]
 #[track_caller]
 pub fn run(command: &mut Command) -> Ran {
-    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}{}", advice(command)));
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}{}", advice(command)));
     Ran::of(command, &output)
 }
 
@@ -139,7 +146,11 @@ pub fn as2gate() -> PathBuf {
         return PathBuf::from(path);
     }
     let release = profile_dir().parent().unwrap().join("release/as2gate");
-    assert!(release.exists(), "{} is not there: run `make build` first, or name a binary with AS2GATE_BIN", release.display());
+    assert!(
+        release.exists(),
+        "{} is not there: run `make build` first, or name a binary with AS2GATE_BIN",
+        release.display()
+    );
     release
 }
 

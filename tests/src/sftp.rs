@@ -15,9 +15,28 @@ pub struct Sftp {
 
 /// The part of every command line that keeps the machine's own SSH set-up out.
 fn options(key: &Path) -> Vec<String> {
-    let fixed = ["-F", "/dev/null", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "StrictHostKeyChecking=no"];
+    let fixed = [
+        "-F",
+        "/dev/null",
+        "-o",
+        "BatchMode=yes",
+        "-o",
+        "IdentitiesOnly=yes",
+        "-o",
+        "StrictHostKeyChecking=no",
+    ];
     let mut all: Vec<String> = fixed.map(str::to_owned).to_vec();
-    all.extend(["-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "IdentityAgent=none"].map(str::to_owned));
+    all.extend(
+        [
+            "-o",
+            "UserKnownHostsFile=/dev/null",
+            "-o",
+            "LogLevel=ERROR",
+            "-o",
+            "IdentityAgent=none",
+        ]
+        .map(str::to_owned),
+    );
     all.extend(["-i".to_owned(), key.display().to_string()]);
     all
 }
@@ -25,7 +44,10 @@ fn options(key: &Path) -> Vec<String> {
 /// A name as sftp's own parser takes it.
 #[must_use]
 pub fn quoted(name: &str) -> String {
-    let escaped: String = name.chars().flat_map(|c| if matches!(c, '"' | '\\') { vec!['\\', c] } else { vec![c] }).collect();
+    let escaped: String = name
+        .chars()
+        .flat_map(|c| if matches!(c, '"' | '\\') { vec!['\\', c] } else { vec![c] })
+        .collect();
     format!("\"{escaped}\"")
 }
 
@@ -33,13 +55,20 @@ impl Sftp {
     /// A user on a loopback port.
     #[must_use]
     pub fn new(port: u16, user: &str, key: &Path) -> Self {
-        Sftp { port, user: user.to_owned(), key: key.to_owned() }
+        Sftp {
+            port,
+            user: user.to_owned(),
+            key: key.to_owned(),
+        }
     }
 
     /// The same port with another key.
     #[must_use]
     pub fn with_key(&self, key: &Path) -> Self {
-        Sftp { key: key.to_owned(), ..self.clone() }
+        Sftp {
+            key: key.to_owned(),
+            ..self.clone()
+        }
     }
 
     /// The client as a command that reads its lines from standard input.
@@ -62,7 +91,11 @@ impl Sftp {
     #[track_caller]
     pub fn ssh(&self, before: &[&str], after: &[&str]) -> Ran {
         let mut command = tool("ssh", &["-p", &self.port.to_string()]);
-        command.args(before).args(options(&self.key)).arg(format!("{}@127.0.0.1", self.user)).args(after);
+        command
+            .args(before)
+            .args(options(&self.key))
+            .arg(format!("{}@127.0.0.1", self.user))
+            .args(after);
         run(&mut command)
     }
 
@@ -118,7 +151,9 @@ impl Sftp {
     #[track_caller]
     pub fn ls(&self, dir: &str) -> Vec<String> {
         let text = self.ok(&[&format!("ls -1a {}", quoted(dir))]);
-        let names = text.lines().map(|line| line.trim_end().rsplit('/').next().unwrap_or_default().to_owned());
+        let names = text
+            .lines()
+            .map(|line| line.trim_end().rsplit('/').next().unwrap_or_default().to_owned());
         let mut names: Vec<String> = names.filter(|name| !matches!(name.as_str(), "" | "." | "..")).collect();
         names.sort();
         names
@@ -128,7 +163,13 @@ impl Sftp {
     #[must_use]
     pub fn start(&self, more: &[&str], lines: &[&str]) -> Child {
         use std::io::Write as _;
-        let mut child = self.command(more).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = self
+            .command(more)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         // The pipe stays open, so that the client waits for more after the last line.
         let pipe = child.stdin.as_mut().unwrap();
         pipe.write_all(format!("{}\n", lines.join("\n")).as_bytes()).unwrap();

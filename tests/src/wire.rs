@@ -58,7 +58,10 @@ impl Request {
     /// The value of a header.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(found, _)| found.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     /// With another value of a header.
@@ -90,7 +93,10 @@ impl Answer {
     /// The value of a header.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(found, _)| found.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     /// The body as text.
@@ -104,13 +110,15 @@ impl Answer {
     pub fn disposition(&self) -> String {
         let text = self.text();
         let line = text.lines().find(|line| line.to_ascii_lowercase().starts_with("disposition:"));
-        line.map(|line| line.split_once(':').unwrap().1.trim().to_owned()).unwrap_or_default()
+        line.map(|line| line.split_once(':').unwrap().1.trim().to_owned())
+            .unwrap_or_default()
     }
 
     /// Whether the body is a signed MDN.
     #[must_use]
     pub fn is_signed(&self) -> bool {
-        self.header("Content-Type").is_some_and(|value| value.to_ascii_lowercase().starts_with("multipart/signed"))
+        self.header("Content-Type")
+            .is_some_and(|value| value.to_ascii_lowercase().starts_with("multipart/signed"))
     }
 }
 
@@ -150,8 +158,14 @@ fn parse(bytes: &[u8]) -> Option<Answer> {
     let (first, rest) = head.split_once("\r\n").unwrap_or((&head, ""));
     let status = first.split(' ').nth(1)?.parse().ok()?;
     let (headers, body) = (header_lines(rest), &bytes[end + 4..]);
-    let chunked = headers.iter().any(|(name, value)| name.eq_ignore_ascii_case("transfer-encoding") && value.contains("chunked"));
-    Some(Answer { status, headers, body: if chunked { dechunked(body)? } else { body.to_vec() } })
+    let chunked = headers
+        .iter()
+        .any(|(name, value)| name.eq_ignore_ascii_case("transfer-encoding") && value.contains("chunked"));
+    Some(Answer {
+        status,
+        headers,
+        body: if chunked { dechunked(body)? } else { body.to_vec() },
+    })
 }
 
 fn dechunked(mut bytes: &[u8]) -> Option<Vec<u8>> {

@@ -1,5 +1,6 @@
 //! EnvelopedData (RFC 5652 §6) and AuthEnvelopedData (RFC 5083, 5084): sealing with a known length, opening in one pass.
 
+use as2_fused::{BLOCK, FusedCbcSha256, GROUP};
 use zeroize::Zeroizing;
 
 use crate::algorithm::{Cipher, Digest, KeyTransport};
@@ -50,11 +51,18 @@ pub struct EnvelopePlan<'a> {
 /// Encrypts one message under a fresh key; the length of what it writes is known before the first byte.
 pub struct Sealer {
     cipher: CipherStream,
+    algorithm: Cipher,
+    key: Zeroizing<Vec<u8>>,
+    /// The initialization vector, then the last block of ciphertext that `cipher` made.
+    chain: Vec<u8>,
+    /// In place of `cipher` between [`Sealer::begin_sha256`] and [`Sealer::end_sha256`].
+    fused: Option<Box<FusedCbcSha256>>,
     gcm: bool,
     form: Form,
     /// Written before the first byte of ciphertext, then empty.
     prefix: Vec<u8>,
-    /// Bytes that are still expected.
+    /// Bytes of the plan, and of them those still expected.
+    plain_len: u64,
     plain_left: u64,
     /// Ciphertext still to be written.
     sealed_left: u64,
@@ -107,9 +115,14 @@ impl Sealer {
         };
         Ok(Sealer {
             cipher: CipherStream::encrypt(plan.cipher, &key, &iv)?,
+            algorithm: plan.cipher,
+            key,
+            chain: iv,
+            fused: None,
             gcm,
             form: plan.form,
             prefix,
+            plain_len: plan.plain_len,
             plain_left: plan.plain_len,
             sealed_left: sealed,
             chunk_left: 0,
@@ -136,12 +149,76 @@ impl Sealer {
             .plain_left
             .checked_sub(plain.len() as u64)
             .ok_or_else(|| off_plan("more bytes to seal than were planned"))?;
-        let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.clear();
-        self.cipher.update(plain, &mut scratch)?;
-        self.emit(&scratch, out)?;
-        self.scratch = scratch;
+        if self.fused.is_some() {
+            self.push_fused(plain, out)?;
+        } else {
+            let mut scratch = std::mem::take(&mut self.scratch);
+            scratch.clear();
+            self.cipher.update(plain, &mut scratch)?;
+            if let Some(block) = scratch.last_chunk::<BLOCK>() {
+                self.chain.clear();
+                self.chain.extend_from_slice(block);
+            }
+            self.emit(&scratch, out)?;
+            self.scratch = scratch;
+        }
         self.written += (out.len() - start) as u64;
+        Ok(())
+    }
+
+    /// From here on what is pushed is also digested by SHA-256, in one go with the encryption. `false`, and nothing changes, if
+    /// that cannot be: another cipher, a place between two blocks, a machine without the instructions.
+    pub(crate) fn begin_sha256(&mut self) -> bool {
+        let cbc = matches!(self.algorithm, Cipher::Aes128Cbc | Cipher::Aes192Cbc | Cipher::Aes256Cbc);
+        let aligned = (self.plain_len - self.plain_left).is_multiple_of(BLOCK as u64);
+        let iv = self.chain.as_slice().try_into().ok().filter(|_| cbc && aligned);
+        self.fused = iv.and_then(|iv| FusedCbcSha256::new(&self.key, iv)).map(Box::new);
+        self.fused.is_some()
+    }
+
+    /// The digest of what was pushed since [`Sealer::begin_sha256`], if that said `true`. The ordinary cipher goes on.
+    pub(crate) fn end_sha256(&mut self, out: &mut Vec<u8>) -> Result<Option<Vec<u8>>, Error> {
+        let Some(fused) = self.fused.take() else { return Ok(None) };
+        let end = fused.finish();
+        self.cipher = CipherStream::encrypt(self.algorithm, &self.key, &end.iv)?;
+        let start = out.len();
+        let mut sealed = Vec::new();
+        self.cipher.update(&end.rest, &mut sealed)?;
+        self.emit(&sealed, out)?;
+        self.written += (out.len() - start) as u64;
+        Ok(Some(end.digest.to_vec()))
+    }
+
+    /// Encrypts straight into `out`, piece by piece; only what straddles two pieces is copied.
+    fn push_fused(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+        let Some(mut fused) = self.fused.take() else { return Ok(()) };
+        let mut left = plain;
+        while !left.is_empty() {
+            let room = match self.form {
+                Form::Der => usize::MAX,
+                Form::Ber => self.chunk_left as usize,
+            };
+            if room < GROUP {
+                // The rest of the piece, or none yet: `emit` begins the next one.
+                let (now, later) = left.split_at(left.len().min(GROUP));
+                let mut scratch = std::mem::take(&mut self.scratch);
+                scratch.clear();
+                fused.update(now, &mut scratch);
+                self.emit(&scratch, out)?;
+                self.scratch = scratch;
+                left = later;
+            } else {
+                let (now, later) = left.split_at(left.len().min(fused.fits(room)));
+                let before = out.len();
+                fused.update(now, out);
+                let sealed = (out.len() - before) as u64;
+                let rest = self.sealed_left.checked_sub(sealed);
+                self.sealed_left = rest.ok_or_else(|| off_plan("more ciphertext than was predicted"))?;
+                self.chunk_left = self.chunk_left.saturating_sub(sealed);
+                left = later;
+            }
+        }
+        self.fused = Some(fused);
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! Object identifiers (contents bytes) and the algorithms that they name (RFC 5652, 5754, 8702, 3565, 5084, 8017).
+//! Object identifiers (contents bytes) and the algorithms that they name (RFC 5652, 5754, 8702, 3565, 5084, 5753, 8017, 8410).
 
 use crate::algorithm::{Cipher, Digest};
 
@@ -19,6 +19,7 @@ pub(crate) const MGF1: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 8];
 pub(crate) const P_SPECIFIED: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 9];
 pub(crate) const RSASSA_PSS: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 10];
 pub(crate) const EC_PUBLIC_KEY: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1];
+pub(crate) const ED25519: &[u8] = &[0x2b, 0x65, 0x70];
 
 /// The OID of a digest.
 pub(crate) fn digest(digest: Digest) -> &'static [u8] {
@@ -54,6 +55,9 @@ pub(crate) fn cipher(cipher: Cipher) -> &'static [u8] {
         Cipher::Aes192Gcm => &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 1, 26],
         Cipher::Aes256Cbc => &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 1, 42],
         Cipher::Aes256Gcm => &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 1, 46],
+        Cipher::Aes128Ccm => &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 1, 7],
+        Cipher::Aes192Ccm => &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 1, 27],
+        Cipher::Aes256Ccm => &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 1, 47],
         Cipher::TripleDesCbc => &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 3, 7],
     }
 }
@@ -61,6 +65,32 @@ pub(crate) fn cipher(cipher: Cipher) -> &'static [u8] {
 /// The content encryption that an OID names.
 pub(crate) fn cipher_of(oid: &[u8]) -> Option<Cipher> {
     Cipher::ALL.iter().copied().find(|known| cipher(*known) == oid)
+}
+
+/// The OID of key agreement by ECDH with this digest, standard and cofactor Diffie-Hellman (RFC 5753 §7.1.4); none for digests
+/// that have none.
+pub(crate) fn ecdh(digest: Digest) -> Option<[&'static [u8]; 2]> {
+    Some(match digest {
+        Digest::Sha1 => [
+            &[0x2b, 0x81, 5, 16, 0x86, 0x48, 63, 0, 2],
+            &[0x2b, 0x81, 5, 16, 0x86, 0x48, 63, 0, 3],
+        ],
+        Digest::Sha224 => [&[0x2b, 0x81, 4, 1, 11, 0], &[0x2b, 0x81, 4, 1, 14, 0]],
+        Digest::Sha256 => [&[0x2b, 0x81, 4, 1, 11, 1], &[0x2b, 0x81, 4, 1, 14, 1]],
+        Digest::Sha384 => [&[0x2b, 0x81, 4, 1, 11, 2], &[0x2b, 0x81, 4, 1, 14, 2]],
+        Digest::Sha512 => [&[0x2b, 0x81, 4, 1, 11, 3], &[0x2b, 0x81, 4, 1, 14, 3]],
+        _ => return None,
+    })
+}
+
+/// The OID of AES key wrap with keys of so many bytes (RFC 3565 §2.3.2).
+pub(crate) fn aes_wrap(kek_len: usize) -> Option<&'static [u8]> {
+    Some(match kek_len {
+        16 => &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 1, 5],
+        24 => &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 1, 25],
+        32 => &[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 1, 45],
+        _ => return None,
+    })
 }
 
 /// Ciphers that are known and never allowed: RC2, RC4, RC5, DES, CAST5, IDEA.

@@ -330,7 +330,7 @@ fn describe(layers: &mut [String], line: usize, words: &str) {
 }
 
 fn words_of(opened: &Opened) -> String {
-    let kind = if opened.cipher.is_gcm() {
+    let kind = if opened.cipher.is_authenticated() {
         "authEnveloped-data"
     } else {
         "enveloped-data"

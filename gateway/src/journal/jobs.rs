@@ -8,8 +8,6 @@ use crate::words;
 
 /// How long a claimed job belongs to its worker before somebody else may take it.
 pub const LEASE: Millis = 300_000;
-/// Candidates looked at in one claim.
-const MAX_CANDIDATES: u32 = 256;
 
 words! {
     /// What a job does. The worker does not know; the flows do.
@@ -77,7 +75,8 @@ impl Tx<'_> {
         Ok(1)
     }
 
-    /// Claims due jobs of these kinds, at most `limit`, and per lane no more than `allowed` says.
+    /// Claims due jobs of these kinds, at most `limit`, and per lane no more than `allowed` says: a pair with a long queue
+    /// does not hold up the others.
     ///
     /// A lease of another process is void: one server owns the data directory (R15).
     ///
@@ -91,53 +90,61 @@ impl Tx<'_> {
         limit: usize,
         allowed: &dyn Fn(&str, &str, JobKind) -> Lane,
     ) -> Result<Vec<Job>> {
-        let names: Vec<String> = kinds.iter().map(|kind| format!("'{kind}'")).collect();
-        let sql = format!(
-            "SELECT id, kind, account, message, lane, fence, tries FROM job
-             WHERE due <= ?1 AND kind IN ({}) AND (lease_until IS NULL OR lease_until < ?1 OR lease_owner <> ?2)
-             ORDER BY due, id LIMIT {MAX_CANDIDATES}",
-            names.join(",")
-        );
-        let candidates: Vec<Job> = {
-            let mut query = self.db.prepare_cached(&sql)?;
-            let rows = query.query_map(params![now, owner], read_job)?;
-            rows.collect::<rusqlite::Result<Result<Vec<_>>>>()??
-        };
-        let mut claimed: Vec<Job> = Vec::new();
-        for mut job in candidates {
-            if claimed.len() >= limit {
-                break;
+        let mut free: Vec<(Millis, Job)> = Vec::new();
+        for (account, lane) in self.lanes()? {
+            for kind in kinds {
+                let rule = allowed(&account, &lane, *kind);
+                let room = usize::try_from(rule.width.saturating_sub(self.leases_in_lane(&lane, *kind, owner, now)?)).unwrap_or(usize::MAX);
+                if room > 0 {
+                    free.extend(self.free_jobs(&lane, *kind, owner, now, room.min(limit), rule.in_order)?);
+                }
             }
-            let mine = claimed.iter().filter(|other| other.lane == job.lane && other.kind == job.kind).count();
-            let busy = self.leases_in_lane(&job, owner, now)? + u32::try_from(mine).unwrap_or(u32::MAX);
-            let lane = allowed(&job.account, &job.lane, job.kind);
-            if busy >= lane.width || (lane.in_order && self.has_older(&job)?) {
-                continue;
-            }
+        }
+        free.sort_by_key(|(due, job)| (*due, job.id));
+        free.truncate(limit);
+        let mut claimed = Vec::with_capacity(free.len());
+        for (_, mut job) in free {
             job.fence += 1;
-            let mut update = self.db.prepare_cached(
-                "UPDATE job SET lease_owner = ?2, lease_until = ?3, fence = ?4 WHERE id = ?1",
-            )?;
+            let mut update = self.db.prepare_cached("UPDATE job SET lease_owner = ?2, lease_until = ?3, fence = ?4 WHERE id = ?1")?;
             update.execute(params![job.id, owner, now + LEASE, job.fence])?;
             claimed.push(job);
         }
         Ok(claimed)
     }
 
-    /// Whether an older job of the lane is still there, even if it only waits for its next try.
-    fn has_older(&self, job: &Job) -> Result<bool> {
-        let mut query = self
-            .db
-            .prepare_cached("SELECT EXISTS (SELECT 1 FROM job WHERE account = ?1 AND lane = ?2 AND kind = ?3 AND id < ?4)")?;
-        Ok(query.query_row(params![job.account, job.lane, job.kind.as_str(), job.id], |row| row.get(0))?)
+    /// The lanes that have jobs, each found by one step in the index.
+    fn lanes(&self) -> Result<Vec<(String, String)>> {
+        let mut query = self.db.prepare_cached(
+            "WITH RECURSIVE lanes (lane) AS (
+                SELECT min(lane) FROM job
+                UNION ALL SELECT (SELECT min(lane) FROM job WHERE lane > lanes.lane) FROM lanes WHERE lanes.lane IS NOT NULL)
+             SELECT (SELECT account FROM job WHERE job.lane = lanes.lane LIMIT 1), lane FROM lanes WHERE lane IS NOT NULL",
+        )?;
+        let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
-    fn leases_in_lane(&self, job: &Job, owner: &str, now: Millis) -> Result<u32> {
+    fn leases_in_lane(&self, lane: &str, kind: JobKind, owner: &str, now: Millis) -> Result<u32> {
         let mut query = self.db.prepare_cached(
-            "SELECT count(*) FROM job WHERE account = ?1 AND lane = ?2 AND kind = ?3
-             AND lease_owner = ?4 AND lease_until >= ?5",
+            "SELECT count(*) FROM job WHERE lane = ?1 AND kind = ?2 AND lease_owner IS NOT NULL AND lease_owner = ?3 AND lease_until >= ?4",
         )?;
-        Ok(query.query_row(params![job.account, job.lane, job.kind.as_str(), owner, now], |row| row.get(0))?)
+        Ok(query.query_row(params![lane, kind.as_str(), owner, now], |row| row.get(0))?)
+    }
+
+    /// The first free jobs of a lane. In an ordered lane only its oldest counts, even if that waits for its next try.
+    fn free_jobs(&self, lane: &str, kind: JobKind, owner: &str, now: Millis, most: usize, in_order: bool) -> Result<Vec<(Millis, Job)>> {
+        let sql = if in_order {
+            "SELECT id, kind, account, message, lane, fence, tries, due FROM
+                (SELECT * FROM job WHERE lane = ?1 AND kind = ?2 ORDER BY id LIMIT 1)
+             WHERE due <= ?3 AND (lease_until IS NULL OR lease_until < ?3 OR lease_owner <> ?4) LIMIT ?5"
+        } else {
+            "SELECT id, kind, account, message, lane, fence, tries, due FROM job
+             WHERE lane = ?1 AND kind = ?2 AND due <= ?3 AND (lease_until IS NULL OR lease_until < ?3 OR lease_owner <> ?4)
+             ORDER BY due, id LIMIT ?5"
+        };
+        let mut query = self.db.prepare_cached(sql)?;
+        let rows = query.query_map(params![lane, kind.as_str(), now, owner, most], |row| Ok((row.get(7)?, read_job(row)?)))?;
+        rows.map(|row| row.map_err(JournalError::from).and_then(|(due, job)| Ok((due, job?)))).collect()
     }
 
     /// Keeps a lease alive during long work.

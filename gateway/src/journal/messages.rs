@@ -109,7 +109,8 @@ impl Tx<'_> {
     /// The database's.
     pub fn count_states(&self, since: Millis) -> Result<Vec<(State, u64)>> {
         let mut query = self.db.prepare_cached(
-            "SELECT state, count(*) FROM message WHERE finished IS NULL OR finished >= ?1 GROUP BY state",
+            "SELECT state, count(*) FROM message WHERE finished IS NULL GROUP BY state
+             UNION ALL SELECT state, count(*) FROM message WHERE finished >= ?1 GROUP BY state",
         )?;
         let rows = query.query_map([since], |row| Ok((row.get::<_, String>(0)?, row.get::<_, u64>(1)?)))?;
         rows.map(|row| {

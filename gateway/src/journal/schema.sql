@@ -42,6 +42,8 @@ CREATE TABLE message (
 CREATE INDEX message_by_message_id ON message (bare_id) WHERE bare_id <> '';
 CREATE INDEX message_by_account ON message (account, id);
 CREATE INDEX message_in_send ON message (account, station, partner, file) WHERE finished IS NULL AND direction = 'out';
+CREATE INDEX message_again ON message (account, station, partner, file, created) WHERE direction = 'in' AND state = 'filed';
+CREATE INDEX message_finished ON message (finished) WHERE finished IS NOT NULL;
 CREATE INDEX message_open ON message (state) WHERE finished IS NULL;
 CREATE INDEX message_payload ON message (detail ->> '$.payload') WHERE finished IS NULL;
 CREATE INDEX message_raw ON message (detail ->> '$.raw') WHERE finished IS NULL;
@@ -60,6 +62,8 @@ CREATE TABLE job (
     UNIQUE (kind, message)
 );
 CREATE INDEX job_due ON job (due);
+CREATE INDEX job_by_lane ON job (lane, kind, due, id);
+CREATE INDEX job_leased ON job (lane, kind) WHERE lease_owner IS NOT NULL;
 
 CREATE TABLE name_window (
     account    TEXT NOT NULL,

@@ -381,7 +381,7 @@ impl Tx<'_> {
     /// The database's.
     pub fn names_store_key(&self, key: &str) -> Result<bool> {
         let mut query = self.db.prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM entry WHERE store = ?1) OR EXISTS (SELECT 1 FROM upload WHERE store = ?1)
+            "SELECT EXISTS (SELECT 1 FROM entry WHERE store = ?1 AND store <> '') OR EXISTS (SELECT 1 FROM upload WHERE store = ?1)
                  OR EXISTS (SELECT 1 FROM message WHERE finished IS NULL AND detail ->> '$.payload' = ?1)
                  OR EXISTS (SELECT 1 FROM message WHERE finished IS NULL AND detail ->> '$.raw' = ?1)",
         )?;

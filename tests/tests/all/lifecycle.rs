@@ -48,7 +48,9 @@ fn records_leave_the_view_after_35_days_and_the_disk_after_70() {
     // Ages round up to the next midnight: on day 36 it is due wherever in the day this runs.
     on_day(gateway, 36);
     for path in &paths {
-        let _ = pair.alice_user.refused(&format!("get {path} {}", gateway.path("nothing").display()));
+        let _ = pair
+            .alice_user
+            .refused(&format!("get {path} {}", gateway.path("nothing").display()));
     }
     assert_eq!(pair.bob_user.ls("AS2/files/BOB/ALICE/inbox"), [""; 0]);
     assert_eq!(pair.alice_user.ls("AS2/duplicate/ALICE/BOB"), [""; 0]);
@@ -56,7 +58,10 @@ fn records_leave_the_view_after_35_days_and_the_disk_after_70() {
     assert_eq!(current, [""; 0], "still in the tree on disk");
     assert!(noncurrent.len() >= 9, "{noncurrent:?}");
     for file in &noncurrent {
-        let mode = fs::metadata(gateway.path("data/noncurrent").join(file)).unwrap().permissions().mode();
+        let mode = fs::metadata(gateway.path("data/noncurrent").join(file))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");
     }
 
@@ -124,7 +129,9 @@ fn parts_leave_the_view_after_a_day_and_the_disk_after_two() {
     let local = gateway.file("part.bin", &noise(12 << 20, 1));
     let line = format!("put {} AS2/send/ALICE/BOB/part.bin", quoted(local.to_str().unwrap()));
     let mut client = pair.alice_user.start(&["-l", "16000"], &[&line]);
-    wait_for("the upload", || (pair.alice_user.ls("AS2/send/ALICE/BOB") == ["part.bin"]).then_some(()));
+    wait_for("the upload", || {
+        (pair.alice_user.ls("AS2/send/ALICE/BOB") == ["part.bin"]).then_some(())
+    });
     std::thread::sleep(std::time::Duration::from_secs(1));
     client.kill().unwrap();
     client.wait().unwrap();

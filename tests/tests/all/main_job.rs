@@ -37,7 +37,11 @@ fn every_file_put_is_delivered_and_the_inbox_holds_its_bytes() {
         assert!(pair.alice_user.get(&kept) == *bytes, "{name} differs in ALICE's outbox");
         assert_eq!(parcel.got["size"], bytes.len());
     }
-    assert_eq!(pair.alice_user.ls("AS2/send/ALICE/BOB"), [""; 0], "an empty send directory means: all handled");
+    assert_eq!(
+        pair.alice_user.ls("AS2/send/ALICE/BOB"),
+        [""; 0],
+        "an empty send directory means: all handled"
+    );
 }
 
 #[test]
@@ -52,7 +56,11 @@ fn the_receipt_carries_the_mic_that_the_sender_computed() {
     let mdn = pair.alice_user.get(&format!("AS2/raw-mdn/incoming/{}.mdn", parcel.sent_id()));
     let text = String::from_utf8_lossy(&mdn);
     let digest = mic.split(',').next().unwrap();
-    assert!(text.lines().any(|line| line.starts_with("Received-content-MIC:") && line.contains(digest)), "{text}");
+    assert!(
+        text.lines()
+            .any(|line| line.starts_with("Received-content-MIC:") && line.contains(digest)),
+        "{text}"
+    );
     let original = format!("Original-Message-ID: {}", parcel.sent["message_id"].as_str().unwrap());
     assert!(text.contains(&original), "{text}");
 }
@@ -64,7 +72,16 @@ fn openssl_verifies_the_signed_mdn() {
     let mdn = pair.alice().path("signed.mdn");
     fs::write(&mdn, pair.alice_user.get(&format!("AS2/raw-mdn/incoming/{}.mdn", parcel.sent_id()))).unwrap();
     let bob = pair.alice().path("BOB.pem");
-    let args = ["cms", "-verify", "-in", mdn.to_str().unwrap(), "-certfile", bob.to_str().unwrap(), "-nointern", "-noverify"];
+    let args = [
+        "cms",
+        "-verify",
+        "-in",
+        mdn.to_str().unwrap(),
+        "-certfile",
+        bob.to_str().unwrap(),
+        "-nointern",
+        "-noverify",
+    ];
     let report = run(&mut tool("openssl", &args)).ok();
     assert!(report.contains("disposition-notification"), "{report}");
 }
@@ -82,11 +99,19 @@ fn the_tree_shows_message_headers_mdn_and_files_on_both_sides() {
     let sent = |path: &str| pair.alice_user.get(&format!("AS2/{path}"));
     let got = |path: &str| pair.bob_user.get(&format!("AS2/{path}"));
     let raw = sent(&format!("raw-message/ALICE/BOB/outbox/{out}/message.as2"));
-    assert!(raw == got(&format!("raw-message/BOB/ALICE/inbox/{inn}/message.as2")), "the body changed on the wire");
+    assert!(
+        raw == got(&format!("raw-message/BOB/ALICE/inbox/{inn}/message.as2")),
+        "the body changed on the wire"
+    );
     assert!(raw.windows(3).all(|window| window != b"BEG"), "an encrypted body shows no payload");
     let mdn = got(&format!("raw-mdn/outgoing/{inn}.mdn"));
     let read = sent(&format!("raw-mdn/incoming/{out}.mdn"));
-    let body = |mdn: &[u8]| mdn.windows(4).position(|w| w == b"\r\n\r\n").map(|at| mdn[at + 4..].to_vec()).unwrap();
+    let body = |mdn: &[u8]| {
+        mdn.windows(4)
+            .position(|w| w == b"\r\n\r\n")
+            .map(|at| mdn[at + 4..].to_vec())
+            .unwrap()
+    };
     assert!(body(&mdn) == body(&read), "the MDN changed on the wire");
     assert_eq!(pair.bob_user.ls(&format!("AS2/files/BOB/ALICE/inbox/{inn}")), ["tree.edi"]);
     assert_eq!(pair.alice_user.ls(&format!("AS2/headers/ALICE/BOB/outbox/{out}")), ["headers.txt"]);
@@ -96,14 +121,29 @@ fn the_tree_shows_message_headers_mdn_and_files_on_both_sides() {
 fn headers_are_kept_in_the_order_and_spelling_of_the_wire() {
     let pair = pair();
     let parcel = pair.deliver("headers.edi", &order(4));
-    let sent = pair.alice_user.get(&format!("AS2/headers/ALICE/BOB/outbox/{}/headers.txt", parcel.sent_id()));
-    let got = pair.bob_user.get(&format!("AS2/headers/BOB/ALICE/inbox/{}/headers.txt", parcel.got_id()));
+    let sent = pair
+        .alice_user
+        .get(&format!("AS2/headers/ALICE/BOB/outbox/{}/headers.txt", parcel.sent_id()));
+    let got = pair
+        .bob_user
+        .get(&format!("AS2/headers/BOB/ALICE/inbox/{}/headers.txt", parcel.got_id()));
     let (sent, got) = (String::from_utf8(sent).unwrap(), String::from_utf8(got).unwrap());
     assert_eq!(sent, got, "sender and receiver saw the same block");
     assert!(sent.contains("\r\n"), "lines end as on the wire");
     let names: Vec<String> = wire::header_lines(&sent).into_iter().map(|(name, _)| name).collect();
-    for name in ["AS2-From", "AS2-To", "AS2-Version", "Message-ID", "Content-Type", "Content-Length", "Disposition-Notification-To"] {
-        assert!(names.iter().any(|found| found == name), "{name} is missing, or spelt otherwise: {names:?}");
+    for name in [
+        "AS2-From",
+        "AS2-To",
+        "AS2-Version",
+        "Message-ID",
+        "Content-Type",
+        "Content-Length",
+        "Disposition-Notification-To",
+    ] {
+        assert!(
+            names.iter().any(|found| found == name),
+            "{name} is missing, or spelt otherwise: {names:?}"
+        );
     }
 }
 
@@ -111,8 +151,12 @@ fn headers_are_kept_in_the_order_and_spelling_of_the_wire() {
 fn headers_of_others_keep_their_own_order_and_spelling() {
     let pair = pair();
     let parcel = pair.deliver("spelling.edi", &order(5));
-    let block = pair.alice_user.get(&format!("AS2/headers/ALICE/BOB/outbox/{}/headers.txt", parcel.sent_id()));
-    let body = pair.alice_user.get(&format!("AS2/raw-message/ALICE/BOB/outbox/{}/message.as2", parcel.sent_id()));
+    let block = pair
+        .alice_user
+        .get(&format!("AS2/headers/ALICE/BOB/outbox/{}/headers.txt", parcel.sent_id()));
+    let body = pair
+        .alice_user
+        .get(&format!("AS2/raw-message/ALICE/BOB/outbox/{}/message.as2", parcel.sent_id()));
     let mut request = wire::Request::captured(&String::from_utf8(block).unwrap(), body);
     request = request.with("Message-ID", "<spelling@test>");
     request.headers.reverse();
@@ -121,11 +165,23 @@ fn headers_of_others_keep_their_own_order_and_spelling() {
     }
     request.headers.insert(0, ("x-CuStOm".to_owned(), "Kept  as it is".to_owned()));
     assert_eq!(request.post(pair.bob().as2_port).status, 200);
-    let received = pair.bob().messages("in").into_iter().find(|message| message["message_id"] == "<spelling@test>").unwrap();
-    let block = pair.bob_user.get(&format!("AS2/headers/BOB/ALICE/inbox/{}/headers.txt", received["id"].as_str().unwrap()));
+    let received = pair
+        .bob()
+        .messages("in")
+        .into_iter()
+        .find(|message| message["message_id"] == "<spelling@test>")
+        .unwrap();
+    let block = pair.bob_user.get(&format!(
+        "AS2/headers/BOB/ALICE/inbox/{}/headers.txt",
+        received["id"].as_str().unwrap()
+    ));
     let kept = String::from_utf8(block).unwrap();
     let ours = |name: &str| !matches!(name.to_ascii_lowercase().as_str(), "host" | "connection" | "content-length");
-    let names: Vec<String> = wire::header_lines(&kept).into_iter().map(|(name, _)| name).filter(|name| ours(name)).collect();
+    let names: Vec<String> = wire::header_lines(&kept)
+        .into_iter()
+        .map(|(name, _)| name)
+        .filter(|name| ours(name))
+        .collect();
     let posted: Vec<String> = request.headers.iter().map(|(name, _)| name.clone()).collect();
     assert_eq!(names, posted);
     assert!(kept.contains("x-CuStOm: Kept  as it is\r\n"), "{kept}");
@@ -139,15 +195,30 @@ fn records_are_real_files_that_an_administrator_can_read() {
     pair.bob().wait("the payload on disk", |_| inbox.exists().then_some(()));
     assert_eq!(fs::read(&inbox).unwrap(), order(6));
     for (gateway, user, path) in [
-        (pair.bob(), &pair.bob_user, format!("raw-message/BOB/ALICE/inbox/{}/message.as2", parcel.got_id())),
-        (pair.bob(), &pair.bob_user, format!("headers/BOB/ALICE/inbox/{}/headers.txt", parcel.got_id())),
+        (
+            pair.bob(),
+            &pair.bob_user,
+            format!("raw-message/BOB/ALICE/inbox/{}/message.as2", parcel.got_id()),
+        ),
+        (
+            pair.bob(),
+            &pair.bob_user,
+            format!("headers/BOB/ALICE/inbox/{}/headers.txt", parcel.got_id()),
+        ),
         (pair.bob(), &pair.bob_user, format!("raw-mdn/outgoing/{}.mdn", parcel.got_id())),
         (pair.alice(), &pair.alice_user, format!("raw-mdn/incoming/{}.mdn", parcel.sent_id())),
-        (pair.alice(), &pair.alice_user, format!("files/ALICE/BOB/outbox/{}/on-disk.edi", parcel.sent_id())),
+        (
+            pair.alice(),
+            &pair.alice_user,
+            format!("files/ALICE/BOB/outbox/{}/on-disk.edi", parcel.sent_id()),
+        ),
     ] {
         let on_disk = gateway.tree(&path);
         gateway.wait(&path, |_| on_disk.exists().then_some(()));
-        assert!(fs::read(&on_disk).unwrap() == user.get(&format!("AS2/{path}")), "{path} differs between disk and SFTP");
+        assert!(
+            fs::read(&on_disk).unwrap() == user.get(&format!("AS2/{path}")),
+            "{path} differs between disk and SFTP"
+        );
     }
 }
 
@@ -155,8 +226,13 @@ fn records_are_real_files_that_an_administrator_can_read() {
 fn paramiko_finds_its_file_after_the_put_although_it_has_moved_on() {
     let pair = Pair::one_gateway();
     let local = pair.alice().file("paramiko.edi", &order(7));
-    let mut command = tool(peer::python().to_str().unwrap(), &[peer::script("paramiko_client.py").to_str().unwrap()]);
-    command.args([&pair.alice().sftp_port.to_string(), "alice-erp"]).arg(pair.alice().path("alice-erp-ed25519.key"));
+    let mut command = tool(
+        peer::python().to_str().unwrap(),
+        &[peer::script("paramiko_client.py").to_str().unwrap()],
+    );
+    command
+        .args([&pair.alice().sftp_port.to_string(), "alice-erp"])
+        .arg(pair.alice().path("alice-erp-ed25519.key"));
     command.args(["put", local.to_str().unwrap(), "AS2/send/ALICE/BOB/paramiko.edi"]);
     let told = run(&mut command).ok();
     assert!(told.contains(&format!("size {}", order(7).len())), "{told}");
@@ -171,7 +247,11 @@ fn a_partner_that_is_away_is_tried_again_with_the_same_bytes() {
     pair.put("later.edi", &order(8));
     let waiting = pair.alice().reaches("out", "later.edi", "retrying");
     assert!(waiting["next_try"].is_string() || waiting["next_try"].is_number(), "{waiting:#}");
-    assert_eq!(pair.alice_user.ls("AS2/send/ALICE/BOB"), ["later.edi"], "listed until its message is final");
+    assert_eq!(
+        pair.alice_user.ls("AS2/send/ALICE/BOB"),
+        ["later.edi"],
+        "listed until its message is final"
+    );
     pair.bob().start();
     let parcel = pair.delivered("later.edi");
     assert!(parcel.sent["attempts"].as_u64().unwrap() > 1);

@@ -35,11 +35,31 @@ fn made_with(message: &Value, mode: &str, sign: &str, encrypt: &str, compress: &
 
 fn goes_through_with(mode: &str) {
     let pair = Pair::one_gateway();
-    pair.bob().ok(&["partner", "set", "ALICE", "--require-signed", "false", "--require-encrypted", "false"]);
+    pair.bob().ok(&[
+        "partner",
+        "set",
+        "ALICE",
+        "--require-signed",
+        "false",
+        "--require-encrypted",
+        "false",
+    ]);
     let mut number = 0;
     for (sign, encrypt, compress) in packagings() {
         let what = format!("mdn {mode}, sign {sign}, encrypt {encrypt}, compress {compress}");
-        pair.alice().ok(&["partner", "set", "BOB", "--mdn", mode, "--sign", sign, "--encrypt", encrypt, "--compress", compress]);
+        pair.alice().ok(&[
+            "partner",
+            "set",
+            "BOB",
+            "--mdn",
+            mode,
+            "--sign",
+            sign,
+            "--encrypt",
+            encrypt,
+            "--compress",
+            compress,
+        ]);
         let set = Instant::now();
         // Until the running server has followed, a file goes out under the settings before.
         let (name, parcel) = loop {

@@ -49,11 +49,26 @@ fn a_big_file_goes_through_two_gateways_with_flat_memory() {
     let _ = run(&mut tool("cmp", &[local.to_str().unwrap(), filed.to_str().unwrap()])).ok();
     let peak = (pair.alice().peak_memory(), pair.bob().peak_memory());
     let grown = (peak.0 - idle.0, peak.1 - idle.1);
-    println!("{mib} MiB: ALICE {} + {} KiB, BOB {} + {} KiB", idle.0 >> 10, grown.0 >> 10, idle.1 >> 10, grown.1 >> 10);
-    assert!(grown.0 < ALLOWED && grown.1 < ALLOWED, "memory grew by {} and {} MiB", grown.0 >> 20, grown.1 >> 20);
+    println!(
+        "{mib} MiB: ALICE {} + {} KiB, BOB {} + {} KiB",
+        idle.0 >> 10,
+        grown.0 >> 10,
+        idle.1 >> 10,
+        grown.1 >> 10
+    );
+    assert!(
+        grown.0 < ALLOWED && grown.1 < ALLOWED,
+        "memory grew by {} and {} MiB",
+        grown.0 >> 20,
+        grown.1 >> 20
+    );
     // And back out by SFTP.
     let got = pair.bob().path("got.bin");
-    pair.bob_user.ok(&[&format!("get AS2/files/BOB/ALICE/inbox/{}/big.bin {}", parcel.got_id(), got.display())]);
+    pair.bob_user.ok(&[&format!(
+        "get AS2/files/BOB/ALICE/inbox/{}/big.bin {}",
+        parcel.got_id(),
+        got.display()
+    )]);
     let _ = run(&mut tool("cmp", &[local.to_str().unwrap(), got.to_str().unwrap()])).ok();
     let grown = pair.bob().peak_memory() - idle.1;
     assert!(grown < ALLOWED, "memory grew by {} MiB while it was fetched", grown >> 20);

@@ -2,6 +2,7 @@
 
 use tests::pair::{add_partner, station_certificate};
 use tests::peer::Peer;
+use tests::process::free_port;
 use tests::{Gateway, Sftp, noise, order};
 
 /// ALICE with pyas2lib as partner PY.
@@ -34,12 +35,28 @@ fn we_send(mdn: &str, settings: &[(&str, &str, &str)]) {
     let world = World::new();
     for (n, (sign, encrypt, compress)) in settings.iter().enumerate() {
         let what = format!("mdn {mdn}, sign {sign}, encrypt {encrypt}, compress {compress}");
-        let args = ["partner", "set", "PY", "--mdn", mdn, "--sign", sign, "--encrypt", encrypt, "--compress", compress];
+        let args = [
+            "partner",
+            "set",
+            "PY",
+            "--mdn",
+            mdn,
+            "--sign",
+            sign,
+            "--encrypt",
+            encrypt,
+            "--compress",
+            compress,
+        ];
         world.gateway.ok(&args);
         world.gateway.restart();
         let name = format!("order-{n}.edi");
         let (edi, binary) = (order(1), noise(100_000, 5));
-        let (name, bytes) = if n % 2 == 0 { (name, edi) } else { (format!("blob-{n}.bin"), binary) };
+        let (name, bytes) = if n % 2 == 0 {
+            (name, edi)
+        } else {
+            (format!("blob-{n}.bin"), binary)
+        };
         let local = world.gateway.file(&name, &bytes);
         world.user.put(&local, &format!("AS2/send/ALICE/PY/{name}"));
         let sent = world.gateway.reaches("out", &name, "delivered");
@@ -53,7 +70,11 @@ fn we_send(mdn: &str, settings: &[(&str, &str, &str)]) {
         if *sign != "none" {
             assert_eq!(facts["digest"], *sign, "{what}");
             let mic = facts["mic"].as_str().unwrap();
-            assert!(sent["mic"].as_str().unwrap().starts_with(mic), "{what}: {mic} against {}", sent["mic"]);
+            assert!(
+                sent["mic"].as_str().unwrap().starts_with(mic),
+                "{what}: {mic} against {}",
+                sent["mic"]
+            );
             if mdn != "none" {
                 assert!(sent["mdn_disposition"].as_str().unwrap().ends_with("processed"), "{what}");
             }
@@ -103,17 +124,23 @@ fn we_send_with_an_unsigned_async_mdn_and_with_none() {
 #[test]
 fn they_send_with_every_packaging_and_mdn() {
     let world = World::new();
-    world.gateway.ok(&["partner", "set", "PY", "--accept-3des", "true"]);
+    // Receipts go to the partner's own origin, or to one that was agreed.
+    let port = free_port().to_string();
+    let receipts_to = format!("http://127.0.0.1:{port}/mdn");
+    world
+        .gateway
+        .ok(&["partner", "set", "PY", "--accept-3des", "true", "--mdn-urls", &receipts_to]);
     world.gateway.restart();
     let packagings: [&[&str]; 7] = [
         &["--sign", "sha256", "--encrypt", "aes_256_cbc"],
         &["--sign", "sha512", "--encrypt", "aes_128_cbc", "--compress"],
         &["--sign", "sha256", "--compress"],
-        &["--sign", "sha384"],
+        &["--sign", "sha256"],
         &["--encrypt", "tripledes_192_cbc"],
         &["--encrypt", "aes_256_cbc", "--compress"],
         &[],
     ];
+    // pyas2lib expects the MIC in the digest of its signature, so it has to ask for that one.
     let receipts: [&[&str]; 4] = [
         &["--mdn", "sync", "--mdn-signed", "sha256"],
         &["--mdn", "sync"],
@@ -127,7 +154,9 @@ fn they_send_with_every_packaging_and_mdn() {
             let what = format!("{packaging:?} {receipt:?}");
             let (name, bytes) = (format!("they-{n}-{m}.bin"), noise(50_000 + n, 7));
             let file = world.gateway.file(&name, &bytes);
-            let told = world.peer.send(&world.url(), &file, &[packaging, *receipt].concat());
+            let told = world
+                .peer
+                .send(&world.url(), &file, &[packaging, *receipt, &["--mdn-port", &port]].concat());
             assert!(told["http"].as_u64().unwrap() / 100 == 2, "{what}: {told:#}");
             let got = world.gateway.reaches("in", &name, "filed");
             let path = format!("AS2/files/ALICE/PY/inbox/{}/{name}", got["id"].as_str().unwrap());
@@ -145,11 +174,33 @@ fn they_send_with_every_packaging_and_mdn() {
 }
 
 #[test]
+fn a_receipt_does_not_go_to_an_address_that_was_not_agreed() {
+    let world = World::new();
+    let file = world.gateway.file("elsewhere.edi", &order(1));
+    let mut message = world.peer.command("send");
+    message
+        .args(["--url", &world.url(), "--mdn", "async", "--sign", "sha256"])
+        .arg("--file")
+        .arg(&file);
+    let mut child = message.stderr(std::process::Stdio::null()).spawn().unwrap();
+    world.gateway.reaches("in", "elsewhere.edi", "filed");
+    world.gateway.wait("the refusal in the log", |gateway| {
+        gateway.log().contains("mdn-destination-denied").then_some(())
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
 fn they_learn_that_their_certificate_is_not_the_one_we_know() {
     let world = World::new();
     let mut other = Peer::new("PY", "ALICE", &station_certificate(&world.gateway, "ALICE"));
     let file = world.gateway.file("forged.edi", &order(1));
-    let told = other.send(&world.url(), &file, &["--sign", "sha256", "--encrypt", "aes_256_cbc", "--mdn-signed", "sha256"]);
+    let told = other.send(
+        &world.url(),
+        &file,
+        &["--sign", "sha256", "--encrypt", "aes_256_cbc", "--mdn-signed", "sha256"],
+    );
     assert!(told["mdn"].as_str().unwrap().contains("authentication-failed"), "{told:#}");
     assert_eq!(world.user.ls("AS2/files/ALICE/PY/inbox"), [""; 0]);
     assert!(other.listen().starts_with("http://"));
@@ -169,7 +220,10 @@ fn a_negative_mdn_of_theirs_fails_the_message() {
     let local = gateway.file("refused.edi", &order(1));
     user.put(&local, "AS2/send/ALICE/PY/refused.edi");
     let failed = gateway.reaches("out", "refused.edi", "failed");
-    assert!(failed["mdn_disposition"].as_str().unwrap().to_lowercase().contains("error"), "{failed:#}");
+    assert!(
+        failed["mdn_disposition"].as_str().unwrap().to_lowercase().contains("error"),
+        "{failed:#}"
+    );
     assert_ne!(failed["code"], "");
     let kept = format!("AS2/files/ALICE/PY/failed/{}/refused.edi", failed["id"].as_str().unwrap());
     assert_eq!(user.get(&kept), order(1));

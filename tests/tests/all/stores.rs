@@ -16,11 +16,17 @@ fn stores(gateway: &Gateway) -> Vec<(String, String, String)> {
     let revealed = gateway.json(&["cert", "stores", "--reveal"]);
     let list = revealed.as_array().expect("an array").clone();
     let text = |store: &Value, field: &str| store[field].as_str().unwrap_or_else(|| panic!("{field}: {store}")).to_owned();
-    list.iter().map(|store| (text(store, "file"), text(store, "password"), text(store, "format"))).collect()
+    list.iter()
+        .map(|store| (text(store, "file"), text(store, "password"), text(store, "format")))
+        .collect()
 }
 
 fn keytool(store: &Path, password: &str) -> String {
-    run(&mut tool("keytool", &["-list", "-v", "-keystore", store.to_str().unwrap(), "-storepass", password])).ok()
+    run(&mut tool(
+        "keytool",
+        &["-list", "-v", "-keystore", store.to_str().unwrap(), "-storepass", password],
+    ))
+    .ok()
 }
 
 fn keytool_opens_all_of(gateway: &Gateway) {
@@ -36,7 +42,10 @@ fn keytool_opens_all_of(gateway: &Gateway) {
             "trust.jks" => assert!(listing.contains("trustedCertEntry"), "{listing}"),
             _ => {}
         }
-        let wrong = run(&mut tool("keytool", &["-list", "-keystore", path.to_str().unwrap(), "-storepass", "wrong-password"]));
+        let wrong = run(&mut tool(
+            "keytool",
+            &["-list", "-keystore", path.to_str().unwrap(), "-storepass", "wrong-password"],
+        ));
         assert_ne!(wrong.code, 0, "any password opens {}", path.display());
     }
     seen.sort();
@@ -62,7 +71,10 @@ fn keytool_opens_true_jks_stores() {
     let bob = Identity::new("bob");
     tests::pair::add_partner(&gateway, "BOB", "http://127.0.0.1:9/as2", bob.path("cert.pem").to_str().unwrap());
     keytool_opens_all_of(&gateway);
-    let (path, ..) = stores(&gateway).into_iter().find(|(path, ..)| path.ends_with("identity.jks")).unwrap();
+    let (path, ..) = stores(&gateway)
+        .into_iter()
+        .find(|(path, ..)| path.ends_with("identity.jks"))
+        .unwrap();
     assert_eq!(fs::read(gateway.path(&path)).unwrap()[..4], [0xfe, 0xed, 0xfe, 0xed]);
 }
 
@@ -72,7 +84,10 @@ fn stores_follow_each_change() {
     gateway.ok(&["station", "add", "ALICE"]);
     let trust = || {
         let (path, password, _) = stores(&gateway).into_iter().find(|(path, ..)| path.ends_with("trust.jks")).unwrap();
-        let listing = run(&mut tool("keytool", &["-list", "-keystore", gateway.path(&path).to_str().unwrap(), "-storepass", &password]));
+        let listing = run(&mut tool(
+            "keytool",
+            &["-list", "-keystore", gateway.path(&path).to_str().unwrap(), "-storepass", &password],
+        ));
         listing.ok().matches("trustedCertEntry").count()
     };
     let before = trust();
@@ -80,7 +95,14 @@ fn stores_follow_each_change() {
     tests::pair::add_partner(&gateway, "BOB", "http://127.0.0.1:9/as2", bob.path("cert.pem").to_str().unwrap());
     assert_eq!(trust(), before + 1);
     gateway.ok(&["partner", "rm", "BOB", "-y"]);
-    let names: Vec<String> = gateway.json(&["cert", "list"]).as_array().unwrap().iter().filter(|c| c["purpose"] == "partner").map(|c| c["name"].as_str().unwrap().to_owned()).collect();
+    let names: Vec<String> = gateway
+        .json(&["cert", "list"])
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|c| c["purpose"] == "partner")
+        .map(|c| c["name"].as_str().unwrap().to_owned())
+        .collect();
     for name in names {
         gateway.ok(&["cert", "rm", &name, "-y"]);
     }
@@ -96,12 +118,47 @@ fn openssl_decrypts_and_verifies_what_was_sent() {
     assert_eq!(format.to_lowercase().replace(['#', '-'], ""), "pkcs12");
     let at = |name: &str| bob.path(name).display().to_string();
     let key = at("bob-key.pem");
-    let _ = run(&mut tool("openssl", &["pkcs12", "-in", &at(&store), "-passin", &format!("pass:{password}"), "-nodes", "-out", &key])).ok();
-    fs::write(bob.path("wire.p7m"), pair.bob_user.get(&format!("AS2/raw-message/BOB/ALICE/inbox/{}/message.as2", parcel.got_id()))).unwrap();
+    let _ = run(&mut tool(
+        "openssl",
+        &[
+            "pkcs12",
+            "-in",
+            &at(&store),
+            "-passin",
+            &format!("pass:{password}"),
+            "-nodes",
+            "-out",
+            &key,
+        ],
+    ))
+    .ok();
+    fs::write(
+        bob.path("wire.p7m"),
+        pair.bob_user
+            .get(&format!("AS2/raw-message/BOB/ALICE/inbox/{}/message.as2", parcel.got_id())),
+    )
+    .unwrap();
     let (wire, clear, content) = (at("wire.p7m"), at("clear.mime"), at("content"));
-    let _ = run(&mut tool("openssl", &["cms", "-decrypt", "-inform", "DER", "-binary", "-in", &wire, "-inkey", &key, "-recip", &key, "-out", &clear])).ok();
+    let _ = run(&mut tool(
+        "openssl",
+        &[
+            "cms", "-decrypt", "-inform", "DER", "-binary", "-in", &wire, "-inkey", &key, "-recip", &key, "-out", &clear,
+        ],
+    ))
+    .ok();
     let alice = at("ALICE.pem");
-    let verify = ["cms", "-verify", "-in", &clear, "-certfile", &alice, "-nointern", "-noverify", "-out", &content];
+    let verify = [
+        "cms",
+        "-verify",
+        "-in",
+        &clear,
+        "-certfile",
+        &alice,
+        "-nointern",
+        "-noverify",
+        "-out",
+        &content,
+    ];
     let _ = run(&mut tool("openssl", &verify)).ok();
     let entity = fs::read(bob.path("content")).unwrap();
     let body = entity.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
@@ -116,19 +173,82 @@ fn certificates_are_imported_in_every_usual_form() {
     let path = |name: &str| peer.path(name).display().to_string();
     tests::pair::add_partner(&gateway, "PEER", "http://127.0.0.1:9/as2", &path("cert.pem"));
     let pass = format!("pass:{PASSWORD}");
-    let _ = run(&mut tool("openssl", &["x509", "-in", &path("cert.pem"), "-outform", "DER", "-out", &path("cert.der")])).ok();
-    let _ = run(&mut tool("openssl", &["crl2pkcs7", "-nocrl", "-certfile", &path("cert.pem"), "-outform", "DER", "-out", &path("cert.p7b")])).ok();
-    let bundle = ["pkcs12", "-export", "-inkey", &path("key.pem"), "-in", &path("cert.pem"), "-name", "peer", "-passout", &pass, "-out", &path("both.p12")];
+    let _ = run(&mut tool(
+        "openssl",
+        &["x509", "-in", &path("cert.pem"), "-outform", "DER", "-out", &path("cert.der")],
+    ))
+    .ok();
+    let _ = run(&mut tool(
+        "openssl",
+        &[
+            "crl2pkcs7",
+            "-nocrl",
+            "-certfile",
+            &path("cert.pem"),
+            "-outform",
+            "DER",
+            "-out",
+            &path("cert.p7b"),
+        ],
+    ))
+    .ok();
+    let bundle = [
+        "pkcs12",
+        "-export",
+        "-inkey",
+        &path("key.pem"),
+        "-in",
+        &path("cert.pem"),
+        "-name",
+        "peer",
+        "-passout",
+        &pass,
+        "-out",
+        &path("both.p12"),
+    ];
     let _ = run(&mut tool("openssl", &bundle)).ok();
-    let convert = ["-importkeystore", "-noprompt", "-srckeystore", &path("both.p12"), "-srcstoretype", "PKCS12", "-srcstorepass", PASSWORD];
-    let into = ["-destkeystore", &path("both.jks"), "-deststoretype", "JKS", "-deststorepass", PASSWORD];
+    let convert = [
+        "-importkeystore",
+        "-noprompt",
+        "-srckeystore",
+        &path("both.p12"),
+        "-srcstoretype",
+        "PKCS12",
+        "-srcstorepass",
+        PASSWORD,
+    ];
+    let into = [
+        "-destkeystore",
+        &path("both.jks"),
+        "-deststoretype",
+        "JKS",
+        "-deststorepass",
+        PASSWORD,
+    ];
     let _ = run(&mut tool("keytool", &[&convert[..], &into[..]].concat())).ok();
-    let import = ["-importcert", "-noprompt", "-alias", "peer", "-file", &path("cert.pem"), "-keystore", &path("trust.jks"), "-storetype", "JKS", "-storepass", PASSWORD];
+    let import = [
+        "-importcert",
+        "-noprompt",
+        "-alias",
+        "peer",
+        "-file",
+        &path("cert.pem"),
+        "-keystore",
+        &path("trust.jks"),
+        "-storetype",
+        "JKS",
+        "-storepass",
+        PASSWORD,
+    ];
     let _ = run(&mut tool("keytool", &import)).ok();
     let secret = gateway.file("password.txt", PASSWORD.as_bytes());
     let secret = format!("file:{}", secret.display());
 
-    let fingerprint = run(&mut tool("openssl", &["x509", "-in", &path("cert.pem"), "-noout", "-fingerprint", "-sha256"])).ok();
+    let fingerprint = run(&mut tool(
+        "openssl",
+        &["x509", "-in", &path("cert.pem"), "-noout", "-fingerprint", "-sha256"],
+    ))
+    .ok();
     let fingerprint = fingerprint.trim().rsplit('=').next().unwrap().replace(':', "").to_lowercase();
     let same = |name: &str| {
         let shown = gateway.json(&["cert", "show", name]);
@@ -140,18 +260,52 @@ fn certificates_are_imported_in_every_usual_form() {
         gateway.ok(&["cert", "add", name, "--partner", "PEER", "--file", &path(file)]);
         let _ = same(name);
     }
-    gateway.ok(&["cert", "add", "trust-jks", "--partner", "PEER", "--file", &path("trust.jks"), "--passphrase", &secret]);
+    gateway.ok(&[
+        "cert",
+        "add",
+        "trust-jks",
+        "--partner",
+        "PEER",
+        "--file",
+        &path("trust.jks"),
+        "--passphrase",
+        &secret,
+    ]);
     let _ = same("trust-jks");
     for (name, file) in [("p12", "both.p12"), ("jks", "both.jks")] {
-        gateway.ok(&["cert", "add", name, "--station", "ALICE", "--file", &path(file), "--passphrase", &secret]);
+        gateway.ok(&[
+            "cert",
+            "add",
+            name,
+            "--station",
+            "ALICE",
+            "--file",
+            &path(file),
+            "--passphrase",
+            &secret,
+        ]);
         let shown = same(name);
         assert_eq!(shown["private_key"], true, "{shown}");
     }
     let wrong = gateway.file("wrong.txt", b"wrong");
-    let words = gateway.cli(&["cert", "add", "w", "--station", "ALICE", "--file", &path("both.p12"), "--passphrase", &format!("file:{}", wrong.display())]).fails(4);
+    let words = gateway
+        .cli(&[
+            "cert",
+            "add",
+            "w",
+            "--station",
+            "ALICE",
+            "--file",
+            &path("both.p12"),
+            "--passphrase",
+            &format!("file:{}", wrong.display()),
+        ])
+        .fails(4);
     assert!(words.to_lowercase().contains("pass"), "{words}");
     let broken = gateway.file("broken.pem", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
-    let _ = gateway.cli(&["cert", "add", "b", "--partner", "PEER", "--file", broken.to_str().unwrap()]).fails(4);
+    let _ = gateway
+        .cli(&["cert", "add", "b", "--partner", "PEER", "--file", broken.to_str().unwrap()])
+        .fails(4);
 }
 
 #[test]
@@ -160,16 +314,35 @@ fn certificates_are_exported_as_pem_and_der() {
     gateway.ok(&["station", "add", "ALICE"]);
     let pem = station_certificate(&gateway, "ALICE");
     assert!(pem.starts_with("-----BEGIN CERTIFICATE-----") && !pem.contains("PRIVATE"));
-    let name = gateway.json(&["station", "show", "ALICE"])["certificate"].as_str().unwrap().to_owned();
+    let name = gateway.json(&["station", "show", "ALICE"])["certificate"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     gateway.ok(&["cert", "export", &name, "--form", "der", "--out", "alice.der"]);
     let text = |form: &str, file: &str| {
-        run(&mut tool("openssl", &["x509", "-inform", form, "-in", gateway.path(file).to_str().unwrap(), "-noout", "-text", "-fingerprint"])).ok()
+        run(&mut tool(
+            "openssl",
+            &[
+                "x509",
+                "-inform",
+                form,
+                "-in",
+                gateway.path(file).to_str().unwrap(),
+                "-noout",
+                "-text",
+                "-fingerprint",
+            ],
+        ))
+        .ok()
     };
     let _ = gateway.file("alice.pem", pem.as_bytes());
     assert_eq!(text("DER", "alice.der"), text("PEM", "alice.pem"));
     assert!(text("DER", "alice.der").contains("(3072 bit)"));
     let profile = gateway.ok(&["station", "profile", "ALICE"]);
-    assert!(profile.contains("ALICE") && profile.contains(pem.trim()) && profile.contains("/as2"), "{profile}");
+    assert!(
+        profile.contains("ALICE") && profile.contains(pem.trim()) && profile.contains("/as2"),
+        "{profile}"
+    );
 }
 
 #[test]
@@ -183,9 +356,27 @@ fn expiry_is_shown_and_needs_renewal_tells_cron() {
     assert_eq!(due.code, 1, "{due}");
     assert_eq!(gateway.cli(&["cert", "needs-renewal", "--within", "5d"]).code, 0);
     let list = gateway.json(&["cert", "list"]);
-    let end = run(&mut tool("openssl", &["x509", "-in", peer.path("cert.pem").to_str().unwrap(), "-noout", "-enddate", "-dateopt", "iso_8601"])).ok();
+    let end = run(&mut tool(
+        "openssl",
+        &[
+            "x509",
+            "-in",
+            peer.path("cert.pem").to_str().unwrap(),
+            "-noout",
+            "-enddate",
+            "-dateopt",
+            "iso_8601",
+        ],
+    ))
+    .ok();
     let day = end.trim().split('=').next_back().unwrap()[..10].to_owned();
-    assert!(list.as_array().unwrap().iter().any(|cert| cert["owner"] == "PEER" && cert.to_string().contains(&day)), "{list:#} {day}");
+    assert!(
+        list.as_array()
+            .unwrap()
+            .iter()
+            .any(|cert| cert["owner"] == "PEER" && cert.to_string().contains(&day)),
+        "{list:#} {day}"
+    );
     let status = gateway.ok(&["status", "-o", "table"]);
     assert!(status.contains("expires") || status.contains("expire"), "{status}");
 }
@@ -194,8 +385,11 @@ fn expiry_is_shown_and_needs_renewal_tells_cron() {
 fn the_current_and_the_next_certificate_of_a_station_decrypt_side_by_side() {
     let pair = Pair::two_gateways();
     let old = station_certificate(pair.bob(), "BOB");
-    let name = pair.bob().json(&["station", "show", "BOB"])["certificate"].as_str().unwrap().to_owned();
-    pair.bob().ok(&["cert", "renew", &name]);
+    let name = pair.bob().json(&["station", "show", "BOB"])["certificate"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    pair.bob().ok(&["cert", "renew", &name, "--at", &in_days(2)]);
     let certs = pair.bob().json(&["cert", "list"]);
     let own: Vec<&Value> = certs.as_array().unwrap().iter().filter(|cert| cert["owner"] == "BOB").collect();
     assert_eq!(own.len(), 2, "{certs:#}");
@@ -204,13 +398,28 @@ fn the_current_and_the_next_certificate_of_a_station_decrypt_side_by_side() {
     let parcel = pair.deliver("old-cert.edi", &order(1));
     assert_eq!(pair.fetch(&parcel), order(1));
     // … and then to the new one.
-    let next = own.iter().find(|cert| cert["name"] != name.as_str()).unwrap()["name"].as_str().unwrap().to_owned();
+    let next = own.iter().find(|cert| cert["name"] != name.as_str()).unwrap()["name"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let file = pair.alice().path("bob-next.pem");
     pair.bob().ok(&["cert", "export", &next, "--out", file.to_str().unwrap()]);
     assert_ne!(fs::read_to_string(&file).unwrap(), old);
-    pair.alice().ok(&["cert", "add", "bob-next", "--partner", "BOB", "--file", file.to_str().unwrap()]);
-    let known = pair.alice().json(&["partner", "show", "BOB"])["sign_certificate"][0].as_str().unwrap().to_owned();
-    pair.alice().ok(&["partner", "set", "BOB", "--encrypt-certificate", "bob-next", "--sign-certificate", &format!("{known},bob-next")]);
+    pair.alice()
+        .ok(&["cert", "add", "bob-next", "--partner", "BOB", "--file", file.to_str().unwrap()]);
+    let known = pair.alice().json(&["partner", "show", "BOB"])["sign_certificate"][0]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    pair.alice().ok(&[
+        "partner",
+        "set",
+        "BOB",
+        "--encrypt-certificate",
+        "bob-next",
+        "--sign-certificate",
+        &format!("{known},bob-next"),
+    ]);
     pair.alice().restart();
     let parcel = pair.deliver("new-cert.edi", &order(2));
     assert_eq!(pair.fetch(&parcel), order(2));
@@ -221,22 +430,69 @@ fn a_scheduled_certificate_takes_over_at_its_time() {
     let pair = Pair::two_gateways();
     let next = Identity::new("alice-next");
     let text = |name: &str| next.path(name).display().to_string();
-    // ALICE gets a new key; BOB learns its certificate beforehand.
-    let current = pair.bob().json(&["partner", "show", "ALICE"])["sign_certificate"][0].as_str().unwrap().to_owned();
-    pair.bob().ok(&["cert", "schedule", &current, "--replace-with", &text("cert.pem"), "--at", "2099-01-01T00:00:00Z"]);
+    // Both sides know the day: ALICE has the new key, BOB its certificate.
+    let at = in_days(2);
+    let own = pair.alice().json(&["station", "show", "ALICE"])["certificate"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let known = pair.bob().json(&["partner", "show", "ALICE"])["sign_certificate"][0]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    pair.alice()
+        .ok(&["cert", "schedule", &own, "--replace-with", &text("both.pem"), "--at", &at]);
+    pair.bob()
+        .ok(&["cert", "schedule", &known, "--replace-with", &text("cert.pem"), "--at", &at]);
+    let planned = pair.bob().json(&["cert", "list"]);
+    let planned = planned
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|cert| cert["replaces"] == known.as_str())
+        .expect("a planned one")
+        .clone();
+    assert!(planned["active_from"].as_str().unwrap().starts_with(&at[..16]), "{planned:#}");
+    pair.alice().restart();
     pair.bob().restart();
-    let parcel = pair.deliver("before.edi", &order(1));
-    assert_eq!(pair.fetch(&parcel), order(1));
-    let certs = pair.bob().json(&["cert", "list"]);
-    let planned = certs.as_array().unwrap().iter().find(|cert| cert["replaces"] == current.as_str());
-    assert!(planned.is_some_and(|cert| cert["active_from"].as_str().unwrap().starts_with("2099-01-01")), "{certs:#}");
+    let signer = |name: &str, day: i64| {
+        pair.alice().set_clock(day * 86_400);
+        pair.bob().set_clock(day * 86_400);
+        let parcel = pair.deliver(name, &order(1));
+        assert_eq!(pair.fetch(&parcel), order(1), "{name}");
+        pair.alice().json(&["station", "show", "ALICE"])["certificate"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!(signer("before.edi", 0), own);
+    assert_eq!(signer("still-before.edi", 1), own);
+    let later = signer("after.edi", 3);
+    // The old key no longer signs: BOB forgets it, and messages still come through.
+    let new = planned["name"].as_str().unwrap();
+    pair.bob()
+        .ok(&["partner", "set", "ALICE", "--sign-certificate", new, "--encrypt-certificate", new]);
+    pair.bob().restart();
+    signer("only-the-new.edi", 3);
+    assert_ne!(later, "", "ALICE has a certificate");
+}
+
+/// A moment so many days from now, as the command line takes it.
+fn in_days(days: u32) -> String {
+    run(&mut tool("date", &["-u", "-d", &format!("{days} days"), "+%Y-%m-%dT%H:%M:00Z"]))
+        .ok()
+        .trim()
+        .to_owned()
 }
 
 #[test]
 fn a_certificate_in_use_is_not_removed_and_says_by_whom() {
     let gateway = Gateway::stopped(&[]);
     gateway.ok(&["station", "add", "ALICE"]);
-    let name = gateway.json(&["station", "show", "ALICE"])["certificate"].as_str().unwrap().to_owned();
+    let name = gateway.json(&["station", "show", "ALICE"])["certificate"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let ran = gateway.cli(&["cert", "rm", &name, "-y"]);
     assert_ne!(ran.code, 0);
     assert!(ran.stderr.contains("ALICE"), "{ran}");
@@ -279,7 +535,10 @@ fn no_private_key_lies_in_clear_in_the_data_directory() {
         let bytes = fs::read(data.join(&file)).unwrap();
         let marks: [&[u8]; 2] = [b"PRIVATE KEY-----", b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00\x04\x82"];
         for mark in marks {
-            assert!(bytes.windows(mark.len()).all(|window| window != mark), "{file} holds a key in clear");
+            assert!(
+                bytes.windows(mark.len()).all(|window| window != mark),
+                "{file} holds a key in clear"
+            );
         }
     }
 }

@@ -15,7 +15,11 @@ const SEND: &str = "AS2/send/ALICE/BOB";
 /// Seconds since 1970 of an RFC 3339 time, and its milliseconds.
 fn millis(time: &Value) -> i64 {
     let text = time.as_str().expect("a time");
-    let seconds = run(&mut tool("date", &["-u", "-d", text, "+%s"])).ok().trim().parse::<i64>().unwrap();
+    let seconds = run(&mut tool("date", &["-u", "-d", text, "+%s"]))
+        .ok()
+        .trim()
+        .parse::<i64>()
+        .unwrap();
     let fraction = text.split_once('.').map_or("0", |(_, rest)| rest.trim_end_matches('Z'));
     seconds * 1000 + format!("{fraction:0<3}")[..3].parse::<i64>().unwrap()
 }
@@ -30,13 +34,23 @@ fn move_to(gateway: &Gateway, moment: i64) {
 
 /// Everything that is known about a name at ALICE.
 fn outcomes(gateway: &Gateway, name: &str) -> Vec<String> {
-    gateway.messages_of("out", name).iter().map(|message| message["state"].as_str().unwrap().to_owned()).collect()
+    gateway
+        .messages_of("out", name)
+        .iter()
+        .map(|message| message["state"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 /// The answers of one paramiko operation: the server's own words.
 fn paramiko(gateway: &Gateway, user: &str, args: &[&str]) -> String {
-    let mut command = tool(peer::python().to_str().unwrap(), &[peer::script("paramiko_client.py").to_str().unwrap()]);
-    command.args([&gateway.sftp_port.to_string(), user]).arg(gateway.path(&format!("{user}-ed25519.key"))).args(args);
+    let mut command = tool(
+        peer::python().to_str().unwrap(),
+        &[peer::script("paramiko_client.py").to_str().unwrap()],
+    );
+    command
+        .args([&gateway.sftp_port.to_string(), user])
+        .arg(gateway.path(&format!("{user}-ed25519.key")))
+        .args(args);
     run(&mut command).stdout
 }
 
@@ -50,14 +64,21 @@ fn a_name_is_a_duplicate_until_six_hours_have_passed() {
     move_to(pair.alice(), opened + (WINDOW - 4) * 1000);
     pair.put("order.edi", &order(2));
     let inside = pair.alice().reaches("out", "order.edi", "duplicate");
-    assert!(millis(&inside["created"]) - opened < WINDOW * 1000, "this machine took seconds for a login");
+    assert!(
+        millis(&inside["created"]) - opened < WINDOW * 1000,
+        "this machine took seconds for a login"
+    );
     assert!(millis(&inside["created"]) - opened >= (WINDOW - 5) * 1000);
 
     move_to(pair.alice(), opened + WINDOW * 1000);
     pair.put("order.edi", &order(3));
     let after = pair.alice().wait("the second delivery", |alice| {
-        let sent = alice.messages_of("out", "order.edi").into_iter().filter(|message| message["state"] == "delivered");
-        sent.max_by_key(|message| millis(&message["created"])).filter(|message| message["id"] != first["id"])
+        let sent = alice
+            .messages_of("out", "order.edi")
+            .into_iter()
+            .filter(|message| message["state"] == "delivered");
+        sent.max_by_key(|message| millis(&message["created"]))
+            .filter(|message| message["id"] != first["id"])
     });
     assert!(millis(&after["created"]) - opened >= WINDOW * 1000);
     assert_eq!(pair.bob().messages_of("in", "order.edi").len(), 2);
@@ -87,16 +108,30 @@ fn duplicates_are_kept_under_names_of_their_own() {
     let kept = pair.alice_user.ls("AS2/duplicate/ALICE/BOB");
     assert_eq!(kept.len(), 3, "{kept:?}");
     assert!(kept.contains(&"twice.edi".to_owned()));
-    assert!(kept.iter().all(|name| name.starts_with("twice") && name.ends_with(".edi")), "{kept:?}");
-    let mut contents: Vec<Vec<u8>> = kept.iter().map(|name| pair.alice_user.get(&format!("AS2/duplicate/ALICE/BOB/{name}"))).collect();
+    assert!(
+        kept.iter().all(|name| name.starts_with("twice") && name.ends_with(".edi")),
+        "{kept:?}"
+    );
+    let mut contents: Vec<Vec<u8>> = kept
+        .iter()
+        .map(|name| pair.alice_user.get(&format!("AS2/duplicate/ALICE/BOB/{name}")))
+        .collect();
     contents.sort();
     let mut put = vec![order(1), order(2), order(3)];
     put.sort();
     assert!(contents == put, "nothing in duplicate/ is overwritten");
     assert_eq!(pair.alice_user.ls(SEND), [""; 0]);
-    let rows: Vec<Value> = pair.alice().messages_of("out", "twice.edi").into_iter().filter(|m| m["state"] == "duplicate").collect();
+    let rows: Vec<Value> = pair
+        .alice()
+        .messages_of("out", "twice.edi")
+        .into_iter()
+        .filter(|m| m["state"] == "duplicate")
+        .collect();
     let shown: Vec<Value> = rows.iter().map(|row| pair.alice().show(row["id"].as_str().unwrap())).collect();
-    assert!(shown.iter().all(|row| row.to_string().contains(first.sent_id())), "each names the winner");
+    assert!(
+        shown.iter().all(|row| row.to_string().contains(first.sent_id())),
+        "each names the winner"
+    );
     let says = |words: &str| shown.iter().filter(|row| row.to_string().contains(words)).count();
     assert_eq!((says("same bytes"), says("other bytes")), (1, 2), "{shown:#?}");
     assert_eq!(pair.bob().messages_of("in", "twice.edi").len(), 1);
@@ -114,14 +149,25 @@ fn the_same_content_under_another_name_is_sent() {
 #[test]
 fn temporary_names_wait_and_a_rename_completes_them() {
     let pair = Pair::one_gateway();
-    let names = ["a.edi.filepart", "b.part", "c.partial", "d.tmp", "e.crdownload", "f.inprogress", ".g.edi", "h.edi~"];
+    let names = [
+        "a.edi.filepart",
+        "b.part",
+        "c.partial",
+        "d.tmp",
+        "e.crdownload",
+        "f.inprogress",
+        ".g.edi",
+        "h.edi~",
+    ];
     for name in names {
         pair.put(name, &order(7));
     }
     let mut listed = names.map(str::to_owned).to_vec();
     listed.sort();
     assert_eq!(pair.alice_user.ls(SEND), listed, "parked files stay in sight");
-    stays(Duration::from_secs(2), "temporary names are no messages", || pair.alice().messages("out").is_empty());
+    stays(Duration::from_secs(2), "temporary names are no messages", || {
+        pair.alice().messages("out").is_empty()
+    });
 
     pair.alice_user.ok(&[&format!("rename {SEND}/a.edi.filepart {SEND}/a.edi")]);
     let parcel = pair.delivered("a.edi");
@@ -130,7 +176,8 @@ fn temporary_names_wait_and_a_rename_completes_them() {
     assert_eq!(pair.alice_user.ls(SEND), listed);
 
     // To another temporary name: still waiting. Removed: gone.
-    pair.alice_user.ok(&[&format!("rename {SEND}/b.part {SEND}/b2.part"), &format!("rm {SEND}/c.partial")]);
+    pair.alice_user
+        .ok(&[&format!("rename {SEND}/b.part {SEND}/b2.part"), &format!("rm {SEND}/c.partial")]);
     listed.retain(|name| name != "b.part" && name != "c.partial");
     listed.push("b2.part".to_owned());
     listed.sort();
@@ -154,7 +201,9 @@ fn the_rename_may_be_switched_off() {
     pair.put("x.part", &order(1));
     pair.alice_user.ok(&[&format!("rename {SEND}/x.part {SEND}/x.edi")]);
     assert_eq!(pair.alice_user.ls(SEND), ["x.edi"]);
-    stays(Duration::from_secs(2), "ignored files are no messages", || pair.alice().messages("out").is_empty());
+    stays(Duration::from_secs(2), "ignored files are no messages", || {
+        pair.alice().messages("out").is_empty()
+    });
 }
 
 #[test]
@@ -162,7 +211,9 @@ fn an_empty_file_is_shown_and_not_sent_and_takes_no_name() {
     let pair = Pair::one_gateway();
     pair.put("touch.edi", b"");
     assert_eq!(pair.alice_user.ls(SEND), ["touch.edi"]);
-    stays(Duration::from_secs(2), "an empty file is no message", || pair.alice().messages("out").is_empty());
+    stays(Duration::from_secs(2), "an empty file is no message", || {
+        pair.alice().messages("out").is_empty()
+    });
     let parcel = pair.deliver("touch.edi", &order(1));
     assert_eq!(pair.fetch(&parcel), order(1));
     assert_eq!(pair.alice_user.ls(SEND), [""; 0]);
@@ -205,7 +256,11 @@ fn an_accepted_file_cannot_be_removed_or_renamed_any_more() {
     let row = pair.alice().reaches("out", "accepted.edi", "retrying");
     let told = paramiko(pair.alice(), "alice-erp", &["remove", &format!("{SEND}/accepted.edi")]);
     assert!(told.contains("refused") && told.contains(row["id"].as_str().unwrap()), "{told}");
-    let told = paramiko(pair.alice(), "alice-erp", &["rename", &format!("{SEND}/accepted.edi"), &format!("{SEND}/other.edi")]);
+    let told = paramiko(
+        pair.alice(),
+        "alice-erp",
+        &["rename", &format!("{SEND}/accepted.edi"), &format!("{SEND}/other.edi")],
+    );
     assert!(told.contains("refused"), "{told}");
     assert_eq!(pair.alice_user.ls(SEND), ["accepted.edi"]);
 }
@@ -214,7 +269,12 @@ fn an_accepted_file_cannot_be_removed_or_renamed_any_more() {
 fn interrupt(user: &Sftp, transfer: &str, after: &[&str]) -> String {
     let script = peer::script("interrupt.py");
     let mut command = Command::new("python3");
-    command.arg(script).arg(user.interactive("-l 16000")).arg(transfer).args(after).env("TERM", "dumb");
+    command
+        .arg(script)
+        .arg(user.interactive("-l 16000"))
+        .arg(transfer)
+        .args(after)
+        .env("TERM", "dumb");
     run(&mut command).ok()
 }
 
@@ -229,7 +289,8 @@ fn an_upload_broken_off_with_ctrl_c_is_never_sent() {
         pair.alice().messages("out").is_empty() && pair.bob().messages("in").is_empty()
     });
     // Resumed, it is complete and goes out whole.
-    pair.alice_user.ok(&[&format!("reput {} {SEND}/big.bin", quoted(local.to_str().unwrap()))]);
+    pair.alice_user
+        .ok(&[&format!("reput {} {SEND}/big.bin", quoted(local.to_str().unwrap()))]);
     let parcel = pair.delivered("big.bin");
     assert!(pair.fetch(&parcel) == bytes);
 }
@@ -238,7 +299,10 @@ fn an_upload_broken_off_with_ctrl_c_is_never_sent() {
 fn a_resumed_upload_that_is_broken_off_again_is_never_sent() {
     let pair = Pair::one_with(&[("uploads.release_after", "\"1s\"")]);
     let local = pair.alice().file("big.bin", &noise(24 << 20, 12));
-    let (put, reput) = (format!("put {} {SEND}/big.bin", local.display()), format!("reput {} {SEND}/big.bin", local.display()));
+    let (put, reput) = (
+        format!("put {} {SEND}/big.bin", local.display()),
+        format!("reput {} {SEND}/big.bin", local.display()),
+    );
     interrupt(&pair.alice_user, &put, &[]);
     interrupt(&pair.alice_user, &reput, &["pwd"]);
     stays(Duration::from_secs(4), "a broken-off upload is no message", || {
@@ -255,7 +319,10 @@ fn an_upload_whose_client_was_killed_is_never_sent_and_can_be_resumed() {
     let mut client = pair.alice_user.start(&["-l", "16000"], &[&line]);
     let size = || {
         let text = pair.alice_user.ok(&[&format!("ls -ln {SEND}")]);
-        text.split_whitespace().nth(4).and_then(|size| size.parse::<u64>().ok()).filter(|size| *size > 1 << 20)
+        text.split_whitespace()
+            .nth(4)
+            .and_then(|size| size.parse::<u64>().ok())
+            .filter(|size| *size > 1 << 20)
     };
     wait_for("a megabyte of the upload", size);
     client.kill().unwrap();
@@ -263,7 +330,8 @@ fn an_upload_whose_client_was_killed_is_never_sent_and_can_be_resumed() {
     stays(Duration::from_secs(4), "a lost connection completes nothing", || {
         pair.alice().messages("out").is_empty() && pair.alice_user.ls(SEND) == ["killed.bin"]
     });
-    pair.alice_user.ok(&[&format!("reput {} {SEND}/killed.bin", quoted(local.to_str().unwrap()))]);
+    pair.alice_user
+        .ok(&[&format!("reput {} {SEND}/killed.bin", quoted(local.to_str().unwrap()))]);
     let parcel = pair.delivered("killed.bin");
     assert!(pair.fetch(&parcel) == bytes);
     assert_eq!(pair.bob().messages("in").len(), 1);
@@ -275,7 +343,9 @@ fn a_part_is_shown_to_its_own_user_only() {
     let local = pair.alice().file("mine.bin", &noise(12 << 20, 14));
     let line = format!("put {} {SEND}/mine.bin", quoted(local.to_str().unwrap()));
     let mut client = pair.alice_user.start(&["-l", "16000"], &[&line]);
-    wait_for("the upload to be listed", || (pair.alice_user.ls(SEND) == ["mine.bin"]).then_some(()));
+    wait_for("the upload to be listed", || {
+        (pair.alice_user.ls(SEND) == ["mine.bin"]).then_some(())
+    });
     client.kill().unwrap();
     client.wait().unwrap();
     assert_eq!(pair.bob_user.ls(SEND), [""; 0]);
@@ -292,13 +362,23 @@ fn keystore_and_tmp_are_listed_and_closed() {
         let words = user.refused(&format!("cd {place}"));
         assert!(words.contains("Permission denied"), "{words}");
         let _ = user.refused(&format!("ls {place}"));
-        for line in ["get {}/identity.jks", "rm {}/identity.jks", "mkdir {}/d", "rmdir {}", "rename {} AS2/other", "chmod 777 {}"] {
+        for line in [
+            "get {}/identity.jks",
+            "rm {}/identity.jks",
+            "mkdir {}/d",
+            "rmdir {}",
+            "rename {} AS2/other",
+            "chmod 777 {}",
+        ] {
             let _ = user.refused(&line.replace("{}", place));
         }
         let _ = user.refused(&format!("put {} {place}/x", local.display()));
         let there = paramiko(pair.alice(), "alice-erp", &["stat", &format!("{place}/identity.jks")]);
         let missing = paramiko(pair.alice(), "alice-erp", &["stat", &format!("{place}/no-such-file")]);
-        assert!(there.contains("refused") && there == missing, "existing and missing names are told apart: {there} {missing}");
+        assert!(
+            there.contains("refused") && there == missing,
+            "existing and missing names are told apart: {there} {missing}"
+        );
     }
 }
 
@@ -307,7 +387,15 @@ fn another_account_cannot_be_told_from_one_that_does_not_exist() {
     let gateway = Gateway::new();
     gateway.ok(&["account", "add", "other"]);
     let key = gateway.ssh_key("other-erp", "ed25519");
-    gateway.ok(&["user", "add", "other-erp", "-a", "other", "--public-key", &format!("{}.pub", key.display())]);
+    gateway.ok(&[
+        "user",
+        "add",
+        "other-erp",
+        "-a",
+        "other",
+        "--public-key",
+        &format!("{}.pub", key.display()),
+    ]);
     let user = gateway.login("other-erp", &key);
     assert_eq!(user.ls("/"), ["mftg-other"]);
     assert_eq!(user.ok(&["pwd"]).trim(), "Remote working directory: /mftg-other");
@@ -361,7 +449,11 @@ fn records_can_be_read_and_not_changed() {
         assert_ne!(user.run(&[&format!("rmdir {place}")]).code, 0, "rmdir {place}");
     }
     for place in ["/", "AS2", "AS2/send", "AS2/send/ALICE"] {
-        assert_ne!(user.run(&[&format!("put {} {place}/x", local.display())]).code, 0, "put into {place}");
+        assert_ne!(
+            user.run(&[&format!("put {} {place}/x", local.display())]).code,
+            0,
+            "put into {place}"
+        );
     }
 }
 
@@ -372,7 +464,9 @@ fn a_user_with_the_right_may_delete_what_was_received() {
     let path = format!("AS2/files/BOB/ALICE/inbox/{}/fetched.edi", parcel.got_id());
     assert!(pair.bob_user.refused(&format!("rm {path}")).contains("ermission denied"));
     pair.bob().ok(&["user", "set", "bob-erp", "--delete-received", "true"]);
-    wait_for("the right to work", || (pair.bob_user.run(&[&format!("rm {path}")]).code == 0).then_some(()));
+    wait_for("the right to work", || {
+        (pair.bob_user.run(&[&format!("rm {path}")]).code == 0).then_some(())
+    });
     assert_eq!(pair.bob_user.ls("AS2/files/BOB/ALICE/inbox"), [""; 0]);
     pair.bob().ok(&["lifecycle", "restore", &path]);
     assert_eq!(pair.bob_user.get(&path), order(1), "restorable by an operator");
@@ -382,9 +476,16 @@ fn a_user_with_the_right_may_delete_what_was_received() {
 fn a_put_to_an_unknown_pair_names_the_known_ones() {
     let pair = Pair::one_gateway();
     let local = pair.alice().file("x.edi", &order(1));
-    for (place, known) in [("AS2/send/ALICE/BIGMRAT", "BOB"), ("AS2/send/ALICIA/BOB", "ALICE"), ("AS2/send/ALICE/bob", "BOB")] {
+    for (place, known) in [
+        ("AS2/send/ALICE/BIGMRAT", "BOB"),
+        ("AS2/send/ALICIA/BOB", "ALICE"),
+        ("AS2/send/ALICE/bob", "BOB"),
+    ] {
         let told = paramiko(pair.alice(), "alice-erp", &["open", &format!("{place}/x.edi")]);
-        assert!(told.contains("refused") && told.contains("known") && told.contains(known), "{place}: {told}");
+        assert!(
+            told.contains("refused") && told.contains("known") && told.contains(known),
+            "{place}: {told}"
+        );
         let _ = pair.alice_user.refused(&format!("put {} {place}/x.edi", local.display()));
     }
     assert!(pair.alice().messages("out").is_empty());

@@ -55,7 +55,9 @@ fn a_user_may_have_several_keys_and_lose_one() {
     assert_eq!(keys.as_array().unwrap().len(), 2);
     let fingerprint = run(&mut tool("ssh-keygen", &["-lf", other.to_str().unwrap()])).ok();
     gateway.ok(&["user", "key", "rm", "several", fingerprint.split_whitespace().nth(1).unwrap(), "-y"]);
-    wait_for("the second key to stop working", || (!first.with_key(&other).logs_in()).then_some(()));
+    wait_for("the second key to stop working", || {
+        (!first.with_key(&other).logs_in()).then_some(())
+    });
     assert!(first.logs_in());
 }
 
@@ -112,8 +114,20 @@ fn strangers_and_wrong_keys_are_refused_alike() {
 fn passwords_are_not_offered() {
     let gateway = gateway();
     let user = gateway.user("no-password");
-    let ran = user.ssh(&["-s", "-o", "PubkeyAuthentication=no", "-o", "PreferredAuthentications=password,keyboard-interactive"], &["sftp"]);
-    assert!(ran.stderr.contains("Permission denied (publickey)"), "only publickey is on offer: {ran}");
+    let ran = user.ssh(
+        &[
+            "-s",
+            "-o",
+            "PubkeyAuthentication=no",
+            "-o",
+            "PreferredAuthentications=password,keyboard-interactive",
+        ],
+        &["sftp"],
+    );
+    assert!(
+        ran.stderr.contains("Permission denied (publickey)"),
+        "only publickey is on offer: {ran}"
+    );
 }
 
 #[test]
@@ -129,7 +143,11 @@ fn user_names_follow_the_vendors_rule() {
     }
     gateway.ok(&["user", "add", "A-b_9", "--public-key", &public]);
     assert!(gateway.login("A-b_9", &key).logs_in());
-    assert_ne!(gateway.cli(&["user", "add", "a-B_9", "--public-key", &public]).code, 0, "unique ignoring case");
+    assert_ne!(
+        gateway.cli(&["user", "add", "a-B_9", "--public-key", &public]).code,
+        0,
+        "unique ignoring case"
+    );
 }
 
 #[test]
@@ -138,7 +156,9 @@ fn a_user_needs_exactly_one_source_of_keys() {
     let key = gateway.ssh_key("one-source", "ed25519");
     let public = format!("{}.pub", key.display());
     let _ = gateway.cli(&["user", "add", "one-source"]).fails(2);
-    let _ = gateway.cli(&["user", "add", "one-source", "--public-key", &public, "--generate-key", "ed25519"]).fails(2);
+    let _ = gateway
+        .cli(&["user", "add", "one-source", "--public-key", &public, "--generate-key", "ed25519"])
+        .fails(2);
 }
 
 #[test]
@@ -148,7 +168,9 @@ fn a_private_key_is_recognised_refused_and_kept_nowhere() {
         let path = gateway.path(&format!("private-{kind}"));
         let args = ["-q", "-t", kind, "-m", format, "-N", "", "-f", path.to_str().unwrap()];
         let _ = run(&mut tool("ssh-keygen", &args)).ok();
-        let words = gateway.cli(&["user", "add", "leaky", "--public-key", path.to_str().unwrap()]).fails(4);
+        let words = gateway
+            .cli(&["user", "add", "leaky", "--public-key", path.to_str().unwrap()])
+            .fails(4);
         assert!(words.contains("private key") && words.contains("public half"), "{words}");
         let secret = std::fs::read_to_string(&path).unwrap();
         let line = secret.lines().nth(3).unwrap();
@@ -156,7 +178,10 @@ fn a_private_key_is_recognised_refused_and_kept_nowhere() {
         let data = gateway.path("data");
         for file in files_below(&data) {
             let bytes = std::fs::read(data.join(&file)).unwrap();
-            assert!(bytes.windows(line.len()).all(|window| window != line.as_bytes()), "{file} holds the private key");
+            assert!(
+                bytes.windows(line.len()).all(|window| window != line.as_bytes()),
+                "{file} holds the private key"
+            );
         }
         assert!(!gateway.log().contains(line));
     }
@@ -167,8 +192,14 @@ fn a_private_key_is_recognised_refused_and_kept_nowhere() {
 fn weak_keys_are_refused_with_the_reason() {
     let gateway = gateway();
     let path = gateway.path("weak");
-    let _ = run(&mut tool("ssh-keygen", &["-q", "-t", "rsa", "-b", "1024", "-N", "", "-f", path.to_str().unwrap()])).ok();
-    let words = gateway.cli(&["user", "add", "weak", "--public-key", &format!("{}.pub", path.display())]).fails(4);
+    let _ = run(&mut tool(
+        "ssh-keygen",
+        &["-q", "-t", "rsa", "-b", "1024", "-N", "", "-f", path.to_str().unwrap()],
+    ))
+    .ok();
+    let words = gateway
+        .cli(&["user", "add", "weak", "--public-key", &format!("{}.pub", path.display())])
+        .fails(4);
     assert!(words.contains("1024 bits is too short"), "{words}");
 }
 
@@ -176,13 +207,21 @@ fn weak_keys_are_refused_with_the_reason() {
 fn there_is_no_shell_and_no_command() {
     let gateway = gateway();
     let user = gateway.user("no-shell");
-    for (before, after) in [(vec![], vec!["id"]), (vec!["-tt"], vec![]), (vec!["-T"], vec!["cat", "/etc/passwd"]), (vec!["-s"], vec!["shell"])] {
+    for (before, after) in [
+        (vec![], vec!["id"]),
+        (vec!["-tt"], vec![]),
+        (vec!["-T"], vec!["cat", "/etc/passwd"]),
+        (vec!["-s"], vec!["shell"]),
+    ] {
         let ran = user.ssh(&before, &after);
         assert_ne!(ran.code, 0, "{ran}");
         assert!(!ran.stdout.contains("uid=") && !ran.stdout.contains("root:"), "{ran}");
     }
     let ran = user.ssh(&[], &["id"]);
-    assert!((ran.stdout.clone() + &ran.stderr).contains("This service allows sftp connections only."), "{ran}");
+    assert!(
+        (ran.stdout.clone() + &ran.stderr).contains("This service allows sftp connections only."),
+        "{ran}"
+    );
 }
 
 #[test]
@@ -198,8 +237,19 @@ fn nothing_is_forwarded() {
     assert_ne!(ran.code, 0, "{ran}");
     let port = free_port();
     let forward = format!("{port}:{target}");
-    let mut command = tool("ssh", &["-N", "-p", &gateway.sftp_port.to_string(), "-F", "/dev/null", "-L", &forward]);
-    command.args(["-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-i"]);
+    let mut command = tool(
+        "ssh",
+        &["-N", "-p", &gateway.sftp_port.to_string(), "-F", "/dev/null", "-L", &forward],
+    );
+    command.args([
+        "-o",
+        "BatchMode=yes",
+        "-o",
+        "StrictHostKeyChecking=no",
+        "-o",
+        "UserKnownHostsFile=/dev/null",
+        "-i",
+    ]);
     command.arg(gateway.path("no-forward-ed25519.key")).arg("no-forward@127.0.0.1");
     let mut client = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let mut through = wait_for("the client to listen", || TcpStream::connect(("127.0.0.1", port)).ok());
@@ -219,12 +269,32 @@ fn scp_in_sftp_mode_works() {
     gateway.ok(&["station", "add", "SCP-B"]);
     gateway.ok(&["partner", "add", "--from-station", "SCP-B"]);
     let user = gateway.user("scp-user");
-    wait_for("the pair's directory", || user.logs_in().then(|| user.ls("AS2/send")).filter(|names| names.contains(&"SCP-A".to_owned())));
+    wait_for("the pair's directory", || {
+        user.logs_in()
+            .then(|| user.ls("AS2/send"))
+            .filter(|names| names.contains(&"SCP-A".to_owned()))
+    });
     let local = gateway.file("by-scp.edi", b"ISA*");
-    let mut command = tool("scp", &["-s", "-q", "-F", "/dev/null", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]);
-    command.args(["-P", &gateway.sftp_port.to_string(), "-i"]).arg(gateway.path("scp-user-ed25519.key"));
+    let mut command = tool(
+        "scp",
+        &[
+            "-s",
+            "-q",
+            "-F",
+            "/dev/null",
+            "-o",
+            "StrictHostKeyChecking=no",
+            "-o",
+            "UserKnownHostsFile=/dev/null",
+        ],
+    );
+    command
+        .args(["-P", &gateway.sftp_port.to_string(), "-i"])
+        .arg(gateway.path("scp-user-ed25519.key"));
     let _ = run(command.arg(local).arg("scp-user@127.0.0.1:AS2/send/SCP-A/SCP-B/by-scp.edi")).ok();
-    gateway.wait("the message", |gateway| gateway.messages_of("out", "by-scp.edi").first().map(|_| ()));
+    gateway.wait("the message", |gateway| {
+        gateway.messages_of("out", "by-scp.edi").first().map(|_| ())
+    });
 }
 
 #[test]
@@ -232,11 +302,25 @@ fn a_passphrase_protects_a_generated_key() {
     let gateway = gateway();
     let secret = gateway.file("passphrase.txt", b"correct horse\n");
     let option = format!("file:{}", secret.display());
-    gateway.ok(&["user", "add", "protected", "--generate-key", "ed25519", "--out", "protected.key", "--passphrase", &option]);
+    gateway.ok(&[
+        "user",
+        "add",
+        "protected",
+        "--generate-key",
+        "ed25519",
+        "--out",
+        "protected.key",
+        "--passphrase",
+        &option,
+    ]);
     let path = gateway.path("protected.key");
     let wrong = run(&mut tool("ssh-keygen", &["-y", "-P", "wrong", "-f", path.to_str().unwrap()]));
     assert_ne!(wrong.code, 0);
-    let right = run(&mut tool("ssh-keygen", &["-y", "-P", "correct horse", "-f", path.to_str().unwrap()])).ok();
+    let right = run(&mut tool(
+        "ssh-keygen",
+        &["-y", "-P", "correct horse", "-f", path.to_str().unwrap()],
+    ))
+    .ok();
     assert!(right.starts_with("ssh-ed25519 "), "{right}");
 }
 
@@ -255,7 +339,11 @@ fn logins_may_be_bound_to_addresses() {
 fn public_keys_are_taken_in_the_forms_that_people_have() {
     let gateway = gateway();
     let key = gateway.ssh_key("forms", "ed25519");
-    let block = run(&mut tool("ssh-keygen", &["-e", "-m", "RFC4716", "-f", &format!("{}.pub", key.display())])).ok();
+    let block = run(&mut tool(
+        "ssh-keygen",
+        &["-e", "-m", "RFC4716", "-f", &format!("{}.pub", key.display())],
+    ))
+    .ok();
     let file = gateway.file("forms.rfc4716", block.as_bytes());
     gateway.ok(&["user", "add", "forms-rfc", "--public-key", file.to_str().unwrap()]);
     assert!(gateway.login("forms-rfc", &key).logs_in());
