@@ -83,7 +83,11 @@ impl Digest {
     /// Reads any spelling that products use (as2.md §4, micalg fold).
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let folded: String = text.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
+        let folded: String = text
+            .chars()
+            .filter(char::is_ascii_alphanumeric)
+            .map(|c| c.to_ascii_lowercase())
+            .collect();
         Some(match folded.strip_prefix("rsa").unwrap_or(&folded) {
             "md5" => Digest::Md5,
             "sha" | "sha1" => Digest::Sha1,

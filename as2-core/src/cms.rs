@@ -2,6 +2,7 @@
 
 use crate::cms::ber::Reader;
 
+mod agreement;
 pub(crate) mod ber;
 pub mod compressed;
 pub mod enveloped;

@@ -137,6 +137,23 @@ pub struct Composed {
     pub mics: Vec<Candidate>,
 }
 
+/// How the bytes of a signed and encrypted message are worked on. The message is the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kernel {
+    /// SHA-256 and AES-CBC of the signed content in one stream of instructions, where the message has both and the processor
+    /// can; else as [`Kernel::Separate`].
+    #[default]
+    Fused,
+    /// Digest and cipher one after the other.
+    Separate,
+}
+
+/// Whether this machine can work as [`Kernel::Fused`].
+#[must_use]
+pub fn is_fused_supported() -> bool {
+    as2_fused::is_supported()
+}
+
 /// What [`Composer::finish`] comes to.
 pub enum Finished<'a> {
     /// The message is complete.
@@ -168,6 +185,7 @@ pub(crate) struct Shape<'a> {
     boundary: String,
     now: i64,
     form: Form,
+    kernel: Kernel,
 }
 
 impl<'a> Composer<'a> {
@@ -176,6 +194,14 @@ impl<'a> Composer<'a> {
     /// # Errors
     /// An argument that cannot be used, or cannot stand in a header.
     pub fn new(outgoing: Outgoing<'a>) -> Result<Self, Error> {
+        Self::with_kernel(outgoing, Kernel::default())
+    }
+
+    /// The same with a choice that [`Composer::new`] leaves to the machine; for measurements and comparisons.
+    ///
+    /// # Errors
+    /// As [`Composer::new`].
+    pub fn with_kernel(outgoing: Outgoing<'a>, kernel: Kernel) -> Result<Self, Error> {
         let total = checked_total(&outgoing.parts)?;
         let receipt = outgoing.receipt.as_ref();
         let listed = receipt.map(|request| request.micalgs.clone()).unwrap_or_default();
@@ -193,6 +219,7 @@ impl<'a> Composer<'a> {
             boundary: boundary(&outgoing.nonce, "signed"),
             now: outgoing.now,
             form: if total <= outgoing.der_max { Form::Der } else { Form::Ber },
+            kernel,
         };
         let plain = shape.sign.is_none() && shape.encrypt.is_none() && shape.compress == Compression::None;
         let answer_digest = match shape.sign {

@@ -72,6 +72,15 @@ impl Hashes {
         Ok(Hashes(hashes))
     }
 
+    pub(crate) fn has(&self, digest: Digest) -> bool {
+        self.0.iter().any(|(known, _)| *known == digest)
+    }
+
+    /// Gives up one digest that is taken elsewhere.
+    pub(crate) fn leave_out(&mut self, digest: Digest) {
+        self.0.retain(|(known, _)| *known != digest);
+    }
+
     pub(crate) fn update(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.0.iter_mut().try_for_each(|(_, hasher)| hasher.update(bytes))
     }

@@ -305,6 +305,10 @@ impl Gateway {
             if let Some(message) = found.iter().find(|message| message["state"] == state) {
                 return self.show(message["id"].as_str().unwrap());
             }
+            let given_up = !found.is_empty() && found.iter().all(|message| message["state"] == "failed");
+            if state == "delivered" && given_up {
+                panic!("{file} failed instead: {:#}", self.show(found[0]["id"].as_str().unwrap()));
+            }
             if !found.is_empty() {
                 last = Value::Array(found);
             }

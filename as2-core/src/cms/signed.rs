@@ -3,6 +3,8 @@
 //! Nothing that a message brings is trusted: certificates in it are listed, never used. Whoever signed is found among the
 //! certificates that the caller pinned.
 
+use openssl::pkey::{PKey, Public};
+
 use crate::algorithm::{Digest, SignatureScheme};
 use crate::cert::{Certificate, Identity};
 use crate::cms::ber::{self, Element, Fault, Reader};
@@ -443,32 +445,36 @@ impl<'a> Signer<'a> {
         digest: Digest,
         pinned: &[Certificate],
     ) -> Result<Certificate, Error> {
+        let signer_of = |attributes: &[u8]| -> Result<Option<Certificate>, Error> {
+            if scheme == Signature::Ed25519 {
+                return Ok(self.find_pinned(pinned, |key| crypto::verify_message(key, attributes, &self.signature)));
+            }
+            Ok(self.find_signer(scheme, digest, &crypto::hash(digest, attributes)?, pinned))
+        };
         let received = ber::tlv(ber::SET, &[element.body]);
-        if let Some(signer) = self.find_signer(scheme, digest, &crypto::hash(digest, &received)?, pinned) {
+        if let Some(signer) = signer_of(&received)? {
             return Ok(signer);
         }
         let der = Element { id: ber::SET, ..element }
             .to_der()
             .map_err(|fault| fault.into_error(ErrorKind::AuthenticationFailed))?;
-        let signer = if der == received {
-            None
-        } else {
-            self.find_signer(scheme, digest, &crypto::hash(digest, &der)?, pinned)
-        };
+        let signer = if der == received { None } else { signer_of(&der)? };
         signer.ok_or_else(|| unauthentic("no pinned certificate fits"))
+    }
+
+    fn find_signer(&self, scheme: Signature, digest: Digest, value: &[u8], pinned: &[Certificate]) -> Option<Certificate> {
+        self.find_pinned(pinned, |key| crypto::verify_digest(key, scheme, digest, value, &self.signature))
     }
 
     /// The pinned certificate under which the signature holds: those that the identifier names first, then all others, because
     /// products write names differently from the certificate.
-    fn find_signer(&self, scheme: Signature, digest: Digest, value: &[u8], pinned: &[Certificate]) -> Option<Certificate> {
+    fn find_pinned(&self, pinned: &[Certificate], holds: impl Fn(&PKey<Public>) -> bool) -> Option<Certificate> {
         let (named, others): (Vec<_>, Vec<_>) = pinned
             .iter()
             .take(MAX_PINNED)
             .partition(|certificate| names_certificate(&self.id, certificate));
         let mut candidates = named.into_iter().chain(others);
-        candidates
-            .find(|candidate| crypto::verify_digest(candidate.public_key(), scheme, digest, value, &self.signature))
-            .cloned()
+        candidates.find(|candidate| holds(candidate.public_key())).cloned()
     }
 
     /// How the value was made; the algorithm must agree with the digest.
@@ -481,6 +487,13 @@ impl<'a> Signer<'a> {
         }
         if self.algorithm == oid::EC_PUBLIC_KEY || oid::ecdsa_with(digest) == Some(self.algorithm) {
             return Ok(Signature::Ecdsa);
+        }
+        if self.algorithm == oid::ED25519 {
+            // It signs the bytes, not their digest, and content without attributes is gone by now (RFC 8419 §3.2).
+            return match self.attributes {
+                Some(_) => Ok(Signature::Ed25519),
+                None => Err(Fault::Bad("Ed25519 without signed attributes is not supported")),
+            };
         }
         Err(Fault::Bad("unknown signature algorithm, or one of another digest"))
     }
@@ -760,6 +773,7 @@ mod tests {
     use super::*;
     use crate::cms::testkit::{self, Bench, content, in_pieces};
     use openssl::nid::Nid;
+    use openssl::pkey::Private;
 
     const NOW: i64 = 1_790_000_000;
 
@@ -913,6 +927,60 @@ mod tests {
             assert_eq!(peek(&p7s).unwrap().digests, [digest]);
             assert!(verify(&p7s, b"other", &[identity.certificate().clone()]).is_err());
         }
+    }
+
+    /// A detached signature as RFC 8419 §3 describes it; without attributes it is over the content.
+    fn ed25519_p7s(key: &PKey<Private>, certificate: &Certificate, digest: Digest, text: &[u8], attributes: bool) -> Vec<u8> {
+        let set = signed_attributes(&crypto::hash(digest, text).unwrap(), NOW).unwrap();
+        let mut signer = openssl::sign::Signer::new_without_digest(key).unwrap();
+        let signature = signer.sign_oneshot_to_vec(if attributes { &set } else { text }).unwrap();
+        let digest = ber::algorithm(oid::digest(digest), &[]);
+        let info = [
+            ber::integer(1),
+            ber::tlv(
+                ber::SEQUENCE,
+                &[certificate.issuer_der(), &ber::tlv(ber::INTEGER, &[certificate.serial()])],
+            ),
+            digest.clone(),
+            if attributes {
+                [&[ber::context(0)], &set[1..]].concat()
+            } else {
+                Vec::new()
+            },
+            ber::algorithm(oid::ED25519, &[]),
+            ber::tlv(ber::OCTET_STRING, &[signature]),
+        ];
+        let content = ber::tlv(ber::SEQUENCE, &[ber::oid(oid::DATA)]);
+        let signers = ber::tlv(ber::SET, &[ber::tlv(ber::SEQUENCE, &info)]);
+        let data = ber::tlv(ber::SEQUENCE, &[ber::integer(1), ber::tlv(ber::SET, &[digest]), content, signers]);
+        ber::tlv(ber::SEQUENCE, &[ber::oid(oid::SIGNED_DATA), ber::tlv(ber::context(0), &[data])])
+    }
+
+    #[test]
+    fn ed25519_signatures_hold() {
+        let key = PKey::generate_ed25519().unwrap();
+        let certificate = testkit::certificate(&key, "ed", 11);
+        let text = content(1000);
+        let pinned = [testkit::rsa().certificate().clone(), certificate.clone()];
+        let kind = |result: Result<Verified, Error>| result.unwrap_err().kind;
+        for digest in [Digest::Sha512, Digest::Sha256] {
+            let p7s = ed25519_p7s(&key, &certificate, digest, &text, true);
+            for p7s in [p7s.clone(), to_ber(&Reader::new(&p7s).next().unwrap())] {
+                let verified = verify(&p7s, &text, &pinned).unwrap();
+                assert_eq!((verified.digest, &verified.signer), (digest, &certificate));
+                assert_eq!(kind(verify(&p7s, b"other", &pinned)), ErrorKind::IntegrityCheckFailed);
+                assert_eq!(kind(verify(&p7s, &text, &pinned[..1])), ErrorKind::AuthenticationFailed);
+            }
+            for at in [p7s.len() - 1, p7s.len() - 64, p7s.len() - 80] {
+                let mut mutant = p7s.clone();
+                mutant[at] ^= 1;
+                assert!(verify(&mutant, &text, &pinned).is_err());
+            }
+        }
+        let bare = ed25519_p7s(&key, &certificate, Digest::Sha512, &text, false);
+        assert!(verify(&bare, &text, &pinned).unwrap_err().detail.contains("Ed25519"));
+        let refused = Identity::new(certificate.der(), &key.private_key_to_pkcs8().unwrap());
+        assert!(refused.unwrap_err().detail.contains("Ed25519"));
     }
 
     /// Every definite length made indefinite, every string cut in two: what a BER writer may do to a signature.

@@ -12,7 +12,7 @@ use openssl::bn::BigNum;
 use openssl::ec::{EcGroup, EcKey};
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
-use openssl::pkey::{PKey, Private};
+use openssl::pkey::{Id, PKey, Private};
 use openssl::rsa::Rsa;
 use openssl::x509::extension::SubjectKeyIdentifier;
 use openssl::x509::{X509, X509NameBuilder};
@@ -37,8 +37,14 @@ pub(crate) fn ec(curve: Nid) -> Identity {
     identity(&PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap(), "ec", 9)
 }
 
-/// A self-signed certificate over this key.
+/// A self-signed certificate over this key, with the key.
 pub(crate) fn identity(key: &PKey<Private>, name: &str, serial: u32) -> Identity {
+    let pkcs8 = key.private_key_to_pkcs8().unwrap();
+    Identity::new(certificate(key, name, serial).der(), &pkcs8).unwrap()
+}
+
+/// A self-signed certificate over this key.
+pub(crate) fn certificate(key: &PKey<Private>, name: &str, serial: u32) -> Certificate {
     let mut names = X509NameBuilder::new().unwrap();
     names.append_entry_by_text("O", "Tests").unwrap();
     names.append_entry_by_text("CN", name).unwrap();
@@ -55,9 +61,14 @@ pub(crate) fn identity(key: &PKey<Private>, name: &str, serial: u32) -> Identity
     builder.set_pubkey(key).unwrap();
     let ski = SubjectKeyIdentifier::new().build(&builder.x509v3_context(None, None)).unwrap();
     builder.append_extension(ski).unwrap();
-    builder.sign(key, MessageDigest::sha256()).unwrap();
-    let pkcs8 = key.private_key_to_pkcs8().unwrap();
-    Identity::new(&builder.build().to_der().unwrap(), &pkcs8).unwrap()
+    // Ed25519 has its digest inside.
+    let digest = if key.id() == Id::ED25519 {
+        MessageDigest::null()
+    } else {
+        MessageDigest::sha256()
+    };
+    builder.sign(key, digest).unwrap();
+    Certificate::from_der(&builder.build().to_der().unwrap()).unwrap()
 }
 
 /// A directory with files for the `openssl` program.
@@ -68,11 +79,16 @@ pub(crate) struct Bench {
 impl Bench {
     /// With `cert.pem` and `key.pem` of this identity.
     pub(crate) fn new(identity: &Identity) -> Self {
+        Bench::of(identity.certificate(), identity.key())
+    }
+
+    /// With `cert.pem` and `key.pem` of these.
+    pub(crate) fn of(certificate: &Certificate, key: &PKey<Private>) -> Self {
         let bench = Bench {
             directory: tempfile::tempdir().unwrap(),
         };
-        bench.put("cert.pem", &pem(identity.certificate()));
-        bench.put("key.pem", &identity.key().private_key_to_pem_pkcs8().unwrap());
+        bench.put("cert.pem", &pem(certificate));
+        bench.put("key.pem", &key.private_key_to_pem_pkcs8().unwrap());
         bench
     }
 

@@ -1,8 +1,8 @@
 //! One pass: an entity's bytes through digests, signature, and cipher or compression.
 
 use super::entity::Source;
-use super::{Candidate, Shape, Signing, signature_head, signed_type};
-use crate::algorithm::Compression;
+use super::{Candidate, Kernel, Shape, Signing, signature_head, signed_type};
+use crate::algorithm::{Compression, Digest};
 use crate::cms::{Compressor, EnvelopePlan, Sealer, SignParams, p7s, p7s_len};
 use crate::error::Error;
 use crate::headers::Headers;
@@ -16,6 +16,9 @@ pub(crate) const WITHOUT_HEADERS: &str = "content without headers";
 const DECODED: &str = "decoded payload";
 const COMPRESSED: &str = "compressed content with headers";
 const COMPRESSED_BARE: &str = "compressed content without headers";
+/// The signed content of an encrypted message starts at a multiple of this, in bytes: the block of AES, so that digest and
+/// cipher may go hand in hand (cms-streaming.md §9).
+const ALIGNMENT: usize = as2_fused::BLOCK;
 
 /// Where the outermost layer's bytes go.
 enum End {
@@ -60,6 +63,7 @@ struct Sign<'a> {
     /// Headers of the `multipart/signed` entity with the blank line; empty if they are HTTP headers.
     head: Vec<u8>,
     hashes: Hashes,
+    kernel: Kernel,
 }
 
 impl Signing<'_> {
@@ -86,7 +90,11 @@ impl<'a> Pass<'a> {
         let encrypt = shape.encrypt.as_ref().filter(|_| !compressing);
         let wrapped = compressing || encrypt.is_some();
 
-        let own = source.headers()?;
+        let mut own = source.headers()?;
+        if second && (sign.is_some() || encrypt.is_some()) {
+            // COMPAT(pyas2, BouncyCastle): without it they take the part for 7bit (as2.md Q2).
+            own.push("Content-Transfer-Encoding", "binary")?;
+        }
         let entity_head = block(&own);
         let body_len = source.body_len();
         let mut len = entity_head.len() as u64 + body_len;
@@ -95,10 +103,9 @@ impl<'a> Pass<'a> {
         let sign = match sign {
             None => None,
             Some(signing) => {
-                let mut headers = Headers::new();
-                headers.push("Content-Type", &signed_type(signing.digest, &shape.boundary))?;
+                let (headers, boundary) = signed_headers(signing.digest, &shape.boundary, encrypt.is_some())?;
                 let p7s = encoded_len(p7s_len(&signing.params())? as u64);
-                let frame = 2 * shape.boundary.len() + 4 + 8 + signature_head(&shape.boundary).len();
+                let frame = opening(&boundary).len() + signature_head(&boundary).len() + closing(&boundary).len();
                 foreseen = len + frame as u64 + p7s;
                 let head = block(&headers);
                 len = foreseen + head.len() as u64;
@@ -106,9 +113,10 @@ impl<'a> Pass<'a> {
                 let head = if wrapped { head } else { Vec::new() };
                 Some(Sign {
                     signing,
-                    boundary: shape.boundary.clone(),
+                    boundary,
                     head,
                     hashes: Hashes::new(&shape.digests)?,
+                    kernel: shape.kernel,
                 })
             }
         };
@@ -202,9 +210,17 @@ impl<'a> Pass<'a> {
 
 impl Layers<'_> {
     fn begin(&mut self, out: &mut Vec<u8>) -> Result<(), Error> {
-        if let Some(sign) = &self.sign {
-            let opening = [sign.head.as_slice(), b"--", sign.boundary.as_bytes(), b"\r\n"].concat();
-            self.end.put(&opening, out)?;
+        if let Some(sign) = &mut self.sign {
+            self.end.put(&sign.head, out)?;
+            self.end.put(opening(&sign.boundary).as_bytes(), out)?;
+            // From here to the signature's border, the same bytes are digested and encrypted.
+            if let End::Seal(sealer) = &mut self.end
+                && sign.kernel == Kernel::Fused
+                && sign.hashes.has(Digest::Sha256)
+                && sealer.begin_sha256()
+            {
+                sign.hashes.leave_out(Digest::Sha256);
+            }
         }
         let head = std::mem::take(&mut self.head);
         self.entity(&head, out)
@@ -236,7 +252,13 @@ impl Layers<'_> {
         } = self;
         let mut mics = Vec::new();
         if let Some(sign) = sign {
-            let digests = sign.hashes.finish()?;
+            let mut digests = sign.hashes.finish()?;
+            if let End::Seal(sealer) = &mut end
+                && let Some(value) = sealer.end_sha256(out)?
+            {
+                digests.push((Digest::Sha256, value));
+                digests.sort_unstable();
+            }
             let own = digests
                 .iter()
                 .find(|(digest, _)| *digest == sign.signing.digest)
@@ -245,7 +267,7 @@ impl Layers<'_> {
             let signature = encode(&p7s(&sign.signing.params(), own, now)?);
             end.put(&signature_head(&sign.boundary), out)?;
             end.put(&signature, out)?;
-            end.put(format!("\r\n--{}--\r\n", sign.boundary).as_bytes(), out)?;
+            end.put(closing(&sign.boundary).as_bytes(), out)?;
             mics.extend(candidates(SIGNED, digests));
         }
         for (name, hashes) in [with_headers, without_headers, decoded].into_iter().flatten() {
@@ -280,6 +302,39 @@ fn candidates(what: &'static str, digests: Digests) -> impl Iterator<Item = Cand
     })
 }
 
+/// Headers of the `multipart/signed` entity, and the boundary. `aligned`: what is signed starts at a multiple of [`ALIGNMENT`].
+fn signed_headers(digest: Digest, boundary: &str, aligned: bool) -> Result<(Headers, String), Error> {
+    let mut boundary = boundary.to_owned();
+    let headers = |boundary: &str, version: bool| -> Result<Headers, Error> {
+        let mut headers = Headers::new();
+        if version {
+            headers.push("MIME-Version", "1.0")?;
+        }
+        headers.push("Content-Type", &signed_type(digest, boundary))?;
+        Ok(headers)
+    };
+    let length = |headers: &Headers, boundary: &str| block(headers).len() + opening(boundary).len();
+    // Neither header nor boundary is signed. The boundary stands in both places and moves the length by even numbers; the
+    // version's line is odd.
+    let odd = !length(&headers(&boundary, false)?, &boundary).is_multiple_of(2);
+    let version = aligned && odd;
+    if aligned {
+        let missing = length(&headers(&boundary, version)?, &boundary).wrapping_neg() % ALIGNMENT;
+        boundary.push_str(&"0".repeat(missing / 2));
+    }
+    Ok((headers(&boundary, version)?, boundary))
+}
+
+/// The line before the signed part (RFC 2046 §5.1.1).
+fn opening(boundary: &str) -> String {
+    format!("--{boundary}\r\n")
+}
+
+/// The line after the signature.
+fn closing(boundary: &str) -> String {
+    format!("\r\n--{boundary}--\r\n")
+}
+
 /// A header block with its blank line.
 fn block(headers: &Headers) -> Vec<u8> {
     let mut bytes = headers.to_bytes();
@@ -297,4 +352,125 @@ fn sealed_headers(cipher: crate::algorithm::Cipher) -> Result<Headers, Error> {
     )?;
     headers.push("Content-Disposition", "attachment; filename=smime.p7m")?;
     Ok(headers)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use crate::algorithm::{Cipher, KeyTransport, SignatureScheme};
+    use crate::cms::enveloped::{OpenPolicy, Opener};
+    use crate::cms::testkit;
+    use crate::compose::{Composed, Composer, Encryption, Finished, Outgoing, PartMeta, TransferEncoding, boundary};
+    use crate::id::As2Id;
+    use crate::message_id::MessageId;
+
+    fn outgoing(cipher: Cipher, digest: Digest, compress: Compression, length: u64, der_max: u64) -> Outgoing<'static> {
+        Outgoing {
+            from: As2Id::parse("A").unwrap(),
+            to: As2Id::parse("B").unwrap(),
+            message_id: MessageId::new("1", "host").unwrap(),
+            now: 1_753_968_890,
+            subject: String::new(),
+            as2_version: "1.2".to_owned(),
+            recipient_url: String::new(),
+            parts: vec![PartMeta {
+                file_name: Some("a.edi".to_owned()),
+                content_type: "application/EDI-X12".to_owned(),
+                length,
+            }],
+            sign: Some(Signing {
+                identity: testkit::rsa(),
+                digest,
+                scheme: SignatureScheme::RsaPkcs1,
+                include_certificate: true,
+            }),
+            encrypt: Some(Encryption {
+                recipients: vec![testkit::other().certificate()],
+                cipher,
+                key_transport: KeyTransport::RsaPkcs1,
+            }),
+            compress,
+            transfer_encoding: TransferEncoding::Binary,
+            receipt: None,
+            der_max,
+            extra_headers: Vec::new(),
+            product: "as2gate/1".to_owned(),
+            nonce: [9; 16],
+            also_digest: vec![Digest::Sha1],
+        }
+    }
+
+    /// The finished message and its decrypted inner entity.
+    fn compose(outgoing: Outgoing<'_>, payload: &[u8], kernel: Kernel) -> (Composed, Vec<u8>) {
+        let mut composer = Composer::with_kernel(outgoing, kernel).unwrap();
+        let mut bytes = payload.to_vec();
+        let (composed, body) = loop {
+            let mut out = Vec::new();
+            testkit::in_pieces(&bytes, 11, |piece| composer.push(piece, &mut out)).unwrap();
+            match composer.finish(&mut out).unwrap() {
+                Finished::Done(composed) => break (composed, out),
+                Finished::Again(next) => (composer, bytes) = (*next, out),
+            }
+        };
+        assert_eq!(composed.content_length, body.len() as u64);
+        let mut opener = Opener::new(&[testkit::other().clone()], OpenPolicy::default());
+        let mut plain = Vec::new();
+        opener.push(&body, &mut plain).unwrap();
+        opener.finish(&mut plain).unwrap();
+        (*composed, plain)
+    }
+
+    #[test]
+    fn both_kernels_make_the_same_message() {
+        for cipher in [Cipher::Aes128Cbc, Cipher::Aes192Cbc, Cipher::Aes256Cbc, Cipher::Aes128Gcm] {
+            for digest in [Digest::Sha256, Digest::Sha512] {
+                for compress in [Compression::None, Compression::BeforeSign, Compression::AfterSign] {
+                    for (length, der_max) in [(0, 0), (47, 1 << 20), (200_001, 0), (200_001, 1 << 20)] {
+                        let payload = testkit::content(length);
+                        let make = |kernel| compose(outgoing(cipher, digest, compress, length as u64, der_max), &payload, kernel);
+                        let ((fused, inner), (separate, expected)) = (make(Kernel::Fused), make(Kernel::Separate));
+                        assert!(inner == expected, "{cipher} {digest} {compress} {length}");
+                        assert_eq!(fused.content_length, separate.content_length);
+                        assert_eq!(fused.mic, separate.mic);
+                        let mics = |composed: &Composed| -> Vec<_> { composed.mics.iter().map(|c| (c.what, c.mic.to_string())).collect() };
+                        assert_eq!(mics(&fused), mics(&separate));
+                    }
+                }
+            }
+        }
+    }
+
+    /// What the digest and the cipher share starts at a block, whatever the digest's name and the boundary's length.
+    #[test]
+    fn what_is_signed_starts_at_a_block() {
+        for digest in [
+            Digest::Md5,
+            Digest::Sha1,
+            Digest::Sha256,
+            Digest::Sha384,
+            Digest::Sha512,
+            Digest::Sha3_256,
+        ] {
+            for extra in 0..20 {
+                let base = boundary(&[9; 16], "signed") + &"x".repeat(extra);
+                let (headers, boundary) = signed_headers(digest, &base, true).unwrap();
+                assert!((block(&headers).len() + opening(&boundary).len()).is_multiple_of(ALIGNMENT));
+                assert!(boundary.starts_with(&base) && boundary.len() <= 70, "RFC 2046 §5.1.1");
+                assert_eq!(
+                    signed_headers(digest, &base, false).unwrap().1,
+                    base,
+                    "without encryption nothing is shifted"
+                );
+            }
+        }
+        let payload = testkit::content(100);
+        let (_, inner) = compose(
+            outgoing(Cipher::Aes256Cbc, Digest::Sha256, Compression::None, 100, 0),
+            &payload,
+            Kernel::Fused,
+        );
+        let signed = memchr::memmem::find(&inner, b"Content-Type: application/EDI-X12").unwrap();
+        assert!(signed.is_multiple_of(ALIGNMENT), "{signed}");
+    }
 }

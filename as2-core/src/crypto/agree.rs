@@ -67,7 +67,7 @@ pub(crate) fn unwrap_by_agreement(key: &PKey<Private>, agreement: &Agreement, po
 }
 
 /// The sender's point as a key on our curve. None for a point that is not on it, or infinity: such points draw bits out of our
-/// key (RFC 5753 §8).
+/// key (RFC 5753 §9).
 fn public_key(key: &PKey<Private>, point: &[u8], cofactor: bool) -> Result<Option<PKey<Public>>, ErrorStack> {
     let ours = key.ec_key()?;
     let group = ours.group();
@@ -136,9 +136,15 @@ mod tests {
                 assert_eq!(unwrap(&agreement, &point, &wrapped, 32), Some(vec![7; 32]));
                 assert_eq!(unwrap(&agreement, &point, &wrapped, 16), None);
                 assert_eq!(unwrap(&agreement, &point, &wrapped[..31], 32), None);
-                let cofactor = Agreement { cofactor: true, ..agreement.clone() };
+                let cofactor = Agreement {
+                    cofactor: true,
+                    ..agreement.clone()
+                };
                 assert_eq!(unwrap(&cofactor, &point, &wrapped, 32), Some(vec![7; 32]));
-                let other = Agreement { shared_info: Vec::new(), ..agreement.clone() };
+                let other = Agreement {
+                    shared_info: Vec::new(),
+                    ..agreement.clone()
+                };
                 assert_eq!(unwrap(&other, &point, &wrapped, 32), None);
                 for at in 0..wrapped.len() {
                     let mut mutant = wrapped.clone();

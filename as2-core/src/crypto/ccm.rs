@@ -75,9 +75,7 @@ impl CcmDecrypt {
         for piece in sealed.chunks(PIECE) {
             let start = plain.len();
             self.counter.cipher_update_vec(piece, plain)?;
-            let opened = std::mem::take(&mut self.scratch);
             self.authenticate(&plain[start..])?;
-            self.scratch = opened;
         }
         Ok(())
     }
@@ -92,7 +90,13 @@ impl CcmDecrypt {
         if over > 0 {
             self.authenticate(&[0; BLOCK][over..])?;
         }
-        let expected: Vec<u8> = self.state.iter().zip(self.mask).map(|(mac, mask)| mac ^ mask).take(self.tag_len).collect();
+        let expected: Vec<u8> = self
+            .state
+            .iter()
+            .zip(self.mask)
+            .map(|(mac, mask)| mac ^ mask)
+            .take(self.tag_len)
+            .collect();
         if self.left == 0 && self.tag.len() == self.tag_len && memcmp::eq(&expected, &self.tag) {
             Ok(())
         } else {

@@ -23,6 +23,9 @@ const LARGE_EVERY: u64 = 12;
 /// How long everything may take to come to an end after the last kill.
 const SETTLES_WITHIN: Duration = Duration::from_secs(180);
 
+/// Kills after which a gateway that promises first has lost something: each has about an even chance.
+const CONTROL_KILLS: u64 = 40;
+
 /// Who is killed.
 #[derive(Clone, Copy, PartialEq)]
 enum Victims {
@@ -213,13 +216,7 @@ fn many_kills_lose_nothing_and_double_nothing() {
 fn the_crash_test_finds_a_gateway_that_promises_first() {
     let binary = std::env::var_os("AS2GATE_SABOTAGE_BIN").expect("AS2GATE_SABOTAGE_BIN");
     let promise_first = vec![("AS2GATE_TEST_SABOTAGE".to_owned(), "promise-first".to_owned())];
-    let wrong = survive(
-        binary.into(),
-        promise_first,
-        number("AS2GATE_KILLS", 40),
-        Victims::Sender,
-        fresh_seed(),
-    );
+    let wrong = survive(binary.into(), promise_first, CONTROL_KILLS, Victims::Sender, fresh_seed());
     assert!(
         wrong.iter().any(|line| line.starts_with("lost:")),
         "the control found nothing: {wrong:#?}"
