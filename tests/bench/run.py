@@ -132,6 +132,18 @@ def bulk(args, place):
     return rows
 
 
+def kernels(args, place):
+    """Sign and encrypt from memory to memory, with digest and cipher apart and fused, against the two primitives in series."""
+    done = subprocess.run([args.target / "release/examples/bulk", "speed", place / "keys", "512", str(max(args.runs, 5))],
+                          check=True, capture_output=True, text=True)
+    rates = json.loads(done.stdout)
+    ways = [("separate", "digest and cipher apart", 0.9)]
+    if rates["supported"]:
+        ways.append(("fused", "digest and cipher fused", 1.4))
+    return [row(f"sign and encrypt in memory, {words}", "MB/cpu-s", rates[way], rates["series"], goal, max(args.runs, 5),
+                more_is_better=True, rival="SHA-256, then AES-256-CBC") for way, words, goal in ways]
+
+
 def same(one, other):
     return subprocess.run(["cmp", "-s", one, other], check=False).returncode == 0
 
@@ -223,7 +235,7 @@ def main():
     place = args.target / "bench"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    rows = bulk(args, place) + messages(args, place)
+    rows = bulk(args, place) + kernels(args, place) + messages(args, place)
     (args.target / "bench.json").write_text(json.dumps(rows, indent=2) + "\n")
     shutil.rmtree(place)
     table(rows)

@@ -6,6 +6,7 @@
 
 mod cli;
 mod crash;
+mod examples;
 mod inbound;
 mod lifecycle;
 mod main_job;
