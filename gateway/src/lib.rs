@@ -14,6 +14,7 @@ pub mod layout;
 pub mod message;
 pub mod partner;
 pub mod partnership;
+pub mod presets;
 pub mod station;
 pub mod text;
 pub mod user;

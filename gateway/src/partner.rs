@@ -151,7 +151,7 @@ pub struct Partner {
     /// Content encryption; `none` sends in clear.
     #[serde(with = "word_or_none")]
     pub encrypt: Option<Cipher>,
-    /// How the content key is wrapped.
+    /// How the content key is wrapped for an RSA certificate; an EC one has it by ECDH, with SHA-256 unless another is set.
     #[serde(with = "word")]
     pub key_transport: KeyTransport,
     /// Compression and its place.

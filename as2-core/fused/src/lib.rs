@@ -92,7 +92,7 @@ impl FusedCbcSha256 {
             }
             self.filled = 0;
             let pending = Zeroizing::new(self.pending);
-            self.groups(&[*pending], out);
+            self.groups(std::slice::from_ref(&pending), out);
         }
         let (groups, rest) = plain.as_chunks();
         self.groups(groups, out);

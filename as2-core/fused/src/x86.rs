@@ -32,7 +32,8 @@ const K: [[u32; 4]; 16] = [
 
 /// Cipher and digest at work. It exists only where the instructions do.
 pub(crate) struct Kernel {
-    keys: Zeroizing<[[u8; BLOCK]; MAX_KEYS]>,
+    /// On the heap, so that a move leaves no copy behind.
+    keys: Box<Zeroizing<[[u8; BLOCK]; MAX_KEYS]>>,
     rounds: usize,
     chain: [u8; BLOCK],
     hash: [u32; 8],
@@ -77,9 +78,10 @@ impl Kernel {
         self.chain
     }
 
-    /// Hashes the last blocks, padding included, and gives the digest.
+    /// Hashes the last block or two, padding included, and gives the digest.
     pub(crate) fn digest(&mut self, blocks: &[[u8; GROUP]]) -> [u8; DIGEST] {
         let mut nothing = [[MaybeUninit::uninit(); GROUP]; 2];
+        assert!(blocks.len() <= nothing.len(), "one block or two");
         let Kernel { keys, chain, hash, .. } = self;
         // SAFETY: a Kernel is made only where AES-NI, SHA-NI, SSE4.1 and SSSE3 are.
         unsafe { interleave::<HASH_ONLY>(keys, chain, hash, blocks, &mut nothing) };
@@ -94,7 +96,7 @@ impl Kernel {
 /// The round keys of 4·(rounds + 1) words (FIPS 197 §5.2). SubWord is an instruction here, so no table is read at a place
 /// that depends on the key.
 #[target_feature(enable = "aes,sse2")]
-fn expand(key: &[u8]) -> Zeroizing<[[u8; BLOCK]; MAX_KEYS]> {
+fn expand(key: &[u8]) -> Box<Zeroizing<[[u8; BLOCK]; MAX_KEYS]>> {
     let length = key.len() / 4;
     let words = 4 * (length + 7);
     // Of `aeskeygenassist`, the lowest word is SubWord of the second.
@@ -118,8 +120,8 @@ fn expand(key: &[u8]) -> Zeroizing<[[u8; BLOCK]; MAX_KEYS]> {
         };
         w[i] = w[i - length] ^ change;
     }
-    let mut keys = Zeroizing::new([[0; BLOCK]; MAX_KEYS]);
-    for (bytes, word) in keys.as_flattened_mut().as_chunks_mut().0.iter_mut().zip(*w) {
+    let mut keys = Box::new(Zeroizing::new([[0; BLOCK]; MAX_KEYS]));
+    for (bytes, word) in keys.as_flattened_mut().as_chunks_mut().0.iter_mut().zip(w.iter()) {
         *bytes = word.to_le_bytes();
     }
     keys

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Subcommand;
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use serde_json::{Value, json};
 
 use super::error::{DONE, REMOTE};
@@ -21,6 +22,7 @@ use crate::manage::partners::{self, NewPartner};
 use crate::manage::{Refusal, RefusalKind, Result, objects, rules};
 use crate::message::{Direction, Message, State};
 use crate::partner::{Blocked, Partner};
+use crate::presets::{self, PRESETS};
 
 /// How long `partner test` waits for the MDN, unless told otherwise.
 const TEST_WITHIN: &str = "60s";
@@ -48,6 +50,7 @@ pub(crate) enum Verb {
     #[command(after_help = "Examples:
   as2gate partner add BIGMART --url https://as2.bigmart.example/as2 --certificate bigmart.cer
   as2gate partner add OLDCO --url http://192.0.2.7/as2 --certificate oldco.p7b --sign sha1 --legacy
+  as2gate partner add SHOP --url http://shop.example:10080/ --certificate shop.cer --preset openas2
   as2gate partner add --from-station BOB")]
     Add {
         /// AS2 id, compared exactly.
@@ -62,10 +65,22 @@ pub(crate) enum Verb {
         /// Take id, URL and certificate of a station of this server.
         #[arg(long, value_name = "STATION")]
         from_station: Option<String>,
+        /// Product at the other end: sets what suits it; what is given beside it wins. `partner presets` shows all.
+        #[arg(long, value_name = "NAME", value_parser = preset_words())]
+        preset: Option<String>,
         #[command(flatten)]
         file: CertificateFile,
         #[command(flatten)]
         settings: Settings<OfPartner>,
+    },
+    /// List the presets of `partner add`, or show one with its reasons.
+    #[command(after_help = "Examples:
+  as2gate partner presets
+  as2gate partner presets openas2")]
+    Presets {
+        /// One of them.
+        #[arg(value_parser = preset_words())]
+        name: Option<String>,
     },
     /// Change a partner.
     #[command(after_help = "Examples:
@@ -126,6 +141,10 @@ pub(crate) enum Verb {
 }
 
 pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
+    if let Verb::Presets { name } = &verb {
+        presets(ctx, name.as_deref());
+        return Ok(DONE);
+    }
     let core = ctx.core()?;
     match verb {
         Verb::List => list(ctx, &objects(&core)?),
@@ -140,10 +159,15 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             certificate,
             cert_name,
             from_station,
+            preset,
             file,
             settings,
         } => {
-            let pairs = settings.pairs()?;
+            let given = settings.pairs()?;
+            let pairs = match preset.as_deref().and_then(presets::find) {
+                Some(preset) => preset.before(given),
+                None => given,
+            };
             let (partner, origin) = match (id, from_station) {
                 (_, Some(station)) => {
                     let partner = partners::add_from_station(&core, ctx.account(), &station, &pairs, ctx.dry_run()).await?;
@@ -192,8 +216,45 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
         } => return test(ctx, &core, &id, from, connect_only, timeout).await,
         Verb::Block { id, which } => block(ctx, &core, &id, which).await?,
         Verb::Unblock { id } => block(ctx, &core, &id, Blocked::None).await?,
+        // Answered above: it needs no server.
+        Verb::Presets { .. } => {}
     }
     Ok(DONE)
+}
+
+/// The words of `--preset` with their products, for help and completion.
+fn preset_words() -> PossibleValuesParser {
+    let words = PRESETS.iter().map(|preset| PossibleValue::new(preset.name).help(preset.product));
+    PossibleValuesParser::new(words)
+}
+
+fn presets(ctx: &Ctx, name: Option<&str>) {
+    let Some(preset) = name.and_then(presets::find) else {
+        let mut list = List::new(&[("name", "PRESET"), ("product", "PRODUCT"), ("settings", "SETS")], "no presets");
+        for preset in PRESETS {
+            let summary = if preset.settings.is_empty() {
+                "the defaults".to_owned()
+            } else {
+                preset.summary()
+            };
+            list.push(vec![Cell::text(preset.name), Cell::text(preset.product), Cell::text(summary)]);
+        }
+        return ctx.printer.list(&list);
+    };
+    let reasons = preset.settings.iter().map(|s| format!("{} = {}\n  {}", s.field, s.value, s.why));
+    let settings = preset
+        .settings
+        .iter()
+        .map(|s| json!({ "field": s.field, "value": s.value, "why": s.why }))
+        .collect::<Vec<_>>();
+    let object = json!({ "name": preset.name, "product": preset.product, "settings": settings, "advice": preset.advice });
+    let text = facts(&[
+        ("Preset", preset.name.to_owned()),
+        ("Product", preset.product.to_owned()),
+        ("Sets", reasons.collect::<Vec<_>>().join("\n")),
+        ("Advice", preset.advice.to_owned()),
+    ]);
+    ctx.printer.show(&object, &text);
 }
 
 async fn block(ctx: &Ctx, core: &Core, id: &str, which: Blocked) -> Result<()> {

@@ -277,8 +277,17 @@ impl Noun for OfPartner {
         word(
             "key-transport",
             "key_transport",
-            &["pkcs1", "oaep-sha1", "oaep-sha256", "oaep-sha384", "oaep-sha512"],
-            "How the content key is wrapped",
+            &[
+                "pkcs1",
+                "oaep-sha1",
+                "oaep-sha256",
+                "oaep-sha384",
+                "oaep-sha512",
+                "ecdh-sha256",
+                "ecdh-sha384",
+                "ecdh-sha512",
+            ],
+            "How the content key is wrapped; for EC certificates ecdh-sha256 unless another ecdh is set",
         ),
         word("compress", "compress", &["none", "before-sign", "after-sign"], "Compression"),
         word(

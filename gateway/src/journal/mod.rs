@@ -248,7 +248,9 @@ fn write_loop(db: &Connection, queue: &mpsc::Receiver<Change>) {
         let mut releases = Vec::new();
         if begun.is_ok() {
             releases.push(first(&tx));
+            // A full disk ends the transaction by itself; what would follow in this group would stand outside of it.
             while releases.len() < MAX_GROUP
+                && !db.is_autocommit()
                 && let Ok(next) = queue.try_recv()
             {
                 releases.push(next(&tx));

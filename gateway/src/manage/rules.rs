@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use as2_core::algorithm::{Cipher, Digest};
+use as2_core::algorithm::{Cipher, Digest, KeyTransport};
 use jiff::Timestamp;
 
 use super::{Change, Object, Refusal, RefusalKind, Result, listed};
@@ -193,6 +193,17 @@ fn check_partner(objects: &Objects, partner: &Partner) -> Result<(), String> {
     for name in partner.sign_certificate.iter().chain(&partner.https_certificate).chain(one) {
         expect_certificate(objects, &partner.account, name)?;
     }
+    let agreement = matches!(
+        partner.key_transport,
+        KeyTransport::EcdhSha256 | KeyTransport::EcdhSha384 | KeyTransport::EcdhSha512
+    );
+    let recipient = objects.certificate(&partner.account, &partner.encrypt_certificate);
+    if agreement && recipient.is_some_and(|certificate| certificate.key.starts_with("RSA")) {
+        return Err(format!(
+            "key_transport {} needs an EC certificate, and {} has an RSA key\nset key_transport = \"pkcs1\" or an oaep word",
+            partner.key_transport, partner.encrypt_certificate
+        ));
+    }
     if !partner.client_certificate.is_empty()
         && expect_certificate(objects, &partner.account, &partner.client_certificate)?
             .sealed_key
@@ -215,8 +226,14 @@ fn check_algorithms(partner: &Partner) -> Result<(), String> {
         }
         _ => {}
     }
-    if matches!(partner.encrypt, Some(Cipher::TripleDesCbc | Cipher::Aes192Gcm)) {
+    if matches!(
+        partner.encrypt,
+        Some(Cipher::TripleDesCbc | Cipher::Aes192Gcm | Cipher::Aes128Ccm | Cipher::Aes192Ccm | Cipher::Aes256Ccm)
+    ) {
         return Err("encrypt has to be one of: none, aes128-cbc, aes192-cbc, aes256-cbc, aes128-gcm, aes256-gcm".to_owned());
+    }
+    if matches!(partner.key_transport, KeyTransport::EcdhSha1 | KeyTransport::EcdhSha224) {
+        return Err("key_transport by ecdh-sha1 or ecdh-sha224 is for receipt only\nuse ecdh-sha256".to_owned());
     }
     Ok(())
 }
