@@ -250,12 +250,16 @@ fn check_key<T: HasPublic>(key: &PKeyRef<T>) -> Result<(), Error> {
             Ok(())
         }
         Id::EC => {
-            let bits = key.ec_key()?.group().order_bits();
-            if (MIN_EC_BITS..=MAX_EC_BITS).contains(&bits) {
-                Ok(())
-            } else {
-                Err(Error::invalid(format!("EC key of {bits} bits")))
+            let key = key.ec_key()?;
+            let bits = key.group().order_bits();
+            if !(MIN_EC_BITS..=MAX_EC_BITS).contains(&bits) {
+                return Err(Error::invalid(format!("EC key of {bits} bits")));
             }
+            // A curve by its numbers may be any curve, however weak or slow (RFC 5480 §2.1.1).
+            if key.group().curve_name().is_none() {
+                return Err(Error::invalid("EC key on a curve without a name"));
+            }
+            Ok(())
         }
         Id::ED25519 => Ok(()),
         other => Err(Error::invalid(format!("keys of type {other:?} are not supported"))),
@@ -300,6 +304,14 @@ mod tests {
         assert!(Identity::new(der, &pkcs8).is_ok());
         assert!(Identity::new(testkit::other().certificate().der(), &pkcs8).is_err());
         assert!(Identity::new(der, b"no key").is_err());
+        let short = openssl::ec::EcGroup::from_curve_name(openssl::nid::Nid::SECP224R1).unwrap();
+        let short = PKey::from_ec_key(openssl::ec::EcKey::generate(&short).unwrap()).unwrap();
+        assert!(
+            testkit::try_certificate(&short, "short", 1)
+                .unwrap_err()
+                .detail
+                .contains("224 bits")
+        );
         let small = PKey::from_rsa(openssl::rsa::Rsa::generate(768).unwrap()).unwrap();
         let mut builder = X509::builder().unwrap();
         builder.set_pubkey(&small).unwrap();

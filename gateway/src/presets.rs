@@ -119,7 +119,7 @@ pub const PRESETS: &[Preset] = &[
         settings: &[set(
             "strict_mic",
             "true",
-            "a certified product states the MIC in every positive receipt: one without it proves nothing",
+            "a certified product states the MIC when it is asked for one: a receipt without it proves nothing",
         )],
         advice: "For partners whose certification is current; a receipt without MIC then fails the message.",
     },
@@ -128,7 +128,11 @@ pub const PRESETS: &[Preset] = &[
         product: "Products that follow draft-ietf-ediint-rfc4130bis",
         settings: &[
             set("as2_version", "1.3", "the draft's version number announces its profile"),
-            set("strict_mic", "true", "the draft wants the MIC in every positive receipt"),
+            set(
+                "strict_mic",
+                "true",
+                "both sides state digests that the other knows: a receipt without MIC proves nothing",
+            ),
         ],
         advice: "SHA-1, MD5 and 3DES are not for such partners; GCM is recommended: encrypt = aes256-gcm once both sides have it.",
     },

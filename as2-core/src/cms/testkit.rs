@@ -18,6 +18,7 @@ use openssl::x509::extension::SubjectKeyIdentifier;
 use openssl::x509::{X509, X509NameBuilder};
 
 use crate::cert::{Certificate, Identity};
+use crate::error::Error;
 
 /// An RSA-2048 identity, made once.
 pub(crate) fn rsa() -> &'static Identity {
@@ -45,6 +46,11 @@ pub(crate) fn identity(key: &PKey<Private>, name: &str, serial: u32) -> Identity
 
 /// A self-signed certificate over this key.
 pub(crate) fn certificate(key: &PKey<Private>, name: &str, serial: u32) -> Certificate {
+    try_certificate(key, name, serial).unwrap()
+}
+
+/// The same over a key that may be refused.
+pub(crate) fn try_certificate(key: &PKey<Private>, name: &str, serial: u32) -> Result<Certificate, Error> {
     let mut names = X509NameBuilder::new().unwrap();
     names.append_entry_by_text("O", "Tests").unwrap();
     names.append_entry_by_text("CN", name).unwrap();
@@ -68,7 +74,7 @@ pub(crate) fn certificate(key: &PKey<Private>, name: &str, serial: u32) -> Certi
         MessageDigest::sha256()
     };
     builder.sign(key, digest).unwrap();
-    Certificate::from_der(&builder.build().to_der().unwrap()).unwrap()
+    Certificate::from_der(&builder.build().to_der().unwrap())
 }
 
 /// A directory with files for the `openssl` program.

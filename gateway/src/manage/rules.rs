@@ -204,6 +204,12 @@ fn check_partner(objects: &Objects, partner: &Partner) -> Result<(), String> {
             partner.key_transport, partner.encrypt_certificate
         ));
     }
+    if partner.encrypt.is_some() && recipient.is_some_and(|certificate| certificate.key.starts_with("Ed25519")) {
+        return Err(format!(
+            "encrypt_certificate {} has an Ed25519 key, which signs only\ngive an RSA or EC certificate for encryption, or set encrypt = \"none\"",
+            partner.encrypt_certificate
+        ));
+    }
     if !partner.client_certificate.is_empty()
         && expect_certificate(objects, &partner.account, &partner.client_certificate)?
             .sealed_key
@@ -307,6 +313,12 @@ fn check_http(partner: &Partner) -> Result<(), String> {
 fn check_certificate(objects: &Objects, certificate: &Certificate) -> Result<(), String> {
     check_name(&certificate.name)?;
     keystore::CertInfo::from_der(&certificate.der).map_err(|error| error.to_string())?;
+    if matches!(certificate.purpose, Purpose::Station | Purpose::Partner) {
+        as2_core::cert::Certificate::from_der(&certificate.der).map_err(|error| error.detail)?;
+    }
+    if certificate.purpose == Purpose::Station && certificate.key.starts_with("Ed25519") {
+        return Err("a station signs and decrypts, and an Ed25519 key cannot decrypt\ngive an RSA or EC key".to_owned());
+    }
     if certificate.purpose == Purpose::Station && certificate.sealed_key.is_none() {
         return Err("a station's certificate needs its private key\ngive a file with both (.p12, .pfx, .jks, .pem)".to_owned());
     }
@@ -644,6 +656,28 @@ mod tests {
         }
         assert!(check_cidr("192.0.2.0/24").is_ok() && check_cidr("::1").is_ok() && check_cidr("2001:db8::/32").is_ok());
         assert!(check_cidr("192.0.2.0/33").is_err() && check_cidr("x").is_err() && check_cidr("1.2.3.4/-1").is_err());
+    }
+
+    #[test]
+    fn what_is_for_receipt_only_is_not_sent() {
+        let with = |encrypt, key_transport| {
+            let partner = Partner {
+                encrypt: Some(encrypt),
+                key_transport,
+                ..Partner::default()
+            };
+            check_algorithms(&partner).is_ok()
+        };
+        for cipher in [Cipher::TripleDesCbc, Cipher::Aes128Ccm, Cipher::Aes192Ccm, Cipher::Aes256Ccm] {
+            assert!(!with(cipher, KeyTransport::RsaPkcs1), "{cipher}");
+        }
+        for (transport, sent) in [
+            (KeyTransport::EcdhSha256, true),
+            (KeyTransport::EcdhSha1, false),
+            (KeyTransport::EcdhSha224, false),
+        ] {
+            assert_eq!(with(Cipher::Aes256Gcm, transport), sent, "{transport}");
+        }
     }
 
     #[test]
