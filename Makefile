@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build test demo bench check wording clean
+.PHONY: help build test interop demo bench fuzz fuzz-ci check wording clean
 
 CARGO ?= cargo
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
@@ -15,7 +15,7 @@ TEST_TOOLS := $(BUILD_TOOLS) sftp openssl python3-venv keytool
 export AS2GATE_BIN ?= $(abspath $(TARGET))/release/as2gate
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build the release binary as2gate
 	@.ci/prerequisites $(BUILD_TOOLS)
@@ -27,6 +27,12 @@ test: ## run every test; whole-system tests use OpenSSH, OpenSSL, keytool and py
 	@$(MAKE) --no-print-directory build
 	@$(CARGO) test $(FLAGS) --no-fail-fast -- --test-threads=4
 
+interop: ## pyas2lib, libas2, OpenAS2 and openssl cms as partners, both directions, over the positive matrix
+	@.ci/prerequisites $(BUILD_TOOLS) openssl python3-venv keytool npm mvn
+	@$(MAKE) --no-print-directory build
+	@tests/interop/setup.sh $(abspath $(TARGET))/interop/tools
+	@PYTHONDONTWRITEBYTECODE=1 python3 tests/interop/run.py --bin $(AS2GATE_BIN) --dir $(TARGET)/interop
+
 demo: ## ALICE sends three files to BOB through two gateways; under two minutes after the build
 	@.ci/prerequisites $(BUILD_TOOLS) sftp openssl python3
 	@$(MAKE) --no-print-directory build
@@ -37,6 +43,14 @@ bench: ## measure packaging, opening and messages per second; writes target/benc
 	@$(MAKE) --no-print-directory build
 	@$(CARGO) build $(FLAGS) --example bulk
 	@python3 tests/bench/run.py --target $(TARGET)
+
+fuzz: ## fuzz every decoder of network bytes, FUZZ_SECONDS (300) for each target
+	@.ci/prerequisites $(BUILD_TOOLS)
+	@.ci/fuzz $(or $(FUZZ_SECONDS),300)
+
+fuzz-ci: ## the same for 4 seconds each, from the seeds in the tree
+	@.ci/prerequisites $(BUILD_TOOLS)
+	@.ci/fuzz 4
 
 check: wording ## format, clippy, docs, licences: what must hold before a commit
 	@.ci/prerequisites $(BUILD_TOOLS)

@@ -15,6 +15,7 @@ mod output;
 mod partner;
 mod send;
 mod serve;
+mod session;
 mod settings;
 mod station;
 mod status;
@@ -119,6 +120,9 @@ enum Command {
     /// SFTP logins.
     #[command(subcommand)]
     User(user::Verb),
+    /// SFTP sessions of the running server.
+    #[command(subcommand)]
+    Session(session::Verb),
     /// Send files.
     Send(send::Send),
     /// Messages, sent and received.
@@ -206,6 +210,7 @@ async fn dispatch(ctx: &Ctx, command: Command) -> Outcome {
         Command::Partner(verb) => partner::run(ctx, verb).await,
         Command::Cert(verb) => cert::run(ctx, verb).await,
         Command::User(verb) => user::run(ctx, verb).await,
+        Command::Session(verb) => session::run(ctx, verb).await,
         Command::Send(args) => send::run(ctx, args).await,
         Command::Message(verb) => message::run(ctx, verb).await,
         Command::Lifecycle(verb) => lifecycle::run(ctx, verb).await,

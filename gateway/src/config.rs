@@ -565,6 +565,13 @@ impl Config {
                 "write [\"ed25519\", \"ecdsa\"]",
             ));
         }
+        if let Some(block) = values.texts("sftp.proxy_protocol_from").iter().find(|block| !is_block(block)) {
+            return Err(wrong(
+                "sftp.proxy_protocol_from",
+                format!("`{}` is not an address or block", block.escape_default()),
+                "write the balancers' addresses, such as [\"192.0.2.0/24\"]",
+            ));
+        }
         let stages = |area: &str| Stages {
             current: values.span(&format!("lifecycle.{area}.current")),
             noncurrent: values.span(&format!("lifecycle.{area}.noncurrent")),
@@ -682,6 +689,16 @@ impl Config {
     }
 }
 
+/// Whether this is an address or a block like `192.0.2.0/24`.
+fn is_block(text: &str) -> bool {
+    let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+    let Ok(address) = address.parse::<std::net::IpAddr>() else {
+        return false;
+    };
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    bits.is_none_or(|bits| bits.parse::<u8>().is_ok_and(|bits| bits <= most))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -757,6 +774,7 @@ mod tests {
             ("retry.initial = \"5x\"", "duration"),
             ("retry.max_tries = 0", "from 1"),
             ("sftp.algorithms = \"old\"", "one of"),
+            ("sftp.proxy_protocol_from = [\"10.0.0.0/33\"]", "block"),
             ("sftp.listen = [\"22\"]", "address"),
             ("as2.tls.listen = [\"0.0.0.0:443\"]", "certificate"),
             ("as2.tls.key = \"-----BEGIN\"", "env:NAME"),

@@ -3,6 +3,9 @@
 
 mod desk;
 mod listing;
+mod pace;
+pub mod sessions;
+mod trail;
 mod tree;
 mod upload;
 
@@ -20,6 +23,8 @@ use crate::gateway::Core;
 use crate::manage::host_keys::HostKey;
 use crate::user::User;
 use desk::Desk;
+use pace::Clocks;
+use trail::Trail;
 use tree::As2Tree;
 
 /// Addresses whose failed logins are counted, at most.
@@ -29,6 +34,8 @@ const MAX_COUNTED: usize = 10_000;
 pub struct Logins {
     core: Arc<Core>,
     desk: Arc<Desk>,
+    trail: Arc<Trail>,
+    clocks: Clocks,
     sessions: Mutex<HashMap<u64, Login>>,
     failures: Mutex<HashMap<IpAddr, Failures>>,
 }
@@ -50,7 +57,7 @@ impl Logins {
     /// For this gateway.
     #[must_use]
     pub fn new(core: Arc<Core>) -> Self {
-        Logins { core, desk: Arc::default(), sessions: Mutex::default(), failures: Mutex::default() }
+        Logins { core, desk: Arc::default(), trail: Arc::default(), clocks: Clocks::default(), sessions: Mutex::default(), failures: Mutex::default() }
     }
 
     /// Ends the sessions of users and keys that lost their right meanwhile.
@@ -89,7 +96,12 @@ impl Logins {
     fn record(&self, kind: &'static str, user: &str, facts: serde_json::Value) {
         let account = self.core.objects().user(user).map(|user| user.account.clone()).unwrap_or_default();
         let (user, now) = (user.chars().take(crate::user::MAX_USER_NAME).collect::<String>(), self.core.clock.now());
-        let event = move |tx: &crate::journal::Tx<'_>| tx.record(&NewEvent { account: &account, kind, subject: &user, facts }, now);
+        // What the user did before stands before.
+        let deeds = self.trail.take();
+        let event = move |tx: &crate::journal::Tx<'_>| {
+            deeds.map_or(Ok(()), |deeds| deeds.record(tx))?;
+            tx.record(&NewEvent { account: &account, kind, subject: &user, facts }, now)
+        };
         if let Err(error) = self.core.journal.write_blocking(event) {
             tracing::error!(%error, "cannot record a login");
         }
@@ -122,6 +134,10 @@ impl Authenticator for Logins {
         !self.is_shut(addr.ip())
     }
 
+    fn is_proxy(&self, addr: SocketAddr) -> bool {
+        self.core.config.sftp.proxy_protocol_from.iter().any(|block| in_block(block, addr.ip()))
+    }
+
     fn public_key(&self, user: &str, key: &PublicKey, peer: &Peer) -> bool {
         // What a command just changed counts at this login already.
         if let Err(error) = self.core.refresh_objects() {
@@ -135,12 +151,20 @@ impl Authenticator for Logins {
         let found = self.allowed(user, &key.openssh, address).ok_or_else(|| Refused("the key lost its right meanwhile".to_owned()))?;
         locked(&self.failures).remove(&address);
         let login = Login { user: user.to_owned(), key: key.openssh.clone(), peer: address };
-        locked(&self.sessions).insert(session, login);
+        {
+            let mut sessions = locked(&self.sessions);
+            let mine = sessions.values().filter(|login| login.user == user).count();
+            if found.max_sessions > 0 && u64::try_from(mine).unwrap_or(u64::MAX) >= found.max_sessions {
+                return Err(Refused(format!("{user} has {mine} sessions (max_sessions)")));
+            }
+            sessions.insert(session, login);
+        }
         self.desk.begin(session);
         self.core.metrics.sftp_login("ok");
         tracing::info!(user, peer = %peer.addr, client = peer.client, session, "sftp login");
         self.record("user.login", user, serde_json::json!({ "peer": peer.addr.to_string(), "client": peer.client, "session": session }));
-        Ok(Arc::new(As2Tree::new(Arc::clone(&self.core), Arc::clone(&self.desk), &found, session)))
+        let tools = tree::Tools { desk: Arc::clone(&self.desk), trail: Arc::clone(&self.trail), pace: self.clocks.of(user) };
+        Ok(Arc::new(As2Tree::new(Arc::clone(&self.core), tools, &found, session)))
     }
 
     fn failed(&self, user: &str, peer: &Peer) {
@@ -177,7 +201,7 @@ impl Authenticator for Logins {
     }
 }
 
-/// The SFTP server of this configuration.
+/// The SFTP server of this configuration; inside a runtime, where it also keeps the list of its sessions.
 ///
 /// # Errors
 /// A host key that cannot be used.
@@ -201,7 +225,10 @@ pub fn front(config: &Config, keys: Vec<HostKey>, logins: Arc<Logins>) -> Result
         idle_timeout: sftp.idle_timeout,
         server_id: "as2gate".to_owned(),
     };
-    sftp_front::Server::new(settings, logins).map_err(|error| error.to_string())
+    let (core, known) = (Arc::downgrade(&logins.core), Arc::downgrade(&logins));
+    let front = sftp_front::Server::new(settings, logins).map_err(|error| error.to_string())?;
+    tokio::spawn(sessions::keep(core, known, Arc::downgrade(&front)));
+    Ok(front)
 }
 
 /// A fault of ours: the client learns that it was one, the log learns which.

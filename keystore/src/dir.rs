@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
+use crate::info::CertInfo;
 use crate::error::{Error, Result};
 use crate::secret::MasterKey;
 use crate::{jks, pkcs12};
@@ -175,34 +176,37 @@ impl StoreFormat {
                 .map(|k| &k.alias)
                 .chain(trusted.iter().map(|t| &t.alias)),
         )?;
+        let (trusted, odd): (Vec<_>, Vec<_>) = trusted.iter().partition(|entry| java_reads(&entry.certificate));
+        left_out.extend(odd.into_iter().map(|entry| entry.alias.clone()));
         match self {
-            StoreFormat::Pkcs12 => pkcs12_store(keys, trusted, password, left_out),
-            StoreFormat::Jks => jks_store(keys, trusted, password),
+            StoreFormat::Pkcs12 => pkcs12_store(keys, &trusted, password),
+            StoreFormat::Jks => jks_store(keys, &trusted, password),
         }
         .map(Zeroizing::new)
     }
 }
 
+/// Java gives the whole store up for one certificate that it cannot read, or that names no issuer.
+fn java_reads(certificate: &[u8]) -> bool {
+    CertInfo::from_der(certificate).is_ok_and(|info| !info.issuer.is_empty())
+}
+
 fn pkcs12_store(
     keys: &[StoreEntry],
-    trusted: &[TrustEntry],
+    trusted: &[&TrustEntry],
     password: &str,
-    left_out: &mut Vec<String>,
 ) -> Result<Vec<u8>> {
     let mut store = pkcs12::Writer::new();
     for entry in keys {
         store.add_key(&entry.alias, &entry.pkcs8, &entry.chain)?;
     }
     for entry in trusted {
-        match store.add_certificate(&entry.alias, &entry.certificate) {
-            Err(Error::Broken { .. }) => left_out.push(entry.alias.clone()),
-            other => other?,
-        }
+        store.add_certificate(&entry.alias, &entry.certificate)?;
     }
     store.write(password, ITERATIONS)
 }
 
-fn jks_store(keys: &[StoreEntry], trusted: &[TrustEntry], password: &str) -> Result<Vec<u8>> {
+fn jks_store(keys: &[StoreEntry], trusted: &[&TrustEntry], password: &str) -> Result<Vec<u8>> {
     let mut store = jks::Writer::default();
     for entry in keys {
         store.add_key(&entry.alias, &entry.pkcs8, &entry.chain, password)?;

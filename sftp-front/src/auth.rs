@@ -48,6 +48,12 @@ pub trait Authenticator: Send + Sync + 'static {
         true
     }
 
+    /// Whether connections from this address begin with a PROXY header (version 2) that names the client. Asked in the
+    /// accept loop, before [`admit`](Authenticator::admit), which then gets the client's address.
+    fn is_proxy(&self, _addr: SocketAddr) -> bool {
+        false
+    }
+
     /// Whether `key` is one of the user's. Asked when a key is offered, and again after its signature was verified.
     /// Unknown users must take the same time as known ones; refusals are delayed to one second in any case.
     fn public_key(&self, user: &str, key: &PublicKey, peer: &Peer) -> bool;

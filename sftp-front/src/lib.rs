@@ -5,6 +5,7 @@
 //!
 //! # The way of a byte
 //! * `server.rs` accepts the connection and applies the limits; `session.rs` watches over it (grace, idle, stop, kill).
+//!   `proxy.rs` reads a balancer's word about who the client is.
 //! * `link.rs` is the TCP stream that russh reads and decrypts; `handler.rs` has russh's callbacks: login, channels,
 //!   refusals. `auth.rs` has the algorithms and who is asked about a key.
 //! * `channel.rs` takes the decrypted bytes of one channel and gives them to a worker on a blocking thread. **A packet
@@ -34,6 +35,7 @@ mod link;
 mod longname;
 mod packet;
 mod path;
+mod proxy;
 mod server;
 mod session;
 mod tree;

@@ -1,16 +1,17 @@
 //! The listening side: configuration, limits on connections, the list of sessions.
 
 use crate::auth::{AlgorithmPolicy, Authenticator, MIN_RSA_BITS};
+use crate::proxy;
 use crate::session::{self, Session, SessionInfo};
 use russh::keys::ssh_key::public::KeyData;
 use russh::keys::{Algorithm, PrivateKey};
 use russh::{MethodKind, MethodSet, SshId};
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -28,6 +29,15 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_MAX: usize = 3;
 /// Wait after a failed accept, such as one for want of file descriptors.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+/// How long a balancer may take for its PROXY header.
+const PROXY_WAIT: Duration = Duration::from_secs(5);
+/// Connections whose PROXY header has not come yet, at most.
+const MAX_UNNAMED: usize = 256;
+/// Random early drop, as OpenSSH's `MaxStartups 50:30:100`: from this part of the most connections without a login on, new
+/// ones are dropped with this chance in per cent, rising to all at the limit. OpenSSH itself begins at a tenth, which would
+/// hit a partner that opens twenty sessions at once.
+const EARLY_PART: usize = 2;
+const EARLY_CHANCE: usize = 30;
 /// Longest identification of the server behind `SSH-2.0-`.
 const MAX_SERVER_ID: usize = 100;
 
@@ -161,18 +171,26 @@ impl Server {
     /// uploads may go on for [`DRAIN`](crate::DRAIN). Returns when the last one has ended.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
         let mut connections = JoinSet::new();
+        let mut unnamed = JoinSet::new();
         let sessions_stop = stop.clone();
         loop {
             tokio::select! {
                 biased;
                 () = stopped(&mut stop) => break,
                 Some(_) = connections.join_next(), if !connections.is_empty() => {}
+                Some(named) = unnamed.join_next(), if !unnamed.is_empty() => {
+                    if let Ok(Some((tcp, addr))) = named && let Some(slot) = self.place(addr) {
+                        connections.spawn(session::run(Arc::clone(&self), tcp, addr, slot, sessions_stop.clone()));
+                    }
+                }
                 accepted = listener.accept() => match accepted {
-                    Ok((tcp, addr)) => match self.admit(addr.ip()).filter(|_| self.auth.admit(addr)) {
-                        Some(slot) => {
-                            connections.spawn(session::run(Arc::clone(&self), tcp, addr, slot, sessions_stop.clone()));
+                    Ok((tcp, addr)) if self.auth.is_proxy(addr) => {
+                        if unnamed.len() < MAX_UNNAMED {
+                            unnamed.spawn(client_behind(tcp, addr));
                         }
-                        None => tracing::debug!(%addr, "connection refused: a limit is reached"),
+                    }
+                    Ok((tcp, addr)) => if let Some(slot) = self.place(addr) {
+                        connections.spawn(session::run(Arc::clone(&self), tcp, addr, slot, sessions_stop.clone()));
                     },
                     Err(e) => {
                         tracing::warn!("accept: {e}");
@@ -250,12 +268,24 @@ impl Server {
         tokio::task::spawn_blocking(move || question(&*auth)).await.ok()
     }
 
+    /// A place for a connection, if the limits and the authenticator have one.
+    fn place(&self, addr: SocketAddr) -> Option<Slot> {
+        let slot = self.admit(addr.ip()).filter(|_| self.auth.admit(addr));
+        if slot.is_none() {
+            tracing::debug!(%addr, "connection refused: a limit is reached");
+        }
+        slot
+    }
+
     fn admit(&self, ip: IpAddr) -> Option<Slot> {
         let key = network(ip);
         let mut slots = lock(&self.slots);
         let here = slots.per_ip.get(&key).copied().unwrap_or(0);
         let c = &self.config;
-        if slots.total >= c.max_connections || here >= c.max_connections_per_ip || slots.unauthenticated >= c.max_unauthenticated {
+        if slots.total >= c.max_connections || here >= c.max_connections_per_ip {
+            return None;
+        }
+        if drop_chance(slots.unauthenticated, c.max_unauthenticated) > percentile() {
             return None;
         }
         slots.total += 1;
@@ -267,6 +297,40 @@ impl Server {
             unauthenticated: Mutex::new(true),
         })
     }
+}
+
+/// The connection of the client that a balancer names; the balancer's own after a health check's header.
+async fn client_behind(mut tcp: TcpStream, balancer: SocketAddr) -> Option<(TcpStream, SocketAddr)> {
+    match tokio::time::timeout(PROXY_WAIT, proxy::read(&mut tcp)).await {
+        Ok(Ok(client)) => Some((tcp, client.unwrap_or(balancer))),
+        Ok(Err(error)) => {
+            tracing::warn!(%balancer, %error, "a connection without a good PROXY header");
+            None
+        }
+        Err(_) => {
+            tracing::warn!(%balancer, "no PROXY header in time");
+            None
+        }
+    }
+}
+
+/// The chance in per cent that a new connection is dropped, while so many have not logged in.
+fn drop_chance(waiting: usize, max: usize) -> usize {
+    let begin = (max / EARLY_PART).max(1);
+    if waiting >= max {
+        return 100;
+    }
+    if waiting < begin || begin >= max {
+        return 0;
+    }
+    EARLY_CHANCE + (100 - EARLY_CHANCE) * (waiting - begin) / (max - begin)
+}
+
+/// A number from 0 to 99; 0 should the system have no chance to offer, so that the drop is certain where it is possible.
+fn percentile() -> usize {
+    let mut random = [0u8; 4];
+    let _ = openssl::rand::rand_bytes(&mut random);
+    usize::try_from(u32::from_le_bytes(random) % 100).unwrap_or(0)
 }
 
 /// Waits for the word to stop; a sender that is gone means the same.
@@ -350,6 +414,14 @@ impl Drop for Slot {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
+
+    #[test]
+    fn the_early_drop_rises_to_the_limit() {
+        assert_eq!([0, 49, 50, 75, 100, 200].map(|n| drop_chance(n, 100)), [0, 0, 30, 65, 100, 100]);
+        assert_eq!([0, 1, 2].map(|n| drop_chance(n, 2)), [0, 30, 100]);
+        assert_eq!([0, 1].map(|n| drop_chance(n, 1)), [0, 100]);
+        assert!((0..100).all(|_| percentile() < 100));
+    }
 
     #[test]
     fn sources() {

@@ -43,6 +43,10 @@ pub struct SessionInfo {
     pub peer: Peer,
     /// When the connection was accepted.
     pub since: SystemTime,
+    /// Bytes received on the wire so far.
+    pub bytes_in: u64,
+    /// Bytes sent on the wire so far.
+    pub bytes_out: u64,
 }
 
 /// When a connection last did something: a request that arrived, an answer that left.
@@ -112,7 +116,10 @@ impl Session {
     /// The session as others see it, from the moment at which its login is being decided.
     pub(crate) fn info(&self) -> Option<SessionInfo> {
         let user = self.state().user.clone()?;
+        let (bytes_in, bytes_out) = self.link.bytes();
         Some(SessionInfo {
+            bytes_in,
+            bytes_out,
             id: self.id,
             user,
             peer: self.peer(),

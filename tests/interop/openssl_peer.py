@@ -197,10 +197,10 @@ class OpenSsl(wire.Peer):
         _, fields = split(parts(headers, body)[1])
         fields, _ = split(fields.rstrip() + b"\r\n\r\n")
         told["status"] = fields["disposition"].partition(";")[2].strip()
-        got = re.sub(r"\s", "", fields.get("received-content-mic", "")).lower().replace("sha-", "sha")
-        told["mic"] = got == re.sub(r"\s", "", expected).lower()
+        got, _, named = fields.get("received-content-mic", "").partition(",")
+        told["mic"] = [got.strip(), named.strip().lower().replace("-", "")] == expected.split(", ")
         if not told["mic"]:
-            told["trouble"] = f"MIC {got}, expected {expected}"
+            told["trouble"] = f"MIC {got},{named}, expected {expected}"
         return told
 
 

@@ -228,6 +228,38 @@ impl Noun for OfUser {
             "TIME",
             "Last moment of a login, e.g. 2027-01-31T00:00:00Z; empty means never",
         ),
+        text(
+            "rights",
+            "rights",
+            "PREFIX=rwd,…",
+            "What is allowed where, e.g. AS2/send=rw,AS2/files=r; empty means everything",
+        ),
+        text(
+            "stations",
+            "stations",
+            "IDS",
+            "Stations that the user sees, with commas; empty means all",
+        ),
+        text(
+            "partners",
+            "partners",
+            "IDS",
+            "Partners that the user sees, with commas; empty means all",
+        ),
+        text(
+            "max-sessions",
+            "max_sessions",
+            "N",
+            "Most sessions at a time; 0 means no limit of its own",
+        ),
+        text(
+            "quota-bytes",
+            "quota_bytes",
+            "SIZE",
+            "Most bytes that its files in send may have together; 0 means no limit",
+        ),
+        text("quota-files", "quota_files", "N", "Most files in send; 0 means no limit"),
+        text("bandwidth", "bandwidth", "SIZE", "Bytes per second each way; 0 means no limit"),
     ];
 }
 

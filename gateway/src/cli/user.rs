@@ -1,5 +1,6 @@
 //! `user`: SFTP logins and their keys.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -10,6 +11,7 @@ use super::error::DONE;
 use super::output::{Cell, List, facts};
 use super::settings::{OfUser, Settings};
 use super::{Ctx, Outcome};
+use crate::event::Event;
 use crate::gateway::Core;
 use crate::manage::users::{self, KeySource, KeyWish};
 use crate::manage::{Refusal, Result, host_keys, objects};
@@ -81,13 +83,14 @@ pub(crate) enum Verb {
     /// Keys of a user.
     #[command(subcommand)]
     Key(KeyVerb),
-    /// Show what happened to a user: logins, keys, changes.
+    /// Show what users did: logins, uploads, downloads, deletes, renames, disconnects.
     #[command(after_help = "Examples:
+  as2gate user log
   as2gate user log acme-erp
   as2gate user log acme-erp --limit 20 -o json")]
     Log {
-        /// Its name.
-        name: String,
+        /// One user; all without it.
+        name: Option<String>,
         /// The last so many.
         #[arg(long, value_name = "N", default_value_t = 100)]
         limit: usize,
@@ -273,7 +276,7 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             );
         }
         Verb::Key(verb) => keys(ctx, &core, verb).await?,
-        Verb::Log { name, limit } => log(ctx, &core, &name, limit)?,
+        Verb::Log { name, limit } => log(ctx, &core, name.as_deref(), limit)?,
     }
     Ok(DONE)
 }
@@ -429,6 +432,7 @@ fn shown(core: &Core, user: &User) -> Result<(Value, String)> {
                 String::new()
             },
         ),
+        ("Limits", limits(user)),
         ("Expires", user.expires.clone()),
         ("Connect", connect),
         (
@@ -443,12 +447,47 @@ fn shown(core: &Core, user: &User) -> Result<(Value, String)> {
     Ok((value, text))
 }
 
-fn log(ctx: &Ctx, core: &Core, name: &str, limit: usize) -> Result<()> {
-    /// Events read of one user.
-    const MAX_EVENTS: u32 = 100_000;
-    let events = core.journal.read(|tx| tx.events(0, Some(name), Some("user."), MAX_EVENTS))?;
-    let mut list = List::new(&[("time", "TIME"), ("kind", "EVENT"), ("facts", "FACTS")], "nothing happened");
-    for event in events.iter().skip(events.len().saturating_sub(limit)) {
+/// What is restricted, in the words of `set`.
+fn limits(user: &User) -> String {
+    let rights: Vec<String> = user.rights.iter().cloned().map(String::from).collect();
+    let lists = [
+        ("rights", rights),
+        ("stations", user.stations.clone()),
+        ("partners", user.partners.clone()),
+    ];
+    let numbers = [
+        ("max_sessions", user.max_sessions),
+        ("quota_bytes", user.quota_bytes),
+        ("quota_files", user.quota_files),
+        ("bandwidth", user.bandwidth),
+    ];
+    let lists = lists
+        .iter()
+        .filter(|(_, list)| !list.is_empty())
+        .map(|(name, list)| format!("{name} {}", list.join(",")));
+    let numbers = numbers.iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!("{name} {n}"));
+    lists.chain(numbers).collect::<Vec<_>>().join("\n")
+}
+
+fn log(ctx: &Ctx, core: &Core, name: Option<&str>, limit: usize) -> Result<()> {
+    /// Events read at once.
+    const PAGE: u32 = 1_000;
+    /// Most events that are shown, and so held.
+    const MAX_SHOWN: usize = 100_000;
+    let mut last: VecDeque<Event> = VecDeque::new();
+    let mut after = 0;
+    loop {
+        let page = core.journal.read(|tx| tx.events(after, name, Some("user."), PAGE))?;
+        let Some(end) = page.last() else { break };
+        after = end.seq;
+        last.extend(page.into_iter().filter(|event| ctx.lists(&event.account)));
+        while last.len() > limit.min(MAX_SHOWN) {
+            last.pop_front();
+        }
+    }
+    let columns = [("time", "TIME"), ("user", "USER"), ("kind", "EVENT"), ("facts", "FACTS")];
+    let mut list = List::new(&columns, "nothing happened");
+    for event in &last {
         let shown = event.facts.as_object().map(|facts| {
             facts
                 .iter()
@@ -458,6 +497,7 @@ fn log(ctx: &Ctx, core: &Core, name: &str, limit: usize) -> Result<()> {
         });
         list.push(vec![
             Cell::time(Some(event.at), core.clock.now()),
+            Cell::text(&event.subject),
             Cell::text(&event.kind),
             Cell::short(shown.unwrap_or_default(), event.facts.clone()),
         ]);

@@ -333,6 +333,21 @@ impl Tx<'_> {
         rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
     }
 
+    /// Number and bytes of what a user has in `send`: waiting files, parts and messages in work.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn send_usage(&self, account: &str, user: &str) -> Result<(u64, u64)> {
+        let mut query = self.db.prepare_cached(
+            "SELECT count(*), coalesce(sum(size), 0) FROM (
+               SELECT size FROM upload WHERE account = ?1 AND owner = ?2
+               UNION ALL
+               SELECT size FROM message WHERE account = ?1 AND direction = 'out' AND finished IS NULL
+                 AND state <> 'duplicate' AND detail ->> '$.user' = ?2)",
+        )?;
+        Ok(query.query_row([account, user], |row| Ok((row.get(0)?, row.get(1)?)))?)
+    }
+
     /// Every upload row last touched before a time, and those of all times with `i64::MAX`.
     ///
     /// # Errors

@@ -122,7 +122,8 @@ fn candidates(present: Option<&Value>, text: &str) -> Vec<Value> {
         // Absent: a field that is left out while empty. Its type shows in what it takes.
         None => {
             let mut all = vec![plain(), list()];
-            all.extend(text.parse().ok().map(Value::Integer));
+            let size = || crate::config::parse_size(text).ok().and_then(|n| i64::try_from(n).ok());
+            all.extend(text.parse().ok().or_else(size).map(Value::Integer));
             all
         }
         Some(_) => vec![plain()],

@@ -110,6 +110,13 @@ pub async fn add(
         delete_received: false,
         enabled: true,
         expires: String::new(),
+        rights: Vec::new(),
+        stations: Vec::new(),
+        partners: Vec::new(),
+        max_sessions: 0,
+        quota_bytes: 0,
+        quota_files: 0,
+        bandwidth: 0,
     };
     let fresh = fields::assign(&blank, settings)?;
     let user = edit(core, dry_run, |objects| {

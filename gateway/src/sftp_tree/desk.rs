@@ -45,6 +45,10 @@ impl Live {
     pub(super) fn set(&self, size: u64) {
         self.size.store(size, Ordering::Relaxed);
     }
+
+    pub(super) fn get(&self) -> u64 {
+        self.size.load(Ordering::Relaxed)
+    }
 }
 
 impl Drop for Live {
@@ -94,6 +98,13 @@ impl Desk {
                 (!name.contains('/')).then(|| (name.to_owned(), size.load(Ordering::Relaxed)))
             })
             .collect()
+    }
+
+    /// Number and bytes of this user's uploads that are being written.
+    pub(super) fn live_total(&self, user: &str) -> (u64, u64) {
+        let names = self.names();
+        let sizes = names.live.iter().filter(|((owner, _), _)| owner == user).map(|(_, size)| size.load(Ordering::Relaxed));
+        sizes.fold((0, 0), |(files, bytes), size| (files + 1, bytes + size))
     }
 
     /// A file was accepted; its name goes on answering.

@@ -1,10 +1,15 @@
 //! One login's view of the account's tree (product.md §3): what is where, and who may do what.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
+use serde_json::json;
 use sftp_front::{Download, Entry, Fault, Listing, OpenHow, SetStat, Space, Stat, Tree, Upload, VPath};
 
 use super::desk::Desk;
+use super::pace::{Pace, Way};
+use super::trail::Trail;
 use super::listing::{Names, Records, Sends, dir_stat, entry_stat, file_stat, seconds};
 use super::upload::Writing;
 use super::{failure, now, rename_within};
@@ -14,7 +19,7 @@ use crate::journal::{self, UploadRow, UploadState};
 use crate::layout::{self, Area, Place};
 use crate::message::{Message, State};
 use crate::storage::Content;
-use crate::user::User;
+use crate::user::{Act, User};
 use crate::{intake, lifecycle};
 
 /// Known pairs that a refusal names.
@@ -24,11 +29,20 @@ const NAMED_PAIRS: usize = 5;
 pub(super) struct As2Tree {
     pub(super) core: Arc<Core>,
     pub(super) desk: Arc<Desk>,
+    pub(super) trail: Arc<Trail>,
+    pub(super) pace: Arc<Pace>,
     pub(super) account: String,
     pub(super) user: String,
     pub(super) session: u64,
     home: String,
     since: u64,
+}
+
+/// What the logins share.
+pub(super) struct Tools {
+    pub(super) desk: Arc<Desk>,
+    pub(super) trail: Arc<Trail>,
+    pub(super) pace: Arc<Pace>,
 }
 
 /// A file in a send directory.
@@ -51,15 +65,20 @@ pub(super) enum Sent {
 }
 
 impl As2Tree {
-    pub(super) fn new(core: Arc<Core>, desk: Arc<Desk>, user: &User, session: u64) -> Self {
+    pub(super) fn new(core: Arc<Core>, tools: Tools, user: &User, session: u64) -> Self {
         let since = seconds(core.clock.now());
-        As2Tree { core, desk, account: user.account.clone(), user: user.name.clone(), session, home: format!("mftg-{}", user.account), since }
+        let Tools { desk, trail, pace } = tools;
+        As2Tree { core, desk, trail, pace, account: user.account.clone(), user: user.name.clone(), session, home: format!("mftg-{}", user.account), since }
     }
 
     /// What a path means; other accounts' homes are names that do not exist.
     fn place(&self, path: &VPath) -> Result<Option<Place>, Fault> {
         let Some((first, rest)) = path.components().split_first() else { return Ok(None) };
         if *first != self.home {
+            return Err(Fault::no_such_file());
+        }
+        // What the user may not see is not there, the same as what is not there.
+        if !self.core.objects().user(&self.user).is_some_and(|user| user.sees(rest)) {
             return Err(Fault::no_such_file());
         }
         let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
@@ -70,12 +89,29 @@ impl As2Tree {
         }
     }
 
+    /// Refuses what the user's rights do not allow at this moment.
+    fn need(&self, act: Act, path: &VPath) -> Result<(), Fault> {
+        let below = path.components().get(1..).unwrap_or_default();
+        let objects = self.core.objects();
+        let user = objects.user(&self.user).ok_or_else(denied)?;
+        let lists = act == Act::Read && user.leads_on(below);
+        if lists || user.may(act, below) { Ok(()) } else { Err(denied()) }
+    }
+
+    /// A deed for the user's log.
+    pub(super) fn did(&self, kind: &'static str, mut facts: serde_json::Value) {
+        facts["session"] = self.session.into();
+        self.trail.add(kind, &self.account, &self.user, facts, now(&self.core));
+    }
+
     fn is_station(&self, station: &str) -> bool {
         self.core.objects().pairs(&self.account).any(|(s, _)| s.as2_id == station)
     }
 
     fn is_pair(&self, station: &str, partner: &str) -> bool {
-        self.core.objects().pairs(&self.account).any(|(s, p)| s.as2_id == station && p.as2_id == partner)
+        let objects = self.core.objects();
+        let deals = objects.user(&self.user).is_some_and(|user| user.deals_with(station, partner));
+        deals && objects.pairs(&self.account).any(|(s, p)| s.as2_id == station && p.as2_id == partner)
     }
 
     /// The names below an area: what is configured now, and what has records of the past.
@@ -192,9 +228,10 @@ impl As2Tree {
 
     fn no_pair(&self, station: &str, partner: &str) -> Fault {
         let objects = self.core.objects();
-        let of_station: Vec<&str> = objects.pairs(&self.account).filter(|(s, _)| s.as2_id == station).map(|(_, p)| p.as2_id.as_str()).take(NAMED_PAIRS).collect();
+        let mine = |(s, p): &(&crate::station::Station, &crate::partner::Partner)| objects.user(&self.user).is_some_and(|user| user.deals_with(&s.as2_id, &p.as2_id));
+        let of_station: Vec<&str> = objects.pairs(&self.account).filter(mine).filter(|(s, _)| s.as2_id == station).map(|(_, p)| p.as2_id.as_str()).take(NAMED_PAIRS).collect();
         if of_station.is_empty() {
-            let mut stations: Vec<&str> = objects.pairs(&self.account).map(|(s, _)| s.as2_id.as_str()).collect();
+            let mut stations: Vec<&str> = objects.pairs(&self.account).filter(mine).map(|(s, _)| s.as2_id.as_str()).collect();
             stations.dedup();
             stations.truncate(NAMED_PAIRS);
             return Fault::NoSuchFile(format!("no station {station}; known: {}", stations.join(", ")));
@@ -346,6 +383,34 @@ fn trays(parts: &[String]) -> &'static [&'static str] {
     if parts.first().is_some_and(|area| area == Area::Files.as_str()) { &["inbox", "outbox", "failed"] } else { &["inbox", "outbox"] }
 }
 
+impl As2Tree {
+    fn list_place(&self, place: Place) -> Result<Box<dyn Listing>, Fault> {
+        match place {
+            Place::Home => Ok(Names::dirs(["AS2".to_owned()], self.since)),
+            Place::Top => {
+                let names = ["duplicate", "files", "headers", "keystore", "raw-mdn", "raw-message", "send", "tmp"];
+                Ok(Names::dirs(names.map(str::to_owned), self.since))
+            }
+            Place::Send => {
+                let objects = self.core.objects();
+                let mut stations: Vec<String> = objects.pairs(&self.account).map(|(s, _)| layout::encode(&s.as2_id)).collect();
+                stations.dedup();
+                Ok(Names::dirs(stations, self.since))
+            }
+            Place::SendStation(station) => {
+                let objects = self.core.objects();
+                let partners: Vec<String> = objects.pairs(&self.account).filter(|(s, _)| s.as2_id == station).map(|(_, p)| layout::encode(&p.as2_id)).collect();
+                if partners.is_empty() { Err(Fault::no_such_file()) } else { Ok(Names::dirs(partners, self.since)) }
+            }
+            Place::SendPair(station, partner) if self.is_pair(&station, &partner) => Ok(self.list_send(station, partner)),
+            Place::Shelf(parts) => self.list_shelf(&parts),
+            Place::Record(parent, name) if self.record(&parent, &name)?.is_dir => Ok(Records::of(Arc::clone(&self.core), &self.account, format!("{parent}/{name}"))),
+            Place::Record(..) | Place::SendFile(..) => Err(Fault::Failure("not a directory".to_owned())),
+            Place::SendPair(..) | Place::Nowhere | Place::Closed => Err(Fault::no_such_file()),
+        }
+    }
+}
+
 impl Tree for As2Tree {
     fn home(&self) -> VPath {
         VPath::absolute(&format!("/{}", self.home)).unwrap_or_else(|_| VPath::root())
@@ -374,33 +439,14 @@ impl Tree for As2Tree {
 
     fn list(&self, path: &VPath) -> Result<Box<dyn Listing>, Fault> {
         let Some(place) = self.place(path)? else { return Ok(Names::dirs([self.home.clone()], self.since)) };
-        match place {
-            Place::Home => Ok(Names::dirs(["AS2".to_owned()], self.since)),
-            Place::Top => {
-                let names = ["duplicate", "files", "headers", "keystore", "raw-mdn", "raw-message", "send", "tmp"];
-                Ok(Names::dirs(names.map(str::to_owned), self.since))
-            }
-            Place::Send => {
-                let objects = self.core.objects();
-                let mut stations: Vec<String> = objects.pairs(&self.account).map(|(s, _)| layout::encode(&s.as2_id)).collect();
-                stations.dedup();
-                Ok(Names::dirs(stations, self.since))
-            }
-            Place::SendStation(station) => {
-                let objects = self.core.objects();
-                let partners: Vec<String> = objects.pairs(&self.account).filter(|(s, _)| s.as2_id == station).map(|(_, p)| layout::encode(&p.as2_id)).collect();
-                if partners.is_empty() { Err(Fault::no_such_file()) } else { Ok(Names::dirs(partners, self.since)) }
-            }
-            Place::SendPair(station, partner) if self.is_pair(&station, &partner) => Ok(self.list_send(station, partner)),
-            Place::Shelf(parts) => self.list_shelf(&parts),
-            Place::Record(parent, name) if self.record(&parent, &name)?.is_dir => Ok(Records::of(Arc::clone(&self.core), &self.account, format!("{parent}/{name}"))),
-            Place::Record(..) | Place::SendFile(..) => Err(Fault::Failure("not a directory".to_owned())),
-            Place::SendPair(..) | Place::Nowhere | Place::Closed => Err(Fault::no_such_file()),
-        }
+        self.need(Act::Read, path)?;
+        let all = self.list_place(place)?;
+        Ok(Box::new(Seen { core: Arc::clone(&self.core), user: self.user.clone(), dir: path.components().get(1..).unwrap_or_default().to_vec(), all }))
     }
 
     fn open_read(&self, path: &VPath) -> Result<Box<dyn Download>, Fault> {
         let Some(place) = self.place(path)? else { return Err(Fault::Failure("is a directory".to_owned())) };
+        self.need(Act::Read, path)?;
         let (content, stat) = match place {
             Place::Record(parent, name) => {
                 let entry = self.record(&parent, &name)?;
@@ -420,19 +466,37 @@ impl Tree for As2Tree {
             }
             _ => return Err(Fault::Failure("is a directory".to_owned())),
         };
-        Ok(Box::new(Reading { content, stat }))
+        Ok(Box::new(Reading {
+            core: Arc::clone(&self.core),
+            trail: Arc::clone(&self.trail),
+            pace: Arc::clone(&self.pace),
+            account: self.account.clone(),
+            user: self.user.clone(),
+            session: self.session,
+            path: path.to_string(),
+            begun: Instant::now(),
+            bytes: AtomicU64::new(0),
+            content,
+            stat,
+        }))
     }
 
     fn open_write(&self, path: &VPath, how: &OpenHow) -> Result<Box<dyn Upload>, Fault> {
-        let at = self.send_path(self.place(path)?.ok_or_else(denied)?)?;
+        let place = self.place(path)?.ok_or_else(denied)?;
+        self.need(Act::Write, path)?;
+        let at = self.send_path(place)?;
         Writing::open(self, at, how)
     }
 
     fn remove(&self, path: &VPath) -> Result<(), Fault> {
-        match self.place(path)?.ok_or_else(denied)? {
+        let place = self.place(path)?.ok_or_else(denied)?;
+        self.need(Act::Delete, path)?;
+        match place {
             Place::Record(parent, name) => self.remove_record(&parent, &name),
             place => self.remove_send(&self.send_path(place)?),
-        }
+        }?;
+        self.did("user.delete", json!({ "path": path.to_string() }));
+        Ok(())
     }
 
     fn mkdir(&self, path: &VPath, _set: &SetStat) -> Result<(), Fault> {
@@ -448,14 +512,22 @@ impl Tree for As2Tree {
     }
 
     fn rename(&self, from: &VPath, to: &VPath, replace: bool) -> Result<(), Fault> {
-        let from = self.send_path(self.place(from)?.ok_or_else(denied)?)?;
-        let to = self.send_path(self.place(to)?.ok_or_else(denied)?)?;
-        layout::check_upload_name(to.name.as_bytes()).map_err(Fault::Failure)?;
-        self.rename_send(&from, &to, replace)
+        let place = |path: &VPath| {
+            let place = self.place(path)?.ok_or_else(denied)?;
+            self.need(Act::Write, path)?;
+            self.send_path(place)
+        };
+        let (old, new) = (place(from)?, place(to)?);
+        layout::check_upload_name(new.name.as_bytes()).map_err(Fault::Failure)?;
+        self.rename_send(&old, &new, replace)?;
+        self.did("user.rename", json!({ "from": from.to_string(), "to": to.to_string() }));
+        Ok(())
     }
 
     fn set_stat(&self, path: &VPath, set: &SetStat) -> Result<(), Fault> {
-        match self.place(path)?.ok_or_else(denied)? {
+        let place = self.place(path)?.ok_or_else(denied)?;
+        self.need(Act::Write, path)?;
+        match place {
             place @ Place::SendFile(..) => self.set_send(&self.send_path(place)?, set),
             _ => Err(denied()),
         }
@@ -467,18 +539,79 @@ impl Tree for As2Tree {
     }
 }
 
+/// The entries of a directory that the user sees.
+struct Seen {
+    core: Arc<Core>,
+    user: String,
+    /// Below the account's home.
+    dir: Vec<String>,
+    all: Box<dyn Listing>,
+}
+
+impl Listing for Seen {
+    fn next(&mut self, max: usize) -> Result<Vec<Entry>, Fault> {
+        loop {
+            let mut page = self.all.next(max)?;
+            if page.is_empty() {
+                return Ok(page);
+            }
+            let objects = self.core.objects();
+            let user = objects.user(&self.user).ok_or_else(denied)?;
+            if user.rights.is_empty() && user.stations.is_empty() && user.partners.is_empty() {
+                return Ok(page);
+            }
+            page.retain(|entry| {
+                self.dir.push(entry.name.clone());
+                let seen = user.sees(&self.dir);
+                self.dir.pop();
+                seen
+            });
+            if !page.is_empty() {
+                return Ok(page);
+            }
+        }
+    }
+}
+
 /// An open file of the tree.
 struct Reading {
+    core: Arc<Core>,
+    trail: Arc<Trail>,
+    pace: Arc<Pace>,
+    account: String,
+    user: String,
+    session: u64,
+    path: String,
+    begun: Instant,
+    bytes: AtomicU64,
     content: Content,
     stat: Stat,
 }
 
 impl Download for Reading {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, Fault> {
-        self.content.read_at(offset, buf).map_err(failure)
+        let n = self.content.read_at(offset, buf).map_err(failure)?;
+        self.pace.wait(Way::Out, n, self.core.objects().user(&self.user).map_or(0, |user| user.bandwidth));
+        self.bytes.fetch_add(u64::try_from(n).unwrap_or(u64::MAX), Ordering::Relaxed);
+        Ok(n)
     }
 
     fn stat(&self) -> Result<Stat, Fault> {
         Ok(Stat { size: self.content.len(), ..self.stat })
     }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        let facts = json!({
+            "path": self.path, "bytes": self.bytes.load(Ordering::Relaxed), "size": self.content.len(), "millis": elapsed(self.begun),
+            "session": self.session,
+        });
+        self.trail.add("user.download", &self.account, &self.user, facts, now(&self.core));
+    }
+}
+
+/// Milliseconds since then.
+pub(super) fn elapsed(begun: Instant) -> u64 {
+    u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,13 +1,17 @@
 //! A file being uploaded: into the spool, hashed on the way, decided about at CLOSE.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use openssl::sha::Sha256;
+use serde_json::{Value, json};
 use sftp_front::{Fault, OpenHow, SetStat, Stat, Upload, UploadFacts};
 
 use super::desk::{Desk, Live};
+use super::pace::{Pace, Way};
+use super::trail::Trail;
 use super::listing::{file_stat, seconds};
-use super::tree::{As2Tree, INTERRUPTED, SendPath, Sent};
+use super::tree::{As2Tree, INTERRUPTED, SendPath, Sent, elapsed};
 use super::{failure, now};
 use crate::gateway::Core;
 use crate::intake::{self, Arrived, Landed, Sign, hex};
@@ -24,6 +28,9 @@ const PIECE: usize = 256 * 1024;
 pub(super) struct Writing {
     core: Arc<Core>,
     desk: Arc<Desk>,
+    trail: Arc<Trail>,
+    pace: Arc<Pace>,
+    begun: Instant,
     at: SendPath,
     account: String,
     user: String,
@@ -37,6 +44,8 @@ pub(super) struct Writing {
     /// A first WRITE at 0 starts anew instead of going on.
     may_restart: bool,
     room_checked: u64,
+    /// Bytes of the user's other files in `send`, as of the last look.
+    others: u64,
 }
 
 /// SHA-256 of everything written so far, as long as it comes in order.
@@ -75,13 +84,18 @@ impl Writing {
             check_size(&tree.core, declared)?;
         }
         tree.core.storage.check_room().map_err(told)?;
+        check_quotas(tree, &at, how)?;
         let start = Start::of(tree, &at, how)?;
         let live = tree.desk.write(&tree.user, &at.path);
         live.set(start.draft.len());
         let may_restart = !start.draft.is_empty() && !how.append && !how.truncate;
-        Ok(Box::new(Writing {
+        let writing = Writing {
             core: Arc::clone(&tree.core),
             desk: Arc::clone(&tree.desk),
+            trail: Arc::clone(&tree.trail),
+            pace: Arc::clone(&tree.pace),
+            begun: Instant::now(),
+            others: 0,
             account: tree.account.clone(),
             user: tree.user.clone(),
             session: tree.session,
@@ -93,7 +107,44 @@ impl Writing {
             replaces: start.replaces,
             may_restart,
             room_checked: 0,
-        }))
+        };
+        let mut writing = Box::new(writing);
+        writing.count_others()?;
+        Ok(writing)
+    }
+
+    /// Looks again at what else of its user lies in `send`.
+    fn count_others(&mut self) -> Result<(), Fault> {
+        if self.quota() == 0 {
+            return Ok(());
+        }
+        let (_, bytes) = self.core.journal.read(|tx| tx.send_usage(&self.account, &self.user)).map_err(failure)?;
+        self.others = bytes.saturating_sub(self.replaces.as_ref().map_or(0, |row| row.size));
+        Ok(())
+    }
+
+    fn quota(&self) -> u64 {
+        self.core.objects().user(&self.user).map_or(0, |user| user.quota_bytes)
+    }
+
+    /// Whether this file may have `size` bytes beside the others of its user.
+    fn check_quota(&self, size: u64) -> Result<(), Fault> {
+        let quota = self.quota();
+        if quota == 0 {
+            return Ok(());
+        }
+        let (_, live) = self.desk.live_total(&self.user);
+        let beside = self.others.saturating_add(live.saturating_sub(self.live.get()));
+        if beside.saturating_add(size) > quota {
+            return Err(over_quota(quota, beside));
+        }
+        Ok(())
+    }
+
+    fn did(&self, kind: &'static str, bytes: u64, more: (&str, &str)) {
+        let mut facts = json!({ "path": self.at.path, "bytes": bytes, "millis": elapsed(self.begun), "session": self.session });
+        facts[more.0] = Value::from(more.1);
+        self.trail.add(kind, &self.account, &self.user, facts, now(&self.core));
     }
 
     fn put(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StorageError> {
@@ -215,6 +266,37 @@ fn check_size(core: &Core, size: u64) -> Result<(), Fault> {
     if size > max { Err(Fault::Failure(format!("the file is longer than {max} bytes (uploads.max_file)"))) } else { Ok(()) }
 }
 
+/// Whether the user may have this file in `send`; one that takes the place of its own former one is no new one. Looked at
+/// before anything is moved: a refusal leaves a part as it was.
+fn check_quotas(tree: &As2Tree, at: &SendPath, how: &OpenHow) -> Result<(), Fault> {
+    let objects = tree.core.objects();
+    let Some(user) = objects.user(&tree.user) else { return Ok(()) };
+    if user.quota_files == 0 && user.quota_bytes == 0 {
+        return Ok(());
+    }
+    let (files, bytes) = tree.core.journal.read(|tx| tx.send_usage(&tree.account, &tree.user)).map_err(failure)?;
+    let (live_files, live_bytes) = tree.desk.live_total(&tree.user);
+    let former = match tree.sent(at)? {
+        Sent::Waits(row) if row.owner == tree.user => Some(row.size),
+        Sent::Message(message) if message.detail.user == tree.user && message.state == State::Queued => Some(message.size),
+        _ => None,
+    };
+    let quota = user.quota_files;
+    if quota > 0 && former.is_none() && files.saturating_add(live_files) >= quota {
+        return Err(Fault::Failure(format!("over the quota of {quota} files in send (quota_files)")));
+    }
+    let quota = user.quota_bytes;
+    let taken = bytes.saturating_add(live_bytes).saturating_sub(former.unwrap_or(0));
+    if quota > 0 && (taken >= quota || taken.saturating_add(how.declared_size.unwrap_or(0)) > quota) {
+        return Err(over_quota(quota, taken));
+    }
+    Ok(())
+}
+
+fn over_quota(quota: u64, taken: u64) -> Fault {
+    Fault::Failure(format!("over the quota of {quota} bytes in send (quota_bytes); {taken} are taken"))
+}
+
 /// A storage fault in words for the client.
 fn told(error: StorageError) -> Fault {
     if error.is_full() {
@@ -249,7 +331,13 @@ impl Upload for Writing {
         if std::mem::take(&mut self.may_restart) && offset == 0 {
             self.draft.set_len(0).map_err(told)?;
         }
-        check_size(&self.core, offset.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX)))?;
+        let end = offset.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
+        check_size(&self.core, end)?;
+        if end.saturating_sub(self.room_checked) >= ROOM_EVERY {
+            self.count_others()?;
+        }
+        self.check_quota(end.max(self.draft.len()))?;
+        self.pace.wait(Way::In, data.len(), self.core.objects().user(&self.user).map_or(0, |user| user.bandwidth));
         self.put(offset, data).map_err(told)?;
         self.hash.update(offset, data);
         self.live.set(self.draft.len());
@@ -264,6 +352,7 @@ impl Upload for Writing {
     fn set_stat(&mut self, set: &SetStat) -> Result<(), Fault> {
         if let Some(size) = set.size {
             check_size(&self.core, size)?;
+            self.check_quota(size)?;
             self.draft.set_len(size).map_err(told)?;
             self.hash.cut(size);
             self.live.set(size);
@@ -285,12 +374,17 @@ impl Upload for Writing {
             return Err(Fault::Failure(text));
         }
         let sha256 = self.digest().map_err(told)?;
+        self.count_others()?;
+        self.check_quota(self.draft.len())?;
+        let (trail, account, begun, digest) = (Arc::clone(&self.trail), self.account.clone(), self.begun, sha256.clone());
         let (size, mtime) = (self.draft.len(), self.mtime.unwrap_or_else(|| seconds(now(&self.core))));
         let mut arrived = self.arrived(Staged { key: String::new(), len: 0, inline: None }, sha256);
         let Writing { core, desk, at, user, session, draft, live, .. } = *self;
         arrived.staged = draft.stage().map_err(told)?;
         let landed = land(&core, arrived, sign(facts))?;
         drop(live);
+        let facts = json!({ "path": at.path, "bytes": size, "sha256": digest, "millis": elapsed(begun), "session": session });
+        trail.add("user.upload", &account, &user, facts, now(&core));
         if !matches!(landed, Landed::Waits(_)) {
             desk.remember(&user, &at.path, size, mtime, session, now(&core));
         }
@@ -299,6 +393,7 @@ impl Upload for Writing {
 
     fn abandon(self: Box<Self>, facts: &UploadFacts) {
         let mut this = *self;
+        this.did("user.upload_broken", facts.size, ("reason", "connection lost, ended or refused"));
         // What lies behind a hole cannot be resumed.
         let whole = if facts.gap { 0 } else { facts.size.min(this.draft.len()) };
         if this.draft.set_len(whole).is_ok() && whole > 0 {

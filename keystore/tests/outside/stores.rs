@@ -199,14 +199,17 @@ fn an_odd_certificate_does_not_stop_the_store() {
     bench.run("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout k -outform DER -out odd -subj / -set_serial -5");
     let mut odd = trusted("odd");
     odd.certificate = bench.read("odd");
+    bench.run("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout k -outform DER -out below -subj /CN=below -set_serial -5");
+    let mut below = trusted("below");
+    below.certificate = bench.read("below");
     let mut garbage = trusted("garbage");
     garbage.certificate = vec![0x30, 0];
     let p = passwords();
-    let trust = [trusted("good"), odd, garbage];
+    let trust = [trusted("good"), odd, below, garbage];
     let left_out = Stores::new(bench.path("s"))
         .write(&[], &trust, &[], &p, StoreFormat::Pkcs12)
         .unwrap();
-    assert_eq!(left_out, ["garbage"]);
+    assert_eq!(left_out, ["odd", "garbage"]);
     if has("keytool") {
         let out = list(&bench, "s/trust.jks", &p.trust);
         assert!(out.contains("contains 2 entries"), "{out}");

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod cli;
+mod clients;
 mod crash;
 mod examples;
 mod inbound;
@@ -12,7 +13,9 @@ mod lifecycle;
 mod main_job;
 mod mdn;
 mod memory;
+mod negative;
 mod python_peer;
+mod rights;
 mod stores;
 mod uploads;
 mod users;

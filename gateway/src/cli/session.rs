@@ -1,0 +1,113 @@
+//! `session`: the SFTP sessions of the running server.
+
+use std::time::Duration;
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::error::DONE;
+use super::output::{Cell, List};
+use super::{Ctx, Outcome};
+use crate::gateway::Core;
+use crate::manage::{Refusal, RefusalKind, Result};
+use crate::sftp_tree::sessions::{self, SessionRow};
+
+/// How long a command waits for the server to end a session, and how often it looks.
+const WAIT: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:
+  as2gate session list
+  as2gate session end 17")]
+pub(crate) enum Verb {
+    /// List the sessions that have logged in.
+    #[command(after_help = "Examples:
+  as2gate session list
+  as2gate session list -o json")]
+    List,
+    /// End a session; its open uploads are broken off. The user may log in again: `user disable` prevents that.
+    #[command(after_help = "Examples:
+  as2gate session end 17")]
+    End {
+        /// Its number in the list.
+        id: u64,
+    },
+}
+
+pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
+    let core = ctx.core()?;
+    match verb {
+        Verb::List => list(ctx, &core)?,
+        Verb::End { id } => {
+            let session = find(ctx, &core, id)?.ok_or_else(|| {
+                Refusal::not_found(
+                    format!("no session {id}"),
+                    "it has ended, or there was none",
+                    "as2gate session list",
+                )
+            })?;
+            if !ctx.dry_run() {
+                end(ctx, &core, id).await?;
+            }
+            let text = format!("Session {id} of {} ended", session.user);
+            ctx.printer.done(
+                &json!({ "id": id, "user": session.user, "ended": !ctx.dry_run() }),
+                &ctx.would(text),
+            );
+        }
+    }
+    Ok(DONE)
+}
+
+fn find(ctx: &Ctx, core: &Core, id: u64) -> Result<Option<SessionRow>> {
+    Ok(sessions::list(core)?
+        .into_iter()
+        .find(|row| row.id == id && ctx.lists(&row.account)))
+}
+
+async fn end(ctx: &Ctx, core: &Core, id: u64) -> Result<()> {
+    sessions::end(core, id).await?;
+    let begun = std::time::Instant::now();
+    while find(ctx, core, id)?.is_some() {
+        if begun.elapsed() > WAIT {
+            return Err(Refusal::new(
+                RefusalKind::Failed,
+                "session_lives",
+                format!("session {id} has not ended yet"),
+                "the server was asked and did not do it in time",
+                "as2gate session list",
+            ));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(())
+}
+
+fn list(ctx: &Ctx, core: &Core) -> Result<()> {
+    let columns = [
+        ("id", "ID"),
+        ("user", "USER"),
+        ("account", "ACCOUNT"),
+        ("peer", "FROM"),
+        ("client", "CLIENT"),
+        ("since", "SINCE"),
+        ("bytes_in", "IN"),
+        ("bytes_out", "OUT"),
+    ];
+    let mut list = List::new(&columns, "no sessions");
+    for row in sessions::list(core)?.into_iter().filter(|row| ctx.lists(&row.account)) {
+        list.push(vec![
+            Cell::number(row.id),
+            Cell::text(row.user),
+            Cell::text(row.account),
+            Cell::text(row.peer),
+            Cell::text(row.client),
+            Cell::time(Some(row.since), core.clock.now()),
+            Cell::size(row.bytes_in),
+            Cell::size(row.bytes_out),
+        ]);
+    }
+    ctx.printer.list(&list);
+    Ok(())
+}

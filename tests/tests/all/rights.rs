@@ -1,0 +1,205 @@
+//! What a user may do where, how much of it, and what is known about it afterwards.
+
+use std::io::Write as _;
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use tests::process::wait_within;
+use tests::{Gateway, Pair, Sftp, wait_for};
+
+/// ALICE and BOB in one gateway; messages wait for their release, so that they stay in `send`.
+fn waiting() -> Pair {
+    Pair::one_with(&[("uploads.release_after", "\"1h\"")])
+}
+
+#[test]
+fn rights_go_by_the_longest_prefix_and_count_at_once() {
+    let pair = waiting();
+    let gateway = pair.alice();
+    let user = gateway.user("narrow");
+    let local = gateway.file("local/a.txt", b"some text");
+    let to = |name: &str| format!("put {} AS2/send/ALICE/BOB/{name}", local.display());
+    user.ok(&[&to("first.txt")]);
+    gateway.ok(&["user", "set", "narrow", "--rights", "AS2/send/ALICE=rw,AS2/files=r"]);
+    wait_for("the rights to count", || {
+        (!user.ls("AS2").contains(&"headers".to_owned())).then_some(())
+    });
+    assert_eq!(user.ls("AS2"), ["files", "send"]);
+    assert_eq!(user.ls("AS2/send"), ["ALICE"]);
+    user.ok(&[&to("second.txt")]);
+    assert!(user.refused("rm AS2/send/ALICE/BOB/second.txt").contains("Permission denied"));
+    assert!(!user.refused("ls AS2/headers").is_empty(), "hidden like a missing name");
+    gateway.ok(&["user", "set", "narrow", "--rights", "AS2/send=r"]);
+    assert!(user.refused(&to("third.txt")).contains("Permission denied"));
+    gateway.ok(&["user", "set", "narrow", "--rights", "AS2/send=w"]);
+    user.ok(&[&to("drop.txt")]);
+    assert!(user.refused("get AS2/send/ALICE/BOB/drop.txt").contains("Permission denied"));
+    gateway.ok(&["user", "set", "narrow", "--rights", ""]);
+    user.ok(&["rm AS2/send/ALICE/BOB/second.txt"]);
+    let wrong = gateway.cli(&["user", "set", "narrow", "--rights", "AS2/send=x"]);
+    assert!(wrong.code != 0 && wrong.stderr.contains("AS2/send=rw"), "{wrong}");
+}
+
+#[test]
+fn a_user_of_some_pairs_sees_no_others() {
+    let pair = waiting();
+    let gateway = pair.alice();
+    let user = gateway.user("some-pairs");
+    gateway.ok(&["user", "set", "some-pairs", "--stations", "ALICE", "--partners", "BOB"]);
+    wait_for("the restriction to count", || (user.ls("AS2/send") == ["ALICE"]).then_some(()));
+    assert_eq!(user.ls("AS2/send/ALICE"), ["BOB"]);
+    assert!(
+        !user.ls("AS2").contains(&"raw-mdn".to_owned()),
+        "receipts of all pairs lie together"
+    );
+    let local = gateway.file("local/a.txt", b"some text");
+    let refused = user.refused(&format!("put {} AS2/send/BOB/ALICE/a.txt", local.display()));
+    assert!(!refused.is_empty() && !user.refused("ls AS2/files/BOB").is_empty());
+    user.put(&local, "AS2/send/ALICE/BOB/a.txt");
+}
+
+#[test]
+fn quotas_bound_what_lies_in_send() {
+    let pair = waiting();
+    let gateway = pair.alice();
+    let user = gateway.user("bounded");
+    gateway.ok(&["user", "set", "bounded", "--quota-files", "2", "--quota-bytes", "100KiB"]);
+    let small = gateway.file("local/small", &[7; 1000]);
+    let large = gateway.file("local/large", &[7; 100_000]);
+    let put = |local: &std::path::Path, name: &str| format!("put {} AS2/send/ALICE/BOB/{name}", local.display());
+    user.ok(&[&put(&small, "one")]);
+    user.ok(&[&put(&large, "two")]);
+    assert!(!user.refused(&put(&small, "three")).is_empty(), "the third file");
+    user.ok(&["rm AS2/send/ALICE/BOB/one"]);
+    assert!(!user.refused(&put(&large, "four")).is_empty(), "200,000 bytes");
+    assert!(gateway.messages_of("out", "four").is_empty());
+    user.ok(&["-rm AS2/send/ALICE/BOB/four", "rm AS2/send/ALICE/BOB/two"]);
+    user.ok(&[&put(&large, "five")]);
+}
+
+#[test]
+fn bandwidth_is_kept_each_way() {
+    let pair = waiting();
+    let gateway = pair.alice();
+    let user = gateway.user("slow");
+    gateway.ok(&["user", "set", "slow", "--bandwidth", "256KiB"]);
+    let local = gateway.file("local/half", &vec![1; 512 << 10]);
+    let begun = Instant::now();
+    user.put(&local, "AS2/send/ALICE/BOB/half");
+    let up = begun.elapsed();
+    let begun = Instant::now();
+    assert_eq!(user.get("AS2/send/ALICE/BOB/half").len(), 512 << 10);
+    let down = begun.elapsed();
+    let fits = |took: Duration| (Duration::from_millis(1500)..Duration::from_secs(10)).contains(&took);
+    assert!(fits(up) && fits(down), "two seconds each: {up:?} {down:?}");
+}
+
+#[test]
+fn sessions_are_counted_listed_and_ended() {
+    let gateway = Gateway::new();
+    let user = gateway.user("counted");
+    gateway.ok(&["user", "set", "counted", "--max-sessions", "1"]);
+    let mut session = user.start(&[], &["pwd"]);
+    let row = wait_for("the session in the list", || {
+        gateway.json(&["session", "list"]).as_array().unwrap().first().cloned()
+    });
+    assert_eq!((row["user"].as_str(), row["account"].as_str()), (Some("counted"), Some("acme")));
+    assert!(
+        row["client"].as_str().unwrap().contains("OpenSSH") && row["bytes_in"].as_u64().unwrap() > 0,
+        "{row}"
+    );
+    assert!(!user.logs_in(), "one session is allowed");
+    assert_ne!(gateway.cli(&["session", "end", "999999"]).code, 0);
+    gateway.ok(&["session", "end", &row["id"].to_string()]);
+    assert!(gateway.json(&["session", "list"]).as_array().unwrap().is_empty());
+    wait_within(Duration::from_secs(10), "the client to notice", || {
+        let _ = session.stdin.as_mut().unwrap().write_all(b"-ls\n");
+        session.try_wait().unwrap()
+    });
+    assert!(user.logs_in());
+    assert_eq!(gateway.term(), 0);
+    assert!(gateway.json(&["session", "list"]).as_array().unwrap().is_empty());
+}
+
+#[test]
+fn the_log_of_a_user_tells_deeds_with_bytes_and_time() {
+    let pair = waiting();
+    let gateway = pair.alice();
+    let user = gateway.user("logged");
+    let local = gateway.file("local/a.txt", b"twelve bytes");
+    user.put(&local, "AS2/send/ALICE/BOB/a.part");
+    let _ = user.ok(&["rename AS2/send/ALICE/BOB/a.part AS2/send/ALICE/BOB/a.txt"]);
+    // The rename has sent the first; this one waits for its release.
+    user.put(&local, "AS2/send/ALICE/BOB/b.txt");
+    assert_eq!(user.get("AS2/send/ALICE/BOB/b.txt"), b"twelve bytes");
+    user.ok(&["rm AS2/send/ALICE/BOB/b.txt"]);
+    assert!(!user.with_key(&gateway.ssh_key("stranger", "ed25519")).logs_in());
+    let log = wait_for("the failed login in the log", || {
+        let log = gateway.json(&["user", "log", "logged"]);
+        let kinds: Vec<&str> = log
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|event| event["kind"].as_str().unwrap())
+            .collect();
+        kinds.contains(&"user.login_failed").then(|| log.clone())
+    });
+    let find = |kind: &str| {
+        log.as_array()
+            .unwrap()
+            .iter()
+            .find(|event| event["kind"] == kind)
+            .unwrap_or_else(|| panic!("{kind}: {log:#}"))
+    };
+    let upload = &find("user.upload")["facts"];
+    assert_eq!(
+        (upload["path"].as_str(), upload["bytes"].as_u64()),
+        (Some("AS2/send/ALICE/BOB/a.part"), Some(12))
+    );
+    assert!(upload["millis"].is_u64() && upload["sha256"].as_str().unwrap().len() == 64);
+    assert_eq!(find("user.download")["facts"]["bytes"], 12);
+    assert!(find("user.rename")["facts"]["to"].as_str().unwrap().ends_with("a.txt"));
+    assert!(find("user.delete")["facts"]["path"].as_str().unwrap().ends_with("b.txt"));
+    assert!(find("user.login")["facts"]["client"].is_string() && find("user.logout")["facts"]["bytes_in"].is_u64());
+    let all = gateway.json(&["user", "log", "--limit", "3"]);
+    assert_eq!(all.as_array().unwrap().len(), 3);
+}
+
+/// A balancer in front of a port, which says that every client is 192.0.2.7; its own port.
+fn balancer(behind: u16) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let mut server = TcpStream::connect(("127.0.0.1", behind)).unwrap();
+            let head = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\x0a\0\0\x01\x9c\x40\0\x16";
+            server.write_all(head).unwrap();
+            for (mut from, mut to) in [
+                (client.try_clone().unwrap(), server.try_clone().unwrap()),
+                (server.try_clone().unwrap(), client.try_clone().unwrap()),
+            ] {
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(std::net::Shutdown::Both);
+                });
+            }
+        }
+    });
+    port
+}
+
+#[test]
+fn a_listed_balancer_names_the_client() {
+    let gateway = Gateway::with(&[("sftp.proxy_protocol_from", "[\"127.0.0.0/8\"]")]);
+    let direct = gateway.user("behind");
+    let through = Sftp::new(balancer(gateway.sftp_port), "behind", &gateway.path("behind-ed25519.key"));
+    assert!(through.logs_in());
+    let log = gateway.json(&["user", "log", "behind"]);
+    let login = log.as_array().unwrap().iter().find(|event| event["kind"] == "user.login").unwrap();
+    assert_eq!(login["facts"]["peer"], "192.0.2.7:40000");
+    assert!(!direct.logs_in(), "a balancer has to say whom it brings");
+    gateway.ok(&["user", "set", "behind", "--allowed-ips", "192.0.2.8"]);
+    wait_for("the address to count", || (!through.logs_in()).then_some(()));
+    gateway.ok(&["user", "set", "behind", "--allowed-ips", "192.0.2.0/24"]);
+    wait_for("the address to count", || through.logs_in().then_some(()));
+}
