@@ -134,10 +134,12 @@ class LibAs2(HttpPeer):
             return "no AuthEnvelopedData: puts AES-GCM into EnvelopedData, against RFC 5083 and 5084"
         if case.sign == "sha224":
             return "no SHA-224"
+        if case.transport != "pkcs1" and direction == "they send":
+            return "no choice of the key transport: OAEP always"
         if case.scheme == "pss":
             return "no RSASSA-PSS"
         if case.mdn and case.mdn_signed and direction == "we send":
-            return "signs its MDNs over other bytes than it sends (the line end before the last boundary)"
+            return "the signature of its MDNs does not fit the bytes that it sends"
         return ""
 
 
@@ -164,7 +166,7 @@ class OpenAs2:
         if case.mdn and not case.mdn_signed and direction == "we send":
             return "throws when it writes an unsigned MDN (no handler for multipart/report)"
         if case.peer and direction == "they send":
-            return "does not take the quotes off its AS2 name in the MDN"
+            return "does not take an MDN when its own AS2 name has blanks"
         if case.id == "C1" and direction == "they send":
             return "leaves the MIME headers out of the MIC of a message that is only compressed, against RFC 5402"
         if case.transport != "pkcs1":

@@ -4,7 +4,8 @@
     run.py --bin AS2GATE --dir DIR [--product NAME]… [--case ID]… [-v]
 
 One gateway runs; every case is a partner of its own, with its own settings. A case passes when the payload arrived byte
-for byte with the packaging that was meant, and the sender has verified the receipt that it asked for, MIC included.
+for byte with the packaging that was meant, and the sender has verified the receipt that it asked for (with the MIC, where
+the product computes one: pyas2lib for signed messages, libas2 never).
 Exit status 0 only if every case passed that the product itself can do.
 """
 import argparse

@@ -32,8 +32,10 @@ fuzz_target!(|data: &[u8]| {
 /// One value, read as each of AS2's fields.
 fn field(value: &[u8]) {
     if let Ok(id) = As2Id::from_header(value) {
-        let again = As2Id::from_header(id.to_header().as_bytes()).expect("our own name");
-        assert_eq!(id, again, "a name changes when it is written");
+        let again = As2Id::from_header(id.to_header().as_bytes());
+        // A name that has quotes of its own around it cannot be told from one that a partner quoted twice.
+        let quotes = id.as_str().len() > 1 && id.as_str().starts_with('"') && id.as_str().ends_with('"');
+        assert!(quotes || again.is_ok_and(|again| again == id), "a name changes when it is written: {id:?}");
         drop(id.first_word());
     }
     let Ok(text) = std::str::from_utf8(value) else { return };

@@ -126,6 +126,9 @@ pub(crate) struct Base64 {
     begun: bool,
     /// Characters outside of the alphabet were met.
     pub(crate) strange: bool,
+    /// Nothing but the alphabet, white space and one padding at the end; anything else is strange, armour too.
+    strict: bool,
+    padded: bool,
 }
 
 /// Values of the alphabet's characters; 64 stands for any other.
@@ -141,6 +144,11 @@ const VALUES: [u8; 256] = {
 };
 
 impl Base64 {
+    /// For decrypted content: tolerance there would tell good padding from bad (SEC4). The caller refuses what is `strange`.
+    pub(crate) fn strict() -> Self {
+        Base64 { strict: true, ..Base64::default() }
+    }
+
     pub(crate) fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         out.reserve(bytes.len() / 4 * 3 + 3);
         for &byte in bytes {
@@ -151,6 +159,7 @@ impl Base64 {
             }
             let value = VALUES.get(usize::from(byte)).copied().unwrap_or(64);
             if value < 64 {
+                self.strange |= self.padded;
                 self.at_line = false;
                 self.begun = true;
                 self.bits = self.bits << 6 | u32::from(value);
@@ -163,9 +172,12 @@ impl Base64 {
                 continue;
             }
             match byte {
-                b'=' => self.finish(out),
+                b'=' => {
+                    self.padded = self.strict;
+                    self.finish(out);
+                }
                 b'\n' => self.at_line = true,
-                b'-' if self.at_line || !self.begun => {
+                b'-' if !self.strict && (self.at_line || !self.begun) => {
                     self.begun = true;
                     self.armour = true;
                 }

@@ -73,7 +73,8 @@ impl Layer {
                 Some(first) if first.is_ascii_alphanumeric() || *first == b'-' => {
                     // COMPAT: base64 whether the headers say so or not (as2.md Q36).
                     walk.found.note("a CMS layer was in base64");
-                    self.form = Some(Form::Base64(Base64::default()));
+                    let decoder = if self.place.decrypted { Base64::strict() } else { Base64::default() };
+                    self.form = Some(Form::Base64(decoder));
                 }
                 Some(_) => return Err(self.no_cms().into()),
             }
@@ -92,7 +93,11 @@ impl Layer {
         if let Some(Form::Base64(decoder)) = &mut self.form {
             let mut decoded = Vec::new();
             decoder.finish(&mut decoded);
+            let strange = decoder.strange;
             self.cms(&decoded, walk)?;
+            if self.place.decrypted && strange {
+                return Err(broken("a CMS layer in base64 that is not").into());
+            }
         }
         if self.open.is_none() {
             self.start(walk)?;
@@ -255,7 +260,7 @@ impl Open {
                         });
                         Ok(())
                     }
-                    Err(error) if walk.found.mdn.is_some() => {
+                    Err(error) if walk.found.mdn.is_some() && !place.decrypted => {
                         walk.found.mdn_signature = Some(MdnSignature::Bad(error.to_string()));
                         Ok(())
                     }
