@@ -39,7 +39,7 @@ const SWEEP_AGAIN: Duration = Duration::from_secs(3600);
 const PUBLISH_SCAN: Duration = Duration::from_secs(1);
 /// How often staged bytes without a row are looked for, and how old they have to be.
 const ORPHAN_SWEEP: Duration = Duration::from_secs(3600);
-const ORPHAN_AGE: Duration = Duration::from_secs(3600);
+const ORPHAN_AGE: Duration = Duration::from_secs(48 * 3600);
 /// How long a stop waits for what is under way.
 const STOP_WITHIN: Duration = Duration::from_secs(35);
 

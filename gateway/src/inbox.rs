@@ -26,6 +26,8 @@ use crate::partnership::{Lack, Partnership};
 use crate::receipts;
 use crate::storage::{Draft, INLINE_MAX, Staged, StorageError};
 
+/// How often a check that fails by a fault of ours is tried.
+const MAX_CHECKS: u32 = 20;
 /// Pause in milliseconds before a check that failed by a fault of ours is tried again.
 const PAUSE: Millis = 30_000;
 
@@ -89,6 +91,12 @@ impl Receive for Inbox {
         let max = self.core.config.as2.max_message;
         let (draft, max) = match relationship(&self.core, arrival) {
             Relationship::Known(pair) => {
+                if let Some(shown) = &arrival.client_cert
+                    && !pair.pinned_tls.is_empty()
+                    && !pair.pinned_tls.contains(shown)
+                {
+                    return Err(Reply::text(403, "the TLS certificate is another partner's\r\n"));
+                }
                 self.core.storage.check_room().map_err(|error| reply::not_now(&error))?;
                 let own = pair.partner.max_message;
                 (Some(self.core.storage.draft()), if own == 0 { max } else { own })
@@ -254,8 +262,12 @@ pub async fn recover(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
         return Ok(());
     };
     let pair = core.partnership(&message.station, &message.partner).map_err(|lack| FlowError::Internal(lack.to_string()))?;
-    let headers = as2_core::headers::Headers::parse(message.detail.headers.as_bytes()).map_err(|e| FlowError::Internal(e.to_string()))?;
+    let headers = as2_core::headers::Headers::parse(&message.detail.head()).map_err(|e| FlowError::Internal(e.to_string()))?;
     let receipt = ReceiptRequest::from_headers(&headers).unwrap_or_default();
+    if job.tries >= MAX_CHECKS {
+        tracing::error!(%id, tries = job.tries, "a received message cannot be checked; given up");
+        return check::give_up(core, message).await;
+    }
     tracing::info!(%id, "finishing a received message");
     match check_leased(core, &Taken { pair, message, receipt }).await {
         Err(FlowError::Journal(JournalError::Conflict(_))) | Ok(_) => Ok(()),
@@ -324,11 +336,11 @@ fn new_message(arrival: &Arrival, pair: &Partnership, raw_sha256: String, len: u
         detail: Detail {
             raw_size: len,
             raw_sha256,
-            headers: String::from_utf8_lossy(&arrival.head.bytes).into_owned(),
             mdn_mode: "none".to_owned(),
             ..Detail::default()
         },
     };
+    message.detail.set_head(&arrival.head.bytes);
     if let Err(error) = MessageId::from_header(given) {
         message.message_id = given.chars().filter(|c| !c.is_control()).take(200).collect();
         return Err((Box::new(message), error));

@@ -79,7 +79,11 @@ pub fn land(core: &Core, file: Arrived, sign: Sign) -> Result<Landed, JournalErr
         return wait(core, file, UploadState::Ignored, "empty files are not sent");
     }
     if layout::matches_any(&file.name, &core.config.uploads.temp_names) {
-        return wait(core, file, UploadState::Parked, "temporary name: rename it when it is complete");
+        let reason = match sign {
+            Sign::Interrupted(reason) => reason,
+            Sign::Finished | Sign::Plain => "temporary name: rename it when it is complete",
+        };
+        return wait(core, file, UploadState::Parked, reason);
     }
     if let Sign::Interrupted(reason) = sign {
         return wait(core, file, UploadState::Parked, reason);
@@ -190,7 +194,9 @@ pub fn complete(core: &Core, row: UploadRow, name: &str) -> Result<Landed, Journ
 pub fn rename_waiting(core: &Core, row: UploadRow, to: UploadRow, name: &str, state: UploadState, reason: &str) -> Result<(), JournalError> {
     let moved = UploadRow { name: name.to_owned(), state, reason: reason.to_owned(), updated: core.clock.now(), ..to };
     let replaced = core.journal.write_blocking(move |tx| {
-        tx.remove_upload(&row)?;
+        if !tx.remove_upload(&row)? {
+            return Err(JournalError::Conflict("the upload was moved by somebody else".to_owned()));
+        }
         tx.put_upload(&moved)
     })?;
     core.let_go_blocking(replaced.into_iter().collect());
@@ -201,9 +207,9 @@ pub fn rename_waiting(core: &Core, row: UploadRow, to: UploadRow, name: &str, st
 ///
 /// # Errors
 /// The journal's.
-pub fn withdraw(core: &Core, id: &str, code: &'static str, reason: &'static str) -> Result<Option<Message>, JournalError> {
+pub fn withdraw(core: &Core, id: &str, delay_only: bool, code: &'static str, reason: &'static str) -> Result<Option<Message>, JournalError> {
     let (id, now) = (id.to_owned(), core.clock.now());
-    core.journal.write_blocking(move |tx| tx.withdraw(&id, code, reason, now))
+    core.journal.write_blocking(move |tx| tx.withdraw(&id, delay_only, code, reason, now))
 }
 
 /// The client looked back in a way that only a finished transfer has: no need to wait.

@@ -16,8 +16,8 @@ use crate::storage::StorageError;
 
 /// Entries that one transaction marks.
 const BATCH: u32 = 500;
-/// An automatic sweep that would delete more than this, and more than half of all there is, waits for a person.
-const BRAKE: u64 = 10_000;
+/// An automatic sweep that would take more files of an area than this, and more than a fifth of all, waits for a person.
+const BRAKE: u64 = 100;
 const DAY: Millis = 24 * 3600 * 1000;
 /// When the last sweep ended, as milliseconds.
 const FACT_LAST: &str = "lifecycle.last";
@@ -62,7 +62,7 @@ pub enum SweepError {
         why: String,
     },
     /// Suspiciously much would go.
-    #[error("the sweep would delete {delete} of {all} files of account {account}, {area}; look at it with `as2gate lifecycle run --dry-run` and start it by hand with `as2gate lifecycle run`")]
+    #[error("the sweep would take {delete} of {all} files of account {account}, {area}; look at it with `as2gate lifecycle run --dry-run` and start it by hand with `as2gate lifecycle run`")]
     Brake {
         /// Whose.
         account: String,
@@ -148,8 +148,8 @@ fn parts(core: &Core, account: &str, tmp: Stages, now: Millis) -> Result<(u64, u
 /// The first trouble; what was done stays done, and the next sweep goes on.
 pub fn run(core: &Arc<Core>, by_hand: bool) -> Result<Plan, SweepError> {
     let plan = plan(core)?;
-    if !by_hand && let Some(row) = plan.rows.iter().find(|row| row.delete > BRAKE && row.delete > row.all / 2) {
-        return Err(SweepError::Brake { account: row.account.clone(), area: row.area.clone(), delete: row.delete, all: row.all });
+    if !by_hand && let Some(row) = plan.rows.iter().find(|row| row.noncurrent + row.delete > BRAKE && row.noncurrent + row.delete > row.all / 5) {
+        return Err(SweepError::Brake { account: row.account.clone(), area: row.area.clone(), delete: row.noncurrent + row.delete, all: row.all });
     }
     let now = core.clock.now();
     for (account, lifecycle) in figures(core)? {
@@ -272,5 +272,6 @@ pub fn is_due(core: &Core) -> Result<bool, JournalError> {
     let today = now - now.rem_euclid(DAY) + run_at;
     let latest = if today <= now { today } else { today - DAY };
     let last = core.journal.read(|tx| tx.fact(FACT_LAST))?.and_then(|text| text.parse::<Millis>().ok()).unwrap_or(Millis::MIN);
-    Ok(last < latest)
+    // A mark in the future comes from a clock that went wrong.
+    Ok(last < latest || last > now)
 }

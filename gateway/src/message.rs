@@ -137,6 +137,14 @@ pub struct Attempt {
     pub body_sent: bool,
 }
 
+impl Attempt {
+    /// The partner may hold the message after this try. Without an outcome we died while posting.
+    #[must_use]
+    pub fn may_have_arrived(&self) -> bool {
+        (self.body_sent || self.outcome.is_empty()) && !self.status.is_some_and(|status| (400..500).contains(&status))
+    }
+}
+
 /// A digest that a receipt may name: what it covers, the algorithm, base64.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct MicRecord {
@@ -169,6 +177,9 @@ pub struct Detail {
     /// The HTTP header block, as made or as received.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub headers: String,
+    /// The header block was no UTF-8: each character stands for one byte.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub headers_latin1: bool,
     /// URL that it goes to.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub url: String,
@@ -213,6 +224,25 @@ pub struct Detail {
     /// Marks such as `no MIC`, `late`, `receipt lost`, `SHA-1`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub marks: Vec<String>,
+}
+
+impl Detail {
+    /// Keeps a header block, byte for byte.
+    pub fn set_head(&mut self, block: &[u8]) {
+        let text = std::str::from_utf8(block);
+        self.headers_latin1 = text.is_err();
+        self.headers = text.map_or_else(|_| block.iter().copied().map(char::from).collect(), str::to_owned);
+    }
+
+    /// The header block as it was on the wire.
+    #[must_use]
+    pub fn head(&self) -> Vec<u8> {
+        if self.headers_latin1 {
+            // Every character came from one byte.
+            return self.headers.chars().map(|c| u8::try_from(u32::from(c)).unwrap_or(b'?')).collect();
+        }
+        self.headers.clone().into_bytes()
+    }
 }
 
 impl Message {

@@ -53,6 +53,10 @@ pub async fn work(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
     let outcome = step(core, &job, message).await;
     renewal.abort();
     match outcome {
+        Err(FlowError::Storage(StorageError::Missing(what))) => {
+            let Some(message) = core.journal.read(|tx| tx.message(&id))? else { return Ok(()) };
+            outcome::give_up(core, &job, message, "bytes-missing", &format!("stored bytes {what} are missing")).await
+        }
         // Somebody else moved it: an async MDN that was faster, an operator. What they decided stands.
         Err(FlowError::Journal(JournalError::Conflict(why))) => {
             tracing::debug!(message = id, why, "left to whoever moved it");
@@ -79,6 +83,7 @@ async fn step(core: &Arc<Core>, job: &Job, message: Message) -> Result<(), FlowE
     let message = if message.message_id.is_empty() {
         match compose::compose(core, job, message.clone(), &partnership).await? {
             Ok(composed) => composed,
+            Err(trouble) if trouble.code == "bad-zip" => return outcome::give_up(core, job, message, trouble.code, &trouble.why).await,
             Err(trouble) => return outcome::not_now(core, job, message, trouble.code, &trouble.why).await,
         }
     } else {
@@ -95,7 +100,7 @@ fn keep_lease(core: &Arc<Core>, job: &Job) -> tokio::task::JoinHandle<()> {
         loop {
             tokio::time::sleep(pause).await;
             let now = core.clock.now();
-            if core.journal.write(move |tx| tx.renew_job(id, fence, now)).await.is_err() {
+            if let Err(JournalError::Conflict(_)) = core.journal.write(move |tx| tx.renew_job(id, fence, now)).await {
                 return;
             }
         }

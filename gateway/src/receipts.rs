@@ -12,7 +12,7 @@ use crate::clock::{Millis, millis};
 use crate::gateway::Core;
 use crate::journal::{Job, NewEntry, Next, Settlement};
 use crate::layout::{self, Area, MdnDirection};
-use crate::message::{Message, State};
+use crate::message::{Attempt, Message, State};
 use crate::outbox::{self, FlowError};
 use crate::partnership::Partnership;
 use crate::post::{Body, Stage};
@@ -154,7 +154,8 @@ pub(crate) async fn verdict(core: &Arc<Core>, message: &Message, pair: &Arc<Part
     if let Some(verdict) = signature_lacking(message, evidence, timing, positive) {
         return Ok(verdict);
     }
-    if mdn.disposition.is_duplicate_notice() || (!positive && says_duplicate(&mdn.text)) {
+    let proven = matches!(evidence.mdn.signature, MdnSignature::Verified { .. }) || !message.detail.mdn_mode.ends_with("signed");
+    if proven && (mdn.disposition.is_duplicate_notice() || (!positive && says_duplicate(&mdn.text))) {
         return Ok(duplicate_notice(message, mdn));
     }
     if !positive {
@@ -224,11 +225,11 @@ fn signature_lacking(message: &Message, evidence: &Evidence, timing: Timing, pos
 /// COMPAT(mendelson, pyas2): a repeat whose first MDN was lost is answered with an error of these words (as2.md Q76).
 fn says_duplicate(text: &str) -> bool {
     let text = text.to_ascii_lowercase();
-    text.contains("already processed") || text.contains("already been processed") || text.contains("duplicate")
+    text.contains("already processed") || text.contains("already been processed") || text.contains("duplicate message")
 }
 
 fn duplicate_notice(message: &Message, mdn: &Mdn) -> Verdict {
-    let posted_before = message.detail.tries.iter().rev().skip(1).any(|t| t.body_sent) || message.detail.tries.len() > 1;
+    let posted_before = message.detail.tries.iter().rev().skip(1).any(Attempt::may_have_arrived);
     if posted_before {
         let equal = mdn.mic.as_ref().is_some_and(|mic| candidates(message).contains(mic));
         let marks = if equal { Vec::new() } else { vec!["receipt lost".to_owned()] };
@@ -369,6 +370,13 @@ async fn deliver_late(core: &Arc<Core>, mut message: Message, marks: Vec<String>
     let shelf = |tray| layout::shelf(Area::Files, &message.station, &message.partner, tray);
     let (from, to) = (shelf(layout::Tray::Failed), shelf(layout::Tray::Outbox));
     let (from_dir, to_dir) = (format!("{from}/{}", message.id), format!("{to}/{}", message.id));
+    // What is not at its place yet would be put to the old one behind our back.
+    let publishing = Arc::clone(core);
+    let published = tokio::task::spawn_blocking(move || {
+        while publishing.storage.publish_batch()? > 0 {}
+        Ok::<_, crate::storage::StorageError>(())
+    });
+    published.await.map_err(|e| FlowError::Internal(e.to_string()))??;
     let entries: Vec<_> = core.journal.read(|tx| tx.entries_of(message.id.as_str()))?.into_iter().filter(|e| e.parent == from_dir).collect();
     for entry in &entries {
         core.storage.link_into(entry, &to_dir)?;
@@ -410,9 +418,11 @@ pub async fn post_mdn(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
     let headers = Headers::parse(headers.as_bytes()).map_err(|e| FlowError::Internal(e.to_string()))?;
     let mut target = outbox::target(core, &pair, &url);
     target.response_timeout = std::time::Duration::from_secs(60);
-    if !same_origin(&pair.partner.url, &url) {
-        // Credentials belong to the exact origin they were given for (as2.md SEC1).
+    let path = |url: &str| url.split(['?', '#']).next().unwrap_or_default().to_owned();
+    if path(&pair.partner.url) != path(&url) {
+        // The sender chose path and query; credentials belong to the address they were given for (as2.md SEC1).
         target.basic_auth = None;
+        target.client_identity = None;
     }
     match core.poster.post(&target, &headers, Body::Bytes(body.into()), 64 * 1024).await {
         Ok(answer) if (200..300).contains(&answer.status) => posted(core, message).await,

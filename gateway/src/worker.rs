@@ -13,6 +13,8 @@ use crate::{inbox, outbox, receipts};
 
 /// Wake-ups are hints; this scan finds everything (R1).
 const SCAN: Duration = Duration::from_millis(500);
+/// Milliseconds until a job that ended with an error of ours is tried again.
+const AGAIN: Millis = 30_000;
 /// First wait after a claim that failed.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -35,7 +37,13 @@ pub async fn run(core: Arc<Core>, wake: Arc<Notify>, mut stop: watch::Receiver<b
                     let core = Arc::clone(&core);
                     let wake = Arc::clone(&wake);
                     running.spawn(async move {
-                        work(&core, job).await;
+                        let (id, fence) = (job.id, job.fence);
+                        let working = Arc::clone(&core);
+                        // A task of its own: a panic there must not leave the job claimed.
+                        let done = tokio::spawn(async move { work(&working, job).await }).await;
+                        if !done.unwrap_or(false) {
+                            give_back(&core, id, fence).await;
+                        }
                         drop(permit);
                         wake.notify_one();
                     });
@@ -65,7 +73,7 @@ async fn claim(core: &Arc<Core>, limit: usize) -> crate::journal::Result<Vec<Job
     let now = core.clock.now();
     // Most scans find nothing: looking needs no transaction.
     let owner = core.owner.clone();
-    if core.journal.read(|tx| tx.next_due(&owner, now))?.is_none_or(|due: Millis| due > now) {
+    if core.journal.read(|tx| tx.next_due(&owner))?.is_none_or(|due: Millis| due > now) {
         return Ok(Vec::new());
     }
     let objects = core.objects();
@@ -89,15 +97,24 @@ fn lane_of(objects: &crate::journal::Objects, account: &str, lane: &str) -> Lane
     }
 }
 
-async fn work(core: &Arc<Core>, job: Job) {
+/// The job is due again after a pause, unless its flow has ended it or given it back already.
+async fn give_back(core: &Core, id: i64, fence: i64) {
+    let due = core.clock.now() + AGAIN;
+    if let Err(error) = core.journal.write(move |tx| tx.put_back_job(id, fence, due)).await {
+        tracing::debug!(%error, "a failed job is not ours any more");
+    }
+}
+
+/// True if the flow ended as it should.
+async fn work(core: &Arc<Core>, job: Job) -> bool {
     let (kind, message) = (job.kind, job.message.clone());
     let outcome = match kind {
         JobKind::Send => outbox::work(core, job).await,
         JobKind::Receive => inbox::recover(core, job).await,
         JobKind::Mdn => receipts::post_mdn(core, job).await,
     };
-    if let Err(error) = outcome {
-        // The lease runs out and the job is claimed again: recovery is this loop (R4).
+    if let Err(error) = &outcome {
         tracing::error!(%kind, message, %error, "job ended with an error of ours");
     }
+    outcome.is_ok()
 }

@@ -209,7 +209,8 @@ impl Outbox {
                     batch.push(Answer::Ready { bytes, count });
                 }
                 Some(Answer::Reads(mut run)) => {
-                    let one = data_len(run.step).max(1);
+                    // A read of one byte costs more than that one: its answer is a packet of its own.
+                    let one = data_len(run.step).max(1) + ANSWER_COST;
                     let room = u32::try_from((BATCH - size).div_ceil(one)).unwrap_or(u32::MAX);
                     if run.count > room {
                         batch.push(Answer::Reads(run.split(room)));
@@ -226,6 +227,9 @@ impl Outbox {
         batch
     }
 }
+
+/// What an answer takes beside its data, in bytes.
+const ANSWER_COST: usize = 128;
 
 fn data_len(asked: u32) -> usize {
     usize::try_from(asked).unwrap_or(MAX_DATA).min(MAX_DATA)

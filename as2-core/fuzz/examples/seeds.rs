@@ -3,7 +3,7 @@
 
 use as2_core::algorithm::{Cipher, Compression, Digest, KeyTransport, SignatureScheme};
 use as2_core::cert::Identity;
-use as2_core::cms::{Deflater, EnvelopePlan, Form, Sealer, SignParams, p7s};
+use as2_core::cms::{Deflater, EnvelopePlan, Form, OpaqueVerifier, OpenPolicy, Opener, Sealer, SignParams, p7s, verify_detached};
 use as2_core::compose::{Composer, Encryption, Finished, Outgoing, PartMeta, Signing, TransferEncoding};
 use as2_core::disposition::Disposition;
 use as2_core::headers::Headers;
@@ -50,6 +50,24 @@ impl Corpus {
     fn put(&self, target: &str, name: &str, settings: Option<u8>, bytes: &[u8]) -> Result<()> {
         let folder = self.corpus.join(target);
         std::fs::create_dir_all(&folder)?;
+        match target {
+            "cms_open" => {
+                let (mut opener, mut plain) = (Opener::new(&STATIONS.ours, OpenPolicy { accept_3des: true }), Vec::new());
+                opener.push(bytes, &mut plain)?;
+                opener.finish(&mut plain)?;
+                assert_eq!(plain, PAYLOAD, "{name}");
+            }
+            "cms_signed" if name.starts_with("opaque") => {
+                let (mut verifier, mut content) = (OpaqueVerifier::new(), Vec::new());
+                verifier.push(bytes, &mut content)?;
+                verifier.finish(&mut content, &STATIONS.signers, &|_| true)?;
+            }
+            "cms_signed" => {
+                let digests = [(Digest::Sha256, SHA256_OF_NOTHING.to_vec())];
+                verify_detached(bytes, &digests, &STATIONS.signers, &|_| true)?;
+            }
+            _ => {}
+        }
         let head: Vec<u8> = settings.into_iter().collect();
         Ok(std::fs::write(folder.join(name), [&head, bytes].concat())?)
     }

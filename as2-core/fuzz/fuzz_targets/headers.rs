@@ -35,7 +35,10 @@ fn field(value: &[u8]) {
         let again = As2Id::from_header(id.to_header().as_bytes());
         // A name that has quotes of its own around it cannot be told from one that a partner quoted twice.
         let quotes = id.as_str().len() > 1 && id.as_str().starts_with('"') && id.as_str().ends_with('"');
-        assert!(quotes || again.is_ok_and(|again| again == id), "a name changes when it is written: {id:?}");
+        assert!(
+            quotes || again.is_ok_and(|again| again == id),
+            "a name changes when it is written: {id:?}"
+        );
         drop(id.first_word());
     }
     let Ok(text) = std::str::from_utf8(value) else { return };

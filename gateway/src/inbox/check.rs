@@ -88,6 +88,20 @@ pub(super) async fn check(core: &Arc<Core>, taken: &Taken) -> Result<Option<(Str
     Ok(mdn)
 }
 
+/// A message that no try could check: rejected with all its evidence, so that its partner may send it again.
+pub(super) async fn give_up(core: &Arc<Core>, mut message: Message) -> Result<(), FlowError> {
+    let now = core.clock.now();
+    reject(&mut message, &Error::new(as2_core::ErrorKind::UnexpectedProcessingError, "every check failed by a fault of ours; see the log"));
+    message.updated = now;
+    message.finished = Some(now);
+    let (entries, blobs) = evidence_entries(&message);
+    tell(core, &message);
+    let filing = Filing { message, entries, blobs, mdn: None, mdn_is_async: false };
+    core.journal.write(move |tx| tx.file_message(&filing, now)).await?;
+    core.wake();
+    Ok(())
+}
+
 fn tell(core: &Core, message: &Message) {
     core.metrics.message("in", message.state.as_str());
     let fields = (&message.station, &message.partner, &message.message_id);
@@ -167,7 +181,7 @@ fn inbox_shelf(message: &Message) -> String {
 pub(super) fn evidence_entries(message: &Message) -> (Vec<NewEntry>, Vec<(String, Vec<u8>)>) {
     let id = message.id.as_str();
     let shelf = |area| layout::shelf(area, &message.station, &message.partner, Tray::Inbox);
-    let block = Staged::small(message.detail.headers.clone().into_bytes());
+    let block = Staged::small(message.detail.head());
     let entries = vec![
         NewEntry::dir(Area::Headers, shelf(Area::Headers), id),
         NewEntry::file(Area::Headers, format!("{}/{id}", shelf(Area::Headers)), "headers.txt", &block.key, block.len),
@@ -192,7 +206,7 @@ pub(super) fn mdn_file(message: &Message, (block, body): &(String, Vec<u8>)) -> 
 pub(super) async fn open(core: &Arc<Core>, pair: &Arc<Partnership>, message: &Message) -> Result<Found, FlowError> {
     let permit = Arc::clone(&core.crypto).acquire_owned().await.map_err(|e| FlowError::Internal(e.to_string()))?;
     let (core, pair) = (Arc::clone(core), Arc::clone(pair));
-    let (raw, block) = (message.detail.raw.clone(), message.detail.headers.clone());
+    let (raw, block) = (message.detail.raw.clone(), message.detail.head());
     let work = tokio::task::spawn_blocking(move || {
         let found = pass(&core, &pair, &raw, &block);
         drop(permit);
@@ -201,8 +215,8 @@ pub(super) async fn open(core: &Arc<Core>, pair: &Arc<Partnership>, message: &Me
     work.await.map_err(|e| FlowError::Internal(e.to_string()))?
 }
 
-fn pass(core: &Core, pair: &Partnership, raw: &str, block: &str) -> Result<Found, FlowError> {
-    let headers = Headers::parse(block.as_bytes()).map_err(|e| FlowError::Internal(e.to_string()))?;
+fn pass(core: &Core, pair: &Partnership, raw: &str, block: &[u8]) -> Result<Found, FlowError> {
+    let headers = Headers::parse(block).map_err(|e| FlowError::Internal(e.to_string()))?;
     let content = core.storage.open_staged(raw)?;
     let mut also_hash = Vec::new();
     loop {

@@ -100,13 +100,8 @@ async fn replay(core: &Arc<Core>, taken: &Taken, row: InboundRow) -> Result<Repl
         return Ok(row.mdn_headers.zip(row.mdn_body).map_or_else(|| Reply::empty(204), reply::mdn));
     }
     if taken.is_async() && row.mdn_headers.is_some() {
-        let (id, now) = (row.message, core.clock.now());
-        core.journal
-            .write(move |tx| {
-                let first = tx.expect_message(&id)?;
-                tx.post_mdn_again(&first, now)
-            })
-            .await?;
+        let (id, url, now) = (row.message, taken.message.detail.mdn_url.clone(), core.clock.now());
+        core.journal.write(move |tx| tx.post_mdn_again(&id, &url, now)).await?;
         core.wake();
     }
     Ok(accepted(taken))
@@ -144,7 +139,10 @@ async fn other_bytes(core: &Arc<Core>, taken: Taken, staged: Staged, row: Inboun
     discard_parts(core, found);
     let (mut entries, mut blobs) = evidence_entries(&message);
     let mut mdn = None;
-    if let Some(receipt) = &taken.receipt {
+    if taken.is_async() {
+        message.detail.marks.push("no MDN: the first copy's stands".to_owned());
+    }
+    if let Some(receipt) = taken.receipt.as_ref().filter(|_| taken.is_sync()) {
         let made = receipted(core, &taken.pair, &mut message, receipt, Says::error(&error, mic), now)?;
         let (entry, blob) = mdn_file(&message, &made);
         entries.push(entry);

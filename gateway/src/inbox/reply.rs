@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use as2_core::algorithm::Digest;
 use as2_core::disposition::Disposition;
 use as2_core::headers::Headers;
 use as2_core::id::As2Id;
@@ -20,6 +21,9 @@ use crate::message::{Detail, Direction, Id, Message, State};
 use crate::outbox::FlowError;
 use crate::partnership::Partnership;
 use crate::storage::{Draft, StorageError};
+
+/// Bytes kept of the header block of a stranger.
+const MAX_STRANGER_HEAD: usize = 4096;
 
 /// 413 with the limit.
 pub(super) fn too_large(max: u64) -> Reply {
@@ -85,7 +89,14 @@ pub(super) fn compose_mdn(
     says: Says,
 ) -> Result<(String, Vec<u8>), Error> {
     let now = core.clock.now();
-    let digest = says.mic.as_ref().map(|mic| mic.digest).or_else(|| receipt.micalgs.first().copied()).unwrap_or(as2_core::algorithm::Digest::Sha256);
+    let legacy = pair.is_some_and(|pair| pair.partner.legacy);
+    let fit = |digest: &Digest| match digest {
+        Digest::Sha256 | Digest::Sha384 | Digest::Sha512 => true,
+        Digest::Sha1 | Digest::Sha224 => legacy,
+        _ => false,
+    };
+    let named = says.mic.as_ref().map(|mic| mic.digest).filter(fit);
+    let digest = named.or_else(|| receipt.micalgs.iter().copied().find(fit)).unwrap_or(Digest::Sha256);
     let failed = says.disposition.to_string().contains("failed/");
     let identity = pair.filter(|_| receipt.signed && !failed).and_then(Partnership::signer);
     let sign = identity.map(|identity| as2_core::compose::Signing {
@@ -128,6 +139,7 @@ pub(super) fn compose_mdn(
 /// of the body is kept, and no URL of the sender is ever contacted.
 pub(super) async fn stranger(core: &Arc<Core>, arrival: &Arrival, from: &str, to: &str) -> Result<Reply, FlowError> {
     let now = core.clock.now();
+    core.storage.check_room()?;
     let headers = &arrival.head.headers;
     let error = Error::new(ErrorKind::UnknownTradingRelationship, format!("no relationship between station {to} and partner {from}"));
     let account = core.objects().stations.get(to).map(|station| station.account.clone()).unwrap_or_default();
@@ -152,8 +164,9 @@ pub(super) async fn stranger(core: &Arc<Core>, arrival: &Arrival, from: &str, to
         finished: Some(now),
         attempts: 0,
         next_try: None,
-        detail: Detail { headers: String::from_utf8_lossy(&arrival.head.bytes).into_owned(), mdn_mode: "none".to_owned(), ..Detail::default() },
+        detail: Detail { mdn_mode: "none".to_owned(), ..Detail::default() },
     };
+    message.detail.set_head(arrival.head.bytes.get(..MAX_STRANGER_HEAD).unwrap_or(&arrival.head.bytes));
     message.detail.hint = "partner add, if it is one of yours; ids are compared exactly".to_owned();
     tracing::warn!(id = %message.id, station = message.station, partner = message.partner, peer = %arrival.peer, "message of an unknown pair refused");
     let wants_mdn = headers.get("Disposition-Notification-To").is_some();
@@ -165,8 +178,7 @@ pub(super) async fn stranger(core: &Arc<Core>, arrival: &Arrival, from: &str, to
         message.detail.mdn_signature = "unsigned".to_owned();
     }
     core.metrics.message("in", "unknown");
-    let filing = Filing { message, entries: Vec::new(), blobs: Vec::new(), mdn: None, mdn_is_async: false };
-    core.journal.write(move |tx| tx.record_refused(&filing, now)).await?;
+    core.journal.write(move |tx| tx.record_stranger(&message)).await?;
     Ok(match made {
         Some(made) => mdn(made),
         None => Reply::text(422, &format!("no trading relationship between AS2-From {} and AS2-To {}\r\n", clean(from, 128), clean(to, 128))),
@@ -195,12 +207,14 @@ pub(super) async fn refuse(
     let wants_mdn = arrival.head.headers.get("Disposition-Notification-To").is_some();
     let mut made = None;
     if wants_mdn {
-        let receipt = ReceiptRequest::sync(String::new());
+        // The receipt that was asked for, unless that is what is wrong; in the answer, whatever else was asked.
+        let asked = ReceiptRequest::from_headers(&arrival.head.headers).ok().flatten();
+        let receipt = ReceiptRequest { deliver_to: None, ..asked.unwrap_or_else(|| ReceiptRequest::sync(String::new())) };
         let disposition = Disposition::from(&error).to_string();
         made = compose_mdn(core, Some(pair), &message, &receipt, Says::error(&error, None)).ok();
         if let Some(made) = &made {
             message.detail.mdn_disposition = disposition;
-            message.detail.mdn_signature = "unsigned".to_owned();
+            message.detail.mdn_signature = if receipt.signed && !made.0.contains("multipart/report") { "signed" } else { "unsigned" }.to_owned();
             message.detail.mdn_at = Some(now);
             let (entry, blob) = mdn_file(&message, made);
             entries.push(entry);

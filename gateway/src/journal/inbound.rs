@@ -10,6 +10,9 @@ use super::{JournalError, Result, Tx};
 use crate::clock::Millis;
 use crate::message::{Message, State};
 
+/// Lines kept about messages of strangers.
+const MAX_STRANGERS: u32 = 1_000;
+
 /// The row that binds a Message-ID.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InboundRow {
@@ -193,6 +196,20 @@ impl Tx<'_> {
         self.record_message("message.rejected", message, now)
     }
 
+    /// Keeps a line about a message of a stranger, and forgets the oldest ones: strangers must not fill the disk.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn record_stranger(&self, message: &Message) -> Result<()> {
+        self.insert_message(message)?;
+        let mut delete = self.db.prepare_cached(
+            "DELETE FROM message WHERE id IN (SELECT id FROM message WHERE code = 'unknown-trading-relationship' AND direction = 'in'
+             ORDER BY id DESC LIMIT -1 OFFSET ?1)",
+        )?;
+        delete.execute([MAX_STRANGERS])?;
+        Ok(())
+    }
+
     /// The MDN of a received message, as header block and body.
     ///
     /// # Errors
@@ -216,7 +233,10 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database's.
-    pub fn post_mdn_again(&self, message: &Message, now: Millis) -> Result<()> {
+    pub fn post_mdn_again(&self, id: &str, url: &str, now: Millis) -> Result<()> {
+        let mut message = self.expect_message(id)?;
+        url.clone_into(&mut message.detail.mdn_url);
+        self.update_message(&message, &[message.state])?;
         self.add_job(JobKind::Mdn, &message.account, message.id.as_str(), &lane(&message.station, &message.partner), now)
     }
 

@@ -78,7 +78,8 @@ impl Tx<'_> {
     /// Claims due jobs of these kinds, at most `limit`, and per lane no more than `allowed` says: a pair with a long queue
     /// does not hold up the others.
     ///
-    /// A lease of another process is void: one server owns the data directory (R15).
+    /// A lease of another process is void: one server owns the data directory (R15). Our own never runs out, whatever the
+    /// clock does: the worker gives back what it failed at.
     ///
     /// # Errors
     /// The database's.
@@ -94,7 +95,7 @@ impl Tx<'_> {
         for (account, lane) in self.lanes()? {
             for kind in kinds {
                 let rule = allowed(&account, &lane, *kind);
-                let room = usize::try_from(rule.width.saturating_sub(self.leases_in_lane(&lane, *kind, owner, now)?)).unwrap_or(usize::MAX);
+                let room = usize::try_from(rule.width.saturating_sub(self.leases_in_lane(&lane, *kind, owner)?)).unwrap_or(usize::MAX);
                 if room > 0 {
                     free.extend(self.free_jobs(&lane, *kind, owner, now, room.min(limit), rule.in_order)?);
                 }
@@ -124,11 +125,11 @@ impl Tx<'_> {
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
-    fn leases_in_lane(&self, lane: &str, kind: JobKind, owner: &str, now: Millis) -> Result<u32> {
+    fn leases_in_lane(&self, lane: &str, kind: JobKind, owner: &str) -> Result<u32> {
         let mut query = self.db.prepare_cached(
-            "SELECT count(*) FROM job WHERE lane = ?1 AND kind = ?2 AND lease_owner IS NOT NULL AND lease_owner = ?3 AND lease_until >= ?4",
+            "SELECT count(*) FROM job WHERE lane = ?1 AND kind = ?2 AND lease_owner IS NOT NULL AND lease_owner = ?3",
         )?;
-        Ok(query.query_row(params![lane, kind.as_str(), owner, now], |row| row.get(0))?)
+        Ok(query.query_row(params![lane, kind.as_str(), owner], |row| row.get(0))?)
     }
 
     /// The first free jobs of a lane. In an ordered lane only its oldest counts, even if that waits for its next try.
@@ -136,10 +137,10 @@ impl Tx<'_> {
         let sql = if in_order {
             "SELECT id, kind, account, message, lane, fence, tries, due FROM
                 (SELECT * FROM job WHERE lane = ?1 AND kind = ?2 ORDER BY id LIMIT 1)
-             WHERE due <= ?3 AND (lease_until IS NULL OR lease_until < ?3 OR lease_owner <> ?4) LIMIT ?5"
+             WHERE due <= ?3 AND (lease_owner IS NULL OR lease_owner <> ?4) LIMIT ?5"
         } else {
             "SELECT id, kind, account, message, lane, fence, tries, due FROM job
-             WHERE lane = ?1 AND kind = ?2 AND due <= ?3 AND (lease_until IS NULL OR lease_until < ?3 OR lease_owner <> ?4)
+             WHERE lane = ?1 AND kind = ?2 AND due <= ?3 AND (lease_owner IS NULL OR lease_owner <> ?4)
              ORDER BY due, id LIMIT ?5"
         };
         let mut query = self.db.prepare_cached(sql)?;
@@ -191,7 +192,7 @@ impl Tx<'_> {
     /// The database's.
     pub fn give_back_receive(&self, message: &str, due: Millis) -> Result<()> {
         self.db
-            .prepare_cached("UPDATE job SET due = ?3, lease_owner = NULL, lease_until = NULL WHERE kind = ?1 AND message = ?2")?
+            .prepare_cached("UPDATE job SET due = ?3, lease_owner = NULL, lease_until = NULL, tries = tries + 1 WHERE kind = ?1 AND message = ?2")?
             .execute(params![JobKind::Receive.as_str(), message, due])?;
         Ok(())
     }
@@ -236,15 +237,23 @@ impl Tx<'_> {
         Ok(until.is_some())
     }
 
+    /// Whether the job of a message was never claimed and is not due yet.
+    pub(super) fn job_waits(&self, kind: JobKind, message: &str, now: Millis) -> Result<bool> {
+        let mut query = self
+            .db
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM job WHERE kind = ?1 AND message = ?2 AND fence = 0 AND due > ?3)")?;
+        Ok(query.query_row(params![kind.as_str(), message, now], |row| row.get(0))?)
+    }
+
     /// When the next job is due that is nobody's at this moment.
     ///
     /// # Errors
     /// The database's.
-    pub fn next_due(&self, owner: &str, now: Millis) -> Result<Option<Millis>> {
+    pub fn next_due(&self, owner: &str) -> Result<Option<Millis>> {
         let mut query = self.db.prepare_cached(
-            "SELECT min(due) FROM job WHERE lease_owner IS NULL OR lease_owner <> ?1 OR lease_until < ?2",
+            "SELECT min(due) FROM job WHERE lease_owner IS NULL OR lease_owner <> ?1",
         )?;
-        Ok(query.query_row(params![owner, now], |row| row.get(0))?)
+        Ok(query.query_row(params![owner], |row| row.get(0))?)
     }
 
     /// Jobs in all and the oldest due time, for `status` and metrics.

@@ -17,6 +17,7 @@ mod objects;
 mod outbound;
 mod tree;
 
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::mpsc;
@@ -211,6 +212,9 @@ fn in_savepoint<T>(tx: &Tx<'_>, change: impl FnOnce(&Tx<'_>) -> Result<T>) -> Re
 }
 
 fn connect(path: &Path) -> Result<Connection> {
+    // SQLite would make it readable for all; its side files take the mode from it.
+    let private = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+    private.map_err(|error| JournalError::Corrupt(format!("cannot open {}: {error}", path.display())))?;
     let db = Connection::open(path)?;
     db.busy_timeout(BUSY_TIMEOUT)?;
     // FULL: in WAL mode NORMAL lost committed rows at a power cut (durability.md §10).

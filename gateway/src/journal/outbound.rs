@@ -140,8 +140,11 @@ impl Tx<'_> {
         if let Some((key, bytes)) = &upload.inline {
             self.put_blob(key, bytes)?;
         }
-        if let Some(row) = &upload.replaces {
-            self.remove_upload(row)?;
+        if let Some(row) = &upload.replaces
+            && !self.remove_upload(row)?
+            && row.store == message.detail.payload
+        {
+            return Err(JournalError::Conflict("the upload was moved by somebody else".to_owned()));
         }
         let winner = match upload.window {
             Some(window) => self.open_window(&message, window, now)?,
@@ -230,14 +233,14 @@ impl Tx<'_> {
 
     /// Takes back an accepted upload that no worker has touched and nothing has been composed of.
     ///
-    /// Gives the row as it was, or `None` if it is too late.
+    /// Gives the row as it was, or `None` if it is too late. `delay_only`: the release delay has to be running still.
     ///
     /// # Errors
     /// The database's.
-    pub fn withdraw(&self, id: &str, code: &str, reason: &str, now: Millis) -> Result<Option<Message>> {
+    pub fn withdraw(&self, id: &str, delay_only: bool, code: &str, reason: &str, now: Millis) -> Result<Option<Message>> {
         let Some(before) = self.message(id)? else { return Ok(None) };
         let untouched = before.state == State::Queued && before.message_id.is_empty() && before.attempts == 0;
-        if !untouched || self.job_is_held(JobKind::Send, id, now)? {
+        if !untouched || self.job_is_held(JobKind::Send, id, now)? || (delay_only && !self.job_waits(JobKind::Send, id, now)?) {
             return Ok(None);
         }
         let mut after = before.clone();
@@ -312,6 +315,9 @@ impl Tx<'_> {
             self.db
                 .prepare_cached("UPDATE entry SET parent = ?3 WHERE message = ?1 AND parent = ?2")?
                 .execute([id, from, to])?;
+            self.db
+                .prepare_cached("UPDATE entry SET deleted = ?3 WHERE message = ?1 AND is_dir AND parent || '/' || name = ?2")?
+                .execute(params![id, from, now])?;
         }
         self.add_entries(&message.account, id, &step.entries, now)?;
         for (key, _) in &step.blobs {

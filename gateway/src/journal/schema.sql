@@ -43,6 +43,7 @@ CREATE INDEX message_by_message_id ON message (bare_id) WHERE bare_id <> '';
 CREATE INDEX message_by_account ON message (account, id);
 CREATE INDEX message_in_send ON message (account, station, partner, file) WHERE finished IS NULL AND direction = 'out';
 CREATE INDEX message_again ON message (account, station, partner, file, created) WHERE direction = 'in' AND state = 'filed';
+CREATE INDEX message_stranger ON message (id) WHERE code = 'unknown-trading-relationship' AND direction = 'in';
 CREATE INDEX message_finished ON message (finished) WHERE finished IS NOT NULL;
 CREATE INDEX message_open ON message (state) WHERE finished IS NULL;
 CREATE INDEX message_payload ON message (detail ->> '$.payload') WHERE finished IS NULL;

@@ -81,7 +81,7 @@ fn a_withdrawn_upload_frees_its_name_and_is_never_claimed() {
     let new = upload("a.edi", 10);
     let id = new.message.id.clone();
     journal.write_blocking(move |tx| tx.accept_upload(new, 10)).unwrap();
-    let gone = journal.write_blocking(move |tx| tx.withdraw(id.as_str(), "cancelled", "test", 11)).unwrap();
+    let gone = journal.write_blocking(move |tx| tx.withdraw(id.as_str(), false, "cancelled", "test", 11)).unwrap();
     assert!(gone.is_some());
     assert_eq!(accept(&journal, "a.edi", 12), Accepted::Queued);
     let jobs = journal.write_blocking(|tx| tx.claim_jobs(&[JobKind::Send], "me", 100, 10, &|_, _, _| Lane { width: 9, in_order: false })).unwrap();

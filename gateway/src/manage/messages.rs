@@ -72,7 +72,12 @@ pub async fn retry(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result
     let gone = revived.as_ref().map(|revived| revived.gone.clone()).unwrap_or_default();
     let (id, now) = (message.id.as_str().to_owned(), core.clock.now());
     let retried = core.journal.write(move |tx| tx.retry_now(&id, revived.as_ref(), now)).await?;
-    gone.iter().for_each(|entry| core.storage.unpublish(entry));
+    for entry in &gone {
+        // The server may have failed again by now and shown the file anew.
+        if core.journal.read(|tx| tx.entry(&entry.account, &entry.parent, &entry.name))?.is_none() {
+            core.storage.unpublish(entry);
+        }
+    }
     core.wake();
     Ok(retried)
 }
@@ -229,8 +234,7 @@ pub async fn cancel(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
     };
     cancelled.updated = now;
     // Only what the partner surely does not hold frees the name (durability.md §6).
-    let refused = |status: Option<u16>| status.is_some_and(|status| (400..500).contains(&status));
-    let undelivered = message.detail.tries.iter().all(|try_| !try_.body_sent || refused(try_.status));
+    let undelivered = !message.detail.tries.iter().any(crate::message::Attempt::may_have_arrived);
     let mut step = crate::outbox::finish(cancelled, State::Failed, None, &[message.state], now);
     step.event = "message.cancelled";
     step.frees_name = match core.config.uploads.duplicate_release {
@@ -239,7 +243,15 @@ pub async fn cancel(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
         DuplicateRelease::AnyFailure => true,
     };
     let settled = step.message.clone();
-    let unnamed = core.journal.write(move |tx| tx.settle(&step, now)).await?;
+    let seen = message.updated;
+    let unnamed = core.journal.write(move |tx| {
+        // The person has seen the row as it was; a try may have begun and ended since.
+        if tx.expect_message(step.message.id.as_str())?.updated != seen {
+            return Err(JournalError::Conflict(format!("message {} was moved meanwhile; look at it again", step.message.id)));
+        }
+        tx.settle(&step, now)
+    });
+    let unnamed = unnamed.await?;
     unnamed.iter().for_each(|key| core.storage.discard(key));
     core.wake();
     Ok(settled)

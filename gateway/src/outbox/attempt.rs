@@ -8,7 +8,7 @@ use as2_core::headers::Headers;
 use super::outcome::{self, After};
 use super::{FlowError, settle};
 use crate::gateway::Core;
-use crate::journal::{Job, NewEntry, Settlement};
+use crate::journal::{Job, JournalError, NewEntry, Settlement};
 use crate::layout::{self, Area, Tray};
 use crate::message::{Attempt, Message, State};
 use crate::partner::TlsMode;
@@ -40,8 +40,16 @@ pub(super) async fn attempt(core: &Arc<Core>, job: &Job, mut message: Message, p
     let after = outcome::judge(core, &message, pair, posted.as_ref()).await?;
     let mut step = outcome::step(core, message, pair, after);
     step.fence = Some(claim);
-    keep_evidence(&mut step, posted.as_ref().ok());
-    settle(core, step, core.clock.now()).await
+    keep_evidence(&mut step, posted.is_ok());
+    let proof = step.message.state == State::Delivered && step.message.detail.mdn_at.is_some();
+    match settle(core, step.clone(), core.clock.now()).await {
+        // The job has another holder meanwhile. A receipt that proves delivery counts all the same (durability.md §4.2).
+        Err(FlowError::Journal(JournalError::Conflict(_))) if proof => {
+            let expected = vec![State::Queued, State::Sending, State::WaitingMdn, State::Retrying, State::Held];
+            settle(core, Settlement { fence: None, expected, ..step }, core.clock.now()).await
+        }
+        other => other,
+    }
 }
 
 async fn post(core: &Core, message: &Message, pair: &Partnership) -> Result<Result<Answer, PostError>, FlowError> {
@@ -49,7 +57,7 @@ async fn post(core: &Core, message: &Message, pair: &Partnership) -> Result<Resu
         Content::File(file, len) => Body::File { file, len },
         Content::Bytes(bytes) => Body::Bytes(bytes.into()),
     };
-    let headers = Headers::parse(message.detail.headers.as_bytes()).map_err(|e| FlowError::Internal(e.to_string()))?;
+    let headers = Headers::parse(&message.detail.head()).map_err(|e| FlowError::Internal(e.to_string()))?;
     let target = target(core, pair, &pair.partner.url);
     Ok(core.poster.post(&target, &headers, body, MAX_ANSWER).await)
 }
@@ -85,8 +93,9 @@ fn record(message: &mut Message, posted: &Result<Answer, PostError>, took: i64) 
     match posted {
         Ok(answer) => {
             last.status = Some(answer.status);
-            last.body_sent = true;
+            last.body_sent = answer.body_sent;
             last.outcome = format!("HTTP {}", answer.status);
+            message.detail.set_head(header_lines(&answer.sent_head));
         }
         Err(error) => {
             last.body_sent = error.body_sent;
@@ -96,16 +105,13 @@ fn record(message: &mut Message, posted: &Result<Answer, PostError>, took: i64) 
 }
 
 /// The raw message and its header block become visible with the first try.
-fn keep_evidence(step: &mut Settlement, answer: Option<&Answer>) {
+pub(super) fn keep_evidence(step: &mut Settlement, answered: bool) {
     let message = &mut step.message;
     let id = message.id.as_str().to_owned();
-    if let Some(answer) = answer {
-        message.detail.headers = String::from_utf8_lossy(header_lines(&answer.sent_head)).into_owned();
-    }
     let shelf = |area| layout::shelf(area, &message.station, &message.partner, Tray::Outbox);
     let mut entries = Vec::new();
-    if answer.is_some() || message.state.is_final() {
-        let block = Staged::small(message.detail.headers.clone().into_bytes());
+    if answered || message.state.is_final() {
+        let block = Staged::small(message.detail.head());
         let parent = format!("{}/{id}", shelf(Area::Headers));
         entries.push(NewEntry::dir(Area::Headers, shelf(Area::Headers), &id));
         entries.push(NewEntry::file(Area::Headers, parent, "headers.txt", &block.key, block.len));
@@ -132,7 +138,7 @@ impl After {
         match rule {
             Never => false,
             AnyFailure => true,
-            ProvablyUndelivered => *refused || message.detail.tries.iter().all(|t| !t.body_sent || t.status.is_some_and(|s| (400..500).contains(&s))),
+            ProvablyUndelivered => *refused || !message.detail.tries.iter().any(Attempt::may_have_arrived),
         }
     }
 }

@@ -105,7 +105,7 @@ fn package(core: &Core, mut message: Message, pair: &Partnership) -> Result<Pack
 fn note(message: &mut Message, composed: &Composed, pair: &Partnership) {
     let partner = &pair.partner;
     let detail = &mut message.detail;
-    detail.headers = String::from_utf8_lossy(&composed.headers.to_bytes()).into_owned();
+    detail.set_head(&composed.headers.to_bytes());
     message.message_id = composed.headers.get("Message-ID").unwrap_or_default().to_owned();
     detail.mic = composed.mic.as_ref().map(ToString::to_string).unwrap_or_default();
     detail.mics = composed.mics.iter().map(|c| MicRecord { what: c.what.to_string(), mic: c.mic.to_string() }).collect();

@@ -8,7 +8,7 @@ use crate::clock::{Millis, millis};
 use crate::gateway::Core;
 use crate::journal::{Job, NewEntry, Next, Settlement};
 use crate::layout::{self, Area, Tray};
-use crate::message::{Message, State};
+use crate::message::{Attempt, Message, State};
 use crate::partnership::Partnership;
 use crate::post::{Answer, PostError, Stage};
 use crate::receipts::{self, Evidence, Timing, Verdict};
@@ -44,7 +44,7 @@ pub(super) async fn judge(core: &Arc<Core>, message: &Message, pair: &Arc<Partne
             return Ok(from_verdict(verdict, evidence));
         }
     }
-    Ok(judge_status(message, pair, answer))
+    Ok(judge_status(message, pair, answer, core.clock.now()))
 }
 
 fn judge_error(error: &PostError) -> After {
@@ -53,7 +53,7 @@ fn judge_error(error: &PostError) -> After {
             code: if error.stage == Stage::Url { "bad-url" } else { "destination-denied" }.to_owned(),
             reason: error.to_string(),
             hint: error.hint.clone(),
-            refused: true,
+            refused: false,
             marks: Vec::new(),
             evidence: None,
         },
@@ -78,24 +78,38 @@ fn from_verdict(verdict: Verdict, evidence: Evidence) -> After {
     }
 }
 
-fn judge_status(message: &Message, pair: &Partnership, answer: &Answer) -> After {
+fn judge_status(message: &Message, pair: &Partnership, answer: &Answer, now: Millis) -> After {
     use crate::partner::MdnMode;
     let status = answer.status;
-    match (status, pair.partner.mdn) {
+    // What was asked for is frozen with the message; the setting may have changed since.
+    let mode = message.detail.mdn_mode.parse().unwrap_or(pair.partner.mdn);
+    match (status, mode) {
+        (200..300, _) if !answer.body_sent => {
+            After::Again { code: "answer-too-early", reason: format!("HTTP {status} before the whole message was sent"), not_before: None }
+        }
         (200..300, MdnMode::None) => After::Delivered { marks: Vec::new(), evidence: None },
         (200..300, mode) if mode.is_async() => After::WaitMdn,
         // RFC 4130 §5.5: the reply could not be read, so the same content goes again under the same Message-ID.
-        (200..300, _) if !answer.complete => {
+        (200..300, _) if !answer.complete && !answer.over_limit => {
             After::Again { code: "answer-cut-off", reason: "the connection was lost inside the partner's answer".to_owned(), not_before: None }
         }
         (200..300, _) => failed("no-mdn", format!("HTTP {status} without the MDN that was asked for"), "ask the partner whether the message arrived; `message retry` posts the same bytes again"),
         (300..400, _) => failed("redirect", format!("HTTP {status}: redirects are not followed"), "set the partner's url to the address it redirects to"),
         (408 | 425 | 429, _) | (500.., _) => {
-            let wait = answer.headers.get("Retry-After").and_then(|v| v.trim().parse().ok()).map(Duration::from_secs);
+            let wait = answer.headers.get("Retry-After").and_then(|text| retry_after(text.trim(), now));
             After::Again { code: "http-status", reason: format!("HTTP {status}"), not_before: wait.map(|w| w.min(MAX_RETRY_AFTER)) }
         }
         _ => failed(&format!("http-{status}"), format!("HTTP {status}{}", body_excerpt(answer)), status_hint(status, &message.partner)),
     }
+}
+
+/// Seconds or a date (RFC 9110 §10.2.3).
+fn retry_after(text: &str, now: Millis) -> Option<Duration> {
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?.as_millisecond();
+    Some(Duration::from_millis(u64::try_from(at - now).unwrap_or(0)))
 }
 
 fn failed(code: &str, reason: String, hint: &str) -> After {
@@ -183,6 +197,9 @@ pub(crate) fn finish(mut message: Message, state: State, evidence: Option<Eviden
     let mut step = Settlement::new(message, expected, event);
     step.entries.push(NewEntry::dir(Area::Files, shelf.clone(), &id));
     step.entries.push(NewEntry::file(Area::Files, format!("{shelf}/{id}"), &file, &payload, size));
+    if !step.message.detail.raw.is_empty() {
+        super::attempt::keep_evidence(&mut step, false);
+    }
     keep(&mut step, evidence, now);
     step
 }
@@ -208,7 +225,7 @@ fn again(core: &Core, mut message: Message, pair: &Partnership, code: &str, reas
     let parsed = |text: &Option<String>| text.as_deref().and_then(|t| crate::config::parse_duration(t).ok());
     let max_tries = own.max_tries.unwrap_or(retry.max_tries);
     let max_time = millis(parsed(&own.max_time).unwrap_or(retry.max_time));
-    let body_left = message.detail.tries.iter().any(|t| t.body_sent);
+    let body_left = message.detail.tries.iter().any(Attempt::may_have_arrived);
     if body_left && !pair.partner.detects_duplicates {
         let after = After::Held { code: "outcome-unknown".to_owned(), reason: format!("{reason}; the partner may hold the message and does not detect duplicates"), evidence: None };
         return step(core, message, pair, after);
@@ -279,7 +296,12 @@ pub(super) async fn mdn_is_missing(core: &Arc<Core>, job: &Job, mut message: Mes
 /// Our own set-up is not ready for this message: it waits like after a failed try and heals by itself.
 pub(super) async fn not_now(core: &Arc<Core>, job: &Job, mut message: Message, code: &'static str, why: &str) -> Result<(), FlowError> {
     let now = core.clock.now();
-    message.state = if message.attempts == 0 && message.message_id.is_empty() { State::Queued } else { State::Retrying };
+    message.state = match message.state {
+        // What is unknown stays unknown.
+        unknown @ (State::Sending | State::WaitingMdn) => unknown,
+        _ if message.attempts == 0 && message.message_id.is_empty() => State::Queued,
+        _ => State::Retrying,
+    };
     message.code = code.to_owned();
     message.reason = why.to_owned();
     message.detail.hint = "mend the settings; the message goes out by itself within a minute".to_owned();
@@ -290,6 +312,22 @@ pub(super) async fn not_now(core: &Arc<Core>, job: &Job, mut message: Message, c
     let mut step = Settlement::new(message, &expected, "message.waiting");
     step.fence = Some((job.id, job.fence));
     step.next = Next::At(now + wait);
+    settle(core, step, now).await
+}
+
+/// What no retry mends: the payload cannot be packaged, or its bytes are gone.
+pub(super) async fn give_up(core: &Arc<Core>, job: &Job, mut message: Message, code: &str, why: &str) -> Result<(), FlowError> {
+    let now = core.clock.now();
+    code.clone_into(&mut message.code);
+    why.clone_into(&mut message.reason);
+    message.detail.hint = "upload it again, mended; `message list --state failed` shows all of these".to_owned();
+    message.updated = now;
+    let arrived = message.detail.tries.iter().any(Attempt::may_have_arrived);
+    let mut step = finish(message, State::Failed, None, &[State::Queued, State::Sending, State::Retrying, State::WaitingMdn], now);
+    // Bytes that are gone cannot be shown.
+    step.entries.retain(|entry| entry.store.is_empty() || step.blobs.iter().any(|(key, _)| *key == entry.store) || core.storage.open_staged(&entry.store).is_ok());
+    step.frees_name = !arrived;
+    step.fence = Some((job.id, job.fence));
     settle(core, step, now).await
 }
 

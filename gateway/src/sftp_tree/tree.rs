@@ -245,20 +245,22 @@ impl As2Tree {
     }
 
     /// Takes back an accepted file of this name, if nobody has worked on it yet.
-    pub(super) fn take_back(&self, message: &Message, code: &'static str, reason: &'static str) -> Result<Message, Fault> {
-        let taken = intake::withdraw(&self.core, message.id.as_str(), code, reason).map_err(failure)?;
+    pub(super) fn take_back(&self, message: &Message, delay_only: bool, code: &'static str, reason: &'static str) -> Result<Message, Fault> {
+        let taken = intake::withdraw(&self.core, message.id.as_str(), delay_only, code, reason).map_err(failure)?;
         taken.ok_or_else(|| Fault::PermissionDenied(format!("already accepted for sending as {}", message.id)))
     }
 
     fn remove_send(&self, at: &SendPath) -> Result<(), Fault> {
         match self.sent(at)? {
+            Sent::Waits(row) if row.owner != self.user => return Err(denied()),
+            Sent::Message(message) if message.detail.user != self.user => return Err(denied()),
             Sent::Waits(row) => {
                 let store = row.store.clone();
                 self.core.journal.write_blocking(move |tx| tx.remove_upload(&row)).map_err(failure)?;
                 self.core.let_go_blocking(vec![store]);
             }
             Sent::Message(message) => {
-                let before = self.take_back(&message, "cancelled", "removed by its user before it was sent")?;
+                let before = self.take_back(&message, false, "cancelled", "removed by its user before it was sent")?;
                 self.core.let_go_blocking(vec![before.detail.payload]);
             }
             Sent::Nothing => {
@@ -340,8 +342,11 @@ impl As2Tree {
                     return Err(Fault::PermissionDenied("the size of a finished upload cannot be set".to_owned()));
                 }
                 let looked_cut = row.state == UploadState::Parked && row.reason.starts_with(INTERRUPTED);
-                if looked_cut && row.owner == self.user && !layout::matches_any(&row.name, &self.core.config.uploads.temp_names) {
-                    // Only a client that finished its transfer sets times afterwards (sftp.md §4.2, S4).
+                let temp = layout::matches_any(&row.name, &self.core.config.uploads.temp_names);
+                let delay = millis(self.core.config.uploads.release_after.max(std::time::Duration::from_secs(2)));
+                let soon = now(&self.core) - row.updated <= delay && row.reason != CUT_APPEND;
+                if looked_cut && row.owner == self.user && !temp && soon && set.times.is_some() {
+                    // Only a client that finished its transfer sets times right afterwards (sftp.md §4.2, S4).
                     let (size, mtime) = (row.size, set.times.map_or(seconds(row.updated), |(_, mtime)| mtime));
                     intake::complete(&self.core, *row, &at.name).map_err(failure)?;
                     self.desk.remember(&self.user, &at.path, size, mtime, self.session, now(&self.core));
@@ -373,6 +378,9 @@ impl As2Tree {
 
 /// How the reason of a parked file begins that looks broken off.
 pub(super) const INTERRUPTED: &str = "looks interrupted";
+
+/// Its reason when the client itself cut it: nothing but a new upload mends that.
+pub(super) const CUT_APPEND: &str = "looks interrupted: the client cut it while appending";
 
 /// The one refusal: the same text for every place and every reason that is nobody's business.
 pub(super) fn denied() -> Fault {

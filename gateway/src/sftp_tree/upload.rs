@@ -11,7 +11,7 @@ use super::desk::{Desk, Live};
 use super::pace::{Pace, Way};
 use super::trail::Trail;
 use super::listing::{file_stat, seconds};
-use super::tree::{As2Tree, INTERRUPTED, SendPath, Sent, elapsed};
+use super::tree::{As2Tree, CUT_APPEND, INTERRUPTED, SendPath, Sent, elapsed};
 use super::{failure, now};
 use crate::gateway::Core;
 use crate::intake::{self, Arrived, Landed, Sign, hex};
@@ -221,7 +221,7 @@ impl Start {
             Sent::Waits(row) => Self::go_on(tree, *row),
             Sent::Message(message) => {
                 let mine = message.detail.user == tree.user && message.state == State::Queued;
-                let taken = if mine { tree.take_back(&message, "cancelled", "opened for writing again before it was sent").ok() } else { None };
+                let taken = if mine { tree.take_back(&message, true, "cancelled", "opened for writing again before it was sent").ok() } else { None };
                 match taken {
                     Some(before) if how.truncate => {
                         tree.core.let_go_blocking(vec![before.detail.payload]);
@@ -257,7 +257,15 @@ impl Start {
 fn copy(core: &Core, key: &str) -> Result<Draft, Fault> {
     let content = core.storage.open_staged(key).map_err(failure)?;
     let mut draft = core.storage.draft();
-    content.for_each(PIECE, |piece| draft.append(piece)).map_err(told)?;
+    let mut checked = 0;
+    let copied = content.for_each(PIECE, |piece| {
+        if draft.len() >= checked {
+            core.storage.check_room()?;
+            checked = draft.len() + ROOM_EVERY;
+        }
+        draft.append(piece)
+    });
+    copied.map_err(told)?;
     Ok(draft)
 }
 
@@ -308,7 +316,6 @@ fn told(error: StorageError) -> Fault {
 
 /// What the end of an upload says about it (sftp.md §4.2–§4.4).
 fn sign(facts: &UploadFacts) -> Sign {
-    const CUT_APPEND: &str = "looks interrupted: the client cut it while appending";
     const FULL_BLOCK: &str = "looks interrupted: it ends on a full block";
     const SHORT: &str = "looks interrupted: shorter than announced";
     debug_assert!([CUT_APPEND, FULL_BLOCK, SHORT].iter().all(|reason| reason.starts_with(INTERRUPTED)));
@@ -370,7 +377,10 @@ impl Upload for Writing {
     fn close(mut self: Box<Self>, facts: &UploadFacts) -> Result<(), Fault> {
         if facts.gap {
             let text = format!("bytes are missing in {}; upload it whole", self.at.name);
-            self.keep_part("bytes are missing");
+            // What lies behind a hole cannot be resumed, and zeros must never pass for bytes.
+            if self.draft.set_len(0).is_ok() {
+                self.keep_part("bytes are missing");
+            }
             return Err(Fault::Failure(text));
         }
         let sha256 = self.digest().map_err(told)?;

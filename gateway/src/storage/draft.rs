@@ -223,7 +223,7 @@ impl Drop for Draft {
 }
 
 /// A name that nobody else has: 128 random bits.
-fn name() -> String {
+pub(super) fn name() -> String {
     let mut random = [0u8; 16];
     // A failing random source would give equal names, and `create_new` refuses those.
     let _ = openssl::rand::rand_bytes(&mut random);

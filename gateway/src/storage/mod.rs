@@ -96,6 +96,7 @@ pub struct Storage {
     started: Instant,
     room_checked: AtomicI64,
     room: AtomicBool,
+    publishing: std::sync::Mutex<()>,
 }
 
 impl Storage {
@@ -114,6 +115,7 @@ impl Storage {
             started: Instant::now(),
             room_checked: AtomicI64::new(i64::MIN / 2),
             room: AtomicBool::new(true),
+            publishing: std::sync::Mutex::new(()),
         };
         let mut device = None;
         for dir in [&storage.spool, &storage.store, &storage.tree, &storage.noncurrent] {

@@ -20,6 +20,7 @@ impl Storage {
     /// # Errors
     /// The disk's or the journal's.
     pub fn publish_batch(&self) -> Result<usize> {
+        let _one_at_a_time = self.publishing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let entries = self.journal.read(|tx| tx.unpublished(MAX_BATCH))?;
         if entries.is_empty() {
             return Ok(0);
@@ -110,7 +111,14 @@ impl Storage {
             make_dir(dir)?;
         }
         match fs::rename(&from, &to) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && to.exists() => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if to.exists() {
+                    return Ok(());
+                }
+                // One lost file must not hold up the life of all the others.
+                tracing::error!(path = %from.display(), "recorded bytes are missing");
+                return Ok(());
+            }
             other => other.context(|| format!("cannot retire {}", from.display())),
         }?;
         let _ = fs::set_permissions(&to, fs::Permissions::from_mode(0o600));
@@ -165,12 +173,18 @@ fn prune(path: &Path, root: &Path) {
     }
 }
 
-/// Makes a file at `target`, over whatever is there.
+/// Makes a file at `target`, over whatever is there; the name always leads to one of the two.
 fn replace(target: &Path, make: impl Fn(&Path) -> io::Result<()>) -> io::Result<()> {
     match make(target) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            fs::remove_file(target)?;
-            make(target)
+            let beside = target.with_file_name(format!(".{}.new", super::draft::name()));
+            make(&beside)?;
+            fs::rename(&beside, target)?;
+            // Two names of one file: then the rename did nothing.
+            match fs::remove_file(&beside) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            }
         }
         other => other,
     }
