@@ -60,7 +60,10 @@ pub struct Error {
 impl Error {
     /// A trouble of this kind.
     pub fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
-        Error { kind, detail: detail.into() }
+        Error {
+            kind,
+            detail: detail.into(),
+        }
     }
 
     /// An argument of the caller cannot be used.
@@ -71,7 +74,11 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.kind == ErrorKind::Invalid { f.write_str(&self.detail) } else { write!(f, "{}: {}", self.kind.as_str(), self.detail) }
+        if self.kind == ErrorKind::Invalid {
+            f.write_str(&self.detail)
+        } else {
+            write!(f, "{}: {}", self.kind.as_str(), self.detail)
+        }
     }
 }
 

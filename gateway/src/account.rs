@@ -32,12 +32,16 @@ impl Account {
     /// # Errors
     /// The rule, if the id breaks it.
     pub fn new(id: &str) -> Result<Self, String> {
-        let fits = !id.is_empty()
-            && id.len() <= MAX_ACCOUNT_ID
-            && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        let fits =
+            !id.is_empty() && id.len() <= MAX_ACCOUNT_ID && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         if !fits {
             return Err(format!("account id `{id}` must be 1 to {MAX_ACCOUNT_ID} of a-z, 0-9 and -"));
         }
-        Ok(Account { id: id.to_owned(), name: String::new(), timezone: utc(), lifecycle: None })
+        Ok(Account {
+            id: id.to_owned(),
+            name: String::new(),
+            timezone: utc(),
+            lifecycle: None,
+        })
     }
 }

@@ -28,7 +28,9 @@ impl SystemClock {
     /// The clock of this process.
     #[must_use]
     pub fn from_env() -> Self {
-        SystemClock { shift: std::env::var_os(Self::SHIFT_FILE).map(PathBuf::from) }
+        SystemClock {
+            shift: std::env::var_os(Self::SHIFT_FILE).map(PathBuf::from),
+        }
     }
 
     fn shift(&self) -> Millis {

@@ -160,7 +160,8 @@ impl Core {
     /// # Errors
     /// What is lacking.
     pub fn partnership(&self, station: &str, partner: &str) -> Result<Arc<Partnership>, Lack> {
-        self.partnerships.get(&self.objects(), &self.master, station, partner, self.clock.now())
+        self.partnerships
+            .get(&self.objects(), &self.master, station, partner, self.clock.now())
     }
 
     /// Tells the workers that something is due. A hint: their scan finds it anyway.
@@ -176,22 +177,39 @@ impl Core {
         if !url.is_empty() {
             return url.to_owned();
         }
-        let listening = Listening::read(&self.journal).and_then(|l| l.as2.first().copied()).map(|address| address.port());
-        let configured = || self.config.as2.listen.first().and_then(|text| text.rsplit_once(':')?.1.parse().ok()).unwrap_or(8080);
+        let listening = Listening::read(&self.journal)
+            .and_then(|l| l.as2.first().copied())
+            .map(|address| address.port());
+        let configured = || {
+            self.config
+                .as2
+                .listen
+                .first()
+                .and_then(|text| text.rsplit_once(':')?.1.parse().ok())
+                .unwrap_or(8080)
+        };
         format!("http://localhost:{}", listening.unwrap_or_else(configured))
     }
 
     /// Where partners post messages for a station to.
     #[must_use]
     pub fn station_url(&self, station: &Station) -> String {
-        if station.url.is_empty() { format!("{}{}", self.base_url(), self.config.as2.path) } else { station.url.clone() }
+        if station.url.is_empty() {
+            format!("{}{}", self.base_url(), self.config.as2.path)
+        } else {
+            station.url.clone()
+        }
     }
 
     /// Where partners post async MDNs for a station to.
     #[must_use]
     pub fn mdn_url(&self, station: &Station) -> String {
         // One endpoint takes both, so a station with a URL of its own needs no second one.
-        if station.url.is_empty() { format!("{}{}", self.base_url(), self.config.as2.mdn_path) } else { station.url.clone() }
+        if station.url.is_empty() {
+            format!("{}{}", self.base_url(), self.config.as2.mdn_path)
+        } else {
+            station.url.clone()
+        }
     }
 
     /// The host part of our Message-IDs.
@@ -322,10 +340,20 @@ impl Gateway {
         let (stop, stopped) = watch::channel(false);
         let listening = doors.listening.clone();
         let mut tasks = doors.open(&core, &stopped)?;
-        tasks.push(tokio::spawn(worker::run(Arc::clone(&core), Arc::clone(&core.wake_worker), stopped.clone())));
+        tasks.push(tokio::spawn(worker::run(
+            Arc::clone(&core),
+            Arc::clone(&core.wake_worker),
+            stopped.clone(),
+        )));
         tasks.push(tokio::spawn(publish(Arc::clone(&core), stopped.clone())));
         tasks.push(tokio::spawn(sweep(Arc::clone(&core), stopped)));
-        Ok(Running { listening, core, stop, tasks, _lock: lock })
+        Ok(Running {
+            listening,
+            core,
+            stop,
+            tasks,
+            _lock: lock,
+        })
     }
 }
 
@@ -363,7 +391,11 @@ impl Doors {
         };
         let as2 = bind(options.as2.as_ref().unwrap_or(&config.as2.listen)).await?;
         let as2_tls = bind(&config.as2.tls.listen).await?;
-        let tls = if as2_tls.is_empty() { None } else { Some(tls_acceptor(core, &config.as2.tls).map_err(StartError::Key)?) };
+        let tls = if as2_tls.is_empty() {
+            None
+        } else {
+            Some(tls_acceptor(core, &config.as2.tls).map_err(StartError::Key)?)
+        };
         let address = options.telemetry.as_ref().unwrap_or(&config.telemetry.listen);
         // A second server on one machine must not fail for want of the same metrics port.
         let telemetry = match listen::bind(&Vec::from_iter((!address.is_empty()).then(|| address.clone()))).await {
@@ -381,7 +413,14 @@ impl Doors {
             as2_tls: local(&as2_tls),
             telemetry: local(&telemetry).first().copied(),
         };
-        Ok(Doors { listening, sftp, as2, as2_tls, telemetry, tls })
+        Ok(Doors {
+            listening,
+            sftp,
+            as2,
+            as2_tls,
+            telemetry,
+            tls,
+        })
     }
 
     fn open(self, core: &Arc<Core>, stop: &watch::Receiver<bool>) -> Result<Vec<JoinHandle<()>>, StartError> {
@@ -396,13 +435,30 @@ impl Doors {
         let inbox = Arc::new(inbox::Inbox::new(Arc::clone(core)));
         let limits = http::Limits::new(usize::try_from(config.as2.max_connections_per_ip).unwrap_or(usize::MAX));
         for listener in self.as2 {
-            tasks.push(tokio::spawn(http::serve(listener, None, Arc::clone(&inbox), limits.clone(), stop.clone())));
+            tasks.push(tokio::spawn(http::serve(
+                listener,
+                None,
+                Arc::clone(&inbox),
+                limits.clone(),
+                stop.clone(),
+            )));
         }
         for listener in self.as2_tls {
-            tasks.push(tokio::spawn(http::serve(listener, self.tls.clone(), Arc::clone(&inbox), limits.clone(), stop.clone())));
+            tasks.push(tokio::spawn(http::serve(
+                listener,
+                self.tls.clone(),
+                Arc::clone(&inbox),
+                limits.clone(),
+                stop.clone(),
+            )));
         }
         for listener in self.telemetry {
-            tasks.push(tokio::spawn(telemetry::serve(listener, Arc::clone(&core.metrics), ready(core, &front), stop.clone())));
+            tasks.push(tokio::spawn(telemetry::serve(
+                listener,
+                Arc::clone(&core.metrics),
+                ready(core, &front),
+                stop.clone(),
+            )));
         }
         tasks.push(tokio::spawn(follow_objects(Arc::clone(core), logins, front, stop.clone())));
         Ok(tasks)
@@ -410,7 +466,8 @@ impl Doors {
 }
 
 fn refresh_gauges(core: &Core, front: &sftp_front::Server) -> Result<(), JournalError> {
-    core.metrics.set_sftp_connections(u64::try_from(front.sessions().len()).unwrap_or(u64::MAX));
+    core.metrics
+        .set_sftp_connections(u64::try_from(front.sessions().len()).unwrap_or(u64::MAX));
     let counts = core.journal.read(|tx| tx.count_states(Millis::MAX))?;
     for state in State::ALL.iter().filter(|state| state.is_in_work()) {
         let depth = counts.iter().find(|(counted, _)| counted == state).map_or(0, |(_, count)| *count);
@@ -422,7 +479,10 @@ fn refresh_gauges(core: &Core, front: &sftp_front::Server) -> Result<(), Journal
 /// Parts that were being resumed when the last server died went with its spool; nobody was promised them.
 fn forget_lost_parts(core: &Core) -> Result<(), StartError> {
     let rows = core.journal.read(|tx| tx.uploads_before(Millis::MAX))?;
-    for row in rows.into_iter().filter(|row| row.state == UploadState::Part && core.storage.open_staged(&row.store).is_err()) {
+    for row in rows
+        .into_iter()
+        .filter(|row| row.state == UploadState::Part && core.storage.open_staged(&row.store).is_err())
+    {
         core.journal.write_blocking(move |tx| tx.remove_upload(&row))?;
     }
     Ok(())
@@ -448,7 +508,9 @@ fn tls_acceptor(core: &Core, settings: &config::Tls) -> Result<http::TlsAcceptor
     let of_partner = |c: &&Certificate| matches!(c.purpose, Purpose::Https | Purpose::HttpsChain) && c.sealed_key.is_none();
     let pinned: Vec<Vec<u8>> = objects.certificates.values().filter(of_partner).map(|c| c.der.clone()).collect();
     if settings.client_auth != config::ClientAuth::None && pinned.is_empty() {
-        return Err("as2.tls.client_auth needs the partners' TLS certificates: cert add NAME --purpose https --partner ID --file FILE".to_owned());
+        return Err(
+            "as2.tls.client_auth needs the partners' TLS certificates: cert add NAME --purpose https --partner ID --file FILE".to_owned(),
+        );
     }
     http::TlsAcceptor::new(&http::ServerTls {
         cert_pem: read("cert", &settings.cert)?.as_bytes().to_vec(),
@@ -467,7 +529,10 @@ async fn bind_sftp(addresses: &[String]) -> Result<Vec<TcpListener>, StartError>
     match listen::bind(addresses).await {
         Ok(listeners) => Ok(listeners),
         Err(why) if addresses.iter().any(|address| address.ends_with(":22")) => {
-            let others: Vec<String> = addresses.iter().map(|a| a.strip_suffix(":22").map_or_else(|| a.clone(), |host| format!("{host}:2022"))).collect();
+            let others: Vec<String> = addresses
+                .iter()
+                .map(|a| a.strip_suffix(":22").map_or_else(|| a.clone(), |host| format!("{host}:2022")))
+                .collect();
             tracing::warn!(why, "sftp answers on port 2022 instead of 22");
             listen::bind(&others).await.map_err(StartError::Io)
         }
@@ -574,7 +639,12 @@ fn lock(config: &Config) -> Result<File, StartError> {
         return Err(StartError::NotSetUp(paths.data));
     }
     let io = |error: std::io::Error| StartError::Io(format!("cannot open {}: {error}", paths.lock.display()));
-    let file = File::options().create(true).truncate(false).write(true).open(&paths.lock).map_err(io)?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&paths.lock)
+        .map_err(io)?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(StartError::Locked(paths.data)),

@@ -86,7 +86,10 @@ impl Receive for Inbox {
     async fn admit(&self, arrival: &Arrival) -> Result<Spool, Reply> {
         let headers = &arrival.head.headers;
         if headers.get("AS2-From").is_none() || headers.get("AS2-To").is_none() {
-            return Err(Reply::text(400, "this is an AS2 endpoint: the headers AS2-From and AS2-To are missing\r\n"));
+            return Err(Reply::text(
+                400,
+                "this is an AS2 endpoint: the headers AS2-From and AS2-To are missing\r\n",
+            ));
         }
         let max = self.core.config.as2.max_message;
         let (draft, max) = match relationship(&self.core, arrival) {
@@ -111,7 +114,13 @@ impl Receive for Inbox {
         if announced.is_some_and(|len| len > max) {
             return Err(reply::too_large(max));
         }
-        Ok(Spool { core: Arc::clone(&self.core), draft, hash: Sha256::new(), len: 0, max })
+        Ok(Spool {
+            core: Arc::clone(&self.core),
+            draft,
+            hash: Sha256::new(),
+            len: 0,
+            max,
+        })
     }
 
     fn answered(&self, tls: bool, method: &'static str, status: u16) {
@@ -189,9 +198,15 @@ async fn receive(core: &Arc<Core>, arrival: Arrival, spool: Spool) -> Result<Rep
     if let Some(reply) = repeat::damped(core, &taken)? {
         return Ok(reply);
     }
-    let staged = tokio::task::spawn_blocking(move || draft.stage()).await.map_err(|e| FlowError::Internal(e.to_string()))??;
+    let staged = tokio::task::spawn_blocking(move || draft.stage())
+        .await
+        .map_err(|e| FlowError::Internal(e.to_string()))??;
     taken.message.detail.raw.clone_from(&staged.key);
-    let claim = Claim { message: taken.message.clone(), inline: staged.blob(), owner: core.owner.clone() };
+    let claim = Claim {
+        message: taken.message.clone(),
+        inline: staged.blob(),
+        owner: core.owner.clone(),
+    };
     match core.journal.write(move |tx| tx.receive(claim, now)).await? {
         Claimed::New => checked(core, taken).await,
         Claimed::Bound(row) => repeat::answer(core, taken, staged, row).await,
@@ -261,7 +276,9 @@ pub async fn recover(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
         core.journal.write(move |tx| tx.end_job(&job)).await?;
         return Ok(());
     };
-    let pair = core.partnership(&message.station, &message.partner).map_err(|lack| FlowError::Internal(lack.to_string()))?;
+    let pair = core
+        .partnership(&message.station, &message.partner)
+        .map_err(|lack| FlowError::Internal(lack.to_string()))?;
     let headers = as2_core::headers::Headers::parse(&message.detail.head()).map_err(|e| FlowError::Internal(e.to_string()))?;
     let receipt = ReceiptRequest::from_headers(&headers).unwrap_or_default();
     if job.tries >= MAX_CHECKS {
@@ -302,7 +319,9 @@ async fn try_mdn(core: &Arc<Core>, arrival: &Arrival, pair: &Arc<Partnership>, d
     if !plausible {
         return Ok(None);
     }
-    let Some(evidence) = receipts::read_mdn(core, pair, headers.clone(), body).await? else { return Ok(None) };
+    let Some(evidence) = receipts::read_mdn(core, pair, headers.clone(), body).await? else {
+        return Ok(None);
+    };
     receipts::take_async(core, pair, evidence).await?;
     Ok(Some(Reply::empty(200)))
 }
@@ -327,7 +346,13 @@ fn new_message(arrival: &Arrival, pair: &Partnership, raw_sha256: String, len: u
         size: 0,
         sha256: String::new(),
         content_type: String::new(),
-        subject: headers.get("Subject").unwrap_or_default().chars().filter(|c| !c.is_control()).take(500).collect(),
+        subject: headers
+            .get("Subject")
+            .unwrap_or_default()
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(500)
+            .collect(),
         created: now,
         updated: now,
         finished: None,

@@ -89,14 +89,22 @@ pub fn land(core: &Core, file: Arrived, sign: Sign) -> Result<Landed, JournalErr
         return wait(core, file, UploadState::Parked, reason);
     }
     let now = core.clock.now();
-    let due = if sign == Sign::Finished { now } else { now + millis(core.config.uploads.release_after) };
+    let due = if sign == Sign::Finished {
+        now
+    } else {
+        now + millis(core.config.uploads.release_after)
+    };
     accept(core, file, partner, due, now)
 }
 
 fn accept(core: &Core, file: Arrived, partner: Option<&Partner>, due: Millis, now: Millis) -> Result<Landed, JournalError> {
     let message = new_message(&file, partner, now);
     let id = message.id.clone();
-    let replaced = file.replaces.as_ref().map(|row| row.store.clone()).filter(|store| *store != file.staged.key);
+    let replaced = file
+        .replaces
+        .as_ref()
+        .map(|row| row.store.clone())
+        .filter(|store| *store != file.staged.key);
     let upload = NewUpload {
         message,
         window: Some(core.config.uploads.duplicate_window),
@@ -178,7 +186,11 @@ pub fn complete(core: &Core, row: UploadRow, name: &str) -> Result<Landed, Journ
         partner: row.partner.clone(),
         owner: row.owner.clone(),
         name: name.to_owned(),
-        staged: Staged { key: row.store.clone(), len: row.size, inline: None },
+        staged: Staged {
+            key: row.store.clone(),
+            len: row.size,
+            inline: None,
+        },
         sha256: row.sha256.clone(),
         replaces: Some(row),
         subject: String::new(),
@@ -191,8 +203,21 @@ pub fn complete(core: &Core, row: UploadRow, name: &str) -> Result<Landed, Journ
 ///
 /// # Errors
 /// The journal's.
-pub fn rename_waiting(core: &Core, row: UploadRow, to: UploadRow, name: &str, state: UploadState, reason: &str) -> Result<(), JournalError> {
-    let moved = UploadRow { name: name.to_owned(), state, reason: reason.to_owned(), updated: core.clock.now(), ..to };
+pub fn rename_waiting(
+    core: &Core,
+    row: UploadRow,
+    to: UploadRow,
+    name: &str,
+    state: UploadState,
+    reason: &str,
+) -> Result<(), JournalError> {
+    let moved = UploadRow {
+        name: name.to_owned(),
+        state,
+        reason: reason.to_owned(),
+        updated: core.clock.now(),
+        ..to
+    };
     let replaced = core.journal.write_blocking(move |tx| {
         if !tx.remove_upload(&row)? {
             return Err(JournalError::Conflict("the upload was moved by somebody else".to_owned()));
@@ -207,9 +232,16 @@ pub fn rename_waiting(core: &Core, row: UploadRow, to: UploadRow, name: &str, st
 ///
 /// # Errors
 /// The journal's.
-pub fn withdraw(core: &Core, id: &str, delay_only: bool, code: &'static str, reason: &'static str) -> Result<Option<Message>, JournalError> {
+pub fn withdraw(
+    core: &Core,
+    id: &str,
+    delay_only: bool,
+    code: &'static str,
+    reason: &'static str,
+) -> Result<Option<Message>, JournalError> {
     let (id, now) = (id.to_owned(), core.clock.now());
-    core.journal.write_blocking(move |tx| tx.withdraw(&id, delay_only, code, reason, now))
+    core.journal
+        .write_blocking(move |tx| tx.withdraw(&id, delay_only, code, reason, now))
 }
 
 /// The client looked back in a way that only a finished transfer has: no need to wait.
@@ -231,7 +263,12 @@ fn new_message(file: &Arrived, partner: Option<&Partner>, now: Millis) -> Messag
         ("", setting) => setting.to_owned(),
         (given, _) => given.to_owned(),
     };
-    let record = FileRecord { name: file.name.clone(), size: file.staged.len, sha256: file.sha256.clone(), content_type: content_type.clone() };
+    let record = FileRecord {
+        name: file.name.clone(),
+        size: file.staged.len,
+        sha256: file.sha256.clone(),
+        content_type: content_type.clone(),
+    };
     Message {
         id: Id::draw(now),
         account: file.account.clone(),
@@ -252,7 +289,12 @@ fn new_message(file: &Arrived, partner: Option<&Partner>, now: Millis) -> Messag
         finished: None,
         attempts: 0,
         next_try: None,
-        detail: Detail { user: file.owner.clone(), payload: file.staged.key.clone(), files: vec![record], ..Detail::default() },
+        detail: Detail {
+            user: file.owner.clone(),
+            payload: file.staged.key.clone(),
+            files: vec![record],
+            ..Detail::default()
+        },
     }
 }
 
@@ -271,7 +313,12 @@ pub struct SubmitError {
 
 impl SubmitError {
     fn new(code: &'static str, what: impl Into<String>, why: impl Into<String>, hint: impl Into<String>) -> Self {
-        SubmitError { code, what: what.into(), why: why.into(), hint: hint.into() }
+        SubmitError {
+            code,
+            what: what.into(),
+            why: why.into(),
+            hint: hint.into(),
+        }
     }
 }
 
@@ -300,7 +347,12 @@ pub async fn submit(
         let (staged, sha256) = stage(&core2, &path)?;
         let unsendable = staged.len == 0 && !core2.objects().partner(&account, &partner).is_some_and(|p| p.allow_empty);
         if unsendable {
-            return Err(SubmitError::new("empty-file", format!("{} is empty", path.display()), "empty files are not sent", "partner set … --allow-empty true"));
+            return Err(SubmitError::new(
+                "empty-file",
+                format!("{} is empty", path.display()),
+                "empty files are not sent",
+                "partner set … --allow-empty true",
+            ));
         }
         let arrived = Arrived {
             account,
@@ -317,13 +369,26 @@ pub async fn submit(
         let now = core2.clock.now();
         let failed = |error: JournalError| SubmitError::new("journal", "cannot send the file", error.to_string(), "as2gate doctor");
         let objects = core2.objects();
-        let landed = accept(&core2, arrived.clone(), objects.partner(&arrived.account, &arrived.partner), now, now).map_err(failed)?;
+        let landed = accept(
+            &core2,
+            arrived.clone(),
+            objects.partner(&arrived.account, &arrived.partner),
+            now,
+            now,
+        )
+        .map_err(failed)?;
         let (Landed::Queued(id) | Landed::Duplicate(id)) = landed else {
-            return Err(SubmitError::new("not-sent", "the file was not sent", "it waits in send", "look at `as2gate message list`"));
+            return Err(SubmitError::new(
+                "not-sent",
+                "the file was not sent",
+                "it waits in send",
+                "look at `as2gate message list`",
+            ));
         };
         core2.journal.read(|tx| tx.expect_message(id.as_str())).map_err(failed)
     });
-    work.await.map_err(|error| SubmitError::new("internal", "cannot send the file", error.to_string(), "look at the log"))?
+    work.await
+        .map_err(|error| SubmitError::new("internal", "cannot send the file", error.to_string(), "look at the log"))?
 }
 
 /// The account of a pair that may trade.
@@ -332,21 +397,55 @@ fn check_pair(core: &Core, station: &str, partner: &str) -> Result<String, Submi
     let cannot = format!("cannot send from {station} to {partner}");
     let Some(ours) = objects.stations.get(station) else {
         let known: Vec<&str> = objects.stations.keys().map(String::as_str).take(5).collect();
-        return Err(SubmitError::new("no-station", cannot, format!("no station {station}; known: {}", known.join(", ")), "as2gate station list"));
+        return Err(SubmitError::new(
+            "no-station",
+            cannot,
+            format!("no station {station}; known: {}", known.join(", ")),
+            "as2gate station list",
+        ));
     };
     match objects.partner(&ours.account, partner) {
         Some(found) if found.trades_with(station) => Ok(ours.account.clone()),
-        Some(_) => Err(SubmitError::new("not-a-pair", cannot, "the partner does not trade with this station", "as2gate partner set … --stations")),
+        Some(_) => Err(SubmitError::new(
+            "not-a-pair",
+            cannot,
+            "the partner does not trade with this station",
+            "as2gate partner set … --stations",
+        )),
         None => {
-            let known: Vec<&str> = objects.pairs(&ours.account).filter(|(s, _)| s.as2_id == station).map(|(_, p)| p.as2_id.as_str()).take(5).collect();
-            Err(SubmitError::new("no-partner", cannot, format!("no partner {partner}; known: {}", known.join(", ")), "as2gate partner list"))
+            let known: Vec<&str> = objects
+                .pairs(&ours.account)
+                .filter(|(s, _)| s.as2_id == station)
+                .map(|(_, p)| p.as2_id.as_str())
+                .take(5)
+                .collect();
+            Err(SubmitError::new(
+                "no-partner",
+                cannot,
+                format!("no partner {partner}; known: {}", known.join(", ")),
+                "as2gate partner list",
+            ))
         }
     }
 }
 
 fn stage(core: &Core, path: &Path) -> Result<(Staged, String), SubmitError> {
-    let cannot = |why: String| SubmitError::new("unreadable-file", format!("cannot read {}", path.display()), why, "look at the path and its rights");
-    let full = |error: StorageError| SubmitError::new("storage", "cannot keep the file", error.to_string(), "make room or look at the disk");
+    let cannot = |why: String| {
+        SubmitError::new(
+            "unreadable-file",
+            format!("cannot read {}", path.display()),
+            why,
+            "look at the path and its rights",
+        )
+    };
+    let full = |error: StorageError| {
+        SubmitError::new(
+            "storage",
+            "cannot keep the file",
+            error.to_string(),
+            "make room or look at the disk",
+        )
+    };
     core.storage.check_room().map_err(full)?;
     let mut file = std::fs::File::open(path).map_err(|e| cannot(e.to_string()))?;
     if file.metadata().map_err(|e| cannot(e.to_string()))?.is_dir() {
@@ -362,7 +461,10 @@ fn stage(core: &Core, path: &Path) -> Result<(Staged, String), SubmitError> {
             break;
         }
         if draft.len().saturating_add(PIECE as u64) > core.config.uploads.max_file.saturating_add(PIECE as u64) {
-            return Err(cannot(format!("it is longer than uploads.max_file, {} bytes", core.config.uploads.max_file)));
+            return Err(cannot(format!(
+                "it is longer than uploads.max_file, {} bytes",
+                core.config.uploads.max_file
+            )));
         }
         hash.update(piece);
         draft.append(piece).map_err(full)?;

@@ -85,9 +85,10 @@ impl Place {
     }
 
     fn read_send(rest: &[&str]) -> Place {
-        let (Some(station), Some(partner)) =
-            (rest.first().map_or(Some(String::new()), |s| decode(s)), rest.get(1).map_or(Some(String::new()), |p| decode(p)))
-        else {
+        let (Some(station), Some(partner)) = (
+            rest.first().map_or(Some(String::new()), |s| decode(s)),
+            rest.get(1).map_or(Some(String::new()), |p| decode(p)),
+        ) else {
             return Place::Nowhere;
         };
         match rest.len() {
@@ -250,7 +251,11 @@ fn cut(name: &str, max: usize) -> String {
     if name.len() <= max {
         return name.to_owned();
     }
-    let ext = name.rsplit_once('.').map(|(_, e)| format!(".{e}")).filter(|e| e.len() <= 20).unwrap_or_default();
+    let ext = name
+        .rsplit_once('.')
+        .map(|(_, e)| format!(".{e}"))
+        .filter(|e| e.len() <= 20)
+        .unwrap_or_default();
     let mut end = max - ext.len();
     while !name.is_char_boundary(end) {
         end -= 1;
@@ -298,14 +303,23 @@ mod tests {
 
     #[test]
     fn places_are_read() {
-        assert_eq!(Place::read(&["AS2", "send", "A", "B", "f"]), Place::SendFile("A".into(), "B".into(), "f".into()));
+        assert_eq!(
+            Place::read(&["AS2", "send", "A", "B", "f"]),
+            Place::SendFile("A".into(), "B".into(), "f".into())
+        );
         assert_eq!(Place::read(&["AS2", "tmp", "x"]), Place::Closed);
-        assert_eq!(Place::read(&["AS2", "files", "A", "B", "inbox"]), Place::Shelf(vec!["files".into(), "A".into(), "B".into(), "inbox".into()]));
+        assert_eq!(
+            Place::read(&["AS2", "files", "A", "B", "inbox"]),
+            Place::Shelf(vec!["files".into(), "A".into(), "B".into(), "inbox".into()])
+        );
         assert_eq!(
             Place::read(&["AS2", "files", "A", "B", "inbox", "id", "f"]),
             Place::Record("AS2/files/A/B/inbox/id".into(), "f".into())
         );
-        assert_eq!(Place::read(&["AS2", "raw-mdn", "incoming", "x.mdn"]), Place::Record("AS2/raw-mdn/incoming".into(), "x.mdn".into()));
+        assert_eq!(
+            Place::read(&["AS2", "raw-mdn", "incoming", "x.mdn"]),
+            Place::Record("AS2/raw-mdn/incoming".into(), "x.mdn".into())
+        );
         assert_eq!(Place::read(&["AS2", "files", "A", "B", "inbox", "id", "f", "g"]), Place::Nowhere);
     }
 

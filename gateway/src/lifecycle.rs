@@ -62,7 +62,9 @@ pub enum SweepError {
         why: String,
     },
     /// Suspiciously much would go.
-    #[error("the sweep would take {delete} of {all} files of account {account}, {area}; look at it with `as2gate lifecycle run --dry-run` and start it by hand with `as2gate lifecycle run`")]
+    #[error(
+        "the sweep would take {delete} of {all} files of account {account}, {area}; look at it with `as2gate lifecycle run --dry-run` and start it by hand with `as2gate lifecycle run`"
+    )]
     Brake {
         /// Whose.
         account: String,
@@ -84,7 +86,10 @@ struct Due {
 impl Due {
     fn at(now: Millis, stages: Stages) -> Self {
         let midnight = now - now.rem_euclid(DAY);
-        Due { made: midnight - millis(stages.current), retired: midnight - millis(stages.noncurrent) }
+        Due {
+            made: midnight - millis(stages.current),
+            retired: midnight - millis(stages.noncurrent),
+        }
     }
 }
 
@@ -105,7 +110,12 @@ fn figures(core: &Core) -> Result<Vec<(String, Lifecycle)>, SweepError> {
     let objects = core.objects();
     let own = objects.accounts.values().map(|account| {
         let lifecycle = core.config.lifecycle.with(account.lifecycle.as_ref());
-        lifecycle.map(|figures| (account.id.clone(), figures)).map_err(|why| SweepError::Figures { account: account.id.clone(), why })
+        lifecycle
+            .map(|figures| (account.id.clone(), figures))
+            .map_err(|why| SweepError::Figures {
+                account: account.id.clone(),
+                why,
+            })
     });
     own.collect()
 }
@@ -121,10 +131,22 @@ pub fn plan(core: &Core) -> Result<Plan, SweepError> {
         for area in Area::ALL {
             let due = Due::at(now, stages(&lifecycle, *area));
             let count = core.journal.read(|tx| tx.count_sweep(&account, *area, due.made, due.retired))?;
-            rows.push(PlanRow { account: account.clone(), area: area.to_string(), noncurrent: count.retire, delete: count.purge, all: count.all });
+            rows.push(PlanRow {
+                account: account.clone(),
+                area: area.to_string(),
+                noncurrent: count.retire,
+                delete: count.purge,
+                all: count.all,
+            });
         }
         let (parts, old) = parts(core, &account, lifecycle.tmp, now)?;
-        rows.push(PlanRow { account, area: "tmp".to_owned(), noncurrent: 0, delete: old, all: parts });
+        rows.push(PlanRow {
+            account,
+            area: "tmp".to_owned(),
+            noncurrent: 0,
+            delete: old,
+            all: parts,
+        });
     }
     Ok(Plan { rows })
 }
@@ -148,8 +170,18 @@ fn parts(core: &Core, account: &str, tmp: Stages, now: Millis) -> Result<(u64, u
 /// The first trouble; what was done stays done, and the next sweep goes on.
 pub fn run(core: &Arc<Core>, by_hand: bool) -> Result<Plan, SweepError> {
     let plan = plan(core)?;
-    if !by_hand && let Some(row) = plan.rows.iter().find(|row| row.noncurrent + row.delete > BRAKE && row.noncurrent + row.delete > row.all / 5) {
-        return Err(SweepError::Brake { account: row.account.clone(), area: row.area.clone(), delete: row.noncurrent + row.delete, all: row.all });
+    if !by_hand
+        && let Some(row) = plan
+            .rows
+            .iter()
+            .find(|row| row.noncurrent + row.delete > BRAKE && row.noncurrent + row.delete > row.all / 5)
+    {
+        return Err(SweepError::Brake {
+            account: row.account.clone(),
+            area: row.area.clone(),
+            delete: row.noncurrent + row.delete,
+            all: row.all,
+        });
     }
     let now = core.clock.now();
     for (account, lifecycle) in figures(core)? {
@@ -161,7 +193,13 @@ pub fn run(core: &Arc<Core>, by_hand: bool) -> Result<Plan, SweepError> {
     }
     core.journal.write_blocking(move |tx| tx.set_fact(FACT_LAST, &now.to_string()))?;
     for row in plan.rows.iter().filter(|row| row.noncurrent + row.delete > 0) {
-        tracing::info!(account = row.account, area = row.area, noncurrent = row.noncurrent, deleted = row.delete, "life cycle");
+        tracing::info!(
+            account = row.account,
+            area = row.area,
+            noncurrent = row.noncurrent,
+            deleted = row.delete,
+            "life cycle"
+        );
     }
     Ok(plan)
 }
@@ -178,7 +216,8 @@ fn sweep_area(core: &Core, account: &str, area: Area, due: &Due) -> Result<(), S
         for entry in &entries {
             core.storage.retire(entry)?;
         }
-        core.journal.write_blocking(move |tx| entries.iter().try_for_each(|entry| tx.retire_entry(entry, midnight)))?;
+        core.journal
+            .write_blocking(move |tx| entries.iter().try_for_each(|entry| tx.retire_entry(entry, midnight)))?;
     }
     loop {
         let entries = core.journal.read(|tx| tx.to_purge(account, area, due.retired, BATCH))?;
@@ -188,14 +227,17 @@ fn sweep_area(core: &Core, account: &str, area: Area, due: &Due) -> Result<(), S
         for entry in &entries {
             core.storage.purge(entry)?;
         }
-        core.journal.write_blocking(move |tx| entries.iter().try_for_each(|entry| tx.purge_entry(entry, midnight)))?;
+        core.journal
+            .write_blocking(move |tx| entries.iter().try_for_each(|entry| tx.purge_entry(entry, midnight)))?;
     }
 }
 
 fn drop_parts(core: &Core, account: &str, tmp: Stages, now: Millis) -> Result<(), SweepError> {
     let before = Due::at(now, tmp).made - millis(tmp.noncurrent);
     let rows = core.journal.read(|tx| tx.uploads_before(Millis::MAX))?;
-    let old = rows.into_iter().filter(|row| row.account == account && row.state == UploadState::Part && row.created <= before);
+    let old = rows
+        .into_iter()
+        .filter(|row| row.account == account && row.state == UploadState::Part && row.created <= before);
     for row in old {
         let store = row.store.clone();
         core.journal.write_blocking(move |tx| tx.remove_upload(&row))?;
@@ -230,7 +272,11 @@ pub fn restore(core: &Core, account: &str, path: &str) -> Result<u64, SweepError
         entries.sort_by_key(|entry| (entry.parent.clone(), entry.name.clone(), -entry.version));
         let mut moved = 0;
         for entry in entries {
-            if core.journal.read(|tx| tx.entry(&entry.account, &entry.parent, &entry.name))?.is_some() {
+            if core
+                .journal
+                .read(|tx| tx.entry(&entry.account, &entry.parent, &entry.name))?
+                .is_some()
+            {
                 continue;
             }
             core.storage.restore(&entry)?;
@@ -253,7 +299,10 @@ fn restore_parents(core: &Core, account: &str, path: &str, now: Millis) -> Resul
     let mut above = path;
     while let Some((parent, name)) = above.rsplit_once('/') {
         let hidden = core.journal.read(|tx| tx.noncurrent_below(account, above, 1))?;
-        for entry in hidden.into_iter().filter(|entry| entry.is_dir && entry.parent == parent && entry.name == name) {
+        for entry in hidden
+            .into_iter()
+            .filter(|entry| entry.is_dir && entry.parent == parent && entry.name == name)
+        {
             core.storage.restore(&entry)?;
             core.journal.write_blocking(move |tx| tx.restore_entry(&entry, now))?;
         }
@@ -271,7 +320,11 @@ pub fn is_due(core: &Core) -> Result<bool, JournalError> {
     let run_at = millis(core.config.lifecycle.run_at);
     let today = now - now.rem_euclid(DAY) + run_at;
     let latest = if today <= now { today } else { today - DAY };
-    let last = core.journal.read(|tx| tx.fact(FACT_LAST))?.and_then(|text| text.parse::<Millis>().ok()).unwrap_or(Millis::MIN);
+    let last = core
+        .journal
+        .read(|tx| tx.fact(FACT_LAST))?
+        .and_then(|text| text.parse::<Millis>().ok())
+        .unwrap_or(Millis::MIN);
     // A mark in the future comes from a clock that went wrong.
     Ok(last < latest || last > now)
 }

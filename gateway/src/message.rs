@@ -249,7 +249,14 @@ impl Message {
     /// Whether the same bytes may be posted again: it is in work, or it failed without the partner's verified word.
     #[must_use]
     pub fn can_be_retried(&self) -> bool {
-        const OPEN: [&str; 6] = ["no-mdn", "not-delivered", "mdn-not-signed", "mdn-signature-invalid", "mdn-mismatch", "redirect"];
+        const OPEN: [&str; 6] = [
+            "no-mdn",
+            "not-delivered",
+            "mdn-not-signed",
+            "mdn-signature-invalid",
+            "mdn-mismatch",
+            "redirect",
+        ];
         let undecided = OPEN.contains(&self.code.as_str()) || self.code.starts_with("http-");
         self.state.is_in_work() || (self.state == State::Failed && undecided && !self.message_id.is_empty())
     }

@@ -54,7 +54,9 @@ pub async fn work(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
     renewal.abort();
     match outcome {
         Err(FlowError::Storage(StorageError::Missing(what))) => {
-            let Some(message) = core.journal.read(|tx| tx.message(&id))? else { return Ok(()) };
+            let Some(message) = core.journal.read(|tx| tx.message(&id))? else {
+                return Ok(());
+            };
             outcome::give_up(core, &job, message, "bytes-missing", &format!("stored bytes {what} are missing")).await
         }
         // Somebody else moved it: an async MDN that was faster, an operator. What they decided stands.
@@ -78,7 +80,13 @@ async fn step(core: &Arc<Core>, job: &Job, message: Message) -> Result<(), FlowE
         return outcome::mdn_is_missing(core, job, message, &partnership).await;
     }
     if message.state == State::Sending && !partnership.partner.detects_duplicates {
-        return outcome::hold(core, job, message, "the server stopped while it was posting, and the partner does not detect duplicates").await;
+        return outcome::hold(
+            core,
+            job,
+            message,
+            "the server stopped while it was posting, and the partner does not detect duplicates",
+        )
+        .await;
     }
     let message = if message.message_id.is_empty() {
         match compose::compose(core, job, message.clone(), &partnership).await? {

@@ -74,13 +74,28 @@ impl Partnership {
     /// # Errors
     /// What is lacking.
     pub fn resolve(objects: &Objects, master: &MasterKey, station: &str, partner: &str, now: Millis) -> Result<Self, Lack> {
-        let station = objects.stations.get(station).ok_or_else(|| Lack::Station(station.to_owned()))?.clone();
+        let station = objects
+            .stations
+            .get(station)
+            .ok_or_else(|| Lack::Station(station.to_owned()))?
+            .clone();
         let account = station.account.clone();
-        let partner = objects.partner(&account, partner).ok_or_else(|| Lack::Partner(partner.to_owned()))?.clone();
+        let partner = objects
+            .partner(&account, partner)
+            .ok_or_else(|| Lack::Partner(partner.to_owned()))?
+            .clone();
         if !partner.trades_with(&station.as2_id) {
-            return Err(Lack::NotAPair { station: station.as2_id, partner: partner.as2_id });
+            return Err(Lack::NotAPair {
+                station: station.as2_id,
+                partner: partner.as2_id,
+            });
         }
-        let resolver = Resolver { objects, master, account: &account, now };
+        let resolver = Resolver {
+            objects,
+            master,
+            account: &account,
+            now,
+        };
         let opened = |auth: &crate::partner::HttpAuth, label: &str| resolver.credentials(auth, label, &partner);
         Ok(Partnership {
             identities: resolver.identities(&station)?,
@@ -116,7 +131,11 @@ impl Resolver<'_> {
 
     /// The certificate that stands for this name now: the newest successor whose time has come.
     fn in_force<'s>(&'s self, name: &'s str) -> Option<&'s Certificate> {
-        let due = |c: &&Certificate| c.active_from.parse::<jiff::Timestamp>().is_ok_and(|t| t.as_millisecond() <= self.now);
+        let due = |c: &&Certificate| {
+            c.active_from
+                .parse::<jiff::Timestamp>()
+                .is_ok_and(|t| t.as_millisecond() <= self.now)
+        };
         let newest = self.successors(name).filter(due).max_by(|a, b| a.active_from.cmp(&b.active_from));
         newest.or_else(|| self.objects.certificate(self.account, name))
     }
@@ -124,7 +143,12 @@ impl Resolver<'_> {
     fn identities(&self, station: &Station) -> Result<Vec<Identity>, Lack> {
         let signer = self.in_force(&station.certificate);
         let of_station = |c: &&Certificate| c.owner == station.as2_id && c.account == self.account && c.sealed_key.is_some();
-        let others = self.objects.certificates.values().filter(of_station).chain(self.named(&station.also_decrypt));
+        let others = self
+            .objects
+            .certificates
+            .values()
+            .filter(of_station)
+            .chain(self.named(&station.also_decrypt));
         let mut names: Vec<&str> = Vec::new();
         let mut identities = Vec::new();
         for certificate in signer.into_iter().chain(others) {
@@ -145,7 +169,9 @@ impl Resolver<'_> {
     fn key(&self, certificate: &Certificate) -> Result<zeroize::Zeroizing<Vec<u8>>, Lack> {
         let sealed = certificate.sealed_key.as_deref().unwrap_or_default();
         let context = Certificate::seal_context(&certificate.account, &certificate.name);
-        self.master.open(&context, sealed).map_err(|e| Lack::Key(format!("key of certificate {}: {e}", certificate.name)))
+        self.master
+            .open(&context, sealed)
+            .map_err(|e| Lack::Key(format!("key of certificate {}: {e}", certificate.name)))
     }
 
     fn signers(&self, partner: &Partner) -> Result<Vec<PinnedCertificate>, Lack> {
@@ -163,7 +189,9 @@ impl Resolver<'_> {
             return Ok(None);
         }
         let name = &partner.client_certificate;
-        let certificate = self.in_force(name).ok_or_else(|| Lack::Key(format!("no client certificate {name}")))?;
+        let certificate = self
+            .in_force(name)
+            .ok_or_else(|| Lack::Key(format!("no client certificate {name}")))?;
         Ok(Some((certificate.der.clone(), self.key(certificate)?)))
     }
 
@@ -187,20 +215,18 @@ pub fn password_context(label: &str, account: &str, partner: &str) -> String {
     format!("{label}/{account}/{partner}")
 }
 
-fn open_password(
-    master: &MasterKey,
-    text: &str,
-    label: &str,
-    account: &str,
-    partner: &str,
-) -> Result<zeroize::Zeroizing<String>, Lack> {
+fn open_password(master: &MasterKey, text: &str, label: &str, account: &str, partner: &str) -> Result<zeroize::Zeroizing<String>, Lack> {
     use base64::Engine as _;
     let Some(sealed) = text.strip_prefix("sealed:") else {
         return Ok(zeroize::Zeroizing::new(text.to_owned()));
     };
     let broken = |why: String| Lack::Key(format!("password of partner {partner}: {why}"));
-    let sealed = base64::engine::general_purpose::STANDARD.decode(sealed).map_err(|e| broken(e.to_string()))?;
-    let plain = master.open(&password_context(label, account, partner), &sealed).map_err(|e| broken(e.to_string()))?;
+    let sealed = base64::engine::general_purpose::STANDARD
+        .decode(sealed)
+        .map_err(|e| broken(e.to_string()))?;
+    let plain = master
+        .open(&password_context(label, account, partner), &sealed)
+        .map_err(|e| broken(e.to_string()))?;
     let text = std::str::from_utf8(&plain).map_err(|e| broken(e.to_string()))?;
     Ok(zeroize::Zeroizing::new(text.to_owned()))
 }

@@ -6,7 +6,9 @@ use as2_core::algorithm::Digest;
 use as2_core::headers::Headers;
 use as2_core::mdn::Mdn;
 use as2_core::mic::Mic;
-use as2_core::receive::{Incoming, Limits, MdnSignature, PartInfo, PayloadSink, Received, ReceivedMdn, Receiver, SecurityPolicy, SinkError};
+use as2_core::receive::{
+    Incoming, Limits, MdnSignature, PartInfo, PayloadSink, Received, ReceivedMdn, Receiver, SecurityPolicy, SinkError,
+};
 
 use crate::clock::{Millis, millis};
 use crate::gateway::Core;
@@ -47,7 +49,13 @@ pub enum Verdict {
     /// It proves delivery.
     Delivered { marks: Vec<String> },
     /// It ends the message. `refused`: verifiably, the partner holds nothing.
-    Failed { code: String, reason: String, hint: String, refused: bool, marks: Vec<String> },
+    Failed {
+        code: String,
+        reason: String,
+        hint: String,
+        refused: bool,
+        marks: Vec<String>,
+    },
     /// A human has to look.
     Held { code: String, reason: String },
     /// It may not change anything; kept and shown as unverified.
@@ -59,7 +67,14 @@ impl Evidence {
     pub(crate) fn note(&self, message: &mut Message, now: Millis) {
         let detail = &mut message.detail;
         detail.mdn_disposition = self.mdn.mdn.disposition.to_string();
-        detail.mdn_text = self.mdn.mdn.text.chars().take(2000).filter(|c| !c.is_control() || *c == '\n').collect();
+        detail.mdn_text = self
+            .mdn
+            .mdn
+            .text
+            .chars()
+            .take(2000)
+            .filter(|c| !c.is_control() || *c == '\n')
+            .collect();
         detail.mdn_at = Some(now);
         detail.mdn_signature = match &self.mdn.signature {
             MdnSignature::None => "unsigned",
@@ -76,8 +91,18 @@ impl Evidence {
         bytes.extend_from_slice(&self.body);
         let staged = Staged::small(bytes);
         let first = message.detail.mdn_at.is_none_or(|at| at == now);
-        let name = if first { format!("{}.mdn", message.id) } else { layout::tagged(&format!("{}.mdn", message.id), &now.to_string()) };
-        let entry = NewEntry::file(Area::RawMdn, layout::mdn_dir(MdnDirection::Incoming).to_owned(), &name, &staged.key, staged.len);
+        let name = if first {
+            format!("{}.mdn", message.id)
+        } else {
+            layout::tagged(&format!("{}.mdn", message.id), &now.to_string())
+        };
+        let entry = NewEntry::file(
+            Area::RawMdn,
+            layout::mdn_dir(MdnDirection::Incoming).to_owned(),
+            &name,
+            &staged.key,
+            staged.len,
+        );
         (entry, (staged.key, staged.inline.unwrap_or_default()))
     }
 }
@@ -98,8 +123,16 @@ impl PayloadSink for NoPayload {
 }
 
 /// Reads bytes as an MDN of this partner; `None` if they are something else.
-pub(crate) async fn read_mdn(core: &Arc<Core>, pair: &Arc<Partnership>, headers: Headers, body: Vec<u8>) -> Result<Option<Evidence>, FlowError> {
-    let permit = Arc::clone(&core.crypto).acquire_owned().await.map_err(|e| FlowError::Internal(e.to_string()))?;
+pub(crate) async fn read_mdn(
+    core: &Arc<Core>,
+    pair: &Arc<Partnership>,
+    headers: Headers,
+    body: Vec<u8>,
+) -> Result<Option<Evidence>, FlowError> {
+    let permit = Arc::clone(&core.crypto)
+        .acquire_owned()
+        .await
+        .map_err(|e| FlowError::Internal(e.to_string()))?;
     let pair = Arc::clone(pair);
     let read = tokio::task::spawn_blocking(move || {
         let mdn = parse(&pair, &headers, &body, &[]);
@@ -111,7 +144,11 @@ pub(crate) async fn read_mdn(core: &Arc<Core>, pair: &Arc<Partnership>, headers:
 
 /// Parses and verifies; policy on content does not apply to an MDN, the pinned certificates do.
 pub(crate) fn parse(pair: &Partnership, headers: &Headers, body: &[u8], also_hash: &[Digest]) -> Option<ReceivedMdn> {
-    let policy = SecurityPolicy { require_signed: false, require_encrypted: false, ..policy(pair) };
+    let policy = SecurityPolicy {
+        require_signed: false,
+        require_encrypted: false,
+        ..policy(pair)
+    };
     let incoming = Incoming {
         headers,
         identities: &pair.identities,
@@ -145,7 +182,13 @@ pub(crate) fn policy(pair: &Partnership) -> SecurityPolicy {
 }
 
 /// Judges an MDN against the message that it answers (as2.md §5.4, reference README points 3 and 4).
-pub(crate) async fn verdict(core: &Arc<Core>, message: &Message, pair: &Arc<Partnership>, evidence: &Evidence, timing: Timing) -> Result<Verdict, FlowError> {
+pub(crate) async fn verdict(
+    core: &Arc<Core>,
+    message: &Message,
+    pair: &Arc<Partnership>,
+    evidence: &Evidence,
+    timing: Timing,
+) -> Result<Verdict, FlowError> {
     let mdn = &evidence.mdn.mdn;
     if let Some(verdict) = wrong_message(message, mdn, evidence, timing) {
         return Ok(verdict);
@@ -168,10 +211,18 @@ pub(crate) async fn verdict(core: &Arc<Core>, message: &Message, pair: &Arc<Part
 fn wrong_message(message: &Message, mdn: &Mdn, evidence: &Evidence, timing: Timing) -> Option<Verdict> {
     let bare = |text: &str| text.trim().trim_start_matches('<').trim_end_matches('>').to_owned();
     if bare(&mdn.original_message_id) != bare(&message.message_id) {
-        let reason = format!("the MDN answers {} instead of this message", mdn.original_message_id.escape_default());
+        let reason = format!(
+            "the MDN answers {} instead of this message",
+            mdn.original_message_id.escape_default()
+        );
         return Some(not_ours(timing, "mdn-mismatch", reason));
     }
-    let name = |field: &str| evidence.headers.get(field).map(|v| as2_core::id::As2Id::from_header(v.as_bytes()).map(|id| id.as_str().to_owned()));
+    let name = |field: &str| {
+        evidence
+            .headers
+            .get(field)
+            .map(|v| as2_core::id::As2Id::from_header(v.as_bytes()).map(|id| id.as_str().to_owned()))
+    };
     let (from, to) = (name("AS2-From"), name("AS2-To"));
     let fits = |found: &Option<Result<String, as2_core::Error>>, wanted: &str| match found {
         Some(Ok(id)) => id == wanted,
@@ -180,7 +231,11 @@ fn wrong_message(message: &Message, mdn: &Mdn, evidence: &Evidence, timing: Timi
         None => timing == Timing::InAnswer || matches!(evidence.mdn.signature, MdnSignature::Verified { .. }),
     };
     if !fits(&from, &message.partner) || !fits(&to, &message.station) {
-        return Some(not_ours(timing, "mdn-mismatch", "the MDN's AS2-From and AS2-To are not the swapped pair".to_owned()));
+        return Some(not_ours(
+            timing,
+            "mdn-mismatch",
+            "the MDN's AS2-From and AS2-To are not the swapped pair".to_owned(),
+        ));
     }
     None
 }
@@ -194,7 +249,10 @@ fn not_ours(timing: Timing, code: &str, reason: String) -> Verdict {
             refused: false,
             marks: Vec::new(),
         },
-        Timing::Async => Verdict::Nothing { code: code.to_owned(), reason },
+        Timing::Async => Verdict::Nothing {
+            code: code.to_owned(),
+            reason,
+        },
     }
 }
 
@@ -218,7 +276,10 @@ fn signature_lacking(message: &Message, evidence: &Evidence, timing: Timing, pos
             refused: false,
             marks: Vec::new(),
         }),
-        Timing::Async => Some(Verdict::Nothing { code: "mdn-unverified".to_owned(), reason: trouble }),
+        Timing::Async => Some(Verdict::Nothing {
+            code: "mdn-unverified".to_owned(),
+            reason: trouble,
+        }),
     }
 }
 
@@ -269,24 +330,36 @@ fn candidates(message: &Message) -> Vec<Mic> {
 async fn check_mic(core: &Arc<Core>, message: &Message, pair: &Arc<Partnership>, mdn: &Mdn) -> Result<Verdict, FlowError> {
     let Some(mic) = &mdn.mic else {
         if pair.partner.strict_mic {
-            return Ok(mic_failure("mic-missing", "the MDN carries no MIC, and the partner is set to strict".to_owned()));
+            return Ok(mic_failure(
+                "mic-missing",
+                "the MDN carries no MIC, and the partner is set to strict".to_owned(),
+            ));
         }
         // COMPAT(pyas2, OpenAS2): no MIC for unsigned messages or without micalg (as2.md Q9).
-        return Ok(Verdict::Delivered { marks: vec!["no MIC".to_owned()] });
+        return Ok(Verdict::Delivered {
+            marks: vec!["no MIC".to_owned()],
+        });
     };
     if candidates(message).contains(mic) {
         let weak = matches!(mic.digest, Digest::Sha1 | Digest::Md5);
-        return Ok(Verdict::Delivered { marks: if weak { vec![mic.digest.name().to_uppercase()] } else { Vec::new() } });
+        return Ok(Verdict::Delivered {
+            marks: if weak { vec![mic.digest.name().to_uppercase()] } else { Vec::new() },
+        });
     }
     // The MDN may name an algorithm that was not computed while packaging; then it is computed now.
     let known = candidates(message).iter().any(|c| c.digest == mic.digest);
     if !known {
         let computed = crate::outbox::mic_with(core, message, pair, mic.digest).await?;
         if computed.contains(mic) {
-            return Ok(Verdict::Delivered { marks: vec![format!("MIC by {}", mic.digest.name())] });
+            return Ok(Verdict::Delivered {
+                marks: vec![format!("MIC by {}", mic.digest.name())],
+            });
         }
     }
-    Ok(mic_failure("mic-mismatch", format!("the partner's MIC {mic} is not ours, {}", message.detail.mic)))
+    Ok(mic_failure(
+        "mic-mismatch",
+        format!("the partner's MIC {mic} is not ours, {}", message.detail.mic),
+    ))
 }
 
 fn mic_failure(code: &str, reason: String) -> Verdict {
@@ -301,12 +374,24 @@ fn mic_failure(code: &str, reason: String) -> Verdict {
 
 /// Takes an MDN that a partner posted. Whatever it is, the partner gets a 2xx once this returns.
 pub(crate) async fn take_async(core: &Arc<Core>, pair: &Arc<Partnership>, evidence: Evidence) -> Result<(), FlowError> {
-    let bare = evidence.mdn.mdn.original_message_id.trim().trim_start_matches('<').trim_end_matches('>').to_owned();
+    let bare = evidence
+        .mdn
+        .mdn
+        .original_message_id
+        .trim()
+        .trim_start_matches('<')
+        .trim_end_matches('>')
+        .to_owned();
     let found = core.journal.read(|tx| tx.sent_by_message_id(&bare))?;
     let ours = |m: &&Message| m.station == pair.station.as2_id && m.partner == pair.partner.as2_id;
     let Some(message) = found.iter().find(ours).cloned() else {
         // Nobody may find out which Message-IDs exist (security.md §4).
-        tracing::warn!(station = pair.station.as2_id, partner = pair.partner.as2_id, message_id = bare, "MDN for an unknown message ignored");
+        tracing::warn!(
+            station = pair.station.as2_id,
+            partner = pair.partner.as2_id,
+            message_id = bare,
+            "MDN for an unknown message ignored"
+        );
         return Ok(());
     };
     let verdict = verdict(core, &message, pair, &evidence, Timing::Async).await?;
@@ -329,7 +414,13 @@ async fn apply(core: &Arc<Core>, message: Message, verdict: Verdict, evidence: E
             message.updated = now;
             outbox::finish(message, State::Delivered, Some(evidence), &open, now)
         }
-        Verdict::Failed { code, reason, hint, refused, marks } => {
+        Verdict::Failed {
+            code,
+            reason,
+            hint,
+            refused,
+            marks,
+        } => {
             let mut message = message;
             (message.code, message.reason, message.detail.hint) = (code, reason, hint);
             message.detail.marks.extend(marks);
@@ -366,7 +457,13 @@ fn evidence_only(message: Message, evidence: Evidence, now: Millis, event: &'sta
 }
 
 /// A valid positive MDN after the wait had ended: the file moves from `failed` to `outbox`.
-async fn deliver_late(core: &Arc<Core>, mut message: Message, marks: Vec<String>, evidence: Evidence, now: Millis) -> Result<(), FlowError> {
+async fn deliver_late(
+    core: &Arc<Core>,
+    mut message: Message,
+    marks: Vec<String>,
+    evidence: Evidence,
+    now: Millis,
+) -> Result<(), FlowError> {
     let shelf = |tray| layout::shelf(Area::Files, &message.station, &message.partner, tray);
     let (from, to) = (shelf(layout::Tray::Failed), shelf(layout::Tray::Outbox));
     let (from_dir, to_dir) = (format!("{from}/{}", message.id), format!("{to}/{}", message.id));
@@ -377,7 +474,12 @@ async fn deliver_late(core: &Arc<Core>, mut message: Message, marks: Vec<String>
         Ok::<_, crate::storage::StorageError>(())
     });
     published.await.map_err(|e| FlowError::Internal(e.to_string()))??;
-    let entries: Vec<_> = core.journal.read(|tx| tx.entries_of(message.id.as_str()))?.into_iter().filter(|e| e.parent == from_dir).collect();
+    let entries: Vec<_> = core
+        .journal
+        .read(|tx| tx.entries_of(message.id.as_str()))?
+        .into_iter()
+        .filter(|e| e.parent == from_dir)
+        .collect();
     for entry in &entries {
         core.storage.link_into(entry, &to_dir)?;
     }
@@ -405,15 +507,26 @@ async fn deliver_late(core: &Arc<Core>, mut message: Message, marks: Vec<String>
 /// Ours only; the partner's answers are outcomes.
 pub async fn post_mdn(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
     let id = job.message.clone();
-    let Some(message) = core.journal.read(|tx| tx.message(&id))? else { return end(core, job).await };
-    let Some((headers, body)) = core.journal.read(|tx| tx.stored_mdn(&message))? else { return end(core, job).await };
+    let Some(message) = core.journal.read(|tx| tx.message(&id))? else {
+        return end(core, job).await;
+    };
+    let Some((headers, body)) = core.journal.read(|tx| tx.stored_mdn(&message))? else {
+        return end(core, job).await;
+    };
     let pair = match core.partnership(&message.station, &message.partner) {
         Ok(pair) => pair,
         Err(lack) => return later(core, &job, message, &lack.to_string()).await,
     };
     let url = message.detail.mdn_url.clone();
     if !destination_allowed(&pair, &url) {
-        return give_up(core, message, "mdn-destination-denied", format!("destination {url} is not among the partner's origins"), "mdn.held").await;
+        return give_up(
+            core,
+            message,
+            "mdn-destination-denied",
+            format!("destination {url} is not among the partner's origins"),
+            "mdn.held",
+        )
+        .await;
     }
     let headers = Headers::parse(headers.as_bytes()).map_err(|e| FlowError::Internal(e.to_string()))?;
     let mut target = outbox::target(core, &pair, &url);
@@ -505,7 +618,14 @@ mod tests {
     #[test]
     fn origins_are_compared_whole() {
         assert!(same_origin("https://a.example/as2", "HTTPS://A.example:443/mdn?x=1"));
-        for other in ["http://a.example/", "https://b.example/", "https://a.example:444/", "https://x@a.example/", "file:///etc", "gopher://a.example/"] {
+        for other in [
+            "http://a.example/",
+            "https://b.example/",
+            "https://a.example:444/",
+            "https://x@a.example/",
+            "file:///etc",
+            "gopher://a.example/",
+        ] {
             assert!(!same_origin("https://a.example/as2", other), "{other}");
         }
     }

@@ -57,14 +57,25 @@ impl Logins {
     /// For this gateway.
     #[must_use]
     pub fn new(core: Arc<Core>) -> Self {
-        Logins { core, desk: Arc::default(), trail: Arc::default(), clocks: Clocks::default(), sessions: Mutex::default(), failures: Mutex::default() }
+        Logins {
+            core,
+            desk: Arc::default(),
+            trail: Arc::default(),
+            clocks: Clocks::default(),
+            sessions: Mutex::default(),
+            failures: Mutex::default(),
+        }
     }
 
     /// Ends the sessions of users and keys that lost their right meanwhile.
     pub fn end_revoked(&self, front: &sftp_front::Server) {
         let revoked: Vec<u64> = {
             let sessions = locked(&self.sessions);
-            sessions.iter().filter(|(_, login)| self.allowed(&login.user, &login.key, login.peer).is_none()).map(|(id, _)| *id).collect()
+            sessions
+                .iter()
+                .filter(|(_, login)| self.allowed(&login.user, &login.key, login.peer).is_none())
+                .map(|(id, _)| *id)
+                .collect()
         };
         if !revoked.is_empty() {
             front.end_sessions(&|session| revoked.contains(&session.id));
@@ -77,11 +88,14 @@ impl Logins {
         let user = objects.user(name).filter(|user| user.name == name && user.enabled);
         let now = self.core.clock.now() / 1000;
         // An unknown user costs the same work: one key is parsed and compared.
-        let nobody = [String::from("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")];
+        let nobody = [String::from(
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+        )];
         let lines = user.map_or(&nobody[..], |user| &user.keys[..]);
-        let fits = lines.iter().flat_map(|line| keystore::ssh::parse_public(line).unwrap_or_default()).any(|known| {
-            known.line == key && known.options.allows(peer) && known.options.is_current(now)
-        });
+        let fits = lines
+            .iter()
+            .flat_map(|line| keystore::ssh::parse_public(line).unwrap_or_default())
+            .any(|known| known.line == key && known.options.allows(peer) && known.options.is_current(now));
         let user = user.filter(|_| fits)?;
         let current = user.expires.is_empty() || user.expires.parse::<jiff::Timestamp>().is_ok_and(|end| end.as_second() > now);
         let place = user.allowed_ips.is_empty() || user.allowed_ips.iter().any(|block| in_block(block, peer));
@@ -89,18 +103,32 @@ impl Logins {
     }
 
     fn is_shut(&self, peer: IpAddr) -> bool {
-        locked(&self.failures).get(&peer).and_then(|failures| failures.shut_until).is_some_and(|until| until > Instant::now())
+        locked(&self.failures)
+            .get(&peer)
+            .and_then(|failures| failures.shut_until)
+            .is_some_and(|until| until > Instant::now())
     }
 
     /// A login in the log, the metrics and the journal.
     fn record(&self, kind: &'static str, user: &str, facts: serde_json::Value) {
         let account = self.core.objects().user(user).map(|user| user.account.clone()).unwrap_or_default();
-        let (user, now) = (user.chars().take(crate::user::MAX_USER_NAME).collect::<String>(), self.core.clock.now());
+        let (user, now) = (
+            user.chars().take(crate::user::MAX_USER_NAME).collect::<String>(),
+            self.core.clock.now(),
+        );
         // What the user did before stands before.
         let deeds = self.trail.take();
         let event = move |tx: &crate::journal::Tx<'_>| {
             deeds.map_or(Ok(()), |deeds| deeds.record(tx))?;
-            tx.record(&NewEvent { account: &account, kind, subject: &user, facts }, now)
+            tx.record(
+                &NewEvent {
+                    account: &account,
+                    kind,
+                    subject: &user,
+                    facts,
+                },
+                now,
+            )
         };
         if let Err(error) = self.core.journal.write_blocking(event) {
             tracing::error!(%error, "cannot record a login");
@@ -114,8 +142,14 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Whether an address lies in `10.0.0.0/8`, `2001:db8::/32` or is the one that stands there.
 fn in_block(block: &str, address: IpAddr) -> bool {
-    let (net, bits) = block.split_once('/').map_or((block, None), |(net, bits)| (net, bits.parse::<u32>().ok()));
-    let bits = if block.contains('/') && bits.is_none() { return false } else { bits };
+    let (net, bits) = block
+        .split_once('/')
+        .map_or((block, None), |(net, bits)| (net, bits.parse::<u32>().ok()));
+    let bits = if block.contains('/') && bits.is_none() {
+        return false;
+    } else {
+        bits
+    };
     match (net.parse::<IpAddr>().map(|net| net.to_canonical()), address.to_canonical()) {
         (Ok(IpAddr::V4(net)), IpAddr::V4(address)) => {
             let shift = 32u32.saturating_sub(bits.unwrap_or(32));
@@ -135,7 +169,12 @@ impl Authenticator for Logins {
     }
 
     fn is_proxy(&self, addr: SocketAddr) -> bool {
-        self.core.config.sftp.proxy_protocol_from.iter().any(|block| in_block(block, addr.ip()))
+        self.core
+            .config
+            .sftp
+            .proxy_protocol_from
+            .iter()
+            .any(|block| in_block(block, addr.ip()))
     }
 
     fn public_key(&self, user: &str, key: &PublicKey, peer: &Peer) -> bool {
@@ -148,9 +187,15 @@ impl Authenticator for Logins {
 
     fn login(&self, user: &str, key: &PublicKey, peer: &Peer, session: u64) -> Result<Arc<dyn Tree>, Refused> {
         let address = peer.addr.ip();
-        let found = self.allowed(user, &key.openssh, address).ok_or_else(|| Refused("the key lost its right meanwhile".to_owned()))?;
+        let found = self
+            .allowed(user, &key.openssh, address)
+            .ok_or_else(|| Refused("the key lost its right meanwhile".to_owned()))?;
         locked(&self.failures).remove(&address);
-        let login = Login { user: user.to_owned(), key: key.openssh.clone(), peer: address };
+        let login = Login {
+            user: user.to_owned(),
+            key: key.openssh.clone(),
+            peer: address,
+        };
         {
             let mut sessions = locked(&self.sessions);
             let mine = sessions.values().filter(|login| login.user == user).count();
@@ -162,8 +207,16 @@ impl Authenticator for Logins {
         self.desk.begin(session);
         self.core.metrics.sftp_login("ok");
         tracing::info!(user, peer = %peer.addr, client = peer.client, session, "sftp login");
-        self.record("user.login", user, serde_json::json!({ "peer": peer.addr.to_string(), "client": peer.client, "session": session }));
-        let tools = tree::Tools { desk: Arc::clone(&self.desk), trail: Arc::clone(&self.trail), pace: self.clocks.of(user) };
+        self.record(
+            "user.login",
+            user,
+            serde_json::json!({ "peer": peer.addr.to_string(), "client": peer.client, "session": session }),
+        );
+        let tools = tree::Tools {
+            desk: Arc::clone(&self.desk),
+            trail: Arc::clone(&self.trail),
+            pace: self.clocks.of(user),
+        };
         Ok(Arc::new(As2Tree::new(Arc::clone(&self.core), tools, &found, session)))
     }
 
@@ -174,10 +227,18 @@ impl Authenticator for Logins {
             if failures.len() >= MAX_COUNTED {
                 failures.retain(|_, f| f.since.elapsed() < ban.within || f.shut_until.is_some_and(|until| until > Instant::now()));
             }
-            let fresh = Failures { count: 0, since: Instant::now(), shut_until: None };
+            let fresh = Failures {
+                count: 0,
+                since: Instant::now(),
+                shut_until: None,
+            };
             let mine = failures.entry(peer.addr.ip()).or_insert(fresh);
             if mine.since.elapsed() > ban.within {
-                *mine = Failures { count: 0, since: Instant::now(), shut_until: None };
+                *mine = Failures {
+                    count: 0,
+                    since: Instant::now(),
+                    shut_until: None,
+                };
             }
             mine.count += 1;
             let shut = ban.failures > 0 && mine.count >= ban.failures;
@@ -188,7 +249,11 @@ impl Authenticator for Logins {
         };
         self.core.metrics.sftp_login("failed");
         tracing::warn!(user = %user.escape_default(), peer = %peer.addr, client = peer.client, shut, "sftp login failed");
-        self.record("user.login_failed", user, serde_json::json!({ "peer": peer.addr.to_string(), "shut": shut }));
+        self.record(
+            "user.login_failed",
+            user,
+            serde_json::json!({ "peer": peer.addr.to_string(), "shut": shut }),
+        );
     }
 
     fn logout(&self, session: u64, user: &str, reason: &str, bytes_in: u64, bytes_out: u64) {
@@ -197,7 +262,11 @@ impl Authenticator for Logins {
         self.core.metrics.sftp_bytes("in", bytes_in);
         self.core.metrics.sftp_bytes("out", bytes_out);
         tracing::info!(user, session, reason, bytes_in, bytes_out, "sftp logout");
-        self.record("user.logout", user, serde_json::json!({ "session": session, "reason": reason, "bytes_in": bytes_in, "bytes_out": bytes_out }));
+        self.record(
+            "user.logout",
+            user,
+            serde_json::json!({ "session": session, "reason": reason, "bytes_in": bytes_in, "bytes_out": bytes_out }),
+        );
     }
 }
 
@@ -254,10 +323,22 @@ mod tests {
     #[test]
     fn blocks_hold_addresses() {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap_or(IpAddr::from([0, 0, 0, 0]));
-        for (block, address) in [("10.0.0.0/8", "10.9.8.7"), ("192.0.2.1", "192.0.2.1"), ("0.0.0.0/0", "1.2.3.4"), ("2001:db8::/32", "2001:db8::9"), ("10.0.0.0/8", "::ffff:10.1.1.1")] {
+        for (block, address) in [
+            ("10.0.0.0/8", "10.9.8.7"),
+            ("192.0.2.1", "192.0.2.1"),
+            ("0.0.0.0/0", "1.2.3.4"),
+            ("2001:db8::/32", "2001:db8::9"),
+            ("10.0.0.0/8", "::ffff:10.1.1.1"),
+        ] {
             assert!(in_block(block, ip(address)), "{block} {address}");
         }
-        for (block, address) in [("10.0.0.0/8", "11.0.0.1"), ("192.0.2.1", "192.0.2.2"), ("10.0.0.0/x", "10.0.0.1"), ("nonsense", "10.0.0.1"), ("10.0.0.0/8", "2001:db8::9")] {
+        for (block, address) in [
+            ("10.0.0.0/8", "11.0.0.1"),
+            ("192.0.2.1", "192.0.2.2"),
+            ("10.0.0.0/x", "10.0.0.1"),
+            ("nonsense", "10.0.0.1"),
+            ("10.0.0.0/8", "2001:db8::9"),
+        ] {
             assert!(!in_block(block, ip(address)), "{block} {address}");
         }
     }

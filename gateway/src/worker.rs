@@ -33,7 +33,9 @@ pub async fn run(core: Arc<Core>, wake: Arc<Notify>, mut stop: watch::Receiver<b
             Ok(jobs) => {
                 let found = jobs.len();
                 for job in jobs {
-                    let Ok(permit) = Arc::clone(&room).acquire_owned().await else { break };
+                    let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
+                        break;
+                    };
                     let core = Arc::clone(&core);
                     let wake = Arc::clone(&wake);
                     running.spawn(async move {
@@ -81,7 +83,10 @@ async fn claim(core: &Arc<Core>, limit: usize) -> crate::journal::Result<Vec<Job
     let jobs = core.journal.write(move |tx| {
         tx.claim_jobs(&kinds, &owner, now, limit, &|account, lane, kind| match kind {
             JobKind::Send => lane_of(&objects, account, lane),
-            JobKind::Receive | JobKind::Mdn => Lane { width: u32::MAX, in_order: false },
+            JobKind::Receive | JobKind::Mdn => Lane {
+                width: u32::MAX,
+                in_order: false,
+            },
         })
     });
     jobs.await
@@ -92,7 +97,10 @@ fn lane_of(objects: &crate::journal::Objects, account: &str, lane: &str) -> Lane
     let partner = lane.split_once('\n').and_then(|(_, partner)| objects.partner(account, partner));
     match partner {
         Some(partner) if partner.in_order => Lane { width: 1, in_order: true },
-        Some(partner) => Lane { width: partner.max_parallel.max(1), in_order: false },
+        Some(partner) => Lane {
+            width: partner.max_parallel.max(1),
+            in_order: false,
+        },
         None => Lane { width: 1, in_order: false },
     }
 }

@@ -74,9 +74,9 @@ fn read(input: &[u8], depth: usize) -> Option<Element<'_>> {
         0..0x80 => cut(input, header, tag, usize::from(length)),
         _ => {
             let digits = rest.get(..usize::from(length & 0x7f))?;
-            let bytes = digits.iter().try_fold(0usize, |sum, digit| {
-                sum.checked_mul(256)?.checked_add(usize::from(*digit))
-            })?;
+            let bytes = digits
+                .iter()
+                .try_fold(0usize, |sum, digit| sum.checked_mul(256)?.checked_add(usize::from(*digit)))?;
             cut(input, header.checked_add(digits.len())?, tag, bytes)
         }
     }
@@ -156,9 +156,9 @@ pub(crate) fn octets(element: &Element<'_>) -> Option<Vec<u8>> {
 }
 
 fn unsigned(content: &[u8]) -> u64 {
-    content.iter().fold(0u64, |sum, digit| {
-        sum.saturating_mul(256).saturating_add(u64::from(*digit))
-    })
+    content
+        .iter()
+        .fold(0u64, |sum, digit| sum.saturating_mul(256).saturating_add(u64::from(*digit)))
 }
 
 /// A value in DER of the given parts.

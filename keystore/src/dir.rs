@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use crate::info::CertInfo;
 use crate::error::{Error, Result};
+use crate::info::CertInfo;
 use crate::secret::MasterKey;
 use crate::{jks, pkcs12};
 
@@ -107,23 +107,19 @@ impl Stores {
         let mut left_out = Vec::new();
         // All in memory before the first is on disk: an error leaves the old three untouched.
         let files = [
-            (
-                IDENTITY_FILE,
-                format.store(identity, &[], &passwords.identity, &mut left_out)?,
-            ),
-            (
-                TRUST_FILE,
-                format.store(&[], trust, &passwords.trust, &mut left_out)?,
-            ),
-            (
-                HTTPS_FILE,
-                format.store(https, &[], &passwords.https, &mut left_out)?,
-            ),
+            (IDENTITY_FILE, format.store(identity, &[], &passwords.identity, &mut left_out)?),
+            (TRUST_FILE, format.store(&[], trust, &passwords.trust, &mut left_out)?),
+            (HTTPS_FILE, format.store(https, &[], &passwords.https, &mut left_out)?),
         ];
         self.make_dir()?;
         // Commands run side by side; one after the other they write whole stores.
         let lock = self.dir.join(".lock");
-        let locked = OpenOptions::new().create(true).truncate(false).write(true).open(&lock).and_then(|file| file.lock().map(|()| file));
+        let locked = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock)
+            .and_then(|file| file.lock().map(|()| file));
         let _locked = locked.map_err(Error::io("lock", &lock))?;
         for (name, bytes) in &files {
             self.replace(name, bytes)?;
@@ -133,10 +129,7 @@ impl Stores {
     }
 
     fn make_dir(&self) -> Result<()> {
-        let made = DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.dir);
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.dir);
         made.and_then(|()| fs::set_permissions(&self.dir, Permissions::from_mode(0o700)))
             .map_err(Error::io("make the directory", &self.dir))
     }
@@ -168,18 +161,8 @@ impl Stores {
 }
 
 impl StoreFormat {
-    fn store(
-        self,
-        keys: &[StoreEntry],
-        trusted: &[TrustEntry],
-        password: &str,
-        left_out: &mut Vec<String>,
-    ) -> Result<Zeroizing<Vec<u8>>> {
-        check_aliases(
-            keys.iter()
-                .map(|k| &k.alias)
-                .chain(trusted.iter().map(|t| &t.alias)),
-        )?;
+    fn store(self, keys: &[StoreEntry], trusted: &[TrustEntry], password: &str, left_out: &mut Vec<String>) -> Result<Zeroizing<Vec<u8>>> {
+        check_aliases(keys.iter().map(|k| &k.alias).chain(trusted.iter().map(|t| &t.alias)))?;
         let (trusted, odd): (Vec<_>, Vec<_>) = trusted.iter().partition(|entry| java_reads(&entry.certificate));
         left_out.extend(odd.into_iter().map(|entry| entry.alias.clone()));
         match self {
@@ -195,11 +178,7 @@ fn java_reads(certificate: &[u8]) -> bool {
     CertInfo::from_der(certificate).is_ok_and(|info| !info.issuer.is_empty())
 }
 
-fn pkcs12_store(
-    keys: &[StoreEntry],
-    trusted: &[&TrustEntry],
-    password: &str,
-) -> Result<Vec<u8>> {
+fn pkcs12_store(keys: &[StoreEntry], trusted: &[&TrustEntry], password: &str) -> Result<Vec<u8>> {
     let mut store = pkcs12::Writer::new();
     for entry in keys {
         store.add_key(&entry.alias, &entry.pkcs8, &entry.chain)?;

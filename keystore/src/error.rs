@@ -60,17 +60,13 @@ pub enum Error {
         limit: usize,
     },
     /// No format was recognised.
-    #[error(
-        "neither certificate nor key in a known format; give PEM, DER, P7B, PKCS#12 (.p12, .pfx) or JKS"
-    )]
+    #[error("neither certificate nor key in a known format; give PEM, DER, P7B, PKCS#12 (.p12, .pfx) or JKS")]
     UnknownFormat,
     /// It is encrypted and no passphrase was given.
     #[error("the {0} is protected by a passphrase; give the passphrase too")]
     PassphraseNeeded(Format),
     /// The passphrase does not open it.
-    #[error(
-        "wrong passphrase for the {0}, or the file is damaged; check the passphrase or export the file again"
-    )]
+    #[error("wrong passphrase for the {0}, or the file is damaged; check the passphrase or export the file again")]
     WrongPassphrase(Format),
     /// The passphrase cannot be used for what is to be written.
     #[error("unusable passphrase: {0}")]
@@ -84,9 +80,7 @@ pub enum Error {
         why: String,
     },
     /// It parses and holds nothing of use.
-    #[error(
-        "the {0} holds neither a certificate nor a private key; export it with the certificate"
-    )]
+    #[error("the {0} holds neither a certificate nor a private key; export it with the certificate")]
     NothingInside(Format),
     /// A store of several keys, where one is wanted.
     #[error("the {format} holds several private keys ({aliases}); say which one by its alias")]
@@ -107,9 +101,7 @@ pub enum Error {
         aliases: String,
     },
     /// A private key came where a certificate is wanted.
-    #[error(
-        "this is a private key without its certificate; give the certificate (.cer, .crt, .pem), or a file with both"
-    )]
+    #[error("this is a private key without its certificate; give the certificate (.cer, .crt, .pem), or a file with both")]
     KeyWithoutCertificate,
     /// A certificate came where a key pair is wanted.
     #[error(
@@ -117,9 +109,7 @@ pub enum Error {
     )]
     CertificateWithoutKey,
     /// The private key is of no certificate in the file.
-    #[error(
-        "the private key in the {0} belongs to none of its certificates; give the key and certificate that were made together"
-    )]
+    #[error("the private key in the {0} belongs to none of its certificates; give the key and certificate that were made together")]
     KeyMismatch(Format),
     /// An SSH private key came where a public key is wanted.
     #[error("this is a private key; give the public half (the .pub file)")]
@@ -206,15 +196,8 @@ impl Error {
         }
     }
 
-    pub(crate) fn io(
-        action: &'static str,
-        path: impl Into<PathBuf>,
-    ) -> impl FnOnce(std::io::Error) -> Self {
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
-        move |source| Error::Io {
-            action,
-            path,
-            source,
-        }
+        move |source| Error::Io { action, path, source }
     }
 }

@@ -36,20 +36,11 @@ pub(crate) fn wrap(text: &mut String, body: &str, width: usize) {
 }
 
 /// A PKCS#12 file of one key and its chain (leaf first) under a person's password.
-pub fn pkcs12(
-    alias: &str,
-    pkcs8: &[u8],
-    chain: &[Vec<u8>],
-    password: &str,
-) -> Result<Zeroizing<Vec<u8>>> {
+pub fn pkcs12(alias: &str, pkcs8: &[u8], chain: &[Vec<u8>], password: &str) -> Result<Zeroizing<Vec<u8>>> {
     if password.is_empty() {
-        return Err(Error::BadPassphrase(
-            "it is empty; choose one for the exported key",
-        ));
+        return Err(Error::BadPassphrase("it is empty; choose one for the exported key"));
     }
     let mut store = crate::pkcs12::Writer::new();
     store.add_key(alias, pkcs8, chain)?;
-    store
-        .write(password, PERSONAL_ITERATIONS)
-        .map(Zeroizing::new)
+    store.write(password, PERSONAL_ITERATIONS).map(Zeroizing::new)
 }

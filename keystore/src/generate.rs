@@ -112,9 +112,7 @@ impl FromStr for KeySpec {
             text.strip_prefix("ec").map(str::to_owned).unwrap_or(text)
         };
         let wanted = plain(text);
-        let found = Self::ALL
-            .into_iter()
-            .find(|spec| plain(spec.name()) == wanted);
+        let found = Self::ALL.into_iter().find(|spec| plain(spec.name()) == wanted);
         found.ok_or_else(|| {
             Error::Unsupported(format!(
                 "no key type {text:?}; give rsa-2048, rsa-3072, rsa-4096, ec-p256, ec-p384 or ec-p521"
@@ -148,18 +146,14 @@ pub struct KeyPair {
 pub fn identity(spec: KeySpec, subject: &Subject, now: i64, days: u32) -> Result<KeyPair> {
     check(subject)?;
     if days == 0 || days > MAX_DAYS {
-        return Err(Error::BadSubject(format!(
-            "a validity of {days} days; give 1 to {MAX_DAYS}"
-        )));
+        return Err(Error::BadSubject(format!("a validity of {days} days; give 1 to {MAX_DAYS}")));
     }
     let key = spec.generate().map_err(Error::crypto("make a key"))?;
     let serial = serial_number()?;
     let certificate = certificate(spec, subject, &key, &serial, now, days)
         .and_then(|certificate| certificate.to_der())
         .map_err(Error::crypto("make a certificate"))?;
-    let pkcs8 = key
-        .private_key_to_pkcs8()
-        .map_err(Error::crypto("write a key"))?;
+    let pkcs8 = key.private_key_to_pkcs8().map_err(Error::crypto("write a key"))?;
     Ok(KeyPair {
         pkcs8: Zeroizing::new(pkcs8),
         certificate,
@@ -179,21 +173,13 @@ fn check(subject: &Subject) -> Result<()> {
     for (name, value, limit) in fields {
         let Some(value) = value else { continue };
         if value.chars().count() > limit {
-            return bad(format!(
-                "the {name} is longer than {limit} characters; shorten it"
-            ));
+            return bad(format!("the {name} is longer than {limit} characters; shorten it"));
         }
         if value.is_empty() || value.chars().any(char::is_control) {
-            return bad(format!(
-                "the {name} is empty or has control characters in it"
-            ));
+            return bad(format!("the {name} is empty or has control characters in it"));
         }
     }
-    if subject
-        .email
-        .as_ref()
-        .is_some_and(|e| !e.is_ascii() || !e.contains('@'))
-    {
+    if subject.email.as_ref().is_some_and(|e| !e.is_ascii() || !e.contains('@')) {
         return bad("the mail address is not one in plain ASCII, like as2@example.com".into());
     }
     match &subject.country {
@@ -214,14 +200,7 @@ fn serial_number() -> Result<[u8; SERIAL_BYTES]> {
     Ok(serial)
 }
 
-fn certificate(
-    spec: KeySpec,
-    subject: &Subject,
-    key: &PKey<Private>,
-    serial: &[u8],
-    now: i64,
-    days: u32,
-) -> Result<X509, ErrorStack> {
+fn certificate(spec: KeySpec, subject: &Subject, key: &PKey<Private>, serial: &[u8], now: i64, days: u32) -> Result<X509, ErrorStack> {
     let name = name(subject)?;
     let from = now.saturating_sub(BACKDATED_SECONDS);
     let until = now.saturating_add(i64::from(days) * SECONDS_PER_DAY);
@@ -268,12 +247,7 @@ fn alt_name(cn: &str) -> Option<SubjectAlternativeName> {
         name.ip(cn);
         return Some(name);
     }
-    let label = |label: &str| {
-        !label.is_empty()
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
-    };
+    let label = |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     let host = cn == "localhost" || cn.contains('.') && cn.split('.').all(label);
     host.then(|| {
         name.dns(cn);

@@ -90,9 +90,7 @@ fn read(bytes: &[u8], passphrase: Option<&str>) -> Result<Found> {
 pub(crate) fn check_passphrase(passphrase: Option<&str>) -> Result<()> {
     match passphrase {
         Some(p) if p.contains('\0') => Err(Error::BadPassphrase("it has a NUL character in it")),
-        Some(p) if p.len() > MAX_PASSPHRASE_BYTES => {
-            Err(Error::BadPassphrase("it is longer than 1000 bytes"))
-        }
+        Some(p) if p.len() > MAX_PASSPHRASE_BYTES => Err(Error::BadPassphrase("it is longer than 1000 bytes")),
         _ => Ok(()),
     }
 }
@@ -110,10 +108,7 @@ fn read_text(bytes: &[u8], passphrase: Option<&str>) -> Result<Found> {
     for block in blocks {
         read_block(&block, passphrase, &mut found)?;
         if found.len() > MAX_ENTRIES {
-            return Err(Error::broken(
-                Format::Pem,
-                format!("it has more than {MAX_ENTRIES} entries"),
-            ));
+            return Err(Error::broken(Format::Pem, format!("it has more than {MAX_ENTRIES} entries")));
         }
     }
     Ok(found)
@@ -133,15 +128,12 @@ fn read_block(block: &Block<'_>, passphrase: Option<&str>, found: &mut Found) ->
         // TRUSTED CERTIFICATE has openssl's notes behind the certificate.
         "CERTIFICATE" | "X509 CERTIFICATE" | "TRUSTED CERTIFICATE" => {
             let bytes = block.der()?;
-            let certificate = der::first(&bytes)
-                .ok_or_else(|| Error::broken(Format::Pem, "a certificate in it is cut off"))?;
+            let certificate = der::first(&bytes).ok_or_else(|| Error::broken(Format::Pem, "a certificate in it is cut off"))?;
             found.add_certificate(String::new(), certificate.raw.to_vec());
         }
         "PKCS7" | "PKCS #7 SIGNED DATA" | "CMS" => {
             let bytes = block.der()?;
-            found
-                .certificates
-                .extend(read_der(&bytes, None)?.certificates);
+            found.certificates.extend(read_der(&bytes, None)?.certificates);
         }
         "PKCS12" => {
             let inner = read_der(&block.der()?, passphrase)?;
@@ -180,23 +172,20 @@ pub(crate) fn read_key(block: &Block<'_>, passphrase: Option<&str>) -> Result<PK
         let passphrase = passphrase.ok_or(Error::PassphraseNeeded(FORMAT))?;
         // RFC 1421 headers: only openssl's own reader knows them.
         let text = block.to_text();
-        return PKey::private_key_from_pem_passphrase(text.as_bytes(), passphrase.as_bytes())
-            .map_err(|_| Error::WrongPassphrase(FORMAT));
+        return PKey::private_key_from_pem_passphrase(text.as_bytes(), passphrase.as_bytes()).map_err(|_| Error::WrongPassphrase(FORMAT));
     }
     read_der_key(&block.der()?, FORMAT, passphrase)
 }
 
 fn read_der_key(bytes: &[u8], format: Format, passphrase: Option<&str>) -> Result<PKey<Private>> {
     if kind(bytes) != Some(Kind::EncryptedKey) {
-        return PKey::private_key_from_der(bytes)
-            .map_err(|_| Error::broken(format, "the private key in it cannot be read"));
+        return PKey::private_key_from_der(bytes).map_err(|_| Error::broken(format, "the private key in it cannot be read"));
     }
     if der::asks_too_much(bytes) {
         return Err(too_many_rounds(format));
     }
     let passphrase = passphrase.ok_or(Error::PassphraseNeeded(format))?;
-    PKey::private_key_from_pkcs8_passphrase(bytes, passphrase.as_bytes())
-        .map_err(|_| Error::WrongPassphrase(format))
+    PKey::private_key_from_pkcs8_passphrase(bytes, passphrase.as_bytes()).map_err(|_| Error::WrongPassphrase(format))
 }
 
 fn to_pkcs8(key: &PKey<Private>) -> Result<Zeroizing<Vec<u8>>> {
@@ -208,10 +197,7 @@ fn to_pkcs8(key: &PKey<Private>) -> Result<Zeroizing<Vec<u8>>> {
 fn too_many_rounds(format: Format) -> Error {
     Error::broken(
         format,
-        format!(
-            "its passphrase protection asks for more than {} rounds",
-            der::MAX_KDF_ITERATIONS
-        ),
+        format!("its passphrase protection asks for more than {} rounds", der::MAX_KDF_ITERATIONS),
     )
 }
 
@@ -232,9 +218,7 @@ fn read_der(bytes: &[u8], passphrase: Option<&str>) -> Result<Found> {
             found.add_key(String::new(), to_pkcs8(&key)?);
             Ok(found)
         }
-        None if der::first(bytes).is_none() => {
-            Err(Error::broken(Format::Der, "it is cut off or damaged"))
-        }
+        None if der::first(bytes).is_none() => Err(Error::broken(Format::Der, "it is cut off or damaged")),
         None => Err(Error::UnknownFormat),
     }
 }
@@ -269,19 +253,13 @@ fn kind(bytes: &[u8]) -> Option<Kind> {
 fn read_p7b(bytes: &[u8]) -> Result<Found> {
     let broken = || Error::broken(Format::P7b, "it is not laid out as signed data");
     let outer = der::first(bytes).ok_or_else(broken)?;
-    let signed_data = outer
-        .child(1)
-        .and_then(|content| content.child(0))
-        .ok_or_else(broken)?;
+    let signed_data = outer.child(1).and_then(|content| content.child(0)).ok_or_else(broken)?;
     let fields = signed_data.children().ok_or_else(broken)?;
     let mut found = Found::new(Format::P7b);
     if let Some(set) = fields.iter().find(|field| field.tag == der::CONTEXT_0) {
         let certificates: Vec<Element<'_>> = set.children().ok_or_else(broken)?;
         if certificates.len() > MAX_ENTRIES {
-            return Err(Error::broken(
-                Format::P7b,
-                format!("it has more than {MAX_ENTRIES} certificates"),
-            ));
+            return Err(Error::broken(Format::P7b, format!("it has more than {MAX_ENTRIES} certificates")));
         }
         for certificate in certificates.iter().filter(|c| c.tag == der::SEQUENCE) {
             found.add_certificate(String::new(), certificate.raw.to_vec());
@@ -325,9 +303,7 @@ impl Found {
         if self.len() == 0 {
             return Err(Error::NothingInside(format));
         }
-        let named = |(name, _): &(String, _)| {
-            alias.is_some_and(|alias| name.to_lowercase() == alias.to_lowercase())
-        };
+        let named = |(name, _): &(String, _)| alias.is_some_and(|alias| name.to_lowercase() == alias.to_lowercase());
         let key = match alias {
             None if self.keys.len() > 1 => {
                 return Err(Error::SeveralKeys {
@@ -336,11 +312,7 @@ impl Found {
                 });
             }
             None => self.keys.pop(),
-            Some(_) => self
-                .keys
-                .iter()
-                .position(named)
-                .map(|at| self.keys.swap_remove(at)),
+            Some(_) => self.keys.iter().position(named).map(|at| self.keys.swap_remove(at)),
         };
         if let Some((_, key)) = key {
             return with_key(format, key, self.certificates);
@@ -351,11 +323,7 @@ impl Found {
                 .iter()
                 .find(|(name, _)| name.to_lowercase() == wanted.to_lowercase())
             else {
-                let all = self
-                    .keys
-                    .iter()
-                    .map(|k| &k.0)
-                    .chain(self.certificates.iter().map(|c| &c.0));
+                let all = self.keys.iter().map(|k| &k.0).chain(self.certificates.iter().map(|c| &c.0));
                 return Err(Error::NoSuchAlias {
                     format,
                     wanted: wanted.into(),
@@ -379,10 +347,7 @@ impl Found {
 }
 
 fn names<'a>(aliases: impl Iterator<Item = &'a String>) -> String {
-    let mut names: Vec<&str> = aliases
-        .map(String::as_str)
-        .filter(|a| !a.is_empty())
-        .collect();
+    let mut names: Vec<&str> = aliases.map(String::as_str).filter(|a| !a.is_empty()).collect();
     names.sort_unstable();
     names.dedup();
     if names.is_empty() {
@@ -392,13 +357,8 @@ fn names<'a>(aliases: impl Iterator<Item = &'a String>) -> String {
     }
 }
 
-fn with_key(
-    format: Format,
-    key: Zeroizing<Vec<u8>>,
-    certificates: Vec<(String, Vec<u8>)>,
-) -> Result<Imported> {
-    let private = PKey::private_key_from_pkcs8(&key)
-        .map_err(|_| Error::broken(format, "the private key in it cannot be read"))?;
+fn with_key(format: Format, key: Zeroizing<Vec<u8>>, certificates: Vec<(String, Vec<u8>)>) -> Result<Imported> {
+    let private = PKey::private_key_from_pkcs8(&key).map_err(|_| Error::broken(format, "the private key in it cannot be read"))?;
     if certificates.is_empty() {
         return Ok(Imported {
             format,
@@ -407,15 +367,12 @@ fn with_key(
         });
     }
     // A store may hold certificates of others that do not parse: they do not matter here.
-    let readable = certificates
-        .into_iter()
-        .filter(|(_, der)| parse(der).is_ok())
-        .collect();
+    let readable = certificates.into_iter().filter(|(_, der)| parse(der).is_ok()).collect();
     let chain = Chain::parse(readable)?;
-    let leaf = chain.0.iter().position(|(x509, _)| {
-        x509.public_key()
-            .is_ok_and(|public| public.public_eq(&private))
-    });
+    let leaf = chain
+        .0
+        .iter()
+        .position(|(x509, _)| x509.public_key().is_ok_and(|public| public.public_eq(&private)));
     let leaf = leaf.ok_or(Error::KeyMismatch(format))?;
     Ok(Imported {
         format,
@@ -446,11 +403,7 @@ impl Chain {
                 .into_iter()
                 .any(|(_, (other, _))| same_name(other.issuer_name(), x509.subject_name()))
         };
-        let leaf = self
-            .0
-            .iter()
-            .enumerate()
-            .position(|candidate| !issued_another(candidate));
+        let leaf = self.0.iter().enumerate().position(|candidate| !issued_another(candidate));
         let (mut chain, rest) = self.chain_of(leaf.unwrap_or_default());
         chain.extend(rest);
         chain
@@ -464,13 +417,8 @@ impl Chain {
             let (x509, der) = self.0.remove(at);
             chain.push(der);
             let root = same_name(x509.issuer_name(), x509.subject_name());
-            let issuer =
-                |(other, _): &(X509, Vec<u8>)| same_name(other.subject_name(), x509.issuer_name());
-            next = if root {
-                None
-            } else {
-                self.0.iter().position(issuer)
-            };
+            let issuer = |(other, _): &(X509, Vec<u8>)| same_name(other.subject_name(), x509.issuer_name());
+            next = if root { None } else { self.0.iter().position(issuer) };
         }
         (chain, self.0.into_iter().map(|(_, der)| der).collect())
     }

@@ -46,11 +46,7 @@ impl CertInfo {
     /// Reads a certificate in DER.
     pub fn from_der(der: &[u8]) -> Result<Self> {
         let x509 = parse(der)?;
-        let digest = |algorithm| {
-            hash(algorithm, der)
-                .map(|d| hex(&d))
-                .map_err(Error::crypto("hash a certificate"))
-        };
+        let digest = |algorithm| hash(algorithm, der).map(|d| hex(&d)).map_err(Error::crypto("hash a certificate"));
         Ok(Self {
             subject: name(x509.subject_name()),
             issuer: name(x509.issuer_name()),
@@ -60,9 +56,7 @@ impl CertInfo {
             not_after: unix(x509.not_after())?,
             sha256: digest(MessageDigest::sha256())?,
             sha1: digest(MessageDigest::sha1())?,
-            key: x509
-                .public_key()
-                .map_or_else(|_| "unknown".into(), |key| describe(&key)),
+            key: x509.public_key().map_or_else(|_| "unknown".into(), |key| describe(&key)),
             self_signed: same_name(x509.subject_name(), x509.issuer_name()),
             key_usage: key_usage(&x509),
         })
@@ -73,10 +67,7 @@ impl CertInfo {
 pub(crate) fn parse(der: &[u8]) -> Result<X509> {
     let whole = der::first(der).is_some_and(|element| element.raw.len() == der.len());
     if !whole {
-        return Err(Error::broken(
-            Format::Der,
-            "it is cut off, or something follows the certificate",
-        ));
+        return Err(Error::broken(Format::Der, "it is cut off, or something follows the certificate"));
     }
     X509::from_der(der).map_err(|_| Error::broken(Format::Der, "this is no X.509 certificate"))
 }
@@ -90,9 +81,7 @@ fn name(name: &X509NameRef) -> String {
         let object = entry.object();
         let label = match object.nid() {
             Nid::UNDEF => object.to_string(),
-            nid => nid
-                .short_name()
-                .map_or_else(|_| object.to_string(), str::to_owned),
+            nid => nid.short_name().map_or_else(|_| object.to_string(), str::to_owned),
         };
         format!("{label}={}", printable(entry))
     });
@@ -109,9 +98,7 @@ fn printable(entry: &openssl::x509::X509NameEntryRef) -> String {
         Ok(text) => text,
         Err(_) => String::from_utf8_lossy(entry.data().as_slice()).into_owned(),
     };
-    text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 fn serial(x509: &X509Ref) -> String {

@@ -40,10 +40,7 @@ pub(crate) fn read(bytes: &[u8], passphrase: Option<&str>) -> Result<Found> {
     }
     let count = input.number()?;
     if usize::try_from(count).unwrap_or(usize::MAX) > MAX_ENTRIES {
-        return Err(Error::broken(
-            FORMAT,
-            format!("it has more than {MAX_ENTRIES} entries"),
-        ));
+        return Err(Error::broken(FORMAT, format!("it has more than {MAX_ENTRIES} entries")));
     }
     let mut found = Found::new(FORMAT);
     for _ in 0..count {
@@ -52,12 +49,7 @@ pub(crate) fn read(bytes: &[u8], passphrase: Option<&str>) -> Result<Found> {
     Ok(found)
 }
 
-fn read_entry(
-    input: &mut Input<'_>,
-    version: u32,
-    passphrase: Option<&str>,
-    found: &mut Found,
-) -> Result<()> {
+fn read_entry(input: &mut Input<'_>, version: u32, passphrase: Option<&str>, found: &mut Found) -> Result<()> {
     let tag = input.number()?;
     let alias = input.text()?;
     input.bytes(8)?; // when it was made
@@ -71,10 +63,7 @@ fn read_entry(
                 let certificate = input.certificate(version)?;
                 found.add_certificate(alias.clone(), certificate.to_vec());
                 if found.len() > MAX_ENTRIES {
-                    return Err(Error::broken(
-                        FORMAT,
-                        format!("it has more than {MAX_ENTRIES} certificates"),
-                    ));
+                    return Err(Error::broken(FORMAT, format!("it has more than {MAX_ENTRIES} certificates")));
                 }
             }
             Ok(())
@@ -83,23 +72,15 @@ fn read_entry(
             found.add_certificate(alias, input.certificate(version)?.to_vec());
             Ok(())
         }
-        _ => Err(Error::broken(
-            FORMAT,
-            format!("an entry is of the unknown kind {tag}"),
-        )),
+        _ => Err(Error::broken(FORMAT, format!("an entry is of the unknown kind {tag}"))),
     }
 }
 
 fn check_digest<'a>(bytes: &'a [u8], passphrase: Option<&str>) -> Result<&'a [u8]> {
-    let body = bytes
-        .len()
-        .checked_sub(DIGEST_BYTES)
-        .and_then(|n| bytes.split_at_checked(n));
+    let body = bytes.len().checked_sub(DIGEST_BYTES).and_then(|n| bytes.split_at_checked(n));
     let (body, digest) = body.ok_or_else(|| Error::broken(FORMAT, "it is cut off"))?;
     match passphrase {
-        Some(passphrase) if !memcmp::eq(&store_digest(passphrase, body), digest) => {
-            Err(Error::WrongPassphrase(FORMAT))
-        }
+        Some(passphrase) if !memcmp::eq(&store_digest(passphrase, body), digest) => Err(Error::WrongPassphrase(FORMAT)),
         _ => Ok(body),
     }
 }
@@ -138,9 +119,7 @@ fn xor(data: &[u8], passphrase: &[u8], salt: &[u8]) -> Zeroizing<Vec<u8>> {
 
 fn unprotect(protected: &[u8], passphrase: &str) -> Result<Zeroizing<Vec<u8>>> {
     let broken = || Error::broken(FORMAT, "a private key in it is not protected as JKS does");
-    let outer = der::first(protected)
-        .and_then(|e| e.children())
-        .ok_or_else(broken)?;
+    let outer = der::first(protected).and_then(|e| e.children()).ok_or_else(broken)?;
     let [algorithm, sealed] = outer.as_slice() else {
         return Err(broken());
     };
@@ -148,10 +127,7 @@ fn unprotect(protected: &[u8], passphrase: &str) -> Result<Zeroizing<Vec<u8>>> {
     if oid.content != KEY_PROTECTOR || sealed.tag != der::OCTET_STRING {
         return Err(broken());
     }
-    let (salt, rest) = sealed
-        .content
-        .split_at_checked(DIGEST_BYTES)
-        .ok_or_else(broken)?;
+    let (salt, rest) = sealed.content.split_at_checked(DIGEST_BYTES).ok_or_else(broken)?;
     let body = rest.len().checked_sub(DIGEST_BYTES).ok_or_else(broken)?;
     let (body, check) = rest.split_at_checked(body).ok_or_else(broken)?;
     let passphrase = wide(passphrase);
@@ -169,10 +145,7 @@ fn protect(pkcs8: &[u8], passphrase: &str) -> Result<Vec<u8>> {
     random(&mut salt)?;
     let passphrase = wide(passphrase);
     let check = sha1(&[&passphrase, pkcs8]);
-    let sealed = der::encode(
-        der::OCTET_STRING,
-        &[&salt, &xor(pkcs8, &passphrase, &salt), &check],
-    );
+    let sealed = der::encode(der::OCTET_STRING, &[&salt, &xor(pkcs8, &passphrase, &salt), &check]);
     let oid = der::encode(der::OID, &[&KEY_PROTECTOR]);
     let algorithm = der::encode(der::SEQUENCE, &[&oid, &[5, 0]]);
     Ok(der::encode(der::SEQUENCE, &[&algorithm, &sealed]))
@@ -200,10 +173,7 @@ impl<'a> Input<'a> {
 
     /// Java's "modified UTF-8", which is UTF-8 for all that an alias should hold.
     fn text(&mut self) -> Result<String> {
-        let count = self
-            .bytes(2)?
-            .iter()
-            .fold(0, |sum, b| sum << 8 | usize::from(*b));
+        let count = self.bytes(2)?.iter().fold(0, |sum, b| sum << 8 | usize::from(*b));
         Ok(String::from_utf8_lossy(self.bytes(count)?).into_owned())
     }
 
@@ -224,13 +194,7 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// The passphrase of the key must be that of the store, or Java's tools ask for two.
-    pub(crate) fn add_key(
-        &mut self,
-        alias: &str,
-        pkcs8: &[u8],
-        chain: &[Vec<u8>],
-        passphrase: &str,
-    ) -> Result<()> {
+    pub(crate) fn add_key(&mut self, alias: &str, pkcs8: &[u8], chain: &[Vec<u8>], passphrase: &str) -> Result<()> {
         self.begin(TAG_KEY, alias, chain.first())?;
         self.block(&protect(pkcs8, passphrase)?)?;
         self.number(chain.len())?;
@@ -253,12 +217,7 @@ impl Writer {
         out
     }
 
-    fn begin(
-        &mut self,
-        tag: u32,
-        alias: &str,
-        certificate: Option<impl AsRef<[u8]>>,
-    ) -> Result<()> {
+    fn begin(&mut self, tag: u32, alias: &str, certificate: Option<impl AsRef<[u8]>>) -> Result<()> {
         self.count = self.count.saturating_add(1);
         self.entries.extend_from_slice(&tag.to_be_bytes());
         // Java compares aliases in lower case and keeps them so.

@@ -28,19 +28,12 @@ impl Block<'_> {
     pub(crate) fn der(&self) -> Result<Zeroizing<Vec<u8>>> {
         let joined = Zeroizing::new(self.body.concat());
         let decoded = ANY_PADDING.decode(joined.as_bytes()).map(Zeroizing::new);
-        decoded.map_err(|_| {
-            Error::broken(
-                Format::Pem,
-                format!("the block {:?} in it is not base64", self.label),
-            )
-        })
+        decoded.map_err(|_| Error::broken(Format::Pem, format!("the block {:?} in it is not base64", self.label)))
     }
 
     /// Encrypted in the traditional way, by headers.
     pub(crate) fn is_encrypted(&self) -> bool {
-        self.headers
-            .iter()
-            .any(|h| h.starts_with("Proc-Type:") && h.contains("ENCRYPTED"))
+        self.headers.iter().any(|h| h.starts_with("Proc-Type:") && h.contains("ENCRYPTED"))
     }
 
     /// The block again, with plain line ends.
@@ -65,12 +58,8 @@ impl Block<'_> {
 /// The text of a file in UTF-8 or UTF-16, without its byte-order mark. A stray byte in the text around a block does no harm.
 pub(crate) fn decode_text(bytes: &[u8]) -> Option<Zeroizing<String>> {
     let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
-        let units = bytes
-            .chunks_exact(2)
-            .map(|pair| unit(pair.try_into().unwrap_or_default()));
-        char::decode_utf16(units)
-            .collect::<Result<String, _>>()
-            .ok()
+        let units = bytes.chunks_exact(2).map(|pair| unit(pair.try_into().unwrap_or_default()));
+        char::decode_utf16(units).collect::<Result<String, _>>().ok()
     };
     let text = match bytes {
         [0xff, 0xfe, rest @ ..] => utf16(rest, u16::from_le_bytes)?,
@@ -86,10 +75,7 @@ pub(crate) fn blocks(text: &str) -> Result<Vec<Block<'_>>> {
     let mut blocks = Vec::new();
     let mut open: Option<Block<'_>> = None;
     for line in text.split(['\r', '\n']).map(str::trim) {
-        if let Some(label) = line
-            .strip_prefix(BEGIN)
-            .and_then(|l| l.strip_suffix(DASHES))
-        {
+        if let Some(label) = line.strip_prefix(BEGIN).and_then(|l| l.strip_suffix(DASHES)) {
             if open.is_some() {
                 return Err(cut_off());
             }
@@ -104,11 +90,7 @@ pub(crate) fn blocks(text: &str) -> Result<Vec<Block<'_>>> {
             add_line(block, line);
         }
     }
-    if open.is_some() {
-        Err(cut_off())
-    } else {
-        Ok(blocks)
-    }
+    if open.is_some() { Err(cut_off()) } else { Ok(blocks) }
 }
 
 fn add_line<'a>(block: &mut Block<'a>, line: &'a str) {

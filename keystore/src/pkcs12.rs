@@ -6,9 +6,7 @@
 
 use openssl::pkcs12::Pkcs12;
 use p12_keystore::error::Error as P12Error;
-use p12_keystore::{
-    Certificate, KeyStore, KeyStoreEntry, Pkcs12Archive, PrivateKey, PrivateKeyChain,
-};
+use p12_keystore::{Certificate, KeyStore, KeyStoreEntry, Pkcs12Archive, PrivateKey, PrivateKeyChain};
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Format, Result};
@@ -28,15 +26,11 @@ pub(crate) fn read(bytes: &[u8], passphrase: Option<&str>) -> Result<Found> {
     }
     Err(match first {
         _ if passphrase.is_none() => Error::PassphraseNeeded(FORMAT),
-        P12Error::MacError(_) | P12Error::UnpadError | P12Error::Pkcs5Error(_) => {
-            Error::WrongPassphrase(FORMAT)
-        }
-        P12Error::UnsupportedEncryptionScheme | P12Error::UnsupportedMacAlgorithm => {
-            Error::Broken {
-                format: FORMAT,
-                why: "its encryption is not supported, or the passphrase is wrong".into(),
-            }
-        }
+        P12Error::MacError(_) | P12Error::UnpadError | P12Error::Pkcs5Error(_) => Error::WrongPassphrase(FORMAT),
+        P12Error::UnsupportedEncryptionScheme | P12Error::UnsupportedMacAlgorithm => Error::Broken {
+            format: FORMAT,
+            why: "its encryption is not supported, or the passphrase is wrong".into(),
+        },
         e => Error::broken(FORMAT, e),
     })
 }
@@ -48,10 +42,7 @@ fn found(archive: Pkcs12Archive) -> Found {
         found.add_key(alias, Zeroizing::new(bag.key.as_der().to_vec()));
     }
     for bag in archive.certs {
-        found.add_certificate(
-            bag.friendly_name.unwrap_or_default(),
-            bag.cert.as_der().to_vec(),
-        );
+        found.add_certificate(bag.friendly_name.unwrap_or_default(), bag.cert.as_der().to_vec());
     }
     found
 }
@@ -60,10 +51,7 @@ fn read_by_openssl(bytes: &[u8], password: &str) -> Option<Found> {
     let parsed = Pkcs12::from_der(bytes).ok()?.parse2(password).ok()?;
     let mut found = Found::new(FORMAT);
     if let Some(key) = parsed.pkey {
-        found.add_key(
-            String::new(),
-            Zeroizing::new(key.private_key_to_pkcs8().ok()?),
-        );
+        found.add_key(String::new(), Zeroizing::new(key.private_key_to_pkcs8().ok()?));
     }
     let chain = parsed.ca.into_iter().flatten();
     for certificate in parsed.cert.into_iter().chain(chain) {
@@ -82,14 +70,10 @@ impl Writer {
 
     pub(crate) fn add_key(&mut self, alias: &str, pkcs8: &[u8], chain: &[Vec<u8>]) -> Result<()> {
         let key = PrivateKey::from_der(pkcs8).map_err(|e| Error::broken(FORMAT, e))?;
-        let chain = chain
-            .iter()
-            .map(|der| certificate(der))
-            .collect::<Result<Vec<_>>>()?;
+        let chain = chain.iter().map(|der| certificate(der)).collect::<Result<Vec<_>>>()?;
         // Links key and certificate in the file; the alias is unique there.
         let entry = PrivateKeyChain::new(alias, key, chain);
-        self.0
-            .add_entry(alias, KeyStoreEntry::PrivateKeyChain(entry));
+        self.0.add_entry(alias, KeyStoreEntry::PrivateKeyChain(entry));
         Ok(())
     }
 
@@ -100,14 +84,8 @@ impl Writer {
     }
 
     pub(crate) fn write(&self, password: &str, iterations: u32) -> Result<Vec<u8>> {
-        let writer = self
-            .0
-            .writer(password)
-            .encryption_iterations(iterations)
-            .mac_iterations(iterations);
-        writer
-            .write()
-            .map_err(Error::crypto("write a PKCS#12 file"))
+        let writer = self.0.writer(password).encryption_iterations(iterations).mac_iterations(iterations);
+        writer.write().map_err(Error::crypto("write a PKCS#12 file"))
     }
 }
 

@@ -67,10 +67,7 @@ impl MasterKey {
     pub fn load(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io("read the master key", path))?;
         // The mode of the open file, not of the path: nothing can be swapped in between.
-        let mode = file
-            .metadata()
-            .map_err(Error::io("read the master key", path))?
-            .mode();
+        let mode = file.metadata().map_err(Error::io("read the master key", path))?.mode();
         if mode & 0o077 != 0 {
             return Err(Error::MasterKeyExposed { path: path.into() });
         }
@@ -183,14 +180,10 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 /// The argon2id hash of a password as a PHC string (19 MiB, 2 passes, 1 lane; RFC 9106, OWASP's floor).
 pub fn password_hash(password: &str) -> Result<String> {
     if password.is_empty() {
-        return Err(Error::BadPassphrase(
-            "it is empty; choose one of at least 12 characters",
-        ));
+        return Err(Error::BadPassphrase("it is empty; choose one of at least 12 characters"));
     }
     if password.len() > MAX_PASSWORD_BYTES {
-        return Err(Error::BadPassphrase(
-            "it is longer than 1024 bytes; choose a shorter one",
-        ));
+        return Err(Error::BadPassphrase("it is longer than 1024 bytes; choose a shorter one"));
     }
     Argon2::default()
         .hash_password(password.as_bytes())
@@ -203,18 +196,12 @@ pub fn password_verify(password: &str, hash: &str) -> bool {
     if password.len() > MAX_PASSWORD_BYTES {
         return false;
     }
-    PasswordHash::new(hash).is_ok_and(|hash| {
-        Argon2::default()
-            .verify_password(password.as_bytes(), &hash)
-            .is_ok()
-    })
+    PasswordHash::new(hash).is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
 }
 
 /// The same work as [`password_verify`] for a user who does not exist, so that the time says nothing; always false.
 pub fn password_verify_nobody(password: &str) -> bool {
-    let password = password
-        .as_bytes()
-        .get(..password.len().min(MAX_PASSWORD_BYTES));
+    let password = password.as_bytes().get(..password.len().min(MAX_PASSWORD_BYTES));
     let mut out = [0; 32];
     let _ = Argon2::default().hash_password_into(password.unwrap_or_default(), &[0; 16], &mut out);
     false

@@ -67,14 +67,8 @@ impl FromStr for KeyKind {
 
     fn from_str(text: &str) -> Result<Self> {
         let kinds = [KeyKind::Ed25519, KeyKind::Ecdsa, KeyKind::Rsa];
-        let found = kinds
-            .into_iter()
-            .find(|kind| kind.name().eq_ignore_ascii_case(text));
-        found.ok_or_else(|| {
-            Error::Unsupported(format!(
-                "no SSH key type {text:?}; give ed25519, ecdsa or rsa"
-            ))
-        })
+        let found = kinds.into_iter().find(|kind| kind.name().eq_ignore_ascii_case(text));
+        found.ok_or_else(|| Error::Unsupported(format!("no SSH key type {text:?}; give ed25519, ecdsa or rsa")))
     }
 }
 
@@ -185,12 +179,7 @@ pub fn host_key(kind: KeyKind) -> Result<HostKey> {
 }
 
 /// A new key for a user. The private half exists only in what this returns.
-pub fn user_key(
-    kind: KeyKind,
-    format: KeyFormat,
-    passphrase: Option<&str>,
-    comment: &str,
-) -> Result<KeyFile> {
+pub fn user_key(kind: KeyKind, format: KeyFormat, passphrase: Option<&str>, comment: &str) -> Result<KeyFile> {
     if comment.len() > MAX_COMMENT_BYTES || comment.chars().any(char::is_control) {
         return Err(Error::Unsupported(format!(
             "the comment of a key is one line of at most {MAX_COMMENT_BYTES} bytes; shorten it"
@@ -202,12 +191,7 @@ pub fn user_key(
 }
 
 /// Reads a private key in any of our formats and writes it in another.
-pub fn convert(
-    text: &str,
-    passphrase: Option<&str>,
-    to: KeyFormat,
-    new_passphrase: Option<&str>,
-) -> Result<KeyFile> {
+pub fn convert(text: &str, passphrase: Option<&str>, to: KeyFormat, new_passphrase: Option<&str>) -> Result<KeyFile> {
     check_new_passphrase(new_passphrase)?;
     write(&read(text, passphrase)?, to, new_passphrase)
 }
@@ -219,9 +203,7 @@ pub fn show(text: &str, passphrase: Option<&str>) -> Result<Vec<PublicKey>> {
         None => return parse_public(text),
         Some(_) if text.len() > MAX_PRIVATE_TEXT => return Err(too_large()),
         Some(FileKind::Ppk) => ppk::read_public(text)?,
-        Some(FileKind::Openssh) if passphrase.is_none() => {
-            (openssh::read_public_blob(text)?, String::new())
-        }
+        Some(FileKind::Openssh) if passphrase.is_none() => (openssh::read_public_blob(text)?, String::new()),
         Some(_) => {
             let key = read(text, passphrase)?;
             (key.public_blob(), key.comment)
@@ -246,12 +228,7 @@ fn write(key: &Private, format: KeyFormat, passphrase: Option<&str>) -> Result<K
         KeyFormat::Ppk2 => ppk::write(key, passphrase, PpkVersion::V2)?,
     };
     let blob = key.public_blob();
-    let line = format!(
-        "{} {} {}",
-        key.algorithm(),
-        STANDARD.encode(&blob),
-        key.comment
-    );
+    let line = format!("{} {} {}", key.algorithm(), STANDARD.encode(&blob), key.comment);
     let name = match key.algorithm() {
         "ssh-ed25519" => "id_ed25519",
         "ssh-rsa" => "id_rsa",
@@ -283,11 +260,7 @@ fn kind_of(text: &str) -> Option<FileKind> {
         if line.starts_with("SSH PRIVATE KEY FILE FORMAT") {
             return Some(FileKind::Foreign);
         }
-        match line
-            .trim_start_matches('-')
-            .trim_start()
-            .strip_prefix("BEGIN ")
-        {
+        match line.trim_start_matches('-').trim_start().strip_prefix("BEGIN ") {
             Some(label) if !line.starts_with("----") || !label.contains("PRIVATE KEY") => None,
             Some(label) if label.contains("OPENSSH") => Some(FileKind::Openssh),
             Some(label) if label.contains("SSH2") => Some(FileKind::Foreign),
@@ -320,7 +293,9 @@ fn read(text: &str, passphrase: Option<&str>) -> Result<Private> {
         )),
         None if text.trim().is_empty() => Err(Error::Empty),
         None if parse_public(text).is_ok() => Err(Error::PublicKeyGiven),
-        None => Err(Error::Unsupported("this is no private key; give one in OpenSSH, PEM or PuTTY format".into())),
+        None => Err(Error::Unsupported(
+            "this is no private key; give one in OpenSSH, PEM or PuTTY format".into(),
+        )),
     }
 }
 
@@ -333,9 +308,7 @@ fn too_large() -> Error {
 
 fn check_new_passphrase(passphrase: Option<&str>) -> Result<()> {
     match passphrase {
-        Some("") => Err(Error::BadPassphrase(
-            "it is empty; give one, or ask for a key without passphrase",
-        )),
+        Some("") => Err(Error::BadPassphrase("it is empty; give one, or ask for a key without passphrase")),
         other => check_passphrase(other),
     }
 }

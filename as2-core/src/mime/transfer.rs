@@ -146,7 +146,10 @@ const VALUES: [u8; 256] = {
 impl Base64 {
     /// For decrypted content: tolerance there would tell good padding from bad (SEC4). The caller refuses what is `strange`.
     pub(crate) fn strict() -> Self {
-        Base64 { strict: true, ..Base64::default() }
+        Base64 {
+            strict: true,
+            ..Base64::default()
+        }
     }
 
     pub(crate) fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) {

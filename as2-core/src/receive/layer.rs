@@ -73,7 +73,11 @@ impl Layer {
                 Some(first) if first.is_ascii_alphanumeric() || *first == b'-' => {
                     // COMPAT: base64 whether the headers say so or not (as2.md Q36).
                     walk.found.note("a CMS layer was in base64");
-                    let decoder = if self.place.decrypted { Base64::strict() } else { Base64::default() };
+                    let decoder = if self.place.decrypted {
+                        Base64::strict()
+                    } else {
+                        Base64::default()
+                    };
                     self.form = Some(Form::Base64(decoder));
                 }
                 Some(_) => return Err(self.no_cms().into()),

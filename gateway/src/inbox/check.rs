@@ -11,6 +11,7 @@ use as2_core::receive::{Failure, Incoming, Limits, PartInfo, PayloadSink, Receiv
 use super::Taken;
 use super::reply::{Says, compose_mdn};
 use crate::clock::Millis;
+use crate::content_type;
 use crate::gateway::Core;
 use crate::journal::{Filing, NewEntry};
 use crate::layout::{self, Area, MdnDirection, Tray};
@@ -19,7 +20,6 @@ use crate::outbox::FlowError;
 use crate::partnership::Partnership;
 use crate::receipts;
 use crate::storage::{Draft, Staged, Storage, StorageError};
-use crate::content_type;
 
 /// Bytes of the staged body handed to the receiver at once.
 const PIECE: usize = 256 * 1024;
@@ -55,13 +55,26 @@ pub(super) async fn check(core: &Arc<Core>, taken: &Taken) -> Result<Option<(Str
             entries.push(NewEntry::dir(Area::Files, inbox_shelf(&message), message.id.as_str()));
             let parent = format!("{}/{}", inbox_shelf(&message), message.id);
             for part in parts {
-                entries.push(NewEntry::file(Area::Files, parent.clone(), &part.name, &part.staged.key, part.staged.len));
+                entries.push(NewEntry::file(
+                    Area::Files,
+                    parent.clone(),
+                    &part.name,
+                    &part.staged.key,
+                    part.staged.len,
+                ));
                 blobs.extend(part.staged.blob());
             }
             flag_same_payload(core, &mut message, now)?;
             if taken.receipt.is_some() {
-                let text = format!("It was decrypted and verified as its security asked for, and holds {} file(s).", message.detail.files.len());
-                says = Some(Says { disposition: as2_core::disposition::Disposition::processed(), mic: facts.mic, text });
+                let text = format!(
+                    "It was decrypted and verified as its security asked for, and holds {} file(s).",
+                    message.detail.files.len()
+                );
+                says = Some(Says {
+                    disposition: as2_core::disposition::Disposition::processed(),
+                    mic: facts.mic,
+                    text,
+                });
             }
         }
         Found::Bad(failure) => {
@@ -81,7 +94,13 @@ pub(super) async fn check(core: &Arc<Core>, taken: &Taken) -> Result<Option<(Str
         blobs.push(blob);
     }
     let is_async = !message.detail.mdn_url.is_empty();
-    let filing = Filing { message: message.clone(), entries, blobs, mdn: mdn.clone(), mdn_is_async: is_async };
+    let filing = Filing {
+        message: message.clone(),
+        entries,
+        blobs,
+        mdn: mdn.clone(),
+        mdn_is_async: is_async,
+    };
     core.journal.write(move |tx| tx.file_message(&filing, now)).await?;
     core.wake();
     tell(core, &message);
@@ -91,12 +110,24 @@ pub(super) async fn check(core: &Arc<Core>, taken: &Taken) -> Result<Option<(Str
 /// A message that no try could check: rejected with all its evidence, so that its partner may send it again.
 pub(super) async fn give_up(core: &Arc<Core>, mut message: Message) -> Result<(), FlowError> {
     let now = core.clock.now();
-    reject(&mut message, &Error::new(as2_core::ErrorKind::UnexpectedProcessingError, "every check failed by a fault of ours; see the log"));
+    reject(
+        &mut message,
+        &Error::new(
+            as2_core::ErrorKind::UnexpectedProcessingError,
+            "every check failed by a fault of ours; see the log",
+        ),
+    );
     message.updated = now;
     message.finished = Some(now);
     let (entries, blobs) = evidence_entries(&message);
     tell(core, &message);
-    let filing = Filing { message, entries, blobs, mdn: None, mdn_is_async: false };
+    let filing = Filing {
+        message,
+        entries,
+        blobs,
+        mdn: None,
+        mdn_is_async: false,
+    };
     core.journal.write(move |tx| tx.file_message(&filing, now)).await?;
     core.wake();
     Ok(())
@@ -142,7 +173,12 @@ fn note(message: &mut Message, facts: &ReceivedMessage, parts: &[Part]) {
     detail.marks.extend(facts.notes.iter().cloned());
     detail.files = parts
         .iter()
-        .map(|part| FileRecord { name: part.name.clone(), size: part.staged.len, sha256: String::new(), content_type: part.content_type.clone() })
+        .map(|part| FileRecord {
+            name: part.name.clone(),
+            size: part.staged.len,
+            sha256: String::new(),
+            content_type: part.content_type.clone(),
+        })
         .collect();
     message.file = parts.first().map(|part| part.name.clone()).unwrap_or_default();
     message.content_type = parts.first().map(|part| part.content_type.clone()).unwrap_or_default();
@@ -156,7 +192,9 @@ fn reject(message: &mut Message, error: &Error) {
     message.detail.hint = match message.code.as_str() {
         "authentication-failed" => "ask the partner for its current signing certificate: cert add … --partner",
         "decryption-failed" => "the partner may use an old certificate of ours: send it `station profile`",
-        "insufficient-message-security" => "ask the partner to sign and encrypt, or relax: partner set … --require-signed, --require-encrypted, --legacy",
+        "insufficient-message-security" => {
+            "ask the partner to sign and encrypt, or relax: partner set … --require-signed, --require-encrypted, --legacy"
+        }
         _ => "the raw message is kept in raw-message; `as2gate inspect` opens it",
     }
     .to_owned();
@@ -184,9 +222,21 @@ pub(super) fn evidence_entries(message: &Message) -> (Vec<NewEntry>, Vec<(String
     let block = Staged::small(message.detail.head());
     let entries = vec![
         NewEntry::dir(Area::Headers, shelf(Area::Headers), id),
-        NewEntry::file(Area::Headers, format!("{}/{id}", shelf(Area::Headers)), "headers.txt", &block.key, block.len),
+        NewEntry::file(
+            Area::Headers,
+            format!("{}/{id}", shelf(Area::Headers)),
+            "headers.txt",
+            &block.key,
+            block.len,
+        ),
         NewEntry::dir(Area::RawMessage, shelf(Area::RawMessage), id),
-        NewEntry::file(Area::RawMessage, format!("{}/{id}", shelf(Area::RawMessage)), "message.as2", &message.detail.raw, message.detail.raw_size),
+        NewEntry::file(
+            Area::RawMessage,
+            format!("{}/{id}", shelf(Area::RawMessage)),
+            "message.as2",
+            &message.detail.raw,
+            message.detail.raw_size,
+        ),
     ];
     (entries, block.blob().into_iter().collect())
 }
@@ -198,13 +248,22 @@ pub(super) fn mdn_file(message: &Message, (block, body): &(String, Vec<u8>)) -> 
     bytes.extend_from_slice(body);
     let staged = Staged::small(bytes);
     let name = format!("{}.mdn", message.id);
-    let entry = NewEntry::file(Area::RawMdn, layout::mdn_dir(MdnDirection::Outgoing).to_owned(), &name, &staged.key, staged.len);
+    let entry = NewEntry::file(
+        Area::RawMdn,
+        layout::mdn_dir(MdnDirection::Outgoing).to_owned(),
+        &name,
+        &staged.key,
+        staged.len,
+    );
     (entry, (staged.key, staged.inline.unwrap_or_default()))
 }
 
 /// Runs the staged body through the receiver, on a blocking thread and within the bound for cryptographic work.
 pub(super) async fn open(core: &Arc<Core>, pair: &Arc<Partnership>, message: &Message) -> Result<Found, FlowError> {
-    let permit = Arc::clone(&core.crypto).acquire_owned().await.map_err(|e| FlowError::Internal(e.to_string()))?;
+    let permit = Arc::clone(&core.crypto)
+        .acquire_owned()
+        .await
+        .map_err(|e| FlowError::Internal(e.to_string()))?;
     let (core, pair) = (Arc::clone(core), Arc::clone(pair));
     let (raw, block) = (message.detail.raw.clone(), message.detail.head());
     let work = tokio::task::spawn_blocking(move || {
@@ -226,7 +285,9 @@ fn pass(core: &Core, pair: &Partnership, raw: &str, block: &[u8]) -> Result<Foun
             identities: &pair.identities,
             signers: &pair.signers,
             policy: receipts::policy(pair),
-            limits: Limits { max_payload: if limit == 0 { core.config.as2.max_message } else { limit } },
+            limits: Limits {
+                max_payload: if limit == 0 { core.config.as2.max_message } else { limit },
+            },
             also_hash: &also_hash,
         };
         let mut files = Files::new(&core.storage);
@@ -250,7 +311,11 @@ fn pass(core: &Core, pair: &Partnership, raw: &str, block: &[u8]) -> Result<Foun
     }
 }
 
-fn run(incoming: Incoming<'_>, content: &crate::storage::Content, files: &mut Files<'_>) -> Result<Result<Received, Failure>, StorageError> {
+fn run(
+    incoming: Incoming<'_>,
+    content: &crate::storage::Content,
+    files: &mut Files<'_>,
+) -> Result<Result<Received, Failure>, StorageError> {
     let mut receiver = match Receiver::new(incoming) {
         Ok(receiver) => receiver,
         Err(failure) => return Ok(Err(failure)),
@@ -278,17 +343,29 @@ struct Files<'a> {
 
 impl<'a> Files<'a> {
     fn new(storage: &'a Storage) -> Self {
-        Files { storage, draft: None, parts: Vec::new(), trouble: None }
+        Files {
+            storage,
+            draft: None,
+            parts: Vec::new(),
+            trouble: None,
+        }
     }
 
     /// A safe name that no other part of this message has.
     fn name(&self, info: &PartInfo) -> String {
-        let wanted = layout::attachment_name(info.file_name.as_deref(), info.index, content_type::extension_for(&info.content_type));
+        let wanted = layout::attachment_name(
+            info.file_name.as_deref(),
+            info.index,
+            content_type::extension_for(&info.content_type),
+        );
         let taken = |name: &str| self.parts.iter().any(|part| part.name == name);
         if !taken(&wanted) {
             return wanted;
         }
-        (2..).map(|n| layout::numbered(&wanted, n)).find(|name| !taken(name)).unwrap_or(wanted)
+        (2..)
+            .map(|n| layout::numbered(&wanted, n))
+            .find(|name| !taken(name))
+            .unwrap_or(wanted)
     }
 
     fn fail(&mut self, error: StorageError) -> SinkError {
@@ -308,7 +385,9 @@ impl PayloadSink for Files<'_> {
     }
 
     fn data(&mut self, bytes: &[u8]) -> Result<(), SinkError> {
-        let Some((draft, ..)) = &mut self.draft else { return Err(SinkError("data outside of a part".to_owned())) };
+        let Some((draft, ..)) = &mut self.draft else {
+            return Err(SinkError("data outside of a part".to_owned()));
+        };
         match draft.append(bytes) {
             Ok(()) => Ok(()),
             Err(error) => Err(self.fail(error)),
@@ -316,10 +395,16 @@ impl PayloadSink for Files<'_> {
     }
 
     fn part_end(&mut self) -> Result<(), SinkError> {
-        let Some((draft, name, content_type)) = self.draft.take() else { return Ok(()) };
+        let Some((draft, name, content_type)) = self.draft.take() else {
+            return Ok(());
+        };
         match draft.stage() {
             Ok(staged) => {
-                self.parts.push(Part { name, content_type, staged });
+                self.parts.push(Part {
+                    name,
+                    content_type,
+                    staged,
+                });
                 Ok(())
             }
             Err(error) => Err(self.fail(error)),

@@ -29,10 +29,18 @@ pub(super) fn damped(core: &Core, taken: &Taken) -> Result<Option<Reply>, FlowEr
         return Ok(None);
     }
     let message = &taken.message;
-    let row = core.journal.read(|tx| tx.inbound(&message.station, &message.partner, &message.message_id))?;
-    let Some(row) = row.filter(|row| row.state == State::Rejected && row.raw_sha256 == message.detail.raw_sha256) else { return Ok(None) };
+    let row = core
+        .journal
+        .read(|tx| tx.inbound(&message.station, &message.partner, &message.message_id))?;
+    let Some(row) = row.filter(|row| row.state == State::Rejected && row.raw_sha256 == message.detail.raw_sha256) else {
+        return Ok(None);
+    };
     let fresh = core.clock.now() - row.updated < DAMPER && core.journal.read(|tx| tx.objects_changed_at())? <= row.updated;
-    Ok(if fresh { row.mdn_headers.zip(row.mdn_body).map(reply::mdn) } else { None })
+    Ok(if fresh {
+        row.mdn_headers.zip(row.mdn_body).map(reply::mdn)
+    } else {
+        None
+    })
 }
 
 /// Answers a message whose id is bound already.
@@ -43,12 +51,22 @@ pub(super) async fn answer(core: &Arc<Core>, taken: Taken, staged: Staged, row: 
             Waited::Free => return claim_again(core, taken, staged).await,
             Waited::Still => {
                 drop_staged(core, staged).await;
-                return Ok(if taken.is_sync() { reply::later("the first copy of this message is still being processed") } else { accepted(&taken) });
+                return Ok(if taken.is_sync() {
+                    reply::later("the first copy of this message is still being processed")
+                } else {
+                    accepted(&taken)
+                });
             }
         },
         _ => row,
     };
-    tracing::info!(station = taken.message.station, partner = taken.message.partner, message_id = taken.message.message_id, first = row.message, "repeat of a received message");
+    tracing::info!(
+        station = taken.message.station,
+        partner = taken.message.partner,
+        message_id = taken.message.message_id,
+        first = row.message,
+        "repeat of a received message"
+    );
     if row.raw_sha256 == taken.message.detail.raw_sha256 {
         drop_staged(core, staged).await;
         return replay(core, &taken, row).await;
@@ -71,7 +89,10 @@ async fn wait(core: &Core, taken: &Taken) -> Result<Waited, FlowError> {
     let message = &taken.message;
     let until = tokio::time::Instant::now() + if taken.is_sync() { WAIT } else { Duration::ZERO };
     loop {
-        match core.journal.read(|tx| tx.inbound(&message.station, &message.partner, &message.message_id))? {
+        match core
+            .journal
+            .read(|tx| tx.inbound(&message.station, &message.partner, &message.message_id))?
+        {
             Some(row) if row.state == State::Received => {}
             Some(row) if row.state == State::Rejected => return Ok(Waited::Free),
             Some(row) => return Ok(Waited::Ended(row)),
@@ -86,7 +107,11 @@ async fn wait(core: &Core, taken: &Taken) -> Result<Waited, FlowError> {
 
 async fn claim_again(core: &Arc<Core>, taken: Taken, staged: Staged) -> Result<Reply, FlowError> {
     let now = core.clock.now();
-    let claim = Claim { message: taken.message.clone(), inline: staged.blob(), owner: core.owner.clone() };
+    let claim = Claim {
+        message: taken.message.clone(),
+        inline: staged.blob(),
+        owner: core.owner.clone(),
+    };
     match core.journal.write(move |tx| tx.receive(claim, now)).await? {
         Claimed::New => checked(core, taken).await,
         Claimed::Bound(_) => Ok(reply::later("another copy of this message is being processed")),
@@ -125,12 +150,26 @@ async fn other_bytes(core: &Arc<Core>, taken: Taken, staged: Staged, row: Inboun
         return replay(core, &taken, row).await;
     }
     let (error, mic) = match &found {
-        Found::Good(facts, _) => (Error::new(ErrorKind::UnexpectedProcessingError, format!("Message-ID of {} with other content", row.message)), facts.mic.clone()),
+        Found::Good(facts, _) => (
+            Error::new(
+                ErrorKind::UnexpectedProcessingError,
+                format!("Message-ID of {} with other content", row.message),
+            ),
+            facts.mic.clone(),
+        ),
         Found::Bad(failure) => (failure.error.clone(), failure.mic.clone()),
     };
     let mut message = taken.message.clone();
-    message.state = if matches!(found, Found::Good(..)) { State::Quarantined } else { State::Rejected };
-    message.code = if message.state == State::Quarantined { "message-id-reused".to_owned() } else { error.kind.as_str().to_owned() };
+    message.state = if matches!(found, Found::Good(..)) {
+        State::Quarantined
+    } else {
+        State::Rejected
+    };
+    message.code = if message.state == State::Quarantined {
+        "message-id-reused".to_owned()
+    } else {
+        error.kind.as_str().to_owned()
+    };
     message.reason.clone_from(&error.detail);
     message.detail.previous.clone_from(&row.message);
     message.detail.hint = "ask the partner to send it under a new Message-ID; the raw message is kept".to_owned();
@@ -150,7 +189,13 @@ async fn other_bytes(core: &Arc<Core>, taken: Taken, staged: Staged, row: Inboun
         mdn = Some(made);
     }
     tracing::warn!(id = %message.id, station = message.station, partner = message.partner, message_id = message.message_id, reason = message.reason, "message refused: its id is bound");
-    let filing = Filing { message, entries, blobs, mdn: None, mdn_is_async: false };
+    let filing = Filing {
+        message,
+        entries,
+        blobs,
+        mdn: None,
+        mdn_is_async: false,
+    };
     core.journal.write(move |tx| tx.record_refused(&filing, now)).await?;
     core.wake();
     Ok(match mdn {

@@ -40,13 +40,21 @@ pub(super) fn later(line: &str) -> Reply {
 /// Our disk cannot take it.
 pub(super) fn not_now(error: &StorageError) -> Reply {
     tracing::error!(%error, "cannot keep a message");
-    later(if super::is_full(error) { "no room at this moment" } else { "cannot store the message at this moment" })
+    later(if super::is_full(error) {
+        "no room at this moment"
+    } else {
+        "cannot store the message at this moment"
+    })
 }
 
 /// A stored MDN, in the answer.
 pub(super) fn mdn((block, body): (String, Vec<u8>)) -> Reply {
     match Headers::parse(block.as_bytes()) {
-        Ok(headers) => Reply { status: 200, headers, body },
+        Ok(headers) => Reply {
+            status: 200,
+            headers,
+            body,
+        },
         Err(error) => {
             tracing::error!(%error, "a stored MDN cannot be read");
             later("the stored receipt cannot be read")
@@ -68,7 +76,9 @@ impl Says {
             ErrorKind::UnknownTradingRelationship => "The AS2-From or AS2-To identifier is not registered here.",
             ErrorKind::AuthenticationFailed => "The signature does not belong to the certificate that is registered here.",
             ErrorKind::IntegrityCheckFailed => "The content was altered after it was signed.",
-            ErrorKind::InsufficientMessageSecurity => "The message is less protected than agreed: it has to be signed and encrypted with allowed algorithms.",
+            ErrorKind::InsufficientMessageSecurity => {
+                "The message is less protected than agreed: it has to be signed and encrypted with allowed algorithms."
+            }
             ErrorKind::InvalidMessageId => "The Message-ID cannot be used.",
             ErrorKind::UnsupportedMicAlgorithms => "None of the requested MIC algorithms is supported for this relationship.",
             ErrorKind::UnsupportedFormat => "The requested receipt format is not supported.",
@@ -76,7 +86,11 @@ impl Says {
             ErrorKind::DecryptionFailed => "The message cannot be decrypted.",
             ErrorKind::UnexpectedProcessingError | ErrorKind::Invalid => "The message could not be processed.",
         };
-        Says { disposition: Disposition::from(error), mic, text: advice.to_owned() }
+        Says {
+            disposition: Disposition::from(error),
+            mic,
+            text: advice.to_owned(),
+        }
     }
 }
 
@@ -96,7 +110,9 @@ pub(super) fn compose_mdn(
         _ => false,
     };
     let named = says.mic.as_ref().map(|mic| mic.digest).filter(fit);
-    let digest = named.or_else(|| receipt.micalgs.iter().copied().find(fit)).unwrap_or(Digest::Sha256);
+    let digest = named
+        .or_else(|| receipt.micalgs.iter().copied().find(fit))
+        .unwrap_or(Digest::Sha256);
     let failed = says.disposition.to_string().contains("failed/");
     let identity = pair.filter(|_| receipt.signed && !failed).and_then(Partnership::signer);
     let sign = identity.map(|identity| as2_core::compose::Signing {
@@ -141,8 +157,16 @@ pub(super) async fn stranger(core: &Arc<Core>, arrival: &Arrival, from: &str, to
     let now = core.clock.now();
     core.storage.check_room()?;
     let headers = &arrival.head.headers;
-    let error = Error::new(ErrorKind::UnknownTradingRelationship, format!("no relationship between station {to} and partner {from}"));
-    let account = core.objects().stations.get(to).map(|station| station.account.clone()).unwrap_or_default();
+    let error = Error::new(
+        ErrorKind::UnknownTradingRelationship,
+        format!("no relationship between station {to} and partner {from}"),
+    );
+    let account = core
+        .objects()
+        .stations
+        .get(to)
+        .map(|station| station.account.clone())
+        .unwrap_or_default();
     let clean = |text: &str, most: usize| text.chars().filter(|c| !c.is_control()).take(most).collect::<String>();
     let mut message = Message {
         id: Id::draw(now),
@@ -164,15 +188,24 @@ pub(super) async fn stranger(core: &Arc<Core>, arrival: &Arrival, from: &str, to
         finished: Some(now),
         attempts: 0,
         next_try: None,
-        detail: Detail { mdn_mode: "none".to_owned(), ..Detail::default() },
+        detail: Detail {
+            mdn_mode: "none".to_owned(),
+            ..Detail::default()
+        },
     };
-    message.detail.set_head(arrival.head.bytes.get(..MAX_STRANGER_HEAD).unwrap_or(&arrival.head.bytes));
+    message
+        .detail
+        .set_head(arrival.head.bytes.get(..MAX_STRANGER_HEAD).unwrap_or(&arrival.head.bytes));
     message.detail.hint = "partner add, if it is one of yours; ids are compared exactly".to_owned();
     tracing::warn!(id = %message.id, station = message.station, partner = message.partner, peer = %arrival.peer, "message of an unknown pair refused");
     let wants_mdn = headers.get("Disposition-Notification-To").is_some();
     let as_mdn = wants_mdn && core.config.as2.unknown_partner != crate::config::UnknownPartner::Http422;
     let receipt = ReceiptRequest::sync(String::new());
-    let made = if as_mdn { compose_mdn(core, None, &message, &receipt, Says::error(&error, None)).ok() } else { None };
+    let made = if as_mdn {
+        compose_mdn(core, None, &message, &receipt, Says::error(&error, None)).ok()
+    } else {
+        None
+    };
     if made.is_some() {
         message.detail.mdn_disposition = Disposition::from(&error).to_string();
         message.detail.mdn_signature = "unsigned".to_owned();
@@ -181,7 +214,14 @@ pub(super) async fn stranger(core: &Arc<Core>, arrival: &Arrival, from: &str, to
     core.journal.write(move |tx| tx.record_stranger(&message)).await?;
     Ok(match made {
         Some(made) => mdn(made),
-        None => Reply::text(422, &format!("no trading relationship between AS2-From {} and AS2-To {}\r\n", clean(from, 128), clean(to, 128))),
+        None => Reply::text(
+            422,
+            &format!(
+                "no trading relationship between AS2-From {} and AS2-To {}\r\n",
+                clean(from, 128),
+                clean(to, 128)
+            ),
+        ),
     })
 }
 
@@ -196,7 +236,9 @@ pub(super) async fn refuse(
 ) -> Result<Reply, FlowError> {
     let now = core.clock.now();
     tracing::warn!(id = %message.id, station = message.station, partner = message.partner, %error, "message refused");
-    let staged = tokio::task::spawn_blocking(move || draft.stage()).await.map_err(|e| FlowError::Internal(e.to_string()))??;
+    let staged = tokio::task::spawn_blocking(move || draft.stage())
+        .await
+        .map_err(|e| FlowError::Internal(e.to_string()))??;
     message.detail.raw.clone_from(&staged.key);
     message.state = State::Rejected;
     message.code = error.kind.as_str().replace(' ', "-").to_ascii_lowercase();
@@ -209,20 +251,37 @@ pub(super) async fn refuse(
     if wants_mdn {
         // The receipt that was asked for, unless that is what is wrong; in the answer, whatever else was asked.
         let asked = ReceiptRequest::from_headers(&arrival.head.headers).ok().flatten();
-        let receipt = ReceiptRequest { deliver_to: None, ..asked.unwrap_or_else(|| ReceiptRequest::sync(String::new())) };
+        let receipt = ReceiptRequest {
+            deliver_to: None,
+            ..asked.unwrap_or_else(|| ReceiptRequest::sync(String::new()))
+        };
         let disposition = Disposition::from(&error).to_string();
         made = compose_mdn(core, Some(pair), &message, &receipt, Says::error(&error, None)).ok();
         if let Some(made) = &made {
             message.detail.mdn_disposition = disposition;
-            message.detail.mdn_signature = if receipt.signed && !made.0.contains("multipart/report") { "signed" } else { "unsigned" }.to_owned();
+            message.detail.mdn_signature = if receipt.signed && !made.0.contains("multipart/report") {
+                "signed"
+            } else {
+                "unsigned"
+            }
+            .to_owned();
             message.detail.mdn_at = Some(now);
             let (entry, blob) = mdn_file(&message, made);
             entries.push(entry);
             blobs.push(blob);
         }
     }
-    let filing = Filing { message, entries, blobs, mdn: None, mdn_is_async: false };
+    let filing = Filing {
+        message,
+        entries,
+        blobs,
+        mdn: None,
+        mdn_is_async: false,
+    };
     core.journal.write(move |tx| tx.record_refused(&filing, now)).await?;
     core.wake();
-    Ok(made.map_or_else(|| Reply::text(400, "the message cannot be processed: its headers are wrong\r\n"), mdn))
+    Ok(made.map_or_else(
+        || Reply::text(400, "the message cannot be processed: its headers are wrong\r\n"),
+        mdn,
+    ))
 }

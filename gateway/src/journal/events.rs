@@ -15,9 +15,9 @@ impl Tx<'_> {
     pub fn record(&self, event: &NewEvent<'_>, at: Millis) -> Result<()> {
         let facts = event.facts.to_string();
         let hash = link(&self.last_hash()?, at, event.account, event.kind, event.subject, &facts);
-        let mut insert = self.db.prepare_cached(
-            "INSERT INTO event (at, account, kind, subject, facts, hash) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        )?;
+        let mut insert = self
+            .db
+            .prepare_cached("INSERT INTO event (at, account, kind, subject, facts, hash) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
         insert.execute(params![at, event.account, event.kind, event.subject, facts, hash.as_slice()])?;
         Ok(())
     }
@@ -56,7 +56,9 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn verify_events(&self) -> Result<std::result::Result<u64, i64>> {
-        let mut query = self.db.prepare("SELECT seq, at, account, kind, subject, facts, hash FROM event ORDER BY seq")?;
+        let mut query = self
+            .db
+            .prepare("SELECT seq, at, account, kind, subject, facts, hash FROM event ORDER BY seq")?;
         let mut rows = query.query([])?;
         let mut last = Vec::new();
         let mut count = 0u64;

@@ -103,7 +103,9 @@ impl Tx<'_> {
             .optional()?;
         if fence.is_none() {
             let row = self.inbound(&message.station, &message.partner, &message.message_id)?;
-            return row.map(Claimed::Bound).ok_or_else(|| JournalError::Conflict("the claim vanished".to_owned()));
+            return row
+                .map(Claimed::Bound)
+                .ok_or_else(|| JournalError::Conflict("the claim vanished".to_owned()));
         }
         if let Some((key, bytes)) = &claim.inline {
             self.put_blob(key, bytes)?;
@@ -140,7 +142,13 @@ impl Tx<'_> {
                 ))
             })
             .optional()?;
-        row.map(|(state, row)| Ok(InboundRow { state: state.parse().map_err(JournalError::Corrupt)?, ..row })).transpose()
+        row.map(|(state, row)| {
+            Ok(InboundRow {
+                state: state.parse().map_err(JournalError::Corrupt)?,
+                ..row
+            })
+        })
+        .transpose()
     }
 
     /// Files, rejects or quarantines a received message, with its MDN, in one step.
@@ -178,7 +186,11 @@ impl Tx<'_> {
         if filing.mdn_is_async && filing.mdn.is_some() {
             self.add_job(JobKind::Mdn, &message.account, id, &lane(&message.station, &message.partner), now)?;
         }
-        let kind = if message.state == State::Filed { "message.received" } else { "message.rejected" };
+        let kind = if message.state == State::Filed {
+            "message.received"
+        } else {
+            "message.rejected"
+        };
         self.record_message(kind, message, now)
     }
 
@@ -216,7 +228,9 @@ impl Tx<'_> {
     /// The database's.
     pub fn stored_mdn(&self, message: &Message) -> Result<Option<(String, Vec<u8>)>> {
         let row = self.inbound(&message.station, &message.partner, &message.message_id)?;
-        Ok(row.filter(|row| row.message == message.id.as_str()).and_then(|row| row.mdn_headers.zip(row.mdn_body)))
+        Ok(row
+            .filter(|row| row.message == message.id.as_str())
+            .and_then(|row| row.mdn_headers.zip(row.mdn_body)))
     }
 
     /// The MDN of a received message went out, or will not.
@@ -237,7 +251,13 @@ impl Tx<'_> {
         let mut message = self.expect_message(id)?;
         url.clone_into(&mut message.detail.mdn_url);
         self.update_message(&message, &[message.state])?;
-        self.add_job(JobKind::Mdn, &message.account, message.id.as_str(), &lane(&message.station, &message.partner), now)
+        self.add_job(
+            JobKind::Mdn,
+            &message.account,
+            message.id.as_str(),
+            &lane(&message.station, &message.partner),
+            now,
+        )
     }
 
     /// Whether this partner sent a payload with the same name and MIC under another Message-ID since a time.
@@ -250,7 +270,15 @@ impl Tx<'_> {
              AND file = ?4 AND created >= ?5 AND detail ->> '$.mic' = ?6 AND id <> ?7 LIMIT 1",
         )?;
         let row = query.query_row(
-            params![message.account, message.station, message.partner, message.file, since, message.detail.mic, message.id.as_str()],
+            params![
+                message.account,
+                message.station,
+                message.partner,
+                message.file,
+                since,
+                message.detail.mic,
+                message.id.as_str()
+            ],
             |row| row.get(0),
         );
         Ok(row.optional()?)

@@ -106,7 +106,9 @@ impl Tx<'_> {
         let mut claimed = Vec::with_capacity(free.len());
         for (_, mut job) in free {
             job.fence += 1;
-            let mut update = self.db.prepare_cached("UPDATE job SET lease_owner = ?2, lease_until = ?3, fence = ?4 WHERE id = ?1")?;
+            let mut update = self
+                .db
+                .prepare_cached("UPDATE job SET lease_owner = ?2, lease_until = ?3, fence = ?4 WHERE id = ?1")?;
             update.execute(params![job.id, owner, now + LEASE, job.fence])?;
             claimed.push(job);
         }
@@ -126,9 +128,9 @@ impl Tx<'_> {
     }
 
     fn leases_in_lane(&self, lane: &str, kind: JobKind, owner: &str) -> Result<u32> {
-        let mut query = self.db.prepare_cached(
-            "SELECT count(*) FROM job WHERE lane = ?1 AND kind = ?2 AND lease_owner IS NOT NULL AND lease_owner = ?3",
-        )?;
+        let mut query = self
+            .db
+            .prepare_cached("SELECT count(*) FROM job WHERE lane = ?1 AND kind = ?2 AND lease_owner IS NOT NULL AND lease_owner = ?3")?;
         Ok(query.query_row(params![lane, kind.as_str(), owner], |row| row.get(0))?)
     }
 
@@ -144,8 +146,11 @@ impl Tx<'_> {
              ORDER BY due, id LIMIT ?5"
         };
         let mut query = self.db.prepare_cached(sql)?;
-        let rows = query.query_map(params![lane, kind.as_str(), now, owner, most], |row| Ok((row.get(7)?, read_job(row)?)))?;
-        rows.map(|row| row.map_err(JournalError::from).and_then(|(due, job)| Ok((due, job?)))).collect()
+        let rows = query.query_map(params![lane, kind.as_str(), now, owner, most], |row| {
+            Ok((row.get(7)?, read_job(row)?))
+        })?;
+        rows.map(|row| row.map_err(JournalError::from).and_then(|(due, job)| Ok((due, job?))))
+            .collect()
     }
 
     /// Keeps a lease alive during long work.
@@ -192,7 +197,9 @@ impl Tx<'_> {
     /// The database's.
     pub fn give_back_receive(&self, message: &str, due: Millis) -> Result<()> {
         self.db
-            .prepare_cached("UPDATE job SET due = ?3, lease_owner = NULL, lease_until = NULL, tries = tries + 1 WHERE kind = ?1 AND message = ?2")?
+            .prepare_cached(
+                "UPDATE job SET due = ?3, lease_owner = NULL, lease_until = NULL, tries = tries + 1 WHERE kind = ?1 AND message = ?2",
+            )?
             .execute(params![JobKind::Receive.as_str(), message, due])?;
         Ok(())
     }
@@ -202,7 +209,9 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn end_job(&self, job: &Job) -> Result<()> {
-        self.db.prepare_cached("DELETE FROM job WHERE id = ?1 AND fence = ?2")?.execute(params![job.id, job.fence])?;
+        self.db
+            .prepare_cached("DELETE FROM job WHERE id = ?1 AND fence = ?2")?
+            .execute(params![job.id, job.fence])?;
         Ok(())
     }
 
@@ -250,9 +259,9 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn next_due(&self, owner: &str) -> Result<Option<Millis>> {
-        let mut query = self.db.prepare_cached(
-            "SELECT min(due) FROM job WHERE lease_owner IS NULL OR lease_owner <> ?1",
-        )?;
+        let mut query = self
+            .db
+            .prepare_cached("SELECT min(due) FROM job WHERE lease_owner IS NULL OR lease_owner <> ?1")?;
         Ok(query.query_row(params![owner], |row| row.get(0))?)
     }
 
@@ -261,7 +270,9 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn queue(&self) -> Result<(u64, Option<Millis>)> {
-        Ok(self.db.query_row("SELECT count(*), min(due) FROM job", [], |row| Ok((row.get(0)?, row.get(1)?)))?)
+        Ok(self
+            .db
+            .query_row("SELECT count(*), min(due) FROM job", [], |row| Ok((row.get(0)?, row.get(1)?)))?)
     }
 }
 

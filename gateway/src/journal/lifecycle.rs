@@ -64,9 +64,15 @@ impl Tx<'_> {
              FROM entry WHERE account = ?1 AND area = ?2 AND is_dir = 0 AND deleted IS NULL"
         );
         let mut query = self.db.prepare_cached(&sql)?;
-        Ok(query.query_row(params![account, area.as_str(), made_before, retired_before], |row| {
-            Ok(SweepCount { retire: row.get(0)?, purge: row.get(1)?, all: row.get(2)? })
-        })?)
+        Ok(
+            query.query_row(params![account, area.as_str(), made_before, retired_before], |row| {
+                Ok(SweepCount {
+                    retire: row.get(0)?,
+                    purge: row.get(1)?,
+                    all: row.get(2)?,
+                })
+            })?,
+        )
     }
 
     /// Takes an entry out of the view.
@@ -87,7 +93,9 @@ impl Tx<'_> {
 
     fn mark(&self, entry: &Entry, what: &str, now: Millis) -> Result<()> {
         let sql = format!("UPDATE entry SET {what} WHERE account = ?1 AND parent = ?2 AND name = ?3 AND version = ?4");
-        self.db.prepare_cached(&sql)?.execute(params![entry.account, entry.parent, entry.name, entry.version, now])?;
+        self.db
+            .prepare_cached(&sql)?
+            .execute(params![entry.account, entry.parent, entry.name, entry.version, now])?;
         Ok(())
     }
 

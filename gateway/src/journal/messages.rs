@@ -40,8 +40,7 @@ impl Tx<'_> {
     pub fn message(&self, id: &str) -> Result<Option<Message>> {
         let sql = format!("SELECT {COLUMNS} FROM message WHERE id = ?1");
         let mut query = self.db.prepare_cached(&sql)?;
-        let raw = query.query_row([id], |row| Ok(read_message(row)))
-            .optional()?;
+        let raw = query.query_row([id], |row| Ok(read_message(row))).optional()?;
         raw.transpose()
     }
 
@@ -70,7 +69,9 @@ impl Tx<'_> {
         match (found.pop(), found.pop()) {
             (Some(message), None) => Ok(message),
             (None, _) => Err(JournalError::NotFound(format!("no message {text}"))),
-            _ => Err(JournalError::Conflict(format!("{text} names more than one message; give the whole id"))),
+            _ => Err(JournalError::Conflict(format!(
+                "{text} names more than one message; give the whole id"
+            ))),
         }
     }
 
@@ -202,7 +203,10 @@ impl Tx<'_> {
 /// A Message-ID without blanks and brackets: what comparisons go by.
 pub(super) fn bare(message_id: &str) -> &str {
     let trimmed = message_id.trim();
-    trimmed.strip_prefix('<').and_then(|inner| inner.strip_suffix('>')).unwrap_or(trimmed)
+    trimmed
+        .strip_prefix('<')
+        .and_then(|inner| inner.strip_suffix('>'))
+        .unwrap_or(trimmed)
 }
 
 fn read_message(row: &Row<'_>) -> Result<Message> {

@@ -108,7 +108,11 @@ impl Journal {
             .name("journal".to_owned())
             .spawn(move || write_loop(&db, &queue))
             .map_err(|error| JournalError::Corrupt(format!("cannot start the writer: {error}")))?;
-        Ok(Journal { path: path.to_owned(), changes, readers: Mutex::new(Vec::new()) })
+        Ok(Journal {
+            path: path.to_owned(),
+            changes,
+            readers: Mutex::new(Vec::new()),
+        })
     }
 
     /// Runs one change and waits until it is durable. For blocking threads.
@@ -206,7 +210,11 @@ impl Journal {
 fn in_savepoint<T>(tx: &Tx<'_>, change: impl FnOnce(&Tx<'_>) -> Result<T>) -> Result<T> {
     tx.db.execute_batch("SAVEPOINT change")?;
     let outcome = change(tx);
-    let end = if outcome.is_ok() { "RELEASE change" } else { "ROLLBACK TO change; RELEASE change" };
+    let end = if outcome.is_ok() {
+        "RELEASE change"
+    } else {
+        "ROLLBACK TO change; RELEASE change"
+    };
     tx.db.execute_batch(end)?;
     outcome
 }
@@ -236,7 +244,10 @@ fn migrate(db: &Connection) -> Result<()> {
     db.execute_batch("BEGIN IMMEDIATE")?;
     let found: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     let outcome = match found {
-        0 => db.execute_batch(SCHEMA).and_then(|()| db.pragma_update(None, "user_version", SCHEMA_VERSION)).map_err(Into::into),
+        0 => db
+            .execute_batch(SCHEMA)
+            .and_then(|()| db.pragma_update(None, "user_version", SCHEMA_VERSION))
+            .map_err(Into::into),
         SCHEMA_VERSION => Ok(()),
         found => Err(JournalError::Newer { found }),
     };

@@ -70,10 +70,15 @@ impl Objects {
 
     /// The pairs of station and partner of an account that have directories, in order.
     pub fn pairs(&self, account: &str) -> impl Iterator<Item = (&Station, &Partner)> {
-        self.stations.values().filter(move |station| station.account == account).flat_map(move |station| {
-            let partners = self.partners.values().filter(move |partner| partner.account == account);
-            partners.filter(|partner| partner.trades_with(&station.as2_id)).map(move |partner| (station, partner))
-        })
+        self.stations
+            .values()
+            .filter(move |station| station.account == account)
+            .flat_map(move |station| {
+                let partners = self.partners.values().filter(move |partner| partner.account == account);
+                partners
+                    .filter(|partner| partner.trades_with(&station.as2_id))
+                    .map(move |partner| (station, partner))
+            })
     }
 }
 
@@ -83,7 +88,10 @@ impl Tx<'_> {
     /// # Errors
     /// The database's, or an unreadable row.
     pub fn objects(&self) -> Result<Objects> {
-        let mut objects = Objects { version: self.objects_version()?, ..Objects::default() };
+        let mut objects = Objects {
+            version: self.objects_version()?,
+            ..Objects::default()
+        };
         let mut rows = self.db.prepare_cached("SELECT kind, json, der, sealed FROM object")?;
         let mut rows = rows.query([])?;
         while let Some(row) = rows.next()? {
@@ -105,7 +113,9 @@ impl Tx<'_> {
                     let mut certificate: Certificate = serde_json::from_str(&json)?;
                     certificate.der = row.get(2)?;
                     certificate.sealed_key = row.get(3)?;
-                    objects.certificates.insert((certificate.account.clone(), certificate.name.clone()), certificate);
+                    objects
+                        .certificates
+                        .insert((certificate.account.clone(), certificate.name.clone()), certificate);
                 }
                 ObjectKind::User => {
                     let user: User = serde_json::from_str(&json)?;
@@ -121,7 +131,9 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn objects_changed_at(&self) -> Result<Millis> {
-        Ok(self.db.query_row("SELECT coalesce(max(changed), 0) FROM object", [], |row| row.get(0))?)
+        Ok(self
+            .db
+            .query_row("SELECT coalesce(max(changed), 0) FROM object", [], |row| row.get(0))?)
     }
 
     /// The counter that every change of an object raises.
@@ -159,7 +171,14 @@ impl Tx<'_> {
     /// The database's.
     pub fn put_certificate(&self, certificate: &Certificate, now: Millis) -> Result<()> {
         let blobs = (Some(certificate.der.as_slice()), certificate.sealed_key.as_deref());
-        self.put(ObjectKind::Certificate, &certificate.account, &certificate.name, certificate, blobs, now)
+        self.put(
+            ObjectKind::Certificate,
+            &certificate.account,
+            &certificate.name,
+            certificate,
+            blobs,
+            now,
+        )
     }
 
     /// Writes a user; the name is unique on the server, whatever its case.
@@ -226,9 +245,9 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn set_fact(&self, key: &str, value: &str) -> Result<()> {
-        let mut change = self.db.prepare_cached(
-            "INSERT INTO fact (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2",
-        )?;
+        let mut change = self
+            .db
+            .prepare_cached("INSERT INTO fact (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2")?;
         change.execute([key, value])?;
         Ok(())
     }

@@ -162,7 +162,10 @@ impl Tx<'_> {
         message.state = State::Duplicate;
         message.finished = Some(now);
         "duplicate-name".clone_into(&mut message.code);
-        message.reason = format!("the name was used by {winner} less than the window ago, {}", if same { "same bytes" } else { "other bytes" });
+        message.reason = format!(
+            "the name was used by {winner} less than the window ago, {}",
+            if same { "same bytes" } else { "other bytes" }
+        );
         message.detail.hint = "upload it under another name, or wait until the window ends".to_owned();
         message.detail.previous.clone_from(&winner);
         self.insert_message(&message)?;
@@ -184,7 +187,14 @@ impl Tx<'_> {
         )?;
         let first: Option<String> = upsert
             .query_row(
-                params![message.account, scope(message), key, now, now.saturating_add(millis(window)), message.id.as_str()],
+                params![
+                    message.account,
+                    scope(message),
+                    key,
+                    now,
+                    now.saturating_add(millis(window)),
+                    message.id.as_str()
+                ],
                 |row| row.get(0),
             )
             .optional()?;
@@ -194,15 +204,15 @@ impl Tx<'_> {
         let mut query = self
             .db
             .prepare_cached("SELECT message FROM name_window WHERE account = ?1 AND scope = ?2 AND name_key = ?3")?;
-        Ok(Some(query.query_row(params![message.account, scope(message), key], |row| row.get(0))?))
+        Ok(Some(
+            query.query_row(params![message.account, scope(message), key], |row| row.get(0))?,
+        ))
     }
 
     /// Ends the window early, if it is still the one that this message opened.
     pub(super) fn free_window(&self, message: &Message, now: Millis) -> Result<()> {
         self.db
-            .prepare_cached(
-                "UPDATE name_window SET expires_at = ?5 WHERE account = ?1 AND scope = ?2 AND name_key = ?3 AND message = ?4",
-            )?
+            .prepare_cached("UPDATE name_window SET expires_at = ?5 WHERE account = ?1 AND scope = ?2 AND name_key = ?3 AND message = ?4")?
             .execute(params![
                 message.account,
                 scope(message),
@@ -272,7 +282,10 @@ impl Tx<'_> {
     pub fn retry_now(&self, id: &str, revived: Option<&Revived>, now: Millis) -> Result<Message> {
         let mut message = self.expect_message(id)?;
         if !message.can_be_retried() || message.state.is_final() != revived.is_some() {
-            return Err(JournalError::Conflict(format!("message {id} is {}; use resend for a new message", message.state)));
+            return Err(JournalError::Conflict(format!(
+                "message {id} is {}; use resend for a new message",
+                message.state
+            )));
         }
         let before = message.state;
         if let Some(revived) = revived {
@@ -365,7 +378,12 @@ impl Tx<'_> {
             "state": message.state,
             "code": message.code,
         });
-        let event = NewEvent { account: &message.account, kind, subject: message.id.as_str(), facts };
+        let event = NewEvent {
+            account: &message.account,
+            kind,
+            subject: message.id.as_str(),
+            facts,
+        };
         self.record(&event, now)
     }
 }

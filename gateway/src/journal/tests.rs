@@ -35,9 +35,18 @@ fn upload(file: &str, now: i64) -> NewUpload {
         finished: None,
         attempts: 0,
         next_try: None,
-        detail: Detail { payload: format!("k{now}{file}"), ..Detail::default() },
+        detail: Detail {
+            payload: format!("k{now}{file}"),
+            ..Detail::default()
+        },
     };
-    NewUpload { message, window: Some(WINDOW), due: now, inline: None, replaces: None }
+    NewUpload {
+        message,
+        window: Some(WINDOW),
+        due: now,
+        inline: None,
+        replaces: None,
+    }
 }
 
 fn accept(journal: &Journal, file: &str, now: i64) -> Accepted {
@@ -81,10 +90,14 @@ fn a_withdrawn_upload_frees_its_name_and_is_never_claimed() {
     let new = upload("a.edi", 10);
     let id = new.message.id.clone();
     journal.write_blocking(move |tx| tx.accept_upload(new, 10)).unwrap();
-    let gone = journal.write_blocking(move |tx| tx.withdraw(id.as_str(), false, "cancelled", "test", 11)).unwrap();
+    let gone = journal
+        .write_blocking(move |tx| tx.withdraw(id.as_str(), false, "cancelled", "test", 11))
+        .unwrap();
     assert!(gone.is_some());
     assert_eq!(accept(&journal, "a.edi", 12), Accepted::Queued);
-    let jobs = journal.write_blocking(|tx| tx.claim_jobs(&[JobKind::Send], "me", 100, 10, &|_, _, _| Lane { width: 9, in_order: false })).unwrap();
+    let jobs = journal
+        .write_blocking(|tx| tx.claim_jobs(&[JobKind::Send], "me", 100, 10, &|_, _, _| Lane { width: 9, in_order: false }))
+        .unwrap();
     assert_eq!(jobs.len(), 1);
 }
 
@@ -93,7 +106,9 @@ fn a_claimed_job_is_nobody_elses_until_its_process_is_gone() {
     let (_dir, journal) = journal();
     accept(&journal, "a.edi", 10);
     let claim = |owner: &'static str, now| {
-        journal.write_blocking(move |tx| tx.claim_jobs(&[JobKind::Send], owner, now, 10, &|_, _, _| Lane { width: 9, in_order: false })).unwrap()
+        journal
+            .write_blocking(move |tx| tx.claim_jobs(&[JobKind::Send], owner, now, 10, &|_, _, _| Lane { width: 9, in_order: false }))
+            .unwrap()
     };
     let first = claim("boot-1", 10);
     assert_eq!(first.len(), 1);
@@ -135,12 +150,17 @@ fn an_ordered_lane_waits_for_its_oldest() {
         accept(&journal, file, at);
     }
     let claim = |now: i64| {
-        journal.write_blocking(move |tx| tx.claim_jobs(&[JobKind::Send], "me", now, 10, &|_, _, _| Lane { width: 9, in_order: true })).unwrap()
+        journal
+            .write_blocking(move |tx| tx.claim_jobs(&[JobKind::Send], "me", now, 10, &|_, _, _| Lane { width: 9, in_order: true }))
+            .unwrap()
     };
     let first = claim(10);
     assert_eq!(first.len(), 1);
     let (id, fence) = (first[0].id, first[0].fence);
     journal.write_blocking(move |tx| tx.put_back_job(id, fence, 1_000)).unwrap();
-    assert!(claim(20).is_empty(), "the older one waits for its next try, so the younger one waits too");
+    assert!(
+        claim(20).is_empty(),
+        "the older one waits for its next try, so the younger one waits too"
+    );
     assert_eq!(claim(1_000).first().map(|job| job.id), Some(id));
 }

@@ -95,13 +95,25 @@ impl NewEntry {
     /// A file in a directory.
     #[must_use]
     pub fn file(area: Area, parent: String, name: &str, store: &str, size: u64) -> Self {
-        NewEntry { parent, name: name.to_owned(), area, store: store.to_owned(), size: Some(size) }
+        NewEntry {
+            parent,
+            name: name.to_owned(),
+            area,
+            store: store.to_owned(),
+            size: Some(size),
+        }
     }
 
     /// A message's directory.
     #[must_use]
     pub fn dir(area: Area, parent: String, name: &str) -> Self {
-        NewEntry { parent, name: name.to_owned(), area, store: String::new(), size: None }
+        NewEntry {
+            parent,
+            name: name.to_owned(),
+            area,
+            store: String::new(),
+            size: None,
+        }
     }
 }
 
@@ -113,7 +125,9 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn put_blob(&self, key: &str, bytes: &[u8]) -> Result<()> {
-        self.db.prepare_cached("INSERT OR REPLACE INTO blob (key, bytes) VALUES (?1, ?2)")?.execute(params![key, bytes])?;
+        self.db
+            .prepare_cached("INSERT OR REPLACE INTO blob (key, bytes) VALUES (?1, ?2)")?
+            .execute(params![key, bytes])?;
         Ok(())
     }
 
@@ -181,7 +195,10 @@ impl Tx<'_> {
              AND noncurrent IS NULL AND deleted IS NULL"
         );
         let mut query = self.db.prepare_cached(&sql)?;
-        query.query_row([account, parent, name], |row| Ok(read_entry(row))).optional()?.transpose()
+        query
+            .query_row([account, parent, name], |row| Ok(read_entry(row)))
+            .optional()?
+            .transpose()
     }
 
     /// A page of a directory's visible entries, by name.
@@ -239,9 +256,9 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn published(&self, entries: &[Entry]) -> Result<()> {
-        let mut update = self.db.prepare_cached(
-            "UPDATE entry SET store = '' WHERE account = ?1 AND parent = ?2 AND name = ?3 AND version = ?4",
-        )?;
+        let mut update = self
+            .db
+            .prepare_cached("UPDATE entry SET store = '' WHERE account = ?1 AND parent = ?2 AND name = ?3 AND version = ?4")?;
         for entry in entries {
             update.execute(params![entry.account, entry.parent, entry.name, entry.version])?;
             self.drop_unnamed_blob(&entry.store)?;
@@ -260,7 +277,12 @@ impl Tx<'_> {
              GROUP BY file ORDER BY file LIMIT ?5",
         )?;
         let rows = query.query_map(params![account, station, partner, after, limit], |row| {
-            Ok(super::SendEntry { name: row.get(0)?, message: row.get(1)?, size: row.get(2)?, created: row.get(3)? })
+            Ok(super::SendEntry {
+                name: row.get(0)?,
+                message: row.get(1)?,
+                size: row.get(2)?,
+                created: row.get(3)?,
+            })
         })?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
@@ -317,7 +339,10 @@ impl Tx<'_> {
             "SELECT account, station, partner, name, owner, state, reason, store, size, sha256, created, updated FROM upload
              WHERE account = ?1 AND station = ?2 AND partner = ?3 AND name = ?4 AND owner = ?5",
         )?;
-        query.query_row([account, station, partner, name, owner], |row| Ok(read_upload(row))).optional()?.transpose()
+        query
+            .query_row([account, station, partner, name, owner], |row| Ok(read_upload(row)))
+            .optional()?
+            .transpose()
     }
 
     /// Uploads of a pair that this user sees: all parked and ignored ones, and the user's own parts.

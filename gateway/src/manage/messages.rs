@@ -74,7 +74,11 @@ pub async fn retry(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result
     let retried = core.journal.write(move |tx| tx.retry_now(&id, revived.as_ref(), now)).await?;
     for entry in &gone {
         // The server may have failed again by now and shown the file anew.
-        if core.journal.read(|tx| tx.entry(&entry.account, &entry.parent, &entry.name))?.is_none() {
+        if core
+            .journal
+            .read(|tx| tx.entry(&entry.account, &entry.parent, &entry.name))?
+            .is_none()
+        {
             core.storage.unpublish(entry);
         }
     }
@@ -247,7 +251,10 @@ pub async fn cancel(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
     let unnamed = core.journal.write(move |tx| {
         // The person has seen the row as it was; a try may have begun and ended since.
         if tx.expect_message(step.message.id.as_str())?.updated != seen {
-            return Err(JournalError::Conflict(format!("message {} was moved meanwhile; look at it again", step.message.id)));
+            return Err(JournalError::Conflict(format!(
+                "message {} was moved meanwhile; look at it again",
+                step.message.id
+            )));
         }
         tx.settle(&step, now)
     });

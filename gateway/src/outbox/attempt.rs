@@ -31,7 +31,14 @@ pub(super) async fn attempt(core: &Arc<Core>, job: &Job, mut message: Message, p
     message.next_try = None;
     message.updated = began;
     let n = message.attempts;
-    message.detail.tries.push(Attempt { n, at: began, took: 0, status: None, outcome: String::new(), body_sent: false });
+    message.detail.tries.push(Attempt {
+        n,
+        at: began,
+        took: 0,
+        status: None,
+        outcome: String::new(),
+        body_sent: false,
+    });
     let (row, claim) = (message.clone(), (job.id, job.fence));
     core.journal.write(move |tx| tx.progress(&row, claim, None, began)).await?;
 
@@ -46,7 +53,16 @@ pub(super) async fn attempt(core: &Arc<Core>, job: &Job, mut message: Message, p
         // The job has another holder meanwhile. A receipt that proves delivery counts all the same (durability.md §4.2).
         Err(FlowError::Journal(JournalError::Conflict(_))) if proof => {
             let expected = vec![State::Queued, State::Sending, State::WaitingMdn, State::Retrying, State::Held];
-            settle(core, Settlement { fence: None, expected, ..step }, core.clock.now()).await
+            settle(
+                core,
+                Settlement {
+                    fence: None,
+                    expected,
+                    ..step
+                },
+                core.clock.now(),
+            )
+            .await
         }
         other => other,
     }
@@ -66,7 +82,11 @@ async fn post(core: &Core, message: &Message, pair: &Partnership) -> Result<Resu
 pub(crate) fn target(core: &Core, pair: &Partnership, url: &str) -> Target {
     let partner = &pair.partner;
     let seconds = |own: u64, servers: Duration| if own == 0 { servers } else { Duration::from_secs(own) };
-    let response = if partner.mdn.is_async() { ASYNC_RESPONSE } else { core.config.as2.response_timeout };
+    let response = if partner.mdn.is_async() {
+        ASYNC_RESPONSE
+    } else {
+        core.config.as2.response_timeout
+    };
     Target {
         url: url.to_owned(),
         tls: match partner.tls {
@@ -74,11 +94,17 @@ pub(crate) fn target(core: &Core, pair: &Partnership, url: &str) -> Target {
             TlsMode::Legacy => Tls::Legacy,
         },
         pinned: pair.pinned_tls.clone(),
-        client_identity: pair.tls_identity.clone().map(|(certificate, pkcs8)| ClientIdentity { cert_chain: vec![certificate], pkcs8 }),
+        client_identity: pair.tls_identity.clone().map(|(certificate, pkcs8)| ClientIdentity {
+            cert_chain: vec![certificate],
+            pkcs8,
+        }),
         basic_auth: pair.http_auth.clone(),
         headers: Vec::new(),
         allow_private: partner.private,
-        proxy: (!partner.proxy.is_empty()).then(|| Proxy { url: partner.proxy.clone(), auth: pair.proxy_auth.clone() }),
+        proxy: (!partner.proxy.is_empty()).then(|| Proxy {
+            url: partner.proxy.clone(),
+            auth: pair.proxy_auth.clone(),
+        }),
         connect_timeout: seconds(partner.connect_timeout, core.config.as2.connect_timeout),
         progress_timeout: PROGRESS,
         response_timeout: seconds(partner.response_timeout, response),
@@ -119,7 +145,13 @@ pub(super) fn keep_evidence(step: &mut Settlement, answered: bool) {
     }
     let parent = format!("{}/{id}", shelf(Area::RawMessage));
     entries.push(NewEntry::dir(Area::RawMessage, shelf(Area::RawMessage), &id));
-    entries.push(NewEntry::file(Area::RawMessage, parent, "message.as2", &message.detail.raw, message.detail.raw_size));
+    entries.push(NewEntry::file(
+        Area::RawMessage,
+        parent,
+        "message.as2",
+        &message.detail.raw,
+        message.detail.raw_size,
+    ));
     step.entries.extend(entries);
 }
 
@@ -127,7 +159,10 @@ pub(super) fn keep_evidence(step: &mut Settlement, answered: bool) {
 pub(crate) fn header_lines(head: &[u8]) -> &[u8] {
     let start = head.windows(2).position(|pair| pair == b"\r\n").map_or(0, |at| at + 2);
     let lines = head.get(start..).unwrap_or_default();
-    lines.strip_suffix(b"\r\n\r\n").and_then(|_| lines.get(..lines.len() - 2)).unwrap_or(lines)
+    lines
+        .strip_suffix(b"\r\n\r\n")
+        .and_then(|_| lines.get(..lines.len() - 2))
+        .unwrap_or(lines)
 }
 
 impl After {

@@ -34,7 +34,10 @@ pub(super) struct Trouble {
 
 impl From<as2_core::Error> for Trouble {
     fn from(error: as2_core::Error) -> Self {
-        Trouble { code: "cannot-compose", why: error.to_string() }
+        Trouble {
+            code: "cannot-compose",
+            why: error.to_string(),
+        }
     }
 }
 
@@ -62,7 +65,10 @@ pub(super) async fn compose(
     message: Message,
     partnership: &Arc<Partnership>,
 ) -> Result<Result<Message, Trouble>, FlowError> {
-    let permit = Arc::clone(&core.crypto).acquire_owned().await.map_err(|e| FlowError::Internal(e.to_string()))?;
+    let permit = Arc::clone(&core.crypto)
+        .acquire_owned()
+        .await
+        .map_err(|e| FlowError::Internal(e.to_string()))?;
     let (core2, pair) = (Arc::clone(core), Arc::clone(partnership));
     let packed = tokio::task::spawn_blocking(move || {
         let packed = package(&core2, message, &pair);
@@ -91,7 +97,10 @@ fn package(core: &Core, mut message: Message, pair: &Partnership) -> Result<Pack
     let staged = draft.stage()?;
     if staged.len != composed.content_length {
         let why = format!("packaged {} bytes where {} were foreseen", staged.len, composed.content_length);
-        return Err(ComposeError::Trouble(Trouble { code: "cannot-compose", why }));
+        return Err(ComposeError::Trouble(Trouble {
+            code: "cannot-compose",
+            why,
+        }));
     }
     note(&mut message, &composed, pair);
     message.updated = core.clock.now();
@@ -108,7 +117,14 @@ fn note(message: &mut Message, composed: &Composed, pair: &Partnership) {
     detail.set_head(&composed.headers.to_bytes());
     message.message_id = composed.headers.get("Message-ID").unwrap_or_default().to_owned();
     detail.mic = composed.mic.as_ref().map(ToString::to_string).unwrap_or_default();
-    detail.mics = composed.mics.iter().map(|c| MicRecord { what: c.what.to_string(), mic: c.mic.to_string() }).collect();
+    detail.mics = composed
+        .mics
+        .iter()
+        .map(|c| MicRecord {
+            what: c.what.to_string(),
+            mic: c.mic.to_string(),
+        })
+        .collect();
     detail.url.clone_from(&partner.url);
     detail.signed = partner.sign.map(|digest| digest.to_string()).unwrap_or_default();
     detail.encrypted = partner.encrypt.map(|cipher| cipher.to_string()).unwrap_or_default();
@@ -153,7 +169,10 @@ fn run(storage: &Storage, composer: Composer<'_>, source: &Source, payload: &Con
             drain(&mut out, draft)?;
             Ok(*composed)
         }
-        Finished::Again(_) => Err(ComposeError::Trouble(Trouble { code: "cannot-compose", why: "a third pass was asked for".to_owned() })),
+        Finished::Again(_) => Err(ComposeError::Trouble(Trouble {
+            code: "cannot-compose",
+            why: "a third pass was asked for".to_owned(),
+        })),
     }
 }
 
@@ -168,21 +187,41 @@ fn outgoing<'a>(core: &Core, message: &Message, pair: &'a Partnership, source: &
     let lacking = |code, why: String| ComposeError::Trouble(Trouble { code, why });
     let sign = match partner.sign {
         Some(digest) => {
-            let identity = pair.signer().ok_or_else(|| lacking("no-identity", format!("station {} has no key to sign with", pair.station.as2_id)))?;
-            Some(Signing { identity, digest, scheme: partner.signature_scheme, include_certificate: true })
+            let identity = pair
+                .signer()
+                .ok_or_else(|| lacking("no-identity", format!("station {} has no key to sign with", pair.station.as2_id)))?;
+            Some(Signing {
+                identity,
+                digest,
+                scheme: partner.signature_scheme,
+                include_certificate: true,
+            })
         }
         None => None,
     };
     let encrypt = match partner.encrypt {
         Some(cipher) => {
-            let recipient = pair.recipient.as_ref().ok_or_else(|| lacking("no-certificate", format!("partner {} has no encryption certificate", partner.as2_id)))?;
-            Some(Encryption { recipients: vec![recipient], cipher, key_transport: partner.key_transport })
+            let recipient = pair.recipient.as_ref().ok_or_else(|| {
+                lacking(
+                    "no-certificate",
+                    format!("partner {} has no encryption certificate", partner.as2_id),
+                )
+            })?;
+            Some(Encryption {
+                recipients: vec![recipient],
+                cipher,
+                key_transport: partner.key_transport,
+            })
         }
         None => None,
     };
     let mut nonce = [0u8; 16];
     openssl::rand::rand_bytes(&mut nonce).map_err(|e| lacking("cannot-compose", e.to_string()))?;
-    let also_digest = if message.size <= ALL_DIGESTS_BELOW { vec![Digest::Sha1, Digest::Sha256, Digest::Sha384, Digest::Sha512] } else { Vec::new() };
+    let also_digest = if message.size <= ALL_DIGESTS_BELOW {
+        vec![Digest::Sha1, Digest::Sha256, Digest::Sha384, Digest::Sha512]
+    } else {
+        Vec::new()
+    };
     Ok(Outgoing {
         from: As2Id::parse(&pair.station.as2_id)?,
         to: As2Id::parse(&partner.as2_id)?,
@@ -209,7 +248,11 @@ fn outgoing<'a>(core: &Core, message: &Message, pair: &'a Partnership, source: &
 }
 
 fn subject(message: &Message, partner: &partner::Partner) -> String {
-    let template = if message.subject.is_empty() { &partner.subject } else { &message.subject };
+    let template = if message.subject.is_empty() {
+        &partner.subject
+    } else {
+        &message.subject
+    };
     let text = template
         .replace("$file", &message.file)
         .replace("$station", &message.station)
@@ -227,7 +270,11 @@ pub fn receipt_request(core: &Core, pair: &Partnership) -> Option<ReceiptRequest
         return None;
     }
     let station = &pair.station;
-    let notify_to = if station.email.is_empty() { station.as2_id.clone() } else { station.email.clone() };
+    let notify_to = if station.email.is_empty() {
+        station.as2_id.clone()
+    } else {
+        station.email.clone()
+    };
     let digest = pair.partner.sign.unwrap_or(Digest::Sha256);
     let mut request = ReceiptRequest::sync(notify_to);
     if mode.is_signed() {
@@ -249,7 +296,12 @@ pub(crate) async fn mic_with(core: &Arc<Core>, message: &Message, pair: &Arc<Par
         outgoing.also_digest = vec![digest];
         let mut draft = core.storage.draft();
         let composed = run(&core.storage, Composer::new(outgoing)?, &source, &payload, &mut draft)?;
-        Ok(composed.mics.into_iter().map(|c| c.mic).filter(|mic| mic.digest == digest).collect())
+        Ok(composed
+            .mics
+            .into_iter()
+            .map(|c| c.mic)
+            .filter(|mic| mic.digest == digest)
+            .collect())
     });
     match work.await.map_err(|e| FlowError::Internal(e.to_string()))? {
         Ok(mics) => Ok(mics),
@@ -275,7 +327,10 @@ impl Source {
         }
         let mut archive = open_zip(payload)?;
         if archive.is_empty() || archive.len() > MAX_ZIP_ENTRIES {
-            return Err(bad_zip(format!("it holds {} entries, 1 to {MAX_ZIP_ENTRIES} can be sent", archive.len())));
+            return Err(bad_zip(format!(
+                "it holds {} entries, 1 to {MAX_ZIP_ENTRIES} can be sent",
+                archive.len()
+            )));
         }
         let mut entries = Vec::new();
         for index in 0..archive.len() {
@@ -339,7 +394,10 @@ impl Source {
 }
 
 fn bad_zip(why: String) -> ComposeError {
-    ComposeError::Trouble(Trouble { code: "bad-zip", why: format!("the zip archive cannot be unpacked: {why}") })
+    ComposeError::Trouble(Trouble {
+        code: "bad-zip",
+        why: format!("the zip archive cannot be unpacked: {why}"),
+    })
 }
 
 fn open_zip(payload: &Content) -> Result<zip::ZipArchive<Cursor<'_>>, ComposeError> {

@@ -22,17 +22,37 @@ pub(super) enum After {
     /// Receipt in hand, or none was asked for.
     Delivered { marks: Vec<String>, evidence: Option<Evidence> },
     /// For good. `refused`: the partner said so verifiably, it holds nothing.
-    Failed { code: String, reason: String, hint: String, refused: bool, marks: Vec<String>, evidence: Option<Evidence> },
+    Failed {
+        code: String,
+        reason: String,
+        hint: String,
+        refused: bool,
+        marks: Vec<String>,
+        evidence: Option<Evidence>,
+    },
     /// Again, with the same bytes.
-    Again { code: &'static str, reason: String, not_before: Option<Duration> },
+    Again {
+        code: &'static str,
+        reason: String,
+        not_before: Option<Duration>,
+    },
     /// The async receipt is due.
     WaitMdn,
     /// An operator decides.
-    Held { code: String, reason: String, evidence: Option<Evidence> },
+    Held {
+        code: String,
+        reason: String,
+        evidence: Option<Evidence>,
+    },
 }
 
 /// Judges what a try came to.
-pub(super) async fn judge(core: &Arc<Core>, message: &Message, pair: &Arc<Partnership>, posted: Result<&Answer, &PostError>) -> Result<After, FlowError> {
+pub(super) async fn judge(
+    core: &Arc<Core>,
+    message: &Message,
+    pair: &Arc<Partnership>,
+    posted: Result<&Answer, &PostError>,
+) -> Result<After, FlowError> {
     let answer = match posted {
         Ok(answer) => answer,
         Err(error) => return Ok(judge_error(error)),
@@ -50,14 +70,23 @@ pub(super) async fn judge(core: &Arc<Core>, message: &Message, pair: &Arc<Partne
 fn judge_error(error: &PostError) -> After {
     match error.stage {
         Stage::Url | Stage::Denied => After::Failed {
-            code: if error.stage == Stage::Url { "bad-url" } else { "destination-denied" }.to_owned(),
+            code: if error.stage == Stage::Url {
+                "bad-url"
+            } else {
+                "destination-denied"
+            }
+            .to_owned(),
             reason: error.to_string(),
             hint: error.hint.clone(),
             refused: false,
             marks: Vec::new(),
             evidence: None,
         },
-        _ => After::Again { code: "not-delivered", reason: error.to_string(), not_before: None },
+        _ => After::Again {
+            code: "not-delivered",
+            reason: error.to_string(),
+            not_before: None,
+        },
     }
 }
 
@@ -65,7 +94,20 @@ fn from_verdict(verdict: Verdict, evidence: Evidence) -> After {
     let evidence = Some(evidence);
     match verdict {
         Verdict::Delivered { marks } => After::Delivered { marks, evidence },
-        Verdict::Failed { code, reason, hint, refused, marks } => After::Failed { code, reason, hint, refused, marks, evidence },
+        Verdict::Failed {
+            code,
+            reason,
+            hint,
+            refused,
+            marks,
+        } => After::Failed {
+            code,
+            reason,
+            hint,
+            refused,
+            marks,
+            evidence,
+        },
         Verdict::Held { code, reason } => After::Held { code, reason, evidence },
         Verdict::Nothing { code, reason } => After::Failed {
             code,
@@ -84,22 +126,45 @@ fn judge_status(message: &Message, pair: &Partnership, answer: &Answer, now: Mil
     // What was asked for is frozen with the message; the setting may have changed since.
     let mode = message.detail.mdn_mode.parse().unwrap_or(pair.partner.mdn);
     match (status, mode) {
-        (200..300, _) if !answer.body_sent => {
-            After::Again { code: "answer-too-early", reason: format!("HTTP {status} before the whole message was sent"), not_before: None }
-        }
-        (200..300, MdnMode::None) => After::Delivered { marks: Vec::new(), evidence: None },
+        (200..300, _) if !answer.body_sent => After::Again {
+            code: "answer-too-early",
+            reason: format!("HTTP {status} before the whole message was sent"),
+            not_before: None,
+        },
+        (200..300, MdnMode::None) => After::Delivered {
+            marks: Vec::new(),
+            evidence: None,
+        },
         (200..300, mode) if mode.is_async() => After::WaitMdn,
         // RFC 4130 §5.5: the reply could not be read, so the same content goes again under the same Message-ID.
-        (200..300, _) if !answer.complete && !answer.over_limit => {
-            After::Again { code: "answer-cut-off", reason: "the connection was lost inside the partner's answer".to_owned(), not_before: None }
-        }
-        (200..300, _) => failed("no-mdn", format!("HTTP {status} without the MDN that was asked for"), "ask the partner whether the message arrived; `message retry` posts the same bytes again"),
-        (300..400, _) => failed("redirect", format!("HTTP {status}: redirects are not followed"), "set the partner's url to the address it redirects to"),
+        (200..300, _) if !answer.complete && !answer.over_limit => After::Again {
+            code: "answer-cut-off",
+            reason: "the connection was lost inside the partner's answer".to_owned(),
+            not_before: None,
+        },
+        (200..300, _) => failed(
+            "no-mdn",
+            format!("HTTP {status} without the MDN that was asked for"),
+            "ask the partner whether the message arrived; `message retry` posts the same bytes again",
+        ),
+        (300..400, _) => failed(
+            "redirect",
+            format!("HTTP {status}: redirects are not followed"),
+            "set the partner's url to the address it redirects to",
+        ),
         (408 | 425 | 429, _) | (500.., _) => {
             let wait = answer.headers.get("Retry-After").and_then(|text| retry_after(text.trim(), now));
-            After::Again { code: "http-status", reason: format!("HTTP {status}"), not_before: wait.map(|w| w.min(MAX_RETRY_AFTER)) }
+            After::Again {
+                code: "http-status",
+                reason: format!("HTTP {status}"),
+                not_before: wait.map(|w| w.min(MAX_RETRY_AFTER)),
+            }
         }
-        _ => failed(&format!("http-{status}"), format!("HTTP {status}{}", body_excerpt(answer)), status_hint(status, &message.partner)),
+        _ => failed(
+            &format!("http-{status}"),
+            format!("HTTP {status}{}", body_excerpt(answer)),
+            status_hint(status, &message.partner),
+        ),
     }
 }
 
@@ -108,17 +173,31 @@ fn retry_after(text: &str, now: Millis) -> Option<Duration> {
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
     }
-    let at = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?.as_millisecond();
+    let at = jiff::fmt::rfc2822::DateTimeParser::new()
+        .parse_timestamp(text)
+        .ok()?
+        .as_millisecond();
     Some(Duration::from_millis(u64::try_from(at - now).unwrap_or(0)))
 }
 
 fn failed(code: &str, reason: String, hint: &str) -> After {
-    After::Failed { code: code.to_owned(), reason, hint: hint.to_owned(), refused: false, marks: Vec::new(), evidence: None }
+    After::Failed {
+        code: code.to_owned(),
+        reason,
+        hint: hint.to_owned(),
+        refused: false,
+        marks: Vec::new(),
+        evidence: None,
+    }
 }
 
 /// The partner's text, short and without anything that a terminal would obey.
 fn body_excerpt(answer: &Answer) -> String {
-    let text: String = String::from_utf8_lossy(&answer.body).chars().take(120).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let text: String = String::from_utf8_lossy(&answer.body)
+        .chars()
+        .take(120)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
     let text = text.trim();
     if text.is_empty() { String::new() } else { format!(": {text}") }
 }
@@ -147,7 +226,14 @@ pub(super) fn step(core: &Core, mut message: Message, pair: &Partnership, after:
             message.detail.marks.extend(marks);
             finish(message, State::Delivered, evidence, &expected, now)
         }
-        After::Failed { code, reason, hint, marks, evidence, .. } => {
+        After::Failed {
+            code,
+            reason,
+            hint,
+            marks,
+            evidence,
+            ..
+        } => {
             message.code = code;
             message.reason = reason;
             message.detail.hint = hint;
@@ -193,10 +279,15 @@ pub(crate) fn finish(mut message: Message, state: State, evidence: Option<Eviden
     let shelf = layout::shelf(Area::Files, &message.station, &message.partner, tray);
     let (id, file) = (message.id.as_str().to_owned(), message.file.clone());
     let (payload, size) = (message.detail.payload.clone(), message.size);
-    let event = if state == State::Delivered { "message.delivered" } else { "message.failed" };
+    let event = if state == State::Delivered {
+        "message.delivered"
+    } else {
+        "message.failed"
+    };
     let mut step = Settlement::new(message, expected, event);
     step.entries.push(NewEntry::dir(Area::Files, shelf.clone(), &id));
-    step.entries.push(NewEntry::file(Area::Files, format!("{shelf}/{id}"), &file, &payload, size));
+    step.entries
+        .push(NewEntry::file(Area::Files, format!("{shelf}/{id}"), &file, &payload, size));
     if !step.message.detail.raw.is_empty() {
         super::attempt::keep_evidence(&mut step, false);
     }
@@ -214,11 +305,24 @@ pub(crate) fn keep(step: &mut Settlement, evidence: Option<Evidence>, now: Milli
 }
 
 fn mdn_wait(core: &Core, pair: &Partnership) -> Millis {
-    let own = pair.partner.retry.mdn_wait.as_deref().and_then(|text| crate::config::parse_duration(text).ok());
+    let own = pair
+        .partner
+        .retry
+        .mdn_wait
+        .as_deref()
+        .and_then(|text| crate::config::parse_duration(text).ok());
     millis(own.unwrap_or(core.config.retry.mdn_wait))
 }
 
-fn again(core: &Core, mut message: Message, pair: &Partnership, code: &str, reason: String, not_before: Option<Duration>, expected: &[State]) -> Settlement {
+fn again(
+    core: &Core,
+    mut message: Message,
+    pair: &Partnership,
+    code: &str,
+    reason: String,
+    not_before: Option<Duration>,
+    expected: &[State],
+) -> Settlement {
     let now = core.clock.now();
     let retry = &core.config.retry;
     let own = &pair.partner.retry;
@@ -227,7 +331,11 @@ fn again(core: &Core, mut message: Message, pair: &Partnership, code: &str, reas
     let max_time = millis(parsed(&own.max_time).unwrap_or(retry.max_time));
     let body_left = message.detail.tries.iter().any(Attempt::may_have_arrived);
     if body_left && !pair.partner.detects_duplicates {
-        let after = After::Held { code: "outcome-unknown".to_owned(), reason: format!("{reason}; the partner may hold the message and does not detect duplicates"), evidence: None };
+        let after = After::Held {
+            code: "outcome-unknown".to_owned(),
+            reason: format!("{reason}; the partner may hold the message and does not detect duplicates"),
+            evidence: None,
+        };
         return step(core, message, pair, after);
     }
     let first = message.detail.tries.first().map_or(message.created, |t| t.at);
@@ -286,9 +394,17 @@ pub(super) async fn mdn_is_missing(core: &Arc<Core>, job: &Job, mut message: Mes
         return super::attempt::attempt(core, job, message, pair).await;
     }
     let after = if pair.partner.detects_duplicates {
-        failed("no-mdn", "the MDN did not come in time; the outcome is unknown".to_owned(), "ask the partner whether the message arrived; a late MDN still settles it")
+        failed(
+            "no-mdn",
+            "the MDN did not come in time; the outcome is unknown".to_owned(),
+            "ask the partner whether the message arrived; a late MDN still settles it",
+        )
     } else {
-        After::Held { code: "no-mdn".to_owned(), reason: "the MDN did not come in time, and the partner does not detect duplicates".to_owned(), evidence: None }
+        After::Held {
+            code: "no-mdn".to_owned(),
+            reason: "the MDN did not come in time, and the partner does not detect duplicates".to_owned(),
+            evidence: None,
+        }
     };
     conclude(core, job, message, pair, after).await
 }
@@ -323,9 +439,17 @@ pub(super) async fn give_up(core: &Arc<Core>, job: &Job, mut message: Message, c
     message.detail.hint = "upload it again, mended; `message list --state failed` shows all of these".to_owned();
     message.updated = now;
     let arrived = message.detail.tries.iter().any(Attempt::may_have_arrived);
-    let mut step = finish(message, State::Failed, None, &[State::Queued, State::Sending, State::Retrying, State::WaitingMdn], now);
+    let mut step = finish(
+        message,
+        State::Failed,
+        None,
+        &[State::Queued, State::Sending, State::Retrying, State::WaitingMdn],
+        now,
+    );
     // Bytes that are gone cannot be shown.
-    step.entries.retain(|entry| entry.store.is_empty() || step.blobs.iter().any(|(key, _)| *key == entry.store) || core.storage.open_staged(&entry.store).is_ok());
+    step.entries.retain(|entry| {
+        entry.store.is_empty() || step.blobs.iter().any(|(key, _)| *key == entry.store) || core.storage.open_staged(&entry.store).is_ok()
+    });
     step.frees_name = !arrived;
     step.fence = Some((job.id, job.fence));
     settle(core, step, now).await

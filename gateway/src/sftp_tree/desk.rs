@@ -80,12 +80,19 @@ impl Desk {
         let mut names = self.names();
         names.seen.remove(&key);
         names.live.insert(key.clone(), Arc::clone(&size));
-        Live { desk: Arc::clone(self), key, size }
+        Live {
+            desk: Arc::clone(self),
+            key,
+            size,
+        }
     }
 
     /// The size of an upload of this user that is being written.
     pub(super) fn live_size(&self, user: &str, path: &str) -> Option<u64> {
-        self.names().live.get(&(user.to_owned(), path.to_owned())).map(|size| size.load(Ordering::Relaxed))
+        self.names()
+            .live
+            .get(&(user.to_owned(), path.to_owned()))
+            .map(|size| size.load(Ordering::Relaxed))
     }
 
     /// The names of this user's uploads below a directory that are being written.
@@ -103,7 +110,11 @@ impl Desk {
     /// Number and bytes of this user's uploads that are being written.
     pub(super) fn live_total(&self, user: &str) -> (u64, u64) {
         let names = self.names();
-        let sizes = names.live.iter().filter(|((owner, _), _)| owner == user).map(|(_, size)| size.load(Ordering::Relaxed));
+        let sizes = names
+            .live
+            .iter()
+            .filter(|((owner, _), _)| owner == user)
+            .map(|(_, size)| size.load(Ordering::Relaxed));
         sizes.fold((0, 0), |(files, bytes), size| (files + 1, bytes + size))
     }
 
@@ -117,7 +128,15 @@ impl Desk {
                 seen.retain(|_, seen| seen.until > now + AFTERGLOW / 2);
             }
         }
-        names.seen.insert((user.to_owned(), path.to_owned()), Seen { size, mtime, until: now + AFTERGLOW, session });
+        names.seen.insert(
+            (user.to_owned(), path.to_owned()),
+            Seen {
+                size,
+                mtime,
+                until: now + AFTERGLOW,
+                session,
+            },
+        );
     }
 
     /// Size and time of a file that has moved on.

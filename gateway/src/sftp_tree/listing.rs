@@ -13,12 +13,22 @@ const MAX_PAGE: usize = 1_000;
 
 /// A directory's attributes.
 pub(super) fn dir_stat(mtime: u64) -> Stat {
-    Stat { kind: Kind::Dir, size: 4096, mtime, mode: 0o755 }
+    Stat {
+        kind: Kind::Dir,
+        size: 4096,
+        mtime,
+        mode: 0o755,
+    }
 }
 
 /// A file's attributes; `mode` says whether it may be written.
 pub(super) fn file_stat(size: u64, mtime: u64, mode: u32) -> Stat {
-    Stat { kind: Kind::File, size, mtime, mode }
+    Stat {
+        kind: Kind::File,
+        size,
+        mtime,
+        mode,
+    }
 }
 
 /// Milliseconds as the seconds that SFTP v3 knows.
@@ -35,7 +45,15 @@ impl Names {
     }
 
     pub(super) fn dirs(names: impl IntoIterator<Item = String>, mtime: u64) -> Box<dyn Listing> {
-        Names::of(names.into_iter().map(|name| Entry { name, stat: dir_stat(mtime) }).collect())
+        Names::of(
+            names
+                .into_iter()
+                .map(|name| Entry {
+                    name,
+                    stat: dir_stat(mtime),
+                })
+                .collect(),
+        )
     }
 }
 
@@ -55,24 +73,43 @@ pub(super) struct Records {
 
 impl Records {
     pub(super) fn of(core: Arc<Core>, account: &str, parent: String) -> Box<dyn Listing> {
-        Box::new(Records { core, account: account.to_owned(), parent, after: String::new() })
+        Box::new(Records {
+            core,
+            account: account.to_owned(),
+            parent,
+            after: String::new(),
+        })
     }
 }
 
 impl Listing for Records {
     fn next(&mut self, max: usize) -> Result<Vec<Entry>, Fault> {
         let limit = u32::try_from(max.min(MAX_PAGE)).unwrap_or(u32::MAX);
-        let page = self.core.journal.read(|tx| tx.entries(&self.account, &self.parent, &self.after, limit)).map_err(failure)?;
+        let page = self
+            .core
+            .journal
+            .read(|tx| tx.entries(&self.account, &self.parent, &self.after, limit))
+            .map_err(failure)?;
         if let Some(last) = page.last() {
             self.after.clone_from(&last.name);
         }
-        Ok(page.into_iter().map(|entry| Entry { stat: entry_stat(&entry), name: entry.name }).collect())
+        Ok(page
+            .into_iter()
+            .map(|entry| Entry {
+                stat: entry_stat(&entry),
+                name: entry.name,
+            })
+            .collect())
     }
 }
 
 /// A record's attributes.
 pub(super) fn entry_stat(entry: &journal::Entry) -> Stat {
-    if entry.is_dir { dir_stat(seconds(entry.created)) } else { file_stat(entry.size, seconds(entry.created), 0o440) }
+    if entry.is_dir {
+        dir_stat(seconds(entry.created))
+    } else {
+        file_stat(entry.size, seconds(entry.created), 0o440)
+    }
 }
 
 /// A send directory: first what is no message, then the messages in work.
@@ -89,7 +126,15 @@ pub(super) struct Sends {
 impl Sends {
     pub(super) fn of(core: Arc<Core>, account: &str, station: String, partner: String, first: Vec<Entry>) -> Box<dyn Listing> {
         let shown = first.iter().map(|entry| entry.name.clone()).collect();
-        Box::new(Sends { core, account: account.to_owned(), station, partner, first, shown, after: String::new() })
+        Box::new(Sends {
+            core,
+            account: account.to_owned(),
+            station,
+            partner,
+            first,
+            shown,
+            after: String::new(),
+        })
     }
 }
 
@@ -101,14 +146,20 @@ impl Listing for Sends {
         }
         loop {
             let limit = u32::try_from(max.min(MAX_PAGE)).unwrap_or(u32::MAX);
-            let read = self.core.journal.read(|tx| tx.send_listing(&self.account, &self.station, &self.partner, &self.after, limit));
+            let read = self
+                .core
+                .journal
+                .read(|tx| tx.send_listing(&self.account, &self.station, &self.partner, &self.after, limit));
             let page = read.map_err(failure)?;
             let Some(last) = page.last() else { return Ok(Vec::new()) };
             self.after.clone_from(&last.name);
             let entries: Vec<Entry> = page
                 .into_iter()
                 .filter(|sent| !self.shown.contains(&sent.name))
-                .map(|sent| Entry { name: sent.name, stat: file_stat(sent.size, seconds(sent.created), 0o640) })
+                .map(|sent| Entry {
+                    name: sent.name,
+                    stat: file_stat(sent.size, seconds(sent.created), 0o640),
+                })
                 .collect();
             if !entries.is_empty() {
                 return Ok(entries);

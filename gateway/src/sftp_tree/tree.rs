@@ -8,9 +8,9 @@ use serde_json::json;
 use sftp_front::{Download, Entry, Fault, Listing, OpenHow, SetStat, Space, Stat, Tree, Upload, VPath};
 
 use super::desk::Desk;
+use super::listing::{Names, Records, Sends, dir_stat, entry_stat, file_stat, seconds};
 use super::pace::{Pace, Way};
 use super::trail::Trail;
-use super::listing::{Names, Records, Sends, dir_stat, entry_stat, file_stat, seconds};
 use super::upload::Writing;
 use super::{failure, now, rename_within};
 use crate::clock::millis;
@@ -68,12 +68,24 @@ impl As2Tree {
     pub(super) fn new(core: Arc<Core>, tools: Tools, user: &User, session: u64) -> Self {
         let since = seconds(core.clock.now());
         let Tools { desk, trail, pace } = tools;
-        As2Tree { core, desk, trail, pace, account: user.account.clone(), user: user.name.clone(), session, home: format!("mftg-{}", user.account), since }
+        As2Tree {
+            core,
+            desk,
+            trail,
+            pace,
+            account: user.account.clone(),
+            user: user.name.clone(),
+            session,
+            home: format!("mftg-{}", user.account),
+            since,
+        }
     }
 
     /// What a path means; other accounts' homes are names that do not exist.
     fn place(&self, path: &VPath) -> Result<Option<Place>, Fault> {
-        let Some((first, rest)) = path.components().split_first() else { return Ok(None) };
+        let Some((first, rest)) = path.components().split_first() else {
+            return Ok(None);
+        };
         if *first != self.home {
             return Err(Fault::no_such_file());
         }
@@ -111,7 +123,10 @@ impl As2Tree {
     fn is_pair(&self, station: &str, partner: &str) -> bool {
         let objects = self.core.objects();
         let deals = objects.user(&self.user).is_some_and(|user| user.deals_with(station, partner));
-        deals && objects.pairs(&self.account).any(|(s, p)| s.as2_id == station && p.as2_id == partner)
+        deals
+            && objects
+                .pairs(&self.account)
+                .any(|(s, p)| s.as2_id == station && p.as2_id == partner)
     }
 
     /// The names below an area: what is configured now, and what has records of the past.
@@ -119,14 +134,27 @@ impl As2Tree {
         let objects = self.core.objects();
         let mut names: Vec<String> = match parts {
             [_] => objects.pairs(&self.account).map(|(s, _)| layout::encode(&s.as2_id)).collect(),
-            [_, station] => objects.pairs(&self.account).filter(|(s, _)| layout::encode(&s.as2_id) == *station).map(|(_, p)| layout::encode(&p.as2_id)).collect(),
+            [_, station] => objects
+                .pairs(&self.account)
+                .filter(|(s, _)| layout::encode(&s.as2_id) == *station)
+                .map(|(_, p)| layout::encode(&p.as2_id))
+                .collect(),
             _ => Vec::new(),
         };
         let prefix = format!("AS2/{}/", parts.join("/"));
         let mut from = prefix.clone();
         // Jumps from child to child: '0' is the character behind '/'.
-        while let Some(parent) = self.core.journal.read(|tx| tx.next_parent(&self.account, &prefix, &from)).map_err(failure)? {
-            let child = parent.get(prefix.len()..).and_then(|rest| rest.split('/').next()).unwrap_or_default().to_owned();
+        while let Some(parent) = self
+            .core
+            .journal
+            .read(|tx| tx.next_parent(&self.account, &prefix, &from))
+            .map_err(failure)?
+        {
+            let child = parent
+                .get(prefix.len()..)
+                .and_then(|rest| rest.split('/').next())
+                .unwrap_or_default()
+                .to_owned();
             from = format!("{prefix}{child}0");
             names.push(child);
         }
@@ -153,7 +181,11 @@ impl As2Tree {
             return Ok(tray_fits);
         }
         let below = format!("AS2/{}", parts.join("/"));
-        let found = self.core.journal.read(|tx| tx.next_parent(&self.account, &below, &below)).map_err(failure)?;
+        let found = self
+            .core
+            .journal
+            .read(|tx| tx.next_parent(&self.account, &below, &below))
+            .map_err(failure)?;
         Ok(found.is_some_and(|parent| parent == below || parent.starts_with(&format!("{below}/"))))
     }
 
@@ -165,7 +197,11 @@ impl As2Tree {
         let is_duplicate = parts.first().is_some_and(|area| area == Area::Duplicate.as_str());
         match (parts.len(), is_mdn, is_duplicate) {
             (1, true, _) => Ok(Names::dirs(["incoming".to_owned(), "outgoing".to_owned()], self.since)),
-            (2, true, _) | (3, _, true) | (4, ..) => Ok(Records::of(Arc::clone(&self.core), &self.account, format!("AS2/{}", parts.join("/")))),
+            (2, true, _) | (3, _, true) | (4, ..) => Ok(Records::of(
+                Arc::clone(&self.core),
+                &self.account,
+                format!("AS2/{}", parts.join("/")),
+            )),
             (3, ..) => Ok(Names::dirs(trays(parts).iter().map(|tray| (*tray).to_owned()), self.since)),
             _ => Ok(Names::dirs(self.area_children(parts)?, self.since)),
         }
@@ -173,14 +209,29 @@ impl As2Tree {
 
     fn list_send(&self, station: String, partner: String) -> Box<dyn Listing> {
         let dir = layout::send_dir(&station, &partner);
-        let mut first: Vec<Entry> = self.desk.live_below(&self.user, &dir).into_iter().map(|(name, size)| Entry { name, stat: file_stat(size, self.since, 0o640) }).collect();
-        let rows = self.core.journal.read(|tx| tx.uploads(&self.account, &station, &partner, &self.user)).unwrap_or_else(|error| {
-            tracing::error!(%error, "cannot list uploads");
-            Vec::new()
-        });
+        let mut first: Vec<Entry> = self
+            .desk
+            .live_below(&self.user, &dir)
+            .into_iter()
+            .map(|(name, size)| Entry {
+                name,
+                stat: file_stat(size, self.since, 0o640),
+            })
+            .collect();
+        let rows = self
+            .core
+            .journal
+            .read(|tx| tx.uploads(&self.account, &station, &partner, &self.user))
+            .unwrap_or_else(|error| {
+                tracing::error!(%error, "cannot list uploads");
+                Vec::new()
+            });
         for row in rows {
             if self.shows(&row) && !first.iter().any(|entry| entry.name == row.name) {
-                first.push(Entry { stat: file_stat(row.size, seconds(row.updated), 0o640), name: row.name });
+                first.push(Entry {
+                    stat: file_stat(row.size, seconds(row.updated), 0o640),
+                    name: row.name,
+                });
             }
         }
         Sends::of(Arc::clone(&self.core), &self.account, station, partner, first)
@@ -193,13 +244,21 @@ impl As2Tree {
 
     /// What a name in a send directory is: the user's own upload before others', what waits before what is on its way.
     pub(super) fn sent(&self, at: &SendPath) -> Result<Sent, Fault> {
-        let rows = self.core.journal.read(|tx| tx.uploads(&self.account, &at.station, &at.partner, &self.user)).map_err(failure)?;
+        let rows = self
+            .core
+            .journal
+            .read(|tx| tx.uploads(&self.account, &at.station, &at.partner, &self.user))
+            .map_err(failure)?;
         let mut rows: Vec<UploadRow> = rows.into_iter().filter(|row| row.name == at.name && self.shows(row)).collect();
         rows.sort_by_key(|row| row.owner != self.user);
         if let Some(row) = rows.into_iter().next() {
             return Ok(Sent::Waits(Box::new(row)));
         }
-        let message = self.core.journal.read(|tx| tx.message_in_send(&self.account, &at.station, &at.partner, &at.name)).map_err(failure)?;
+        let message = self
+            .core
+            .journal
+            .read(|tx| tx.message_in_send(&self.account, &at.station, &at.partner, &at.name))
+            .map_err(failure)?;
         Ok(message.map_or(Sent::Nothing, |message| Sent::Message(Box::new(message))))
     }
 
@@ -218,34 +277,62 @@ impl As2Tree {
 
     /// A path that is a file in a send directory of a known pair.
     pub(super) fn send_path(&self, place: Place) -> Result<SendPath, Fault> {
-        let Place::SendFile(station, partner, name) = place else { return Err(denied()) };
+        let Place::SendFile(station, partner, name) = place else {
+            return Err(denied());
+        };
         if !self.is_pair(&station, &partner) {
             return Err(self.no_pair(&station, &partner));
         }
         let path = format!("{}/{name}", layout::send_dir(&station, &partner));
-        Ok(SendPath { station, partner, name, path })
+        Ok(SendPath {
+            station,
+            partner,
+            name,
+            path,
+        })
     }
 
     fn no_pair(&self, station: &str, partner: &str) -> Fault {
         let objects = self.core.objects();
-        let mine = |(s, p): &(&crate::station::Station, &crate::partner::Partner)| objects.user(&self.user).is_some_and(|user| user.deals_with(&s.as2_id, &p.as2_id));
-        let of_station: Vec<&str> = objects.pairs(&self.account).filter(mine).filter(|(s, _)| s.as2_id == station).map(|(_, p)| p.as2_id.as_str()).take(NAMED_PAIRS).collect();
+        let mine = |(s, p): &(&crate::station::Station, &crate::partner::Partner)| {
+            objects.user(&self.user).is_some_and(|user| user.deals_with(&s.as2_id, &p.as2_id))
+        };
+        let of_station: Vec<&str> = objects
+            .pairs(&self.account)
+            .filter(mine)
+            .filter(|(s, _)| s.as2_id == station)
+            .map(|(_, p)| p.as2_id.as_str())
+            .take(NAMED_PAIRS)
+            .collect();
         if of_station.is_empty() {
             let mut stations: Vec<&str> = objects.pairs(&self.account).filter(mine).map(|(s, _)| s.as2_id.as_str()).collect();
             stations.dedup();
             stations.truncate(NAMED_PAIRS);
             return Fault::NoSuchFile(format!("no station {station}; known: {}", stations.join(", ")));
         }
-        Fault::NoSuchFile(format!("no partner {partner} for station {station}; known: {}", of_station.join(", ")))
+        Fault::NoSuchFile(format!(
+            "no partner {partner} for station {station}; known: {}",
+            of_station.join(", ")
+        ))
     }
 
     fn record(&self, parent: &str, name: &str) -> Result<journal::Entry, Fault> {
-        let found = self.core.journal.read(|tx| tx.entry(&self.account, parent, name)).map_err(failure)?;
+        let found = self
+            .core
+            .journal
+            .read(|tx| tx.entry(&self.account, parent, name))
+            .map_err(failure)?;
         found.ok_or_else(Fault::no_such_file)
     }
 
     /// Takes back an accepted file of this name, if nobody has worked on it yet.
-    pub(super) fn take_back(&self, message: &Message, delay_only: bool, code: &'static str, reason: &'static str) -> Result<Message, Fault> {
+    pub(super) fn take_back(
+        &self,
+        message: &Message,
+        delay_only: bool,
+        code: &'static str,
+        reason: &'static str,
+    ) -> Result<Message, Fault> {
         let taken = intake::withdraw(&self.core, message.id.as_str(), delay_only, code, reason).map_err(failure)?;
         taken.ok_or_else(|| Fault::PermissionDenied(format!("already accepted for sending as {}", message.id)))
     }
@@ -256,7 +343,10 @@ impl As2Tree {
             Sent::Message(message) if message.detail.user != self.user => return Err(denied()),
             Sent::Waits(row) => {
                 let store = row.store.clone();
-                self.core.journal.write_blocking(move |tx| tx.remove_upload(&row)).map_err(failure)?;
+                self.core
+                    .journal
+                    .write_blocking(move |tx| tx.remove_upload(&row))
+                    .map_err(failure)?;
                 self.core.let_go_blocking(vec![store]);
             }
             Sent::Message(message) => {
@@ -264,8 +354,12 @@ impl As2Tree {
                 self.core.let_go_blocking(vec![before.detail.payload]);
             }
             Sent::Nothing => {
-                self.desk.recall(&self.user, &at.path, now(&self.core)).ok_or_else(Fault::no_such_file)?;
-                return Err(Fault::PermissionDenied("already handled; look into AS2/files and AS2/duplicate".to_owned()));
+                self.desk
+                    .recall(&self.user, &at.path, now(&self.core))
+                    .ok_or_else(Fault::no_such_file)?;
+                return Err(Fault::PermissionDenied(
+                    "already handled; look into AS2/files and AS2/duplicate".to_owned(),
+                ));
             }
         }
         self.desk.forget(&self.user, &at.path);
@@ -286,7 +380,11 @@ impl As2Tree {
         }
         let entry = self.record(parent, name)?;
         lifecycle::retire_now(&self.core, entry).map_err(failure)?;
-        let left = self.core.journal.read(|tx| tx.entries(&self.account, parent, "", 1)).map_err(failure)?;
+        let left = self
+            .core
+            .journal
+            .read(|tx| tx.entries(&self.account, parent, "", 1))
+            .map_err(failure)?;
         if left.is_empty()
             && let Some((above, dir)) = parent.rsplit_once('/')
         {
@@ -316,9 +414,26 @@ impl As2Tree {
         let mtime = seconds(row.updated);
         let size = row.size;
         if !same_pair || row.state == UploadState::Ignored || !uploads.rename_completes || !(in_time || to_temp) {
-            tracing::warn!(user = self.user, from = from.path, to = to.path, "moved into send: ignored; upload it instead");
-            let moved = UploadRow { station: to.station.clone(), partner: to.partner.clone(), ..row.clone() };
-            return intake::rename_waiting(&self.core, row, moved, &to.name, UploadState::Ignored, "moved here; upload it instead").map_err(failure);
+            tracing::warn!(
+                user = self.user,
+                from = from.path,
+                to = to.path,
+                "moved into send: ignored; upload it instead"
+            );
+            let moved = UploadRow {
+                station: to.station.clone(),
+                partner: to.partner.clone(),
+                ..row.clone()
+            };
+            return intake::rename_waiting(
+                &self.core,
+                row,
+                moved,
+                &to.name,
+                UploadState::Ignored,
+                "moved here; upload it instead",
+            )
+            .map_err(failure);
         }
         if to_temp || !from_temp {
             let reason = row.reason.clone();
@@ -388,7 +503,11 @@ pub(super) fn denied() -> Fault {
 }
 
 fn trays(parts: &[String]) -> &'static [&'static str] {
-    if parts.first().is_some_and(|area| area == Area::Files.as_str()) { &["inbox", "outbox", "failed"] } else { &["inbox", "outbox"] }
+    if parts.first().is_some_and(|area| area == Area::Files.as_str()) {
+        &["inbox", "outbox", "failed"]
+    } else {
+        &["inbox", "outbox"]
+    }
 }
 
 impl As2Tree {
@@ -407,12 +526,22 @@ impl As2Tree {
             }
             Place::SendStation(station) => {
                 let objects = self.core.objects();
-                let partners: Vec<String> = objects.pairs(&self.account).filter(|(s, _)| s.as2_id == station).map(|(_, p)| layout::encode(&p.as2_id)).collect();
-                if partners.is_empty() { Err(Fault::no_such_file()) } else { Ok(Names::dirs(partners, self.since)) }
+                let partners: Vec<String> = objects
+                    .pairs(&self.account)
+                    .filter(|(s, _)| s.as2_id == station)
+                    .map(|(_, p)| layout::encode(&p.as2_id))
+                    .collect();
+                if partners.is_empty() {
+                    Err(Fault::no_such_file())
+                } else {
+                    Ok(Names::dirs(partners, self.since))
+                }
             }
             Place::SendPair(station, partner) if self.is_pair(&station, &partner) => Ok(self.list_send(station, partner)),
             Place::Shelf(parts) => self.list_shelf(&parts),
-            Place::Record(parent, name) if self.record(&parent, &name)?.is_dir => Ok(Records::of(Arc::clone(&self.core), &self.account, format!("{parent}/{name}"))),
+            Place::Record(parent, name) if self.record(&parent, &name)?.is_dir => {
+                Ok(Records::of(Arc::clone(&self.core), &self.account, format!("{parent}/{name}")))
+            }
             Place::Record(..) | Place::SendFile(..) => Err(Fault::Failure("not a directory".to_owned())),
             Place::SendPair(..) | Place::Nowhere | Place::Closed => Err(Fault::no_such_file()),
         }
@@ -425,8 +554,16 @@ impl Tree for As2Tree {
     }
 
     fn stat(&self, path: &VPath, _follow: bool) -> Result<Stat, Fault> {
-        let Some(place) = self.place(path)? else { return Ok(dir_stat(self.since)) };
-        let dir = |exists: bool| if exists { Ok(dir_stat(self.since)) } else { Err(Fault::no_such_file()) };
+        let Some(place) = self.place(path)? else {
+            return Ok(dir_stat(self.since));
+        };
+        let dir = |exists: bool| {
+            if exists {
+                Ok(dir_stat(self.since))
+            } else {
+                Err(Fault::no_such_file())
+            }
+        };
         match place {
             Place::Home | Place::Top | Place::Send => dir(true),
             Place::SendStation(station) => dir(self.is_station(&station)),
@@ -446,14 +583,23 @@ impl Tree for As2Tree {
     }
 
     fn list(&self, path: &VPath) -> Result<Box<dyn Listing>, Fault> {
-        let Some(place) = self.place(path)? else { return Ok(Names::dirs([self.home.clone()], self.since)) };
+        let Some(place) = self.place(path)? else {
+            return Ok(Names::dirs([self.home.clone()], self.since));
+        };
         self.need(Act::Read, path)?;
         let all = self.list_place(place)?;
-        Ok(Box::new(Seen { core: Arc::clone(&self.core), user: self.user.clone(), dir: path.components().get(1..).unwrap_or_default().to_vec(), all }))
+        Ok(Box::new(Seen {
+            core: Arc::clone(&self.core),
+            user: self.user.clone(),
+            dir: path.components().get(1..).unwrap_or_default().to_vec(),
+            all,
+        }))
     }
 
     fn open_read(&self, path: &VPath) -> Result<Box<dyn Download>, Fault> {
-        let Some(place) = self.place(path)? else { return Err(Fault::Failure("is a directory".to_owned())) };
+        let Some(place) = self.place(path)? else {
+            return Err(Fault::Failure("is a directory".to_owned()));
+        };
         self.need(Act::Read, path)?;
         let (content, stat) = match place {
             Place::Record(parent, name) => {
@@ -467,7 +613,10 @@ impl Tree for As2Tree {
                 let at = self.send_path(place)?;
                 let (key, stat) = match self.sent(&at)? {
                     Sent::Waits(row) => (row.store.clone(), file_stat(row.size, seconds(row.updated), 0o640)),
-                    Sent::Message(message) => (message.detail.payload.clone(), file_stat(message.size, seconds(message.created), 0o640)),
+                    Sent::Message(message) => (
+                        message.detail.payload.clone(),
+                        file_stat(message.size, seconds(message.created), 0o640),
+                    ),
                     Sent::Nothing => return Err(Fault::no_such_file()),
                 };
                 (self.core.storage.open_staged(&key).map_err(failure)?, stat)
@@ -543,7 +692,10 @@ impl Tree for As2Tree {
 
     fn space(&self) -> Option<Space> {
         let storage = &self.core.storage;
-        Some(Space { total: storage.total_bytes().ok()?, free: storage.free_bytes().ok()? })
+        Some(Space {
+            total: storage.total_bytes().ok()?,
+            free: storage.free_bytes().ok()?,
+        })
     }
 }
 
@@ -599,13 +751,17 @@ struct Reading {
 impl Download for Reading {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, Fault> {
         let n = self.content.read_at(offset, buf).map_err(failure)?;
-        self.pace.wait(Way::Out, n, self.core.objects().user(&self.user).map_or(0, |user| user.bandwidth));
+        self.pace
+            .wait(Way::Out, n, self.core.objects().user(&self.user).map_or(0, |user| user.bandwidth));
         self.bytes.fetch_add(u64::try_from(n).unwrap_or(u64::MAX), Ordering::Relaxed);
         Ok(n)
     }
 
     fn stat(&self) -> Result<Stat, Fault> {
-        Ok(Stat { size: self.content.len(), ..self.stat })
+        Ok(Stat {
+            size: self.content.len(),
+            ..self.stat
+        })
     }
 }
 

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use sftp_front::{Fault, OpenHow, SetStat, Stat, Upload, UploadFacts};
 
 use super::desk::{Desk, Live};
+use super::listing::{file_stat, seconds};
 use super::pace::{Pace, Way};
 use super::trail::Trail;
-use super::listing::{file_stat, seconds};
 use super::tree::{As2Tree, CUT_APPEND, INTERRUPTED, SendPath, Sent, elapsed};
 use super::{failure, now};
 use crate::gateway::Core;
@@ -57,7 +57,11 @@ struct RunningHash {
 
 impl RunningHash {
     fn new() -> Self {
-        RunningHash { state: Sha256::new(), hashed: 0, in_order: true }
+        RunningHash {
+            state: Sha256::new(),
+            hashed: 0,
+            in_order: true,
+        }
     }
 
     fn update(&mut self, offset: u64, bytes: &[u8]) {
@@ -77,7 +81,9 @@ impl RunningHash {
 impl Writing {
     pub(super) fn open(tree: &As2Tree, at: SendPath, how: &OpenHow) -> Result<Box<dyn Upload>, Fault> {
         if how.read {
-            return Err(Fault::PermissionDenied("files in send can be opened for writing or for reading, not for both".to_owned()));
+            return Err(Fault::PermissionDenied(
+                "files in send can be opened for writing or for reading, not for both".to_owned(),
+            ));
         }
         layout::check_upload_name(at.name.as_bytes()).map_err(Fault::Failure)?;
         if let Some(declared) = how.declared_size {
@@ -118,7 +124,11 @@ impl Writing {
         if self.quota() == 0 {
             return Ok(());
         }
-        let (_, bytes) = self.core.journal.read(|tx| tx.send_usage(&self.account, &self.user)).map_err(failure)?;
+        let (_, bytes) = self
+            .core
+            .journal
+            .read(|tx| tx.send_usage(&self.account, &self.user))
+            .map_err(failure)?;
         self.others = bytes.saturating_sub(self.replaces.as_ref().map_or(0, |row| row.size));
         Ok(())
     }
@@ -192,7 +202,14 @@ impl Writing {
     fn keep_part(self, reason: &str) {
         let this = self;
         let core = Arc::clone(&this.core);
-        let mut arrived = this.arrived(Staged { key: String::new(), len: 0, inline: None }, String::new());
+        let mut arrived = this.arrived(
+            Staged {
+                key: String::new(),
+                len: 0,
+                inline: None,
+            },
+            String::new(),
+        );
         let kept = this.draft.keep_as_part().map_err(|error| error.to_string()).and_then(|staged| {
             arrived.staged = staged;
             intake::keep_part(&core, arrived, reason).map_err(|error| error.to_string())
@@ -211,7 +228,10 @@ struct Start {
 
 impl Start {
     fn of(tree: &As2Tree, at: &SendPath, how: &OpenHow) -> Result<Self, Fault> {
-        let fresh = |replaces| Start { draft: tree.core.storage.draft(), replaces };
+        let fresh = |replaces| Start {
+            draft: tree.core.storage.draft(),
+            replaces,
+        };
         match tree.sent(at)? {
             Sent::Nothing if !how.create => Err(Fault::no_such_file()),
             Sent::Nothing => Ok(fresh(None)),
@@ -221,7 +241,12 @@ impl Start {
             Sent::Waits(row) => Self::go_on(tree, *row),
             Sent::Message(message) => {
                 let mine = message.detail.user == tree.user && message.state == State::Queued;
-                let taken = if mine { tree.take_back(&message, true, "cancelled", "opened for writing again before it was sent").ok() } else { None };
+                let taken = if mine {
+                    tree.take_back(&message, true, "cancelled", "opened for writing again before it was sent")
+                        .ok()
+                } else {
+                    None
+                };
                 match taken {
                     Some(before) if how.truncate => {
                         tree.core.let_go_blocking(vec![before.detail.payload]);
@@ -249,7 +274,10 @@ impl Start {
         } else {
             copy(&tree.core, &row.store)?
         };
-        Ok(Start { draft, replaces: Some(row) })
+        Ok(Start {
+            draft,
+            replaces: Some(row),
+        })
     }
 }
 
@@ -271,7 +299,11 @@ fn copy(core: &Core, key: &str) -> Result<Draft, Fault> {
 
 fn check_size(core: &Core, size: u64) -> Result<(), Fault> {
     let max = core.config.uploads.max_file;
-    if size > max { Err(Fault::Failure(format!("the file is longer than {max} bytes (uploads.max_file)"))) } else { Ok(()) }
+    if size > max {
+        Err(Fault::Failure(format!("the file is longer than {max} bytes (uploads.max_file)")))
+    } else {
+        Ok(())
+    }
 }
 
 /// Whether the user may have this file in `send`; one that takes the place of its own former one is no new one. Looked at
@@ -282,7 +314,11 @@ fn check_quotas(tree: &As2Tree, at: &SendPath, how: &OpenHow) -> Result<(), Faul
     if user.quota_files == 0 && user.quota_bytes == 0 {
         return Ok(());
     }
-    let (files, bytes) = tree.core.journal.read(|tx| tx.send_usage(&tree.account, &tree.user)).map_err(failure)?;
+    let (files, bytes) = tree
+        .core
+        .journal
+        .read(|tx| tx.send_usage(&tree.account, &tree.user))
+        .map_err(failure)?;
     let (live_files, live_bytes) = tree.desk.live_total(&tree.user);
     let former = match tree.sent(at)? {
         Sent::Waits(row) if row.owner == tree.user => Some(row.size),
@@ -344,7 +380,11 @@ impl Upload for Writing {
             self.count_others()?;
         }
         self.check_quota(end.max(self.draft.len()))?;
-        self.pace.wait(Way::In, data.len(), self.core.objects().user(&self.user).map_or(0, |user| user.bandwidth));
+        self.pace.wait(
+            Way::In,
+            data.len(),
+            self.core.objects().user(&self.user).map_or(0, |user| user.bandwidth),
+        );
         self.put(offset, data).map_err(told)?;
         self.hash.update(offset, data);
         self.live.set(self.draft.len());
@@ -388,8 +428,24 @@ impl Upload for Writing {
         self.check_quota(self.draft.len())?;
         let (trail, account, begun, digest) = (Arc::clone(&self.trail), self.account.clone(), self.begun, sha256.clone());
         let (size, mtime) = (self.draft.len(), self.mtime.unwrap_or_else(|| seconds(now(&self.core))));
-        let mut arrived = self.arrived(Staged { key: String::new(), len: 0, inline: None }, sha256);
-        let Writing { core, desk, at, user, session, draft, live, .. } = *self;
+        let mut arrived = self.arrived(
+            Staged {
+                key: String::new(),
+                len: 0,
+                inline: None,
+            },
+            sha256,
+        );
+        let Writing {
+            core,
+            desk,
+            at,
+            user,
+            session,
+            draft,
+            live,
+            ..
+        } = *self;
         arrived.staged = draft.stage().map_err(told)?;
         let landed = land(&core, arrived, sign(facts))?;
         drop(live);

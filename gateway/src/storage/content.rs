@@ -27,7 +27,12 @@ impl Content {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(StorageError::Missing(path.display().to_string()));
             }
-            Err(source) => return Err(StorageError::Io { what: format!("cannot open {}", path.display()), source }),
+            Err(source) => {
+                return Err(StorageError::Io {
+                    what: format!("cannot open {}", path.display()),
+                    source,
+                });
+            }
         };
         let len = file.metadata().context(|| format!("cannot look at {}", path.display()))?.len();
         Ok(Content::File(file, len))

@@ -18,7 +18,10 @@ pub struct Draft {
 #[derive(Debug)]
 enum DraftPlace {
     Memory(Vec<u8>),
-    File { file: File, path: PathBuf },
+    File {
+        file: File,
+        path: PathBuf,
+    },
     /// Staged or let go; nothing is left to clean up.
     Gone,
 }
@@ -39,7 +42,11 @@ impl Staged {
     #[must_use]
     pub fn small(bytes: Vec<u8>) -> Self {
         let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        Staged { key: format!("j:{}", name()), len, inline: Some(bytes) }
+        Staged {
+            key: format!("j:{}", name()),
+            len,
+            inline: Some(bytes),
+        }
     }
 
     /// The pair that journal verbs take.
@@ -51,16 +58,30 @@ impl Staged {
 
 impl Draft {
     pub(super) fn new(spool: PathBuf, store: PathBuf) -> Self {
-        Draft { spool, store, place: DraftPlace::Memory(Vec::new()), len: 0 }
+        Draft {
+            spool,
+            store,
+            place: DraftPlace::Memory(Vec::new()),
+            len: 0,
+        }
     }
 
     pub(super) fn resume(spool: PathBuf, store: PathBuf, part: &Path) -> Result<Self> {
         let path = spool.join(name());
         // The part leaves the store while it is written to: staged bytes are immutable.
         fs::rename(part, &path).context(|| format!("cannot go on with {}", part.display()))?;
-        let file = OpenOptions::new().read(true).write(true).open(&path).context(|| format!("cannot open {}", path.display()))?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .context(|| format!("cannot open {}", path.display()))?;
         let len = file.metadata().context(|| format!("cannot look at {}", path.display()))?.len();
-        Ok(Draft { spool, store, place: DraftPlace::File { file, path }, len })
+        Ok(Draft {
+            spool,
+            store,
+            place: DraftPlace::File { file, path },
+            len,
+        })
     }
 
     /// Bytes up to the highest one written.
@@ -94,14 +115,18 @@ impl Draft {
         }
         match &mut self.place {
             DraftPlace::Memory(memory) => {
-                let (from, to) = (usize::try_from(offset).unwrap_or(usize::MAX), usize::try_from(end).unwrap_or(usize::MAX));
+                let (from, to) = (
+                    usize::try_from(offset).unwrap_or(usize::MAX),
+                    usize::try_from(end).unwrap_or(usize::MAX),
+                );
                 if memory.len() < to {
                     memory.resize(to, 0);
                 }
                 memory[from..to].copy_from_slice(bytes);
             }
             DraftPlace::File { file, path } => {
-                file.write_all_at(bytes, offset).context(|| format!("cannot write {}", path.display()))?;
+                file.write_all_at(bytes, offset)
+                    .context(|| format!("cannot write {}", path.display()))?;
             }
             DraftPlace::Gone => {}
         }
@@ -121,9 +146,7 @@ impl Draft {
                 buffer[..n].copy_from_slice(&rest[..n]);
                 Ok(n)
             }
-            DraftPlace::File { file, path } => {
-                file.read_at(buffer, offset).context(|| format!("cannot read {}", path.display()))
-            }
+            DraftPlace::File { file, path } => file.read_at(buffer, offset).context(|| format!("cannot read {}", path.display())),
             DraftPlace::Gone => Ok(0),
         }
     }
@@ -172,7 +195,11 @@ impl Draft {
                 drop(file);
                 let (key, dir) = self.move_to_store(&path)?;
                 sync_dir(&dir)?;
-                Ok(Staged { key, len: self.len, inline: None })
+                Ok(Staged {
+                    key,
+                    len: self.len,
+                    inline: None,
+                })
             }
             DraftPlace::Gone => Ok(Staged::small(Vec::new())),
         }
@@ -188,7 +215,11 @@ impl Draft {
             return Ok(Staged::small(Vec::new()));
         };
         let (key, _) = self.move_to_store(&path)?;
-        Ok(Staged { key, len: self.len, inline: None })
+        Ok(Staged {
+            key,
+            len: self.len,
+            inline: None,
+        })
     }
 
     fn move_to_store(&self, path: &Path) -> Result<(String, PathBuf)> {

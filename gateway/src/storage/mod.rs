@@ -123,7 +123,10 @@ impl Storage {
             let dev = fs::metadata(dir).context(|| format!("cannot look at {}", dir.display()))?.dev();
             if device.replace(dev).is_some_and(|other| other != dev) {
                 let source = io::Error::other("spool, store, tree and noncurrent must lie on one file system");
-                return Err(StorageError::Io { what: dir.display().to_string(), source });
+                return Err(StorageError::Io {
+                    what: dir.display().to_string(),
+                    source,
+                });
             }
         }
         Ok(storage)
@@ -139,7 +142,11 @@ impl Storage {
             self.room.store(self.free_bytes()? >= self.min_free, Ordering::Relaxed);
             self.room_checked.store(now, Ordering::Relaxed);
         }
-        if self.room.load(Ordering::Relaxed) { Ok(()) } else { Err(StorageError::Full { min_free: self.min_free }) }
+        if self.room.load(Ordering::Relaxed) {
+            Ok(())
+        } else {
+            Err(StorageError::Full { min_free: self.min_free })
+        }
     }
 
     /// Free bytes for us on the file system.
@@ -147,7 +154,9 @@ impl Storage {
     /// # Errors
     /// The system's.
     pub fn free_bytes(&self) -> Result<u64> {
-        let stat = rustix::fs::statvfs(&self.spool).map_err(io::Error::from).context(|| "cannot ask for free space".to_owned())?;
+        let stat = rustix::fs::statvfs(&self.spool)
+            .map_err(io::Error::from)
+            .context(|| "cannot ask for free space".to_owned())?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
@@ -156,7 +165,9 @@ impl Storage {
     /// # Errors
     /// The system's.
     pub fn total_bytes(&self) -> Result<u64> {
-        let stat = rustix::fs::statvfs(&self.spool).map_err(io::Error::from).context(|| "cannot ask for free space".to_owned())?;
+        let stat = rustix::fs::statvfs(&self.spool)
+            .map_err(io::Error::from)
+            .context(|| "cannot ask for free space".to_owned())?;
         Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
     }
 
@@ -274,7 +285,10 @@ impl Storage {
     /// Where an entry lies in the published tree.
     #[must_use]
     pub fn tree_path(&self, entry: &Entry) -> PathBuf {
-        self.tree.join(format!("mftg-{}", entry.account)).join(&entry.parent).join(&entry.name)
+        self.tree
+            .join(format!("mftg-{}", entry.account))
+            .join(&entry.parent)
+            .join(&entry.name)
     }
 
     fn noncurrent_path(&self, entry: &Entry) -> PathBuf {
@@ -284,18 +298,27 @@ impl Storage {
 }
 
 fn old(file: &Path, age_secs: u64) -> bool {
-    let age = fs::metadata(file).and_then(|meta| meta.modified()).ok().and_then(|time| time.elapsed().ok());
+    let age = fs::metadata(file)
+        .and_then(|meta| meta.modified())
+        .ok()
+        .and_then(|time| time.elapsed().ok());
     age.is_some_and(|age| age.as_secs() >= age_secs)
 }
 
 fn list(dir: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(dir).context(|| format!("cannot list {}", dir.display()))?;
-    entries.map(|entry| entry.map(|e| e.path()).context(|| format!("cannot list {}", dir.display()))).collect()
+    entries
+        .map(|entry| entry.map(|e| e.path()).context(|| format!("cannot list {}", dir.display())))
+        .collect()
 }
 
 /// Makes a directory and those above it, readable by nobody else.
 fn make_dir(dir: &Path) -> Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).context(|| format!("cannot make {}", dir.display()))
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .context(|| format!("cannot make {}", dir.display()))
 }
 
 fn sync_dir(dir: &Path) -> Result<()> {

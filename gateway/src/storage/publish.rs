@@ -33,7 +33,9 @@ impl Storage {
             }
         }
         let root = fs::File::open(&self.tree).context(|| format!("cannot open {}", self.tree.display()))?;
-        rustix::fs::syncfs(&root).map_err(io::Error::from).context(|| "cannot sync the file system".to_owned())?;
+        rustix::fs::syncfs(&root)
+            .map_err(io::Error::from)
+            .context(|| "cannot sync the file system".to_owned())?;
         let count = placed.len();
         let keys: Vec<String> = placed.iter().map(|entry| entry.store.clone()).collect();
         self.journal.write_blocking(move |tx| tx.published(&placed))?;
@@ -72,7 +74,10 @@ impl Storage {
     /// The disk's.
     pub fn link_into(&self, entry: &Entry, parent: &str) -> Result<()> {
         if entry.store.is_empty() && !entry.is_dir {
-            let moved = Entry { parent: parent.to_owned(), ..entry.clone() };
+            let moved = Entry {
+                parent: parent.to_owned(),
+                ..entry.clone()
+            };
             let target = self.tree_path(&moved);
             if let Some(dir) = target.parent() {
                 make_dir(dir)?;
@@ -89,7 +94,11 @@ impl Storage {
     /// Removes a name from the tree whose bytes live on elsewhere.
     pub fn unpublish(&self, entry: &Entry) {
         let path = self.tree_path(entry);
-        let _ = if entry.is_dir { fs::remove_dir(&path) } else { fs::remove_file(&path) };
+        let _ = if entry.is_dir {
+            fs::remove_dir(&path)
+        } else {
+            fs::remove_file(&path)
+        };
         if let Some(parent) = path.parent() {
             // Only an empty directory goes; a full one is somebody's.
             let _ = fs::remove_dir(parent);

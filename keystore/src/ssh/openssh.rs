@@ -26,26 +26,20 @@ pub(crate) fn read(text: &str, passphrase: Option<&str>) -> Result<Private> {
                 format!("its passphrase protection asks for more than {MAX_BCRYPT_ROUNDS} rounds"),
             ));
         }
-        key = key
-            .decrypt(passphrase)
-            .map_err(|_| Error::WrongPassphrase(FORMAT))?;
+        key = key.decrypt(passphrase).map_err(|_| Error::WrongPassphrase(FORMAT))?;
     }
     if key.algorithm().is_dsa() {
         return Err(Error::RefusedKey(super::private::DSA_REFUSED.into()));
     }
     let mut pair = Zeroizing::new(Vec::new());
-    key.key_data()
-        .encode(&mut *pair)
-        .map_err(|e| Error::broken(FORMAT, e))?;
+    key.key_data().encode(&mut *pair).map_err(|e| Error::broken(FORMAT, e))?;
     Private::from_pair_blob(&pair, key.comment().to_string())
 }
 
 /// The public half, which needs no passphrase.
 pub(crate) fn read_public_blob(text: &str) -> Result<Vec<u8>> {
     let key = parse(text)?;
-    key.public_key()
-        .to_bytes()
-        .map_err(|e| Error::broken(FORMAT, e))
+    key.public_key().to_bytes().map_err(|e| Error::broken(FORMAT, e))
 }
 
 fn parse(text: &str) -> Result<PrivateKey> {
@@ -53,8 +47,7 @@ fn parse(text: &str) -> Result<PrivateKey> {
     let blocks = crate::pem::blocks(text)?;
     let block = blocks.iter().find(|b| b.label == super::OPENSSH_LABEL);
     let block = block.ok_or_else(|| Error::broken(FORMAT, "it has no end line"))?;
-    PrivateKey::from_openssh(block.to_text().as_bytes())
-        .map_err(|_| Error::broken(FORMAT, "it does not parse"))
+    PrivateKey::from_openssh(block.to_text().as_bytes()).map_err(|_| Error::broken(FORMAT, "it does not parse"))
 }
 
 pub(crate) fn write(key: &Private, passphrase: Option<&str>) -> Result<Zeroizing<String>> {
@@ -72,12 +65,7 @@ pub(crate) fn write(key: &Private, passphrase: Option<&str>) -> Result<Zeroizing
             rounds: BCRYPT_ROUNDS,
         };
         file = file
-            .encrypt_with(
-                Cipher::Aes256Ctr,
-                kdf,
-                u32::from_be_bytes(check),
-                passphrase,
-            )
+            .encrypt_with(Cipher::Aes256Ctr, kdf, u32::from_be_bytes(check), passphrase)
             .map_err(failed())?;
     }
     file.to_openssh(LineEnding::LF).map_err(failed())

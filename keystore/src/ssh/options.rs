@@ -61,11 +61,7 @@ pub(super) fn parse(text: &str) -> Result<KeyOptions, String> {
     let mut seen_from = false;
     for option in split_commas(text) {
         let (name, value) = option.split_once('=').unwrap_or((option, ""));
-        let value = value
-            .trim()
-            .strip_prefix('"')
-            .and_then(|v| v.strip_suffix('"'))
-            .unwrap_or(value);
+        let value = value.trim().strip_prefix('"').and_then(|v| v.strip_suffix('"')).unwrap_or(value);
         match name.trim().to_ascii_lowercase().as_str() {
             "from" if !seen_from => {
                 seen_from = true;
@@ -75,8 +71,7 @@ pub(super) fn parse(text: &str) -> Result<KeyOptions, String> {
                 return Err("two from= options; join their addresses with commas in one".into());
             }
             "expiry-time" => {
-                let end = expiry(value)
-                    .ok_or("expiry-time= is not YYYYMMDD or YYYYMMDDHHMM[SS], perhaps with Z")?;
+                let end = expiry(value).ok_or("expiry-time= is not YYYYMMDD or YYYYMMDDHHMM[SS], perhaps with Z")?;
                 // sshd too takes the earliest.
                 options.expiry_time = Some(options.expiry_time.map_or(end, |other| other.min(end)));
             }
@@ -146,7 +141,9 @@ fn from_patterns(list: &str) -> Result<Vec<String>, String> {
     };
     match patterns.iter().all(known) {
         true => Ok(patterns),
-        false => Err("from= takes addresses (192.0.2.1), ranges (192.0.2.0/24) and patterns (192.0.2.*); host names are not looked up".into()),
+        false => {
+            Err("from= takes addresses (192.0.2.1), ranges (192.0.2.0/24) and patterns (192.0.2.*); host names are not looked up".into())
+        }
     }
 }
 
@@ -156,10 +153,7 @@ fn matches(pattern: &str, address: IpAddr) -> bool {
     }
     match pattern.parse::<IpAddr>() {
         Ok(exact) => exact.to_canonical() == address,
-        Err(_) => glob(
-            pattern.to_ascii_lowercase().as_bytes(),
-            address.to_string().as_bytes(),
-        ),
+        Err(_) => glob(pattern.to_ascii_lowercase().as_bytes(), address.to_string().as_bytes()),
     }
 }
 
@@ -216,11 +210,7 @@ fn expiry(text: &str) -> Option<i64> {
     if !digits.bytes().all(|b| b.is_ascii_digit()) || ![8, 12, 14].contains(&digits.len()) {
         return None;
     }
-    let number = |from: usize, to: usize| {
-        digits
-            .get(from..to)
-            .map_or(Some(0), |d| d.parse::<i64>().ok())
-    };
+    let number = |from: usize, to: usize| digits.get(from..to).map_or(Some(0), |d| d.parse::<i64>().ok());
     let (year, month, day) = (number(0, 4)?, number(4, 6)?, number(6, 8)?);
     let (hour, minute, second) = (number(8, 10)?, number(10, 12)?, number(12, 14)?);
     let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
@@ -239,11 +229,7 @@ fn expiry(text: &str) -> Option<i64> {
 
 /// Days since 1970-01-01 of a date in the Gregorian calendar, counting years from March so that the leap day comes last.
 fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
-    let (year, month) = if month > 2 {
-        (year, month - 3)
-    } else {
-        (year - 1, month + 9)
-    };
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let leap_days = year / 4 - year / 100 + year / 400;
     365 * year + leap_days + (153 * month + 2) / 5 + day - 1 - 719_468
 }
@@ -274,10 +260,7 @@ mod tests {
         assert!(!allows("10.0.?.1", "10.0.77.1"));
         assert!(!allows("10.*,!10.6.*", "10.6.1.1"));
         assert!(allows("10.*,!10.6.*", "10.7.1.1"));
-        assert!(
-            !allows("!10.6.*", "10.7.1.1"),
-            "only negations allow nobody"
-        );
+        assert!(!allows("!10.6.*", "10.7.1.1"), "only negations allow nobody");
         assert!(KeyOptions::default().allows("10.6.1.1".parse().unwrap()));
     }
 
@@ -301,25 +284,13 @@ mod tests {
         assert_eq!(expiry("20270101"), Some(1_798_761_600));
         assert_eq!(expiry("20280229235959Z"), Some(1_835_481_599));
         assert_eq!(expiry("202612310830"), Some(1_798_705_800));
-        for wrong in [
-            "2027",
-            "20270229",
-            "20271301",
-            "2027010124",
-            "202701012400",
-            "2027-01-01",
-            "Z",
-            "",
-        ] {
+        for wrong in ["2027", "20270229", "20271301", "2027010124", "202701012400", "2027-01-01", "Z", ""] {
             assert_eq!(expiry(wrong), None, "{wrong}");
         }
     }
 
     #[test]
     fn patterns_of_many_stars_end_soon() {
-        assert!(!glob(
-            "*1".repeat(2_000).as_bytes(),
-            "2".repeat(2_000).as_bytes()
-        ));
+        assert!(!glob("*1".repeat(2_000).as_bytes(), "2".repeat(2_000).as_bytes()));
     }
 }

@@ -50,18 +50,10 @@ struct Keys {
     mac: Zeroizing<Vec<u8>>,
 }
 
-pub(crate) fn write(
-    key: &Private,
-    passphrase: Option<&str>,
-    version: PpkVersion,
-) -> Result<Zeroizing<String>> {
+pub(crate) fn write(key: &Private, passphrase: Option<&str>, version: PpkVersion) -> Result<Zeroizing<String>> {
     let public = key.public_blob();
     let mut private = private_blob(&key.material);
-    let encryption = if passphrase.is_some() {
-        AES_NAME
-    } else {
-        PLAIN_NAME
-    };
+    let encryption = if passphrase.is_some() { AES_NAME } else { PLAIN_NAME };
     let number = if version == PpkVersion::V3 { 3 } else { 2 };
     let mut text = Zeroizing::new(String::with_capacity(8192));
     text.push_str(&format!(
@@ -160,8 +152,7 @@ pub(crate) fn read(text: &str, passphrase: Option<&str>) -> Result<Private> {
         return Err(Error::RefusedKey(super::private::DSA_REFUSED.into()));
     }
     let material = material(file.algorithm, &file.public, &private);
-    let material = material
-        .ok_or_else(|| Error::broken(FORMAT, "its key does not parse, or is of an unknown type"))?;
+    let material = material.ok_or_else(|| Error::broken(FORMAT, "its key does not parse, or is of an unknown type"))?;
     Ok(Private {
         material,
         comment: file.comment.to_owned(),
@@ -196,14 +187,7 @@ fn material(algorithm: &str, public: &[u8], private: &[u8]) -> Option<Material> 
             let (e, n) = (public.mpint()?.to_vec(), public.mpint()?.to_vec());
             let (d, p) = (secret(private.mpint()?), secret(private.mpint()?));
             let (q, iqmp) = (secret(private.mpint()?), secret(private.mpint()?));
-            Some(Material::Rsa {
-                n,
-                e,
-                d,
-                p,
-                q,
-                iqmp,
-            })
+            Some(Material::Rsa { n, e, d, p, q, iqmp })
         }
         _ => {
             let curve = Curve::named(public.text()?).filter(|c| c.algorithm() == algorithm)?;
@@ -232,9 +216,7 @@ struct PpkFile<'a> {
 impl<'a> PpkFile<'a> {
     fn parse(text: &'a str) -> Result<Self> {
         let broken = |why: &str| Error::broken(FORMAT, why);
-        let text = text
-            .get(text.find(MARK).unwrap_or_default()..)
-            .unwrap_or_default();
+        let text = text.get(text.find(MARK).unwrap_or_default()..).unwrap_or_default();
         let mut lines = text.lines();
         let (mark, algorithm) = lines
             .next()
@@ -244,9 +226,7 @@ impl<'a> PpkFile<'a> {
             Some("2") => PpkVersion::V2,
             Some("3") => PpkVersion::V3,
             _ => {
-                return Err(broken(
-                    "only versions 2 and 3 are read; load and save it with a newer PuTTYgen",
-                ));
+                return Err(broken("only versions 2 and 3 are read; load and save it with a newer PuTTYgen"));
             }
         };
         let mut file = PpkFile {
@@ -260,10 +240,7 @@ impl<'a> PpkFile<'a> {
             mac: Vec::new(),
         };
         while let Some(line) = lines.next() {
-            let Some((name, value)) = line
-                .split_once(": ")
-                .or(line.strip_suffix(':').map(|n| (n, "")))
-            else {
+            let Some((name, value)) = line.split_once(": ").or(line.strip_suffix(':').map(|n| (n, ""))) else {
                 continue;
             };
             match name {
@@ -271,10 +248,7 @@ impl<'a> PpkFile<'a> {
                 "Comment" => file.comment = value,
                 "Public-Lines" => file.public = body(value, &mut lines)?.to_vec(),
                 "Private-Lines" => file.private = body(value, &mut lines)?,
-                "Private-MAC" => {
-                    file.mac =
-                        from_hex(value).ok_or_else(|| broken("its MAC is not hexadecimal"))?
-                }
+                "Private-MAC" => file.mac = from_hex(value).ok_or_else(|| broken("its MAC is not hexadecimal"))?,
                 _ => file.derivation.push((name, value)),
             }
         }
@@ -301,28 +275,15 @@ impl<'a> PpkFile<'a> {
             return Ok(sha1_keys(passphrase));
         }
         let broken = || Error::broken(FORMAT, "its Argon2 parameters are missing or out of range");
-        let value = |name: &str| {
-            self.derivation
-                .iter()
-                .find(|(n, _)| *n == name)
-                .map(|(_, v)| *v)
-        };
-        let number = |name: &str| {
-            value(name)
-                .and_then(|v| v.parse::<u32>().ok())
-                .ok_or_else(broken)
-        };
+        let value = |name: &str| self.derivation.iter().find(|(n, _)| *n == name).map(|(_, v)| *v);
+        let number = |name: &str| value(name).and_then(|v| v.parse::<u32>().ok()).ok_or_else(broken);
         let algorithm = match value("Key-Derivation") {
             Some("Argon2id") => Algorithm::Argon2id,
             Some("Argon2i") => Algorithm::Argon2i,
             Some("Argon2d") => Algorithm::Argon2d,
             _ => return Err(broken()),
         };
-        let (memory, passes, lanes) = (
-            number("Argon2-Memory")?,
-            number("Argon2-Passes")?,
-            number("Argon2-Parallelism")?,
-        );
+        let (memory, passes, lanes) = (number("Argon2-Memory")?, number("Argon2-Passes")?, number("Argon2-Parallelism")?);
         let work = u64::from(memory).saturating_mul(u64::from(passes));
         if memory > MAX_ARGON2_MEMORY || work > MAX_ARGON2_WORK || lanes > MAX_ARGON2_LANES {
             return Err(broken());
@@ -335,26 +296,14 @@ impl<'a> PpkFile<'a> {
 /// So many base64 lines.
 fn body<'a>(count: &str, lines: &mut impl Iterator<Item = &'a str>) -> Result<Zeroizing<Vec<u8>>> {
     let broken = || Error::broken(FORMAT, "a part of it is cut off or not base64");
-    let count = count
-        .trim()
-        .parse()
-        .ok()
-        .filter(|n| *n <= MAX_LINES)
-        .ok_or_else(broken)?;
+    let count = count.trim().parse().ok().filter(|n| *n <= MAX_LINES).ok_or_else(broken)?;
     let joined: Zeroizing<String> = Zeroizing::new(lines.take(count).map(str::trim).collect());
-    STANDARD
-        .decode(joined.as_bytes())
-        .map(Zeroizing::new)
-        .map_err(|_| broken())
+    STANDARD.decode(joined.as_bytes()).map(Zeroizing::new).map_err(|_| broken())
 }
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {
     let digits = text.trim().as_bytes();
-    let digit = |byte: &u8| {
-        char::from(*byte)
-            .to_digit(16)
-            .and_then(|d| u8::try_from(d).ok())
-    };
+    let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|d| u8::try_from(d).ok());
     let pairs = digits.chunks(2).map(|pair| match pair {
         [high, low] => Some(digit(high)? << 4 | digit(low)?),
         _ => None,
@@ -376,18 +325,9 @@ fn plain_keys(version: PpkVersion) -> Keys {
 
 fn sha1_keys(passphrase: &str) -> Keys {
     let passphrase = passphrase.as_bytes();
-    let both = Zeroizing::new(
-        [
-            sha1(&[&[0, 0, 0, 0], passphrase]),
-            sha1(&[&[0, 0, 0, 1], passphrase]),
-        ]
-        .concat(),
-    );
+    let both = Zeroizing::new([sha1(&[&[0, 0, 0, 0], passphrase]), sha1(&[&[0, 0, 0, 1], passphrase])].concat());
     let mut cipher = Zeroizing::new([0; 32]);
-    cipher
-        .iter_mut()
-        .zip(both.iter())
-        .for_each(|(to, from)| *to = *from);
+    cipher.iter_mut().zip(both.iter()).for_each(|(to, from)| *to = *from);
     let mac = sha1(&[MAC_LABEL, passphrase]).to_vec();
     Keys {
         cipher,
@@ -396,12 +336,7 @@ fn sha1_keys(passphrase: &str) -> Keys {
     }
 }
 
-fn argon2_keys(
-    algorithm: Algorithm,
-    (memory, passes, lanes): (u32, u32, u32),
-    salt: &[u8],
-    passphrase: &str,
-) -> Result<Keys> {
+fn argon2_keys(algorithm: Algorithm, (memory, passes, lanes): (u32, u32, u32), salt: &[u8], passphrase: &str) -> Result<Keys> {
     let failed = || Error::crypto("derive the keys of a PuTTY private key");
     let mut keys = Keys {
         cipher: Zeroizing::default(),
@@ -413,11 +348,7 @@ fn argon2_keys(
     Argon2::new(algorithm, Version::V0x13, params)
         .hash_password_into(passphrase.as_bytes(), salt, out.as_mut_slice())
         .map_err(failed())?;
-    let slots = keys
-        .cipher
-        .iter_mut()
-        .chain(keys.iv.iter_mut())
-        .chain(keys.mac.iter_mut());
+    let slots = keys.cipher.iter_mut().chain(keys.iv.iter_mut()).chain(keys.mac.iter_mut());
     slots.zip(out.iter()).for_each(|(to, from)| *to = *from);
     Ok(keys)
 }
@@ -433,10 +364,7 @@ fn mac(version: PpkVersion, key: &[u8], parts: &[&[u8]]) -> Result<Vec<u8>> {
         PpkVersion::V2 => MessageDigest::sha1(),
         PpkVersion::V3 => MessageDigest::sha256(),
     };
-    let data = parts
-        .iter()
-        .fold(Blob::default(), |blob, part| blob.string(part))
-        .finish();
+    let data = parts.iter().fold(Blob::default(), |blob, part| blob.string(part)).finish();
     // HMAC pads its key with zeros, so one zero is the empty key, which openssl does not take.
     let key = if key.is_empty() { &[0] } else { key };
     let signed = PKey::hmac(key).and_then(|key| {
@@ -449,12 +377,7 @@ fn mac(version: PpkVersion, key: &[u8], parts: &[&[u8]]) -> Result<Vec<u8>> {
 
 fn aes(mode: Mode, keys: &Keys, data: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
     let run = || {
-        let mut crypter = Crypter::new(
-            Cipher::aes_256_cbc(),
-            mode,
-            keys.cipher.as_slice(),
-            Some(&keys.iv),
-        )?;
+        let mut crypter = Crypter::new(Cipher::aes_256_cbc(), mode, keys.cipher.as_slice(), Some(&keys.iv))?;
         crypter.pad(false);
         let mut out = Zeroizing::new(vec![0; data.len() + AES_BLOCK]);
         let count = crypter.update(data, &mut out)?;

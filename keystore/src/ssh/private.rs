@@ -104,9 +104,7 @@ impl Curve {
         let on_curve = || {
             let (group, mut context) = (self.group()?, BigNumContext::new()?);
             let point = EcPoint::from_bytes(&group, point, &mut context)?;
-            Ok::<_, ErrorStack>(
-                !point.is_infinity(&group) && point.is_on_curve(&group, &mut context)?,
-            )
+            Ok::<_, ErrorStack>(!point.is_infinity(&group) && point.is_on_curve(&group, &mut context)?)
         };
         point.first() == Some(&4) && on_curve().unwrap_or(false)
     }
@@ -119,10 +117,7 @@ impl Private {
     pub(crate) fn generate(kind: KeyKind, comment: &str) -> Result<Self> {
         let key = match kind {
             KeyKind::Ed25519 => PKey::generate_ed25519(),
-            KeyKind::Ecdsa => Curve::P256
-                .group()
-                .and_then(|g| EcKey::generate(&g))
-                .and_then(PKey::from_ec_key),
+            KeyKind::Ecdsa => Curve::P256.group().and_then(|g| EcKey::generate(&g)).and_then(PKey::from_ec_key),
             KeyKind::Rsa => Rsa::generate(RSA_BITS).and_then(PKey::from_rsa),
         };
         let key = key.map_err(Error::crypto("make an SSH key"))?;
@@ -160,22 +155,9 @@ impl Private {
 
     pub(crate) fn to_pkey(&self) -> Result<PKey<openssl::pkey::Private>> {
         let key = match &self.material {
-            Material::Ed25519 { seed, .. } => {
-                PKey::private_key_from_raw_bytes(seed.as_slice(), Id::ED25519)
-            }
-            Material::Ecdsa {
-                curve,
-                point,
-                scalar,
-            } => ec_pkey(*curve, point, scalar),
-            Material::Rsa {
-                n,
-                e,
-                d,
-                p,
-                q,
-                iqmp,
-            } => rsa_pkey(n, e, d, p, q, iqmp),
+            Material::Ed25519 { seed, .. } => PKey::private_key_from_raw_bytes(seed.as_slice(), Id::ED25519),
+            Material::Ecdsa { curve, point, scalar } => ec_pkey(*curve, point, scalar),
+            Material::Rsa { n, e, d, p, q, iqmp } => rsa_pkey(n, e, d, p, q, iqmp),
         };
         key.map_err(Error::crypto("use an SSH key"))
     }
@@ -207,25 +189,8 @@ impl Private {
                 let both = Zeroizing::new([seed.as_slice(), public].concat());
                 blob.string(public).string(both.as_slice())
             }
-            Material::Ecdsa {
-                curve,
-                point,
-                scalar,
-            } => blob.string(curve.name()).string(point).mpint(scalar),
-            Material::Rsa {
-                n,
-                e,
-                d,
-                p,
-                q,
-                iqmp,
-            } => blob
-                .mpint(n)
-                .mpint(e)
-                .mpint(d)
-                .mpint(iqmp)
-                .mpint(p)
-                .mpint(q),
+            Material::Ecdsa { curve, point, scalar } => blob.string(curve.name()).string(point).mpint(scalar),
+            Material::Rsa { n, e, d, p, q, iqmp } => blob.mpint(n).mpint(e).mpint(d).mpint(iqmp).mpint(p).mpint(q),
         };
         blob.finish()
     }
@@ -233,14 +198,12 @@ impl Private {
     pub(crate) fn from_pair_blob(blob: &[u8], comment: String) -> Result<Self> {
         let mut fields = Fields(blob);
         let material = read_pair(&mut fields).filter(|_| fields.is_empty());
-        let material =
-            material.ok_or_else(|| Error::broken(Format::OpenSsh, "its key does not parse"))?;
+        let material = material.ok_or_else(|| Error::broken(Format::OpenSsh, "its key does not parse"))?;
         Ok(Self { material, comment })
     }
 }
 
-pub(crate) const DSA_REFUSED: &str =
-    "DSA keys are too weak and no longer accepted; make an Ed25519 key";
+pub(crate) const DSA_REFUSED: &str = "DSA keys are too weak and no longer accepted; make an Ed25519 key";
 
 fn read_pair(fields: &mut Fields<'_>) -> Option<Material> {
     let secret = |digits: &[u8]| Zeroizing::new(digits.to_vec());
@@ -255,43 +218,26 @@ fn read_pair(fields: &mut Fields<'_>) -> Option<Material> {
             let (n, e) = (fields.mpint()?.to_vec(), fields.mpint()?.to_vec());
             let (d, iqmp) = (secret(fields.mpint()?), secret(fields.mpint()?));
             let (p, q) = (secret(fields.mpint()?), secret(fields.mpint()?));
-            Some(Material::Rsa {
-                n,
-                e,
-                d,
-                p,
-                q,
-                iqmp,
-            })
+            Some(Material::Rsa { n, e, d, p, q, iqmp })
         }
         _ => {
             let curve = Curve::named(fields.text()?).filter(|c| c.algorithm() == algorithm)?;
             let point = fields.string()?.to_vec();
             let scalar = secret(fields.mpint()?);
-            Some(Material::Ecdsa {
-                curve,
-                point,
-                scalar,
-            })
+            Some(Material::Ecdsa { curve, point, scalar })
         }
     }
 }
 
 /// The key of a seed; `None` if it is not the key of `public`.
-pub(crate) fn ed25519_from_seed(
-    seed: &[u8],
-    public: Option<[u8; ED25519_BYTES]>,
-) -> Option<Material> {
+pub(crate) fn ed25519_from_seed(seed: &[u8], public: Option<[u8; ED25519_BYTES]>) -> Option<Material> {
     let key = PKey::private_key_from_raw_bytes(seed, Id::ED25519).ok()?;
     let derived: [u8; ED25519_BYTES] = key.raw_public_key().ok()?.try_into().ok()?;
     if public.is_some_and(|public| public != derived) {
         return None;
     }
     let seed = Zeroizing::new(seed.try_into().ok()?);
-    Some(Material::Ed25519 {
-        seed,
-        public: derived,
-    })
+    Some(Material::Ed25519 { seed, public: derived })
 }
 
 fn ed25519_material(key: &PKey<openssl::pkey::Private>) -> Result<Material, ErrorStack> {
@@ -303,28 +249,17 @@ fn ec_material(key: &PKey<openssl::pkey::Private>) -> Result<Material> {
     let read = || {
         let key = key.ec_key()?;
         let mut context = BigNumContext::new()?;
-        let point = key.public_key().to_bytes(
-            key.group(),
-            PointConversionForm::UNCOMPRESSED,
-            &mut context,
-        )?;
+        let point = key
+            .public_key()
+            .to_bytes(key.group(), PointConversionForm::UNCOMPRESSED, &mut context)?;
         let scalar = Zeroizing::new(key.private_key().to_vec());
         Ok::<_, ErrorStack>((key.group().curve_name(), point, scalar))
     };
     let (name, point, scalar) = read().map_err(Error::crypto("read an SSH key"))?;
-    let curve = Curve::ALL
-        .into_iter()
-        .find(|curve| Some(curve.nid()) == name);
-    let curve = curve.ok_or_else(|| {
-        Error::Unsupported(
-            "SSH knows ECDSA only on P-256, P-384 and P-521; make a key on one of these".into(),
-        )
-    })?;
-    Ok(Material::Ecdsa {
-        curve,
-        point,
-        scalar,
-    })
+    let curve = Curve::ALL.into_iter().find(|curve| Some(curve.nid()) == name);
+    let curve =
+        curve.ok_or_else(|| Error::Unsupported("SSH knows ECDSA only on P-256, P-384 and P-521; make a key on one of these".into()))?;
+    Ok(Material::Ecdsa { curve, point, scalar })
 }
 
 fn rsa_material(key: &PKey<openssl::pkey::Private>) -> Result<Material, ErrorStack> {
@@ -345,11 +280,7 @@ fn rsa_material(key: &PKey<openssl::pkey::Private>) -> Result<Material, ErrorSta
     })
 }
 
-fn ec_pkey(
-    curve: Curve,
-    point: &[u8],
-    scalar: &[u8],
-) -> Result<PKey<openssl::pkey::Private>, ErrorStack> {
+fn ec_pkey(curve: Curve, point: &[u8], scalar: &[u8]) -> Result<PKey<openssl::pkey::Private>, ErrorStack> {
     let (group, mut context) = (curve.group()?, BigNumContext::new()?);
     let point = EcPoint::from_bytes(&group, point, &mut context)?;
     let scalar = BigNum::from_slice(scalar)?;
@@ -358,14 +289,7 @@ fn ec_pkey(
     PKey::from_ec_key(key)
 }
 
-fn rsa_pkey(
-    n: &[u8],
-    e: &[u8],
-    d: &[u8],
-    p: &[u8],
-    q: &[u8],
-    iqmp: &[u8],
-) -> Result<PKey<openssl::pkey::Private>, ErrorStack> {
+fn rsa_pkey(n: &[u8], e: &[u8], d: &[u8], p: &[u8], q: &[u8], iqmp: &[u8]) -> Result<PKey<openssl::pkey::Private>, ErrorStack> {
     let number = |digits: &[u8]| BigNum::from_slice(digits);
     let mut context = BigNumContext::new()?;
     let (d, p, q) = (number(d)?, number(p)?, number(q)?);

@@ -23,10 +23,8 @@ pub const MAX_PUBLIC_KEYS: usize = 1000;
 pub const RSA_BITS: std::ops::RangeInclusive<u32> = 2048..=8192;
 const MAX_COMMENT_CHARS: usize = 255;
 
-const NOT_A_KEY: &str =
-    "this is not an SSH public key; give the line of a .pub file, like ssh-ed25519 AAAA… name";
-const CUT_OFF: &str =
-    "the key is cut off or damaged; copy the whole line again, without line breaks in it";
+const NOT_A_KEY: &str = "this is not an SSH public key; give the line of a .pub file, like ssh-ed25519 AAAA… name";
+const CUT_OFF: &str = "the key is cut off or damaged; copy the whole line again, without line breaks in it";
 
 /// Reads public keys: `.pub` files, `authorized_keys` text, RFC 4716, PEM.
 pub fn parse_public(text: &str) -> Result<Vec<PublicKey>> {
@@ -36,10 +34,7 @@ pub fn parse_public(text: &str) -> Result<Vec<PublicKey>> {
             limit: MAX_PUBLIC_TEXT,
         });
     }
-    let text = text
-        .trim_start_matches('\u{feff}')
-        .replace("\r\n", "\n")
-        .replace('\r', "\n");
+    let text = text.trim_start_matches('\u{feff}').replace("\r\n", "\n").replace('\r', "\n");
     if is_private(&text) {
         return Err(Error::PrivateKeyGiven);
     }
@@ -55,10 +50,7 @@ pub fn parse_public(text: &str) -> Result<Vec<PublicKey>> {
 
 /// All keys, and how many lines were not blank.
 fn read_all(text: &str) -> Result<(Vec<PublicKey>, usize)> {
-    let mut lines = text
-        .split('\n')
-        .enumerate()
-        .map(|(at, line)| (at + 1, line.trim()));
+    let mut lines = text.split('\n').enumerate().map(|(at, line)| (at + 1, line.trim()));
     let several = text.lines().filter(|line| is_content(line.trim())).count() > 1;
     let mut found = Vec::new();
     let mut used = 0;
@@ -67,10 +59,7 @@ fn read_all(text: &str) -> Result<(Vec<PublicKey>, usize)> {
         let key = if rfc4716::is_begin(line) {
             rfc4716::read(&mut lines)
                 .ok_or(CUT_OFF.to_owned())
-                .and_then(|block| {
-                    decode(&block.body)
-                        .and_then(|blob| describe(&blob, &block.comment, KeyOptions::default()))
-                })
+                .and_then(|block| decode(&block.body).and_then(|blob| describe(&blob, &block.comment, KeyOptions::default())))
         } else if line.starts_with("-----BEGIN ") {
             read_pem(line, &mut lines)
         } else if is_content(line) {
@@ -79,17 +68,12 @@ fn read_all(text: &str) -> Result<(Vec<PublicKey>, usize)> {
             continue;
         };
         let key = key.map_err(|reason| match several {
-            true => Error::RefusedLine {
-                line: number,
-                reason,
-            },
+            true => Error::RefusedLine { line: number, reason },
             false => Error::RefusedKey(reason),
         })?;
         found.push(key);
         if found.len() > MAX_PUBLIC_KEYS {
-            return Err(Error::RefusedKey(format!(
-                "the text has more than {MAX_PUBLIC_KEYS} keys"
-            )));
+            return Err(Error::RefusedKey(format!("the text has more than {MAX_PUBLIC_KEYS} keys")));
         }
     }
     Ok((found, used))
@@ -110,10 +94,7 @@ fn read_line(line: &str) -> Result<PublicKey, String> {
         false => (options::parse(first)?, rest),
     };
     let mut words = line.splitn(3, [' ', '\t']).map(str::trim);
-    let (algorithm, body) = (
-        words.next().unwrap_or_default(),
-        words.next().unwrap_or_default(),
-    );
+    let (algorithm, body) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     if !is_algorithm(algorithm) {
         return Err(NOT_A_KEY.into());
     }
@@ -134,20 +115,12 @@ fn decode(body: &str) -> Result<Vec<u8>, String> {
     if body.len() > MAX_PUBLIC_KEY {
         return Err(format!("the key is longer than {MAX_PUBLIC_KEY} bytes"));
     }
-    let decoded = STANDARD
-        .decode(body)
-        .or_else(|_| STANDARD_NO_PAD.decode(body));
-    decoded
-        .ok()
-        .filter(|blob| !blob.is_empty())
-        .ok_or_else(|| CUT_OFF.into())
+    let decoded = STANDARD.decode(body).or_else(|_| STANDARD_NO_PAD.decode(body));
+    decoded.ok().filter(|blob| !blob.is_empty()).ok_or_else(|| CUT_OFF.into())
 }
 
 /// What `ssh-keygen -e -m PKCS8` and openssl write.
-fn read_pem<'a>(
-    first: &str,
-    lines: &mut impl Iterator<Item = (usize, &'a str)>,
-) -> Result<PublicKey, String> {
+fn read_pem<'a>(first: &str, lines: &mut impl Iterator<Item = (usize, &'a str)>) -> Result<PublicKey, String> {
     if first.contains("CERTIFICATE") {
         return Err("this is an X.509 certificate; SFTP users log in with an SSH public key (the .pub file)".into());
     }
@@ -161,9 +134,7 @@ fn read_pem<'a>(
     }
     let key = match first {
         "-----BEGIN PUBLIC KEY-----" => PKey::public_key_from_pem(text.as_bytes()),
-        "-----BEGIN RSA PUBLIC KEY-----" => {
-            openssl::rsa::Rsa::public_key_from_pem_pkcs1(text.as_bytes()).and_then(PKey::from_rsa)
-        }
+        "-----BEGIN RSA PUBLIC KEY-----" => openssl::rsa::Rsa::public_key_from_pem_pkcs1(text.as_bytes()).and_then(PKey::from_rsa),
         _ => return Err(NOT_A_KEY.into()),
     };
     let blob = key.ok().and_then(|key| blob_of(&key)).ok_or(CUT_OFF)?;
@@ -176,41 +147,27 @@ fn blob_of(key: &PKey<openssl::pkey::Public>) -> Option<Vec<u8>> {
     let blob = match key.id() {
         Id::RSA => {
             let rsa = key.rsa().ok()?;
-            Blob::default()
-                .string("ssh-rsa")
-                .mpint(&rsa.e().to_vec())
-                .mpint(&rsa.n().to_vec())
+            Blob::default().string("ssh-rsa").mpint(&rsa.e().to_vec()).mpint(&rsa.n().to_vec())
         }
         Id::EC => {
             let key = key.ec_key().ok()?;
             let bits = key.group().order_bits();
-            let curve = [Curve::P256, Curve::P384, Curve::P521]
-                .into_iter()
-                .find(|c| c.bits() == bits)?;
+            let curve = [Curve::P256, Curve::P384, Curve::P521].into_iter().find(|c| c.bits() == bits)?;
             let mut context = BigNumContext::new().ok()?;
             let point = key
                 .public_key()
                 .to_bytes(key.group(), PointConversionForm::UNCOMPRESSED, &mut context)
                 .ok()?;
-            Blob::default()
-                .string(curve.algorithm())
-                .string(curve.name())
-                .string(point)
+            Blob::default().string(curve.algorithm()).string(curve.name()).string(point)
         }
-        Id::ED25519 => Blob::default()
-            .string("ssh-ed25519")
-            .string(key.raw_public_key().ok()?),
+        Id::ED25519 => Blob::default().string("ssh-ed25519").string(key.raw_public_key().ok()?),
         _ => return None,
     };
     Some(blob.finish().to_vec())
 }
 
 /// Checks the key of a wire blob and describes it.
-pub(super) fn describe(
-    blob: &[u8],
-    comment: &str,
-    options: KeyOptions,
-) -> Result<PublicKey, String> {
+pub(super) fn describe(blob: &[u8], comment: &str, options: KeyOptions) -> Result<PublicKey, String> {
     let mut fields = Fields(blob);
     let algorithm = fields.text().ok_or(CUT_OFF)?;
     let bits = check(algorithm, &mut fields)?;
@@ -222,11 +179,7 @@ pub(super) fn describe(
         algorithm: algorithm.to_owned(),
         bits,
         fingerprint: fingerprint(blob),
-        comment: comment
-            .chars()
-            .filter(|c| !c.is_control())
-            .take(MAX_COMMENT_CHARS)
-            .collect(),
+        comment: comment.chars().filter(|c| !c.is_control()).take(MAX_COMMENT_CHARS).collect(),
         options,
     })
 }
@@ -238,23 +191,17 @@ pub(super) fn fingerprint(blob: &[u8]) -> String {
 fn check(algorithm: &str, fields: &mut Fields<'_>) -> Result<u32, String> {
     let bits = match algorithm {
         "ssh-ed25519" => ed25519(fields),
-        "ecdsa-sha2-nistp256" | "ecdsa-sha2-nistp384" | "ecdsa-sha2-nistp521" => {
-            ecdsa(algorithm, fields)
-        }
+        "ecdsa-sha2-nistp256" | "ecdsa-sha2-nistp384" | "ecdsa-sha2-nistp521" => ecdsa(algorithm, fields),
         // The application's name follows (PROTOCOL.u2f).
         "sk-ssh-ed25519@openssh.com" => ed25519(fields).filter(|_| fields.text().is_some()),
-        "sk-ecdsa-sha2-nistp256@openssh.com" => {
-            ecdsa("ecdsa-sha2-nistp256", fields).filter(|_| fields.text().is_some())
-        }
+        "sk-ecdsa-sha2-nistp256@openssh.com" => ecdsa("ecdsa-sha2-nistp256", fields).filter(|_| fields.text().is_some()),
         "ssh-rsa" => return rsa(fields),
         "ssh-dss" => return Err(DSA_REFUSED.into()),
         other if other.contains("-cert-") => {
             return Err("this is a certificate of a key; give the plain public key (the .pub file without -cert)".into());
         }
         _ => {
-            return Err(
-                "keys of this type are not supported; make an Ed25519, ECDSA or RSA key".into(),
-            );
+            return Err("keys of this type are not supported; make an Ed25519, ECDSA or RSA key".into());
         }
     };
     bits.ok_or_else(|| CUT_OFF.into())

@@ -60,10 +60,7 @@ fn unquote(value: &str) -> String {
 pub(super) fn write(blob: &[u8], comment: &str) -> String {
     let mut text = format!("{BEGIN}\n");
     if !comment.is_empty() {
-        push_header(
-            &mut text,
-            &format!("Comment: \"{}\"", comment.replace('"', "'")),
-        );
+        push_header(&mut text, &format!("Comment: \"{}\"", comment.replace('"', "'")));
     }
     crate::export::wrap(&mut text, &STANDARD.encode(blob), BODY_LINE);
     text.push_str(END);

@@ -27,13 +27,9 @@ pub(crate) fn write(key: &Private, passphrase: Option<&str>) -> Result<Zeroizing
     let cipher = Cipher::aes_128_cbc();
     let pem = match (key.id(), passphrase.map(str::as_bytes)) {
         (Id::RSA, None) => key.rsa().and_then(|k| k.private_key_to_pem()),
-        (Id::RSA, Some(p)) => key
-            .rsa()
-            .and_then(|k| k.private_key_to_pem_passphrase(cipher, p)),
+        (Id::RSA, Some(p)) => key.rsa().and_then(|k| k.private_key_to_pem_passphrase(cipher, p)),
         (Id::EC, None) => key.ec_key().and_then(|k| k.private_key_to_pem()),
-        (Id::EC, Some(p)) => key
-            .ec_key()
-            .and_then(|k| k.private_key_to_pem_passphrase(cipher, p)),
+        (Id::EC, Some(p)) => key.ec_key().and_then(|k| k.private_key_to_pem_passphrase(cipher, p)),
         (_, None) => key.private_key_to_pem_pkcs8(),
         (_, Some(p)) => key.private_key_to_pem_pkcs8_passphrase(Cipher::aes_256_cbc(), p),
     };

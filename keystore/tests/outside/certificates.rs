@@ -2,9 +2,7 @@
 
 use std::sync::OnceLock;
 
-use keystore::{
-    CertInfo, Format, KeyPair, KeySpec, Subject, identity, import, import_alias, pkcs12, to_pem,
-};
+use keystore::{CertInfo, Format, KeyPair, KeySpec, Subject, identity, import, import_alias, pkcs12, to_pem};
 
 use crate::{Bench, NOW, error, fixture, has};
 
@@ -31,8 +29,12 @@ fn chain() -> &'static (Bench, [Vec<u8>; 3]) {
         bench.write("ca.ext", "basicConstraints=critical,CA:TRUE\n");
         bench.run("openssl req -x509 -newkey rsa:2048 -nodes -keyout root.key -out root.pem -subj /CN=Root -days 30");
         for (name, issuer, extra) in [("inter", "root", "-extfile ca.ext"), ("leaf", "inter", "")] {
-            bench.run(&format!("openssl req -newkey rsa:2048 -nodes -keyout {name}.key -out {name}.csr -subj /CN={name}"));
-            bench.run(&format!("openssl x509 -req -in {name}.csr -CA {issuer}.pem -CAkey {issuer}.key -CAcreateserial -days 30 -out {name}.pem {extra}"));
+            bench.run(&format!(
+                "openssl req -newkey rsa:2048 -nodes -keyout {name}.key -out {name}.csr -subj /CN={name}"
+            ));
+            bench.run(&format!(
+                "openssl x509 -req -in {name}.csr -CA {issuer}.pem -CAkey {issuer}.key -CAcreateserial -days 30 -out {name}.pem {extra}"
+            ));
         }
         let ders = ["leaf", "inter", "root"].map(|name| {
             bench.run(&format!("openssl x509 -in {name}.pem -outform DER -out {name}.der"));
@@ -47,10 +49,7 @@ fn openssl_accepts_every_kind_of_identity() {
     for spec in KeySpec::ALL.into_iter().filter(|s| *s != KeySpec::Rsa4096) {
         let pair = identity(spec, &subject("ALICE"), NOW, 730).unwrap();
         let bench = Bench::new();
-        bench.write(
-            "cert.pem",
-            to_pem("CERTIFICATE", &pair.certificate).as_bytes(),
-        );
+        bench.write("cert.pem", to_pem("CERTIFICATE", &pair.certificate).as_bytes());
         bench.write("key.pem", to_pem("PRIVATE KEY", &pair.pkcs8).as_bytes());
         let text = bench.run("openssl x509 -in cert.pem -noout -text -nameopt utf8,sep_comma_plus");
         assert!(text.contains("CN=ALICE"), "{text}");
@@ -69,9 +68,7 @@ fn openssl_accepts_every_kind_of_identity() {
         bench.run("openssl cms -sign -in payload -signer cert.pem -inkey key.pem -outform DER -out signed -nodetach -binary");
         bench.run("openssl cms -verify -in signed -inform DER -CAfile cert.pem -attime 1795478401 -binary -out verified");
         assert_eq!(bench.read("payload"), bench.read("verified"));
-        bench.run(
-            "openssl cms -encrypt -aes256 -in payload -outform DER -out sealed -binary cert.pem",
-        );
+        bench.run("openssl cms -encrypt -aes256 -in payload -outform DER -out sealed -binary cert.pem");
         bench.run("openssl cms -decrypt -in sealed -inform DER -inkey key.pem -recip cert.pem -out opened -binary");
         assert_eq!(bench.read("payload"), bench.read("opened"));
     }
@@ -83,17 +80,9 @@ fn names_are_utf8_and_the_serial_positive() {
     bench.write("cert.der", &pair().certificate);
     let parsed = bench.run("openssl asn1parse -inform DER -in cert.der");
     assert!(parsed.contains("UTF8STRING"), "{parsed}");
-    assert!(
-        !parsed.contains("T61STRING") && !parsed.contains("BMPSTRING"),
-        "{parsed}"
-    );
+    assert!(!parsed.contains("T61STRING") && !parsed.contains("BMPSTRING"), "{parsed}");
     for _ in 0..3 {
-        let info = CertInfo::from_der(
-            &identity(KeySpec::EcP256, &subject("B"), NOW, 1)
-                .unwrap()
-                .certificate,
-        )
-        .unwrap();
+        let info = CertInfo::from_der(&identity(KeySpec::EcP256, &subject("B"), NOW, 1).unwrap().certificate).unwrap();
         assert_eq!(info.serial_hex.len(), 32, "{}", info.serial_hex);
         assert!(!info.serial_hex.starts_with('-'));
     }
@@ -114,9 +103,7 @@ fn a_host_name_or_address_gets_its_alternative_name() {
         )
         .unwrap();
         bench.write("cert.der", &pair.certificate);
-        bench
-            .run("openssl x509 -inform DER -in cert.der -noout -text")
-            .contains(san)
+        bench.run("openssl x509 -inform DER -in cert.der -noout -text").contains(san)
     };
     assert!(has_san("as2.example.com", "DNS:as2.example.com"));
     assert!(has_san("localhost", "DNS:localhost"));
@@ -150,15 +137,8 @@ fn info_says_what_openssl_says() {
     bench.write("cert.der", der);
     let info = CertInfo::from_der(der).unwrap();
     let field = |option: &str| {
-        let out = bench.run(&format!(
-            "openssl x509 -inform DER -in cert.der -noout {option}"
-        ));
-        out.trim()
-            .split_once('=')
-            .unwrap()
-            .1
-            .replace(':', "")
-            .to_ascii_lowercase()
+        let out = bench.run(&format!("openssl x509 -inform DER -in cert.der -noout {option}"));
+        out.trim().split_once('=').unwrap().1.replace(':', "").to_ascii_lowercase()
     };
     assert_eq!(info.sha256, field("-fingerprint -sha256"));
     assert_eq!(info.sha1, field("-fingerprint -sha1"));
@@ -169,10 +149,7 @@ fn info_says_what_openssl_says() {
     );
     assert_eq!(info.subject, info.issuer);
     assert_eq!(info.common_name.as_deref(), Some("ALICE"));
-    assert_eq!(
-        (info.not_before, info.not_after),
-        (NOW - 3600, NOW + 730 * 86_400)
-    );
+    assert_eq!((info.not_before, info.not_after), (NOW - 3600, NOW + 730 * 86_400));
     assert_eq!(info.key, "RSA 2048");
     assert!(info.self_signed && info.key_usage.is_empty());
     let (_, [leaf, inter, _]) = chain();
@@ -184,30 +161,18 @@ fn info_says_what_openssl_says() {
 fn odd_certificates_are_shown() {
     let bench = Bench::new();
     let make = |extra: &str| {
-        bench.run(&format!("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-384 -nodes -keyout k -outform DER -out c {extra}"));
+        bench.run(&format!(
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-384 -nodes -keyout k -outform DER -out c {extra}"
+        ));
         bench.read("c")
     };
     let negative = CertInfo::from_der(&make("-subj /CN=N -set_serial -5 -days 1")).unwrap();
     assert_eq!(negative.serial_hex, "-05");
     assert_eq!(negative.key, "EC P-384");
-    assert_eq!(
-        CertInfo::from_der(&make("-subj / -set_serial 0"))
-            .unwrap()
-            .subject,
-        ""
-    );
-    let long = CertInfo::from_der(&make(
-        "-subj /CN=L -set_serial 0x0102030405060708090a0b0c0d0e0f101112131415161718",
-    ))
-    .unwrap();
-    assert_eq!(
-        long.serial_hex,
-        "0102030405060708090a0b0c0d0e0f101112131415161718"
-    );
-    let usage = CertInfo::from_der(&make(
-        "-subj /CN=U -addext keyUsage=digitalSignature,keyCertSign",
-    ))
-    .unwrap();
+    assert_eq!(CertInfo::from_der(&make("-subj / -set_serial 0")).unwrap().subject, "");
+    let long = CertInfo::from_der(&make("-subj /CN=L -set_serial 0x0102030405060708090a0b0c0d0e0f101112131415161718")).unwrap();
+    assert_eq!(long.serial_hex, "0102030405060708090a0b0c0d0e0f101112131415161718");
+    let usage = CertInfo::from_der(&make("-subj /CN=U -addext keyUsage=digitalSignature,keyCertSign")).unwrap();
     assert_eq!(usage.key_usage, ["digitalSignature", "keyCertSign"]);
     let control = CertInfo::from_der(&make("-utf8 -subj /CN=evil\u{1b}[2J")).unwrap();
     assert!(!control.subject.contains('\u{1b}'), "{:?}", control.subject);
@@ -232,16 +197,9 @@ fn one_certificate_comes_through_every_form_unchanged() {
         ("utf-16", utf16),
         (
             "mail",
-            format!(
-                "Dear partner,\r\nhere it is:\r\n\r\n{}\r\nRegards\r\n",
-                *pem
-            )
-            .into_bytes(),
+            format!("Dear partner,\r\nhere it is:\r\n\r\n{}\r\nRegards\r\n", *pem).into_bytes(),
         ),
-        (
-            "latin-1 around",
-            [b"Gr\xfc\xdfe\n", pem.as_bytes()].concat(),
-        ),
+        ("latin-1 around", [b"Gr\xfc\xdfe\n", pem.as_bytes()].concat()),
         (
             "one line",
             format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----").into_bytes(),
@@ -261,20 +219,11 @@ fn one_certificate_comes_through_every_form_unchanged() {
 fn chains_come_leaf_first_whatever_their_order() {
     let (bench, [leaf, inter, root]) = chain();
     let wanted = vec![leaf.clone(), inter.clone(), root.clone()];
-    for order in [
-        [root, inter, leaf],
-        [inter, leaf, root],
-        [leaf, inter, root],
-    ] {
-        let text: String = order
-            .map(|der| to_pem("CERTIFICATE", der).to_string())
-            .concat();
+    for order in [[root, inter, leaf], [inter, leaf, root], [leaf, inter, root]] {
+        let text: String = order.map(|der| to_pem("CERTIFICATE", der).to_string()).concat();
         assert_eq!(import(text.as_bytes(), None).unwrap().certificates, wanted);
     }
-    let mixed = bench.text("root.pem")
-        + &bench.text("leaf.key")
-        + &bench.text("leaf.pem")
-        + &bench.text("inter.pem");
+    let mixed = bench.text("root.pem") + &bench.text("leaf.key") + &bench.text("leaf.pem") + &bench.text("inter.pem");
     let imported = import(mixed.as_bytes(), None).unwrap();
     assert_eq!(imported.certificates, wanted);
     assert!(imported.key_pair().is_ok());
@@ -290,15 +239,8 @@ fn p7b_is_read_in_pem_der_and_ber() {
     // With a streamed content openssl writes indefinite lengths.
     bench.write("payload", "x");
     bench.run("openssl cms -sign -stream -in payload -binary -nodetach -signer leaf.pem -inkey leaf.key -certfile inter.pem -certfile root.pem -outform DER -out ber.p7b");
-    assert!(
-        bench.read("ber.p7b").starts_with(&[0x30, 0x80]),
-        "this test wants BER"
-    );
-    for (file, format) in [
-        ("c.p7b", Format::Pem),
-        ("c.der.p7b", Format::P7b),
-        ("ber.p7b", Format::P7b),
-    ] {
+    assert!(bench.read("ber.p7b").starts_with(&[0x30, 0x80]), "this test wants BER");
+    for (file, format) in [("c.p7b", Format::Pem), ("c.der.p7b", Format::P7b), ("ber.p7b", Format::P7b)] {
         let imported = import(&bench.read(file), None).unwrap();
         assert_eq!(imported.format, format);
         assert_eq!(imported.certificates.first(), Some(leaf), "{file}");
@@ -316,9 +258,7 @@ fn private_keys_of_every_pem_form_are_read() {
     bench.run("openssl rsa -in leaf.key -traditional -aes256 -passout pass:secret -out old.key");
     bench.run("openssl rsa -in leaf.key -traditional -des3 -passout pass:secret -out old3des.key");
     bench.run("openssl pkcs8 -topk8 -in leaf.key -passout pass:secret -out new.key");
-    bench.run(
-        "openssl pkcs8 -topk8 -in leaf.key -passout pass:secret -v1 PBE-SHA1-3DES -out v1.key",
-    );
+    bench.run("openssl pkcs8 -topk8 -in leaf.key -passout pass:secret -v1 PBE-SHA1-3DES -out v1.key");
     bench.run("openssl pkcs8 -topk8 -in leaf.key -passout pass:secret -outform DER -out new.der");
     bench.run("openssl pkcs8 -topk8 -nocrypt -in leaf.key -outform DER -out plain.der");
     bench.run("openssl rsa -in leaf.key -traditional -outform DER -out pkcs1.der");
@@ -326,47 +266,20 @@ fn private_keys_of_every_pem_form_are_read() {
     for name in ["leaf.key", "pkcs1.key", "plain.der", "pkcs1.der"] {
         let imported = import(&bench.read(name), None).unwrap();
         assert_eq!(imported.key.as_ref().unwrap().as_slice(), plain, "{name}");
-        assert!(
-            error(imported.certificate().map(|_| ()))
-                .contains("private key without its certificate")
-        );
+        assert!(error(imported.certificate().map(|_| ())).contains("private key without its certificate"));
     }
     for name in ["old.key", "old3des.key", "new.key", "v1.key", "new.der"] {
         let bytes = bench.read(name);
-        assert_eq!(
-            import(&bytes, Some("secret"))
-                .unwrap()
-                .key
-                .unwrap()
-                .as_slice(),
-            plain,
-            "{name}"
-        );
-        assert!(
-            error(import(&bytes, None)).contains("protected by a passphrase"),
-            "{name}"
-        );
-        assert!(
-            error(import(&bytes, Some("wrong"))).contains("wrong passphrase"),
-            "{name}"
-        );
-        assert!(
-            error(import(&bytes, Some(""))).contains("wrong passphrase"),
-            "{name}"
-        );
-        assert!(
-            error(import(&bytes, Some("a\0b"))).contains("NUL"),
-            "{name}"
-        );
+        assert_eq!(import(&bytes, Some("secret")).unwrap().key.unwrap().as_slice(), plain, "{name}");
+        assert!(error(import(&bytes, None)).contains("protected by a passphrase"), "{name}");
+        assert!(error(import(&bytes, Some("wrong"))).contains("wrong passphrase"), "{name}");
+        assert!(error(import(&bytes, Some(""))).contains("wrong passphrase"), "{name}");
+        assert!(error(import(&bytes, Some("a\0b"))).contains("NUL"), "{name}");
         let crlf = crate::text(&bytes).replace('\n', "\r\n");
         if name.ends_with("key") {
             let both = crlf + &bench.text("leaf.pem");
             let imported = import(both.as_bytes(), Some("secret")).unwrap();
-            assert_eq!(
-                imported.key_pair().unwrap(),
-                (leaf.as_slice(), plain.as_slice()),
-                "{name}"
-            );
+            assert_eq!(imported.key_pair().unwrap(), (leaf.as_slice(), plain.as_slice()), "{name}");
         }
     }
     bench.run("openssl ecparam -name prime256v1 -genkey -out ec.key");
@@ -382,18 +295,9 @@ fn pkcs12_of_openssl_is_read_modern_and_legacy() {
     let kinds = [
         ("modern", ""),
         ("legacy", "-legacy"),
-        (
-            "3des",
-            "-certpbe PBE-SHA1-3DES -keypbe PBE-SHA1-3DES -macalg sha1",
-        ),
-        (
-            "rc2-40",
-            "-legacy -certpbe PBE-SHA1-RC2-40 -keypbe PBE-SHA1-3DES -macalg sha1",
-        ),
-        (
-            "aes128",
-            "-certpbe AES-128-CBC -keypbe AES-128-CBC -macalg sha512",
-        ),
+        ("3des", "-certpbe PBE-SHA1-3DES -keypbe PBE-SHA1-3DES -macalg sha1"),
+        ("rc2-40", "-legacy -certpbe PBE-SHA1-RC2-40 -keypbe PBE-SHA1-3DES -macalg sha1"),
+        ("aes128", "-certpbe AES-128-CBC -keypbe AES-128-CBC -macalg sha512"),
         ("open certificates", "-certpbe NONE"),
         ("no mac", "-nomac"),
     ];
@@ -409,10 +313,7 @@ fn pkcs12_of_openssl_is_read_modern_and_legacy() {
             words.contains("wrong passphrase") || words.contains("passphrase is wrong"),
             "{name}: {words}"
         );
-        assert!(
-            error(import(&bytes, None)).contains("protected by a passphrase"),
-            "{name}"
-        );
+        assert!(error(import(&bytes, None)).contains("protected by a passphrase"), "{name}");
         assert!(import(&bytes[..bytes.len() - 1], Some("s3cret")).is_err());
     }
 }
@@ -425,12 +326,7 @@ fn pkcs12_without_key_or_without_passphrase_is_read() {
     assert_eq!(imported.certificates, std::slice::from_ref(leaf));
     assert!(imported.key.is_none());
     bench.run("openssl pkcs12 -export -in leaf.pem -inkey leaf.key -passout pass: -out open.p12");
-    assert!(
-        import(&bench.read("open.p12"), None)
-            .unwrap()
-            .key_pair()
-            .is_ok()
-    );
+    assert!(import(&bench.read("open.p12"), None).unwrap().key_pair().is_ok());
 }
 
 #[test]
@@ -443,15 +339,9 @@ fn a_bomb_of_iterations_is_refused_before_it_is_computed() {
     bench.run("openssl pkcs12 -export -in leaf.pem -inkey leaf.key -passout pass:x -iter 1000 -out fine.p12");
     let mut bytes = bench.read("fine.p12");
     // 1000 is 02 02 03 e8; 0x02 0x02 cannot grow in place, so take the largest two-byte count to show which ones are read.
-    let at = bytes
-        .windows(4)
-        .rposition(|w| w == [2, 2, 3, 0xe8])
-        .unwrap();
+    let at = bytes.windows(4).rposition(|w| w == [2, 2, 3, 0xe8]).unwrap();
     bytes[at + 2] = 0x7f;
-    assert!(
-        import(&bytes, Some("x")).is_err(),
-        "the MAC is over another count"
-    );
+    assert!(import(&bytes, Some("x")).is_err(), "the MAC is over another count");
     assert!(started.elapsed().as_secs() < 5);
 }
 
@@ -465,12 +355,7 @@ fn what_is_no_certificate_is_named() {
     assert!(csr.contains("CSR"), "{csr}");
     bench.run("openssl pkey -in leaf.key -pubout -out pub.pem");
     assert!(error(import(&bench.read("pub.pem"), None)).contains("bare public key"));
-    for nonsense in [
-        &b"hello"[..],
-        &[0; 1000],
-        b"PK\x03\x04zip",
-        b"\x30\x03\x02\x01\x00",
-    ] {
+    for nonsense in [&b"hello"[..], &[0; 1000], b"PK\x03\x04zip", b"\x30\x03\x02\x01\x00"] {
         let words = error(import(nonsense, None));
         assert!(words.contains("PKCS#12 (.p12, .pfx) or JKS"), "{words}");
     }
@@ -523,10 +408,7 @@ fn an_exported_p12_opens_in_openssl_and_keytool() {
     let out = bench.run("openssl pkcs12 -in out.p12 -passin file:password -nodes");
     assert_eq!(out.matches("BEGIN CERTIFICATE").count(), 3);
     assert!(out.contains("friendlyName: alice"), "{out}");
-    assert_eq!(
-        import(&p12, Some("pässword 1")).unwrap().certificates,
-        chain
-    );
+    assert_eq!(import(&p12, Some("pässword 1")).unwrap().certificates, chain);
     assert!(error(pkcs12("a", &key, &chain, "")).contains("empty"));
     if has("keytool") {
         let p12 = pkcs12("alice", &key, &chain, "password1").unwrap();
@@ -547,7 +429,9 @@ fn java_stores_are_read() {
     let (bench, [leaf, ..]) = chain();
     for kind in ["JKS", "PKCS12"] {
         let keytool = |rest: &str| {
-            bench.run(&format!("keytool -keystore {kind}.store -storetype {kind} -storepass changeit -noprompt {rest}"))
+            bench.run(&format!(
+                "keytool -keystore {kind}.store -storetype {kind} -storepass changeit -noprompt {rest}"
+            ))
         };
         keytool("-genkeypair -alias Alice -keyalg RSA -keysize 2048 -dname CN=Alice -validity 30");
         keytool("-importcert -alias partner -file leaf.pem");
@@ -558,46 +442,23 @@ fn java_stores_are_read() {
             .stdout;
         let bytes = bench.read(&format!("{kind}.store"));
         let imported = import(&bytes, Some("changeit")).unwrap();
-        assert_eq!(
-            imported.format,
-            if kind == "JKS" {
-                Format::Jks
-            } else {
-                Format::Pkcs12
-            }
-        );
+        assert_eq!(imported.format, if kind == "JKS" { Format::Jks } else { Format::Pkcs12 });
         assert_eq!(imported.key_pair().unwrap().0, alice, "{kind}");
+        assert_eq!(imported.certificates.len(), 1, "the partner's certificate is not of the chain");
         assert_eq!(
-            imported.certificates.len(),
-            1,
-            "the partner's certificate is not of the chain"
-        );
-        assert_eq!(
-            import_alias(&bytes, Some("changeit"), "PARTNER")
-                .unwrap()
-                .certificates,
+            import_alias(&bytes, Some("changeit"), "PARTNER").unwrap().certificates,
             std::slice::from_ref(leaf)
         );
         let unknown = error(import_alias(&bytes, Some("changeit"), "bob"));
-        assert!(
-            unknown.contains("alice") && unknown.contains("partner"),
-            "{unknown}"
-        );
+        assert!(unknown.contains("alice") && unknown.contains("partner"), "{unknown}");
         assert!(error(import(&bytes, Some("wrong"))).contains("wrong passphrase"));
         assert!(error(import(&bytes, None)).contains("protected by a passphrase"));
-        keytool(
-            "-genkeypair -alias second -keyalg EC -groupname secp256r1 -dname CN=Second -validity 30",
-        );
+        keytool("-genkeypair -alias second -keyalg EC -groupname secp256r1 -dname CN=Second -validity 30");
         let bytes = bench.read(&format!("{kind}.store"));
         let several = error(import(&bytes, Some("changeit")));
         assert!(several.contains("alice, second"), "{several}");
         let second = import_alias(&bytes, Some("changeit"), "second").unwrap();
-        assert_eq!(
-            CertInfo::from_der(second.certificate().unwrap())
-                .unwrap()
-                .subject,
-            "CN=Second"
-        );
+        assert_eq!(CertInfo::from_der(second.certificate().unwrap()).unwrap().subject, "CN=Second");
         for at in (0..bytes.len()).step_by(97) {
             let _ = import(&bytes[..at], Some("changeit"));
         }
@@ -611,12 +472,7 @@ fn the_fixtures_certificates_are_read() {
         let imported = import(&bytes, None).unwrap_or_else(|e| panic!("{name}: {e}"));
         match name.ends_with("key") {
             true => assert!(imported.key.is_some()),
-            false => assert!(
-                !CertInfo::from_der(imported.certificate().unwrap())
-                    .unwrap()
-                    .subject
-                    .is_empty()
-            ),
+            false => assert!(!CertInfo::from_der(imported.certificate().unwrap()).unwrap().subject.is_empty()),
         }
     }
 }

@@ -46,9 +46,7 @@ impl Bench {
 
     /// Runs a tool here; its standard output and error. Words of the line are separated by blanks; `~` is an empty word.
     fn try_run(&self, line: &str) -> Output {
-        let words = line
-            .split_whitespace()
-            .map(|w| if w == "~" { "" } else { w });
+        let words = line.split_whitespace().map(|w| if w == "~" { "" } else { w });
         let words: Vec<&str> = words.collect();
         let (tool, args) = words.split_first().unwrap();
         Command::new(tool)

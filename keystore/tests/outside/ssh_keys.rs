@@ -1,37 +1,25 @@
 //! SSH keys, judged by ssh-keygen, puttygen and openssl.
 
 use keystore::Error;
-use keystore::ssh::{
-    KeyFormat, KeyKind, convert, host_key, parse_public, show, to_rfc4716, user_key,
-};
+use keystore::ssh::{KeyFormat, KeyKind, convert, host_key, parse_public, show, to_rfc4716, user_key};
 
 use crate::{Bench, error, has};
 
 const KINDS: [KeyKind; 3] = [KeyKind::Ed25519, KeyKind::Ecdsa, KeyKind::Rsa];
-const FORMATS: [KeyFormat; 4] = [
-    KeyFormat::Openssh,
-    KeyFormat::Pem,
-    KeyFormat::Ppk3,
-    KeyFormat::Ppk2,
-];
+const FORMATS: [KeyFormat; 4] = [KeyFormat::Openssh, KeyFormat::Pem, KeyFormat::Ppk3, KeyFormat::Ppk2];
 
 /// `ssh-keygen -l` of a file: bits and fingerprint.
 fn fingerprint(bench: &Bench, file: &str) -> (u32, String) {
     let out = bench.run(&format!("ssh-keygen -l -f {file}"));
     let mut words = out.split(' ');
-    (
-        words.next().unwrap().parse().unwrap(),
-        words.next().unwrap().to_owned(),
-    )
+    (words.next().unwrap().parse().unwrap(), words.next().unwrap().to_owned())
 }
 
 /// An Ed25519 key whose seed has a zero at the given place, as PKCS#8 PEM.
 fn ed25519_with_zero_at(at: usize) -> String {
     let mut seed = [0x5a; 32];
     seed[at] = 0;
-    let prefix = [
-        0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20,
-    ];
+    let prefix = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
     keystore::to_pem("PRIVATE KEY", &[&prefix[..], &seed].concat()).to_string()
 }
 
@@ -44,10 +32,7 @@ fn host_keys_are_openssh_keys() {
         let key = host_key(kind).unwrap();
         let bench = Bench::new();
         bench.write("key", key.private.as_bytes());
-        assert_eq!(
-            bench.run("ssh-keygen -y -P ~ -f key").trim(),
-            key.public_line
-        );
+        assert_eq!(bench.run("ssh-keygen -y -P ~ -f key").trim(), key.public_line);
         bench.write("key.pub", &key.public_line);
         assert_eq!(fingerprint(&bench, "key.pub").1, key.fingerprint);
     }
@@ -67,18 +52,11 @@ fn openssh_reads_our_keys_and_their_passphrase() {
                 let key = user_key(kind, format, passphrase, "erp@acme").unwrap();
                 let bench = Bench::new();
                 bench.write("key", key.private.as_bytes());
-                let line = bench.run(&format!(
-                    "ssh-keygen -y -P {} -f key",
-                    passphrase.unwrap_or("~")
-                ));
+                let line = bench.run(&format!("ssh-keygen -y -P {} -f key", passphrase.unwrap_or("~")));
                 let wanted = key.public_line.rsplit_once(' ').unwrap().0;
                 assert!(line.trim().starts_with(wanted), "{kind} {format}: {line}");
                 let wrong = bench.try_run("ssh-keygen -y -P wrong -f key");
-                assert_eq!(
-                    wrong.status.success(),
-                    passphrase.is_none(),
-                    "{kind} {format}"
-                );
+                assert_eq!(wrong.status.success(), passphrase.is_none(), "{kind} {format}");
             }
         }
     }
@@ -94,10 +72,7 @@ fn openssl_reads_our_pem() {
         bench.write("sealed.pem", sealed.private.as_bytes());
         assert!(sealed.private.contains("ENCRYPTED"));
         let public = bench.run("openssl pkey -in plain.pem -pubout");
-        assert_eq!(
-            public,
-            bench.run("openssl pkey -in sealed.pem -passin pass:s3cret -pubout")
-        );
+        assert_eq!(public, bench.run("openssl pkey -in sealed.pem -passin pass:s3cret -pubout"));
         assert!(
             !bench
                 .try_run("openssl pkey -in sealed.pem -passin pass:wrong -noout")
@@ -129,16 +104,10 @@ fn puttygen_accepts_every_ppk() {
                 let line = bench.run("ssh-keygen -y -P ~ -f out");
                 assert_eq!(line.trim(), key.public_line, "{kind} {format}");
                 bench.write("wrong", "nope");
-                let wrong =
-                    bench.try_run("puttygen key.ppk -O public-openssh -o x --old-passphrase wrong");
-                let wrong_private = bench
-                    .try_run("puttygen key.ppk -O private-openssh -o x --old-passphrase wrong");
+                let wrong = bench.try_run("puttygen key.ppk -O public-openssh -o x --old-passphrase wrong");
+                let wrong_private = bench.try_run("puttygen key.ppk -O private-openssh -o x --old-passphrase wrong");
                 assert!(wrong.status.success() || passphrase.is_some());
-                assert_eq!(
-                    wrong_private.status.success(),
-                    passphrase.is_none(),
-                    "{kind} {format}"
-                );
+                assert_eq!(wrong_private.status.success(), passphrase.is_none(), "{kind} {format}");
             }
         }
     }
@@ -162,9 +131,7 @@ fn puttygen_reads_our_openssh_and_traditional_pem() {
             bench.write("key", key.private.as_bytes());
             bench.write("old", passphrase.unwrap_or(""));
             bench.write("none", "");
-            bench.run(
-                "puttygen key -O private -o out.ppk --old-passphrase old --new-passphrase none",
-            );
+            bench.run("puttygen key -O private -o out.ppk --old-passphrase old --new-passphrase none");
             let read = convert(&bench.text("out.ppk"), None, KeyFormat::Openssh, None).unwrap();
             assert_eq!(read.fingerprint, key.fingerprint, "{kind} {format}");
         }
@@ -179,22 +146,10 @@ fn puttygens_own_files_are_read() {
     let bench = Bench::new();
     bench.write("pass", "s3cret");
     bench.write("none", "");
-    for kind in [
-        "ed25519",
-        "ecdsa -b 256",
-        "ecdsa -b 384",
-        "ecdsa -b 521",
-        "rsa -b 2048",
-    ] {
+    for kind in ["ed25519", "ecdsa -b 256", "ecdsa -b 384", "ecdsa -b 521", "rsa -b 2048"] {
         for (options, passphrase) in [
-            (
-                "--ppk-param version=3 --new-passphrase pass",
-                Some("s3cret"),
-            ),
-            (
-                "--ppk-param version=2 --new-passphrase pass",
-                Some("s3cret"),
-            ),
+            ("--ppk-param version=3 --new-passphrase pass", Some("s3cret")),
+            ("--ppk-param version=2 --new-passphrase pass", Some("s3cret")),
             (
                 "--ppk-param version=3,kdf=argon2i,memory=1024,passes=2,parallelism=2 --new-passphrase pass",
                 Some("s3cret"),
@@ -212,22 +167,15 @@ fn puttygens_own_files_are_read() {
             let public = bench.run("puttygen k.ppk -O public-openssh");
             let text = bench.text("k.ppk");
             for text in [text.clone(), text.replace('\n', "\r\n")] {
-                let read = convert(&text, passphrase, KeyFormat::Openssh, None)
-                    .unwrap_or_else(|e| panic!("{kind} {options}: {e}"));
+                let read = convert(&text, passphrase, KeyFormat::Openssh, None).unwrap_or_else(|e| panic!("{kind} {options}: {e}"));
                 assert_eq!(read.public_line, public.trim(), "{kind} {options}");
             }
             let shown = show(&text, None).unwrap();
             assert_eq!(shown[0].comment, "k@p");
             assert!(public.starts_with(&shown[0].line));
             if passphrase.is_some() {
-                assert!(
-                    error(convert(&text, None, KeyFormat::Pem, None))
-                        .contains("protected by a passphrase")
-                );
-                assert!(
-                    error(convert(&text, Some("no"), KeyFormat::Pem, None))
-                        .contains("wrong passphrase")
-                );
+                assert!(error(convert(&text, None, KeyFormat::Pem, None)).contains("protected by a passphrase"));
+                assert!(error(convert(&text, Some("no"), KeyFormat::Pem, None)).contains("wrong passphrase"));
             }
             let tampered = text.replacen("Comment: k@p", "Comment: x@p", 1);
             assert!(
@@ -250,9 +198,7 @@ fn ed25519_seeds_with_zeros_at_either_end_survive_ppk() {
         bench.write("key", openssh.private.as_bytes());
         bench.write("none", "");
         // PuTTY's own file of it, whose private part is one byte short for a zero at the end.
-        bench.run(
-            "puttygen key -O private -o theirs.ppk --new-passphrase none --ppk-param version=3",
-        );
+        bench.run("puttygen key -O private -o theirs.ppk --new-passphrase none --ppk-param version=3");
         let theirs = convert(&bench.text("theirs.ppk"), None, KeyFormat::Pem, None).unwrap();
         assert_eq!(*theirs.private, pem, "zero at {at}");
         for format in [KeyFormat::Ppk2, KeyFormat::Ppk3] {
@@ -274,40 +220,25 @@ fn keys_of_ssh_keygen_are_read_in_all_its_formats() {
     }
     let bench = Bench::new();
     let mut made = 0;
-    for kind in [
-        "ed25519",
-        "ecdsa -b 256",
-        "ecdsa -b 384",
-        "ecdsa -b 521",
-        "rsa -b 2048",
-    ] {
+    for kind in ["ed25519", "ecdsa -b 256", "ecdsa -b 384", "ecdsa -b 521", "rsa -b 2048"] {
         for format in ["RFC4716", "PEM", "PKCS8"] {
             for passphrase in ["~", "s3cret"] {
                 made += 1;
                 let old = if format == "RFC4716" { "" } else { "-m" };
                 let m = if format == "RFC4716" { "" } else { format };
-                bench.run(&format!(
-                    "ssh-keygen -q -t {kind} {old} {m} -N {passphrase} -C c@h -f k{made}"
-                ));
+                bench.run(&format!("ssh-keygen -q -t {kind} {old} {m} -N {passphrase} -C c@h -f k{made}"));
                 let text = bench.text(&format!("k{made}"));
                 let (bits, wanted) = fingerprint(&bench, &format!("k{made}.pub"));
                 let given = (passphrase != "~").then_some(passphrase);
                 for to in FORMATS {
-                    let there = convert(&text, given, to, None)
-                        .unwrap_or_else(|e| panic!("{kind} {format}: {e}"));
+                    let there = convert(&text, given, to, None).unwrap_or_else(|e| panic!("{kind} {format}: {e}"));
                     assert_eq!(there.fingerprint, wanted);
                     let back = convert(&there.private, None, KeyFormat::Openssh, None).unwrap();
                     assert_eq!(back.fingerprint, wanted);
                 }
                 if given.is_some() {
-                    assert!(
-                        error(convert(&text, None, KeyFormat::Pem, None))
-                            .contains("protected by a passphrase")
-                    );
-                    assert!(
-                        error(convert(&text, Some("no"), KeyFormat::Pem, None))
-                            .contains("wrong passphrase")
-                    );
+                    assert!(error(convert(&text, None, KeyFormat::Pem, None)).contains("protected by a passphrase"));
+                    assert!(error(convert(&text, Some("no"), KeyFormat::Pem, None)).contains("wrong passphrase"));
                 }
                 let public = parse_public(&bench.text(&format!("k{made}.pub"))).unwrap();
                 assert_eq!((public[0].bits, &public[0].fingerprint), (bits, &wanted));
@@ -335,33 +266,20 @@ fn rfc_4716_goes_both_ways() {
         let ours = to_rfc4716(key);
         assert!(ours.lines().all(|l| l.len() <= 72), "{ours}");
         bench.write("ours", &ours);
-        assert!(
-            bench
-                .run("ssh-keygen -i -f ours")
-                .trim()
-                .starts_with(&key.line)
-        );
-        assert_eq!(
-            parse_public(&ours.replace('\n', "\r\n")).unwrap()[0].line,
-            key.line
-        );
+        assert!(bench.run("ssh-keygen -i -f ours").trim().starts_with(&key.line));
+        assert_eq!(parse_public(&ours.replace('\n', "\r\n")).unwrap()[0].line, key.line);
     }
     let two = theirs.clone() + "\n" + &bench.text("k.pub") + "# note\n\n" + &theirs;
     assert_eq!(parse_public(&two).unwrap().len(), 3);
     if has("puttygen") {
         bench.write("none", "");
         bench.run("puttygen k -O public -o putty.pub");
-        assert_eq!(
-            parse_public(&bench.text("putty.pub")).unwrap()[0].line,
-            key.line
-        );
+        assert_eq!(parse_public(&bench.text("putty.pub")).unwrap()[0].line, key.line);
     }
 }
 
 fn ed25519_line() -> String {
-    user_key(KeyKind::Ed25519, KeyFormat::Openssh, None, "")
-        .unwrap()
-        .public_line
+    user_key(KeyKind::Ed25519, KeyFormat::Openssh, None, "").unwrap().public_line
 }
 
 #[test]
@@ -377,9 +295,7 @@ fn authorized_keys_lines_keep_what_we_honour() {
     assert_eq!(keys[1].options.from, ["192.0.2.0/24", "!192.0.2.9"]);
     assert_eq!(keys[1].comment, "with a comment");
     assert_eq!(keys[2].options.expiry_time, Some(1_798_761_600));
-    assert!(
-        keys[2].options.is_current(1_798_761_599) && !keys[2].options.is_current(1_798_761_600)
-    );
+    assert!(keys[2].options.is_current(1_798_761_599) && !keys[2].options.is_current(1_798_761_600));
     assert!(parse_public(&format!("\u{feff}{line}")).is_ok());
 }
 
@@ -394,14 +310,9 @@ fn other_options_are_refused_by_name_and_line() {
         "cert-authority",
         "permitopen=\"x:1\"",
     ] {
-        let words = error(parse_public(&format!(
-            "{line}\n{option},from=\"10.0.0.1\" {line}\n"
-        )));
+        let words = error(parse_public(&format!("{line}\n{option},from=\"10.0.0.1\" {line}\n")));
         let name = option.split('=').next().unwrap();
-        assert!(
-            words.starts_with("line 2: ") && words.contains(name),
-            "{words}"
-        );
+        assert!(words.starts_with("line 2: ") && words.contains(name), "{words}");
         assert!(!words.contains("rm -rf"), "{words}");
     }
 }
@@ -430,11 +341,7 @@ fn weak_and_foreign_keys_are_refused_with_the_reason() {
     let bench = Bench::new();
     bench.run("ssh-keygen -q -t rsa -b 1024 -N ~ -f short");
     assert!(error(parse_public(&bench.text("short.pub"))).contains("1024 bits is too short"));
-    if bench
-        .try_run("ssh-keygen -q -t dsa -N ~ -f dsa")
-        .status
-        .success()
-    {
+    if bench.try_run("ssh-keygen -q -t dsa -N ~ -f dsa").status.success() {
         assert!(error(parse_public(&bench.text("dsa.pub"))).contains("DSA"));
         assert!(error(convert(&bench.text("dsa"), None, KeyFormat::Ppk3, None)).contains("DSA"));
     }
@@ -452,19 +359,13 @@ fn weak_and_foreign_keys_are_refused_with_the_reason() {
         "ssh-ed25519 !!!!",
         "ssh-foo AAAA",
     ] {
-        assert!(
-            matches!(parse_public(wrong), Err(Error::RefusedKey(_))),
-            "{wrong}"
-        );
+        assert!(matches!(parse_public(wrong), Err(Error::RefusedKey(_))), "{wrong}");
     }
     let swapped = line.replacen("ssh-ed25519 ", "ssh-rsa ", 1);
     assert!(error(parse_public(&swapped)).contains("type"));
     assert!(matches!(parse_public(" \n"), Err(Error::Empty)));
     assert!(error(parse_public("# nothing\n")).contains("only comments"));
-    assert!(matches!(
-        parse_public(&"x".repeat(300_000)),
-        Err(Error::TooLarge { .. })
-    ));
+    assert!(matches!(parse_public(&"x".repeat(300_000)), Err(Error::TooLarge { .. })));
     let huge = format!("ssh-rsa {}", "A".repeat(20_000));
     assert!(error(parse_public(&huge)).contains("longer than"));
 }
@@ -480,27 +381,16 @@ fn a_private_key_is_recognised_in_every_form_and_not_repeated() {
                 let crlf = text.replace('\n', "\r\n");
                 let behind_a_key = format!("{}\n{text}", key.public_line);
                 let without_end = lines[..lines.len() - 1].join("\n");
-                for pasted in [
-                    text,
-                    &crlf,
-                    &format!("  {text}"),
-                    &behind_a_key,
-                    &without_end,
-                ] {
+                for pasted in [text, &crlf, &format!("  {text}"), &behind_a_key, &without_end] {
                     let e = parse_public(pasted).unwrap_err();
                     assert!(matches!(e, Error::PrivateKeyGiven), "{kind} {format}: {e}");
-                    assert_eq!(
-                        e.to_string(),
-                        "this is a private key; give the public half (the .pub file)"
-                    );
+                    assert_eq!(e.to_string(), "this is a private key; give the public half (the .pub file)");
                 }
                 // Without its first lines it may go unrecognised, but nothing of it comes back.
                 let tail = lines[lines.len() / 2..].join("\n");
                 let words = error(parse_public(&tail));
                 assert!(
-                    lines[lines.len() / 2..]
-                        .iter()
-                        .all(|l| l.len() < 12 || !words.contains(l)),
+                    lines[lines.len() / 2..].iter().all(|l| l.len() < 12 || !words.contains(l)),
                     "{words}"
                 );
             }
@@ -508,39 +398,20 @@ fn a_private_key_is_recognised_in_every_form_and_not_repeated() {
     }
     let body = user_key(KeyKind::Ed25519, KeyFormat::Openssh, None, "").unwrap();
     let body: Vec<&str> = body.private.lines().skip(1).collect();
-    assert!(matches!(
-        parse_public(&body.join("\n")),
-        Err(Error::PrivateKeyGiven)
-    ));
+    assert!(matches!(parse_public(&body.join("\n")), Err(Error::PrivateKeyGiven)));
 }
 
 #[test]
 fn converting_checks_what_it_is_given() {
     let line = ed25519_line();
-    assert!(matches!(
-        convert(&line, None, KeyFormat::Pem, None),
-        Err(Error::PublicKeyGiven)
-    ));
-    assert!(matches!(
-        convert("", None, KeyFormat::Pem, None),
-        Err(Error::Empty)
-    ));
+    assert!(matches!(convert(&line, None, KeyFormat::Pem, None), Err(Error::PublicKeyGiven)));
+    assert!(matches!(convert("", None, KeyFormat::Pem, None), Err(Error::Empty)));
     assert!(error(convert("hello", None, KeyFormat::Pem, None)).contains("no private key"));
     let key = user_key(KeyKind::Ed25519, KeyFormat::Openssh, None, "").unwrap();
     assert!(error(convert(&key.private, None, KeyFormat::Pem, Some(""))).contains("empty"));
     assert!(user_key(KeyKind::Ed25519, KeyFormat::Ppk3, None, "two\nlines").is_err());
-    let names: Vec<String> = FORMATS
-        .map(|f| convert(&key.private, None, f, None).unwrap().file_name_hint)
-        .into();
-    assert_eq!(
-        names,
-        [
-            "id_ed25519",
-            "id_ed25519.pem",
-            "id_ed25519.ppk",
-            "id_ed25519.ppk"
-        ]
-    );
+    let names: Vec<String> = FORMATS.map(|f| convert(&key.private, None, f, None).unwrap().file_name_hint).into();
+    assert_eq!(names, ["id_ed25519", "id_ed25519.pem", "id_ed25519.ppk", "id_ed25519.ppk"]);
     for (text, format) in ["openssh", "pem", "ppk", "ppk2"].into_iter().zip(FORMATS) {
         assert_eq!(text.parse::<KeyFormat>().unwrap(), format);
         assert_eq!(format.to_string(), text);
@@ -555,12 +426,7 @@ fn no_damaged_key_panics_or_asks_for_too_much() {
         for at in 0..bytes.len() {
             let mut damaged = bytes.to_vec();
             damaged[at] = if damaged[at] == b'A' { b'z' } else { b'A' };
-            let _ = convert(
-                &String::from_utf8(damaged).unwrap(),
-                None,
-                KeyFormat::Ppk2,
-                None,
-            );
+            let _ = convert(&String::from_utf8(damaged).unwrap(), None, KeyFormat::Ppk2, None);
             let _ = convert(&key.private[..at], None, KeyFormat::Ppk2, None);
             let _ = show(&key.private[..at], None);
         }
@@ -578,8 +444,6 @@ fn no_damaged_key_panics_or_asks_for_too_much() {
         ("Parallelism: 1", "Parallelism: 9999"),
     ] {
         let bomb = sealed.private.replace(from, to);
-        assert!(
-            error(convert(&bomb, Some("s3cret"), KeyFormat::Pem, None)).contains("out of range")
-        );
+        assert!(error(convert(&bomb, Some("s3cret"), KeyFormat::Pem, None)).contains("out of range"));
     }
 }

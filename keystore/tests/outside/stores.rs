@@ -3,10 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use keystore::{
-    KeySpec, MasterKey, StoreEntry, StoreFormat, StorePasswords, Stores, Subject, TrustEntry,
-    identity, import_alias,
-};
+use keystore::{KeySpec, MasterKey, StoreEntry, StoreFormat, StorePasswords, Stores, Subject, TrustEntry, identity, import_alias};
 
 use crate::{Bench, NOW, error, has};
 
@@ -35,9 +32,7 @@ fn passwords() -> StorePasswords {
 }
 
 fn list(bench: &Bench, file: &str, password: &str) -> String {
-    bench.run(&format!(
-        "keytool -list -keystore {file} -storepass {password}"
-    ))
+    bench.run(&format!("keytool -list -keystore {file} -storepass {password}"))
 }
 
 fn mode(path: &Path) -> u32 {
@@ -50,34 +45,21 @@ fn keytool_lists_all_three_in_both_formats() {
         let bench = Bench::new();
         let stores = Stores::new(bench.path("keystore"));
         let p = passwords();
-        let identity = [
-            entry("ALICE-current"),
-            entry("ALICE-next"),
-            entry("Bob's Büro"),
-        ];
+        let identity = [entry("ALICE-current"), entry("ALICE-next"), entry("Bob's Büro")];
         let trust = [trusted("bigmart"), trusted("partner-2")];
-        let left_out = stores
-            .write(&identity, &trust, &[entry("https")], &p, format)
-            .unwrap();
+        let left_out = stores.write(&identity, &trust, &[entry("https")], &p, format).unwrap();
         assert!(left_out.is_empty());
         for file in ["identity.jks", "trust.jks", "https.jks"] {
             assert_eq!(mode(&stores.dir().join(file)), 0o600, "{file}");
         }
         assert_eq!(mode(stores.dir()), 0o700);
-        assert_eq!(
-            std::fs::read_dir(stores.dir()).unwrap().count(),
-            3,
-            "no temporary file stays"
-        );
+        assert_eq!(std::fs::read_dir(stores.dir()).unwrap().count(), 3, "no temporary file stays");
 
         let bytes = bench.read("keystore/identity.jks");
         let again = import_alias(&bytes, Some(&p.identity), "alice-next").unwrap();
         assert_eq!(
             again.key_pair().unwrap(),
-            (
-                identity[1].chain[0].as_slice(),
-                identity[1].pkcs8.as_slice()
-            )
+            (identity[1].chain[0].as_slice(), identity[1].pkcs8.as_slice())
         );
         if !has("keytool") {
             continue;
@@ -85,10 +67,7 @@ fn keytool_lists_all_three_in_both_formats() {
         let out = list(&bench, "keystore/identity.jks", &p.identity);
         assert!(out.contains("contains 3 entries"), "{out}");
         assert_eq!(out.matches("PrivateKeyEntry").count(), 3, "{out}");
-        assert!(
-            out.contains("alice-current") && out.contains("alice-next"),
-            "{out}"
-        );
+        assert!(out.contains("alice-current") && out.contains("alice-next"), "{out}");
         let out = list(&bench, "keystore/trust.jks", &p.trust);
         assert!(out.contains("contains 2 entries"), "{out}");
         assert_eq!(out.matches("trustedCertEntry").count(), 2, "{out}");
@@ -115,17 +94,11 @@ fn keytool_opens_empty_stores() {
     for format in [StoreFormat::Pkcs12, StoreFormat::Jks] {
         let bench = Bench::new();
         let p = passwords();
-        Stores::new(bench.path("k"))
-            .write(&[], &[], &[], &p, format)
-            .unwrap();
+        Stores::new(bench.path("k")).write(&[], &[], &[], &p, format).unwrap();
         if !has("keytool") {
             return;
         }
-        for (file, password) in [
-            ("identity", &p.identity),
-            ("trust", &p.trust),
-            ("https", &p.https),
-        ] {
+        for (file, password) in [("identity", &p.identity), ("trust", &p.trust), ("https", &p.https)] {
             let out = list(&bench, &format!("k/{file}.jks"), password);
             assert!(out.contains("contains 0 entries"), "{out}");
         }
@@ -137,13 +110,7 @@ fn each_file_has_its_own_password() {
     let bench = Bench::new();
     let p = passwords();
     Stores::new(bench.path("k"))
-        .write(
-            &[entry("a")],
-            &[trusted("b")],
-            &[entry("c")],
-            &p,
-            StoreFormat::Jks,
-        )
+        .write(&[entry("a")], &[trusted("b")], &[entry("c")], &p, StoreFormat::Jks)
         .unwrap();
     let trust = bench.read("k/trust.jks");
     assert!(import_alias(&trust, Some(&p.trust), "b").is_ok());
@@ -159,14 +126,10 @@ fn writing_again_replaces_and_cleans_up_after_a_crash() {
     let bench = Bench::new();
     let stores = Stores::new(bench.path("k"));
     let p = passwords();
-    stores
-        .write(&[], &[trusted("old")], &[], &p, StoreFormat::Pkcs12)
-        .unwrap();
+    stores.write(&[], &[trusted("old")], &[], &p, StoreFormat::Pkcs12).unwrap();
     std::fs::write(bench.path("k/.trust.jks.tmp"), "left by a crash").unwrap();
     std::fs::set_permissions(bench.path("k"), std::fs::Permissions::from_mode(0o755)).unwrap();
-    stores
-        .write(&[], &[trusted("new")], &[], &p, StoreFormat::Pkcs12)
-        .unwrap();
+    stores.write(&[], &[trusted("new")], &[], &p, StoreFormat::Pkcs12).unwrap();
     let bytes = bench.read("k/trust.jks");
     assert!(import_alias(&bytes, Some(&p.trust), "new").is_ok());
     assert!(import_alias(&bytes, Some(&p.trust), "old").is_err());
@@ -179,24 +142,21 @@ fn an_error_leaves_the_old_stores() {
     let bench = Bench::new();
     let stores = Stores::new(bench.path("k"));
     let p = passwords();
-    stores
-        .write(&[entry("a")], &[], &[], &p, StoreFormat::Pkcs12)
-        .unwrap();
+    stores.write(&[entry("a")], &[], &[], &p, StoreFormat::Pkcs12).unwrap();
     let before = bench.read("k/identity.jks");
     let twice = [trusted("Same"), trusted("same")];
     let words = error(stores.write(&[entry("b")], &twice, &[], &p, StoreFormat::Pkcs12));
     assert!(words.contains("\"same\""), "{words}");
     assert_eq!(before, bench.read("k/identity.jks"));
     let blocked = Stores::new(bench.write("file", "x").join("k"));
-    assert!(
-        error(blocked.write(&[], &[], &[], &p, StoreFormat::Jks)).contains("make the directory")
-    );
+    assert!(error(blocked.write(&[], &[], &[], &p, StoreFormat::Jks)).contains("make the directory"));
 }
 
 #[test]
 fn an_odd_certificate_does_not_stop_the_store() {
     let bench = Bench::new();
-    bench.run("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout k -outform DER -out odd -subj / -set_serial -5");
+    bench
+        .run("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout k -outform DER -out odd -subj / -set_serial -5");
     let mut odd = trusted("odd");
     odd.certificate = bench.read("odd");
     bench.run("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout k -outform DER -out below -subj /CN=below -set_serial -5");

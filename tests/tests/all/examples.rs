@@ -15,7 +15,11 @@ fn example(path: &str) -> PathBuf {
 fn applies_and_settles(gateway: &Gateway, file: &str) {
     let first = gateway.json(&["apply", "-f", file]);
     let again = gateway.json(&["apply", "-f", file]);
-    let changes = |answer: &serde_json::Value| answer.as_array().map_or_else(|| answer["changes"].as_array().map_or(0, Vec::len), Vec::len);
+    let changes = |answer: &serde_json::Value| {
+        answer
+            .as_array()
+            .map_or_else(|| answer["changes"].as_array().map_or(0, Vec::len), Vec::len)
+    };
     assert!(changes(&first) > 0, "{first}");
     assert_eq!(changes(&again), 0, "{again}");
 }
@@ -56,7 +60,9 @@ fn alert_rules_name_metrics_that_exist() {
     let status = gateway.json(&["status"]);
     let address = status["listening"]["telemetry"].as_str().expect("an address").to_owned();
     let mut stream = std::net::TcpStream::connect(&address).unwrap();
-    stream.write_all(format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
+    stream
+        .write_all(format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())
+        .unwrap();
     let mut page = String::new();
     stream.read_to_string(&mut page).unwrap();
     assert!(page.starts_with("HTTP/1.1 200"), "{page}");
