@@ -113,14 +113,8 @@ impl Stores {
         ];
         self.make_dir()?;
         // Commands run side by side; one after the other they write whole stores.
-        let lock = self.dir.join(".lock");
-        let locked = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&lock)
-            .and_then(|file| file.lock().map(|()| file));
-        let _locked = locked.map_err(Error::io("lock", &lock))?;
+        let locked = fs::File::open(&self.dir).and_then(|dir| dir.lock().map(|()| dir));
+        let _locked = locked.map_err(Error::io("lock", &self.dir))?;
         for (name, bytes) in &files {
             self.replace(name, bytes)?;
         }
