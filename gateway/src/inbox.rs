@@ -24,7 +24,7 @@ use crate::message::{Detail, Direction, Id, Message, State};
 use crate::outbox::FlowError;
 use crate::partnership::{Lack, Partnership};
 use crate::receipts;
-use crate::storage::{Draft, INLINE_MAX, Staged, StorageError};
+use crate::storage::{Draft, INLINE_MAX, Staged};
 
 /// How often a check that fails by a fault of ours is tried.
 const MAX_CHECKS: u32 = 20;
@@ -216,7 +216,7 @@ async fn receive(core: &Arc<Core>, arrival: Arrival, spool: Spool) -> Result<Rep
 /// Ours to check: while the sender waits if it wants its MDN at once, behind its back otherwise.
 async fn checked(core: &Arc<Core>, taken: Taken) -> Result<Reply, FlowError> {
     if taken.is_sync() {
-        return match check_leased(core, &taken).await {
+        return match check::check(core, &taken).await {
             Ok(mdn) => Ok(mdn.map_or_else(|| Reply::empty(200), reply::mdn)),
             Err(error) => {
                 give_back(core, &taken.message, PAUSE).await;
@@ -232,29 +232,12 @@ async fn checked(core: &Arc<Core>, taken: Taken) -> Result<Reply, FlowError> {
     }
     let core = Arc::clone(core);
     tokio::spawn(async move {
-        if let Err(error) = check_leased(&core, &taken).await {
+        if let Err(error) = check::check(&core, &taken).await {
             tracing::error!(id = %taken.message.id, %error, "cannot check a received message yet");
             give_back(&core, &taken.message, PAUSE).await;
         }
     });
     Ok(Reply::empty(status))
-}
-
-/// Checks while the claim is kept alive.
-async fn check_leased(core: &Arc<Core>, taken: &Taken) -> Result<Option<(String, Vec<u8>)>, FlowError> {
-    let (renewing, id) = (Arc::clone(core), taken.message.id.as_str().to_owned());
-    let renewal = tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(std::time::Duration::from_millis(crate::journal::LEASE.unsigned_abs() / 3)).await;
-            let (id, now) = (id.clone(), renewing.clock.now());
-            if renewing.journal.write(move |tx| tx.renew_receive(&id, now)).await.is_err() {
-                return;
-            }
-        }
-    });
-    let outcome = check::check(core, taken).await;
-    renewal.abort();
-    outcome
 }
 
 /// Leaves a claimed message to the worker, due after a pause.
@@ -286,7 +269,7 @@ pub async fn recover(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
         return check::give_up(core, message).await;
     }
     tracing::info!(%id, "finishing a received message");
-    match check_leased(core, &Taken { pair, message, receipt }).await {
+    match check::check(core, &Taken { pair, message, receipt }).await {
         Err(FlowError::Journal(JournalError::Conflict(_))) | Ok(_) => Ok(()),
         Err(error) => {
             let due = core.clock.now() + PAUSE;
@@ -386,11 +369,6 @@ fn new_message(arrival: &Arrival, pair: &Partnership, raw_sha256: String, len: u
         }
         Err(error) => Err((Box::new(message), error)),
     }
-}
-
-/// A storage fault in words for the partner's log.
-pub(super) fn is_full(error: &StorageError) -> bool {
-    error.is_full()
 }
 
 /// Staged bytes that nobody needs after all.

@@ -12,7 +12,7 @@ mod upload;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use sftp_front::{Authenticator, Fault, Peer, PublicKey, Refused, Tree};
 
@@ -309,11 +309,6 @@ fn failure(error: impl std::fmt::Display) -> Fault {
 /// The present as the clock of the rules shows it.
 fn now(core: &Core) -> Millis {
     core.clock.now()
-}
-
-/// How long a parked file may wait for its final name.
-fn rename_within(core: &Core) -> Duration {
-    core.config.uploads.rename_within
 }
 
 #[cfg(test)]

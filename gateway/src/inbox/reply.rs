@@ -40,7 +40,7 @@ pub(super) fn later(line: &str) -> Reply {
 /// Our disk cannot take it.
 pub(super) fn not_now(error: &StorageError) -> Reply {
     tracing::error!(%error, "cannot keep a message");
-    later(if super::is_full(error) {
+    later(if error.is_full() {
         "no room at this moment"
     } else {
         "cannot store the message at this moment"

@@ -180,17 +180,6 @@ impl Tx<'_> {
         held(changed)
     }
 
-    /// Keeps the check of a received message alive during long work.
-    ///
-    /// # Errors
-    /// The database's.
-    pub fn renew_receive(&self, message: &str, now: Millis) -> Result<()> {
-        self.db
-            .prepare_cached("UPDATE job SET lease_until = ?3 WHERE kind = ?1 AND message = ?2 AND lease_until IS NOT NULL")?
-            .execute(params![JobKind::Receive.as_str(), message, now + LEASE])?;
-        Ok(())
-    }
-
     /// Gives the check of a received message back to the workers, due later.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use super::listing::{Names, Records, Sends, dir_stat, entry_stat, file_stat, sec
 use super::pace::{Pace, Way};
 use super::trail::Trail;
 use super::upload::Writing;
-use super::{failure, now, rename_within};
+use super::{failure, now};
 use crate::clock::millis;
 use crate::gateway::Core;
 use crate::journal::{self, UploadRow, UploadState};
@@ -410,7 +410,7 @@ impl As2Tree {
         let to_temp = layout::matches_any(&to.name, &uploads.temp_names);
         let from_temp = layout::matches_any(&from.name, &uploads.temp_names);
         let same_pair = from.station == to.station && from.partner == to.partner;
-        let in_time = now(&self.core) - row.updated <= millis(rename_within(&self.core));
+        let in_time = now(&self.core) - row.updated <= millis(self.core.config.uploads.rename_within);
         let mtime = seconds(row.updated);
         let size = row.size;
         if !same_pair || row.state == UploadState::Ignored || !uploads.rename_completes || !(in_time || to_temp) {
