@@ -38,11 +38,11 @@ demo: ## ALICE sends three files to BOB through two gateways; under two minutes 
 	@$(MAKE) --no-print-directory build
 	@examples/two-stations/demo.sh
 
-bench: ## measure packaging, opening and messages per second; writes target/bench.json
+bench: ## measure ours and its rivals side by side, PART=bulk only that part; writes target/bench.json
 	@.ci/prerequisites $(BUILD_TOOLS) sftp openssl python3
 	@$(MAKE) --no-print-directory build
 	@$(CARGO) build $(FLAGS) --example bulk
-	@python3 tests/bench/run.py --target $(TARGET)
+	@PYTHONDONTWRITEBYTECODE=1 python3 tests/bench/run.py --target $(TARGET) $(addprefix --part ,$(PART)) $(BENCH_ARGS)
 
 fuzz: ## fuzz every decoder of network bytes, FUZZ_SECONDS (300) for each target
 	@.ci/prerequisites $(BUILD_TOOLS)
