@@ -1,0 +1,383 @@
+//! What MDNs say, in the answer and by themselves (as2.md §5.4).
+
+use super::*;
+
+#[test]
+fn the_mdn_for_another_message_is_no_receipt() {
+    let scene = Scene::play(
+        "sync-signed",
+        &[],
+        with_stage(|stage, hit, _| {
+            let mut receipt = Receipt::of(hit);
+            receipt.original = "<another@test>".to_owned();
+            answer(200, &receipt.signed(&stage.partner))
+        }),
+    );
+    scene.ends("failed", "mdn-mismatch", 1);
+}
+
+#[test]
+fn the_mdn_of_another_partner_is_no_receipt() {
+    let scene = Scene::play(
+        "sync-signed",
+        &[],
+        with_stage(|stage, hit, _| {
+            let mut receipt = Receipt::of(hit);
+            receipt.from = CRAFT.to_owned();
+            answer(200, &receipt.signed(&stage.partner))
+        }),
+    );
+    scene.ends("failed", "mdn-mismatch", 1);
+}
+
+#[test]
+fn an_unsigned_mdn_where_a_signed_one_was_asked_for_proves_nothing() {
+    let positive = Scene::play("sync-signed", &[], |hit, _| answer(200, &Receipt::of(hit).unsigned()));
+    let negative = Scene::play("sync-signed", &[], |hit, _| {
+        answer(200, &Receipt::of(hit).says("processed/error: decryption-failed").unsigned())
+    });
+    assert_eq!(negative.reaches("failed")["code"], "decryption-failed");
+    let message = positive.ends("failed", "mdn-not-signed", 1);
+    assert_eq!(message["mdn_signature"], "unsigned", "{message:#}");
+    negative.posts(1);
+}
+
+#[test]
+fn a_signature_of_a_stranger_on_an_mdn_proves_nothing() {
+    let stranger = Scene::play(
+        "sync-signed",
+        &[],
+        with_stage(|stage, hit, _| answer(200, &Receipt::of(hit).signed(&stage.stranger))),
+    );
+    let unasked = Scene::play(
+        "sync",
+        &[],
+        with_stage(|stage, hit, _| answer(200, &Receipt::of(hit).signed(&stage.stranger))),
+    );
+    let altered = Scene::play(
+        "sync-signed",
+        &[],
+        with_stage(|stage, hit, _| {
+            let mut mdn = Receipt::of(hit).says("processed/error: decryption-failed").signed(&stage.partner);
+            let text = String::from_utf8(mdn.body).unwrap();
+            mdn.body = text.replace("processed/error: decryption-failed", "processed").into_bytes();
+            answer(200, &mdn)
+        }),
+    );
+    for scene in [&unasked, &altered] {
+        let message = scene.reaches("failed");
+        assert_eq!(message["code"], "mdn-signature-invalid", "{message:#}");
+    }
+    stranger.ends("failed", "mdn-signature-invalid", 1);
+}
+
+#[test]
+fn a_wrong_mic_fails_and_a_missing_one_is_marked() {
+    let play = |options: &[&str], mic: &'static str| {
+        Scene::play(
+            "sync-signed",
+            options,
+            with_stage(move |stage, hit, _| {
+                let mut receipt = Receipt::of(hit);
+                mic.clone_into(&mut receipt.mic);
+                answer(200, &receipt.signed(&stage.partner))
+            }),
+        )
+    };
+    let wrong = play(&[], "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=");
+    let missing = play(&[], "");
+    let strict = play(&["--strict-mic", "true"], "");
+    let message = missing.reaches("delivered");
+    assert!(message["marks"].to_string().contains("no MIC"), "{message:#}");
+    assert_eq!(strict.reaches("failed")["code"], "mic-missing");
+    let message = wrong.ends("failed", "mic-mismatch", 1);
+    let mdn = format!("ls AS2/raw-mdn/incoming/{}.mdn", message["id"].as_str().unwrap());
+    assert_eq!(wrong.stage.user.run(&[&mdn]).code, 0, "the MDN is not kept");
+}
+
+#[test]
+fn negative_mdns_are_final_and_named_after_what_they_say() {
+    let said = [
+        ("processed/error: authentication-failed", "authentication-failed"),
+        ("processed/Error: Decompression-Failed", "decompression-failed"),
+        ("failed/failure: sender-equals-receiver", "sender-equals-receiver"),
+        ("processed/error: unexpected-processing-error", "unexpected-processing-error"),
+        ("failed/Failure: unsupported format", "unsupported-format"),
+    ];
+    let scenes = said.map(|(words, _)| {
+        Scene::play(
+            "sync-signed",
+            &[],
+            with_stage(move |stage, hit, _| answer(200, &Receipt::of(hit).says(words).signed(&stage.partner))),
+        )
+    });
+    for (scene, (words, code)) in scenes.iter().zip(said) {
+        let message = scene.reaches("failed");
+        assert_eq!(message["code"], code, "{words}: {message:#}");
+    }
+    scenes[0].ends("failed", said[0].1, 1);
+    scenes.iter().for_each(|scene| scene.posts(1));
+}
+
+#[test]
+fn a_negative_mdn_counts_where_none_was_asked_for() {
+    let none = Scene::play("none", &[], |hit, _| {
+        answer(200, &Receipt::of(hit).says("processed/error: decryption-failed").unsigned())
+    });
+    none.ends("failed", "decryption-failed", 1);
+}
+
+#[test]
+fn an_mdn_decides_whatever_the_status_says() {
+    let play = |status: u16, mode: &str, words: &'static str| {
+        Scene::play(
+            mode,
+            &[],
+            with_stage(move |stage, hit, _| answer(status, &Receipt::of(hit).says(words).signed(&stage.partner))),
+        )
+    };
+    let delivered: Vec<_> = [
+        (500, "sync-signed"),
+        (404, "sync-signed"),
+        (500, "async-signed"),
+        (500, "none"),
+        (302, "sync-signed"),
+    ]
+    .map(|(status, mode)| play(status, mode, "processed"))
+    .into();
+    let failed = play(503, "sync-signed", "processed/error: decryption-failed");
+    delivered.iter().for_each(|scene| {
+        scene.reaches("delivered");
+    });
+    failed.ends("failed", "decryption-failed", 1);
+    delivered.iter().for_each(|scene| scene.posts(1));
+}
+
+#[test]
+fn a_warning_is_positive() {
+    let scene = Scene::play(
+        "sync-signed",
+        &[],
+        with_stage(|stage, hit, _| {
+            let words = "processed/warning: authentication-failed, processing continued";
+            answer(200, &Receipt::of(hit).says(words).signed(&stage.partner))
+        }),
+    );
+    scene.ends("delivered", "", 1);
+}
+
+#[test]
+fn a_duplicate_notice_holds_a_first_try_and_ends_a_second() {
+    let play = |first: &'static str| {
+        Scene::play(
+            "sync-signed",
+            &[],
+            with_stage(move |stage, hit, count| match (first, count) {
+                ("lost", 1) => Vec::new(),
+                _ => {
+                    let mut receipt = Receipt::of(hit).says("processed/warning: duplicate-document");
+                    receipt.mic.clear();
+                    answer(200, &receipt.signed(&stage.partner))
+                }
+            }),
+        )
+    };
+    let (first, second) = (play("known"), play("lost"));
+    assert_eq!(first.reaches("held")["code"], "duplicate-at-partner");
+    let message = second.ends("delivered", "", 2);
+    assert!(message["marks"].to_string().contains("receipt lost"), "{message:#}");
+    first.posts(1);
+}
+
+// MDNs that come by themselves.
+
+#[test]
+fn an_async_mdn_may_come_before_the_answer() {
+    let scenes = [204, 200, 503].map(|status| {
+        Scene::play(
+            "async-signed",
+            &[],
+            with_stage(move |stage, hit, _| {
+                post_mdn(stage.gate.as2_port, &Receipt::of(hit).signed(&stage.partner));
+                http(status, &[], "")
+            }),
+        )
+    });
+    let dropped = Scene::play(
+        "async-signed",
+        &[],
+        with_stage(|stage, hit, _| {
+            post_mdn(stage.gate.as2_port, &Receipt::of(hit).signed(&stage.partner));
+            Vec::new()
+        }),
+    );
+    scenes[0].ends("delivered", "", 1);
+    for scene in scenes.iter().chain([&dropped]) {
+        scene.ends("delivered", "", 1);
+    }
+}
+
+#[test]
+fn an_async_mdn_ends_the_wait_for_another_try() {
+    let scene = Scene::play("async-signed", &[], |_, _| {
+        http(503, &[("Retry-After", &RETRY_AFTER.to_string())], "Later.")
+    });
+    scene.reaches("retrying");
+    scene.post_mdn(&Receipt::of(&scene.hit()).signed(&scene.stage.partner));
+    scene.reaches("delivered");
+    thread::sleep(Duration::from_secs(RETRY_AFTER));
+    scene.ends("delivered", "", 1);
+}
+
+#[test]
+fn a_late_mdn_settles_an_unknown_outcome() {
+    let scene = Scene::play("async-signed", &["--mdn-wait", "1s"], |_, _| http(204, &[], ""));
+    // The same bytes again once, then the end.
+    let message = scene.ends("failed", "no-mdn", 2);
+    let receipt = Receipt::of(&scene.hit());
+    let settled = |scene: &Scene| scene.message()["state"] == "delivered";
+    scene.post_mdn(&receipt.unsigned());
+    scene.post_mdn(&receipt.signed(&scene.stage.stranger));
+    scene.post_mdn(
+        &receipt
+            .clone()
+            .says("processed/error: decryption-failed")
+            .signed(&scene.stage.partner),
+    );
+    thread::sleep(Duration::from_millis(300));
+    assert!(
+        !settled(&scene),
+        "a forged or negative MDN changed a final message: {:#}",
+        scene.message()
+    );
+    assert_eq!(scene.message()["code"], "no-mdn");
+    scene.post_mdn(&receipt.signed(&scene.stage.partner));
+    let late = scene.ends("delivered", "", 2);
+    assert!(late["marks"].to_string().contains("late"), "{late:#}");
+    assert_eq!(late["id"], message["id"]);
+}
+
+#[test]
+fn a_late_mdn_settles_a_sync_message_without_one() {
+    let scene = Scene::play("sync-signed", &[], |_, _| http(200, &[], ""));
+    scene.reaches("failed");
+    scene.post_mdn(&Receipt::of(&scene.hit()).signed(&scene.stage.partner));
+    let late = scene.ends("delivered", "", 1);
+    assert!(late["marks"].to_string().contains("late"), "{late:#}");
+}
+
+#[test]
+fn a_late_mdn_leaves_nothing_in_failed() {
+    let scene = Scene::play("sync-signed", &[], |_, _| http(200, &[], ""));
+    let id = scene.reaches("failed")["id"].as_str().unwrap().to_owned();
+    scene.post_mdn(&Receipt::of(&scene.hit()).signed(&scene.stage.partner));
+    scene
+        .stage
+        .gate
+        .wait("delivery", |_| (scene.message()["state"] == "delivered").then_some(()));
+    let listed = |tray: &str| {
+        scene
+            .stage
+            .user
+            .ls(&format!("AS2/files/{STATION}/{}/{tray}", scene.partner))
+            .contains(&id)
+    };
+    assert!(listed("outbox") && !listed("failed"));
+}
+
+#[test]
+fn a_late_mdn_does_not_settle_what_failed_for_another_reason() {
+    let mismatch = Scene::play(
+        "sync-signed",
+        &[],
+        with_stage(|stage, hit, _| {
+            let mut receipt = Receipt::of(hit);
+            receipt.mic = sha256("something else");
+            answer(200, &receipt.signed(&stage.partner))
+        }),
+    );
+    mismatch.reaches("failed");
+    mismatch.post_mdn(&Receipt::of(&mismatch.hit()).signed(&mismatch.stage.partner));
+    mismatch.ends("failed", "mic-mismatch", 1);
+}
+
+#[test]
+fn forged_async_mdns_change_nothing() {
+    let scene = Scene::play("async-signed", &[], |_, _| http(204, &[], ""));
+    scene.reaches("waiting-mdn");
+    let receipt = Receipt::of(&scene.hit());
+    let negative = receipt.clone().says("processed/error: decryption-failed");
+    let mut elsewhere = receipt.clone();
+    elsewhere.from = CRAFT.to_owned();
+    let mut unknown = receipt.clone();
+    unknown.original = "<never-sent@test>".to_owned();
+    for forged in [
+        receipt.unsigned(),
+        negative.unsigned(),
+        receipt.signed(&scene.stage.stranger),
+        negative.signed(&scene.stage.stranger),
+        elsewhere.signed(&scene.stage.partner),
+        unknown.signed(&scene.stage.partner),
+    ] {
+        scene.post_mdn(&forged);
+        assert_eq!(scene.message()["state"], "waiting-mdn", "{:#}", scene.message());
+    }
+    scene.post_mdn(&receipt.signed(&scene.stage.partner));
+    scene.ends("delivered", "", 1);
+}
+
+#[test]
+fn a_negative_async_mdn_is_final() {
+    let scene = Scene::play("async-signed", &[], |_, _| http(204, &[], ""));
+    scene.reaches("waiting-mdn");
+    let receipt = Receipt::of(&scene.hit());
+    scene.post_mdn(
+        &receipt
+            .clone()
+            .says("processed/error: authentication-failed")
+            .signed(&scene.stage.partner),
+    );
+    scene.reaches("failed");
+    // Contradicted afterwards: kept as evidence, without effect.
+    scene.post_mdn(&receipt.signed(&scene.stage.partner));
+    scene.ends("failed", "authentication-failed", 1);
+}
+
+#[test]
+fn a_second_and_a_contradicting_mdn_change_nothing() {
+    let scene = Scene::play("async-signed", &[], |_, _| http(204, &[], ""));
+    scene.reaches("waiting-mdn");
+    let receipt = Receipt::of(&scene.hit());
+    let first = receipt.signed(&scene.stage.partner);
+    scene.post_mdn(&first);
+    scene.reaches("delivered");
+    scene.post_mdn(&first);
+    scene.post_mdn(&receipt.signed(&scene.stage.partner));
+    scene.post_mdn(
+        &receipt
+            .clone()
+            .says("processed/error: decryption-failed")
+            .signed(&scene.stage.partner),
+    );
+    let message = scene.ends("delivered", "", 1);
+    let id = message["id"].as_str().unwrap();
+    assert!(
+        message["mdn_disposition"].as_str().unwrap().ends_with("processed"),
+        "the contradiction overwrote the receipt: {message:#}"
+    );
+    let kept = scene.stage.user.ls("AS2/raw-mdn/incoming");
+    assert!(
+        kept.iter().filter(|name| name.contains(id)).count() > 1,
+        "the contradiction is not kept: {kept:?}"
+    );
+}
+
+#[test]
+fn a_wrong_mic_in_an_async_mdn_fails_the_message() {
+    let scene = Scene::play("async-signed", &[], |_, _| http(204, &[], ""));
+    scene.reaches("waiting-mdn");
+    let mut receipt = Receipt::of(&scene.hit());
+    receipt.mic = sha256("something else");
+    scene.post_mdn(&receipt.signed(&scene.stage.partner));
+    scene.ends("failed", "mic-mismatch", 1);
+}

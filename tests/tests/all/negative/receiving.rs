@@ -1,0 +1,469 @@
+//! What comes in and is no good message: every word of the answer, the list and the inbox (as2.md §8, X1–X17).
+
+use super::*;
+
+#[test]
+fn a_hand_made_message_gets_through() {
+    // The control of the tests below.
+    let stage = stage();
+    let sealed = payload().signed(&stage.partner).encrypted(&stage.ours);
+    for (id, entity) in [("<clear@test>", payload().signed(&stage.partner)), ("<sealed@test>", sealed)] {
+        let answer = entity.message(id).post(stage.gate.as2_port);
+        assert_eq!(
+            (answer.disposition().as_str(), answer.is_signed()),
+            (PROCESSED, true),
+            "{}",
+            answer.text()
+        );
+        let rows = stage.listed(id);
+        assert!(rows.len() == 1 && stage.inbox().contains(&rows[0]["id"].as_str().unwrap().to_owned()));
+    }
+    let zipped = compressed(&zlib(&payload().bytes(), 0))
+        .message("<zipped@test>")
+        .post(stage.gate.as2_port);
+    assert_eq!(zipped.disposition(), PROCESSED, "{}", zipped.text());
+}
+
+#[test]
+fn content_altered_after_signing_is_told_with_the_mic_of_what_came() {
+    let stage = stage();
+    let content = payload();
+    let mut altered = content.signed(&stage.partner);
+    let text = String::from_utf8(altered.body).unwrap().replace("PART-0001", "PART-0002");
+    altered.body = text.into_bytes();
+    let mic = sha256(&content.text().replace("PART-0001", "PART-0002"));
+    let said = "processed/error: integrity-check-failed";
+    refused(
+        &stage,
+        &altered.message("<altered@test>"),
+        said,
+        "integrity-check-failed",
+        true,
+        Some(&mic),
+    );
+}
+
+#[test]
+fn a_signature_by_a_stranger_is_told_with_the_mic_of_what_came() {
+    let stage = stage();
+    let content = payload();
+    let mic = sha256(&content.text());
+    let request = content.signed(&stage.stranger).message("<strange@test>");
+    refused(
+        &stage,
+        &request,
+        "processed/error: authentication-failed",
+        "authentication-failed",
+        true,
+        Some(&mic),
+    );
+}
+
+#[test]
+fn all_trouble_with_decryption_is_told_in_the_same_words() {
+    let stage = stage();
+    let good = payload().signed(&stage.partner).encrypted(&stage.ours);
+    let len = good.body.len();
+    let with = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut entity = Entity {
+            headers: good.headers.clone(),
+            body: good.body.clone(),
+        };
+        change(&mut entity.body);
+        entity
+    };
+    let find = |what: &[u8]| good.body.windows(what.len()).position(|window| window == what).unwrap();
+    // rsaEncryption, NULL, then the wrapped key after four bytes of tag and length.
+    let wrapped = find(b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01\x05\x00") + 13 + 4;
+    let cases = [
+        (
+            "other-key",
+            payload().signed(&stage.partner).encrypted(&stage.stranger.path("cert.pem")),
+        ),
+        ("truncated", with(&|body| body.truncate(len - 32))),
+        ("padding", with(&|body| body[len - 17] ^= 0x55)),
+        ("wrapped-key", with(&|body| body[wrapped + 100] ^= 0x01)),
+        ("cut-in-half", with(&|body| body.truncate(len / 2))),
+        ("no-cms", with(&|body| body.fill(0x55))),
+        ("empty", with(&|body| body.clear())),
+    ];
+    let mut words = Vec::new();
+    for (name, entity) in cases {
+        let id = format!("<{name}@test>");
+        let said = "processed/error: decryption-failed";
+        let answer = refused(&stage, &entity.message(&id), said, "decryption-failed", true, None);
+        let text = answer.text().replace(&id, "ID");
+        let kept: Vec<_> = text.lines().filter(|line| line.contains("decrypt")).map(str::to_owned).collect();
+        words.push((name, kept));
+    }
+    for (name, kept) in &words {
+        assert_eq!(kept, &words[0].1, "{name} is told in other words");
+    }
+}
+
+#[test]
+fn broken_compression_is_refused() {
+    let stage = stage();
+    let good = zlib(&payload().bytes(), 0);
+    let mut flipped = good.clone();
+    flipped[good.len() / 2] ^= 0x10;
+    let mut sum = good.clone();
+    *sum.last_mut().unwrap() ^= 0x01;
+    let twice = compressed(&zlib(&compressed(&good).bytes(), 0));
+    let cases = [
+        ("zlib-flipped", compressed(&flipped)),
+        ("zlib-sum", compressed(&sum)),
+        ("zlib-cut", compressed(&good[..good.len() / 2])),
+        ("zlib-none", compressed(b"this is no zlib stream")),
+        ("zlib-twice", twice),
+    ];
+    for (name, entity) in cases {
+        let request = entity.message(&format!("<{name}@test>"));
+        let said = "processed/error: decompression-failed";
+        let answer = request.clone().post(stage.gate.as2_port);
+        assert!(answer.disposition().ends_with(said), "{name}: {}", answer.text());
+        let rows = stage.listed(&format!("<{name}@test>"));
+        assert_eq!(
+            (rows.len(), &rows[0]["state"], &rows[0]["code"]),
+            (1, &"rejected".into(), &"decompression-failed".into()),
+            "{name}"
+        );
+        assert!(
+            answer.is_signed() && !stage.inbox().contains(&rows[0]["id"].as_str().unwrap().to_owned()),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_bomb_is_refused_within_the_bound_of_memory() {
+    let stage = Stage::new(&[]);
+    stage.gate.ok(&["partner", "set", CRAFT, "--max-message", "16MiB"]);
+    stage.gate.restart();
+    let before = stage.gate.peak_memory();
+    let bomb = compressed(&zlib(b"Content-Type: application/octet-stream\r\n\r\n", 256)).message("<bomb@test>");
+    assert!(bomb.body.len() < 1 << 20);
+    let answer = bomb.post(stage.gate.as2_port);
+    assert!(
+        answer.disposition().ends_with("processed/error: decompression-failed"),
+        "{}",
+        answer.text()
+    );
+    assert_eq!(stage.inbox(), [""; 0]);
+    let grown = stage.gate.peak_memory() - before;
+    assert!(grown < 64 << 20, "the bomb took {grown} bytes");
+}
+
+#[test]
+fn less_security_than_agreed_is_told_with_a_mic() {
+    let stage = stage();
+    for (id, option, entity) in [
+        ("STRICT1", "--require-signed", payload()),
+        ("STRICT2", "--require-encrypted", payload().signed(&stage.partner)),
+    ] {
+        stage.add(id, 9, &[]);
+        let other = if option == "--require-signed" {
+            "--require-encrypted"
+        } else {
+            "--require-signed"
+        };
+        stage.gate.ok(&["partner", "set", id, option, "true", other, "false"]);
+        let request = entity.message(&format!("<{id}@test>")).with("AS2-From", id);
+        // The running server follows within two seconds.
+        let answer = wait_for("the new partner", || {
+            let answer = request.post(stage.gate.as2_port);
+            (!answer.disposition().ends_with("unknown-trading-relationship")).then_some(answer)
+        });
+        let said = "processed/error: insufficient-message-security";
+        assert!(answer.disposition().ends_with(said) && answer.is_signed(), "{}", answer.text());
+        assert!(
+            answer.text().to_ascii_lowercase().contains("received-content-mic:"),
+            "{id}: {}",
+            answer.text()
+        );
+    }
+}
+
+#[test]
+fn receipts_that_cannot_be_made_fail_the_message_unsigned() {
+    let stage = stage();
+    let protocol = "signed-receipt-protocol=required, pgp-signature; signed-receipt-micalg=optional, sha-256";
+    let no_mic = "signed-receipt-protocol=optional, pkcs7-signature; signed-receipt-micalg=required, whirlpool, crc32";
+    let cases = [
+        ("protocol", protocol, "failed/Failure: unsupported format", "unsupported-format"),
+        (
+            "micalg",
+            no_mic,
+            "failed/Failure: unsupported MIC-algorithms",
+            "unsupported-mic-algorithms",
+        ),
+    ];
+    for (name, options, said, code) in cases {
+        let request = payload().signed(&stage.partner).message(&format!("<{name}@test>"));
+        let request = request.with("Disposition-Notification-Options", options);
+        refused(&stage, &request, said, code, false, None);
+    }
+}
+
+#[test]
+fn a_sha1_receipt_is_no_receipt_while_the_legacy_switch_is_off() {
+    let stage = stage();
+    let options = "signed-receipt-protocol=optional, pkcs7-signature; signed-receipt-micalg=required, sha1";
+    let request = payload().signed(&stage.partner).message("<sha1@test>");
+    let request = request.with("Disposition-Notification-Options", options);
+    let said = "failed/Failure: unsupported MIC-algorithms";
+    refused(&stage, &request, said, "unsupported-mic-algorithms", false, None);
+}
+
+#[test]
+fn a_protocol_that_is_only_optional_gets_an_unsigned_mdn() {
+    let stage = stage();
+    let request = payload().signed(&stage.partner).message("<pgp@test>");
+    let request = request.with(
+        "Disposition-Notification-Options",
+        "signed-receipt-protocol=optional, pgp-signature",
+    );
+    let answer = request.post(stage.gate.as2_port);
+    assert_eq!(
+        (answer.disposition().as_str(), answer.is_signed()),
+        (PROCESSED, false),
+        "{}",
+        answer.text()
+    );
+}
+
+#[test]
+fn malformed_message_ids_are_refused_by_name() {
+    let stage = stage();
+    for id in ["<two words@test>", "<>", "<a@b> <c@d>", &format!("<{}@test>", "x".repeat(1100))] {
+        let request = payload().signed(&stage.partner).message(id);
+        let answer = request.post(stage.gate.as2_port);
+        let said = answer.disposition();
+        assert!(
+            answer.status == 200 && said.ends_with("processed/error: invalid-message-id"),
+            "{id}: {said}"
+        );
+        let filed = stage.gate.messages("in");
+        assert!(
+            !filed.iter().any(|m| m["state"] == "filed" && m["message_id"] == id),
+            "{id} was filed"
+        );
+    }
+}
+
+#[test]
+fn the_mdn_for_a_malformed_message_id_is_signed_as_asked() {
+    let stage = stage();
+    let request = payload().signed(&stage.partner).message("<three words here@test>");
+    let answer = request.post(stage.gate.as2_port);
+    assert!(answer.disposition().ends_with("invalid-message-id"), "{}", answer.text());
+    assert!(
+        answer.is_signed(),
+        "as2.md §5.1: only unknown relationships and the two `failed` ones go unsigned: {}",
+        answer.text()
+    );
+}
+
+#[test]
+fn a_sender_that_names_itself_as_receiver_is_unknown() {
+    let stage = stage();
+    for id in [STATION, CRAFT] {
+        let message_id = format!("<self-{id}@test>");
+        let request = payload()
+            .signed(&stage.partner)
+            .message(&message_id)
+            .with("AS2-From", id)
+            .with("AS2-To", id);
+        let said = "processed/error: unknown-trading-relationship";
+        refused(&stage, &request, said, "unknown-trading-relationship", false, None);
+    }
+}
+
+#[test]
+fn strangers_get_422_where_the_setting_says_so() {
+    let stage = Stage::new(&[("as2.unknown_partner", "\"http-422\"")]);
+    let request = payload()
+        .signed(&stage.partner)
+        .message("<nobody@test>")
+        .with("AS2-From", "MALLORY");
+    let answer = request.post(stage.gate.as2_port);
+    assert!(
+        answer.status == 422 && answer.text().contains("MALLORY"),
+        "{}: {}",
+        answer.status,
+        answer.text()
+    );
+    assert_eq!(stage.listed("<nobody@test>")[0]["state"], "rejected");
+}
+
+#[test]
+fn file_names_cannot_leave_their_directory() {
+    let stage = stage();
+    let names = ["../../x", "/etc/passwd", "..\\..\\x", "..", "CON\u{7f}", "a/../../b"];
+    for (n, name) in names.into_iter().enumerate() {
+        let entity =
+            Entity::new("application/edi-x12", order(next())).and("Content-Disposition", &format!("attachment; filename=\"{name}\""));
+        let id = format!("<name-{n}@test>");
+        let answer = entity.signed(&stage.partner).message(&id).post(stage.gate.as2_port);
+        assert_eq!(answer.disposition(), PROCESSED, "{name}: {}", answer.text());
+        let row = stage.listed(&id).remove(0);
+        let dir = format!("AS2/files/{STATION}/{CRAFT}/inbox/{}", row["id"].as_str().unwrap());
+        let kept = stage.user.ls(&dir);
+        assert_eq!(kept.len(), 1, "{name}: {kept:?}");
+        assert!(!kept[0].contains(['/', '\\']) && !kept[0].starts_with('.'), "{name}: {kept:?}");
+        assert_eq!(row["file"].as_str().unwrap(), kept[0]);
+    }
+}
+
+#[test]
+fn no_mdn_goes_where_the_partner_does_not_live() {
+    let stage = stage();
+    let foreign = TcpListener::bind("127.0.0.1:0").unwrap();
+    foreign.set_nonblocking(true).unwrap();
+    let loopback = format!("http://127.0.0.1:{}/mdn", foreign.local_addr().unwrap().port());
+    let user_info = format!("http://127.0.0.1:9@127.0.0.1:{}/mdn", foreign.local_addr().unwrap().port());
+    let urls = [
+        &loopback,
+        &user_info,
+        "file:///etc/passwd",
+        "gopher://127.0.0.1/x",
+        "http://169.254.169.254/",
+        "not a url",
+    ];
+    for (n, url) in urls.into_iter().enumerate() {
+        let id = format!("<foreign-{n}@test>");
+        let request = payload().signed(&stage.partner).message(&id).with("Receipt-Delivery-Option", url);
+        let answer = request.post(stage.gate.as2_port);
+        assert!((200..300).contains(&answer.status), "{url}: {}", answer.text());
+        let row = wait_for("the message to be filed", || {
+            stage.listed(&id).into_iter().find(|row| row["state"] == "filed")
+        });
+        let whole = stage.gate.wait("the alert", |gate| {
+            let whole = gate.show(row["id"].as_str().unwrap());
+            whole["marks"].as_array().is_some_and(|marks| !marks.is_empty()).then_some(whole)
+        });
+        assert!(whole["marks"].to_string().contains("MDN not delivered"), "{url}: {whole:#}");
+    }
+    thread::sleep(QUIET);
+    assert!(foreign.accept().is_err(), "the gateway called a foreign address");
+}
+
+#[test]
+fn a_message_encrypted_anew_under_its_id_gets_the_same_mdn() {
+    let stage = stage();
+    let signed = payload().signed(&stage.partner);
+    let [first, again] = [(), ()].map(|()| signed.encrypted(&stage.ours).message("<anew@test>"));
+    assert!(first.body != again.body);
+    let (one, two) = (first.post(stage.gate.as2_port), again.post(stage.gate.as2_port));
+    assert_eq!(one.disposition(), PROCESSED, "{}", one.text());
+    assert!(
+        one.body == two.body && one.header("Message-ID") == two.header("Message-ID"),
+        "{}",
+        two.text()
+    );
+    assert_eq!(stage.listed("<anew@test>").iter().filter(|row| row["state"] == "filed").count(), 1);
+}
+
+#[test]
+fn other_content_under_a_bound_id_is_told_and_alerted() {
+    let stage = stage();
+    let message = |entity: Entity| entity.signed(&stage.partner).message("<bound@test>");
+    assert_eq!(message(payload()).post(stage.gate.as2_port).disposition(), PROCESSED);
+    let answer = message(payload()).post(stage.gate.as2_port);
+    let said = "automatic-action/MDN-sent-automatically; processed/error: unexpected-processing-error";
+    assert_eq!(
+        (answer.disposition().as_str(), answer.is_signed()),
+        (said, true),
+        "{}",
+        answer.text()
+    );
+    let mut states: Vec<_> = stage.listed("<bound@test>").iter().map(|row| row["state"].to_string()).collect();
+    states.sort();
+    assert_eq!(states, ["\"filed\"", "\"quarantined\""]);
+    assert!(stage.gate.log().contains("its id is bound"));
+}
+
+#[test]
+fn a_refused_id_may_be_used_for_a_good_message() {
+    let stage = stage();
+    let bad = payload().signed(&stage.stranger).message("<mended@test>");
+    refused(
+        &stage,
+        &bad,
+        "processed/error: authentication-failed",
+        "authentication-failed",
+        true,
+        Some(""),
+    );
+    let good = payload().signed(&stage.partner).message("<mended@test>").post(stage.gate.as2_port);
+    assert_eq!(good.disposition(), PROCESSED, "{}", good.text());
+    assert!(stage.listed("<mended@test>").iter().any(|row| row["state"] == "filed"));
+}
+
+#[test]
+fn a_bad_message_that_asks_for_no_mdn_is_refused_in_silence() {
+    let stage = stage();
+    let request = payload().signed(&stage.stranger).message("<silent@test>");
+    let request = request
+        .without("Disposition-Notification-To")
+        .without("Disposition-Notification-Options");
+    let answer = request.post(stage.gate.as2_port);
+    assert!(
+        (200..300).contains(&answer.status) && answer.body.is_empty(),
+        "{}: {}",
+        answer.status,
+        answer.text()
+    );
+    let row = wait_for("the check", || {
+        stage.listed("<silent@test>").into_iter().find(|row| row["state"] != "received")
+    });
+    assert_eq!((&row["state"], &row["code"]), (&"rejected".into(), &"authentication-failed".into()));
+    assert!(!stage.inbox().contains(&row["id"].as_str().unwrap().to_owned()));
+}
+
+#[test]
+fn a_stranger_that_asks_for_an_async_mdn_is_told_in_the_answer() {
+    let stage = stage();
+    let trap = TcpListener::bind("127.0.0.1:0").unwrap();
+    trap.set_nonblocking(true).unwrap();
+    let url = format!("http://{}/mdn", trap.local_addr().unwrap());
+    let request = payload().signed(&stage.stranger).message("<async-stranger@test>");
+    let request = request.with("AS2-From", "MALLORY").with("Receipt-Delivery-Option", &url);
+    let said = "processed/error: unknown-trading-relationship";
+    refused(&stage, &request, said, "unknown-trading-relationship", false, None);
+    thread::sleep(QUIET);
+    assert!(trap.accept().is_err(), "a stranger made the gateway call");
+}
+
+#[test]
+fn a_negative_async_mdn_goes_out_with_the_same_bytes_on_each_try() {
+    let stage = stage();
+    let port = free_port();
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    stage.add("LATER", port, &["--require-encrypted", "false"]);
+    let url = format!("http://127.0.0.1:{port}/mdn");
+    let request = payload().signed(&stage.stranger).message("<later@test>");
+    let request = request.with("AS2-From", "LATER").with("Receipt-Delivery-Option", &url);
+    wait_for("the new partner", || {
+        let answer = request.post(stage.gate.as2_port);
+        (answer.status == 204 && answer.body.is_empty()).then_some(())
+    });
+    let [first, second] = [503, 200].map(|status| {
+        let mut stream = listener.accept().unwrap().0;
+        let hit = read_request(&mut stream).unwrap();
+        stream.write_all(&http(status, &[], "")).unwrap();
+        hit
+    });
+    assert!(
+        first.head == second.head && first.message.body == second.message.body,
+        "{}\n{}",
+        first.head,
+        second.head
+    );
+    let text = String::from_utf8_lossy(&first.message.body).into_owned();
+    assert!(
+        text.contains("processed/error: authentication-failed") && text.contains("Original-Message-ID: <later@test>"),
+        "{text}"
+    );
+    assert!(first.message.header("Content-Type").unwrap().starts_with("multipart/signed"));
+}

@@ -1,0 +1,241 @@
+//! The partner that plays what it is told.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tests::process::free_port;
+use tests::wire::{Request, exchange, header_lines};
+use tests::{order, wait_for};
+
+use super::craft::{Receipt, sha256};
+use super::{QUIET, STATION, Stage, next, stage};
+
+/// A request as it came.
+#[derive(Clone)]
+pub(super) struct Hit {
+    pub(super) at: Instant,
+    pub(super) head: String,
+    pub(super) message: Request,
+}
+
+impl Hit {
+    /// SHA-256 of what is signed in it.
+    pub(super) fn mic(&self) -> String {
+        let text = String::from_utf8_lossy(&self.message.body).into_owned();
+        let mark = text.lines().next().unwrap_or_default().to_owned();
+        let Some(content) = text.split(&format!("{mark}\r\n")).nth(1) else {
+            return String::new();
+        };
+        sha256(content.strip_suffix("\r\n").unwrap_or(content))
+    }
+}
+
+/// What the partner does once it has the whole request: bytes to write before it closes.
+pub(super) type Script = dyn Fn(&Hit, usize) -> Vec<u8> + Send + Sync;
+
+/// One message to one partner that plays a script.
+pub(super) struct Scene {
+    pub(super) stage: Arc<Stage>,
+    pub(super) partner: String,
+    pub(super) hits: Arc<Mutex<Vec<Hit>>>,
+}
+
+/// An answer in full.
+pub(super) fn http(status: u16, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
+    let mut head = format!(
+        "HTTP/1.1 {status} Status\r\nConnection: close\r\nContent-Length: {}\r\n",
+        body.len()
+    );
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    format!("{head}\r\n{body}").into_bytes()
+}
+
+/// An MDN in an answer.
+pub(super) fn answer(status: u16, mdn: &Request) -> Vec<u8> {
+    let headers: Vec<_> = mdn.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    http(status, &headers, std::str::from_utf8(&mdn.body).unwrap())
+}
+
+/// Reads one request; nothing if the peer goes away inside of it.
+pub(super) fn read_request(stream: &mut TcpStream) -> Option<Hit> {
+    let mut bytes = Vec::new();
+    let mut piece = [0u8; 64 * 1024];
+    let mut more = |bytes: &mut Vec<u8>| match stream.read(&mut piece) {
+        Ok(n) if n > 0 => bytes.extend_from_slice(&piece[..n]),
+        _ => bytes.clear(),
+    };
+    let end = loop {
+        if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+            break end;
+        }
+        more(&mut bytes);
+        if bytes.is_empty() {
+            return None;
+        }
+    };
+    let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+    let headers = header_lines(head.split_once("\r\n")?.1);
+    let message = Request { headers, body: Vec::new() };
+    let len: usize = message.header("Content-Length")?.parse().ok()?;
+    while bytes.len() < end + 4 + len {
+        more(&mut bytes);
+        if bytes.is_empty() {
+            return None;
+        }
+    }
+    let message = Request {
+        body: bytes.split_off(end + 4),
+        ..message
+    };
+    Some(Hit {
+        at: Instant::now(),
+        head,
+        message,
+    })
+}
+
+impl Scene {
+    /// Sends an order to a new partner that plays this script.
+    pub(super) fn play(mode: &str, options: &[&str], script: impl Fn(&Hit, usize) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        Self::of(&stage(), mode, options, script)
+    }
+
+    pub(super) fn of(
+        stage: &Arc<Stage>,
+        mode: &str,
+        options: &[&str],
+        script: impl Fn(&Hit, usize) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Self {
+        let port = free_port();
+        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let hits = Arc::new(Mutex::new(Vec::new()));
+        let (seen, script): (_, Arc<Script>) = (Arc::clone(&hits), Arc::new(script));
+        thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                let (seen, script) = (Arc::clone(&seen), Arc::clone(&script));
+                thread::spawn(move || {
+                    let Some(hit) = read_request(&mut stream) else { return };
+                    let count = {
+                        let mut seen = seen.lock().unwrap();
+                        seen.push(hit.clone());
+                        seen.len()
+                    };
+                    let _ = stream.write_all(&script(&hit, count));
+                });
+            }
+        });
+        Self::towards(stage, port, mode, options, &order(next()), hits)
+    }
+
+    pub(super) fn towards(stage: &Arc<Stage>, port: u16, mode: &str, options: &[&str], bytes: &[u8], hits: Arc<Mutex<Vec<Hit>>>) -> Self {
+        let partner = format!("P{}", next());
+        stage.add(&partner, port, &[&["--mdn", mode], options].concat());
+        let file = stage.gate.file(&format!("local/{partner}.edi"), bytes);
+        let file = file.to_str().unwrap();
+        stage.gate.ok(&["send", "--from", STATION, "--to", &partner, file]);
+        Scene {
+            stage: Arc::clone(stage),
+            partner,
+            hits,
+        }
+    }
+
+    pub(super) fn message(&self) -> Value {
+        let list = self
+            .stage
+            .gate
+            .json(&["message", "list", "--direction", "out", "--partner", &self.partner]);
+        assert_eq!(list.as_array().unwrap().len(), 1, "{list:#}");
+        self.stage.gate.show(list[0]["id"].as_str().unwrap())
+    }
+
+    /// Waits for a state.
+    #[track_caller]
+    pub(super) fn reaches(&self, state: &str) -> Value {
+        let end = Instant::now() + Duration::from_secs(40);
+        loop {
+            let message = self.message();
+            if message["state"] == state {
+                return message;
+            }
+            let over = ["delivered", "failed", "held"].iter().any(|word| message["state"] == *word);
+            assert!(!over && Instant::now() < end, "not {state}, but {message:#}");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits for the end, and sees that it stays the end: this state and code, and so many posts of the same bytes.
+    #[track_caller]
+    pub(super) fn ends(&self, state: &str, code: &str, posts: usize) -> Value {
+        self.reaches(state);
+        thread::sleep(QUIET);
+        let message = self.message();
+        assert_eq!((&message["state"], &message["code"]), (&state.into(), &code.into()), "{message:#}");
+        self.posts(posts);
+        let tray = match state {
+            "delivered" => "outbox",
+            "failed" => "failed",
+            _ => return message,
+        };
+        let dir = format!("AS2/files/{STATION}/{}", self.partner);
+        let id = message["id"].as_str().unwrap().to_owned();
+        let other = if tray == "outbox" { "failed" } else { "outbox" };
+        assert!(self.stage.user.ls(&format!("{dir}/{tray}")).contains(&id), "not in {tray}");
+        let left = self.stage.user.run(&[&format!("ls -1 {dir}/{other}/{id}/")]);
+        assert!(!left.stdout.contains(".edi"), "a file is left in {other}: {left}");
+        message
+    }
+
+    /// So many posts have come, and all are one request.
+    #[track_caller]
+    pub(super) fn posts(&self, count: usize) {
+        let hits = self.hits.lock().unwrap().clone();
+        assert_eq!(hits.len(), count, "posts to {}", self.partner);
+        for hit in &hits {
+            assert_eq!(hit.head, hits[0].head, "a retry has other headers");
+            assert!(hit.message.body == hits[0].message.body, "a retry has other bytes");
+        }
+    }
+
+    /// The first request, once it is there.
+    #[track_caller]
+    pub(super) fn hit(&self) -> Hit {
+        wait_for("a post", || self.hits.lock().unwrap().first().cloned())
+    }
+
+    /// Posts an MDN to the gateway, which has to take it.
+    #[track_caller]
+    pub(super) fn post_mdn(&self, mdn: &Request) {
+        post_mdn(self.stage.gate.as2_port, mdn);
+    }
+}
+
+#[track_caller]
+pub(super) fn post_mdn(port: u16, mdn: &Request) {
+    let answer = exchange(port, "POST", "/mdn", &mdn.headers, &mdn.body);
+    assert!((200..300).contains(&answer.status), "{}: {}", answer.status, answer.text());
+}
+
+/// The script of a partner that behaves.
+pub(super) fn good(stage: &Arc<Stage>) -> impl Fn(&Hit) -> Vec<u8> + Send + Sync + use<> {
+    let stage = Arc::downgrade(stage);
+    move |hit| {
+        stage
+            .upgrade()
+            .map_or_else(Vec::new, |stage| answer(200, &Receipt::of(hit).signed(&stage.partner)))
+    }
+}
+
+/// A script that makes its answer with the stage at hand; the stage is not kept alive by it.
+pub(super) fn with_stage(
+    play: impl Fn(&Stage, &Hit, usize) -> Vec<u8> + Send + Sync + 'static,
+) -> impl Fn(&Hit, usize) -> Vec<u8> + Send + Sync {
+    let stage = Arc::downgrade(&stage());
+    move |hit, count| stage.upgrade().map_or_else(Vec::new, |stage| play(&stage, hit, count))
+}
