@@ -160,8 +160,12 @@ impl Core {
     /// # Errors
     /// What is lacking.
     pub fn partnership(&self, station: &str, partner: &str) -> Result<Arc<Partnership>, Lack> {
-        self.partnerships
-            .get(&self.objects(), &self.master, station, partner, self.clock.now())
+        let look = || {
+            self.partnerships
+                .get(&self.objects(), &self.master, station, partner, self.clock.now())
+        };
+        // What is lacking may just have been added: a message must not wait for the poll, and then for its next try.
+        look().or_else(|lack| self.refresh_objects().map_or(Err(lack), |_| look()))
     }
 
     /// Tells the workers that something is due. A hint: their scan finds it anyway.

@@ -163,17 +163,10 @@ fn the_walk_through_of_the_manual_works_as_printed() {
         &["Partner BOB sign sha256 encrypt aes256-cbc mdn sync-signed from station BOB"],
     );
     place.ok(&["partner", "add", "--from-station", "ALICE"]);
-    // A running server follows within two seconds.
-    let tested = {
-        let end = Instant::now() + Duration::from_secs(2);
-        loop {
-            let ran = place.cli(&["partner", "test", "BOB", "--from", "ALICE"]);
-            if ran.code == 0 {
-                break ran.ok();
-            }
-            assert!(Instant::now() < end, "{ran}");
-        }
-    };
+    // A running server knows what was added a moment ago: no wait, no second try.
+    let began = Instant::now();
+    let tested = place.ok(&["partner", "test", "BOB", "--from", "ALICE"]);
+    assert!(began.elapsed() < Duration::from_secs(5), "it took {:?}", began.elapsed());
     says(
         &tested,
         &[
