@@ -1,7 +1,7 @@
 //! One pass: an entity's bytes through digests, signature, and cipher or compression.
 
 use super::entity::Source;
-use super::{Candidate, Kernel, Shape, Signing, signature_head, signed_type};
+use super::{Candidate, Encryption, Kernel, Shape, Signing, signature_head, signed_type};
 use crate::algorithm::{Compression, Digest};
 use crate::cms::{Compressor, EnvelopePlan, Sealer, SignParams, p7s, p7s_len};
 use crate::error::Error;
@@ -77,6 +77,16 @@ impl Signing<'_> {
     }
 }
 
+/// The outermost entity as far as it is planned.
+struct Frame {
+    /// Its MIME headers.
+    mime: Headers,
+    /// Bytes of its body.
+    body_len: u64,
+    /// Bytes with the header block.
+    len: u64,
+}
+
 impl<'a> Pass<'a> {
     /// `compressing`: this is the first pass of two.
     pub(crate) fn new(shape: &Shape<'a>, source: Source, compressing: bool) -> Result<Self, Error> {
@@ -96,78 +106,32 @@ impl<'a> Pass<'a> {
             own.push("Content-Transfer-Encoding", "binary")?;
         }
         let entity_head = block(&own);
-        let body_len = source.body_len();
-        let mut len = entity_head.len() as u64 + body_len;
-        let mut mime = own;
-        let mut foreseen = body_len;
+        let mut frame = Frame {
+            mime: own,
+            body_len: source.body_len(),
+            len: entity_head.len() as u64 + source.body_len(),
+        };
         let sign = match sign {
+            Some(signing) => Some(Sign::around(&mut frame, signing, shape, wrapped, encrypt.is_some())?),
             None => None,
-            Some(signing) => {
-                let (headers, boundary) = signed_headers(signing.digest, &shape.boundary, encrypt.is_some())?;
-                let p7s = encoded_len(p7s_len(&signing.params())? as u64);
-                let frame = opening(&boundary).len() + signature_head(&boundary).len() + closing(&boundary).len();
-                foreseen = len + frame as u64 + p7s;
-                let head = block(&headers);
-                len = foreseen + head.len() as u64;
-                mime = headers;
-                let head = if wrapped { head } else { Vec::new() };
-                Some(Sign {
-                    signing,
-                    boundary,
-                    head,
-                    hashes: Hashes::new(&shape.digests)?,
-                    kernel: shape.kernel,
-                })
-            }
         };
         let end = match encrypt {
             _ if compressing => End::Deflate(Box::default()),
             None => End::Out,
-            Some(encryption) => {
-                let plan = EnvelopePlan {
-                    recipients: encryption.recipients.clone(),
-                    cipher: encryption.cipher,
-                    key_transport: encryption.key_transport,
-                    plain_len: len,
-                    form: shape.form,
-                };
-                let sealer = Sealer::new(&plan)?;
-                foreseen = sealer.content_length();
-                mime = sealed_headers(encryption.cipher)?;
-                End::Seal(Box::new(sealer))
-            }
+            Some(encryption) => End::seal(&mut frame, encryption, shape)?,
         };
-
-        let unsigned = shape.sign.is_none();
-        let tap = |name, wanted: bool| -> Result<Option<(&'static str, Hashes)>, Error> {
-            if wanted {
-                Ok(Some((name, Hashes::new(&shape.digests)?)))
-            } else {
-                Ok(None)
-            }
-        };
-        let (named, bare) = if second {
-            (COMPRESSED, COMPRESSED_BARE)
-        } else {
-            (WITH_HEADERS, WITHOUT_HEADERS)
-        };
-        let mut with_headers = tap(named, unsigned)?;
-        if let Some((_, hashes)) = &mut with_headers {
-            hashes.update(&entity_head)?;
+        let mut layers = Layers::new(sign, end);
+        if shape.sign.is_none() {
+            layers.tap(shape, &entity_head, second, source.is_encoded_single())?;
         }
-        let layers = Layers {
-            head: if sign.is_some() || wrapped { entity_head } else { Vec::new() },
-            sign,
-            end,
-            with_headers,
-            without_headers: tap(bare, unsigned)?,
-            decoded: tap(DECODED, unsigned && source.is_encoded_single())?,
-        };
+        if layers.sign.is_some() || wrapped {
+            layers.head = entity_head;
+        }
         Ok(Pass {
             source,
             layers,
-            mime,
-            foreseen: (!compressing).then_some(foreseen),
+            mime: frame.mime,
+            foreseen: (!compressing).then_some(frame.body_len),
             written: 0,
             begun: false,
         })
@@ -205,6 +169,56 @@ impl<'a> Pass<'a> {
             Some(foreseen) if foreseen != written => Err(Error::invalid(format!("wrote {written} bytes where {foreseen} were foreseen"))),
             _ => Ok(Ended { written, mime, mics }),
         }
+    }
+}
+
+impl<'a> Sign<'a> {
+    /// Plans a `multipart/signed` around the frame. `wrapped`: a further layer encloses it, so that its headers are bytes.
+    fn around(frame: &mut Frame, signing: Signing<'a>, shape: &Shape<'_>, wrapped: bool, aligned: bool) -> Result<Self, Error> {
+        let (headers, boundary) = signed_headers(signing.digest, &shape.boundary, aligned)?;
+        let p7s = encoded_len(p7s_len(&signing.params())? as u64);
+        let lines = opening(&boundary).len() + signature_head(&boundary).len() + closing(&boundary).len();
+        let head = block(&headers);
+        frame.body_len = frame.len + lines as u64 + p7s;
+        frame.len = frame.body_len + head.len() as u64;
+        frame.mime = headers;
+        Ok(Sign {
+            signing,
+            boundary,
+            head: if wrapped { head } else { Vec::new() },
+            hashes: Hashes::new(&shape.digests)?,
+            kernel: shape.kernel,
+        })
+    }
+}
+
+impl<'a> Layers<'a> {
+    fn new(sign: Option<Sign<'a>>, end: End) -> Self {
+        Layers {
+            head: Vec::new(),
+            sign,
+            end,
+            with_headers: None,
+            without_headers: None,
+            decoded: None,
+        }
+    }
+
+    /// Takes the digests of an unsigned message, whose receiver may hash one thing or another (as2.md §3).
+    fn tap(&mut self, shape: &Shape<'_>, entity_head: &[u8], second: bool, encoded: bool) -> Result<(), Error> {
+        let (named, bare) = if second {
+            (COMPRESSED, COMPRESSED_BARE)
+        } else {
+            (WITH_HEADERS, WITHOUT_HEADERS)
+        };
+        let mut with_headers = Hashes::new(&shape.digests)?;
+        with_headers.update(entity_head)?;
+        self.with_headers = Some((named, with_headers));
+        self.without_headers = Some((bare, Hashes::new(&shape.digests)?));
+        if encoded {
+            self.decoded = Some((DECODED, Hashes::new(&shape.digests)?));
+        }
+        Ok(())
     }
 }
 
@@ -283,6 +297,21 @@ impl Layers<'_> {
 }
 
 impl End {
+    /// Plans an encrypted layer around the frame.
+    fn seal(frame: &mut Frame, encryption: &Encryption<'_>, shape: &Shape<'_>) -> Result<Self, Error> {
+        let plan = EnvelopePlan {
+            recipients: encryption.recipients.clone(),
+            cipher: encryption.cipher,
+            key_transport: encryption.key_transport,
+            plain_len: frame.len,
+            form: shape.form,
+        };
+        let sealer = Sealer::new(&plan)?;
+        frame.body_len = sealer.content_length();
+        frame.mime = sealed_headers(encryption.cipher)?;
+        Ok(End::Seal(Box::new(sealer)))
+    }
+
     fn put(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
         match self {
             End::Out => {

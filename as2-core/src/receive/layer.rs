@@ -2,10 +2,10 @@
 
 use super::entity::{Entity, Kind, Place};
 use super::{Failure, MAX_LAYERS, MdnSignature, SignedBy, Walk, insufficient};
-use crate::cms::{CONTENT_TYPE_PREFIX, ContentKind, Inflater, OpaqueVerifier, OpenPolicy, Opened, Opener, content_type_of};
+use crate::cms::{CONTENT_TYPE_PREFIX, ContentKind, Inflater, OpaqueVerifier, OpenPolicy, Opened, Opener, Verified, content_type_of};
 use crate::crypto;
 use crate::error::{Error, ErrorKind};
-use crate::mic::{Hashes, Mic};
+use crate::mic::{Digests, Hashes, Mic};
 use crate::mime::transfer::Base64;
 use crate::mime::{MediaType, broken};
 
@@ -193,91 +193,105 @@ impl Open {
     }
 
     fn finish(&mut self, place: Place, walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
-        let Open {
-            cms,
-            inner,
-            plain,
-            fault,
-            line,
-        } = self;
-        plain.clear();
-        match cms {
+        self.plain.clear();
+        match &mut self.cms {
             Cms::Compressed(inflater) => {
-                through(inner, walk, |sink| inflater.finish(sink))?;
+                through(&mut self.inner, walk, |sink| inflater.finish(sink))?;
                 walk.found.compressed = true;
-                inner.finish(walk)
+                self.inner.finish(walk)
             }
             Cms::Encrypted(opener) => {
-                let opened = match opener.finish(plain) {
-                    Ok(opened) => opened,
-                    Err(_) if fault.is_none() && walk.job.policy.require_signed && inner.is_unsigned_payload() => {
-                        return Err(unsigned_either_way(walk));
-                    }
-                    Err(error) => return Err(Failure::named(error, None)),
-                };
-                hold(fault, inner.push_if(plain, fault.is_none(), walk))?;
-                if fault.is_none() {
-                    hold(fault, inner.finish(walk))?;
-                }
-                if let Some(fault) = fault.take() {
-                    return Err(if fault.named {
-                        fault
-                    } else {
-                        crypto::decryption_failed(&fault.error.to_string()).into()
-                    });
-                }
-                walk.found.encrypted = Some(opened.cipher);
-                describe(&mut walk.found.layers, *line, &words_of(&opened));
-                Ok(())
+                let opened = opener.finish(&mut self.plain);
+                self.decrypted(opened, walk)
             }
             Cms::Signed(verifier, own) => {
                 let policy = walk.job.policy;
-                let verified = verifier.finish(plain, walk.job.signers, &|digest| policy.allows(digest));
-                if let Some(own) = own {
-                    own.update(plain)?;
+                let verified = verifier.finish(&mut self.plain, walk.job.signers, &|digest| policy.allows(digest));
+                let mut taken = Vec::new();
+                if let Some(mut own) = own.take() {
+                    own.update(&self.plain)?;
+                    taken = own.finish()?;
                 }
-                hold(fault, inner.push_if(plain, fault.is_none(), walk))?;
-                if fault.is_none() {
-                    hold(fault, inner.finish(walk))?;
+                self.last(walk)?;
+                self.verified(place, verified, taken, walk)
+            }
+        }
+    }
+
+    /// Hands the last bytes to the entity inside and ends it.
+    fn last(&mut self, walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
+        let Open { inner, plain, fault, .. } = self;
+        hold(fault, inner.push_if(plain, fault.is_none(), walk))?;
+        if fault.is_none() {
+            hold(fault, inner.finish(walk))?;
+        }
+        Ok(())
+    }
+
+    /// Every fault after the key has one word, unless the content inside is complete (security.md §6).
+    fn decrypted(&mut self, opened: Result<Opened, Error>, walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
+        let opened = match opened {
+            Ok(opened) => opened,
+            Err(_) if self.fault.is_none() && walk.job.policy.require_signed && self.inner.is_unsigned_payload() => {
+                return Err(unsigned_either_way(walk));
+            }
+            Err(error) => return Err(Failure::named(error, None)),
+        };
+        self.last(walk)?;
+        if let Some(fault) = self.fault.take() {
+            return Err(if fault.named {
+                fault
+            } else {
+                crypto::decryption_failed(&fault.error.to_string()).into()
+            });
+        }
+        walk.found.encrypted = Some(opened.cipher);
+        describe(&mut walk.found.layers, self.line, &words_of(&opened));
+        Ok(())
+    }
+
+    fn verified(
+        &mut self,
+        place: Place,
+        verified: Result<Verified, Error>,
+        taken: Digests,
+        walk: &mut Walk<'_, '_>,
+    ) -> Result<(), Failure> {
+        let verified = match verified {
+            Ok(verified) if !verified.has_attributes && !self.inner.is_plausible() => Err(Error::new(
+                ErrorKind::AuthenticationFailed,
+                "a signature without attributes over something that is no MIME entity",
+            )),
+            other => other,
+        };
+        match verified {
+            Ok(verified) => {
+                let signature = vec![(verified.digest, verified.content_digest)];
+                let mic = walk.job.mic_of(Some(verified.digest), &[signature, taken].concat());
+                if let Some(fault) = self.fault.take() {
+                    return Err(Failure::named(fault.error, mic));
                 }
-                let taken = own.take().map_or(Ok(Vec::new()), Hashes::finish)?;
-                let verified = match verified {
-                    Ok(verified) if !verified.has_attributes && !inner.is_plausible() => Err(Error::new(
-                        ErrorKind::AuthenticationFailed,
-                        "a signature without attributes over something that is no MIME entity",
-                    )),
-                    other => other,
-                };
-                match verified {
-                    Ok(verified) => {
-                        let signature = vec![(verified.digest, verified.content_digest)];
-                        let mic = walk.job.mic_of(Some(verified.digest), &[signature, taken].concat());
-                        if let Some(fault) = fault.take() {
-                            return Err(Failure::named(fault.error, mic));
-                        }
-                        let words = format!("signed-data {} signer {}", verified.digest.name(), verified.signer.subject());
-                        describe(&mut walk.found.layers, *line, &words);
-                        walk.found.mic = mic;
-                        walk.found.signed = Some(SignedBy {
-                            digest: verified.digest,
-                            signer: verified.signer,
-                        });
-                        Ok(())
-                    }
-                    Err(error) if walk.found.mdn.is_some() && !place.decrypted => {
-                        walk.found.mdn_signature = Some(MdnSignature::Bad(error.to_string()));
-                        Ok(())
-                    }
-                    Err(error) => {
-                        let mic = walk.job.mic_of(None, &taken);
-                        // Its structure and its signature are judged as one: after decryption that is no reason for own words.
-                        Err(Failure {
-                            named: !place.decrypted,
-                            mic: mic.filter(|_| !place.decrypted),
-                            ..Failure::from(error)
-                        })
-                    }
-                }
+                let words = format!("signed-data {} signer {}", verified.digest.name(), verified.signer.subject());
+                describe(&mut walk.found.layers, self.line, &words);
+                walk.found.mic = mic;
+                walk.found.signed = Some(SignedBy {
+                    digest: verified.digest,
+                    signer: verified.signer,
+                });
+                Ok(())
+            }
+            Err(error) if walk.found.mdn.is_some() && !place.decrypted => {
+                walk.found.mdn_signature = Some(MdnSignature::Bad(error.to_string()));
+                Ok(())
+            }
+            Err(error) => {
+                let mic = walk.job.mic_of(None, &taken);
+                // Its structure and its signature are judged as one: after decryption that is no reason for own words.
+                Err(Failure {
+                    named: !place.decrypted,
+                    mic: mic.filter(|_| !place.decrypted),
+                    ..Failure::from(error)
+                })
             }
         }
     }

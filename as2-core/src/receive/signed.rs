@@ -85,60 +85,25 @@ impl Signed {
         }
     }
 
+    /// Structure first; from there on, a fault may be told in its own words.
     fn judge(&mut self, walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
-        let Signed { scanner, parts, line } = self;
+        self.complete(walk)?;
+        let Signed { parts, line, .. } = self;
         let strict = parts.place.decrypted;
-        if parts.number < 2 {
-            return Err(broken("a signed message without its signature").into());
-        }
-        if !scanner.is_closed() {
-            if strict {
-                return Err(broken("signed content without its closing boundary").into());
-            }
-            walk.found.note("the closing boundary was missing");
-        } else if scanner.has_epilogue() {
-            if strict {
-                return Err(broken("bytes after the closing boundary").into());
-            }
-            walk.found.note("bytes after the closing boundary");
-        }
         let p7s = read_signature(&parts.signature, strict)?;
-        let facts = peek(&p7s)?;
+        let digests = peek(&p7s)?.digests;
 
-        // From here on the structure is complete, and a fault may be told in its own words.
         let policy = walk.job.policy;
-        let hashes = std::mem::replace(&mut parts.hashes, Hashes::new(&[])?);
-        let taken = hashes.finish()?;
+        let taken = std::mem::replace(&mut parts.hashes, Hashes::new(&[])?).finish()?;
         let missing = |digest: &&Digest| policy.allows(**digest) && !taken.iter().any(|(known, _)| known == *digest);
-        if let Some(digest) = facts.digests.iter().find(missing) {
+        if let Some(digest) = digests.iter().find(missing) {
             return Err(Failure::wants_rehash(*digest));
         }
-        let signature_digest = facts.digests.first().copied().filter(|digest| policy.allows(*digest));
-        let verify = |content: &[(Digest, Vec<u8>)]| -> Result<Verified, Error> {
-            let verified = verify_detached(&p7s, content, walk.job.signers, &|digest| policy.allows(digest))?;
-            // Without attributes, content that looks like attributes could be passed off as signed (as2.md Q54).
-            if !verified.has_attributes && !parts.inner.is_plausible() {
-                return Err(Error::new(
-                    ErrorKind::AuthenticationFailed,
-                    "a signature without attributes over something that is no MIME entity",
-                ));
-            }
-            Ok(verified)
-        };
-        let mut content = taken;
-        let mut result = verify(&content);
-        if result.is_err()
-            && let Some(canonical) = parts.canonical.finish()?
-            && let Ok(verified) = verify(&canonical)
-        {
-            // COMPAT: senders of old signed with CRLF and sent LF (as2.md Q3).
-            walk.found.note("the signature holds with line ends made CRLF");
-            content = canonical;
-            result = Ok(verified);
-        }
+        let (verified, content) = parts.verify(&p7s, taken, walk)?;
+        let signature_digest = digests.first().copied().filter(|digest| policy.allows(*digest));
         let mic = walk.job.mic_of(signature_digest, &content);
         // The digest of altered plaintext would let a stranger check guesses about it.
-        let verified = result.map_err(|error| Failure::named(error, mic.clone().filter(|_| !strict)))?;
+        let verified = verified.map_err(|error| Failure::named(error, mic.clone().filter(|_| !strict)))?;
         if let Some(fault) = parts.fault.take() {
             return Err(Failure::named(fault.error, mic));
         }
@@ -150,6 +115,26 @@ impl Signed {
             digest: verified.digest,
             signer: verified.signer,
         });
+        Ok(())
+    }
+
+    /// Two parts and their end. In decrypted content nothing may be left to tolerance (security.md §6).
+    fn complete(&self, walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
+        let strict = self.parts.place.decrypted;
+        if self.parts.number < 2 {
+            return Err(broken("a signed message without its signature").into());
+        }
+        if !self.scanner.is_closed() {
+            if strict {
+                return Err(broken("signed content without its closing boundary").into());
+            }
+            walk.found.note("the closing boundary was missing");
+        } else if self.scanner.has_epilogue() {
+            if strict {
+                return Err(broken("bytes after the closing boundary").into());
+            }
+            walk.found.note("bytes after the closing boundary");
+        }
         Ok(())
     }
 }
@@ -183,6 +168,33 @@ impl Parts {
             (Piece::End, _) => {}
         }
         Ok(())
+    }
+
+    /// Whether the signature holds over the part as it came or, failing that, with line ends made CRLF; and the digests
+    /// of whichever was judged.
+    fn verify(&mut self, p7s: &[u8], taken: Digests, walk: &mut Walk<'_, '_>) -> Result<(Result<Verified, Error>, Digests), Error> {
+        let policy = walk.job.policy;
+        let verify = |content: &[(Digest, Vec<u8>)]| -> Result<Verified, Error> {
+            let verified = verify_detached(p7s, content, walk.job.signers, &|digest| policy.allows(digest))?;
+            // Without attributes, content that looks like attributes could be passed off as signed (as2.md Q54).
+            if !verified.has_attributes && !self.inner.is_plausible() {
+                return Err(Error::new(
+                    ErrorKind::AuthenticationFailed,
+                    "a signature without attributes over something that is no MIME entity",
+                ));
+            }
+            Ok(verified)
+        };
+        let result = verify(&taken);
+        if result.is_err()
+            && let Some(canonical) = self.canonical.finish()?
+            && let Ok(verified) = verify(&canonical)
+        {
+            // COMPAT: senders of old signed with CRLF and sent LF (as2.md Q3).
+            walk.found.note("the signature holds with line ends made CRLF");
+            return Ok((Ok(verified), canonical));
+        }
+        Ok((result, taken))
     }
 
     /// Ours goes up at once; a fault of the content waits for the signature.
