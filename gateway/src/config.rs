@@ -73,12 +73,12 @@ words! {
 words! {
     /// Which SSH algorithms are offered.
     pub enum Algorithms {
-        /// The newest only.
+        /// What clients that are still cared for need.
         Modern = "modern",
-        /// What clients of the last years need.
-        Default = "default",
-        /// SHA-1 as well.
-        Legacy = "legacy",
+        /// NIST curves, group 14 and SHA-1 as well, for old partners.
+        Compatible = "compatible",
+        /// Approved algorithms only.
+        FipsLike = "fips-like",
     }
 }
 
@@ -584,7 +584,7 @@ impl Config {
                 host: values.text("sftp.host"),
                 banner: values.text("sftp.banner"),
                 host_keys: values.texts("sftp.host_keys"),
-                algorithms: values.word("sftp.algorithms", Algorithms::Default),
+                algorithms: values.word("sftp.algorithms", Algorithms::Modern),
                 max_connections: values.number("sftp.max_connections"),
                 max_connections_per_ip: values.number("sftp.max_connections_per_ip"),
                 max_unauthenticated: values.number("sftp.max_unauthenticated"),

@@ -281,8 +281,8 @@ pub fn front(config: &Config, keys: Vec<HostKey>, logins: Arc<Logins>) -> Result
         host_keys: keys.into_iter().map(|key| key.private.to_string()).collect(),
         algorithms: match sftp.algorithms {
             Algorithms::Modern => sftp_front::AlgorithmPolicy::Modern,
-            Algorithms::Default => sftp_front::AlgorithmPolicy::Default,
-            Algorithms::Legacy => sftp_front::AlgorithmPolicy::Legacy,
+            Algorithms::Compatible => sftp_front::AlgorithmPolicy::Compatible,
+            Algorithms::FipsLike => sftp_front::AlgorithmPolicy::FipsLike,
         },
         banner: sftp.banner.clone(),
         max_connections: limit(sftp.max_connections),

@@ -73,31 +73,32 @@ pub trait Authenticator: Send + Sync + 'static {
 }
 
 /// Which algorithms the server offers. All policies have strict key exchange (against Terrapin, CVE-2023-48795) and no
-/// compression; none has Diffie-Hellman group exchange or groups above 14, whose cost a client can turn against a server
-/// (CVE-2002-20001).
+/// compression; none has CBC, Diffie-Hellman group exchange or groups above 14, whose cost a client can turn against a
+/// server (CVE-2002-20001).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AlgorithmPolicy {
-    /// ML-KEM and Curve25519; AES-GCM, ChaCha20, AES-CTR; encrypt-then-MAC; Ed25519, ECDSA, RSA with SHA-2.
-    Modern,
-    /// Adds key exchange over the NIST curves and group 14 with SHA-256, and SHA-2 MACs in the old order.
+    /// ML-KEM and Curve25519; AES-GCM, ChaCha20, AES-CTR; SHA-2; Ed25519, ECDSA, RSA with SHA-2. Every client that is
+    /// still cared for connects with its defaults, libssh2 1.10 (2021) through the plain SHA-2 MACs.
     #[default]
-    Default,
-    /// Adds SHA-1 (group 14, HMAC, RSA signatures) and AES-CBC, for partners that know nothing else.
-    Legacy,
+    Modern,
+    /// Adds the NIST curves, group 14 and SHA-1 (key exchange, MAC, RSA signatures), for partners that know nothing else.
+    Compatible,
+    /// Only what FIPS 140-3 approves: NIST curves and group 14, AES, SHA-2, ECDSA and RSA. The code is not validated.
+    FipsLike,
 }
 
 impl AlgorithmPolicy {
     pub(crate) fn preferred(self) -> Preferred {
-        let mut kex = vec![kex::MLKEM768X25519_SHA256, kex::CURVE25519, kex::CURVE25519_PRE_RFC_8731];
-        let mut ciphers = vec![
-            cipher::AES_256_GCM,
-            cipher::AES_128_GCM,
-            cipher::CHACHA20_POLY1305,
-            cipher::AES_256_CTR,
-            cipher::AES_192_CTR,
-            cipher::AES_128_CTR,
-        ];
-        let mut macs = vec![mac::HMAC_SHA256_ETM, mac::HMAC_SHA512_ETM];
+        let mut kex = match self {
+            Self::FipsLike => Vec::new(),
+            Self::Modern | Self::Compatible => vec![kex::MLKEM768X25519_SHA256, kex::CURVE25519, kex::CURVE25519_PRE_RFC_8731],
+        };
+        let mut ciphers = vec![cipher::AES_256_GCM, cipher::AES_128_GCM];
+        if self != Self::FipsLike {
+            ciphers.push(cipher::CHACHA20_POLY1305);
+        }
+        ciphers.extend([cipher::AES_256_CTR, cipher::AES_192_CTR, cipher::AES_128_CTR]);
+        let mut macs = vec![mac::HMAC_SHA256_ETM, mac::HMAC_SHA512_ETM, mac::HMAC_SHA256, mac::HMAC_SHA512];
         if self != Self::Modern {
             kex.extend([
                 kex::ECDH_SHA2_NISTP256,
@@ -105,11 +106,9 @@ impl AlgorithmPolicy {
                 kex::ECDH_SHA2_NISTP521,
                 kex::DH_G14_SHA256,
             ]);
-            macs.extend([mac::HMAC_SHA256, mac::HMAC_SHA512]);
         }
-        if self == Self::Legacy {
+        if self == Self::Compatible {
             kex.push(kex::DH_G14_SHA1);
-            ciphers.extend([cipher::AES_256_CBC, cipher::AES_192_CBC, cipher::AES_128_CBC]);
             macs.extend([mac::HMAC_SHA1_ETM, mac::HMAC_SHA1]);
         }
         kex.extend([kex::EXTENSION_SUPPORT_AS_SERVER, kex::EXTENSION_OPENSSH_STRICT_KEX_AS_SERVER]);
@@ -127,10 +126,10 @@ impl AlgorithmPolicy {
     /// not be checked.
     pub(crate) fn signatures(self) -> Vec<Algorithm> {
         let ecdsa = [EcdsaCurve::NistP256, EcdsaCurve::NistP384, EcdsaCurve::NistP521];
-        let mut list = vec![Algorithm::Ed25519];
+        let mut list = Vec::from_iter((self != Self::FipsLike).then_some(Algorithm::Ed25519));
         list.extend(ecdsa.map(|curve| Algorithm::Ecdsa { curve }));
         list.extend([HashAlg::Sha512, HashAlg::Sha256].map(|hash| Algorithm::Rsa { hash: Some(hash) }));
-        if self == Self::Legacy {
+        if self == Self::Compatible {
             list.push(Algorithm::Rsa { hash: None });
         }
         list

@@ -72,7 +72,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             host_keys: Vec::new(),
-            algorithms: AlgorithmPolicy::Default,
+            algorithms: AlgorithmPolicy::default(),
             banner: String::new(),
             max_connections: 500,
             max_connections_per_ip: 50,
@@ -132,10 +132,10 @@ impl Server {
         let keys = config
             .host_keys
             .iter()
-            .map(|text| host_key(text, &signatures))
+            .filter_map(|text| host_key(text, &signatures).transpose())
             .collect::<Result<Vec<_>, _>>()?;
         if keys.is_empty() {
-            return Err(Error::HostKey("there is none".into()));
+            return Err(Error::HostKey("there is none that the algorithm policy allows".into()));
         }
         let transport = russh::server::Config {
             server_id: SshId::Standard(format!("SSH-2.0-{}", config.server_id).into()),
@@ -338,7 +338,8 @@ pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|s| *s).await;
 }
 
-fn host_key(text: &str, allowed: &[Algorithm]) -> Result<PrivateKey, Error> {
+/// A key that is fit to be shown to clients; none if the algorithm policy does not have its type.
+fn host_key(text: &str, allowed: &[Algorithm]) -> Result<Option<PrivateKey>, Error> {
     let key = PrivateKey::from_openssh(text).map_err(|e| Error::HostKey(e.to_string()))?;
     if key.is_encrypted() {
         return Err(Error::HostKey("the key is encrypted".into()));
@@ -355,10 +356,7 @@ fn host_key(text: &str, allowed: &[Algorithm]) -> Result<PrivateKey, Error> {
             key.algorithm() == *a
         }
     };
-    if !allowed.iter().any(fits) {
-        return Err(Error::HostKey(format!("the policy has no {}", key.algorithm())));
-    }
-    Ok(key)
+    Ok(allowed.iter().any(fits).then_some(key))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

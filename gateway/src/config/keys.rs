@@ -64,7 +64,7 @@ pub const KEYS: &[Key] = &[
         Kind::Words(&["ed25519", "ecdsa", "rsa"]),
         r#"["ed25519", "ecdsa"]"#,
     ),
-    key("sftp.algorithms", Kind::Word(&["modern", "default", "legacy"]), r#""default""#),
+    key("sftp.algorithms", Kind::Word(&["modern", "compatible", "fips-like"]), r#""modern""#),
     key("sftp.max_connections", Kind::Number(1, MANY), "200"),
     key("sftp.max_connections_per_ip", Kind::Number(1, MANY), "20"),
     key("sftp.max_unauthenticated", Kind::Number(1, MANY), "100"),
