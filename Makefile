@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build test interop demo bench fuzz fuzz-ci check wording clean
+.PHONY: help build test ssh-audit interop demo bench fuzz fuzz-ci check wording clean
 
 CARGO ?= cargo
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
@@ -32,6 +32,11 @@ interop: ## pyas2lib, libas2, OpenAS2 and openssl cms as partners, both directio
 	@$(MAKE) --no-print-directory build
 	@tests/interop/setup.sh $(abspath $(TARGET))/interop/tools
 	@PYTHONDONTWRITEBYTECODE=1 python3 tests/interop/run.py --bin $(AS2GATE_BIN) --dir $(TARGET)/interop
+
+ssh-audit: ## ssh-audit over every algorithm policy of the SFTP door
+	@.ci/prerequisites $(BUILD_TOOLS) python3-venv
+	@$(MAKE) --no-print-directory build
+	@tests/ssh-audit/run.sh $(AS2GATE_BIN) $(abspath $(TARGET))/ssh-audit
 
 demo: ## ALICE sends three files to BOB through two gateways; under two minutes after the build
 	@.ci/prerequisites $(BUILD_TOOLS) sftp openssl python3
