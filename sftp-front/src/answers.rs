@@ -7,6 +7,7 @@ use crate::tree::Download;
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 /// Most answers that wait for a client which does not read; a run of READs counts as one.
@@ -17,7 +18,12 @@ pub const MAX_WAITING_BYTES: usize = 16 << 20;
 const JOIN: usize = 32 << 10;
 /// Bytes read and sent in one go. One such batch is being sent while the next is read, which is all the memory that a
 /// download takes.
-const BATCH: usize = 1 << 20;
+const BATCH: usize = 512 << 10;
+/// Length of a batch's buffer: a batch passes its limit by at most one answer.
+const BUFFER: usize = BATCH + MAX_DATA + MAX_FAULT;
+/// Buffers that are kept, for so long after the last answer.
+const KEPT_BUFFERS: usize = 3;
+const KEEP_BUFFERS: Duration = Duration::from_secs(1);
 
 /// An answer, or many.
 pub(crate) enum Answer {
@@ -70,6 +76,70 @@ pub(crate) struct Outbox {
     filled: Notify,
     finished: watch::Sender<bool>,
     aborted: watch::Sender<bool>,
+    buffers: Arc<Buffers>,
+}
+
+/// Buffers for batches. Reusing them spares the pages of each new one from being zeroed, by the kernel and by us.
+#[derive(Default)]
+struct Buffers(Mutex<Vec<Box<[u8]>>>);
+
+impl Buffers {
+    fn kept(&self) -> MutexGuard<'_, Vec<Box<[u8]>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(self: &Arc<Self>) -> Batch {
+        let kept = self.kept().pop();
+        Batch {
+            buffer: kept.unwrap_or_else(|| vec![0; BUFFER].into()),
+            len: 0,
+            home: Arc::clone(self),
+        }
+    }
+}
+
+/// Encoded answers in a buffer that goes home when they have been sent.
+struct Batch {
+    buffer: Box<[u8]>,
+    len: usize,
+    home: Arc<Buffers>,
+}
+
+impl Batch {
+    /// The part of the buffer that is still free.
+    fn room(&mut self) -> &mut [u8] {
+        self.buffer.get_mut(self.len..).unwrap_or_default()
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        if let Some(room) = self.room().get_mut(..bytes.len()) {
+            room.copy_from_slice(bytes);
+            self.len += bytes.len();
+        }
+    }
+
+    /// Moves what it holds to `out`.
+    fn flush(&mut self, out: &mut Vec<Bytes>) {
+        if self.len > 0 {
+            let next = self.home.take();
+            out.push(Bytes::from_owner(std::mem::replace(self, next)));
+        }
+    }
+}
+
+impl AsRef<[u8]> for Batch {
+    fn as_ref(&self) -> &[u8] {
+        self.buffer.get(..self.len).unwrap_or_default()
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        let mut kept = self.home.kept();
+        if kept.len() < KEPT_BUFFERS {
+            kept.push(std::mem::take(&mut self.buffer));
+        }
+    }
 }
 
 #[derive(Default)]
@@ -87,6 +157,7 @@ impl Outbox {
             filled: Notify::new(),
             finished: watch::Sender::new(false),
             aborted: watch::Sender::new(false),
+            buffers: Arc::default(),
         }
     }
 
@@ -169,7 +240,10 @@ impl Outbox {
                 if finished {
                     return None;
                 }
-                self.filled.notified().await;
+                if tokio::time::timeout(KEEP_BUFFERS, self.filled.notified()).await.is_err() {
+                    self.buffers.kept().clear();
+                    self.filled.notified().await;
+                }
                 continue;
             }
             if batch.iter().all(|a| matches!(a, Answer::Ready { .. })) {
@@ -180,7 +254,8 @@ impl Outbox {
                         .collect(),
                 );
             }
-            return match tokio::task::spawn_blocking(move || fill(batch)).await {
+            let buffers = Arc::clone(&self.buffers);
+            return match tokio::task::spawn_blocking(move || fill(batch, &buffers)).await {
                 Ok(filled) => Some(filled),
                 Err(e) => {
                     tracing::error!("reading a file failed: {e}");
@@ -230,53 +305,52 @@ impl Outbox {
 
 /// What an answer takes beside its data, in bytes.
 const ANSWER_COST: usize = 128;
+/// Room for an answer that is a status instead of data.
+const MAX_FAULT: usize = 1 << 10;
 
 fn data_len(asked: u32) -> usize {
     usize::try_from(asked).unwrap_or(MAX_DATA).min(MAX_DATA)
 }
 
 /// Reads the data of a batch; on a blocking thread.
-fn fill(batch: Vec<Answer>) -> Vec<Bytes> {
-    let mut out = Vec::with_capacity(batch.len());
+fn fill(batch: Vec<Answer>, buffers: &Arc<Buffers>) -> Vec<Bytes> {
+    let (mut out, mut filling) = (Vec::new(), buffers.take());
     for answer in batch {
         match answer {
-            Answer::Ready { bytes, .. } => out.push(bytes),
+            Answer::Ready { bytes, .. } => {
+                filling.flush(&mut out);
+                out.push(bytes);
+            }
             Answer::Reads(run) => {
                 let mut offset = run.offset;
                 for k in 0..run.count {
-                    out.push(data(&*run.file, run.id.wrapping_add(k), offset, run.step));
+                    if filling.room().len() < data_len(run.step) + MAX_FAULT {
+                        filling.flush(&mut out);
+                    }
+                    data(&mut filling, &*run.file, run.id.wrapping_add(k), offset, run.step);
                     offset = offset.saturating_add(u64::from(run.step));
                 }
             }
         }
     }
+    filling.flush(&mut out);
     out
 }
 
 /// One READ as DATA, or as a status at the end of the file and for a fault.
-fn data(file: &dyn Download, id: u32, offset: u64, asked: u32) -> Bytes {
-    let mut buf = vec![0; DATA_HEAD + data_len(asked)];
-    match full_read(buf.get_mut(DATA_HEAD..).unwrap_or_default(), offset, |at, buf| {
-        file.read_at(at, buf)
-    }) {
-        Ok(0) => {
-            let mut out = BytesMut::new();
-            packet::status(&mut out, id, Code::Eof, "end of file");
-            out.freeze()
-        }
+fn data(out: &mut Batch, file: &dyn Download, id: u32, offset: u64, asked: u32) {
+    let end = DATA_HEAD + data_len(asked);
+    let room = out.room().get_mut(DATA_HEAD..end).unwrap_or_default();
+    let mut status = BytesMut::new();
+    match full_read(room, offset, |at, buf| file.read_at(at, buf)) {
+        Ok(0) => packet::status(&mut status, id, Code::Eof, "end of file"),
         Ok(n) => {
-            buf.truncate(DATA_HEAD + n);
-            if let Some(head) = buf.get_mut(..DATA_HEAD) {
-                head.copy_from_slice(&packet::data_head(id, n));
-            }
-            buf.into()
+            out.put(&packet::data_head(id, n));
+            out.len += n;
         }
-        Err(f) => {
-            let mut out = BytesMut::new();
-            packet::fault(&mut out, id, &f);
-            out.freeze()
-        }
+        Err(f) => packet::fault(&mut status, id, &f),
     }
+    out.put(&status);
 }
 
 /// Reads until `buf` is full or the file ends; the bytes read. A fault after some bytes waits for the next READ.
@@ -353,6 +427,16 @@ mod tests {
         }
     }
 
+    fn packets(mut bytes: &[u8]) -> Vec<&[u8]> {
+        let mut found = Vec::new();
+        while let Some(length) = bytes.first_chunk::<4>() {
+            let (one, rest) = bytes.split_at(4 + usize::try_from(u32::from_be_bytes(*length)).unwrap());
+            found.push(one);
+            bytes = rest;
+        }
+        found
+    }
+
     #[tokio::test]
     async fn a_flood_of_reads_is_one_descriptor() {
         let size = 40_000_000u64;
@@ -369,7 +453,7 @@ mod tests {
         let (mut next_id, mut at, mut eofs) = (7u32, 0u64, 0);
         while let Some(batch) = outbox.next().await {
             assert!(batch.iter().map(Bytes::len).sum::<usize>() <= BATCH + MAX_DATA + JOIN);
-            for b in batch {
+            for b in batch.iter().flat_map(|bytes| packets(bytes)) {
                 let id = u32::from_be_bytes(b[5..9].try_into().unwrap());
                 match b[4] {
                     103 => {

@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 
 /// Bytes of requests that all channels of a connection may hold together, 256 per message included. Must exceed
 /// channels × ([`MAX_PACKET`](crate::MAX_PACKET) and its pieces) + one message, or unfinished packets could starve each other.
-pub const REQUEST_BUDGET: usize = 16 << 20;
+pub const REQUEST_BUDGET: usize = 4 << 20;
 
 /// How long a channel that is given up tries to say CLOSE.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);

@@ -22,6 +22,9 @@ const WINDOW: u32 = 16 << 20;
 const MAX_SSH_PACKET: u32 = 32_768;
 /// Messages that russh keeps for one channel. The reader always drains, so more would only help a hostile client.
 const CHANNEL_BUFFER: usize = 100;
+/// Messages to the client, of at most [`MAX_SSH_PACKET`] bytes, that wait for russh's task. They share the buffers that a
+/// download holds anyway; with russh's 10 the two tasks wake each other more often than once per buffer.
+const EVENT_BUFFER: usize = 20;
 /// Every refusal of a login takes at least so long.
 const REJECTION_TIME: Duration = Duration::from_secs(1);
 /// Keepalives: a client that leaves this many unanswered is gone.
@@ -147,6 +150,7 @@ impl Server {
             window_size: WINDOW,
             maximum_packet_size: MAX_SSH_PACKET,
             channel_buffer_size: CHANNEL_BUFFER,
+            event_buffer_size: EVENT_BUFFER,
             preferred,
             max_auth_attempts: config.max_auth_tries,
             // Our own timers do better: see `session.rs`.

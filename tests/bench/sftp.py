@@ -1,6 +1,6 @@
 """The SFTP door against OpenSSH's sshd with internal-sftp and with sftp-server: one machine, one run, one client.
 
-Every way is measured by turns with OpenSSH's `sftp`, the same key exchange, cipher and file system. What an upload to us
+Every way is measured by turns with OpenSSH's `sftp`, the same key exchange, cipher, MAC and file system. What an upload to us
 costs includes its SHA-256, the journal and, at CLOSE, the sync to the disk; sshd does none of these. The release delay is a
 day, so that no AS2 work begins while we measure. Large files lie on a tmpfs where there is one with room: the servers are
 compared, not the disk. Small files lie on the disk, and once more on the tmpfs, which tells what share the syncs have.
@@ -22,6 +22,7 @@ from measure import MIB, by_turns, fail, median, output, row
 
 CIPHERS = ("aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes256-ctr")
 KEX = "curve25519-sha256"
+MAC = "hmac-sha2-256-etm@openssh.com"
 PAIR = "AS2/send/ALICE/BOB"
 TMPFS = pathlib.Path("/dev/shm")
 SMALL = 10 * 1024
@@ -108,7 +109,7 @@ class Server:
 
     def command(self, cipher=CIPHERS[0], *more):
         words = ["BatchMode=yes", "IdentitiesOnly=yes", "IdentityAgent=none", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null",
-                 "UpdateHostKeys=no", "LogLevel=ERROR", f"KexAlgorithms={KEX}", f"Ciphers={cipher}"]
+                 "UpdateHostKeys=no", "LogLevel=ERROR", f"KexAlgorithms={KEX}", f"MACs={MAC}", f"Ciphers={cipher}"]
         return ["sftp", "-F", "/dev/null", "-q", "-b", "-", "-P", str(self.port), "-i", str(self.key), *more,
                 *[word for option in words for word in ("-o", option)], f"{self.user}@127.0.0.1"]
 

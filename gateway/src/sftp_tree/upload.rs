@@ -1,5 +1,6 @@
 //! A file being uploaded: into the spool, hashed on the way, decided about at CLOSE.
 
+use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -157,13 +158,12 @@ impl Writing {
         self.trail.add(kind, &self.account, &self.user, facts, now(&self.core));
     }
 
-    fn put(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StorageError> {
-        let end = offset.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+    fn put(&mut self, offset: u64, end: u64, pieces: &[IoSlice<'_>]) -> Result<(), StorageError> {
         if end.saturating_sub(self.room_checked) >= ROOM_EVERY {
             self.core.storage.check_room()?;
             self.room_checked = end;
         }
-        self.draft.write_at(offset, bytes)
+        self.draft.write_pieces(offset, pieces)
     }
 
     /// SHA-256 of the whole file in hex; what did not come in order is read back.
@@ -371,22 +371,28 @@ fn sign(facts: &UploadFacts) -> Sign {
 
 impl Upload for Writing {
     fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), Fault> {
+        self.write_pieces(offset, &[IoSlice::new(data)])
+    }
+
+    fn write_pieces(&mut self, offset: u64, pieces: &[IoSlice<'_>]) -> Result<(), Fault> {
         if std::mem::take(&mut self.may_restart) && offset == 0 {
             self.draft.set_len(0).map_err(told)?;
         }
-        let end = offset.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
+        let len = pieces.iter().map(|piece| piece.len()).sum();
+        let end = offset.saturating_add(u64::try_from(len).unwrap_or(u64::MAX));
         check_size(&self.core, end)?;
         if end.saturating_sub(self.room_checked) >= ROOM_EVERY {
             self.count_others()?;
         }
         self.check_quota(end.max(self.draft.len()))?;
-        self.pace.wait(
-            Way::In,
-            data.len(),
-            self.core.objects().user(&self.user).map_or(0, |user| user.bandwidth),
-        );
-        self.put(offset, data).map_err(told)?;
-        self.hash.update(offset, data);
+        self.pace
+            .wait(Way::In, len, self.core.objects().user(&self.user).map_or(0, |user| user.bandwidth));
+        self.put(offset, end, pieces).map_err(told)?;
+        let mut at = offset;
+        for piece in pieces {
+            self.hash.update(at, piece);
+            at += u64::try_from(piece.len()).unwrap_or(u64::MAX);
+        }
         self.live.set(self.draft.len());
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! A write in progress: in memory while it is small, in a spool file beyond.
 
 use std::fs::{self, File, OpenOptions};
+use std::io::IoSlice;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -109,24 +110,32 @@ impl Draft {
     /// # Errors
     /// The disk's.
     pub fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
-        let end = offset.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        self.write_pieces(offset, &[IoSlice::new(bytes)])
+    }
+
+    /// The same with bytes in several pieces, in one system call if the disk takes them so.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn write_pieces(&mut self, offset: u64, pieces: &[IoSlice<'_>]) -> Result<()> {
+        let len: usize = pieces.iter().map(|piece| piece.len()).sum();
+        let end = offset.saturating_add(u64::try_from(len).unwrap_or(u64::MAX));
         if end > u64::try_from(INLINE_MAX).unwrap_or(u64::MAX) {
             self.spill()?;
         }
         match &mut self.place {
             DraftPlace::Memory(memory) => {
-                let (from, to) = (
-                    usize::try_from(offset).unwrap_or(usize::MAX),
-                    usize::try_from(end).unwrap_or(usize::MAX),
-                );
-                if memory.len() < to {
-                    memory.resize(to, 0);
+                let mut at = usize::try_from(offset).unwrap_or(usize::MAX);
+                if memory.len() < at + len {
+                    memory.resize(at + len, 0);
                 }
-                memory[from..to].copy_from_slice(bytes);
+                for piece in pieces {
+                    memory[at..at + piece.len()].copy_from_slice(piece);
+                    at += piece.len();
+                }
             }
             DraftPlace::File { file, path } => {
-                file.write_all_at(bytes, offset)
-                    .context(|| format!("cannot write {}", path.display()))?;
+                write_all_pieces(file, offset, pieces).context(|| format!("cannot write {}", path.display()))?;
             }
             DraftPlace::Gone => {}
         }
@@ -251,6 +260,23 @@ impl Drop for Draft {
             let _ = fs::remove_file(path);
         }
     }
+}
+
+/// Writes all pieces, the first part of them in one call.
+fn write_all_pieces(file: &File, mut offset: u64, pieces: &[IoSlice<'_>]) -> std::io::Result<()> {
+    let mut done = match pieces {
+        [_] => 0,
+        _ => rustix::io::retry_on_intr(|| rustix::io::pwritev(file, pieces, offset))?,
+    };
+    // A short write is rare (a full disk, a signal): piece by piece then.
+    for piece in pieces {
+        let skip = done.min(piece.len());
+        let rest = piece.get(skip..).unwrap_or_default();
+        file.write_all_at(rest, offset + skip as u64)?;
+        done -= skip;
+        offset += piece.len() as u64;
+    }
+    Ok(())
 }
 
 /// A name that nobody else has: 128 random bits.
