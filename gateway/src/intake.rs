@@ -228,6 +228,55 @@ pub fn rename_waiting(
     Ok(())
 }
 
+/// An accepted upload gets another name while its release delay runs: it was a temporary name that nobody listed. One
+/// transaction takes the message back and makes the new one of the same bytes. `None` if it is too late. For blocking
+/// threads.
+///
+/// # Errors
+/// The journal's.
+pub fn rename_pending(core: &Core, old: &Message, name: &str) -> Result<Option<Landed>, JournalError> {
+    let file = Arrived {
+        account: old.account.clone(),
+        station: old.station.clone(),
+        partner: old.partner.clone(),
+        owner: old.detail.user.clone(),
+        name: name.to_owned(),
+        staged: Staged {
+            key: old.detail.payload.clone(),
+            len: old.size,
+            inline: None,
+        },
+        sha256: old.sha256.clone(),
+        replaces: None,
+        subject: String::new(),
+        content_type: String::new(),
+    };
+    let (now, objects) = (core.clock.now(), core.objects());
+    let message = new_message(&file, objects.partner(&file.account, &file.partner), now);
+    let (id, before) = (message.id.clone(), old.id.as_str().to_owned());
+    let upload = NewUpload {
+        message,
+        window: Some(core.config.uploads.duplicate_window),
+        due: now,
+        inline: None,
+        replaces: None,
+    };
+    let accepted = core.journal.write_blocking(move |tx| {
+        match tx.withdraw(&before, true, "renamed", "renamed by its user before it was sent", now)? {
+            Some(_) => tx.accept_upload(upload, now).map(Some),
+            None => Ok(None),
+        }
+    })?;
+    core.wake();
+    Ok(accepted.map(|accepted| {
+        tracing::info!(%id, before = %old.id, file = name, "a rename within the release delay");
+        match accepted {
+            Accepted::Queued => Landed::Queued(id),
+            Accepted::Duplicate { .. } => Landed::Duplicate(id),
+        }
+    }))
+}
+
 /// Takes an accepted upload back while nobody has touched it; the row as it was, or `None` if it is too late.
 ///
 /// # Errors

@@ -6,8 +6,8 @@ use crate::tree::{Fault, OpenHow};
 
 /// Most separate ranges of a file being written; a WRITE that needs more fails.
 pub const MAX_EXTENTS: usize = 1000;
-/// The block of OpenSSH before 8.6, which does not know `limits@openssh.com`.
-const OLD_OPENSSH_BLOCK: u32 = 32_768;
+/// The block of clients that do not know `limits@openssh.com`.
+const OLD_BLOCK: u32 = 32_768;
 
 /// The record of one handle that was opened for writing; sizes and offsets in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,13 +83,19 @@ impl UploadFacts {
         self.how.append && self.size_set.is_some()
     }
 
-    /// All blocks have one length, the last one too, and it is the advertised length, or that of an OpenSSH client before
-    /// 8.6: the file ends where an interrupted OpenSSH or asyncssh stops. A finished file does so only if its size is an
-    /// exact multiple.
+    /// The client asks for the size by STAT after a finished `put`, and not after one that was broken off (paramiko).
+    #[must_use]
+    pub fn client_looks_back(&self) -> bool {
+        self.client.contains("paramiko")
+    }
+
+    /// All blocks have one length, the last one too, and it is the advertised length, or that of clients that do not know
+    /// `limits@openssh.com`, OpenSSH before 8.6 and paramiko: the file ends where an interrupted OpenSSH, asyncssh or
+    /// paramiko stops. A finished file does so only if its size is an exact multiple.
     #[must_use]
     pub fn ends_on_full_block(&self) -> bool {
         let advertised = usize::try_from(self.block_len) == Ok(MAX_DATA);
-        let old = self.block_len == OLD_OPENSSH_BLOCK && self.client.contains("OpenSSH");
+        let old = self.block_len == OLD_BLOCK && (self.client.contains("OpenSSH") || self.client_looks_back());
         self.writes > 0 && self.blocks_uniform && !self.gap && (advertised || old)
     }
 }

@@ -28,6 +28,8 @@ struct Names {
     seen: HashMap<Key, Seen>,
     live: HashMap<Key, Arc<AtomicU64>>,
     sessions: HashSet<u64>,
+    /// Session and path of a file that looks broken off unless its client looks back; one for each session.
+    awaited: HashMap<u64, String>,
 }
 
 /// The names of all logins.
@@ -70,7 +72,24 @@ impl Desk {
     }
 
     pub(super) fn end(&self, session: u64) {
-        self.names().sessions.remove(&session);
+        let mut names = self.names();
+        names.sessions.remove(&session);
+        names.awaited.remove(&session);
+    }
+
+    /// The client of this session will ask for the size of this file, if it finished it.
+    pub(super) fn awaits_look(&self, session: u64, path: &str) {
+        self.names().awaited.insert(session, path.to_owned());
+    }
+
+    /// Whether that was so; it counts once.
+    pub(super) fn was_awaited(&self, session: u64, path: &str) -> bool {
+        let mut names = self.names();
+        let awaited = names.awaited.get(&session).is_some_and(|awaited| awaited == path);
+        if awaited {
+            names.awaited.remove(&session);
+        }
+        awaited
     }
 
     /// An upload begins.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use serde_json::json;
-use sftp_front::{Download, Entry, Fault, Listing, OpenHow, SetStat, Space, Stat, Tree, Upload, VPath};
+use sftp_front::{CloseSign, Download, Entry, Fault, Listing, OpenHow, SetStat, Space, Stat, Tree, Upload, VPath};
 
 use super::desk::Desk;
 use super::listing::{Names, Records, Sends, dir_stat, entry_stat, file_stat, seconds};
@@ -397,7 +397,7 @@ impl As2Tree {
         let row = match self.sent(from)? {
             Sent::Waits(row) if row.owner == self.user => *row,
             Sent::Waits(_) => return Err(denied()),
-            Sent::Message(message) => return Err(Fault::PermissionDenied(format!("already accepted for sending as {}", message.id))),
+            Sent::Message(message) => return self.rename_pending(&message, from, to, replace),
             Sent::Nothing => return Err(Fault::no_such_file()),
         };
         if row.state == UploadState::Part {
@@ -449,6 +449,56 @@ impl As2Tree {
         Ok(())
     }
 
+    /// A client with a temporary name that nobody listed (`curl -Q "-rename …"`, Cyberduck's `name-<uuid>`): as long as
+    /// the release delay runs, the message goes out under its final name instead.
+    fn rename_pending(&self, message: &Message, from: &SendPath, to: &SendPath, replace: bool) -> Result<(), Fault> {
+        let uploads = &self.core.config.uploads;
+        let same_pair = from.station == to.station && from.partner == to.partner;
+        let fits = same_pair && uploads.rename_completes && !layout::matches_any(&to.name, &uploads.temp_names);
+        if fits && message.detail.user == self.user {
+            if !replace && !matches!(self.sent(to)?, Sent::Nothing) {
+                return Err(Fault::Failure(format!("{} exists already", to.name)));
+            }
+            if intake::rename_pending(&self.core, message, &to.name).map_err(failure)?.is_some() {
+                let mtime = seconds(message.created);
+                self.desk.forget(&self.user, &from.path);
+                self.desk
+                    .remember(&self.user, &to.path, message.size, mtime, self.session, now(&self.core));
+                return Ok(());
+            }
+        }
+        Err(Fault::PermissionDenied(format!("already accepted for sending as {}", message.id)))
+    }
+
+    /// Sends a parked file that looked broken off, after a sign that only a finished transfer gives.
+    fn confirm(&self, at: &SendPath, row: UploadRow, mtime: u64) -> Result<(), Fault> {
+        let size = row.size;
+        intake::complete(&self.core, row, &at.name).map_err(failure)?;
+        self.desk.remember(&self.user, &at.path, size, mtime, self.session, now(&self.core));
+        Ok(())
+    }
+
+    /// Whether a sign that follows a CLOSE can still clear this file of looking broken off.
+    fn may_confirm(&self, row: &UploadRow) -> bool {
+        let looked_cut = row.state == UploadState::Parked && row.reason.starts_with(INTERRUPTED) && row.reason != CUT_APPEND;
+        let temp = layout::matches_any(&row.name, &self.core.config.uploads.temp_names);
+        let delay = millis(self.core.config.uploads.release_after.max(std::time::Duration::from_secs(2)));
+        looked_cut && row.owner == self.user && !temp && now(&self.core) - row.updated <= delay
+    }
+
+    /// paramiko's `put` asks for the size when it is through, and at no other time.
+    fn looked_back(&self, path: &VPath) -> Result<(), Fault> {
+        let at = self.send_path(self.place(path)?.ok_or_else(denied)?)?;
+        if self.desk.was_awaited(self.session, &at.path)
+            && let Sent::Waits(row) = self.sent(&at)?
+            && self.may_confirm(&row)
+        {
+            let mtime = seconds(row.updated);
+            self.confirm(&at, *row, mtime)?;
+        }
+        Ok(())
+    }
+
     fn set_send(&self, at: &SendPath, set: &SetStat) -> Result<(), Fault> {
         let recalled = self.desk.recall(&self.user, &at.path, now(&self.core));
         match self.sent(at)? {
@@ -456,15 +506,11 @@ impl As2Tree {
                 if set.size.is_some_and(|size| size != row.size) {
                     return Err(Fault::PermissionDenied("the size of a finished upload cannot be set".to_owned()));
                 }
-                let looked_cut = row.state == UploadState::Parked && row.reason.starts_with(INTERRUPTED);
-                let temp = layout::matches_any(&row.name, &self.core.config.uploads.temp_names);
-                let delay = millis(self.core.config.uploads.release_after.max(std::time::Duration::from_secs(2)));
-                let soon = now(&self.core) - row.updated <= delay && row.reason != CUT_APPEND;
-                if looked_cut && row.owner == self.user && !temp && soon && set.times.is_some() {
+                if let Some((_, mtime)) = set.times
+                    && self.may_confirm(&row)
+                {
                     // Only a client that finished its transfer sets times right afterwards (sftp.md §4.2, S4).
-                    let (size, mtime) = (row.size, set.times.map_or(seconds(row.updated), |(_, mtime)| mtime));
-                    intake::complete(&self.core, *row, &at.name).map_err(failure)?;
-                    self.desk.remember(&self.user, &at.path, size, mtime, self.session, now(&self.core));
+                    self.confirm(at, *row, mtime)?;
                 }
                 Ok(())
             }
@@ -687,6 +733,14 @@ impl Tree for As2Tree {
         match place {
             place @ Place::SendFile(..) => self.set_send(&self.send_path(place)?, set),
             _ => Err(denied()),
+        }
+    }
+
+    fn after_close(&self, path: &VPath, sign: CloseSign) {
+        if sign == CloseSign::Stat
+            && let Err(fault) = self.looked_back(path)
+        {
+            tracing::warn!(%fault, path = path.to_string(), "an upload could not be completed after its client looked back");
         }
     }
 

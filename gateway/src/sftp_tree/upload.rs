@@ -455,6 +455,9 @@ impl Upload for Writing {
         arrived.staged = draft.stage().map_err(told)?;
         let landed = land(&core, arrived, sign(facts))?;
         drop(live);
+        if facts.client_looks_back() && matches!(landed, Landed::Waits(UploadState::Parked)) {
+            desk.awaits_look(session, &at.path);
+        }
         let facts = json!({ "path": at.path, "bytes": size, "sha256": digest, "millis": elapsed(begun), "session": session });
         trail.add("user.upload", &account, &user, facts, now(&core));
         if !matches!(landed, Landed::Waits(_)) {
