@@ -159,6 +159,8 @@ pub struct MdnOut<'a> {
     pub mic: Option<Mic>,
     /// For humans; characters outside of ASCII are replaced.
     pub text: String,
+    /// `Explanation`, for partners of AS2 1.3 (as2.md §5.2). Never for `decryption-failed`: it would be an oracle.
+    pub explanation: Option<String>,
     /// How it is signed, if it is.
     pub sign: Option<Signing<'a>>,
     /// `AS2-Version`.
@@ -220,6 +222,9 @@ fn report(out: &MdnOut<'_>, boundary: &str) -> Result<Vec<u8>, Error> {
         fields.push("Original-Message-ID", &out.original_message_id)?;
     }
     fields.push("Disposition", &out.disposition.to_string())?;
+    if let Some(words) = &out.explanation {
+        fields.push("Explanation", words)?;
+    }
     if let Some(mic) = &out.mic {
         fields.push("Received-content-MIC", &mic.to_string())?;
     }
@@ -291,6 +296,7 @@ mod tests {
                 value: vec![7; 32],
             }),
             text: "Grüße\n\nreceived".to_owned(),
+            explanation: None,
             sign: None,
             as2_version: "1.2".to_owned(),
             product: "as2gate/1".to_owned(),

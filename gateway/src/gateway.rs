@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use crate::certificate::{Certificate, Purpose};
 use crate::clock::{Clock, Millis, SystemClock};
 use crate::config::{self, Config};
+use crate::inbox::Brake;
 use crate::journal::{Journal, JournalError, Objects, UploadState};
 use crate::message::State;
 use crate::partnership::{Lack, Partnership, PartnershipCache};
@@ -61,6 +62,8 @@ pub struct Core {
     pub poster: Poster,
     /// Bounds cryptographic work to what the machine can do side by side.
     pub crypto: Arc<Semaphore>,
+    /// Slows down who sends what does not decrypt.
+    pub brake: Brake,
     /// Counters.
     pub metrics: Arc<Registry>,
     objects: RwLock<Arc<Objects>>,
@@ -141,6 +144,7 @@ impl Core {
             owner: format!("{}-{}", std::process::id(), random_tag()),
             poster: Poster::new(),
             crypto: Arc::new(Semaphore::new(cores * 2)),
+            brake: Brake::default(),
             metrics: Registry::new(),
             objects: RwLock::new(Arc::new(objects)),
             partnerships: PartnershipCache::default(),

@@ -3,10 +3,12 @@
 //! The answer leaves only when what it promises is durable: a 2xx without MDN after the raw body and its row, a
 //! positive MDN after the files. Nothing is visible in an inbox before all of the message verified.
 
+mod brake;
 mod check;
 mod repeat;
 mod reply;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use as2_core::id::As2Id;
@@ -25,6 +27,8 @@ use crate::outbox::FlowError;
 use crate::partnership::{Lack, Partnership};
 use crate::receipts;
 use crate::storage::{Draft, INLINE_MAX, Staged};
+
+pub use brake::Brake;
 
 /// How often a check that fails by a fault of ours is tried.
 const MAX_CHECKS: u32 = 20;
@@ -163,6 +167,8 @@ pub(super) struct Taken {
     pub(super) pair: Arc<Partnership>,
     pub(super) message: Message,
     pub(super) receipt: Option<ReceiptRequest>,
+    /// Whose connection it came by; none once only the row is left.
+    pub(super) source: Option<IpAddr>,
 }
 
 impl Taken {
@@ -170,6 +176,7 @@ impl Taken {
         self.receipt.as_ref().is_some_and(|request| request.deliver_to.is_some())
     }
 
+    /// Its sender waits on the connection for the receipt.
     fn is_sync(&self) -> bool {
         self.receipt.as_ref().is_some_and(|request| request.deliver_to.is_none())
     }
@@ -194,7 +201,12 @@ async fn receive(core: &Arc<Core>, arrival: Arrival, spool: Spool) -> Result<Rep
         Ok(fields) => fields,
         Err((message, error)) => return reply::refuse(core, &pair, &arrival, *message, error, draft).await,
     };
-    let mut taken = Taken { pair, message, receipt };
+    let mut taken = Taken {
+        pair,
+        message,
+        receipt,
+        source: Some(arrival.peer.ip()),
+    };
     if let Some(reply) = repeat::damped(core, &taken)? {
         return Ok(reply);
     }
@@ -269,7 +281,13 @@ pub async fn recover(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
         return check::give_up(core, message).await;
     }
     tracing::info!(%id, "finishing a received message");
-    match check::check(core, &Taken { pair, message, receipt }).await {
+    let taken = Taken {
+        pair,
+        message,
+        receipt,
+        source: None,
+    };
+    match check::check(core, &taken).await {
         Err(FlowError::Journal(JournalError::Conflict(_))) | Ok(_) => Ok(()),
         Err(error) => {
             let due = core.clock.now() + PAUSE;

@@ -510,7 +510,7 @@ pub async fn post_mdn(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
     let Some(message) = core.journal.read(|tx| tx.message(&id))? else {
         return end(core, job).await;
     };
-    let Some((headers, body)) = core.journal.read(|tx| tx.stored_mdn(&message))? else {
+    let Some((headers, body)) = stored_mdn(core, &message)? else {
         return end(core, job).await;
     };
     let pair = match core.partnership(&message.station, &message.partner) {
@@ -545,6 +545,31 @@ pub async fn post_mdn(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
         }
         Err(error) => later(core, &job, message, &error.to_string()).await,
     }
+}
+
+/// The MDN that was made for a message: beside the Message-ID that it binds or, if that belongs to another message, as
+/// the evidence shows it.
+fn stored_mdn(core: &Core, message: &Message) -> Result<Option<(String, Vec<u8>)>, FlowError> {
+    if let Some(bound) = core.journal.read(|tx| tx.stored_mdn(message))? {
+        return Ok(Some(bound));
+    }
+    let name = format!("{}.mdn", message.id);
+    let entries = core.journal.read(|tx| tx.entries_of(message.id.as_str()))?;
+    let Some(entry) = entries.iter().find(|entry| entry.area == Area::RawMdn && entry.name == name) else {
+        return Ok(None);
+    };
+    let content = core.storage.open_entry(entry)?;
+    let mut bytes = Vec::new();
+    content.for_each(64 * 1024, |piece| -> Result<(), crate::storage::StorageError> {
+        bytes.extend_from_slice(piece);
+        Ok(())
+    })?;
+    let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
+        return Ok(None);
+    };
+    let body = bytes.split_off(end + 4);
+    bytes.truncate(end + 2);
+    Ok(Some((String::from_utf8_lossy(&bytes).into_owned(), body)))
 }
 
 async fn end(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {

@@ -19,6 +19,7 @@ const MAX_ROWS: usize = 256;
 #[derive(Debug)]
 pub struct Registry {
     messages: Family,
+    delayed_answers: Family,
     http_requests: Family,
     sftp_connections: Family,
     sftp_logins: Family,
@@ -40,6 +41,11 @@ impl Default for Registry {
     fn default() -> Self {
         Registry {
             messages: Family::counter("as2gate_as2_messages_total", "AS2 messages settled.", &["direction", "result"]),
+            delayed_answers: Family::counter(
+                "as2gate_as2_delayed_answers_total",
+                "Answers delayed because message after message did not decrypt.",
+                &[],
+            ),
             http_requests: Family::counter(
                 "as2gate_http_requests_total",
                 "HTTP requests answered.",
@@ -63,6 +69,11 @@ impl Registry {
     /// A message came to its end: direction `in` or `out`, result e.g. `delivered`, `failed`, `filed`.
     pub fn message(&self, direction: &str, result: &str) {
         self.messages.add(&[direction, result], 1);
+    }
+
+    /// The answer to a message that did not decrypt was delayed.
+    pub fn answer_delayed(&self) {
+        self.delayed_answers.add(&[], 1);
     }
 
     /// A request was answered: listener e.g. `as2` or `as2-tls`.
@@ -99,6 +110,7 @@ impl Registry {
         let _ = writeln!(out, "as2gate_build_info{{version=\"{version}\"}} 1");
         for family in [
             &self.messages,
+            &self.delayed_answers,
             &self.http_requests,
             &self.sftp_connections,
             &self.sftp_logins,

@@ -276,6 +276,7 @@ impl Corpus {
                     value: vec![7; 32],
                 }),
                 text: "Grüße".to_owned(),
+                explanation: None,
                 sign: sign.map(|()| signing(Digest::Sha256, SignatureScheme::RsaPkcs1)),
                 as2_version: "1.2".to_owned(),
                 product: "fuzz/1".to_owned(),

@@ -717,6 +717,7 @@ fn mdn_out(sign: bool) -> MdnOut<'static> {
             value: vec![1; 32],
         }),
         text: "received".to_owned(),
+        explanation: None,
         sign: sign.then_some(Signing {
             identity: testkit::rsa(),
             digest: Digest::Sha256,

@@ -2,16 +2,19 @@
 //! visible together with its MDN.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use as2_core::Error;
+use as2_core::disposition::Disposition;
 use as2_core::headers::Headers;
-use as2_core::receipt::ReceiptRequest;
+use as2_core::mic::Mic;
 use as2_core::receive::{Failure, Incoming, Limits, PartInfo, PayloadSink, Received, ReceivedMessage, Receiver, SinkError};
+use as2_core::{Error, ErrorKind};
 
 use super::Taken;
-use super::reply::{Says, compose_mdn};
-use crate::clock::Millis;
+use super::reply::{Mdn, Says, receipted};
+use crate::clock::{Millis, millis};
 use crate::content_type;
+use crate::event::NewEvent;
 use crate::gateway::Core;
 use crate::journal::{Filing, NewEntry};
 use crate::layout::{self, Area, MdnDirection, Tray};
@@ -40,71 +43,123 @@ pub(super) enum Found {
 }
 
 /// Checks a claimed message, files or rejects it, and gives back its MDN as header block and body.
-pub(super) async fn check(core: &Arc<Core>, taken: &Taken) -> Result<Option<(String, Vec<u8>)>, FlowError> {
+pub(super) async fn check(core: &Arc<Core>, taken: &Taken) -> Result<Option<Mdn>, FlowError> {
     let found = open(core, &taken.pair, &taken.message).await?;
+    let delay = brake(core, taken, &found).await;
     let now = core.clock.now();
     let mut message = taken.message.clone();
     message.updated = now;
     message.finished = Some(now);
     let (mut entries, mut blobs) = evidence_entries(&message);
-    let mut says = None;
-    match found {
+    let says = match found {
         Found::Good(facts, parts) => {
             note(&mut message, &facts, &parts);
             message.state = State::Filed;
-            entries.push(NewEntry::dir(Area::Files, inbox_shelf(&message), message.id.as_str()));
-            let parent = format!("{}/{}", inbox_shelf(&message), message.id);
-            for part in parts {
-                entries.push(NewEntry::file(
-                    Area::Files,
-                    parent.clone(),
-                    &part.name,
-                    &part.staged.key,
-                    part.staged.len,
-                ));
-                blobs.extend(part.staged.blob());
-            }
+            show_in_inbox(&message, parts, &mut entries, &mut blobs);
             flag_same_payload(core, &mut message, now)?;
-            if taken.receipt.is_some() {
-                let text = format!(
-                    "It was decrypted and verified as its security asked for, and holds {} file(s).",
-                    message.detail.files.len()
-                );
-                says = Some(Says {
-                    disposition: as2_core::disposition::Disposition::processed(),
-                    mic: facts.mic,
-                    text,
-                });
-            }
+            good_words(&message, facts.mic)
         }
         Found::Bad(failure) => {
             reject(&mut message, &failure.error);
-            if taken.receipt.is_some() {
-                says = Some(Says::error(&failure.error, failure.mic));
-            }
+            Says::error(&failure.error, failure.mic)
         }
-    }
-    let mdn = match (&taken.receipt, says) {
-        (Some(receipt), Some(says)) => Some(receipted(core, &taken.pair, &mut message, receipt, says, now)?),
-        _ => None,
+    };
+    let mdn = match &taken.receipt {
+        Some(receipt) => Some(
+            receipted(core, &taken.pair, &mut message, receipt, says)
+                .map_err(|error| FlowError::Internal(format!("cannot make an MDN: {error}")))?,
+        ),
+        None => None,
     };
     if let Some(mdn) = &mdn {
         let (entry, blob) = mdn_file(&message, mdn);
         entries.push(entry);
         blobs.push(blob);
     }
-    let is_async = !message.detail.mdn_url.is_empty();
     let filing = Filing {
         message: message.clone(),
         entries,
         blobs,
         mdn: mdn.clone(),
-        mdn_is_async: is_async,
+        post_mdn_at: (!message.detail.mdn_url.is_empty()).then(|| now + millis(delay)),
     };
     core.journal.write(move |tx| tx.file_message(&filing, now)).await?;
     core.wake();
     tell(core, &message);
+    if taken.is_sync() && taken.source.is_some() {
+        // Its sender waits on the connection, which is what bounds the number of such waits.
+        tokio::time::sleep(delay).await;
+    }
     Ok(mdn)
+}
+
+/// Message directory and payload files.
+fn show_in_inbox(message: &Message, parts: Vec<Part>, entries: &mut Vec<NewEntry>, blobs: &mut Vec<(String, Vec<u8>)>) {
+    entries.push(NewEntry::dir(Area::Files, inbox_shelf(message), message.id.as_str()));
+    let parent = format!("{}/{}", inbox_shelf(message), message.id);
+    for part in parts {
+        entries.push(NewEntry::file(
+            Area::Files,
+            parent.clone(),
+            &part.name,
+            &part.staged.key,
+            part.staged.len,
+        ));
+        blobs.extend(part.staged.blob());
+    }
+}
+
+fn good_words(message: &Message, mic: Option<Mic>) -> Says {
+    Says {
+        disposition: Disposition::processed(),
+        mic,
+        text: format!(
+            "It was decrypted and verified as its security asked for, and holds {} file(s).",
+            message.detail.files.len()
+        ),
+        explanation: None,
+    }
+}
+
+/// How much later the answer to a message leaves that did not decrypt; nothing for all others. The answer about missing
+/// security counts too, since bad padding may hide behind it (see `unsigned_either_way` in `as2-core`).
+pub(super) async fn brake(core: &Core, taken: &Taken, found: &Found) -> Duration {
+    let Found::Bad(failure) = found else { return Duration::ZERO };
+    if !matches!(
+        failure.error.kind,
+        ErrorKind::DecryptionFailed | ErrorKind::InsufficientMessageSecurity
+    ) {
+        return Duration::ZERO;
+    }
+    let (message, now) = (&taken.message, core.clock.now());
+    let braked = core.brake.failed(taken.source, &message.station, &message.partner, now);
+    if !braked.delay.is_zero() {
+        core.metrics.answer_delayed();
+    }
+    if braked.alert {
+        let source = taken.source.map(|source| source.to_string()).unwrap_or_default();
+        tracing::error!(
+            station = message.station,
+            partner = message.partner,
+            source,
+            "many messages do not decrypt: answers are delayed"
+        );
+        let row = message.clone();
+        let recorded = core.journal.write(move |tx| {
+            let event = NewEvent {
+                account: &row.account,
+                kind: "partner.decryption_failures",
+                subject: &row.partner,
+                facts: serde_json::json!({ "station": row.station, "source": source, "message": row.id.as_str() }),
+            };
+            tx.record(&event, now)
+        });
+        // The brake works without its event.
+        if let Err(error) = recorded.await {
+            tracing::warn!(%error, "cannot record an event");
+        }
+    }
+    braked.delay
 }
 
 /// A message that no try could check: rejected with all its evidence, so that its partner may send it again.
@@ -113,7 +168,7 @@ pub(super) async fn give_up(core: &Arc<Core>, mut message: Message) -> Result<()
     reject(
         &mut message,
         &Error::new(
-            as2_core::ErrorKind::UnexpectedProcessingError,
+            ErrorKind::UnexpectedProcessingError,
             "every check failed by a fault of ours; see the log",
         ),
     );
@@ -126,7 +181,7 @@ pub(super) async fn give_up(core: &Arc<Core>, mut message: Message) -> Result<()
         entries,
         blobs,
         mdn: None,
-        mdn_is_async: false,
+        post_mdn_at: None,
     };
     core.journal.write(move |tx| tx.file_message(&filing, now)).await?;
     core.wake();
@@ -141,27 +196,6 @@ fn tell(core: &Core, message: &Message) {
     } else {
         tracing::warn!(id = %message.id, station = fields.0, partner = fields.1, message_id = fields.2, code = message.code, reason = message.reason, "message rejected");
     }
-}
-
-/// Makes the MDN and writes into the row what it says.
-pub(super) fn receipted(
-    core: &Core,
-    pair: &Partnership,
-    message: &mut Message,
-    receipt: &ReceiptRequest,
-    says: Says,
-    now: Millis,
-) -> Result<(String, Vec<u8>), FlowError> {
-    message.detail.mdn_disposition = says.disposition.to_string();
-    message.detail.mdn_text.clone_from(&says.text);
-    if let Some(mic) = &says.mic {
-        message.detail.mic = mic.to_string();
-    }
-    message.detail.mdn_signature = if receipt.signed { "signed" } else { "unsigned" }.to_owned();
-    if receipt.deliver_to.is_none() {
-        message.detail.mdn_at = Some(now);
-    }
-    compose_mdn(core, Some(pair), message, receipt, says).map_err(|error| FlowError::Internal(format!("cannot make an MDN: {error}")))
 }
 
 fn note(message: &mut Message, facts: &ReceivedMessage, parts: &[Part]) {

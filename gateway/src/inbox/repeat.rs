@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use as2_core::{Error, ErrorKind};
 
-use super::check::{Found, evidence_entries, mdn_file, open, receipted};
-use super::reply::{self, Says};
+use super::check::{Found, brake, open};
+use super::reply::{self, Says, keep_refused};
 use super::{Taken, checked, drop_staged};
 use crate::clock::Millis;
 use crate::gateway::Core;
 use crate::http::Reply;
-use crate::journal::{Claim, Claimed, Filing, InboundRow};
-use crate::message::State;
+use crate::journal::{Claim, Claimed, InboundRow};
+use crate::message::{Message, State};
 use crate::outbox::FlowError;
 use crate::storage::Staged;
 
@@ -134,36 +134,44 @@ async fn replay(core: &Arc<Core>, taken: &Taken, row: InboundRow) -> Result<Repl
 
 /// Other bytes under a bound id: encrypted anew if the content is the same, quarantined if it is not.
 async fn other_bytes(core: &Arc<Core>, taken: Taken, staged: Staged, row: InboundRow) -> Result<Reply, FlowError> {
-    let now = core.clock.now();
     if let Some((key, bytes)) = staged.blob() {
         core.journal.write(move |tx| tx.put_blob(&key, &bytes)).await?;
     }
     let found = open(core, &taken.pair, &taken.message).await?;
-    let key = vec![staged.key.clone()];
     let same = match &found {
         Found::Good(facts, _) => facts.mic.as_ref().is_some_and(|mic| mic.to_string() == row.mic),
         Found::Bad(_) => false,
     };
     if same {
         discard_parts(core, found);
-        core.let_go(key).await;
+        core.let_go(vec![staged.key]).await;
         return replay(core, &taken, row).await;
     }
-    let (error, mic) = match &found {
-        Found::Good(facts, _) => (
-            Error::new(
-                ErrorKind::UnexpectedProcessingError,
-                format!("Message-ID of {} with other content", row.message),
-            ),
-            facts.mic.clone(),
-        ),
-        Found::Bad(failure) => (failure.error.clone(), failure.mic.clone()),
-    };
-    let mut message = taken.message.clone();
-    message.state = if matches!(found, Found::Good(..)) {
-        State::Quarantined
-    } else {
-        State::Rejected
+    let braked = brake(core, &taken, &found).await;
+    let (message, says) = quarantined(&taken.message, &found, &row);
+    discard_parts(core, found);
+    tracing::warn!(id = %message.id, station = message.station, partner = message.partner, message_id = message.message_id, reason = message.reason, "message refused: its id is bound");
+    let made = keep_refused(core, &taken.pair, message, taken.receipt.as_ref(), says, None).await?;
+    tokio::time::sleep(braked).await;
+    Ok(match made {
+        Some(made) if taken.is_sync() => reply::mdn(made),
+        _ => accepted(&taken),
+    })
+}
+
+/// The row of a message whose id belongs to another one, and what its sender is told.
+fn quarantined(message: &Message, found: &Found, first: &InboundRow) -> (Message, Says) {
+    let mut message = message.clone();
+    let (error, mic) = match found {
+        Found::Good(facts, _) => {
+            message.state = State::Quarantined;
+            let why = format!("Message-ID of {} with other content", first.message);
+            (Error::new(ErrorKind::UnexpectedProcessingError, why), facts.mic.clone())
+        }
+        Found::Bad(failure) => {
+            message.state = State::Rejected;
+            (failure.error.clone(), failure.mic.clone())
+        }
     };
     message.code = if message.state == State::Quarantined {
         "message-id-reused".to_owned()
@@ -171,37 +179,9 @@ async fn other_bytes(core: &Arc<Core>, taken: Taken, staged: Staged, row: Inboun
         error.kind.as_str().to_owned()
     };
     message.reason.clone_from(&error.detail);
-    message.detail.previous.clone_from(&row.message);
+    message.detail.previous.clone_from(&first.message);
     message.detail.hint = "ask the partner to send it under a new Message-ID; the raw message is kept".to_owned();
-    message.updated = now;
-    message.finished = Some(now);
-    discard_parts(core, found);
-    let (mut entries, mut blobs) = evidence_entries(&message);
-    let mut mdn = None;
-    if taken.is_async() {
-        message.detail.marks.push("no MDN: the first copy's stands".to_owned());
-    }
-    if let Some(receipt) = taken.receipt.as_ref().filter(|_| taken.is_sync()) {
-        let made = receipted(core, &taken.pair, &mut message, receipt, Says::error(&error, mic), now)?;
-        let (entry, blob) = mdn_file(&message, &made);
-        entries.push(entry);
-        blobs.push(blob);
-        mdn = Some(made);
-    }
-    tracing::warn!(id = %message.id, station = message.station, partner = message.partner, message_id = message.message_id, reason = message.reason, "message refused: its id is bound");
-    let filing = Filing {
-        message,
-        entries,
-        blobs,
-        mdn: None,
-        mdn_is_async: false,
-    };
-    core.journal.write(move |tx| tx.record_refused(&filing, now)).await?;
-    core.wake();
-    Ok(match mdn {
-        Some(mdn) if taken.is_sync() => reply::mdn(mdn),
-        _ => accepted(&taken),
-    })
+    (message, Says::error(&error, mic))
 }
 
 fn discard_parts(core: &Core, found: Found) {

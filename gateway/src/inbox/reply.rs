@@ -48,7 +48,7 @@ pub(super) fn not_now(error: &StorageError) -> Reply {
 }
 
 /// A stored MDN, in the answer.
-pub(super) fn mdn((block, body): (String, Vec<u8>)) -> Reply {
+pub(super) fn mdn((block, body): Mdn) -> Reply {
     match Headers::parse(block.as_bytes()) {
         Ok(headers) => Reply {
             status: 200,
@@ -62,11 +62,16 @@ pub(super) fn mdn((block, body): (String, Vec<u8>)) -> Reply {
     }
 }
 
+/// A made MDN: header block and body.
+pub(super) type Mdn = (String, Vec<u8>);
+
 /// What an MDN says, besides whom it goes to.
 pub(super) struct Says {
     pub(super) disposition: Disposition,
     pub(super) mic: Option<Mic>,
     pub(super) text: String,
+    /// For the field `Explanation`; nothing about decryption ever stands there.
+    pub(super) explanation: Option<String>,
 }
 
 impl Says {
@@ -90,37 +95,36 @@ impl Says {
             disposition: Disposition::from(error),
             mic,
             text: advice.to_owned(),
+            explanation: (error.kind != ErrorKind::DecryptionFailed).then(|| advice.to_owned()),
         }
+    }
+
+    /// `failed`: the receipt that was asked for cannot be made (RFC 4130 §7.5.3).
+    fn is_failed(&self) -> bool {
+        self.disposition.to_string().contains("failed/")
     }
 }
 
-/// Makes an MDN for a message of this pair. `failed` ones and those for strangers go unsigned (as2.md §5.1).
+/// Makes an MDN for a message of this pair, and tells whether it is signed. `failed` ones and those for strangers go
+/// unsigned (as2.md §5.1).
 pub(super) fn compose_mdn(
     core: &Core,
     pair: Option<&Partnership>,
     message: &Message,
     receipt: &ReceiptRequest,
     says: Says,
-) -> Result<(String, Vec<u8>), Error> {
+) -> Result<(Mdn, bool), Error> {
     let now = core.clock.now();
-    let legacy = pair.is_some_and(|pair| pair.partner.legacy);
-    let fit = |digest: &Digest| match digest {
-        Digest::Sha256 | Digest::Sha384 | Digest::Sha512 => true,
-        Digest::Sha1 | Digest::Sha224 => legacy,
-        _ => false,
-    };
-    let named = says.mic.as_ref().map(|mic| mic.digest).filter(fit);
-    let digest = named
-        .or_else(|| receipt.micalgs.iter().copied().find(fit))
-        .unwrap_or(Digest::Sha256);
-    let failed = says.disposition.to_string().contains("failed/");
-    let identity = pair.filter(|_| receipt.signed && !failed).and_then(Partnership::signer);
-    let sign = identity.map(|identity| as2_core::compose::Signing {
-        identity,
-        digest,
-        scheme: pair.map_or(as2_core::algorithm::SignatureScheme::RsaPkcs1, |pair| pair.partner.signature_scheme),
-        include_certificate: true,
+    let sign = pair.filter(|_| receipt.signed && !says.is_failed()).and_then(|pair| {
+        Some(as2_core::compose::Signing {
+            identity: pair.signer()?,
+            digest: receipt_digest(pair, receipt, says.mic.as_ref()),
+            scheme: pair.partner.signature_scheme,
+            include_certificate: true,
+        })
     });
+    let signed = sign.is_some();
+    let as2_version = pair.map_or("1.2", |pair| pair.partner.as2_version.as_str());
     let mut nonce = [0u8; 16];
     openssl::rand::rand_bytes(&mut nonce)?;
     let text = format!(
@@ -140,35 +144,102 @@ pub(super) fn compose_mdn(
         disposition: says.disposition,
         mic: says.mic,
         text,
+        explanation: says.explanation.filter(|_| knows_explanation(as2_version)),
         sign,
-        as2_version: pair.map_or_else(|| "1.2".to_owned(), |pair| pair.partner.as2_version.clone()),
+        as2_version: as2_version.to_owned(),
         product: concat!("as2gate/", env!("CARGO_PKG_VERSION")).to_owned(),
         subject: "Message disposition notification".to_owned(),
         nonce,
         recipient_url: receipt.deliver_to.clone(),
         extra_headers: Vec::new(),
     })?;
-    Ok((String::from_utf8_lossy(&headers.to_bytes()).into_owned(), body))
+    Ok(((String::from_utf8_lossy(&headers.to_bytes()).into_owned(), body), signed))
+}
+
+/// The digest of the MDN's own signature: the MIC's, else the first one asked for that fits this partner.
+fn receipt_digest(pair: &Partnership, receipt: &ReceiptRequest, mic: Option<&Mic>) -> Digest {
+    let fit = |digest: &Digest| match digest {
+        Digest::Sha256 | Digest::Sha384 | Digest::Sha512 => true,
+        Digest::Sha1 | Digest::Sha224 => pair.partner.legacy,
+        _ => false,
+    };
+    let named = mic.map(|mic| mic.digest).filter(fit);
+    named
+        .or_else(|| receipt.micalgs.iter().copied().find(fit))
+        .unwrap_or(Digest::Sha256)
+}
+
+/// The field came with AS2 1.3 (rfc4130bis).
+fn knows_explanation(as2_version: &str) -> bool {
+    let mut numbers = as2_version.split('.').map(|part| part.parse::<u8>().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(1), Some(3))
+}
+
+/// Partner text for a row and a line of ours.
+fn clean(text: &str, most: usize) -> String {
+    text.chars().filter(|c| !c.is_control()).take(most).collect()
 }
 
 /// AS2-From or AS2-To is nobody we know: told in the answer itself, and shown in the list of rejected messages. Nothing
 /// of the body is kept, and no URL of the sender is ever contacted.
 pub(super) async fn stranger(core: &Arc<Core>, arrival: &Arrival, from: &str, to: &str) -> Result<Reply, FlowError> {
-    let now = core.clock.now();
     core.storage.check_room()?;
-    let headers = &arrival.head.headers;
     let error = Error::new(
         ErrorKind::UnknownTradingRelationship,
         format!("no relationship between station {to} and partner {from}"),
     );
+    let mut message = strangers_row(core, arrival, from, to, &error);
+    tracing::warn!(id = %message.id, station = message.station, partner = message.partner, peer = %arrival.peer, "message of an unknown pair refused");
+    let wants_mdn = arrival.head.headers.get("Disposition-Notification-To").is_some();
+    let as_mdn = wants_mdn && core.config.as2.unknown_partner != crate::config::UnknownPartner::Http422;
+    let made = as_mdn
+        .then(|| {
+            compose_mdn(
+                core,
+                None,
+                &message,
+                &ReceiptRequest::sync(String::new()),
+                Says::error(&error, None),
+            )
+            .ok()
+        })
+        .flatten();
+    if made.is_some() {
+        message.detail.mdn_disposition = Disposition::from(&error).to_string();
+        message.detail.mdn_signature = "unsigned".to_owned();
+    }
+    core.metrics.message("in", "unknown");
+    core.journal.write(move |tx| tx.record_stranger(&message)).await?;
+    Ok(match made {
+        Some((made, _)) => mdn(made),
+        None => Reply::text(
+            422,
+            &format!(
+                "no trading relationship between AS2-From {} and AS2-To {}\r\n",
+                clean(from, 128),
+                clean(to, 128)
+            ),
+        ),
+    })
+}
+
+/// The line in the list of rejected messages.
+fn strangers_row(core: &Core, arrival: &Arrival, from: &str, to: &str, error: &Error) -> Message {
+    let now = core.clock.now();
+    let headers = &arrival.head.headers;
     let account = core
         .objects()
         .stations
         .get(to)
         .map(|station| station.account.clone())
         .unwrap_or_default();
-    let clean = |text: &str, most: usize| text.chars().filter(|c| !c.is_control()).take(most).collect::<String>();
-    let mut message = Message {
+    let mut detail = Detail {
+        mdn_mode: "none".to_owned(),
+        hint: "partner add, if it is one of yours; ids are compared exactly".to_owned(),
+        ..Detail::default()
+    };
+    detail.set_head(arrival.head.bytes.get(..MAX_STRANGER_HEAD).unwrap_or(&arrival.head.bytes));
+    Message {
         id: Id::draw(now),
         account,
         direction: Direction::In,
@@ -188,41 +259,8 @@ pub(super) async fn stranger(core: &Arc<Core>, arrival: &Arrival, from: &str, to
         finished: Some(now),
         attempts: 0,
         next_try: None,
-        detail: Detail {
-            mdn_mode: "none".to_owned(),
-            ..Detail::default()
-        },
-    };
-    message
-        .detail
-        .set_head(arrival.head.bytes.get(..MAX_STRANGER_HEAD).unwrap_or(&arrival.head.bytes));
-    message.detail.hint = "partner add, if it is one of yours; ids are compared exactly".to_owned();
-    tracing::warn!(id = %message.id, station = message.station, partner = message.partner, peer = %arrival.peer, "message of an unknown pair refused");
-    let wants_mdn = headers.get("Disposition-Notification-To").is_some();
-    let as_mdn = wants_mdn && core.config.as2.unknown_partner != crate::config::UnknownPartner::Http422;
-    let receipt = ReceiptRequest::sync(String::new());
-    let made = if as_mdn {
-        compose_mdn(core, None, &message, &receipt, Says::error(&error, None)).ok()
-    } else {
-        None
-    };
-    if made.is_some() {
-        message.detail.mdn_disposition = Disposition::from(&error).to_string();
-        message.detail.mdn_signature = "unsigned".to_owned();
+        detail,
     }
-    core.metrics.message("in", "unknown");
-    core.journal.write(move |tx| tx.record_stranger(&message)).await?;
-    Ok(match made {
-        Some(made) => mdn(made),
-        None => Reply::text(
-            422,
-            &format!(
-                "no trading relationship between AS2-From {} and AS2-To {}\r\n",
-                clean(from, 128),
-                clean(to, 128)
-            ),
-        ),
-    })
 }
 
 /// A message of a known pair that cannot even be bound: unusable Message-ID, impossible receipt. Kept as evidence.
@@ -234,7 +272,6 @@ pub(super) async fn refuse(
     error: Error,
     draft: Draft,
 ) -> Result<Reply, FlowError> {
-    let now = core.clock.now();
     tracing::warn!(id = %message.id, station = message.station, partner = message.partner, %error, "message refused");
     let staged = tokio::task::spawn_blocking(move || draft.stage())
         .await
@@ -243,45 +280,81 @@ pub(super) async fn refuse(
     message.state = State::Rejected;
     message.code = error.kind.as_str().replace(' ', "-").to_ascii_lowercase();
     message.reason.clone_from(&error.detail);
-    message.finished = Some(now);
-    let (mut entries, mut blobs) = evidence_entries(&message);
-    blobs.extend(staged.blob());
-    let wants_mdn = arrival.head.headers.get("Disposition-Notification-To").is_some();
-    let mut made = None;
-    if wants_mdn {
+    let headers = &arrival.head.headers;
+    let receipt = headers.get("Disposition-Notification-To").map(|_| {
         // The receipt that was asked for, unless that is what is wrong; in the answer, whatever else was asked.
-        let asked = ReceiptRequest::from_headers(&arrival.head.headers).ok().flatten();
-        let receipt = ReceiptRequest {
+        let asked = ReceiptRequest::from_headers(headers).ok().flatten();
+        ReceiptRequest {
             deliver_to: None,
             ..asked.unwrap_or_else(|| ReceiptRequest::sync(String::new()))
-        };
-        let disposition = Disposition::from(&error).to_string();
-        made = compose_mdn(core, Some(pair), &message, &receipt, Says::error(&error, None)).ok();
-        if let Some(made) = &made {
-            message.detail.mdn_disposition = disposition;
-            message.detail.mdn_signature = if receipt.signed && !made.0.contains("multipart/report") {
-                "signed"
-            } else {
-                "unsigned"
-            }
-            .to_owned();
-            message.detail.mdn_at = Some(now);
-            let (entry, blob) = mdn_file(&message, made);
-            entries.push(entry);
-            blobs.push(blob);
         }
+    });
+    let made = keep_refused(core, pair, message, receipt.as_ref(), Says::error(&error, None), staged.blob()).await?;
+    Ok(made.map_or_else(
+        || Reply::text(400, "the message cannot be processed: its headers are wrong\r\n"),
+        mdn,
+    ))
+}
+
+/// Files a refusal with its evidence and the receipt that was asked for, which comes back for the answer or, where it was
+/// asked for at a URL, goes out by a job.
+pub(super) async fn keep_refused(
+    core: &Arc<Core>,
+    pair: &Partnership,
+    mut message: Message,
+    receipt: Option<&ReceiptRequest>,
+    says: Says,
+    raw: Option<(String, Vec<u8>)>,
+) -> Result<Option<Mdn>, FlowError> {
+    let now = core.clock.now();
+    message.updated = now;
+    message.finished = Some(now);
+    let (mut entries, mut blobs) = evidence_entries(&message);
+    blobs.extend(raw);
+    let made = match receipt.map(|receipt| receipted(core, pair, &mut message, receipt, says)) {
+        Some(Ok(made)) => Some(made),
+        Some(Err(error)) => {
+            // A Message-ID that is wrong enough cannot be named in a receipt either.
+            tracing::info!(id = %message.id, %error, "no MDN for a refused message");
+            None
+        }
+        None => None,
+    };
+    if let Some(made) = &made {
+        let (entry, blob) = mdn_file(&message, made);
+        entries.push(entry);
+        blobs.push(blob);
     }
     let filing = Filing {
         message,
         entries,
         blobs,
-        mdn: None,
-        mdn_is_async: false,
+        mdn: made.clone(),
+        post_mdn_at: receipt.and_then(|receipt| receipt.deliver_to.as_ref()).map(|_| now),
     };
     core.journal.write(move |tx| tx.record_refused(&filing, now)).await?;
     core.wake();
-    Ok(made.map_or_else(
-        || Reply::text(400, "the message cannot be processed: its headers are wrong\r\n"),
-        mdn,
-    ))
+    Ok(made)
+}
+
+/// Makes the MDN and writes into the row what it says.
+pub(super) fn receipted(
+    core: &Core,
+    pair: &Partnership,
+    message: &mut Message,
+    receipt: &ReceiptRequest,
+    says: Says,
+) -> Result<Mdn, Error> {
+    let (disposition, text) = (says.disposition.to_string(), says.text.clone());
+    let mic = says.mic.as_ref().map(ToString::to_string);
+    let (made, signed) = compose_mdn(core, Some(pair), message, receipt, says)?;
+    let detail = &mut message.detail;
+    detail.mdn_disposition = disposition;
+    detail.mdn_text = text;
+    detail.mic = mic.unwrap_or_else(|| std::mem::take(&mut detail.mic));
+    detail.mdn_signature = if signed { "signed" } else { "unsigned" }.to_owned();
+    if receipt.deliver_to.is_none() {
+        detail.mdn_at = Some(core.clock.now());
+    }
+    Ok(made)
 }

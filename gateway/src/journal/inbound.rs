@@ -63,8 +63,8 @@ pub struct Filing {
     pub blobs: Vec<(String, Vec<u8>)>,
     /// The MDN, as header block and body.
     pub mdn: Option<(String, Vec<u8>)>,
-    /// It goes out by a POST of ours: a job is made for it.
-    pub mdn_is_async: bool,
+    /// It goes out by a POST of ours, not before this time: a job is made for it.
+    pub post_mdn_at: Option<Millis>,
 }
 
 impl Tx<'_> {
@@ -183,9 +183,7 @@ impl Tx<'_> {
                 ])?;
         }
         self.finish_job(JobKind::Receive, id)?;
-        if filing.mdn_is_async && filing.mdn.is_some() {
-            self.add_job(JobKind::Mdn, &message.account, id, &lane(&message.station, &message.partner), now)?;
-        }
+        self.add_mdn_job(filing)?;
         let kind = if message.state == State::Filed {
             "message.received"
         } else {
@@ -205,7 +203,16 @@ impl Tx<'_> {
             self.put_blob(key, bytes)?;
         }
         self.add_entries(&message.account, message.id.as_str(), &filing.entries, now)?;
+        self.add_mdn_job(filing)?;
         self.record_message("message.rejected", message, now)
+    }
+
+    fn add_mdn_job(&self, filing: &Filing) -> Result<()> {
+        let (message, Some(due)) = (&filing.message, filing.post_mdn_at.filter(|_| filing.mdn.is_some())) else {
+            return Ok(());
+        };
+        let lane = lane(&message.station, &message.partner);
+        self.add_job(JobKind::Mdn, &message.account, message.id.as_str(), &lane, due)
     }
 
     /// Keeps a line about a message of a stranger, and forgets the oldest ones: strangers must not fill the disk.
