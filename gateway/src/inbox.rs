@@ -104,6 +104,10 @@ impl Receive for Inbox {
                 {
                     return Err(Reply::text(403, "the TLS certificate is another partner's\r\n"));
                 }
+                if !reply::shows(arrival, pair.inbound_auth.as_ref()) {
+                    tracing::warn!(peer = %arrival.peer, station = pair.station.as2_id, partner = pair.partner.as2_id, "a POST without the partner's credentials refused");
+                    return Err(reply::unauthorized());
+                }
                 self.core.storage.check_room().map_err(|error| reply::not_now(&error))?;
                 let own = pair.partner.max_message;
                 (Some(self.core.storage.draft()), if own == 0 { max } else { own })
@@ -366,7 +370,7 @@ fn new_message(arrival: &Arrival, pair: &Partnership, raw_sha256: String, len: u
             ..Detail::default()
         },
     };
-    message.detail.set_head(&arrival.head.bytes);
+    message.detail.set_head(&reply::without_secrets(&arrival.head.bytes));
     if let Err(error) = MessageId::from_header(given) {
         message.message_id = given.chars().filter(|c| !c.is_control()).take(200).collect();
         return Err((Box::new(message), error));

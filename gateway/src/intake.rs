@@ -385,6 +385,10 @@ pub async fn submit(
     content_type: Option<&str>,
 ) -> Result<Message, SubmitError> {
     let account = check_pair(core, station, partner)?;
+    crate::variables::check("subject", subject.unwrap_or_default()).map_err(|why| {
+        let (why, hint) = why.split_once('\n').unwrap_or((&why, ""));
+        SubmitError::new("bad-subject", format!("cannot send {}", file.display()), why, hint)
+    })?;
     let own = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let name = name.unwrap_or(&own).to_owned();
     layout::check_upload_name(name.as_bytes())

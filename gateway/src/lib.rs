@@ -18,6 +18,7 @@ pub mod presets;
 pub mod station;
 pub mod text;
 pub mod user;
+pub mod variables;
 
 // Backends.
 pub mod journal;

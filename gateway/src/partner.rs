@@ -64,7 +64,14 @@ impl MdnMode {
 
 words! {
     /// TLS towards the partner.
-    pub enum TlsMode { Default = "default", Legacy = "legacy" }
+    pub enum TlsMode {
+        /// 1.2 and later.
+        Default = "default",
+        /// 1.3 and nothing else.
+        Only13 = "1.3",
+        /// 1.0 and later, for old servers.
+        Legacy = "legacy",
+    }
 }
 
 words! {
@@ -129,8 +136,11 @@ pub struct Partner {
     pub blocked: Blocked,
     /// Legal hold: no life cycle.
     pub hold: bool,
-    /// Default subject.
+    /// Default subject; may hold [`crate::variables`].
     pub subject: String,
+    /// Name of the file as the partner sees it; empty is its own name. May hold variables. Attachments of an unpacked zip
+    /// keep their names.
+    pub file_name: String,
     /// Content type of payloads; `auto` goes by extension.
     pub content_type: String,
     /// What happens to an uploaded zip.
@@ -184,9 +194,11 @@ pub struct Partner {
     pub https_certificate: Vec<String>,
     /// Name of our TLS client certificate.
     pub client_certificate: String,
-    /// Basic authentication.
+    /// Basic authentication that we show.
     pub http_auth: HttpAuth,
-    /// Further header lines on each message.
+    /// Basic authentication that it has to show with messages and async MDNs.
+    pub inbound_auth: HttpAuth,
+    /// Further header lines on each message; values may hold variables.
     pub headers: BTreeMap<String, String>,
     /// Proxy URL, `http://host:port`.
     pub proxy: String,
@@ -205,6 +217,8 @@ pub struct Partner {
     pub connect_timeout: u64,
     /// Seconds; 0 means the server's.
     pub response_timeout: u64,
+    /// Seconds for a whole POST, name to answer; 0 means no limit as long as bytes move.
+    pub total_timeout: u64,
     /// Retry figures.
     pub retry: PartnerRetry,
 
@@ -235,6 +249,7 @@ impl Default for Partner {
             blocked: Blocked::None,
             hold: false,
             subject: String::new(),
+            file_name: String::new(),
             content_type: "auto".to_owned(),
             zip: Zip::AsIs,
             allow_empty: false,
@@ -258,6 +273,7 @@ impl Default for Partner {
             https_certificate: Vec::new(),
             client_certificate: String::new(),
             http_auth: HttpAuth::default(),
+            inbound_auth: HttpAuth::default(),
             headers: BTreeMap::new(),
             proxy: String::new(),
             proxy_auth: HttpAuth::default(),
@@ -267,6 +283,7 @@ impl Default for Partner {
             max_message: 0,
             connect_timeout: 0,
             response_timeout: 0,
+            total_timeout: 0,
             retry: PartnerRetry::default(),
             max_parallel: 4,
             in_order: false,
@@ -278,6 +295,15 @@ impl Default for Partner {
 }
 
 impl Partner {
+    /// Every pair of user and password, with the label that its sealed password is bound to.
+    pub fn credentials(&mut self) -> [(&'static str, &mut HttpAuth); 3] {
+        [
+            ("http-auth", &mut self.http_auth),
+            ("inbound-auth", &mut self.inbound_auth),
+            ("proxy-auth", &mut self.proxy_auth),
+        ]
+    }
+
     /// Whether it trades with this station.
     #[must_use]
     pub fn trades_with(&self, station: &str) -> bool {

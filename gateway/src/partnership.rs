@@ -36,6 +36,8 @@ pub struct Partnership {
     pub tls_identity: Option<TlsIdentity>,
     /// Basic authentication.
     pub http_auth: Option<(String, zeroize::Zeroizing<String>)>,
+    /// Basic authentication that the partner has to show.
+    pub inbound_auth: Option<(String, zeroize::Zeroizing<String>)>,
     /// Proxy credentials.
     pub proxy_auth: Option<(String, zeroize::Zeroizing<String>)>,
 }
@@ -104,6 +106,7 @@ impl Partnership {
             pinned_tls: resolver.named(&partner.https_certificate).map(|c| c.der.clone()).collect(),
             tls_identity: resolver.tls_identity(&partner)?,
             http_auth: opened(&partner.http_auth, "http-auth")?,
+            inbound_auth: opened(&partner.inbound_auth, "inbound-auth")?,
             proxy_auth: opened(&partner.proxy_auth, "proxy-auth")?,
             station,
             partner,

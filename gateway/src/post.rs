@@ -13,6 +13,7 @@ pub(crate) mod wire;
 
 use std::fmt;
 use std::fs::File;
+use std::future::Future;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,7 @@ use url::Url;
 #[derive(Default)]
 pub struct Poster {
     roots: OnceLock<SslConnector>,
+    roots_13: OnceLock<SslConnector>,
     roots_legacy: OnceLock<SslConnector>,
 }
 
@@ -54,6 +56,8 @@ pub struct Target {
     pub progress_timeout: Duration,
     /// From the end of the body to the answer's head; again for the answer's body.
     pub response_timeout: Duration,
+    /// For all of it, from name to answer; `None`: as long as bytes move.
+    pub total_timeout: Option<Duration>,
     /// Sends chunks instead of a Content-Length.
     pub chunked: bool,
 }
@@ -64,6 +68,8 @@ pub enum Tls {
     /// 1.2 and later.
     #[default]
     Default,
+    /// 1.3 and later.
+    Only13,
     /// 1.0 and later, with the ciphers of their time.
     Legacy,
 }
@@ -190,6 +196,28 @@ impl fmt::Debug for Poster {
     }
 }
 
+/// Holds work against the target's limit for the whole POST.
+async fn in_time<T>(
+    target: &Target,
+    began: Instant,
+    may_have_arrived: bool,
+    work: impl Future<Output = Result<T, PostError>>,
+) -> Result<T, PostError> {
+    let Some(total) = target.total_timeout else { return work.await };
+    let left = total.saturating_sub(began.elapsed());
+    tokio::time::timeout(left, work).await.unwrap_or_else(|_| {
+        let stage = if may_have_arrived { Stage::Head } else { Stage::Connect };
+        Err(PostError {
+            body_sent: may_have_arrived,
+            ..PostError::new(
+                stage,
+                format!("not done within {} s", total.as_secs()),
+                "if the partner or the way to it is that slow: partner set … --total-timeout",
+            )
+        })
+    })
+}
+
 /// One step of a test of a partner's address.
 #[derive(Clone, Debug)]
 pub struct ProbeStep {
@@ -220,8 +248,11 @@ impl Poster {
     pub async fn post(&self, target: &Target, headers: &Headers, body: Body, max_answer: usize) -> Result<Answer, PostError> {
         let url = Url::parse(&target.url)?;
         let request = exchange::Request::post(target, &url, headers, body.len())?;
-        let connection = self.connect(target, &url).await?;
-        exchange::run(target, connection, request, body, max_answer).await
+        let began = Instant::now();
+        let connection = in_time(target, began, false, self.connect(target, &url)).await?;
+        // From here on the server may hold the message, however it ends.
+        let exchange = exchange::run(target, connection, request, body, max_answer);
+        in_time(target, began, true, exchange).await
     }
 
     async fn connect(&self, target: &Target, url: &Url) -> Result<connect::Connection, PostError> {
@@ -240,6 +271,7 @@ impl Poster {
         }
         let roots = match target.tls {
             Tls::Default => &self.roots,
+            Tls::Only13 => &self.roots_13,
             Tls::Legacy => &self.roots_legacy,
         };
         tls::connect(roots, target, url, stream).await

@@ -501,6 +501,9 @@ async fn deliver_late(
     Ok(())
 }
 
+/// How long the POST of an MDN may take in all (security.md §7).
+const MDN_POST: std::time::Duration = std::time::Duration::from_secs(60);
+
 /// Posts one of our own async MDNs: the stored bytes, on every try (RFC 4130 §7.2).
 ///
 /// # Errors
@@ -530,7 +533,8 @@ pub async fn post_mdn(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
     }
     let headers = Headers::parse(headers.as_bytes()).map_err(|e| FlowError::Internal(e.to_string()))?;
     let mut target = outbox::target(core, &pair, &url);
-    target.response_timeout = std::time::Duration::from_secs(60);
+    target.response_timeout = MDN_POST;
+    target.total_timeout = Some(MDN_POST);
     let path = |url: &str| url.split(['?', '#']).next().unwrap_or_default().to_owned();
     if path(&pair.partner.url) != path(&url) {
         // The sender chose path and query; credentials belong to the address they were given for (as2.md SEC1).

@@ -303,7 +303,7 @@ fn list(ctx: &Ctx, all: &Objects) {
 /// The partner's fields without its passwords.
 fn object(partner: &Partner) -> Value {
     let mut partner = partner.clone();
-    for auth in [&mut partner.http_auth, &mut partner.proxy_auth] {
+    for (_, auth) in partner.credentials() {
         if !auth.password.is_empty() {
             "…".clone_into(&mut auth.password);
         }
@@ -395,6 +395,7 @@ fn shown(core: &Core, all: &Objects, partner: &Partner) -> Result<(Value, String
     ];
     let others = crate::manage::fields::table(&Partner {
         http_auth: Default::default(),
+        inbound_auth: Default::default(),
         proxy_auth: Default::default(),
         ..partner.clone()
     });
@@ -449,6 +450,7 @@ fn shown(core: &Core, all: &Objects, partner: &Partner) -> Result<(Value, String
             },
         ),
         ("HTTP user", partner.http_auth.user.clone()),
+        ("Logs in as", partner.inbound_auth.user.clone()),
         ("Settings", others.join("\n")),
         ("Announced", announced.join("\n")),
         ("Last in", at(&last_in)),

@@ -11,6 +11,9 @@ use as2_core::message_id::MessageId;
 use as2_core::mic::Mic;
 use as2_core::receipt::ReceiptRequest;
 use as2_core::{Error, ErrorKind};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use zeroize::Zeroizing;
 
 use super::check::{evidence_entries, mdn_file};
 use crate::clock::rfc3339;
@@ -28,6 +31,55 @@ const MAX_STRANGER_HEAD: usize = 4096;
 /// 413 with the limit.
 pub(super) fn too_large(max: u64) -> Reply {
     Reply::text(413, &format!("the message is larger than {max} bytes\r\n"))
+}
+
+/// 401 with its challenge (RFC 7617 §2).
+pub(super) fn unauthorized() -> Reply {
+    let mut reply = Reply::text(401, "user name and password are missing or wrong\r\n");
+    let _ = reply.headers.push("WWW-Authenticate", "Basic realm=\"AS2\", charset=\"UTF-8\"");
+    reply
+}
+
+/// Whether a request shows the credentials that are asked of its partner, if any. Takes the same time for every wrong one
+/// of the same length.
+pub(super) fn shows(arrival: &Arrival, asked: Option<&(String, Zeroizing<String>)>) -> bool {
+    let Some((user, password)) = asked else { return true };
+    let shown = arrival.head.headers.get("Authorization").unwrap_or_default();
+    let Some(encoded) = shown
+        .get(..6)
+        .filter(|scheme| scheme.eq_ignore_ascii_case("basic "))
+        .and(shown.get(6..))
+    else {
+        return false;
+    };
+    let Ok(decoded) = STANDARD.decode(encoded.trim()) else {
+        return false;
+    };
+    let wanted = Zeroizing::new(format!("{user}:{}", password.as_str()));
+    decoded.len() == wanted.len() && openssl::memcmp::eq(&decoded, wanted.as_bytes())
+}
+
+/// A header block as it came, but for passwords: it becomes a file that users fetch.
+pub(super) fn without_secrets(block: &[u8]) -> Vec<u8> {
+    let mut kept = Vec::with_capacity(block.len());
+    let mut secret = false;
+    for line in block.split_inclusive(|byte| *byte == b'\n') {
+        let folded = line.starts_with(b" ") || line.starts_with(b"\t");
+        if !folded {
+            let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+            secret = [&b"authorization"[..], b"proxy-authorization"]
+                .iter()
+                .any(|known| name.eq_ignore_ascii_case(known));
+            if secret {
+                kept.extend_from_slice(name);
+                kept.extend_from_slice(b": ***\r\n");
+            }
+        }
+        if !secret {
+            kept.extend_from_slice(line);
+        }
+    }
+    kept
 }
 
 /// 503 with `Retry-After`.
@@ -238,7 +290,8 @@ fn strangers_row(core: &Core, arrival: &Arrival, from: &str, to: &str, error: &E
         hint: "partner add, if it is one of yours; ids are compared exactly".to_owned(),
         ..Detail::default()
     };
-    detail.set_head(arrival.head.bytes.get(..MAX_STRANGER_HEAD).unwrap_or(&arrival.head.bytes));
+    let head = without_secrets(&arrival.head.bytes);
+    detail.set_head(head.get(..MAX_STRANGER_HEAD).unwrap_or(&head));
     Message {
         id: Id::draw(now),
         account,
@@ -357,4 +410,25 @@ pub(super) fn receipted(
         detail.mdn_at = Some(core.clock.now());
     }
     Ok(made)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_no_evidence() {
+        let block = b"Host: x\r\nAUTHORIZATION: Basic\r\n\tYTpi\r\nX: \xff\r\n y\r\nProxy-Authorization: z\r\n";
+        let kept = without_secrets(block);
+        assert_eq!(
+            kept,
+            b"Host: x\r\nAUTHORIZATION: ***\r\nX: \xff\r\n y\r\nProxy-Authorization: ***\r\n"
+        );
+    }
+
+    #[test]
+    fn the_explanation_is_for_1_3_and_later() {
+        let known: Vec<bool> = ["1.0", "1.2", "1.3", "1.10", "2.0"].map(knows_explanation).to_vec();
+        assert_eq!(known, [false, false, true, true, true]);
+    }
 }

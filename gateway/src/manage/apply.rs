@@ -289,6 +289,7 @@ fn keep_passwords(core: &Core, objects: &Objects, partner: &mut Partner) -> Resu
     let (account, id) = (partner.account.clone(), partner.as2_id.clone());
     let pairs = [
         ("http-auth", &mut partner.http_auth, present.map(|p| &p.http_auth)),
+        ("inbound-auth", &mut partner.inbound_auth, present.map(|p| &p.inbound_auth)),
         ("proxy-auth", &mut partner.proxy_auth, present.map(|p| &p.proxy_auth)),
     ];
     for (label, auth, old) in pairs {
@@ -495,8 +496,7 @@ pub fn export(objects: &Objects, account: Option<&str>, with_secrets: bool) -> S
     for partner in objects.partners.values().filter(|p| ours(&p.account)) {
         let mut partner = partner.clone();
         if !with_secrets {
-            partner.http_auth.password.clear();
-            partner.proxy_auth.password.clear();
+            partner.credentials().into_iter().for_each(|(_, auth)| auth.password.clear());
         }
         section(
             &mut text,

@@ -8,7 +8,7 @@ use super::{Object, Refusal, Result};
 use crate::config::nearest;
 
 /// The tables whose entries are named with a dot, e.g. `http_auth.user`.
-const NESTED: &[&str] = &["http_auth", "proxy_auth", "retry", "headers", "lifecycle"];
+const NESTED: &[&str] = &["http_auth", "inbound_auth", "proxy_auth", "retry", "headers", "lifecycle"];
 
 /// An object as a table of its fields.
 #[must_use]

@@ -15,6 +15,7 @@ use crate::layout::{MAX_DIR_NAME, encode};
 use crate::partner::Partner;
 use crate::station::Station;
 use crate::user::User;
+use crate::variables;
 
 /// Longest AS2 id in characters (RFC 4130 §6.2).
 pub const MAX_AS2_ID: usize = 128;
@@ -155,9 +156,13 @@ fn check_partner(objects: &Objects, partner: &Partner) -> Result<(), String> {
         ("name", &partner.name),
         ("email", &partner.email),
         ("subject", &partner.subject),
+        ("file_name", &partner.file_name),
         ("content_type", &partner.content_type),
     ] {
         check_text(name, text)?;
+    }
+    for (name, template) in [("subject", &partner.subject), ("file_name", &partner.file_name)] {
+        variables::check(name, template)?;
     }
     if !partner.url.is_empty() {
         check_url("url", &partner.url)?;
@@ -277,12 +282,20 @@ fn check_http(partner: &Partner) -> Result<(), String> {
         if value.len() > MAX_URL || value.chars().any(char::is_control) {
             return Err(format!("headers: the value of {name} is too long or has control characters in it"));
         }
+        variables::check(&format!("headers: {name}"), value)?;
     }
-    for (name, auth) in [("http_auth", &partner.http_auth), ("proxy_auth", &partner.proxy_auth)] {
+    for (name, auth) in [
+        ("http_auth", &partner.http_auth),
+        ("inbound_auth", &partner.inbound_auth),
+        ("proxy_auth", &partner.proxy_auth),
+    ] {
         check_text(name, &auth.user)?;
         if auth.user.contains(':') {
             return Err(format!("{name}: a user name of HTTP has no colon in it"));
         }
+    }
+    if !partner.inbound_auth.user.is_empty() && partner.inbound_auth.password.is_empty() {
+        return Err("inbound_auth has a user without a password\ngive both: --inbound-user, --inbound-password".to_owned());
     }
     if !matches!(partner.async_status, 200 | 202 | 204) {
         return Err("async_status has to be 200, 202 or 204".to_owned());

@@ -21,8 +21,10 @@ pub const MAX_PASSWORD: usize = 1024;
 /// When a password is too long, or the master key cannot be used.
 pub fn seal_passwords(master: &MasterKey, partner: &mut Partner) -> Result<()> {
     let (account, id) = (partner.account.clone(), partner.as2_id.clone());
-    seal(master, &mut partner.http_auth, &password_context("http-auth", &account, &id))?;
-    seal(master, &mut partner.proxy_auth, &password_context("proxy-auth", &account, &id))
+    for (label, auth) in partner.credentials() {
+        seal(master, auth, &password_context(label, &account, &id))?;
+    }
+    Ok(())
 }
 
 fn seal(master: &MasterKey, auth: &mut HttpAuth, context: &str) -> Result<()> {
@@ -51,7 +53,7 @@ fn seal(master: &MasterKey, auth: &mut HttpAuth, context: &str) -> Result<()> {
 /// When they do not open under the old one.
 pub fn rebind_passwords(master: &MasterKey, partner: &mut Partner, old_id: &str) -> Result<()> {
     let account = partner.account.clone();
-    for (label, auth) in [("http-auth", &mut partner.http_auth), ("proxy-auth", &mut partner.proxy_auth)] {
+    for (label, auth) in partner.credentials() {
         let Some(sealed) = auth.password.strip_prefix(SEALED) else {
             continue;
         };

@@ -91,6 +91,7 @@ pub(crate) fn target(core: &Core, pair: &Partnership, url: &str) -> Target {
         url: url.to_owned(),
         tls: match partner.tls {
             TlsMode::Default => Tls::Default,
+            TlsMode::Only13 => Tls::Only13,
             TlsMode::Legacy => Tls::Legacy,
         },
         pinned: pair.pinned_tls.clone(),
@@ -108,6 +109,7 @@ pub(crate) fn target(core: &Core, pair: &Partnership, url: &str) -> Target {
         connect_timeout: seconds(partner.connect_timeout, core.config.as2.connect_timeout),
         progress_timeout: PROGRESS,
         response_timeout: seconds(partner.response_timeout, response),
+        total_timeout: (partner.total_timeout > 0).then(|| Duration::from_secs(partner.total_timeout)),
         chunked: partner.chunked,
     }
 }

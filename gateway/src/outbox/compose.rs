@@ -17,7 +17,7 @@ use crate::message::{Message, MicRecord};
 use crate::partner::{self, Zip};
 use crate::partnership::Partnership;
 use crate::storage::{Content, Draft, Storage, StorageError};
-use crate::{content_type, layout};
+use crate::{content_type, layout, variables};
 
 /// Bytes read from the payload at once; also what the cipher gets in one go.
 const PIECE: usize = 256 * 1024;
@@ -184,37 +184,8 @@ fn drain(out: &mut Vec<u8>, target: &mut Draft) -> Result<(), ComposeError> {
 
 fn outgoing<'a>(core: &Core, message: &Message, pair: &'a Partnership, source: &Source) -> Result<Outgoing<'a>, ComposeError> {
     let partner = &pair.partner;
-    let lacking = |code, why: String| ComposeError::Trouble(Trouble { code, why });
-    let sign = match partner.sign {
-        Some(digest) => {
-            let identity = pair
-                .signer()
-                .ok_or_else(|| lacking("no-identity", format!("station {} has no key to sign with", pair.station.as2_id)))?;
-            Some(Signing {
-                identity,
-                digest,
-                scheme: partner.signature_scheme,
-                include_certificate: true,
-            })
-        }
-        None => None,
-    };
-    let encrypt = match partner.encrypt {
-        Some(cipher) => {
-            let recipient = pair.recipient.as_ref().ok_or_else(|| {
-                lacking(
-                    "no-certificate",
-                    format!("partner {} has no encryption certificate", partner.as2_id),
-                )
-            })?;
-            Some(Encryption {
-                recipients: vec![recipient],
-                cipher,
-                key_transport: partner.key_transport,
-            })
-        }
-        None => None,
-    };
+    let sign = signing(pair)?;
+    let encrypt = encryption(pair)?;
     let mut nonce = [0u8; 16];
     openssl::rand::rand_bytes(&mut nonce).map_err(|e| lacking("cannot-compose", e.to_string()))?;
     let also_digest = if message.size <= ALL_DIGESTS_BELOW {
@@ -230,7 +201,7 @@ fn outgoing<'a>(core: &Core, message: &Message, pair: &'a Partnership, source: &
         subject: subject(message, partner),
         as2_version: partner.as2_version.clone(),
         recipient_url: partner.url.clone(),
-        parts: source.parts(message),
+        parts: source.parts(message, partner),
         sign,
         encrypt,
         compress: partner.compress,
@@ -240,11 +211,44 @@ fn outgoing<'a>(core: &Core, message: &Message, pair: &'a Partnership, source: &
         },
         receipt: receipt_request(core, pair),
         der_max: partner.der_max,
-        extra_headers: partner.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        extra_headers: extra_headers(message, partner),
         product: concat!("as2gate/", env!("CARGO_PKG_VERSION")).to_owned(),
         nonce,
         also_digest,
     })
+}
+
+fn lacking(code: &'static str, why: String) -> ComposeError {
+    ComposeError::Trouble(Trouble { code, why })
+}
+
+fn signing(pair: &Partnership) -> Result<Option<Signing<'_>>, ComposeError> {
+    let Some(digest) = pair.partner.sign else { return Ok(None) };
+    let identity = pair
+        .signer()
+        .ok_or_else(|| lacking("no-identity", format!("station {} has no key to sign with", pair.station.as2_id)))?;
+    Ok(Some(Signing {
+        identity,
+        digest,
+        scheme: pair.partner.signature_scheme,
+        include_certificate: true,
+    }))
+}
+
+fn encryption(pair: &Partnership) -> Result<Option<Encryption<'_>>, ComposeError> {
+    let partner = &pair.partner;
+    let Some(cipher) = partner.encrypt else { return Ok(None) };
+    let recipient = pair.recipient.as_ref().ok_or_else(|| {
+        lacking(
+            "no-certificate",
+            format!("partner {} has no encryption certificate", partner.as2_id),
+        )
+    })?;
+    Ok(Some(Encryption {
+        recipients: vec![recipient],
+        cipher,
+        key_transport: partner.key_transport,
+    }))
 }
 
 fn subject(message: &Message, partner: &partner::Partner) -> String {
@@ -253,13 +257,27 @@ fn subject(message: &Message, partner: &partner::Partner) -> String {
     } else {
         &message.subject
     };
-    let text = template
-        .replace("$file", &message.file)
-        .replace("$station", &message.station)
-        .replace("$partner", &message.partner)
-        .replace("$id", message.id.as_str());
+    let text = variables::expand(template, message);
     // A parser of another product joined the next header to a subject that ended with `;` (as2.md §2).
     text.trim_end_matches([';', ' ']).to_owned()
+}
+
+/// The partner's own lines. ASCII only, as headers are (as2.md §2): a file name may hold more.
+fn extra_headers(message: &Message, partner: &partner::Partner) -> Vec<(String, String)> {
+    let ascii = |text: String| text.chars().map(|c| if c.is_ascii() { c } else { '_' }).collect::<String>();
+    let lines = partner.headers.iter();
+    lines
+        .map(|(name, value)| (name.clone(), ascii(variables::expand(value, message))))
+        .collect()
+}
+
+/// The name that the partner sees. It passes the rules for names from outside, so that no template makes a path of it.
+fn file_name(message: &Message, partner: &partner::Partner) -> String {
+    if partner.file_name.is_empty() {
+        return message.file.clone();
+    }
+    let extension = message.file.rsplit_once('.').map_or("bin", |(_, extension)| extension);
+    layout::attachment_name(Some(&variables::expand(&partner.file_name, message)), 0, extension)
 }
 
 /// The receipt that the partner's settings ask for.
@@ -346,10 +364,10 @@ impl Source {
         Ok(Source::Zip(entries))
     }
 
-    fn parts(&self, message: &Message) -> Vec<PartMeta> {
+    fn parts(&self, message: &Message, partner: &partner::Partner) -> Vec<PartMeta> {
         match self {
             Source::Whole => vec![PartMeta {
-                file_name: Some(message.file.clone()),
+                file_name: Some(file_name(message, partner)),
                 content_type: message.content_type.clone(),
                 length: message.size,
             }],

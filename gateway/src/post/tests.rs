@@ -20,6 +20,7 @@ use crate::http::{self, Arrival, ClientAuth, Limits, Receive, Reply, ServerTls, 
 
 fn target(url: String) -> Target {
     Target {
+        total_timeout: None,
         url,
         tls: Tls::Default,
         pinned: Vec::new(),

@@ -134,6 +134,7 @@ fn connector(tls: Tls) -> Result<SslConnector, ErrorStack> {
     let mut builder = SslConnector::builder(SslMethod::tls_client())?;
     match tls {
         Tls::Default => builder.set_min_proto_version(Some(SslVersion::TLS1_2))?,
+        Tls::Only13 => builder.set_min_proto_version(Some(SslVersion::TLS1_3))?,
         Tls::Legacy => {
             builder.set_cipher_list("ALL:!aNULL:!eNULL:@SECLEVEL=0")?;
             builder.set_security_level(0);
@@ -173,6 +174,7 @@ fn explain(ssl: &SslRef, target: &Target, error: &openssl::ssl::Error, shown: &s
     }
     let hint = match target.tls {
         Tls::Default => "ask whether the port speaks TLS 1.2 or later; for an old server: partner set … --tls legacy",
+        Tls::Only13 => "ask whether the port speaks TLS 1.3; for a server that does not: partner set … --tls default",
         Tls::Legacy => "ask whether the port really speaks TLS",
     };
     // Without words of its own it is the connection that broke.
