@@ -45,6 +45,9 @@ pub struct Certificate {
     /// When the switch happens, RFC 3339; empty means it has happened or none is planned.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub active_from: String,
+    /// AS2 ids of partners that said they have taken this certificate of a station's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub confirmed_by: Vec<String>,
     /// Subject, for listings.
     #[serde(default)]
     pub subject: String,

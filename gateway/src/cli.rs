@@ -13,6 +13,7 @@ mod lifecycle;
 mod message;
 mod output;
 mod partner;
+mod partner_test;
 mod send;
 mod serve;
 mod session;

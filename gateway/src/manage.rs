@@ -12,6 +12,7 @@ pub mod fields;
 pub mod host_keys;
 pub mod messages;
 pub mod partners;
+pub mod rollover;
 pub mod rules;
 pub mod secrets;
 pub mod setup;

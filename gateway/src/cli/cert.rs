@@ -9,7 +9,7 @@ use keystore::{CertInfo, KeySpec};
 use serde_json::{Value, json};
 
 use super::error::{DONE, FAILED};
-use super::output::{Cell, Format, List, facts, local, out};
+use super::output::{Cell, Format, List, facts, local, out, plain};
 use super::{CertificateFile, Ctx, Outcome};
 use crate::certificate::{Certificate, Purpose};
 use crate::clock::millis;
@@ -18,7 +18,7 @@ use crate::event::NewEvent;
 use crate::gateway::Core;
 use crate::journal::Objects;
 use crate::manage::certificates::{self, For, Switch, Use, When, colons, day};
-use crate::manage::{Refusal, Result, accounts, objects, rules, stores};
+use crate::manage::{Refusal, Result, accounts, objects, rollover, rules, stores};
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Examples:
@@ -123,6 +123,36 @@ pub(crate) enum Verb {
         #[command(flatten)]
         source: CertificateFile,
     },
+    /// Guide through a change of certificates: every step with its command and how far it is.
+    #[command(after_help = "Examples:
+  as2gate cert rollover ACME_PROD        our own: new key pair, who has taken it, switch, end of the old one
+  as2gate cert rollover BIGMART          a partner's")]
+    Rollover {
+        /// AS2 id of a station or partner.
+        id: String,
+    },
+    /// Note that partners have taken a station's certificate.
+    #[command(after_help = "Examples:
+  as2gate cert confirm acme-2027 --partner BIGMART
+  as2gate cert confirm acme-2027 --partner BIGMART,OLDCO")]
+    Confirm {
+        /// The station's next certificate.
+        name: String,
+        /// AS2 ids, with commas.
+        #[arg(long, value_name = "IDS", required = true, value_delimiter = ',')]
+        partner: Vec<String>,
+    },
+    /// Move the time of a planned switch.
+    #[command(after_help = "Examples:
+  as2gate cert switch acme-2027 --at 2026-12-19T06:00Z
+  as2gate cert switch acme-2027                          at once")]
+    Switch {
+        /// The certificate that takes over.
+        name: String,
+        /// When; without it, now.
+        #[arg(long, value_name = "TIME")]
+        at: Option<Timestamp>,
+    },
     /// Remove an unused certificate, and its private key with it.
     #[command(after_help = "Examples:
   as2gate cert rm bigmart-2024")]
@@ -153,54 +183,17 @@ pub(crate) enum Verb {
 pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
     let core = ctx.core()?;
     match verb {
-        Verb::List => {
-            let all = objects(&core)?;
-            let mut list = columns("no certificates; `as2gate station add` makes one");
-            all.certificates
-                .values()
-                .filter(|c| ctx.lists(&c.account))
-                .for_each(|c| list.push(row(&core, &all, c)));
-            ctx.printer.list(&list);
-        }
+        Verb::List => list(ctx, &core)?,
         Verb::Show { name } => {
             let all = objects(&core)?;
             let certificate = certificates::choose(&all, ctx.account(), &name)?;
             let (object, text) = shown(&core, &all, certificate)?;
             ctx.printer.show(&object, &text);
         }
-        Verb::Add {
-            name,
-            file,
-            partner,
-            station,
-            purpose,
-            used_for,
-            activate,
-            source,
-        } => {
-            let whom = match (partner, station, purpose) {
-                (Some(id), ..) => For::Partner(id, used_for),
-                (_, Some(id), _) => For::Station(id, activate),
-                (_, _, Some(purpose)) => For::Purpose(purpose),
-                _ => {
-                    return Err(Refusal::usage(
-                        format!("whose is certificate {name}?"),
-                        "neither --partner, --station nor --purpose was given",
-                        "add --partner ID, --station ID or --purpose https",
-                    ));
-                }
-            };
-            let new = source.read(&file, Some(name.clone()))?;
-            let certificate = certificates::add(&core, ctx.account(), &name, &new, &whom, ctx.dry_run()).await?;
-            ctx.printer.done(
-                &object(&core, &with(&core, &certificate)?, &certificate),
-                &ctx.would(headline(&certificate)),
-            );
-        }
+        add @ Verb::Add { .. } => self::add(ctx, &core, add).await?,
         Verb::Export { name, form, out: file } => {
             let all = objects(&core)?;
-            let certificate = certificates::choose(&all, ctx.account(), &name)?;
-            export(ctx, certificate, &form, file)?;
+            export(ctx, certificates::choose(&all, ctx.account(), &name)?, &form, file)?;
         }
         Verb::Renew {
             name,
@@ -208,49 +201,24 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             now,
             new_name,
             key,
-        } => {
-            let at = match (now, at) {
-                (true, _) => When::Now,
-                (false, Some(at)) => When::At(at),
-                (false, None) => When::AfterNotice,
-            };
-            let switch = Switch {
-                account: ctx.account(),
-                old: &name,
-                at,
-                name: new_name.as_deref(),
-            };
-            let certificate = certificates::renew(&core, &switch, key, ctx.dry_run()).await?;
-            switched(ctx, &core, &certificate, &name)?;
-            let profile = format!(
-                "send the new certificate to your partners: as2gate cert export {}",
-                certificate.name
-            );
-            ctx.printer.note(&profile);
-        }
+        } => renew(ctx, &core, &name, (at, now), new_name.as_deref(), key).await?,
         Verb::Schedule {
             name,
             replace_with,
             at,
             new_name,
             source,
-        } => {
-            // The file's own year is a better name than the switch's.
-            let from_file = new_name.or_else(|| year_name(&name, &replace_with));
-            let all = objects(&core)?;
-            let account = certificates::choose(&all, ctx.account(), &name)?.account.clone();
-            let wanted = from_file
-                .filter(|wanted| *wanted != name)
-                .map(|wanted| certificates::free_name(&all, &account, &wanted));
-            let new = source.read(&replace_with, wanted.clone())?;
-            let switch = Switch {
-                account: ctx.account(),
-                old: &name,
-                at: at.map_or(When::Now, When::At),
-                name: wanted.as_deref(),
-            };
-            let certificate = certificates::schedule(&core, &switch, &new, ctx.dry_run()).await?;
-            switched(ctx, &core, &certificate, &name)?;
+        } => schedule(ctx, &core, &name, &replace_with, (at, new_name), &source).await?,
+        Verb::Rollover { id } => guide(ctx, &core, &id)?,
+        Verb::Confirm { name, partner } => {
+            let certificate = rollover::confirm(&core, ctx.account(), &name, &partner, ctx.dry_run()).await?;
+            let text = format!("Certificate {name}   taken by {}", certificate.confirmed_by.join(", "));
+            ctx.printer
+                .done(&object(&core, &with(&core, &certificate)?, &certificate), &ctx.would(text));
+        }
+        Verb::Switch { name, at } => {
+            let certificate = rollover::switch(&core, ctx.account(), &name, at, ctx.dry_run()).await?;
+            switched(ctx, &core, &certificate, &certificate.replaces)?;
         }
         Verb::Rm { name } => {
             ctx.confirm(&format!("remove certificate {name}? A private key is gone for good."))?;
@@ -261,21 +229,148 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             );
         }
         Verb::Stores { reveal } => show_stores(ctx, &core, reveal).await?,
-        Verb::NeedsRenewal { within } => {
-            let all = objects(&core)?;
-            let due = certificates::expiring(&all, core.clock.now(), millis(within));
-            let mut list = columns("nothing is due");
-            due.iter()
-                .filter(|c| ctx.lists(&c.account))
-                .for_each(|c| list.push(row(&core, &all, c)));
-            let nothing = list.is_empty();
-            if !ctx.printer.quiet {
-                ctx.printer.list(&list);
-            }
-            return Ok(if nothing { DONE } else { FAILED });
-        }
+        Verb::NeedsRenewal { within } => return needs_renewal(ctx, &core, within),
     }
     Ok(DONE)
+}
+
+fn list(ctx: &Ctx, core: &Core) -> Result<()> {
+    let all = objects(core)?;
+    let mut list = columns("no certificates; `as2gate station add` makes one");
+    all.certificates
+        .values()
+        .filter(|c| ctx.lists(&c.account))
+        .for_each(|c| list.push(row(core, &all, c)));
+    ctx.printer.list(&list);
+    Ok(())
+}
+
+async fn add(ctx: &Ctx, core: &Core, verb: Verb) -> Result<()> {
+    let Verb::Add {
+        name,
+        file,
+        partner,
+        station,
+        purpose,
+        used_for,
+        activate,
+        source,
+    } = verb
+    else {
+        return Ok(());
+    };
+    let whom = match (partner, station, purpose) {
+        (Some(id), ..) => For::Partner(id, used_for),
+        (_, Some(id), _) => For::Station(id, activate),
+        (_, _, Some(purpose)) => For::Purpose(purpose),
+        _ => {
+            return Err(Refusal::usage(
+                format!("whose is certificate {name}?"),
+                "neither --partner, --station nor --purpose was given",
+                "add --partner ID, --station ID or --purpose https",
+            ));
+        }
+    };
+    let new = source.read(&file, Some(name.clone()))?;
+    let certificate = certificates::add(core, ctx.account(), &name, &new, &whom, ctx.dry_run()).await?;
+    ctx.printer.done(
+        &object(core, &with(core, &certificate)?, &certificate),
+        &ctx.would(headline(&certificate)),
+    );
+    Ok(())
+}
+
+async fn renew(
+    ctx: &Ctx,
+    core: &Core,
+    name: &str,
+    (at, at_once): (Option<Timestamp>, bool),
+    new_name: Option<&str>,
+    key: KeySpec,
+) -> Result<()> {
+    let at = match (at_once, at) {
+        (true, _) => When::Now,
+        (false, Some(at)) => When::At(at),
+        (false, None) => When::AfterNotice,
+    };
+    let switch = Switch {
+        account: ctx.account(),
+        old: name,
+        at,
+        name: new_name,
+    };
+    let certificate = certificates::renew(core, &switch, key, ctx.dry_run()).await?;
+    switched(ctx, core, &certificate, name)?;
+    ctx.printer.note(&format!(
+        "send the new certificate to your partners: as2gate cert export {}",
+        certificate.name
+    ));
+    ctx.printer
+        .note(&format!("every step with its command: as2gate cert rollover {}", certificate.owner));
+    Ok(())
+}
+
+async fn schedule(
+    ctx: &Ctx,
+    core: &Core,
+    name: &str,
+    file: &std::path::Path,
+    (at, new_name): (Option<Timestamp>, Option<String>),
+    source: &CertificateFile,
+) -> Result<()> {
+    // The file's own year is a better name than the switch's.
+    let from_file = new_name.or_else(|| year_name(name, file));
+    let all = objects(core)?;
+    let account = certificates::choose(&all, ctx.account(), name)?.account.clone();
+    let wanted = from_file
+        .filter(|wanted| *wanted != name)
+        .map(|wanted| certificates::free_name(&all, &account, &wanted));
+    let new = source.read(file, wanted.clone())?;
+    let switch = Switch {
+        account: ctx.account(),
+        old: name,
+        at: at.map_or(When::Now, When::At),
+        name: wanted.as_deref(),
+    };
+    let certificate = certificates::schedule(core, &switch, &new, ctx.dry_run()).await?;
+    switched(ctx, core, &certificate, name)
+}
+
+/// The steps of a change of certificates.
+fn guide(ctx: &Ctx, core: &Core, id: &str) -> Result<()> {
+    let all = objects(core)?;
+    let guide = rollover::guide(&all, ctx.account(), id, core.clock.now())?;
+    let mut text = facts(&[
+        ("Belongs to", guide.owner.clone()),
+        ("In force", guide.current.clone()),
+        ("Next", guide.next.clone().unwrap_or_default()),
+        ("Confirmed by", guide.confirmed.join(", ")),
+        ("Missing", guide.missing.join(", ")),
+    ]);
+    for (n, step) in guide.steps.iter().enumerate() {
+        let (what, command) = (plain(&step.what), plain(&step.command));
+        text.push_str(&format!(
+            "\n{}  {:<5}  {what}\n          {command}\n",
+            n + 1,
+            step.progress.as_str()
+        ));
+    }
+    ctx.printer.show(&json!(guide), &text);
+    Ok(())
+}
+
+fn needs_renewal(ctx: &Ctx, core: &Core, within: Duration) -> Outcome {
+    let all = objects(core)?;
+    let due = certificates::expiring(&all, core.clock.now(), millis(within));
+    let mut list = columns("nothing is due");
+    due.iter()
+        .filter(|c| ctx.lists(&c.account))
+        .for_each(|c| list.push(row(core, &all, c)));
+    let nothing = list.is_empty();
+    if !ctx.printer.quiet {
+        ctx.printer.list(&list);
+    }
+    Ok(if nothing { DONE } else { FAILED })
 }
 
 /// `bigmart-enc` and `bigmart-2027.cer` → `bigmart-enc-2027`.

@@ -1,26 +1,22 @@
 //! `partner`: remote AS2 identities, their settings, and the test of a connection.
 
-use std::io::Write as _;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Subcommand;
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use serde_json::{Value, json};
 
-use super::error::{DONE, REMOTE};
-use super::output::{Cell, Format, List, facts, local, out};
+use super::error::DONE;
+use super::output::{Cell, Format, List, facts, local};
 use super::settings::{OfPartner, Settings};
-use super::{CertificateFile, Ctx, Outcome, message};
-use crate::clock::compact;
-use crate::gateway::{Core, is_served};
-use crate::intake;
+use super::{CertificateFile, Ctx, Outcome, partner_test};
+use crate::gateway::Core;
 use crate::journal::{MessageFilter, Objects};
 use crate::manage::certificates::day;
 use crate::manage::partners::{self, NewPartner};
-use crate::manage::{Refusal, RefusalKind, Result, objects, rules};
-use crate::message::{Direction, Message, State};
+use crate::manage::{Result, objects, rules};
+use crate::message::{Direction, Message};
 use crate::partner::{Blocked, Partner};
 use crate::presets::{self, PRESETS};
 
@@ -213,7 +209,15 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             from,
             connect_only,
             timeout,
-        } => return test(ctx, &core, &id, from, connect_only, timeout).await,
+        } => {
+            let test = partner_test::Test {
+                id,
+                from,
+                connect_only,
+                timeout,
+            };
+            return partner_test::run(ctx, &core, test).await;
+        }
         Verb::Block { id, which } => block(ctx, &core, &id, which).await?,
         Verb::Unblock { id } => block(ctx, &core, &id, Blocked::None).await?,
         // Answered above: it needs no server.
@@ -457,191 +461,4 @@ fn shown(core: &Core, all: &Objects, partner: &Partner) -> Result<(Value, String
         ("Last out", at(&last_out)),
     ]);
     Ok((value, text))
-}
-
-/// One line of a test.
-struct Line {
-    ok: bool,
-    name: String,
-    detail: String,
-    hint: String,
-}
-
-async fn test(ctx: &Ctx, core: &Arc<Core>, id: &str, from: Option<String>, connect_only: bool, timeout: Duration) -> Outcome {
-    let all = objects(core)?;
-    let partner = partners::choose(&all, ctx.account(), id)?;
-    let station = match from {
-        Some(station) => station,
-        None => {
-            let mut trading = all
-                .pairs(&partner.account)
-                .filter(|(_, p)| p.as2_id == id)
-                .map(|(s, _)| s.as2_id.clone());
-            match (trading.next(), trading.next()) {
-                (Some(only), None) => only,
-                (None, _) => {
-                    return Err(Refusal::not_found(
-                        format!("nobody trades with {id}"),
-                        "the account has no station for it",
-                        "as2gate station add AS2_ID",
-                    ));
-                }
-                _ => {
-                    return Err(Refusal::usage(
-                        format!("which station tests {id}?"),
-                        "several trade with it",
-                        "add --from STATION",
-                    ));
-                }
-            }
-        }
-    };
-    let pair = core.partnership(&station, id)?;
-    let target = crate::outbox::target(core, &pair, &pair.partner.url);
-    let steps = core.poster.probe(&target).await;
-    let mut lines = Vec::new();
-    let print = |line: Line, lines: &mut Vec<Line>| {
-        if ctx.printer.format != Format::Json && !ctx.printer.quiet {
-            out(format!(
-                "{}   {:<24} {}",
-                if line.ok { "ok" } else { "no" },
-                line.name,
-                super::output::plain(&line.detail)
-            )
-            .trim_end());
-        }
-        lines.push(line);
-    };
-    match steps.iter().find(|step| !step.ok) {
-        Some(step) => print(
-            Line {
-                ok: false,
-                name: format!("url {}", step.name),
-                detail: step.detail.clone(),
-                hint: step.hint.clone(),
-            },
-            &mut lines,
-        ),
-        None => {
-            let took: Duration = steps.iter().map(|step| step.took).sum();
-            let tls = steps
-                .iter()
-                .find(|step| step.name == "tls")
-                .map(|step| format!("  {}", step.detail))
-                .unwrap_or_default();
-            let detail = format!("{}  ({:.1} ms){tls}", pair.partner.url, took.as_secs_f64() * 1000.0);
-            print(
-                Line {
-                    ok: true,
-                    name: "url answers".to_owned(),
-                    detail,
-                    hint: String::new(),
-                },
-                &mut lines,
-            );
-        }
-    }
-    let mut sent = None;
-    if lines.iter().all(|line| line.ok) && !connect_only && !ctx.dry_run() {
-        let message = send_test(core, &station, id, timeout).await?;
-        for line in verdicts(&message) {
-            print(line, &mut lines);
-        }
-        sent = Some(message);
-    }
-    if ctx.printer.format == Format::Json {
-        let lines: Vec<Value> = lines
-            .iter()
-            .map(|line| json!({ "ok": line.ok, "name": line.name, "detail": line.detail, "hint": line.hint }))
-            .collect();
-        let message = sent.as_ref().map(|m| m.id.as_str());
-        ctx.printer.show(&json!({ "partner": id, "station": station, "ok": lines.iter().all(|line| line["ok"] == true), "steps": lines, "message": message }), "");
-    }
-    match lines.iter().find(|line| !line.ok) {
-        None => Ok(DONE),
-        Some(line) if ctx.printer.format == Format::Json => {
-            let _ = line;
-            Ok(REMOTE)
-        }
-        Some(line) => {
-            let hint = if line.hint.is_empty() {
-                "as2gate message list --limit 1 shows what was sent".to_owned()
-            } else {
-                line.hint.clone()
-            };
-            Err(Refusal::new(
-                RefusalKind::Remote,
-                "partner-test",
-                format!("the test of {id} failed at: {}", line.name),
-                line.detail.clone(),
-                hint,
-            ))
-        }
-    }
-}
-
-/// Sends a small text and waits until its fate is known.
-async fn send_test(core: &Arc<Core>, station: &str, partner: &str, timeout: Duration) -> Result<Message> {
-    if !is_served(&core.config) {
-        return Err(Refusal::new(
-            RefusalKind::Failed,
-            "not-serving",
-            "cannot send a test message",
-            "no server is running here",
-            "as2gate serve",
-        ));
-    }
-    let now = core.clock.now();
-    let name = format!("as2gate-test-{}.txt", compact(now));
-    let cannot = |error: &std::io::Error| Refusal::from_io("cannot write the test file", error);
-    let dir = core.config.paths().spool;
-    let path = dir.join(format!("{}-{name}", std::process::id()));
-    let text = format!(
-        "Test message of as2gate {} from {station} to {partner}.\r\n",
-        env!("CARGO_PKG_VERSION")
-    );
-    std::fs::File::create_new(&path)
-        .and_then(|mut file| file.write_all(text.as_bytes()))
-        .map_err(|error| cannot(&error))?;
-    let submitted = intake::submit(core, station, partner, &path, Some(&name), Some("as2gate test message"), None).await;
-    let _ = std::fs::remove_file(&path);
-    message::wait_until_final(core, submitted?.id.as_str(), Some(timeout)).await
-}
-
-fn verdicts(message: &Message) -> Vec<Line> {
-    let detail = &message.detail;
-    let delivered = message.state == State::Delivered;
-    let mut lines = vec![Line {
-        ok: delivered,
-        name: if delivered {
-            "test message delivered".to_owned()
-        } else {
-            format!("test message {}", message.state)
-        },
-        detail: if delivered {
-            message.message_id.clone()
-        } else {
-            message.reason.clone()
-        },
-        hint: detail.hint.clone(),
-    }];
-    if delivered && !detail.mdn_disposition.is_empty() {
-        let digest = detail
-            .mic
-            .rsplit_once(',')
-            .map(|(_, name)| format!(", MIC {} agrees", name.trim()))
-            .unwrap_or_default();
-        let name = if detail.mdn_signature.starts_with("signed") {
-            "signed MDN"
-        } else {
-            "MDN"
-        };
-        lines.push(Line {
-            ok: true,
-            name: name.to_owned(),
-            detail: format!("{}{digest}", message::disposition(message)),
-            hint: String::new(),
-        });
-    }
-    lines
 }

@@ -57,6 +57,8 @@ struct CertificateEntry {
     /// A date and time, quoted or not.
     #[serde(default)]
     active_from: Option<Value>,
+    #[serde(default)]
+    confirmed_by: Vec<String>,
 }
 
 /// One line of the difference.
@@ -341,6 +343,7 @@ fn certificate(core: &Core, objects: &Objects, account: &str, beside: &Path, ent
     };
     let mut certificate = certificates::trusted((account, &entry.name), entry.purpose, &entry.owner, &der)?;
     certificate.replaces.clone_from(&entry.replaces);
+    certificate.confirmed_by.clone_from(&entry.confirmed_by);
     certificate.active_from = match &entry.active_from {
         Some(Value::Datetime(at)) => at.to_string(),
         Some(Value::String(at)) => at.clone(),

@@ -116,6 +116,7 @@ pub(super) fn trusted((account, name): (&str, &str), purpose: Purpose, owner: &s
         sealed_key: None,
         replaces: String::new(),
         active_from: String::new(),
+        confirmed_by: Vec::new(),
         subject: info.subject,
         fingerprint: info.sha256,
         key: info.key,
@@ -497,7 +498,7 @@ fn successor_name(old: &str, at: Millis) -> String {
 }
 
 /// Makes past switches final: owners name the successor; the old one goes on to verify and decrypt beside it.
-fn settle(objects: &Objects, account: &str, now: Millis) -> Vec<Change> {
+pub(super) fn settle(objects: &Objects, account: &str, now: Millis) -> Vec<Change> {
     let mut due: Vec<&Certificate> = objects
         .certificates
         .values()
@@ -545,7 +546,7 @@ fn settle(objects: &Objects, account: &str, now: Millis) -> Vec<Change> {
 }
 
 /// Of several writes of one object only the last counts.
-fn last_of_each(changes: Vec<Change>) -> Vec<Change> {
+pub(super) fn last_of_each(changes: Vec<Change>) -> Vec<Change> {
     let key = |change: &Change| match change {
         Change::Put(object) => (object.kind(), object.account().to_owned(), object.name().to_owned()),
         Change::Remove(kind, account, name) => (*kind, account.clone(), name.clone()),
@@ -565,15 +566,15 @@ fn last_of_each(changes: Vec<Change>) -> Vec<Change> {
 pub async fn remove(core: &Core, account: Option<&str>, name: &str, dry_run: bool) -> Result<()> {
     edit(core, dry_run, |objects| {
         let certificate = choose(objects, account, name)?;
-        // A station decrypts with every key pair that belongs to it; only the one that signs is held.
-        Ok((
-            vec![Change::Remove(
-                ObjectKind::Certificate,
-                certificate.account.clone(),
-                name.to_owned(),
-            )],
-            (),
-        ))
+        // A station decrypts with every key pair that belongs to it; only the one that signs is held, and a switch whose
+        // time has come has let the old one go.
+        let mut changes = settle(objects, &certificate.account, core.clock.now());
+        changes.push(Change::Remove(
+            ObjectKind::Certificate,
+            certificate.account.clone(),
+            name.to_owned(),
+        ));
+        Ok((last_of_each(changes), ()))
     })
     .await
 }

@@ -347,6 +347,7 @@ fn check_certificate(objects: &Objects, certificate: &Certificate) -> Result<(),
             owner.escape_default()
         ));
     }
+    check_list("confirmed_by", &certificate.confirmed_by)?;
     if !certificate.active_from.is_empty() && certificate.active_from.parse::<Timestamp>().is_err() {
         return Err("active_from has to be a time like 2026-12-05T06:00:00Z".to_owned());
     }
@@ -625,6 +626,7 @@ pub fn warnings(objects: &Objects, now: crate::clock::Millis) -> Vec<(String, St
             found.push((format!("certificate {} has expired and is in use", certificate.name), switch));
         }
     }
+    found.extend(super::rollover::warnings(objects));
     for user in objects.users.values().filter(|user| user.keys.is_empty()) {
         found.push((
             format!("user {} has no key and cannot log in", user.name),

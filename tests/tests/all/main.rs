@@ -14,6 +14,7 @@ mod main_job;
 mod mdn;
 mod memory;
 mod negative;
+mod partner_settings;
 mod python_peer;
 mod rights;
 mod stores;

@@ -1,6 +1,7 @@
 //! The negative list and the faults of partners: what must not get through, in the exact words of the answer, and what a
 //! sent message becomes after every kind of answer, with the same bytes under the same Message-ID on each try.
 
+mod brake;
 mod craft;
 mod http;
 mod receipts;

@@ -542,3 +542,111 @@ fn no_private_key_lies_in_clear_in_the_data_directory() {
         }
     }
 }
+
+/// The steps of a rollover: progress by step.
+fn progress(gateway: &Gateway, id: &str) -> (Value, Vec<String>) {
+    let guide = gateway.json(&["cert", "rollover", id]);
+    let steps = guide["steps"].as_array().unwrap();
+    let steps = steps.iter().map(|step| step["progress"].as_str().unwrap().to_owned()).collect();
+    (guide, steps)
+}
+
+#[test]
+fn a_rollover_is_guided_from_the_new_key_to_the_end_of_the_old_one() {
+    let pair = Pair::two_gateways();
+    let alice = pair.alice();
+    assert_eq!(progress(alice, "ALICE").1, ["next", "later", "later", "later", "later"]);
+    let old = alice.json(&["station", "show", "ALICE"])["certificate"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let known = pair.bob().json(&["partner", "show", "ALICE"])["sign_certificate"][0]
+        .as_str()
+        .unwrap()
+        .to_owned();
+
+    // A new key pair made ahead; nobody has confirmed, and `check` says so.
+    alice.ok(&["cert", "renew", &old, "--at", &in_days(2)]);
+    let (guide, steps) = progress(alice, "ALICE");
+    assert_eq!(steps, ["done", "next", "later", "later", "later"]);
+    let next = guide["next"].as_str().unwrap().to_owned();
+    assert_eq!(
+        (&guide["current"], &guide["missing"]),
+        (&old.as_str().into(), &serde_json::json!(["BOB"]))
+    );
+    let checked = alice.cli(&["check"]);
+    assert!((checked.stdout + &checked.stderr).contains("is not confirmed by BOB"));
+
+    // Each command of the guide is one that exists and works as written there.
+    let file = pair.bob().path(&format!("{next}.pem"));
+    alice.ok(&["cert", "export", &next, "--out", file.to_str().unwrap()]);
+    assert_eq!(progress(pair.bob(), "ALICE").1, ["next", "later", "later", "later"]);
+    pair.bob().ok(&[
+        "cert",
+        "schedule",
+        &known,
+        "--replace-with",
+        file.to_str().unwrap(),
+        "--at",
+        &in_days(2),
+    ]);
+    assert_eq!(progress(pair.bob(), "ALICE").1, ["done", "next", "later", "later"]);
+    let ran = alice.cli(&["cert", "confirm", &next, "--partner", "NOBODY"]);
+    assert!(ran.code != 0 && ran.stderr.contains("does not trade with ALICE"), "{ran}");
+    alice.ok(&["cert", "confirm", &next, "--partner", "BOB"]);
+    let (guide, steps) = progress(alice, "ALICE");
+    assert_eq!(steps, ["done", "done", "done", "next", "later"], "{guide:#}");
+    assert!(!alice.ok(&["check"]).contains("is not confirmed"));
+    // It survives the way through a file.
+    let exported = alice.file("all.toml", alice.ok(&["export"]).as_bytes());
+    assert!(
+        alice
+            .ok(&["apply", "-f", exported.to_str().unwrap(), "--dry-run"])
+            .contains("nothing")
+    );
+
+    // Before the switch both decrypt and the old one signs; after it the new one signs, and the old one may go.
+    alice.restart();
+    pair.bob().restart();
+    assert_eq!(pair.fetch(&pair.deliver("before.edi", &order(1))), order(1));
+    assert_eq!(alice.json(&["cert", "rollover", "ALICE"])["current"], old.as_str());
+    for gateway in [alice, pair.bob()] {
+        gateway.set_clock(3 * 86_400);
+    }
+    assert_eq!(pair.fetch(&pair.deliver("after.edi", &order(2))), order(2));
+    let (guide, steps) = progress(alice, "ALICE");
+    assert_eq!(
+        (steps, &guide["current"]),
+        (
+            ["done", "done", "done", "done", "next"].map(str::to_owned).to_vec(),
+            &next.as_str().into()
+        )
+    );
+    alice.ok(&["cert", "rm", &old, "--yes"]);
+    assert_eq!(
+        progress(alice, "ALICE").1.first().map(String::as_str),
+        Some("next"),
+        "the next rollover"
+    );
+    assert_eq!(pair.fetch(&pair.deliver("without-the-old.edi", &order(3))), order(3));
+}
+
+#[test]
+fn a_planned_switch_can_be_moved() {
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["station", "add", "ALICE"]);
+    let old = gateway.json(&["station", "show", "ALICE"])["certificate"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let ran = gateway.cli(&["cert", "switch", &old]);
+    assert!(ran.code != 0 && ran.stderr.contains("none is planned"), "{ran}");
+    gateway.ok(&["cert", "renew", &old, "--at", &in_days(2), "--name", "alice-next"]);
+    let later = in_days(9);
+    gateway.ok(&["cert", "switch", "alice-next", "--at", &later]);
+    let shown = gateway.json(&["cert", "show", "alice-next"]);
+    assert!(shown["active_from"].as_str().unwrap().starts_with(&later[..16]), "{shown:#}");
+    assert_eq!(gateway.json(&["cert", "rollover", "ALICE"])["current"], old.as_str());
+    gateway.ok(&["cert", "switch", "alice-next"]);
+    assert_eq!(gateway.json(&["station", "show", "ALICE"])["certificate"], "alice-next");
+}

@@ -384,6 +384,68 @@ fn other_content_under_a_bound_id_is_told_and_alerted() {
 }
 
 #[test]
+fn other_content_under_a_bound_id_is_told_by_an_async_mdn_too() {
+    let stage = stage();
+    let port = free_port();
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    stage.add("REUSER", port, &["--require-encrypted", "false"]);
+    let url = format!("http://127.0.0.1:{port}/mdn");
+    let message = || payload().signed(&stage.partner).message("<reused@test>").with("AS2-From", "REUSER");
+    let first = message();
+    wait_for("the new partner", || {
+        (first.post(stage.gate.as2_port).disposition() == PROCESSED).then_some(())
+    });
+    let answer = message().with("Receipt-Delivery-Option", &url).post(stage.gate.as2_port);
+    assert!(answer.status == 204 && answer.body.is_empty(), "{}", answer.text());
+    let mut stream = listener.accept().unwrap().0;
+    let hit = read_request(&mut stream).unwrap();
+    stream.write_all(&http(200, &[], "")).unwrap();
+    let text = String::from_utf8_lossy(&hit.message.body).into_owned();
+    assert!(
+        text.contains("Original-Message-ID: <reused@test>") && text.contains("processed/error: unexpected-processing-error"),
+        "{text}"
+    );
+    let signed = hit.message.header("Content-Type").unwrap_or_default();
+    assert!(signed.starts_with("multipart/signed"), "{signed}");
+    let row = wait_for("the receipt to be on record", || {
+        let rows = stage.listed("<reused@test>");
+        let row = rows.iter().find(|row| row["state"] == "quarantined")?;
+        let whole = stage.gate.show(row["id"].as_str().unwrap());
+        whole["mdn_at"].is_string().then_some(whole)
+    });
+    assert_eq!(row["mdn_signature"], "signed", "{row:#}");
+}
+
+#[test]
+fn errors_explain_themselves_to_1_3_partners_but_never_decryption() {
+    let stage = stage();
+    stage.add("NEWER", 9, &["--as2-version", "1.3"]);
+    let field = |text: &str| text.lines().find(|line| line.starts_with("Explanation:")).map(str::to_owned);
+    let strange = payload().signed(&stage.stranger).encrypted(&stage.ours);
+    let broken = payload().signed(&stage.partner).encrypted(&stage.stranger.path("cert.pem"));
+    let clear = payload().signed(&stage.partner);
+    let said = |entity: &Entity, id: &str, from: &str| {
+        let request = entity.message(id).with("AS2-From", from);
+        wait_for("the new partner", || {
+            let answer = request.post(stage.gate.as2_port);
+            (!answer.disposition().contains("unknown-trading-relationship")).then_some(answer)
+        })
+    };
+    let told = said(&clear, "<clear-to-newer@test>", "NEWER");
+    assert!(told.disposition().ends_with("insufficient-message-security"), "{}", told.text());
+    let words = field(&told.text()).unwrap_or_default();
+    assert!(words.contains("signed and encrypted"), "{}", told.text());
+    for (entity, id, from) in [
+        (&broken, "<broken-to-newer@test>", "NEWER"),
+        (&strange, "<strange-to-older@test>", CRAFT),
+    ] {
+        let answer = said(entity, id, from);
+        assert!(answer.disposition().contains("error"), "{}", answer.text());
+        assert_eq!(field(&answer.text()), None, "{id}");
+    }
+}
+
+#[test]
 fn a_refused_id_may_be_used_for_a_good_message() {
     let stage = stage();
     let bad = payload().signed(&stage.stranger).message("<mended@test>");

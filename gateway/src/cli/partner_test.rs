@@ -1,0 +1,251 @@
+//! `partner test`: from the name to the receipt, a line for each step, and what to do about the one that fails.
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::error::{DONE, REMOTE};
+use super::output::{Format, out, plain};
+use super::{Ctx, Outcome, message};
+use crate::clock::compact;
+use crate::gateway::{Core, is_served};
+use crate::intake;
+use crate::manage::partners;
+use crate::manage::{Refusal, RefusalKind, Result, objects};
+use crate::message::{Message, State};
+use crate::partner::Partner;
+use crate::partnership::Partnership;
+use crate::post::ProbeStep;
+
+/// What is tested.
+pub(super) struct Test {
+    /// The partner.
+    pub(super) id: String,
+    /// The station that sends.
+    pub(super) from: Option<String>,
+    /// No message.
+    pub(super) connect_only: bool,
+    /// How long the MDN may take.
+    pub(super) timeout: Duration,
+}
+
+/// One line.
+struct Line {
+    ok: bool,
+    name: String,
+    detail: String,
+    hint: String,
+}
+
+impl Line {
+    fn ok(name: &str, detail: String) -> Self {
+        Line {
+            ok: true,
+            name: name.to_owned(),
+            detail,
+            hint: String::new(),
+        }
+    }
+}
+
+/// Lines are shown as they come: a step may take a minute.
+struct Report<'a> {
+    ctx: &'a Ctx,
+    lines: Vec<Line>,
+}
+
+impl Report<'_> {
+    fn add(&mut self, line: Line) {
+        let printer = &self.ctx.printer;
+        if printer.format != Format::Json && !printer.quiet {
+            let mark = if line.ok { "ok" } else { "no" };
+            out(format!("{mark}   {:<24} {}", line.name, plain(&line.detail)).trim_end());
+        }
+        self.lines.push(line);
+    }
+
+    fn is_good(&self) -> bool {
+        self.lines.iter().all(|line| line.ok)
+    }
+}
+
+pub(super) async fn run(ctx: &Ctx, core: &Arc<Core>, test: Test) -> Outcome {
+    let id = test.id.as_str();
+    let station = station(ctx, core, &test)?;
+    let pair = core.partnership(&station, id)?;
+    let mut report = Report { ctx, lines: Vec::new() };
+    let target = crate::outbox::target(core, &pair, &pair.partner.url);
+    connection(&mut report, &pair, core.poster.probe(&target).await);
+    let mut sent = None;
+    if report.is_good() && !test.connect_only && !ctx.dry_run() {
+        let message = send_test(core, &station, id, test.timeout).await?;
+        report.add(Line::ok("protected by", algorithms(&message, &pair.partner)));
+        verdicts(&message).into_iter().for_each(|line| report.add(line));
+        sent = Some(message);
+    }
+    if ctx.printer.format == Format::Json {
+        let lines: Vec<Value> = report
+            .lines
+            .iter()
+            .map(|line| json!({ "ok": line.ok, "name": line.name, "detail": line.detail, "hint": line.hint }))
+            .collect();
+        let message = sent.as_ref().map(|m| m.id.as_str());
+        ctx.printer.show(
+            &json!({ "partner": id, "station": station, "ok": report.is_good(), "steps": lines, "message": message }),
+            "",
+        );
+    }
+    match report.lines.into_iter().find(|line| !line.ok) {
+        None => Ok(DONE),
+        Some(_) if ctx.printer.format == Format::Json => Ok(REMOTE),
+        Some(line) => Err(failed(id, line)),
+    }
+}
+
+fn failed(id: &str, line: Line) -> Refusal {
+    let hint = if line.hint.is_empty() {
+        "as2gate message list --limit 1 shows what was sent".to_owned()
+    } else {
+        line.hint
+    };
+    Refusal::new(
+        RefusalKind::Remote,
+        "partner-test",
+        format!("the test of {id} failed at: {}", line.name),
+        line.detail,
+        hint,
+    )
+}
+
+/// The one that was named, or the only one that trades with the partner.
+fn station(ctx: &Ctx, core: &Core, test: &Test) -> Result<String> {
+    let (all, id) = (objects(core)?, test.id.as_str());
+    let partner = partners::choose(&all, ctx.account(), id)?;
+    if let Some(station) = &test.from {
+        return Ok(station.clone());
+    }
+    let mut trading = all
+        .pairs(&partner.account)
+        .filter(|(_, p)| p.as2_id == id)
+        .map(|(s, _)| s.as2_id.clone());
+    match (trading.next(), trading.next()) {
+        (Some(only), None) => Ok(only),
+        (None, _) => Err(Refusal::not_found(
+            format!("nobody trades with {id}"),
+            "the account has no station for it",
+            "as2gate station add AS2_ID",
+        )),
+        _ => Err(Refusal::usage(
+            format!("which station tests {id}?"),
+            "several trade with it",
+            "add --from STATION",
+        )),
+    }
+}
+
+/// Name, TCP, TLS and HTTP, then all of them in one line.
+fn connection(report: &mut Report<'_>, pair: &Partnership, steps: Vec<ProbeStep>) {
+    let took: Duration = steps.iter().map(|step| step.took).sum();
+    let good = steps.iter().all(|step| step.ok);
+    for step in steps {
+        let name = match step.name {
+            "url" => "url is one",
+            "resolve" => "name resolves",
+            "connect" => "TCP connects",
+            "tls" => "TLS and certificate",
+            _ => "HTTP answers",
+        };
+        let trust = match (step.name, pair.pinned_tls.is_empty()) {
+            ("tls", true) => ", trusted by the system's roots",
+            ("tls", false) => ", as pinned",
+            _ => "",
+        };
+        let detail = if step.ok { format!("{}{trust}", step.detail) } else { step.detail };
+        let name = if step.ok { name.to_owned() } else { format!("url {}", step.name) };
+        report.add(Line {
+            ok: step.ok,
+            name,
+            detail,
+            hint: step.hint,
+        });
+    }
+    if good {
+        let detail = format!("{}  ({:.1} ms)", pair.partner.url, took.as_secs_f64() * 1000.0);
+        report.add(Line::ok("url answers", detail));
+    }
+}
+
+/// Sends a small text and waits until its fate is known.
+async fn send_test(core: &Arc<Core>, station: &str, partner: &str, timeout: Duration) -> Result<Message> {
+    if !is_served(&core.config) {
+        return Err(Refusal::new(
+            RefusalKind::Failed,
+            "not-serving",
+            "cannot send a test message",
+            "no server is running here",
+            "as2gate serve",
+        ));
+    }
+    let now = core.clock.now();
+    let name = format!("as2gate-test-{}.txt", compact(now));
+    let cannot = |error: &std::io::Error| Refusal::from_io("cannot write the test file", error);
+    let dir = core.config.paths().spool;
+    let path = dir.join(format!("{}-{name}", std::process::id()));
+    let text = format!(
+        "Test message of as2gate {} from {station} to {partner}.\r\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    std::fs::File::create_new(&path)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .map_err(|error| cannot(&error))?;
+    let submitted = intake::submit(core, station, partner, &path, Some(&name), Some("as2gate test message"), None).await;
+    let _ = std::fs::remove_file(&path);
+    message::wait_until_final(core, submitted?.id.as_str(), Some(timeout)).await
+}
+
+/// What the test message was protected with.
+fn algorithms(message: &Message, partner: &Partner) -> String {
+    let detail = &message.detail;
+    let or_none = |text: &str| if text.is_empty() { "none".to_owned() } else { text.to_owned() };
+    let scheme = partner.sign.map(|_| format!(" {}", partner.signature_scheme)).unwrap_or_default();
+    let transport = partner
+        .encrypt
+        .map(|_| format!(" by {}", partner.key_transport))
+        .unwrap_or_default();
+    format!(
+        "sign {}{scheme}, encrypt {}{transport}, compress {}, receipt {}",
+        or_none(&detail.signed),
+        or_none(&detail.encrypted),
+        or_none(&detail.compressed),
+        or_none(&detail.mdn_mode)
+    )
+}
+
+/// Delivery and receipt.
+fn verdicts(message: &Message) -> Vec<Line> {
+    let detail = &message.detail;
+    if message.state != State::Delivered {
+        return vec![Line {
+            ok: false,
+            name: format!("test message {}", message.state),
+            detail: message.reason.clone(),
+            hint: detail.hint.clone(),
+        }];
+    }
+    let mut lines = vec![Line::ok("test message delivered", message.message_id.clone())];
+    if !detail.mdn_disposition.is_empty() {
+        let digest = detail
+            .mic
+            .rsplit_once(',')
+            .map(|(_, name)| format!(", MIC {} agrees", name.trim()))
+            .unwrap_or_default();
+        let signed = detail.mdn_signature.starts_with("signed");
+        lines.push(Line::ok(
+            if signed { "signed MDN" } else { "MDN" },
+            format!("{}{digest}", message::disposition(message)),
+        ));
+    }
+    lines
+}

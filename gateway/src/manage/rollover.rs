@@ -1,0 +1,317 @@
+//! A change of certificates step by step, ours or a partner's: what is done, what is next, and by which command.
+//!
+//! Certificate Exchange Messages (draft-meadors-certificate-exchange-14) do the same over AS2, but only one product speaks
+//! them (as2.md §11). Here people mail the certificate, and the gateway keeps count of who has taken it.
+
+use serde::Serialize;
+
+use super::certificates::{self, choose, settle};
+use super::{Change, Refusal, Result, edit, partners, stations};
+use crate::certificate::Certificate;
+use crate::clock::{Millis, rfc3339};
+use crate::gateway::Core;
+use crate::journal::Objects;
+use crate::partner::Partner;
+use crate::station::Station;
+use crate::words;
+
+words! {
+    /// How far a step is.
+    pub enum Progress {
+        /// Nothing to do.
+        Done = "done",
+        /// Its turn has come.
+        Next = "next",
+        /// Others come first.
+        Later = "later",
+    }
+}
+
+/// One step.
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+pub struct Step {
+    /// How far it is.
+    pub progress: Progress,
+    /// What happens.
+    pub what: String,
+    /// The command that does it.
+    pub command: String,
+}
+
+/// A change of certificates as it stands.
+#[derive(Clone, Debug, Serialize)]
+pub struct Rollover {
+    /// AS2 id of the station or partner.
+    pub owner: String,
+    /// Name of the certificate that is in force now.
+    pub current: String,
+    /// Name of the one that follows, if one is planned.
+    pub next: Option<String>,
+    /// When it takes over, RFC 3339.
+    pub at: Option<String>,
+    /// Partners that have taken a station's next certificate.
+    pub confirmed: Vec<String>,
+    /// Partners that have not said so.
+    pub missing: Vec<String>,
+    /// What to do.
+    pub steps: Vec<Step>,
+}
+
+/// How the change of a station's or a partner's certificate stands. A station goes before a partner of the same name.
+///
+/// # Errors
+/// When there is neither.
+pub fn guide(objects: &Objects, account: Option<&str>, id: &str, now: Millis) -> Result<Rollover> {
+    if let Ok(station) = stations::choose(objects, account, id) {
+        return Ok(of_station(objects, station, now));
+    }
+    match partners::choose(objects, account, id) {
+        Ok(partner) => Ok(of_partner(objects, partner, now)),
+        Err(_) => Err(Refusal::not_found(
+            format!("no station or partner {id}"),
+            "a rollover belongs to one of them",
+            "as2gate station list, as2gate partner list",
+        )),
+    }
+}
+
+/// The planned successor of a certificate, and whether its time has come.
+fn successor<'a>(objects: &'a Objects, account: &str, name: &str, now: Millis) -> Option<(&'a Certificate, bool)> {
+    let planned = |c: &&Certificate| c.account == account && c.replaces == name && !c.active_from.is_empty();
+    let found = objects.certificates.values().find(planned)?;
+    let due = found
+        .active_from
+        .parse::<jiff::Timestamp>()
+        .is_ok_and(|at| at.as_millisecond() <= now);
+    Some((found, due))
+}
+
+/// Partners of a station that have, and that have not, said that they took a certificate.
+#[must_use]
+pub fn confirmations(objects: &Objects, certificate: &Certificate) -> (Vec<String>, Vec<String>) {
+    let trading = objects
+        .partners
+        .values()
+        .filter(|p| p.account == certificate.account && p.trades_with(&certificate.owner));
+    let ids: Vec<String> = trading.map(|p| p.as2_id.clone()).collect();
+    ids.into_iter().partition(|id| certificate.confirmed_by.contains(id))
+}
+
+fn of_station(objects: &Objects, station: &Station, now: Millis) -> Rollover {
+    let account = station.account.as_str();
+    let plan = successor(objects, account, &station.certificate, now);
+    // The certificate that the change is about: the planned one or, once it is over, the one in force.
+    let subject = plan
+        .map(|(next, _)| next)
+        .or_else(|| objects.certificate(account, &station.certificate));
+    let switched = plan.is_none_or(|(_, due)| due);
+    let current = if switched { subject.map(|c| c.name.as_str()) } else { None }.unwrap_or(&station.certificate);
+    let old: Vec<&str> = objects
+        .certificates
+        .values()
+        .filter(|c| c.account == account && c.owner == station.as2_id && c.sealed_key.is_some())
+        .map(|c| c.name.as_str())
+        .filter(|name| subject.is_none_or(|subject| *name != subject.name))
+        .collect();
+    let begun = plan.is_some() || !old.is_empty();
+    let (confirmed, missing) = subject
+        .filter(|_| begun)
+        .map_or_else(Default::default, |c| confirmations(objects, c));
+    let name = subject.filter(|_| begun).map_or("NEXT", |c| c.name.as_str());
+    let all_told = missing.is_empty();
+    let order = [
+        (
+            begun,
+            "make the next key pair; both decrypt from then on".to_owned(),
+            format!("as2gate cert renew {} --at TIME", station.certificate),
+        ),
+        (
+            begun && all_told,
+            format!("send it to the partners{}", named(": ", &missing)),
+            format!("as2gate cert export {name} --out {name}.pem"),
+        ),
+        (
+            begun && all_told,
+            format!("note who has taken it{}", named("; so far ", &confirmed)),
+            format!(
+                "as2gate cert confirm {name} --partner {}",
+                missing.first().map_or("ID", String::as_str)
+            ),
+        ),
+        (
+            begun && switched,
+            when(plan, "sign with it"),
+            format!("as2gate cert switch {name} --at TIME"),
+        ),
+        (
+            begun && old.is_empty(),
+            "remove the old key pair, once nobody encrypts to it".to_owned(),
+            format!("as2gate cert rm {}", old.first().copied().unwrap_or(&station.certificate)),
+        ),
+    ];
+    Rollover {
+        owner: station.as2_id.clone(),
+        current: current.to_owned(),
+        next: plan.filter(|(_, due)| !due).map(|(next, _)| next.name.clone()),
+        at: plan.map(|(next, _)| next.active_from.clone()),
+        confirmed,
+        missing,
+        steps: in_order(order),
+    }
+}
+
+fn of_partner(objects: &Objects, partner: &Partner, now: Millis) -> Rollover {
+    let account = partner.account.as_str();
+    let first = partner.sign_certificate.first().map_or("", String::as_str);
+    let current = if partner.encrypt_certificate.is_empty() {
+        first
+    } else {
+        &partner.encrypt_certificate
+    };
+    let plan = successor(objects, account, current, now);
+    let switched = plan.is_some_and(|(_, due)| due);
+    let name = plan.map_or("NEXT", |(next, _)| next.name.as_str());
+    let id = &partner.as2_id;
+    let old: Vec<&String> = partner.sign_certificate.iter().filter(|c| *c != current && *c != name).collect();
+    let order = [
+        (
+            plan.is_some(),
+            "take its next certificate; both verify from then on".to_owned(),
+            format!("as2gate cert schedule {current} --replace-with FILE --at TIME"),
+        ),
+        (
+            switched,
+            "compare the fingerprint by telephone".to_owned(),
+            format!("as2gate cert show {name}"),
+        ),
+        (
+            switched,
+            when(plan, "encrypt to it"),
+            format!("as2gate cert switch {name} --at TIME"),
+        ),
+        (
+            plan.is_none() && old.is_empty(),
+            "drop the old one, once it signs with the new one".to_owned(),
+            format!(
+                "as2gate partner set {id} --sign-certificate {}",
+                if plan.is_some() { name } else { current }
+            ),
+        ),
+    ];
+    Rollover {
+        owner: id.clone(),
+        current: if switched { name } else { current }.to_owned(),
+        next: plan.filter(|(_, due)| !due).map(|(next, _)| next.name.clone()),
+        at: plan.map(|(next, _)| next.active_from.clone()),
+        confirmed: Vec::new(),
+        missing: Vec::new(),
+        steps: in_order(order),
+    }
+}
+
+fn when(plan: Option<(&Certificate, bool)>, what: &str) -> String {
+    match plan {
+        Some((next, false)) => format!("{what}: by itself at {}", next.active_from),
+        Some((next, true)) => format!("{what}: since {}", next.active_from),
+        None => what.to_owned(),
+    }
+}
+
+fn named(before: &str, ids: &[String]) -> String {
+    if ids.is_empty() {
+        String::new()
+    } else {
+        format!("{before}{}", ids.join(", "))
+    }
+}
+
+/// The first step that is not done is next.
+fn in_order<const N: usize>(order: [(bool, String, String); N]) -> Vec<Step> {
+    let first_open = order.iter().position(|(done, ..)| !done);
+    let steps = order.into_iter().enumerate().map(|(n, (done, what, command))| Step {
+        progress: match done {
+            true => Progress::Done,
+            false if first_open == Some(n) => Progress::Next,
+            false => Progress::Later,
+        },
+        what,
+        command,
+    });
+    steps.collect()
+}
+
+/// Notes that partners have taken a station's certificate.
+///
+/// # Errors
+/// When it belongs to no station, or somebody named does not trade with that station.
+pub async fn confirm(core: &Core, account: Option<&str>, name: &str, ids: &[String], dry_run: bool) -> Result<Certificate> {
+    edit(core, dry_run, |objects| {
+        let certificate = choose(objects, account, name)?;
+        if certificate.sealed_key.is_none() || !objects.stations.contains_key(&certificate.owner) {
+            return Err(Refusal::invalid(
+                format!("cannot confirm {name}"),
+                "partners take a station's certificate, and this one belongs to none",
+                "as2gate cert list",
+            ));
+        }
+        let (confirmed, missing) = confirmations(objects, certificate);
+        if let Some(stranger) = ids.iter().find(|id| !confirmed.contains(id) && !missing.contains(id)) {
+            let why = format!("{stranger} does not trade with {}", certificate.owner);
+            return Err(Refusal::not_found(format!("cannot confirm {name}"), why, "as2gate partner list"));
+        }
+        let mut new = certificate.clone();
+        new.confirmed_by.extend(ids.iter().filter(|id| !confirmed.contains(id)).cloned());
+        new.confirmed_by.sort();
+        new.confirmed_by.dedup();
+        Ok((vec![new.clone().into()], new))
+    })
+    .await
+}
+
+/// Moves the time of a planned switch: later, at once, or back to the old certificate until a time to come.
+///
+/// # Errors
+/// When no switch to it is planned.
+pub async fn switch(core: &Core, account: Option<&str>, name: &str, at: Option<jiff::Timestamp>, dry_run: bool) -> Result<Certificate> {
+    edit(core, dry_run, |objects| {
+        let certificate = choose(objects, account, name)?;
+        if certificate.replaces.is_empty() || certificate.active_from.is_empty() {
+            return Err(Refusal::invalid(
+                format!("cannot move the switch to {name}"),
+                "none is planned, or it is over",
+                "as2gate cert renew, as2gate cert schedule",
+            ));
+        }
+        let now = core.clock.now();
+        let new = Certificate {
+            active_from: rfc3339(at.map_or(now, |at| at.as_millisecond())),
+            ..certificate.clone()
+        };
+        let mut changes: Vec<Change> = vec![new.clone().into()];
+        let after = super::with_changes(objects, &changes);
+        changes.extend(settle(&after, &new.account, now));
+        Ok((certificates::last_of_each(changes), new))
+    })
+    .await
+}
+
+/// Partners that will not know a station's next certificate when it takes over, in the words of `check`.
+#[must_use]
+pub fn warnings(objects: &Objects) -> Vec<(String, String)> {
+    let planned = objects
+        .certificates
+        .values()
+        .filter(|c| c.sealed_key.is_some() && !c.active_from.is_empty());
+    let unconfirmed = planned.filter_map(|c| {
+        objects.stations.get(&c.owner)?;
+        let (_, missing) = confirmations(objects, c);
+        let what = format!(
+            "certificate {} takes over at {} and is not confirmed by {}",
+            c.name,
+            c.active_from,
+            missing.join(", ")
+        );
+        (!missing.is_empty()).then(|| (what, format!("as2gate cert rollover {}", c.owner)))
+    });
+    unconfirmed.collect()
+}
