@@ -104,13 +104,17 @@ impl Receive for Inbox {
                 {
                     return Err(Reply::text(403, "the TLS certificate is another partner's\r\n"));
                 }
-                if !reply::shows(arrival, pair.inbound_auth.as_ref()) {
-                    tracing::warn!(peer = %arrival.peer, station = pair.station.as2_id, partner = pair.partner.as2_id, "a POST without the partner's credentials refused");
-                    return Err(reply::unauthorized());
+                let logged_in = reply::shows(arrival, pair.inbound_auth.as_ref());
+                if !logged_in && !is_for_mdns(&self.core, arrival) {
+                    return Err(reply::unauthorized(arrival));
                 }
                 self.core.storage.check_room().map_err(|error| reply::not_now(&error))?;
-                let own = pair.partner.max_message;
-                (Some(self.core.storage.draft()), if own == 0 { max } else { own })
+                let max = match pair.partner.max_message {
+                    _ if !logged_in => receipts::MAX_MDN,
+                    0 => max,
+                    own => own,
+                };
+                (Some(self.core.storage.draft()), max)
             }
             Relationship::Unknown(..) => (None, max),
             Relationship::Broken(why) => {
@@ -145,6 +149,14 @@ impl Receive for Inbox {
             }
         }
     }
+}
+
+/// Posted to the path of async MDNs. These need no login: their signature is their proof, and products send credentials
+/// only to the URL that they were given for.
+fn is_for_mdns(core: &Core, arrival: &Arrival) -> bool {
+    let paths = &core.config.as2;
+    let path = arrival.head.target.split('?').next().unwrap_or_default();
+    path == paths.mdn_path && paths.mdn_path != paths.path
 }
 
 fn relationship(core: &Core, arrival: &Arrival) -> Relationship {
@@ -199,6 +211,9 @@ async fn receive(core: &Arc<Core>, arrival: Arrival, spool: Spool) -> Result<Rep
     };
     if let Some(reply) = try_mdn(core, &arrival, &pair, &draft).await? {
         return Ok(reply);
+    }
+    if !reply::shows(&arrival, pair.inbound_auth.as_ref()) {
+        return Ok(reply::unauthorized(&arrival));
     }
     let now = core.clock.now();
     let (message, receipt) = match new_message(&arrival, &pair, hex(&hash.finish()), len, now) {

@@ -196,7 +196,7 @@ pub struct Partner {
     pub client_certificate: String,
     /// Basic authentication that we show.
     pub http_auth: HttpAuth,
-    /// Basic authentication that it has to show with messages and async MDNs.
+    /// Basic authentication that it has to show with messages; async MDNs to `as2.mdn_path` are proven by their signature.
     pub inbound_auth: HttpAuth,
     /// Further header lines on each message; values may hold variables.
     pub headers: BTreeMap<String, String>,

@@ -34,7 +34,8 @@ pub(super) fn too_large(max: u64) -> Reply {
 }
 
 /// 401 with its challenge (RFC 7617 §2).
-pub(super) fn unauthorized() -> Reply {
+pub(super) fn unauthorized(arrival: &Arrival) -> Reply {
+    tracing::warn!(peer = %arrival.peer, "a POST without the partner's credentials refused");
     let mut reply = Reply::text(401, "user name and password are missing or wrong\r\n");
     let _ = reply.headers.push("WWW-Authenticate", "Basic realm=\"AS2\", charset=\"UTF-8\"");
     reply

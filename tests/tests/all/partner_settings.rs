@@ -124,12 +124,15 @@ fn a_partner_may_have_to_log_in() {
     let shown = pair.bob().ok(&["partner", "show", "ALICE", "-o", "json"]);
     assert!(!shown.contains(password) && !headers.contains("Basic "), "{shown}");
 
-    // The other way an async MDN comes by a POST of ALICE, and has to log in as well.
+    // The other way an async MDN comes by a POST of ALICE, whose signature is its proof. Nothing else passes there.
     pair.bob().ok(&["partner", "set", "ALICE", "--mdn", "async-signed"]);
     std::thread::sleep(FOLLOWS);
     let back = pair.bob().file("back.edi", &order(6));
     pair.bob().ok(&["send", back.to_str().unwrap(), "--from", "BOB", "--to", "ALICE"]);
     pair.bob().reaches("out", "back.edi", "delivered");
+    let names = [("AS2-From", "ALICE"), ("AS2-To", "BOB"), ("Message-ID", "<x@test>")];
+    let names = names.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!(exchange(pair.bob().as2_port, "POST", "/mdn", &names, b"no MDN").status, 401);
 }
 
 #[test]
