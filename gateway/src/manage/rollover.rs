@@ -169,13 +169,15 @@ fn of_partner(objects: &Objects, partner: &Partner, now: Millis) -> Rollover {
         &partner.encrypt_certificate
     };
     let plan = successor(objects, account, current, now);
-    let switched = plan.is_some_and(|(_, due)| due);
-    let name = plan.map_or("NEXT", |(next, _)| next.name.as_str());
+    // After a switch the old one stays in the list of those that verify; a certificate for signatures alone is no old one.
+    let several = partner.sign_certificate.len() > 1 && partner.sign_certificate.iter().any(|c| c == current);
+    let begun = plan.is_some() || several;
+    let switched = plan.map_or(several, |(_, due)| due);
+    let name = plan.map_or(if several { current } else { "NEXT" }, |(next, _)| next.name.as_str());
     let id = &partner.as2_id;
-    let old: Vec<&String> = partner.sign_certificate.iter().filter(|c| *c != current && *c != name).collect();
     let order = [
         (
-            plan.is_some(),
+            begun,
             "take its next certificate; both verify from then on".to_owned(),
             format!("as2gate cert schedule {current} --replace-with FILE --at TIME"),
         ),
@@ -190,12 +192,9 @@ fn of_partner(objects: &Objects, partner: &Partner, now: Millis) -> Rollover {
             format!("as2gate cert switch {name} --at TIME"),
         ),
         (
-            plan.is_none() && old.is_empty(),
+            false,
             "drop the old one, once it signs with the new one".to_owned(),
-            format!(
-                "as2gate partner set {id} --sign-certificate {}",
-                if plan.is_some() { name } else { current }
-            ),
+            format!("as2gate partner set {id} --sign-certificate {name}"),
         ),
     ];
     Rollover {

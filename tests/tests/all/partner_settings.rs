@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tests::process::{run, tool};
 use tests::wire::exchange;
 use tests::{Pair, order};
 
@@ -207,4 +208,34 @@ fn a_post_that_drips_on_ends_with_the_time_in_all() {
     let failed = pair.alice().reaches("out", "slow.edi", "failed");
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     assert!(failed["reason"].to_string().contains("not done within 2 s"), "{failed:#}");
+}
+
+#[test]
+fn an_unpacked_zip_arrives_as_several_files() {
+    let pair = Pair::two_gateways();
+    pair.alice().ok(&["partner", "set", "BOB", "--zip", "unpack"]);
+    std::thread::sleep(FOLLOWS);
+    let path = pair.alice().path("bundle.zip");
+    let script = "import sys, zipfile\n\
+                  z = zipfile.ZipFile(sys.argv[1], 'w', zipfile.ZIP_DEFLATED)\n\
+                  z.writestr('order.xml', '<order/>')\n\
+                  z.writestr('../up/scan.tif', b'II*\\0' + b'x' * 5000)\n\
+                  z.writestr('other/order.xml', '<second/>')\n\
+                  z.close()";
+    let _ = run(&mut tool("python3", &["-c", script, path.to_str().unwrap()])).ok();
+    pair.alice_user.put(&path, "AS2/send/ALICE/BOB/bundle.zip");
+    let sent = pair.alice().reaches("out", "bundle.zip", "delivered");
+    assert_eq!(
+        sent["mdn_disposition"].as_str().unwrap().split("; ").last(),
+        Some("processed"),
+        "{sent:#}"
+    );
+    let got = pair.bob().reaches("in", "order.xml", "filed");
+    let inbox = format!("AS2/files/BOB/ALICE/inbox/{}", got["id"].as_str().unwrap());
+    let mut names = pair.bob_user.ls(&inbox);
+    names.sort();
+    assert_eq!(names, ["order.xml", "order~2.xml", "scan.tif"]);
+    assert_eq!(pair.bob_user.get(&format!("{inbox}/order.xml")), b"<order/>");
+    assert_eq!(pair.bob_user.get(&format!("{inbox}/order~2.xml")), b"<second/>");
+    assert_eq!(pair.bob_user.get(&format!("{inbox}/scan.tif")).len(), 5004);
 }
