@@ -1,6 +1,7 @@
 //! `send`: files straight to a partner, without SFTP.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -10,9 +11,9 @@ use super::error::{DONE, PARTLY};
 use super::output::{Format, out, plain};
 use super::{Ctx, Outcome, message};
 use crate::config::parse_duration;
-use crate::gateway::is_served;
+use crate::gateway::{Core, is_served};
 use crate::intake;
-use crate::manage::{Refusal, RefusalKind};
+use crate::manage::{Refusal, RefusalKind, Result};
 use crate::message::{Message, State};
 
 /// Send files.
@@ -34,7 +35,7 @@ pub(crate) struct Send {
     /// Name under which the file is sent; for one file.
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// Subject line.
+    /// Subject line; may hold $file, $stem, $ext, $station, $partner, $id, $date, $time, and $$ for a dollar.
     #[arg(long, value_name = "TEXT")]
     subject: Option<String>,
     /// Content type.
@@ -68,59 +69,11 @@ pub(crate) async fn run(ctx: &Ctx, args: Send) -> Outcome {
         ));
     }
     if ctx.dry_run() {
-        core.partnership(&args.from, &args.to)?;
-        for file in &args.files {
-            std::fs::metadata(file).map_err(|error| Refusal::from_io(format!("cannot send {}", file.display()), &error))?;
-            ctx.printer.done(
-                &Value::Null,
-                &ctx.would(format!("{} goes from {} to {}", file.display(), args.from, args.to)),
-            );
-        }
-        return Ok(DONE);
+        return would_send(ctx, &core, &args);
     }
-    let (mut sent, mut refused): (Vec<Message>, Vec<Refusal>) = (Vec::new(), Vec::new());
-    for file in &args.files {
-        let submitted = intake::submit(
-            &core,
-            &args.from,
-            &args.to,
-            file,
-            args.name.as_deref(),
-            args.subject.as_deref(),
-            args.content_type.as_deref(),
-        );
-        match submitted.await {
-            Ok(message) => {
-                if ctx.printer.format != Format::Json && !ctx.printer.quiet {
-                    let duplicate = if message.state == State::Duplicate {
-                        format!("   {}", message.reason)
-                    } else {
-                        String::new()
-                    };
-                    out(&plain(&format!(
-                        "Message {}   {}   {}{duplicate}",
-                        message.id, message.file, message.state
-                    )));
-                }
-                sent.push(message);
-            }
-            Err(error) => refused.push(error.into()),
-        }
-    }
+    let (mut sent, refused) = submit(ctx, &core, &args).await;
     if args.wait {
-        for message in &mut sent {
-            *message = message::wait_until_final(&core, message.id.as_str(), args.timeout).await?;
-            if ctx.printer.format != Format::Json && !ctx.printer.quiet && message.state != State::Duplicate {
-                let why = if message.reason.is_empty() {
-                    message::disposition(message)
-                } else {
-                    message.reason.clone()
-                };
-                out(&plain(
-                    format!("Message {}   {}   {}   {why}", message.id, message.file, message.state).trim_end(),
-                ));
-            }
-        }
+        wait(ctx, &core, &args, &mut sent).await?;
     } else if !served {
         ctx.printer
             .note("note: no server is running here; the files go out when one does: as2gate serve");
@@ -130,6 +83,66 @@ pub(crate) async fn run(ctx: &Ctx, args: Send) -> Outcome {
         ctx.printer.list_of(objects);
     }
     verdict(&args, sent, refused)
+}
+
+fn would_send(ctx: &Ctx, core: &Core, args: &Send) -> Outcome {
+    core.partnership(&args.from, &args.to)?;
+    for file in &args.files {
+        std::fs::metadata(file).map_err(|error| Refusal::from_io(format!("cannot send {}", file.display()), &error))?;
+        ctx.printer.done(
+            &Value::Null,
+            &ctx.would(format!("{} goes from {} to {}", file.display(), args.from, args.to)),
+        );
+    }
+    Ok(DONE)
+}
+
+/// Hands every file in; those that are not taken are told at the end.
+async fn submit(ctx: &Ctx, core: &Arc<Core>, args: &Send) -> (Vec<Message>, Vec<Refusal>) {
+    let (mut sent, mut refused) = (Vec::new(), Vec::new());
+    for file in &args.files {
+        let submitted = intake::submit(
+            core,
+            &args.from,
+            &args.to,
+            file,
+            args.name.as_deref(),
+            args.subject.as_deref(),
+            args.content_type.as_deref(),
+        );
+        match submitted.await {
+            Ok(message) => {
+                let duplicate = if message.state == State::Duplicate { &message.reason } else { "" };
+                tell(ctx, &message, duplicate);
+                sent.push(message);
+            }
+            Err(error) => refused.push(error.into()),
+        }
+    }
+    (sent, refused)
+}
+
+async fn wait(ctx: &Ctx, core: &Arc<Core>, args: &Send, sent: &mut [Message]) -> Result<()> {
+    for message in sent {
+        *message = message::wait_until_final(core, message.id.as_str(), args.timeout).await?;
+        if message.state == State::Duplicate {
+            continue;
+        }
+        let why = if message.reason.is_empty() {
+            message::disposition(message)
+        } else {
+            message.reason.clone()
+        };
+        tell(ctx, message, &why);
+    }
+    Ok(())
+}
+
+fn tell(ctx: &Ctx, message: &Message, why: &str) {
+    if ctx.printer.format != Format::Json && !ctx.printer.quiet {
+        let line = format!("Message {}   {}   {}   {why}", message.id, message.file, message.state);
+        out(&plain(line.trim_end()));
+    }
 }
 
 fn verdict(args: &Send, sent: Vec<Message>, mut refused: Vec<Refusal>) -> Outcome {

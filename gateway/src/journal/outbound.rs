@@ -63,6 +63,8 @@ pub struct Settlement {
     pub message: Message,
     /// States in which the step may happen.
     pub expected: Vec<State>,
+    /// Last change of the row that the decision was made on; `None` where the state is enough.
+    pub seen: Option<Millis>,
     /// The holder's job and fence; `None` for evidence that counts whatever the fence says.
     pub fence: Option<(i64, i64)>,
     /// Small contents to keep.
@@ -108,6 +110,7 @@ impl Settlement {
         Settlement {
             message,
             expected: expected.to_vec(),
+            seen: None,
             fence: None,
             blobs: Vec::new(),
             entries: Vec::new(),
@@ -319,6 +322,13 @@ impl Tx<'_> {
         let id = message.id.as_str();
         if let Some((job, fence)) = step.fence {
             self.check_fence(job, fence)?;
+        }
+        if let Some(seen) = step.seen
+            && self.expect_message(id)?.updated != seen
+        {
+            return Err(JournalError::Conflict(format!(
+                "message {id} was moved meanwhile; look at it again"
+            )));
         }
         for (key, bytes) in &step.blobs {
             self.put_blob(key, bytes)?;

@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Refusal, RefusalKind, Result};
+use crate::clock::Millis;
 use crate::config::DuplicateRelease;
 use crate::gateway::Core;
 use crate::journal::{Accepted, Entry, JournalError, NewUpload, Revived};
 use crate::layout::Area;
 use crate::message::{Detail, Direction, FileRecord, Id, Message, State};
+use crate::outbox::FlowError;
 use crate::storage::{Content, Staged, StorageError};
 
 /// Bytes copied at a time.
@@ -131,18 +133,7 @@ pub async fn resend(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
             hint,
         ));
     }
-    let id = message.id.as_str();
-    let entries = core.journal.read(|tx| tx.entries_of(id))?;
-    let payload = entries
-        .iter()
-        .find(|e| !e.is_dir && e.noncurrent.is_none() && matches!(e.area, Area::Files | Area::Duplicate));
-    let Some(payload) = payload.cloned() else {
-        return Err(Refusal::not_found(
-            what(),
-            "its payload has left the view",
-            "as2gate lifecycle restore PATH brings it back, while it is kept",
-        ));
-    };
+    let payload = payload_of(core, message)?;
     if dry_run {
         return Ok(message.clone());
     }
@@ -151,32 +142,7 @@ pub async fn resend(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
     let staged: Staged =
         staged.map_err(|error| Refusal::new(RefusalKind::Failed, "internal", what(), error.to_string(), "try again"))??;
     let now = core.clock.now();
-    let detail = Detail {
-        user: message.detail.user.clone(),
-        files: vec![FileRecord {
-            name: message.file.clone(),
-            size: message.size,
-            sha256: message.sha256.clone(),
-            content_type: message.content_type.clone(),
-        }],
-        payload: staged.key.clone(),
-        previous: id.to_owned(),
-        ..Detail::default()
-    };
-    let anew = Message {
-        id: Id::draw(now),
-        message_id: String::new(),
-        state: State::Queued,
-        code: String::new(),
-        reason: String::new(),
-        created: now,
-        updated: now,
-        finished: None,
-        attempts: 0,
-        next_try: None,
-        detail,
-        ..message.clone()
-    };
+    let anew = anew(message, &staged, now);
     let upload = NewUpload {
         message: anew.clone(),
         window: None,
@@ -196,6 +162,49 @@ pub async fn resend(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
             format!("{winner} has the name"),
             "try again",
         )),
+    }
+}
+
+/// The payload as the tree shows it.
+fn payload_of(core: &Core, message: &Message) -> Result<Entry> {
+    let entries = core.journal.read(|tx| tx.entries_of(message.id.as_str()))?;
+    let shown = |e: &Entry| !e.is_dir && e.noncurrent.is_none() && matches!(e.area, Area::Files | Area::Duplicate);
+    entries.into_iter().find(shown).ok_or_else(|| {
+        Refusal::not_found(
+            format!("cannot resend message {}", message.id),
+            "its payload has left the view",
+            "as2gate lifecycle restore PATH brings it back, while it is kept",
+        )
+    })
+}
+
+/// A new message of the same file.
+fn anew(message: &Message, payload: &Staged, now: Millis) -> Message {
+    let detail = Detail {
+        user: message.detail.user.clone(),
+        files: vec![FileRecord {
+            name: message.file.clone(),
+            size: message.size,
+            sha256: message.sha256.clone(),
+            content_type: message.content_type.clone(),
+        }],
+        payload: payload.key.clone(),
+        previous: message.id.as_str().to_owned(),
+        ..Detail::default()
+    };
+    Message {
+        id: Id::draw(now),
+        message_id: String::new(),
+        state: State::Queued,
+        code: String::new(),
+        reason: String::new(),
+        created: now,
+        updated: now,
+        finished: None,
+        attempts: 0,
+        next_try: None,
+        detail,
+        ..message.clone()
     }
 }
 
@@ -246,21 +255,14 @@ pub async fn cancel(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
         DuplicateRelease::ProvablyUndelivered => undelivered,
         DuplicateRelease::AnyFailure => true,
     };
+    // The person has seen the row as it was; a try may have begun and ended since.
+    step.seen = Some(message.updated);
     let settled = step.message.clone();
-    let seen = message.updated;
-    let unnamed = core.journal.write(move |tx| {
-        // The person has seen the row as it was; a try may have begun and ended since.
-        if tx.expect_message(step.message.id.as_str())?.updated != seen {
-            return Err(JournalError::Conflict(format!(
-                "message {} was moved meanwhile; look at it again",
-                step.message.id
-            )));
-        }
-        tx.settle(&step, now)
-    });
-    let unnamed = unnamed.await?;
-    unnamed.iter().for_each(|key| core.storage.discard(key));
-    core.wake();
+    crate::outbox::settle(core, step, now).await.map_err(|error| match error {
+        FlowError::Journal(error) => Refusal::from(error),
+        FlowError::Storage(error) => error.into(),
+        FlowError::Internal(why) => Refusal::new(RefusalKind::Failed, "internal", what(), why, "try again"),
+    })?;
     Ok(settled)
 }
 
