@@ -1,5 +1,5 @@
-//! One SFTP channel: a reader that always drains the transport, a worker that exists only while there is work, and a
-//! writer that sends answers.
+//! One SFTP channel: a reader that always drains the transport, a worker that exists only while there is work, helpers that
+//! close uploads beside it, and a writer that sends answers.
 //!
 //! The one law: **the reader never waits for the client's window.** russh runs a connection in one task; if that task waits
 //! to deliver data to us while we wait to send through it, both wait for ever, and stock clients that pipeline READs bring
@@ -8,13 +8,14 @@
 //! the back-pressure of a slow disk.
 
 use crate::answers::Outbox;
-use crate::engine::Engine;
+use crate::engine::{Aside, Engine, Work};
 use crate::packet::{Broken, PIECE_COST};
 use crate::session::Activity;
 use bytes::Bytes;
 use russh::ChannelMsg;
 use russh::server::Msg;
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -38,6 +39,10 @@ struct Inbox {
     /// Budget held, for the queue and for what the engine has not run yet.
     charged: usize,
     worker: Worker,
+    /// Uploads that are being closed beside the worker.
+    aside: usize,
+    /// One of them has ended since the worker last looked.
+    is_due: bool,
     end: Option<End>,
 }
 
@@ -64,6 +69,8 @@ impl Channel {
             queue: VecDeque::new(),
             charged: 0,
             worker: Worker::Idle(Box::new(engine)),
+            aside: 0,
+            is_due: false,
             end: None,
         };
         Arc::new(Self {
@@ -124,7 +131,7 @@ impl Channel {
     /// Requests are being run or wait to be.
     pub(crate) fn is_working(&self) -> bool {
         let inbox = self.inbox();
-        matches!(inbox.worker, Worker::Running) || !inbox.queue.is_empty()
+        matches!(inbox.worker, Worker::Running) || !inbox.queue.is_empty() || inbox.aside > 0
     }
 
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
@@ -169,7 +176,7 @@ impl Channel {
     }
 
     /// Runs on a blocking thread until the queue is empty.
-    fn work(&self, engine: Box<Engine>) {
+    fn work(self: &Arc<Self>, engine: Box<Engine>) {
         // Declared before the engine, so that it acts after the engine is dropped and the uploads are abandoned, even if a
         // method of the tree panics.
         let mut last = LastAct {
@@ -182,8 +189,9 @@ impl Channel {
             if inbox.end == Some(End::Cut) {
                 return;
             }
-            if inbox.queue.is_empty() {
-                let Some(end) = inbox.end else {
+            if inbox.queue.is_empty() && !std::mem::take(&mut inbox.is_due) {
+                // What runs aside starts a worker again when it has ended.
+                let Some(end) = inbox.end.filter(|_| inbox.aside == 0) else {
                     last.armed = false;
                     inbox.worker = Worker::Idle(engine);
                     return;
@@ -197,7 +205,7 @@ impl Channel {
             let queue = std::mem::take(&mut inbox.queue);
             drop(inbox);
             queue.into_iter().for_each(|piece| engine.push(piece));
-            let result = engine.run(&self.outbox);
+            let result = engine.run(&self.outbox, &Beside(self));
             self.activity.touch();
             self.release(engine.cost());
             if let Err(broken) = result {
@@ -207,6 +215,13 @@ impl Channel {
                 }
                 return;
             }
+        }
+    }
+
+    /// Lets the writer end once the last answer is there.
+    fn finish(&self, inbox: MutexGuard<'_, Inbox>) {
+        if inbox.aside == 0 {
+            self.outbox.finish();
         }
     }
 
@@ -253,6 +268,35 @@ impl Channel {
     }
 }
 
+/// Runs the work of a channel's engine on further blocking threads.
+struct Beside<'a>(&'a Arc<Channel>);
+
+impl Aside for Beside<'_> {
+    fn run(&self, work: Work) {
+        let channel = Arc::clone(self.0);
+        channel.inbox().aside += 1;
+        tokio::task::spawn_blocking(move || {
+            match std::panic::catch_unwind(AssertUnwindSafe(work)) {
+                // A client that does not read is found by the engine's next answer.
+                Ok(answer) => drop(channel.outbox.ready(answer, 1)),
+                Err(_) => {
+                    tracing::error!("closing an upload panicked");
+                    channel.cut();
+                }
+            }
+            channel.activity.touch();
+            let mut inbox = channel.inbox();
+            inbox.aside -= 1;
+            inbox.is_due = true;
+            if matches!(inbox.worker, Worker::Gone) {
+                channel.finish(inbox);
+            } else {
+                channel.start(inbox);
+            }
+        });
+    }
+}
+
 /// What happens when a channel's engine is gone, for whatever reason.
 struct LastAct<'a> {
     channel: &'a Channel,
@@ -268,7 +312,7 @@ impl Drop for LastAct<'_> {
             let charged = std::mem::take(&mut inbox.charged);
             drop(inbox);
             self.channel.budget.add_permits(charged);
-            self.channel.outbox.finish();
+            self.channel.finish(self.channel.inbox());
         }
     }
 }

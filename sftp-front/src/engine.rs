@@ -1,6 +1,10 @@
 //! The SFTP server of one channel as a plain state machine: bytes in, calls of the [`Tree`], answers out. It runs on
 //! blocking threads, one at a time, and never waits for the client. Every open [`Upload`] ends in exactly one `close` or
 //! `abandon`: dropping the engine abandons what is still open.
+//!
+//! Requests run in order, but a CLOSE of an upload waits for the disk and the journal, so it runs [aside](Aside): the
+//! requests behind it go on, and its answer leaves when it is known (draft-02 §6.1 allows any order of answers). Only
+//! requests about the same name wait for it, so what they see is as if all had run in order.
 
 use crate::answers::{Answers, Outbox, full_read};
 use crate::attrs;
@@ -13,14 +17,16 @@ use bytes::{BufMut, Bytes, BytesMut};
 use std::collections::{HashMap, VecDeque};
 use std::io::IoSlice;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Most open handles of one channel; advertised by `limits@openssh.com`.
 pub const MAX_HANDLES: usize = 256;
 /// Uploads closed by a channel whose names are watched for a [`CloseSign`].
 pub const MAX_CLOSED_NAMES: usize = 64;
+/// Uploads of a channel that are being closed at a time; the next CLOSE waits for one of them.
+pub const MAX_CLOSING: usize = 16;
 /// Entries in one answer to READDIR.
 const PAGE: usize = 100;
 /// Longest READ of a handle that is also written: such answers are read at once and wait in memory.
@@ -49,15 +55,44 @@ pub(crate) struct Shared {
     pub(crate) stopping: AtomicBool,
 }
 
+/// Work that goes on beside the requests; its result is the encoded answer.
+pub(crate) type Work = Box<dyn FnOnce() -> Bytes + Send>;
+
+/// Where the work goes that must not hold up later requests.
+pub(crate) trait Aside {
+    /// Runs `work`, sends its answer, then runs the engine again. It may do all of that before it returns, but for the last.
+    fn run(&self, work: Work);
+}
+
 pub(crate) struct Engine {
     tree: Arc<dyn Tree>,
     home: VPath,
     client: String,
     shared: Arc<Shared>,
     input: Input,
+    /// A request that waits for a CLOSE of the same name; those behind it wait too.
+    stalled: Option<Frame>,
     greeted: bool,
     handles: HashMap<[u8; 8], Handle>,
+    /// Names of uploads that are being closed aside.
+    closing: Vec<Closing>,
     closed: VecDeque<VPath>,
+}
+
+/// An upload that is being closed.
+struct Closing {
+    path: VPath,
+    /// How it ended.
+    end: Arc<OnceLock<bool>>,
+}
+
+impl Closing {
+    /// Whether a request about `path` has to wait. Two names that are not ASCII may be one name in two forms, which is the
+    /// tree's to know.
+    fn concerns(&self, path: &VPath, below: bool) -> bool {
+        let alike = |a: &VPath, b: &VPath| a == b || (!a.is_ascii() && !b.is_ascii());
+        alike(&self.path, path) || (below && self.path.is_within(path))
+    }
 }
 
 enum Handle {
@@ -115,8 +150,10 @@ impl Engine {
             client,
             shared,
             input: Input::default(),
+            stalled: None,
             greeted: false,
             handles: HashMap::new(),
+            closing: Vec::new(),
             closed: VecDeque::new(),
         }
     }
@@ -127,22 +164,23 @@ impl Engine {
 
     /// What the bytes held cost, see [`Input::cost`].
     pub(crate) fn cost(&self) -> usize {
-        self.input.cost()
+        self.input.cost() + self.stalled.as_ref().map_or(0, Frame::cost)
     }
 
-    /// Runs every whole request that has arrived.
+    /// Runs every whole request that has arrived, up to one that has to wait for a CLOSE.
     ///
     /// # Errors
     /// [`Broken`]: the channel must end.
-    pub(crate) fn run(&mut self, outbox: &Outbox) -> Result<(), Broken> {
+    pub(crate) fn run(&mut self, outbox: &Outbox, aside: &dyn Aside) -> Result<(), Broken> {
         let mut out = Answers::new(outbox);
-        let result = self.frames(&mut out);
+        let result = self.frames(&mut out, aside);
         out.flush()?;
         result
     }
 
     /// The client ended the channel in order.
     pub(crate) fn ended_by_client(&mut self) {
+        self.settle();
         if self.handles.is_empty() && self.input.len() == 0 {
             for path in std::mem::take(&mut self.closed) {
                 self.tree.after_close(&path, CloseSign::ChannelEnded);
@@ -150,8 +188,15 @@ impl Engine {
         }
     }
 
-    fn frames(&mut self, out: &mut Answers<'_>) -> Result<(), Broken> {
-        while let Some(frame) = self.input.next()? {
+    fn frames(&mut self, out: &mut Answers<'_>, aside: &dyn Aside) -> Result<(), Broken> {
+        loop {
+            let frame = match self.stalled.take() {
+                Some(frame) => frame,
+                None => match self.input.next()? {
+                    Some(frame) => frame,
+                    None => return Ok(()),
+                },
+            };
             match frame {
                 _ if !self.greeted => self.greet(&frame, out)?,
                 Frame::BadWrite { id } => out.put(|b| packet::fault(b, id, &malformed()))?,
@@ -162,21 +207,82 @@ impl Engine {
                 }
                 Frame::Other { kind, body } => {
                     let (id, request) = packet::parse(kind, &body)?;
-                    let result = match request {
+                    match request {
+                        Ok(request) if self.must_wait(&request) => {
+                            self.stalled = Some(Frame::Other { kind, body });
+                            return Ok(());
+                        }
+                        Ok(Request::Close { handle }) => self.close(id, handle, out, aside)?,
                         Ok(request) => {
                             // What takes long must not hold back the answers before it.
-                            if matches!(request, Request::Close { .. } | Request::Extended { .. }) {
+                            if matches!(request, Request::Extended { .. }) {
                                 out.flush()?;
                             }
-                            self.request(request)
+                            let result = self.request(request);
+                            answer(out, id, result)?;
                         }
-                        Err(Malformed) => Err(malformed()),
-                    };
-                    answer(out, id, result)?;
+                        Err(Malformed) => answer(out, id, Err(malformed()))?,
+                    }
                 }
             }
         }
-        Ok(())
+    }
+
+    /// Whether a request has to wait for an upload of the same name that is being closed.
+    fn must_wait(&mut self, request: &Request<'_>) -> bool {
+        self.settle();
+        if self.closing.is_empty() {
+            return false;
+        }
+        match request {
+            Request::Close { handle } => {
+                let writing = match self.handle(handle) {
+                    Ok(Handle::Write(w)) => w.path.clone(),
+                    _ => return false,
+                };
+                self.closing.len() >= MAX_CLOSING || self.is_closing(&writing, false)
+            }
+            Request::Stat { path } | Request::Lstat { path } | Request::SetStat { path, .. } => self.waits_for(path, false),
+            Request::Open { path, .. } | Request::Remove { path } | Request::MkDir { path, .. } => self.waits_for(path, false),
+            Request::OpenDir { path } | Request::RmDir { path } => self.waits_for(path, true),
+            Request::Rename { from, to } => self.waits_for(from, true) || self.waits_for(to, true),
+            Request::Extended { name, body } => {
+                let mut r = Reader(body);
+                let mut next = || r.string().unwrap_or_default();
+                match *name {
+                    b"posix-rename@openssh.com" => self.waits_for(next(), true) || self.waits_for(next(), true),
+                    b"lsetstat@openssh.com" => self.waits_for(next(), false),
+                    _ => false,
+                }
+            }
+            Request::Read { .. } | Request::Fstat { .. } | Request::FsetStat { .. } | Request::ReadDir { .. } => false,
+            Request::RealPath { .. } | Request::Link | Request::Unknown => false,
+        }
+    }
+
+    fn waits_for(&self, path: &[u8], below: bool) -> bool {
+        self.path(path).is_ok_and(|path| self.is_closing(&path, below))
+    }
+
+    fn is_closing(&self, path: &VPath, below: bool) -> bool {
+        self.closing.iter().any(|c| c.concerns(path, below))
+    }
+
+    /// Files away the names of uploads that have been closed meanwhile.
+    fn settle(&mut self) {
+        let closed = &mut self.closed;
+        self.closing.retain(|c| match c.end.get() {
+            None => true,
+            Some(good) => {
+                if *good {
+                    if closed.len() == MAX_CLOSED_NAMES {
+                        closed.pop_front();
+                    }
+                    closed.push_back(c.path.clone());
+                }
+                false
+            }
+        });
     }
 
     /// The first packet must be INIT; whatever version above 3 it asks for, 3 is the answer (draft-02 §4).
@@ -197,7 +303,8 @@ impl Engine {
     fn request(&mut self, request: Request<'_>) -> Result<Reply, Fault> {
         match request {
             Request::Open { path, flags, set } => self.open(path, flags, set),
-            Request::Close { handle } => self.close(handle),
+            // These do not come here: see `frames`.
+            Request::Close { .. } => Err(no_handle()),
             Request::Read { handle, offset, len } => self.read(handle, offset, len),
             Request::Stat { path } => self.stat(path, true),
             Request::Lstat { path } => self.stat(path, false),
@@ -312,29 +419,45 @@ impl Engine {
         }
     }
 
-    fn close(&mut self, handle: &[u8]) -> Result<Reply, Fault> {
-        let key = <[u8; 8]>::try_from(handle).map_err(|_| no_handle())?;
-        let Handle::Write(w) = self.handles.remove(&key).ok_or_else(no_handle)? else {
-            return Ok(Reply::Ok);
+    /// CLOSE; that of an upload goes on aside.
+    fn close(&mut self, id: u32, handle: &[u8], out: &mut Answers<'_>, aside: &dyn Aside) -> Result<(), Broken> {
+        let found = <[u8; 8]>::try_from(handle).ok().and_then(|key| self.handles.remove(&key));
+        let w = match found {
+            None => return answer(out, id, Err(no_handle())),
+            Some(Handle::Dir(_) | Handle::Read(_)) => return answer(out, id, Ok(Reply::Ok)),
+            Some(Handle::Write(w)) => *w,
         };
         let Writing {
             path,
             upload,
             mut ledger,
             fault,
-            _open,
-        } = *w;
+            _open: open,
+        } = w;
         ledger.facts.pending_input_at_close = self.input.len() as u64;
         if let Some(fault) = fault {
             upload.abandon(&ledger.facts);
-            return Err(fault);
+            return answer(out, id, Err(fault));
         }
-        upload.close(&ledger.facts)?;
-        if self.closed.len() == MAX_CLOSED_NAMES {
-            self.closed.pop_front();
-        }
-        self.closed.push_back(path);
-        Ok(Reply::Ok)
+        // Its answer must not overtake those of its own WRITEs.
+        out.flush()?;
+        let end = Arc::new(OnceLock::new());
+        self.closing.push(Closing {
+            path,
+            end: Arc::clone(&end),
+        });
+        aside.run(Box::new(move || {
+            let result = upload.close(&ledger.facts);
+            drop(open);
+            let _ = end.set(result.is_ok());
+            let mut b = BytesMut::new();
+            match result {
+                Ok(()) => packet::status(&mut b, id, Code::Ok, ""),
+                Err(fault) => packet::fault(&mut b, id, &fault),
+            }
+            b.freeze()
+        }));
+        Ok(())
     }
 
     fn stat(&mut self, path: &[u8], follow: bool) -> Result<Reply, Fault> {

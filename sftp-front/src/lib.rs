@@ -10,7 +10,7 @@
 //!   refusals. `auth.rs` has the algorithms and who is asked about a key.
 //! * `channel.rs` takes the decrypted bytes of one channel and gives them to a worker on a blocking thread. **A packet
 //!   enters there**, in `Channel::accept`.
-//! * `engine.rs` runs the requests in order: `packet.rs` cuts and reads them, `path.rs` parses every path once, `attrs.rs`
+//! * `engine.rs` runs the requests in order, all but a CLOSE, which must not hold up the others: `packet.rs` cuts and reads them, `path.rs` parses every path once, `attrs.rs`
 //!   the attributes, `facts.rs` keeps the record of each upload. **A byte lands** in `Engine::write`, which calls
 //!   [`Upload::write_pieces`].
 //! * Answers leave through `answers.rs`; the data of a READ are fetched there just before they are sent. `longname.rs` makes
@@ -18,7 +18,7 @@
 //!
 //! # Limits
 //! Each limit is a constant beside the code that enforces it: [`MAX_PACKET`], [`MAX_DATA`], [`MAX_HANDLES`], [`MAX_PATH`],
-//! [`MAX_COMPONENTS`], [`MAX_COMPONENT`], [`MAX_EXTENTS`], [`MAX_WAITING_ANSWERS`], [`MAX_WAITING_BYTES`],
+//! [`MAX_CLOSING`], [`MAX_COMPONENTS`], [`MAX_COMPONENT`], [`MAX_EXTENTS`], [`MAX_WAITING_ANSWERS`], [`MAX_WAITING_BYTES`],
 //! [`REQUEST_BUDGET`], [`MAX_USER_NAME`], [`WRITE_STALL`], [`DRAIN`]; those of connections are settings in [`Config`].
 //! No code path holds a whole file: an upload holds at most the request budget, a download two batches of 1 MiB.
 
@@ -43,7 +43,7 @@ mod tree;
 pub use answers::{MAX_WAITING_ANSWERS, MAX_WAITING_BYTES};
 pub use auth::{AlgorithmPolicy, Authenticator, MAX_RSA_BITS, MAX_USER_NAME, MIN_RSA_BITS, Peer, PublicKey, Refused};
 pub use channel::REQUEST_BUDGET;
-pub use engine::{MAX_CLOSED_NAMES, MAX_HANDLES};
+pub use engine::{MAX_CLOSED_NAMES, MAX_CLOSING, MAX_HANDLES};
 pub use facts::{MAX_EXTENTS, UploadFacts};
 pub use handler::SFTP_ONLY;
 pub use packet::{MAX_DATA, MAX_PACKET};

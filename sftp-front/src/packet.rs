@@ -115,6 +115,17 @@ pub(crate) enum Frame {
     Other { kind: u8, body: Bytes },
 }
 
+impl Frame {
+    /// What a frame that waits costs, as [`Input::cost`].
+    pub(crate) fn cost(&self) -> usize {
+        match self {
+            Frame::Write { data, .. } => data.iter().map(|piece| piece.len() + PIECE_COST).sum(),
+            Frame::BadWrite { .. } => PIECE_COST,
+            Frame::Other { body, .. } => body.len() + PIECE_COST,
+        }
+    }
+}
+
 impl Input {
     pub(crate) fn push(&mut self, piece: Bytes) {
         if !piece.is_empty() {

@@ -109,6 +109,12 @@ impl VPath {
         Some(Self { components: rest.to_vec() })
     }
 
+    /// Whether all of it is ASCII, so that it has one form only.
+    #[must_use]
+    pub fn is_ascii(&self) -> bool {
+        self.components.iter().all(|c| c.is_ascii())
+    }
+
     /// Whether this path is `other` or lies below it.
     #[must_use]
     pub fn is_within(&self, other: &VPath) -> bool {

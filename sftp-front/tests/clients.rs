@@ -142,6 +142,9 @@ impl Download for Reading {
     }
 }
 
+/// How long the CLOSE of a file takes whose name begins with "slow".
+const SLOW: Duration = Duration::from_secs(2);
+
 struct Written {
     path: VPath,
     real: PathBuf,
@@ -163,6 +166,9 @@ impl Upload for Written {
         Ok(self.file.sync_all()?)
     }
     fn close(self: Box<Self>, facts: &UploadFacts) -> Result<(), Fault> {
+        if self.path.name().is_some_and(|name| name.starts_with("slow")) {
+            std::thread::sleep(SLOW);
+        }
         self.log.lock().unwrap().push(Event::Closed(self.path.clone(), facts.clone()));
         Ok(())
     }
@@ -767,6 +773,71 @@ fn write_and_close_behind_each_other() {
     w.wait("sign", |e| matches!(e, Event::Sign(_, CloseSign::ChannelEnded)).then_some(()));
     assert_eq!(fs::read(w.path("srv/x")).unwrap(), b"01234567");
     raw.child.wait().unwrap();
+}
+
+/// OPEN for writing, creating and truncating.
+fn open_write(id: u32, name: &[u8]) -> Vec<u8> {
+    packet(3, id, &[&string(name), &0x1au32.to_be_bytes(), &0u32.to_be_bytes()])
+}
+
+#[test]
+fn a_slow_close_holds_up_its_own_name_only() {
+    let w = World::new();
+    fs::write(w.path("srv/there"), b"old").unwrap();
+    let mut raw = Raw::new(&w);
+    raw.send(&[open_write(1, b"slow"), open_write(2, b"quick")].concat());
+    let (slow, quick) = (raw.handle(), raw.handle());
+    raw.send(&packet(6, 3, &[&slow, &0u64.to_be_bytes(), &string(b"12345")]));
+    assert_eq!(raw.code(), (3, 0));
+    let began = Instant::now();
+    raw.send(
+        &[
+            packet(4, 4, &[&slow]),
+            packet(6, 5, &[&quick, &0u64.to_be_bytes(), &string(b"6789")]),
+            packet(17, 6, &[&string(b"there")]),
+            packet(4, 7, &[&quick]),
+            // The name that is being closed: these see it closed. What stands behind them waits with them.
+            packet(17, 8, &[&string(b"./slow")]),
+            packet(18, 9, &[&string(b"slow"), &string(b"done")]),
+            packet(17, 10, &[&string(b"there")]),
+        ]
+        .concat(),
+    );
+    let ids: Vec<u32> = (0..7)
+        .map(|_| {
+            let answer = raw.answer().unwrap();
+            let id = u32::from_be_bytes(answer[1..5].try_into().unwrap());
+            if id == 5 || id == 6 || id == 7 {
+                assert!(began.elapsed() < SLOW, "{id} waited for another's CLOSE");
+            }
+            assert!(answer[0] == 105 || answer[5..9] == [0; 4], "{id}: {answer:?}");
+            id
+        })
+        .collect();
+    let mut before = ids[..3].to_vec();
+    before.sort_unstable();
+    assert_eq!((before, &ids[3..]), (vec![5, 6, 7], &[4, 8, 9, 10][..]));
+    assert!(began.elapsed() >= SLOW);
+    assert_eq!(fs::read(w.path("srv/done")).unwrap(), b"12345");
+    w.wait("sign", |e| {
+        matches!(e, Event::Sign(p, CloseSign::Renamed) if p.name() == Some("slow")).then_some(())
+    });
+
+    // Twenty at a time, the connection lost behind them: every one is closed, and the end waits for it.
+    let names: Vec<String> = (0..20).map(|k| format!("slow{k}")).collect();
+    for (k, name) in names.iter().enumerate() {
+        raw.send(&open_write(u32::try_from(k).unwrap(), name.as_bytes()));
+    }
+    let handles: Vec<Vec<u8>> = names.iter().map(|_| raw.handle()).collect();
+    let closes: Vec<u8> = handles.iter().flat_map(|h| packet(4, 1, &[h])).collect();
+    raw.send(&closes);
+    std::thread::sleep(Duration::from_millis(300));
+    raw.child.kill().unwrap();
+    raw.child.wait().unwrap();
+    w.wait("logout", |e| matches!(e, Event::Logout(_)).then_some(()));
+    for name in &names {
+        w.closed(name);
+    }
 }
 
 /// Prints wall time and the CPU time of this process (the server; the client is a child) for 1 GiB each way. Run with

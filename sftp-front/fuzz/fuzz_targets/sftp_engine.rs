@@ -25,7 +25,7 @@ mod tree;
 
 use answers::Outbox;
 use bytes::Bytes;
-use engine::{Engine, Shared};
+use engine::{Aside, Engine, Shared, Work};
 use facts::UploadFacts;
 use libfuzzer_sys::fuzz_target;
 use path::VPath;
@@ -35,7 +35,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use tokio::runtime::Runtime;
 use tree::{CloseSign, Download, Entry, Fault, Kind, Listing, OpenHow, SetStat, Space, Stat, Tree, Upload};
 
-pub use engine::{MAX_CLOSED_NAMES, MAX_HANDLES};
+pub use engine::{MAX_CLOSED_NAMES, MAX_CLOSING, MAX_HANDLES};
 pub use packet::{MAX_DATA, MAX_PACKET};
 
 /// Most bytes of one file of the tree.
@@ -56,7 +56,7 @@ fuzz_target!(|data: &[u8]| {
     while let Some(frame) = cut(&mut stream) {
         for piece in client.with_handles(frame).chunks(usize::from(settings) + 1) {
             engine.push(Bytes::copy_from_slice(piece));
-            let (result, held) = (engine.run(&outbox), engine.cost());
+            let (result, held) = (engine.run(&outbox, &AtOnce(&outbox)), engine.cost());
             assert!(held <= data.len() * (packet::PIECE_COST + 1), "the engine holds more than came in");
             client.read(&outbox);
             if result.is_err() {
@@ -74,6 +74,15 @@ fuzz_target!(|data: &[u8]| {
         "an upload without an end, or with two"
     );
 });
+
+/// A CLOSE without a thread of its own.
+struct AtOnce<'a>(&'a Outbox);
+
+impl Aside for AtOnce<'_> {
+    fn run(&self, work: Work) {
+        self.0.ready(work(), 1).expect("a client that reads");
+    }
+}
 
 /// The next packet by its length field, or all the rest where that does not fit.
 fn cut<'a>(stream: &mut &'a [u8]) -> Option<&'a [u8]> {
