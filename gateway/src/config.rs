@@ -189,6 +189,18 @@ pub struct Sftp {
     pub login_grace: Duration,
     /// Time without traffic.
     pub idle_timeout: Duration,
+    /// Time that open uploads get when the server stops.
+    pub drain: Duration,
+    /// Time without a word from a client after which it is asked whether it is there; 0 = never.
+    pub keepalive: Duration,
+    /// Bytes after which new keys are exchanged.
+    pub rekey_bytes: u64,
+    /// Time after which new keys are exchanged.
+    pub rekey_time: Duration,
+    /// Bytes of memory for the requests and answers of all connections.
+    pub memory: u64,
+    /// Addresses that may connect at all, single or as CIDR blocks; none means all.
+    pub allowed_ips: Vec<String>,
     /// When an address is shut out.
     pub ban: Ban,
     /// Balancers that may send PROXY v2, as CIDR blocks.
@@ -565,11 +577,27 @@ impl Config {
                 "write [\"ed25519\", \"ecdsa\"]",
             ));
         }
-        if let Some(block) = values.texts("sftp.proxy_protocol_from").iter().find(|block| !is_block(block)) {
-            return Err(wrong(
+        for (key, example) in [
+            (
                 "sftp.proxy_protocol_from",
-                format!("`{}` is not an address or block", block.escape_default()),
                 "write the balancers' addresses, such as [\"192.0.2.0/24\"]",
+            ),
+            ("sftp.allowed_ips", "write the clients' addresses, such as [\"192.0.2.0/24\"]"),
+        ] {
+            if let Some(block) = values.texts(key).iter().find(|block| !is_block(block)) {
+                return Err(wrong(
+                    key,
+                    format!("`{}` is not an address or block", block.escape_default()),
+                    example,
+                ));
+            }
+        }
+        let rekey = values.size("sftp.rekey_bytes");
+        if !(1 << 20..=1 << 30).contains(&rekey) {
+            return Err(wrong(
+                "sftp.rekey_bytes",
+                format!("{rekey} bytes between two key exchanges"),
+                "write a size from 1MiB to 1GiB",
             ));
         }
         let stages = |area: &str| Stages {
@@ -592,6 +620,12 @@ impl Config {
                 max_auth_tries: values.number("sftp.max_auth_tries"),
                 login_grace: values.span("sftp.login_grace"),
                 idle_timeout: values.span("sftp.idle_timeout"),
+                drain: values.span("sftp.drain"),
+                keepalive: values.span("sftp.keepalive"),
+                rekey_bytes: values.size("sftp.rekey_bytes"),
+                rekey_time: values.span("sftp.rekey_time"),
+                memory: values.size("sftp.memory"),
+                allowed_ips: values.texts("sftp.allowed_ips"),
                 ban: Ban {
                     failures: values.number("sftp.ban.failures"),
                     within: values.span("sftp.ban.within"),
@@ -775,6 +809,8 @@ mod tests {
             ("retry.max_tries = 0", "from 1"),
             ("sftp.algorithms = \"old\"", "one of"),
             ("sftp.proxy_protocol_from = [\"10.0.0.0/33\"]", "block"),
+            ("sftp.allowed_ips = [\"10.0.0.300\"]", "block"),
+            ("sftp.rekey_bytes = \"2GiB\"", "key exchanges"),
             ("sftp.listen = [\"22\"]", "address"),
             ("as2.tls.listen = [\"0.0.0.0:443\"]", "certificate"),
             ("as2.tls.key = \"-----BEGIN\"", "env:NAME"),

@@ -41,8 +41,9 @@ const PUBLISH_SCAN: Duration = Duration::from_secs(1);
 /// How often staged bytes without a row are looked for, and how old they have to be.
 const ORPHAN_SWEEP: Duration = Duration::from_secs(3600);
 const ORPHAN_AGE: Duration = Duration::from_secs(48 * 3600);
-/// How long a stop waits for what is under way.
+/// How long a stop waits for what is under way, and how much longer than for uploads.
 const STOP_WITHIN: Duration = Duration::from_secs(35);
+const STOP_AFTER_UPLOADS: Duration = Duration::from_secs(5);
 
 /// What every flow works with.
 pub struct Core {
@@ -369,7 +370,8 @@ impl Running {
     /// Stops: no new connections, what is under way may end within a limit, then the rest is cut.
     pub async fn stop(self) {
         let _ = self.stop.send(true);
-        let deadline = tokio::time::Instant::now() + STOP_WITHIN;
+        let within = STOP_WITHIN.max(self.core.config.sftp.drain + STOP_AFTER_UPLOADS);
+        let deadline = tokio::time::Instant::now() + within;
         for task in self.tasks {
             let abort = task.abort_handle();
             if tokio::time::timeout_at(deadline, task).await.is_err() {

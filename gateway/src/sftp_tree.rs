@@ -165,7 +165,9 @@ fn in_block(block: &str, address: IpAddr) -> bool {
 
 impl Authenticator for Logins {
     fn admit(&self, addr: SocketAddr) -> bool {
-        !self.is_shut(addr.ip())
+        let allowed = &self.core.config.sftp.allowed_ips;
+        let is_allowed = allowed.is_empty() || allowed.iter().any(|block| in_block(block, addr.ip()));
+        is_allowed && !self.is_shut(addr.ip())
     }
 
     fn is_proxy(&self, addr: SocketAddr) -> bool {
@@ -290,6 +292,11 @@ pub fn front(config: &Config, keys: Vec<HostKey>, logins: Arc<Logins>) -> Result
         max_unauthenticated: limit(sftp.max_unauthenticated),
         max_channels: limit(sftp.max_channels),
         max_auth_tries: limit(sftp.max_auth_tries),
+        drain: sftp.drain,
+        keepalive: sftp.keepalive,
+        rekey_bytes: usize::try_from(sftp.rekey_bytes).unwrap_or(usize::MAX),
+        rekey_time: sftp.rekey_time,
+        memory: usize::try_from(sftp.memory).unwrap_or(usize::MAX),
         login_grace: sftp.login_grace,
         idle_timeout: sftp.idle_timeout,
         server_id: "as2gate".to_owned(),

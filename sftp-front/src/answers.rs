@@ -2,13 +2,14 @@
 //! in batches. A READ stays a descriptor until its answer is about to be sent, and a run of READs of one file is a single
 //! descriptor, so a client that asks for a whole file at once (paramiko does) costs no memory.
 
+use crate::budget::Budget;
 use crate::packet::{self, Broken, Code, DATA_HEAD, MAX_DATA};
 use crate::tree::Download;
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 
 /// Most answers that wait for a client which does not read; a run of READs counts as one.
 pub const MAX_WAITING_ANSWERS: usize = 65_536;
@@ -17,13 +18,23 @@ pub const MAX_WAITING_BYTES: usize = 16 << 20;
 /// Small answers are joined up to this length.
 const JOIN: usize = 32 << 10;
 /// Bytes read and sent in one go. One such batch is being sent while the next is read, which is all the memory that a
-/// download takes.
+/// download takes; where the pool of all connections has no room for that, it is one READ at a time.
 const BATCH: usize = 512 << 10;
 /// Length of a batch's buffer: a batch passes its limit by at most one answer.
 const BUFFER: usize = BATCH + MAX_DATA + MAX_FAULT;
 /// Buffers that are kept, for so long after the last answer.
 const KEPT_BUFFERS: usize = 3;
 const KEEP_BUFFERS: Duration = Duration::from_secs(1);
+
+/// Length of the buffer for one READ.
+const SMALL_BUFFER: usize = DATA_HEAD + MAX_DATA + MAX_FAULT;
+
+/// Answers to send.
+pub(crate) struct ToSend {
+    pub(crate) bytes: Vec<Bytes>,
+    /// There is memory to get the next ones ready meanwhile.
+    pub(crate) has_room: bool,
+}
 
 /// An answer, or many.
 pub(crate) enum Answer {
@@ -80,19 +91,28 @@ pub(crate) struct Outbox {
 }
 
 /// Buffers for batches. Reusing them spares the pages of each new one from being zeroed, by the kernel and by us.
-#[derive(Default)]
-struct Buffers(Mutex<Vec<Box<[u8]>>>);
+struct Buffers {
+    budget: Arc<Budget>,
+    kept: Mutex<Vec<(Box<[u8]>, OwnedSemaphorePermit)>>,
+}
 
 impl Buffers {
-    fn kept(&self) -> MutexGuard<'_, Vec<Box<[u8]>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn kept(&self) -> MutexGuard<'_, Vec<(Box<[u8]>, OwnedSemaphorePermit)>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A buffer for a batch if the pool has room for it, else one for a single READ.
     fn take(self: &Arc<Self>) -> Batch {
         let kept = self.kept().pop();
+        let large = kept.or_else(|| Some((vec![0; BUFFER].into(), self.budget.batch(BUFFER)?)));
+        let (buffer, permit) = match large {
+            Some((buffer, permit)) => (buffer, Some(permit)),
+            None => (vec![0; SMALL_BUFFER].into(), None),
+        };
         Batch {
-            buffer: kept.unwrap_or_else(|| vec![0; BUFFER].into()),
+            buffer,
             len: 0,
+            permit,
             home: Arc::clone(self),
         }
     }
@@ -102,6 +122,8 @@ impl Buffers {
 struct Batch {
     buffer: Box<[u8]>,
     len: usize,
+    /// Its place in the pool; a small one has none.
+    permit: Option<OwnedSemaphorePermit>,
     home: Arc<Buffers>,
 }
 
@@ -135,9 +157,10 @@ impl AsRef<[u8]> for Batch {
 
 impl Drop for Batch {
     fn drop(&mut self) {
+        let Some(permit) = self.permit.take() else { return };
         let mut kept = self.home.kept();
         if kept.len() < KEPT_BUFFERS {
-            kept.push(std::mem::take(&mut self.buffer));
+            kept.push((std::mem::take(&mut self.buffer), permit));
         }
     }
 }
@@ -151,13 +174,17 @@ struct State {
 }
 
 impl Outbox {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(budget: Arc<Budget>) -> Self {
+        let buffers = Buffers {
+            budget,
+            kept: Mutex::default(),
+        };
         Self {
             state: Mutex::default(),
             filled: Notify::new(),
             finished: watch::Sender::new(false),
             aborted: watch::Sender::new(false),
-            buffers: Arc::default(),
+            buffers: Arc::new(buffers),
         }
     }
 
@@ -231,11 +258,11 @@ impl Outbox {
     }
 
     /// The next batch of encoded answers; `None` at the end. [`sent`](Self::sent) must follow for each batch.
-    pub(crate) async fn next(&self) -> Option<Vec<Bytes>> {
+    pub(crate) async fn next(&self) -> Option<ToSend> {
         loop {
             // Before the queue, or a last push between the two would be lost.
             let finished = *self.finished.borrow();
-            let batch = self.take();
+            let (batch, filling) = self.take();
             if batch.is_empty() {
                 if finished {
                     return None;
@@ -246,17 +273,18 @@ impl Outbox {
                 }
                 continue;
             }
-            if batch.iter().all(|a| matches!(a, Answer::Ready { .. })) {
-                return Some(
-                    batch
-                        .into_iter()
-                        .filter_map(|a| if let Answer::Ready { bytes, .. } = a { Some(bytes) } else { None })
-                        .collect(),
-                );
-            }
-            let buffers = Arc::clone(&self.buffers);
-            return match tokio::task::spawn_blocking(move || fill(batch, &buffers)).await {
-                Ok(filled) => Some(filled),
+            let Some(filling) = filling else {
+                let bytes = batch
+                    .into_iter()
+                    .filter_map(|a| if let Answer::Ready { bytes, .. } = a { Some(bytes) } else { None });
+                return Some(ToSend {
+                    bytes: bytes.collect(),
+                    has_room: true,
+                });
+            };
+            let has_room = filling.permit.is_some();
+            return match tokio::task::spawn_blocking(move || fill(batch, filling)).await {
+                Ok(bytes) => Some(ToSend { bytes, has_room }),
                 Err(e) => {
                     tracing::error!("reading a file failed: {e}");
                     None
@@ -271,12 +299,20 @@ impl Outbox {
         s.batches_out = s.batches_out.saturating_sub(1);
     }
 
-    fn take(&self) -> Vec<Answer> {
+    /// What goes into one batch, and the buffer for its data if there are any.
+    fn take(&self) -> (Vec<Answer>, Option<Batch>) {
         let (mut batch, mut size) = (Vec::new(), 0);
         let mut s = self.state();
-        while size < BATCH {
+        let filling = matches!(s.queue.front(), Some(Answer::Reads(_))).then(|| self.buffers.take());
+        let is_small = filling.as_ref().is_some_and(|f| f.permit.is_none());
+        let limit = if is_small { 1 } else { BATCH };
+        while size < limit {
             match s.queue.pop_front() {
                 None => break,
+                Some(reads @ Answer::Reads(_)) if filling.is_none() => {
+                    s.queue.push_front(reads);
+                    break;
+                }
                 Some(Answer::Ready { bytes, count }) => {
                     size += bytes.len();
                     s.answers = s.answers.saturating_sub(count);
@@ -286,7 +322,7 @@ impl Outbox {
                 Some(Answer::Reads(mut run)) => {
                     // A read of one byte costs more than that one: its answer is a packet of its own.
                     let one = data_len(run.step).max(1) + ANSWER_COST;
-                    let room = u32::try_from((BATCH - size).div_ceil(one)).unwrap_or(u32::MAX);
+                    let room = u32::try_from((limit - size).div_ceil(one)).unwrap_or(u32::MAX);
                     if run.count > room {
                         batch.push(Answer::Reads(run.split(room)));
                         s.queue.push_front(Answer::Reads(run));
@@ -299,7 +335,7 @@ impl Outbox {
             }
         }
         s.batches_out += usize::from(!batch.is_empty());
-        batch
+        (batch, filling)
     }
 }
 
@@ -313,8 +349,8 @@ fn data_len(asked: u32) -> usize {
 }
 
 /// Reads the data of a batch; on a blocking thread.
-fn fill(batch: Vec<Answer>, buffers: &Arc<Buffers>) -> Vec<Bytes> {
-    let (mut out, mut filling) = (Vec::new(), buffers.take());
+fn fill(batch: Vec<Answer>, mut filling: Batch) -> Vec<Bytes> {
+    let mut out = Vec::new();
     for answer in batch {
         match answer {
             Answer::Ready { bytes, .. } => {
@@ -413,6 +449,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
     use crate::tree::{Fault, Stat};
+    use tokio::sync::Semaphore;
 
     struct Counting(u64);
     impl Download for Counting {
@@ -441,7 +478,7 @@ mod tests {
     async fn a_flood_of_reads_is_one_descriptor() {
         let size = 40_000_000u64;
         let file: Arc<dyn Download> = Arc::new(Counting(size));
-        let outbox = Outbox::new();
+        let outbox = Outbox::new(Budget::new(Arc::new(Semaphore::new(4 * BUFFER))));
         let mut answers = Answers::new(&outbox);
         for k in 0..1_300u32 {
             answers.read(&file, 7u32.wrapping_add(k), u64::from(k) * 32_768, 32_768).unwrap();
@@ -451,7 +488,7 @@ mod tests {
         answers.flush().unwrap();
         outbox.finish();
         let (mut next_id, mut at, mut eofs) = (7u32, 0u64, 0);
-        while let Some(batch) = outbox.next().await {
+        while let Some(ToSend { bytes: batch, .. }) = outbox.next().await {
             assert!(batch.iter().map(Bytes::len).sum::<usize>() <= BATCH + MAX_DATA + JOIN);
             for b in batch.iter().flat_map(|bytes| packets(bytes)) {
                 let id = u32::from_be_bytes(b[5..9].try_into().unwrap());
@@ -476,9 +513,26 @@ mod tests {
         assert!(outbox.is_idle());
     }
 
+    #[tokio::test]
+    async fn without_room_in_the_pool_one_read_at_a_time() {
+        let file: Arc<dyn Download> = Arc::new(Counting(1 << 20));
+        let outbox = Outbox::new(Budget::new(Arc::new(Semaphore::new(BUFFER - 1))));
+        let mut answers = Answers::new(&outbox);
+        for k in 0..8u32 {
+            answers.read(&file, k, u64::from(k) << 15, 1 << 15).unwrap();
+        }
+        for _ in 0..8 {
+            let batch = outbox.next().await.unwrap();
+            assert!(!batch.has_room);
+            assert_eq!(batch.bytes.iter().map(Bytes::len).sum::<usize>(), DATA_HEAD + (1 << 15));
+            outbox.sent();
+        }
+        assert!(outbox.is_idle());
+    }
+
     #[test]
     fn a_client_that_does_not_read_is_cut() {
-        let outbox = Outbox::new();
+        let outbox = Outbox::new(Budget::new(Arc::new(Semaphore::new(4 * BUFFER))));
         let mut answers = Answers::new(&outbox);
         let flood = (0..200_000u32).find_map(|id| answers.put(|b| packet::status(b, id, Code::Ok, "")).err());
         assert_eq!(flood, Some(Broken::NotReading));

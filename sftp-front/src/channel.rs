@@ -7,7 +7,8 @@
 //! against the disk, never by the peer's leave. A full budget stops the reader, then russh, then the client's TCP: that is
 //! the back-pressure of a slow disk.
 
-use crate::answers::Outbox;
+use crate::answers::{Outbox, ToSend};
+use crate::budget::{Budget, REQUEST_BUDGET};
 use crate::engine::{Aside, Engine, Work};
 use crate::packet::{Broken, PIECE_COST};
 use crate::session::Activity;
@@ -18,11 +19,6 @@ use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::Semaphore;
-
-/// Bytes of requests that all channels of a connection may hold together, 256 per message included. Must exceed
-/// channels × ([`MAX_PACKET`](crate::MAX_PACKET) and its pieces) + one message, or unfinished packets could starve each other.
-pub const REQUEST_BUDGET: usize = 4 << 20;
 
 /// How long a channel that is given up tries to say CLOSE.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
@@ -30,7 +26,7 @@ const CLOSE_WAIT: Duration = Duration::from_secs(1);
 pub(crate) struct Channel {
     inbox: Mutex<Inbox>,
     outbox: Outbox,
-    budget: Arc<Semaphore>,
+    budget: Arc<Budget>,
     activity: Arc<Activity>,
 }
 
@@ -64,7 +60,7 @@ enum End {
 }
 
 impl Channel {
-    pub(crate) fn new(engine: Engine, budget: Arc<Semaphore>, activity: Arc<Activity>) -> Arc<Self> {
+    pub(crate) fn new(engine: Engine, budget: Arc<Budget>, activity: Arc<Activity>) -> Arc<Self> {
         let inbox = Inbox {
             queue: VecDeque::new(),
             charged: 0,
@@ -75,7 +71,7 @@ impl Channel {
         };
         Arc::new(Self {
             inbox: Mutex::new(inbox),
-            outbox: Outbox::new(),
+            outbox: Outbox::new(Arc::clone(&budget)),
             budget,
             activity,
         })
@@ -141,15 +137,14 @@ impl Channel {
     async fn accept(self: &Arc<Self>, data: Bytes) {
         self.activity.touch();
         let cost = (data.len() + PIECE_COST).min(REQUEST_BUDGET);
-        // A channel that is gone drains without a charge; its last worker wakes a reader that waits here.
-        let Ok(permit) = self.budget.acquire_many(u32::try_from(cost).unwrap_or(u32::MAX)).await else {
-            return;
-        };
+        self.budget.take(cost).await;
         let mut inbox = self.inbox();
+        // A channel that is gone drains without a charge.
         if matches!(inbox.worker, Worker::Gone) || inbox.end == Some(End::Cut) {
+            drop(inbox);
+            self.budget.give(cost);
             return;
         }
-        permit.forget();
         inbox.charged += cost;
         inbox.queue.push_back(data);
         self.start(inbox);
@@ -232,22 +227,27 @@ impl Channel {
         let free = inbox.charged.saturating_sub(held);
         inbox.charged -= free;
         drop(inbox);
-        self.budget.add_permits(free);
+        self.budget.give(free);
     }
 
     async fn write(self: Arc<Self>, half: russh::ChannelWriteHalf<Msg>) {
         let send_all = async {
             let mut batch = self.outbox.next().await;
-            while let Some(answers) = batch {
+            while let Some(ToSend { bytes, has_room }) = batch {
                 let send = async {
-                    for bytes in answers {
+                    for bytes in bytes {
                         half.data_bytes(bytes).await?;
                         self.activity.touch();
                     }
                     self.outbox.sent();
                     Ok::<(), russh::Error>(())
                 };
-                let (sent, next) = tokio::join!(send, self.outbox.next());
+                // The next is read meanwhile, if there is memory for two.
+                let (sent, next) = if has_room {
+                    tokio::join!(send, self.outbox.next())
+                } else {
+                    (send.await, self.outbox.next().await)
+                };
                 if sent.is_err() {
                     return;
                 }
@@ -311,7 +311,7 @@ impl Drop for LastAct<'_> {
             inbox.queue.clear();
             let charged = std::mem::take(&mut inbox.charged);
             drop(inbox);
-            self.channel.budget.add_permits(charged);
+            self.channel.budget.give(charged);
             self.channel.finish(self.channel.inbox());
         }
     }

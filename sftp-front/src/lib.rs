@@ -19,14 +19,16 @@
 //! # Limits
 //! Each limit is a constant beside the code that enforces it: [`MAX_PACKET`], [`MAX_DATA`], [`MAX_HANDLES`], [`MAX_PATH`],
 //! [`MAX_CLOSING`], [`MAX_COMPONENTS`], [`MAX_COMPONENT`], [`MAX_EXTENTS`], [`MAX_WAITING_ANSWERS`], [`MAX_WAITING_BYTES`],
-//! [`REQUEST_BUDGET`], [`MAX_USER_NAME`], [`WRITE_STALL`], [`DRAIN`]; those of connections are settings in [`Config`].
-//! No code path holds a whole file: an upload holds at most the request budget, a download two batches of 1 MiB.
+//! [`REQUEST_BUDGET`], [`OWN_SHARE`], [`MAX_USER_NAME`], [`WRITE_STALL`]; those of connections are settings in [`Config`].
+//! No code path holds a whole file: an upload holds at most the request budget, a download two batches of 512 KiB, and all
+//! connections together what `budget.rs` lets them.
 
 #![warn(missing_docs)]
 
 mod answers;
 mod attrs;
 mod auth;
+mod budget;
 mod channel;
 mod engine;
 mod facts;
@@ -42,12 +44,12 @@ mod tree;
 
 pub use answers::{MAX_WAITING_ANSWERS, MAX_WAITING_BYTES};
 pub use auth::{AlgorithmPolicy, Authenticator, MAX_RSA_BITS, MAX_USER_NAME, MIN_RSA_BITS, Peer, PublicKey, Refused};
-pub use channel::REQUEST_BUDGET;
+pub use budget::{OWN_SHARE, REQUEST_BUDGET};
 pub use engine::{MAX_CLOSED_NAMES, MAX_CLOSING, MAX_HANDLES};
 pub use facts::{MAX_EXTENTS, UploadFacts};
 pub use handler::SFTP_ONLY;
 pub use packet::{MAX_DATA, MAX_PACKET};
 pub use path::{MAX_COMPONENT, MAX_COMPONENTS, MAX_PATH, PathError, VPath};
 pub use server::{Config, Error, Server};
-pub use session::{DRAIN, SessionInfo, WRITE_STALL};
+pub use session::{SessionInfo, WRITE_STALL};
 pub use tree::{CloseSign, Download, Entry, Fault, Kind, Listing, OpenHow, SetStat, Space, Stat, Tree, Upload};

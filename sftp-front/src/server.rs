@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 /// Window that a client may fill before we answer, in bytes: 16 MiB carries 100 MiB/s over 50 ms of round trip, eight times
@@ -27,9 +27,11 @@ const CHANNEL_BUFFER: usize = 100;
 const EVENT_BUFFER: usize = 20;
 /// Every refusal of a login takes at least so long.
 const REJECTION_TIME: Duration = Duration::from_secs(1);
-/// Keepalives: a client that leaves this many unanswered is gone.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// Keepalives that a client may leave unanswered; with one more it is gone.
 const KEEPALIVE_MAX: usize = 3;
+/// Most bytes between two key exchanges (RFC 4253 §9), and the fewest: an exchange has to pay.
+const MAX_REKEY_BYTES: usize = 1 << 30;
+const MIN_REKEY_BYTES: usize = 1 << 20;
 /// Wait after a failed accept, such as one for want of file descriptors.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// How long a balancer may take for its PROXY header.
@@ -67,6 +69,17 @@ pub struct Config {
     pub login_grace: Duration,
     /// A session ends when no request has come and no answer has left for so long.
     pub idle_timeout: Duration,
+    /// How long open uploads may go on after the server was told to stop.
+    pub drain: Duration,
+    /// Keepalive messages: one after so long without a word from the client.
+    pub keepalive: Duration,
+    /// New keys are exchanged after so many bytes in either direction, 1 GiB at most (RFC 4253 §9).
+    pub rekey_bytes: usize,
+    /// New keys are exchanged after so long.
+    pub rekey_time: Duration,
+    /// Bytes that all connections together may hold in requests and answers, beyond
+    /// [`OWN_SHARE`](crate::OWN_SHARE) of each.
+    pub memory: usize,
     /// Software name in the identification line, without `SSH-2.0-`.
     pub server_id: String,
 }
@@ -84,6 +97,11 @@ impl Default for Config {
             max_auth_tries: 6,
             login_grace: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(30 * 60),
+            drain: Duration::from_secs(30),
+            keepalive: Duration::from_secs(30),
+            rekey_bytes: MAX_REKEY_BYTES,
+            rekey_time: Duration::from_secs(3600),
+            memory: 64 << 20,
             server_id: "sftp".into(),
         }
     }
@@ -118,6 +136,7 @@ pub struct Server {
     sessions: Mutex<HashMap<u64, Arc<Session>>>,
     next_session: AtomicU64,
     slots: Arc<Mutex<Slots>>,
+    pool: Arc<Semaphore>,
 }
 
 impl Server {
@@ -140,6 +159,7 @@ impl Server {
         if keys.is_empty() {
             return Err(Error::HostKey("there is none that the algorithm policy allows".into()));
         }
+        let rekey_bytes = config.rekey_bytes.clamp(MIN_REKEY_BYTES, MAX_REKEY_BYTES);
         let transport = russh::server::Config {
             server_id: SshId::Standard(format!("SSH-2.0-{}", config.server_id).into()),
             methods: MethodSet::from(&[MethodKind::PublicKey][..]),
@@ -155,12 +175,14 @@ impl Server {
             max_auth_attempts: config.max_auth_tries,
             // Our own timers do better: see `session.rs`.
             inactivity_timeout: None,
-            keepalive_interval: Some(KEEPALIVE_INTERVAL),
+            keepalive_interval: (!config.keepalive.is_zero()).then_some(config.keepalive),
             keepalive_max: KEEPALIVE_MAX,
+            limits: russh::Limits::new(rekey_bytes, rekey_bytes, config.rekey_time),
             nodelay: true,
             ..Default::default()
         };
         Ok(Arc::new(Self {
+            pool: Arc::new(Semaphore::new(config.memory.min(Semaphore::MAX_PERMITS))),
             config,
             signatures,
             transport: Arc::new(transport),
@@ -172,7 +194,7 @@ impl Server {
     }
 
     /// Accepts connections until `stop` turns true (or its sender is gone), then ends the sessions: at once, but open
-    /// uploads may go on for [`DRAIN`](crate::DRAIN). Returns when the last one has ended.
+    /// uploads may go on for [`Config::drain`]. Returns when the last one has ended.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
         let mut connections = JoinSet::new();
         let mut unnamed = JoinSet::new();
@@ -239,6 +261,10 @@ impl Server {
 
     pub(crate) fn unregister(&self, id: u64) {
         lock(&self.sessions).remove(&id);
+    }
+
+    pub(crate) fn pool(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.pool)
     }
 
     pub(crate) fn next_session(&self) -> u64 {

@@ -2,7 +2,8 @@
 //! task of russh's; this file watches over it from outside and ends it through the kill switch of the [`Link`].
 
 use crate::auth::Peer;
-use crate::channel::{Channel, REQUEST_BUDGET};
+use crate::budget::Budget;
+use crate::channel::Channel;
 use crate::engine::{Engine, Shared};
 use crate::handler::Handler;
 use crate::link::{Link, LinkState};
@@ -14,15 +15,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// How long open uploads may go on after the server was told to stop.
-pub const DRAIN: Duration = Duration::from_secs(30);
 /// A peer that takes no byte of a write for so long is gone.
 pub const WRITE_STALL: Duration = Duration::from_secs(120);
 /// User names of one connection that are remembered as tried in vain.
 const MAX_TRIED: usize = 16;
+/// A client that leaves requests unfinished for so long while memory is short has to go.
+const UNFINISHED: Duration = Duration::from_secs(30);
 /// How often the timers are looked at.
 const TICK: Duration = Duration::from_millis(500);
 /// The same while the server is stopping.
@@ -85,7 +86,7 @@ pub(crate) struct Session {
     link: Arc<LinkState>,
     activity: Arc<Activity>,
     shared: Arc<Shared>,
-    budget: Arc<Semaphore>,
+    budget: Arc<Budget>,
     slot: Slot,
     end: watch::Sender<Option<&'static str>>,
     state: Mutex<State>,
@@ -204,7 +205,7 @@ impl Session {
             }
             let logged_in = self.is_logged_in();
             if let Some(since) = stopping
-                && (!logged_in || since.elapsed() > DRAIN || self.is_quiet())
+                && (!logged_in || since.elapsed() > config.drain || self.is_quiet())
             {
                 return STOPPING;
             }
@@ -213,6 +214,9 @@ impl Session {
             }
             if u128::from(self.link.write_blocked_ms()) > WRITE_STALL.as_millis() {
                 return "the client takes no data";
+            }
+            if self.budget.is_greedy() && self.activity.idle() > UNFINISHED && !self.is_working() {
+                return "unfinished requests while memory is short";
             }
             if logged_in && self.activity.idle() > config.idle_timeout && !self.is_working() {
                 return "idle";
@@ -250,7 +254,7 @@ pub(crate) async fn run(server: Arc<Server>, tcp: TcpStream, addr: SocketAddr, s
         link: Arc::clone(&link),
         activity: Arc::new(Activity::new()),
         shared: Arc::default(),
-        budget: Arc::new(Semaphore::new(REQUEST_BUDGET)),
+        budget: Budget::new(server.pool()),
         slot,
         end: watch::Sender::new(None),
         state: Mutex::default(),

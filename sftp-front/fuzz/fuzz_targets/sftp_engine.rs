@@ -10,6 +10,8 @@
 mod answers;
 #[path = "../../src/attrs.rs"]
 mod attrs;
+#[path = "../../src/budget.rs"]
+mod budget;
 #[path = "../../src/engine.rs"]
 mod engine;
 #[path = "../../src/facts.rs"]
@@ -24,6 +26,7 @@ mod path;
 mod tree;
 
 use answers::Outbox;
+use budget::Budget;
 use bytes::Bytes;
 use engine::{Aside, Engine, Shared, Work};
 use facts::UploadFacts;
@@ -33,6 +36,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use tokio::runtime::Runtime;
+use tokio::sync::Semaphore;
 use tree::{CloseSign, Download, Entry, Fault, Kind, Listing, OpenHow, SetStat, Space, Stat, Tree, Upload};
 
 pub use engine::{MAX_CLOSED_NAMES, MAX_CLOSING, MAX_HANDLES};
@@ -51,7 +55,7 @@ fuzz_target!(|data: &[u8]| {
     };
     let tree = Arc::new(Memory::default());
     let shared = Arc::new(Shared::default());
-    let (mut client, outbox) = (Client::default(), Outbox::new());
+    let (mut client, outbox) = (Client::default(), Outbox::new(Budget::new(Arc::new(Semaphore::new(1 << 30)))));
     let mut engine = Engine::new(Arc::clone(&tree) as Arc<dyn Tree>, "SSH-2.0-fuzz".to_owned(), Arc::clone(&shared));
     while let Some(frame) = cut(&mut stream) {
         for piece in client.with_handles(frame).chunks(usize::from(settings) + 1) {
@@ -117,7 +121,7 @@ impl Client {
     fn read(&mut self, outbox: &Outbox) {
         while !outbox.is_idle() {
             let batch = RUNTIME.block_on(outbox.next()).expect("answers");
-            batch.iter().for_each(|bytes| self.answers.extend_from_slice(bytes));
+            batch.bytes.iter().for_each(|bytes| self.answers.extend_from_slice(bytes));
             outbox.sent();
         }
         let mut rest = self.answers.as_slice();
