@@ -17,6 +17,7 @@ mod negative;
 mod partner_settings;
 mod python_peer;
 mod rights;
+mod sftp_safety;
 mod standards;
 mod stores;
 mod uploads;

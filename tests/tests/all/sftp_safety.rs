@@ -1,0 +1,147 @@
+//! The SFTP door under attack: rules of the protocol broken on purpose, ways out of the tree, other people's places, and
+//! clients that never say who they are (security.md §3, §9; sftp.md §10).
+
+use std::io::Read as _;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use tests::process::{run, tool};
+use tests::{Gateway, Pair, Sftp, peer};
+
+/// What attacks may cost in memory.
+const ALLOWED: u64 = 64 << 20;
+/// The same for connections without a login.
+const ALLOWED_HALF_OPEN: u64 = 50 << 20;
+/// Connections without a login, all open at once.
+const HALF_OPEN: usize = 500;
+
+/// Runs one of the hostile clients as this user; its own words.
+fn attack(gateway: &Gateway, script: &str, user: &str, args: &[&str]) -> String {
+    let mut command = tool(peer::python().to_str().unwrap(), &[peer::script(script).to_str().unwrap()]);
+    command
+        .args([&gateway.sftp_port.to_string(), user])
+        .arg(gateway.path(&format!("{user}-ed25519.key")))
+        .args(args);
+    run(&mut command).ok()
+}
+
+#[test]
+fn broken_rules_end_the_peer_that_broke_them_and_nobody_else() {
+    let gateway = Gateway::new();
+    let user = gateway.user("victim");
+    user.ok(&["pwd"]);
+    let before = gateway.peak_memory();
+    let told = attack(&gateway, "hostile_ssh.py", "victim", &[]);
+    assert_eq!(told.lines().filter(|line| line.starts_with("ok ")).count(), 18, "{told}");
+    let grown = gateway.peak_memory() - before;
+    assert!(grown < ALLOWED, "the attacks cost {grown} bytes");
+    user.ok(&["pwd"]);
+    let log = gateway.log();
+    assert!(!log.contains("panicked"), "{log}");
+}
+
+#[test]
+fn no_spelling_of_a_path_leads_out_of_the_tree() {
+    let pair = Pair::one_with(&[("uploads.release_after", "\"1h\"")]);
+    let gateway = pair.alice();
+    let _ = gateway.user("walker");
+    let told = attack(gateway, "trespass.py", "walker", &["traversal"]);
+    let paths: u32 = told.split(' ').next().unwrap().parse().unwrap();
+    assert!(paths >= 300, "{told}");
+}
+
+/// Every path below this one that the user sees.
+fn walk(user: &Sftp, top: &str, found: &mut Vec<String>) {
+    found.push(top.to_owned());
+    for name in user.ls(top) {
+        let path = format!("{top}/{name}");
+        let closed = path.ends_with("/keystore") || path.ends_with("/tmp");
+        if !closed && !name.contains('.') {
+            walk(user, &path, found);
+        } else {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn another_account_looks_like_one_that_never_was() {
+    let pair = Pair::one_with(&[("uploads.release_after", "\"0s\"")]);
+    let gateway = pair.alice();
+    pair.deliver("secret.edi", b"secret");
+    gateway.ok(&["account", "add", "rival"]);
+    let made = gateway.cli(&[
+        "--account",
+        "rival",
+        "user",
+        "add",
+        "spy",
+        "--generate-key",
+        "--out",
+        "spy-ed25519.key",
+    ]);
+    let _ = made.ok();
+    let mut paths = Vec::new();
+    walk(&pair.alice_user, "/mftg-acme", &mut paths);
+    assert!(paths.iter().any(|path| path.ends_with("/secret.edi")), "{paths:#?}");
+    let args: Vec<&str> = ["foreign"].into_iter().chain(paths.iter().map(String::as_str)).collect();
+    let told = attack(gateway, "trespass.py", "spy", &args);
+    assert!(told.starts_with(&format!("{} paths", paths.len())), "{told}");
+}
+
+#[test]
+fn closed_places_look_the_same_whatever_is_in_them() {
+    let pair = Pair::one_gateway();
+    let gateway = pair.alice();
+    let _ = gateway.user("curious");
+    let inside = ["identity.jks", "trust.jks", "https.jks"].map(|name| format!("/mftg-acme/AS2/keystore/{name}"));
+    assert!(
+        gateway.path("data/keystore/mftg-acme/identity.jks").exists(),
+        "there is something to hide"
+    );
+    let args: Vec<&str> = ["foreign"].into_iter().chain(inside.iter().map(String::as_str)).collect();
+    let _ = attack(gateway, "trespass.py", "curious", &args);
+}
+
+#[test]
+fn clients_that_never_log_in_cost_little_and_lock_nobody_out() {
+    let gateway = Gateway::with(&[
+        ("sftp.max_connections", "2000"),
+        ("sftp.max_connections_per_ip", "2000"),
+        ("sftp.max_unauthenticated", "2000"),
+        ("sftp.login_grace", "\"60s\""),
+    ]);
+    let user = gateway.user("patient");
+    user.ok(&["pwd"]);
+    let before = gateway.peak_memory();
+    let mut open: Vec<TcpStream> = Vec::new();
+    for _ in 0..HALF_OPEN {
+        let mut stream = TcpStream::connect(("127.0.0.1", gateway.sftp_port)).unwrap();
+        let mut banner = [0u8; 8];
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.read_exact(&mut banner).unwrap();
+        open.push(stream);
+    }
+    let grown = gateway.peak_memory() - before;
+    assert!(grown < ALLOWED_HALF_OPEN, "{HALF_OPEN} half-open connections cost {grown} bytes");
+    let began = Instant::now();
+    user.ok(&["pwd"]);
+    assert!(began.elapsed() < Duration::from_secs(5), "a login took {:?}", began.elapsed());
+    drop(open);
+}
+
+#[test]
+fn connections_without_a_login_are_dropped_early() {
+    let gateway = Gateway::with(&[("sftp.max_unauthenticated", "20"), ("sftp.max_connections_per_ip", "200")]);
+    let open: Vec<TcpStream> = (0..100)
+        .map(|_| TcpStream::connect(("127.0.0.1", gateway.sftp_port)).unwrap())
+        .collect();
+    let kept = open
+        .iter()
+        .filter(|stream| {
+            stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            matches!((&mut &**stream).read(&mut [0u8; 8]), Ok(n) if n > 0)
+        })
+        .count();
+    assert!((1..=20).contains(&kept), "{kept} of 100 strangers were kept");
+}
