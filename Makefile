@@ -11,7 +11,7 @@ TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 # The whole workspace at once, here as in the tests, so that both agree on the features of shared dependencies.
 FLAGS := --release --locked --workspace
 BUILD_TOOLS := cargo cc make perl
-TEST_TOOLS := $(BUILD_TOOLS) sftp openssl python3-venv keytool
+TEST_TOOLS := $(BUILD_TOOLS) sftp openssl python3-venv keytool puttygen psftp lftp curl node npm sshfs dbclient
 export AS2GATE_BIN ?= $(abspath $(TARGET))/release/as2gate
 
 help: ## show this list
@@ -22,7 +22,7 @@ build: ## build the release binary as2gate
 	@$(CARGO) build $(FLAGS) --bin as2gate
 	@echo "built $(AS2GATE_BIN)"
 
-test: ## run every test; whole-system tests use OpenSSH, OpenSSL, keytool and pyas2lib
+test: ## run every test; whole-system tests use OpenSSH, OpenSSL, keytool, pyas2lib and ten SFTP clients
 	@.ci/prerequisites $(TEST_TOOLS)
 	@$(MAKE) --no-print-directory build
 	@$(CARGO) test $(FLAGS) --no-fail-fast -- --test-threads=4
@@ -44,7 +44,7 @@ demo: ## ALICE sends three files to BOB through two gateways; under two minutes 
 	@examples/two-stations/demo.sh
 
 bench: ## measure ours and its rivals side by side, PART=bulk only that part; writes target/bench.json
-	@.ci/prerequisites $(BUILD_TOOLS) sftp openssl python3
+	@.ci/prerequisites $(BUILD_TOOLS) sftp sshd openssl python3
 	@$(MAKE) --no-print-directory build
 	@$(CARGO) build $(FLAGS) --example bulk
 	@PYTHONDONTWRITEBYTECODE=1 python3 tests/bench/run.py --target $(TARGET) $(addprefix --part ,$(PART)) $(BENCH_ARGS)

@@ -341,14 +341,7 @@ impl As2Tree {
         match self.sent(at)? {
             Sent::Waits(row) if row.owner != self.user => return Err(denied()),
             Sent::Message(message) if message.detail.user != self.user => return Err(denied()),
-            Sent::Waits(row) => {
-                let store = row.store.clone();
-                self.core
-                    .journal
-                    .write_blocking(move |tx| tx.remove_upload(&row))
-                    .map_err(failure)?;
-                self.core.let_go_blocking(vec![store]);
-            }
+            former @ Sent::Waits(_) => self.drop_former(former)?,
             Sent::Message(message) => {
                 let before = self.take_back(&message, false, "cancelled", "removed by its user before it was sent")?;
                 self.core.let_go_blocking(vec![before.detail.payload]);
@@ -443,7 +436,9 @@ impl As2Tree {
             let reason = row.reason.clone();
             return intake::rename_waiting(&self.core, row.clone(), row, &to.name, UploadState::Parked, &reason).map_err(failure);
         }
+        let former = self.sent(to)?;
         let landed = intake::complete(&self.core, row, &to.name).map_err(failure)?;
+        self.drop_former(former)?;
         self.desk.remember(&self.user, &to.path, size, mtime, self.session, now(&self.core));
         tracing::debug!(?landed, "rename completed an upload");
         Ok(())
@@ -459,7 +454,9 @@ impl As2Tree {
             if !replace && !matches!(self.sent(to)?, Sent::Nothing) {
                 return Err(Fault::Failure(format!("{} exists already", to.name)));
             }
+            let former = self.sent(to)?;
             if intake::rename_pending(&self.core, message, &to.name).map_err(failure)?.is_some() {
+                self.drop_former(former)?;
                 let mtime = seconds(message.created);
                 self.desk.forget(&self.user, &from.path);
                 self.desk
@@ -468,6 +465,22 @@ impl As2Tree {
             }
         }
         Err(Fault::PermissionDenied(format!("already accepted for sending as {}", message.id)))
+    }
+
+    /// Lets go of the user's own file that waited under a name: it was removed, or a rename has put a message in its place
+    /// (`rclone touch` makes an empty one first).
+    fn drop_former(&self, former: Sent) -> Result<(), Fault> {
+        let Sent::Waits(row) = former else { return Ok(()) };
+        if row.owner != self.user {
+            return Ok(());
+        }
+        let store = row.store.clone();
+        self.core
+            .journal
+            .write_blocking(move |tx| tx.remove_upload(&row))
+            .map_err(failure)?;
+        self.core.let_go_blocking(vec![store]);
+        Ok(())
     }
 
     /// Sends a parked file that looked broken off, after a sign that only a finished transfer gives.

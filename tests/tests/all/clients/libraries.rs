@@ -1,0 +1,40 @@
+//! Clients that are libraries, and rclone: paramiko, asyncssh, ssh2-sftp-client for Node.
+
+use super::{BLOCK, Scene, content};
+
+#[test]
+fn rclone_and_its_habits() {
+    let scene = Scene::of("rclone");
+    scene.sends(&["put", "rename", "touch", "chunks"]);
+    scene.sends_the_first_again();
+    scene.breaks_off();
+}
+
+#[test]
+fn paramiko_and_its_habits() {
+    let scene = Scene::of("paramiko");
+    scene.sends(&["put", "times", "rename", "again", "touch", "chunks"]);
+    scene.breaks_off_and_resumes();
+}
+
+#[test]
+fn paramiko_says_by_stat_that_a_file_of_whole_blocks_is_complete() {
+    let scene = Scene::of("paramiko");
+    let bytes = content().repeat(2)[..BLOCK * 20].to_vec();
+    let _ = scene.drives("put", "whole.bin", &bytes).ok();
+    scene.is_sent_once("whole.bin", &bytes);
+}
+
+#[test]
+fn asyncssh_and_its_habits() {
+    let scene = Scene::of("asyncssh");
+    scene.sends(&["put", "times", "rename", "again"]);
+    scene.breaks_off_and_resumes();
+}
+
+#[test]
+fn ssh2_for_node_and_its_habits() {
+    let scene = Scene::of("node");
+    scene.sends(&["put", "rename", "again", "touch", "chunks"]);
+    scene.breaks_off_and_resumes();
+}
