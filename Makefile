@@ -64,8 +64,9 @@ check: wording ## format, clippy, docs, licences: what must hold before a commit
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(FLAGS) --no-deps
 	@.ci/deny
 
-wording: ## no machine's paths and no package registry's host names in tracked files
+wording: ## no machine's paths, no package registry's host names; vendored crates are their releases and a patch
 	@.ci/wording
+	@.ci/vendored
 
 clean: ## remove everything that was built
 	$(CARGO) clean
