@@ -191,6 +191,31 @@ pub fn password_hash(password: &str) -> Result<String> {
         .map_err(Error::crypto("hash a password"))
 }
 
+/// Whether a text is a hash as [`password_hash`] makes it, at no less and not much more than its cost: checking one takes the
+/// memory and time that stand in it.
+pub fn is_password_hash(text: &str) -> bool {
+    const MEMORY_KIB: std::ops::RangeInclusive<u32> = 19_456..=131_072;
+    const PASSES: std::ops::RangeInclusive<u32> = 2..=8;
+    const MAX_LANES: u32 = 4;
+    PasswordHash::new(text).is_ok_and(|hash| {
+        let cost = |name: &str| hash.params.get_decimal(name).unwrap_or_default();
+        hash.algorithm.as_str() == "argon2id"
+            && MEMORY_KIB.contains(&cost("m"))
+            && PASSES.contains(&cost("t"))
+            && (1..=MAX_LANES).contains(&cost("p"))
+            && hash.hash.is_some()
+    })
+}
+
+/// A fresh password of 24 letters and digits that are not mistaken for each other: 120 bits.
+pub fn new_password() -> Result<Zeroizing<String>> {
+    const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    let mut bytes = Zeroizing::new([0; 24]);
+    random(bytes.as_mut_slice())?;
+    let letters = bytes.iter().map(|byte| char::from(ALPHABET[usize::from(byte & 31)]));
+    Ok(Zeroizing::new(letters.collect()))
+}
+
 /// Whether `password` is the one that `hash` was made of. A hash that does not parse matches nothing.
 pub fn password_verify(password: &str, hash: &str) -> bool {
     if password.len() > MAX_PASSWORD_BYTES {

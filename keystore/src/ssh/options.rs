@@ -1,10 +1,13 @@
-//! The `authorized_keys` options that we honour: `from=` and `expiry-time=` (sshd(8), AUTHORIZED_KEYS FILE FORMAT).
+//! The `authorized_keys` options that we honour (sshd(8), AUTHORIZED_KEYS FILE FORMAT): `from=`, `expiry-time=`,
+//! `cert-authority` with `principals=`, `no-touch-required` and `verify-required`.
 //!
-//! All others are refused with the reason rather than skipped: whoever wrote `command=` relied on it.
+//! Those about terminals and forwarding are taken and dropped: here is neither, whatever they say. All others are refused
+//! with the reason rather than skipped: whoever wrote `command=` relied on it.
 
 use std::net::IpAddr;
 
 const MAX_FROM_PATTERNS: usize = 100;
+const MAX_PRINCIPALS: usize = 100;
 const SECONDS_PER_DAY: i64 = 86_400;
 
 /// The options of a user's key.
@@ -14,6 +17,14 @@ pub struct KeyOptions {
     pub from: Vec<String>,
     /// `expiry-time=` in Unix seconds; a time without `Z` is read as UTC.
     pub expiry_time: Option<i64>,
+    /// `cert-authority`: the key logs nobody in; certificates that it signed do.
+    pub cert_authority: bool,
+    /// `principals=`: a certificate has to name one of these; empty means the user's own name.
+    pub principals: Vec<String>,
+    /// `no-touch-required`: a security key may sign without being touched.
+    pub no_touch_required: bool,
+    /// `verify-required`: a security key has to have checked its owner's PIN or finger.
+    pub verify_required: bool,
 }
 
 impl KeyOptions {
@@ -29,6 +40,24 @@ impl KeyOptions {
             }
         }
         allowed
+    }
+
+    /// The options as they stand before a key, nothing for none.
+    pub fn to_text(&self) -> String {
+        let mut all = Vec::new();
+        let flags = [
+            (self.cert_authority, "cert-authority"),
+            (self.no_touch_required, "no-touch-required"),
+            (self.verify_required, "verify-required"),
+        ];
+        all.extend(flags.iter().filter(|(set, _)| *set).map(|(_, name)| (*name).to_owned()));
+        for (name, list) in [("principals", &self.principals), ("from", &self.from)] {
+            if !list.is_empty() {
+                all.push(format!("{name}=\"{}\"", list.join(",")));
+            }
+        }
+        all.extend(self.expiry_time.map(|end| format!("expiry-time=\"{}Z\"", date(end))));
+        all.join(",")
     }
 
     /// Whether the key may be used at `now`, in Unix seconds.
@@ -75,37 +104,50 @@ pub(super) fn parse(text: &str) -> Result<KeyOptions, String> {
                 // sshd too takes the earliest.
                 options.expiry_time = Some(options.expiry_time.map_or(end, |other| other.min(end)));
             }
+            "cert-authority" => options.cert_authority = true,
+            "principals" if options.principals.is_empty() => options.principals = principals(value)?,
+            "principals" => return Err("two principals= options; join their names with commas in one".into()),
+            "no-touch-required" => options.no_touch_required = true,
+            "verify-required" => options.verify_required = true,
+            harmless if HARMLESS.contains(&harmless) => {}
             other => return Err(refuse(other)),
         }
+    }
+    if !options.principals.is_empty() && !options.cert_authority {
+        return Err("principals= means something beside cert-authority only; add that, or remove it".into());
     }
     Ok(options)
 }
 
+/// What allows or forbids things that do not exist here.
+const HARMLESS: [&str; 11] = [
+    "restrict",
+    "agent-forwarding",
+    "no-agent-forwarding",
+    "port-forwarding",
+    "no-port-forwarding",
+    "pty",
+    "no-pty",
+    "user-rc",
+    "no-user-rc",
+    "x11-forwarding",
+    "no-x11-forwarding",
+];
+
+fn principals(list: &str) -> Result<Vec<String>, String> {
+    let names: Vec<String> = list.split(',').map(|name| name.trim().to_owned()).collect();
+    let plain = |name: &String| !name.is_empty() && name.chars().all(|c| !c.is_control() && !matches!(c, '"' | '\\'));
+    if names.len() > MAX_PRINCIPALS || !names.iter().all(plain) {
+        return Err(format!("principals= takes 1 to {MAX_PRINCIPALS} names with commas between them"));
+    }
+    Ok(names)
+}
+
 /// Names only what is known to be an option: anything else may be a piece of a secret.
 fn refuse(name: &str) -> String {
-    const KNOWN: [&str; 19] = [
-        "agent-forwarding",
-        "cert-authority",
-        "command",
-        "environment",
-        "no-agent-forwarding",
-        "no-port-forwarding",
-        "no-pty",
-        "no-touch-required",
-        "no-user-rc",
-        "no-x11-forwarding",
-        "permitlisten",
-        "permitopen",
-        "port-forwarding",
-        "principals",
-        "pty",
-        "restrict",
-        "tunnel",
-        "user-rc",
-        "x11-forwarding",
-    ];
+    const KNOWN: [&str; 5] = ["command", "environment", "permitlisten", "permitopen", "tunnel"];
     match KNOWN.iter().find(|known| **known == name) {
-        Some(name) => format!("the option {name} is not supported here; only from= and expiry-time= are, remove it"),
+        Some(name) => format!("the option {name} has no meaning here, where users transfer files and nothing else; remove it"),
         None => "this is not an SSH public key; give the line of a .pub file, like ssh-ed25519 AAAA… name".into(),
     }
 }
@@ -227,6 +269,20 @@ fn expiry(text: &str) -> Option<i64> {
     Some(days_since_epoch(year, month, day) * SECONDS_PER_DAY + hour * 3600 + minute * 60 + second)
 }
 
+/// `YYYYMMDDHHMMSS` of a time in Unix seconds; the inverse of [`expiry`].
+fn date(seconds: i64) -> String {
+    let (days, rest) = (seconds.div_euclid(SECONDS_PER_DAY), seconds.rem_euclid(SECONDS_PER_DAY));
+    // Counted from 0000-03-01, in cycles of 400 years.
+    let days = days + 719_468;
+    let (cycle, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let (year, day) = (year + cycle * 400 + i64::from(month >= 10), day - (153 * month + 2) / 5 + 1);
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    format!("{year:04}{month:02}{day:02}{:02}{:02}{:02}", rest / 3600, rest / 60 % 60, rest % 60)
+}
+
 /// Days since 1970-01-01 of a date in the Gregorian calendar, counting years from March so that the leap day comes last.
 fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
     let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
@@ -287,6 +343,52 @@ mod tests {
         for wrong in ["2027", "20270229", "20271301", "2027010124", "202701012400", "2027-01-01", "Z", ""] {
             assert_eq!(expiry(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn dates_are_the_inverse_of_expiry() {
+        for seconds in [
+            0,
+            951_782_400,
+            951_868_799,
+            1_798_761_600,
+            1_835_481_599,
+            4_107_542_400,
+            253_402_300_799,
+        ] {
+            assert_eq!(expiry(&date(seconds)), Some(seconds), "{}", date(seconds));
+        }
+    }
+
+    #[test]
+    fn options_of_certificates_and_security_keys_are_kept_and_harmless_ones_dropped() {
+        let text = r#"restrict,cert-authority,no-pty,principals="ops,alice",from="10.0.0.0/8",expiry-time="20270101",verify-required"#;
+        let options = parse(text).unwrap();
+        assert!(options.cert_authority && options.verify_required && !options.no_touch_required);
+        assert_eq!(options.principals, ["ops", "alice"]);
+        let stored = options.to_text();
+        assert_eq!(
+            stored,
+            r#"cert-authority,verify-required,principals="ops,alice",from="10.0.0.0/8",expiry-time="20270101000000Z""#
+        );
+        assert_eq!(parse(&stored).unwrap(), options);
+        assert!(parse("no-touch-required").unwrap().no_touch_required);
+    }
+
+    #[test]
+    fn options_that_promise_what_is_not_here_are_refused_by_name() {
+        for (text, word) in [
+            (r#"command="true""#, "command"),
+            (r#"environment="A=b""#, "environment"),
+            (r#"permitopen="h:1""#, "permitopen"),
+            (r#"tunnel="0""#, "tunnel"),
+            (r#"principals="a""#, "cert-authority"),
+            (r#"cert-authority,principals="a,,b""#, "principals"),
+            (r#"cert-authority,principals="a",principals="b""#, "principals"),
+        ] {
+            assert!(parse(text).unwrap_err().contains(word), "{text}");
+        }
+        assert!(!parse("hunter2").unwrap_err().contains("hunter2"), "a secret is repeated");
     }
 
     #[test]

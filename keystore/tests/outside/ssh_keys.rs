@@ -304,10 +304,8 @@ fn other_options_are_refused_by_name_and_line() {
     let line = ed25519_line();
     for option in [
         "command=\"rm -rf /\"",
-        "no-pty",
-        "restrict",
         "environment=\"A=b c\"",
-        "cert-authority",
+        "tunnel=\"0\"",
         "permitopen=\"x:1\"",
     ] {
         let words = error(parse_public(&format!("{line}\n{option},from=\"10.0.0.1\" {line}\n")));
