@@ -1,13 +1,16 @@
-//! Who may log in: the [`Authenticator`] that the program supplies, and the algorithms that the server speaks. The only
-//! method offered is `publickey` (RFC 4252 §7); an identity comes from a verified signature and from nothing else.
+//! Who may log in: the [`Authenticator`] that the program supplies, what it is asked about, and the algorithms that the
+//! server speaks.
 
 use crate::tree::Tree;
+use russh::keys::ssh_key::certificate::CertType;
 use russh::keys::ssh_key::public::KeyData;
+use russh::keys::ssh_key::{self, Signature};
 use russh::keys::{Algorithm, EcdsaCurve, HashAlg};
 use russh::{Preferred, cipher, compression, kex, mac};
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use zeroize::Zeroizing;
 
 /// Longest user name, in bytes.
 pub const MAX_USER_NAME: usize = 128;
@@ -15,6 +18,22 @@ pub const MAX_USER_NAME: usize = 128;
 pub const MIN_RSA_BITS: u32 = 2048;
 /// Longest RSA key of a user, in bits: verifying a longer one costs us more than it costs the client to send it.
 pub const MAX_RSA_BITS: u32 = 8192;
+
+/// Longest password, in bytes.
+pub const MAX_PASSWORD: usize = 1024;
+/// Longest answer to the question for a code, in bytes.
+pub const MAX_CODE: usize = 64;
+
+/// How a client shows who it is (RFC 4252, RFC 4256).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// `publickey`: a key, or a certificate of one.
+    PublicKey,
+    /// `password`.
+    Password,
+    /// `keyboard-interactive`: one question, for a code.
+    Code,
+}
 
 /// A user's public key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +44,120 @@ pub struct PublicKey {
     pub blob: Vec<u8>,
     /// The key as a line of `authorized_keys`, without a comment.
     pub openssh: String,
+    /// `SHA256:…`, as `ssh-keygen -l` shows it.
+    pub fingerprint: String,
+    /// The certificate that the key came in.
+    pub certificate: Option<Box<Certificate>>,
+    /// What a security key's signature says about its owner; nothing while the key is only offered.
+    pub presence: Option<Presence>,
+}
+
+/// The flags in the signature of a security key (OpenSSH's PROTOCOL.u2f).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Presence {
+    /// Somebody touched it.
+    pub touched: bool,
+    /// It knew its owner, by PIN or finger.
+    pub verified: bool,
+}
+
+impl Presence {
+    const TOUCHED: u8 = 0x01;
+    const VERIFIED: u8 = 0x04;
+    /// Flags and counter at the end of a signature.
+    const TRAILER: usize = 5;
+
+    pub(crate) fn of(signature: &Signature) -> Option<Self> {
+        if !matches!(signature.algorithm(), Algorithm::SkEd25519 | Algorithm::SkEcdsaSha2NistP256) {
+            return None;
+        }
+        let bytes = signature.as_bytes();
+        let flags = *bytes.get(bytes.len().checked_sub(Self::TRAILER)?)?;
+        Some(Self {
+            touched: flags & Self::TOUCHED != 0,
+            verified: flags & Self::VERIFIED != 0,
+        })
+    }
+}
+
+/// An OpenSSH certificate (PROTOCOL.certkeys) whose signature is its authority's. Whether the authority is trusted, and
+/// whether the certificate is good for this user now, is the [`Authenticator`]'s to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// Of a user, not of a host.
+    pub for_user: bool,
+    /// Number that its authority gave it; 0 if it gives none.
+    pub serial: u64,
+    /// Name that its authority gave it, printable.
+    pub key_id: String,
+    /// Whom it is for; empty for anybody.
+    pub principals: Vec<String>,
+    /// Unix seconds from which on it is good.
+    pub valid_after: u64,
+    /// Unix seconds from which on it is not.
+    pub valid_before: u64,
+    /// Options that have to be understood, with their values.
+    pub critical: Vec<(String, String)>,
+    /// Names of the options that need not be.
+    pub extensions: Vec<String>,
+    /// The authority's key as a line of `authorized_keys`.
+    pub authority: String,
+    /// The authority's fingerprint.
+    pub authority_fingerprint: String,
+}
+
+/// What a client shows to prove who it is. No `Debug`: it may be a secret.
+pub enum Proof {
+    /// A key with a verified signature.
+    Key(PublicKey),
+    /// A password, as it was sent.
+    Password(Zeroizing<String>),
+    /// A code, as it was typed.
+    Code(Zeroizing<String>),
+}
+
+impl Proof {
+    pub(crate) fn method(&self) -> Method {
+        match self {
+            Proof::Key(_) => Method::PublicKey,
+            Proof::Password(_) => Method::Password,
+            Proof::Code(_) => Method::Code,
+        }
+    }
+}
+
+/// A proof that was accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proven {
+    /// With this key.
+    Key(PublicKey),
+    /// With the password.
+    Password,
+    /// With a code.
+    Code,
+}
+
+impl Proven {
+    /// The method.
+    #[must_use]
+    pub fn method(&self) -> Method {
+        match self {
+            Proven::Key(_) => Method::PublicKey,
+            Proven::Password => Method::Password,
+            Proven::Code => Method::Code,
+        }
+    }
+}
+
+/// What a proof leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// It counts for nothing; the reason is for the log.
+    Refused(String),
+    /// It counts, and one of these has to follow (RFC 4252 §5.1, partial success).
+    Next(Vec<Method>),
+    /// It was the last that was needed.
+    Complete,
 }
 
 /// The other end of a connection.
@@ -54,18 +187,34 @@ pub trait Authenticator: Send + Sync + 'static {
         false
     }
 
-    /// Whether `key` is one of the user's. Asked when a key is offered, and again after its signature was verified.
+    /// The methods that are named to everybody, user or not: those that some user's login may begin with. Asked
+    /// once for each user name on a connection.
+    fn methods(&self) -> Vec<Method> {
+        vec![Method::PublicKey]
+    }
+
+    /// Whether `key` is one of the user's. Asked when a key is offered, before anything is signed.
     /// Unknown users must take the same time as known ones; refusals are delayed to one second in any case.
     fn public_key(&self, user: &str, key: &PublicKey, peer: &Peer) -> bool;
 
-    /// Opens the session after the signature was verified. `session` is the number in [`SessionInfo`](crate::SessionInfo).
+    /// Judges a proof, after those in `given`, all of the same user. Passwords are asked about two at a time at most.
+    /// Unknown users must take the same time as known ones.
+    fn prove(&self, user: &str, given: &[Proven], proof: &Proof, peer: &Peer) -> Step {
+        match proof {
+            Proof::Key(key) if given.is_empty() && self.public_key(user, key, peer) => Step::Complete,
+            _ => Step::Refused("not allowed".to_owned()),
+        }
+    }
+
+    /// Opens the session after the last proof. `session` is the number in [`SessionInfo`](crate::SessionInfo).
     ///
     /// # Errors
     /// [`Refused`]; the client sees a failed login.
-    fn login(&self, user: &str, key: &PublicKey, peer: &Peer, session: u64) -> Result<Arc<dyn Tree>, Refused>;
+    fn login(&self, user: &str, given: &[Proven], peer: &Peer, session: u64) -> Result<Arc<dyn Tree>, Refused>;
 
-    /// A connection ended without a login; called once for each user name that it had tried in vain.
-    fn failed(&self, user: &str, peer: &Peer);
+    /// A connection ended without a login; called once for each user name that it had tried in vain, with the reasons of
+    /// the refusals, oldest first.
+    fn failed(&self, user: &str, tried: &[String], peer: &Peer);
 
     /// A session that had logged in has ended, and all its uploads are closed or abandoned. The bytes are those on the
     /// wire, in both directions.
@@ -122,8 +271,15 @@ impl AlgorithmPolicy {
         }
     }
 
-    /// Signature algorithms of hosts and users. Security keys (`sk-…`) are not among them: their user-presence flag would
-    /// not be checked.
+    /// Signature algorithms of users' keys and of those who certify them.
+    pub(crate) fn user_signatures(self) -> Vec<Algorithm> {
+        let mut list = self.signatures();
+        list.extend((self != Self::FipsLike).then_some(Algorithm::SkEd25519));
+        list.push(Algorithm::SkEcdsaSha2NistP256);
+        list
+    }
+
+    /// Signature algorithms of hosts.
     pub(crate) fn signatures(self) -> Vec<Algorithm> {
         let ecdsa = [EcdsaCurve::NistP256, EcdsaCurve::NistP384, EcdsaCurve::NistP521];
         let mut list = Vec::from_iter((self != Self::FipsLike).then_some(Algorithm::Ed25519));
@@ -136,19 +292,53 @@ impl AlgorithmPolicy {
     }
 }
 
-/// A key that is fit to be asked about: its type and size are allowed.
-pub(crate) fn usable(key: &russh::keys::PublicKey) -> Option<PublicKey> {
-    if let KeyData::Rsa(rsa) = key.key_data()
+/// A key that is fit to be asked about: its type and size are allowed, and those of the authority that certifies it.
+pub(crate) fn usable(key: &KeyData, certificate: Option<&ssh_key::Certificate>, allowed: &[Algorithm]) -> Option<PublicKey> {
+    let certificate = match certificate {
+        Some(certificate) => Some(Box::new(certified(certificate, allowed)?)),
+        None => None,
+    };
+    let key = fit(key)?;
+    Some(PublicKey {
+        algorithm: key.algorithm().to_string(),
+        blob: key.to_bytes().ok()?,
+        openssh: key.to_openssh().ok()?.trim().to_owned(),
+        fingerprint: key.fingerprint(HashAlg::Sha256).to_string(),
+        certificate,
+        presence: None,
+    })
+}
+
+fn fit(key: &KeyData) -> Option<ssh_key::PublicKey> {
+    if let KeyData::Rsa(rsa) = key
         && !(MIN_RSA_BITS..=MAX_RSA_BITS).contains(&rsa.key_size())
     {
         return None;
     }
-    let mut bare = key.clone();
-    bare.set_comment("");
-    Some(PublicKey {
-        algorithm: bare.algorithm().to_string(),
-        blob: bare.to_bytes().ok()?,
-        openssh: bare.to_openssh().ok()?.trim().to_owned(),
+    Some(ssh_key::PublicKey::new(key.clone(), ""))
+}
+
+fn certified(certificate: &ssh_key::Certificate, allowed: &[Algorithm]) -> Option<Certificate> {
+    if !allowed.contains(&certificate.signature().algorithm()) {
+        return None;
+    }
+    let authority = fit(certificate.signature_key())?;
+    let printable = |text: &str| text.chars().filter(|c| !c.is_control()).collect::<String>();
+    Some(Certificate {
+        for_user: certificate.cert_type() == CertType::User,
+        serial: certificate.serial(),
+        key_id: printable(certificate.key_id()),
+        principals: certificate.valid_principals().to_vec(),
+        valid_after: certificate.valid_after(),
+        valid_before: certificate.valid_before(),
+        critical: certificate
+            .critical_options()
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect(),
+        extensions: certificate.extensions().keys().cloned().collect(),
+        authority: authority.to_openssh().ok()?.trim().to_owned(),
+        authority_fingerprint: authority.fingerprint(HashAlg::Sha256).to_string(),
     })
 }
 

@@ -1,12 +1,12 @@
 //! russh's callbacks for one connection: the login, the opening of channels, and a prompt refusal of everything that is not
 //! SFTP. russh's own default for most requests is silence, at which clients hang.
 
-use crate::auth::{PublicKey, sane_user, usable};
+use crate::host_keys::{ANNOUNCE, PROVE};
+use crate::login::Login;
 use crate::server::Server;
 use crate::session::Session;
-use crate::tree::Tree;
-use russh::keys::Algorithm;
-use russh::server::{Auth, ChannelOpenHandle, Msg, PublicKeyOffer, Session as Transport, VerifiedPublicKey};
+use russh::keys::ssh_key::{self, Certificate, Signature};
+use russh::server::{Auth, ChannelOpenHandle, Msg, PublicKeyOffer, Response, Session as Transport, VerifiedPublicKey};
 use russh::{Channel, ChannelId, ChannelOpenFailure, Error, Pty, Sig};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,23 +14,22 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What shell, exec and old `scp` are told, on standard error.
 pub const SFTP_ONLY: &str = "This service allows sftp connections only.";
-/// Keys that one connection may offer; russh counts refused ones only.
-const MAX_OFFERS: usize = 32;
 /// Channels opened in the life of one connection: the transport keeps a trace of each.
 const MAX_CHANNELS_EVER: usize = 10_000;
+/// Requests for proofs of host keys that are answered on one connection: each costs signatures.
+const MAX_PROOFS: usize = 4;
 /// Extended data of type standard error (RFC 4254 §5.2).
 const STDERR: u32 = 1;
 
 pub(crate) struct Handler {
     server: Arc<Server>,
     session: Arc<Session>,
-    offers: usize,
-    /// Set by a verified login only.
-    tree: Option<Arc<dyn Tree>>,
+    login: Login,
     /// Channels that have no subsystem yet.
     waiting: HashMap<ChannelId, (Channel<Msg>, Place)>,
     places: Arc<AtomicUsize>,
     opened: usize,
+    proofs: usize,
 }
 
 /// One of the channels that a connection may have at a time.
@@ -54,40 +53,13 @@ impl Drop for Place {
 impl Handler {
     pub(crate) fn new(server: Arc<Server>, session: Arc<Session>) -> Self {
         Self {
+            login: Login::new(Arc::clone(&server), Arc::clone(&session)),
             server,
             session,
-            offers: 0,
-            tree: None,
             waiting: HashMap::new(),
             places: Arc::default(),
             opened: 0,
-        }
-    }
-
-    /// Whether the policy, the key's form and the authenticator allow this key.
-    async fn allowed(&self, user: &str, key: &russh::keys::PublicKey, algorithm: &Algorithm) -> Option<PublicKey> {
-        if !self.server.signature_allowed(algorithm) || !sane_user(user) {
-            return None;
-        }
-        let key = usable(key)?;
-        let (peer, name, asked) = (self.session.peer(), user.to_owned(), key.clone());
-        let known = self.server.ask(move |auth| auth.public_key(&name, &asked, &peer)).await;
-        (known == Some(true)).then_some(key)
-    }
-
-    async fn login(&mut self, user: &str, key: PublicKey) -> bool {
-        let (peer, name, id) = (self.session.peer(), user.to_owned(), self.session.id);
-        self.session.deciding(user);
-        match self.server.ask(move |auth| auth.login(&name, &key, &peer, id)).await {
-            Some(Ok(tree)) if self.session.logged_in() => {
-                self.tree = Some(tree);
-                true
-            }
-            Some(Ok(_)) | None => false,
-            Some(Err(refused)) => {
-                tracing::info!(session = id, user, "login refused: {refused}");
-                false
-            }
+            proofs: 0,
         }
     }
 
@@ -111,28 +83,59 @@ impl russh::server::Handler for Handler {
         Ok(self.server.banner())
     }
 
+    async fn auth_none(&mut self, user: &str) -> Result<Auth, Error> {
+        Ok(self.login.none(user).await)
+    }
+
     async fn auth_publickey_offered(&mut self, user: &str, offer: PublicKeyOffer<'_>) -> Result<Auth, Error> {
-        self.offers += 1;
-        if self.offers > MAX_OFFERS {
-            return Err(Error::Disconnect);
-        }
-        if self.allowed(user, offer.public_key, offer.algorithm).await.is_some() {
-            return Ok(Auth::Accept);
-        }
-        self.session.refused(user);
-        Ok(Auth::reject())
+        let answer = self.login.offered(user, offer.public_key, offer.certificate, offer.algorithm).await;
+        answer.ok_or(Error::Disconnect)
+    }
+
+    async fn auth_signature(&mut self, signature: &Signature) -> Result<(), Error> {
+        self.login.signature(signature);
+        Ok(())
     }
 
     async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, Error> {
-        // An earlier answer may have been about another user or an account of a minute ago: ask again, trust only this.
-        self.tree = None;
-        if let Some(key) = self.allowed(user, key.public_key, key.algorithm).await
-            && self.login(user, key).await
-        {
-            return Ok(Auth::Accept);
+        Ok(self.login.key(user, key.public_key, None).await)
+    }
+
+    async fn auth_openssh_certificate(&mut self, user: &str, certificate: &Certificate) -> Result<Auth, Error> {
+        let key = ssh_key::PublicKey::new(certificate.public_key().clone(), "");
+        Ok(self.login.key(user, &key, Some(certificate)).await)
+    }
+
+    async fn auth_password(&mut self, user: &str, password: &str) -> Result<Auth, Error> {
+        Ok(self.login.password(user, password).await)
+    }
+
+    async fn auth_keyboard_interactive<'a>(&'a mut self, user: &str, _: &str, response: Option<Response<'a>>) -> Result<Auth, Error> {
+        match response {
+            None => Ok(self.login.question(user).await),
+            Some(mut answers) => {
+                let first = answers.next();
+                Ok(self.login.answer(user, first.as_deref()).await)
+            }
         }
-        self.session.refused(user);
-        Ok(Auth::reject())
+    }
+
+    async fn auth_succeeded(&mut self, transport: &mut Transport) -> Result<(), Error> {
+        transport.global_request(ANNOUNCE, &self.server.host_keys().announcement())
+    }
+
+    async fn global_request(&mut self, name: &str, data: &[u8], transport: &mut Transport) -> Result<Option<Vec<u8>>, Error> {
+        if name != PROVE || self.login.tree().is_none() {
+            return Ok(None);
+        }
+        let Some(session) = transport.session_id() else {
+            return Ok(None);
+        };
+        self.proofs += 1;
+        if self.proofs > MAX_PROOFS {
+            return Ok(None);
+        }
+        Ok(self.server.host_keys().prove(session, data))
     }
 
     async fn channel_open_session(&mut self, channel: Channel<Msg>, reply: ChannelOpenHandle, _: &mut Transport) -> Result<(), Error> {
@@ -157,7 +160,7 @@ impl russh::server::Handler for Handler {
         if name != "sftp" {
             return transport.channel_failure(id);
         }
-        let Some(tree) = &self.tree else {
+        let Some(tree) = self.login.tree() else {
             return transport.channel_failure(id);
         };
         let Some((channel, place)) = self.waiting.remove(&id) else {

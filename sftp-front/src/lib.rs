@@ -7,7 +7,8 @@
 //! * `server.rs` accepts the connection and applies the limits; `session.rs` watches over it (grace, idle, stop, kill).
 //!   `proxy.rs` reads a balancer's word about who the client is.
 //! * `link.rs` is the TCP stream that russh reads and decrypts; `handler.rs` has russh's callbacks: login, channels,
-//!   refusals. `auth.rs` has the algorithms and who is asked about a key.
+//!   refusals. `login.rs` knows what a client has proven so far, `auth.rs` has the algorithms and who is asked about a
+//!   proof, `host_keys.rs` tells clients of keys to come.
 //! * `channel.rs` takes the decrypted bytes of one channel and gives them to a worker on a blocking thread. **A packet
 //!   enters there**, in `Channel::accept`.
 //! * `engine.rs` runs the requests in order, all but a CLOSE, which must not hold up the others: `packet.rs` cuts and reads them, `path.rs` parses every path once, `attrs.rs`
@@ -33,7 +34,9 @@ mod channel;
 mod engine;
 mod facts;
 mod handler;
+mod host_keys;
 mod link;
+mod login;
 mod longname;
 mod packet;
 mod path;
@@ -43,7 +46,10 @@ mod session;
 mod tree;
 
 pub use answers::{MAX_WAITING_ANSWERS, MAX_WAITING_BYTES};
-pub use auth::{AlgorithmPolicy, Authenticator, MAX_RSA_BITS, MAX_USER_NAME, MIN_RSA_BITS, Peer, PublicKey, Refused};
+pub use auth::{
+    AlgorithmPolicy, Authenticator, Certificate, MAX_CODE, MAX_PASSWORD, MAX_RSA_BITS, MAX_USER_NAME, MIN_RSA_BITS, Method, Peer, Presence,
+    Proof, Proven, PublicKey, Refused, Step,
+};
 pub use budget::{OWN_SHARE, REQUEST_BUDGET};
 pub use engine::{MAX_CLOSED_NAMES, MAX_CLOSING, MAX_HANDLES};
 pub use facts::{MAX_EXTENTS, UploadFacts};

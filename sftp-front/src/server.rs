@@ -1,15 +1,15 @@
 //! The listening side: configuration, limits on connections, the list of sessions.
 
-use crate::auth::{AlgorithmPolicy, Authenticator, MIN_RSA_BITS};
+use crate::auth::{AlgorithmPolicy, Authenticator};
+use crate::host_keys::{self, HostKeys};
 use crate::proxy;
 use crate::session::{self, Session, SessionInfo};
-use russh::keys::ssh_key::public::KeyData;
 use russh::keys::{Algorithm, PrivateKey};
 use russh::{MethodKind, MethodSet, SshId};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -43,6 +43,8 @@ const MAX_UNNAMED: usize = 256;
 /// hit a partner that opens twenty sessions at once.
 const EARLY_PART: usize = 2;
 const EARLY_CHANCE: usize = 30;
+/// Passwords that are hashed at a time: each takes 19 MiB and a core.
+const HASHING: usize = 2;
 /// Longest identification of the server behind `SSH-2.0-`.
 const MAX_SERVER_ID: usize = 100;
 
@@ -51,6 +53,8 @@ const MAX_SERVER_ID: usize = 100;
 pub struct Config {
     /// Host keys, each the text of an unencrypted OpenSSH private key file.
     pub host_keys: Vec<String>,
+    /// Host keys to come, of any type: clients learn them after a login, and nothing uses them yet.
+    pub next_host_keys: Vec<String>,
     /// Algorithms offered.
     pub algorithms: AlgorithmPolicy,
     /// Text shown before the login; empty = none.
@@ -88,6 +92,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             host_keys: Vec::new(),
+            next_host_keys: Vec::new(),
             algorithms: AlgorithmPolicy::default(),
             banner: String::new(),
             max_connections: 500,
@@ -127,11 +132,38 @@ pub enum Error {
     ServerId,
 }
 
+/// What follows from the host keys; replaced as a whole when these change.
+#[derive(Clone)]
+struct Keys {
+    host_keys: Arc<HostKeys>,
+    transport: Arc<russh::server::Config>,
+}
+
+impl Keys {
+    /// Reads the keys in use and those to come.
+    fn new(config: &Config, current: &[String], next: &[String]) -> Result<Self, Error> {
+        let signatures = config.algorithms.signatures();
+        let read = |texts: &[String]| {
+            let keys = texts.iter().filter_map(|text| host_keys::read(text, &signatures).transpose());
+            keys.collect::<Result<Vec<_>, _>>()
+        };
+        let (keys, next) = (read(current)?, read(next)?);
+        if keys.is_empty() {
+            return Err(Error::HostKey("there is none that the algorithm policy allows".into()));
+        }
+        Ok(Self {
+            host_keys: Arc::new(HostKeys::new(keys.iter().chain(&next))?),
+            transport: Arc::new(transport(config, keys)),
+        })
+    }
+}
+
 /// The server. It lives as long as [`serve`](Server::serve) runs.
 pub struct Server {
     config: Config,
-    signatures: Vec<Algorithm>,
-    transport: Arc<russh::server::Config>,
+    user_signatures: Vec<Algorithm>,
+    hashing: Semaphore,
+    keys: RwLock<Keys>,
     auth: Arc<dyn Authenticator>,
     sessions: Mutex<HashMap<u64, Arc<Session>>>,
     next_session: AtomicU64,
@@ -149,48 +181,32 @@ impl Server {
         if id.is_empty() || id.len() > MAX_SERVER_ID || !id.iter().all(|b| b.is_ascii_graphic() && *b != b'-') {
             return Err(Error::ServerId);
         }
-        let preferred = config.algorithms.preferred();
-        let signatures = config.algorithms.signatures();
-        let keys = config
-            .host_keys
-            .iter()
-            .filter_map(|text| host_key(text, &signatures).transpose())
-            .collect::<Result<Vec<_>, _>>()?;
-        if keys.is_empty() {
-            return Err(Error::HostKey("there is none that the algorithm policy allows".into()));
-        }
-        let rekey_bytes = config.rekey_bytes.clamp(MIN_REKEY_BYTES, MAX_REKEY_BYTES);
-        let transport = russh::server::Config {
-            server_id: SshId::Standard(format!("SSH-2.0-{}", config.server_id).into()),
-            methods: MethodSet::from(&[MethodKind::PublicKey][..]),
-            auth_rejection_time: REJECTION_TIME,
-            // The answer to "none" tells nothing that is worth a delay.
-            auth_rejection_time_initial: Some(Duration::ZERO),
-            keys,
-            window_size: WINDOW,
-            maximum_packet_size: MAX_SSH_PACKET,
-            channel_buffer_size: CHANNEL_BUFFER,
-            event_buffer_size: EVENT_BUFFER,
-            preferred,
-            max_auth_attempts: config.max_auth_tries,
-            // Our own timers do better: see `session.rs`.
-            inactivity_timeout: None,
-            keepalive_interval: (!config.keepalive.is_zero()).then_some(config.keepalive),
-            keepalive_max: KEEPALIVE_MAX,
-            limits: russh::Limits::new(rekey_bytes, rekey_bytes, config.rekey_time),
-            nodelay: true,
-            ..Default::default()
-        };
+        let keys = Keys::new(&config, &config.host_keys, &config.next_host_keys)?;
         Ok(Arc::new(Self {
             pool: Arc::new(Semaphore::new(config.memory.min(Semaphore::MAX_PERMITS))),
+            user_signatures: config.algorithms.user_signatures(),
+            hashing: Semaphore::new(HASHING),
+            keys: RwLock::new(keys),
             config,
-            signatures,
-            transport: Arc::new(transport),
             auth,
             sessions: Mutex::default(),
             next_session: AtomicU64::new(1),
             slots: Arc::default(),
         }))
+    }
+
+    /// Puts other host keys in the place of those in use and those to come; connections that are open keep theirs.
+    ///
+    /// # Errors
+    /// A key that cannot be used, or none; then nothing changes.
+    pub fn set_host_keys(&self, current: &[String], next: &[String]) -> Result<(), Error> {
+        let keys = Keys::new(&self.config, current, next)?;
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        Ok(())
+    }
+
+    fn keys(&self) -> Keys {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Accepts connections until `stop` turns true (or its sender is gone), then ends the sessions: at once, but open
@@ -276,7 +292,7 @@ impl Server {
     }
 
     pub(crate) fn transport(&self) -> Arc<russh::server::Config> {
-        Arc::clone(&self.transport)
+        self.keys().transport
     }
 
     pub(crate) fn banner(&self) -> Option<String> {
@@ -288,8 +304,17 @@ impl Server {
         }
     }
 
-    pub(crate) fn signature_allowed(&self, algorithm: &Algorithm) -> bool {
-        self.signatures.contains(algorithm)
+    pub(crate) fn user_signatures(&self) -> &[Algorithm] {
+        &self.user_signatures
+    }
+
+    pub(crate) fn host_keys(&self) -> Arc<HostKeys> {
+        self.keys().host_keys
+    }
+
+    /// One turn of those that hash a password.
+    pub(crate) fn hashing(&self) -> &Semaphore {
+        &self.hashing
     }
 
     /// Asks the authenticator on a blocking thread; `None` if it panicked.
@@ -326,6 +351,33 @@ impl Server {
             key,
             unauthenticated: Mutex::new(true),
         })
+    }
+}
+
+/// How russh is set up.
+fn transport(config: &Config, keys: Vec<PrivateKey>) -> russh::server::Config {
+    let rekey_bytes = config.rekey_bytes.clamp(MIN_REKEY_BYTES, MAX_REKEY_BYTES);
+    russh::server::Config {
+        server_id: SshId::Standard(format!("SSH-2.0-{}", config.server_id).into()),
+        // Until the first request; from then on `login.rs` says them with every answer.
+        methods: MethodSet::from(&[MethodKind::PublicKey][..]),
+        auth_rejection_time: REJECTION_TIME,
+        // The answer to "none" tells nothing that is worth a delay.
+        auth_rejection_time_initial: Some(Duration::ZERO),
+        keys,
+        window_size: WINDOW,
+        maximum_packet_size: MAX_SSH_PACKET,
+        channel_buffer_size: CHANNEL_BUFFER,
+        event_buffer_size: EVENT_BUFFER,
+        preferred: config.algorithms.preferred(),
+        max_auth_attempts: config.max_auth_tries,
+        // Our own timers do better: see `session.rs`.
+        inactivity_timeout: None,
+        keepalive_interval: (!config.keepalive.is_zero()).then_some(config.keepalive),
+        keepalive_max: KEEPALIVE_MAX,
+        limits: russh::Limits::new(rekey_bytes, rekey_bytes, config.rekey_time),
+        nodelay: true,
+        ..Default::default()
     }
 }
 
@@ -366,27 +418,6 @@ fn percentile() -> usize {
 /// Waits for the word to stop; a sender that is gone means the same.
 pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|s| *s).await;
-}
-
-/// A key that is fit to be shown to clients; none if the algorithm policy does not have its type.
-fn host_key(text: &str, allowed: &[Algorithm]) -> Result<Option<PrivateKey>, Error> {
-    let key = PrivateKey::from_openssh(text).map_err(|e| Error::HostKey(e.to_string()))?;
-    if key.is_encrypted() {
-        return Err(Error::HostKey("the key is encrypted".into()));
-    }
-    if let KeyData::Rsa(rsa) = key.public_key().key_data()
-        && rsa.key_size() < MIN_RSA_BITS
-    {
-        return Err(Error::HostKey(format!("an RSA key needs {MIN_RSA_BITS} bits")));
-    }
-    let fits = |a: &Algorithm| {
-        if a.clone().is_rsa() {
-            key.algorithm().is_rsa()
-        } else {
-            key.algorithm() == *a
-        }
-    };
-    Ok(allowed.iter().any(fits).then_some(key))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -24,6 +24,8 @@ pub const WRITE_STALL: Duration = Duration::from_secs(120);
 const MAX_TRIED: usize = 16;
 /// A client that leaves requests unfinished for so long while memory is short has to go.
 const UNFINISHED: Duration = Duration::from_secs(30);
+/// Reasons that are remembered for each.
+const MAX_REASONS: usize = 8;
 /// How often the timers are looked at.
 const TICK: Duration = Duration::from_millis(500);
 /// The same while the server is stopping.
@@ -96,7 +98,8 @@ pub(crate) struct Session {
 struct State {
     user: Option<String>,
     logged_in: bool,
-    tried: Vec<String>,
+    /// User names that were refused, with the reasons.
+    tried: Vec<(String, Vec<String>)>,
     channels: Vec<Weak<Channel>>,
     tasks: Vec<JoinHandle<()>>,
     cut: bool,
@@ -137,12 +140,17 @@ impl Session {
         self.end.send_if_modified(|end| end.is_none() && end.replace(reason).is_none());
     }
 
-    /// Remembers a user name that was refused.
-    pub(crate) fn refused(&self, user: &str) {
+    /// Remembers a user name that was refused, and why.
+    pub(crate) fn refused(&self, user: &str, reason: String) {
         let mut state = self.state();
         state.user = None;
-        if state.tried.len() < MAX_TRIED && !state.tried.iter().any(|t| t == user) {
-            state.tried.push(user.to_owned());
+        let tried = &mut state.tried;
+        if let Some((_, reasons)) = tried.iter_mut().find(|(name, _)| name == user) {
+            if reasons.len() < MAX_REASONS {
+                reasons.push(reason);
+            }
+        } else if tried.len() < MAX_TRIED {
+            tried.push((user.to_owned(), vec![reason]));
         }
     }
 
@@ -304,7 +312,7 @@ pub(crate) async fn run(server: Arc<Server>, tcp: TcpStream, addr: SocketAddr, s
     server
         .ask(move |auth| match user {
             Some(user) => auth.logout(session.id, &user, &reason, bytes_in, bytes_out),
-            None => tried.iter().for_each(|user| auth.failed(user, &peer)),
+            None => tried.iter().for_each(|(user, reasons)| auth.failed(user, reasons, &peer)),
         })
         .await;
 }

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use sftp_front::{
-    Authenticator, CloseSign, Config, Download, Entry, Fault, Kind, Listing, OpenHow, Peer, PublicKey, Refused, Server, SetStat, Space,
-    Stat, Tree, Upload, UploadFacts, VPath,
+    Authenticator, CloseSign, Config, Download, Entry, Fault, Kind, Listing, OpenHow, Peer, Proven, PublicKey, Refused, Server, SetStat,
+    Space, Stat, Tree, Upload, UploadFacts, VPath,
 };
 use std::fs::{self, File};
 use std::io::Write;
@@ -187,15 +187,17 @@ impl Authenticator for Accounts {
     fn public_key(&self, user: &str, key: &PublicKey, _peer: &Peer) -> bool {
         user == "alice" && key.openssh == self.key && key.algorithm == "ssh-ed25519" && key.blob.starts_with(b"\0\0\0\x0bssh-ed25519")
     }
-    fn login(&self, _user: &str, _key: &PublicKey, peer: &Peer, _session: u64) -> Result<Arc<dyn Tree>, Refused> {
+    fn login(&self, _user: &str, given: &[Proven], peer: &Peer, _session: u64) -> Result<Arc<dyn Tree>, Refused> {
         assert!(peer.client.starts_with("SSH-2.0-OpenSSH_"));
+        assert!(matches!(given, [Proven::Key(_)]));
         self.log.lock().unwrap().push(Event::Login);
         Ok(Arc::new(Directory {
             root: self.root.clone(),
             log: Arc::clone(&self.log),
         }))
     }
-    fn failed(&self, user: &str, _peer: &Peer) {
+    fn failed(&self, user: &str, tried: &[String], _peer: &Peer) {
+        assert!(!tried.is_empty());
         self.log.lock().unwrap().push(Event::Failed(user.into()));
     }
     fn logout(&self, _session: u64, _user: &str, reason: &str, bytes_in: u64, bytes_out: u64) {
