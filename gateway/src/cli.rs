@@ -305,6 +305,36 @@ impl Ctx {
         Ok(answer.trim().to_owned())
     }
 
+    /// A secret that a person chooses, typed twice and not shown.
+    fn ask_new_secret(&self, question: &str) -> Result<Zeroizing<String>> {
+        if !std::io::stdin().is_terminal() {
+            return Err(Refusal::usage(
+                "which secret?",
+                "nobody is here to be asked",
+                "give env:NAME, file:PATH or - for a line of standard input, or let one be made",
+            ));
+        }
+        let first = self.ask_unseen(question)?;
+        if *first != *self.ask_unseen("the same again: ")? {
+            return Err(Refusal::usage("nothing was changed", "the two are not the same", "try again"));
+        }
+        Ok(first)
+    }
+
+    fn ask_unseen(&self, question: &str) -> Result<Zeroizing<String>> {
+        use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+        let cannot = |error: rustix::io::Errno| Refusal::from_io("cannot ask", &error.into());
+        let stdin = std::io::stdin();
+        let shown = tcgetattr(&stdin).map_err(cannot)?;
+        let mut hidden = shown.clone();
+        hidden.local_modes.remove(LocalModes::ECHO);
+        tcsetattr(&stdin, OptionalActions::Flush, &hidden).map_err(cannot)?;
+        let answer = self.ask(question).map(Zeroizing::new);
+        let restored = tcsetattr(&stdin, OptionalActions::Now, &shown).map_err(cannot);
+        self.printer.note("");
+        restored.and(answer)
+    }
+
     /// `text`, or in a dry run what it would be.
     fn would(&self, text: String) -> String {
         if self.dry_run() { format!("(dry run) {text}") } else { text }

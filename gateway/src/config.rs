@@ -203,6 +203,10 @@ pub struct Sftp {
     pub allowed_ips: Vec<String>,
     /// When an address is shut out.
     pub ban: Ban,
+    /// Authorities whose certificates count for every user that they name.
+    pub user_ca: Vec<keystore::ssh::PublicKey>,
+    /// The list of keys and certificates that count no more.
+    pub revoked_keys: Option<PathBuf>,
     /// Balancers that may send PROXY v2, as CIDR blocks.
     pub proxy_protocol_from: Vec<String>,
 }
@@ -574,9 +578,14 @@ impl Config {
             return Err(wrong(
                 "sftp.host_keys",
                 "a server without a host key answers nobody".to_owned(),
-                "write [\"ed25519\", \"ecdsa\"]",
+                "write [\"ed25519\", \"ecdsa\", \"rsa\"]",
             ));
         }
+        let user_ca = authorities(&values.texts("sftp.user_ca"), &beside)
+            .map_err(|why| wrong("sftp.user_ca", why, "write public keys, or file:PATH of a file with such lines"))?;
+        let revoked_keys = Some(values.text("sftp.revoked_keys"))
+            .filter(|file| !file.is_empty())
+            .map(|file| beside.join(file));
         for (key, example) in [
             (
                 "sftp.proxy_protocol_from",
@@ -631,6 +640,8 @@ impl Config {
                     within: values.span("sftp.ban.within"),
                     length: values.span("sftp.ban.for"),
                 },
+                user_ca,
+                revoked_keys,
                 proxy_protocol_from: values.texts("sftp.proxy_protocol_from"),
             },
             uploads: Uploads {
@@ -731,6 +742,19 @@ fn is_block(text: &str) -> bool {
     };
     let most = if address.is_ipv4() { 32 } else { 128 };
     bits.is_none_or(|bits| bits.parse::<u8>().is_ok_and(|bits| bits <= most))
+}
+
+/// The keys of `sftp.user_ca`: public keys, with options if need be, or files of such lines.
+fn authorities(entries: &[String], beside: &Path) -> Result<Vec<keystore::ssh::PublicKey>, String> {
+    let mut all = Vec::new();
+    for entry in entries {
+        let text = match entry.strip_prefix("file:") {
+            Some(file) => std::fs::read_to_string(beside.join(file)).map_err(|error| format!("{file}: {error}"))?,
+            None => entry.clone(),
+        };
+        all.extend(keystore::ssh::parse_public(&text).map_err(|error| error.to_string())?);
+    }
+    Ok(all)
 }
 
 #[cfg(test)]

@@ -438,7 +438,7 @@ impl Doors {
         let mut tasks = Vec::new();
         let logins = Arc::new(Logins::new(Arc::clone(core)));
         let keys = manage::host_keys::load_or_create(config).map_err(|refusal| StartError::Key(refusal.to_string()))?;
-        let front = crate::sftp_tree::front(config, keys, Arc::clone(&logins)).map_err(StartError::Io)?;
+        let front = crate::sftp_tree::front(config, &keys, Arc::clone(&logins)).map_err(StartError::Io)?;
         for listener in self.sftp {
             tasks.push(tokio::spawn(Arc::clone(&front).serve(listener, stop.clone())));
         }

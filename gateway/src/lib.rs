@@ -11,6 +11,7 @@ pub mod config;
 pub mod content_type;
 pub mod event;
 pub mod layout;
+pub mod login;
 pub mod message;
 pub mod partner;
 pub mod partnership;

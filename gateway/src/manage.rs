@@ -294,8 +294,10 @@ pub async fn edit<T>(core: &Core, dry_run: bool, plan: impl Fn(&Objects) -> Resu
         let before = objects(core)?;
         let (mut changes, outcome) = plan(&before)?;
         for change in &mut changes {
-            if let Change::Put(Object::Partner(partner)) = change {
-                secrets::seal_passwords(&core.master, partner)?;
+            match change {
+                Change::Put(Object::Partner(partner)) => secrets::seal_passwords(&core.master, partner)?,
+                Change::Put(Object::User(user)) => secrets::hash_password(user)?,
+                _ => {}
             }
         }
         let after = with_changes(&before, &changes);

@@ -4,6 +4,9 @@
 mod desk;
 mod listing;
 mod pace;
+mod penalty;
+mod proofs;
+pub mod revoked;
 pub mod sessions;
 mod trail;
 mod tree;
@@ -11,24 +14,27 @@ mod upload;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
-use sftp_front::{Authenticator, Fault, Peer, PublicKey, Refused, Tree};
+use sftp_front::{Authenticator, Fault, Method, Peer, Proof, Proven, PublicKey, Refused, Step, Tree};
 
 use crate::clock::Millis;
 use crate::config::{Algorithms, Config};
 use crate::event::NewEvent;
 use crate::gateway::Core;
-use crate::manage::host_keys::HostKey;
-use crate::user::User;
+use crate::login::Progress;
+use crate::manage::host_keys::{self, HostKey, HostKeyState};
 use desk::Desk;
 use pace::Clocks;
+use penalty::Penalties;
+use proofs::{Judge, describe, method_of};
+use revoked::Revoked;
 use trail::Trail;
 use tree::As2Tree;
 
-/// Addresses whose failed logins are counted, at most.
-const MAX_COUNTED: usize = 10_000;
+/// How often the host keys are looked at.
+const HOST_KEYS_POLL: Duration = Duration::from_secs(1);
 
 /// Decides who may log in, by the objects as they are at this moment.
 pub struct Logins {
@@ -37,20 +43,16 @@ pub struct Logins {
     trail: Arc<Trail>,
     clocks: Clocks,
     sessions: Mutex<HashMap<u64, Login>>,
-    failures: Mutex<HashMap<IpAddr, Failures>>,
+    penalties: Penalties,
+    revoked: Revoked,
 }
 
 struct Login {
     user: String,
-    key: String,
+    given: Vec<Proven>,
+    /// The hash of the password as it was.
+    password: String,
     peer: IpAddr,
-}
-
-/// Failed logins of one address.
-struct Failures {
-    count: u32,
-    since: Instant,
-    shut_until: Option<Instant>,
 }
 
 impl Logins {
@@ -58,55 +60,47 @@ impl Logins {
     #[must_use]
     pub fn new(core: Arc<Core>) -> Self {
         Logins {
+            revoked: Revoked::new(core.config.sftp.revoked_keys.clone()),
             core,
             desk: Arc::default(),
             trail: Arc::default(),
             clocks: Clocks::default(),
             sessions: Mutex::default(),
-            failures: Mutex::default(),
+            penalties: Penalties::default(),
         }
     }
 
-    /// Ends the sessions of users and keys that lost their right meanwhile.
+    /// Ends the sessions of users, keys and passwords that lost their right meanwhile.
     pub fn end_revoked(&self, front: &sftp_front::Server) {
+        let objects = self.core.objects();
+        let holds = |login: &Login| {
+            let user = objects.user(&login.user).filter(|user| user.name == login.user);
+            user.is_some_and(|user| self.judge(login.peer).holds(user, &login.given, &login.password))
+        };
         let revoked: Vec<u64> = {
             let sessions = locked(&self.sessions);
-            sessions
-                .iter()
-                .filter(|(_, login)| self.allowed(&login.user, &login.key, login.peer).is_none())
-                .map(|(id, _)| *id)
-                .collect()
+            let gone = sessions.iter().filter(|(_, login)| !holds(login));
+            gone.map(|(id, _)| *id).collect()
         };
         if !revoked.is_empty() {
             front.end_sessions(&|session| revoked.contains(&session.id));
         }
     }
 
-    /// The user, if this key may log in from this address now.
-    fn allowed(&self, name: &str, key: &str, peer: IpAddr) -> Option<User> {
-        let objects = self.core.objects();
-        let user = objects.user(name).filter(|user| user.name == name && user.enabled);
-        let now = self.core.clock.now() / 1000;
-        // An unknown user costs the same work: one key is parsed and compared.
-        let nobody = [String::from(
-            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
-        )];
-        let lines = user.map_or(&nobody[..], |user| &user.keys[..]);
-        let fits = lines
-            .iter()
-            .flat_map(|line| keystore::ssh::parse_public(line).unwrap_or_default())
-            .any(|known| known.line == key && known.options.allows(peer) && known.options.is_current(now));
-        let user = user.filter(|_| fits)?;
-        let current = user.expires.is_empty() || user.expires.parse::<jiff::Timestamp>().is_ok_and(|end| end.as_second() > now);
-        let place = user.allowed_ips.is_empty() || user.allowed_ips.iter().any(|block| in_block(block, peer));
-        (current && place).then(|| user.clone())
+    fn judge(&self, peer: IpAddr) -> Judge<'_> {
+        Judge {
+            core: &self.core,
+            revoked: &self.revoked,
+            peer,
+            now: self.core.clock.now() / 1000,
+        }
     }
 
-    fn is_shut(&self, peer: IpAddr) -> bool {
-        locked(&self.failures)
-            .get(&peer)
-            .and_then(|failures| failures.shut_until)
-            .is_some_and(|until| until > Instant::now())
+    /// What a command just changed counts at this login already.
+    fn refresh(&self) {
+        if let Err(error) = self.core.refresh_objects() {
+            tracing::error!(%error, "cannot look for changed objects");
+        }
     }
 
     /// A login in the log, the metrics and the journal.
@@ -167,7 +161,7 @@ impl Authenticator for Logins {
     fn admit(&self, addr: SocketAddr) -> bool {
         let allowed = &self.core.config.sftp.allowed_ips;
         let is_allowed = allowed.is_empty() || allowed.iter().any(|block| in_block(block, addr.ip()));
-        is_allowed && !self.is_shut(addr.ip())
+        is_allowed && !self.penalties.is_shut(addr.ip(), Instant::now())
     }
 
     fn is_proxy(&self, addr: SocketAddr) -> bool {
@@ -179,23 +173,46 @@ impl Authenticator for Logins {
             .any(|block| in_block(block, addr.ip()))
     }
 
-    fn public_key(&self, user: &str, key: &PublicKey, peer: &Peer) -> bool {
-        // What a command just changed counts at this login already.
-        if let Err(error) = self.core.refresh_objects() {
-            tracing::error!(%error, "cannot look for changed objects");
+    /// The first steps of all users' logins: a list that says nothing about any of them.
+    fn methods(&self) -> Vec<Method> {
+        self.refresh();
+        let mut methods = vec![Method::PublicKey];
+        for user in self.core.objects().users.values().filter(|user| user.enabled) {
+            let Progress::Next(steps) = user.login.after(&[]) else { continue };
+            for method in steps.into_iter().map(method_of) {
+                if !methods.contains(&method) {
+                    methods.push(method);
+                }
+            }
         }
-        self.allowed(user, &key.openssh, peer.addr.ip()).is_some()
+        methods
     }
 
-    fn login(&self, user: &str, key: &PublicKey, peer: &Peer, session: u64) -> Result<Arc<dyn Tree>, Refused> {
+    fn public_key(&self, user: &str, key: &PublicKey, peer: &Peer) -> bool {
+        self.refresh();
+        let objects = self.core.objects();
+        let user = objects.user(user).filter(|known| known.name == user);
+        self.judge(peer.addr.ip()).known(user, key)
+    }
+
+    fn prove(&self, user: &str, given: &[Proven], proof: &Proof, peer: &Peer) -> Step {
+        self.refresh();
+        let objects = self.core.objects();
+        let user = objects.user(user).filter(|known| known.name == user);
+        self.judge(peer.addr.ip()).prove(user, given, proof, peer)
+    }
+
+    fn login(&self, user: &str, given: &[Proven], peer: &Peer, session: u64) -> Result<Arc<dyn Tree>, Refused> {
         let address = peer.addr.ip();
-        let found = self
-            .allowed(user, &key.openssh, address)
-            .ok_or_else(|| Refused("the key lost its right meanwhile".to_owned()))?;
-        locked(&self.failures).remove(&address);
+        let objects = self.core.objects();
+        let found = objects
+            .user(user)
+            .filter(|found| found.name == user && self.judge(address).holds(found, given, &found.password))
+            .ok_or_else(|| Refused("the proofs lost their right meanwhile".to_owned()))?;
         let login = Login {
             user: user.to_owned(),
-            key: key.openssh.clone(),
+            given: given.to_vec(),
+            password: found.password.clone(),
             peer: address,
         };
         {
@@ -206,55 +223,33 @@ impl Authenticator for Logins {
             }
             sessions.insert(session, login);
         }
+        self.penalties.forgive(address);
         self.desk.begin(session);
         self.core.metrics.sftp_login("ok");
-        tracing::info!(user, peer = %peer.addr, client = peer.client, session, "sftp login");
+        let by = given.iter().map(describe).collect::<Vec<_>>().join(", then ");
+        tracing::info!(user, peer = %peer.addr, client = peer.client, session, by, "sftp login");
         self.record(
             "user.login",
             user,
-            serde_json::json!({ "peer": peer.addr.to_string(), "client": peer.client, "session": session }),
+            serde_json::json!({ "by": by, "peer": peer.addr.to_string(), "client": peer.client, "session": session }),
         );
         let tools = tree::Tools {
             desk: Arc::clone(&self.desk),
             trail: Arc::clone(&self.trail),
             pace: self.clocks.of(user),
         };
-        Ok(Arc::new(As2Tree::new(Arc::clone(&self.core), tools, &found, session)))
+        Ok(Arc::new(As2Tree::new(Arc::clone(&self.core), tools, found, session)))
     }
 
-    fn failed(&self, user: &str, peer: &Peer) {
-        let ban = &self.core.config.sftp.ban;
-        let shut = {
-            let mut failures = locked(&self.failures);
-            if failures.len() >= MAX_COUNTED {
-                failures.retain(|_, f| f.since.elapsed() < ban.within || f.shut_until.is_some_and(|until| until > Instant::now()));
-            }
-            let fresh = Failures {
-                count: 0,
-                since: Instant::now(),
-                shut_until: None,
-            };
-            let mine = failures.entry(peer.addr.ip()).or_insert(fresh);
-            if mine.since.elapsed() > ban.within {
-                *mine = Failures {
-                    count: 0,
-                    since: Instant::now(),
-                    shut_until: None,
-                };
-            }
-            mine.count += 1;
-            let shut = ban.failures > 0 && mine.count >= ban.failures;
-            if shut {
-                mine.shut_until = Some(Instant::now() + ban.length);
-            }
-            shut
-        };
+    fn failed(&self, user: &str, tried: &[String], peer: &Peer) {
+        let shut = self.penalties.failed(peer.addr.ip(), &self.core.config.sftp.ban, Instant::now());
+        let (shut_seconds, tried) = (shut.map(|length| length.as_secs()), tried.join("; "));
         self.core.metrics.sftp_login("failed");
-        tracing::warn!(user = %user.escape_default(), peer = %peer.addr, client = peer.client, shut, "sftp login failed");
+        tracing::warn!(user = %user.escape_default(), peer = %peer.addr, client = peer.client, tried, shut_seconds, "sftp login failed");
         self.record(
             "user.login_failed",
             user,
-            serde_json::json!({ "peer": peer.addr.to_string(), "shut": shut }),
+            serde_json::json!({ "tried": tried, "peer": peer.addr.to_string(), "shut": shut.is_some(), "shut_seconds": shut_seconds }),
         );
     }
 
@@ -276,11 +271,12 @@ impl Authenticator for Logins {
 ///
 /// # Errors
 /// A host key that cannot be used.
-pub fn front(config: &Config, keys: Vec<HostKey>, logins: Arc<Logins>) -> Result<Arc<sftp_front::Server>, String> {
+pub fn front(config: &Config, keys: &[HostKey], logins: Arc<Logins>) -> Result<Arc<sftp_front::Server>, String> {
     let sftp = &config.sftp;
     let limit = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
     let settings = sftp_front::Config {
-        host_keys: keys.into_iter().map(|key| key.private.to_string()).collect(),
+        host_keys: texts(keys, HostKeyState::Current),
+        next_host_keys: texts(keys, HostKeyState::Next),
         algorithms: match sftp.algorithms {
             Algorithms::Modern => sftp_front::AlgorithmPolicy::Modern,
             Algorithms::Compatible => sftp_front::AlgorithmPolicy::Compatible,
@@ -304,7 +300,36 @@ pub fn front(config: &Config, keys: Vec<HostKey>, logins: Arc<Logins>) -> Result
     let (core, known) = (Arc::downgrade(&logins.core), Arc::downgrade(&logins));
     let front = sftp_front::Server::new(settings, logins).map_err(|error| error.to_string())?;
     tokio::spawn(sessions::keep(core, known, Arc::downgrade(&front)));
+    tokio::spawn(follow_host_keys(config.clone(), Arc::downgrade(&front)));
     Ok(front)
+}
+
+fn texts(keys: &[HostKey], state: HostKeyState) -> Vec<String> {
+    let keys = keys.iter().filter(|key| key.state == state);
+    keys.map(|key| key.private.to_string()).collect()
+}
+
+/// Takes host keys that a command has made or put in their place, for as long as the server lives.
+async fn follow_host_keys(config: Config, front: Weak<sftp_front::Server>) {
+    let changed = || std::fs::metadata(config.paths().host_keys).and_then(|dir| dir.modified()).ok();
+    let mut seen = changed();
+    loop {
+        tokio::time::sleep(HOST_KEYS_POLL).await;
+        let Some(front) = front.upgrade() else { return };
+        let now = changed();
+        if now == seen {
+            continue;
+        }
+        seen = now;
+        let taken = host_keys::load(&config).map_err(|refusal| refusal.to_string()).and_then(|keys| {
+            let set = front.set_host_keys(&texts(&keys, HostKeyState::Current), &texts(&keys, HostKeyState::Next));
+            set.map_err(|error| error.to_string())
+        });
+        match taken {
+            Ok(()) => tracing::info!("host keys read again"),
+            Err(error) => tracing::error!(error, "cannot take the changed host keys; the old ones stay in use"),
+        }
+    }
 }
 
 /// A fault of ours: the client learns that it was one, the log learns which.

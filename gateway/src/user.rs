@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::layout::{self, Area};
+use crate::login::LoginWays;
 use crate::words;
 
 /// Longest user name in characters.
@@ -11,7 +12,7 @@ pub const MAX_USER_NAME: usize = 64;
 words! {
     /// What sort of user it is; later also `epoch` and `feed`.
     pub enum UserKind {
-        /// Sends and fetches in the `AS2/` tree; keys only.
+        /// Sends and fetches in the `AS2/` tree; with keys unless other ways to log in are set.
         As2 = "as2",
     }
 }
@@ -46,9 +47,18 @@ pub struct User {
     /// Decides rules and rights.
     #[serde(default = "as2")]
     pub kind: UserKind,
-    /// Public keys as normalised `authorized_keys` lines, options `from=` and `expiry-time=` included.
+    /// How the user logs in: `publickey`, `password`, `publickey,password`, `publickey,totp`, several with blanks between.
+    #[serde(default)]
+    pub login: LoginWays,
+    /// Public keys as normalised `authorized_keys` lines with their options; with `cert-authority` whose certificates count.
     #[serde(default)]
     pub keys: Vec<String>,
+    /// The argon2id hash of the password; empty means none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub password: String,
+    /// The secret of the authenticator app, sealed; empty means none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub totp: String,
     /// CIDR blocks the user may come from; empty means anywhere.
     #[serde(default)]
     pub allowed_ips: Vec<String>,

@@ -10,6 +10,7 @@ use super::output::{Cell, Format, List, out, plain, size};
 use super::{Ctx, Outcome};
 use crate::config::{Config, Secret};
 use crate::gateway::{Core, is_served};
+use crate::manage::host_keys::HostKeyState;
 use crate::manage::{Object, Refusal, RefusalKind, Result, host_keys, objects, rules};
 
 /// Validate configuration and objects without starting.
@@ -224,6 +225,7 @@ pub(crate) fn doctor(ctx: &Ctx, _: &Doctor) -> Outcome {
         Ok(keys) => Finding::ok(
             "host keys",
             keys.iter()
+                .filter(|key| key.state == HostKeyState::Current)
                 .map(|key| format!("{} {}", key.kind, key.fingerprint))
                 .collect::<Vec<_>>()
                 .join("   "),

@@ -1,4 +1,4 @@
-//! `key`: SSH key files, OpenSSH ⇄ PEM ⇄ PPK and RFC 4716. It owns no objects.
+//! `key`: SSH key files, OpenSSH ⇄ PEM ⇄ PPK and RFC 4716; and the server's own keys. It owns no objects.
 
 use std::path::PathBuf;
 
@@ -9,12 +9,14 @@ use serde_json::json;
 use super::error::DONE;
 use super::output::{Cell, List, out};
 use super::{Ctx, Outcome};
+use crate::manage::host_keys::{self, HostKey};
 use crate::manage::{Refusal, Result};
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Examples:
   as2gate key show acme-erp.key
-  as2gate key convert acme-erp.key --to ppk --out acme-erp.ppk")]
+  as2gate key convert acme-erp.key --to ppk --out acme-erp.ppk
+  as2gate key host list")]
 pub(crate) enum Verb {
     /// Show what a private or public key file is.
     #[command(after_help = "Examples:
@@ -50,6 +52,86 @@ pub(crate) enum Verb {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
+    /// The server's own keys, and their rotation.
+    #[command(subcommand)]
+    Host(HostVerb),
+}
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:
+  as2gate key host add ed25519       make the next key; clients learn it at their logins (OpenSSH's UpdateHostKeys)
+  as2gate key host rotate ed25519    some weeks later: it takes over, the old one goes")]
+pub(crate) enum HostVerb {
+    /// List the keys in use and those to come.
+    #[command(after_help = "Examples:
+  as2gate key host list")]
+    List,
+    /// Make the next key of a type and announce it.
+    #[command(after_help = "Examples:
+  as2gate key host add ed25519")]
+    Add {
+        /// ed25519, ecdsa or rsa.
+        kind: String,
+    },
+    /// Let the next key take over; the old one is put aside and no longer announced.
+    #[command(after_help = "Examples:
+  as2gate key host rotate ed25519")]
+    Rotate {
+        /// ed25519, ecdsa or rsa.
+        kind: String,
+    },
+    /// Drop the next key of a type.
+    #[command(after_help = "Examples:
+  as2gate key host rm ed25519")]
+    Rm {
+        /// ed25519, ecdsa or rsa.
+        kind: String,
+    },
+}
+
+fn host(ctx: &Ctx, verb: HostVerb) -> Outcome {
+    let config = ctx.config()?;
+    let done = |key: Option<HostKey>, kind: &str, text: &str| {
+        let fingerprint = key.as_ref().map(|key| key.fingerprint.clone()).unwrap_or_default();
+        ctx.printer.done(
+            &json!({ "kind": kind, "fingerprint": fingerprint }),
+            &ctx.would(format!("Host key {kind} {fingerprint}   {text}\n")),
+        );
+    };
+    match verb {
+        HostVerb::List => {
+            let columns = [
+                ("kind", "TYPE"),
+                ("state", "STATE"),
+                ("fingerprint", "FINGERPRINT"),
+                ("file", "FILE"),
+            ];
+            let mut list = List::new(&columns, "no host keys; as2gate init, or the first start, makes them");
+            for key in host_keys::load(&config)? {
+                list.push(vec![
+                    Cell::text(&key.kind),
+                    Cell::text(key.state.as_str()),
+                    Cell::text(&key.fingerprint),
+                    Cell::text(key.path.display().to_string()),
+                ]);
+            }
+            ctx.printer.list(&list);
+        }
+        HostVerb::Add { kind } => {
+            let key = host_keys::add(&config, &kind, ctx.dry_run())?;
+            done(key, &kind, "is announced from now on");
+        }
+        HostVerb::Rotate { kind } => {
+            ctx.confirm(&format!("clients that have not learned the next {kind} key will warn; go on?"))?;
+            let key = host_keys::rotate(&config, &kind, ctx.dry_run())?;
+            done(Some(key), &kind, "is in use; the old one is no longer announced");
+        }
+        HostVerb::Rm { kind } => {
+            let key = host_keys::remove(&config, &kind, ctx.dry_run())?;
+            done(Some(key), &kind, "is dropped");
+        }
+    }
+    Ok(DONE)
 }
 
 fn read(file: &std::path::Path) -> Result<zeroize::Zeroizing<String>> {
@@ -62,6 +144,7 @@ fn read(file: &std::path::Path) -> Result<zeroize::Zeroizing<String>> {
 pub(crate) fn run(ctx: &Ctx, verb: Verb) -> Outcome {
     let secret = |source: Option<String>| source.as_deref().map(super::read_secret).transpose();
     match verb {
+        Verb::Host(verb) => return host(ctx, verb),
         Verb::Show { file, passphrase, rfc4716 } => {
             let (text, passphrase) = (read(&file)?, secret(passphrase)?);
             let keys = show(&text, passphrase.as_ref().map(|p| p.as_str()))

@@ -216,6 +216,12 @@ pub(crate) struct OfUser;
 impl Noun for OfUser {
     const FIELDS: &'static [Field] = &[
         text(
+            "login",
+            "login",
+            "STEPS",
+            "How it logs in: publickey, password, publickey,totp …; alternatives with blanks between",
+        ),
+        text(
             "allowed-ips",
             "allowed_ips",
             "CIDR,…",

@@ -12,6 +12,7 @@ use super::{Ctx, Outcome};
 use crate::clock::{Millis, rfc3339};
 use crate::gateway::{Core, Listening, is_served};
 use crate::manage::certificates::expiring;
+use crate::manage::host_keys::{HostKey, HostKeyState};
 use crate::manage::{Result, host_keys, objects};
 use crate::message::State;
 
@@ -51,7 +52,7 @@ struct Facts {
     failed: u64,
     next_sweep: String,
     expiring: Vec<(String, i64)>,
-    host_keys: Vec<(String, String)>,
+    host_keys: Vec<HostKey>,
     counts: [(&'static str, usize); 5],
     now: Millis,
 }
@@ -84,10 +85,7 @@ fn gather(core: &Core) -> Result<Facts> {
             .iter()
             .map(|c| (c.name.clone(), (c.not_after - now / 1000).div_euclid(86_400)))
             .collect(),
-        host_keys: host_keys::load(&core.config)?
-            .into_iter()
-            .map(|key| (key.kind, key.fingerprint))
-            .collect(),
+        host_keys: host_keys::load(&core.config)?,
         counts: [
             ("accounts", all.accounts.len()),
             ("stations", all.stations.len()),
@@ -210,7 +208,10 @@ impl Facts {
         let keys: Vec<String> = self
             .host_keys
             .iter()
-            .map(|(kind, fingerprint)| format!("{kind} {fingerprint}"))
+            .map(|key| match key.state {
+                HostKeyState::Current => format!("{} {}", key.kind, key.fingerprint),
+                HostKeyState::Next => format!("next {} {}", key.kind, key.fingerprint),
+            })
             .collect();
         text.push_str(&format!("host keys  {}\n", keys.join("   ")));
         let counts: Vec<String> = self.counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
@@ -236,7 +237,7 @@ impl Facts {
             "states": states,
             "next_sweep": self.next_sweep,
             "expiring": self.expiring.iter().map(|(name, days)| json!({ "name": name, "days": days })).collect::<Vec<_>>(),
-            "host_keys": self.host_keys.iter().map(|(kind, fingerprint)| json!({ "kind": kind, "fingerprint": fingerprint })).collect::<Vec<_>>(),
+            "host_keys": self.host_keys.iter().map(|key| json!({ "kind": key.kind, "state": key.state.as_str(), "fingerprint": key.fingerprint })).collect::<Vec<_>>(),
             "objects": objects,
         })
     }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use keystore::ssh::{KeyFile, KeyFormat, KeyKind, MAX_PUBLIC_TEXT, PublicKey};
+use keystore::ssh::{KeyFile, KeyFormat, KeyKind, KeyOptions, MAX_PUBLIC_TEXT, PublicKey};
 use serde_json::{Value, json};
 
 use super::error::DONE;
@@ -13,6 +13,8 @@ use super::settings::{OfUser, Settings};
 use super::{Ctx, Outcome};
 use crate::event::Event;
 use crate::gateway::Core;
+use crate::login::{LoginStep, LoginWays};
+use crate::manage::host_keys::HostKeyState;
 use crate::manage::users::{self, KeySource, KeyWish};
 use crate::manage::{Refusal, Result, host_keys, objects};
 use crate::user::User;
@@ -35,11 +37,12 @@ pub(crate) enum Verb {
         /// Its name.
         name: String,
     },
-    /// Add a user with a new or an existing key.
+    /// Add a user with a new or an existing key, or with other ways to log in.
     #[command(after_help = "Examples:
   as2gate user add acme-erp --generate-key
   as2gate user add acme-win --generate-key rsa --format ppk --out acme-win.ppk --passphrase file:pass.txt
-  as2gate user add acme-wms --public-key wms.pub --allowed-ips 192.0.2.0/24")]
+  as2gate user add acme-wms --public-key wms.pub --allowed-ips 192.0.2.0/24
+  as2gate user add acme-old --login password")]
     Add {
         /// Its name: a-z, A-Z, 0-9, - and _; not beginning with -.
         #[arg(allow_hyphen_values = true)]
@@ -83,6 +86,35 @@ pub(crate) enum Verb {
     /// Keys of a user.
     #[command(subcommand)]
     Key(KeyVerb),
+    /// Give a user a password, or take it away; sessions that the old one opened end.
+    #[command(after_help = "Examples:
+  as2gate user password acme-old                                asks for it
+  as2gate user password acme-old --password file:password.txt
+  as2gate user password acme-old --generate                     shows it once")]
+    Password {
+        /// Its name.
+        name: String,
+        /// Where it stands: env:NAME, file:PATH, or - for a line of standard input.
+        #[arg(long, value_name = "SOURCE", conflicts_with_all = ["generate", "remove"])]
+        password: Option<String>,
+        /// Make one and show it once.
+        #[arg(long, conflicts_with = "remove")]
+        generate: bool,
+        /// Take it away.
+        #[arg(long)]
+        remove: bool,
+    },
+    /// Give a user a secret for codes of an authenticator app, shown once; or take it away.
+    #[command(after_help = "Examples:
+  as2gate user totp acme-ops
+  as2gate user set acme-ops --login publickey,totp")]
+    Totp {
+        /// Its name.
+        name: String,
+        /// Take it away.
+        #[arg(long)]
+        remove: bool,
+    },
     /// Show what users did: logins, uploads, downloads, deletes, renames, disconnects.
     #[command(after_help = "Examples:
   as2gate user log
@@ -162,18 +194,25 @@ pub(crate) struct KeyArgs {
 impl KeyArgs {
     /// `default` makes a key where neither way was chosen.
     fn source(&self, default: bool) -> Result<KeySource> {
-        match (&self.public_key, self.generate_key) {
-            (Some(file), _) => {
-                let bytes = super::read_file(file, u64::try_from(MAX_PUBLIC_TEXT).unwrap_or(u64::MAX))?;
-                Ok(KeySource::Public(String::from_utf8_lossy(&bytes).into_owned()))
-            }
-            (None, Some(kind)) => Ok(KeySource::Generate(self.wish(kind)?)),
-            (None, None) if default => Ok(KeySource::Generate(self.wish(KeyKind::default())?)),
-            (None, None) => Err(Refusal::usage(
+        match self.chosen()? {
+            Some(source) => Ok(source),
+            None if default => Ok(KeySource::Generate(self.wish(KeyKind::default())?)),
+            None => Err(Refusal::usage(
                 "which key?",
                 "a user logs in with a key",
                 "add --generate-key, or --public-key FILE",
             )),
+        }
+    }
+
+    fn chosen(&self) -> Result<Option<KeySource>> {
+        match (&self.public_key, self.generate_key) {
+            (Some(file), _) => {
+                let bytes = super::read_file(file, u64::try_from(MAX_PUBLIC_TEXT).unwrap_or(u64::MAX))?;
+                Ok(Some(KeySource::Public(String::from_utf8_lossy(&bytes).into_owned())))
+            }
+            (None, Some(kind)) => Ok(Some(KeySource::Generate(self.wish(kind)?))),
+            (None, None) => Ok(None),
         }
     }
 
@@ -233,10 +272,14 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             ctx.printer.show(&object, &text);
         }
         Verb::Add { name, key, settings } => {
-            let source = key.source(false)?;
-            let target = key.target(&name, &source)?;
-            let (user, file) = users::add(&core, ctx.account(), &name, &source, &settings.pairs()?, ctx.dry_run()).await?;
-            let mut text = format!("User {}   key only   home /mftg-{}\n", user.name, user.account);
+            let source = key.chosen()?;
+            let target = source
+                .as_ref()
+                .map(|source| key.target(&name, source))
+                .transpose()?
+                .unwrap_or_default();
+            let (user, file) = users::add(&core, ctx.account(), &name, source.as_ref(), &settings.pairs()?, ctx.dry_run()).await?;
+            let mut text = format!("User {}   {}   home /mftg-{}\n", user.name, ways(&user), user.account);
             let mut private = None;
             if let Some(file) = file.as_ref().filter(|_| !ctx.dry_run()) {
                 text.push_str(&format!("{}\n", key.write(ctx, &target, file, "")?));
@@ -244,6 +287,14 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             }
             let connect = users::connect_command(&core, &user.name, private.as_deref());
             text.push_str(&format!("Connect:  {connect}\n"));
+            for (step, verb, lack) in [
+                (LoginStep::Password, "password", user.password.is_empty()),
+                (LoginStep::Totp, "totp", user.totp.is_empty()),
+            ] {
+                if lack && user.login.has(step) {
+                    text.push_str(&format!("Next:     as2gate user {verb} {}\n", user.name));
+                }
+            }
             let mut object = object(&user);
             if let Some(fields) = object.as_object_mut() {
                 fields.insert("connect".to_owned(), json!(connect));
@@ -275,6 +326,13 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
                 &ctx.would(format!("User {} may not log in; open connections end", user.name)),
             );
         }
+        Verb::Password {
+            name,
+            password,
+            generate,
+            remove,
+        } => set_password(ctx, &core, &name, password.as_deref(), generate, remove).await?,
+        Verb::Totp { name, remove } => set_totp(ctx, &core, &name, remove).await?,
         Verb::Key(verb) => keys(ctx, &core, verb).await?,
         Verb::Log { name, limit } => log(ctx, &core, name.as_deref(), limit)?,
     }
@@ -293,6 +351,7 @@ async fn keys(ctx: &Ctx, core: &Core, verb: KeyVerb) -> Result<()> {
                 ("comment", "COMMENT"),
                 ("from", "FROM"),
                 ("expires", "EXPIRES"),
+                ("options", "OPTIONS"),
                 ("line", ""),
             ];
             let mut list = List::new(&columns, "no keys; as2gate user key add NAME --public-key FILE");
@@ -305,6 +364,7 @@ async fn keys(ctx: &Ctx, core: &Core, verb: KeyVerb) -> Result<()> {
                     Cell::text(&key.comment),
                     Cell::names(&key.options.from),
                     Cell::time(expires, core.clock.now()),
+                    Cell::text(options(&key)),
                     Cell::text(users::line(&key)),
                 ]);
             }
@@ -353,6 +413,7 @@ fn list(ctx: &Ctx, core: &Core) -> Result<()> {
         ("allowed_ips", "ALLOWED"),
         ("delete_received", ""),
         ("expires", "EXPIRES"),
+        ("login", "LOGIN"),
     ];
     let mut list = List::new(&columns, "no users; as2gate user add NAME --generate-key");
     for user in all.users.values().filter(|user| ctx.lists(&user.account)) {
@@ -370,19 +431,102 @@ fn list(ctx: &Ctx, core: &Core) -> Result<()> {
             allowed,
             Cell::flag(user.delete_received),
             Cell::text(&user.expires),
+            Cell::text(String::from(user.login.clone())),
         ]);
     }
     ctx.printer.list(&list);
     Ok(())
 }
 
+async fn set_password(ctx: &Ctx, core: &Core, name: &str, source: Option<&str>, generate: bool, remove: bool) -> Result<()> {
+    let made = generate.then(keystore::new_password).transpose();
+    let made = made.map_err(|error| Refusal::from_keystore("cannot make a password", &error))?;
+    let given = match (source, &made) {
+        (Some(source), _) => Some(super::read_secret(source)?),
+        (None, Some(made)) => Some(made.clone()),
+        (None, None) if remove => None,
+        (None, None) => Some(ctx.ask_new_secret(&format!("password of {name}: "))?),
+    };
+    let user = users::set_password(core, ctx.account(), name, given.as_ref().map(|text| text.as_str()), ctx.dry_run()).await?;
+    let mut text = match (&made, remove) {
+        (Some(made), _) => format!("Password of {}: {}   it is shown this once\n", user.name, made.as_str()),
+        (None, true) => format!("User {} has no password any more\n", user.name),
+        (None, false) => format!("User {} has a new password\n", user.name),
+    };
+    if !remove && !user.login.has(LoginStep::Password) {
+        text.push_str(&format!(
+            "It is not asked for yet:  as2gate user set {} --login password\n",
+            user.name
+        ));
+    }
+    let mut object = object(&user);
+    if let (Some(fields), Some(made)) = (object.as_object_mut(), &made) {
+        fields.insert("generated_password".to_owned(), json!(made.as_str()));
+    }
+    ctx.printer.done(&object, &ctx.would(text));
+    Ok(())
+}
+
+async fn set_totp(ctx: &Ctx, core: &Core, name: &str, remove: bool) -> Result<()> {
+    let (user, secret) = users::set_totp(core, ctx.account(), name, remove, ctx.dry_run()).await?;
+    let mut object = object(&user);
+    let mut text = match &secret {
+        Some(secret) => format!(
+            "Secret of {}, shown this once:\n  {}\n  {}\n",
+            user.name,
+            secret.base32.as_str(),
+            secret.uri.as_str()
+        ),
+        None => format!("User {} has no secret for codes any more\n", user.name),
+    };
+    if let (Some(fields), Some(secret)) = (object.as_object_mut(), &secret) {
+        fields.insert("totp_secret".to_owned(), json!(secret.base32.as_str()));
+        fields.insert("totp_uri".to_owned(), json!(secret.uri.as_str()));
+    }
+    if !remove && !user.login.has(LoginStep::Totp) {
+        text.push_str(&format!(
+            "Codes are not asked for yet:  as2gate user set {} --login publickey,totp\n",
+            user.name
+        ));
+    }
+    ctx.printer.done(&object, &ctx.would(text));
+    Ok(())
+}
+
+/// The options of a key that have no column of their own.
+fn options(key: &PublicKey) -> String {
+    let others = KeyOptions {
+        from: Vec::new(),
+        expiry_time: None,
+        ..key.options.clone()
+    };
+    others.to_text()
+}
+
+/// How a user logs in, in a few words.
+fn ways(user: &User) -> String {
+    if user.login == LoginWays::default() {
+        "key only".to_owned()
+    } else {
+        user.login.describe()
+    }
+}
+
+/// The user's fields without what it logs in with.
 fn object(user: &User) -> Value {
+    let mut user = user.clone();
+    for secret in [&mut user.password, &mut user.totp] {
+        if !secret.is_empty() {
+            "…".clone_into(secret);
+        }
+    }
     json!(user)
 }
 
 fn shown(core: &Core, user: &User) -> Result<(Value, String)> {
     let keys: Vec<PublicKey> = users::keys(user);
-    let hosts = host_keys::load(&core.config)?;
+    let mut hosts = host_keys::load(&core.config)?;
+    hosts.retain(|key| key.state == HostKeyState::Current);
     let connect = users::connect_command(core, &user.name, Some("KEYFILE"));
     let mut value = object(user);
     if let Some(fields) = value.as_object_mut() {
@@ -404,7 +548,7 @@ fn shown(core: &Core, user: &User) -> Result<(Value, String)> {
         (
             "Login",
             if user.enabled {
-                "enabled, key only".to_owned()
+                format!("enabled, {}", ways(user))
             } else {
                 "disabled".to_owned()
             },

@@ -62,7 +62,7 @@ pub const KEYS: &[Key] = &[
     key(
         "sftp.host_keys",
         Kind::Words(&["ed25519", "ecdsa", "rsa"]),
-        r#"["ed25519", "ecdsa"]"#,
+        r#"["ed25519", "ecdsa", "rsa"]"#,
     ),
     key("sftp.algorithms", Kind::Word(&["modern", "compatible", "fips-like"]), r#""modern""#),
     key("sftp.max_connections", Kind::Number(1, MANY), "200"),
@@ -81,6 +81,8 @@ pub const KEYS: &[Key] = &[
     key("sftp.ban.failures", Kind::Number(0, MANY), "10"),
     key("sftp.ban.within", Kind::Span, r#""10m""#),
     key("sftp.ban.for", Kind::Span, r#""30m""#),
+    key("sftp.user_ca", Kind::Texts, "[]"),
+    key("sftp.revoked_keys", Kind::Text, r#""""#),
     key("sftp.proxy_protocol_from", Kind::Texts, "[]"),
     key(
         "uploads.temp_names",

@@ -215,7 +215,9 @@ fn gather(core: &Core, objects: &Objects, account: Option<&str>, documents: &[Re
         }
         for user in &document.user {
             let account = account_of(&user.account, &format!("user {}", user.name))?;
-            wanted.objects.push(Object::User(normalised(User { account, ..user.clone() })?));
+            let mut user = normalised(User { account, ..user.clone() })?;
+            keep_credentials(objects, &mut user)?;
+            wanted.objects.push(Object::User(user));
         }
     }
     refuse_doubles(&wanted.objects)?;
@@ -308,6 +310,23 @@ fn keep_passwords(core: &Core, objects: &Objects, partner: &mut Partner) -> Resu
         }
     }
     Ok(())
+}
+
+/// A password and a secret for codes that the file leaves out stay; one in clear that is the present one changes nothing.
+fn keep_credentials(objects: &Objects, user: &mut User) -> Result<()> {
+    let present = objects.user(&user.name).filter(|known| known.account == user.account);
+    if user.password.starts_with("env:") || user.password.starts_with("file:") {
+        user.password = secrets::read(&user.password)?.as_str().to_owned();
+    }
+    if let Some(present) = present {
+        if user.password.is_empty() || keystore::password_verify(&user.password, &present.password) {
+            user.password.clone_from(&present.password);
+        }
+        if user.totp.is_empty() {
+            user.totp.clone_from(&present.totp);
+        }
+    }
+    secrets::hash_password(user)
 }
 
 fn opens_to(core: &Core, sealed: &HttpAuth, context: &str, plain: &str) -> bool {
@@ -510,7 +529,12 @@ pub fn export(objects: &Objects, account: Option<&str>, with_secrets: bool) -> S
         );
     }
     for user in objects.users.values().filter(|u| ours(&u.account)) {
-        section(&mut text, "user", &fields::table(user), &["name", "account"], &Table::new());
+        let mut user = user.clone();
+        if !with_secrets {
+            user.password.clear();
+            user.totp.clear();
+        }
+        section(&mut text, "user", &fields::table(&user), &["name", "account"], &Table::new());
     }
     text
 }

@@ -1,4 +1,7 @@
 //! The server's SSH keys: one file per kind below `DATA/host-keys`, made once and then kept, for clients remember them.
+//!
+//! A new key is made ahead, beside the one in use, and announced; clients that know OpenSSH's `hostkeys-00` learn it at their
+//! next login. When it takes over, the old one is put aside and no longer announced. A running server follows the files.
 
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -13,8 +16,30 @@ use crate::config::Config;
 /// Largest host key file read, in bytes.
 const MAX_KEY_FILE: u64 = 64 << 10;
 
+/// What a key is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostKeyState {
+    /// The server shows who it is with it.
+    Current,
+    /// It is announced, to take over later.
+    Next,
+}
+
+impl HostKeyState {
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            HostKeyState::Current => "current",
+            HostKeyState::Next => "next",
+        }
+    }
+}
+
 /// A host key. No `Debug`: it is secret.
 pub struct HostKey {
+    /// In use or to come.
+    pub state: HostKeyState,
     /// `ed25519`, `ecdsa`, `rsa`.
     pub kind: String,
     /// `SHA256:…`, what a client shows at the first connection.
@@ -33,28 +58,129 @@ pub fn load_or_create(config: &Config) -> Result<Vec<HostKey>> {
     let dir = config.paths().host_keys;
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
     made.map_err(|error| Refusal::from_io(format!("cannot make {}", dir.display()), &error))?;
-    config.sftp.host_keys.iter().map(|kind| load_or_create_one(&dir, kind)).collect()
+    for kind in &config.sftp.host_keys {
+        if !file_of(&dir, kind, HostKeyState::Current).exists() {
+            create(&dir, kind, HostKeyState::Current)?;
+        }
+    }
+    load(config)
 }
 
-/// The host keys that are there, without making any.
+/// The host keys that are there, without making any: those in use first.
 ///
 /// # Errors
 /// A file that cannot be read or is no private key.
 pub fn load(config: &Config) -> Result<Vec<HostKey>> {
     let dir = config.paths().host_keys;
-    let kinds = config.sftp.host_keys.iter().filter(|kind| file_of(&dir, kind).exists());
-    kinds.map(|kind| read(&file_of(&dir, kind), kind)).collect()
-}
-
-fn file_of(dir: &Path, kind: &str) -> PathBuf {
-    dir.join(format!("ssh_host_{kind}_key"))
-}
-
-fn load_or_create_one(dir: &Path, kind: &str) -> Result<HostKey> {
-    let path = file_of(dir, kind);
-    if path.exists() {
-        return read(&path, kind);
+    let mut keys = Vec::new();
+    for state in [HostKeyState::Current, HostKeyState::Next] {
+        for kind in &config.sftp.host_keys {
+            let file = file_of(&dir, kind, state);
+            if file.exists() {
+                keys.push(read(&file, kind, state)?);
+            }
+        }
     }
+    Ok(keys)
+}
+
+/// Makes the next key of a kind, to be announced.
+///
+/// # Errors
+/// A kind that is not configured, or whose next key is there already.
+pub fn add(config: &Config, kind: &str, dry_run: bool) -> Result<Option<HostKey>> {
+    let file = placed(config, kind, HostKeyState::Next)?;
+    if file.exists() {
+        return Err(Refusal::exists(
+            format!("cannot make another {kind} host key"),
+            format!("{} waits to take over already", file.display()),
+            format!("as2gate key host rotate {kind}, or as2gate key host rm {kind}"),
+        ));
+    }
+    if dry_run {
+        return Ok(None);
+    }
+    create(&config.paths().host_keys, kind, HostKeyState::Next)?;
+    read(&file, kind, HostKeyState::Next).map(Some)
+}
+
+/// Lets the next key of a kind take over; the old one is put aside, where nothing uses it.
+///
+/// # Errors
+/// When there is no next key, or the disk refuses.
+pub fn rotate(config: &Config, kind: &str, dry_run: bool) -> Result<HostKey> {
+    let (next, current) = (
+        placed(config, kind, HostKeyState::Next)?,
+        placed(config, kind, HostKeyState::Current)?,
+    );
+    let key = existing(&next, kind)?;
+    if !dry_run {
+        let cannot = |error: &std::io::Error| Refusal::from_io(format!("cannot put {} in its place", next.display()), error);
+        let aside = current.with_extension("old");
+        // A link first: at no moment there is no key in use.
+        let _ = std::fs::remove_file(&aside);
+        match std::fs::hard_link(&current, &aside) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(cannot(&error)),
+            _ => {}
+        }
+        std::fs::rename(&next, &current)
+            .and_then(|()| sync(&current))
+            .map_err(|error| cannot(&error))?;
+    }
+    Ok(key)
+}
+
+/// Drops the next key of a kind.
+///
+/// # Errors
+/// When there is none.
+pub fn remove(config: &Config, kind: &str, dry_run: bool) -> Result<HostKey> {
+    let next = placed(config, kind, HostKeyState::Next)?;
+    let key = existing(&next, kind)?;
+    if !dry_run {
+        let removed = std::fs::remove_file(&next).and_then(|()| sync(&next));
+        removed.map_err(|error| Refusal::from_io(format!("cannot remove {}", next.display()), &error))?;
+    }
+    Ok(key)
+}
+
+fn existing(next: &Path, kind: &str) -> Result<HostKey> {
+    if !next.exists() {
+        return Err(Refusal::not_found(
+            format!("there is no next {kind} host key"),
+            "one has to be made and announced first",
+            format!("as2gate key host add {kind}"),
+        ));
+    }
+    read(next, kind, HostKeyState::Next)
+}
+
+/// The file of a configured kind.
+fn placed(config: &Config, kind: &str, state: HostKeyState) -> Result<PathBuf> {
+    if !config.sftp.host_keys.iter().any(|known| known == kind) {
+        return Err(Refusal::usage(
+            format!("no host key of type {}", kind.escape_default()),
+            format!("sftp.host_keys has {}", config.sftp.host_keys.join(", ")),
+            "give one of these, or add it there",
+        ));
+    }
+    Ok(file_of(&config.paths().host_keys, kind, state))
+}
+
+fn file_of(dir: &Path, kind: &str, state: HostKeyState) -> PathBuf {
+    let file = dir.join(format!("ssh_host_{kind}_key"));
+    match state {
+        HostKeyState::Current => file,
+        HostKeyState::Next => file.with_extension("next"),
+    }
+}
+
+fn sync(file: &Path) -> std::io::Result<()> {
+    std::fs::File::open(file.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
+fn create(dir: &Path, kind: &str, state: HostKeyState) -> Result<()> {
+    let path = file_of(dir, kind, state);
     let cannot = |error: &keystore::Error| Refusal::from_keystore(format!("cannot make an SSH host key of type {kind}"), error);
     let key = kind.parse::<KeyKind>().and_then(host_key).map_err(|error| cannot(&error))?;
     // Under another name first: a crash leaves no half of a key, and of two processes one wins.
@@ -64,12 +190,11 @@ fn load_or_create_one(dir: &Path, kind: &str) -> Result<HostKey> {
         _ => Ok(()),
     });
     let _ = std::fs::remove_file(&fresh);
-    let synced = written.and_then(|()| std::fs::File::open(dir)?.sync_all());
-    synced.map_err(|error| Refusal::from_io(format!("cannot write {}", path.display()), &error))?;
-    read(&path, kind)
+    let synced = written.and_then(|()| sync(&path));
+    synced.map_err(|error| Refusal::from_io(format!("cannot write {}", path.display()), &error))
 }
 
-fn read(path: &Path, kind: &str) -> Result<HostKey> {
+fn read(path: &Path, kind: &str, state: HostKeyState) -> Result<HostKey> {
     let cannot = |error: &std::io::Error| Refusal::from_io(format!("cannot read the host key {}", path.display()), error);
     if std::fs::metadata(path).map_err(|error| cannot(&error))?.len() > MAX_KEY_FILE {
         return Err(Refusal::invalid(
@@ -83,6 +208,7 @@ fn read(path: &Path, kind: &str) -> Result<HostKey> {
         show(&private, None).map_err(|error| Refusal::from_keystore(format!("cannot use the host key {}", path.display()), &error))?;
     let fingerprint = shown.into_iter().next().map(|key| key.fingerprint).unwrap_or_default();
     Ok(HostKey {
+        state,
         kind: kind.to_owned(),
         fingerprint,
         path: path.to_owned(),

@@ -12,6 +12,7 @@ use crate::certificate::{Certificate, Purpose};
 use crate::config::{Config, parse_duration};
 use crate::journal::{ObjectKind, Objects};
 use crate::layout::{MAX_DIR_NAME, encode};
+use crate::login::LoginStep;
 use crate::partner::Partner;
 use crate::station::Station;
 use crate::user::User;
@@ -370,6 +371,12 @@ fn check_user(user: &User) -> Result<(), String> {
             return Err("each entry of keys has to be one public key".to_owned());
         }
     }
+    if !user.password.is_empty() && !keystore::is_password_hash(&user.password) {
+        return Err("password is not an argon2id hash of an agreed cost".to_owned());
+    }
+    if !user.totp.is_empty() && !user.totp.starts_with(super::secrets::SEALED) {
+        return Err("totp is not a sealed secret; `as2gate user totp NAME` makes one".to_owned());
+    }
     for block in &user.allowed_ips {
         check_cidr(block)?;
     }
@@ -627,11 +634,33 @@ pub fn warnings(objects: &Objects, now: crate::clock::Millis) -> Vec<(String, St
         }
     }
     found.extend(super::rollover::warnings(objects));
-    for user in objects.users.values().filter(|user| user.keys.is_empty()) {
-        found.push((
-            format!("user {} has no key and cannot log in", user.name),
-            format!("as2gate user key add {} --public-key FILE", user.name),
-        ));
+    for user in objects.users.values() {
+        let lacks = [
+            (
+                LoginStep::PublicKey,
+                user.keys.is_empty(),
+                "no key",
+                format!("key add {} --public-key FILE", user.name),
+            ),
+            (
+                LoginStep::Password,
+                user.password.is_empty(),
+                "no password",
+                format!("password {}", user.name),
+            ),
+            (
+                LoginStep::Totp,
+                user.totp.is_empty(),
+                "no secret for codes",
+                format!("totp {}", user.name),
+            ),
+        ];
+        for (_, _, lack, hint) in lacks.into_iter().filter(|(step, empty, ..)| *empty && user.login.has(*step)) {
+            found.push((
+                format!("user {} has {lack} and cannot log in with {}", user.name, user.login.describe()),
+                format!("as2gate user {hint}"),
+            ));
+        }
     }
     found
 }

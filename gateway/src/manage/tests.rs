@@ -244,7 +244,7 @@ async fn users_have_keys_and_names_by_the_rule() {
     };
     for bad in ["-x", "a.b", "a b", ""] {
         assert_eq!(
-            users::add(&core, None, bad, &wish(KeyKind::Ed25519), &[], false)
+            users::add(&core, None, bad, Some(&wish(KeyKind::Ed25519)), &[], false)
                 .await
                 .map(|_| ())
                 .unwrap_err()
@@ -252,13 +252,13 @@ async fn users_have_keys_and_names_by_the_rule() {
             RefusalKind::Invalid
         );
     }
-    let (user, file) = users::add(&core, None, "acme-erp", &wish(KeyKind::Ed25519), &[], false)
+    let (user, file) = users::add(&core, None, "acme-erp", Some(&wish(KeyKind::Ed25519)), &[], false)
         .await
         .unwrap();
     let file = file.unwrap();
     assert!(user.keys[0].starts_with("ssh-ed25519 ") && user.keys[0].ends_with(" acme-erp"));
     assert_eq!(
-        users::add(&core, None, "ACME-erp", &wish(KeyKind::Ed25519), &[], false)
+        users::add(&core, None, "ACME-erp", Some(&wish(KeyKind::Ed25519)), &[], false)
             .await
             .map(|_| ())
             .unwrap_err()
@@ -355,9 +355,16 @@ async fn an_export_applied_again_changes_nothing_and_elsewhere_makes_the_same() 
         format: KeyFormat::Openssh,
         passphrase: None,
     });
-    users::add(&core, None, "acme-erp", &wish, &pairs(&[("allowed_ips", "192.0.2.0/24")]), false)
-        .await
-        .unwrap();
+    users::add(
+        &core,
+        None,
+        "acme-erp",
+        Some(&wish),
+        &pairs(&[("allowed_ips", "192.0.2.0/24")]),
+        false,
+    )
+    .await
+    .unwrap();
     let before = objects(&core).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {

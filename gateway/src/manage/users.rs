@@ -1,10 +1,11 @@
-//! SFTP users and their public keys.
+//! SFTP users, their public keys and what else they log in with.
 
 use keystore::ssh::{KeyFile, KeyFormat, KeyKind, PublicKey, parse_public, user_key};
 
-use super::{Change, Refusal, Result, accounts, edit, fields, listed};
+use super::{Change, Refusal, Result, accounts, edit, fields, listed, objects, secrets};
 use crate::gateway::{Core, Listening};
 use crate::journal::{ObjectKind, Objects};
+use crate::login::{LoginStep, LoginWays};
 use crate::user::{User, UserKind};
 
 /// A key to be made. No `Debug`: the passphrase is secret.
@@ -46,14 +47,7 @@ impl KeySource {
 /// A public key as the `authorized_keys` line that is stored, options and comment included.
 #[must_use]
 pub fn line(key: &PublicKey) -> String {
-    let mut options = Vec::new();
-    if !key.options.from.is_empty() {
-        options.push(format!("from=\"{}\"", key.options.from.join(",")));
-    }
-    if let Some(end) = key.options.expiry_time.and_then(|end| jiff::Timestamp::from_second(end).ok()) {
-        options.push(format!("expiry-time=\"{}\"", end.strftime("%Y%m%d%H%M%SZ")));
-    }
-    let parts = [options.join(","), key.line.clone(), key.comment.clone()];
+    let parts = [key.options.to_text(), key.line.clone(), key.comment.clone()];
     parts
         .iter()
         .map(|part| part.trim())
@@ -80,7 +74,7 @@ pub fn choose<'a>(objects: &'a Objects, account: Option<&str>, name: &str) -> Re
     })
 }
 
-/// Adds a user with its first keys.
+/// Adds a user, with its first keys if it logs in with any.
 ///
 /// # Errors
 /// When the name breaks the rule or is taken, or a key is refused.
@@ -88,7 +82,7 @@ pub async fn add(
     core: &Core,
     account: Option<&str>,
     name: &str,
-    source: &KeySource,
+    source: Option<&KeySource>,
     settings: &[(String, String)],
     dry_run: bool,
 ) -> Result<(User, Option<KeyFile>)> {
@@ -100,12 +94,14 @@ pub async fn add(
             "choose a name like acme-erp",
         )
     })?;
-    let (lines, file) = source.make(name)?;
     let blank = User {
         name: name.to_owned(),
         account: String::new(),
         kind: UserKind::As2,
+        login: LoginWays::default(),
         keys: Vec::new(),
+        password: String::new(),
+        totp: String::new(),
         allowed_ips: Vec::new(),
         delete_received: false,
         enabled: true,
@@ -119,6 +115,17 @@ pub async fn add(
         bandwidth: 0,
     };
     let fresh = fields::assign(&blank, settings)?;
+    let (lines, file) = match source {
+        Some(source) => source.make(name)?,
+        None if !fresh.login.has(LoginStep::PublicKey) => (Vec::new(), None),
+        None => {
+            return Err(Refusal::usage(
+                "which key?",
+                "a user logs in with a key unless it is set otherwise",
+                "add --generate-key, or --public-key FILE; for a password --login password",
+            ));
+        }
+    };
     let user = edit(core, dry_run, |objects| {
         let account = accounts::choose(objects, account)?.id.clone();
         if let Some(known) = objects.user(name) {
@@ -238,6 +245,58 @@ pub async fn remove_key(core: &Core, account: Option<&str>, name: &str, which: &
         }
     })
     .await
+}
+
+/// Gives a user a password; none takes it away. Sessions that the old one opened end.
+///
+/// # Errors
+/// When the user is not there, or the password is too short or too long.
+pub async fn set_password(core: &Core, account: Option<&str>, name: &str, password: Option<&str>, dry_run: bool) -> Result<User> {
+    let mut hashed = choose(&objects(core)?, account, name)?.clone();
+    hashed.password = password.unwrap_or_default().to_owned();
+    // Once, and not in each try of the change.
+    secrets::hash_password(&mut hashed)?;
+    change(core, account, name, dry_run, |user| {
+        Ok(User {
+            password: hashed.password.clone(),
+            ..user.clone()
+        })
+    })
+    .await
+}
+
+/// Gives a user a new secret for codes, which is returned and shown once; or takes it away.
+///
+/// # Errors
+/// When the user is not there.
+pub async fn set_totp(core: &Core, account: Option<&str>, name: &str, remove: bool, dry_run: bool) -> Result<(User, Option<NewTotp>)> {
+    let mut new = choose(&objects(core)?, account, name)?.clone();
+    let secret = if remove {
+        new.totp.clear();
+        None
+    } else {
+        let secret = secrets::new_totp(&core.master, &mut new)?;
+        Some(NewTotp {
+            base32: keystore::otp::base32(&secret),
+            uri: keystore::otp::uri("as2gate", &new.name, &secret),
+        })
+    };
+    let user = change(core, account, name, dry_run, |user| {
+        Ok(User {
+            totp: new.totp.clone(),
+            ..user.clone()
+        })
+    })
+    .await?;
+    Ok((user, secret))
+}
+
+/// A secret for an authenticator app, which exists only here. No `Debug`.
+pub struct NewTotp {
+    /// To be typed.
+    pub base32: zeroize::Zeroizing<String>,
+    /// To be shown as a QR code.
+    pub uri: zeroize::Zeroizing<String>,
 }
 
 async fn change(core: &Core, account: Option<&str>, name: &str, dry_run: bool, how: impl Fn(&User) -> Result<User>) -> Result<User> {

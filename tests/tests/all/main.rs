@@ -10,6 +10,7 @@ mod crash;
 mod examples;
 mod inbound;
 mod lifecycle;
+mod logins;
 mod main_job;
 mod mdn;
 mod memory;

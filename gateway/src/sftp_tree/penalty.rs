@@ -1,0 +1,154 @@
+//! Failed logins by source, as OpenSSH's `PerSourcePenalties`: a source that fails too often is shut out for a time, which
+//! doubles each time it does so again. A user is never shut out, for then anybody could do that to anybody.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::config::Ban;
+
+/// Sources that are remembered, at most.
+const MAX_SOURCES: usize = 10_000;
+/// How often the time doubles at most: the longest is 16 times the first.
+const MAX_DOUBLINGS: u32 = 4;
+
+/// Failures of one source.
+struct Record {
+    count: u32,
+    since: Instant,
+    shut_until: Option<Instant>,
+    /// How often it was shut out in a row.
+    bans: u32,
+}
+
+impl Record {
+    fn new(now: Instant) -> Self {
+        Record {
+            count: 0,
+            since: now,
+            shut_until: None,
+            bans: 0,
+        }
+    }
+}
+
+/// The sources with failures.
+#[derive(Default)]
+pub(super) struct Penalties(Mutex<HashMap<IpAddr, Record>>);
+
+impl Penalties {
+    fn sources(&self) -> MutexGuard<'_, HashMap<IpAddr, Record>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn is_shut(&self, peer: IpAddr, now: Instant) -> bool {
+        let sources = self.sources();
+        sources
+            .get(&source(peer))
+            .and_then(|record| record.shut_until)
+            .is_some_and(|until| until > now)
+    }
+
+    /// A login that worked: the source begins anew.
+    pub(super) fn forgive(&self, peer: IpAddr) {
+        self.sources().remove(&source(peer));
+    }
+
+    /// A failed login; for how long the source is shut out now, if it is.
+    pub(super) fn failed(&self, peer: IpAddr, ban: &Ban, now: Instant) -> Option<Duration> {
+        let mut sources = self.sources();
+        if sources.len() >= MAX_SOURCES {
+            sources.retain(|_, record| !is_over(record, ban, now));
+        }
+        if sources.len() >= MAX_SOURCES && !sources.contains_key(&source(peer)) {
+            // So many at once are no mistake of one partner: the limits on connections have to do.
+            return None;
+        }
+        let record = sources.entry(source(peer)).or_insert_with(|| Record::new(now));
+        if is_over(record, ban, now) {
+            *record = Record::new(now);
+        }
+        if now.duration_since(record.since) > ban.within {
+            record.count = 0;
+            record.since = now;
+        }
+        record.count += 1;
+        if ban.failures == 0 || record.count < ban.failures {
+            return None;
+        }
+        let length = ban.length * 2u32.pow(record.bans.min(MAX_DOUBLINGS));
+        record.shut_until = Some(now + length);
+        record.bans += 1;
+        record.count = 0;
+        record.since = now;
+        Some(length)
+    }
+}
+
+/// Nothing has to be remembered: the failures are old, and after the last ban the source was quiet for as long again.
+fn is_over(record: &Record, ban: &Ban, now: Instant) -> bool {
+    let longest = ban.length * 2u32.pow(record.bans.saturating_sub(1).min(MAX_DOUBLINGS));
+    let quiet = record.shut_until.is_none_or(|until| now.saturating_duration_since(until) > longest);
+    quiet && now.duration_since(record.since) > ban.within
+}
+
+/// What counts as one source: an IPv4 address, or an IPv6 /64, which is what one customer gets.
+fn source(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const BAN: Ban = Ban {
+        failures: 3,
+        within: Duration::from_secs(60),
+        length: Duration::from_secs(100),
+    };
+
+    fn fails(penalties: &Penalties, peer: IpAddr, now: Instant) -> Option<Duration> {
+        (0..3).filter_map(|_| penalties.failed(peer, &BAN, now)).last()
+    }
+
+    #[test]
+    fn the_time_doubles_for_who_goes_on_and_ends() {
+        let (penalties, peer, mut now) = (Penalties::default(), "192.0.2.1".parse().unwrap(), Instant::now());
+        for seconds in [100, 200, 400, 800, 1_600, 1_600] {
+            assert_eq!(fails(&penalties, peer, now), Some(Duration::from_secs(seconds)));
+            assert!(penalties.is_shut(peer, now + Duration::from_secs(seconds - 1)));
+            now += Duration::from_secs(seconds + 1);
+            assert!(!penalties.is_shut(peer, now));
+        }
+        // Quiet for as long as it was shut out: forgotten.
+        assert_eq!(fails(&penalties, peer, now + Duration::from_secs(1_700)), Some(BAN.length));
+    }
+
+    #[test]
+    fn rare_failures_and_other_sources_are_not_shut_out() {
+        let (penalties, now) = (Penalties::default(), Instant::now());
+        let [one, two, net, same, other] =
+            ["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"].map(|text| text.parse::<IpAddr>().unwrap());
+        for n in 0..20 {
+            assert_eq!(penalties.failed(one, &BAN, now + Duration::from_secs(40 * n)), None);
+        }
+        assert!(fails(&penalties, net, now).is_some());
+        assert!(penalties.is_shut(same, now) && !penalties.is_shut(other, now) && !penalties.is_shut(two, now));
+        penalties.forgive(same);
+        assert!(!penalties.is_shut(net, now));
+    }
+
+    #[test]
+    fn the_list_of_sources_is_bounded() {
+        let (penalties, now) = (Penalties::default(), Instant::now());
+        for n in 0..(u32::try_from(MAX_SOURCES).unwrap() + 100) {
+            let _ = penalties.failed(IpAddr::from(n.to_be_bytes()), &BAN, now);
+        }
+        assert_eq!(penalties.sources().len(), MAX_SOURCES);
+    }
+}

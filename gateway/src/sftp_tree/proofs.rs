@@ -1,0 +1,266 @@
+//! Which proofs count for a user: keys, certificates, passwords and codes, each with its conditions. Refusals say why, for
+//! the log and for `as2gate user log`; the client never learns it.
+
+use std::net::IpAddr;
+
+use keystore::ssh::{KeyOptions, parse_public};
+use sftp_front::{Certificate, Method, Peer, Presence, Proof, Proven, PublicKey, Step};
+
+use super::in_block;
+use super::revoked::Revoked;
+use crate::gateway::Core;
+use crate::login::{LoginStep, Progress};
+use crate::manage::secrets;
+use crate::user::User;
+
+/// What is judged, and by what.
+pub(super) struct Judge<'a> {
+    pub(super) core: &'a Core,
+    pub(super) revoked: &'a Revoked,
+    pub(super) peer: IpAddr,
+    /// Unix seconds.
+    pub(super) now: i64,
+}
+
+pub(super) fn step_of(method: Method) -> LoginStep {
+    match method {
+        Method::PublicKey => LoginStep::PublicKey,
+        Method::Password => LoginStep::Password,
+        Method::Code => LoginStep::Totp,
+    }
+}
+
+pub(super) fn method_of(step: LoginStep) -> Method {
+    match step {
+        LoginStep::PublicKey => Method::PublicKey,
+        LoginStep::Password => Method::Password,
+        LoginStep::Totp => Method::Code,
+    }
+}
+
+/// A proof in words: the key's fingerprint, the certificate's number.
+pub(super) fn describe(proven: &Proven) -> String {
+    match proven {
+        Proven::Key(key) => match &key.certificate {
+            Some(certificate) => format!(
+                "certificate {} serial {} of {} ({})",
+                certificate.key_id, certificate.serial, certificate.authority_fingerprint, key.fingerprint
+            ),
+            None => format!("publickey {}", key.fingerprint),
+        },
+        Proven::Password => "password".to_owned(),
+        Proven::Code => "totp".to_owned(),
+    }
+}
+
+impl Judge<'_> {
+    /// A user who may log in from here now, whatever the proof.
+    pub(super) fn admits(&self, user: &User) -> bool {
+        let current = user.expires.is_empty() || user.expires.parse::<jiff::Timestamp>().is_ok_and(|end| end.as_second() > self.now);
+        let place = user.allowed_ips.is_empty() || user.allowed_ips.iter().any(|block| in_block(block, self.peer));
+        user.enabled && current && place
+    }
+
+    /// Judges a proof after others.
+    pub(super) fn prove(&self, user: Option<&User>, given: &[Proven], proof: &Proof, peer: &Peer) -> Step {
+        let mut steps: Vec<LoginStep> = given.iter().map(|proven| step_of(proven.method())).collect();
+        let verdict = match proof {
+            Proof::Key(key) => {
+                steps.push(LoginStep::PublicKey);
+                self.signed(user, key)
+                    .map_err(|why| format!("{}: {why}", describe(&Proven::Key(key.clone()))))
+            }
+            Proof::Password(password) => {
+                steps.push(LoginStep::Password);
+                password_fits(user, password).map_err(|why| format!("password: {why}"))
+            }
+            Proof::Code(code) => {
+                steps.push(LoginStep::Totp);
+                self.code_fits(user, code).map_err(|why| format!("totp: {why}"))
+            }
+        };
+        let progress = user.filter(|user| self.admits(user)).map(|user| user.login.after(&steps));
+        match (verdict, progress) {
+            (Err(why), _) => Step::Refused(why),
+            (Ok(()), Some(Progress::Complete)) => Step::Complete,
+            (Ok(()), Some(Progress::Next(steps))) => Step::Next(steps.into_iter().map(method_of).collect()),
+            (Ok(()), Some(Progress::Astray)) => Step::Refused(format!("{}: right, but not a step of the user's login", steps_of(&steps))),
+            (Ok(()), None) => Step::Refused(format!("right, but the user may not log in from {} now", peer.addr.ip())),
+        }
+    }
+
+    /// Whether what was proven still holds.
+    pub(super) fn holds(&self, user: &User, given: &[Proven], password: &str) -> bool {
+        let steps: Vec<LoginStep> = given.iter().map(|proven| step_of(proven.method())).collect();
+        let each = |proven: &Proven| match proven {
+            Proven::Key(key) => self.signed(Some(user), key).is_ok(),
+            Proven::Password => user.password == password,
+            Proven::Code => !user.totp.is_empty(),
+        };
+        self.admits(user) && user.login.after(&steps) == Progress::Complete && given.iter().all(each)
+    }
+
+    /// Whether a key is worth a signature.
+    pub(super) fn known(&self, user: Option<&User>, key: &PublicKey) -> bool {
+        self.key_fits(user, key).is_ok() && user.is_some_and(|user| self.admits(user))
+    }
+
+    /// A key with its signature: one of a security key tells more.
+    fn signed(&self, user: Option<&User>, key: &PublicKey) -> Result<(), String> {
+        let options = self.key_fits(user, key)?;
+        let critical = |name: &str| {
+            key.certificate
+                .as_ref()
+                .is_some_and(|c| c.critical.iter().any(|(known, _)| known == name))
+        };
+        let extended = |name: &str| {
+            key.certificate
+                .as_ref()
+                .is_some_and(|c| c.extensions.iter().any(|known| known == name))
+        };
+        let untouched = options.no_touch_required || extended("no-touch-required");
+        match key.presence {
+            None if key.algorithm.starts_with("sk-") => Err("the security key's signature has no flags".to_owned()),
+            Some(Presence { touched: false, .. }) if !untouched => Err("the security key was not touched".to_owned()),
+            Some(Presence { verified: false, .. }) if options.verify_required || critical("verify-required") => {
+                Err("the security key did not verify its owner".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The options of the line under which a key or certificate counts.
+    fn key_fits(&self, user: Option<&User>, key: &PublicKey) -> Result<KeyOptions, String> {
+        if let Some(why) = self.revoked.reason(key) {
+            return Err(why);
+        }
+        // An unknown user costs the same work: one key is parsed and compared.
+        let nobody = [String::from(
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+        )];
+        let lines = user.map_or(&nobody[..], |user| &user.keys[..]);
+        let known = lines.iter().flat_map(|line| parse_public(line).unwrap_or_default());
+        let name = user.map(|user| user.name.as_str()).unwrap_or_default();
+        let mut why = "not a key of the user's".to_owned();
+        let verdicts: Vec<Result<KeyOptions, String>> = match &key.certificate {
+            None => known
+                .filter(|known| !known.options.cert_authority && known.line == key.openssh)
+                .map(|known| self.options_fit(known.options))
+                .collect(),
+            Some(certificate) => known
+                .filter(|known| known.options.cert_authority)
+                .chain(self.core.config.sftp.user_ca.iter().cloned())
+                .filter(|known| known.line == certificate.authority)
+                .map(|known| {
+                    let options = self.options_fit(known.options)?;
+                    self.certificate_fits(certificate, name, &options)?;
+                    Ok(options)
+                })
+                .collect(),
+        };
+        if key.certificate.is_some() {
+            why = "no authority that is trusted for the user".to_owned();
+        }
+        let mut refused = Err(why);
+        for verdict in verdicts {
+            match verdict {
+                Ok(options) if user.is_some() => return Ok(options),
+                Ok(_) => {}
+                Err(why) => refused = Err(why),
+            }
+        }
+        refused
+    }
+
+    fn options_fit(&self, options: KeyOptions) -> Result<KeyOptions, String> {
+        if !options.allows(self.peer) {
+            return Err(format!("not from {} (from=)", self.peer));
+        }
+        if !options.is_current(self.now) {
+            return Err("past its expiry-time=".to_owned());
+        }
+        Ok(options)
+    }
+
+    /// The conditions of PROTOCOL.certkeys. That it is its authority's signature is verified already.
+    fn certificate_fits(&self, certificate: &Certificate, user: &str, options: &KeyOptions) -> Result<(), String> {
+        let now = u64::try_from(self.now).unwrap_or(0);
+        if !certificate.for_user {
+            return Err("it is a host's certificate".to_owned());
+        }
+        if now < certificate.valid_after {
+            return Err("not valid yet".to_owned());
+        }
+        if now >= certificate.valid_before {
+            return Err("no longer valid".to_owned());
+        }
+        let named = |name: &String| match options.principals.as_slice() {
+            [] => name == user,
+            principals => principals.contains(name),
+        };
+        // One that names nobody would be good for everybody: never what was meant.
+        if !certificate.principals.iter().any(named) {
+            return Err(format!("it is for {}", shown(&certificate.principals)));
+        }
+        for (name, value) in &certificate.critical {
+            match name.as_str() {
+                "source-address" => {
+                    if !value.split(',').any(|block| in_block(block.trim(), self.peer)) {
+                        return Err(format!("not from {} (source-address)", self.peer));
+                    }
+                }
+                "verify-required" => {}
+                "force-command" => return Err("it is for one command (force-command), and there are none here".to_owned()),
+                other => return Err(format!("its critical option {} is not known", other.escape_default())),
+            }
+        }
+        Ok(())
+    }
+
+    /// A code counts once: its step is remembered before it does.
+    fn code_fits(&self, user: Option<&User>, code: &str) -> Result<(), String> {
+        let user = user
+            .filter(|user| !user.totp.is_empty())
+            .ok_or("the user has no secret for codes")?;
+        let secret = secrets::open_totp(&self.core.master, user).map_err(|refusal| refusal.to_string())?;
+        let step = keystore::otp::matching_step(&secret, code, self.now).map_err(|error| error.to_string())?;
+        let step = step.ok_or("wrong code")?;
+        let key = format!("totp/{}/{}", user.account, user.name);
+        let fresh = self.core.journal.write_blocking(move |tx| {
+            let used = tx.fact(&key)?.and_then(|step| step.parse().ok()).unwrap_or(i64::MIN);
+            if step <= used {
+                return Ok(false);
+            }
+            tx.set_fact(&key, &step.to_string())?;
+            Ok(true)
+        });
+        match fresh {
+            Ok(true) => Ok(()),
+            Ok(false) => Err("a code that was used already".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+fn password_fits(user: Option<&User>, password: &str) -> Result<(), String> {
+    let fits = match user.filter(|user| !user.password.is_empty()) {
+        Some(user) => keystore::password_verify(password, &user.password),
+        None => keystore::password_verify_nobody(password),
+    };
+    if fits { Ok(()) } else { Err("wrong, or no such user".to_owned()) }
+}
+
+fn steps_of(steps: &[LoginStep]) -> String {
+    steps.iter().map(|step| step.as_str()).collect::<Vec<_>>().join(", then ")
+}
+
+fn shown(names: &[String]) -> String {
+    if names.is_empty() {
+        return "nobody: it has no principals".to_owned();
+    }
+    names
+        .iter()
+        .map(|name| name.escape_default().to_string())
+        .collect::<Vec<_>>()
+        .join(", ")
+}

@@ -1,0 +1,601 @@
+//! The ways to log in besides a plain key, each with clients that others wrote: passwords, both in turn, codes, OpenSSH
+//! certificates, security keys; what strangers learn; and the rotation of host keys.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tests::peer::{python, script};
+use tests::process::{Ran, run, run_with, tool};
+use tests::{Gateway, wait_for};
+
+const PASSWORD: &str = "correct horse battery staple";
+const SK_DUMMY: &str = "/usr/lib/openssh/regress/misc/sk-dummy/sk-dummy.so";
+
+fn is_installed(program: &str) -> bool {
+    let found = run(&mut tool("sh", &["-c", &format!("command -v {program}")])).code == 0;
+    if !found {
+        eprintln!("skipped: {program} is not installed");
+    }
+    found
+}
+
+fn gateway() -> Gateway {
+    let gateway = Gateway::with(&[]);
+    gateway.file("password", PASSWORD.as_bytes());
+    gateway
+}
+
+/// A user with a password, who logs in in these ways; the path of the user's key if they have one.
+fn user(gateway: &Gateway, name: &str, login: &str) -> Option<PathBuf> {
+    let file = format!("{name}.key");
+    let mut args = vec!["user", "add", name, "--login", login];
+    let keyed = login.contains("publickey");
+    if keyed {
+        args.extend(["--generate-key", "--out", &file]);
+    }
+    gateway.ok(&args);
+    gateway.ok(&["user", "password", name, "--password", "file:password"]);
+    keyed.then(|| gateway.path(&file))
+}
+
+/// Steps on one connection by paramiko; what came of each.
+fn steps(gateway: &Gateway, user: &str, steps: &[&str]) -> Vec<String> {
+    let mut command = tool(python().to_str().unwrap(), &[]);
+    command
+        .arg(script("logins.py"))
+        .args([&gateway.sftp_port.to_string(), "steps", user])
+        .args(steps);
+    run(&mut command).ok().lines().map(str::to_owned).collect()
+}
+
+/// OpenSSH with these options; whether and how it logs in.
+fn openssh(gateway: &Gateway, user: &str, options: &[&str], variables: &[(&str, &str)]) -> Ran {
+    openssh_by(tool("sftp", &[]), gateway, user, options, variables)
+}
+
+fn openssh_by(mut command: std::process::Command, gateway: &Gateway, user: &str, options: &[&str], variables: &[(&str, &str)]) -> Ran {
+    command.args(["-F", "/dev/null", "-P", &gateway.sftp_port.to_string()]);
+    for option in [
+        options,
+        &[
+            "BatchMode=no",
+            "StrictHostKeyChecking=no",
+            "IdentityAgent=none",
+            "IdentitiesOnly=yes",
+        ],
+    ]
+    .concat()
+    {
+        command.args(["-o", option]);
+    }
+    if !options.iter().any(|option| option.starts_with("UserKnownHostsFile")) {
+        command.args(["-o", "UserKnownHostsFile=/dev/null"]);
+    }
+    command.args(["-b", "-"]).arg(format!("{user}@127.0.0.1"));
+    command.envs(variables.iter().copied());
+    run_with(&mut command, "pwd\n")
+}
+
+fn identity(key: &Path) -> String {
+    format!("IdentityFile={}", key.display())
+}
+
+/// The newest event of this kind of a user.
+fn last_event(gateway: &Gateway, user: &str, kind: &str) -> serde_json::Value {
+    wait_for(&format!("{kind} of {user}"), || {
+        let log = gateway.json(&["user", "log", user]);
+        let mine = log.as_array().unwrap().iter().rev().find(|event| event["kind"] == kind).cloned();
+        mine.map(|event| event["facts"].clone())
+    })
+}
+
+#[test]
+fn passwords_log_in_who_is_set_to_them_and_nobody_else() {
+    let gateway = gateway();
+    let key = user(&gateway, "keyed", "publickey").unwrap();
+    user(&gateway, "old", "password");
+    assert_eq!(steps(&gateway, "old", &[&format!("password:{PASSWORD}")]), ["in"]);
+    assert_eq!(last_event(&gateway, "old", "user.login")["by"], "password");
+    // A password that is set, but not a way of this user.
+    assert_eq!(steps(&gateway, "keyed", &[&format!("password:{PASSWORD}")]), ["refused"]);
+    assert_eq!(steps(&gateway, "keyed", &[&format!("key:{}", key.display())]), ["in"]);
+    assert_eq!(
+        steps(&gateway, "old", &["password:correct horse battery stable", "password:"]),
+        ["refused", "refused"]
+    );
+    let tried = last_event(&gateway, "old", "user.login_failed")["tried"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert!(tried.starts_with("password: wrong"), "{tried}");
+    // Everybody is offered the same, also who is not there.
+    for name in ["old", "keyed", "nobody"] {
+        assert_eq!(steps(&gateway, name, &["none"]), ["refused publickey,password"], "{name}");
+    }
+    let stored = gateway.json(&["user", "show", "old"]);
+    assert_eq!(stored["password"], "…");
+    assert!(!gateway.ok(&["export"]).contains("argon2"));
+    assert!(
+        gateway
+            .ok(&["export", "--with-secrets"])
+            .contains("$argon2id$v=19$m=19456,t=2,p=1$")
+    );
+    assert!(!gateway.log().contains(PASSWORD));
+    let short = gateway.cli_with(&["user", "password", "old", "--password", "-"], "too short\n");
+    assert_eq!(short.code, 4, "{short}");
+    gateway.ok(&["user", "password", "old", "--remove"]);
+    assert_eq!(steps(&gateway, "old", &[&format!("password:{PASSWORD}")]), ["refused"]);
+}
+
+#[test]
+fn openssh_sends_a_password_that_was_made_here() {
+    if !is_installed("sshpass") {
+        return;
+    }
+    let gateway = gateway();
+    user(&gateway, "old", "password");
+    let made = gateway.json(&["user", "password", "old", "--generate"]);
+    let password = made["generated_password"].as_str().unwrap();
+    assert_eq!(password.len(), 24);
+    let only = ["PreferredAuthentications=password", "NumberOfPasswordPrompts=1"];
+    let by = |password: &str| openssh_by(tool("sshpass", &["-p", password, "sftp"]), &gateway, "old", &only, &[]);
+    let ran = by(password);
+    assert_eq!(ran.code, 0, "{ran}");
+    assert_ne!(by(PASSWORD).code, 0, "the old password still works");
+}
+
+#[test]
+fn a_changed_password_ends_the_sessions_of_the_old_one() {
+    if !is_installed("sshpass") {
+        return;
+    }
+    let gateway = gateway();
+    user(&gateway, "old", "password");
+    let mut command = tool(
+        "sshpass",
+        &["-p", PASSWORD, "sftp", "-F", "/dev/null", "-P", &gateway.sftp_port.to_string()],
+    );
+    command.args([
+        "-o",
+        "StrictHostKeyChecking=no",
+        "-o",
+        "UserKnownHostsFile=/dev/null",
+        "old@127.0.0.1",
+    ]);
+    let mut client = command.stdin(std::process::Stdio::piped()).spawn().unwrap();
+    let sessions = || gateway.json(&["session", "list"]).as_array().unwrap().len();
+    wait_for("the session", || (sessions() == 1).then_some(()));
+    gateway.ok(&["user", "password", "old", "--generate"]);
+    wait_for("the session to end", || (sessions() == 0).then_some(()));
+    let _ = client.kill();
+    let _ = client.wait();
+}
+
+#[test]
+fn a_key_and_a_password_are_asked_for_in_turn() {
+    let gateway = gateway();
+    let key = user(&gateway, "both", "publickey,password").unwrap();
+    let (key, password) = (format!("key:{}", key.display()), format!("password:{PASSWORD}"));
+    assert_eq!(steps(&gateway, "both", &[&key, &password]), ["next password", "in"]);
+    let by = last_event(&gateway, "both", "user.login")["by"].as_str().unwrap().to_owned();
+    assert!(by.starts_with("publickey SHA256:") && by.ends_with(", then password"), "{by}");
+    // The order is ours; a key twice is no password; a wrong second step leaves the first.
+    assert_eq!(steps(&gateway, "both", &[&password, &key]), ["refused publickey", "next password"]);
+    assert_eq!(
+        steps(&gateway, "both", &[&key, &key, "password:wrong", &password]),
+        ["next password", "refused password", "refused", "in"]
+    );
+    if is_installed("sshpass") {
+        let ran = openssh_by(
+            tool("sshpass", &["-p", PASSWORD, "sftp"]),
+            &gateway,
+            "both",
+            &[&identity(&gateway.path("both.key"))],
+            &[],
+        );
+        assert_eq!(ran.code, 0, "{ran}");
+    }
+}
+
+#[test]
+fn what_one_user_has_proven_counts_for_no_other() {
+    let gateway = gateway();
+    let key = user(&gateway, "alice", "publickey,password").unwrap();
+    let _ = user(&gateway, "carol", "publickey,password");
+    // Somebody begins with a password, so that one is taken at all and judged.
+    let _ = user(&gateway, "dave", "password");
+    let (key, password) = (format!("key:{}", key.display()), format!("password:{PASSWORD}"));
+    // Carol's password after Alice's key, and Alice's own after a look elsewhere.
+    assert_eq!(
+        steps(&gateway, "alice", &[&key, "user:carol", &password]),
+        ["next password", "refused"]
+    );
+    assert_eq!(
+        steps(
+            &gateway,
+            "alice",
+            &[&key, "user:carol", "none", "user:alice", &password, &key, &password]
+        ),
+        ["next password", "refused publickey,password", "refused", "next password", "in"]
+    );
+}
+
+/// What oathtool makes of a secret, `ahead` seconds from now.
+fn code(secret: &str, ahead: i64) -> String {
+    let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap();
+    let at = format!("@{}", now + ahead);
+    run(&mut tool("oathtool", &["--totp", "-b", secret, "-N", &at]))
+        .ok()
+        .trim()
+        .to_owned()
+}
+
+#[test]
+fn codes_of_an_authenticator_app_are_the_second_step() {
+    if !is_installed("oathtool") {
+        return;
+    }
+    let gateway = gateway();
+    let key = user(&gateway, "ops", "publickey,totp password,totp").unwrap();
+    let made = gateway.json(&["user", "totp", "ops"]);
+    let secret = made["totp_secret"].as_str().unwrap().to_owned();
+    assert_eq!(secret.len(), 32);
+    assert!(made["totp_uri"].as_str().unwrap().starts_with("otpauth://totp/as2gate:ops?secret="));
+    assert!(!gateway.ok(&["export", "--with-secrets"]).contains(&secret));
+    let keyed = format!("key:{}", key.display());
+    let first = format!("code:{}", code(&secret, 0));
+    assert_eq!(steps(&gateway, "ops", &[&keyed, &first]), ["next keyboard-interactive", "in"]);
+    assert!(
+        last_event(&gateway, "ops", "user.login")["by"]
+            .as_str()
+            .unwrap()
+            .ends_with(", then totp")
+    );
+    // Once used, never again, also after a restart.
+    assert_eq!(gateway.term(), 0);
+    gateway.start();
+    assert_eq!(steps(&gateway, "ops", &[&keyed, &first])[1], "refused");
+    let tried = last_event(&gateway, "ops", "user.login_failed")["tried"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert!(tried.contains("used already"), "{tried}");
+    assert_eq!(
+        steps(&gateway, "ops", &[&keyed, &format!("code:{}", code(&secret, 90))])[1],
+        "refused"
+    );
+    // One step ahead is right, and newer than the one that was used; here after the password.
+    let next = format!("code:{}", code(&secret, 30));
+    assert_eq!(
+        steps(&gateway, "ops", &[&format!("password:{PASSWORD}"), "code:000", &next]),
+        ["next keyboard-interactive", "refused", "in"]
+    );
+    // A code is no first step, whoever asks.
+    assert_eq!(steps(&gateway, "ops", &[&next]), ["refused publickey,password"]);
+}
+
+#[test]
+fn openssh_asks_its_user_for_the_code() {
+    if !is_installed("oathtool") {
+        return;
+    }
+    let gateway = gateway();
+    let key = user(&gateway, "ops", "publickey,totp").unwrap();
+    let secret = gateway.json(&["user", "totp", "ops"])["totp_secret"].as_str().unwrap().to_owned();
+    let ask = gateway.file(
+        "ask",
+        format!("#!/bin/sh\necho \"$1\" >> asked\noathtool --totp -b {secret}\n").as_bytes(),
+    );
+    fs::set_permissions(&ask, fs::Permissions::from_mode(0o700)).unwrap();
+    let mut command = tool("sftp", &[]);
+    command.current_dir(gateway.path("."));
+    let variables = [
+        ("SSH_ASKPASS", ask.to_str().unwrap()),
+        ("SSH_ASKPASS_REQUIRE", "force"),
+        ("DISPLAY", ":0"),
+    ];
+    let ran = openssh_by(command, &gateway, "ops", &[&identity(&key)], &variables);
+    assert_eq!(ran.code, 0, "{ran}");
+    let asked = fs::read_to_string(gateway.path("asked")).unwrap();
+    assert!(asked.contains("Verification code: "), "{asked}");
+}
+
+/// A certificate by `ssh-keygen -s`, beside the key as OpenSSH looks for it.
+fn certify(gateway: &Gateway, authority: &Path, key: &Path, args: &[&str]) {
+    let public = format!("{}.pub", key.display());
+    let mut command = tool("ssh-keygen", &["-q", "-s", authority.to_str().unwrap()]);
+    command.args(args).arg(public).current_dir(gateway.path("."));
+    let _ = run(&mut command).ok();
+}
+
+#[test]
+fn certificates_of_a_trusted_authority_log_in_under_their_conditions() {
+    let gateway = gateway();
+    let _ = user(&gateway, "alice", "publickey");
+    for kind in ["ed25519", "ecdsa", "rsa"] {
+        let (authority, key) = (gateway.ssh_key("authority", kind), gateway.ssh_key("holder", kind));
+        let public = fs::read_to_string(format!("{}.pub", authority.display())).unwrap();
+        gateway.file("authority.line", format!("cert-authority {public}").as_bytes());
+        let goes = |args: &[&str]| {
+            certify(&gateway, &authority, &key, args);
+            openssh(&gateway, "alice", &[&identity(&key)], &[]).code == 0
+        };
+        let good = ["-I", "holder", "-n", "alice", "-z", "7", "-V", "-1m:+5m"];
+        assert!(!goes(&good), "{kind}: an authority that nobody trusts");
+        gateway.ok(&["user", "key", "add", "alice", "--public-key", "authority.line"]);
+        assert!(goes(&good), "{kind}");
+        let by = last_event(&gateway, "alice", "user.login")["by"].as_str().unwrap().to_owned();
+        assert!(by.starts_with("certificate holder serial 7 of SHA256:"), "{by}");
+        if kind != "ed25519" {
+            continue; // the conditions are the same for all
+        }
+        // The authority's own key logs nobody in, and the plain key of the holder neither.
+        assert_ne!(openssh(&gateway, "alice", &[&identity(&authority)], &[]).code, 0);
+        for (what, args) in [
+            ("another user's", &["-I", "x", "-n", "bob"][..]),
+            ("nobody's", &["-I", "x"]),
+            ("expired", &["-I", "x", "-n", "alice", "-V", "-2h:-1h"]),
+            ("not yet valid", &["-I", "x", "-n", "alice", "-V", "+1h:+2h"]),
+            ("a host's", &["-I", "x", "-h", "-n", "alice"]),
+            ("from elsewhere", &["-I", "x", "-n", "alice", "-O", "source-address=192.0.2.0/24"]),
+            ("for a command", &["-I", "x", "-n", "alice", "-O", "force-command=true"]),
+            (
+                "with an unknown condition",
+                &["-I", "x", "-n", "alice", "-O", "critical:moon@example.com=full"],
+            ),
+        ] {
+            assert!(!goes(args), "{what}");
+        }
+        assert!(goes(&[
+            "-I",
+            "x",
+            "-n",
+            "bob,alice",
+            "-O",
+            "source-address=127.0.0.0/8",
+            "-O",
+            "clear"
+        ]));
+    }
+}
+
+#[test]
+fn authorities_of_the_server_count_for_all_and_the_list_of_the_revoked_too() {
+    let gateway = gateway();
+    let (authority, key) = (gateway.ssh_key("authority", "ed25519"), gateway.ssh_key("holder", "ed25519"));
+    let authority_file = format!("[\"file:{}.pub\"]", authority.display());
+    gateway.file("revoked", b"# nothing yet\n");
+    assert_eq!(gateway.term(), 0);
+    gateway.configure(&[("sftp.user_ca", &authority_file), ("sftp.revoked_keys", "\"revoked\"")]);
+    gateway.start();
+    for name in ["alice", "bob"] {
+        let _ = user(&gateway, name, "publickey");
+    }
+    let goes = |name: &str| openssh(&gateway, name, &[&identity(&key)], &[]).code == 0;
+    certify(&gateway, &authority, &key, &["-I", "holder", "-n", "alice,bob", "-z", "12"]);
+    assert!(goes("alice") && goes("bob") && !goes("nobody"));
+    let own = gateway.path("alice.key");
+    for line in [
+        "serial: 10-20\n",
+        "id: holder\n",
+        &fs::read_to_string(format!("{}.pub", authority.display())).unwrap(),
+    ] {
+        gateway.file("revoked", line.as_bytes());
+        assert!(!goes("alice"), "{line}");
+        assert_eq!(openssh(&gateway, "alice", &[&identity(&own)], &[]).code, 0, "{line}");
+    }
+    // The user's own key by its fingerprint; then nothing that can be read: nobody.
+    let shown = gateway.json(&["user", "show", "alice"]);
+    gateway.file("revoked", format!("{}\n", shown["fingerprints"][0].as_str().unwrap()).as_bytes());
+    assert!(goes("alice"));
+    assert_ne!(openssh(&gateway, "alice", &[&identity(&own)], &[]).code, 0);
+    fs::remove_file(gateway.path("revoked")).unwrap();
+    assert!(!goes("alice"));
+    // principals= of the line instead of the user's name.
+    let public = fs::read_to_string(format!("{}.pub", authority.display())).unwrap();
+    gateway.file("line", format!("cert-authority,principals=\"ops\" {public}").as_bytes());
+    gateway.file("revoked", b"");
+    gateway.ok(&["user", "key", "add", "bob", "--public-key", "line"]);
+    certify(&gateway, &authority, &key, &["-I", "holder", "-n", "ops"]);
+    assert!(goes("bob") && !goes("alice"));
+}
+
+#[test]
+fn security_keys_have_to_be_touched() {
+    if !Path::new(SK_DUMMY).exists() {
+        eprintln!("skipped: openssh-tests is not installed");
+        return;
+    }
+    let gateway = gateway();
+    let provider = format!("SecurityKeyProvider={SK_DUMMY}");
+    for kind in ["ed25519-sk", "ecdsa-sk"] {
+        let name = format!("u-{kind}");
+        let make = |file: &str, options: &[&str]| {
+            let path = gateway.path(file);
+            let mut command = tool(
+                "ssh-keygen",
+                &["-q", "-t", kind, "-w", SK_DUMMY, "-N", "", "-f", path.to_str().unwrap()],
+            );
+            for option in options {
+                command.args(["-O", option]);
+            }
+            let _ = run(&mut command).ok();
+            path
+        };
+        let goes = |key: &Path| openssh(&gateway, &name, &[&identity(key), &provider], &[]);
+        let touched = make(&format!("{kind}-touched"), &[]);
+        gateway.ok(&["user", "add", &name, "--public-key", &format!("{kind}-touched.pub")]);
+        let ran = goes(&touched);
+        assert_eq!(ran.code, 0, "{kind}: {ran}");
+        // Signs without a touch: refused, unless its line says that this is meant.
+        let untouched = make(&format!("{kind}-untouched"), &["no-touch-required"]);
+        let public = format!("{kind}-untouched.pub");
+        gateway.ok(&["user", "key", "add", &name, "--public-key", &public]);
+        assert_ne!(goes(&untouched).code, 0, "{kind}");
+        let tried = last_event(&gateway, &name, "user.login_failed")["tried"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        assert!(tried.contains("not touched"), "{tried}");
+        let line = fs::read_to_string(gateway.path(&public)).unwrap();
+        gateway.file("line", format!("no-touch-required {line}").as_bytes());
+        gateway.ok(&["user", "key", "rotate", &name, "--public-key", "line"]);
+        assert_eq!(goes(&untouched).code, 0, "{kind}");
+        gateway.file("line", format!("verify-required {line}").as_bytes());
+        gateway.ok(&["user", "key", "rotate", &name, "--public-key", "line"]);
+        assert_ne!(goes(&untouched).code, 0, "{kind}");
+        // A certificate of a security key, with and without the touch.
+        let authority = gateway.ssh_key(&format!("authority-{kind}"), "ed25519");
+        let public = fs::read_to_string(format!("{}.pub", authority.display())).unwrap();
+        gateway.file("line", format!("cert-authority {public}").as_bytes());
+        gateway.ok(&["user", "key", "rotate", &name, "--public-key", "line"]);
+        for (key, fits) in [(&touched, true), (&untouched, false)] {
+            certify(&gateway, &authority, key, &["-I", "sk", "-n", &name]);
+            assert_eq!(goes(key).code == 0, fits, "{kind} {}", key.display());
+        }
+        certify(
+            &gateway,
+            &authority,
+            &untouched,
+            &["-I", "sk", "-n", &name, "-O", "no-touch-required"],
+        );
+        assert_eq!(goes(&untouched).code, 0, "{kind}");
+    }
+}
+
+#[test]
+fn strangers_shut_out_themselves_and_never_a_user() {
+    let gateway = Gateway::with(&[
+        ("sftp.ban.failures", "3"),
+        ("sftp.ban.within", "\"10m\""),
+        ("sftp.ban.for", "\"3s\""),
+        ("sftp.listen", "[\"0.0.0.0:0\"]"),
+    ]);
+    let port = gateway.json(&["status"])["listening"]["sftp"][0]
+        .as_str()
+        .unwrap()
+        .rsplit_once(':')
+        .unwrap()
+        .1
+        .to_owned();
+    gateway.ok(&["user", "add", "victim", "--generate-key", "--out", "victim.key"]);
+    let (right, wrong) = (gateway.path("victim.key"), gateway.ssh_key("wrong", "ed25519"));
+    let by = |from: &str, key: &Path| {
+        let mut command = tool("sftp", &["-F", "/dev/null", "-P", &port, "-b", "-"]);
+        let bind = format!("BindAddress={from}");
+        for option in [
+            &identity(key),
+            &bind,
+            "StrictHostKeyChecking=no",
+            "UserKnownHostsFile=/dev/null",
+            "IdentitiesOnly=yes",
+        ] {
+            command.args(["-o", option]);
+        }
+        run_with(command.arg("victim@127.0.0.1"), "pwd\n").code == 0
+    };
+    // Fifty failures of one source: most meet a closed door.
+    std::thread::scope(|scope| {
+        for _ in 0..5 {
+            scope.spawn(|| (0..10).for_each(|_| assert!(!by("127.0.0.2", &wrong))));
+        }
+    });
+    let log = gateway.log();
+    assert!(log.contains("shut_seconds=3"), "never shut out");
+    assert!(by("127.0.0.1", &right), "the user is shut out with the stranger");
+    // The source itself may come back after its penalty, whoever it is.
+    let began = Instant::now();
+    wait_for("the penalty to end", || by("127.0.0.2", &right).then_some(()));
+    assert!(began.elapsed() < Duration::from_secs(50));
+}
+
+#[test]
+fn unknown_users_take_as_long_as_known_ones() {
+    const SAMPLES: &str = "200";
+    let gateway = Gateway::with(&[("sftp.max_connections_per_ip", "100"), ("sftp.max_unauthenticated", "500")]);
+    gateway.file("password", PASSWORD.as_bytes());
+    let _ = user(&gateway, "known", "publickey password");
+    let wrong = gateway.ssh_key("wrong", "ed25519");
+    let measure = || {
+        let mut command = tool(python().to_str().unwrap(), &[]);
+        command
+            .arg(script("logins.py"))
+            .args([&gateway.sftp_port.to_string(), "timing", "known", "unknown"]);
+        run(command.arg(&wrong).arg(SAMPLES)).ok()
+    };
+    let alike = |text: &str| {
+        let p: Vec<f64> = text.lines().map(|line| line.split(' ').nth(1).unwrap().parse().unwrap()).collect();
+        p.len() == 2 && p.iter().all(|p| *p > 0.01)
+    };
+    // One in fifty differs by chance.
+    let text = measure();
+    eprintln!("{text}");
+    if !alike(&text) {
+        let again = measure();
+        assert!(alike(&again), "{text}{again}");
+    }
+}
+
+#[test]
+fn host_keys_are_announced_proven_and_rotated() {
+    let gateway = Gateway::with(&[]);
+    gateway.ok(&["user", "add", "alice", "--generate-key", "--out", "alice.key"]);
+    let key = gateway.path("alice.key");
+    let known = gateway.path("known_hosts");
+    let login = |algorithm: &str, strict: &str| {
+        let (known, algorithm) = (
+            format!("UserKnownHostsFile={}", known.display()),
+            format!("HostKeyAlgorithms={algorithm}"),
+        );
+        let options = [&identity(&key), &known, &algorithm, "UpdateHostKeys=yes", "LogLevel=VERBOSE"];
+        openssh(
+            &gateway,
+            "alice",
+            &[&[&*format!("StrictHostKeyChecking={strict}")], &options[..]].concat(),
+            &[],
+        )
+    };
+    let lines = |kind: &str| {
+        let text = fs::read_to_string(&known).unwrap_or_default();
+        text.lines().filter(|line| line.split(' ').nth(1) == Some(kind)).count()
+    };
+    // One key is learned at the first sight, the others by their proofs.
+    let ran = login("ssh-ed25519", "accept-new");
+    assert_eq!(ran.code, 0, "{ran}");
+    let all = "ssh-ed25519,ecdsa-sha2-nistp256,rsa-sha2-512";
+    let ran = login(all, "yes");
+    assert_eq!(ran.code, 0, "{ran}");
+    assert_eq!(
+        [lines("ssh-ed25519"), lines("ecdsa-sha2-nistp256"), lines("ssh-rsa")],
+        [1, 1, 1],
+        "{ran}"
+    );
+    // The next key is learned while the old one is in use, without a restart.
+    let next = gateway.json(&["key", "host", "add", "ed25519"])["fingerprint"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let shown = gateway.json(&["status"])["host_keys"].clone();
+    let coming = shown.as_array().unwrap().iter().find(|key| key["state"] == "next").unwrap();
+    assert_eq!(
+        (coming["kind"].as_str(), coming["fingerprint"].as_str()),
+        (Some("ed25519"), Some(&*next))
+    );
+    wait_for("the next key to be learned", || {
+        let _ = login(all, "yes");
+        (lines("ssh-ed25519") == 2).then_some(())
+    });
+    let _ = gateway.cli(&["key", "host", "add", "ed25519"]).fails(1);
+    // It takes over: the client goes on without a word, and forgets the old one.
+    gateway.ok(&["key", "host", "rotate", "ed25519"]);
+    wait_for("the old key to be forgotten", || {
+        let ran = login(all, "yes");
+        assert_eq!(ran.code, 0, "{ran}");
+        (lines("ssh-ed25519") == 1).then_some(())
+    });
+    let found = run(&mut tool("ssh-keygen", &["-l", "-f", known.to_str().unwrap()])).ok();
+    assert!(found.contains(&next), "{found}");
+    let _ = gateway.cli(&["key", "host", "rotate", "ed25519"]).fails(3);
+}
