@@ -17,10 +17,17 @@ import time
 import paramiko
 
 
-def connect(port):
+def connect(port, tries=3):
     transport = paramiko.Transport(("127.0.0.1", port))
     transport.banner_timeout = transport.auth_timeout = 30
-    transport.start_client(timeout=30)
+    try:
+        transport.start_client(timeout=30)
+    except paramiko.SSHException:
+        # Refused at the door for a limit: how long a refusal takes is not about that.
+        if tries == 1:
+            raise
+        time.sleep(1)
+        return connect(port, tries - 1)
     return transport
 
 
