@@ -126,6 +126,11 @@ impl Entity {
         self.seven_bit
     }
 
+    /// An MDN, or the fields of one.
+    pub(super) fn is_report(&self) -> bool {
+        matches!(self.state, State::Body(Body::Report(_)))
+    }
+
     /// An entity with MIME headers that carries payload without a signature.
     pub(super) fn is_unsigned_payload(&self) -> bool {
         self.plausible && !self.place.signed && matches!(self.state, State::Body(Body::Leaf(_) | Body::Related(_)))

@@ -28,7 +28,7 @@ struct Parts {
     number: usize,
     ended: bool,
     hashes: Hashes,
-    canonical: Canonical,
+    mended: Mended,
     inner: Entity,
     /// What is wrong in the signed part; told once the signature is known to be good.
     fault: Option<Failure>,
@@ -59,7 +59,7 @@ impl Signed {
             number: 0,
             ended: false,
             hashes: Hashes::new(&digests)?,
-            canonical: Canonical::new(&digests),
+            mended: Mended::new(&digests),
             inner: Entity::new(inside),
             fault: None,
             signature: Vec::new(),
@@ -150,7 +150,7 @@ impl Parts {
                     let result = self.inner.push(bytes, walk);
                     self.keep(result)?;
                 }
-                self.canonical.update(bytes, &self.inner)?;
+                self.mended.update(bytes, &self.inner)?;
             }
             (Piece::Data(bytes), _) => {
                 if self.signature.len() + bytes.len() > MAX_SIGNATURE_PART {
@@ -170,7 +170,7 @@ impl Parts {
         Ok(())
     }
 
-    /// Whether the signature holds over the part as it came or, failing that, with line ends made CRLF; and the digests
+    /// Whether the signature holds over the part as it came or, failing that, with its line ends mended; and the digests
     /// of whichever was judged.
     fn verify(&mut self, p7s: &[u8], taken: Digests, walk: &mut Walk<'_, '_>) -> Result<(Result<Verified, Error>, Digests), Error> {
         let policy = walk.job.policy;
@@ -187,12 +187,11 @@ impl Parts {
         };
         let result = verify(&taken);
         if result.is_err()
-            && let Some(canonical) = self.canonical.finish()?
-            && let Ok(verified) = verify(&canonical)
+            && let Some((mended, note)) = self.mended.finish()?
+            && let Ok(verified) = verify(&mended)
         {
-            // COMPAT: senders of old signed with CRLF and sent LF (as2.md Q3).
-            walk.found.note("the signature holds with line ends made CRLF");
-            return Ok((Ok(verified), canonical));
+            walk.found.note(note);
+            return Ok((Ok(verified), mended));
         }
         Ok((result, taken))
     }
@@ -229,60 +228,87 @@ fn read_signature(part: &[u8], strict: bool) -> Result<Vec<u8>, Error> {
     if strict { decode_strict(body) } else { Ok(decode_lenient(body)) }
 }
 
-/// The digests of a part with every line end made CRLF, for parts that a mail system may have touched. Nothing is taken of
-/// parts that are declared binary.
-struct Canonical {
+/// The digest of a part with its line ends mended, for the one other try with a signature that does not hold.
+struct Mended {
     digests: Vec<Digest>,
-    state: CanonicalState,
-    after_cr: bool,
-    changed: bool,
+    state: MendedState,
 }
 
-enum CanonicalState {
+enum MendedState {
     /// The part's header block is not complete yet.
     Waiting(Vec<u8>),
-    Taking(Hashes),
+    Crlf(MadeCrlf),
+    Shorter(WithoutLastLineEnd),
     Off,
 }
 
-impl Canonical {
+impl Mended {
     fn new(digests: &[Digest]) -> Self {
-        let first = digests.first().copied().into_iter().collect();
-        Canonical {
-            digests: first,
-            state: CanonicalState::Waiting(Vec::new()),
-            after_cr: false,
-            changed: false,
+        Mended {
+            digests: digests.first().copied().into_iter().collect(),
+            state: MendedState::Waiting(Vec::new()),
         }
     }
 
     fn update(&mut self, bytes: &[u8], part: &Entity) -> Result<(), Error> {
-        match &mut self.state {
-            CanonicalState::Off => Ok(()),
-            CanonicalState::Taking(_) => self.take(bytes),
-            CanonicalState::Waiting(held) => {
-                held.extend_from_slice(bytes);
-                if !part.is_open() {
-                    if held.len() > 2 * MAX_BLOCK {
-                        self.state = CanonicalState::Off;
-                    }
-                    return Ok(());
-                }
-                let held = std::mem::take(held);
-                if !part.is_seven_bit() {
-                    self.state = CanonicalState::Off;
-                    return Ok(());
-                }
-                self.state = CanonicalState::Taking(Hashes::new(&self.digests)?);
-                self.take(&held)
+        let held = match &mut self.state {
+            MendedState::Off => return Ok(()),
+            MendedState::Crlf(taking) => return taking.take(bytes),
+            MendedState::Shorter(taking) => return taking.take(bytes),
+            MendedState::Waiting(held) => held,
+        };
+        held.extend_from_slice(bytes);
+        if !part.is_open() {
+            if held.len() > 2 * MAX_BLOCK {
+                self.state = MendedState::Off;
             }
+            return Ok(());
         }
+        let held = std::mem::take(held);
+        self.state = if part.is_report() {
+            MendedState::Shorter(WithoutLastLineEnd::new(&self.digests)?)
+        } else if part.is_seven_bit() {
+            MendedState::Crlf(MadeCrlf::new(&self.digests)?)
+        } else {
+            MendedState::Off
+        };
+        self.update(&held, part)
+    }
+
+    /// The digests and what was done, if they differ from those of the part as it came.
+    fn finish(&mut self) -> Result<Option<(Digests, &'static str)>, Error> {
+        match std::mem::replace(&mut self.state, MendedState::Off) {
+            MendedState::Crlf(taken) if taken.changed => {
+                let digests = taken.hashes.finish()?;
+                Ok(Some((digests, "the signature holds with line ends made CRLF")))
+            }
+            MendedState::Shorter(taken) if taken.held == b"\r\n" => {
+                let digests = taken.hashes.finish()?;
+                Ok(Some((digests, "the signature holds without the report's last line end")))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+/// COMPAT: senders of old signed with CRLF and sent LF (as2.md Q3). For parts that a mail system may have touched: nothing is
+/// taken of parts that are declared binary.
+struct MadeCrlf {
+    hashes: Hashes,
+    after_cr: bool,
+    changed: bool,
+}
+
+impl MadeCrlf {
+    fn new(digests: &[Digest]) -> Result<Self, Error> {
+        Ok(MadeCrlf {
+            hashes: Hashes::new(digests)?,
+            after_cr: false,
+            changed: false,
+        })
     }
 
     fn take(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        let CanonicalState::Taking(hashes) = &mut self.state else {
-            return Ok(());
-        };
         let mut from = 0;
         for feed in memchr::memchr_iter(b'\n', bytes) {
             let before = if feed == 0 {
@@ -291,22 +317,38 @@ impl Canonical {
                 bytes.get(feed - 1) == Some(&b'\r')
             };
             if !before {
-                hashes.update(bytes.get(from..feed).unwrap_or_default())?;
-                hashes.update(b"\r")?;
+                self.hashes.update(bytes.get(from..feed).unwrap_or_default())?;
+                self.hashes.update(b"\r")?;
                 from = feed;
                 self.changed = true;
             }
         }
-        hashes.update(bytes.get(from..).unwrap_or_default())?;
+        self.hashes.update(bytes.get(from..).unwrap_or_default())?;
         self.after_cr = bytes.last().map_or(self.after_cr, |last| *last == b'\r');
         Ok(())
     }
+}
 
-    /// The digests, if they differ from those of the part as it came.
-    fn finish(&mut self) -> Result<Option<Digests>, Error> {
-        match std::mem::replace(&mut self.state, CanonicalState::Off) {
-            CanonicalState::Taking(hashes) if self.changed => hashes.finish().map(Some),
-            _ => Ok(None),
-        }
+/// COMPAT(libas2): it signs a report without the line end behind the closing boundary, and sends it with one.
+struct WithoutLastLineEnd {
+    hashes: Hashes,
+    /// The last two bytes so far.
+    held: Vec<u8>,
+}
+
+impl WithoutLastLineEnd {
+    fn new(digests: &[Digest]) -> Result<Self, Error> {
+        Ok(WithoutLastLineEnd {
+            hashes: Hashes::new(digests)?,
+            held: Vec::new(),
+        })
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.held.extend_from_slice(bytes);
+        let last = self.held.split_off(self.held.len().saturating_sub(2));
+        self.hashes.update(&self.held)?;
+        self.held = last;
+        Ok(())
     }
 }

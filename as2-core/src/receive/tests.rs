@@ -765,6 +765,31 @@ fn our_mdns_are_read_and_verified() {
 }
 
 #[test]
+fn a_report_signed_without_its_last_line_end_is_verified() {
+    let signed_over = |end: &str| {
+        let report = "Content-Type: multipart/report; report-type=disposition-notification; boundary=r\r\n\r\n\
+            --r\r\nContent-Type: text/plain\r\n\r\nGot it.\r\n--r\r\nContent-Type: message/disposition-notification\r\n\r\n\
+            Original-Message-ID: <1@host>\r\nDisposition: automatic-action/MDN-sent-automatically; processed\r\n\r\n--r--";
+        let bench = testkit::Bench::new(testkit::rsa());
+        bench.put("part", format!("{report}{end}").as_bytes());
+        bench.openssl("cms -sign -binary -outform DER -md sha256 -in part -signer cert.pem -inkey key.pem -out out");
+        let p7s = crate::mime::transfer::encode(&bench.get("out"));
+        let head = b"\r\n--b\r\nContent-Type: application/pkcs7-signature\r\n\r\n";
+        [b"--b\r\n", report.as_bytes(), b"\r\n", head, &p7s, b"\r\n--b--\r\n"].concat()
+    };
+    let mut headers = Headers::new();
+    let kind = "multipart/signed; protocol=\"application/pkcs7-signature\"; micalg=sha-256; boundary=b";
+    headers.push("Content-Type", kind).unwrap();
+    headers.push("AS2-Version", "1.2").unwrap();
+    for seed in 0..20 {
+        for (end, good) in [("\r\n", true), ("", true), (" ", false), ("\r\n\r\n", false)] {
+            let read = receipt(take(&headers, &signed_over(end), seed).0);
+            assert_eq!(matches!(read.signature, MdnSignature::Verified { .. }), good, "{end:?}");
+        }
+    }
+}
+
+#[test]
 fn a_failing_sink_is_our_trouble() {
     struct Full;
     impl PayloadSink for Full {
