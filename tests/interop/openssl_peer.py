@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """`openssl cms` as a peer of `make interop`: openssl_peer.py HOME. MIME, headers and MDNs are made here, by the letter of
-RFC 4130; every CMS object is made and opened by the command line of OpenSSL."""
+RFC 4130; every CMS object is made and opened by the command line of OpenSSL. Where that was built without zlib, as Debian's
+is, CompressedData is made and opened here, with Python's zlib."""
 import base64
+import email.message
 import email.utils
 import hashlib
 import os
@@ -10,6 +12,8 @@ import secrets
 import subprocess
 import sys
 import tempfile
+import zlib
+from urllib.parse import quote
 
 import wire
 
@@ -50,6 +54,72 @@ def mic(digest, data):
     return f"{base64.b64encode(hashlib.new(digest, data).digest()).decode()}, {digest}"
 
 
+HAS_ZLIB = subprocess.run(["openssl", "cms", "-compress", "-outform", "DER"], input=b"x", capture_output=True, check=False).returncode == 0
+# RFC 3274 §1.1: id-ct-compressedData, id-alg-zlibCompress, id-data.
+COMPRESSED = bytes.fromhex("060b2a864886f70d0109100109")
+ZLIB = bytes.fromhex("300d060b2a864886f70d0109100308")
+DATA = bytes.fromhex("06092a864886f70d010701")
+
+
+def der(tag, *contents):
+    content = b"".join(contents)
+    return bytes([tag, 0x84]) + len(content).to_bytes(4, "big") + content
+
+
+def compress(data):
+    if HAS_ZLIB:
+        return cms("-compress", "-binary", "-outform", "DER", data=data)
+    content = der(0x30, DATA, der(0xA0, der(0x04, zlib.compress(data))))
+    return der(0x30, COMPRESSED, der(0xA0, der(0x30, b"\x02\x01\x00", ZLIB, content)))
+
+
+def uncompress(data):
+    if HAS_ZLIB:
+        return cms("-uncompress", "-binary", "-inform", "DER", data=data)
+    octets = []
+
+    def walk(at, end):
+        """Gathers the octet strings, whatever the lengths' form (X.690 §8.1.3)."""
+        while at < end and data[at:at + 2] != b"\0\0":
+            tag, length, at = data[at], data[at + 1], at + 2
+            if length > 0x80:
+                at, length = at + length - 0x80, int.from_bytes(data[at:at + length - 0x80], "big")
+            if length == 0x80:
+                at = walk(at, end) + 2
+                continue
+            if tag & 0x20:
+                walk(at, at + length)
+            elif tag == 0x04:
+                octets.append(data[at:at + length])
+            at += length
+        return at
+
+    walk(0, len(data))
+    return zlib.decompress(b"".join(octets))
+
+
+def file_name(headers):
+    """RFC 2231 by Python's own reader; `filename*` before `filename` (RFC 6266 §4.3)."""
+    reader = email.message.Message()
+    reader["Content-Disposition"] = headers.get("content-disposition", "")
+    names = [value for name, value in reader.get_params(header="Content-Disposition") if name == "filename"]
+    names.sort(key=lambda name: isinstance(name, tuple), reverse=True)
+    return email.utils.collapse_rfc2231_value(names[0]) if names else None
+
+
+def attachment(kind, name, data):
+    """A payload part; a name beyond ASCII as RFC 2231 writes it."""
+    named = f'filename="{name}"' if name.isascii() else f"filename*=UTF-8''{quote(name)}"
+    return entity(kind, data, f"Content-Disposition: attachment; {named}", "Content-Transfer-Encoding: binary")
+
+
+def related(pieces):
+    """multipart/related around entities (RFC 6362, RFC 2387)."""
+    boundary = secrets.token_hex(12)
+    body = b"".join(b"--" + boundary.encode() + b"\r\n" + piece + b"\r\n" for piece in pieces)
+    return entity(f'multipart/related; type="application/xml"; boundary="{boundary}"', body + f"--{boundary}--\r\n".encode())
+
+
 class OpenSsl(wire.Peer):
     def path(self, name):
         return os.path.join(self.home, name)
@@ -81,7 +151,7 @@ class OpenSsl(wire.Peer):
         return first, re.search(r"digestAlgorithms:\s+algorithm: (\w+)", printed)[1].lower(), scheme
 
     def opened(self, station, headers, body):
-        """Peels every layer: facts, payload entity, what the MIC is over."""
+        """Peels every layer: facts, payload, what the MIC is over."""
         facts, raw, own = {"sign": "", "encrypt": "", "compress": False}, None, self.path(f"{station}.own.pem")
         data, signed = None, None
         while True:
@@ -90,7 +160,7 @@ class OpenSsl(wire.Peer):
                 signed, facts["sign"], facts["scheme"] = self.verified(station, headers, body)
                 data = signed
             elif "pkcs7-mime" in kind and "compressed-data" in kind:
-                data = cms("-uncompress", "-binary", "-inform", "DER", data=decoded(headers, body))
+                data = uncompress(decoded(headers, body))
                 facts["compress"] = True
             elif "pkcs7-mime" in kind:
                 made = decoded(headers, body)
@@ -99,15 +169,21 @@ class OpenSsl(wire.Peer):
                 facts["transport"] = "oaep" if "rsaesOaep" in printed else "kari" if "d.kari" in printed else "pkcs1"
                 data = cms("-decrypt", "-binary", "-inform", "DER", "-recip", own, "-inkey", own, data=made)
             else:
-                return facts, headers, decoded(headers, body), signed if signed is not None else data if data is not None else raw
+                facts["files"], payload = self.payload(headers, body)
+                return facts, payload, signed if signed is not None else data if data is not None else raw
             headers, body = split(data)
             raw = body
 
+    @staticmethod
+    def payload(headers, body):
+        """The names and the bytes of all attachments."""
+        pieces = [split(piece) for piece in parts(headers, body)] if "multipart/" in headers.get("content-type", "") else [(headers, body)]
+        return [file_name(head) for head, _ in pieces], b"".join(decoded(*piece) for piece in pieces)
+
     def receive(self, headers, body):
         station = self.name(wire.value(headers, "AS2-From"))
-        facts, inner, payload, over = self.opened(station, {name.lower(): text for name, text in headers}, body)
-        name = re.search(r'filename="?([^";]+)"?', inner.get("content-disposition", ""))
-        facts.update(status="processed", file=name[1] if name else None)
+        facts, payload, over = self.opened(station, {name.lower(): text for name, text in headers}, body)
+        facts["status"] = "processed"
         if not wire.value(headers, "Disposition-Notification-To"):
             return facts, payload, None, None
         wanted = wire.value(headers, "Disposition-Notification-Options")
@@ -142,10 +218,12 @@ class OpenSsl(wire.Peer):
                 ("Date", email.utils.formatdate()), ("MIME-Version", "1.0")]
 
     def send(self, order):
-        station, payload = order["to"], open(order["file"], "rb").read()
-        name = order["name"]
-        plain = entity(order["type"], payload, f'Content-Disposition: attachment; filename="{name}"', "Content-Transfer-Encoding: binary")
-        data = over = plain
+        station, pieces = order["to"], []
+        for one in order["files"]:
+            with open(one["file"], "rb") as file:
+                payload = file.read()
+            pieces.append(attachment(one["type"], one["name"], payload))
+        data = over = plain = pieces[0] if len(pieces) == 1 else related(pieces)
         digest = order["sign"] or "sha256"
         if order["compress"] == "before-sign":
             data = over = self.compressed(data)
@@ -158,7 +236,9 @@ class OpenSsl(wire.Peer):
         if order["sign"] == "":
             over = payload if data is plain else plain
         head, body = split(data)
-        quoted = f'"{order["me"]}"' if " " in order["me"] else order["me"]
+        quoted = order["me"]
+        if any(letter in quoted for letter in ' "\\'):
+            quoted = '"' + quoted.replace("\\", "\\\\").replace('"', '\\"') + '"'
         headers = self.common([("AS2-From", quoted), ("AS2-To", station)]) + [("Subject", "from the peer")]
         headers += [(name.title(), text) for name, text in head.items()]
         if order["mdn"]:
@@ -169,7 +249,7 @@ class OpenSsl(wire.Peer):
         url = self.mdn_url(order)
         if order["mdn"] == "async":
             headers.append(("Receipt-Delivery-Option", url))
-        status, got, text = wire.post(order["url"], headers, body)
+        status, got, text = self.post(order, headers, body)
         told = {"http": status}
         if not order["mdn"]:
             return told
@@ -178,11 +258,10 @@ class OpenSsl(wire.Peer):
         return told | self.judged(station, {name.lower(): value for name, value in got}, text, mic(digest, over))
 
     def compressed(self, data):
-        made = cms("-compress", "-binary", "-outform", "DER", data=data)
-        return entity("application/pkcs7-mime; smime-type=compressed-data; name=smime.p7z", made, "Content-Transfer-Encoding: binary")
+        return entity("application/pkcs7-mime; smime-type=compressed-data; name=smime.p7z", compress(data), "Content-Transfer-Encoding: binary")
 
     def encrypted(self, station, data, order):
-        options = ["-recip", self.path(f"{station}.pem")]
+        options = ["-recip", self.path(self.certificate(station, "encrypt"))]
         if order["transport"].startswith("oaep"):
             options += ["-keyopt", "rsa_padding_mode:oaep", "-keyopt", f"rsa_oaep_md:{order['transport'][5:]}"]
         made = cms("-encrypt", "-binary", "-outform", "DER", CIPHERS[order["encrypt"]], *options, data=data)

@@ -1,4 +1,5 @@
 """The products: how each is started, what it can do, and how its side of a case is read."""
+import ctypes
 import glob
 import json
 import os
@@ -9,7 +10,7 @@ import sys
 import time
 import urllib.request
 from urllib.parse import quote
-from xml.sax.saxutils import escape, quoteattr
+from xml.sax.saxutils import quoteattr
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TIMEOUT = 60  # seconds for one order to a peer
@@ -21,25 +22,37 @@ def free_port():
         return sock.getsockname()[1]
 
 
+def spawn(command, home, **pipes):
+    """Starts a program that ends with us, however we end."""
+    log = open(os.path.join(home, "peer.log"), "ab")
+    streams = {"stdin": subprocess.PIPE, "stdout": log, "stderr": log, **pipes}
+    return subprocess.Popen(command, cwd=home, preexec_fn=die_with_parent, **streams)
+
+
+def die_with_parent():
+    """PR_SET_PDEATHSIG with SIGKILL, where there is a prctl."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, 9)
+
+
 class HttpPeer:
     """A product behind the three paths of wire.py."""
 
     process = None
 
-    def __init__(self, home, tools, gateway_port):
-        self.home, self.tools, self.gateway_port = home, tools, gateway_port
+    def __init__(self, home, tools):
+        self.home, self.tools = home, tools
 
     def command(self):
         raise NotImplementedError
 
-    def start(self, _cases):
-        log = open(os.path.join(self.home, "peer.log"), "wb")
-        self.process = subprocess.Popen(self.command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+    def start(self, _cases, _gateway_urls):
+        self.process = spawn(self.command(), self.home, stdout=subprocess.PIPE)
         # Node warns on standard output first.
-        line = next((line.split() for line in self.process.stdout if line.startswith(b"ready ")), None)
+        line = next((line.split(b" ", 1)[1] for line in self.process.stdout if line.startswith(b"ready ")), None)
         if not line:
-            raise SystemExit(f"error: {self.title} did not start; see {log.name}")
-        self.port = int(line[1])
+            raise SystemExit(f"error: {self.title} did not start; see {self.home}/peer.log")
+        self.ports = json.loads(line)
 
     def stop(self):
         if self.process:
@@ -49,11 +62,18 @@ class HttpPeer:
     def id(self, case):
         return case.peer.replace("Peer", self.short) or f"{self.short}-{case.id}"
 
-    def url(self, _case):
-        return f"http://127.0.0.1:{self.port}/as2"
+    def port(self, case):
+        return self.ports[case.web]
+
+    def url(self, case):
+        return f"{'http' if case.web == 'http' else 'https'}://127.0.0.1:{self.port(case)}/as2"
 
     def partner(self, _case):
         return {}
+
+    def filed(self, _case, name):
+        """The name that a file of a product gets at the gateway."""
+        return name
 
     def received(self, case, _name):
         """Payload and facts of what the peer got from us."""
@@ -68,7 +88,7 @@ class HttpPeer:
             return file.read(), facts
 
     def send(self, _case, order):
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/send", json.dumps(order).encode())
+        request = urllib.request.Request(f"http://127.0.0.1:{self.ports['http']}/send", json.dumps(order).encode())
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
             return json.load(answer)
 
@@ -97,23 +117,21 @@ class PyAs2(HttpPeer):
             return "writes no parameters with RSASSA-PSS, which then means SHA-1, and uses another digest"
         if case.compress == "after-sign" and direction == "they send":
             return "compresses before signing only"
+        if case.files:
+            return "builds messages of one payload" if direction == "they send" else "takes the last attachment for all that is signed"
+        if not case.file.isascii() and direction == "we send":
+            return "reads the ASCII name that stands beside the real one"
         return ""
 
 
 class OpenSsl(HttpPeer):
     title, short = "openssl cms", "SSL"
-    zlib = None
 
     def command(self):
         return [sys.executable, os.path.join(HERE, "openssl_peer.py"), self.home]
 
-    @classmethod
-    def limit(cls, case, _direction):
-        if case.compress:
-            if cls.zlib is None:
-                ran = subprocess.run(["openssl", "cms", "-compress", "-outform", "DER"], input=b"x", capture_output=True, check=False)
-                cls.zlib = ran.returncode == 0
-            return "" if cls.zlib else "this build of OpenSSL has no zlib"
+    @staticmethod
+    def limit(_case, _direction):
         return ""
 
 
@@ -129,30 +147,34 @@ class LibAs2(HttpPeer):
         if case.compress:
             return "no compression"
         if case.key != "rsa":
-            return "RSA keys only"
+            return "RSA keys only: names no curve for the others"
         if case.encrypt.endswith("-gcm"):
             return "no AuthEnvelopedData: puts AES-GCM into EnvelopedData, against RFC 5083 and 5084"
         if case.sign == "sha224":
             return "no SHA-224"
-        if case.transport != "pkcs1" and direction == "they send":
-            return "no choice of the key transport: OAEP always"
+        if case.transport not in ("pkcs1", "oaep-sha512") and direction == "they send":
+            return "no choice of the key transport: OAEP with SHA-512 always"
         if case.scheme == "pss":
             return "no RSASSA-PSS"
-        if case.mdn and case.mdn_signed and direction == "we send":
-            return "the signature of its MDNs does not fit the bytes that it sends"
+        if case.files and direction == "they send":
+            return "composes messages of one payload"
         return ""
+
+    def partner(self, case):
+        # It reads every part as text.
+        return {"transfer_encoding": "base64"} if case.size or case.files else {}
 
 
 class OpenAs2:
     """The OpenAS2 server: sends what is dropped into its outbox, files what it receives in a directory of the sender."""
 
     title, short = "OpenAS2 2.10.1", "OA"
-    process = None
     CIPHERS = {"3des": "3DES", "aes128-cbc": "AES128", "aes192-cbc": "AES192", "aes256-cbc": "AES256"}
+    # JavaMail's own entry, which the server loses when it sets up BouncyCastle's: without it there is no unsigned MDN.
+    MAILCAP = "multipart/*;; x-java-content-handler=com.sun.mail.handlers.multipart_mixed\n"
 
-    def __init__(self, home, tools, gateway_port):
-        self.home, self.tools, self.gateway_port = home, tools, gateway_port
-        self.port, self.mdn_port = free_port(), free_port()
+    def __init__(self, home, tools):
+        self.home, self.tools, self.servers = home, tools, []
         self.settled = set()
 
     @staticmethod
@@ -160,147 +182,212 @@ class OpenAs2:
         if case.encrypt.endswith("-gcm"):
             return "no AES-GCM"
         if case.key != "rsa":
-            return "not tried: ECDSA"
+            return "RSA keys only: signs with SHA256WITHEC, which there is not"
         if case.scheme == "pss":
             return "no RSASSA-PSS"
-        if case.mdn and not case.mdn_signed and direction == "we send":
-            return "throws when it writes an unsigned MDN (no handler for multipart/report)"
-        if case.peer and direction == "they send":
-            return "does not take an MDN when its own AS2 name has blanks"
-        if case.id == "C1" and direction == "they send":
-            return "leaves the MIME headers out of the MIC of a message that is only compressed, against RFC 5402"
         if case.transport != "pkcs1":
             return "RSA PKCS#1 v1.5 only"
+        if case.web in ("client-certificate", "basic") and direction == "we send":
+            return "its receiver asks for no client certificate and no credentials"
+        if case.roll.startswith("ours"):
+            return "one certificate for each partner, for signatures and encryption alike"
+        if case.files:
+            return "one payload in a message"
+        if case.id in ("N1", "N4") and direction == "they send":
+            return "does not take an MDN when its own AS2 name has to be quoted"
+        if case.id == "C1" and direction == "they send":
+            return "leaves the MIME headers out of the MIC of a message that is only compressed, against RFC 5402"
         return ""
 
     def id(self, case):
         # Without a comma, which ends a value in its configuration.
         return case.peer.replace("Peer", self.short).replace(",", "") or f"{self.short}{case.id}"
 
-    def url(self, _case):
-        return f"http://127.0.0.1:{self.port}/"
+    def server(self, case):
+        """TLS 1.2 is a setting of the whole server, so that case has one to itself."""
+        return next(server for server in self.servers if case in server.cases)
 
-    def partner(self, _case):
-        return {"mdn_urls": [f"http://127.0.0.1:{self.mdn_port}/"]}
+    def port(self, case):
+        return self.server(case).ports["http" if case.web == "http" else "https"]
 
-    def outbox(self, case):
-        return os.path.join(self.home, "outbox", case.id)
+    def url(self, case):
+        return f"{'http' if case.web == 'http' else 'https'}://127.0.0.1:{self.port(case)}/"
 
-    def start(self, cases):
-        store = os.path.join(self.home, "certs.p12")
-        for alias, name, args in (("oa", "own", ["-inkey", "GATE.own.key", "-in", "GATE.own.crt"]), ("gate", "gate", ["-nokeys", "-in", "GATE.pem"])):
-            subprocess.run(
-                ["openssl", "pkcs12", "-export", "-legacy", *args, "-name", alias, "-caname", alias, "-out", f"{name}.p12", "-passout", "pass:interop"],
-                cwd=self.home, check=True, capture_output=True)
-        shutil.copy(os.path.join(self.home, "own.p12"), store)
-        subprocess.run(
-            ["keytool", "-importcert", "-noprompt", "-alias", "gate", "-file", "GATE.pem", "-keystore", store, "-storetype", "PKCS12",
-             "-storepass", "interop"], cwd=self.home, check=True, capture_output=True)
-        for name, text in (("partnerships.xml", self.partnerships(cases)), ("config.xml", self.config(cases)), ("commands.xml", "<commands/>")):
-            with open(os.path.join(self.home, name), "w", encoding="utf-8") as file:
-                file.write(text)
-        log = open(os.path.join(self.home, "peer.log"), "wb")
-        self.process = subprocess.Popen(
-            ["java", "-Xmx512m", "-Dopenas2.log.level=INFO", "-Dorg.apache.commons.logging.Log=org.openas2.logging.Log",
-             "-cp", os.path.join(self.tools, "openas2", "*"), "org.openas2.app.OpenAS2Server", os.path.join(self.home, "config.xml")],
-            cwd=self.home, stdin=subprocess.PIPE, stdout=log, stderr=log)
-        for _ in range(300):
-            with socket.socket() as sock:
-                if sock.connect_ex(("127.0.0.1", self.mdn_port)) == 0:
-                    return
-            if self.process.poll() is not None:
-                break
-            time.sleep(0.1)
-        raise SystemExit(f"error: OpenAS2 did not start; see {log.name}")
+    def partner(self, case):
+        return {"mdn_urls": [f"http://127.0.0.1:{self.server(case).ports['mdn']}/"]}
+
+    def filed(self, case, name):
+        # Its plain messages carry no name.
+        return name if case.sign or case.encrypt or case.compress else "payload-1.x12"
+
+    def start(self, cases, gateway_urls):
+        self.stores()
+        old = [case for case in cases if case.web == "tls1.2"]
+        for name, protocol, members in (("main", "TLSv1.3", [case for case in cases if case not in old]), ("tls12", "TLSv1.2", old)):
+            if members:
+                self.servers.append(OpenAs2Server(os.path.join(self.home, name), self, protocol, members, gateway_urls))
+        for server in self.servers:
+            server.wait()
 
     def stop(self):
-        if self.process:
-            self.process.kill()
-            self.process.wait()
+        for server in self.servers:
+            server.process.kill()
+            server.process.wait()
 
-    def partnerships(self, cases):
-        lines = ['<partner name="GATE" as2_id="GATE" x509_alias="gate" email="gate@gate.test"/>']
-        for case in cases:
-            name = escape(self.id(case), {'"': "&quot;"})
-            lines.append(f'<partner name="{case.id}" as2_id="{name}" x509_alias="oa" email="oa@peer.test"/>')
-            ours = {
-                "protocol": "as2", "content_transfer_encoding": "binary", "subject": "from the peer", "no_chunked_max_size": "100000000",
-                "as2_url": f"http://127.0.0.1:{self.gateway_port}/as2", "resend_max_retries": "0",
-                "prevent_canonicalization_for_mic": "true" if case.size else "false",
-            }
-            if case.sign:
-                ours["sign"] = case.sign.upper()
-            if case.encrypt:
-                ours["encrypt"] = self.CIPHERS.get(case.encrypt, "AES256")
-            if case.compress:
-                ours |= {"compression_type": "ZLIB", "compression_mode": "compress-" + ("before" if case.compress.startswith("before") else "after") + "-signing"}
-            ours["as2_mdn_options"] = "none"
-            if case.mdn:
-                digest = (case.sign or "sha256").upper()
-                ours["as2_mdn_to"] = "oa@peer.test"
-                if case.mdn_signed:
-                    ours["as2_mdn_options"] = f"signed-receipt-protocol=optional, pkcs7-signature; signed-receipt-micalg=optional, {digest}"
-            if case.mdn == "async":
-                ours["as2_receipt_option"] = f"http://127.0.0.1:{self.mdn_port}/"
-            for sender, receiver in ((case.id, "GATE"), ("GATE", case.id)):
-                lines.append(f'<partnership name="{sender}-{receiver}"><sender name="{sender}"/><receiver name="{receiver}"/>')
-                fields = ours if sender != "GATE" else {"protocol": "as2"}
-                lines += [f"<attribute name={quoteattr(key)} value={quoteattr(value)}/>" for key, value in fields.items()]
-                lines.append("</partnership>")
-        return "<partnerships>\n" + "\n".join(lines) + "\n</partnerships>\n"
+    def stores(self):
+        """In the form that BouncyCastle 1.66 reads: certs.p12 with the keys of messages, tls.p12 with that of TLS, trust.p12 with the gateway's."""
+        def run(*args):
+            subprocess.run(args, cwd=self.home, check=True, capture_output=True)
 
-    def config(self, cases):
-        pollers = "".join(
-            f'''<module classname="org.openas2.processor.receiver.AS2DirectoryPollingModule" outboxdir="%home%/outbox/{case.id}"
- errordir="%home%/error/{case.id}" sentdir="%home%/sent/{case.id}" stored_sent_filename="$msg.attributes.filename$" interval="1"
- defaults={quoteattr(f"sender.as2_id={self.id(case)}, receiver.as2_id=GATE")} sendfilename="true"
- mimetype="{'application/octet-stream' if case.size else 'application/edi-x12'}"/>\n'''
-            for case in cases if not self.limit(case, "they send"))
-        return f'''<openas2>
-<properties log_date_format="yyyy-MM-dd HH:mm:ss.SSS" as2_message_id_format="OPENAS2-$rand.UUID$@peer.test"/>
-<certificates classname="org.openas2.cert.PKCS12CertificateFactory" filename="%home%/certs.p12" password="interop" interval="300"/>
-<partnerships classname="org.openas2.partner.XMLPartnershipFactory" filename="%home%/partnerships.xml"/>
-<loggers><logger classname="org.openas2.logging.ConsoleLogger"/></loggers>
-<commands classname="org.openas2.cmd.XMLCommandRegistry" filename="%home%/commands.xml"/>
-<processor classname="org.openas2.processor.DefaultProcessor" pendingMDN="%home%/pending" pendingMDNinfo="%home%/pendinginfo">
-<module classname="org.openas2.processor.sender.AS2SenderModule"/>
-<module classname="org.openas2.processor.sender.MDNSenderModule"/>
-{pollers}
-<module classname="org.openas2.processor.storage.MDNFileModule" filename="%home%/mdn/$mdn.msg.sender.as2_id$-$mdn.msg.receiver.as2_id$/$date.yyyyMMddhhmmssSSS$" protocol="as2" tempdir="%home%/temp"/>
-<module classname="org.openas2.processor.storage.MessageFileModule" filename="%home%/inbox/$msg.receiver.as2_id$/$msg.attributes.filename$" protocol="as2" tempdir="%home%/temp"/>
-<module classname="org.openas2.processor.receiver.AS2ReceiverModule" address="127.0.0.1" port="{self.port}" errordir="%home%/inbox-error"/>
-<module classname="org.openas2.processor.receiver.AS2MDNReceiverModule" address="127.0.0.1" port="{self.mdn_port}"/>
-</processor>
-</openas2>
-'''
+        def store(name, alias, stem, other):
+            run("openssl", "pkcs12", "-export", "-legacy", "-inkey", f"{stem}.key", "-in", f"{stem}.crt", "-name", alias, "-out", "one.p12",
+                "-passout", "pass:interop")
+            run("keytool", "-J-Dkeystore.pkcs12.legacy", "-importkeystore", "-noprompt", "-srckeystore", "one.p12", "-srcstorepass", "interop", "-destkeystore", name,
+                "-deststoretype", "PKCS12", "-deststorepass", "interop")
+            if other:
+                trust(name, *other)
+
+        def trust(name, alias, file):
+            run("keytool", "-J-Dkeystore.pkcs12.legacy", "-importcert", "-noprompt", "-alias", alias, "-file", file, "-keystore", name, "-storetype", "PKCS12",
+                "-storepass", "interop")
+
+        store("certs.p12", "oa", "GATE.own", ("gate", "GATE.pem"))
+        store("tls.p12", "tls", "tls", None)
+        trust("trust.p12", "gate", "gateway-tls.pem")
+        with open(os.path.join(self.home, ".mailcap"), "w", encoding="utf-8") as file:
+            file.write(self.MAILCAP)
 
     def received(self, case, _name):
         # Its directories leave out what a file name should not have.
         letters = lambda text: "".join(letter for letter in text if letter.isalnum())
-        found = [place for place in glob.glob(os.path.join(self.home, "inbox", "*", "*")) if letters(place.split(os.sep)[-2]) == letters(self.id(case))]
+        found = glob.glob(os.path.join(self.server(case).home, "inbox", "*", "*"))
+        found = [place for place in found if letters(place.split(os.sep)[-2]) == letters(self.id(case))]
         if not found:
             return None, {}
         with open(found[0], "rb") as file:
             return file.read(), {}
 
     def send(self, case, order):
-        shutil.copy(order["file"], os.path.join(self.home, "stage"))
-        os.rename(os.path.join(self.home, "stage"), os.path.join(self.outbox(case), order["name"]))
-        self.settled.add(case.id)
+        (one,) = order["files"]
+        home = self.server(case).home
+        shutil.copy(one["file"], os.path.join(home, "stage"))
+        os.rename(os.path.join(home, "stage"), os.path.join(home, "outbox", case.id, one["name"]))
+        self.settled.add(case)
         return {}
 
     def finish(self, patience):
         """Waits until every case has a file in `sent` (receipt verified) or in `error`."""
         end = time.monotonic() + patience
-        while time.monotonic() < end and not all(self.ended(name) for name in self.settled):
+        while time.monotonic() < end and not all(self.ended(case) for case in self.settled):
             time.sleep(0.2)
 
-    def ended(self, name):
-        return next((place for place in ("sent", "error") if any(files for _, _, files in os.walk(os.path.join(self.home, place, name)))), "")
+    def ended(self, case):
+        home = self.server(case).home
+        return next((place for place in ("sent", "error") if any(files for _, _, files in os.walk(os.path.join(home, place, case.id)))), "")
 
     def outcome(self, case, _name):
-        place = self.ended(case.id)
+        place = self.ended(case)
         return {"status": "processed" if place == "sent" else place or "no receipt was taken"}
+
+
+class OpenAs2Server:
+    """One server: a directory with its configuration, a process, and its cases."""
+
+    def __init__(self, home, product, protocol, cases, gateway_urls):
+        self.home, self.product, self.protocol, self.cases, self.gateway_urls = home, product, protocol, cases, gateway_urls
+        self.ports = {name: free_port() for name in ("http", "https", "mdn")}
+        os.makedirs(home)
+        for name, text in (("partnerships.xml", self.partnerships()), ("config.xml", self.config()), ("commands.xml", "<commands/>")):
+            with open(os.path.join(home, name), "w", encoding="utf-8") as file:
+                file.write(text)
+        store = os.path.join(product.home, "{}.p12")
+        properties = {
+            "openas2.log.level": "INFO", "org.apache.commons.logging.Log": "org.openas2.logging.Log", "user.home": product.home,
+            "jdk.tls.server.protocols": "TLSv1.2" if protocol == "TLSv1.2" else "TLSv1.3,TLSv1.2",
+            "javax.net.ssl.trustStore": store.format("trust"), "javax.net.ssl.trustStorePassword": "interop",
+            "javax.net.ssl.keyStore": store.format("tls"), "javax.net.ssl.keyStorePassword": "interop",
+        }
+        flags = [f"-D{key}={value}" for key, value in properties.items()]
+        jars = os.path.join(product.tools, "openas2", "*")
+        self.process = spawn(
+            ["java", "-Xmx512m", *flags, "-cp", jars, "org.openas2.app.OpenAS2Server", os.path.join(home, "config.xml")], home)
+
+    def wait(self):
+        for _ in range(300):
+            with socket.socket() as sock:
+                if sock.connect_ex(("127.0.0.1", self.ports["mdn"])) == 0:
+                    return
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.1)
+        raise SystemExit(f"error: OpenAS2 did not start; see {self.home}/peer.log")
+
+    def sending(self, case):
+        """The attributes of the partnership from this side to the gateway."""
+        ours = {
+            "protocol": "as2", "content_transfer_encoding": "binary", "subject": "from the peer", "no_chunked_max_size": "100000000",
+            "resend_requires_new_message_id": "false",
+            "as2_url": self.gateway_urls[case], "resend_max_retries": "3" if case.repeat else "0", "as2_mdn_options": "none",
+            "prevent_canonicalization_for_mic": "true" if case.size else "false",
+        }
+        if case.web == "basic":
+            ours |= {"http_user": "gate", "http_password": "secret"}
+        if case.sign:
+            ours["sign"] = case.sign.upper()
+        if case.encrypt:
+            ours["encrypt"] = OpenAs2.CIPHERS.get(case.encrypt, "AES256")
+        if case.compress:
+            ours |= {"compression_type": "ZLIB", "compression_mode": "compress-" + ("before" if case.compress.startswith("before") else "after") + "-signing"}
+        if case.mdn:
+            digest = (case.sign or "sha256").upper()
+            ours["as2_mdn_to"] = "oa@peer.test"
+            if case.mdn_signed:
+                ours["as2_mdn_options"] = f"signed-receipt-protocol=optional, pkcs7-signature; signed-receipt-micalg=optional, {digest}"
+        if case.mdn == "async":
+            ours["as2_receipt_option"] = f"http://127.0.0.1:{self.ports['mdn']}/"
+        return ours
+
+    def partnerships(self):
+        lines = ['<partner name="GATE" as2_id="GATE" x509_alias="gate" email="gate@gate.test"/>']
+        for case in self.cases:
+            name = quoteattr(self.product.id(case))
+            lines.append(f'<partner name="{case.id}" as2_id={name} x509_alias="oa" email="oa@peer.test"/>')
+            for sender, receiver, fields in ((case.id, "GATE", self.sending(case)), ("GATE", case.id, {"protocol": "as2"})):
+                lines.append(f'<partnership name="{sender}-{receiver}"><sender name="{sender}"/><receiver name="{receiver}"/>')
+                lines += [f"<attribute name={quoteattr(key)} value={quoteattr(value)}/>" for key, value in fields.items()]
+                lines.append("</partnership>")
+        return "<partnerships>\n" + "\n".join(lines) + "\n</partnerships>\n"
+
+    def poller(self, case):
+        ids = f"sender.as2_id={self.product.id(case)}, receiver.as2_id=GATE"
+        return f'''<module classname="org.openas2.processor.receiver.AS2DirectoryPollingModule" outboxdir="%home%/outbox/{case.id}"
+ errordir="%home%/error/{case.id}" sentdir="%home%/sent/{case.id}" stored_sent_filename="$msg.attributes.filename$" interval="1"
+ defaults={quoteattr(ids)} sendfilename="true" mimetype="{'application/octet-stream' if case.size else 'application/edi-x12'}"/>
+'''
+
+    def config(self):
+        pollers = "".join(
+            self.poller(case) for case in self.cases if "they send" in case.directions and not self.product.limit(case, "they send"))
+        return f'''<openas2>
+<properties log_date_format="yyyy-MM-dd HH:mm:ss.SSS" as2_message_id_format="OPENAS2-$rand.UUID$@peer.test" http_ssl_protocols="{self.protocol}"/>
+<certificates classname="org.openas2.cert.PKCS12CertificateFactory" filename="%home%/../certs.p12" password="interop" interval="300"/>
+<partnerships classname="org.openas2.partner.XMLPartnershipFactory" filename="%home%/partnerships.xml"/>
+<loggers><logger classname="org.openas2.logging.ConsoleLogger"/></loggers>
+<commands classname="org.openas2.cmd.XMLCommandRegistry" filename="%home%/commands.xml"/>
+<processor classname="org.openas2.processor.DefaultProcessor" pendingMDN="%home%/pending" pendingMDNinfo="%home%/pendinginfo">
+<module classname="org.openas2.processor.sender.AS2SenderModule"/>
+<module classname="org.openas2.processor.sender.MDNSenderModule"/>
+<module classname="org.openas2.processor.resender.DirectoryResenderModule" resenddir="%home%/resend" errordir="%home%/resend-error" resenddelay="1"/>
+{pollers}
+<module classname="org.openas2.processor.storage.MDNFileModule" filename="%home%/mdn/$mdn.msg.sender.as2_id$-$mdn.msg.receiver.as2_id$/$date.yyyyMMddhhmmssSSS$" protocol="as2" tempdir="%home%/temp"/>
+<module classname="org.openas2.processor.storage.MessageFileModule" filename="%home%/inbox/$msg.receiver.as2_id$/$msg.attributes.filename$" protocol="as2" tempdir="%home%/temp"/>
+<module classname="org.openas2.processor.receiver.AS2ReceiverModule" address="127.0.0.1" port="{self.ports['http']}" errordir="%home%/inbox-error"/>
+<module classname="org.openas2.processor.receiver.AS2ReceiverModule" address="127.0.0.1" port="{self.ports['https']}" errordir="%home%/inbox-error"
+ protocol="https" ssl_protocol="TLS" ssl_keystore="%home%/../tls.p12" ssl_keystore_password="interop"/>
+<module classname="org.openas2.processor.receiver.AS2MDNReceiverModule" address="127.0.0.1" port="{self.ports['mdn']}"/>
+</processor>
+</openas2>
+'''
 
 
 PRODUCTS = [PyAs2, LibAs2, OpenAs2, OpenSsl]

@@ -23,24 +23,29 @@ class PyAs2(wire.Peer):
         return Organization(as2_name=name, sign_key=key, decrypt_key=key, mdn_url=mdn_url, domain="peer.test")
 
     def them(self, name, **settings):
-        cert = self.read("GATE.pem")
-        return Partner(as2_name=name, verify_cert=cert, encrypt_cert=cert, validate_certs=False, **settings)
+        certs = {f"{use}_cert": self.read(self.certificate(name, use)) for use in ("verify", "encrypt")}
+        return Partner(as2_name=name, validate_certs=False, **certs, **settings)
 
     def receive(self, headers, body):
         message = Message()
         status, trouble, mdn = message.parse(wire.block(headers, body), find_org_cb=self.us, find_partner_cb=self.them)
-        content = message.content if message.payload else None
+        content, names = self.payload(message.payload) if message.payload else (None, [])
         facts = {
             "status": status,
             "trouble": str(trouble[0]) if trouble and trouble[0] else "",
             "sign": message.digest_alg if message.signed else "",
             "encrypt": message.enc_alg if message.encrypted else "",
             "compress": bool(message.compressed),
-            "file": message.payload.get_filename() if message.payload else None,
+            "files": names,
         }
-        payload = content.encode() if isinstance(content, str) else content
         reply = (one_line(mdn.headers), mdn.content) if mdn else None
-        return facts, payload, reply, mdn.mdn_url if mdn and mdn.mdn_mode == "ASYNC" else None
+        return facts, content, reply, mdn.mdn_url if mdn and mdn.mdn_mode == "ASYNC" else None
+
+    @staticmethod
+    def payload(entity):
+        """The bytes of all parts, and their names."""
+        parts = entity.get_payload() if entity.is_multipart() else [entity]
+        return b"".join(part.get_payload(decode=True) for part in parts), [part.get_filename() for part in parts]
 
     def send(self, order):
         settings = {"sign": bool(order["sign"]), "encrypt": bool(order["encrypt"]), "compress": bool(order["compress"])}
@@ -51,10 +56,10 @@ class PyAs2(wire.Peer):
         if order["mdn"]:
             settings.update(mdn_mode=order["mdn"].upper(), mdn_digest_alg=(order["sign"] or "sha256") if order["mdn_signed"] else None)
         message = Message(self.us(order["me"], self.mdn_url(order)), self.them(order["to"], **settings))
-        message.build(
-            open(order["file"], "rb").read(), filename=order["name"], content_type=order["type"], subject="from the peer"
-        )
-        status, headers, body = wire.post(order["url"], one_line(message.headers), message.content)
+        (one,) = order["files"]
+        with open(one["file"], "rb") as file:
+            message.build(file.read(), filename=one["name"], content_type=one["type"], subject="from the peer")
+        status, headers, body = self.post(order, one_line(message.headers), message.content)
         told = {"http": status}
         if not order["mdn"]:
             return told

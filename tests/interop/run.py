@@ -4,108 +4,35 @@
     run.py --bin AS2GATE --dir DIR [--product NAME]… [--case ID]… [-v]
 
 One gateway runs; every case is a partner of its own, with its own settings. A case passes when the payload arrived byte
-for byte with the packaging that was meant, and the sender has verified the receipt that it asked for (with the MIC, where
-the product computes one: pyas2lib for signed messages, libas2 never).
+for byte, under its name, with the packaging that was meant, over the transport that was meant, and the sender has verified
+the receipt that it asked for (with the MIC, where the product computes one: pyas2lib for signed messages, libas2 never).
 Exit status 0 only if every case passed that the product itself can do.
 """
 import argparse
-import glob
+import io
 import json
 import os
 import random
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import time
+import zipfile
 
 from cases import CASES
-from products import PRODUCTS, free_port
+from gateway import KEYS, PATIENCE, ROLLS, STATIONS, Gateway, Lossy, self_signed, station
+from products import PRODUCTS
 
-PATIENCE = 20  # seconds until every message of one product and direction has to be final
 WHOLE_RUN = 900  # seconds until the run ends itself
-KEYS = ("rsa", "ec-p256", "ec-p384")
+TLS_OF = {"tls1.2": "TLSv1.2", "tls1.3": "TLSv1.3"}
 
 
-def station(key):
-    return "GATE" if key == "rsa" else f"GATE-{key}"
-
-
-class Gateway:
-    """One as2gate with a station for each kind of key."""
-
-    def __init__(self, binary, home):
-        self.binary, self.home, self.process = binary, home, None
-        os.makedirs(home)
-        self.port = free_port()
-        self.run("init", "--account", "acme")
-        with open(os.path.join(home, "as2gate.toml"), "w", encoding="utf-8") as file:
-            file.write(
-                f'data_dir = "data"\npublic_url = "http://127.0.0.1:{self.port}"\nas2.listen = ["127.0.0.1:{self.port}"]\n'
-                f'sftp.listen = ["127.0.0.1:{free_port()}"]\ntelemetry.listen = ""\n'
-                'retry.initial = "1s"\nretry.max_wait = "2s"\nretry.max_tries = 3\nretry.mdn_wait = "40s"\n'
-            )
-        for key in KEYS:
-            self.run("station", "add", station(key), "--key", "rsa-2048" if key == "rsa" else key)
-
-    def run(self, *args):
-        ran = subprocess.run([self.binary, "-q", *args], cwd=self.home, capture_output=True, text=True, check=False)
-        if ran.returncode:
-            raise SystemExit(f"error: as2gate {' '.join(args)}: {ran.stderr.strip()}")
-        return ran.stdout
-
-    def json(self, *args):
-        return json.loads(self.run(*args, "-o", "json"))
-
-    def certificate(self, key):
-        return self.run("cert", "export", self.json("station", "show", station(key))["certificate"])
-
-    def start(self):
-        log = open(os.path.join(self.home, "serve.log"), "wb")
-        self.process = subprocess.Popen([self.binary, "serve"], cwd=self.home, stdout=log, stderr=log)
-        for _ in range(150):
-            with socket.socket() as sock:
-                if sock.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.1)
-        raise SystemExit(f"error: the gateway did not start; see {log.name}")
-
-    def messages(self, direction):
-        """The messages by partner, which is by case."""
-        found = self.json("message", "list", "--direction", direction, "--limit", "100000")
-        return {message["partner"]: message for message in found}
-
-    def settled(self, direction, partners, state):
-        """Waits until the message of every partner is final; the messages by partner."""
-        end = time.monotonic() + PATIENCE
-        while True:
-            found = self.messages(direction)
-            final = all(found.get(partner, {}).get("state") in (state, "failed", "rejected") for partner in partners)
-            if final or time.monotonic() > end:
-                return found
-            time.sleep(0.2)
-
-    def show(self, message):
-        return self.json("message", "show", message["id"])
-
-    def filed(self, message):
-        """The bytes of a received file; its state may be told a moment before its last rename."""
-        place = os.path.join(self.home, "data/tree/mftg-acme/AS2/files/*/*/inbox", message["id"], glob.escape(message["file"]))
-        for _ in range(20):
-            if found := glob.glob(place):
-                with open(found[0], "rb") as file:
-                    return file.read()
-            time.sleep(0.1)
-        return None
-
-
-def partner_toml(product, case):
-    """A partner with the settings of a case, and its certificate, as `as2gate apply` reads them."""
+def partner_toml(product, case, url):
+    """A partner with the settings of a case, and its certificates, as `as2gate apply` reads them."""
     name = f"{product.short}-{case.id}".lower()
     fields = {
         "as2_id": product.id(case),
-        "url": product.url(case),
+        "url": url,
         "private": True,
         "require_signed": False,
         "require_encrypted": False,
@@ -119,30 +46,51 @@ def partner_toml(product, case):
         "accept_3des": case.encrypt == "3des",
         "sign_certificate": [name],
         "encrypt_certificate": name,
+        "https_certificate": [f"{product.short}-tls".lower()],
         **product.partner(case),
     }
-    with open(os.path.join(product.home, f"{station(case.key)}.own.crt"), encoding="utf-8") as file:
-        pem = file.read()
-    certificate = {"name": name, "purpose": "partner", "owner": product.id(case), "pem": pem}
-    text = ""
-    for kind, table in (("certificate", certificate), ("partner", fields)):
-        text += f"[[{kind}]]\naccount = \"acme\"\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
-    return text
+    if case.files:
+        fields["zip"] = "unpack"
+    if case.web == "client-certificate":
+        fields["client_certificate"] = "GATE-tls"
+    if case.web == "basic":
+        fields["http_auth"] = {"user": "gate", "password": "secret"}
+    text = certificate_toml(name, "partner", product, f"{station(case)}.own.crt", product.id(case))
+    if case.roll == "theirs":
+        text += certificate_toml(f"{name}-old", "partner", product, "old.crt", product.id(case))
+        fields["sign_certificate"] = [f"{name}-old", name]
+    return text + "[[partner]]\naccount = \"acme\"\n" + "".join(f"{key} = {toml(value)}\n" for key, value in fields.items())
 
 
-def identities(home, gateway_certificates):
-    """The product's own keys, and the gateway's certificates, one for each of the gateway's stations."""
+def certificate_toml(name, purpose, product, file, owner=""):
+    with open(os.path.join(product.home, file), encoding="utf-8") as pem:
+        fields = {"name": name, "purpose": purpose, "owner": owner, "pem": pem.read()}
+    return "[[certificate]]\naccount = \"acme\"\n" + "".join(f"{key} = {toml(value)}\n" for key, value in fields.items())
+
+
+def toml(value):
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {toml(inner)}" for key, inner in value.items()) + " }"
+    return json.dumps(value)
+
+
+def identities(home, gateway):
+    """The product's own keys, one for each of the gateway's stations, and the gateway's certificates."""
     os.makedirs(home)
     for key in KEYS:
-        stem = os.path.join(home, f"{station(key)}.own")
-        kind = ["rsa:2048"] if key == "rsa" else ["ec", "-pkeyopt", f"ec_paramgen_curve:P-{key[4:]}"]
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", *kind, "-nodes", "-sha256", "-days", "10", "-subj", f"/CN=peer {key}",
-             "-keyout", f"{stem}.key", "-out", f"{stem}.crt"], check=True, capture_output=True)
-        with open(f"{stem}.pem", "wb") as file:
-            file.write(open(f"{stem}.key", "rb").read() + open(f"{stem}.crt", "rb").read())
-        with open(os.path.join(home, f"{station(key)}.pem"), "w", encoding="utf-8") as file:
-            file.write(gateway_certificates[key])
+        stem = os.path.join(home, "GATE.own" if key == "rsa" else f"GATE-{key}.own")
+        self_signed(stem, ["rsa:2048"] if key == "rsa" else ["ec", "-pkeyopt", f"ec_paramgen_curve:P-{key[4:]}"], f"peer {key}")
+    for name in ROLLS.values():
+        for end in ("key", "crt", "pem"):
+            shutil.copy(os.path.join(home, f"GATE.own.{end}"), os.path.join(home, f"{name}.own.{end}"))
+    self_signed(os.path.join(home, "old"), ["rsa:2048"], "peer of old")
+    self_signed(os.path.join(home, "tls"), ["rsa:2048"], "peer.test", "-addext", "subjectAltName=IP:127.0.0.1")
+    shutil.copy(os.path.join(gateway.home, "tls.crt"), os.path.join(home, "gateway-tls.pem"))
+    for name in STATIONS:
+        verify, encrypt = gateway.certificates[name]
+        for end, pem in ((".pem", verify), (".encrypt.pem", encrypt)):
+            with open(os.path.join(home, name + end), "w", encoding="utf-8") as file:
+                file.write(pem)
 
 
 def payload(case, seed):
@@ -156,137 +104,215 @@ def payload(case, seed):
 class Runner:
     def __init__(self, args):
         self.args, self.rows = args, []
-        self.gateway, self.products = None, []
+        self.gateway, self.products, self.lossy = None, [], {}
+        self.all = [case for case in CASES if not args.case or case.id in args.case]
 
     def note(self, product, case, direction, trouble):
         self.rows.append((product, case, direction, "pass" if not trouble else "FAIL", trouble))
         if trouble and self.args.verbose:
             print(f"FAIL {product.title} {case.id} {direction}: {trouble}", file=sys.stderr, flush=True)
 
-    def cases(self, product, direction):
+    def cases(self, product, direction, chosen):
         """What the product can do; the rest is noted as its limit."""
-        for case in CASES:
-            if self.args.case and case.id not in self.args.case:
+        for case in filter(chosen, self.all):
+            if direction not in case.directions:
                 continue
-            limit = product.limit(case, direction)
-            if case.encrypt == "3des" and direction == "we send":
-                limit = "3DES is accepted here from old partners, never sent"
-            if not limit:
-                yield case
-            else:
+            if limit := product.limit(case, direction):
                 self.rows.append((product, case, direction, "limit", limit))
+            else:
+                yield case
 
-    def file(self, product, case, direction):
-        """A name of its own, and the file."""
+    def files(self, product, case, direction):
+        """The files of a case: name, content type, path."""
         word = "to" if direction == "we send" else "from"
-        stem, ext = os.path.splitext(case.file or f"{case.id}.{'bin' if case.size else 'edi'}")
-        name = f"{stem} {word}-{product.short}{ext}" if case.file else f"{stem}-{word}-{product.short}{ext}"
-        path = os.path.join(product.home, "files", name)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "wb") as file:
-            file.write(payload(case, name))
-        return name, path
+        kind = "application/octet-stream" if case.size else "application/edi-x12"
+        names = case.files or ((case.file or f"{case.id}.{'bin' if case.size else 'edi'}", kind),)
+        found = []
+        for number, (name, kind) in enumerate(names):
+            path = os.path.join(product.home, "files", f"{case.id}-{word}-{number}")
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "wb") as file:
+                file.write(payload(case, path))
+            found.append({"name": name, "type": kind, "file": path})
+        return found
+
+    @staticmethod
+    def contents(files):
+        return [open(one["file"], "rb").read() for one in files]
+
+    # We send.
 
     def we_send(self, product):
         cases = {}
-        for case in self.cases(product, "we send"):
-            name, path = self.file(product, case, "we send")
-            self.gateway.run("send", "--from", station(case.key), "--to", product.id(case), path)
-            cases[name] = case
-        found = self.gateway.settled("out", [product.id(case) for case in cases.values()], "delivered")
-        for name, case in cases.items():
-            expected = open(os.path.join(product.home, "files", name), "rb").read()
-            self.note(product, case, "we send", self.sent(product, case, name, found.get(product.id(case)), expected))
+        for case in self.cases(product, "we send", lambda _: True):
+            cases[case] = self.files(product, case, "we send")
+            name, path = self.upload(product, case, cases[case])
+            self.gateway.run("send", "--from", station(case), "--to", product.id(case), "--name", name, path)
+        found = self.gateway.settled("out", [product.id(case) for case in cases], "delivered")
+        for case, files in cases.items():
+            self.note(product, case, "we send", self.sent(product, case, files, found.get(product.id(case))))
 
-    def sent(self, product, case, name, message, expected):
+    def upload(self, product, case, files):
+        """What is given to the gateway: the file, or a zip of the attachments that it unpacks."""
+        if not case.files:
+            return files[0]["name"], files[0]["file"]
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as archive:
+            for one in files:
+                archive.write(one["file"], one["name"])
+        path = os.path.join(product.home, "files", f"{case.id}.zip")
+        with open(path, "wb") as file:
+            file.write(packed.getvalue())
+        return f"{case.id}.zip", path
+
+    def sent(self, product, case, files, messages):
         """What is wrong with a message of ours; empty if nothing is."""
-        got, facts = product.received(case, name)
-        if message is None:
+        got, facts = product.received(case, files[0]["name"])
+        if not messages:
             return "never became a message"
+        (message,) = messages
+        whole, expected = self.gateway.show(message), b"".join(self.contents(files))
         if message["state"] != "delivered":
-            whole = self.gateway.show(message)
             why = {key: whole[key] for key in ("reason", "error", "response", "mdn_disposition", "http_status", "detail") if whole.get(key)}
-            return f"{message['state']}: {json.dumps(why)}; the peer: {json.dumps(facts)[:600]}"
-        if got is None:
-            return f"the peer has no payload: {json.dumps(facts)[:600]}"
+            return f"{message['state']}: {json.dumps(why)}; the peer: {json.dumps(facts)[:1500]}"
         if got != expected:
-            return f"the peer got other bytes ({len(got)} instead of {len(expected)})"
-        whole = self.gateway.show(message)
-        if case.mdn and not str(whole.get("mdn_disposition")).endswith("processed"):
+            return f"the peer got other bytes ({got and len(got)} instead of {len(expected)}): {json.dumps(facts)[:600]}"
+        if case.mdn and not str(whole.get("mdn_disposition")).endswith("processed") and not case.repeat:
             return f"disposition {whole.get('mdn_disposition')}"
         wanted = {"sign": case.sign, "encrypt": case.encrypt, "compress": bool(case.compress)}
         for key, value in wanted.items():
             if facts.get(key) is not None and plain(facts[key]) != plain(value):
                 return f"{key}: the peer saw {facts[key]}, meant was {value}"
+        names = [one["name"] for one in files]
+        if (case.file or case.files) and facts.get("files", names) != names:
+            return f"the peer saw the file names {facts['files']}"
+        if case.repeat and whole["attempts"] != 2:
+            return f"{whole['attempts']} posts instead of 2"
+        return self.carried(case, facts.get("via"))
+
+    @staticmethod
+    def carried(case, via):
+        """Whether the peer saw the transport that was meant, where it can tell."""
+        if via is None or case.web == "http":
+            return ""
+        if via["web"] != case.web or via["tls"] != TLS_OF.get(case.web, via["tls"]):
+            return f"it came over {via}"
+        if case.web == "client-certificate" and not via["client"]:
+            return "there was no client certificate"
         return ""
 
-    def they_send(self, product):
-        cases, told = {}, {}
-        for case in self.cases(product, "they send"):
-            name, path = self.file(product, case, "they send")
-            told[name] = product.send(case, {
-                "me": product.id(case), "to": station(case.key), "url": f"http://127.0.0.1:{self.gateway.port}/as2",
-                "file": path, "name": name, "type": "application/octet-stream" if case.size else "application/edi-x12",
-                "sign": case.sign, "encrypt": case.encrypt, "compress": case.compress, "mdn": case.mdn,
-                "mdn_signed": case.mdn_signed, "scheme": case.scheme, "transport": case.transport,
-            })
-            cases[name] = case
-        product.finish(PATIENCE)
-        found = self.gateway.settled("in", [product.id(case) for case in cases.values()], "filed")
-        for name, case in cases.items():
-            self.note(product, case, "they send", self.came(product, case, name, told[name], found.get(product.id(case))))
+    # They send.
 
-    def came(self, product, case, name, told, message):
+    def they_send(self, product, chosen):
+        cases, told = {}, {}
+        for case in self.cases(product, "they send", chosen):
+            cases[case] = self.files(product, case, "they send")
+            told[case] = product.send(case, {
+                "me": product.id(case), "to": station(case), "url": self.gateway_url(product, case), "files": cases[case],
+                "sign": case.sign, "encrypt": case.encrypt, "compress": case.compress, "mdn": case.mdn,
+                "mdn_signed": case.mdn_signed, "scheme": case.scheme, "transport": case.transport, "web": case.web,
+                "repeat": case.repeat,
+            })
+        product.finish(PATIENCE)
+        found = self.gateway.settled("in", [product.id(case) for case in cases], "filed")
+        for case, files in cases.items():
+            told[case] |= product.outcome(case, files[0]["name"])
+            self.note(product, case, "they send", self.came(product, case, files, told[case], found.get(product.id(case))))
+
+    def gateway_url(self, product, case):
+        if case.repeat:
+            return f"http://127.0.0.1:{self.proxy(product, case, 'they send', self.gateway.port).port}/as2"
+        if case.web == "http":
+            return f"http://127.0.0.1:{self.gateway.port}/as2"
+        return f"https://127.0.0.1:{self.gateway.tls_port}/as2"
+
+    def proxy(self, product, case, direction, port):
+        key = (product.short, case.id, direction)
+        if key not in self.lossy:
+            self.lossy[key] = Lossy(port)
+        return self.lossy[key]
+
+    def came(self, product, case, files, told, messages):
         """What is wrong with a message of theirs; empty if nothing is."""
-        told = {**told, **product.outcome(case, name)}
-        expected = open(os.path.join(product.home, "files", name), "rb").read()
-        if message is None or message["state"] != "filed":
-            return f"not filed: {json.dumps(message)[:600]}; the peer: {json.dumps(told)[:1500]}"
-        if self.gateway.filed(message) != expected:
+        if not messages or messages[0]["state"] != "filed":
+            return f"not filed: {json.dumps(messages)[:600]}; the peer: {json.dumps(told)[:1500]}"
+        if len(messages) != 1:
+            return f"{len(messages)} messages were filed"
+        whole = self.gateway.show(messages[0])
+        names = [case.filed or product.filed(case, one["name"]) for one in files]
+        if [file["name"] for file in whole["files"]] != names:
+            return f"filed as {[file['name'] for file in whole['files']]}, expected {names}"
+        if [self.gateway.filed(whole, name) for name in names] != self.contents(files):
             return "other bytes were filed"
+        wanted = {"signed": case.sign, "encrypted": case.encrypt.replace("3des", "3des-cbc"), "compressed": "yes" if case.compress else "none"}
+        for key, value in wanted.items():
+            if plain(whole[key]) != plain(value):
+                return f"{key}: it came with {whole[key]}, meant was {value}"
         if case.mdn and told.get("status") != "processed":
             return f"the peer reads the MDN as {json.dumps(told)[:1500]}"
         if case.mdn and told.get("mdn_signed", case.mdn_signed) != case.mdn_signed:
             return f"MDN signed: {told['mdn_signed']}, asked for was {case.mdn_signed}"
         if case.mdn and told.get("mic") is False:
             return f"the peer has another MIC: {told.get('trouble')}"
+        answers = self.lossy[product.short, case.id, "they send"].answers if case.repeat else []
+        if case.repeat and (len(answers) != 2 or answers[0] != answers[1]):
+            return f"{len(answers)} answers, not two that are one"
         return ""
+
+    # The run.
 
     def run(self):
         work = os.path.join(self.args.dir, "run")
         shutil.rmtree(work, ignore_errors=True)
         os.makedirs(work)
-        tools = os.path.join(self.args.dir, "tools")
         self.gateway = Gateway(self.args.bin, os.path.join(work, "gateway"))
-        certificates = {key: self.gateway.certificate(key) for key in KEYS}
-        chosen = [kind for kind in PRODUCTS if not self.args.product or kind.short.lower() in self.args.product]
-        objects = ""
-        for kind in chosen:
-            home = os.path.join(work, kind.short.lower())
-            identities(home, certificates)
-            product = kind(home, tools, self.gateway.port)
-            self.products.append(product)
-            product.start([case for case in CASES if not self.args.case or case.id in self.args.case])
-            objects += "".join(partner_toml(product, case) for case in CASES if not self.args.case or case.id in self.args.case)
+        objects = self.start_products(work)
         with open(os.path.join(work, "partners.toml"), "w", encoding="utf-8") as file:
             file.write(objects)
         self.gateway.run("apply", "-f", file.name)
         self.gateway.start()
+        needs_certificate = lambda case: case.web == "client-certificate"
         for product in self.products:
             began = time.monotonic()
             self.we_send(product)
-            self.they_send(product)
+            self.they_send(product, lambda case: not needs_certificate(case))
             print(f"{product.title}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        # Now nobody connects by TLS without a pinned certificate.
+        self.gateway.stop()
+        self.gateway.configure("required")
+        self.gateway.start()
+        for product in self.products:
+            self.they_send(product, needs_certificate)
+
+    def start_products(self, work):
+        """Starts them, and writes down their partners."""
+        # The gateway's TLS client certificate.
+        pair = os.path.join(self.gateway.home, "client")
+        self_signed(pair, ["rsa:2048"], "gate client")
+        self.gateway.run("cert", "add", "GATE-tls", "--purpose", "https", "--file", f"{pair}.pem")
+        objects = ""
+        for kind in PRODUCTS:
+            if self.args.product and kind.short.lower() not in self.args.product:
+                continue
+            home = os.path.join(work, kind.short.lower())
+            identities(home, self.gateway)
+            shutil.copy(f"{pair}.crt", os.path.join(home, "gateway-client.pem"))
+            product = kind(home, os.path.join(self.args.dir, "tools"))
+            self.products.append(product)
+            product.start(self.all, {case: self.gateway_url(product, case) for case in self.all})
+            objects += certificate_toml(f"{kind.short}-tls".lower(), "https", product, "tls.crt")
+            for case in self.all:
+                url = product.url(case)
+                if case.repeat:
+                    url = url.replace(f":{product.port(case)}/", f":{self.proxy(product, case, 'we send', product.port(case)).port}/")
+                objects += partner_toml(product, case, url)
+        return objects
 
     def stop(self):
         for product in self.products:
             product.stop()
-        if self.gateway and self.gateway.process:
-            self.gateway.process.terminate()
-            try:
-                self.gateway.process.wait(20)
-            except subprocess.TimeoutExpired:
-                self.gateway.process.kill()
+        if self.gateway:
+            self.gateway.stop()
 
     def table(self):
         """product × case × direction; the limits and failures with their reasons below."""
@@ -294,19 +320,19 @@ class Runner:
         for product, case, direction, outcome, reason in self.rows:
             mark = outcome
             if outcome == "limit":
-                letters = reasons.setdefault((product.title, reason), chr(ord("a") + len(reasons)) if len(reasons) < 26 else f"a{len(reasons)}")
-                mark = f"({letters})"
+                number = reasons.setdefault((product.title, reason), len(reasons) + 1)
+                mark = f"({number})"
             marks[product.title, direction, case.id] = mark
         titles = [product.title for product in self.products]
-        print(f"\n{'case':5} {'what':58} " + " ".join(f"{title:^17}" for title in titles))
-        print(f"{'':5} {'':58} " + " ".join(f"{'we send':8} {'they send':8}" for _ in titles))
-        for case in CASES:
-            cells = [marks.get((title, direction, case.id), "") for title in titles for direction in ("we send", "they send")]
-            if any(cells):
-                print(f"{case.id:5} {case.title:58} " + " ".join(f"{cell:8}" for cell in cells))
+        width = max(len(case.title) for case in self.all)
+        print(f"\n{'case':5} {'what':{width}} " + " ".join(f"{title:^17}" for title in titles))
+        print(f"{'':5} {'':{width}} " + " ".join(f"{'we send':8} {'they send':8}" for _ in titles))
+        for case in self.all:
+            cells = [marks.get((title, direction, case.id), "–") for title in titles for direction in ("we send", "they send")]
+            print(f"{case.id:5} {case.title:{width}} " + " ".join(f"{cell:8}" for cell in cells))
         print()
-        for (title, reason), letter in reasons.items():
-            print(f"({letter}) {title}: {reason}")
+        for (title, reason), number in reasons.items():
+            print(f"({number}) {title}: {reason}")
         failed = [row for row in self.rows if row[3] == "FAIL"]
         for product, case, direction, _, reason in failed:
             print(f"FAIL {product.title} {case.id} {direction}: {reason}")
@@ -330,7 +356,8 @@ def main():
     parser.add_argument("-v", "--verbose", action="store_true")
     args = parser.parse_args()
     args.bin, args.dir = os.path.abspath(args.bin), os.path.abspath(args.dir)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(143))
     signal.signal(signal.SIGALRM, lambda *_: sys.exit("error: the run took too long"))
     signal.alarm(WHOLE_RUN)
     runner, began = Runner(args), time.monotonic()

@@ -15,7 +15,7 @@ if [ ! -e "$dir/node/ready-1" ]; then
     : >"$dir/node/ready-1"
 fi
 
-# OpenAS2 2.10.1 is the newest server on Maven Central (later versions are released as archives only).
+# OpenAS2 2.10.1 is the newest server on Maven Central (3.x and 4.x are released as archives only).
 if [ ! -e "$dir/openas2/ready-1" ]; then
     rm -rf "$dir/openas2"
     mkdir -p "$dir/openas2"
