@@ -16,8 +16,7 @@ Prints one line for each answer that is not OK, and at the end `size N` if the n
     cyberduck               STAT, OPEN, CLOSE
     cyberduck-temporary     NAME-<uuid>, CLOSE, SETSTAT, RENAME
     sshj                    STAT, OPEN, CLOSE, SETSTAT(mode, times)
-    sshj-cancel             a program's exception: CLOSE in the middle, no SETSTAT
-    jsch                    STAT, OPEN, blocks of 32,000 one by one, CLOSE
+    jsch                    STAT, OPEN, blocks of 32,000, CLOSE
     jsch-resume             LSTAT, OPEN for writing without truncation, the rest at its offset
     zero-first              an empty file, CLOSE, OPEN again without T, the bytes
     halves                  the two halves of a file on two handles of one name, as writers in parallel do
@@ -254,15 +253,9 @@ class Play:
         self.wire.set(self.path, mode=0o644, times=self.times)
         self.wire.wait()
 
-    def sshj_cancel(self):
-        handle = self.fresh(self.path, self.half[:-5], in_flight=16)
-        self.wire.wait()
-        self.wire.close(handle)
-        self.wire.wait()
-
     def jsch(self):
         self.wire.size(STAT, self.path)
-        handle = self.fresh(self.path, self.data, block=32_000, in_flight=1)
+        handle = self.fresh(self.path, self.data, block=32_000, in_flight=16)
         self.wire.close(handle)
         self.wire.wait()
 

@@ -30,6 +30,10 @@ fn what_filezilla_sends() {
 fn what_cyberduck_and_java_programs_send() {
     let scene = Scene::of("replay");
     scene.sends(&["cyberduck", "cyberduck-temporary", "sshj", "jsch", "zero-first"]);
+    let bytes = content();
+    let _ = scene.drives("filezilla-cancel", "cut.edi", &bytes).ok();
+    let _ = scene.drives("jsch-resume", "cut.edi", &bytes).ok();
+    scene.is_sent_once("cut.edi", &bytes);
 }
 
 #[test]
