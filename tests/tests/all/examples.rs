@@ -55,6 +55,18 @@ fn both_sides_of_the_demo_can_be_applied() {
 }
 
 #[test]
+fn the_users_example_can_be_applied() {
+    let gateway = Gateway::stopped(&[]);
+    gateway.file("users.toml", &fs::read(example("users/users.toml")).unwrap());
+    gateway.file("scanner.password", b"not the one of the example\n");
+    applies_and_settles(&gateway, "users.toml");
+    let login = |name: &str| gateway.json(&["user", "show", name])["login"].clone();
+    assert_eq!([login("erp"), login("partner")], ["publickey", "publickey password,totp"]);
+    let text = gateway.ok(&["check"]);
+    assert!(text.contains("totp operators") && !text.contains("password scanner"), "{text}");
+}
+
+#[test]
 fn alert_rules_name_metrics_that_exist() {
     let gateway = Gateway::with(&[("telemetry.listen", "\"127.0.0.1:0\"")]);
     let status = gateway.json(&["status"]);
