@@ -306,3 +306,35 @@ pub struct Message {
     /// Everything else.
     pub detail: Detail,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_surely_did_not_arrive_counts_so() {
+        let tried = |body_sent, status, outcome: &str| Attempt {
+            n: 1,
+            at: 0,
+            took: 0,
+            status,
+            outcome: outcome.to_owned(),
+            body_sent,
+        };
+        // Cut off by a crash: recorded before the connection was made, and nothing after it.
+        assert!(tried(false, None, "").may_have_arrived());
+        assert!(tried(true, None, "no answer within 60 s").may_have_arrived());
+        assert!(tried(true, Some(503), "HTTP 503").may_have_arrived());
+        assert!(!tried(true, Some(413), "HTTP 413").may_have_arrived());
+        assert!(!tried(false, None, "cannot connect").may_have_arrived());
+    }
+
+    #[test]
+    fn header_blocks_come_back_byte_for_byte() {
+        for block in [&b"A: b\r\n"[..], b"A: \xc3\xa9\r\n", b"A: \xe9\x80\xff\r\nB: \xc3\xa9\r\n", b""] {
+            let mut detail = Detail::default();
+            detail.set_head(block);
+            assert_eq!(detail.head(), block);
+        }
+    }
+}

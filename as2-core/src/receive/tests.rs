@@ -494,6 +494,70 @@ fn after_decryption_everything_broken_is_one_answer() {
     }
 }
 
+/// What a message comes to once its inner bytes are changed and encrypted again.
+fn sealed_again(change: impl Fn(&str) -> String) -> Result<Received, Failure> {
+    use crate::cms::{EnvelopePlan, Form, Sealer};
+    let payload = vec![b"short payload".to_vec()];
+    let (_, inner) = compose(outgoing(Case { encrypt: None, ..FULL }, &payload), &payload, 3);
+    let (composed, _) = compose(outgoing(FULL, &payload), &payload, 3);
+    let head = compose(outgoing(Case { encrypt: None, ..FULL }, &payload), &payload, 3).0.headers;
+    let entity = format!(
+        "Content-Type: {}\r\n\r\n{}",
+        head.get("Content-Type").unwrap(),
+        change(std::str::from_utf8(&inner).unwrap())
+    );
+    let mut sealer = Sealer::new(&EnvelopePlan {
+        recipients: vec![testkit::other().certificate()],
+        cipher: Cipher::Aes256Cbc,
+        key_transport: KeyTransport::RsaPkcs1,
+        plain_len: entity.len() as u64,
+        form: Form::Der,
+    })
+    .unwrap();
+    let mut body = Vec::new();
+    sealer.push(entity.as_bytes(), &mut body).unwrap();
+    sealer.finish(&mut body).unwrap();
+    let identities = [testkit::other().clone()];
+    let signers = [testkit::rsa().certificate().clone()];
+    receive(incoming(&composed.headers, &identities, &signers), &body, 0).0
+}
+
+#[test]
+fn inside_encryption_a_signature_in_odd_base64_is_not_read() {
+    message(sealed_again(str::to_owned));
+    // Each of these is read in clear, where nobody learns anything from it; behind CBC it would tell about the padding.
+    let signature = |text: &str| text.rfind("\r\n\r\n").unwrap() + 4;
+    let odd: [(&str, Box<dyn Fn(&str) -> String>); 4] = [
+        (
+            "a stray character",
+            Box::new(|text| {
+                let at = signature(text);
+                format!("{}!{}", &text[..at + 8], &text[at + 8..])
+            }),
+        ),
+        (
+            "text after the padding",
+            Box::new(|text| {
+                let end = text.rfind("\r\n--").unwrap();
+                format!("{}=AAAA{}", &text[..end], &text[end..])
+            }),
+        ),
+        ("bytes after the closing boundary", Box::new(|text| format!("{text}more"))),
+        (
+            "no closing boundary",
+            Box::new(|text| text.trim_end().trim_end_matches('-').to_owned()),
+        ),
+    ];
+    for (name, change) in odd {
+        let failure = sealed_again(change).unwrap_err();
+        assert_eq!(
+            (failure.error.kind, failure.mic.is_some()),
+            (ErrorKind::DecryptionFailed, false),
+            "{name}"
+        );
+    }
+}
+
 #[test]
 fn cut_and_bent_messages_never_panic() {
     let payload = payload(1).iter().map(|p| p[..40].to_vec()).collect::<Vec<_>>();

@@ -465,3 +465,40 @@ fn the_configuration_that_init_writes_is_valid() {
         Config::load_with(Some(Path::new(&file)), None, std::iter::empty()).unwrap();
     }
 }
+
+#[tokio::test]
+async fn a_message_that_moved_since_it_was_seen_is_not_cancelled() {
+    let Place { core, clock, _dir } = place().await;
+    station(&core, "ALICE").await;
+    let new = super::partners::NewPartner {
+        account: None,
+        as2_id: "BIG".to_owned(),
+        settings: pairs(&[("url", "http://192.0.2.1/"), ("encrypt", "none")]),
+        certificate: Some(foreign("big")),
+    };
+    super::partners::add(&core, &new, false).await.unwrap();
+    core.refresh_objects().unwrap();
+    let file = _dir.path().join("a.edi");
+    std::fs::write(&file, b"ISA").unwrap();
+    let seen = crate::intake::submit(&core, "ALICE", "BIG", &file, None, None, None).await.unwrap();
+    // A try has begun and ended since, and the state is the same as before.
+    clock.advance(std::time::Duration::from_secs(1));
+    let now = core.clock.now();
+    let moved = crate::message::Message {
+        updated: now,
+        attempts: 1,
+        ..seen.clone()
+    };
+    let step = crate::journal::Settlement::new(moved.clone(), &[seen.state], "message.retrying");
+    let step = crate::journal::Settlement {
+        next: crate::journal::Next::At(now),
+        ..step
+    };
+    core.journal.write(move |tx| tx.settle(&step, now)).await.unwrap();
+    let refused = messages::cancel(&core, &seen, false).await.unwrap_err();
+    assert!(refused.why.contains("moved meanwhile"), "{refused:?}");
+    let row = core.journal.read(|tx| tx.expect_message(seen.id.as_str())).unwrap();
+    assert_eq!((row.state, row.attempts), (moved.state, 1), "no stale row was written");
+    let cancelled = messages::cancel(&core, &row, false).await.unwrap();
+    assert_eq!((cancelled.state.as_str(), cancelled.code.as_str()), ("failed", "cancelled"));
+}

@@ -524,3 +524,18 @@ fn ids_with_blanks_and_slashes_have_directories_of_their_own() {
     gateway.reaches("in", "x.edi", "filed");
     assert_eq!(user.ls("AS2/files/BOB/AS%202%2Fx/inbox").len(), 1);
 }
+
+#[test]
+fn a_second_upload_of_a_name_never_takes_the_first_away() {
+    // Accepted and not yet posted, as the partner is away: the release delay is over.
+    let pair = Pair::two_gateways();
+    assert_eq!(pair.bob().term(), 0);
+    pair.put("order.edi", &order(1));
+    pair.alice().reaches("out", "order.edi", "retrying");
+    pair.put("order.edi", &order(2));
+    pair.alice().reaches("out", "order.edi", "duplicate");
+    pair.bob().start();
+    let parcel = pair.delivered("order.edi");
+    assert_eq!(pair.fetch(&parcel), order(1));
+    assert_eq!(pair.bob().messages_of("in", "order.edi").len(), 1);
+}

@@ -446,6 +446,23 @@ fn errors_explain_themselves_to_1_3_partners_but_never_decryption() {
 }
 
 #[test]
+fn header_lines_that_are_no_utf8_are_kept_byte_for_byte() {
+    let stage = stage();
+    let content = payload().signed(&stage.partner).message("<latin1@test>");
+    let mut head = b"POST /as2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Note: caf\xe9 \xa4\r\nX-Utf8: caf\xc3\xa9\r\n".to_vec();
+    for (name, value) in &content.headers {
+        head.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+    }
+    head.extend_from_slice(format!("Content-Length: {}\r\n\r\n", content.body.len()).as_bytes());
+    let answer = raw(stage.gate.as2_port, &head, &content.body);
+    assert_eq!(answer.disposition(), PROCESSED, "{}", answer.text());
+    let id = stage.listed("<latin1@test>")[0]["id"].as_str().unwrap().to_owned();
+    let kept = stage.user.get(&format!("AS2/headers/{STATION}/{CRAFT}/inbox/{id}/headers.txt"));
+    let sent = &head[head.windows(2).position(|two| two == b"\r\n").unwrap() + 2..head.len() - 2];
+    assert_eq!(kept, sent);
+}
+
+#[test]
 fn a_refused_id_may_be_used_for_a_good_message() {
     let stage = stage();
     let bad = payload().signed(&stage.stranger).message("<mended@test>");

@@ -173,6 +173,21 @@ fn retry_after_is_honoured() {
 }
 
 #[test]
+fn what_was_asked_for_judges_the_answer_not_the_setting_of_today() {
+    // Asked for a signed MDN, then the setting says that none is asked for: a bare 2xx is still no delivery.
+    let asked = Scene::play("sync-signed", &[], |_, count| http(if count < 2 { 503 } else { 200 }, &[], ""));
+    asked.hit();
+    asked.stage.gate.ok(&["partner", "set", &asked.partner, "--mdn", "none"]);
+    let failed = asked.reaches("failed");
+    assert_eq!(failed["code"], "no-mdn", "{failed:#}");
+    // And the other way: nothing was asked for, so a 2xx is all there is.
+    let silent = Scene::play("none", &[], |_, count| http(if count < 2 { 503 } else { 200 }, &[], ""));
+    silent.hit();
+    silent.stage.gate.ok(&["partner", "set", &silent.partner, "--mdn", "sync-signed"]);
+    silent.reaches("delivered");
+}
+
+#[test]
 fn retry_after_may_be_a_date() {
     let good = good(&stage());
     let scene = Scene::play("sync-signed", &[], move |hit, count| {
