@@ -548,7 +548,13 @@ fn inside_encryption_a_signature_in_odd_base64_is_not_read() {
             Box::new(|text| text.trim_end().trim_end_matches('-').to_owned()),
         ),
     ];
+    let payload = vec![b"short payload".to_vec()];
+    let (composed, inner) = compose(outgoing(Case { encrypt: None, ..FULL }, &payload), &payload, 3);
+    let signers = [testkit::rsa().certificate().clone()];
     for (name, change) in odd {
+        let clear = change(std::str::from_utf8(&inner).unwrap());
+        let clear = receive(incoming(&composed.headers, &[], &signers), clear.as_bytes(), 0).0;
+        assert!(clear.is_ok(), "{name}: in clear it is read");
         let failure = sealed_again(change).unwrap_err();
         assert_eq!(
             (failure.error.kind, failure.mic.is_some()),

@@ -188,6 +188,10 @@ pub fn profile(core: &Core, objects: &Objects, station: &Station) -> Result<Stri
         ));
     };
     let info = CertInfo::from_der(&certificate.der).map_err(|error| Refusal::from_keystore(what(), &error))?;
+    let next = objects
+        .certificates
+        .values()
+        .find(|c| c.account == station.account && c.replaces == certificate.name && !c.active_from.is_empty());
     let lines = [
         ("AS2 id", station.as2_id.clone()),
         ("Name", station.name.clone()),
@@ -211,12 +215,25 @@ pub fn profile(core: &Core, objects: &Objects, station: &Station) -> Result<Stri
         ("Valid until", certificates::day(info.not_after)),
         ("SHA-256 fingerprint", certificates::colons(&info.sha256)),
         ("SHA-1 fingerprint", certificates::colons(&info.sha1)),
+        ("Next certificate", next.map(describe_next).unwrap_or_default()),
     ];
     let mut text = String::new();
     for (name, value) in lines.iter().filter(|(_, value)| !value.is_empty()) {
         text.push_str(&format!("{name:<21}{value}\n"));
     }
     text.push('\n');
-    text.push_str(&keystore::to_pem("CERTIFICATE", &certificate.der));
+    for certificate in std::iter::once(certificate).chain(next) {
+        text.push_str(&keystore::to_pem("CERTIFICATE", &certificate.der));
+    }
     Ok(text)
+}
+
+/// What a partner has to know of the certificate that takes over.
+fn describe_next(next: &Certificate) -> String {
+    format!(
+        "{} from {}, the second below; take both, SHA-256 {}",
+        next.key,
+        next.active_from,
+        certificates::colons(&next.fingerprint)
+    )
 }

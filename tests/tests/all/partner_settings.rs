@@ -1,11 +1,16 @@
 //! Settings of a partner as they show on the wire: variables, logins, limits of time.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tests::process::{run, tool};
+use tests::peer::Identity;
+use tests::process::{free_port, run, tool};
 use tests::wire::exchange;
-use tests::{Pair, order};
+use tests::{Gateway, Pair, order, wait_for};
 
 /// How soon a running server follows a change of its objects.
 const FOLLOWS: Duration = Duration::from_secs(2);
@@ -176,9 +181,8 @@ fn a_post_without_the_credentials_is_challenged_before_its_body() {
 
 #[test]
 fn a_post_that_drips_on_ends_with_the_time_in_all() {
-    use std::io::{Read as _, Write as _};
     let pair = Pair::two_gateways();
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/as2", listener.local_addr().unwrap());
     std::thread::spawn(move || {
         for mut stream in listener.incoming().map_while(Result::ok) {
@@ -238,4 +242,228 @@ fn an_unpacked_zip_arrives_as_several_files() {
     assert_eq!(pair.bob_user.get(&format!("{inbox}/order.xml")), b"<order/>");
     assert_eq!(pair.bob_user.get(&format!("{inbox}/order~2.xml")), b"<second/>");
     assert_eq!(pair.bob_user.get(&format!("{inbox}/scan.tif")).len(), 5004);
+}
+
+/// A web server of Python over TLS, with one protocol version, until it is dropped.
+struct TlsServer(std::process::Child, u16);
+
+impl TlsServer {
+    fn new(identity: &Identity, version: &str) -> Self {
+        let port = free_port();
+        let script = "import http.server, ssl, sys\n\
+                      c = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)\n\
+                      c.load_cert_chain(sys.argv[2])\n\
+                      c.minimum_version = c.maximum_version = getattr(ssl.TLSVersion, sys.argv[3])\n\
+                      s = http.server.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), http.server.SimpleHTTPRequestHandler)\n\
+                      s.socket = c.wrap_socket(s.socket, server_side=True)\n\
+                      s.serve_forever()";
+        let both = identity.path("both.pem");
+        let args = ["-c", script, &port.to_string(), both.to_str().unwrap(), version];
+        let mut command = tool("python3", &args);
+        let quiet = || std::process::Stdio::null();
+        let child = command.stdin(quiet()).stdout(quiet()).stderr(quiet()).spawn().unwrap();
+        wait_for("the TLS server", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+        TlsServer(child, port)
+    }
+}
+
+impl Drop for TlsServer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn partner_test_tells_each_step_and_what_to_do() {
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["station", "add", "ALICE"]);
+    let peer = Identity::new("peer");
+    let (old, new) = (TlsServer::new(&peer, "TLSv1_2"), TlsServer::new(&peer, "TLSv1_3"));
+    let url = |port: u16| format!("https://127.0.0.1:{port}/as2");
+    let certificate = peer.path("cert.pem").display().to_string();
+    let add = ["partner", "add", "PEER", "--private", "true", "--certificate", &certificate];
+    gateway.ok(&[&add[..], &["--url", &url(old.1)]].concat());
+    let test = || gateway.cli(&["partner", "test", "PEER", "--connect-only"]);
+    let fails_with = |step: &str, hint: &str| {
+        let ran = test();
+        assert!(
+            ran.code != 0 && ran.stdout.contains(&format!("no   {step}")) && ran.stderr.contains(hint),
+            "{ran}"
+        );
+    };
+    // Nobody vouches for its certificate; pinned, it is good.
+    fails_with("url tls", "import it for TLS");
+    gateway.ok(&[
+        "cert",
+        "add",
+        "peer-tls",
+        "--partner",
+        "PEER",
+        "--use",
+        "https",
+        "--file",
+        &certificate,
+    ]);
+    let ran = test();
+    for words in [
+        "ok   name resolves",
+        "ok   TCP connects",
+        "TLSv1.2",
+        ", as pinned",
+        "ok   HTTP answers",
+        "ok   url answers",
+    ] {
+        assert!(ran.code == 0 && ran.stdout.contains(words), "{words}: {ran}");
+    }
+    // The least version is a setting of the partner.
+    gateway.ok(&["partner", "set", "PEER", "--tls", "1.3"]);
+    fails_with("url tls", "--tls default");
+    gateway.ok(&["partner", "set", "PEER", "--url", &url(new.1)]);
+    let ran = test();
+    assert!(ran.code == 0 && ran.stdout.contains("TLSv1.3"), "{ran}");
+    // Another certificate than the pinned one.
+    let other = TlsServer::new(&Identity::new("other"), "TLSv1_3");
+    gateway.ok(&["partner", "set", "PEER", "--url", &url(other.1)]);
+    fails_with("url tls", "compare the fingerprint");
+    // Nobody there; no such name; a name inside our own networks.
+    gateway.ok(&["partner", "set", "PEER", "--url", &url(free_port())]);
+    fails_with("url connect", "firewall");
+    gateway.ok(&["partner", "set", "PEER", "--url", "http://nobody.invalid/as2"]);
+    fails_with("url resolve", "host name");
+    gateway.ok(&["partner", "set", "PEER", "--url", &url(new.1), "--private", "false"]);
+    fails_with("url resolve", "--private true");
+}
+
+#[test]
+fn partner_test_names_the_algorithms_that_were_used() {
+    let pair = Pair::one_gateway();
+    pair.alice().ok(&[
+        "partner",
+        "set",
+        "BOB",
+        "--encrypt",
+        "aes256-gcm",
+        "--sign",
+        "sha384",
+        "--key-transport",
+        "oaep-sha256",
+    ]);
+    std::thread::sleep(FOLLOWS);
+    let told = pair.alice().ok(&["partner", "test", "BOB", "--from", "ALICE"]);
+    let line = told
+        .lines()
+        .find(|line| line.contains("protected by"))
+        .unwrap_or_default()
+        .to_lowercase();
+    for word in ["384", "gcm", "oaep-sha256", "sync-signed"] {
+        assert!(line.contains(word), "{word}: {told}");
+    }
+}
+
+/// Posts as they come: the file name in the Subject, and how many were open at once at most.
+struct Counter {
+    url: String,
+    names: Arc<Mutex<Vec<String>>>,
+    peak: Arc<AtomicUsize>,
+}
+
+impl Counter {
+    /// Answers each post with 204 after a pause; the first `busy` ones with 503.
+    fn new(busy: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/as2", listener.local_addr().unwrap());
+        let (names, peak, open) = (
+            Arc::new(Mutex::new(Vec::new())),
+            Arc::new(AtomicUsize::new(0)),
+            Arc::new(AtomicUsize::new(0)),
+        );
+        let (seen, most) = (Arc::clone(&names), Arc::clone(&peak));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (seen, most, open) = (Arc::clone(&seen), Arc::clone(&most), Arc::clone(&open));
+                std::thread::spawn(move || {
+                    most.fetch_max(open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    serve_once(stream, &seen, busy);
+                    open.fetch_sub(1, Ordering::SeqCst);
+                });
+            }
+        });
+        Counter { url, names, peak }
+    }
+}
+
+fn serve_once(mut stream: std::net::TcpStream, seen: &Mutex<Vec<String>>, busy: usize) {
+    let (mut bytes, mut piece) = (Vec::new(), [0; 65536]);
+    let head = loop {
+        let n = stream.read(&mut piece).unwrap_or(0);
+        bytes.extend_from_slice(&piece[..n]);
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        if let Some((head, _)) = text.split_once("\r\n\r\n") {
+            break head.to_owned();
+        }
+        if n == 0 {
+            return;
+        }
+    };
+    let field = |name: &str| {
+        let line = head.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_default().trim().to_owned()
+    };
+    let whole = head.len() + 4 + field("Content-Length:").parse::<usize>().unwrap_or(0);
+    while bytes.len() < whole {
+        let n = stream.read(&mut piece).unwrap_or(0);
+        if n == 0 {
+            return;
+        }
+        bytes.extend_from_slice(&piece[..n]);
+    }
+    let count = {
+        let mut seen = seen.lock().unwrap();
+        seen.push(field("Subject:"));
+        seen.len()
+    };
+    std::thread::sleep(Duration::from_millis(300));
+    let status = if count <= busy { "503 Busy" } else { "204 No Content" };
+    let _ = stream.write_all(format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").as_bytes());
+}
+
+fn send_six(pair: &Pair, counter: &Counter, options: &[&str]) {
+    let set = [
+        "partner",
+        "set",
+        "BOB",
+        "--url",
+        &counter.url,
+        "--mdn",
+        "none",
+        "--subject",
+        "$file",
+    ];
+    pair.alice().ok(&[&set[..], options].concat());
+    std::thread::sleep(FOLLOWS);
+    for n in 1..=6 {
+        pair.put(&format!("f{n}.edi"), &order(n));
+    }
+    for n in 1..=6 {
+        pair.alice().reaches("out", &format!("f{n}.edi"), "delivered");
+    }
+}
+
+#[test]
+fn no_more_posts_at_once_than_the_partner_takes() {
+    let pair = Pair::two_gateways();
+    let counter = Counter::new(0);
+    send_six(&pair, &counter, &["--max-parallel", "2"]);
+    assert_eq!((counter.names.lock().unwrap().len(), counter.peak.load(Ordering::SeqCst)), (6, 2));
+}
+
+#[test]
+fn an_ordered_partner_gets_one_after_the_other_even_past_a_retry() {
+    let pair = Pair::two_gateways();
+    let counter = Counter::new(1);
+    send_six(&pair, &counter, &["--in-order", "true"]);
+    let names = counter.names.lock().unwrap().clone();
+    assert_eq!(names, ["f1.edi", "f1.edi", "f2.edi", "f3.edi", "f4.edi", "f5.edi", "f6.edi"]);
+    assert_eq!(counter.peak.load(Ordering::SeqCst), 1);
 }

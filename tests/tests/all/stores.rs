@@ -574,6 +574,11 @@ fn a_rollover_is_guided_from_the_new_key_to_the_end_of_the_old_one() {
         (&guide["current"], &guide["missing"]),
         (&old.as_str().into(), &serde_json::json!(["BOB"]))
     );
+    let profile = alice.ok(&["station", "profile", "ALICE"]);
+    assert!(
+        profile.contains("Next certificate") && profile.matches("BEGIN CERTIFICATE").count() == 2,
+        "{profile}"
+    );
     let checked = alice.cli(&["check"]);
     assert!((checked.stdout + &checked.stderr).contains("is not confirmed by BOB"));
 
