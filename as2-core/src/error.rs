@@ -19,6 +19,10 @@ pub enum ErrorKind {
     InvalidMessageId,
     /// AS2-From or AS2-To is unknown.
     UnknownTradingRelationship,
+    /// A file name that came before, where the receiver is told to refuse such.
+    DuplicateFilename,
+    /// A file name that cannot be stored, where the receiver is told to refuse such.
+    IllegalFilename,
     /// Anything else, ours included.
     UnexpectedProcessingError,
     /// `failed/Failure: unsupported format`: the receipt protocol that was required is not ours.
@@ -41,6 +45,8 @@ impl ErrorKind {
             ErrorKind::InsufficientMessageSecurity => "insufficient-message-security",
             ErrorKind::InvalidMessageId => "invalid-message-id",
             ErrorKind::UnknownTradingRelationship => "unknown-trading-relationship",
+            ErrorKind::DuplicateFilename => "duplicate-filename",
+            ErrorKind::IllegalFilename => "illegal-filename",
             ErrorKind::UnexpectedProcessingError | ErrorKind::Invalid => "unexpected-processing-error",
             ErrorKind::UnsupportedFormat => "unsupported format",
             ErrorKind::UnsupportedMicAlgorithms => "unsupported MIC-algorithms",

@@ -5,6 +5,7 @@
 
 mod brake;
 mod check;
+mod names;
 mod repeat;
 mod reply;
 

@@ -183,6 +183,11 @@ pub struct Partner {
     /// MD5 is accepted.
     pub accept_md5: bool,
 
+    /// A file name that came within 24 hours is refused (`duplicate-filename`).
+    pub refuse_duplicate_names: bool,
+    /// A file name that cannot be stored as it is, is refused (`illegal-filename`) and not made safe.
+    pub refuse_illegal_names: bool,
+
     /// The receipt asked for.
     pub mdn: MdnMode,
     /// Further origins that its async MDNs may go to.
@@ -267,6 +272,8 @@ impl Default for Partner {
             legacy: false,
             accept_3des: false,
             accept_md5: false,
+            refuse_duplicate_names: false,
+            refuse_illegal_names: false,
             mdn: MdnMode::SyncSigned,
             mdn_urls: Vec::new(),
             tls: TlsMode::Default,

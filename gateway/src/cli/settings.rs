@@ -351,6 +351,16 @@ impl Noun for OfPartner {
         switch("legacy", "legacy", "Allow SHA-1, for old partners only"),
         switch("accept-3des", "accept_3des", "Accept 3DES, for old partners only"),
         switch("accept-md5", "accept_md5", "Accept MD5, for old partners only"),
+        switch(
+            "refuse-duplicate-names",
+            "refuse_duplicate_names",
+            "Refuse a file name that came within 24 hours",
+        ),
+        switch(
+            "refuse-illegal-names",
+            "refuse_illegal_names",
+            "Refuse a file name that cannot be stored, instead of making it safe",
+        ),
         word(
             "mdn",
             "mdn",

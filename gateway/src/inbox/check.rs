@@ -10,8 +10,8 @@ use as2_core::mic::Mic;
 use as2_core::receive::{Failure, Incoming, Limits, PartInfo, PayloadSink, Received, ReceivedMessage, Receiver, SinkError};
 use as2_core::{Error, ErrorKind};
 
-use super::Taken;
 use super::reply::{Mdn, Says, receipted};
+use super::{Taken, names};
 use crate::clock::{Millis, millis};
 use crate::content_type;
 use crate::event::NewEvent;
@@ -32,6 +32,10 @@ const SAME_PAYLOAD_WINDOW: Millis = 24 * 3600 * 1000;
 /// A payload file that is durable, or small and about to be.
 pub(super) struct Part {
     pub(super) name: String,
+    /// The name as it came.
+    pub(super) wanted: Option<String>,
+    /// Another part of the message has the name, so that this one's has a number.
+    pub(super) numbered: bool,
     pub(super) content_type: String,
     pub(super) staged: Staged,
 }
@@ -51,15 +55,24 @@ pub(super) async fn check(core: &Arc<Core>, taken: &Taken) -> Result<Option<Mdn>
     message.updated = now;
     message.finished = Some(now);
     let (mut entries, mut blobs) = evidence_entries(&message);
-    let says = match found {
-        Found::Good(facts, parts) => {
+    let bad_name = match &found {
+        Found::Good(_, parts) => names::fault(core, &taken.pair.partner, &message, parts, now)?,
+        Found::Bad(_) => None,
+    };
+    let says = match (found, bad_name) {
+        (Found::Good(facts, parts), Some(error)) => {
+            parts.iter().for_each(|part| core.storage.discard(&part.staged.key));
+            reject(&mut message, &error);
+            Says::error(&error, facts.mic)
+        }
+        (Found::Good(facts, parts), None) => {
             note(&mut message, &facts, &parts);
             message.state = State::Filed;
             show_in_inbox(&message, parts, &mut entries, &mut blobs);
             flag_same_payload(core, &mut message, now)?;
             good_words(&message, facts.mic)
         }
-        Found::Bad(failure) => {
+        (Found::Bad(failure), _) => {
             reject(&mut message, &failure.error);
             Says::error(&failure.error, failure.mic)
         }
@@ -367,10 +380,17 @@ fn run(
     })
 }
 
+/// What a part is called.
+struct Name {
+    stored: String,
+    wanted: Option<String>,
+    numbered: bool,
+}
+
 /// Payload parts on their way to the store.
 struct Files<'a> {
     storage: &'a Storage,
-    draft: Option<(Draft, String, String)>,
+    draft: Option<(Draft, Name, String)>,
     parts: Vec<Part>,
     trouble: Option<StorageError>,
 }
@@ -386,20 +406,20 @@ impl<'a> Files<'a> {
     }
 
     /// A safe name that no other part of this message has.
-    fn name(&self, info: &PartInfo) -> String {
-        let wanted = layout::attachment_name(
+    fn name(&self, info: &PartInfo) -> Name {
+        let safe = layout::attachment_name(
             info.file_name.as_deref(),
             info.index,
             content_type::extension_for(&info.content_type),
         );
         let taken = |name: &str| self.parts.iter().any(|part| part.name == name);
-        if !taken(&wanted) {
-            return wanted;
+        let numbered = taken(&safe);
+        let mut free = (2..).map(|n| layout::numbered(&safe, n)).filter(|name| !taken(name));
+        Name {
+            stored: if numbered { free.next().unwrap_or_default() } else { safe.clone() },
+            wanted: info.file_name.clone(),
+            numbered,
         }
-        (2..)
-            .map(|n| layout::numbered(&wanted, n))
-            .find(|name| !taken(name))
-            .unwrap_or(wanted)
     }
 
     fn fail(&mut self, error: StorageError) -> SinkError {
@@ -435,7 +455,9 @@ impl PayloadSink for Files<'_> {
         match draft.stage() {
             Ok(staged) => {
                 self.parts.push(Part {
-                    name,
+                    name: name.stored,
+                    wanted: name.wanted,
+                    numbered: name.numbered,
                     content_type,
                     staged,
                 });

@@ -140,6 +140,8 @@ impl Says {
             ErrorKind::InvalidMessageId => "The Message-ID cannot be used.",
             ErrorKind::UnsupportedMicAlgorithms => "None of the requested MIC algorithms is supported for this relationship.",
             ErrorKind::UnsupportedFormat => "The requested receipt format is not supported.",
+            ErrorKind::DuplicateFilename => "A file of this name was received before.",
+            ErrorKind::IllegalFilename => "The file name cannot be used here.",
             ErrorKind::DecompressionFailed => "The compressed content cannot be restored.",
             ErrorKind::DecryptionFailed => "The message cannot be decrypted.",
             ErrorKind::UnexpectedProcessingError | ErrorKind::Invalid => "The message could not be processed.",

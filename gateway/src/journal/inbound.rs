@@ -267,6 +267,23 @@ impl Tx<'_> {
         )
     }
 
+    /// Whether this partner sent a file of this name since a time.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn same_name_since(&self, message: &Message, name: &str, since: Millis) -> Result<Option<String>> {
+        let mut query = self.db.prepare_cached(
+            "SELECT id FROM message WHERE account = ?1 AND station = ?2 AND partner = ?3 AND direction = 'in' AND state = 'filed'
+             AND created >= ?4 AND id <> ?5
+             AND (file = ?6 OR EXISTS (SELECT 1 FROM json_each(detail, '$.files') WHERE value ->> '$.name' = ?6)) LIMIT 1",
+        )?;
+        let (account, station, partner) = (&message.account, &message.station, &message.partner);
+        let row = query.query_row(params![account, station, partner, since, message.id.as_str(), name], |row| {
+            row.get(0)
+        });
+        Ok(row.optional()?)
+    }
+
     /// Whether this partner sent a payload with the same name and MIC under another Message-ID since a time.
     ///
     /// # Errors

@@ -446,6 +446,45 @@ fn errors_explain_themselves_to_1_3_partners_but_never_decryption() {
 }
 
 #[test]
+fn file_names_are_refused_where_the_partner_wants_it_so() {
+    let stage = stage();
+    let strict = ["--require-encrypted", "false", "--refuse-duplicate-names", "--refuse-illegal-names"];
+    stage.add("NAMES", 9, &strict);
+    let send = |id: &str, name: &str| {
+        let entity =
+            Entity::new("application/edi-x12", order(next())).and("Content-Disposition", &format!("attachment; filename=\"{name}\""));
+        let request = entity.signed(&stage.partner).message(id).with("AS2-From", "NAMES");
+        wait_for("the new partner", || {
+            let answer = request.post(stage.gate.as2_port);
+            (!answer.disposition().contains("unknown-trading-relationship")).then_some(answer)
+        })
+    };
+    assert_eq!(send("<n1@test>", "order.edi").disposition(), PROCESSED);
+    assert_eq!(send("<n2@test>", "Bestellung \u{fc}.edi").disposition(), PROCESSED);
+    for (id, name, word) in [
+        ("<n3@test>", "order.edi", "duplicate-filename"),
+        ("<n4@test>", "../../x.edi", "illegal-filename"),
+        ("<n5@test>", ".hidden", "illegal-filename"),
+        ("<n6@test>", "CON", "illegal-filename"),
+    ] {
+        let answer = send(id, name);
+        let text = answer.text();
+        assert!(
+            answer.disposition().ends_with(&format!("processed/error: {word}")),
+            "{name}: {text}"
+        );
+        assert!(answer.is_signed() && text.contains("Received-content-MIC:"), "{name}: {text}");
+        let rows = stage.listed(id);
+        assert_eq!(
+            (&rows[0]["state"], &rows[0]["code"]),
+            (&"rejected".into(), &word.into()),
+            "{rows:#?}"
+        );
+    }
+    assert_eq!(send("<n7@test>", "other.edi").disposition(), PROCESSED);
+}
+
+#[test]
 fn header_lines_that_are_no_utf8_are_kept_byte_for_byte() {
     let stage = stage();
     let content = payload().signed(&stage.partner).message("<latin1@test>");
