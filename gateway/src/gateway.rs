@@ -73,6 +73,12 @@ pub struct Core {
     wake_publisher: Arc<Notify>,
 }
 
+/// Days before the end of a certificate at which it is counted, the longest first.
+const EXPIRY_DAYS: [i64; 2] = [30, 7];
+const DAY: Millis = 86_400_000;
+/// How often the log names certificates that need somebody.
+const CERTIFICATE_WARNING: Duration = Duration::from_secs(24 * 3600);
+
 /// Why the gateway cannot start: what, why, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -483,7 +489,29 @@ fn refresh_gauges(core: &Core, front: &sftp_front::Server) -> Result<(), Journal
         let depth = counts.iter().find(|(counted, _)| counted == state).map_or(0, |(_, count)| *count);
         core.metrics.set_queue_depth(state.as_str(), depth);
     }
+    let (all, now) = (core.objects(), core.clock.now());
+    for days in EXPIRY_DAYS {
+        let due = manage::certificates::expiring(&all, now, days * DAY).len();
+        core.metrics.set_certificates_expiring(days, u64::try_from(due).unwrap_or(u64::MAX));
+    }
     Ok(())
+}
+
+/// Tells the log, once a day, what needs a new certificate and who has not taken ours (as2.md SEC13).
+fn warn_of_certificates(core: &Core) {
+    let (all, now) = (core.objects(), core.clock.now());
+    for certificate in manage::certificates::expiring(&all, now, EXPIRY_DAYS[0] * DAY) {
+        let day = manage::certificates::day(certificate.not_after);
+        tracing::warn!(
+            certificate = certificate.name,
+            owner = certificate.owner,
+            day,
+            "a certificate in use expires"
+        );
+    }
+    for (what, hint) in manage::rollover::warnings(&all) {
+        tracing::warn!(what, hint, "a switch of certificates is planned");
+    }
 }
 
 /// Parts that were being resumed when the last server died went with its spool; nobody was promised them.
@@ -622,7 +650,12 @@ async fn publish(core: Arc<Core>, mut stop: watch::Receiver<bool>) {
 async fn sweep(core: Arc<Core>, mut stop: watch::Receiver<bool>) {
     let mut quiet_until = tokio::time::Instant::now();
     let mut orphans_at = tokio::time::Instant::now();
+    let mut certificates_at = tokio::time::Instant::now();
     loop {
+        if tokio::time::Instant::now() >= certificates_at {
+            certificates_at += CERTIFICATE_WARNING;
+            warn_of_certificates(&core);
+        }
         if tokio::time::Instant::now() >= orphans_at {
             orphans_at += ORPHAN_SWEEP;
             let storage = Arc::clone(&core.storage);

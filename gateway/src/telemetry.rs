@@ -25,6 +25,7 @@ pub struct Registry {
     sftp_logins: Family,
     sftp_bytes: Family,
     queue_depth: Family,
+    certificates_expiring: Family,
 }
 
 /// One metric and its rows, a row for each combination of labels.
@@ -54,6 +55,11 @@ impl Default for Registry {
             sftp_connections: Family::gauge("as2gate_sftp_connections", "SFTP connections open now.", &[]),
             sftp_logins: Family::counter("as2gate_sftp_logins_total", "SFTP logins tried.", &["result"]),
             sftp_bytes: Family::counter("as2gate_sftp_bytes_total", "Bytes moved by SFTP.", &["direction"]),
+            certificates_expiring: Family::gauge(
+                "as2gate_certificates_expiring",
+                "Certificates in use without a successor that expire within so many days.",
+                &["days"],
+            ),
             queue_depth: Family::gauge("as2gate_as2_queue_depth", "Messages to be sent, by state.", &["state"]),
         }
     }
@@ -101,6 +107,11 @@ impl Registry {
         self.queue_depth.set(&[state], depth);
     }
 
+    /// So many certificates in use, without a successor, expire within these days.
+    pub fn set_certificates_expiring(&self, days: i64, count: u64) {
+        self.certificates_expiring.set(&[&days.to_string()], count);
+    }
+
     /// The text that a scraper reads.
     #[must_use]
     pub fn render(&self) -> String {
@@ -116,6 +127,7 @@ impl Registry {
             &self.sftp_logins,
             &self.sftp_bytes,
             &self.queue_depth,
+            &self.certificates_expiring,
         ] {
             family.render(&mut out);
         }

@@ -379,6 +379,11 @@ fn expiry_is_shown_and_needs_renewal_tells_cron() {
     );
     let status = gateway.ok(&["status", "-o", "table"]);
     assert!(status.contains("expires") || status.contains("expire"), "{status}");
+    // The server says so by itself.
+    gateway.start();
+    gateway.wait("the warning in the log", |gate| {
+        gate.log().contains("a certificate in use expires").then_some(())
+    });
 }
 
 #[test]
