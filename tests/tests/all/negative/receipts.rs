@@ -4,6 +4,7 @@ use super::*;
 
 #[test]
 fn the_mdn_for_another_message_is_no_receipt() {
+    let _held = stage();
     let scene = Scene::play(
         "sync-signed",
         &[],
@@ -18,6 +19,7 @@ fn the_mdn_for_another_message_is_no_receipt() {
 
 #[test]
 fn the_mdn_of_another_partner_is_no_receipt() {
+    let _held = stage();
     let scene = Scene::play(
         "sync-signed",
         &[],
@@ -44,6 +46,7 @@ fn an_unsigned_mdn_where_a_signed_one_was_asked_for_proves_nothing() {
 
 #[test]
 fn a_signature_of_a_stranger_on_an_mdn_proves_nothing() {
+    let _held = stage();
     let stranger = Scene::play(
         "sync-signed",
         &[],
@@ -73,6 +76,7 @@ fn a_signature_of_a_stranger_on_an_mdn_proves_nothing() {
 
 #[test]
 fn a_wrong_mic_fails_and_a_missing_one_is_marked() {
+    let _held = stage();
     let play = |options: &[&str], mic: &'static str| {
         Scene::play(
             "sync-signed",
@@ -97,6 +101,7 @@ fn a_wrong_mic_fails_and_a_missing_one_is_marked() {
 
 #[test]
 fn negative_mdns_are_final_and_named_after_what_they_say() {
+    let _held = stage();
     let said = [
         ("processed/error: authentication-failed", "authentication-failed"),
         ("processed/Error: Decompression-Failed", "decompression-failed"),
@@ -129,6 +134,7 @@ fn a_negative_mdn_counts_where_none_was_asked_for() {
 
 #[test]
 fn an_mdn_decides_whatever_the_status_says() {
+    let _held = stage();
     let play = |status: u16, mode: &str, words: &'static str| {
         Scene::play(
             mode,
@@ -155,6 +161,7 @@ fn an_mdn_decides_whatever_the_status_says() {
 
 #[test]
 fn a_warning_is_positive() {
+    let _held = stage();
     let scene = Scene::play(
         "sync-signed",
         &[],
@@ -168,6 +175,7 @@ fn a_warning_is_positive() {
 
 #[test]
 fn a_duplicate_notice_holds_a_first_try_and_ends_a_second() {
+    let _held = stage();
     let play = |first: &'static str| {
         Scene::play(
             "sync-signed",
@@ -193,6 +201,7 @@ fn a_duplicate_notice_holds_a_first_try_and_ends_a_second() {
 
 #[test]
 fn an_async_mdn_may_come_before_the_answer() {
+    let _held = stage();
     let scenes = [204, 200, 503].map(|status| {
         Scene::play(
             "async-signed",
@@ -287,6 +296,7 @@ fn a_late_mdn_leaves_nothing_in_failed() {
 
 #[test]
 fn a_late_mdn_does_not_settle_what_failed_for_another_reason() {
+    let _held = stage();
     let mismatch = Scene::play(
         "sync-signed",
         &[],

@@ -57,6 +57,7 @@ fn an_answer_larger_than_any_mdn_is_an_unknown_outcome_at_once() {
 
 #[test]
 fn an_answer_cut_off_in_its_body_goes_again_with_the_same_bytes() {
+    let _held = stage();
     let play = |mode: &str| {
         Scene::play(
             mode,
