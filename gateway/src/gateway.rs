@@ -401,12 +401,20 @@ impl Doors {
     async fn bind(core: &Core, options: &ServeOptions) -> Result<Self, StartError> {
         let config = &core.config;
         let bind = async |addresses: &[String]| listen::bind(addresses).await.map_err(StartError::Io);
-        let sftp = match &options.sftp {
-            Some(addresses) => bind(addresses).await?,
-            None => bind_sftp(&config.sftp.listen).await?,
+        let mut inherited = listen::Inherited::take().map_err(StartError::Io)?;
+        let sftp = match (inherited.door("sftp"), &options.sftp) {
+            (Some(listeners), _) => listeners,
+            (None, Some(addresses)) => bind(addresses).await?,
+            (None, None) => bind_sftp(&config.sftp.listen).await?,
         };
-        let as2 = bind(options.as2.as_ref().unwrap_or(&config.as2.listen)).await?;
-        let as2_tls = bind(&config.as2.tls.listen).await?;
+        let as2 = match inherited.door("as2") {
+            Some(listeners) => listeners,
+            None => bind(options.as2.as_ref().unwrap_or(&config.as2.listen)).await?,
+        };
+        let as2_tls = match inherited.door("as2-tls") {
+            Some(listeners) => listeners,
+            None => bind(&config.as2.tls.listen).await?,
+        };
         let tls = if as2_tls.is_empty() {
             None
         } else {
@@ -414,7 +422,12 @@ impl Doors {
         };
         let address = options.telemetry.as_ref().unwrap_or(&config.telemetry.listen);
         // A second server on one machine must not fail for want of the same metrics port.
-        let telemetry = match listen::bind(&Vec::from_iter((!address.is_empty()).then(|| address.clone()))).await {
+        let wanted = Vec::from_iter((!address.is_empty()).then(|| address.clone()));
+        let telemetry = match (inherited.door("telemetry"), listen::bind(&wanted)) {
+            (Some(listeners), _) => Ok(listeners),
+            (None, binding) => binding.await,
+        };
+        let telemetry = match telemetry {
             Ok(listeners) => listeners,
             Err(error) => {
                 tracing::warn!(error, "no telemetry");

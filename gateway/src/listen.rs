@@ -1,7 +1,9 @@
-//! Listening sockets, and who may hold a connection.
+//! Listening sockets, bound by us or handed over by systemd, and who may hold a connection.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -45,6 +47,62 @@ fn bind_one(addr: SocketAddr) -> std::io::Result<TcpListener> {
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
+}
+
+/// The doors that systemd may hold open while the server restarts: names for `FileDescriptorName=` (sd_listen_fds(3)).
+pub const DOORS: [&str; 4] = ["sftp", "as2", "as2-tls", "telemetry"];
+
+/// Listening sockets that were handed over, by the door they belong to.
+#[derive(Debug, Default)]
+pub struct Inherited(HashMap<&'static str, Vec<TcpListener>>);
+
+impl Inherited {
+    /// Takes the sockets that systemd passed to this process, if it did.
+    ///
+    /// # Errors
+    /// A socket without the name of a door, or one that is no listening TCP socket.
+    pub fn take() -> Result<Self, String> {
+        // The variables are those of this very process only if `LISTEN_PID` says so, which the crate checks.
+        let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+        let names: Vec<&str> = names.split(':').collect();
+        let mut passed = listenfd::ListenFd::from_env();
+        let mut doors: HashMap<&'static str, Vec<TcpListener>> = HashMap::new();
+        for k in 0..passed.len() {
+            let name = names.get(k).copied().unwrap_or_default();
+            let door = DOORS.into_iter().find(|door| *door == name).ok_or_else(|| {
+                format!(
+                    "socket {k} was handed over as `{name}`: FileDescriptorName= has to be one of {}",
+                    DOORS.join(", ")
+                )
+            })?;
+            let told = |error: std::io::Error| format!("the socket handed over as `{name}` cannot be used: {error}");
+            let listener = passed
+                .take_tcp_listener(k)
+                .map_err(told)?
+                .ok_or_else(|| format!("the socket handed over as `{name}` is gone"))?;
+            listener.set_nonblocking(true).map_err(told)?;
+            doors.entry(door).or_default().push(TcpListener::from_std(listener).map_err(told)?);
+        }
+        Ok(Self(doors))
+    }
+
+    /// The sockets of one door, if there are some; it must not be bound then.
+    #[must_use]
+    pub fn door(&mut self, name: &str) -> Option<Vec<TcpListener>> {
+        self.0.remove(name)
+    }
+}
+
+/// Tells systemd how far the server is, `READY=1` or `STOPPING=1` (sd_notify(3)); does nothing where nobody asked for it.
+pub fn notify(state: &str) {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let told = UnixDatagram::unbound().and_then(|socket| match path.as_encoded_bytes().strip_prefix(b"@") {
+        Some(name) => socket.send_to_addr(state.as_bytes(), &UnixAddr::from_abstract_name(name)?),
+        None => socket.send_to(state.as_bytes(), &path),
+    });
+    if let Err(error) = told {
+        tracing::warn!(%error, "cannot tell systemd {state}");
+    }
 }
 
 /// Counts connections, in all and per address. An IPv6 host may choose among its whole /64, so that is what counts.

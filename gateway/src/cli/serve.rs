@@ -14,6 +14,7 @@ use super::{Ctx, Outcome};
 use crate::clock::{Clock as _, SystemClock, rfc3339};
 use crate::config::{Config, LogFormat};
 use crate::gateway::{Gateway, Running, ServeOptions};
+use crate::listen;
 use crate::manage::{Refusal, RefusalKind, Result};
 
 /// Run the server.
@@ -23,7 +24,8 @@ use crate::manage::{Refusal, RefusalKind, Result};
   as2gate serve --sftp 127.0.0.1:2022 --as2 127.0.0.1:8080
   as2gate serve --sftp 127.0.0.1:0 --as2 127.0.0.1:0    free ports; the ready line names them
 
-SIGTERM or SIGINT stops it: what is under way may end; a second one stops at once.")]
+SIGTERM or SIGINT stops it: what is under way may end (uploads for sftp.drain); a second one stops at once.
+Sockets that systemd hands over as sftp, as2, as2-tls or telemetry are used instead of the configured addresses.")]
 pub(crate) struct Serve {
     /// Listen here for SFTP instead; may be repeated.
     #[arg(long, value_name = "ADDR")]
@@ -53,6 +55,7 @@ pub(crate) async fn run(ctx: &Ctx, args: Serve) -> Outcome {
     let mut hup = signal(SignalKind::hangup()).map_err(|error| cannot(&error))?;
     let running = Gateway::start(config, options).await?;
     out(&ready_line(&running, json_lines));
+    listen::notify("READY=1");
     let cause = loop {
         tokio::select! {
             _ = term.recv() => break "SIGTERM",
@@ -61,6 +64,7 @@ pub(crate) async fn run(ctx: &Ctx, args: Serve) -> Outcome {
         }
     };
     tracing::info!(cause, "stopping; what is under way may end");
+    listen::notify("STOPPING=1");
     tokio::select! {
         () = running.stop() => {}
         _ = term.recv() => return Ok(FAILED),
