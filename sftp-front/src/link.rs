@@ -14,6 +14,9 @@ use tokio::net::TcpStream;
 
 /// Longest identification line, with its end (RFC 4253 §4.2).
 const MAX_ID_LINE: usize = 255;
+/// Bytes that a client may send before it has logged in: more than every key and the ends of a key exchange take, and an end
+/// to floods of messages that are answered or ignored (CVE-2025-26466).
+pub const MAX_BEFORE_LOGIN: u64 = 1 << 20;
 /// Read-ahead of a connection that has not transferred anything; many of these may be half open.
 const SMALL_BUFFER: usize = 4 << 10;
 /// Read-ahead of a connection that has received [`BUSY_AFTER`] bytes.
@@ -30,6 +33,7 @@ pub(crate) struct LinkState {
     /// Milliseconds after `born` since which a write has been waiting, plus one; 0 = none waits.
     blocked_since: AtomicU64,
     client: OnceLock<String>,
+    logged_in: AtomicBool,
 }
 
 impl LinkState {
@@ -42,6 +46,7 @@ impl LinkState {
             bytes_out: AtomicU64::new(0),
             blocked_since: AtomicU64::new(0),
             client: OnceLock::new(),
+            logged_in: AtomicBool::new(false),
         }
     }
 
@@ -50,6 +55,15 @@ impl LinkState {
         self.dead.store(true, Ordering::SeqCst);
         let wakers = std::mem::take(&mut *self.wakers.lock().unwrap_or_else(PoisonError::into_inner));
         wakers.into_iter().flatten().for_each(Waker::wake);
+    }
+
+    /// From now on the client may send as much as it likes.
+    pub(crate) fn logged_in(&self) {
+        self.logged_in.store(true, Ordering::Relaxed);
+    }
+
+    fn is_flood(&self) -> bool {
+        self.bytes_in.load(Ordering::Relaxed) > MAX_BEFORE_LOGIN && !self.logged_in.load(Ordering::Relaxed)
     }
 
     /// Bytes received and sent on the wire.
@@ -149,6 +163,9 @@ impl AsyncRead for Link {
             ready!(Pin::new(&mut this.tcp).poll_read(cx, &mut ahead))?;
             (this.at, this.end) = (0, ahead.filled().len());
             this.state.bytes_in.fetch_add(this.end as u64, Ordering::Relaxed);
+            if this.state.is_flood() {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "too many bytes before the login")));
+            }
             if this.line.is_some() {
                 this.listen();
             }

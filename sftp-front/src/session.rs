@@ -166,6 +166,7 @@ impl Session {
         }
         self.state().logged_in = true;
         self.slot.logged_in();
+        self.link.logged_in();
         self.activity.touch();
         true
     }

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 pub mod gateway;
+pub mod packets;
 pub mod pair;
 pub mod peer;
 pub mod process;

@@ -99,6 +99,23 @@ impl Sftp {
         run(&mut command)
     }
 
+    /// `ssh` with a subsystem as this user.
+    #[must_use]
+    pub fn subsystem(&self, name: &str) -> Command {
+        let mut command = tool("ssh", &["-p", &self.port.to_string(), "-s"]);
+        command.args(options(&self.key)).arg(format!("{}@127.0.0.1", self.user)).arg(name);
+        command
+    }
+
+    /// Old `scp`, which speaks a protocol of its own, as this user.
+    #[must_use]
+    #[track_caller]
+    pub fn scp(&self, more: &[&str], local: &Path, remote: &str) -> Ran {
+        let mut command = tool("scp", &["-P", &self.port.to_string()]);
+        command.args(more).args(options(&self.key)).arg(local);
+        run(command.arg(format!("{}@127.0.0.1:{remote}", self.user)))
+    }
+
     /// Runs lines in batch mode: the first that fails ends it, unless it begins with `-`.
     #[must_use]
     #[track_caller]
