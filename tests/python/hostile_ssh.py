@@ -137,6 +137,7 @@ def connection_messages_before_the_login():
         except (EOFError, OSError):
             continue
         need(opens_no_channel(peer), f"{name} before the login leads to a channel")
+        need(not peer.is_active(), f"{name} and an OPEN before the login keep the connection")
         need(not peer.is_authenticated(), f"{name} counts as a login")
         peer.close()
 

@@ -170,6 +170,11 @@ impl Session {
             (EncryptedState::Authenticated, Some((msg, mut r))) => {
                 self.server_read_authenticated(handler, *msg, &mut r).await
             }
+            // The connection protocol, and what only a server says, before a login: nobody does that by accident
+            // (CVE-2018-10933, CVE-2025-32433).
+            (_, Some((&(msg::USERAUTH_FAILURE..=msg::USERAUTH_BANNER | 80 | 90..), _))) => {
+                Err(Error::Inconsistent.into())
+            }
             _ => Ok(()),
         }
     }
