@@ -15,14 +15,16 @@ mod lifecycle;
 mod messages;
 mod objects;
 mod outbound;
+mod recent;
 mod tree;
 
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use recent::Recent;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
@@ -41,6 +43,11 @@ const MAX_GROUP: usize = 256;
 /// The schema's version, kept in `user_version`.
 const SCHEMA_VERSION: i64 = 1;
 const SCHEMA: &str = include_str!("schema.sql");
+/// Pages of the write-ahead log (4 KiB each) after which it is carried over into the database. Small contents live for a
+/// fraction of a second: with a longer log most of their pages are overwritten before they are carried over.
+const CHECKPOINT_PAGES: i64 = 4096;
+/// Most memory of the writer's page cache, in KiB.
+const WRITER_CACHE_KIB: i64 = 8 * 1024;
 /// Read connections kept for reuse.
 const MAX_IDLE_READERS: usize = 8;
 
@@ -87,12 +94,14 @@ type Release = Box<dyn FnOnce(std::result::Result<(), String>) + Send>;
 pub struct Journal {
     path: PathBuf,
     changes: mpsc::Sender<Change>,
+    recent: Arc<Recent>,
     readers: Mutex<Vec<Connection>>,
 }
 
 /// One change: the verbs are its methods, spread over this folder by flow.
 pub struct Tx<'a> {
     pub(super) db: &'a Connection,
+    recent: &'a Recent,
 }
 
 impl Journal {
@@ -104,13 +113,16 @@ impl Journal {
         let db = connect(path)?;
         migrate(&db)?;
         let (changes, queue) = mpsc::channel::<Change>();
+        let recent = Arc::new(Recent::default());
+        let shared = Arc::clone(&recent);
         std::thread::Builder::new()
             .name("journal".to_owned())
-            .spawn(move || write_loop(&db, &queue))
+            .spawn(move || write_loop(&db, &shared, &queue))
             .map_err(|error| JournalError::Corrupt(format!("cannot start the writer: {error}")))?;
         Ok(Journal {
             path: path.to_owned(),
             changes,
+            recent,
             readers: Mutex::new(Vec::new()),
         })
     }
@@ -170,7 +182,10 @@ impl Journal {
             Some(db) => db,
             None => connect_reader(&self.path)?,
         };
-        let outcome = read(&Tx { db: &db });
+        let outcome = read(&Tx {
+            db: &db,
+            recent: &self.recent,
+        });
         if let Ok(mut pool) = self.readers.lock()
             && pool.len() < MAX_IDLE_READERS
         {
@@ -208,15 +223,20 @@ impl Journal {
 }
 
 fn in_savepoint<T>(tx: &Tx<'_>, change: impl FnOnce(&Tx<'_>) -> Result<T>) -> Result<T> {
-    tx.db.execute_batch("SAVEPOINT change")?;
+    tx.run("SAVEPOINT change")?;
     let outcome = change(tx);
-    let end = if outcome.is_ok() {
-        "RELEASE change"
-    } else {
-        "ROLLBACK TO change; RELEASE change"
-    };
-    tx.db.execute_batch(end)?;
+    if outcome.is_err() {
+        tx.run("ROLLBACK TO change")?;
+    }
+    tx.run("RELEASE change")?;
     outcome
+}
+
+impl Tx<'_> {
+    /// A statement that is used so often that it is not parsed each time.
+    fn run(&self, statement: &str) -> rusqlite::Result<()> {
+        self.db.prepare_cached(statement)?.execute([]).map(|_| ())
+    }
 }
 
 fn connect(path: &Path) -> Result<Connection> {
@@ -227,6 +247,8 @@ fn connect(path: &Path) -> Result<Connection> {
     db.busy_timeout(BUSY_TIMEOUT)?;
     // FULL: in WAL mode NORMAL lost committed rows at a power cut (durability.md §10).
     db.execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; PRAGMA temp_store=MEMORY;")?;
+    db.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    db.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
     db.set_prepared_statement_cache_capacity(128);
     Ok(db)
 }
@@ -256,10 +278,10 @@ fn migrate(db: &Connection) -> Result<()> {
 }
 
 /// Runs changes until nobody can send any more.
-fn write_loop(db: &Connection, queue: &mpsc::Receiver<Change>) {
+fn write_loop(db: &Connection, recent: &Recent, queue: &mpsc::Receiver<Change>) {
     while let Ok(first) = queue.recv() {
-        let begun = db.execute_batch("BEGIN IMMEDIATE").map_err(|error| error.to_string());
-        let tx = Tx { db };
+        let tx = Tx { db, recent };
+        let begun = tx.run("BEGIN IMMEDIATE").map_err(|error| error.to_string());
         let mut releases = Vec::new();
         if begun.is_ok() {
             releases.push(first(&tx));
@@ -276,7 +298,7 @@ fn write_loop(db: &Connection, queue: &mpsc::Receiver<Change>) {
             tracing::error!(error = ?begun, "the journal cannot begin a transaction");
             continue;
         }
-        let committed = db.execute_batch("COMMIT").map_err(|error| error.to_string());
+        let committed = tx.run("COMMIT").map_err(|error| error.to_string());
         if let Err(error) = &committed {
             tracing::error!(%error, "the journal cannot commit");
             let _ = db.execute_batch("ROLLBACK");

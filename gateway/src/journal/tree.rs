@@ -1,5 +1,6 @@
 //! What the tree shows: entries of the records, uploads that are no messages, and small contents.
 
+use bytes::Bytes;
 use rusqlite::{OptionalExtension as _, Row, params};
 
 use super::{JournalError, Result, Tx};
@@ -128,6 +129,7 @@ impl Tx<'_> {
         self.db
             .prepare_cached("INSERT OR REPLACE INTO blob (key, bytes) VALUES (?1, ?2)")?
             .execute(params![key, bytes])?;
+        self.recent.put(key, bytes);
         Ok(())
     }
 
@@ -135,9 +137,13 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database's.
-    pub fn blob(&self, key: &str) -> Result<Option<Vec<u8>>> {
+    pub fn blob(&self, key: &str) -> Result<Option<Bytes>> {
+        if let Some(bytes) = self.recent.get(key) {
+            return Ok(Some(bytes));
+        }
         let mut query = self.db.prepare_cached("SELECT bytes FROM blob WHERE key = ?1")?;
-        Ok(query.query_row([key], |row| row.get(0)).optional()?)
+        let stored: Option<Vec<u8>> = query.query_row([key], |row| row.get(0)).optional()?;
+        Ok(stored.map(Bytes::from))
     }
 
     /// Forgets small contents.
@@ -146,6 +152,7 @@ impl Tx<'_> {
     /// The database's.
     pub fn drop_blob(&self, key: &str) -> Result<()> {
         self.db.prepare_cached("DELETE FROM blob WHERE key = ?1")?.execute([key])?;
+        self.recent.forget(key);
         Ok(())
     }
 
@@ -240,15 +247,29 @@ impl Tx<'_> {
         rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
     }
 
-    /// Entries whose bytes are not yet at their place in the tree.
+    /// Entries whose bytes are not yet at their place in the tree, with the bytes of those that live in the journal: at
+    /// most `limit` entries, and no more once there are `enough` bytes.
     ///
     /// # Errors
     /// The database's.
-    pub fn unpublished(&self, limit: u32) -> Result<Vec<Entry>> {
+    pub fn unpublished(&self, limit: u32, enough: usize) -> Result<Vec<(Entry, Option<Bytes>)>> {
         let sql = format!("SELECT {ENTRY} FROM entry WHERE store <> '' AND deleted IS NULL LIMIT ?1");
         let mut query = self.db.prepare_cached(&sql)?;
-        let rows = query.query_map([limit], |row| Ok(read_entry(row)))?;
-        rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
+        let mut rows = query.query([limit])?;
+        let (mut found, mut bytes) = (Vec::new(), 0usize);
+        while bytes < enough
+            && let Some(row) = rows.next()?
+        {
+            let entry = read_entry(row)?;
+            let small = if entry.store.starts_with("j:") {
+                self.blob(&entry.store)?
+            } else {
+                None
+            };
+            bytes = bytes.saturating_add(small.as_ref().map_or(0, Bytes::len));
+            found.push((entry, small));
+        }
+        Ok(found)
     }
 
     /// The bytes of these entries are durable at their place in the tree: the staged copies are let go.

@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
+use bytes::Bytes;
+
 use super::{Context as _, Result, StorageError};
 
 /// Bytes on disk or, when small, in memory.
@@ -13,11 +15,11 @@ pub enum Content {
     /// An open file and its length.
     File(File, u64),
     /// Small contents.
-    Bytes(Vec<u8>),
+    Bytes(Bytes),
 }
 
 impl Content {
-    pub(super) fn from_bytes(bytes: Vec<u8>) -> Self {
+    pub(super) fn from_bytes(bytes: Bytes) -> Self {
         Content::Bytes(bytes)
     }
 

@@ -297,6 +297,11 @@ impl Storage {
     }
 }
 
+/// Whether a key names staged bytes in a file of their own.
+fn is_file(key: &str) -> bool {
+    key.starts_with("f:")
+}
+
 fn old(file: &Path, age_secs: u64) -> bool {
     let age = fs::metadata(file)
         .and_then(|meta| meta.modified())

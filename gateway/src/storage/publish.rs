@@ -1,16 +1,21 @@
 //! Publishing: bytes go to their place in the tree, leave it when their time has come, and come back.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::{Content, Context as _, Result, Storage, make_dir, sync_dir};
+use bytes::Bytes;
+
+use super::{Context as _, Result, Storage, is_file, make_dir, sync_dir};
 use crate::journal::Entry;
 
 /// Entries that one round publishes and syncs together.
 const MAX_BATCH: u32 = 512;
+/// Bytes of small contents after which a round takes no further entry: it holds them in memory.
+const MAX_BATCH_BYTES: usize = 8 << 20;
 
 impl Storage {
     /// Publishes what the journal lists but the tree does not hold yet; gives the number, 0 when there is nothing left.
@@ -21,13 +26,14 @@ impl Storage {
     /// The disk's or the journal's.
     pub fn publish_batch(&self) -> Result<usize> {
         let _one_at_a_time = self.publishing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let entries = self.journal.read(|tx| tx.unpublished(MAX_BATCH))?;
+        let entries = self.journal.read(|tx| tx.unpublished(MAX_BATCH, MAX_BATCH_BYTES))?;
         if entries.is_empty() {
             return Ok(0);
         }
         let mut placed = Vec::with_capacity(entries.len());
-        for entry in entries {
-            match self.place(&entry) {
+        let mut made = HashSet::new();
+        for (entry, bytes) in entries {
+            match self.place(&entry, bytes, &mut made) {
                 Ok(()) => placed.push(entry),
                 Err(error) => tracing::error!(path = %self.tree_path(&entry).display(), %error, "cannot publish"),
             }
@@ -40,31 +46,35 @@ impl Storage {
         let keys: Vec<String> = placed.iter().map(|entry| entry.store.clone()).collect();
         self.journal.write_blocking(move |tx| tx.published(&placed))?;
         for key in keys {
-            if !self.journal.read(|tx| tx.names_store_key(&key))? {
+            // Small ones went with their rows.
+            if is_file(&key) && !self.journal.read(|tx| tx.names_store_key(&key))? {
                 self.discard(&key);
             }
         }
         Ok(count)
     }
 
-    /// Puts one entry's bytes at its place; what is there already is replaced.
-    fn place(&self, entry: &Entry) -> Result<()> {
+    /// Puts one entry's bytes at its place; what is there already is replaced. `made` are the directories of this round.
+    fn place(&self, entry: &Entry, bytes: Option<Bytes>, made: &mut HashSet<PathBuf>) -> Result<()> {
         let target = self.tree_path(entry);
-        if let Some(parent) = target.parent() {
+        if let Some(parent) = target.parent()
+            && !made.contains(parent)
+        {
             make_dir(parent)?;
+            made.insert(parent.to_owned());
         }
-        match self.open_staged(&entry.store)? {
-            Content::File(..) => {
-                let source = self.file_of(&entry.store)?;
-                replace(&target, |path| fs::hard_link(&source, path)).context(|| format!("cannot publish {}", target.display()))
-            }
-            Content::Bytes(bytes) => replace(&target, |path| {
+        let placed = match bytes {
+            Some(bytes) => replace(&target, |path| {
                 let mut options = fs::OpenOptions::new();
                 let mut file = options.write(true).create_new(true).mode(0o600).open(path)?;
                 file.write_all(&bytes)
-            })
-            .context(|| format!("cannot publish {}", target.display())),
-        }
+            }),
+            None => {
+                let source = self.file_of(&entry.store)?;
+                replace(&target, |path| fs::hard_link(&source, path))
+            }
+        };
+        placed.context(|| format!("cannot publish {}", target.display()))
     }
 
     /// Moves a published entry to another directory of the tree: a failed message that became delivered after all.
