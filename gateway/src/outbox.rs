@@ -88,16 +88,16 @@ async fn step(core: &Arc<Core>, job: &Job, message: Message) -> Result<(), FlowE
         )
         .await;
     }
-    let message = if message.message_id.is_empty() {
-        match compose::compose(core, job, message.clone(), &partnership).await? {
-            Ok(composed) => composed,
+    let (message, blob) = if message.message_id.is_empty() {
+        match compose::compose(core, message.clone(), &partnership).await? {
+            Ok(packed) => packed,
             Err(trouble) if trouble.code == "bad-zip" => return outcome::give_up(core, job, message, trouble.code, &trouble.why).await,
             Err(trouble) => return outcome::not_now(core, job, message, trouble.code, &trouble.why).await,
         }
     } else {
-        message
+        (message, None)
     };
-    attempt::attempt(core, job, message, &partnership).await
+    attempt::attempt(core, job, message, blob, &partnership).await
 }
 
 /// Renews the job's lease while the work lasts.

@@ -23,8 +23,15 @@ const PROGRESS: Duration = Duration::from_secs(60);
 /// How long the answer to an async message may take: the partner only has to store it.
 const ASYNC_RESPONSE: Duration = Duration::from_secs(60);
 
-/// Posts the stored bytes once and settles what came of it.
-pub(super) async fn attempt(core: &Arc<Core>, job: &Job, mut message: Message, pair: &Arc<Partnership>) -> Result<(), FlowError> {
+/// Posts the stored bytes once and settles what came of it. `blob`: small bytes that were composed a moment ago; they become
+/// durable together with the record of the try.
+pub(super) async fn attempt(
+    core: &Arc<Core>,
+    job: &Job,
+    mut message: Message,
+    blob: Option<(String, Vec<u8>)>,
+    pair: &Arc<Partnership>,
+) -> Result<(), FlowError> {
     let began = core.clock.now();
     message.attempts += 1;
     message.state = State::Sending;
@@ -40,7 +47,7 @@ pub(super) async fn attempt(core: &Arc<Core>, job: &Job, mut message: Message, p
         body_sent: false,
     });
     let (row, claim) = (message.clone(), (job.id, job.fence));
-    core.journal.write(move |tx| tx.progress(&row, claim, None, began)).await?;
+    core.journal.write(move |tx| tx.progress(&row, claim, blob.as_ref(), began)).await?;
 
     let posted = post(core, &message, pair).await?;
     record(&mut message, &posted, core.clock.now() - began);
@@ -71,7 +78,7 @@ pub(super) async fn attempt(core: &Arc<Core>, job: &Job, mut message: Message, p
 async fn post(core: &Core, message: &Message, pair: &Partnership) -> Result<Result<Answer, PostError>, FlowError> {
     let body = match core.storage.open_staged(&message.detail.raw)? {
         Content::File(file, len) => Body::File { file, len },
-        Content::Bytes(bytes) => Body::Bytes(bytes.into()),
+        Content::Bytes(bytes) => Body::Bytes(bytes),
     };
     let headers = Headers::parse(&message.detail.head()).map_err(|e| FlowError::Internal(e.to_string()))?;
     let target = target(core, pair, &pair.partner.url);

@@ -12,7 +12,6 @@ use as2_core::receipt::ReceiptRequest;
 
 use super::FlowError;
 use crate::gateway::Core;
-use crate::journal::Job;
 use crate::message::{Message, MicRecord};
 use crate::partner::{self, Zip};
 use crate::partnership::Partnership;
@@ -58,34 +57,32 @@ impl From<as2_core::Error> for ComposeError {
     }
 }
 
-/// Packages a message and commits the result; the row comes back with Message-ID, MIC and headers.
+/// Packages a message; the row comes back with Message-ID, MIC and headers, with the bytes if they are small. The first try
+/// commits both.
 pub(super) async fn compose(
     core: &Arc<Core>,
-    job: &Job,
     message: Message,
     partnership: &Arc<Partnership>,
-) -> Result<Result<Message, Trouble>, FlowError> {
+) -> Result<Result<Packed, Trouble>, FlowError> {
     let permit = Arc::clone(&core.crypto)
         .acquire_owned()
         .await
         .map_err(|e| FlowError::Internal(e.to_string()))?;
-    let (core2, pair) = (Arc::clone(core), Arc::clone(partnership));
+    let (core, pair) = (Arc::clone(core), Arc::clone(partnership));
     let packed = tokio::task::spawn_blocking(move || {
-        let packed = package(&core2, message, &pair);
+        let packed = package(&core, message, &pair);
         drop(permit);
         packed
     });
-    let (message, blob) = match packed.await.map_err(|e| FlowError::Internal(e.to_string()))? {
-        Ok(packed) => packed,
-        Err(ComposeError::Trouble(trouble)) => return Ok(Err(trouble)),
-        Err(ComposeError::Storage(error)) => return Err(error.into()),
-    };
-    let (row, claim, now) = (message.clone(), (job.id, job.fence), core.clock.now());
-    core.journal.write(move |tx| tx.progress(&row, claim, blob.as_ref(), now)).await?;
-    Ok(Ok(message))
+    match packed.await.map_err(|e| FlowError::Internal(e.to_string()))? {
+        Ok(packed) => Ok(Ok(packed)),
+        Err(ComposeError::Trouble(trouble)) => Ok(Err(trouble)),
+        Err(ComposeError::Storage(error)) => Err(error.into()),
+    }
 }
 
-type Packed = (Message, Option<(String, Vec<u8>)>);
+/// A composed message, and its bytes under their key if they are small.
+pub(super) type Packed = (Message, Option<(String, Vec<u8>)>);
 
 fn package(core: &Core, mut message: Message, pair: &Partnership) -> Result<Packed, ComposeError> {
     core.storage.check_room()?;

@@ -391,7 +391,7 @@ pub(super) async fn mdn_is_missing(core: &Arc<Core>, job: &Job, mut message: Mes
     }
     if message.detail.mdn_tries < core.config.retry.mdn_tries && pair.partner.detects_duplicates {
         message.detail.mdn_tries += 1;
-        return super::attempt::attempt(core, job, message, pair).await;
+        return super::attempt::attempt(core, job, message, None, pair).await;
     }
     let after = if pair.partner.detects_duplicates {
         failed(
