@@ -180,7 +180,7 @@ pub enum Object {
     /// A key pair or trusted certificate.
     Certificate(Box<Certificate>),
     /// An SFTP login.
-    User(User),
+    User(Box<User>),
 }
 
 impl Object {
@@ -266,7 +266,7 @@ impl From<Certificate> for Change {
 
 impl From<User> for Change {
     fn from(user: User) -> Self {
-        Change::Put(Object::User(user))
+        Change::Put(Object::User(Box::new(user)))
     }
 }
 
@@ -401,7 +401,11 @@ pub fn find(objects: &Objects, kind: ObjectKind, account: &str, name: &str) -> O
             .certificate(account, name)
             .cloned()
             .map(|c| Object::Certificate(Box::new(c))),
-        ObjectKind::User => objects.user(name).filter(|u| u.account == account).cloned().map(Object::User),
+        ObjectKind::User => objects
+            .user(name)
+            .filter(|u| u.account == account)
+            .cloned()
+            .map(|user| Object::User(Box::new(user))),
     }
 }
 
@@ -423,7 +427,7 @@ pub fn with_changes(before: &Objects, changes: &[Change]) -> Objects {
                         .insert((certificate.account.clone(), certificate.name.clone()), *certificate),
                 );
             }
-            Change::Put(Object::User(user)) => drop(after.users.insert(user.name.to_ascii_lowercase(), user)),
+            Change::Put(Object::User(user)) => drop(after.users.insert(user.name.to_ascii_lowercase(), *user)),
             Change::Remove(kind, account, name) => match kind {
                 ObjectKind::Account => drop(after.accounts.remove(&name)),
                 ObjectKind::Station => drop(after.stations.remove(&name)),

@@ -96,7 +96,7 @@ fn judge_objects(core: &Core) -> Result<Vec<Finding>> {
     let stations = all.stations.values().cloned().map(Object::Station);
     let partners = all.partners.values().cloned().map(|p| Object::Partner(Box::new(p)));
     let certificates = all.certificates.values().cloned().map(|c| Object::Certificate(Box::new(c)));
-    let users = all.users.values().cloned().map(Object::User);
+    let users = all.users.values().cloned().map(|user| Object::User(Box::new(user)));
     let mut count = 0;
     for object in accounts.chain(stations).chain(partners).chain(certificates).chain(users) {
         count += 1;

@@ -217,7 +217,7 @@ fn gather(core: &Core, objects: &Objects, account: Option<&str>, documents: &[Re
             let account = account_of(&user.account, &format!("user {}", user.name))?;
             let mut user = normalised(User { account, ..user.clone() })?;
             keep_credentials(objects, &mut user)?;
-            wanted.objects.push(Object::User(user));
+            wanted.objects.push(Object::User(Box::new(user)));
         }
     }
     refuse_doubles(&wanted.objects)?;

@@ -55,7 +55,7 @@ fn refresh<'a>(file: &Path, read: &'a mut Option<(SystemTime, u64, List)>) -> Re
     if size > MAX_BYTES {
         return Err(format!("it is larger than {MAX_BYTES} bytes"));
     }
-    if !read.as_ref().is_some_and(|(at, bytes, _)| (*at, *bytes) == (changed, size)) {
+    if read.as_ref().is_none_or(|(at, bytes, _)| (*at, *bytes) != (changed, size)) {
         let text = std::fs::read_to_string(file).map_err(|error| error.to_string())?;
         *read = Some((changed, size, parse(&text)?));
     }
