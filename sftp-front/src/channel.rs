@@ -12,14 +12,18 @@ use crate::budget::{Budget, REQUEST_BUDGET};
 use crate::engine::{Aside, Engine, Work};
 use crate::packet::{Broken, PIECE_COST};
 use crate::session::Activity;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use russh::ChannelMsg;
 use russh::server::Msg;
 use std::collections::VecDeque;
+use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
+/// Bytes read from a pipe at once.
+const PIPE_BUFFER: usize = 64 << 10;
 /// How long a channel that is given up tries to say CLOSE.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
 
@@ -132,6 +136,37 @@ impl Channel {
 
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Serves a client at the other end of two pipes, to the end of its requests.
+    pub(crate) async fn serve_pipe(
+        self: Arc<Self>,
+        mut input: impl AsyncRead + Unpin,
+        mut output: impl AsyncWrite + Unpin,
+    ) -> io::Result<()> {
+        let read = async {
+            let mut buffer = BytesMut::with_capacity(PIPE_BUFFER);
+            while input.read_buf(&mut buffer).await? > 0 {
+                self.accept(buffer.split().freeze()).await;
+                buffer.reserve(PIPE_BUFFER);
+            }
+            self.end(End::Eof);
+            std::future::pending::<io::Result<()>>().await
+        };
+        let write = async {
+            while let Some(ToSend { bytes, .. }) = self.outbox.next().await {
+                for bytes in bytes {
+                    output.write_all(&bytes).await?;
+                }
+                output.flush().await?;
+                self.outbox.sent();
+            }
+            Ok(())
+        };
+        tokio::select! {
+            result = write => result,
+            result = read => result,
+        }
     }
 
     async fn accept(self: &Arc<Self>, data: Bytes) {

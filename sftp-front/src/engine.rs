@@ -46,6 +46,8 @@ const EXTENSIONS: [(&str, &str); 8] = [
     ("home-directory", "1"),
 ];
 
+const HARDLINK: &str = "hardlink@openssh.com";
+
 /// What all channels of a connection share.
 #[derive(Default)]
 pub(crate) struct Shared {
@@ -250,13 +252,14 @@ impl Engine {
                 let mut r = Reader(body);
                 let mut next = || r.string().unwrap_or_default();
                 match *name {
-                    b"posix-rename@openssh.com" => self.waits_for(next(), true) || self.waits_for(next(), true),
+                    b"posix-rename@openssh.com" | b"hardlink@openssh.com" => self.waits_for(next(), true) || self.waits_for(next(), true),
                     b"lsetstat@openssh.com" => self.waits_for(next(), false),
                     _ => false,
                 }
             }
             Request::Read { .. } | Request::Fstat { .. } | Request::FsetStat { .. } | Request::ReadDir { .. } => false,
-            Request::RealPath { .. } | Request::Link | Request::Unknown => false,
+            Request::ReadLink { path } | Request::SymLink { path, .. } => self.waits_for(path, false),
+            Request::RealPath { .. } | Request::Unknown => false,
         }
     }
 
@@ -295,7 +298,11 @@ impl Engine {
             return Err(Broken::Version(asked));
         }
         self.greeted = true;
-        out.put(|b| packet::version(b, &EXTENSIONS))
+        let mut offered = EXTENSIONS.to_vec();
+        if self.tree.has_links() {
+            offered.push((HARDLINK, "1"));
+        }
+        out.put(|b| packet::version(b, &offered))
     }
 
     // ---------------------------------------------------------------------------------------------- requests
@@ -343,7 +350,11 @@ impl Engine {
             Request::RmDir { path } => self.tree.rmdir(&self.path(path)?).map(|()| Reply::Ok),
             Request::RealPath { path } => self.real_path(path),
             Request::Rename { from, to } => self.rename(from, to, false),
-            Request::Link => Err(Fault::OpUnsupported("this server has no links".into())),
+            Request::ReadLink { path } => self.tree.read_link(&self.path(path)?).map(Reply::Path),
+            Request::SymLink { target, path } => {
+                let target = std::str::from_utf8(target).map_err(|_| malformed())?;
+                self.tree.symlink(target, &self.path(path)?).map(|()| Reply::Ok)
+            }
             Request::Extended { name, body } => self.extended(name, body),
             Request::Unknown => Err(Fault::unsupported()),
         }
@@ -505,8 +516,8 @@ impl Engine {
         Ok(Reply::Ok)
     }
 
-    /// OpenSSH's extensions (PROTOCOL §4). `hardlink@` and `copy-data` are neither offered nor run: they would be a second
-    /// way to create content.
+    /// OpenSSH's extensions (PROTOCOL §4). `copy-data` is neither offered nor run: it would be a second way to create content;
+    /// `hardlink@` is the tree's to allow.
     fn extended(&mut self, name: &[u8], body: &[u8]) -> Result<Reply, Fault> {
         let mut r = Reader(body);
         let mut string = || r.string().map_err(|Malformed| malformed());
@@ -533,6 +544,10 @@ impl Engine {
             b"fstatvfs@openssh.com" => {
                 self.handle(string()?)?;
                 self.vfs()
+            }
+            b"hardlink@openssh.com" => {
+                let (old, new) = (self.path(string()?)?, self.path(string()?)?);
+                self.tree.link(&old, &new).map(|()| Reply::Ok)
             }
             b"lsetstat@openssh.com" => {
                 let path = string()?;

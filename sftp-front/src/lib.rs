@@ -17,6 +17,9 @@
 //! * Answers leave through `answers.rs`; the data of a READ are fetched there just before they are sent. `longname.rs` makes
 //!   the lines of a listing.
 //!
+//! The same channel serves a pipe instead of a connection in [`serve_pipe`]: `examples/sftp-stdio.rs` takes the place of an
+//! `sftp-server` in suites that others wrote.
+//!
 //! # Limits
 //! Each limit is a constant beside the code that enforces it: [`MAX_PACKET`], [`MAX_DATA`], [`MAX_HANDLES`], [`MAX_PATH`],
 //! [`MAX_CLOSING`], [`MAX_COMPONENTS`], [`MAX_COMPONENT`], [`MAX_EXTENTS`], [`MAX_WAITING_ANSWERS`], [`MAX_WAITING_BYTES`],
@@ -58,5 +61,5 @@ pub use link::MAX_BEFORE_LOGIN;
 pub use packet::{MAX_DATA, MAX_PACKET};
 pub use path::{MAX_COMPONENT, MAX_COMPONENTS, MAX_PATH, PathError, VPath};
 pub use server::{Config, Error, Server};
-pub use session::{SessionInfo, WRITE_STALL};
+pub use session::{SessionInfo, WRITE_STALL, serve_pipe};
 pub use tree::{CloseSign, Download, Entry, Fault, Kind, Listing, OpenHow, SetStat, Space, Stat, Tree, Upload};

@@ -321,8 +321,14 @@ pub(crate) enum Request<'a> {
         from: &'a [u8],
         to: &'a [u8],
     },
-    /// READLINK and SYMLINK.
-    Link,
+    ReadLink {
+        path: &'a [u8],
+    },
+    /// In OpenSSH's order of the fields, which all clients have taken over.
+    SymLink {
+        target: &'a [u8],
+        path: &'a [u8],
+    },
     Extended {
         name: &'a [u8],
         body: &'a [u8],
@@ -386,7 +392,11 @@ fn fields<'a>(kind: u8, r: &mut Reader<'a>) -> Result<Request<'a>, Malformed> {
             from: r.string()?,
             to: r.string()?,
         },
-        READLINK | SYMLINK => Request::Link,
+        READLINK => Request::ReadLink { path: r.string()? },
+        SYMLINK => Request::SymLink {
+            target: r.string()?,
+            path: r.string()?,
+        },
         EXTENDED => Request::Extended {
             name: r.string()?,
             body: r.0,

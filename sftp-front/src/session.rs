@@ -2,7 +2,7 @@
 //! task of russh's; this file watches over it from outside and ends it through the kill switch of the [`Link`].
 
 use crate::auth::Peer;
-use crate::budget::Budget;
+use crate::budget::{Budget, REQUEST_BUDGET};
 use crate::channel::Channel;
 use crate::engine::{Engine, Shared};
 use crate::handler::Handler;
@@ -10,12 +10,14 @@ use crate::link::{Link, LinkState};
 use crate::server::{Server, Slot, stopped};
 use crate::tree::Tree;
 use russh::server::Msg;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 /// A peer that takes no byte of a write for so long is gone.
@@ -59,7 +61,7 @@ pub(crate) struct Activity {
 }
 
 impl Activity {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             born: Instant::now(),
             last_ms: AtomicU64::new(0),
@@ -247,6 +249,18 @@ impl Session {
 async fn ended(end: &mut watch::Receiver<Option<&'static str>>) -> &'static str {
     let reason = end.wait_for(Option::is_some).await;
     reason.ok().and_then(|r| *r).unwrap_or("ended by the server")
+}
+
+/// Serves one client whose requests come from a pipe, without SSH: for tests against suites that drive an `sftp-server`.
+///
+/// # Errors
+/// The pipes'.
+pub async fn serve_pipe(tree: Arc<dyn Tree>, input: impl AsyncRead + Unpin, output: impl AsyncWrite + Unpin) -> io::Result<()> {
+    let engine = Engine::new(tree, String::new(), Arc::default());
+    let budget = Budget::new(Arc::new(Semaphore::new(REQUEST_BUDGET)));
+    Channel::new(engine, budget, Arc::new(Activity::new()))
+        .serve_pipe(input, output)
+        .await
 }
 
 /// Serves one accepted connection to its end.

@@ -212,6 +212,35 @@ pub trait Tree: Send + Sync + 'static {
         Err(Fault::unsupported())
     }
 
+    /// Whether the tree has links at all: then `hardlink@openssh.com` is offered.
+    fn has_links(&self) -> bool {
+        false
+    }
+
+    /// `hardlink@openssh.com`: `new` becomes another name of `old`.
+    ///
+    /// # Errors
+    /// Any fault.
+    fn link(&self, _old: &VPath, _new: &VPath) -> Result<(), Fault> {
+        Err(Fault::OpUnsupported("this server has no links".into()))
+    }
+
+    /// SYMLINK: `new` leads to `target`, which is the client's text and no path of the tree.
+    ///
+    /// # Errors
+    /// Any fault.
+    fn symlink(&self, _target: &str, _new: &VPath) -> Result<(), Fault> {
+        Err(Fault::OpUnsupported("this server has no links".into()))
+    }
+
+    /// READLINK.
+    ///
+    /// # Errors
+    /// Any fault.
+    fn read_link(&self, _path: &VPath) -> Result<String, Fault> {
+        Err(Fault::OpUnsupported("this server has no links".into()))
+    }
+
     /// SETSTAT and `lsetstat@openssh.com`.
     ///
     /// # Errors

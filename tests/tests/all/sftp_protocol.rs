@@ -1,7 +1,7 @@
 //! SFTP version 3 as the gateway speaks it: what goes on beside what, what is refused, and how (sftp.md §5).
 
 use tests::packets::{Packets, packet, page_names, string};
-use tests::process::{run, tool};
+use tests::process::{profile_dir, run, tool};
 use tests::{Gateway, Pair};
 
 const OK: Option<u32> = Some(0);
@@ -176,4 +176,35 @@ fn what_is_missing_and_what_is_closed() {
     assert_eq!((answer.id, answer.code()), (77, Some(5)));
     client.send(&[0xff; 4]);
     assert_eq!(client.answer(), None);
+}
+
+#[test]
+fn openssh_own_scripts_pass_against_the_engine() {
+    let scripts = std::path::Path::new("/usr/lib/openssh/regress");
+    let server = profile_dir().join("examples/sftp-stdio");
+    if !scripts.is_dir() || !server.exists() {
+        eprintln!("skipped: no openssh-tests (apt-get install -y openssh-tests), or the example sftp-stdio is not built");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let _ = run(&mut tool(
+        "cp",
+        &["-a", &format!("{}/.", scripts.display()), dir.path().to_str().unwrap()],
+    ))
+    .ok();
+    // Copying on the server is refused by intent: a second way to make content.
+    let cmds = dir.path().join("sftp-cmds.sh");
+    let _ = run(&mut tool("sed", &["-i", "/: cp\"/,/after cp\"/d", cmds.to_str().unwrap()])).ok();
+    // The scripts want a path without options and write beside themselves.
+    for script in ["sftp", "sftp-cmds", "sftp-badcmds", "sftp-batch", "sftp-glob", "sftp-perm"] {
+        let here = dir.path().to_str().unwrap();
+        let mut shell = tool("sh", &["test-exec.sh", here, &format!("{here}/{script}.sh")]);
+        shell
+            .current_dir(dir.path())
+            .env("TEST_SHELL", "sh")
+            .env("TEST_SSH_SSH", "/usr/bin/ssh");
+        shell.env("TEST_SSH_SFTPSERVER", &server).env("TEST_SSH_UNSAFE_PERMISSIONS", "1");
+        let told = run(&mut shell);
+        assert!(told.code == 0 && told.stdout.contains("ok "), "{script}: {told}");
+    }
 }
