@@ -47,7 +47,7 @@ const MAX_FILE: u64 = 64 << 10;
 /// Longest packet type of the answers, and where handles are told.
 const HANDLE: u8 = 102;
 
-static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| tokio::runtime::Builder::new_current_thread().build().expect("a runtime"));
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime"));
 
 fuzz_target!(|data: &[u8]| {
     let Some((&settings, mut stream)) = data.split_first() else {
