@@ -254,6 +254,10 @@ pub struct As2 {
     pub mdn_path: String,
     /// Largest message in bytes.
     pub max_message: u64,
+    /// How long a body that broke off is kept for its sender to go on with.
+    pub keep_partial: Duration,
+    /// Bytes of such bodies that are kept for one pair; 0 keeps none.
+    pub partial_quota: u64,
     /// Connections of one address.
     pub max_connections_per_ip: u32,
     /// What a stranger is answered.
@@ -659,6 +663,8 @@ impl Config {
                 path: values.text("as2.path"),
                 mdn_path: values.text("as2.mdn_path"),
                 max_message: values.size("as2.max_message"),
+                keep_partial: values.span("as2.keep_partial"),
+                partial_quota: values.size("as2.partial_quota"),
                 max_connections_per_ip: values.number("as2.max_connections_per_ip"),
                 unknown_partner: values.word("as2.unknown_partner", UnknownPartner::Mdn),
                 send_workers: values.number("as2.send_workers"),
@@ -778,6 +784,7 @@ mod tests {
         assert_eq!(config.as2.listen, ["0.0.0.0:8080"]);
         assert_eq!(config.as2.response_timeout, Duration::from_secs(300));
         assert_eq!(config.as2.max_message, 100 << 30);
+        assert_eq!((config.as2.keep_partial.as_secs(), config.as2.partial_quota), (86_400, 10 << 30));
         assert_eq!(config.uploads.duplicate_window, Duration::from_secs(21_600));
         assert_eq!(config.uploads.temp_names.len(), 8);
         assert_eq!(config.lifecycle.messages.noncurrent, Duration::from_secs(35 * 86_400));

@@ -349,6 +349,7 @@ impl Gateway {
         let lock = lock(&config)?;
         let core = Core::open(config)?;
         core.storage.clear_spool()?;
+        core.storage.partials().adopt()?;
         forget_lost_parts(&core)?;
         let doors = Doors::bind(&core, &options).await?;
         doors.listening.remember(&core.journal).await?;
@@ -671,9 +672,13 @@ async fn sweep(core: Arc<Core>, mut stop: watch::Receiver<bool>) {
         }
         if tokio::time::Instant::now() >= orphans_at {
             orphans_at += ORPHAN_SWEEP;
-            let storage = Arc::clone(&core.storage);
-            if let Ok(Err(error)) = tokio::task::spawn_blocking(move || storage.sweep_orphans(ORPHAN_AGE.as_secs())).await {
-                tracing::error!(%error, "cannot look for staged bytes without a row");
+            let (storage, oldest) = (Arc::clone(&core.storage), inbox::oldest_part(&core));
+            let swept = tokio::task::spawn_blocking(move || {
+                storage.partials().sweep(oldest)?;
+                storage.sweep_orphans(ORPHAN_AGE.as_secs())
+            });
+            if let Ok(Err(error)) = swept.await {
+                tracing::error!(%error, "cannot look for parts that are too old and staged bytes without a row");
             }
         }
         let due = lifecycle::is_due(&core).unwrap_or(false);

@@ -43,6 +43,11 @@ pub trait Receive: Send + Sync + 'static {
     /// Works on the whole request. It runs to its end even if the client has gone.
     fn receive(&self, arrival: Arrival, sink: Self::Sink) -> impl Future<Output = Reply> + Send;
 
+    /// Answers a HEAD that asks how much is held of a body that broke off; `None` where it asks for nothing of the kind.
+    fn held(&self, _arrival: &Arrival) -> impl Future<Output = Option<Reply>> + Send {
+        async { None }
+    }
+
     /// Answers a GET; HEAD gets the same status without a body. Names neither version nor station nor partner.
     fn look(&self, _target: &str) -> Reply {
         Reply::text(200, "as2gate: an AS2 endpoint; messages come by POST\n")
@@ -52,10 +57,15 @@ pub trait Receive: Send + Sync + 'static {
     fn answered(&self, _tls: bool, _method: &'static str, _status: u16) {}
 }
 
-/// Takes a body in pieces of up to 256 KiB. Dropped unfinished if the client goes away or breaks a rule.
-pub trait Sink: Send {
+/// Takes a body in pieces of up to 256 KiB. Dropped unfinished if the server stops.
+pub trait Sink: Send + Sized {
     /// Takes the next piece. An `Err` is sent as the answer, and the connection closes.
     fn write(&mut self, piece: Bytes) -> impl Future<Output = Result<(), Reply>> + Send;
+
+    /// The body ends here, before its end: the client went away, was too slow or broke a rule, or `write` refused.
+    fn broke_off(self) -> impl Future<Output = ()> + Send {
+        async { drop(self) }
+    }
 }
 
 /// A request, as far as its head tells.
@@ -82,6 +92,8 @@ pub struct Reply {
     pub headers: Headers,
     /// Small enough for memory.
     pub body: Vec<u8>,
+    /// What the answer to a HEAD announces in place of the body's length.
+    pub length: Option<u64>,
 }
 
 impl Reply {
@@ -95,6 +107,7 @@ impl Reply {
             status,
             headers,
             body: text.as_bytes().to_vec(),
+            length: None,
         }
     }
 

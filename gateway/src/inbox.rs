@@ -8,6 +8,7 @@ mod check;
 mod names;
 mod repeat;
 mod reply;
+mod restart;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -30,11 +31,14 @@ use crate::receipts;
 use crate::storage::{Draft, INLINE_MAX, Staged};
 
 pub use brake::Brake;
+pub(crate) use restart::oldest as oldest_part;
 
 /// How often a check that fails by a fault of ours is tried.
 const MAX_CHECKS: u32 = 20;
 /// Pause in milliseconds before a check that failed by a fault of ours is tried again.
 const PAUSE: Millis = 30_000;
+/// Bytes read at once for a digest.
+const DIGEST_PIECE: usize = 256 * 1024;
 
 /// The AS2 endpoint: messages and async MDNs, told apart by content.
 pub struct Inbox {
@@ -53,26 +57,50 @@ impl Inbox {
 pub struct Spool {
     core: Arc<Core>,
     draft: Option<Draft>,
-    hash: Sha256,
+    /// Of all bytes so far; of a body that goes on it is taken at the end.
+    hash: Option<Sha256>,
     len: u64,
     max: u64,
+    transfer: Option<restart::Transfer>,
+    refused: bool,
 }
 
-impl Sink for Spool {
-    async fn write(&mut self, bytes: Bytes) -> Result<(), Reply> {
+impl Spool {
+    fn take(&mut self, bytes: &Bytes) -> Result<(), Reply> {
         self.len = self.len.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
         if self.len > self.max {
             return Err(reply::too_large(self.max));
         }
+        if self.transfer.as_ref().is_some_and(|transfer| transfer.overrun(self.len)) {
+            return Err(reply::other_length());
+        }
         let Some(draft) = &mut self.draft else { return Ok(()) };
-        self.hash.update(&bytes);
+        if let Some(hash) = &mut self.hash {
+            hash.update(bytes);
+        }
         let written = if draft.len() < u64::try_from(INLINE_MAX).unwrap_or(u64::MAX) {
-            draft.append(&bytes)
+            draft.append(bytes)
         } else {
             // The disk may make us wait; other connections need not.
-            tokio::task::block_in_place(|| self.core.storage.check_room().and_then(|()| draft.append(&bytes)))
+            tokio::task::block_in_place(|| self.core.storage.check_room().and_then(|()| draft.append(bytes)))
         };
         written.map_err(|error| reply::not_now(&error))
+    }
+}
+
+impl Sink for Spool {
+    async fn write(&mut self, bytes: Bytes) -> Result<(), Reply> {
+        let taken = self.take(&bytes);
+        self.refused |= taken.is_err();
+        taken
+    }
+
+    async fn broke_off(self) {
+        let Some(draft) = self.draft else { return };
+        match self.transfer {
+            Some(transfer) if !self.refused => restart::keep(&self.core, draft, transfer).await,
+            _ => draft.discard(),
+        }
     }
 }
 
@@ -97,12 +125,9 @@ impl Receive for Inbox {
             ));
         }
         let max = self.core.config.as2.max_message;
-        let (draft, max) = match relationship(&self.core, arrival) {
+        let (draft, transfer, max) = match relationship(&self.core, arrival) {
             Relationship::Known(pair) => {
-                if let Some(shown) = &arrival.client_cert
-                    && !pair.pinned_tls.is_empty()
-                    && !pair.pinned_tls.contains(shown)
-                {
+                if !is_pinned_client(&pair, arrival) {
                     return Err(Reply::text(403, "the TLS certificate is another partner's\r\n"));
                 }
                 let logged_in = reply::shows(arrival, pair.inbound_auth.as_ref());
@@ -115,25 +140,39 @@ impl Receive for Inbox {
                     0 => max,
                     own => own,
                 };
-                (Some(self.core.storage.draft()), max)
+                let opened = if logged_in {
+                    restart::open(&self.core, arrival, &pair)?
+                } else {
+                    restart::Opened::plain(&self.core, None)
+                };
+                (opened.draft, opened.transfer, max)
             }
-            Relationship::Unknown(..) => (None, max),
+            Relationship::Unknown(..) => (None, None, max),
             Relationship::Broken(why) => {
                 tracing::error!(why, "cannot take messages for this pair");
                 return Err(reply::later("not ready for this pair"));
             }
         };
-        let announced = arrival.length;
-        if announced.is_some_and(|len| len > max) {
+        let len = draft.as_ref().map_or(0, Draft::len);
+        if arrival.length.is_some_and(|more| len.saturating_add(more) > max) {
+            if let Some(draft) = draft {
+                draft.discard();
+            }
             return Err(reply::too_large(max));
         }
         Ok(Spool {
             core: Arc::clone(&self.core),
             draft,
-            hash: Sha256::new(),
-            len: 0,
+            hash: (len == 0).then(Sha256::new),
+            len,
             max,
+            transfer,
+            refused: false,
         })
+    }
+
+    async fn held(&self, arrival: &Arrival) -> Option<Reply> {
+        restart::held(&self.core, arrival)
     }
 
     fn answered(&self, tls: bool, method: &'static str, status: u16) {
@@ -158,6 +197,12 @@ fn is_for_mdns(core: &Core, arrival: &Arrival) -> bool {
     let paths = &core.config.as2;
     let path = arrival.head.target.split('?').next().unwrap_or_default();
     path == paths.mdn_path && paths.mdn_path != paths.path
+}
+
+/// A client that shows a certificate shows one that is pinned for the partner, if any is.
+fn is_pinned_client(pair: &Partnership, arrival: &Arrival) -> bool {
+    let shown = arrival.client_cert.as_ref();
+    pair.pinned_tls.is_empty() || shown.is_none_or(|shown| pair.pinned_tls.contains(shown))
 }
 
 fn relationship(core: &Core, arrival: &Arrival) -> Relationship {
@@ -205,19 +250,32 @@ async fn receive(core: &Arc<Core>, arrival: Arrival, spool: Spool) -> Result<Rep
         Relationship::Unknown(from, to) => return reply::stranger(core, &arrival, &from, &to).await,
         Relationship::Broken(why) => return Err(FlowError::Internal(why)),
     };
-    let Spool { draft, hash, len, .. } = spool;
-    let Some(draft) = draft else {
-        // It became known while its body came: the sender tries again.
-        return Ok(reply::later("try again"));
+    let Spool {
+        draft,
+        hash,
+        len,
+        transfer,
+        ..
+    } = spool;
+    let Some(draft) = draft.map(Draft::whole) else {
+        return match transfer {
+            Some(transfer) => restart::again(core, &arrival, pair, transfer).await,
+            // It became known while its body came: the sender tries again.
+            None => Ok(reply::later("try again")),
+        };
     };
+    if transfer.as_ref().is_some_and(|transfer| !transfer.is_whole(len)) {
+        return Ok(reply::other_length());
+    }
     if let Some(reply) = try_mdn(core, &arrival, &pair, &draft).await? {
         return Ok(reply);
     }
     if !reply::shows(&arrival, pair.inbound_auth.as_ref()) {
         return Ok(reply::unauthorized(&arrival));
     }
+    let (draft, sha256) = digested(draft, hash).await?;
     let now = core.clock.now();
-    let (message, receipt) = match new_message(&arrival, &pair, hex(&hash.finish()), len, now) {
+    let (message, receipt) = match new_message(&arrival, &pair, sha256, len, now) {
         Ok(fields) => fields,
         Err((message, error)) => return reply::refuse(core, &pair, &arrival, *message, error, draft).await,
     };
@@ -239,10 +297,33 @@ async fn receive(core: &Arc<Core>, arrival: Arrival, spool: Spool) -> Result<Rep
         inline: staged.blob(),
         owner: core.owner.clone(),
     };
-    match core.journal.write(move |tx| tx.receive(claim, now)).await? {
+    let claimed = core.journal.write(move |tx| tx.receive(claim, now)).await?;
+    if let Some(transfer) = transfer {
+        transfer.came_whole(core, len);
+    }
+    match claimed {
         Claimed::New => checked(core, taken).await,
         Claimed::Bound(row) => repeat::answer(core, taken, staged, row).await,
     }
+}
+
+/// The SHA-256 of a body in hex, taken from the disk where only the last of its pieces came now.
+async fn digested(draft: Draft, hash: Option<Sha256>) -> Result<(Draft, String), FlowError> {
+    if let Some(hash) = hash {
+        return Ok((draft, hex(&hash.finish())));
+    }
+    let read = tokio::task::spawn_blocking(move || {
+        let (mut hash, mut piece, mut at) = (Sha256::new(), vec![0u8; DIGEST_PIECE], 0u64);
+        loop {
+            let n = draft.read_at(at, &mut piece)?;
+            if n == 0 {
+                return Ok((draft, hex(&hash.finish())));
+            }
+            hash.update(piece.get(..n).unwrap_or_default());
+            at += u64::try_from(n).unwrap_or(u64::MAX);
+        }
+    });
+    read.await.map_err(|e| FlowError::Internal(e.to_string()))?
 }
 
 /// Ours to check: while the sender waits if it wants its MDN at once, behind its back otherwise.

@@ -104,6 +104,8 @@ pub const KEYS: &[Key] = &[
     key("as2.path", Kind::Text, r#""/as2""#),
     key("as2.mdn_path", Kind::Text, r#""/mdn""#),
     key("as2.max_message", Kind::Size, r#""100GiB""#),
+    key("as2.keep_partial", Kind::Span, r#""1d""#),
+    key("as2.partial_quota", Kind::Size, r#""10GiB""#),
     key("as2.max_connections_per_ip", Kind::Number(1, MANY), "50"),
     key("as2.unknown_partner", Kind::Word(&["mdn", "http-422"]), r#""mdn""#),
     key("as2.send_workers", Kind::Number(1, 1_000), "8"),

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::head::{self, Parsed};
-use super::{Arrival, Limits, Receive, Reply, Sink};
+use super::{Arrival, Limits, RawHead, Receive, Reply, Sink};
 use crate::post::wire::{Decoder, Framing, Source, Step};
 
 /// With the version on answers to POSTs only: strangers who look around learn the product, not the version.
@@ -138,8 +138,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, R: Receive> Connection<S, R> {
                 self.reply("GET", reply, after).await
             }
             "HEAD" => {
-                let reply = self.receiver.look(&parsed.head.target);
-                self.reply("HEAD", Reply::empty(reply.status), after).await
+                let target = parsed.head.target.clone();
+                let receiver = Arc::clone(&self.receiver);
+                let held = receiver.held(&self.arrival(parsed.head, None)).await;
+                let reply = held.unwrap_or_else(|| Reply::empty(receiver.look(&target).status));
+                let bodiless = Reply { body: Vec::new(), ..reply };
+                self.reply("HEAD", bodiless, after).await
             }
             _ => {
                 let mut reply = Reply::text(405, "only GET, HEAD and POST\n");
@@ -168,13 +172,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, R: Receive> Connection<S, R> {
         } else {
             None
         };
-        let arrival = Arrival {
-            head,
-            peer: self.peer,
-            tls: self.tls.is_some(),
-            length,
-            client_cert: self.tls.clone().flatten(),
-        };
+        let arrival = self.arrival(head, length);
         let receiver = Arc::clone(&self.receiver);
         let mut sink = match receiver.admit(&arrival).await {
             Ok(sink) => sink,
@@ -183,13 +181,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, R: Receive> Connection<S, R> {
         if wants_continue && self.source.buffer.is_empty() && self.send(b"HTTP/1.1 100 Continue\r\n\r\n").await == After::Gone {
             return After::Gone;
         }
-        match self.body(framing, &mut sink).await {
-            Ok(()) => {}
-            Err(Cut::Gone) => {
-                tracing::info!(peer = %self.peer, "the client went away inside a body");
-                return After::Gone;
-            }
-            Err(Cut::Reply(reply)) => return self.reply("POST", reply, After::Linger).await,
+        if let Err(cut) = self.body(framing, &mut sink).await {
+            sink.broke_off().await;
+            return match cut {
+                Cut::Gone => {
+                    tracing::info!(peer = %self.peer, "the client went away inside a body");
+                    After::Gone
+                }
+                Cut::Reply(reply) => self.reply("POST", reply, After::Linger).await,
+            };
         }
         let reply = receiver.receive(arrival, sink).await;
         // What follows chunks is where parsers disagree most; it is never read as a request.
@@ -199,6 +199,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, R: Receive> Connection<S, R> {
             After::Close
         };
         self.reply("POST", reply, after).await
+    }
+
+    fn arrival(&self, head: RawHead, length: Option<u64>) -> Arrival {
+        Arrival {
+            head,
+            peer: self.peer,
+            tls: self.tls.is_some(),
+            length,
+            client_cert: self.tls.clone().flatten(),
+        }
     }
 
     async fn body(&mut self, framing: Framing, sink: &mut R::Sink) -> Result<(), Cut> {
@@ -296,7 +306,10 @@ fn render(reply: &Reply, server: &str, keep: bool) -> Vec<u8> {
     out.extend_from_slice(&theirs.to_bytes());
     // RFC 9110 §8.6: a 204 has no length.
     if reply.status != 204 {
-        field(&mut out, "Content-Length", &reply.body.len().to_string());
+        let length = reply
+            .length
+            .map_or_else(|| reply.body.len().to_string(), |length| length.to_string());
+        field(&mut out, "Content-Length", &length);
     }
     if !keep {
         field(&mut out, "Connection", "close");
@@ -326,6 +339,7 @@ fn reason(status: u16) -> &'static str {
         411 => "Length Required",
         413 => "Content Too Large",
         415 => "Unsupported Media Type",
+        416 => "Range Not Satisfiable",
         417 => "Expectation Failed",
         422 => "Unprocessable Content",
         429 => "Too Many Requests",

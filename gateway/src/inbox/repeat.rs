@@ -51,11 +51,7 @@ pub(super) async fn answer(core: &Arc<Core>, taken: Taken, staged: Staged, row: 
             Waited::Free => return claim_again(core, taken, staged).await,
             Waited::Still => {
                 drop_staged(core, staged).await;
-                return Ok(if taken.is_sync() {
-                    reply::later("the first copy of this message is still being processed")
-                } else {
-                    accepted(&taken)
-                });
+                return Ok(still_checked(&taken));
             }
         },
         _ => row,
@@ -72,6 +68,28 @@ pub(super) async fn answer(core: &Arc<Core>, taken: Taken, staged: Staged, row: 
         return replay(core, &taken, row).await;
     }
     other_bytes(core, taken, staged, row).await
+}
+
+/// Answers a repeat that is known by its name alone; `None` where its bytes are needed after all.
+pub(super) async fn without_bytes(core: &Arc<Core>, taken: &Taken, row: InboundRow) -> Result<Option<Reply>, FlowError> {
+    let row = match row.state {
+        State::Received => match wait(core, taken).await? {
+            Waited::Ended(row) => row,
+            Waited::Free => return damped(core, taken),
+            Waited::Still => return Ok(Some(still_checked(taken))),
+        },
+        State::Rejected => return damped(core, taken),
+        _ => row,
+    };
+    replay(core, taken, row).await.map(Some)
+}
+
+fn still_checked(taken: &Taken) -> Reply {
+    if taken.is_sync() {
+        reply::later("the first copy of this message is still being processed")
+    } else {
+        accepted(taken)
+    }
 }
 
 fn accepted(taken: &Taken) -> Reply {

@@ -83,6 +83,11 @@ pub(super) fn without_secrets(block: &[u8]) -> Vec<u8> {
     kept
 }
 
+/// The body is not as long as its head said.
+pub(super) fn other_length() -> Reply {
+    Reply::text(400, "the body has another length than its Content-Range says\r\n")
+}
+
 /// 503 with `Retry-After`.
 pub(super) fn later(line: &str) -> Reply {
     let mut reply = Reply::text(503, &format!("{line}\r\n"));
@@ -107,6 +112,7 @@ pub(super) fn mdn((block, body): Mdn) -> Reply {
             status: 200,
             headers,
             body,
+            length: None,
         },
         Err(error) => {
             tracing::error!(%error, "a stored MDN cannot be read");

@@ -5,19 +5,22 @@ use std::io::IoSlice;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use super::partial::{Part, SYNC_EVERY};
 use super::{Context as _, INLINE_MAX, Result, make_dir, sync_dir};
 
-/// Bytes that are being written and are worth nothing yet. Dropping it forgets them.
+/// Bytes that are being written and are worth nothing yet. Dropping it forgets them, unless it is a part (`partial.rs`).
 #[derive(Debug)]
 pub struct Draft {
     spool: PathBuf,
     store: PathBuf,
-    place: DraftPlace,
-    len: u64,
+    pub(super) place: DraftPlace,
+    pub(super) len: u64,
+    /// Written at a place where it may be gone on with.
+    pub(super) part: Option<Part>,
 }
 
 #[derive(Debug)]
-enum DraftPlace {
+pub(super) enum DraftPlace {
     Memory(Vec<u8>),
     File {
         file: File,
@@ -64,6 +67,7 @@ impl Draft {
             store,
             place: DraftPlace::Memory(Vec::new()),
             len: 0,
+            part: None,
         }
     }
 
@@ -82,6 +86,7 @@ impl Draft {
             store,
             place: DraftPlace::File { file, path },
             len,
+            part: None,
         })
     }
 
@@ -140,7 +145,10 @@ impl Draft {
             DraftPlace::Gone => {}
         }
         self.len = self.len.max(end);
-        Ok(())
+        match &self.part {
+            Some(part) if self.len - part.synced >= SYNC_EVERY => self.sync_part(),
+            _ => Ok(()),
+        }
     }
 
     /// Reads back, for a digest over what was there before.
@@ -232,7 +240,7 @@ impl Draft {
     }
 
     fn move_to_store(&self, path: &Path) -> Result<(String, PathBuf)> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = name();
         let dir = self.store.join(name.get(..2).unwrap_or("00"));
         if !dir.is_dir() {
             make_dir(&dir)?;
@@ -242,9 +250,15 @@ impl Draft {
         Ok((format!("f:{name}"), dir))
     }
 
-    fn spill(&mut self) -> Result<()> {
+    pub(super) fn spill(&mut self) -> Result<()> {
         let DraftPlace::Memory(memory) = &self.place else { return Ok(()) };
-        let path = self.spool.join(name());
+        let path = match &self.part {
+            Some(part) => {
+                make_dir(part.stem.parent().unwrap_or(&self.spool))?;
+                part.stem.with_extension("0")
+            }
+            None => self.spool.join(name()),
+        };
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true).mode(0o600);
         let file = options.open(&path).context(|| format!("cannot make {}", path.display()))?;
@@ -256,7 +270,7 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        if let DraftPlace::File { path, .. } = &self.place {
+        if let (DraftPlace::File { path, .. }, None) = (&self.place, &self.part) {
             let _ = fs::remove_file(path);
         }
     }

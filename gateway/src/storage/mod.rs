@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DATA/spool/<name>              a write in progress, worth nothing yet
+//! DATA/partial/<pair>/…           bodies that broke off and may be gone on with (`partial.rs`)
 //! DATA/store/ab/<name>           staged: durable, unnamed, immutable; rows name it as `f:<name>`
 //! (journal, table blob)          staged and small: `j:<name>`, durable with the transaction that decides about it
 //! DATA/tree/mftg-<account>/AS2/… published: what an administrator reads with `cat`
@@ -12,6 +13,7 @@
 
 mod content;
 mod draft;
+mod partial;
 mod publish;
 
 use std::fs;
@@ -24,6 +26,7 @@ use std::time::Instant;
 
 pub use content::Content;
 pub use draft::{Draft, Staged};
+pub use partial::{Held, Partials, Place, Usage};
 
 use crate::journal::{Entry, Journal, JournalError};
 
@@ -91,6 +94,7 @@ pub struct Storage {
     store: PathBuf,
     tree: PathBuf,
     noncurrent: PathBuf,
+    partials: Partials,
     journal: Arc<Journal>,
     min_free: u64,
     started: Instant,
@@ -110,6 +114,7 @@ impl Storage {
             store: data.join("store"),
             tree: data.join("tree"),
             noncurrent: data.join("noncurrent"),
+            partials: Partials::new(data),
             journal,
             min_free,
             started: Instant::now(),
@@ -118,11 +123,12 @@ impl Storage {
             publishing: std::sync::Mutex::new(()),
         };
         let mut device = None;
-        for dir in [&storage.spool, &storage.store, &storage.tree, &storage.noncurrent] {
+        let partial = storage.partials.dir();
+        for dir in [&storage.spool, partial, &storage.store, &storage.tree, &storage.noncurrent] {
             make_dir(dir)?;
             let dev = fs::metadata(dir).context(|| format!("cannot look at {}", dir.display()))?.dev();
             if device.replace(dev).is_some_and(|other| other != dev) {
-                let source = io::Error::other("spool, store, tree and noncurrent must lie on one file system");
+                let source = io::Error::other("spool, partial, store, tree and noncurrent must lie on one file system");
                 return Err(StorageError::Io {
                     what: dir.display().to_string(),
                     source,
@@ -183,6 +189,12 @@ impl Storage {
     /// When the part is gone.
     pub fn resume(&self, key: &str) -> Result<Draft> {
         Draft::resume(self.spool.clone(), self.store.clone(), &self.file_of(key)?)
+    }
+
+    /// Bodies that broke off.
+    #[must_use]
+    pub fn partials(&self) -> &Partials {
+        &self.partials
     }
 
     /// Opens staged bytes.

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use super::*;
+use crate::clock::Millis;
 
 fn storage() -> (tempfile::TempDir, Storage) {
     let dir = tempfile::tempdir().unwrap();
@@ -70,4 +71,72 @@ fn cutting_a_draft_forgets_the_tail() {
     draft.set_len(3).unwrap();
     draft.append(&[2u8; 2]).unwrap();
     assert_eq!(draft.stage().unwrap().inline.unwrap(), [1, 1, 1, 2, 2]);
+}
+
+fn broken_off(storage: &Storage, transfer: &str, bytes: &[u8]) -> (Place, Draft) {
+    let place = storage.partials().place("aa", transfer).unwrap();
+    let mut draft = place.begin(storage).unwrap();
+    draft.append(bytes).unwrap();
+    (place, draft)
+}
+
+#[test]
+fn a_part_is_gone_on_with_and_becomes_a_whole() {
+    let (_dir, storage) = storage();
+    let body: Vec<u8> = (0..200_000u32).map(|n| (n % 251) as u8).collect();
+    for cut in [1, 1_000, 70_000, 199_999] {
+        let (place, draft) = broken_off(&storage, "bb", &body[..cut]);
+        assert!(storage.partials().place("aa", "bb").is_none(), "two writers at one place");
+        draft.keep().unwrap();
+        assert_eq!(place.held(0).unwrap(), Held::Part(cut as u64));
+        assert_eq!(place.held(Millis::MAX).unwrap(), Held::Nothing, "too old");
+        let mut draft = place.go_on(&storage, cut as u64).unwrap();
+        draft.append(&body[cut..]).unwrap();
+        let staged = draft.whole().stage().unwrap();
+        assert_eq!(read_all(&storage.open_staged(&staged.key).unwrap()), body);
+        assert_eq!(place.held(0).unwrap(), Held::Nothing);
+        place.came_whole(200_000).unwrap();
+        assert_eq!(place.held(0).unwrap(), Held::Whole(200_000));
+    }
+}
+
+#[test]
+fn parts_count_for_their_pair_and_are_swept_when_they_are_old() {
+    let (_dir, storage) = storage();
+    let (place, draft) = broken_off(&storage, "bb", &[1; 1_000]);
+    draft.keep().unwrap();
+    let (other, draft) = broken_off(&storage, "cc", &[2; 100_000]);
+    draft.keep().unwrap();
+    let usage = storage.partials().usage("aa", &place).unwrap();
+    assert_eq!((usage.parts, usage.bytes, usage.whole), (1, 100_000, 0));
+    drop(other);
+    assert_eq!(storage.partials().sweep(0).unwrap(), 0);
+    assert_eq!(
+        storage.partials().sweep(Millis::MAX).unwrap(),
+        1,
+        "only the one that nobody works on"
+    );
+    assert_eq!(place.held(0).unwrap(), Held::Part(1_000));
+}
+
+#[test]
+fn after_a_kill_all_is_held_and_after_a_power_cut_what_was_synced() {
+    let (dir, storage) = storage();
+    storage.partials().adopt().unwrap();
+    let body = vec![3; 100_000];
+    // A kill: nobody says goodbye to the drafts.
+    let (kept, draft) = broken_off(&storage, "kept", &body);
+    draft.keep().unwrap();
+    let mut longer = kept.go_on(&storage, 100_000).unwrap();
+    longer.append(&body).unwrap();
+    drop(longer);
+    let (fresh, draft) = broken_off(&storage, "fresh", &body);
+    drop(draft);
+    storage.partials().adopt().unwrap();
+    assert_eq!(kept.held(0).unwrap(), Held::Part(200_000));
+    assert_eq!(fresh.held(0).unwrap(), Held::Part(100_000));
+    fs::write(dir.path().join("partial/boot"), "another boot").unwrap();
+    storage.partials().adopt().unwrap();
+    assert_eq!(kept.held(0).unwrap(), Held::Part(100_000));
+    assert_eq!(fresh.held(0).unwrap(), Held::Nothing);
 }

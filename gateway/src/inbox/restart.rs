@@ -1,0 +1,380 @@
+//! Bodies that broke off, and their senders who go on where they stopped (draft-harding-as2-restart-07).
+//!
+//! A POST with an `ETag` may be continued: what came of it is kept for the pair and that tag. `HEAD` with the same tag tells
+//! how much is held, a POST with `Content-Range: bytes k-(n-1)/n` brings the rest, and the whole is a message like any
+//! other, under the header block of that last POST. A transfer that came whole is remembered too: whoever lost the receipt
+//! sends the last byte again and gets it (as2.md §9). Nobody needs a setting for it, and no tag makes a message fail.
+
+use std::sync::Arc;
+
+use as2_core::headers::Headers;
+use openssl::sha::sha256;
+
+use super::reply;
+use super::{Relationship, Taken, new_message, relationship, repeat};
+use crate::clock::{Millis, millis};
+use crate::gateway::Core;
+use crate::http::{Arrival, Reply};
+use crate::intake::hex;
+use crate::outbox::FlowError;
+use crate::partnership::Partnership;
+use crate::storage::{Draft, Held, INLINE_MAX, Place, StorageError};
+
+/// Most parts kept for one pair; their bytes are bounded by `as2.partial_quota`.
+const MAX_PARTS: usize = 20;
+/// Most transfers of one pair that are remembered as having come whole.
+const MAX_WHOLE: usize = 1_000;
+/// Shorter bodies are not worth remembering: they come again as fast as a last byte.
+const WHOLE_FROM: u64 = 64 * 1024;
+/// Longest tag that is understood, quotes included.
+const MAX_TAG: usize = 256;
+
+/// The transfer that a body belongs to; nobody else gets at it until this is dropped.
+pub(super) struct Transfer {
+    pair: String,
+    tag: String,
+    place: Place,
+    /// Bytes of the whole body, where the head tells.
+    total: Option<u64>,
+}
+
+/// Where a body goes. Without a draft all of it is held already, and only its last byte comes again.
+pub(super) struct Opened {
+    pub(super) draft: Option<Draft>,
+    pub(super) transfer: Option<Transfer>,
+}
+
+impl Opened {
+    /// A draft that nobody goes on with if it breaks off.
+    pub(super) fn plain(core: &Core, transfer: Option<Transfer>) -> Self {
+        Opened {
+            draft: Some(core.storage.draft()),
+            transfer,
+        }
+    }
+}
+
+impl Transfer {
+    fn find(core: &Core, pair: &Partnership, tag: &str) -> Option<Self> {
+        // Digests, because ids and tags hold what no file name may; the account is the station's.
+        let pair = digest(&format!("{}\n{}", pair.station.as2_id, pair.partner.as2_id));
+        let place = core.storage.partials().place(&pair, &digest(tag))?;
+        Some(Transfer {
+            pair,
+            tag: tag.to_owned(),
+            place,
+            total: None,
+        })
+    }
+
+    /// Whether so many bytes more may be kept for this pair.
+    fn fits(&self, core: &Core, bytes: u64) -> Result<bool, StorageError> {
+        let usage = core.storage.partials().usage(&self.pair, &self.place)?;
+        Ok(usage.parts < MAX_PARTS && usage.bytes.saturating_add(bytes) <= core.config.as2.partial_quota)
+    }
+
+    /// Whether the body would be longer than its head said.
+    pub(super) fn overrun(&self, len: u64) -> bool {
+        self.total.is_some_and(|total| len > total)
+    }
+
+    /// Whether the body is as long as its head said.
+    pub(super) fn is_whole(&self, len: u64) -> bool {
+        self.total.is_none_or(|total| len == total)
+    }
+
+    /// The body became a message: its tag is remembered, and free again.
+    pub(super) fn came_whole(self, core: &Core, len: u64) {
+        let noted = tokio::task::block_in_place(|| {
+            let usage = core.storage.partials().usage(&self.pair, &self.place)?;
+            if len < WHOLE_FROM || usage.whole >= MAX_WHOLE || core.config.as2.partial_quota == 0 {
+                return self.place.clear();
+            }
+            self.place.came_whole(len)
+        });
+        if let Err(error) = noted {
+            tracing::warn!(%error, "cannot note that a transfer came whole");
+        }
+    }
+}
+
+/// Answers a HEAD that asks how much is held; `None` if it does not ask.
+pub(super) fn held(core: &Core, arrival: &Arrival) -> Option<Reply> {
+    let headers = &arrival.head.headers;
+    let tag = tag(headers)?;
+    headers.get("AS2-From").and(headers.get("AS2-To"))?;
+    let held = match relationship(core, arrival) {
+        Relationship::Known(pair) if !reply::shows(arrival, pair.inbound_auth.as_ref()) => return Some(reply::unauthorized(arrival)),
+        Relationship::Known(pair) if super::is_pinned_client(&pair, arrival) => match Transfer::find(core, &pair, &tag) {
+            Some(transfer) => tokio::task::block_in_place(|| transfer.place.held(oldest(core))),
+            None => return Some(busy()),
+        },
+        // Strangers and others learn nothing.
+        _ => Ok(Held::Nothing),
+    };
+    Some(match held {
+        Ok(held) => Reply {
+            length: Some(bytes(held)),
+            ..Reply::empty(200)
+        },
+        Err(error) => reply::not_now(&error),
+    })
+}
+
+/// Finds out where the body of a POST of a known pair goes.
+///
+/// # Errors
+/// The answer for a body that cannot be a continuation of what is held.
+pub(super) fn open(core: &Core, arrival: &Arrival, pair: &Partnership) -> Result<Opened, Reply> {
+    let headers = &arrival.head.headers;
+    let range = headers.get("Content-Range").and_then(Range::read);
+    let first = range.map_or(0, |range| range.first);
+    let Some(tag) = tag(headers) else {
+        // Nothing ties a later piece to the earlier ones; taken for a message it would be refused for good.
+        return if first == 0 {
+            Ok(Opened::plain(core, None))
+        } else {
+            Err(unsatisfiable(0))
+        };
+    };
+    let Some(mut transfer) = Transfer::find(core, pair, &tag) else {
+        // A dead connection may hold the place for minutes; a whole body needs no place.
+        return if first == 0 { Ok(Opened::plain(core, None)) } else { Err(busy()) };
+    };
+    transfer.total = range.map(|range| range.total).or(arrival.length);
+    let failed = |error: StorageError| reply::not_now(&error);
+    tokio::task::block_in_place(|| {
+        let held = transfer.place.held(oldest(core)).map_err(failed)?;
+        if range.is_some_and(|range| !range.is_sound(arrival.length)) {
+            return Err(unsatisfiable(bytes(held)));
+        }
+        if first > 0 {
+            return go_on(core, transfer, held, first);
+        }
+        let small = transfer.total.is_some_and(|total| total <= INLINE_MAX as u64);
+        let draft = if small || transfer.fits(core, 1).map_err(failed)? {
+            transfer.place.begin(&core.storage).map_err(failed)?
+        } else {
+            transfer.place.clear().map_err(failed)?;
+            core.storage.draft()
+        };
+        Ok(Opened {
+            draft: Some(draft),
+            transfer: Some(transfer),
+        })
+    })
+}
+
+/// The rest of what is held, or its last byte again.
+fn go_on(core: &Core, transfer: Transfer, held: Held, first: u64) -> Result<Opened, Reply> {
+    let last_again = transfer.total == Some(first + 1) && bytes(held) == first + 1;
+    let draft = match held {
+        Held::Whole(_) if last_again => None,
+        Held::Part(len) if len == first || last_again => {
+            let draft = transfer.place.go_on(&core.storage, first);
+            Some(draft.map_err(|error| reply::not_now(&error))?)
+        }
+        _ => return Err(unsatisfiable(bytes(held))),
+    };
+    tracing::info!(
+        held = bytes(held),
+        first,
+        total = transfer.total,
+        "a transfer that broke off goes on"
+    );
+    Ok(Opened {
+        draft,
+        transfer: Some(transfer),
+    })
+}
+
+/// Keeps what came of a body that broke off, if the pair's quota and the disk have room for it.
+pub(super) async fn keep(core: &Arc<Core>, draft: Draft, transfer: Transfer) {
+    let core = Arc::clone(core);
+    let kept = tokio::task::spawn_blocking(move || {
+        let len = draft.len();
+        core.storage.check_room()?;
+        if !transfer.fits(&core, len)? {
+            tracing::warn!(len, "a body that broke off is not kept: its pair's quota is full");
+            draft.discard();
+            return Ok(());
+        }
+        draft.keep()?;
+        tracing::info!(len, "a body broke off and is kept to be gone on with");
+        Ok::<_, StorageError>(())
+    });
+    match kept.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "a body that broke off cannot be kept"),
+        Err(error) => tracing::error!(%error, "a body that broke off cannot be kept"),
+    }
+}
+
+/// The last byte of a transfer that became a message: its sender lost the answer and gets it again.
+pub(super) async fn again(core: &Arc<Core>, arrival: &Arrival, pair: Arc<Partnership>, transfer: Transfer) -> Result<Reply, FlowError> {
+    let begin_anew = |transfer: Transfer| {
+        transfer.place.clear()?;
+        Ok(unsatisfiable(0))
+    };
+    let given = arrival.head.headers.get("Message-ID").unwrap_or_default();
+    let (station, partner) = (&pair.station.as2_id, &pair.partner.as2_id);
+    let first = core.journal.read(|tx| {
+        let Some(row) = tx.inbound(station, partner, given)? else {
+            return Ok(None);
+        };
+        Ok(tx.message(&row.message)?.map(|message| (row, message)))
+    })?;
+    let of_this_transfer = |detail: &crate::message::Detail| {
+        let headers = Headers::parse(&detail.head()).unwrap_or_default();
+        Some(detail.raw_size) == transfer.total && tag(&headers).as_deref() == Some(transfer.tag.as_str())
+    };
+    let Some((row, message)) = first.filter(|(_, message)| of_this_transfer(&message.detail)) else {
+        return begin_anew(transfer);
+    };
+    let now = core.clock.now();
+    let Ok((message, receipt)) = new_message(arrival, &pair, row.raw_sha256.clone(), message.detail.raw_size, now) else {
+        return begin_anew(transfer);
+    };
+    let taken = Taken {
+        pair,
+        message,
+        receipt,
+        source: Some(arrival.peer.ip()),
+    };
+    match repeat::without_bytes(core, &taken, row).await? {
+        Some(reply) => Ok(reply),
+        None => begin_anew(transfer),
+    }
+}
+
+/// The tag that names a transfer: strong, or bare as early products send it. Others mean nothing here.
+fn tag(headers: &Headers) -> Option<String> {
+    let mut all = headers.all("ETag");
+    let (text, None) = (all.next()?.trim(), all.next()) else {
+        return None;
+    };
+    if text.is_empty() || text.len() > MAX_TAG || text.starts_with("W/") {
+        return None;
+    }
+    let inside = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
+    // COMPAT: the quotes are missing in implementations of the draft's first version.
+    (!inside.is_empty() && !inside.contains('"')).then(|| inside.to_owned())
+}
+
+/// `Content-Range: bytes first-last/total` of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Range {
+    first: u64,
+    last: u64,
+    total: u64,
+}
+
+impl Range {
+    /// What cannot be read says nothing (RFC 9110 §14.4).
+    fn read(text: &str) -> Option<Self> {
+        let text = text.trim();
+        // COMPAT: the unit is missing in implementations of the draft's first version.
+        let unit = text.get(..5).filter(|unit| unit.eq_ignore_ascii_case("bytes"));
+        let numbers = text.get(unit.map_or(0, str::len)..)?.trim_start_matches([' ', '\t', '=']);
+        let (range, total) = numbers.split_once('/')?;
+        let (first, last) = range.split_once('-')?;
+        let last = last.trim().parse().ok()?;
+        Some(Range {
+            first: first.trim().parse().ok()?,
+            last,
+            total: match total.trim() {
+                "*" => u64::checked_add(last, 1)?,
+                total => total.parse().ok()?,
+            },
+        })
+    }
+
+    /// It reaches to the end, and is as long as the body.
+    fn is_sound(&self, length: Option<u64>) -> bool {
+        let len = self.total.checked_sub(self.first);
+        self.first <= self.last && self.last.checked_add(1) == Some(self.total) && (length.is_none() || length == len)
+    }
+}
+
+/// What was written before it is too old to go on with.
+pub(crate) fn oldest(core: &Core) -> Millis {
+    core.clock.now() - millis(core.config.as2.keep_partial)
+}
+
+fn bytes(held: Held) -> u64 {
+    match held {
+        Held::Nothing => 0,
+        Held::Part(len) | Held::Whole(len) => len,
+    }
+}
+
+fn digest(text: &str) -> String {
+    hex(&sha256(text.as_bytes()))
+}
+
+/// 416 with what is held.
+fn unsatisfiable(held: u64) -> Reply {
+    let mut reply = Reply::text(416, &format!("{held} bytes of this transfer are held\r\n"));
+    let _ = reply.headers.push("Content-Range", &format!("bytes */{held}"));
+    reply
+}
+
+/// 500, as the interoperability tests settled it (Drummond 1Q14, issue 6).
+fn busy() -> Reply {
+    Reply::text(500, "an earlier connection still writes this transfer; try again later\r\n")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn read_tag(values: &[&str]) -> Option<String> {
+        let mut headers = Headers::new();
+        values.iter().for_each(|value| headers.push("ETag", value).unwrap());
+        tag(&headers)
+    }
+
+    #[test]
+    fn strong_and_bare_tags_count_and_no_others() {
+        assert_eq!(read_tag(&["\"a b/c\""]).as_deref(), Some("a b/c"));
+        assert_eq!(read_tag(&["{0E1B}"]).as_deref(), Some("{0E1B}"));
+        let long = format!("\"{}\"", "x".repeat(MAX_TAG));
+        for odd in [
+            &["W/\"a\""][..],
+            &[""],
+            &["\"\""],
+            &["\"a"],
+            &["a\"b"],
+            &[&long],
+            &["\"a\"", "\"b\""],
+            &[],
+        ] {
+            assert_eq!(read_tag(odd), None, "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn ranges_are_read_and_weighed() {
+        let range = |first, last, total| Some(Range { first, last, total });
+        for text in ["bytes 10-99/100", "Bytes=10-99/100", "10-99/100", "bytes 10-99/*"] {
+            assert_eq!(Range::read(text), range(10, 99, 100), "{text}");
+        }
+        for odd in [
+            "",
+            "bytes",
+            "bytes */100",
+            "bytes 1-2",
+            "bytes a-b/c",
+            "bytes 0-18446744073709551616/1",
+            "pages 1-2/3",
+        ] {
+            assert_eq!(Range::read(odd), None, "{odd}");
+        }
+        let sound = |text: &str, length| Range::read(text).unwrap().is_sound(length);
+        assert!(sound("bytes 10-99/100", Some(90)) && sound("bytes 10-99/100", None));
+        assert!(!sound("bytes 10-99/100", Some(91)), "longer than it says");
+        assert!(!sound("bytes 10-98/100", Some(89)), "does not reach to the end");
+        assert!(!sound("bytes 99-10/100", None) && !sound("bytes 5-18446744073709551615/1", None));
+    }
+}
