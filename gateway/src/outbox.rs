@@ -7,6 +7,7 @@
 mod attempt;
 mod compose;
 mod outcome;
+mod restart;
 
 use std::sync::Arc;
 

@@ -211,6 +211,8 @@ pub struct Partner {
     pub proxy_auth: HttpAuth,
     /// Chunked transfer coding instead of a length.
     pub chunked: bool,
+    /// It can go on with a POST that broke off (AS2 Restart).
+    pub restart: bool,
     /// Its URLs may lead to private addresses.
     pub private: bool,
     /// Status of our answer to its async messages (200, 202 or 204).
@@ -285,6 +287,7 @@ impl Default for Partner {
             proxy: String::new(),
             proxy_auth: HttpAuth::default(),
             chunked: false,
+            restart: false,
             private: false,
             async_status: 204,
             max_message: 0,

@@ -1,4 +1,4 @@
-//! The HTTP client of AS2: one POST per connection, to a checked address (RFC 4130 §4.3, §5.2.1; security.md §5).
+//! The HTTP client of AS2: one request per connection, to a checked address (RFC 4130 §4.3, §5.2.1; security.md §5).
 //!
 //! [`Poster::post`] reads the URL → resolves it once and refuses inner networks → connects (by a proxy if there is one)
 //! → TLS → writes the head and the body while it listens for an early answer → reads the answer within its limits. It is
@@ -95,8 +95,8 @@ pub struct Proxy {
 /// What is posted.
 #[derive(Debug)]
 pub enum Body {
-    /// The first `len` bytes of a file, read in pieces.
-    File { file: File, len: u64 },
+    /// `len` bytes of a file, read in pieces.
+    File { file: File, from: u64, len: u64 },
     /// Small enough for memory.
     Bytes(Bytes),
 }
@@ -108,6 +108,20 @@ impl Body {
         match self {
             Body::File { len, .. } => *len,
             Body::Bytes(bytes) => bytes.len() as u64,
+        }
+    }
+
+    /// What is behind the first `bytes` bytes.
+    #[must_use]
+    pub fn skip(self, bytes: u64) -> Self {
+        let bytes = bytes.min(self.len());
+        match self {
+            Body::File { file, from, len } => Body::File {
+                file,
+                from: from + bytes,
+                len: len - bytes,
+            },
+            Body::Bytes(all) => Body::Bytes(all.slice(usize::try_from(bytes).unwrap_or(all.len())..)),
         }
     }
 
@@ -255,6 +269,16 @@ impl Poster {
         in_time(target, began, true, exchange).await
     }
 
+    /// Sends a `HEAD` with these headers.
+    ///
+    /// # Errors
+    /// As [`Poster::post`].
+    pub async fn ask(&self, target: &Target, headers: &Headers) -> Result<Answer, PostError> {
+        let url = Url::parse(&target.url)?;
+        let connection = self.connect(target, &url).await?;
+        exchange::look(target, &url, connection, "HEAD", headers).await
+    }
+
     async fn connect(&self, target: &Target, url: &Url) -> Result<connect::Connection, PostError> {
         let route = connect::Route::find(target, url).await?;
         let stream = route.connect(target, url).await?;
@@ -299,10 +323,10 @@ impl Poster {
             true => steps.note("tls", connection, connect::Connection::describe)?,
             false => connection?,
         };
-        let mut answer = exchange::look(target, &url, connection, "HEAD").await;
+        let mut answer = exchange::look(target, &url, connection, "HEAD", &Headers::default()).await;
         if answer.as_ref().is_ok_and(|answer| matches!(answer.status, 405 | 501)) {
             answer = match self.connect(target, &url).await {
-                Ok(connection) => exchange::look(target, &url, connection, "GET").await,
+                Ok(connection) => exchange::look(target, &url, connection, "GET", &Headers::default()).await,
                 Err(error) => Err(error),
             };
         }

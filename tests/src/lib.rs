@@ -9,6 +9,7 @@ pub mod packets;
 pub mod pair;
 pub mod peer;
 pub mod process;
+pub mod relay;
 pub mod sftp;
 pub mod shared;
 pub mod wire;

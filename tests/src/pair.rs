@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::gateway::Gateway;
 use crate::sftp::Sftp;
+use crate::wire::Request;
 
 /// Two stations with a user each.
 pub struct Pair {
@@ -134,6 +135,19 @@ impl Pair {
         let sent = self.alice().reaches("out", name, "delivered");
         let got = self.bob().reaches("in", name, "filed");
         Parcel { sent, got }
+    }
+
+    /// A good exchange of these bytes from ALICE to BOB, as it went over the wire, under a Message-ID of its own.
+    #[must_use]
+    #[track_caller]
+    pub fn captured(&self, name: &str, bytes: &[u8]) -> Request {
+        let parcel = self.deliver(name, bytes);
+        let of = |area: &str, file: &str| {
+            self.alice_user
+                .get(&format!("AS2/{area}/ALICE/BOB/outbox/{}/{file}", parcel.sent_id()))
+        };
+        let (block, body) = (of("headers", "headers.txt"), of("raw-message", "message.as2"));
+        Request::captured(&String::from_utf8(block).unwrap(), body).with("Message-ID", &format!("<{name}@test>"))
     }
 
     /// The bytes in BOB's inbox, fetched by SFTP.

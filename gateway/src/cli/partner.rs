@@ -355,13 +355,13 @@ fn shown(core: &Core, all: &Objects, partner: &Partner) -> Result<(Value, String
         Ok(core.journal.read(|tx| tx.messages(&filter))?.into_iter().next())
     };
     let (last_in, last_out) = (last(Direction::In)?, last(Direction::Out)?);
-    // What its product says about itself stands in the headers of its last message.
+    // What its product says about itself stands in the headers of its last message; an ETag says that it knows AS2 Restart.
     let announced: Vec<String> = last_in
         .iter()
         .flat_map(|m| m.detail.headers.lines().map(str::to_owned).collect::<Vec<_>>())
         .filter(|line| {
             let name = line.split(':').next().unwrap_or_default().to_ascii_lowercase();
-            matches!(name.as_str(), "as2-version" | "user-agent" | "ediint-features" | "server")
+            matches!(name.as_str(), "as2-version" | "user-agent" | "ediint-features" | "server" | "etag")
         })
         .collect();
     if let Some(fields) = value.as_object_mut() {

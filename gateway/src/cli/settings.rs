@@ -412,6 +412,11 @@ impl Noun for OfPartner {
             help: "Its password",
         },
         switch("chunked", "chunked", "Chunked transfer instead of a Content-Length"),
+        switch(
+            "restart",
+            "restart",
+            "It knows AS2 Restart: a POST that broke off goes on where it stopped",
+        ),
         switch("private", "private", "Its URL may lead to a private address"),
         text("async-status", "async_status", "200|202|204", "Our answer to its async messages"),
         text(

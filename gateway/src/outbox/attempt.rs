@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use as2_core::headers::Headers;
-
 use super::outcome::{self, After};
+use super::restart::{self, Posted};
 use super::{FlowError, settle};
 use crate::gateway::Core;
 use crate::journal::{Job, JournalError, NewEntry, Settlement};
@@ -13,7 +12,7 @@ use crate::layout::{self, Area, Tray};
 use crate::message::{Attempt, Message, State};
 use crate::partner::TlsMode;
 use crate::partnership::Partnership;
-use crate::post::{Answer, Body, ClientIdentity, PostError, Proxy, Target, Tls};
+use crate::post::{Body, ClientIdentity, Proxy, Target, Tls};
 use crate::storage::{Content, Staged};
 
 /// Most bytes read of a partner's answer: an MDN is far smaller (security.md §7).
@@ -49,8 +48,9 @@ pub(super) async fn attempt(
     let (row, claim) = (message.clone(), (job.id, job.fence));
     core.journal.write(move |tx| tx.progress(&row, claim, blob.as_ref(), began)).await?;
 
-    let posted = post(core, &message, pair).await?;
+    let posted = restart::post(core, &message, &pair.partner, &target(core, pair, &pair.partner.url)).await?;
     record(&mut message, &posted, core.clock.now() - began);
+    let posted = posted.outcome;
     let after = outcome::judge(core, &message, pair, posted.as_ref()).await?;
     let mut step = outcome::step(core, message, pair, after);
     step.fence = Some(claim);
@@ -75,14 +75,12 @@ pub(super) async fn attempt(
     }
 }
 
-async fn post(core: &Core, message: &Message, pair: &Partnership) -> Result<Result<Answer, PostError>, FlowError> {
-    let body = match core.storage.open_staged(&message.detail.raw)? {
-        Content::File(file, len) => Body::File { file, len },
+/// The stored bytes of a message.
+pub(super) fn body(core: &Core, message: &Message) -> Result<Body, FlowError> {
+    Ok(match core.storage.open_staged(&message.detail.raw)? {
+        Content::File(file, len) => Body::File { file, from: 0, len },
         Content::Bytes(bytes) => Body::Bytes(bytes),
-    };
-    let headers = Headers::parse(&message.detail.head()).map_err(|e| FlowError::Internal(e.to_string()))?;
-    let target = target(core, pair, &pair.partner.url);
-    Ok(core.poster.post(&target, &headers, body, MAX_ANSWER).await)
+    })
 }
 
 /// Where and how to post to this partner.
@@ -122,19 +120,23 @@ pub(crate) fn target(core: &Core, pair: &Partnership, url: &str) -> Target {
 }
 
 /// Writes into the row what the try came to, as far as the wire tells.
-fn record(message: &mut Message, posted: &Result<Answer, PostError>, took: i64) {
+fn record(message: &mut Message, posted: &Posted, took: i64) {
     let Some(last) = message.detail.tries.last_mut() else { return };
     last.took = took;
-    match posted {
+    let from = match posted.from {
+        0 => String::new(),
+        from => format!(", gone on at byte {from}"),
+    };
+    match &posted.outcome {
         Ok(answer) => {
             last.status = Some(answer.status);
             last.body_sent = answer.body_sent;
-            last.outcome = format!("HTTP {}", answer.status);
+            last.outcome = format!("HTTP {}{from}", answer.status);
             message.detail.set_head(header_lines(&answer.sent_head));
         }
         Err(error) => {
             last.body_sent = error.body_sent;
-            last.outcome = error.to_string();
+            last.outcome = format!("{error}{from}");
         }
     }
 }

@@ -90,7 +90,7 @@ fn package(core: &Core, mut message: Message, pair: &Partnership) -> Result<Pack
     let source = Source::of(&message, pair, &payload)?;
     let composer = Composer::new(outgoing(core, &message, pair, &source)?)?;
     let mut draft = core.storage.draft();
-    let composed = run(&core.storage, composer, &source, &payload, &mut draft)?;
+    let mut composed = run(&core.storage, composer, &source, &payload, &mut draft)?;
     let staged = draft.stage()?;
     if staged.len != composed.content_length {
         let why = format!("packaged {} bytes where {} were foreseen", staged.len, composed.content_length);
@@ -99,6 +99,7 @@ fn package(core: &Core, mut message: Message, pair: &Partnership) -> Result<Pack
             why,
         }));
     }
+    super::restart::tag(&mut composed.headers, staged.len, &pair.partner)?;
     note(&mut message, &composed, pair);
     message.updated = core.clock.now();
     message.detail.raw.clone_from(&staged.key);

@@ -210,6 +210,7 @@ fn status_hint(status: u16, _partner: &str) -> &'static str {
         411 => "the partner wants a Content-Length: partner set … --chunked false",
         413 => "the partner's size limit is smaller than the message",
         415 => "the partner refuses the content type: look at its settings for sign, encrypt and content_type",
+        416 => "the partner does not know AS2 Restart: partner set … --restart false",
         422 => "the partner does not know our AS2 id: ask it to register the station",
         _ => "ask the partner what its log says about this Message-ID",
     }

@@ -129,9 +129,15 @@ pub(super) fn basic(auth: &(String, Zeroizing<String>)) -> Zeroizing<String> {
     Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())))
 }
 
-/// A request without a body, to see whether somebody answers.
-pub(super) async fn look(target: &Target, url: &Url, connection: Connection, method: &'static str) -> Result<Answer, PostError> {
-    let request = Request::build(method, target, url, &Headers::default(), None)?;
+/// A request without a body: to see whether somebody answers, or what.
+pub(super) async fn look(
+    target: &Target,
+    url: &Url,
+    connection: Connection,
+    method: &'static str,
+    headers: &Headers,
+) -> Result<Answer, PostError> {
+    let request = Request::build(method, target, url, headers, None)?;
     transact(target, connection, request, None, MAX_LOOK).await
 }
 
@@ -224,7 +230,7 @@ async fn send<W: AsyncWrite + Unpin>(writer: &mut W, head: &[u8], body: Option<B
                 out.piece(piece).await?;
             }
         }
-        Some(Body::File { file, len }) => out.file(file, len).await?,
+        Some(Body::File { file, from, len }) => out.file(file, from, len).await?,
     }
     out.end().await
 }
@@ -267,11 +273,11 @@ impl<W: AsyncWrite + Unpin> Out<'_, W> {
     }
 
     /// The next piece is read from the disk while the last one goes out.
-    async fn file(&mut self, file: File, len: u64) -> io::Result<()> {
-        let file = std::sync::Arc::new(file);
+    async fn file(&mut self, file: File, from: u64, len: u64) -> io::Result<()> {
+        let (file, end) = (std::sync::Arc::new(file), from + len);
         let read = |at: u64| {
             let file = std::sync::Arc::clone(&file);
-            let length = usize::try_from(len - at).map_or(PIECE, |left| left.min(PIECE));
+            let length = usize::try_from(end - at).map_or(PIECE, |left| left.min(PIECE));
             tokio::task::spawn_blocking(move || {
                 let mut piece = vec![0; length];
                 file.read_exact_at(&mut piece, at)?;
@@ -281,14 +287,14 @@ impl<W: AsyncWrite + Unpin> Out<'_, W> {
         if len == 0 {
             return Ok(());
         }
-        let (mut at, mut next) = (0, read(0));
+        let (mut at, mut next) = (from, read(from));
         loop {
             let piece = next
                 .await
                 .map_err(io::Error::other)?
                 .map_err(|error| io::Error::new(error.kind(), format!("our own file: {error}")))?;
             at += piece.len() as u64;
-            if at >= len {
+            if at >= end {
                 return self.piece(&piece).await;
             }
             next = read(at);

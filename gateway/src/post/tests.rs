@@ -251,7 +251,11 @@ async fn a_refusal_before_the_end_of_the_body_is_heard() {
         .post(
             &target(format!("http://127.0.0.1:{}/big", server.port)),
             &message(),
-            Body::File { file, len: 64 << 20 },
+            Body::File {
+                file,
+                from: 0,
+                len: 64 << 20,
+            },
             100,
         )
         .await
@@ -270,7 +274,16 @@ async fn a_server_that_hangs_up_got_nothing() {
     let file = tempfile::tempfile().unwrap();
     file.set_len(64 << 20).unwrap();
     let error = Poster::new()
-        .post(&target(url), &message(), Body::File { file, len: 64 << 20 }, 100)
+        .post(
+            &target(url),
+            &message(),
+            Body::File {
+                file,
+                from: 0,
+                len: 64 << 20,
+            },
+            100,
+        )
         .await
         .unwrap_err();
     assert_eq!((error.stage, error.body_sent), (Stage::Send, false), "{error}");
@@ -289,7 +302,16 @@ async fn a_server_that_stops_reading_is_left() {
         drop(held);
     });
     let error = Poster::new()
-        .post(&target, &message(), Body::File { file, len: 64 << 20 }, 100)
+        .post(
+            &target,
+            &message(),
+            Body::File {
+                file,
+                from: 0,
+                len: 64 << 20,
+            },
+            100,
+        )
         .await
         .unwrap_err();
     assert_eq!((error.stage, error.body_sent), (Stage::Send, false), "{error}");
@@ -324,6 +346,7 @@ async fn big_files_arrive_whole_in_both_framings() {
                 &target,
                 &message(),
                 Body::File {
+                    from: 0,
                     file: file.try_clone().unwrap(),
                     len: SIZE,
                 },
@@ -356,7 +379,7 @@ async fn a_file_that_shrank_is_not_padded() {
     let mut target = target(format!("http://127.0.0.1:{}/", server.port));
     target.response_timeout = Duration::from_millis(300);
     let error = Poster::new()
-        .post(&target, &message(), Body::File { file, len: 2000 }, 100)
+        .post(&target, &message(), Body::File { file, from: 0, len: 2000 }, 100)
         .await
         .unwrap_err();
     assert_eq!((error.stage, error.body_sent), (Stage::Send, false), "{error}");

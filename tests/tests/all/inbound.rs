@@ -16,14 +16,7 @@ fn pair() -> Arc<Pair> {
 
 /// A good exchange from ALICE to BOB, as it went over the wire, under a Message-ID of its own.
 fn captured(pair: &Pair, name: &str) -> Request {
-    let parcel = pair.deliver(name, &order(42));
-    let block = pair
-        .alice_user
-        .get(&format!("AS2/headers/ALICE/BOB/outbox/{}/headers.txt", parcel.sent_id()));
-    let body = pair
-        .alice_user
-        .get(&format!("AS2/raw-message/ALICE/BOB/outbox/{}/message.as2", parcel.sent_id()));
-    Request::captured(&String::from_utf8(block).unwrap(), body).with("Message-ID", &format!("<{name}@test>"))
+    pair.captured(name, &order(42))
 }
 
 /// What BOB's list says about a Message-ID.

@@ -17,6 +17,7 @@ mod memory;
 mod negative;
 mod partner_settings;
 mod python_peer;
+mod restart;
 mod rights;
 mod sessions;
 mod sftp_protocol;

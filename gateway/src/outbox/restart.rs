@@ -1,0 +1,180 @@
+//! Going on with a POST that broke off (draft-harding-as2-restart-07), for partners whose setting says so.
+//!
+//! The transfer id is frozen with the message, as the `ETag` of its header block. Before a retry, `HEAD` asks the partner how
+//! much it holds; the POST then brings the rest. The bytes are the same at every try, so a partner that knows nothing of
+//! this gets the whole message.
+
+use as2_core::headers::Headers;
+
+use super::FlowError;
+use super::attempt::MAX_ANSWER;
+use crate::gateway::Core;
+use crate::message::{Attempt, Message};
+use crate::partner::Partner;
+use crate::post::{Answer, PostError, Stage, Target};
+
+/// Shorter messages always go whole: asking costs as much as sending.
+pub(super) const WORTH_FROM: u64 = 64 * 1024;
+/// Begins the outcome of a try that found the partner still busy with the one before.
+const BUSY: &str = "the partner is busy with the try before";
+/// What a HEAD says of us besides the transfer.
+const NAMES: [&str; 5] = ["AS2-Version", "AS2-From", "AS2-To", "ETag", "User-Agent"];
+
+/// Gives a message of this length its transfer id, if its partner can make use of one.
+///
+/// # Errors
+/// No randomness.
+pub(super) fn tag(headers: &mut Headers, len: u64, partner: &Partner) -> Result<(), as2_core::Error> {
+    if !partner.restart || len < WORTH_FROM || headers.get("ETag").is_some() {
+        return Ok(());
+    }
+    let mut random = [0u8; 16];
+    openssl::rand::rand_bytes(&mut random)?;
+    headers.push("ETag", &format!("\"{}\"", crate::intake::hex(&random)))
+}
+
+/// What one try came to.
+pub(super) struct Posted {
+    pub(super) outcome: Result<Answer, PostError>,
+    /// The first byte that went out; those before it were with the partner.
+    pub(super) from: u64,
+}
+
+/// Posts a message, or what the partner lacks of it.
+///
+/// # Errors
+/// Ours only.
+pub(super) async fn post(core: &Core, message: &Message, partner: &Partner, target: &Target) -> Result<Posted, FlowError> {
+    let mut headers = Headers::parse(&message.detail.head()).map_err(|e| FlowError::Internal(e.to_string()))?;
+    // Of the last try, or made while the partner was set otherwise.
+    headers.remove("Content-Range");
+    let resumable = partner.restart && message.detail.raw_size >= WORTH_FROM && headers.get("ETag").is_some();
+    if !resumable {
+        if !partner.headers.keys().any(|name| name.eq_ignore_ascii_case("ETag")) {
+            headers.remove("ETag");
+        }
+        let body = super::attempt::body(core, message)?;
+        let outcome = core.poster.post(target, &headers, body, MAX_ANSWER).await;
+        return Ok(Posted { outcome, from: 0 });
+    }
+    let mut from = match held(core, message, target, &headers).await {
+        Ok(held) => go_on_at(held, message.detail.raw_size),
+        Err(error) => {
+            return Ok(Posted {
+                outcome: Err(error),
+                from: 0,
+            });
+        }
+    };
+    let outcome = piece(core, message, target, &headers, from).await?;
+    let Some(other) = corrected(&outcome, message.detail.raw_size).filter(|other| *other != from) else {
+        return Ok(Posted { outcome, from });
+    };
+    from = other;
+    let outcome = piece(core, message, target, &headers, from).await?;
+    Ok(Posted { outcome, from })
+}
+
+/// Posts everything from a byte on.
+async fn piece(
+    core: &Core,
+    message: &Message,
+    target: &Target,
+    headers: &Headers,
+    from: u64,
+) -> Result<Result<Answer, PostError>, FlowError> {
+    let len = message.detail.raw_size;
+    let mut headers = headers.clone();
+    headers
+        .push("Content-Range", &format!("bytes {from}-{}/{len}", len - 1))
+        .map_err(|e| FlowError::Internal(e.to_string()))?;
+    let body = super::attempt::body(core, message)?.skip(from);
+    Ok(core.poster.post(target, &headers, body, MAX_ANSWER).await)
+}
+
+/// Asks the partner how much it holds, if an earlier try may have left anything there.
+///
+/// # Errors
+/// No answer, or one that says "not now": beginning anew would waste what is there.
+async fn held(core: &Core, message: &Message, target: &Target, headers: &Headers) -> Result<u64, PostError> {
+    let earlier = message.detail.tries.split_last().map_or(&[][..], |(_, earlier)| earlier);
+    if !earlier.iter().any(may_have_left) {
+        return Ok(0);
+    }
+    let mut question = Headers::new();
+    for name in NAMES {
+        if let Some(value) = headers.get(name) {
+            // It came out of a header block, so it fits into one.
+            let _ = question.push(name, value);
+        }
+    }
+    let answer = core.poster.ask(target, &question).await.map_err(|error| PostError {
+        // Nothing of the message was on its way.
+        body_sent: false,
+        ..error
+    })?;
+    let was_busy = earlier.last().is_some_and(|last| last.outcome.starts_with(BUSY));
+    match answer.status {
+        // A partner that says so for ever does not know the question (as2.md §9).
+        500 | 503 if !was_busy => Err(PostError::new(Stage::Head, format!("{BUSY}: HTTP {}", answer.status), "")),
+        200..300 => Ok(answer
+            .headers
+            .get("Content-Length")
+            .and_then(|length| length.trim().parse().ok())
+            .unwrap_or(0)),
+        _ => Ok(0),
+    }
+}
+
+/// Whether bytes of the message may lie with the partner after this try.
+fn may_have_left(attempt: &Attempt) -> bool {
+    attempt.status.is_none_or(|status| status == 408 || !(300..500).contains(&status))
+}
+
+/// Where to go on: where everything is there, the last byte moves the partner to work on it; nonsense means the beginning.
+fn go_on_at(held: u64, len: u64) -> u64 {
+    match held {
+        _ if held > len => 0,
+        _ if held == len => len - 1,
+        _ => held,
+    }
+}
+
+/// Where a refused range should have begun: what `Content-Range: bytes */held` of a 416 says, or the beginning.
+fn corrected(outcome: &Result<Answer, PostError>, len: u64) -> Option<u64> {
+    let answer = outcome.as_ref().ok().filter(|answer| answer.status == 416)?;
+    let held = answer.headers.get("Content-Range").and_then(|range| range.trim().rsplit_once("*/"));
+    let held = held.and_then(|(_, held)| held.trim().parse().ok()).unwrap_or(0);
+    Some(go_on_at(held, len))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_place_to_go_on_lies_within_the_message() {
+        assert_eq!([0, 1, 99, 100, 101, u64::MAX].map(|held| go_on_at(held, 100)), [0, 1, 99, 99, 0, 0]);
+    }
+
+    #[test]
+    fn only_messages_worth_it_get_a_transfer_id_of_their_own() {
+        let on = Partner {
+            restart: true,
+            ..Partner::default()
+        };
+        let tagged = |len, partner: &Partner| {
+            let mut headers = Headers::new();
+            tag(&mut headers, len, partner).unwrap();
+            headers.get("ETag").map(str::to_owned)
+        };
+        let (one, other) = (tagged(WORTH_FROM, &on).unwrap(), tagged(WORTH_FROM, &on).unwrap());
+        assert!(
+            one != other && one.len() == 34 && one.starts_with('"') && one.ends_with('"'),
+            "{one}"
+        );
+        assert_eq!(tagged(WORTH_FROM - 1, &on), None);
+        assert_eq!(tagged(WORTH_FROM, &Partner::default()), None);
+    }
+}
