@@ -44,7 +44,7 @@ demo: ## ALICE sends three files to BOB through two gateways; under two minutes 
 	@examples/two-stations/demo.sh
 
 bench: ## measure ours and its rivals side by side, PART=bulk only that part; writes target/bench.json
-	@.ci/prerequisites $(BUILD_TOOLS) sftp sshd openssl python3
+	@.ci/prerequisites $(BUILD_TOOLS) sftp sshd openssl python3 keytool npm mvn
 	@$(MAKE) --no-print-directory build
 	@$(CARGO) build $(FLAGS) --example bulk
 	@PYTHONDONTWRITEBYTECODE=1 python3 tests/bench/run.py --target $(TARGET) $(addprefix --part ,$(PART)) $(BENCH_ARGS)

@@ -1,0 +1,171 @@
+"""Inbound small messages: 10 KiB, signed and encrypted, each answered with a signed sync MDN; ours and OpenAS2's receiver by turns.
+
+Both have RSA-2048 keys, take the same message from the same client (replay.py) and write to the same disk. OpenAS2 runs without
+its tracking database, which is the faster way, and syncs nothing; ours answers only what is durable. `on tmpfs` is ours once more
+with its data directory in memory, where a sync costs nothing: the price of durability is the difference.
+CPU is counted until the process rests, so that what it does after the answers counts too.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+from measure import ROOT, by_turns, cpu_seconds, fail, median, memory, output, reset_peak, row
+from replay import Client, Message, replay
+
+SIZE = 10 * 1024
+CONNECTIONS = (8, 32)
+RIVAL = "OpenAS2 2.10.1"
+
+
+def options(parser):
+    parser.add_argument("--inbound", type=int, default=2000, help="messages of each inbound run (2000)")
+
+
+def measure(bench):
+    openssl_rsa = rsa_seconds()
+    keys = bench.place / "keys"
+    keys.mkdir(parents=True)
+    for name in ("sender", "receiver"):
+        output("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-sha256", "-days", "10", "-subj", f"/CN={name}",
+               "-keyout", keys / f"{name}.key", "-out", keys / f"{name}.crt")
+    payload = os.urandom(SIZE)
+    rows = []
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as in_memory:
+        receivers = {}
+        try:
+            receivers["ours"] = Gate(bench, bench.place / "disk", keys, payload)
+            receivers["tmpfs"] = Gate(bench, pathlib.Path(in_memory) / "gate", keys, payload)
+            receivers["rival"] = Rival(bench, bench.place / "rival", keys, payload)
+            for receiver in receivers.values():
+                receiver.load(500, 8)
+            for connections in CONNECTIONS:
+                ways = {name: lambda r=receiver: r.load(bench.args.inbound, connections) for name, receiver in receivers.items()}
+                rows += of_connections(connections, by_turns(bench.args.runs, **ways), bench.args.runs, openssl_rsa)
+        finally:
+            for receiver in receivers.values():
+                receiver.stop()
+    return rows
+
+
+def of_connections(connections, got, runs, rsa):
+    """Two private-key operations of RSA-2048 belong to a message: decrypt it, sign its MDN."""
+    name = f"10 KiB inbound, {connections} connections"
+    rate, cpu = (lambda load: load["rate"]), (lambda load: load["cpu_ms"])
+    ours, rival = got["ours"], got["rival"]
+    ceiling = os.cpu_count() / (2 * rsa)
+    return [
+        row(f"{name}", "messages/s", median(ours, rate), rival=RIVAL, rival_value=median(rival, rate), goal=5.0, runs=runs,
+            more_is_better=True),
+        row(f"{name}, CPU", "ms/message", median(ours, cpu), goal=1.0, runs=runs),
+        row(f"{name}, CPU against the rival's", "ms/message", median(ours, cpu), rival=RIVAL, rival_value=median(rival, cpu), runs=runs),
+        row(f"{name}, without durability (tmpfs)", "messages/s", median(got["tmpfs"], rate), runs=runs, more_is_better=True),
+        row(f"{name}, without durability (tmpfs), CPU", "ms/message", median(got["tmpfs"], cpu), runs=runs),
+        row(f"{name}, share of the RSA ceiling", "%", 100 * median(ours, rate) / ceiling, runs=runs, more_is_better=True),
+        row(f"{name}, peak memory", "MiB", median(ours, lambda load: load["peak"]), rival=RIVAL,
+            rival_value=median(rival, lambda load: load["peak"]), runs=runs),
+    ]
+
+
+def rsa_seconds():
+    """Seconds of one private-key operation of RSA-2048 on one core, as `openssl speed` has it."""
+    line = next(line for line in output("openssl", "speed", "-mr", "-seconds", "1", "rsa2048").splitlines() if line.startswith("+F2:"))
+    figure = float(line.split(":")[3])
+    # Older versions give seconds, newer ones operations a second.
+    return figure if figure < 1 else 1 / figure
+
+
+class Receiver:
+    """A running receiver: `pid`, `port`, `path`, `message`."""
+
+    def load(self, count, connections):
+        reset_peak(self.pid)
+        before = cpu_seconds(self.pid)
+        wall = replay(("127.0.0.1", self.port), self.path, self.message, count, connections)
+        self.rest()
+        return {"rate": count / wall, "cpu_ms": 1000 * (cpu_seconds(self.pid) - before) / count, "peak": memory(self.pid)}
+
+    def rest(self):
+        """Waits until it uses less than a twentieth of a core."""
+        last = cpu_seconds(self.pid)
+        for _ in range(60):
+            time.sleep(0.5)
+            now = cpu_seconds(self.pid)
+            if now - last < 0.025:
+                return
+            last = now
+
+
+class Gate(Receiver):
+    path = "/as2"
+
+    def __init__(self, bench, place, keys, payload):
+        place.mkdir(parents=True)
+        self.port = free_port()
+        call = lambda *words: subprocess.run([bench.gateway, "-q", *map(str, words)], cwd=place, check=True, capture_output=True, text=True).stdout
+        call("init", "--account", "acme")
+        (place / "as2gate.toml").write_text(
+            f'data_dir = "data"\nas2.listen = ["127.0.0.1:{self.port}"]\nsftp.listen = ["127.0.0.1:0"]\ntelemetry.listen = ""\n')
+        call("station", "add", "GATE", "--key", "rsa-2048")
+        (place / "gate.crt").write_text(call("cert", "export", json.loads(call("station", "show", "GATE", "-o", "json"))["certificate"]))
+        pem = json.dumps((keys / "sender.crt").read_text())
+        (place / "objects.toml").write_text(
+            f'[[certificate]]\naccount = "acme"\nname = "peer"\npurpose = "partner"\nowner = "PEER"\npem = {pem}\n'
+            '[[partner]]\naccount = "acme"\nas2_id = "PEER"\nurl = "http://127.0.0.1:9/"\nprivate = true\n'
+            'sign_certificate = ["peer"]\nencrypt_certificate = "peer"\n')
+        call("apply", "-f", "objects.toml")
+        self.message = Message("PEER", "GATE", payload, keys / "sender.key", keys / "sender.crt", place / "gate.crt")
+        self.process = subprocess.Popen([bench.gateway, "serve"], cwd=place, stdout=open(place / "serve.log", "wb"), stderr=subprocess.STDOUT)
+        self.pid = self.process.pid
+        wait_for(self.port, place / "serve.log")
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait()
+
+
+class Rival(Receiver):
+    path = "/"
+
+    def __init__(self, bench, place, keys, payload):
+        sys.path.insert(0, str(ROOT / "tests/interop"))
+        import cases
+        import products
+        tools = bench.args.target / "interop/tools"
+        output(ROOT / "tests/interop/setup.sh", tools)
+        place.mkdir(parents=True)
+        for end in ("key", "crt"):
+            for name in ("GATE.own", "tls"):
+                shutil.copy(keys / f"receiver.{end}", place / f"{name}.{end}")
+        for name in ("GATE.pem", "gateway-tls.pem"):
+            shutil.copy(keys / "sender.crt", place / name)
+        case = cases.Case(id="bench")
+        self.product = products.OpenAs2(str(place), str(tools))
+        self.product.start([case], {case: "http://127.0.0.1:9/"})
+        self.pid, self.port = self.product.servers[0].process.pid, self.product.port(case)
+        self.message = Message("GATE", self.product.id(case), payload, keys / "sender.key", keys / "sender.crt", keys / "receiver.crt")
+        wait_for(self.port, place / "peer.log")
+
+    def stop(self):
+        self.product.stop()
+
+
+def free_port():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def wait_for(port, log):
+    for _ in range(200):
+        try:
+            return Client(("127.0.0.1", port)).sock.close()
+        except OSError:
+            time.sleep(0.1)
+    fail(f"nothing answers on port {port}", log.read_text(errors="replace"))
