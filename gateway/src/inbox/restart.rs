@@ -56,8 +56,7 @@ impl Opened {
 
 impl Transfer {
     fn find(core: &Core, pair: &Partnership, tag: &str) -> Option<Self> {
-        // Digests, because ids and tags hold what no file name may; the account is the station's.
-        let pair = digest(&format!("{}\n{}", pair.station.as2_id, pair.partner.as2_id));
+        let pair = pair_digest(pair);
         let place = core.storage.partials().place(&pair, &digest(tag))?;
         Some(Transfer {
             pair,
@@ -105,10 +104,13 @@ pub(super) fn held(core: &Core, arrival: &Arrival) -> Option<Reply> {
     headers.get("AS2-From").and(headers.get("AS2-To"))?;
     let held = match relationship(core, arrival) {
         Relationship::Known(pair) if !reply::shows(arrival, pair.inbound_auth.as_ref()) => return Some(reply::unauthorized(arrival)),
-        Relationship::Known(pair) if super::is_pinned_client(&pair, arrival) => match Transfer::find(core, &pair, &tag) {
-            Some(transfer) => tokio::task::block_in_place(|| transfer.place.held(oldest(core))),
-            None => return Some(busy()),
-        },
+        Relationship::Known(pair) if super::is_pinned_client(&pair, arrival) => {
+            let look = || core.storage.partials().look(&pair_digest(&pair), &digest(&tag), oldest(core));
+            match tokio::task::block_in_place(look) {
+                Some(held) => held,
+                None => return Some(busy()),
+            }
+        }
         // Strangers and others learn nothing.
         _ => Ok(Held::Nothing),
     };
@@ -306,6 +308,11 @@ fn bytes(held: Held) -> u64 {
         Held::Nothing => 0,
         Held::Part(len) | Held::Whole(len) => len,
     }
+}
+
+/// A digest, because ids hold what no file name may; the account is the station's.
+fn pair_digest(pair: &Partnership) -> String {
+    digest(&format!("{}\n{}", pair.station.as2_id, pair.partner.as2_id))
 }
 
 fn digest(text: &str) -> String {

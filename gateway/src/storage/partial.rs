@@ -100,6 +100,13 @@ impl Partials {
         })
     }
 
+    /// What is held of a transfer, as [`Place::held`], without keeping others from its place; `None` while somebody has it.
+    pub fn look(&self, pair: &str, transfer: &str, oldest: Millis) -> Option<Result<Held>> {
+        let stem = self.dir.join(pair).join(transfer);
+        let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        (!busy.contains(&stem)).then(|| held(&stem, oldest))
+    }
+
     /// What a pair uses, without the transfer at `place`.
     ///
     /// # Errors
@@ -169,14 +176,7 @@ impl Place {
     /// # Errors
     /// The disk's.
     pub fn held(&self, oldest: Millis) -> Result<Held> {
-        let Some(file) = self.file()?.filter(|file| written(file) >= oldest) else {
-            return Ok(Held::Nothing);
-        };
-        if synced(&file).is_some() {
-            return Ok(Held::Part(len(&file)));
-        }
-        let length = fs::read_to_string(&file).ok().and_then(|text| text.parse().ok());
-        Ok(length.map_or(Held::Nothing, Held::Whole))
+        held(&self.stem, oldest)
     }
 
     /// Forgets what is held.
@@ -184,7 +184,7 @@ impl Place {
     /// # Errors
     /// The disk's.
     pub fn clear(&self) -> Result<()> {
-        match self.file()? {
+        match file_of(&self.stem)? {
             Some(file) => fs::remove_file(&file).context(|| format!("cannot remove {}", file.display())),
             None => Ok(()),
         }
@@ -209,7 +209,7 @@ impl Place {
     /// # Errors
     /// When nothing is held, or the disk's.
     pub fn go_on(&self, storage: &Storage, at: u64) -> Result<Draft> {
-        let found = self.file()?.and_then(|path| synced(&path).map(|synced| (path, synced)));
+        let found = file_of(&self.stem)?.and_then(|path| synced(&path).map(|synced| (path, synced)));
         let (path, synced) = found.ok_or_else(|| super::StorageError::Missing(self.stem.display().to_string()))?;
         let opened = OpenOptions::new().read(true).write(true).open(&path);
         let file = opened.context(|| format!("cannot open {}", path.display()))?;
@@ -233,12 +233,6 @@ impl Place {
         make_dir(self.stem.parent().unwrap_or(&self.stem))?;
         let path = self.stem.with_extension(WHOLE);
         fs::write(&path, len.to_string()).context(|| format!("cannot write {}", path.display()))
-    }
-
-    /// The file of this transfer, whatever its extension.
-    fn file(&self) -> Result<Option<PathBuf>> {
-        let all = files(self.stem.parent().unwrap_or(&self.stem))?;
-        Ok(all.into_iter().find(|file| file.with_extension("") == self.stem))
     }
 }
 
@@ -284,6 +278,23 @@ impl Draft {
         }
         Ok(())
     }
+}
+
+fn held(stem: &Path, oldest: Millis) -> Result<Held> {
+    let Some(file) = file_of(stem)?.filter(|file| written(file) >= oldest) else {
+        return Ok(Held::Nothing);
+    };
+    if synced(&file).is_some() {
+        return Ok(Held::Part(len(&file)));
+    }
+    let length = fs::read_to_string(&file).ok().and_then(|text| text.parse().ok());
+    Ok(length.map_or(Held::Nothing, Held::Whole))
+}
+
+/// The file of a transfer, whatever its extension.
+fn file_of(stem: &Path) -> Result<Option<PathBuf>> {
+    let all = files(stem.parent().unwrap_or(stem))?;
+    Ok(all.into_iter().find(|file| file.with_extension("") == stem))
 }
 
 /// How much of a part would outlive a power cut; `None` if the file is no part.
