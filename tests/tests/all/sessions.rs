@@ -59,9 +59,8 @@ impl Answers {
                     };
                 }
             }
-            match channel.wait().await.expect("the channel goes on") {
-                russh::ChannelMsg::Data { data } => self.0.extend_from_slice(&data),
-                _ => {}
+            if let russh::ChannelMsg::Data { data } = channel.wait().await.expect("the channel goes on") {
+                self.0.extend_from_slice(&data);
             }
         }
     }
