@@ -527,7 +527,8 @@ fn inside_encryption_a_signature_in_odd_base64_is_not_read() {
     message(sealed_again(str::to_owned));
     // Each of these is read in clear, where nobody learns anything from it; behind CBC it would tell about the padding.
     let signature = |text: &str| text.rfind("\r\n\r\n").unwrap() + 4;
-    let odd: [(&str, Box<dyn Fn(&str) -> String>); 3] = [
+    type Change<'a> = Box<dyn Fn(&str) -> String + 'a>;
+    let odd: [(&str, Change<'_>); 3] = [
         (
             "a stray character",
             Box::new(|text| {
