@@ -1,6 +1,6 @@
-//! Answers on their way out, in request order but for those of a CLOSE. The engine appends and never waits; the writer of the channel takes them
-//! in batches. A READ stays a descriptor until its answer is about to be sent, and a run of READs of one file is a single
-//! descriptor, so a client that asks for a whole file at once (paramiko does) costs no memory.
+//! Answers on their way out, in request order but for those of a CLOSE. The engine appends and never waits; the writer of
+//! the channel takes them in batches. A READ stays a descriptor until its answer is about to be sent, and a run of READs of
+//! one file is a single descriptor, so a client that asks for a whole file at once (paramiko does) costs no memory.
 
 use crate::budget::Budget;
 use crate::packet::{self, Broken, Code, DATA_HEAD, MAX_DATA};

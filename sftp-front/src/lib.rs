@@ -11,9 +11,9 @@
 //!   proof, `host_keys.rs` tells clients of keys to come.
 //! * `channel.rs` takes the decrypted bytes of one channel and gives them to a worker on a blocking thread. **A packet
 //!   enters there**, in `Channel::accept`.
-//! * `engine.rs` runs the requests in order, all but a CLOSE, which must not hold up the others: `packet.rs` cuts and reads them, `path.rs` parses every path once, `attrs.rs`
-//!   the attributes, `facts.rs` keeps the record of each upload. **A byte lands** in `Engine::write`, which calls
-//!   [`Upload::write_pieces`].
+//! * `engine.rs` runs the requests in order, all but a CLOSE, which must not hold up the others: `packet.rs` cuts and reads
+//!   them, `path.rs` parses every path once, `attrs.rs` the attributes, `facts.rs` keeps the record of each upload. **A byte
+//!   lands** in `Engine::write`, which calls [`Upload::write_pieces`].
 //! * Answers leave through `answers.rs`; the data of a READ are fetched there just before they are sent. `longname.rs` makes
 //!   the lines of a listing.
 //!
@@ -23,7 +23,8 @@
 //! # Limits
 //! Each limit is a constant beside the code that enforces it: [`MAX_PACKET`], [`MAX_DATA`], [`MAX_HANDLES`], [`MAX_PATH`],
 //! [`MAX_CLOSING`], [`MAX_COMPONENTS`], [`MAX_COMPONENT`], [`MAX_EXTENTS`], [`MAX_WAITING_ANSWERS`], [`MAX_WAITING_BYTES`],
-//! [`REQUEST_BUDGET`], [`OWN_SHARE`], [`MAX_BEFORE_LOGIN`], [`MAX_USER_NAME`], [`WRITE_STALL`]; those of connections are settings in [`Config`].
+//! [`REQUEST_BUDGET`], [`OWN_SHARE`], [`MAX_BEFORE_LOGIN`], [`MAX_USER_NAME`], [`WRITE_STALL`]; those of
+//! connections are settings in [`Config`].
 //! No code path holds a whole file: an upload holds at most the request budget, a download two batches of 512 KiB, and all
 //! connections together what `budget.rs` lets them.
 
