@@ -9,11 +9,14 @@ mod date;
 mod entity;
 mod pass;
 
+use std::sync::Arc;
+
 use crate::algorithm::{Cipher, Compression, Digest, KeyTransport, SignatureScheme};
 use crate::cert::{Certificate, Identity};
 use crate::cms::Form;
 use crate::error::Error;
 use crate::headers::Headers;
+use crate::helper::Helper;
 use crate::id::As2Id;
 use crate::message_id::MessageId;
 use crate::mic::Mic;
@@ -186,6 +189,7 @@ pub(crate) struct Shape<'a> {
     now: i64,
     form: Form,
     kernel: Kernel,
+    helper: Option<Arc<dyn Helper>>,
 }
 
 impl<'a> Composer<'a> {
@@ -220,6 +224,7 @@ impl<'a> Composer<'a> {
             now: outgoing.now,
             form: if total <= outgoing.der_max { Form::Der } else { Form::Ber },
             kernel,
+            helper: None,
         };
         let plain = shape.sign.is_none() && shape.encrypt.is_none() && shape.compress == Compression::None;
         let answer_digest = match shape.sign {
@@ -247,6 +252,15 @@ impl<'a> Composer<'a> {
             pass,
             compressing,
         })
+    }
+
+    /// Digests of large content that do not go hand in hand with the cipher ([`Kernel::Fused`]) are taken by the helper, if it
+    /// has time.
+    #[must_use]
+    pub fn with_helper(mut self, helper: Arc<dyn Helper>) -> Self {
+        self.pass.lend(&helper);
+        self.shape.helper = Some(helper);
+        self
     }
 
     /// Whether what this pass writes is scratch, to be pushed again after [`Composer::finish`].
@@ -280,7 +294,8 @@ impl<'a> Composer<'a> {
         let ended = pass.finish(&shape, out)?;
         mics.extend(ended.mics);
         if compressing {
-            let pass = Pass::new(&shape, Source::Compressed(entity::Zlib::new(ended.written)), false)?;
+            let mut pass = Pass::new(&shape, Source::Compressed(entity::Zlib::new(ended.written)), false)?;
+            shape.helper.iter().for_each(|helper| pass.lend(helper));
             return Ok(Finished::Again(Box::new(Composer {
                 shape,
                 headers,

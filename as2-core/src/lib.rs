@@ -10,6 +10,7 @@ mod crypto;
 pub mod disposition;
 mod error;
 pub mod headers;
+pub mod helper;
 pub mod id;
 pub mod mdn;
 pub mod message_id;

@@ -1,13 +1,16 @@
 //! Message integrity checks: a digest with its algorithm, `Received-content-MIC` (RFC 4130 §7.4.3).
 
+mod hashes;
+
 use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 
 use crate::algorithm::Digest;
-use crate::crypto::Hasher;
 use crate::error::{Error, ErrorKind};
+
+pub(crate) use hashes::{Digests, Hashes};
 
 /// Longest MIC text that is read, in bytes.
 const MAX_TEXT: usize = 1_024;
@@ -54,41 +57,6 @@ impl PartialEq for Mic {
 }
 
 impl Eq for Mic {}
-
-/// Digests of one stream.
-pub(crate) type Digests = Vec<(Digest, Vec<u8>)>;
-
-/// Several digests of one stream, in the making.
-pub(crate) struct Hashes(Vec<(Digest, Hasher)>);
-
-impl Hashes {
-    pub(crate) fn new(digests: &[Digest]) -> Result<Self, Error> {
-        let mut hashes: Vec<(Digest, Hasher)> = Vec::with_capacity(digests.len());
-        for &digest in digests {
-            if !hashes.iter().any(|(known, _)| *known == digest) {
-                hashes.push((digest, Hasher::new(digest)?));
-            }
-        }
-        Ok(Hashes(hashes))
-    }
-
-    pub(crate) fn has(&self, digest: Digest) -> bool {
-        self.0.iter().any(|(known, _)| *known == digest)
-    }
-
-    /// Gives up one digest that is taken elsewhere.
-    pub(crate) fn leave_out(&mut self, digest: Digest) {
-        self.0.retain(|(known, _)| *known != digest);
-    }
-
-    pub(crate) fn update(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.0.iter_mut().try_for_each(|(_, hasher)| hasher.update(bytes))
-    }
-
-    pub(crate) fn finish(self) -> Result<Digests, Error> {
-        self.0.into_iter().map(|(digest, hasher)| Ok((digest, hasher.finish()?))).collect()
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -16,13 +16,15 @@ mod signed;
 mod tests;
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::algorithm::{Cipher, Digest};
 use crate::cert::{Certificate, Identity};
 use crate::error::{Error, ErrorKind};
 use crate::headers::Headers;
+use crate::helper::Helper;
 use crate::mdn::Mdn;
-use crate::mic::Mic;
+use crate::mic::{Hashes, Mic};
 use crate::receipt::ReceiptRequest;
 
 use entity::Entity;
@@ -290,11 +292,19 @@ struct Job<'a> {
     policy: SecurityPolicy,
     limits: Limits,
     also_hash: &'a [Digest],
+    helper: Option<Arc<dyn Helper>>,
     /// Digests of the receipt request that we may use, in its order.
     listed: Vec<Digest>,
 }
 
 impl Job<'_> {
+    /// Digests of large content.
+    fn hashes(&self, digests: &[Digest]) -> Result<Hashes, Error> {
+        let mut hashes = Hashes::new(digests)?;
+        self.helper.iter().for_each(|helper| hashes.lend(helper));
+        Ok(hashes)
+    }
+
     /// The digest of the MIC (as2.md §3 "As receiver").
     fn mic_digest(&self, signature: Option<Digest>) -> Digest {
         let signature = signature.filter(|digest| self.listed.is_empty() || self.listed.contains(digest));
@@ -384,6 +394,7 @@ impl<'a> Receiver<'a> {
             policy,
             limits,
             also_hash,
+            helper: None,
             listed,
         };
         Ok(Receiver {
@@ -392,6 +403,13 @@ impl<'a> Receiver<'a> {
             root: Entity::top(),
             failed: None,
         })
+    }
+
+    /// Digests of large content are taken by the helper, if it has time, while this side decrypts.
+    #[must_use]
+    pub fn with_helper(mut self, helper: Arc<dyn Helper>) -> Self {
+        self.job.helper = Some(helper);
+        self
     }
 
     /// Takes the next bytes of the body.

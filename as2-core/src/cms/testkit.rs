@@ -5,7 +5,8 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::JoinHandle;
 
 use openssl::asn1::Asn1Time;
 use openssl::bn::BigNum;
@@ -19,6 +20,41 @@ use openssl::x509::{X509, X509NameBuilder};
 
 use crate::cert::{Certificate, Identity};
 use crate::error::Error;
+use crate::helper::Helper;
+
+/// A helper with so many threads to lend, one for each job.
+pub(crate) struct Threads {
+    most: usize,
+    lent: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Threads {
+    pub(crate) fn new(most: usize) -> Arc<Self> {
+        let lent = Mutex::default();
+        Arc::new(Threads { most, lent })
+    }
+
+    /// Jobs taken on so far.
+    pub(crate) fn taken(&self) -> usize {
+        self.lent.lock().unwrap().len()
+    }
+
+    /// Waits for all jobs to end.
+    pub(crate) fn join(&self) {
+        self.lent.lock().unwrap().drain(..).for_each(|thread| thread.join().unwrap());
+    }
+}
+
+impl Helper for Threads {
+    fn run(&self, job: Box<dyn FnOnce() + Send>) -> bool {
+        let mut lent = self.lent.lock().unwrap();
+        if lent.len() == self.most {
+            return false;
+        }
+        lent.push(std::thread::spawn(job));
+        true
+    }
+}
 
 /// An RSA-2048 identity, made once.
 pub(crate) fn rsa() -> &'static Identity {

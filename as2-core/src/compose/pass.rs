@@ -1,11 +1,14 @@
 //! One pass: an entity's bytes through digests, signature, and cipher or compression.
 
+use std::sync::Arc;
+
 use super::entity::Source;
 use super::{Candidate, Encryption, Kernel, Shape, Signing, signature_head, signed_type};
 use crate::algorithm::{Compression, Digest};
 use crate::cms::{Compressor, EnvelopePlan, Sealer, SignParams, p7s, p7s_len};
 use crate::error::Error;
 use crate::headers::Headers;
+use crate::helper::Helper;
 use crate::mic::{Digests, Hashes, Mic};
 use crate::mime::transfer::{encode, encoded_len};
 
@@ -135,6 +138,23 @@ impl<'a> Pass<'a> {
             written: 0,
             begun: false,
         })
+    }
+
+    /// Lends a helper to every run of digests.
+    pub(crate) fn lend(&mut self, helper: &Arc<dyn Helper>) {
+        let Layers {
+            sign,
+            with_headers,
+            without_headers,
+            decoded,
+            ..
+        } = &mut self.layers;
+        let unsigned = [with_headers, without_headers, decoded]
+            .into_iter()
+            .flatten()
+            .map(|(_, hashes)| hashes);
+        let signed = sign.iter_mut().map(|sign| &mut sign.hashes);
+        signed.chain(unsigned).for_each(|hashes| hashes.lend(helper));
     }
 
     pub(crate) fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {

@@ -156,7 +156,7 @@ impl Layer {
             ContentKind::Signed if place.signed => return Err(broken("signed twice").into()),
             ContentKind::Signed => {
                 place.signed = true;
-                let own = Hashes::new(&[walk.job.mic_digest(None)])?;
+                let own = walk.job.hashes(&[walk.job.mic_digest(None)])?;
                 (Cms::Signed(Box::default(), Some(own)), "signed-data")
             }
         };

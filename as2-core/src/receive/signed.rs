@@ -43,12 +43,15 @@ impl Signed {
         let scanner = Scanner::new(media.param("boundary"))?;
         let mut inside = place.inside(Kind::SignedPart)?;
         inside.signed = true;
-        // `micalg` is a hint; the signature decides (as2.md §4).
+        // `micalg` is a hint; the signature decides (as2.md §4), and another pass takes what was missing. Each digest more
+        // costs as much as the first one, so that those of habit are taken only where there is no usable hint.
         let policy = walk.job.policy;
         let named = media.param("micalg").unwrap_or_default();
         let mut digests: Vec<Digest> = named.split(',').filter_map(Digest::parse).collect();
-        digests.push(Digest::Sha256);
-        digests.push(Digest::Sha1);
+        digests.retain(|digest| policy.allows(*digest));
+        if digests.is_empty() {
+            digests.extend([Digest::Sha256, Digest::Sha1]);
+        }
         digests.extend_from_slice(walk.job.also_hash);
         digests.push(walk.job.mic_digest(None));
         digests.retain(|digest| policy.allows(*digest));
@@ -58,7 +61,7 @@ impl Signed {
             place,
             number: 0,
             ended: false,
-            hashes: Hashes::new(&digests)?,
+            hashes: walk.job.hashes(&digests)?,
             mended: Mended::new(&digests),
             inner: Entity::new(inside),
             fault: None,

@@ -137,7 +137,10 @@ fn outgoing(case: Case, payload: &[Vec<u8>]) -> Outgoing<'static> {
 }
 
 fn compose(outgoing: Outgoing<'_>, payload: &[Vec<u8>], seed: u64) -> (Composed, Vec<u8>) {
-    let mut composer = Composer::new(outgoing).unwrap();
+    compose_with(Composer::new(outgoing).unwrap(), payload, seed)
+}
+
+fn compose_with(mut composer: Composer<'_>, payload: &[Vec<u8>], seed: u64) -> (Composed, Vec<u8>) {
     let mut bytes = payload.concat();
     let mut cuts = Cuts(seed);
     loop {
@@ -200,6 +203,53 @@ fn take(headers: &Headers, body: &[u8], seed: u64) -> (Result<Received, Failure>
     let identities = [testkit::other().clone()];
     let signers = [testkit::rsa().certificate().clone()];
     receive(incoming(headers, &identities, &signers), body, seed)
+}
+
+/// What the composer and the receiver make of a large message, alone and with a helper.
+#[test]
+fn a_helper_changes_nothing() {
+    for case in [
+        FULL,
+        Case {
+            encrypt: Some(Cipher::Aes256Gcm),
+            ..FULL
+        },
+        Case {
+            encrypt: None,
+            compress: Compression::AfterSign,
+            ..FULL
+        },
+        Case { sign: false, ..FULL },
+        PLAIN,
+    ] {
+        let parts = [testkit::content(2_500_000)];
+        let run = |helper: Option<Arc<testkit::Threads>>| {
+            let mut composer = Composer::new(outgoing(case, &parts)).unwrap();
+            if let Some(helper) = &helper {
+                composer = composer.with_helper(helper.clone());
+            }
+            let (composed, body) = compose_with(composer, &parts, 3);
+            let identities = [testkit::other().clone()];
+            let signers = [testkit::rsa().certificate().clone()];
+            let mut receiver = Receiver::new(incoming(&composed.headers, &identities, &signers)).unwrap();
+            if let Some(helper) = &helper {
+                receiver = receiver.with_helper(helper.clone());
+            }
+            let mut kept = Kept::default();
+            Cuts(5).each(&body, |piece| receiver.push(piece, &mut kept).unwrap());
+            let Received::Message(message) = receiver.finish(&mut kept).unwrap() else {
+                panic!("an MDN");
+            };
+            assert!(kept.parts[0].1 == parts[0], "{case:?}");
+            let mics: Vec<_> = composed.mics.iter().map(|c| (c.what, c.mic.clone())).collect();
+            (mics, composed.mic, message.mic)
+        };
+        let helper = testkit::Threads::new(20);
+        let (alone, helped) = (run(None), run(Some(helper.clone())));
+        assert!(alone == helped && alone.1 == alone.2, "{case:?}");
+        assert!(helper.taken() >= 2, "{case:?}: composer and receiver both had help");
+        helper.join();
+    }
 }
 
 #[test]

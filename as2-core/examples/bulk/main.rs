@@ -1,14 +1,15 @@
-//! Composes and opens one large file through the public API, as a program that `make bench` measures from outside.
+//! Composes and opens one large message through the public API, as a program that `make bench` measures from outside.
 //!
 //! `bulk compose KEYS PAYLOAD BODY` signs (SHA-256) as alice and encrypts (AES-256-CBC) to bob; writes BODY and BODY.headers.
 //! With `AS2_FUSED=off` in the environment, digest and cipher go one after the other.
 //! `bulk open KEYS BODY PAYLOAD` decrypts and verifies as bob. Both print the MIC.
-//! `bulk speed KEYS MIB RUNS` composes MIB from memory to memory both ways, and OpenSSL's SHA-256 and AES-256-CBC alone one after
-//! the other, by turns; prints the medians in MB per CPU second.
+//! `bulk speed KEYS MIB RUNS` works from memory to memory in several ways by turns, see memory.rs; prints the medians as JSON.
 //! KEYS is a directory with `alice.cer`, `alice.key`, `bob.cer`, `bob.key`: DER, the keys as unencrypted PKCS#8.
 
 // An example may read and write files; the library may not.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod memory;
 
 use std::error::Error;
 use std::fs::File;
@@ -18,7 +19,7 @@ use std::process::ExitCode;
 
 use as2_core::algorithm::{Cipher, Compression, Digest, KeyTransport, SignatureScheme};
 use as2_core::cert::{Certificate, Identity};
-use as2_core::compose::{Composer, Encryption, Finished, Kernel, Outgoing, PartMeta, Signing, TransferEncoding, is_fused_supported};
+use as2_core::compose::{Composer, Encryption, Finished, Kernel, Outgoing, PartMeta, Signing, TransferEncoding};
 use as2_core::headers::Headers;
 use as2_core::id::As2Id;
 use as2_core::message_id::MessageId;
@@ -39,7 +40,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         ["compose", keys, payload, body] => compose(Path::new(keys), Path::new(payload), Path::new(body)),
-        ["speed", keys, size, runs] => speed(Path::new(keys), size, runs),
+        ["speed", keys, size, runs] => memory::speed(Path::new(keys), size, runs),
         ["open", keys, body, payload] => open(Path::new(keys), Path::new(body), Path::new(payload)),
         _ => Err("usage: bulk compose KEYS PAYLOAD BODY | bulk open KEYS BODY PAYLOAD | bulk speed KEYS MIB RUNS".into()),
     };
@@ -120,75 +121,24 @@ fn outgoing<'a>(alice: &'a Identity, bob: &'a Identity, file_name: Option<String
     })
 }
 
-/// Packages from memory to memory, so that the processor alone is measured.
-fn speed(keys: &Path, size: &str, runs: &str) -> Result<String> {
-    let (alice, bob) = (identity(keys, "alice")?, identity(keys, "bob")?);
-    let (pieces, runs) = (size.parse::<u64>()? << 20 >> PIECE.ilog2(), runs.parse::<usize>()?.max(1));
-    let mut piece = vec![0u8; PIECE];
-    openssl::rand::rand_bytes(&mut piece)?;
-    let mut costs = [Vec::new(), Vec::new(), Vec::new()];
-    for _ in 0..runs {
-        for (cost, kernel) in costs.iter_mut().zip([None, Some(Kernel::Separate), Some(Kernel::Fused)]) {
-            let began = cpu_seconds()?;
-            match kernel {
-                None => in_series(&piece, pieces)?,
-                Some(kernel) => in_memory(outgoing(&alice, &bob, None, pieces * PIECE as u64)?, kernel, &piece, pieces)?,
-            }
-            cost.push(cpu_seconds()? - began);
-        }
-    }
-    let [series, separate, fused] = costs.map(|mut costs| {
-        costs.sort_by(f64::total_cmp);
-        (pieces * PIECE as u64) as f64 / 1e6 / costs.get(costs.len() / 2).copied().unwrap_or(f64::NAN)
-    });
-    let supported = is_fused_supported();
-    Ok(format!(
-        "{{\"series\": {series:.1}, \"separate\": {separate:.1}, \"fused\": {fused:.1}, \"supported\": {supported}}}"
-    ))
-}
-
-/// What the two primitives cost by themselves: no file format around them, no copy.
-fn in_series(piece: &[u8], pieces: u64) -> Result<()> {
-    let mut sha = openssl::sha::Sha256::new();
-    let cipher = openssl::symm::Cipher::aes_256_cbc();
-    let mut crypter = openssl::symm::Crypter::new(cipher, openssl::symm::Mode::Encrypt, &[7; 32], Some(&[9; 16]))?;
-    let mut out = vec![0u8; PIECE + 16];
-    for _ in 0..pieces {
-        sha.update(piece);
-        crypter.update(piece, &mut out)?;
-    }
-    std::hint::black_box((sha.finish(), out));
-    Ok(())
-}
-
-fn in_memory(outgoing: Outgoing<'_>, kernel: Kernel, piece: &[u8], pieces: u64) -> Result<()> {
-    let mut composer = Composer::with_kernel(outgoing, kernel)?;
-    let mut out = Vec::with_capacity(PIECE + 4096);
-    for _ in 0..pieces {
-        out.clear();
-        composer.push(piece, &mut out)?;
-    }
-    match composer.finish(&mut out)? {
-        Finished::Done(_) => Ok(()),
-        Finished::Again(_) => Err("a second pass without compression".into()),
-    }
-}
-
-/// Seconds that this thread was on a processor (Linux).
-fn cpu_seconds() -> Result<f64> {
-    let schedstat = std::fs::read_to_string("/proc/thread-self/schedstat")?;
-    let nanoseconds: u64 = schedstat.split(' ').next().unwrap_or_default().parse()?;
-    Ok(nanoseconds as f64 / 1e9)
-}
-
 fn open(keys: &Path, body: &Path, payload: &Path) -> Result<String> {
     let identities = [identity(keys, "bob")?];
     let signers = [Certificate::from_der(&std::fs::read(keys.join("alice.cer"))?)?];
     let headers = Headers::parse(&std::fs::read(headers_of(body))?)?;
-    let mut receiver = Receiver::new(Incoming {
-        headers: &headers,
-        identities: &identities,
-        signers: &signers,
+    let mut receiver = Receiver::new(incoming(&headers, &identities, &signers))?;
+    let mut sink = ToFile(File::create(payload)?);
+    each_piece(&mut File::open(body)?, |piece| Ok(receiver.push(piece, &mut sink)?))?;
+    match receiver.finish(&mut sink)? {
+        Received::Message(message) => Ok(message.mic.map(|mic| mic.to_string()).unwrap_or_default()),
+        Received::Mdn(_) => Err("this is an MDN".into()),
+    }
+}
+
+fn incoming<'a>(headers: &'a Headers, identities: &'a [Identity], signers: &'a [Certificate]) -> Incoming<'a> {
+    Incoming {
+        headers,
+        identities,
+        signers,
         policy: SecurityPolicy {
             require_signed: true,
             require_encrypted: true,
@@ -196,12 +146,6 @@ fn open(keys: &Path, body: &Path, payload: &Path) -> Result<String> {
         },
         limits: Limits { max_payload: MAX_PAYLOAD },
         also_hash: &[],
-    })?;
-    let mut sink = ToFile(File::create(payload)?);
-    each_piece(&mut File::open(body)?, |piece| Ok(receiver.push(piece, &mut sink)?))?;
-    match receiver.finish(&mut sink)? {
-        Received::Message(message) => Ok(message.mic.map(|mic| mic.to_string()).unwrap_or_default()),
-        Received::Mdn(_) => Err("this is an MDN".into()),
     }
 }
 
