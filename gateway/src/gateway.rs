@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use crate::certificate::{Certificate, Purpose};
 use crate::clock::{Clock, Millis, SystemClock};
 use crate::config::{self, Config};
+use crate::helper::SpareCores;
 use crate::inbox::Brake;
 use crate::journal::{Journal, JournalError, Objects, UploadState};
 use crate::message::State;
@@ -63,6 +64,8 @@ pub struct Core {
     pub poster: Poster,
     /// Bounds cryptographic work to what the machine can do side by side.
     pub crypto: Arc<Semaphore>,
+    /// A second processor for a large message while others have nothing to do.
+    pub(crate) spare: Arc<SpareCores>,
     /// Slows down who sends what does not decrypt.
     pub brake: Brake,
     /// Counters.
@@ -142,6 +145,7 @@ impl Core {
         let storage = Arc::new(Storage::open(&paths.data, Arc::clone(&journal), config.storage.min_free)?);
         let objects = journal.read(|tx| tx.objects())?;
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let crypto = Arc::new(Semaphore::new(cores * 2));
         Ok(Arc::new(Core {
             config: Arc::new(config),
             journal,
@@ -150,7 +154,8 @@ impl Core {
             master,
             owner: format!("{}-{}", std::process::id(), random_tag()),
             poster: Poster::new(),
-            crypto: Arc::new(Semaphore::new(cores * 2)),
+            spare: Arc::new(SpareCores::new(Arc::clone(&crypto), cores)),
+            crypto,
             brake: Brake::default(),
             metrics: Registry::new(),
             objects: RwLock::new(Arc::new(objects)),

@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 /// Lends threads to the cryptographic work on large messages. With few messages in work the digest runs beside the cipher; with
 /// many, every processor has a message of its own, and nothing is gained by splitting one.
 #[derive(Debug)]
-pub struct SpareCores {
+pub(crate) struct SpareCores {
     /// The bound for cryptographic work; a thread that is lent counts.
     crypto: Arc<Semaphore>,
     /// Permits that stay for further messages.
@@ -18,8 +18,14 @@ pub struct SpareCores {
 impl SpareCores {
     /// `keep`: permits of `crypto` that are not for helping threads.
     #[must_use]
-    pub fn new(crypto: Arc<Semaphore>, keep: usize) -> Self {
+    pub(crate) fn new(crypto: Arc<Semaphore>, keep: usize) -> Self {
         SpareCores { crypto, keep }
+    }
+
+    /// For a command that works on a single message.
+    #[must_use]
+    pub(crate) fn for_one_message() -> Self {
+        SpareCores::new(Arc::new(Semaphore::new(1)), 0)
     }
 }
 

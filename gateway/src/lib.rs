@@ -27,6 +27,7 @@ pub mod post;
 pub mod storage;
 
 // Flows.
+mod helper;
 pub mod inbox;
 pub mod intake;
 pub mod lifecycle;

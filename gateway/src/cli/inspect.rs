@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use as2_core::algorithm::Digest;
 use as2_core::cert::{Certificate, Identity};
@@ -19,6 +20,7 @@ use serde_json::{Value, json};
 use super::error::{DONE, FAILED};
 use super::output::{facts, grouped};
 use super::{CertificateFile, Ctx, Outcome};
+use crate::helper::SpareCores;
 use crate::manage::{Refusal, Result};
 use crate::{content_type, intake, layout};
 
@@ -228,7 +230,7 @@ fn open(
         also_hash,
     };
     let mut receiver = match Receiver::new(incoming) {
-        Ok(receiver) => receiver,
+        Ok(receiver) => receiver.with_helper(Arc::new(SpareCores::for_one_message())),
         Err(failure) => return Ok(Err(failure)),
     };
     let mut buffer = vec![0u8; PIECE];

@@ -338,7 +338,7 @@ fn pass(core: &Core, pair: &Partnership, raw: &str, block: &[u8]) -> Result<Foun
             also_hash: &also_hash,
         };
         let mut files = Files::new(&core.storage);
-        let outcome = run(incoming, &content, &mut files)?;
+        let outcome = run(core, incoming, &content, &mut files)?;
         if let Some(trouble) = files.trouble.take() {
             return Err(trouble.into());
         }
@@ -359,12 +359,13 @@ fn pass(core: &Core, pair: &Partnership, raw: &str, block: &[u8]) -> Result<Foun
 }
 
 fn run(
+    core: &Core,
     incoming: Incoming<'_>,
     content: &crate::storage::Content,
     files: &mut Files<'_>,
 ) -> Result<Result<Received, Failure>, StorageError> {
     let mut receiver = match Receiver::new(incoming) {
-        Ok(receiver) => receiver,
+        Ok(receiver) => receiver.with_helper(Arc::clone(&core.spare) as _),
         Err(failure) => return Ok(Err(failure)),
     };
     let mut failed = None;

@@ -88,7 +88,7 @@ fn package(core: &Core, mut message: Message, pair: &Partnership) -> Result<Pack
     core.storage.check_room()?;
     let payload = core.storage.open_staged(&message.detail.payload)?;
     let source = Source::of(&message, pair, &payload)?;
-    let composer = Composer::new(outgoing(core, &message, pair, &source)?)?;
+    let composer = Composer::new(outgoing(core, &message, pair, &source)?)?.with_helper(Arc::clone(&core.spare) as _);
     let mut draft = core.storage.draft();
     let mut composed = run(&core.storage, composer, &source, &payload, &mut draft)?;
     let staged = draft.stage()?;
