@@ -3,6 +3,7 @@
 
 mod brake;
 mod craft;
+mod hostile;
 mod http;
 mod receipts;
 mod receiving;
