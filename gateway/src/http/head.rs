@@ -48,11 +48,12 @@ pub(super) type Refused = (u16, &'static str);
 /// As soon as something is wrong, be the head whole or not.
 pub(super) fn take(buffer: &mut BytesMut, scanned: &mut usize) -> Result<Option<Parsed>, Refused> {
     // RFC 9112 §2.2: one empty line before the request line is forgiven.
-    if *scanned <= 1 && buffer.starts_with(b"\r\n") {
-        let _ = buffer.split_to(2);
+    // It stays in the buffer until the head is whole, so that no second one is forgiven however the bytes arrive.
+    let empty = if buffer.starts_with(b"\r\n") { 2 } else { 0 };
+    if empty > 0 && *scanned <= 1 {
         *scanned = 0;
     }
-    let Some(length) = find_end(buffer, scanned)? else {
+    let Some(length) = find_end(buffer.get(empty..).unwrap_or_default(), scanned)? else {
         return if buffer.len() > MAX_HEAD {
             Err((431, "the head is too long"))
         } else {
@@ -63,6 +64,7 @@ pub(super) fn take(buffer: &mut BytesMut, scanned: &mut usize) -> Result<Option<
         return Err((431, "the head is too long"));
     }
     *scanned = 0;
+    let _ = buffer.split_to(empty);
     let head = buffer.split_to(length);
     parse(&head).map(Some)
 }
