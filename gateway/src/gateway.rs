@@ -187,6 +187,11 @@ impl Core {
     /// Tells the workers that something is due. A hint: their scan finds it anyway.
     pub fn wake(&self) {
         self.wake_worker.notify_one();
+        self.wake_publisher();
+    }
+
+    /// Tells the publisher that there are new entries. A hint as well.
+    pub fn wake_publisher(&self) {
         self.wake_publisher.notify_one();
     }
 

@@ -29,6 +29,7 @@ use crate::outbox::FlowError;
 use crate::partnership::{Lack, Partnership};
 use crate::receipts;
 use crate::storage::{Draft, INLINE_MAX, Staged};
+use check::Checked;
 
 pub use brake::Brake;
 pub(crate) use restart::oldest as oldest_part;
@@ -225,6 +226,7 @@ fn relationship(core: &Core, arrival: &Arrival) -> Relationship {
 }
 
 /// Everything about a message that came, before it is checked.
+#[derive(Clone)]
 pub(super) struct Taken {
     pub(super) pair: Arc<Partnership>,
     pub(super) message: Message,
@@ -234,6 +236,14 @@ pub(super) struct Taken {
 }
 
 impl Taken {
+    pub(super) fn claim(&self, core: &Core, staged: &Staged) -> Claim {
+        Claim {
+            message: self.message.clone(),
+            inline: staged.blob(),
+            owner: core.owner.clone(),
+        }
+    }
+
     fn is_async(&self) -> bool {
         self.receipt.as_ref().is_some_and(|request| request.deliver_to.is_some())
     }
@@ -285,22 +295,24 @@ async fn receive(core: &Arc<Core>, arrival: Arrival, spool: Spool) -> Result<Rep
         receipt,
         source: Some(arrival.peer.ip()),
     };
-    if let Some(reply) = repeat::damped(core, &taken)? {
-        return Ok(reply);
+    let known = repeat::known(core, &taken)?;
+    if let Some(reply) = known.as_ref().and_then(|row| repeat::damped(core, &taken, row).transpose()) {
+        return reply;
     }
-    let staged = tokio::task::spawn_blocking(move || draft.stage())
-        .await
-        .map_err(|e| FlowError::Internal(e.to_string()))??;
+    let staged = stage(draft).await?;
     taken.message.detail.raw.clone_from(&staged.key);
-    let claim = Claim {
-        message: taken.message.clone(),
-        inline: staged.blob(),
-        owner: core.owner.clone(),
-    };
-    let claimed = core.journal.write(move |tx| tx.receive(claim, now)).await?;
-    if let Some(transfer) = transfer {
-        transfer.came_whole(core, len);
+    let whole = |transfer: Option<restart::Transfer>| transfer.into_iter().for_each(|transfer| transfer.came_whole(core, len));
+    if taken.is_sync() && staged.inline.is_some() {
+        let reply = match known.filter(|row| row.state != State::Rejected) {
+            Some(row) => repeat::answer(core, taken, staged, row).await,
+            None => at_once(core, taken, staged).await,
+        };
+        whole(transfer);
+        return reply;
     }
+    let claim = taken.claim(core, &staged);
+    let claimed = core.journal.write(move |tx| tx.receive(claim, now)).await?;
+    whole(transfer);
     match claimed {
         Claimed::New => checked(core, taken).await,
         Claimed::Bound(row) => repeat::answer(core, taken, staged, row).await,
@@ -324,6 +336,47 @@ async fn digested(draft: Draft, hash: Option<Sha256>) -> Result<(Draft, String),
         }
     });
     read.await.map_err(|e| FlowError::Internal(e.to_string()))?
+}
+
+/// Makes the body durable, or leaves a small one to the deciding transaction.
+async fn stage(draft: Draft) -> Result<Staged, FlowError> {
+    if draft.is_small() {
+        return Ok(draft.stage()?);
+    }
+    Ok(tokio::task::spawn_blocking(move || draft.stage())
+        .await
+        .map_err(|e| FlowError::Internal(e.to_string()))??)
+}
+
+/// A small message whose sender waits for the MDN: checked in memory, then bound, filed and receipted by one transaction
+/// with one sync. Nothing was promised before, so a crash in between leaves nothing, and the sender posts again.
+async fn at_once(core: &Arc<Core>, taken: Taken, staged: Staged) -> Result<Reply, FlowError> {
+    let claim = taken.claim(core, &staged);
+    let Checked { filing, at, delay } = match check::examine(core, &taken, staged.inline.clone()).await {
+        Ok(checked) => checked,
+        Err(error) => {
+            // A fault of ours: what came is kept, and the worker tries again.
+            let now = core.clock.now();
+            if let Claimed::New = core.journal.write(move |tx| tx.receive(claim, now)).await? {
+                give_back(core, &taken.message, PAUSE).await;
+            }
+            return Err(error);
+        }
+    };
+    let (message, mdn) = (filing.message.clone(), filing.mdn.clone());
+    let staged_parts = filing.staged_parts();
+    match core.journal.write(move |tx| tx.receive_and_file(&claim, filing, at)).await? {
+        Claimed::New => {
+            check::filed(core, &message);
+            // Its sender waits on the connection, which is what bounds the number of such waits.
+            tokio::time::sleep(delay).await;
+            Ok(mdn.map_or_else(|| Reply::empty(200), reply::mdn))
+        }
+        Claimed::Bound(row) => {
+            staged_parts.iter().for_each(|key| core.storage.discard(key));
+            repeat::answer(core, taken, staged, row).await
+        }
+    }
 }
 
 /// Ours to check: while the sender waits if it wants its MDN at once, behind its back otherwise.

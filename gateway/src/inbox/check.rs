@@ -22,13 +22,10 @@ use crate::message::{FileRecord, Message, State};
 use crate::outbox::FlowError;
 use crate::partnership::Partnership;
 use crate::receipts;
-use crate::storage::{Draft, Staged, Storage, StorageError};
+use crate::storage::{Content, Draft, Staged, Storage, StorageError};
 
 /// Bytes of the staged body handed to the receiver at once.
 const PIECE: usize = 256 * 1024;
-/// The same payload name and MIC under another Message-ID is flagged for so long (durability.md §3.2).
-const SAME_PAYLOAD_WINDOW: Millis = 24 * 3600 * 1000;
-
 /// A payload file that is durable, or small and about to be.
 pub(super) struct Part {
     pub(super) name: String,
@@ -46,17 +43,72 @@ pub(super) enum Found {
     Bad(Failure),
 }
 
+/// A checked message, ready to be filed or rejected.
+pub(super) struct Checked {
+    pub(super) filing: Filing,
+    /// When the check ended.
+    pub(super) at: Millis,
+    /// How much later its answer leaves.
+    pub(super) delay: Duration,
+}
+
 /// Checks a claimed message, files or rejects it, and gives back its MDN as header block and body.
 pub(super) async fn check(core: &Arc<Core>, taken: &Taken) -> Result<Option<Mdn>, FlowError> {
-    let found = open(core, &taken.pair, &taken.message).await?;
-    let delay = brake(core, taken, &found).await;
+    let Checked { filing, at, delay } = examine(core, taken, None).await?;
+    let (message, mdn) = (filing.message.clone(), filing.mdn.clone());
+    core.journal.write(move |tx| tx.file_message(filing, at)).await?;
+    filed(core, &message);
+    if taken.is_sync() && taken.source.is_some() {
+        // Its sender waits on the connection, which is what bounds the number of such waits.
+        tokio::time::sleep(delay).await;
+    }
+    Ok(mdn)
+}
+
+/// What follows the decision, besides the answer.
+pub(super) fn filed(core: &Core, message: &Message) {
+    if message.detail.mdn_url.is_empty() {
+        core.wake_publisher();
+    } else {
+        core.wake();
+    }
+    tell(core, message);
+}
+
+/// Opens the body (the one given, or else the staged one) and makes the MDN, on a blocking thread and within the bound for
+/// cryptographic work.
+pub(super) async fn examine(core: &Arc<Core>, taken: &Taken, body: Option<Vec<u8>>) -> Result<Checked, FlowError> {
+    let given = taken.clone();
+    let work = move |core: &Arc<Core>| {
+        let content = match body {
+            Some(bytes) => Content::Bytes(bytes.into()),
+            None => core.storage.open_staged(&given.message.detail.raw)?,
+        };
+        let found = pass(core, &given.pair, &content, &given.message.detail.head())?;
+        let trouble = trouble(&found);
+        conclude(core, given, found).map(|checked| (checked, trouble))
+    };
+    let (mut checked, trouble) = with_permit(core, work).await?;
+    checked.delay = brake(core, taken, trouble).await;
+    if let Some(at) = &mut checked.filing.post_mdn_at {
+        *at += millis(checked.delay);
+    }
+    Ok(checked)
+}
+
+fn conclude(core: &Core, taken: Taken, found: Found) -> Result<Checked, FlowError> {
     let now = core.clock.now();
-    let mut message = taken.message.clone();
+    let Taken {
+        pair,
+        mut message,
+        receipt,
+        ..
+    } = taken;
     message.updated = now;
     message.finished = Some(now);
     let (mut entries, mut blobs) = evidence_entries(&message);
     let bad_name = match &found {
-        Found::Good(_, parts) => names::fault(core, &taken.pair.partner, &message, parts, now)?,
+        Found::Good(_, parts) => names::fault(core, &pair.partner, &message, parts, now)?,
         Found::Bad(_) => None,
     };
     let says = match (found, bad_name) {
@@ -69,7 +121,6 @@ pub(super) async fn check(core: &Arc<Core>, taken: &Taken) -> Result<Option<Mdn>
             note(&mut message, &facts, &parts);
             message.state = State::Filed;
             show_in_inbox(&message, parts, &mut entries, &mut blobs);
-            flag_same_payload(core, &mut message, now)?;
             good_words(&message, facts.mic)
         }
         (Found::Bad(failure), _) => {
@@ -77,9 +128,9 @@ pub(super) async fn check(core: &Arc<Core>, taken: &Taken) -> Result<Option<Mdn>
             Says::error(&failure.error, failure.mic)
         }
     };
-    let mdn = match &taken.receipt {
+    let mdn = match &receipt {
         Some(receipt) => Some(
-            receipted(core, &taken.pair, &mut message, receipt, says)
+            receipted(core, &pair, &mut message, receipt, says)
                 .map_err(|error| FlowError::Internal(format!("cannot make an MDN: {error}")))?,
         ),
         None => None,
@@ -89,21 +140,19 @@ pub(super) async fn check(core: &Arc<Core>, taken: &Taken) -> Result<Option<Mdn>
         entries.push(entry);
         blobs.push(blob);
     }
+    let post_mdn_at = (!message.detail.mdn_url.is_empty()).then_some(now);
     let filing = Filing {
-        message: message.clone(),
+        message,
         entries,
         blobs,
-        mdn: mdn.clone(),
-        post_mdn_at: (!message.detail.mdn_url.is_empty()).then(|| now + millis(delay)),
+        mdn,
+        post_mdn_at,
     };
-    core.journal.write(move |tx| tx.file_message(&filing, now)).await?;
-    core.wake();
-    tell(core, &message);
-    if taken.is_sync() && taken.source.is_some() {
-        // Its sender waits on the connection, which is what bounds the number of such waits.
-        tokio::time::sleep(delay).await;
-    }
-    Ok(mdn)
+    Ok(Checked {
+        filing,
+        at: now,
+        delay: Duration::ZERO,
+    })
 }
 
 /// Message directory and payload files.
@@ -118,7 +167,7 @@ fn show_in_inbox(message: &Message, parts: Vec<Part>, entries: &mut Vec<NewEntry
             &part.staged.key,
             part.staged.len,
         ));
-        blobs.extend(part.staged.blob());
+        blobs.extend(part.staged.into_blob());
     }
 }
 
@@ -134,14 +183,18 @@ fn good_words(message: &Message, mic: Option<Mic>) -> Says {
     }
 }
 
+/// What kind of trouble the pass found, if any.
+pub(super) fn trouble(found: &Found) -> Option<ErrorKind> {
+    match found {
+        Found::Good(..) => None,
+        Found::Bad(failure) => Some(failure.error.kind),
+    }
+}
+
 /// How much later the answer to a message leaves that did not decrypt; nothing for all others. The answer about missing
 /// security counts too, since bad padding may hide behind it (see `unsigned_either_way` in `as2-core`).
-pub(super) async fn brake(core: &Core, taken: &Taken, found: &Found) -> Duration {
-    let Found::Bad(failure) = found else { return Duration::ZERO };
-    if !matches!(
-        failure.error.kind,
-        ErrorKind::DecryptionFailed | ErrorKind::InsufficientMessageSecurity
-    ) {
+pub(super) async fn brake(core: &Core, taken: &Taken, trouble: Option<ErrorKind>) -> Duration {
+    if !matches!(trouble, Some(ErrorKind::DecryptionFailed | ErrorKind::InsufficientMessageSecurity)) {
         return Duration::ZERO;
     }
     let (message, now) = (&taken.message, core.clock.now());
@@ -196,7 +249,7 @@ pub(super) async fn give_up(core: &Arc<Core>, mut message: Message) -> Result<()
         mdn: None,
         post_mdn_at: None,
     };
-    core.journal.write(move |tx| tx.file_message(&filing, now)).await?;
+    core.journal.write(move |tx| tx.file_message(filing, now)).await?;
     core.wake();
     Ok(())
 }
@@ -245,17 +298,6 @@ fn reject(message: &mut Message, error: &Error) {
         _ => "the raw message is kept in raw-message; `as2gate inspect` opens it",
     }
     .to_owned();
-}
-
-/// A partner that resends under a new Message-ID is filed, flagged and never dropped.
-fn flag_same_payload(core: &Core, message: &mut Message, now: Millis) -> Result<(), FlowError> {
-    if message.detail.mic.is_empty() {
-        return Ok(());
-    }
-    if let Some(earlier) = core.journal.read(|tx| tx.same_payload_since(message, now - SAME_PAYLOAD_WINDOW))? {
-        message.detail.marks.push(format!("same payload as {earlier}"));
-    }
-    Ok(())
 }
 
 fn inbox_shelf(message: &Message) -> String {
@@ -307,23 +349,31 @@ pub(super) fn mdn_file(message: &Message, (block, body): &(String, Vec<u8>)) -> 
 
 /// Runs the staged body through the receiver, on a blocking thread and within the bound for cryptographic work.
 pub(super) async fn open(core: &Arc<Core>, pair: &Arc<Partnership>, message: &Message) -> Result<Found, FlowError> {
+    let pair = Arc::clone(pair);
+    let (raw, block) = (message.detail.raw.clone(), message.detail.head());
+    let work = move |core: &Arc<Core>| pass(core, &pair, &core.storage.open_staged(&raw)?, &block);
+    with_permit(core, work).await
+}
+
+async fn with_permit<T: Send + 'static>(
+    core: &Arc<Core>,
+    work: impl FnOnce(&Arc<Core>) -> Result<T, FlowError> + Send + 'static,
+) -> Result<T, FlowError> {
     let permit = Arc::clone(&core.crypto)
         .acquire_owned()
         .await
         .map_err(|e| FlowError::Internal(e.to_string()))?;
-    let (core, pair) = (Arc::clone(core), Arc::clone(pair));
-    let (raw, block) = (message.detail.raw.clone(), message.detail.head());
+    let core = Arc::clone(core);
     let work = tokio::task::spawn_blocking(move || {
-        let found = pass(&core, &pair, &raw, &block);
+        let done = work(&core);
         drop(permit);
-        found
+        done
     });
     work.await.map_err(|e| FlowError::Internal(e.to_string()))?
 }
 
-fn pass(core: &Core, pair: &Partnership, raw: &str, block: &[u8]) -> Result<Found, FlowError> {
+fn pass(core: &Core, pair: &Partnership, content: &Content, block: &[u8]) -> Result<Found, FlowError> {
     let headers = Headers::parse(block).map_err(|e| FlowError::Internal(e.to_string()))?;
-    let content = core.storage.open_staged(raw)?;
     let mut also_hash = Vec::new();
     loop {
         let limit = pair.partner.max_message;
@@ -338,7 +388,7 @@ fn pass(core: &Core, pair: &Partnership, raw: &str, block: &[u8]) -> Result<Foun
             also_hash: &also_hash,
         };
         let mut files = Files::new(&core.storage);
-        let outcome = run(core, incoming, &content, &mut files)?;
+        let outcome = run(core, incoming, content, &mut files)?;
         if let Some(trouble) = files.trouble.take() {
             return Err(trouble.into());
         }
@@ -358,12 +408,7 @@ fn pass(core: &Core, pair: &Partnership, raw: &str, block: &[u8]) -> Result<Foun
     }
 }
 
-fn run(
-    core: &Core,
-    incoming: Incoming<'_>,
-    content: &crate::storage::Content,
-    files: &mut Files<'_>,
-) -> Result<Result<Received, Failure>, StorageError> {
+fn run(core: &Core, incoming: Incoming<'_>, content: &Content, files: &mut Files<'_>) -> Result<Result<Received, Failure>, StorageError> {
     let mut receiver = match Receiver::new(incoming) {
         Ok(receiver) => receiver.with_helper(Arc::clone(&core.spare) as _),
         Err(failure) => return Ok(Err(failure)),

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use as2_core::{Error, ErrorKind};
 
-use super::check::{Found, brake, open};
+use super::check::{Found, brake, open, trouble};
 use super::reply::{self, Says, keep_refused};
 use super::{Taken, checked, drop_staged};
 use crate::clock::Millis;
 use crate::gateway::Core;
 use crate::http::Reply;
-use crate::journal::{Claim, Claimed, InboundRow};
+use crate::journal::{Claimed, InboundRow};
 use crate::message::{Message, State};
 use crate::outbox::FlowError;
 use crate::storage::Staged;
@@ -23,24 +23,25 @@ const LOOK: Duration = Duration::from_millis(100);
 /// A rejected body that comes again so soon, with nothing changed on our side, gets the same answer without work.
 const DAMPER: Millis = 10 * 60 * 1000;
 
-/// The stored error MDN, for a body that was rejected minutes ago under the same settings.
-pub(super) fn damped(core: &Core, taken: &Taken) -> Result<Option<Reply>, FlowError> {
+/// The row that has this Message-ID, for a sender that waits.
+pub(super) fn known(core: &Core, taken: &Taken) -> Result<Option<InboundRow>, FlowError> {
     if !taken.is_sync() {
         return Ok(None);
     }
     let message = &taken.message;
-    let row = core
+    Ok(core
         .journal
-        .read(|tx| tx.inbound(&message.station, &message.partner, &message.message_id))?;
-    let Some(row) = row.filter(|row| row.state == State::Rejected && row.raw_sha256 == message.detail.raw_sha256) else {
+        .read(|tx| tx.inbound(&message.station, &message.partner, &message.message_id))?)
+}
+
+/// The stored error MDN, for a body that was rejected minutes ago under the same settings.
+pub(super) fn damped(core: &Core, taken: &Taken, row: &InboundRow) -> Result<Option<Reply>, FlowError> {
+    if row.state != State::Rejected || row.raw_sha256 != taken.message.detail.raw_sha256 {
         return Ok(None);
-    };
+    }
     let fresh = core.clock.now() - row.updated < DAMPER && core.journal.read(|tx| tx.objects_changed_at())? <= row.updated;
-    Ok(if fresh {
-        row.mdn_headers.zip(row.mdn_body).map(reply::mdn)
-    } else {
-        None
-    })
+    let stored = || row.mdn_headers.clone().zip(row.mdn_body.clone());
+    Ok(if fresh { stored().map(reply::mdn) } else { None })
 }
 
 /// Answers a message whose id is bound already.
@@ -75,10 +76,10 @@ pub(super) async fn without_bytes(core: &Arc<Core>, taken: &Taken, row: InboundR
     let row = match row.state {
         State::Received => match wait(core, taken).await? {
             Waited::Ended(row) => row,
-            Waited::Free => return damped(core, taken),
+            Waited::Free => return damped(core, taken, &row),
             Waited::Still => return Ok(Some(still_checked(taken))),
         },
-        State::Rejected => return damped(core, taken),
+        State::Rejected => return damped(core, taken, &row),
         _ => row,
     };
     replay(core, taken, row).await.map(Some)
@@ -125,11 +126,7 @@ async fn wait(core: &Core, taken: &Taken) -> Result<Waited, FlowError> {
 
 async fn claim_again(core: &Arc<Core>, taken: Taken, staged: Staged) -> Result<Reply, FlowError> {
     let now = core.clock.now();
-    let claim = Claim {
-        message: taken.message.clone(),
-        inline: staged.blob(),
-        owner: core.owner.clone(),
-    };
+    let claim = taken.claim(core, &staged);
     match core.journal.write(move |tx| tx.receive(claim, now)).await? {
         Claimed::New => checked(core, taken).await,
         Claimed::Bound(_) => Ok(reply::later("another copy of this message is being processed")),
@@ -165,7 +162,7 @@ async fn other_bytes(core: &Arc<Core>, taken: Taken, staged: Staged, row: Inboun
         core.let_go(vec![staged.key]).await;
         return replay(core, &taken, row).await;
     }
-    let braked = brake(core, &taken, &found).await;
+    let braked = brake(core, &taken, trouble(&found)).await;
     let (message, says) = quarantined(&taken.message, &found, &row);
     discard_parts(core, found);
     tracing::warn!(id = %message.id, station = message.station, partner = message.partner, message_id = message.message_id, reason = message.reason, "message refused: its id is bound");

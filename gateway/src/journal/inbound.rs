@@ -10,6 +10,8 @@ use super::{JournalError, Result, Tx};
 use crate::clock::Millis;
 use crate::message::{Message, State};
 
+/// The same payload name and MIC under another Message-ID is flagged for so long (durability.md §3.2).
+const SAME_PAYLOAD_WINDOW: Millis = 24 * 3600 * 1000;
 /// Lines kept about messages of strangers.
 const MAX_STRANGERS: u32 = 1_000;
 
@@ -67,6 +69,18 @@ pub struct Filing {
     pub post_mdn_at: Option<Millis>,
 }
 
+impl Filing {
+    /// Keys of the staged files among its entries that no row names before it is filed; the raw body is not among them.
+    #[must_use]
+    pub fn staged_parts(&self) -> Vec<String> {
+        let files = self.entries.iter().map(|entry| &entry.store);
+        files
+            .filter(|store| store.starts_with("f:") && **store != self.message.detail.raw)
+            .cloned()
+            .collect()
+    }
+}
+
 impl Tx<'_> {
     /// Binds (station, partner, Message-ID) to a new message. Only an accepted message binds for good: a rejected one
     /// may be received again (R14).
@@ -74,6 +88,32 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn receive(&self, claim: Claim, now: Millis) -> Result<Claimed> {
+        if let Some(row) = self.bind(&claim, now)? {
+            return Ok(Claimed::Bound(row));
+        }
+        let message = &claim.message;
+        self.insert_message(message)?;
+        let lane = lane(&message.station, &message.partner);
+        self.add_held_job(JobKind::Receive, (&message.account, message.id.as_str(), &lane), &claim.owner, now)?;
+        Ok(Claimed::New)
+    }
+
+    /// Binds a small message that was checked before it was kept, and files, rejects or quarantines it in the same step.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn receive_and_file(&self, claim: &Claim, mut filing: Filing, now: Millis) -> Result<Claimed> {
+        if let Some(row) = self.bind(claim, now)? {
+            return Ok(Claimed::Bound(row));
+        }
+        self.flag_same_payload(&mut filing.message, now)?;
+        self.insert_message(&filing.message)?;
+        self.end_filing(&filing, now)?;
+        Ok(Claimed::New)
+    }
+
+    /// Takes the Message-ID and keeps the raw body, or gives the row that has it.
+    fn bind(&self, claim: &Claim, now: Millis) -> Result<Option<InboundRow>> {
         let message = &claim.message;
         let mut upsert = self.db.prepare_cached(
             "INSERT INTO inbound (station, partner, bare_id, message, state, raw_sha256, lease_owner, lease_until, fence, updated)
@@ -85,13 +125,12 @@ impl Tx<'_> {
                 WHERE inbound.state = 'rejected'
              RETURNING fence",
         )?;
-        let key = bare(&message.message_id);
         let fence: Option<i64> = upsert
             .query_row(
                 params![
                     message.station,
                     message.partner,
-                    key,
+                    bare(&message.message_id),
                     message.id.as_str(),
                     message.detail.raw_sha256,
                     claim.owner,
@@ -103,17 +142,12 @@ impl Tx<'_> {
             .optional()?;
         if fence.is_none() {
             let row = self.inbound(&message.station, &message.partner, &message.message_id)?;
-            return row
-                .map(Claimed::Bound)
-                .ok_or_else(|| JournalError::Conflict("the claim vanished".to_owned()));
+            return row.map(Some).ok_or_else(|| JournalError::Conflict("the claim vanished".to_owned()));
         }
         if let Some((key, bytes)) = &claim.inline {
             self.put_blob(key, bytes)?;
         }
-        self.insert_message(message)?;
-        let lane = lane(&message.station, &message.partner);
-        self.add_held_job(JobKind::Receive, (&message.account, message.id.as_str(), &lane), &claim.owner, now)?;
-        Ok(Claimed::New)
+        Ok(None)
     }
 
     /// The row that binds a Message-ID.
@@ -155,10 +189,16 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// `Conflict` if somebody else ended it.
-    pub fn file_message(&self, filing: &Filing, now: Millis) -> Result<()> {
+    pub fn file_message(&self, mut filing: Filing, now: Millis) -> Result<()> {
+        self.flag_same_payload(&mut filing.message, now)?;
+        self.update_message(&filing.message, &[State::Received])?;
+        self.finish_job(JobKind::Receive, filing.message.id.as_str())?;
+        self.end_filing(&filing, now)
+    }
+
+    fn end_filing(&self, filing: &Filing, now: Millis) -> Result<()> {
         let message = &filing.message;
         let id = message.id.as_str();
-        self.update_message(message, &[State::Received])?;
         for (key, bytes) in &filing.blobs {
             self.put_blob(key, bytes)?;
         }
@@ -182,7 +222,6 @@ impl Tx<'_> {
                     id
                 ])?;
         }
-        self.finish_job(JobKind::Receive, id)?;
         self.add_mdn_job(filing)?;
         let kind = if message.state == State::Filed {
             "message.received"
@@ -284,11 +323,12 @@ impl Tx<'_> {
         Ok(row.optional()?)
     }
 
-    /// Whether this partner sent a payload with the same name and MIC under another Message-ID since a time.
-    ///
-    /// # Errors
-    /// The database's.
-    pub fn same_payload_since(&self, message: &Message, since: Millis) -> Result<Option<String>> {
+    /// Marks a filed message whose name and MIC this partner sent under another Message-ID not long ago: a partner that
+    /// resends under a new one is filed, flagged and never dropped.
+    fn flag_same_payload(&self, message: &mut Message, now: Millis) -> Result<()> {
+        if message.state != State::Filed || message.detail.mic.is_empty() {
+            return Ok(());
+        }
         let mut query = self.db.prepare_cached(
             "SELECT id FROM message WHERE account = ?1 AND station = ?2 AND partner = ?3 AND direction = 'in' AND state = 'filed'
              AND file = ?4 AND created >= ?5 AND detail ->> '$.mic' = ?6 AND id <> ?7 LIMIT 1",
@@ -299,12 +339,15 @@ impl Tx<'_> {
                 message.station,
                 message.partner,
                 message.file,
-                since,
+                now - SAME_PAYLOAD_WINDOW,
                 message.detail.mic,
                 message.id.as_str()
             ],
-            |row| row.get(0),
+            |row| row.get::<_, String>(0),
         );
-        Ok(row.optional()?)
+        if let Some(earlier) = row.optional()? {
+            message.detail.marks.push(format!("same payload as {earlier}"));
+        }
+        Ok(())
     }
 }

@@ -58,6 +58,12 @@ impl Staged {
     pub fn blob(&self) -> Option<(String, Vec<u8>)> {
         self.inline.clone().map(|bytes| (self.key.clone(), bytes))
     }
+
+    /// The same, without a copy.
+    #[must_use]
+    pub fn into_blob(self) -> Option<(String, Vec<u8>)> {
+        self.inline.map(|bytes| (self.key, bytes))
+    }
 }
 
 impl Draft {
@@ -94,6 +100,12 @@ impl Draft {
     #[must_use]
     pub fn len(&self) -> u64 {
         self.len
+    }
+
+    /// It fits into the journal, so that staging it touches no disk.
+    #[must_use]
+    pub fn is_small(&self) -> bool {
+        matches!(self.place, DraftPlace::Memory(_))
     }
 
     /// Nothing written yet.
