@@ -37,10 +37,11 @@ fn every_file_put_is_delivered_and_the_inbox_holds_its_bytes() {
         assert!(pair.alice_user.get(&kept) == *bytes, "{name} differs in ALICE's outbox");
         assert_eq!(parcel.got["size"], bytes.len());
     }
-    assert_eq!(
-        pair.alice_user.ls("AS2/send/ALICE/BOB"),
-        [""; 0],
-        "an empty send directory means: all handled"
+    // Other tests send between the same two at the same time.
+    let left = pair.alice_user.ls("AS2/send/ALICE/BOB");
+    assert!(
+        files.iter().all(|(name, _)| !left.iter().any(|kept| kept == name)),
+        "not all was handled: {left:?}"
     );
 }
 
