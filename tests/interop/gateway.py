@@ -10,7 +10,7 @@ import time
 
 from products import free_port, spawn
 
-PATIENCE = 20  # seconds until every message of one product and direction has to be final
+PATIENCE = 60  # seconds until every message of one product and direction has to be final
 KEYS = ("rsa", "ec-p256", "ec-p384")
 # Stations with an old and a new certificate: the switch is to come, or has been.
 ROLLS = {"ours-before": "GATE-before", "ours-after": "GATE-after"}
