@@ -1,11 +1,17 @@
-"""One large file: sign and encrypt, decrypt and verify, ours and `openssl cms` by turns; and the kernels in memory."""
+"""One large file: sign and encrypt, decrypt and verify, ours and `openssl cms` by turns, and a smaller one beside pyas2lib; and the
+kernels in memory."""
 
 import json
 import os
 import shutil
 import subprocess
 
-from measure import MIB, by_turns, cost_rows, fail, median, output, row, run
+from measure import MIB, ROOT, by_turns, cost_rows, fail, median, output, row, run
+
+
+PYAS2 = ROOT / "tests/python/pyas2_bulk.py"
+# pyas2lib holds a message several times over, so its runs are smaller.
+PYTHON_SIZE = 128
 
 
 def options(parser):
@@ -14,7 +20,10 @@ def options(parser):
 
 def measure(bench):
     make_keys(bench.place / "keys")
-    return files(bench) + kernels(bench)
+    # Packaging by openssl with -stream is as frugal as it gets; near it is good enough.
+    return (files(bench, bench.args.size, "openssl cms", Openssl(bench), {"pack": (1.5, 0.2), "unpack": (5.0, 20.0)})
+            + files(bench, min(bench.args.size, PYTHON_SIZE), "pyas2lib", Pyas2(bench), {"pack": (1.0, 1.0), "unpack": (1.0, 1.0)})
+            + kernels(bench))
 
 
 def make_keys(keys):
@@ -28,21 +37,49 @@ def make_keys(keys):
         output("openssl", "pkcs8", "-topk8", "-nocrypt", "-in", f"{pem}.key", "-outform", "DER", "-out", f"{der}.key")
 
 
-def files(bench):
-    place, size, runs = bench.place, bench.args.size, bench.args.runs
-    keys, payload, body, signed, theirs = (place / name for name in ("keys", "payload", "body", "signed", "theirs"))
+class Openssl:
+    """`openssl cms`, in two steps each way, as it has to be used."""
+
+    def __init__(self, bench):
+        self.keys, self.signed, self.body, self.back = (bench.place / name for name in ("keys", "signed", "theirs", "verified"))
+
+    def pack(self, payload):
+        sign = run("openssl", "cms", "-sign", "-stream", "-binary", "-md", "sha256", "-in", payload, "-signer", self.keys / "alice.pem",
+                   "-inkey", self.keys / "alice.pem.key", "-out", self.signed)
+        return sign.then(run("openssl", "cms", "-encrypt", "-stream", "-binary", "-aes256", "-in", self.signed, "-outform", "DER",
+                             "-out", self.body, self.keys / "bob.pem"))
+
+    def unpack(self):
+        decrypt = run("openssl", "cms", "-decrypt", "-binary", "-inform", "DER", "-in", self.body, "-recip", self.keys / "bob.pem",
+                      "-inkey", self.keys / "bob.pem.key", "-out", self.signed)
+        return decrypt.then(run("openssl", "cms", "-verify", "-binary", "-noverify", "-certfile", self.keys / "alice.pem",
+                                "-in", self.signed, "-out", self.back))
+
+
+class Pyas2:
+    """pyas2lib, each way in a process of its own."""
+
+    def __init__(self, bench):
+        self.command = [bench.python(), PYAS2]
+        self.keys, self.body, self.back = (bench.place / name for name in ("keys", "theirs", "verified"))
+
+    def pack(self, payload):
+        return run(*self.command, "compose", self.keys, payload, self.body)
+
+    def unpack(self):
+        return run(*self.command, "open", self.keys, self.body, self.back)
+
+
+def files(bench, size, rival, other, goals):
+    """From file to file, by turns with the rival `other`. Goals are of speed (throughput and CPU) and of memory."""
+    place, runs = bench.place, bench.args.runs
+    keys, payload, body = (place / name for name in ("keys", "payload", "body"))
     with open(payload, "wb") as file:
         for _ in range(size):
             file.write(os.urandom(MIB))
 
     def pack():
         return run(bench.example, "compose", keys, payload, body)
-
-    def pack_rival():
-        sign = run("openssl", "cms", "-sign", "-stream", "-binary", "-md", "sha256", "-in", payload, "-signer", keys / "alice.pem",
-                   "-inkey", keys / "alice.pem.key", "-out", signed)
-        return sign.then(run("openssl", "cms", "-encrypt", "-stream", "-binary", "-aes256", "-in", signed, "-outform", "DER",
-                             "-out", theirs, keys / "bob.pem"))
 
     def unpack():
         opened = place / "opened"
@@ -55,21 +92,21 @@ def files(bench):
         return cost
 
     def unpack_rival():
-        decrypt = run("openssl", "cms", "-decrypt", "-binary", "-inform", "DER", "-in", theirs, "-recip", keys / "bob.pem",
-                      "-inkey", keys / "bob.pem.key", "-out", signed)
-        return decrypt.then(run("openssl", "cms", "-verify", "-binary", "-noverify", "-certfile", keys / "alice.pem", "-in", signed,
-                                "-out", place / "verified"))
+        cost = other.unpack()
+        # openssl's content is the MIME part, with the payload at its end.
+        if other.back.stat().st_size < payload.stat().st_size:
+            fail(rival, "what it verified is shorter than the payload")
+        return cost
 
-    costs = by_turns(runs, pack=pack, pack_rival=pack_rival, unpack=unpack, unpack_rival=unpack_rival)
+    costs = by_turns(runs, pack=pack, pack_rival=lambda: other.pack(payload), unpack=unpack, unpack_rival=unpack_rival)
     rows = []
-    # Packaging by openssl with -stream is as frugal as it gets; near it is good enough.
-    for what, words, goal, frugal in (("pack", "sign and encrypt", 1.5, 0.2), ("unpack", "decrypt and verify", 5.0, 20.0)):
-        ours, others = costs[what], costs[f"{what}_rival"]
+    for what, words in (("pack", "sign and encrypt"), ("unpack", "decrypt and verify")):
+        (goal, frugal), ours, others = goals[what], costs[what], costs[f"{what}_rival"]
         name = f"{words} {size} MiB"
         rate = lambda cost: size * MIB / 1e6 / cost.wall
-        rows.append(row(f"{name}, throughput", "MB/s", median(ours, rate), rival="openssl cms", rival_value=median(others, rate),
+        rows.append(row(f"{name}, throughput", "MB/s", median(ours, rate), rival=rival, rival_value=median(others, rate),
                         goal=goal, runs=runs, more_is_better=True))
-        rows += cost_rows(name, ours, others, "openssl cms", runs, cpu_goal=goal, memory_goal=frugal)
+        rows += cost_rows(name, ours, others, rival, runs, cpu_goal=goal, memory_goal=frugal)
     return rows
 
 

@@ -53,10 +53,20 @@ class Pair:
         """The command line of one side."""
         return output(self.bench.gateway, "-c", self.config(side), *words)
 
-    def serve(self, side):
+    def spawn(self, side, **settings):
+        """The process of one side; whoever calls this ends it."""
         with open(self.place / side / "serve.log", "ab") as log:
-            child = subprocess.Popen([self.bench.gateway, "-c", self.config(side), "serve"], env=self.environment,
-                                     stdout=log, stderr=log)
+            return subprocess.Popen([self.bench.gateway, "-c", self.config(side), "serve"], stdout=log, stderr=log,
+                                    env=self.environment | {f"AS2GATE_{k}": v for k, v in settings.items()})
+
+    def stop(self, side):
+        child = next(child for child in self.running if child.pid == self.pids[side])
+        self.running.remove(child)
+        child.terminate()
+        child.wait()
+
+    def serve(self, side):
+        child = self.spawn(side)
         self.running.append(child)
         for _ in range(300):
             done = subprocess.run([self.bench.gateway, "-c", self.config(side), "status", "-o", "json"], capture_output=True,
