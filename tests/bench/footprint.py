@@ -7,7 +7,6 @@ peak is the kernel's high-water mark, begun anew for each row.
 import http.client
 import json
 import os
-import pathlib
 import shutil
 import signal
 import subprocess
@@ -90,11 +89,14 @@ def one(bench, pair, n, size):
         reset_peak(pid)
     pair.put("alice", f"put {payload} AS2/send/ALICE/BOB/\n")
     pair.delivered(n + 1)
-    got = pathlib.Path(pair.place) / "bob/data/tree/mftg-bob/AS2/files/BOB/ALICE/inbox" / payload.name
-    if subprocess.run(["cmp", "-s", payload, got], check=False).returncode != 0:
-        fail(f"{size} MiB", f"{got} is not what was sent")
+    peaks = {side: memory(pid) for side, pid in pair.pids.items()}
+    fetched = bench.place / "fetched.bin"
+    pair.put("bob", f"get AS2/files/BOB/ALICE/inbox/*/{payload.name} {fetched}\n")
+    if subprocess.run(["cmp", "-s", payload, fetched], check=False).returncode != 0:
+        fail(f"{size} MiB", "what BOB fetched is not what ALICE put")
     payload.unlink()
-    return {side: memory(pid) for side, pid in pair.pids.items()}
+    fetched.unlink()
+    return peaks
 
 
 def crowd(bench, pair):
