@@ -211,6 +211,8 @@ pub struct Partner {
     pub proxy_auth: HttpAuth,
     /// Chunked transfer coding instead of a length.
     pub chunked: bool,
+    /// Connections to it are used for several POSTs, provided that it detects duplicates.
+    pub keep_alive: bool,
     /// It can go on with a POST that broke off (AS2 Restart).
     pub restart: bool,
     /// Its URLs may lead to private addresses.
@@ -287,6 +289,7 @@ impl Default for Partner {
             proxy: String::new(),
             proxy_auth: HttpAuth::default(),
             chunked: false,
+            keep_alive: true,
             restart: false,
             private: false,
             async_status: 204,

@@ -1,12 +1,15 @@
-//! The HTTP client of AS2: one request per connection, to a checked address (RFC 4130 §4.3, §5.2.1; security.md §5).
+//! The HTTP client of AS2: one request after the other on a connection, to a checked address (RFC 4130 §4.3, §5.2.1;
+//! security.md §5).
 //!
-//! [`Poster::post`] reads the URL → resolves it once and refuses inner networks → connects (by a proxy if there is one)
-//! → TLS → writes the head and the body while it listens for an early answer → reads the answer within its limits. It is
-//! written by hand because evidence needs the head's bytes as they went out and as they came in.
+//! [`Poster::post`] reads the URL → takes a connection that waits, or resolves the name once, refuses inner networks, connects
+//! (by a proxy if there is one) and shakes hands → writes the head and the body while it listens for an early answer → reads
+//! the answer within its limits. It is written by hand because evidence needs the head's bytes as they went out and as they
+//! came in.
 
 mod address;
 mod connect;
 mod exchange;
+mod pool;
 mod tls;
 mod url;
 pub(crate) mod wire;
@@ -22,14 +25,20 @@ use bytes::Bytes;
 use openssl::ssl::SslConnector;
 use zeroize::Zeroizing;
 
+use pool::{Place, Pool};
 use url::Url;
 
-/// Posts messages and MDNs. Cheap to share; keeps the system's roots after the first use.
+/// Longest body that goes over a connection that was used before: should it have ended, the body is sent twice, and beside a
+/// longer one a new connection costs nothing.
+const MAX_REPEATED: u64 = 4 << 20;
+
+/// Posts messages and MDNs. Cheap to share; keeps the system's roots after the first use, and connections for a while.
 #[derive(Default)]
 pub struct Poster {
     roots: OnceLock<SslConnector>,
     roots_13: OnceLock<SslConnector>,
     roots_legacy: OnceLock<SslConnector>,
+    pool: Pool,
 }
 
 /// Where and how to post.
@@ -60,6 +69,9 @@ pub struct Target {
     pub total_timeout: Option<Duration>,
     /// Sends chunks instead of a Content-Length.
     pub chunked: bool,
+    /// Uses connections again. A POST on one that turns out to have ended is sent once more at once, so the server has to
+    /// recognise what it has seen before.
+    pub keep_alive: bool,
 }
 
 /// Which TLS is good enough.
@@ -125,6 +137,19 @@ impl Body {
         }
     }
 
+    /// The same once more, as long as it is not too long for that.
+    fn copy(&self) -> Option<Body> {
+        match self {
+            Body::File { file, from, len } if *len <= MAX_REPEATED => Some(Body::File {
+                file: file.try_clone().ok()?,
+                from: *from,
+                len: *len,
+            }),
+            Body::File { .. } => None,
+            Body::Bytes(bytes) => Some(Body::Bytes(bytes.clone())),
+        }
+    }
+
     /// Whether nothing is posted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -184,6 +209,8 @@ pub struct PostError {
     pub stage: Stage,
     /// The whole request left us, so the server may hold it.
     pub body_sent: bool,
+    /// The connection ended before a byte of an answer came.
+    pub unanswered: bool,
     /// The same POST may go well later.
     pub retry: bool,
     /// What happened, for people.
@@ -197,6 +224,7 @@ impl PostError {
         PostError {
             stage,
             body_sent: false,
+            unanswered: false,
             retry: !matches!(stage, Stage::Url | Stage::Denied),
             text: text.into(),
             hint: hint.into(),
@@ -263,10 +291,38 @@ impl Poster {
         let url = Url::parse(&target.url)?;
         let request = exchange::Request::post(target, &url, headers, body.len())?;
         let began = Instant::now();
-        let connection = in_time(target, began, false, self.connect(target, &url)).await?;
-        // From here on the server may hold the message, however it ends.
-        let exchange = exchange::run(target, connection, request, body, max_answer);
-        in_time(target, began, true, exchange).await
+        let place = target.keep_alive.then(|| Place::of(target, &url));
+        // Whether the server may hold the message already, however the rest ends.
+        let mut arrived = false;
+        if let Some(place) = place
+            && let Some(copy) = body.copy()
+            && let Some(connection) = self.pool.take(place)
+        {
+            let exchange = exchange::run(target, connection, &request, copy, max_answer);
+            match in_time(target, began, true, exchange).await {
+                // It had ended while it waited. The same bytes once more are what AS2 expects (RFC 4130 §5.5).
+                Err(error) if error.unanswered => arrived = error.body_sent,
+                other => return other.map(|exchanged| self.keep(Some(place), exchanged)),
+            }
+        }
+        let fresh = async {
+            let connection = in_time(target, began, arrived, self.connect(target, &url)).await?;
+            let exchange = exchange::run(target, connection, &request, body, max_answer);
+            in_time(target, began, true, exchange).await
+        };
+        let exchanged = fresh.await.map_err(|error| PostError {
+            body_sent: error.body_sent || arrived,
+            ..error
+        })?;
+        Ok(self.keep(place, exchanged))
+    }
+
+    /// A connection that may serve another request waits for it.
+    fn keep(&self, place: Option<Place>, (answer, connection): exchange::Exchanged) -> Answer {
+        if let (Some(place), Some(connection)) = (place, connection) {
+            self.pool.put(place, connection);
+        }
+        answer
     }
 
     /// Sends a `HEAD` with these headers.
@@ -291,6 +347,7 @@ impl Poster {
                 stream: Box::new(stream),
                 tls: None,
                 certificate: None,
+                made: Instant::now(),
             });
         }
         let roots = match target.tls {
@@ -374,5 +431,7 @@ impl Steps {
     }
 }
 
+#[cfg(test)]
+mod reuse_tests;
 #[cfg(test)]
 mod tests;

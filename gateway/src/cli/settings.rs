@@ -413,6 +413,11 @@ impl Noun for OfPartner {
         },
         switch("chunked", "chunked", "Chunked transfer instead of a Content-Length"),
         switch(
+            "keep-alive",
+            "keep_alive",
+            "Several POSTs on one connection, if it detects duplicates",
+        ),
+        switch(
             "restart",
             "restart",
             "It knows AS2 Restart: a POST that broke off goes on where it stopped",

@@ -116,6 +116,9 @@ pub(crate) fn target(core: &Core, pair: &Partnership, url: &str) -> Target {
         response_timeout: seconds(partner.response_timeout, response),
         total_timeout: (partner.total_timeout > 0).then(|| Duration::from_secs(partner.total_timeout)),
         chunked: partner.chunked,
+        // When a connection breaks, nobody knows whether the message arrived: it may only be sent again to partners that see
+        // what came before.
+        keep_alive: partner.keep_alive && partner.detects_duplicates,
     }
 }
 

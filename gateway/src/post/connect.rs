@@ -1,10 +1,14 @@
 //! From a name to a connection: resolve once, check every address, connect to what was checked, pass the proxy.
 
+use std::io::ErrorKind;
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_openssl::SslStream;
 
 use super::url::Url;
 use super::{PostError, Stage, Target, address, exchange};
@@ -13,8 +17,26 @@ use super::{PostError, Stage, Target, address, exchange};
 const MAX_TRIES: usize = 8;
 
 /// A byte stream, with TLS or without.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
+    /// Whether it is open and holds nothing that was not read.
+    fn is_quiet(&self) -> bool;
+}
+
+impl Stream for TcpStream {
+    /// Asks the socket: what the runtime knows of it may be a moment old.
+    fn is_quiet(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        SockRef::from(self)
+            .peek(&mut byte)
+            .is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    }
+}
+
+impl Stream for SslStream<TcpStream> {
+    fn is_quiet(&self) -> bool {
+        self.ssl().pending() == 0 && self.get_ref().is_quiet()
+    }
+}
 
 /// Ready for requests.
 pub(super) struct Connection {
@@ -23,6 +45,8 @@ pub(super) struct Connection {
     pub(super) tls: Option<String>,
     /// Subject and end of the server's certificate.
     pub(super) certificate: Option<String>,
+    /// When it was made.
+    pub(super) made: std::time::Instant,
 }
 
 impl Connection {

@@ -1,6 +1,7 @@
 //! One request and its answer on a connection. The answer is listened for while the body goes out, because a server may
 //! refuse early and close (RFC 9112 §9.5).
 
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -48,7 +49,12 @@ pub(super) struct Request {
     shown: Vec<u8>,
     /// The answer has no body, whatever its head says.
     bodiless_answer: bool,
+    /// The connection may serve another request.
+    keep: bool,
 }
+
+/// An answer, and the connection if it may be used again.
+pub(super) type Exchanged = (Answer, Option<Connection>);
 
 impl Request {
     pub(super) fn post(target: &Target, url: &Url, headers: &Headers, length: u64) -> Result<Self, PostError> {
@@ -67,6 +73,7 @@ impl Request {
             head: Zeroizing::new(start.clone()),
             shown: start,
             bodiless_answer: method == "HEAD",
+            keep: false,
         };
         request.field("Host", &url.authority())?;
         let mut theirs = headers.clone();
@@ -90,7 +97,11 @@ impl Request {
             Some(length) => request.field("Content-Length", &length.to_string())?,
             None => {}
         }
-        request.field("Connection", "close")?;
+        // Nothing said means that the connection stays (RFC 9112 §9.3).
+        request.keep = target.keep_alive && method == "POST";
+        if !request.keep {
+            request.field("Connection", "close")?;
+        }
         request.head.extend_from_slice(b"\r\n");
         request.shown.extend_from_slice(b"\r\n");
         Ok(request)
@@ -138,59 +149,51 @@ pub(super) async fn look(
     headers: &Headers,
 ) -> Result<Answer, PostError> {
     let request = Request::build(method, target, url, headers, None)?;
-    transact(target, connection, request, None, MAX_LOOK).await
+    let (answer, _) = transact(target, connection, &request, None, MAX_LOOK).await?;
+    Ok(answer)
 }
 
 /// Sends the request and reads the answer.
 pub(super) async fn run(
     target: &Target,
     connection: Connection,
-    request: Request,
+    request: &Request,
     body: Body,
     max_answer: usize,
-) -> Result<Answer, PostError> {
+) -> Result<Exchanged, PostError> {
     transact(target, connection, request, Some(body), max_answer).await
 }
 
 async fn transact(
     target: &Target,
     connection: Connection,
-    request: Request,
+    request: &Request,
     body: Option<Body>,
     max_answer: usize,
-) -> Result<Answer, PostError> {
+) -> Result<Exchanged, PostError> {
     let (reader, mut writer) = tokio::io::split(connection.stream);
     let mut source = Source::new(reader);
-    let (head, body_sent) = {
-        let mut sending = std::pin::pin!(send(&mut writer, &request.head, body, target));
-        let mut reading = std::pin::pin!(read_head(&mut source));
-        // The sender is asked first, so that a body that is out counts as sent.
-        let first = tokio::select! {
-            biased;
-            outcome = &mut sending => Err(outcome),
-            head = &mut reading => Ok(head),
-        };
-        match first {
-            Err(Ok(())) => (await_head(target, reading).await?, true),
-            Err(Err(why)) => match timeout(SALVAGE, reading).await {
-                Ok(Ok(head)) => (head, false),
-                _ => return Err(PostError::new(Stage::Send, format!("sending broke off: {why}"), "")),
-            },
-            Ok(Err(why)) => return Err(PostError::new(Stage::Send, format!("sending broke off: {why}"), "")),
-            // Refused early: the rest of the body is not wanted.
-            Ok(Ok(head)) if head.status >= 300 => (head, false),
-            Ok(Ok(head)) => (head, sending.await.is_ok()),
-        }
-    };
+    let (head, body_sent) = speak(target, request, body, &mut writer, &mut source).await?;
     let framing = if request.bodiless_answer {
         Framing::Length(0)
     } else {
         head.framing()
     };
     let read = read_body(&mut source, framing, max_answer, target).await;
-    // A goodbye is polite and never waited for: partners deadlock on it (as2.md Q32).
-    let _ = timeout(GOODBYE, writer.shutdown()).await;
-    Ok(Answer {
+    let again = request.keep && body_sent && read.complete && head.leaves_no_doubt();
+    let kept = match source.into_clean() {
+        Some(reader) if again => Some(Connection {
+            stream: reader.unsplit(writer),
+            tls: connection.tls.clone(),
+            ..connection
+        }),
+        _ => {
+            // A goodbye is polite and never waited for: partners deadlock on it (as2.md Q32).
+            let _ = timeout(GOODBYE, writer.shutdown()).await;
+            None
+        }
+    };
+    let answer = Answer {
         status: head.status,
         headers: head.headers,
         raw_head: head.raw,
@@ -198,20 +201,59 @@ async fn transact(
         complete: read.complete,
         over_limit: read.over_limit,
         tls: connection.tls,
-        sent_head: request.shown,
+        sent_head: request.shown.clone(),
         body_sent,
-    })
+    };
+    Ok((answer, kept))
 }
 
-async fn await_head(target: &Target, reading: impl Future<Output = Result<AnswerHead, String>>) -> Result<AnswerHead, PostError> {
-    let failed = |why: String| PostError {
+/// Sends the request while it listens; gives the answer's head, and whether the whole request left.
+async fn speak<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+    target: &Target,
+    request: &Request,
+    body: Option<Body>,
+    writer: &mut W,
+    source: &mut Source<R>,
+) -> Result<(AnswerHead, bool), PostError> {
+    let mut sending = std::pin::pin!(send(writer, &request.head, body, target));
+    let mut reading = std::pin::pin!(read_head(source));
+    // The sender is asked first, so that a body that is out counts as sent.
+    let first = tokio::select! {
+        biased;
+        outcome = &mut sending => Err(outcome),
+        head = &mut reading => Ok(head),
+    };
+    let broke_off = |why: &dyn fmt::Display, unanswered| PostError {
+        unanswered,
+        ..PostError::new(Stage::Send, format!("sending broke off: {why}"), "")
+    };
+    match first {
+        Err(Ok(())) => Ok((await_head(target, reading).await?, true)),
+        Err(Err(why)) => match timeout(SALVAGE, reading).await {
+            Ok(Ok(head)) => Ok((head, false)),
+            Ok(Err(none)) => Err(broke_off(&why, none.silent)),
+            Err(_) => Err(broke_off(&why, false)),
+        },
+        Ok(Err(none)) => Err(broke_off(&none.why, none.silent)),
+        // Refused early: the rest of the body is not wanted.
+        Ok(Ok(head)) if head.status >= 300 => Ok((head, false)),
+        Ok(Ok(head)) => Ok((head, sending.await.is_ok())),
+    }
+}
+
+async fn await_head(target: &Target, reading: impl Future<Output = Result<AnswerHead, NoHead>>) -> Result<AnswerHead, PostError> {
+    let failed = |why: String, unanswered| PostError {
         body_sent: true,
+        unanswered,
         ..PostError::new(Stage::Head, why, "the partner may hold the message all the same")
     };
     match timeout(target.response_timeout, reading).await {
         Ok(Ok(head)) => Ok(head),
-        Ok(Err(why)) => Err(failed(why)),
-        Err(_) => Err(failed(format!("no answer within {} s", target.response_timeout.as_secs()))),
+        Ok(Err(none)) => Err(failed(none.why, none.silent)),
+        Err(_) => {
+            let why = format!("no answer within {} s", target.response_timeout.as_secs());
+            Err(failed(why, false))
+        }
     }
 }
 
@@ -314,9 +356,44 @@ struct AnswerHead {
     status: u16,
     headers: Headers,
     raw: Vec<u8>,
+    /// Others came before it.
+    interim: bool,
+}
+
+/// Why there is no head.
+struct NoHead {
+    why: String,
+    /// The connection ended before a byte of it.
+    silent: bool,
+}
+
+impl From<String> for NoHead {
+    fn from(why: String) -> Self {
+        NoHead { why, silent: false }
+    }
 }
 
 impl AnswerHead {
+    /// Whether the connection may serve another request (RFC 9112 §9.3): it stays, and nobody can read the end of this answer
+    /// otherwise than we do. A head that is merely tolerated is no ground to go on from.
+    fn leaves_no_doubt(&self) -> bool {
+        let all = |name| self.headers.all(name).collect::<Vec<_>>();
+        let closes = ["Connection", "Proxy-Connection"]
+            .iter()
+            .flat_map(|name| self.headers.all(name))
+            .flat_map(|value| value.split(','))
+            .any(|word| word.trim().eq_ignore_ascii_case("close"));
+        let bare_line_end = self.raw.windows(2).any(|pair| matches!(pair, [before, b'\n'] if *before != b'\r'));
+        let counted = match (all("Transfer-Encoding").as_slice(), all("Content-Length").as_slice()) {
+            ([], []) => matches!(self.status, 204 | 304),
+            ([], ["0"]) => true,
+            ([], [length]) => !matches!(self.status, 204 | 304) && length.bytes().all(|byte| byte.is_ascii_digit()),
+            ([coding], []) => !matches!(self.status, 204 | 304) && coding.eq_ignore_ascii_case("chunked"),
+            _ => false,
+        };
+        self.raw.starts_with(b"HTTP/1.1 ") && !self.interim && !closes && !bare_line_end && counted
+    }
+
     /// RFC 9112 §6.3. A length that cannot be read leaves the end of the connection as the only end.
     fn framing(&self) -> Framing {
         if matches!(self.status, 204 | 304) {
@@ -336,7 +413,7 @@ impl AnswerHead {
 }
 
 /// Reads heads until one is not interim.
-async fn read_head<R: AsyncRead + Unpin>(source: &mut Source<R>) -> Result<AnswerHead, String> {
+async fn read_head<R: AsyncRead + Unpin>(source: &mut Source<R>) -> Result<AnswerHead, NoHead> {
     let mut scanned = 0;
     let mut interim = 0;
     loop {
@@ -345,23 +422,29 @@ async fn read_head<R: AsyncRead + Unpin>(source: &mut Source<R>) -> Result<Answe
             scanned = 0;
             let head = parse_head(raw)?;
             if head.status >= 200 {
-                return Ok(head);
+                return Ok(AnswerHead {
+                    interim: interim > 0,
+                    ..head
+                });
             }
             interim += 1;
             if interim > MAX_INTERIM {
-                return Err("the server sends nothing but interim answers".to_owned());
+                return Err("the server sends nothing but interim answers".to_owned().into());
             }
             continue;
         }
         if source.buffer.len() > MAX_HEAD {
-            return Err("the head of the server's answer is longer than 64 KiB".to_owned());
+            return Err("the head of the server's answer is longer than 64 KiB".to_owned().into());
         }
-        match source.fill().await {
-            Ok(1..) => {}
-            Ok(_) if source.buffer.is_empty() => return Err("the server closed the connection without an answer".to_owned()),
-            Ok(_) => return Err("the server closed the connection inside the head of its answer".to_owned()),
-            Err(error) => return Err(format!("the connection broke: {error}")),
-        }
+        let nothing = source.buffer.is_empty();
+        let why = match source.fill().await {
+            Ok(1..) => continue,
+            Ok(_) if nothing => "the server closed the connection without an answer".to_owned(),
+            Ok(_) => "the server closed the connection inside the head of its answer".to_owned(),
+            Err(error) => format!("the connection broke: {error}"),
+        };
+        let silent = nothing && interim == 0;
+        return Err(NoHead { why, silent });
     }
 }
 
@@ -401,7 +484,12 @@ fn parse_head(raw: Vec<u8>) -> Result<AnswerHead, String> {
         .filter(|status| *status >= 100)
         .ok_or("the server's answer is not HTTP/1.1")?;
     let headers = Headers::parse(fields).map_err(|error| format!("the head of the server's answer cannot be read: {error}"))?;
-    Ok(AnswerHead { status, headers, raw })
+    Ok(AnswerHead {
+        status,
+        headers,
+        raw,
+        interim: false,
+    })
 }
 
 struct ReadBody {
@@ -448,7 +536,7 @@ async fn read_body<R: AsyncRead + Unpin>(source: &mut Source<R>, framing: Framin
 /// The status of a proxy's answer to CONNECT.
 pub(super) async fn tunnel_status<R: AsyncRead + Unpin>(stream: &mut R) -> Result<u16, String> {
     let mut source = Source::new(stream);
-    let head = read_head(&mut source).await?;
+    let head = read_head(&mut source).await.map_err(|none| none.why)?;
     // The server speaks second in TLS: nothing may have come yet.
     if (200..300).contains(&head.status) && !source.buffer.is_empty() {
         return Err("it sends more than an answer".to_owned());

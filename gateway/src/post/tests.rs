@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use super::*;
 use crate::http::{self, Arrival, ClientAuth, Limits, Receive, Reply, ServerTls, Sink, TlsAcceptor};
 
-fn target(url: String) -> Target {
+pub(super) fn target(url: String) -> Target {
     Target {
         total_timeout: None,
         url,
@@ -33,10 +33,11 @@ fn target(url: String) -> Target {
         progress_timeout: Duration::from_secs(5),
         response_timeout: Duration::from_secs(5),
         chunked: false,
+        keep_alive: false,
     }
 }
 
-fn message() -> Headers {
+pub(super) fn message() -> Headers {
     Headers::parse(b"AS2-Version: 1.2\r\naS2-fRoM: \"a  b\"\r\nContent-Length: 99\r\nHost: old\r\nAuthorization: Basic ***\r\nContent-Type: text/plain\r\n").unwrap()
 }
 
@@ -72,11 +73,11 @@ async fn ask(until: &'static str, answer: &'static str) -> Result<Answer, PostEr
 
 /// Adds up a body and tells what it saw.
 #[derive(Default)]
-struct Flow {
-    seen: Mutex<Vec<Arrival>>,
+pub(super) struct Flow {
+    pub(super) seen: Mutex<Vec<Arrival>>,
 }
 
-struct Summing(u64, openssl::sha::Sha256);
+pub(super) struct Summing(u64, openssl::sha::Sha256);
 
 impl Sink for Summing {
     async fn write(&mut self, piece: Bytes) -> Result<(), Reply> {
@@ -105,13 +106,13 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-struct Server {
-    port: u16,
-    flow: Arc<Flow>,
+pub(super) struct Server {
+    pub(super) port: u16,
+    pub(super) flow: Arc<Flow>,
     _stop: watch::Sender<bool>,
 }
 
-async fn server(tls: Option<TlsAcceptor>) -> Server {
+pub(super) async fn server(tls: Option<TlsAcceptor>) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let flow = Arc::new(Flow::default());
@@ -141,7 +142,7 @@ fn self_signed(name: &str) -> (X509, PKey<Private>) {
     (builder.build(), key)
 }
 
-fn acceptor(name: &str, client_auth: ClientAuth, client_cas: Vec<Vec<u8>>) -> (TlsAcceptor, Vec<u8>) {
+pub(super) fn acceptor(name: &str, client_auth: ClientAuth, client_cas: Vec<Vec<u8>>) -> (TlsAcceptor, Vec<u8>) {
     let (certificate, key) = self_signed(name);
     let settings = ServerTls {
         cert_pem: certificate.to_pem().unwrap(),

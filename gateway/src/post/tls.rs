@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use openssl::error::ErrorStack;
 use openssl::hash::MessageDigest;
@@ -63,6 +64,7 @@ pub(super) async fn connect(
         stream: Box::new(stream),
         tls,
         certificate,
+        made: Instant::now(),
     })
 }
 

@@ -62,6 +62,11 @@ impl<R: AsyncRead + Unpin> Source<R> {
         Ok(self.buffer.len() - before)
     }
 
+    /// The stream, if everything that came was used and nothing went wrong.
+    pub(crate) fn into_clean(self) -> Option<R> {
+        (self.buffer.is_empty() && self.trouble.is_none()).then_some(self.stream)
+    }
+
     pub(crate) fn stream(&mut self) -> &mut R {
         &mut self.stream
     }
