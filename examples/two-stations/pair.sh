@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Two gateways on this machine, ALICE and BOB, each with its own process, keys and data directory. To be sourced:
-#   pair_set_up DIR     makes DIR/alice and DIR/bob: configuration, keys, stations, partners, SFTP users
+#   pair_set_up DIR [KEY]   makes DIR/alice and DIR/bob: configuration, stations with keys of this type, partners, SFTP users
 #   pair_start          starts both on ports that the system chooses, sets ALICE_SFTP, ALICE_AS2, BOB_SFTP, BOB_AS2
 #   pair_stop           ends both
 #   gw SIDE ARG...      the command line of one side: gw alice message list
@@ -28,12 +28,12 @@ json() {
 
 pair_set_up() {
     PAIR_DIR=$1
-    local side other
+    local key=${2:-rsa-3072} side other
     for side in alice bob; do
         mkdir -p "$PAIR_DIR/$side"
         cp "$PAIR_HERE/$side/"*.toml "$PAIR_DIR/$side/"
         gw "$side" -q init --account "$side"
-        gw "$side" -q station add "${side^^}" --email "edi@$side.example"
+        gw "$side" -q station add "${side^^}" --key "$key" --email "edi@$side.example"
         gw "$side" -q user add "$side-erp" --generate-key ed25519 --out "$PAIR_DIR/$side/$side-erp.key"
     done
     # What partners otherwise send each other by mail: the certificate, without its key.

@@ -1,38 +1,203 @@
-"""Small messages between two gateways, each put by OpenSSH's sftp, each with a signed MDN; first accept to last delivery."""
+"""Small messages between two gateways on this machine: 10 KiB, signed and encrypted, each with a signed sync MDN, 32 in flight.
 
+Ours: put by OpenSSH's sftp into ALICE, filed by BOB, receipt verified and filed by ALICE; all of it durable. The rate is from the
+first accept to the last delivery, and the puts are in it. OpenAS2: two servers, from folder to folder, at its best: its poller
+works on the files of one outbox one after the other, so it has 32 outboxes; they are filled at once by renames before the clock
+runs, which goes from its first verified receipt to its last; it polls every second, its least; it runs without its tracking
+database, keeps nothing but files, and syncs none. Both have RSA-2048 keys, and both are warm. They are measured by turns.
+
+The RSA ceiling is what all cores could do if they did nothing but the three private-key operations of a message: sign it, decrypt
+it, sign its MDN. Syncs (fsync, fdatasync, syncfs) are counted by `perf stat`, in a run of its own; without it these rows are left out.
+"""
+
+import contextlib
 import datetime
 import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
 
-from measure import median, row
+from measure import ROOT, by_turns, cpu_seconds, fail, median, memory, output, reset_peak, row
 from pair import Pair
+from rate import RIVAL, rsa_seconds
 
-SESSIONS = 4
+SIZE = 10 * 1024
+IN_FLIGHT = 32
+# More sessions than one user may open at once would be refused.
+SESSIONS = 8
+WARM_UP = 640
+SYNCS = ("fsync", "fdatasync", "syncfs")
+NAME = f"10 KiB messages, put to signed MDN, two gateways, {IN_FLIGHT} in flight"
 
 
 def options(parser):
-    parser.add_argument("--messages", type=int, default=400, help="small messages of each run (400)")
+    parser.add_argument("--messages", type=int, default=1600, help="small messages of each run (1600)")
 
 
 def measure(bench):
-    rates = [one_batch(bench, turn) for turn in range(bench.args.runs)]
-    return [row("10 KiB messages, put to signed MDN, two gateways", "messages/s", median(rates), goal=50.0, runs=bench.args.runs,
-                more_is_better=True)]
-
-
-def one_batch(bench, turn):
-    place = bench.place / f"pair-{turn}"
-    source = place / "source"
-    for session in range(SESSIONS):
-        (source / str(session)).mkdir(parents=True)
-    for n in range(bench.args.messages):
-        (source / str(n % SESSIONS) / f"order-{turn}-{n:05}.edi").write_bytes(os.urandom(10 * 1024))
+    ceiling = os.cpu_count() / (3 * rsa_seconds())
     # The release delay is a wait by design, not work: here it is 0.
-    with Pair(bench, place, UPLOADS__RELEASE_AFTER="0s") as pair:
-        pair.put("alice", *[f"put {source}/{session}/* AS2/send/ALICE/BOB/\n" for session in range(SESSIONS)])
-        listed = pair.delivered(bench.args.messages)
-    first = min(seconds(m["created"]) for m in listed)
-    last = max(seconds(m["finished"]) for m in listed)
-    return len(listed) / (last - first)
+    with Ours(bench) as ours, Theirs(bench) as theirs:
+        for side in (ours, theirs):
+            side.load(WARM_UP)
+        ways = {name: lambda s=side: s.load(bench.args.messages) for name, side in (("ours", ours), ("theirs", theirs))}
+        got, runs = by_turns(bench.args.runs, **ways), bench.args.runs
+        syncs = ours.syncs(bench.args.messages)
+    of = lambda figure: {"ours": median(got["ours"], lambda load: load[figure]), "rival": RIVAL,
+                         "rival_value": median(got["theirs"], lambda load: load[figure]), "runs": runs}
+    rows = [
+        row(NAME, "messages/s", **of("rate"), goal=10.0, more_is_better=True),
+        row(f"{NAME}, CPU of both", "ms/message", **of("cpu_ms")),
+        row(f"{NAME}, peak memory of both", "MiB", **of("peak")),
+        row(f"{NAME}, share of the RSA ceiling", "%", 100 * of("rate")["ours"] / ceiling, goal=50.0, runs=runs, more_is_better=True),
+    ]
+    rows += [row(f"{NAME}, CPU of the {who}", "ms/message", median(got["ours"], lambda load: load["each"][side]), runs=runs)
+             for side, who in (("alice", "sender"), ("bob", "receiver"))]
+    rows += [row(f"{NAME}, syncs of the {who}", "syncs/message", syncs[side])
+             for side, who in (("alice", "sender"), ("bob", "receiver")) if side in syncs]
+    return rows
+
+
+class Side:
+    """Two running gateways; `pids` has the processes by name."""
+
+    def load(self, count):
+        """Sends so many messages, and tells what they cost once everything rests."""
+        for pid in self.pids.values():
+            reset_peak(pid)
+        before = {name: cpu_seconds(pid) for name, pid in self.pids.items()}
+        rate = self.send(count)
+        self.rest()
+        each = {name: 1000 * (cpu_seconds(pid) - before[name]) / count for name, pid in self.pids.items()}
+        return {"rate": rate, "each": each, "cpu_ms": sum(each.values()), "peak": sum(map(memory, self.pids.values()))}
+
+    def rest(self):
+        """Waits until both use less than a twentieth of a core, half a minute at most."""
+        used = lambda: sum(map(cpu_seconds, self.pids.values()))
+        last = used()
+        for _ in range(60):
+            time.sleep(0.5)
+            now = used()
+            if now - last < 0.025:
+                return
+            last = now
+
+
+class Ours(Side):
+    def __init__(self, bench):
+        self.source, self.sent, self.turn = bench.place / "source", 0, 0
+        self.pair = Pair(bench, bench.place / "pair", "rsa-2048", UPLOADS__RELEASE_AFTER="0s", AS2__SEND_WORKERS=str(IN_FLIGHT))
+
+    def __enter__(self):
+        self.pair.__enter__()
+        self.pair.gw("alice", "partner", "set", "BOB", "--max-parallel", IN_FLIGHT)
+        self.pids = self.pair.pids
+        return self
+
+    def __exit__(self, *_):
+        self.pair.__exit__()
+
+    def send(self, count):
+        self.turn += 1
+        places = [self.source / f"{self.turn}-{session}" for session in range(SESSIONS)]
+        for place in places:
+            place.mkdir(parents=True)
+        for n in range(count):
+            (places[n % SESSIONS] / f"order-{self.turn}-{n:05}.edi").write_bytes(os.urandom(SIZE))
+        self.pair.put("alice", *[f"put {place}/* AS2/send/ALICE/BOB/\n" for place in places])
+        self.sent += count
+        batch = [m for m in self.pair.delivered(self.sent) if m["file"].startswith(f"order-{self.turn}-")]
+        if len(batch) != count:
+            fail("messages are missing", f"{len(batch)} of {count} are listed")
+        return count / (max(seconds(m["finished"]) for m in batch) - min(seconds(m["created"]) for m in batch))
+
+    def syncs(self, count):
+        """Syncs for each message, by name; nothing where `perf` may not count them."""
+        events = [word for call in SYNCS for word in ("-e", f"syscalls:sys_enter_{call}")]
+        if not shutil.which("perf"):
+            return {}
+        counters = {name: subprocess.Popen(["perf", "stat", "-x", ",", *events, "-p", str(pid)], stdout=subprocess.DEVNULL,
+                                           stderr=subprocess.PIPE, text=True) for name, pid in self.pids.items()}
+        time.sleep(1)
+        if any(counter.poll() is not None for counter in counters.values()):
+            return {}
+        self.load(count)
+        for counter in counters.values():
+            counter.send_signal(2)
+        texts = {name: counter.communicate()[1] for name, counter in counters.items()}
+        lines = {name: [line.split(",")[0] for line in text.splitlines() if "sys_enter_" in line] for name, text in texts.items()}
+        return {name: sum(map(int, found)) / count for name, found in lines.items()}
+
+
+class Theirs(Side):
+    def __init__(self, bench):
+        self.bench, self.place, self.turn = bench, bench.place / "rival", 0
+
+    def __enter__(self):
+        sys.path.insert(0, str(ROOT / "tests/interop"))
+        import cases
+        import products
+        tools = self.bench.args.target / "interop/tools"
+        output(ROOT / "tests/interop/setup.sh", tools)
+
+        class OpenAs2(products.OpenAs2):
+            """With the keys of both sides: one server sends as OA…, the other receives as GATE."""
+
+            def stores(self):
+                super().stores()
+                self.store_key("certs.p12", "gate", "GATE.peer")
+
+        # `size`: the MIME headers of its pollers' files as they are sent.
+        self.cases = [cases.Case(id=f"bench{n}", size=SIZE) for n in range(IN_FLIGHT)]
+        keys = self.place / "keys"
+        keys.mkdir(parents=True)
+        for name in ("sender", "receiver"):
+            output("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-sha256", "-days", "10", "-subj", f"/CN={name}",
+                   "-keyout", keys / f"{name}.key", "-out", keys / f"{name}.crt")
+        self.servers = {}
+        url = "http://127.0.0.1:9/"
+        with contextlib.ExitStack() as stack:
+            for name in ("receiver", "sender"):
+                home = self.place / name
+                home.mkdir()
+                for stem, key in (("GATE.own", "sender"), ("tls", "sender"), ("GATE.peer", "receiver")):
+                    for end in ("key", "crt"):
+                        shutil.copy(keys / f"{key}.{end}", home / f"{stem}.{end}")
+                for file, key in (("GATE.pem", "receiver"), ("gateway-tls.pem", "receiver")):
+                    shutil.copy(keys / f"{key}.crt", home / file)
+                product = OpenAs2(str(home), str(tools))
+                stack.callback(product.stop)
+                product.start(self.cases, {case: url for case in self.cases})
+                self.servers[name] = product.servers[0]
+                url = product.url(self.cases[0])
+            self.pids = {name: server.process.pid for name, server in self.servers.items()}
+            self.stop = stack.pop_all()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.close()
+
+    def send(self, count):
+        self.turn += 1
+        home = pathlib.Path(self.servers["sender"].home)
+        staged = home / "staged"
+        staged.mkdir(exist_ok=True)
+        for n in range(count):
+            (staged / f"order-{self.turn}-{n:05}.edi").write_bytes(os.urandom(SIZE))
+        for n in range(count):
+            name = f"order-{self.turn}-{n:05}.edi"
+            (staged / name).rename(home / "outbox" / self.cases[n % IN_FLIGHT].id / name)
+        until = time.monotonic() + 600
+        while True:
+            # A file is in `sent` once its receipt is verified; the rename into it changes st_ctime.
+            ends = sorted(file.stat().st_ctime for file in (home / "sent").glob(f"*/order-{self.turn}-*"))
+            if len(ends) == count:
+                return (count - 1) / (ends[-1] - ends[0])
+            if time.monotonic() > until:
+                fail(f"OpenAS2 sent {len(ends)} of {count} messages in 600 s", (home / "peer.log").read_text(errors="replace")[-2000:])
+            time.sleep(0.5)
 
 
 def seconds(stamp):

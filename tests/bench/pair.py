@@ -12,20 +12,21 @@ SCRIPTS = ROOT / "examples/two-stations"
 
 
 class Pair:
-    """`with Pair(bench, place, **settings)`: set up, started, and ended afterwards.
+    """`with Pair(bench, place, key, **settings)`: set up, started, and ended afterwards.
 
+    `key` is the type of the stations' keys.
     Settings are environment variables of both gateways without AS2GATE_, such as UPLOADS__RELEASE_AFTER="0s".
     `pids`, `sftp` and `as2` hold the process and the ports of "alice" and "bob".
     """
 
-    def __init__(self, bench, place, **settings):
-        self.bench, self.place = bench, place
+    def __init__(self, bench, place, key="rsa-3072", **settings):
+        self.bench, self.place, self.key = bench, place, key
         self.environment = dict(os.environ, AS2GATE_BIN=str(bench.gateway), **{f"AS2GATE_{k}": v for k, v in settings.items()})
         self.running, self.pids, self.sftp, self.as2 = [], {}, {}, {}
 
     def __enter__(self):
         place = shlex.quote(str(self.place))
-        done = subprocess.run(["bash", "-euo", "pipefail", "-c", f"source {SCRIPTS}/pair.sh; pair_set_up {place}"],
+        done = subprocess.run(["bash", "-euo", "pipefail", "-c", f"source {SCRIPTS}/pair.sh; pair_set_up {place} {self.key}"],
                               env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode != 0:
             fail("two gateways could not be set up", done.stderr)

@@ -236,26 +236,26 @@ class OpenAs2:
 
     def stores(self):
         """In the form that BouncyCastle 1.66 reads: certs.p12 with the keys of messages, tls.p12 with that of TLS, trust.p12 with the gateway's."""
-        def run(*args):
-            subprocess.run(args, cwd=self.home, check=True, capture_output=True)
-
-        def store(name, alias, stem, other):
-            run("openssl", "pkcs12", "-export", "-legacy", "-inkey", f"{stem}.key", "-in", f"{stem}.crt", "-name", alias, "-out", "one.p12",
-                "-passout", "pass:interop")
-            run("keytool", "-J-Dkeystore.pkcs12.legacy", "-importkeystore", "-noprompt", "-srckeystore", "one.p12", "-srcstorepass", "interop", "-destkeystore", name,
-                "-deststoretype", "PKCS12", "-deststorepass", "interop")
-            if other:
-                trust(name, *other)
-
-        def trust(name, alias, file):
-            run("keytool", "-J-Dkeystore.pkcs12.legacy", "-importcert", "-noprompt", "-alias", alias, "-file", file, "-keystore", name, "-storetype", "PKCS12",
-                "-storepass", "interop")
-
-        store("certs.p12", "oa", "GATE.own", ("gate", "GATE.pem"))
-        store("tls.p12", "tls", "tls", None)
-        trust("trust.p12", "gate", "gateway-tls.pem")
+        self.store_key("certs.p12", "oa", "GATE.own")
+        self.trust("certs.p12", "gate", "GATE.pem")
+        self.store_key("tls.p12", "tls", "tls")
+        self.trust("trust.p12", "gate", "gateway-tls.pem")
         with open(os.path.join(self.home, ".mailcap"), "w", encoding="utf-8") as file:
             file.write(self.MAILCAP)
+
+    def store_key(self, name, alias, stem):
+        """A key and its certificate under this alias; what had it is replaced."""
+        self.run("openssl", "pkcs12", "-export", "-legacy", "-inkey", f"{stem}.key", "-in", f"{stem}.crt", "-name", alias, "-out", "one.p12",
+                 "-passout", "pass:interop")
+        self.run("keytool", "-J-Dkeystore.pkcs12.legacy", "-importkeystore", "-noprompt", "-srckeystore", "one.p12", "-srcstorepass", "interop",
+                 "-destkeystore", name, "-deststoretype", "PKCS12", "-deststorepass", "interop")
+
+    def trust(self, name, alias, file):
+        self.run("keytool", "-J-Dkeystore.pkcs12.legacy", "-importcert", "-noprompt", "-alias", alias, "-file", file, "-keystore", name,
+                 "-storetype", "PKCS12", "-storepass", "interop")
+
+    def run(self, *args):
+        subprocess.run(args, cwd=self.home, check=True, capture_output=True)
 
     def received(self, case, _name):
         # Its directories leave out what a file name should not have.
