@@ -9,6 +9,7 @@ mod compose;
 mod outcome;
 mod restart;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use crate::clock::Millis;
@@ -50,9 +51,11 @@ pub async fn work(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
         core.journal.write(move |tx| tx.end_job(&job)).await?;
         return Ok(());
     }
-    let renewal = keep_lease(core, &job);
-    let outcome = step(core, &job, message).await;
-    renewal.abort();
+    let outcome = tokio::select! {
+        biased;
+        outcome = step(core, &job, message) => outcome,
+        never = keep_lease(core, &job) => match never {},
+    };
     match outcome {
         Err(FlowError::Storage(StorageError::Missing(what))) => {
             let Some(message) = core.journal.read(|tx| tx.message(&id))? else {
@@ -101,19 +104,17 @@ async fn step(core: &Arc<Core>, job: &Job, message: Message) -> Result<(), FlowE
     attempt::attempt(core, job, message, blob, &partnership).await
 }
 
-/// Renews the job's lease while the work lasts.
-fn keep_lease(core: &Arc<Core>, job: &Job) -> tokio::task::JoinHandle<()> {
-    let (core, id, fence) = (Arc::clone(core), job.id, job.fence);
-    tokio::spawn(async move {
-        let pause = std::time::Duration::from_millis(crate::journal::LEASE.unsigned_abs() / 3);
-        loop {
-            tokio::time::sleep(pause).await;
-            let now = core.clock.now();
-            if let Err(JournalError::Conflict(_)) = core.journal.write(move |tx| tx.renew_job(id, fence, now)).await {
-                return;
-            }
+/// Renews the job's lease while the work beside it lasts.
+async fn keep_lease(core: &Arc<Core>, job: &Job) -> Infallible {
+    let (id, fence) = (job.id, job.fence);
+    let pause = std::time::Duration::from_millis(crate::journal::LEASE.unsigned_abs() / 3);
+    loop {
+        tokio::time::sleep(pause).await;
+        let now = core.clock.now();
+        if let Err(JournalError::Conflict(_)) = core.journal.write(move |tx| tx.renew_job(id, fence, now)).await {
+            return std::future::pending().await;
         }
-    })
+    }
 }
 
 /// Settles and tells the log: one line per decision.

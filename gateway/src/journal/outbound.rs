@@ -368,12 +368,12 @@ impl Tx<'_> {
     /// # Errors
     /// `Conflict` if the fence or the state is gone.
     pub fn progress(&self, message: &Message, (job, fence): (i64, i64), blob: Option<&(String, Vec<u8>)>, now: Millis) -> Result<()> {
-        self.check_fence(job, fence)?;
+        // It checks the fence as well.
+        self.renew_job(job, fence, now)?;
         if let Some((key, bytes)) = blob {
             self.put_blob(key, bytes)?;
         }
-        self.update_message(message, &[State::Queued, State::Sending, State::Retrying, State::WaitingMdn])?;
-        self.renew_job(job, fence, now)
+        self.update_message(message, &[State::Queued, State::Sending, State::Retrying, State::WaitingMdn])
     }
 
     /// An event about a message.

@@ -133,7 +133,9 @@ fn note(message: &mut Message, composed: &Composed, pair: &Partnership) {
 /// Feeds the payload through the composer; with compression the first pass goes to a scratch draft.
 fn run(storage: &Storage, composer: Composer<'_>, source: &Source, payload: &Content, draft: &mut Draft) -> Result<Composed, ComposeError> {
     let mut composer = composer;
-    let mut out = Vec::with_capacity(PIECE + 4096);
+    // A small message does not pay for the room of a large one.
+    let piece = usize::try_from(payload.len()).map_or(PIECE, |len| len.min(PIECE));
+    let mut out = Vec::with_capacity(piece + 4096);
     let mut scratch = storage.draft();
     let two_passes = composer.needs_scratch();
     {
