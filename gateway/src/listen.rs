@@ -174,7 +174,8 @@ impl Drop for Pass {
     }
 }
 
-fn network(ip: IpAddr) -> IpAddr {
+/// What counts as one source: an IPv4 address, or an IPv6 /64, which is what one customer gets.
+pub(crate) fn network(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
         v4 => v4,

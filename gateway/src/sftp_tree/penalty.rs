@@ -2,11 +2,12 @@
 //! doubles each time it does so again. A user is never shut out, for then anybody could do that to anybody.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::config::Ban;
+use crate::listen::network;
 
 /// Sources that are remembered, at most.
 const MAX_SOURCES: usize = 10_000;
@@ -45,14 +46,14 @@ impl Penalties {
     pub(super) fn is_shut(&self, peer: IpAddr, now: Instant) -> bool {
         let sources = self.sources();
         sources
-            .get(&source(peer))
+            .get(&network(peer))
             .and_then(|record| record.shut_until)
             .is_some_and(|until| until > now)
     }
 
     /// A login that worked: the source begins anew.
     pub(super) fn forgive(&self, peer: IpAddr) {
-        self.sources().remove(&source(peer));
+        self.sources().remove(&network(peer));
     }
 
     /// A failed login; for how long the source is shut out now, if it is.
@@ -61,11 +62,11 @@ impl Penalties {
         if sources.len() >= MAX_SOURCES {
             sources.retain(|_, record| !is_over(record, ban, now));
         }
-        if sources.len() >= MAX_SOURCES && !sources.contains_key(&source(peer)) {
+        if sources.len() >= MAX_SOURCES && !sources.contains_key(&network(peer)) {
             // So many at once are no mistake of one partner: the limits on connections have to do.
             return None;
         }
-        let record = sources.entry(source(peer)).or_insert_with(|| Record::new(now));
+        let record = sources.entry(network(peer)).or_insert_with(|| Record::new(now));
         if is_over(record, ban, now) {
             *record = Record::new(now);
         }
@@ -91,14 +92,6 @@ fn is_over(record: &Record, ban: &Ban, now: Instant) -> bool {
     let longest = ban.length * 2u32.pow(record.bans.saturating_sub(1).min(MAX_DOUBLINGS));
     let quiet = record.shut_until.is_none_or(|until| now.saturating_duration_since(until) > longest);
     quiet && now.duration_since(record.since) > ban.within
-}
-
-/// What counts as one source: an IPv4 address, or an IPv6 /64, which is what one customer gets.
-fn source(peer: IpAddr) -> IpAddr {
-    match peer.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
-        v4 => v4,
-    }
 }
 
 #[cfg(test)]
