@@ -2,9 +2,10 @@
 //! blocking threads, one at a time, and never waits for the client. Every open [`Upload`] ends in exactly one `close` or
 //! `abandon`: dropping the engine abandons what is still open.
 //!
-//! Requests run in order, but a CLOSE of an upload waits for the disk and the journal, so it runs [aside](Aside): the
-//! requests behind it go on, and its answer leaves when it is known (draft-02 §6.1 allows any order of answers). Only
-//! requests about the same name wait for it, so what they see is as if all had run in order.
+//! Requests run in order, but a CLOSE of an upload waits for the disk and the journal, and `fsync@openssh.com` for the disk,
+//! so they run [aside](Aside): the requests behind them go on, and their answers leave when they are known (draft-02 §6.1
+//! allows any order of answers). Only requests about the name that is closed, or the handle that is synced, wait for it, so
+//! what they see is as if all had run in order.
 
 use crate::answers::{Answers, Outbox, full_read};
 use crate::attrs;
@@ -12,7 +13,8 @@ use crate::facts::Ledger;
 use crate::longname::longname;
 use crate::packet::{self, Broken, Code, Frame, Input, MAX_DATA, MAX_PACKET, Malformed, Name, Reader, Request, pflags};
 use crate::path::{MAX_COMPONENT, VPath};
-use crate::tree::{CloseSign, Download, Fault, Kind, Listing, OpenHow, SetStat, Stat, Tree, Upload};
+use crate::tree::{CloseSign, Download, Fault, Kind, Listing, OpenHow, SetStat, Stat, Tree};
+use crate::writing::{Counted, Lent, Writing};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::collections::{HashMap, VecDeque};
 use std::io::IoSlice;
@@ -25,7 +27,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub const MAX_HANDLES: usize = 256;
 /// Uploads closed by a channel whose names are watched for a [`CloseSign`].
 pub const MAX_CLOSED_NAMES: usize = 64;
-/// Uploads of a channel that are being closed at a time; the next CLOSE waits for one of them.
+/// Uploads of a channel that are being closed or synced at a time; the next CLOSE or `fsync@openssh.com` waits for one.
 pub const MAX_CLOSING: usize = 16;
 /// Entries in one answer to READDIR.
 const PAGE: usize = 100;
@@ -47,6 +49,7 @@ const EXTENSIONS: [(&str, &str); 8] = [
 ];
 
 const HARDLINK: &str = "hardlink@openssh.com";
+const FSYNC: &[u8] = b"fsync@openssh.com";
 
 /// What all channels of a connection share.
 #[derive(Default)]
@@ -72,12 +75,14 @@ pub(crate) struct Engine {
     client: String,
     shared: Arc<Shared>,
     input: Input,
-    /// A request that waits for a CLOSE of the same name; those behind it wait too.
+    /// A request that waits for what runs aside; those behind it wait too.
     stalled: Option<Frame>,
     greeted: bool,
     handles: HashMap<[u8; 8], Handle>,
     /// Names of uploads that are being closed aside.
     closing: Vec<Closing>,
+    /// Handles that are being synced aside.
+    syncing: Vec<[u8; 8]>,
     closed: VecDeque<VPath>,
 }
 
@@ -101,31 +106,8 @@ enum Handle {
     Dir(Box<dyn Listing>),
     Read(Arc<dyn Download>),
     Write(Box<Writing>),
-}
-
-/// A file being written, and what is known about it.
-struct Writing {
-    path: VPath,
-    upload: Box<dyn Upload>,
-    ledger: Ledger,
-    /// The first write error; it stays with the handle.
-    fault: Option<Fault>,
-    _open: Counted,
-}
-
-struct Counted(Arc<AtomicUsize>);
-
-impl Counted {
-    fn new(counter: &Arc<AtomicUsize>) -> Self {
-        counter.fetch_add(1, Ordering::SeqCst);
-        Self(Arc::clone(counter))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
+    /// One for writing that is being synced.
+    Lent(Arc<Lent>),
 }
 
 /// The answer to a request, when it is not plain OK.
@@ -156,6 +138,7 @@ impl Engine {
             greeted: false,
             handles: HashMap::new(),
             closing: Vec::new(),
+            syncing: Vec::new(),
             closed: VecDeque::new(),
         }
     }
@@ -169,7 +152,7 @@ impl Engine {
         self.input.cost() + self.stalled.as_ref().map_or(0, Frame::cost)
     }
 
-    /// Runs every whole request that has arrived, up to one that has to wait for a CLOSE.
+    /// Runs every whole request that has arrived, up to one that has to wait for what runs aside.
     ///
     /// # Errors
     /// [`Broken`]: the channel must end.
@@ -201,6 +184,10 @@ impl Engine {
             };
             match frame {
                 _ if !self.greeted => self.greet(&frame, out)?,
+                Frame::Write { ref handle, .. } if self.is_syncing(handle) => {
+                    self.stalled = Some(frame);
+                    return Ok(());
+                }
                 Frame::BadWrite { id } => out.put(|b| packet::fault(b, id, &malformed()))?,
                 Frame::Write { id, handle, offset, data } => {
                     let result = self.write(&handle, offset, &data).map(|()| Reply::Ok);
@@ -215,6 +202,7 @@ impl Engine {
                             return Ok(());
                         }
                         Ok(Request::Close { handle }) => self.close(id, handle, out, aside)?,
+                        Ok(Request::Extended { name: FSYNC, body }) => self.sync(id, body, out, aside)?,
                         Ok(request) => {
                             // What takes long must not hold back the answers before it.
                             if matches!(request, Request::Extended { .. }) {
@@ -230,19 +218,21 @@ impl Engine {
         }
     }
 
-    /// Whether a request has to wait for an upload of the same name that is being closed.
+    /// Whether a request has to wait for an upload of the same name that is being closed, or for the sync of its handle.
     fn must_wait(&mut self, request: &Request<'_>) -> bool {
         self.settle();
-        if self.closing.is_empty() {
+        if self.closing.is_empty() && self.syncing.is_empty() {
             return false;
         }
+        let is_full = self.closing.len() + self.syncing.len() >= MAX_CLOSING;
         match request {
             Request::Close { handle } => {
                 let writing = match self.handle(handle) {
                     Ok(Handle::Write(w)) => w.path.clone(),
+                    Ok(Handle::Lent(_)) => return true,
                     _ => return false,
                 };
-                self.closing.len() >= MAX_CLOSING || self.is_closing(&writing, false)
+                is_full || self.is_closing(&writing, false)
             }
             Request::Stat { path } | Request::Lstat { path } | Request::SetStat { path, .. } => self.waits_for(path, false),
             Request::Open { path, .. } | Request::Remove { path } | Request::MkDir { path, .. } => self.waits_for(path, false),
@@ -254,13 +244,26 @@ impl Engine {
                 match *name {
                     b"posix-rename@openssh.com" | b"hardlink@openssh.com" => self.waits_for(next(), true) || self.waits_for(next(), true),
                     b"lsetstat@openssh.com" => self.waits_for(next(), false),
+                    FSYNC => {
+                        let handle = next();
+                        self.is_syncing(handle) || (is_full && matches!(self.handle(handle), Ok(Handle::Write(_))))
+                    }
                     _ => false,
                 }
             }
-            Request::Read { .. } | Request::Fstat { .. } | Request::FsetStat { .. } | Request::ReadDir { .. } => false,
+            Request::Read { handle, .. } | Request::Fstat { handle } | Request::FsetStat { handle, .. } => self.is_syncing(handle),
             Request::ReadLink { path } | Request::SymLink { path, .. } => self.waits_for(path, false),
-            Request::RealPath { .. } | Request::Unknown => false,
+            Request::ReadDir { .. } | Request::RealPath { .. } | Request::Unknown => false,
         }
+    }
+
+    /// Whether a handle is being synced still.
+    fn is_syncing(&mut self, handle: &[u8]) -> bool {
+        if self.syncing.is_empty() {
+            return false;
+        }
+        self.settle();
+        self.syncing.iter().any(|key| key == handle)
     }
 
     fn waits_for(&self, path: &[u8], below: bool) -> bool {
@@ -271,8 +274,22 @@ impl Engine {
         self.closing.iter().any(|c| c.concerns(path, below))
     }
 
-    /// Files away the names of uploads that have been closed meanwhile.
+    /// Files away the names of uploads that have been closed meanwhile, and takes back those that have been synced.
     fn settle(&mut self) {
+        let handles = &mut self.handles;
+        self.syncing.retain(|key| {
+            let Some(handle @ Handle::Lent(_)) = handles.get_mut(key) else {
+                return false;
+            };
+            let Handle::Lent(lent) = handle else { return false };
+            match lent.back() {
+                Some(writing) => {
+                    *handle = Handle::Write(writing);
+                    false
+                }
+                None => true,
+            }
+        });
         let closed = &mut self.closed;
         self.closing.retain(|c| match c.end.get() {
             None => true,
@@ -324,6 +341,7 @@ impl Engine {
                 })),
                 Handle::Read(file) => file.stat().map(Reply::Attrs),
                 Handle::Write(w) => w.upload.stat().map(Reply::Attrs),
+                Handle::Lent(_) => Err(no_handle()),
             },
             Request::SetStat { path, set } => self.set_stat(path, set),
             Request::FsetStat { handle, set } => self.fset_stat(handle, set),
@@ -394,7 +412,7 @@ impl Engine {
             upload,
             ledger,
             fault: None,
-            _open: open,
+            open,
         })))
     }
 
@@ -427,7 +445,31 @@ impl Engine {
             }
             Handle::Write(_) => Err(Fault::PermissionDenied("the file is open for writing only".into())),
             Handle::Dir(_) => Err(Fault::Failure("the handle is a directory".into())),
+            Handle::Lent(_) => Err(no_handle()),
         }
+    }
+
+    /// `fsync@openssh.com`, which goes on aside.
+    fn sync(&mut self, id: u32, body: &[u8], out: &mut Answers<'_>, aside: &dyn Aside) -> Result<(), Broken> {
+        let key = Reader(body).string().unwrap_or_default();
+        let Ok(key) = <[u8; 8]>::try_from(key) else {
+            return answer(out, id, Err(no_handle()));
+        };
+        let w = match self.handles.remove(&key) {
+            Some(Handle::Write(w)) => w,
+            Some(other) => {
+                self.handles.insert(key, other);
+                return answer(out, id, Err(Fault::Failure("the handle is not open for writing".into())));
+            }
+            None => return answer(out, id, Err(no_handle())),
+        };
+        // Its answer must not overtake those of its own WRITEs.
+        out.flush()?;
+        let lent = Lent::new(w);
+        self.handles.insert(key, Handle::Lent(Arc::clone(&lent)));
+        self.syncing.push(key);
+        aside.run(Box::new(move || status(id, lent.sync())));
+        Ok(())
     }
 
     /// CLOSE; that of an upload goes on aside.
@@ -437,13 +479,15 @@ impl Engine {
             None => return answer(out, id, Err(no_handle())),
             Some(Handle::Dir(_) | Handle::Read(_)) => return answer(out, id, Ok(Reply::Ok)),
             Some(Handle::Write(w)) => *w,
+            // It does not come here before it is back: see `must_wait`.
+            Some(Handle::Lent(_)) => return answer(out, id, Err(no_handle())),
         };
         let Writing {
             path,
             upload,
             mut ledger,
             fault,
-            _open: open,
+            open,
         } = w;
         ledger.facts.pending_input_at_close = self.input.len() as u64;
         if let Some(fault) = fault {
@@ -461,12 +505,7 @@ impl Engine {
             let result = upload.close(&ledger.facts);
             drop(open);
             let _ = end.set(result.is_ok());
-            let mut b = BytesMut::new();
-            match result {
-                Ok(()) => packet::status(&mut b, id, Code::Ok, ""),
-                Err(fault) => packet::fault(&mut b, id, &fault),
-            }
-            b.freeze()
+            status(id, result)
         }));
         Ok(())
     }
@@ -526,17 +565,6 @@ impl Engine {
                 let (from, to) = (string()?, string()?);
                 self.rename(from, to, true)
             }
-            b"fsync@openssh.com" => match self.handle(string()?)? {
-                Handle::Write(w) => {
-                    w.attempt(|w| {
-                        w.upload.sync()?;
-                        w.ledger.facts.fsynced = true;
-                        Ok(())
-                    })?;
-                    Ok(Reply::Ok)
-                }
-                _ => Err(Fault::Failure("the handle is not open for writing".into())),
-            },
             b"statvfs@openssh.com" => {
                 self.path(string()?)?;
                 self.vfs()
@@ -650,33 +678,17 @@ impl Engine {
     }
 }
 
-impl Writing {
-    /// Runs a step whose failure stays with the handle.
-    fn attempt(&mut self, step: impl FnOnce(&mut Self) -> Result<(), Fault>) -> Result<(), Fault> {
-        let result = match &self.fault {
-            Some(fault) => Err(fault.clone()),
-            None => step(self),
-        };
-        if let Err(fault) = &result {
-            self.ledger.facts.failed += 1;
-            self.fault = Some(fault.clone());
-        }
-        result
-    }
-
-    fn abandon(self) {
-        self.upload.abandon(&self.ledger.facts);
-    }
-}
-
 impl Drop for Engine {
     fn drop(&mut self) {
         for (_, handle) in self.handles.drain() {
-            if let Handle::Write(w) = handle {
-                // A panic here must not keep the other uploads from their end.
-                if std::panic::catch_unwind(AssertUnwindSafe(|| w.abandon())).is_err() {
-                    tracing::error!("abandoning an upload panicked");
+            // A panic here must not keep the other uploads from their end. One that is being synced ends with that.
+            let end = AssertUnwindSafe(|| {
+                if let Handle::Write(w) = handle {
+                    w.abandon()
                 }
+            });
+            if std::panic::catch_unwind(end).is_err() {
+                tracing::error!("abandoning an upload panicked");
             }
         }
     }
@@ -688,6 +700,16 @@ fn no_handle() -> Fault {
 
 fn malformed() -> Fault {
     Fault::BadMessage("the request cannot be read".into())
+}
+
+/// The whole answer of what ran aside.
+fn status(id: u32, result: Result<(), Fault>) -> Bytes {
+    let mut b = BytesMut::new();
+    match result {
+        Ok(()) => packet::status(&mut b, id, Code::Ok, ""),
+        Err(fault) => packet::fault(&mut b, id, &fault),
+    }
+    b.freeze()
 }
 
 fn answer(out: &mut Answers<'_>, id: u32, result: Result<Reply, Fault>) -> Result<(), Broken> {

@@ -11,9 +11,9 @@
 //!   proof, `host_keys.rs` tells clients of keys to come.
 //! * `channel.rs` takes the decrypted bytes of one channel and gives them to a worker on a blocking thread. **A packet
 //!   enters there**, in `Channel::accept`.
-//! * `engine.rs` runs the requests in order, all but a CLOSE, which must not hold up the others: `packet.rs` cuts and reads
-//!   them, `path.rs` parses every path once, `attrs.rs` the attributes, `facts.rs` keeps the record of each upload. **A byte
-//!   lands** in `Engine::write`, which calls [`Upload::write_pieces`].
+//! * `engine.rs` runs the requests in order, all but a CLOSE and a sync, which must not hold up the others: `packet.rs` cuts
+//!   and reads them, `path.rs` parses every path once, `attrs.rs` the attributes, `writing.rs` has the open upload and
+//!   `facts.rs` its record. **A byte lands** in `Engine::write`, which calls [`Upload::write_pieces`].
 //! * Answers leave through `answers.rs`; the data of a READ are fetched there just before they are sent. `longname.rs` makes
 //!   the lines of a listing.
 //!
@@ -48,6 +48,7 @@ mod proxy;
 mod server;
 mod session;
 mod tree;
+mod writing;
 
 pub use answers::{MAX_WAITING_ANSWERS, MAX_WAITING_BYTES};
 pub use auth::{

@@ -142,7 +142,7 @@ impl Download for Reading {
     }
 }
 
-/// How long the CLOSE of a file takes whose name begins with "slow".
+/// How long the CLOSE of a file takes whose name begins with "slow", and the sync of one with "syncs".
 const SLOW: Duration = Duration::from_secs(2);
 
 struct Written {
@@ -163,6 +163,11 @@ impl Upload for Written {
         apply(&self.real, set)
     }
     fn sync(&mut self) -> Result<(), Fault> {
+        match self.path.name() {
+            Some("syncs-badly") => return Err(Fault::Failure("the disk is broken".into())),
+            Some(name) if name.starts_with("syncs") => std::thread::sleep(SLOW),
+            _ => {}
+        }
         Ok(self.file.sync_all()?)
     }
     fn close(self: Box<Self>, facts: &UploadFacts) -> Result<(), Fault> {
@@ -840,6 +845,71 @@ fn a_slow_close_holds_up_its_own_name_only() {
     for name in &names {
         w.closed(name);
     }
+}
+
+fn fsync(id: u32, handle: &[u8]) -> Vec<u8> {
+    packet(200, id, &[&string(b"fsync@openssh.com"), handle])
+}
+
+#[test]
+fn a_slow_sync_holds_up_its_own_handle_only() {
+    let w = World::new();
+    fs::write(w.path("srv/there"), b"old").unwrap();
+    let mut raw = Raw::new(&w);
+    raw.send(&[open_write(1, b"syncs"), open_write(2, b"other"), open_write(3, b"syncs-badly")].concat());
+    let (slow, other, bad) = (raw.handle(), raw.handle(), raw.handle());
+    let write = |id, handle: &[u8], at: u64, text: &[u8]| packet(6, id, &[handle, &at.to_be_bytes(), &string(text)]);
+    let began = Instant::now();
+    raw.send(
+        &[
+            write(4, &slow, 0, b"12"),
+            fsync(5, &slow),
+            write(6, &other, 0, b"ab"),
+            packet(17, 7, &[&string(b"there")]),
+            fsync(8, &other),
+            packet(4, 9, &[&other]),
+            // The handle that is being synced: these wait, and what stands behind them with them.
+            write(10, &slow, 2, b"34"),
+            packet(17, 11, &[&string(b"there")]),
+            packet(8, 12, &[&slow]),
+            packet(4, 13, &[&slow]),
+        ]
+        .concat(),
+    );
+    let ids: Vec<u32> = (0..10)
+        .map(|_| {
+            let answer = raw.answer().unwrap();
+            let id = u32::from_be_bytes(answer[1..5].try_into().unwrap());
+            assert!(![6, 7, 8].contains(&id) || began.elapsed() < SLOW, "{id} waited for another's sync");
+            assert!(answer[0] == 105 || answer[5..9] == [0; 4], "{id}: {answer:?}");
+            id
+        })
+        .collect();
+    let at = |id| ids.iter().position(|one| *one == id).unwrap();
+    assert!(at(4) < at(5) && at(8) < at(9), "{ids:?}");
+    assert!([6, 7, 8, 9].iter().all(|id| at(*id) < at(5)), "{ids:?}");
+    assert_eq!(ids[6..], [10, 11, 12, 13], "{ids:?}");
+    assert!(began.elapsed() >= SLOW);
+    assert_eq!(fs::read(w.path("srv/syncs")).unwrap(), b"1234");
+    let facts = w.closed("syncs");
+    assert!(!facts.fsynced && facts.size == 4, "written after the sync");
+    assert!(w.closed("other").fsynced);
+
+    // A failed sync stays with the handle.
+    raw.send(&[fsync(20, &bad), write(21, &bad, 0, b"x"), packet(4, 22, &[&bad]), fsync(23, &bad)].concat());
+    assert_eq!(
+        [raw.code(), raw.code(), raw.code(), raw.code()],
+        [(20, 4), (21, 4), (22, 4), (23, 4)]
+    );
+
+    // The connection lost while one is synced: it is abandoned, once.
+    raw.send(&open_write(30, b"syncs-and-goes"));
+    let handle = raw.handle();
+    raw.send(&[write(31, &handle, 0, b"1"), fsync(32, &handle), packet(8, 33, &[&handle])].concat());
+    assert_eq!(raw.code(), (31, 0));
+    raw.child.kill().unwrap();
+    raw.child.wait().unwrap();
+    abandoned_once(&w, "syncs-and-goes");
 }
 
 /// Prints wall time and the CPU time of this process (the server; the client is a child) for 1 GiB each way. Run with

@@ -24,6 +24,8 @@ mod packet;
 mod path;
 #[path = "../../src/tree.rs"]
 mod tree;
+#[path = "../../src/writing.rs"]
+mod writing;
 
 use answers::Outbox;
 use budget::Budget;
