@@ -75,7 +75,11 @@ impl Logins {
         let objects = self.core.objects();
         let holds = |login: &Login| {
             let user = objects.user(&login.user).filter(|user| user.name == login.user);
-            user.is_some_and(|user| self.judge(login.peer).holds(user, &login.given, &login.password))
+            let judge = Judge {
+                is_open: true,
+                ..self.judge(login.peer)
+            };
+            user.is_some_and(|user| judge.holds(user, &login.given, &login.password))
         };
         let revoked: Vec<u64> = {
             let sessions = locked(&self.sessions);
@@ -91,6 +95,7 @@ impl Logins {
         Judge {
             core: &self.core,
             revoked: &self.revoked,
+            is_open: false,
             peer,
             now: self.core.clock.now() / 1000,
         }

@@ -3,11 +3,13 @@
 //! One `Private` stands between the formats, each of which has a file here: OpenSSH's own, PEM and
 //! PuTTY's. Public keys come as text in whatever form people have and leave as one normalised line.
 
+mod krl;
 mod openssh;
 mod options;
 mod ppk;
 mod private;
 mod public;
+mod revocation;
 mod rfc4716;
 mod traditional;
 mod wire;
@@ -21,6 +23,7 @@ use zeroize::Zeroizing;
 
 pub use options::KeyOptions;
 pub use public::{MAX_PUBLIC_KEY, MAX_PUBLIC_KEYS, MAX_PUBLIC_TEXT, RSA_BITS, parse_public};
+pub use revocation::Revocations;
 
 use crate::error::{Error, Result};
 use crate::import::check_passphrase;

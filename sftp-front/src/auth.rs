@@ -102,6 +102,8 @@ pub struct Certificate {
     pub extensions: Vec<String>,
     /// The authority's key as a line of `authorized_keys`.
     pub authority: String,
+    /// The same in SSH wire form.
+    pub authority_blob: Vec<u8>,
     /// The authority's fingerprint.
     pub authority_fingerprint: String,
 }
@@ -338,6 +340,7 @@ fn certified(certificate: &ssh_key::Certificate, allowed: &[Algorithm]) -> Optio
             .collect(),
         extensions: certificate.extensions().keys().cloned().collect(),
         authority: authority.to_openssh().ok()?.trim().to_owned(),
+        authority_blob: authority.to_bytes().ok()?,
         authority_fingerprint: authority.fingerprint(HashAlg::Sha256).to_string(),
     })
 }

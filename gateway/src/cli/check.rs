@@ -12,6 +12,7 @@ use crate::config::{Config, Secret};
 use crate::gateway::{Core, is_served};
 use crate::manage::host_keys::HostKeyState;
 use crate::manage::{Object, Refusal, RefusalKind, Result, host_keys, objects, rules};
+use crate::sftp_tree::revoked;
 
 /// Validate configuration and objects without starting.
 #[derive(Debug, Args)]
@@ -51,6 +52,16 @@ pub(crate) fn run(ctx: &Ctx, args: &Check) -> Outcome {
                 Err(why) => Finding::bad(name, why, "give a readable PEM file"),
             });
         }
+    }
+    if let Some(file) = &config.sftp.revoked_keys {
+        findings.push(match revoked::check(file) {
+            Ok(()) => Finding::ok("sftp.revoked_keys", file.display().to_string()),
+            Err(why) => Finding::bad(
+                "sftp.revoked_keys",
+                why,
+                "give a list by ssh-keygen -k, or a text; until then nobody logs in with a key",
+            ),
+        });
     }
     if config.paths().db.exists() {
         let core = Core::open(config)?;

@@ -17,6 +17,8 @@ use crate::user::User;
 pub(super) struct Judge<'a> {
     pub(super) core: &'a Core,
     pub(super) revoked: &'a Revoked,
+    /// A session that is open is judged, not a login.
+    pub(super) is_open: bool,
     pub(super) peer: IpAddr,
     /// Unix seconds.
     pub(super) now: i64,
@@ -131,7 +133,12 @@ impl Judge<'_> {
 
     /// The options of the line under which a key or certificate counts.
     fn key_fits(&self, user: Option<&User>, key: &PublicKey) -> Result<KeyOptions, String> {
-        if let Some(why) = self.revoked.reason(key) {
+        let revoked = if self.is_open {
+            self.revoked.reason_to_end(key)
+        } else {
+            self.revoked.reason(key)
+        };
+        if let Some(why) = revoked {
             return Err(why);
         }
         // An unknown user costs the same work: one key is parsed and compared.

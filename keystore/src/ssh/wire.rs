@@ -12,8 +12,20 @@ impl<'a> Fields<'a> {
         Some(taken)
     }
 
+    pub(crate) fn byte(&mut self) -> Option<u8> {
+        self.bytes(1)?.first().copied()
+    }
+
+    pub(crate) fn u32(&mut self) -> Option<u32> {
+        Some(u32::from_be_bytes(self.bytes(4)?.try_into().ok()?))
+    }
+
+    pub(crate) fn u64(&mut self) -> Option<u64> {
+        Some(u64::from_be_bytes(self.bytes(8)?.try_into().ok()?))
+    }
+
     pub(crate) fn string(&mut self) -> Option<&'a [u8]> {
-        let length = u32::from_be_bytes(self.bytes(4)?.try_into().ok()?);
+        let length = self.u32()?;
         self.bytes(usize::try_from(length).ok()?)
     }
 

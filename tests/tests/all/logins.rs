@@ -396,10 +396,116 @@ fn authorities_of_the_server_count_for_all_and_the_list_of_the_revoked_too() {
     // principals= of the line instead of the user's name.
     let public = fs::read_to_string(format!("{}.pub", authority.display())).unwrap();
     gateway.file("line", format!("cert-authority,principals=\"ops\" {public}").as_bytes());
-    gateway.file("revoked", b"");
+    gateway.file("revoked", b"# none\n");
     gateway.ok(&["user", "key", "add", "bob", "--public-key", "line"]);
     certify(&gateway, &authority, &key, &["-I", "holder", "-n", "ops"]);
     assert!(goes("bob") && !goes("alice"));
+}
+
+/// A list by `ssh-keygen -k` of these specifications or keys, put in the place of the old one.
+fn revoke(gateway: &Gateway, more: &[&str], what: &str) {
+    let spec = gateway.file("spec", what.as_bytes());
+    let mut command = tool("ssh-keygen", &["-q", "-k", "-f", "revoked.new"]);
+    command.args(more).arg(&spec).current_dir(gateway.path("."));
+    let _ = run(&mut command).ok();
+    fs::rename(gateway.path("revoked.new"), gateway.path("revoked")).unwrap();
+}
+
+#[test]
+fn lists_by_ssh_keygen_revoke_what_it_says_itself() {
+    let gateway = gateway();
+    let [authority, other, key] = ["authority", "other", "holder"].map(|name| gateway.ssh_key(name, "ed25519"));
+    let public = |key: &Path| fs::read_to_string(format!("{}.pub", key.display())).unwrap();
+    gateway.file("authorities", format!("{}{}", public(&authority), public(&other)).as_bytes());
+    gateway.file("revoked", b"# nothing yet\n");
+    assert_eq!(gateway.term(), 0);
+    gateway.configure(&[("sftp.user_ca", "[\"file:authorities\"]"), ("sftp.revoked_keys", "\"revoked\"")]);
+    gateway.start();
+    let own = user(&gateway, "alice", "publickey").unwrap();
+    let certified = PathBuf::from(format!("{}-cert.pub", key.display()));
+    let own_line = gateway.json(&["user", "show", "alice"])["keys"][0].as_str().unwrap().to_owned();
+    let own_public = gateway.file("own.pub", format!("{own_line}\n").as_bytes());
+    let fingerprint = |kind: &str, file: &Path| {
+        let told = run(&mut tool("ssh-keygen", &["-l", "-E", kind, "-f", file.to_str().unwrap()])).ok();
+        told.split(' ').nth(1).unwrap().to_owned()
+    };
+    let of_authority = ["-s", &format!("{}.pub", authority.display())];
+    let of_other = ["-s", &format!("{}.pub", other.display())];
+    let scattered: String = (1..200).step_by(2).map(|n| format!("serial: {n}\n")).collect();
+    let cases: &[(&str, &[&str], String, [bool; 3])] = &[
+        // Of the certificate with serial 12, of that with 13, of the plain key: revoked?
+        ("nothing", &[], String::new(), [false, false, false]),
+        ("a serial number", &of_authority, "serial: 12\n".into(), [true, false, false]),
+        ("a range", &of_authority, "serial: 13-1000000\n".into(), [false, true, false]),
+        ("a bitmap", &of_authority, scattered, [false, true, false]),
+        (
+            "another authority's",
+            &of_other,
+            "serial: 1-100\nid: holder\n".into(),
+            [false, false, false],
+        ),
+        ("an id", &of_authority, "id: holder\n".into(), [true, true, false]),
+        ("any authority's", &["-s", "none"], "serial: 12\n".into(), [true, false, false]),
+        ("a key", &[], format!("key: {own_line}\n"), [false, false, true]),
+        ("the holder's key", &[], public(&key), [true, true, false]),
+        ("the authority's key", &[], public(&authority), [true, true, false]),
+        (
+            "a digest",
+            &[],
+            format!("hash: {}\n", fingerprint("sha256", &own_public)),
+            [false, false, true],
+        ),
+        ("an old digest", &[], format!("sha1: {}\n", public(&key)), [true, true, false]),
+        (
+            "the digest of a key",
+            &[],
+            format!("sha256: {}\n", public(&authority)),
+            [true, true, false],
+        ),
+    ];
+    for (what, more, spec, revoked) in cases {
+        revoke(&gateway, more, spec);
+        let asked = |file: &Path| {
+            let list = gateway.path("revoked");
+            run(&mut tool(
+                "ssh-keygen",
+                &["-Q", "-f", list.to_str().unwrap(), file.to_str().unwrap()],
+            ))
+            .code
+                != 0
+        };
+        for (serial, revoked) in ["12", "13"].iter().zip(revoked) {
+            certify(&gateway, &authority, &key, &["-I", "holder", "-n", "alice", "-z", serial]);
+            assert_eq!(asked(&certified), *revoked, "{what}, {serial}: ssh-keygen");
+            let goes = openssh(&gateway, "alice", &[&identity(&key)], &[]).code == 0;
+            assert_eq!(goes, !revoked, "{what}, {serial}");
+        }
+        assert_eq!(asked(&own_public), revoked[2], "{what}, plain key: ssh-keygen");
+        assert_eq!(
+            openssh(&gateway, "alice", &[&identity(&own)], &[]).code != 0,
+            revoked[2],
+            "{what}, plain key"
+        );
+    }
+
+    // A list that is cut off: one clear line, nobody gets in, and a session that is open goes on.
+    revoke(&gateway, &[], &public(&other));
+    assert!(gateway.ok(&["check"]).contains("sftp.revoked_keys"));
+    let sftp = tests::sftp::Sftp::new(gateway.sftp_port, "alice", &own);
+    let mut open = tests::packets::Packets::of(&sftp);
+    let whole = fs::read(gateway.path("revoked")).unwrap();
+    gateway.file("revoked", &whole[..whole.len() - 1]);
+    assert_ne!(openssh(&gateway, "alice", &[&identity(&own)], &[]).code, 0);
+    let told = gateway.cli(&["check"]);
+    assert!(told.code != 0 && format!("{told}").contains("cut off"), "{told}");
+    assert_eq!(gateway.log().matches("cannot read sftp.revoked_keys").count(), 1);
+    assert_eq!(open.ask(16, &[&tests::packets::string(b".")]).kind, 104, "the open session");
+    gateway.file("revoked", &whole);
+    assert_eq!(openssh(&gateway, "alice", &[&identity(&own)], &[]).code, 0);
+    revoke(&gateway, &[], &own_line);
+    wait_for("the session's end", || {
+        gateway.json(&["session", "list"]).as_array().unwrap().is_empty().then_some(())
+    });
 }
 
 #[test]
