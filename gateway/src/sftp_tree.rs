@@ -2,6 +2,7 @@
 //! upload is `intake`'s; here both are put into the words of SFTP.
 
 mod desk;
+mod guesses;
 mod listing;
 mod pace;
 mod penalty;
@@ -26,6 +27,7 @@ use crate::gateway::Core;
 use crate::login::Progress;
 use crate::manage::host_keys::{self, HostKey, HostKeyState};
 use desk::Desk;
+use guesses::Guesses;
 use pace::Clocks;
 use penalty::Penalties;
 use proofs::{Judge, describe, method_of};
@@ -45,6 +47,7 @@ pub struct Logins {
     sessions: Mutex<HashMap<u64, Login>>,
     penalties: Penalties,
     revoked: Revoked,
+    guesses: Guesses,
 }
 
 struct Login {
@@ -67,6 +70,7 @@ impl Logins {
             clocks: Clocks::default(),
             sessions: Mutex::default(),
             penalties: Penalties::default(),
+            guesses: Guesses::default(),
         }
     }
 
@@ -95,6 +99,7 @@ impl Logins {
         Judge {
             core: &self.core,
             revoked: &self.revoked,
+            guesses: &self.guesses,
             is_open: false,
             peer,
             now: self.core.clock.now() / 1000,

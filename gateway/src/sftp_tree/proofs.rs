@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use keystore::ssh::{KeyOptions, parse_public};
 use sftp_front::{Certificate, Method, Peer, Presence, Proof, Proven, PublicKey, Step};
 
+use super::guesses::{Guesses, Outcome};
 use super::in_block;
 use super::revoked::Revoked;
 use crate::gateway::Core;
@@ -17,6 +18,7 @@ use crate::user::User;
 pub(super) struct Judge<'a> {
     pub(super) core: &'a Core,
     pub(super) revoked: &'a Revoked,
+    pub(super) guesses: &'a Guesses,
     /// A session that is open is judged, not a login.
     pub(super) is_open: bool,
     pub(super) peer: IpAddr,
@@ -78,7 +80,8 @@ impl Judge<'_> {
             }
             Proof::Code(code) => {
                 steps.push(LoginStep::Totp);
-                self.code_fits(user, code).map_err(|why| format!("totp: {why}"))
+                self.try_code(user.filter(|_| !given.is_empty()), code)
+                    .map_err(|why| format!("totp: {why}"))
             }
         };
         let progress = user.filter(|user| self.admits(user)).map(|user| user.login.after(&steps));
@@ -224,14 +227,30 @@ impl Judge<'_> {
         Ok(())
     }
 
-    /// A code counts once: its step is remembered before it does.
-    fn code_fits(&self, user: Option<&User>, code: &str) -> Result<(), String> {
+    /// A code behind the first step, if this source has not tried too many.
+    fn try_code(&self, user: Option<&User>, code: &str) -> Result<(), String> {
         let user = user
             .filter(|user| !user.totp.is_empty())
             .ok_or("the user has no secret for codes")?;
+        self.guesses
+            .begin(&user.name, self.peer, self.now)
+            .map_err(|seconds| format!("too many wrong codes; not looked at for {seconds} s"))?;
+        let outcome = self.code_fits(user, code);
+        // A fault of ours is no wrong code.
+        let counted = *outcome.as_ref().unwrap_or(&Outcome::Used);
+        self.guesses.end(&user.name, self.peer, self.now, counted);
+        match outcome? {
+            Outcome::Right => Ok(()),
+            Outcome::Used => Err("a code that was used already".to_owned()),
+            Outcome::Wrong => Err("wrong code".to_owned()),
+        }
+    }
+
+    /// A code counts once: its step is remembered before it does.
+    fn code_fits(&self, user: &User, code: &str) -> Result<Outcome, String> {
         let secret = secrets::open_totp(&self.core.master, user).map_err(|refusal| refusal.to_string())?;
         let step = keystore::otp::matching_step(&secret, code, self.now).map_err(|error| error.to_string())?;
-        let step = step.ok_or("wrong code")?;
+        let Some(step) = step else { return Ok(Outcome::Wrong) };
         let key = format!("totp/{}/{}", user.account, user.name);
         let fresh = self.core.journal.write_blocking(move |tx| {
             let used = tx.fact(&key)?.and_then(|step| step.parse().ok()).unwrap_or(i64::MIN);
@@ -241,11 +260,8 @@ impl Judge<'_> {
             tx.set_fact(&key, &step.to_string())?;
             Ok(true)
         });
-        match fresh {
-            Ok(true) => Ok(()),
-            Ok(false) => Err("a code that was used already".to_owned()),
-            Err(error) => Err(error.to_string()),
-        }
+        let outcome = fresh.map(|fresh| if fresh { Outcome::Right } else { Outcome::Used });
+        outcome.map_err(|error| error.to_string())
     }
 }
 

@@ -277,6 +277,38 @@ fn codes_of_an_authenticator_app_are_the_second_step() {
 }
 
 #[test]
+fn codes_cannot_be_guessed_and_strangers_shut_nobody_out() {
+    if !is_installed("oathtool") {
+        return;
+    }
+    let gateway = gateway();
+    let key = user(&gateway, "ops", "publickey,totp password,totp").unwrap();
+    let secret = gateway.json(&["user", "totp", "ops"])["totp_secret"].as_str().unwrap().to_owned();
+    let (keyed, password) = (format!("key:{}", key.display()), format!("password:{PASSWORD}"));
+    let right = |ahead| format!("code:{}", code(&secret, ahead));
+    // Codes without the first step are never looked at.
+    for _ in 0..4 {
+        assert_eq!(
+            steps(&gateway, "ops", &["password:a wrong one", "code:000000"])[0],
+            "refused",
+            "a stranger"
+        );
+    }
+    assert_eq!(steps(&gateway, "ops", &[&keyed, &right(0)])[1], "in");
+    // Somebody who has the password: three codes, then not even the right one counts, on whatever connection.
+    let wrong = ["code:000000", "code:000001", "code:000002"];
+    let tried = steps(&gateway, "ops", &[&[password.as_str()], &wrong[..]].concat());
+    assert_eq!(tried, ["next keyboard-interactive", "refused", "refused", "refused"]);
+    assert_eq!(steps(&gateway, "ops", &[&password, &right(30)])[1], "refused");
+    wait_for("the reason in the user's log", || {
+        let log = gateway.ok(&["user", "log", "ops", "-o", "json"]);
+        log.contains("too many wrong codes; not looked at for").then_some(())
+    });
+    gateway.set_clock(60);
+    assert_eq!(steps(&gateway, "ops", &[&keyed, &right(60)])[1], "in", "after the wait");
+}
+
+#[test]
 fn openssh_asks_its_user_for_the_code() {
     if !is_installed("oathtool") {
         return;
