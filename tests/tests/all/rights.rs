@@ -1,11 +1,10 @@
 //! What a user may do where, how much of it, and what is known about it afterwards.
 
 use std::io::Write as _;
-use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use tests::process::wait_within;
-use tests::{Gateway, Pair, Sftp, wait_for};
+use tests::{Gateway, Pair, wait_for};
 
 /// ALICE and BOB in one gateway; messages wait for their release, so that they stay in `send`.
 fn waiting() -> Pair {
@@ -163,43 +162,4 @@ fn the_log_of_a_user_tells_deeds_with_bytes_and_time() {
     assert!(find("user.login")["facts"]["client"].is_string() && find("user.logout")["facts"]["bytes_in"].is_u64());
     let all = gateway.json(&["user", "log", "--limit", "3"]);
     assert_eq!(all.as_array().unwrap().len(), 3);
-}
-
-/// A balancer in front of a port, which says that every client is 192.0.2.7; its own port.
-fn balancer(behind: u16) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for client in listener.incoming().map_while(Result::ok) {
-            let mut server = TcpStream::connect(("127.0.0.1", behind)).unwrap();
-            let head = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\x0a\0\0\x01\x9c\x40\0\x16";
-            server.write_all(head).unwrap();
-            for (mut from, mut to) in [
-                (client.try_clone().unwrap(), server.try_clone().unwrap()),
-                (server.try_clone().unwrap(), client.try_clone().unwrap()),
-            ] {
-                std::thread::spawn(move || {
-                    let _ = std::io::copy(&mut from, &mut to);
-                    let _ = to.shutdown(std::net::Shutdown::Both);
-                });
-            }
-        }
-    });
-    port
-}
-
-#[test]
-fn a_listed_balancer_names_the_client() {
-    let gateway = Gateway::with(&[("sftp.proxy_protocol_from", "[\"127.0.0.0/8\"]")]);
-    let direct = gateway.user("behind");
-    let through = Sftp::new(balancer(gateway.sftp_port), "behind", &gateway.path("behind-ed25519.key"));
-    assert!(through.logs_in());
-    let log = gateway.json(&["user", "log", "behind"]);
-    let login = log.as_array().unwrap().iter().find(|event| event["kind"] == "user.login").unwrap();
-    assert_eq!(login["facts"]["peer"], "192.0.2.7:40000");
-    assert!(!direct.logs_in(), "a balancer has to say whom it brings");
-    gateway.ok(&["user", "set", "behind", "--allowed-ips", "192.0.2.8"]);
-    wait_for("the address to count", || (!through.logs_in()).then_some(()));
-    gateway.ok(&["user", "set", "behind", "--allowed-ips", "192.0.2.0/24"]);
-    wait_for("the address to count", || through.logs_in().then_some(()));
 }
