@@ -621,7 +621,7 @@ async fn pause(span: Duration, wake: Option<&Notify>, stop: &mut watch::Receiver
 /// Follows what commands change: settings count at once, and sessions that lost their right end.
 async fn follow_objects(core: Arc<Core>, logins: Arc<Logins>, front: Arc<sftp_front::Server>, mut stop: watch::Receiver<bool>) {
     let mut gauges_at = tokio::time::Instant::now();
-    let mut followed = core.objects().version;
+    let mut followed = (core.objects().version, logins.revocations());
     while pause(OBJECTS_POLL, None, &mut stop).await {
         if tokio::time::Instant::now() >= gauges_at {
             gauges_at += GAUGES;
@@ -633,7 +633,7 @@ async fn follow_objects(core: Arc<Core>, logins: Arc<Logins>, front: Arc<sftp_fr
             tracing::error!(%error, "cannot look for changed objects");
         }
         // A login may have been the first to see the change: what counts is the version that was acted upon.
-        let version = core.objects().version;
+        let version = (core.objects().version, logins.revocations());
         if version != followed {
             followed = version;
             logins.end_revoked(&front);

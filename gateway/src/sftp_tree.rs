@@ -74,6 +74,11 @@ impl Logins {
         }
     }
 
+    /// The number of the list of revoked keys that counts.
+    pub fn revocations(&self) -> u64 {
+        self.revoked.number()
+    }
+
     /// Ends the sessions of users, keys and passwords that lost their right meanwhile.
     pub fn end_revoked(&self, front: &sftp_front::Server) {
         let objects = self.core.objects();

@@ -7,7 +7,7 @@ use sftp_front::{Download, Entry, Fault, Kind, Listing, OpenHow, SetStat, Space,
 use std::collections::HashSet;
 use std::fs::{self, File, FileTimes};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -55,6 +55,11 @@ fn set(file: &File, set: &SetStat) -> Result<(), Fault> {
     if let Some(size) = set.size {
         file.set_len(size)?;
     }
+    mark(file, set)
+}
+
+/// Sets what needs no right to write.
+fn mark(file: &File, set: &SetStat) -> Result<(), Fault> {
     if let Some(mode) = set.mode {
         file.set_permissions(fs::Permissions::from_mode(mode))?;
     }
@@ -112,9 +117,9 @@ impl Tree for Files {
         Ok(fs::remove_file(real(path))?)
     }
 
-    fn mkdir(&self, path: &VPath, _set: &SetStat) -> Result<(), Fault> {
+    fn mkdir(&self, path: &VPath, set: &SetStat) -> Result<(), Fault> {
         self.rules.allow("mkdir", true)?;
-        Ok(fs::create_dir(real(path))?)
+        Ok(fs::DirBuilder::new().mode(set.mode.unwrap_or(0o777)).create(real(path))?)
     }
 
     fn rmdir(&self, path: &VPath) -> Result<(), Fault> {
@@ -124,6 +129,7 @@ impl Tree for Files {
 
     fn rename(&self, from: &VPath, to: &VPath, replace: bool) -> Result<(), Fault> {
         self.rules.allow(if replace { "posix-rename" } else { "rename" }, true)?;
+        fs::symlink_metadata(real(from))?;
         if !replace && fs::symlink_metadata(real(to)).is_ok() {
             return Err(Fault::Failure("the name exists already".into()));
         }
@@ -151,14 +157,11 @@ impl Tree for Files {
 
     fn set_stat(&self, path: &VPath, to: &SetStat) -> Result<(), Fault> {
         self.rules.allow("setstat", true)?;
-        if let Some(mode) = to.mode {
-            fs::set_permissions(real(path), fs::Permissions::from_mode(mode))?;
+        // A directory cannot be opened for writing, and has times all the same.
+        if to.size.is_some() {
+            return set(&File::options().write(true).open(real(path))?, to);
         }
-        if to.size.is_some() || to.times.is_some() {
-            let file = File::options().write(true).open(real(path))?;
-            set(&file, &SetStat { mode: None, ..*to })?;
-        }
-        Ok(())
+        mark(&File::open(real(path))?, to)
     }
 
     fn space(&self) -> Option<Space> {

@@ -44,7 +44,9 @@ impl Fault {
 impl From<io::Error> for Fault {
     fn from(e: io::Error) -> Self {
         match e.kind() {
-            io::ErrorKind::NotFound => Self::NoSuchFile("No such file".into()),
+            // A path through a file leads nowhere, as for OpenSSH.
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Self::NoSuchFile("No such file".into()),
+            io::ErrorKind::InvalidInput => Self::BadMessage("the request cannot be carried out as it stands".into()),
             io::ErrorKind::PermissionDenied => Self::PermissionDenied("Permission denied".into()),
             io::ErrorKind::AlreadyExists => Self::Failure("the name exists already".into()),
             io::ErrorKind::StorageFull => Self::Failure("the disk is full".into()),

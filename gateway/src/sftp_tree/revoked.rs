@@ -27,6 +27,8 @@ struct LastRead {
     seen: Option<Version>,
     /// The last good list.
     list: Revocations,
+    /// Which of them it is.
+    number: u64,
     /// Why the file as it is cannot be used.
     fault: Option<String>,
 }
@@ -73,6 +75,11 @@ impl Revoked {
         reason(&self.refreshed(file).list, key)
     }
 
+    /// The number of the list that counts: another one, and sessions have to be judged again.
+    pub(super) fn number(&self) -> u64 {
+        self.file.as_deref().map_or(0, |file| self.refreshed(file).number)
+    }
+
     fn refreshed(&self, file: &Path) -> MutexGuard<'_, LastRead> {
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         let before = read.fault.take();
@@ -103,6 +110,7 @@ fn refresh(file: &Path, read: &mut LastRead, before: Option<&str>) -> Result<(),
         return Err(format!("it is larger than {MAX_BYTES} bytes"));
     }
     read.list = Revocations::parse(&bytes)?;
+    read.number += 1;
     Ok(())
 }
 
@@ -161,6 +169,7 @@ mod tests {
         }
         std::fs::write(&file, "# none\n").unwrap();
         assert_eq!((revoked.reason(&key), revoked.reason_to_end(&key)), (None, None));
+        assert_eq!((revoked.number(), revoked.number()), (3, 3), "good lists, not tries");
         std::fs::File::create(&file).unwrap().set_len(MAX_BYTES + 1).unwrap();
         assert!(check(&file).unwrap_err().contains("larger"));
         assert_eq!(Revoked::new(None).reason(&key), None);
