@@ -909,7 +909,14 @@ fn a_slow_sync_holds_up_its_own_handle_only() {
     assert_eq!(raw.code(), (31, 0));
     raw.child.kill().unwrap();
     raw.child.wait().unwrap();
-    abandoned_once(&w, "syncs-and-goes");
+    w.wait("logout", |e| matches!(e, Event::Logout(_)).then_some(()));
+    let of = |e: &Event| match e {
+        Event::Abandoned(path, _) | Event::Closed(path, _) => path.name() == Some("syncs-and-goes"),
+        _ => false,
+    };
+    let log = w.log.lock().unwrap();
+    let ends: Vec<_> = log.iter().filter(|e| of(e)).collect();
+    assert!(matches!(ends[..], [Event::Abandoned(..)]), "{ends:?}");
 }
 
 /// Prints wall time and the CPU time of this process (the server; the client is a child) for 1 GiB each way. Run with
