@@ -6,6 +6,7 @@
 use sftp_front::{Download, Entry, Fault, Kind, Listing, OpenHow, SetStat, Space, Stat, Tree, Upload, UploadFacts, VPath};
 use std::collections::HashSet;
 use std::fs::{self, File, FileTimes};
+use std::io::{Read, Write};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
@@ -274,7 +275,7 @@ fn incoming() -> std::io::Result<UnixStream> {
     let (mut far, near) = UnixStream::pair()?;
     let mut input = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     std::thread::spawn(move || {
-        let _ = std::io::copy(&mut input, &mut far);
+        let _ = pump(&mut input, &mut far);
     });
     near.set_nonblocking(true)?;
     Ok(near)
@@ -285,8 +286,20 @@ fn outgoing() -> std::io::Result<(UnixStream, JoinHandle<()>)> {
     let (mut far, near) = UnixStream::pair()?;
     let mut output = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
     let copying = std::thread::spawn(move || {
-        let _ = std::io::copy(&mut far, &mut output);
+        let _ = pump(&mut far, &mut output);
     });
     near.set_nonblocking(true)?;
     Ok((near, copying))
+}
+
+/// Copies by reading and writing. `std::io::copy` would splice, which keeps the pipe locked while it waits for the socket: the
+/// client could not even read what is in it.
+fn pump(from: &mut impl Read, to: &mut impl Write) -> std::io::Result<()> {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match from.read(&mut buffer)? {
+            0 => return Ok(()),
+            n => to.write_all(buffer.get(..n).unwrap_or_default())?,
+        }
+    }
 }
