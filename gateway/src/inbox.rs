@@ -365,7 +365,7 @@ async fn at_once(core: &Arc<Core>, taken: Taken, staged: Staged) -> Result<Reply
     };
     let (message, mdn) = (filing.message.clone(), filing.mdn.clone());
     let staged_parts = filing.staged_parts();
-    match core.journal.write(move |tx| tx.receive_and_file(&claim, filing, at)).await? {
+    match core.journal.write_sure(move |tx| tx.receive_and_file(&claim, filing, at)).await? {
         Claimed::New => {
             check::filed(core, &message);
             // Its sender waits on the connection, which is what bounds the number of such waits.

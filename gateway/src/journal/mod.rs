@@ -2,8 +2,8 @@
 //!
 //! One writer thread runs all changes of this process. It collects what is ready, commits once and only then releases
 //! the answers (group commit), so that concurrent uploads and messages share one fsync. A change is a closure over
-//! [`Tx`], whose methods are the domain's verbs; each runs inside a savepoint, so that a failing one takes nothing
-//! along. Reads use connections of their own and never wait for the writer.
+//! [`Tx`], whose methods are the domain's verbs; one that fails takes nothing along. Reads use connections of their own
+//! and never wait for the writer.
 //!
 //! Other processes (the command line) write beside a server through the same verbs; [`Journal::version`] tells that
 //! something changed.
@@ -86,9 +86,33 @@ impl From<serde_json::Error> for JournalError {
 /// Result of a journal verb.
 pub type Result<T> = std::result::Result<T, JournalError>;
 
-type Change = Box<dyn FnOnce(&Tx<'_>) -> Release + Send>;
+/// Runs as the first of its group or behind others.
+type Change = Box<dyn FnOnce(&Tx<'_>, Turn) -> Ran + Send>;
 /// Sends the answer, once the group's commit is known.
 type Release = Box<dyn FnOnce(std::result::Result<(), String>) + Send>;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    First,
+    Later,
+}
+
+/// What running a change came to.
+struct Ran {
+    release: Release,
+    /// It failed, and what it wrote still stands in the transaction.
+    spoilt: bool,
+}
+
+/// How a change may fail.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Failing {
+    /// By a refusal of its own, after it wrote something: behind others it runs in a savepoint, which keeps a copy of every
+    /// page that it touches.
+    Alone,
+    /// Only if the database does; then all of its group fail with it.
+    WithAll,
+}
 
 /// The durable record of every decision.
 pub struct Journal {
@@ -136,7 +160,9 @@ impl Journal {
         T: Send + 'static,
         F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
     {
-        self.submit(change)?.blocking_recv().map_err(|_| JournalError::Closed)?
+        self.submit(change, Failing::Alone)?
+            .blocking_recv()
+            .map_err(|_| JournalError::Closed)?
     }
 
     /// Runs one change and waits until it is durable.
@@ -148,25 +174,55 @@ impl Journal {
         T: Send + 'static,
         F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
     {
-        self.submit(change)?.await.map_err(|_| JournalError::Closed)?
+        self.submit(change, Failing::Alone)?.await.map_err(|_| JournalError::Closed)?
     }
 
-    fn submit<T, F>(&self, change: F) -> Result<oneshot::Receiver<Result<T>>>
+    /// Like [`Journal::write`], for a change without a refusal of its own, which fails only if the database does. It costs
+    /// less; a failure takes its whole group along, whose askers are told: nothing of it was promised.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn write_sure<T, F>(&self, change: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
+    {
+        self.submit(change, Failing::WithAll)?.await.map_err(|_| JournalError::Closed)?
+    }
+
+    /// [`Journal::write_sure`] for blocking threads.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn write_sure_blocking<T, F>(&self, change: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
+    {
+        self.submit(change, Failing::WithAll)?
+            .blocking_recv()
+            .map_err(|_| JournalError::Closed)?
+    }
+
+    fn submit<T, F>(&self, change: F, failing: Failing) -> Result<oneshot::Receiver<Result<T>>>
     where
         T: Send + 'static,
         F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
     {
         let (answer, receiver) = oneshot::channel();
-        let change: Change = Box::new(move |tx| {
-            let outcome = in_savepoint(tx, change);
-            Box::new(move |committed| {
-                let outcome = match committed {
-                    Ok(()) => outcome,
-                    Err(text) => Err(JournalError::Corrupt(format!("commit failed: {text}"))),
+        let change: Change = Box::new(move |tx, turn| {
+            let guarded = turn == Turn::Later && failing == Failing::Alone;
+            let outcome = if guarded { in_savepoint(tx, change) } else { change(tx) };
+            let spoilt = outcome.is_err() && !guarded;
+            let release = Box::new(move |committed: std::result::Result<(), String>| {
+                let outcome = match (outcome, committed) {
+                    (Ok(_), Err(text)) => Err(JournalError::Corrupt(format!("commit failed: {text}"))),
+                    (outcome, _) => outcome,
                 };
                 // The asker may have gone away; the decision stands all the same.
                 let _ = answer.send(outcome);
-            })
+            });
+            Ran { release, spoilt }
         });
         self.changes.send(change).map_err(|_| JournalError::Closed)?;
         Ok(receiver)
@@ -281,32 +337,46 @@ fn migrate(db: &Connection) -> Result<()> {
 fn write_loop(db: &Connection, recent: &Recent, queue: &mpsc::Receiver<Change>) {
     while let Ok(first) = queue.recv() {
         let tx = Tx { db, recent };
-        let begun = tx.run("BEGIN IMMEDIATE").map_err(|error| error.to_string());
-        let mut releases = Vec::new();
-        if begun.is_ok() {
-            releases.push(first(&tx));
-            // A full disk ends the transaction by itself; what would follow in this group would stand outside of it.
-            while releases.len() < MAX_GROUP
-                && !db.is_autocommit()
-                && let Ok(next) = queue.try_recv()
-            {
-                releases.push(next(&tx));
-            }
-        } else {
+        if let Err(error) = tx.run("BEGIN IMMEDIATE") {
             // Without a transaction nothing may be decided: the change runs nowhere and its asker is told.
             drop(first);
-            tracing::error!(error = ?begun, "the journal cannot begin a transaction");
+            tracing::error!(%error, "the journal cannot begin a transaction");
             continue;
         }
-        let committed = tx.run("COMMIT").map_err(|error| error.to_string());
-        if let Err(error) = &committed {
-            tracing::error!(%error, "the journal cannot commit");
+        let (releases, spoilt) = run_group(&tx, first, queue);
+        let committed = if spoilt {
+            Err("a change of the same group failed".to_owned())
+        } else {
+            tx.run("COMMIT").map_err(|error| {
+                tracing::error!(%error, "the journal cannot commit");
+                error.to_string()
+            })
+        };
+        if committed.is_err() {
             let _ = db.execute_batch("ROLLBACK");
         }
         for release in releases {
             release(committed.clone());
         }
     }
+}
+
+/// Runs the first change and those that wait behind it. The group ends at a change that spoilt the transaction, which is
+/// then rolled back: with only the first in it, that costs nobody else anything.
+fn run_group(tx: &Tx<'_>, first: Change, queue: &mpsc::Receiver<Change>) -> (Vec<Release>, bool) {
+    let Ran { release, mut spoilt } = first(tx, Turn::First);
+    let mut releases = vec![release];
+    // A full disk ends the transaction by itself; what would follow in this group would stand outside of it.
+    while !spoilt
+        && releases.len() < MAX_GROUP
+        && !tx.db.is_autocommit()
+        && let Ok(next) = queue.try_recv()
+    {
+        let ran = next(tx, Turn::Later);
+        spoilt = ran.spoilt;
+        releases.push(ran.release);
+    }
+    (releases, spoilt)
 }
 
 #[cfg(test)]

@@ -133,6 +133,38 @@ fn a_failing_change_takes_nothing_along() {
 }
 
 #[test]
+fn a_sure_change_that_fails_after_all_takes_its_group_along_and_no_other() {
+    let (_dir, journal) = journal();
+    let (hold, held) = mpsc::channel::<()>();
+    let (entered, inside) = mpsc::channel();
+    let first = journal.submit(
+        move |tx| {
+            entered.send(()).unwrap();
+            // The others queue up behind it, into the same group.
+            held.recv().unwrap();
+            tx.set_fact("first", "1")
+        },
+        Failing::Alone,
+    );
+    inside.recv().unwrap();
+    let failing = |failing| {
+        journal.submit(
+            |tx| tx.set_fact("bad", "1").and(Err::<(), _>(JournalError::Conflict("no".into()))),
+            failing,
+        )
+    };
+    let refused = failing(Failing::Alone);
+    let second = journal.submit(|tx| tx.set_fact("second", "1"), Failing::WithAll);
+    let broken = failing(Failing::WithAll);
+    let later = journal.submit(|tx| tx.set_fact("later", "1"), Failing::Alone);
+    hold.send(()).unwrap();
+    let ended = [first, refused, second, broken, later].map(|sent| sent.unwrap().blocking_recv().unwrap().is_ok());
+    assert_eq!(ended, [false, false, false, false, true]);
+    let kept = |key: &str| journal.read(|tx| tx.fact(key)).unwrap().is_some();
+    assert_eq!(["first", "bad", "second", "later"].map(kept), [false, false, false, true]);
+}
+
+#[test]
 fn the_event_chain_shows_a_rewritten_row() {
     let (dir, journal) = journal();
     accept(&journal, "a.edi", 10);

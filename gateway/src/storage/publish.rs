@@ -44,7 +44,7 @@ impl Storage {
             .context(|| "cannot sync the file system".to_owned())?;
         let count = placed.len();
         let keys: Vec<String> = placed.iter().map(|entry| entry.store.clone()).collect();
-        self.journal.write_blocking(move |tx| tx.published(&placed))?;
+        self.journal.write_sure_blocking(move |tx| tx.published(&placed))?;
         for key in keys {
             // Small ones went with their rows.
             if is_file(&key) && !self.journal.read(|tx| tx.names_store_key(&key))? {
