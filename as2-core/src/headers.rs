@@ -8,14 +8,36 @@ use crate::error::{Error, ErrorKind};
 pub const MAX_BLOCK: usize = 64 * 1024;
 /// Most fields of one block.
 pub const MAX_FIELDS: usize = 200;
+/// Fields that there is room for before a block is read.
+const TYPICAL_FIELDS: usize = 24;
 
 #[derive(Clone, PartialEq, Eq)]
 struct Field {
     name: String,
-    /// The value's bytes as they came, folds joined, outer blanks gone.
-    raw: Vec<u8>,
-    /// The same as text; bytes that are not UTF-8 are read as Latin-1.
+    /// The value's text, folds joined, outer blanks gone; bytes that are not UTF-8 are read as Latin-1.
     text: String,
+    /// The bytes as they came, where they were not UTF-8.
+    odd: Option<Vec<u8>>,
+}
+
+impl Field {
+    fn new(name: String, value: Vec<u8>) -> Self {
+        match String::from_utf8(value) {
+            Ok(text) => Field { name, text, odd: None },
+            Err(error) => {
+                let bytes = error.into_bytes();
+                Field {
+                    name,
+                    text: text_of(&bytes),
+                    odd: Some(bytes),
+                }
+            }
+        }
+    }
+
+    fn raw(&self) -> &[u8] {
+        self.odd.as_deref().unwrap_or(self.text.as_bytes())
+    }
 }
 
 /// The fields of one header block.
@@ -40,7 +62,7 @@ impl Headers {
         if block.len() > MAX_BLOCK {
             return Err(bad(format!("a header block of more than {MAX_BLOCK} bytes")));
         }
-        let mut fields: Vec<(String, Vec<u8>)> = Vec::new();
+        let mut fields: Vec<(String, Vec<u8>)> = Vec::with_capacity(TYPICAL_FIELDS);
         for line in block.split(|&b| b == b'\n') {
             let line = line.strip_suffix(b"\r").unwrap_or(line);
             if line.iter().any(|&b| b == 0 || b == b'\r') {
@@ -72,10 +94,12 @@ impl Headers {
             }
             fields.push((name, value.get(1..).unwrap_or_default().trim_ascii().to_vec()));
         }
-        let fields = fields.into_iter().map(|(name, raw)| Field {
-            name,
-            text: text_of(raw.trim_ascii()),
-            raw: raw.trim_ascii().to_vec(),
+        let fields = fields.into_iter().map(|(name, mut value)| {
+            // A value that begins or ends with a fold got a blank there.
+            if value.trim_ascii().len() < value.len() {
+                value = value.trim_ascii().to_vec();
+            }
+            Field::new(name, value)
         });
         Ok(Headers { fields: fields.collect() })
     }
@@ -89,10 +113,7 @@ impl Headers {
     /// The bytes of the first value under this name.
     #[must_use]
     pub fn get_raw(&self, name: &str) -> Option<&[u8]> {
-        self.fields
-            .iter()
-            .find(|f| f.name.eq_ignore_ascii_case(name))
-            .map(|f| f.raw.as_slice())
+        self.fields.iter().find(|f| f.name.eq_ignore_ascii_case(name)).map(Field::raw)
     }
 
     /// Every value under this name, in order.
@@ -123,12 +144,7 @@ impl Headers {
         if self.fields.len() == MAX_FIELDS {
             return Err(Error::invalid(format!("more than {MAX_FIELDS} header fields")));
         }
-        let raw = value.trim_ascii().to_vec();
-        self.fields.push(Field {
-            name,
-            text: text_of(&raw),
-            raw,
-        });
+        self.fields.push(Field::new(name, value.trim_ascii().to_vec()));
         Ok(())
     }
 
@@ -157,11 +173,11 @@ impl Headers {
     /// The lines, each ended by CRLF, without the blank line after them.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.fields.iter().map(|f| f.name.len() + f.raw.len() + 4).sum());
+        let mut out = Vec::with_capacity(self.fields.iter().map(|f| f.name.len() + f.raw().len() + 4).sum());
         for field in &self.fields {
             out.extend_from_slice(field.name.as_bytes());
             out.extend_from_slice(b": ");
-            out.extend_from_slice(&field.raw);
+            out.extend_from_slice(field.raw());
             out.extend_from_slice(b"\r\n");
         }
         out
