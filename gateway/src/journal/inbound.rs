@@ -81,6 +81,33 @@ impl Filing {
     }
 }
 
+/// What a bound Message-ID stands for.
+struct Binding<'a> {
+    state: State,
+    mic: &'a str,
+    mdn: Option<(&'a str, &'a [u8])>,
+}
+
+impl<'a> Binding<'a> {
+    /// A message that is yet to be checked.
+    fn received() -> Self {
+        Binding {
+            state: State::Received,
+            mic: "",
+            mdn: None,
+        }
+    }
+
+    /// One whose check has ended.
+    fn ended(filing: &'a Filing) -> Self {
+        Binding {
+            state: filing.message.state,
+            mic: &filing.message.detail.mic,
+            mdn: filing.mdn.as_ref().map(|(headers, body)| (headers.as_str(), body.as_slice())),
+        }
+    }
+}
+
 impl Tx<'_> {
     /// Binds (station, partner, Message-ID) to a new message. Only an accepted message binds for good: a rejected one
     /// may be received again (R14).
@@ -88,7 +115,7 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn receive(&self, claim: Claim, now: Millis) -> Result<Claimed> {
-        if let Some(row) = self.bind(&claim, now)? {
+        if let Some(row) = self.bind(&claim, &Binding::received(), now)? {
             return Ok(Claimed::Bound(row));
         }
         let message = &claim.message;
@@ -103,44 +130,43 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn receive_and_file(&self, claim: &Claim, mut filing: Filing, now: Millis) -> Result<Claimed> {
-        if let Some(row) = self.bind(claim, now)? {
+        if let Some(row) = self.bind(claim, &Binding::ended(&filing), now)? {
             return Ok(Claimed::Bound(row));
         }
         self.flag_same_payload(&mut filing.message, now)?;
         self.insert_message(&filing.message)?;
-        self.end_filing(&filing, now)?;
+        self.show_filed(&filing, now)?;
         Ok(Claimed::New)
     }
 
     /// Takes the Message-ID and keeps the raw body, or gives the row that has it.
-    fn bind(&self, claim: &Claim, now: Millis) -> Result<Option<InboundRow>> {
+    fn bind(&self, claim: &Claim, binding: &Binding<'_>, now: Millis) -> Result<Option<InboundRow>> {
         let message = &claim.message;
         let mut upsert = self.db.prepare_cached(
-            "INSERT INTO inbound (station, partner, bare_id, message, state, raw_sha256, lease_owner, lease_until, fence, updated)
-             VALUES (?1, ?2, ?3, ?4, 'received', ?5, ?6, ?7, 1, ?8)
+            "INSERT INTO inbound (station, partner, bare_id, message, state, raw_sha256, mic, mdn_headers, mdn_body, lease_owner,
+                lease_until, fence, updated)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 1, ?12)
              ON CONFLICT (station, partner, bare_id) DO UPDATE
-                SET message = excluded.message, state = 'received', raw_sha256 = excluded.raw_sha256, mic = '',
-                    mdn_headers = NULL, mdn_body = NULL, lease_owner = excluded.lease_owner,
+                SET message = excluded.message, state = excluded.state, raw_sha256 = excluded.raw_sha256, mic = excluded.mic,
+                    mdn_headers = excluded.mdn_headers, mdn_body = excluded.mdn_body, lease_owner = excluded.lease_owner,
                     lease_until = excluded.lease_until, fence = inbound.fence + 1, updated = excluded.updated
-                WHERE inbound.state = 'rejected'
-             RETURNING fence",
+                WHERE inbound.state = 'rejected'",
         )?;
-        let fence: Option<i64> = upsert
-            .query_row(
-                params![
-                    message.station,
-                    message.partner,
-                    bare(&message.message_id),
-                    message.id.as_str(),
-                    message.detail.raw_sha256,
-                    claim.owner,
-                    now + LEASE,
-                    now
-                ],
-                |row| row.get(0),
-            )
-            .optional()?;
-        if fence.is_none() {
+        let bound = upsert.execute(params![
+            message.station,
+            message.partner,
+            bare(&message.message_id),
+            message.id.as_str(),
+            binding.state.as_str(),
+            message.detail.raw_sha256,
+            binding.mic,
+            binding.mdn.map(|(headers, _)| headers),
+            binding.mdn.map(|(_, body)| body),
+            (binding.state == State::Received).then_some(&claim.owner),
+            now + LEASE,
+            now
+        ])?;
+        if bound == 0 {
             let row = self.inbound(&message.station, &message.partner, &message.message_id)?;
             return row.map(Some).ok_or_else(|| JournalError::Conflict("the claim vanished".to_owned()));
         }
@@ -193,18 +219,14 @@ impl Tx<'_> {
         self.flag_same_payload(&mut filing.message, now)?;
         self.update_message(&filing.message, &[State::Received])?;
         self.finish_job(JobKind::Receive, filing.message.id.as_str())?;
-        self.end_filing(&filing, now)
+        self.end_binding(&filing, now)?;
+        self.show_filed(&filing, now)
     }
 
-    fn end_filing(&self, filing: &Filing, now: Millis) -> Result<()> {
+    fn end_binding(&self, filing: &Filing, now: Millis) -> Result<()> {
         let message = &filing.message;
-        let id = message.id.as_str();
-        for (key, bytes) in &filing.blobs {
-            self.put_blob(key, bytes)?;
-        }
-        self.add_entries(&message.account, id, &filing.entries, now)?;
         if message.state != State::Quarantined {
-            let (headers, body) = filing.mdn.as_ref().map(|(h, b)| (h.as_str(), b.as_slice())).unzip();
+            let (headers, body) = Binding::ended(filing).mdn.unzip();
             self.db
                 .prepare_cached(
                     "UPDATE inbound SET state = ?4, mic = ?5, mdn_headers = ?6, mdn_body = ?7, lease_owner = NULL, updated = ?8
@@ -219,9 +241,18 @@ impl Tx<'_> {
                     headers,
                     body,
                     now,
-                    id
+                    message.id.as_str()
                 ])?;
         }
+        Ok(())
+    }
+
+    fn show_filed(&self, filing: &Filing, now: Millis) -> Result<()> {
+        let message = &filing.message;
+        for (key, bytes) in &filing.blobs {
+            self.put_blob(key, bytes)?;
+        }
+        self.add_entries(&message.account, message.id.as_str(), &filing.entries, now)?;
         self.add_mdn_job(filing)?;
         let kind = if message.state == State::Filed {
             "message.received"
