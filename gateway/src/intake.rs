@@ -11,7 +11,7 @@ use openssl::sha::Sha256;
 
 use crate::clock::{Millis, millis};
 use crate::gateway::Core;
-use crate::journal::{Accepted, JournalError, NewUpload, UploadRow, UploadState};
+use crate::journal::{Accepted, Blob, JournalError, NewUpload, UploadRow, UploadState};
 use crate::message::{Detail, Direction, FileRecord, Id, Message, State};
 use crate::partner::Partner;
 use crate::storage::{Staged, StorageError};
@@ -153,7 +153,7 @@ fn wait(core: &Core, file: Arrived, state: UploadState, reason: &str) -> Result<
     Ok(Landed::Waits(state))
 }
 
-fn put(core: &Core, row: UploadRow, blob: Option<(String, Vec<u8>)>) -> Result<(), JournalError> {
+fn put(core: &Core, row: UploadRow, blob: Option<Blob>) -> Result<(), JournalError> {
     let replaced = core.journal.write_blocking(move |tx| {
         if let Some((key, bytes)) = &blob {
             tx.put_blob(key, bytes)?;

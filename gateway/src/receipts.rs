@@ -12,7 +12,7 @@ use as2_core::receive::{
 
 use crate::clock::{Millis, millis};
 use crate::gateway::Core;
-use crate::journal::{Job, NewEntry, Next, Settlement};
+use crate::journal::{Blob, Job, NewEntry, Next, Settlement};
 use crate::layout::{self, Area, MdnDirection};
 use crate::message::{Attempt, Message, State};
 use crate::outbox::{self, FlowError};
@@ -87,7 +87,7 @@ impl Evidence {
     }
 
     /// The file that shows it in `raw-mdn/incoming`.
-    pub(crate) fn file(&self, message: &Message, now: Millis) -> (NewEntry, (String, Vec<u8>)) {
+    pub(crate) fn file(&self, message: &Message, now: Millis) -> (NewEntry, Blob) {
         let mut bytes = self.headers.to_bytes();
         bytes.extend_from_slice(b"\r\n");
         bytes.extend_from_slice(&self.body);

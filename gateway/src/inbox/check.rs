@@ -9,6 +9,7 @@ use as2_core::headers::Headers;
 use as2_core::mic::Mic;
 use as2_core::receive::{Failure, Incoming, Limits, PartInfo, PayloadSink, Received, ReceivedMessage, Receiver, SinkError};
 use as2_core::{Error, ErrorKind};
+use bytes::Bytes;
 
 use super::reply::{Mdn, Says, receipted};
 use super::{Taken, names};
@@ -16,7 +17,7 @@ use crate::clock::{Millis, millis};
 use crate::content_type;
 use crate::event::NewEvent;
 use crate::gateway::Core;
-use crate::journal::{Filing, NewEntry};
+use crate::journal::{Blob, Filing, NewEntry};
 use crate::layout::{self, Area, MdnDirection, Tray};
 use crate::message::{FileRecord, Message, State};
 use crate::outbox::FlowError;
@@ -77,11 +78,11 @@ pub(super) fn filed(core: &Core, message: &Message) {
 
 /// Opens the body (the one given, or else the staged one) and makes the MDN, on a blocking thread and within the bound for
 /// cryptographic work.
-pub(super) async fn examine(core: &Arc<Core>, taken: &Taken, body: Option<Vec<u8>>) -> Result<Checked, FlowError> {
+pub(super) async fn examine(core: &Arc<Core>, taken: &Taken, body: Option<Bytes>) -> Result<Checked, FlowError> {
     let given = taken.clone();
     let work = move |core: &Arc<Core>| {
         let content = match body {
-            Some(bytes) => Content::Bytes(bytes.into()),
+            Some(bytes) => Content::Bytes(bytes),
             None => core.storage.open_staged(&given.message.detail.raw)?,
         };
         let found = pass(core, &given.pair, &content, &given.message.detail.head())?;
@@ -156,7 +157,7 @@ fn conclude(core: &Core, taken: Taken, found: Found) -> Result<Checked, FlowErro
 }
 
 /// Message directory and payload files.
-fn show_in_inbox(message: &Message, parts: Vec<Part>, entries: &mut Vec<NewEntry>, blobs: &mut Vec<(String, Vec<u8>)>) {
+fn show_in_inbox(message: &Message, parts: Vec<Part>, entries: &mut Vec<NewEntry>, blobs: &mut Vec<Blob>) {
     entries.push(NewEntry::dir(Area::Files, inbox_shelf(message), message.id.as_str()));
     let parent = format!("{}/{}", inbox_shelf(message), message.id);
     for part in parts {
@@ -305,7 +306,7 @@ fn inbox_shelf(message: &Message) -> String {
 }
 
 /// Raw message and header block, as the tree shows them.
-pub(super) fn evidence_entries(message: &Message) -> (Vec<NewEntry>, Vec<(String, Vec<u8>)>) {
+pub(super) fn evidence_entries(message: &Message) -> (Vec<NewEntry>, Vec<Blob>) {
     let id = message.id.as_str();
     let shelf = |area| layout::shelf(area, &message.station, &message.partner, Tray::Inbox);
     let block = Staged::small(message.detail.head());
@@ -331,7 +332,7 @@ pub(super) fn evidence_entries(message: &Message) -> (Vec<NewEntry>, Vec<(String
 }
 
 /// The file that shows an MDN in `raw-mdn/outgoing`: header block, blank line, body.
-pub(super) fn mdn_file(message: &Message, (block, body): &(String, Vec<u8>)) -> (NewEntry, (String, Vec<u8>)) {
+pub(super) fn mdn_file(message: &Message, (block, body): &Mdn) -> (NewEntry, Blob) {
     let mut bytes = block.clone().into_bytes();
     bytes.extend_from_slice(b"\r\n");
     bytes.extend_from_slice(body);

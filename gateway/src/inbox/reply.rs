@@ -19,7 +19,7 @@ use super::check::{evidence_entries, mdn_file};
 use crate::clock::rfc3339;
 use crate::gateway::Core;
 use crate::http::{Arrival, Reply};
-use crate::journal::Filing;
+use crate::journal::{Blob, Filing};
 use crate::message::{Detail, Direction, Id, Message, State};
 use crate::outbox::FlowError;
 use crate::partnership::Partnership;
@@ -366,7 +366,7 @@ pub(super) async fn keep_refused(
     mut message: Message,
     receipt: Option<&ReceiptRequest>,
     says: Says,
-    raw: Option<(String, Vec<u8>)>,
+    raw: Option<Blob>,
 ) -> Result<Option<Mdn>, FlowError> {
     let now = core.clock.now();
     message.updated = now;

@@ -5,7 +5,7 @@ use rusqlite::{OptionalExtension as _, params};
 use super::jobs::{JobKind, LEASE};
 use super::messages::bare;
 use super::outbound::lane;
-use super::tree::NewEntry;
+use super::tree::{Blob, NewEntry};
 use super::{JournalError, Result, Tx};
 use crate::clock::Millis;
 use crate::message::{Message, State};
@@ -40,7 +40,7 @@ pub struct Claim {
     /// The row, state `received`.
     pub message: Message,
     /// The raw body, if it is small enough to live in the journal.
-    pub inline: Option<(String, Vec<u8>)>,
+    pub inline: Option<Blob>,
     /// Who checks it.
     pub owner: String,
 }
@@ -62,7 +62,7 @@ pub struct Filing {
     /// What becomes visible.
     pub entries: Vec<NewEntry>,
     /// Small contents to keep.
-    pub blobs: Vec<(String, Vec<u8>)>,
+    pub blobs: Vec<Blob>,
     /// The MDN, as header block and body.
     pub mdn: Option<(String, Vec<u8>)>,
     /// It goes out by a POST of ours, not before this time: a job is made for it.

@@ -34,7 +34,7 @@ pub use lifecycle::{Expiring, SweepCount};
 pub use messages::MessageFilter;
 pub use objects::{ObjectKind, Objects};
 pub use outbound::{Accepted, NewUpload, Next, Revived, SendEntry, Settlement, lane};
-pub use tree::{Entry, NewEntry, UploadRow, UploadState};
+pub use tree::{Blob, Entry, NewEntry, UploadRow, UploadState};
 
 /// How long a writer waits for another process's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(15);

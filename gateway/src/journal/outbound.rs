@@ -6,7 +6,7 @@ use rusqlite::{OptionalExtension as _, params};
 use serde_json::json;
 
 use super::jobs::JobKind;
-use super::tree::{Entry, NewEntry, UploadRow};
+use super::tree::{Blob, Entry, NewEntry, UploadRow};
 use super::{JournalError, Result, Tx};
 use crate::clock::{Millis, compact, millis};
 use crate::event::NewEvent;
@@ -37,7 +37,7 @@ pub struct NewUpload {
     /// When it may be sent.
     pub due: Millis,
     /// Contents that are small enough to live in the journal.
-    pub inline: Option<(String, Vec<u8>)>,
+    pub inline: Option<Blob>,
     /// The part or parked file that it was until now.
     pub replaces: Option<UploadRow>,
 }
@@ -68,7 +68,7 @@ pub struct Settlement {
     /// The holder's job and fence; `None` for evidence that counts whatever the fence says.
     pub fence: Option<(i64, i64)>,
     /// Small contents to keep.
-    pub blobs: Vec<(String, Vec<u8>)>,
+    pub blobs: Vec<Blob>,
     /// What becomes visible.
     pub entries: Vec<NewEntry>,
     /// What moves in the tree, from directory to directory.
@@ -367,7 +367,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// `Conflict` if the fence or the state is gone.
-    pub fn progress(&self, message: &Message, (job, fence): (i64, i64), blob: Option<&(String, Vec<u8>)>, now: Millis) -> Result<()> {
+    pub fn progress(&self, message: &Message, (job, fence): (i64, i64), blob: Option<&Blob>, now: Millis) -> Result<()> {
         // It checks the fence as well.
         self.renew_job(job, fence, now)?;
         if let Some((key, bytes)) = blob {

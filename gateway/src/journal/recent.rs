@@ -22,11 +22,11 @@ struct Kept {
 }
 
 impl Recent {
-    pub(super) fn put(&self, key: &str, bytes: &[u8]) {
+    pub(super) fn put(&self, key: &str, bytes: &Bytes) {
         let mut kept = self.lock();
         kept.forget(key);
         kept.bytes += bytes.len();
-        kept.contents.insert(key.to_owned(), Bytes::copy_from_slice(bytes));
+        kept.contents.insert(key.to_owned(), bytes.clone());
         kept.order.push_back(key.to_owned());
         while kept.bytes > MAX_BYTES || kept.order.len() > 2 * kept.contents.len() + 1024 {
             let Some(oldest) = kept.order.pop_front() else { break };
@@ -62,7 +62,7 @@ mod tests {
     #[test]
     fn the_oldest_go_when_there_is_too_much() {
         let recent = Recent::default();
-        let piece = vec![7u8; MAX_BYTES / 4];
+        let piece = Bytes::from(vec![7u8; MAX_BYTES / 4]);
         for key in ["a", "b", "c", "d", "e"] {
             recent.put(key, &piece);
         }
@@ -79,7 +79,7 @@ mod tests {
     fn the_list_of_keys_is_bounded_as_well() {
         let recent = Recent::default();
         for n in 0..100_000 {
-            recent.put(&n.to_string(), b"x");
+            recent.put(&n.to_string(), &Bytes::from_static(b"x"));
             recent.forget(&n.to_string());
         }
         assert!(recent.lock().order.len() < 2048);

@@ -118,6 +118,9 @@ impl NewEntry {
     }
 }
 
+/// Small contents under their key.
+pub type Blob = (String, Bytes);
+
 const ENTRY: &str = "account, parent, name, version, area, message, is_dir, store, size, created, noncurrent";
 
 impl Tx<'_> {
@@ -125,10 +128,10 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database's.
-    pub fn put_blob(&self, key: &str, bytes: &[u8]) -> Result<()> {
+    pub fn put_blob(&self, key: &str, bytes: &Bytes) -> Result<()> {
         self.db
             .prepare_cached("INSERT OR REPLACE INTO blob (key, bytes) VALUES (?1, ?2)")?
-            .execute(params![key, bytes])?;
+            .execute(params![key, bytes.as_ref()])?;
         self.recent.put(key, bytes);
         Ok(())
     }

@@ -7,7 +7,7 @@ use super::outcome::{self, After};
 use super::restart::{self, Posted};
 use super::{FlowError, settle};
 use crate::gateway::Core;
-use crate::journal::{Job, JournalError, NewEntry, Settlement};
+use crate::journal::{Blob, Job, JournalError, NewEntry, Settlement};
 use crate::layout::{self, Area, Tray};
 use crate::message::{Attempt, Message, State};
 use crate::partner::TlsMode;
@@ -28,7 +28,7 @@ pub(super) async fn attempt(
     core: &Arc<Core>,
     job: &Job,
     mut message: Message,
-    blob: Option<(String, Vec<u8>)>,
+    blob: Option<Blob>,
     pair: &Arc<Partnership>,
 ) -> Result<(), FlowError> {
     let began = core.clock.now();

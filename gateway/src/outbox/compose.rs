@@ -12,6 +12,7 @@ use as2_core::receipt::ReceiptRequest;
 
 use super::FlowError;
 use crate::gateway::Core;
+use crate::journal::Blob;
 use crate::message::{Message, MicRecord};
 use crate::partner::{self, Zip};
 use crate::partnership::Partnership;
@@ -82,7 +83,7 @@ pub(super) async fn compose(
 }
 
 /// A composed message, and its bytes under their key if they are small.
-pub(super) type Packed = (Message, Option<(String, Vec<u8>)>);
+pub(super) type Packed = (Message, Option<Blob>);
 
 fn package(core: &Core, mut message: Message, pair: &Partnership) -> Result<Packed, ComposeError> {
     core.storage.check_room()?;

@@ -5,8 +5,11 @@ use std::io::IoSlice;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
+
 use super::partial::{Part, SYNC_EVERY};
 use super::{Context as _, INLINE_MAX, Result, make_dir, sync_dir};
+use crate::journal::Blob;
 
 /// Bytes that are being written and are worth nothing yet. Dropping it forgets them, unless it is a part (`partial.rs`).
 #[derive(Debug)]
@@ -38,7 +41,7 @@ pub struct Staged {
     /// Bytes in all.
     pub len: u64,
     /// The bytes of a `j:` key, which the deciding transaction has to keep.
-    pub inline: Option<Vec<u8>>,
+    pub inline: Option<Bytes>,
 }
 
 impl Staged {
@@ -49,19 +52,19 @@ impl Staged {
         Staged {
             key: format!("j:{}", name()),
             len,
-            inline: Some(bytes),
+            inline: Some(bytes.into()),
         }
     }
 
     /// The pair that journal verbs take.
     #[must_use]
-    pub fn blob(&self) -> Option<(String, Vec<u8>)> {
+    pub fn blob(&self) -> Option<Blob> {
         self.inline.clone().map(|bytes| (self.key.clone(), bytes))
     }
 
-    /// The same, without a copy.
+    /// The same, of what is not needed any more.
     #[must_use]
-    pub fn into_blob(self) -> Option<(String, Vec<u8>)> {
+    pub fn into_blob(self) -> Option<Blob> {
         self.inline.map(|bytes| (self.key, bytes))
     }
 }

@@ -70,7 +70,7 @@ fn cutting_a_draft_forgets_the_tail() {
     draft.append(&[1u8; 100]).unwrap();
     draft.set_len(3).unwrap();
     draft.append(&[2u8; 2]).unwrap();
-    assert_eq!(draft.stage().unwrap().inline.unwrap(), [1, 1, 1, 2, 2]);
+    assert_eq!(draft.stage().unwrap().inline.unwrap().as_ref(), [1, 1, 1, 2, 2]);
 }
 
 fn broken_off(storage: &Storage, transfer: &str, bytes: &[u8]) -> (Place, Draft) {
