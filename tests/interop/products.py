@@ -173,8 +173,9 @@ class OpenAs2:
     # JavaMail's own entry, which the server loses when it sets up BouncyCastle's: without it there is no unsigned MDN.
     MAILCAP = "multipart/*;; x-java-content-handler=com.sun.mail.handlers.multipart_mixed\n"
 
-    def __init__(self, home, tools):
-        self.home, self.tools, self.servers = home, tools, []
+    def __init__(self, home, tools, tracking=False):
+        """`tracking`: with the database of its messages, as its own distribution is set up."""
+        self.home, self.tools, self.servers, self.tracking = home, tools, [], tracking
         self.settled = set()
 
     @staticmethod
@@ -309,8 +310,31 @@ class OpenAs2Server:
         }
         flags = [f"-D{key}={value}" for key, value in properties.items()]
         jars = os.path.join(product.tools, "openas2", "*")
+        if product.tracking:
+            self.make_tracking_table(jars)
         self.process = spawn(
             ["java", "-Xmx512m", *flags, "-cp", jars, "org.openas2.app.OpenAS2Server", os.path.join(home, "config.xml")], home)
+
+    def tracking(self):
+        """Its tracking module as in its distribution, which has it in an H2 database of its own."""
+        return '''<module classname="org.openas2.processor.msgtracking.DbTrackingModule" use_embedded_db="true" force_load_jdbc_driver="false"
+ db_user="sa" db_pwd="OpenAS2" db_name="openas2" table_name="msg_metadata" db_directory="%home%/DB" jdbc_driver="org.h2.Driver"
+ jdbc_connect_string="jdbc:h2:$component.db_directory$/$component.db_name$" sql_escape_character="'" tcp_server_start="false"/>
+'''
+
+    def make_tracking_table(self, jars):
+        """The table that its distribution brings along. With an index, so that its look-ups do not slow down as it grows."""
+        words = "sender_id receiver_id status state signature_algorithm encryption_algorithm compression file_name sent_file_name " \
+                "content_type content_transfer_encoding mdn_mode"
+        texts = "prior_msg_id mdn_id mdn_response state_msg"
+        columns = ["id INT AUTO_INCREMENT PRIMARY KEY", "msg_id VARCHAR(1000) NOT NULL", "direction VARCHAR(25)",
+                   "is_resend VARCHAR(1) DEFAULT 'N'", "resend_count INT DEFAULT 0", "create_dt TIMESTAMP", "update_dt TIMESTAMP"]
+        columns += [f"{name} VARCHAR(255)" for name in words.split()] + [f"{name} LONGVARCHAR" for name in texts.split()]
+        script = os.path.join(self.home, "tracking.sql")
+        with open(script, "w", encoding="utf-8") as file:
+            file.write(f"CREATE TABLE msg_metadata ({', '.join(columns)});\nCREATE INDEX by_msg_id ON msg_metadata (msg_id);\n")
+        subprocess.run(["java", "-cp", jars, "org.h2.tools.RunScript", "-url", f"jdbc:h2:{self.home}/DB/openas2", "-user", "sa",
+                        "-password", "OpenAS2", "-script", script], check=True, capture_output=True)
 
     def wait(self):
         for _ in range(300):
@@ -378,7 +402,7 @@ class OpenAs2Server:
 <module classname="org.openas2.processor.sender.AS2SenderModule"/>
 <module classname="org.openas2.processor.sender.MDNSenderModule"/>
 <module classname="org.openas2.processor.resender.DirectoryResenderModule" resenddir="%home%/resend" errordir="%home%/resend-error" resenddelay="1"/>
-{pollers}
+{pollers}{self.tracking() if self.product.tracking else ''}
 <module classname="org.openas2.processor.storage.MDNFileModule" filename="%home%/mdn/$mdn.msg.sender.as2_id$-$mdn.msg.receiver.as2_id$/$date.yyyyMMddhhmmssSSS$" protocol="as2" tempdir="%home%/temp"/>
 <module classname="org.openas2.processor.storage.MessageFileModule" filename="%home%/inbox/$msg.receiver.as2_id$/$msg.attributes.filename$" protocol="as2" tempdir="%home%/temp"/>
 <module classname="org.openas2.processor.receiver.AS2ReceiverModule" address="127.0.0.1" port="{self.ports['http']}" errordir="%home%/inbox-error"/>
