@@ -172,18 +172,26 @@ impl Tx<'_> {
 
     /// Adds entries of a message; one that is there already stays as it is.
     pub(super) fn add_entries(&self, account: &str, message: &str, entries: &[NewEntry], now: Millis) -> Result<()> {
+        // One statement for both would go through a table of its own, since it reads what it writes.
+        let mut before = self.db.prepare_cached(
+            "SELECT max(version), coalesce(max(noncurrent IS NULL AND deleted IS NULL), 0) FROM entry
+             WHERE account = ?1 AND parent = ?2 AND name = ?3",
+        )?;
         let mut insert = self.db.prepare_cached(
             "INSERT INTO entry (account, parent, name, version, area, message, is_dir, store, size, created)
-             SELECT ?1, ?2, ?3, coalesce((SELECT max(version) + 1 FROM entry WHERE account = ?1 AND parent = ?2 AND name = ?3), 0),
-                    ?4, ?5, ?6, ?7, ?8, ?9
-             WHERE NOT EXISTS (SELECT 1 FROM entry WHERE account = ?1 AND parent = ?2 AND name = ?3
-                               AND noncurrent IS NULL AND deleted IS NULL)",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         )?;
         for entry in entries {
+            let (last, visible): (Option<i64>, bool) =
+                before.query_row([account, &entry.parent, &entry.name], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            if visible {
+                continue;
+            }
             insert.execute(params![
                 account,
                 entry.parent,
                 entry.name,
+                last.map_or(0, |version| version + 1),
                 entry.area.as_str(),
                 message,
                 entry.size.is_none(),
