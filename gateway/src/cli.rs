@@ -20,6 +20,7 @@ mod session;
 mod settings;
 mod station;
 mod status;
+mod upload;
 mod user;
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
@@ -126,6 +127,9 @@ enum Command {
     Session(session::Verb),
     /// Send files.
     Send(send::Send),
+    /// Files that wait in send and are no messages: look, send as they are, delete.
+    #[command(subcommand)]
+    Upload(upload::Verb),
     /// Messages, sent and received.
     #[command(subcommand)]
     Message(message::Verb),
@@ -213,6 +217,7 @@ async fn dispatch(ctx: &Ctx, command: Command) -> Outcome {
         Command::User(verb) => user::run(ctx, verb).await,
         Command::Session(verb) => session::run(ctx, verb).await,
         Command::Send(args) => send::run(ctx, args).await,
+        Command::Upload(verb) => upload::run(ctx, verb).await,
         Command::Message(verb) => message::run(ctx, verb).await,
         Command::Lifecycle(verb) => lifecycle::run(ctx, verb).await,
         Command::Inspect(args) => inspect::run(ctx, &args),
@@ -333,6 +338,41 @@ impl Ctx {
         let restored = tcsetattr(&stdin, OptionalActions::Now, &shown).map_err(cannot);
         self.printer.note("");
         restored.and(answer)
+    }
+
+    /// Tells what became of what a person named, `one` thing or several; `Ok` is the object and its line. What was refused
+    /// decides the exit code.
+    fn each_done(&self, things: &str, one: bool, results: Vec<Result<(serde_json::Value, String)>>) -> Outcome {
+        let all = results.len();
+        let (mut done, mut text, mut refused) = (Vec::new(), String::new(), Vec::new());
+        for result in results {
+            match result {
+                Ok((object, line)) => {
+                    text.push_str(&format!("{line}\n"));
+                    done.push(object);
+                }
+                Err(refusal) => refused.push(refusal),
+            }
+        }
+        if !one {
+            let text = if text.is_empty() { format!("no {things}") } else { text };
+            self.printer.done(&serde_json::Value::Array(done), &text);
+        } else if let Some(object) = done.first() {
+            self.printer.done(object, &text);
+        }
+        match refused.len() {
+            0 => Ok(error::DONE),
+            _ if all == 1 => Err(refused.remove(0)),
+            some => {
+                let first = refused.remove(0);
+                Err(Refusal {
+                    kind: crate::manage::RefusalKind::Partly,
+                    what: format!("{some} of {all} {things} were left as they are"),
+                    why: format!("{}: {}", first.what, first.why),
+                    ..first
+                })
+            }
+        }
     }
 
     /// `text`, or in a dry run what it would be.

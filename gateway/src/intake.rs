@@ -3,22 +3,17 @@
 //! Bytes are durable before anything is decided, and one journal transaction decides: a message, a duplicate, or a file
 //! that waits in `send` without being a message.
 
-use std::io::Read as _;
-use std::path::Path;
-use std::sync::Arc;
-
-use openssl::sha::Sha256;
+mod submit;
 
 use crate::clock::{Millis, millis};
 use crate::gateway::Core;
 use crate::journal::{Accepted, Blob, JournalError, NewUpload, UploadRow, UploadState};
 use crate::message::{Detail, Direction, FileRecord, Id, Message, State};
 use crate::partner::Partner;
-use crate::storage::{Staged, StorageError};
+use crate::storage::Staged;
 use crate::{content_type, layout};
 
-/// Bytes read at once from a local file.
-const PIECE: usize = 256 * 1024;
+pub use submit::{Submission, SubmitError, check_pair, submit};
 
 /// What is known about the way an upload ended (sftp.md §4.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +94,10 @@ pub fn land(core: &Core, file: Arrived, sign: Sign) -> Result<Landed, JournalErr
 
 fn accept(core: &Core, file: Arrived, partner: Option<&Partner>, due: Millis, now: Millis) -> Result<Landed, JournalError> {
     let message = new_message(&file, partner, now);
+    queue(core, file, message, due, now)
+}
+
+fn queue(core: &Core, file: Arrived, message: Message, due: Millis, now: Millis) -> Result<Landed, JournalError> {
     let id = message.id.clone();
     let replaced = file
         .replaces
@@ -180,7 +179,26 @@ pub fn keep_part(core: &Core, file: Arrived, reason: &str) -> Result<(), Journal
 /// # Errors
 /// The journal's.
 pub fn complete(core: &Core, row: UploadRow, name: &str) -> Result<Landed, JournalError> {
-    let file = Arrived {
+    land(core, of_waiting(row, name), Sign::Finished)
+}
+
+/// An operator sends a file that waits in `send` as it is, under its own name or another: whatever it waits for does not
+/// count, and the six-hour rule does. For blocking threads.
+///
+/// # Errors
+/// The journal's; a conflict if somebody else moved the file.
+pub fn send_waiting(core: &Core, row: UploadRow, name: &str) -> Result<Landed, JournalError> {
+    let now = core.clock.now();
+    let objects = core.objects();
+    let file = of_waiting(row, name);
+    let mut message = new_message(&file, objects.partner(&file.account, &file.partner), now);
+    message.detail.marks.push("released by an operator".to_owned());
+    queue(core, file, message, now, now)
+}
+
+/// A file that waits in `send`, as if it had just come under this name.
+fn of_waiting(row: UploadRow, name: &str) -> Arrived {
+    Arrived {
         account: row.account.clone(),
         station: row.station.clone(),
         partner: row.partner.clone(),
@@ -195,8 +213,7 @@ pub fn complete(core: &Core, row: UploadRow, name: &str) -> Result<Landed, Journ
         replaces: Some(row),
         subject: String::new(),
         content_type: String::new(),
-    };
-    land(core, file, Sign::Finished)
+    }
 }
 
 /// Gives a file in `send` another name or directory without making it a message. For blocking threads.
@@ -345,184 +362,6 @@ fn new_message(file: &Arrived, partner: Option<&Partner>, now: Millis) -> Messag
             ..Detail::default()
         },
     }
-}
-
-/// Why a file was not taken: code, what, why, and what to do.
-#[derive(Clone, Debug)]
-pub struct SubmitError {
-    /// In kebab-case.
-    pub code: &'static str,
-    /// What could not be done.
-    pub what: String,
-    /// Why.
-    pub why: String,
-    /// What to do next.
-    pub hint: String,
-}
-
-impl SubmitError {
-    fn new(code: &'static str, what: impl Into<String>, why: impl Into<String>, hint: impl Into<String>) -> Self {
-        SubmitError {
-            code,
-            what: what.into(),
-            why: why.into(),
-            hint: hint.into(),
-        }
-    }
-}
-
-/// Takes a local file as if it had been uploaded: for `as2gate send` and `partner test`. Due at once.
-///
-/// # Errors
-/// What is wrong with the pair, the name or the file.
-pub async fn submit(
-    core: &Arc<Core>,
-    station: &str,
-    partner: &str,
-    file: &Path,
-    name: Option<&str>,
-    subject: Option<&str>,
-    content_type: Option<&str>,
-) -> Result<Message, SubmitError> {
-    let account = check_pair(core, station, partner)?;
-    crate::variables::check("subject", subject.unwrap_or_default()).map_err(|why| {
-        let (why, hint) = why.split_once('\n').unwrap_or((&why, ""));
-        SubmitError::new("bad-subject", format!("cannot send {}", file.display()), why, hint)
-    })?;
-    let own = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let name = name.unwrap_or(&own).to_owned();
-    layout::check_upload_name(name.as_bytes())
-        .map_err(|why| SubmitError::new("bad-name", format!("cannot send {}", file.display()), why, "give another name"))?;
-    let (core2, path) = (Arc::clone(core), file.to_owned());
-    let (subject, content_type) = (subject.unwrap_or_default().to_owned(), content_type.unwrap_or_default().to_owned());
-    let (station, partner) = (station.to_owned(), partner.to_owned());
-    let work = tokio::task::spawn_blocking(move || {
-        let (staged, sha256) = stage(&core2, &path)?;
-        let unsendable = staged.len == 0 && !core2.objects().partner(&account, &partner).is_some_and(|p| p.allow_empty);
-        if unsendable {
-            return Err(SubmitError::new(
-                "empty-file",
-                format!("{} is empty", path.display()),
-                "empty files are not sent",
-                "partner set … --allow-empty true",
-            ));
-        }
-        let arrived = Arrived {
-            account,
-            station,
-            partner,
-            owner: "as2gate".to_owned(),
-            name,
-            staged,
-            sha256,
-            replaces: None,
-            subject,
-            content_type,
-        };
-        let now = core2.clock.now();
-        let failed = |error: JournalError| SubmitError::new("journal", "cannot send the file", error.to_string(), "as2gate doctor");
-        let objects = core2.objects();
-        let landed = accept(
-            &core2,
-            arrived.clone(),
-            objects.partner(&arrived.account, &arrived.partner),
-            now,
-            now,
-        )
-        .map_err(failed)?;
-        let (Landed::Queued(id) | Landed::Duplicate(id)) = landed else {
-            return Err(SubmitError::new(
-                "not-sent",
-                "the file was not sent",
-                "it waits in send",
-                "look at `as2gate message list`",
-            ));
-        };
-        core2.journal.read(|tx| tx.expect_message(id.as_str())).map_err(failed)
-    });
-    work.await
-        .map_err(|error| SubmitError::new("internal", "cannot send the file", error.to_string(), "look at the log"))?
-}
-
-/// The account of a pair that may trade.
-fn check_pair(core: &Core, station: &str, partner: &str) -> Result<String, SubmitError> {
-    let objects = core.objects();
-    let cannot = format!("cannot send from {station} to {partner}");
-    let Some(ours) = objects.stations.get(station) else {
-        let known: Vec<&str> = objects.stations.keys().map(String::as_str).take(5).collect();
-        return Err(SubmitError::new(
-            "no-station",
-            cannot,
-            format!("no station {station}; known: {}", known.join(", ")),
-            "as2gate station list",
-        ));
-    };
-    match objects.partner(&ours.account, partner) {
-        Some(found) if found.trades_with(station) => Ok(ours.account.clone()),
-        Some(_) => Err(SubmitError::new(
-            "not-a-pair",
-            cannot,
-            "the partner does not trade with this station",
-            "as2gate partner set … --stations",
-        )),
-        None => {
-            let known: Vec<&str> = objects
-                .pairs(&ours.account)
-                .filter(|(s, _)| s.as2_id == station)
-                .map(|(_, p)| p.as2_id.as_str())
-                .take(5)
-                .collect();
-            Err(SubmitError::new(
-                "no-partner",
-                cannot,
-                format!("no partner {partner}; known: {}", known.join(", ")),
-                "as2gate partner list",
-            ))
-        }
-    }
-}
-
-fn stage(core: &Core, path: &Path) -> Result<(Staged, String), SubmitError> {
-    let cannot = |why: String| {
-        SubmitError::new(
-            "unreadable-file",
-            format!("cannot read {}", path.display()),
-            why,
-            "look at the path and its rights",
-        )
-    };
-    let full = |error: StorageError| {
-        SubmitError::new(
-            "storage",
-            "cannot keep the file",
-            error.to_string(),
-            "make room or look at the disk",
-        )
-    };
-    core.storage.check_room().map_err(full)?;
-    let mut file = std::fs::File::open(path).map_err(|e| cannot(e.to_string()))?;
-    if file.metadata().map_err(|e| cannot(e.to_string()))?.is_dir() {
-        return Err(cannot("it is a directory".to_owned()));
-    }
-    let mut draft = core.storage.draft();
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0u8; PIECE];
-    loop {
-        let n = file.read(&mut buffer).map_err(|e| cannot(e.to_string()))?;
-        let piece = buffer.get(..n).unwrap_or_default();
-        if piece.is_empty() {
-            break;
-        }
-        if draft.len().saturating_add(PIECE as u64) > core.config.uploads.max_file.saturating_add(PIECE as u64) {
-            return Err(cannot(format!(
-                "it is longer than uploads.max_file, {} bytes",
-                core.config.uploads.max_file
-            )));
-        }
-        hash.update(piece);
-        draft.append(piece).map_err(full)?;
-    }
-    Ok((draft.stage().map_err(full)?, hex(&hash.finish())))
 }
 
 /// Bytes in lower-case hex.

@@ -18,6 +18,7 @@ pub mod secrets;
 pub mod setup;
 pub mod stations;
 pub mod stores;
+pub mod uploads;
 pub mod users;
 
 use serde_json::json;

@@ -621,51 +621,24 @@ async fn each(ctx: &Ctx, core: &Arc<Core>, which: Which, what: Move) -> Outcome 
     if which.state.is_some() && chosen.len() > 1 {
         ctx.confirm(&format!("{} messages; go on?", chosen.len()))?;
     }
-    let (mut moved, mut refused): (Vec<Value>, Vec<Refusal>) = (Vec::new(), Vec::new());
-    let mut text = String::new();
+    let mut results = Vec::new();
     for message in &chosen {
         let done = match what {
             Move::Retry => messages::retry(core, message, ctx.dry_run()).await,
             Move::Resend => messages::resend(core, message, ctx.dry_run()).await,
             Move::Cancel => messages::cancel(core, message, ctx.dry_run()).await,
         };
-        match done {
-            Ok(after) => {
-                let word = match what {
-                    Move::Retry => "goes out again now".to_owned(),
-                    Move::Resend if ctx.dry_run() => "would be sent anew".to_owned(),
-                    Move::Resend => format!("sent anew as {}", after.id),
-                    Move::Cancel => "cancelled".to_owned(),
-                };
-                text.push_str(&format!("{}\n", ctx.would(format!("Message {}   {word}", message.id))));
-                moved.push(object(&after));
-            }
-            Err(refusal) => refused.push(refusal),
-        }
+        results.push(done.map(|after| {
+            let word = match what {
+                Move::Retry => "goes out again now".to_owned(),
+                Move::Resend if ctx.dry_run() => "would be sent anew".to_owned(),
+                Move::Resend => format!("sent anew as {}", after.id),
+                Move::Cancel => "cancelled".to_owned(),
+            };
+            (object(&after), ctx.would(format!("Message {}   {word}", message.id)))
+        }));
     }
-    let one = which.state.is_none() && which.ids.len() == 1;
-    if !moved.is_empty() || !one {
-        let result = if one {
-            moved.pop().unwrap_or_default()
-        } else {
-            Value::Array(moved.clone())
-        };
-        ctx.printer.done(&result, if text.is_empty() { "no messages" } else { &text });
-    }
-    match (refused.len(), chosen.len()) {
-        (0, _) => Ok(DONE),
-        (_, 1) => Err(refused.remove(0)),
-        (some, all) => {
-            let first = refused.remove(0);
-            let what = format!("{some} of {all} messages were left as they are");
-            Err(Refusal {
-                kind: RefusalKind::Partly,
-                what,
-                why: format!("{}: {}", first.what, first.why),
-                ..first
-            })
-        }
-    }
+    ctx.each_done("messages", which.state.is_none() && which.ids.len() == 1, results)
 }
 
 fn chosen(ctx: &Ctx, core: &Core, which: &Which) -> Result<Vec<Message>> {

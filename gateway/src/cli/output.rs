@@ -166,6 +166,15 @@ impl Cell {
         }
     }
 
+    /// How long ago; whole seconds for programs.
+    pub(crate) fn age(at: Millis, now: Millis) -> Self {
+        let seconds = (now - at).max(0) / 1000;
+        Cell {
+            shown: age(seconds),
+            value: json!(seconds),
+        }
+    }
+
     pub(crate) fn time(at: Option<Millis>, now: Millis) -> Self {
         match at {
             Some(at) => Cell {
@@ -330,6 +339,16 @@ pub(crate) fn local(at: Millis, now: Millis) -> String {
     }
 }
 
+/// `47s`, `12m`, `5h`, `3d`: a time in its largest unit.
+fn age(seconds: i64) -> String {
+    match seconds {
+        ..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
 /// Lines of a name and a value, aligned; empty values are left out.
 pub(crate) fn facts(lines: &[(&str, String)]) -> String {
     let width = lines.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0) + 3;
@@ -352,6 +371,14 @@ mod tests {
         assert_eq!(
             (grouped(0), grouped(1212), grouped(10_000_000)),
             ("0".to_owned(), "1,212".to_owned(), "10,000,000".to_owned())
+        );
+    }
+
+    #[test]
+    fn ages_are_in_their_largest_unit() {
+        assert_eq!(
+            [0, 59, 60, 3599, 3600, 172_799, 172_800].map(age),
+            ["0s", "59s", "1m", "59m", "1h", "47h", "2d"]
         );
     }
 

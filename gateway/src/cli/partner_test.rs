@@ -200,7 +200,13 @@ async fn send_test(core: &Arc<Core>, station: &str, partner: &str, timeout: Dura
     std::fs::File::create_new(&path)
         .and_then(|mut file| file.write_all(text.as_bytes()))
         .map_err(|error| cannot(&error))?;
-    let submitted = intake::submit(core, station, partner, &path, Some(&name), Some("as2gate test message"), None).await;
+    let what = intake::Submission {
+        file: path.clone(),
+        name,
+        subject: "as2gate test message".to_owned(),
+        content_type: String::new(),
+    };
+    let submitted = intake::submit(core, station, partner, what).await;
     let _ = std::fs::remove_file(&path);
     message::wait_until_final(core, submitted?.id.as_str(), Some(timeout)).await
 }

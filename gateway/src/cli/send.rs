@@ -101,16 +101,13 @@ fn would_send(ctx: &Ctx, core: &Core, args: &Send) -> Outcome {
 async fn submit(ctx: &Ctx, core: &Arc<Core>, args: &Send) -> (Vec<Message>, Vec<Refusal>) {
     let (mut sent, mut refused) = (Vec::new(), Vec::new());
     for file in &args.files {
-        let submitted = intake::submit(
-            core,
-            &args.from,
-            &args.to,
-            file,
-            args.name.as_deref(),
-            args.subject.as_deref(),
-            args.content_type.as_deref(),
-        );
-        match submitted.await {
+        let what = intake::Submission {
+            file: file.clone(),
+            name: args.name.clone().unwrap_or_default(),
+            subject: args.subject.clone().unwrap_or_default(),
+            content_type: args.content_type.clone().unwrap_or_default(),
+        };
+        match intake::submit(core, &args.from, &args.to, what).await {
             Ok(message) => {
                 let duplicate = if message.state == State::Duplicate { &message.reason } else { "" };
                 tell(ctx, &message, duplicate);

@@ -480,7 +480,17 @@ async fn a_message_that_moved_since_it_was_seen_is_not_cancelled() {
     core.refresh_objects().unwrap();
     let file = _dir.path().join("a.edi");
     std::fs::write(&file, b"ISA").unwrap();
-    let seen = crate::intake::submit(&core, "ALICE", "BIG", &file, None, None, None).await.unwrap();
+    let seen = crate::intake::submit(
+        &core,
+        "ALICE",
+        "BIG",
+        crate::intake::Submission {
+            file,
+            ..Default::default()
+        },
+    )
+    .await
+    .unwrap();
     // A try has begun and ended since, and the state is the same as before.
     clock.advance(std::time::Duration::from_secs(1));
     let now = core.clock.now();

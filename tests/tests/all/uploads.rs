@@ -539,3 +539,102 @@ fn a_second_upload_of_a_name_never_takes_the_first_away() {
     assert_eq!(pair.fetch(&parcel), order(1));
     assert_eq!(pair.bob().messages_of("in", "order.edi").len(), 1);
 }
+
+/// What `upload list` says about a name.
+fn waiting(gateway: &Gateway, name: &str) -> Value {
+    let list = gateway.json(&["upload", "list"]);
+    let row = list.as_array().unwrap().iter().find(|row| row["name"] == name).cloned();
+    row.unwrap_or_else(|| panic!("{name} is not in {list:#}"))
+}
+
+#[test]
+fn an_operator_sees_and_releases_what_waits_in_send() {
+    let pair = Pair::one_gateway();
+    let alice = pair.alice();
+    pair.put("order.edi.part", &order(1));
+    pair.put("other.edi.part", &order(2));
+    pair.put("touch.edi", b"");
+    let row = waiting(alice, "order.edi.part");
+    assert_eq!(
+        (&row["station"], &row["partner"], &row["user"], &row["state"], &row["size"]),
+        (
+            &"ALICE".into(),
+            &"BOB".into(),
+            &"alice-erp".into(),
+            &"parked".into(),
+            &order(1).len().into()
+        )
+    );
+    assert!(row["reason"].as_str().unwrap().contains("temporary name") && row["age"].as_i64().unwrap() < 600);
+    assert_eq!(waiting(alice, "touch.edi")["state"], "ignored");
+    let parked = alice.json(&["upload", "list", "--state", "parked", "--user", "alice-erp"]);
+    assert_eq!(parked.as_array().unwrap().len(), 2);
+    assert_eq!(alice.json(&["upload", "list", "--partner", "ALICE"]), Value::Array(Vec::new()));
+
+    // As it is, and under another name.
+    let told = alice.json(&["upload", "release", "order.edi.part", "--dry-run"]);
+    assert_eq!(told["name"], "order.edi.part");
+    assert!(alice.messages("out").is_empty(), "a dry run sends nothing");
+    let sent = alice.json(&["upload", "release", &format!("{SEND}/order.edi.part")]);
+    assert_eq!((&sent["file"], &sent["user"]), (&"order.edi.part".into(), &"alice-erp".into()));
+    assert_eq!(pair.fetch(&pair.delivered("order.edi.part")), order(1));
+    alice.ok(&["upload", "release", "other.edi.part", "--name", "other.edi"]);
+    let parcel = pair.delivered("other.edi");
+    assert_eq!(pair.fetch(&parcel), order(2));
+    assert_eq!(parcel.sent["marks"], serde_json::json!(["released by an operator"]));
+    assert_eq!(pair.alice_user.ls(SEND), ["touch.edi"]);
+
+    // An empty file goes out where the partner may have one.
+    let refused = alice.cli(&["upload", "release", "touch.edi"]);
+    assert!(refused.code == 4 && refused.stderr.contains("--allow-empty"), "{refused}");
+    alice.ok(&["partner", "set", "BOB", "--allow-empty", "true"]);
+    alice.ok(&["upload", "release", "touch.edi"]);
+    assert_eq!(pair.fetch(&pair.delivered("touch.edi")), b"");
+    assert_eq!(alice.json(&["upload", "list"]), Value::Array(Vec::new()));
+}
+
+#[test]
+fn an_operator_deletes_what_waits_and_is_told_what_cannot_be() {
+    let pair = Pair::one_gateway();
+    let alice = pair.alice();
+    pair.deliver("taken.edi", &order(1));
+    for name in ["a.part", "b.part", "taken.edi.part"] {
+        pair.put(name, &order(2));
+    }
+    let local = alice.file("a.part", &order(3));
+    pair.bob_user.put(&local, &format!("{SEND}/a.part"));
+
+    // Two users, one name.
+    let which = alice.cli(&["upload", "rm", "a.part"]);
+    assert!(which.code == 2 && which.stderr.contains("bob-erp"), "{which}");
+    alice.ok(&["upload", "rm", "a.part", "--user", "bob-erp"]);
+    assert_eq!(pair.alice_user.get(&format!("{SEND}/a.part")), order(2));
+    alice.ok(&["upload", "rm", "a.part", "b.part"]);
+    assert_eq!(pair.alice_user.ls(SEND), ["taken.edi.part"]);
+    assert_eq!(alice.cli(&["upload", "rm", "a.part"]).code, 3);
+
+    // The six-hour rule counts for what is released.
+    let twice = alice.cli(&["upload", "release", "taken.edi.part", "--name", "taken.edi"]);
+    assert!(twice.code == 1 && twice.stderr.contains("message resend"), "{twice}");
+    assert_eq!(pair.alice_user.get("AS2/duplicate/ALICE/BOB/taken.edi"), order(2));
+
+    // What was broken off is not complete by anybody's word.
+    let local = alice.file("cut.bin", &noise(12 << 20, 15));
+    let line = format!("put {} {SEND}/cut.bin", quoted(local.to_str().unwrap()));
+    let mut client = pair.alice_user.start(&["-l", "16000"], &[&line]);
+    wait_for("some of the upload", || {
+        let text = pair.alice_user.ok(&[&format!("ls -ln {SEND}")]);
+        let size = text.split_whitespace().nth(4).and_then(|size| size.parse::<u64>().ok());
+        size.filter(|size| *size > 1 << 16)
+    });
+    client.kill().unwrap();
+    client.wait().unwrap();
+    alice.wait("the part", |alice| {
+        let parts = alice.json(&["upload", "list", "--state", "part"]);
+        (parts.as_array().unwrap().len() == 1).then_some(())
+    });
+    let refused = alice.cli(&["upload", "release", "cut.bin"]);
+    assert!(refused.code == 5 && refused.stderr.contains("alice-erp can resume it"), "{refused}");
+    alice.ok(&["upload", "rm", "cut.bin"]);
+    assert_eq!(pair.alice_user.ls(SEND), [""; 0]);
+}

@@ -1,0 +1,201 @@
+//! A file that comes from the command line instead of SFTP: `as2gate send` and `partner test`.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use openssl::sha::Sha256;
+
+use super::{Arrived, Landed, accept, hex};
+use crate::gateway::Core;
+use crate::journal::JournalError;
+use crate::layout;
+use crate::message::Message;
+use crate::storage::{Staged, StorageError};
+
+/// Bytes read at once from a local file.
+const PIECE: usize = 256 * 1024;
+
+/// Why a file was not taken: code, what, why, and what to do.
+#[derive(Clone, Debug)]
+pub struct SubmitError {
+    /// In kebab-case.
+    pub code: &'static str,
+    /// What could not be done.
+    pub what: String,
+    /// Why.
+    pub why: String,
+    /// What to do next.
+    pub hint: String,
+}
+
+impl SubmitError {
+    pub(super) fn new(code: &'static str, what: impl Into<String>, why: impl Into<String>, hint: impl Into<String>) -> Self {
+        SubmitError {
+            code,
+            what: what.into(),
+            why: why.into(),
+            hint: hint.into(),
+        }
+    }
+}
+
+/// A local file that is to go out.
+#[derive(Clone, Debug, Default)]
+pub struct Submission {
+    /// Where it is.
+    pub file: PathBuf,
+    /// The name to send it under; empty: the file's own.
+    pub name: String,
+    /// Subject instead of the partner's; empty: the partner's.
+    pub subject: String,
+    /// Content type; empty: by the partner's setting.
+    pub content_type: String,
+}
+
+/// Takes a local file as if it had been uploaded: for `as2gate send` and `partner test`. Due at once.
+///
+/// # Errors
+/// What is wrong with the pair, the name or the file.
+pub async fn submit(core: &Arc<Core>, station: &str, partner: &str, mut what: Submission) -> Result<Message, SubmitError> {
+    let account = check_pair(core, station, partner)?;
+    let cannot = || format!("cannot send {}", what.file.display());
+    crate::variables::check("subject", &what.subject).map_err(|why| {
+        let (why, hint) = why.split_once('\n').unwrap_or((&why, ""));
+        SubmitError::new("bad-subject", cannot(), why, hint)
+    })?;
+    let own = what.file.file_name().unwrap_or_default().to_string_lossy();
+    let name = if what.name.is_empty() {
+        own.into_owned()
+    } else {
+        what.name.clone()
+    };
+    layout::check_upload_name(name.as_bytes()).map_err(|why| SubmitError::new("bad-name", cannot(), why, "give another name"))?;
+    what.name = name;
+    let (core, station, partner) = (Arc::clone(core), station.to_owned(), partner.to_owned());
+    let work = tokio::task::spawn_blocking(move || queue_file(&core, account, station, partner, what));
+    work.await
+        .map_err(|error| SubmitError::new("internal", "cannot send the file", error.to_string(), "look at the log"))?
+}
+
+/// Stages the file and makes it a message.
+fn queue_file(core: &Core, account: String, station: String, partner: String, what: Submission) -> Result<Message, SubmitError> {
+    let (staged, sha256) = stage(core, &what.file)?;
+    let objects = core.objects();
+    let setting = objects.partner(&account, &partner);
+    if staged.len == 0 && !setting.is_some_and(|partner| partner.allow_empty) {
+        return Err(SubmitError::new(
+            "empty-file",
+            format!("{} is empty", what.file.display()),
+            "empty files are not sent",
+            "partner set … --allow-empty true",
+        ));
+    }
+    let arrived = Arrived {
+        account,
+        station,
+        partner: partner.clone(),
+        owner: "as2gate".to_owned(),
+        name: what.name,
+        staged,
+        sha256,
+        replaces: None,
+        subject: what.subject,
+        content_type: what.content_type,
+    };
+    let now = core.clock.now();
+    let failed = |error: JournalError| SubmitError::new("journal", "cannot send the file", error.to_string(), "as2gate doctor");
+    match accept(core, arrived, setting, now, now).map_err(failed)? {
+        Landed::Queued(id) | Landed::Duplicate(id) => core.journal.read(|tx| tx.expect_message(id.as_str())).map_err(failed),
+        Landed::Waits(_) => Err(SubmitError::new(
+            "not-sent",
+            "the file was not sent",
+            "it waits in send",
+            "look at `as2gate upload list`",
+        )),
+    }
+}
+
+/// The account of a pair that may trade.
+///
+/// # Errors
+/// What is wrong with the pair, and what there is instead.
+pub fn check_pair(core: &Core, station: &str, partner: &str) -> Result<String, SubmitError> {
+    let objects = core.objects();
+    let cannot = format!("cannot send from {station} to {partner}");
+    let Some(ours) = objects.stations.get(station) else {
+        let known: Vec<&str> = objects.stations.keys().map(String::as_str).take(5).collect();
+        return Err(SubmitError::new(
+            "no-station",
+            cannot,
+            format!("no station {station}; known: {}", known.join(", ")),
+            "as2gate station list",
+        ));
+    };
+    match objects.partner(&ours.account, partner) {
+        Some(found) if found.trades_with(station) => Ok(ours.account.clone()),
+        Some(_) => Err(SubmitError::new(
+            "not-a-pair",
+            cannot,
+            "the partner does not trade with this station",
+            "as2gate partner set … --stations",
+        )),
+        None => {
+            let known: Vec<&str> = objects
+                .pairs(&ours.account)
+                .filter(|(s, _)| s.as2_id == station)
+                .map(|(_, p)| p.as2_id.as_str())
+                .take(5)
+                .collect();
+            Err(SubmitError::new(
+                "no-partner",
+                cannot,
+                format!("no partner {partner}; known: {}", known.join(", ")),
+                "as2gate partner list",
+            ))
+        }
+    }
+}
+
+fn stage(core: &Core, path: &Path) -> Result<(Staged, String), SubmitError> {
+    let cannot = |why: String| {
+        SubmitError::new(
+            "unreadable-file",
+            format!("cannot read {}", path.display()),
+            why,
+            "look at the path and its rights",
+        )
+    };
+    let full = |error: StorageError| {
+        SubmitError::new(
+            "storage",
+            "cannot keep the file",
+            error.to_string(),
+            "make room or look at the disk",
+        )
+    };
+    core.storage.check_room().map_err(full)?;
+    let mut file = std::fs::File::open(path).map_err(|e| cannot(e.to_string()))?;
+    if file.metadata().map_err(|e| cannot(e.to_string()))?.is_dir() {
+        return Err(cannot("it is a directory".to_owned()));
+    }
+    let mut draft = core.storage.draft();
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0u8; PIECE];
+    loop {
+        let n = file.read(&mut buffer).map_err(|e| cannot(e.to_string()))?;
+        let piece = buffer.get(..n).unwrap_or_default();
+        if piece.is_empty() {
+            break;
+        }
+        if draft.len().saturating_add(PIECE as u64) > core.config.uploads.max_file.saturating_add(PIECE as u64) {
+            return Err(cannot(format!(
+                "it is longer than uploads.max_file, {} bytes",
+                core.config.uploads.max_file
+            )));
+        }
+        hash.update(piece);
+        draft.append(piece).map_err(full)?;
+    }
+    Ok((draft.stage().map_err(full)?, hex(&hash.finish())))
+}
