@@ -35,11 +35,21 @@ impl As2Id {
         )))
     }
 
-    /// A name as a header carries it: quoted or not, needlessly quoted, unquoted with blanks, doubly quoted.
+    /// A name as a header carries it: the first of its [`readings`](As2Id::readings).
     ///
     /// # Errors
     /// [`ErrorKind::UnknownTradingRelationship`]: a value that can be nobody's name.
     pub fn from_header(value: &[u8]) -> Result<Self, Error> {
+        Ok(As2Id::readings(value)?.swap_remove(0))
+    }
+
+    /// What a header's value may mean, the RFC's reading first: `"` and `\` stand escaped between quotes. Further ones are for
+    /// products that quote twice, do not escape, or forget the quotes of a name with blanks; a relationship decides among
+    /// them. At least one, at most four.
+    ///
+    /// # Errors
+    /// [`ErrorKind::UnknownTradingRelationship`]: a value that can be nobody's name.
+    pub fn readings(value: &[u8]) -> Result<Vec<Self>, Error> {
         let unknown = || {
             Error::new(
                 ErrorKind::UnknownTradingRelationship,
@@ -47,29 +57,40 @@ impl As2Id {
             )
         };
         let text = std::str::from_utf8(value).map_err(|_| unknown())?.trim();
-        let (name, quoted) = match unquote(text) {
-            // COMPAT: some products quote the quoted form again (`"\"A B\""`, `""A B""`).
-            Some(once) => (unquote(&once).unwrap_or(once), true),
-            None => (text.trim_matches('"').to_owned(), false),
+        let inside = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+        let names: Vec<Option<String>> = match inside {
+            Some(inside) => {
+                let once = unescape(inside);
+                // COMPAT: some products quote the quoted form again (`"\"A B\""`, `""A B""`).
+                let again = once.as_deref().unwrap_or(inside);
+                let twice = again.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).and_then(unescape);
+                vec![once, twice, Some(inside.to_owned())]
+            }
+            None => vec![
+                Some(text.to_owned()),
+                Some(text.trim_matches('"').to_owned()),
+                // DG 1Q07-3: a name without quotes ends at the first blank.
+                text.split_once(' ').map(|(word, _)| word.to_owned()),
+            ],
         };
-        let id = As2Id::parse(name.trim()).map_err(|_| unknown())?;
-        Ok(As2Id { quoted, ..id })
+        let mut found: Vec<As2Id> = Vec::new();
+        for name in names.iter().flatten() {
+            if let Ok(id) = As2Id::parse(name.trim())
+                && !found.contains(&id)
+            {
+                found.push(As2Id {
+                    quoted: inside.is_some(),
+                    ..id
+                });
+            }
+        }
+        if found.is_empty() { Err(unknown()) } else { Ok(found) }
     }
 
     /// The name itself.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.name
-    }
-
-    /// The part before the first blank, the second guess for a name that came without quotes (DG 1Q07-3).
-    #[must_use]
-    pub fn first_word(&self) -> Option<As2Id> {
-        let (word, _) = self.name.split_once(' ')?;
-        (!self.quoted).then(|| As2Id {
-            name: word.to_owned(),
-            quoted: false,
-        })
     }
 
     /// The form for a header: in quotes if the name needs them, or came in them.
@@ -83,13 +104,16 @@ impl As2Id {
     }
 }
 
-/// The inside of a value in double quotes, unescaped; `None` if it is not in quotes.
-fn unquote(text: &str) -> Option<String> {
-    let inside = text.strip_prefix('"')?.strip_suffix('"')?;
+/// The inside of a quoted value without its escapes; `None` where a quote or a last backslash stands unescaped.
+fn unescape(inside: &str) -> Option<String> {
     let mut out = String::with_capacity(inside.len());
     let mut chars = inside.chars();
     while let Some(c) = chars.next() {
-        out.push(if c == '\\' { chars.next()? } else { c });
+        match c {
+            '\\' => out.push(chars.next()?),
+            '"' => return None,
+            other => out.push(other),
+        }
     }
     Some(out)
 }
@@ -150,12 +174,32 @@ mod tests {
     }
 
     #[test]
+    fn other_readings_come_after_the_one_of_the_rfc() {
+        let all = |wire: &str| {
+            let readings = As2Id::readings(wire.as_bytes()).unwrap();
+            readings.iter().map(|id| id.as_str().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(all("ACME"), ["ACME"]);
+        assert_eq!(all("\"ACME\""), ["ACME"]);
+        assert_eq!(all("AS2 Test"), ["AS2 Test", "AS2"]);
+        assert_eq!(all("A\\C\"M"), ["A\\C\"M"]);
+        assert_eq!(all("ACME\""), ["ACME\"", "ACME"]);
+        // A name in quotes of its own, and one that was quoted twice.
+        assert_eq!(all("\"\\\"A B\\\"\""), ["\"A B\"", "A B", "\\\"A B\\\""]);
+        // Quoted and not escaped.
+        assert_eq!(all("\"A\\C\""), ["AC", "A\\C"]);
+        assert_eq!(all("\"A\"C\""), ["A\"C"]);
+    }
+
+    #[test]
     fn quotes_are_written_where_needed_and_given_back() {
         for (name, wire) in [
             ("ACME", "ACME"),
             ("AS2 Test", "\"AS2 Test\""),
             ("a\"b\\", "\"a\\\"b\\\\\""),
             ("a \"b\"", "\"a \\\"b\\\"\""),
+            ("\"a\"", "\"\\\"a\\\"\""),
+            ("\\", "\"\\\\\""),
         ] {
             let id = As2Id::parse(name).unwrap();
             assert_eq!(id.to_header(), wire);

@@ -209,16 +209,24 @@ fn is_pinned_client(pair: &Partnership, arrival: &Arrival) -> bool {
 fn relationship(core: &Core, arrival: &Arrival) -> Relationship {
     let name = |field: &str| {
         let raw = arrival.head.headers.get(field).unwrap_or_default();
-        As2Id::from_header(raw.as_bytes()).map_err(|_| raw.chars().take(128).filter(|c| !c.is_control()).collect::<String>())
+        As2Id::readings(raw.as_bytes()).map_err(|_| raw.chars().take(128).filter(|c| !c.is_control()).collect::<String>())
     };
-    let (from, to) = match (name("AS2-From"), name("AS2-To")) {
-        (Ok(from), Ok(to)) => (from.as_str().to_owned(), to.as_str().to_owned()),
+    let first = |readings: &[As2Id]| readings.first().map(|id| id.as_str().to_owned()).unwrap_or_default();
+    let (froms, tos) = match (name("AS2-From"), name("AS2-To")) {
+        (Ok(froms), Ok(tos)) => (froms, tos),
         (from, to) => {
-            let shown = |id: Result<As2Id, String>| id.map(|id| id.as_str().to_owned()).unwrap_or_else(|raw| raw);
+            let shown = |readings: Result<Vec<As2Id>, String>| readings.map_or_else(|raw| raw, |readings| first(&readings));
             return Relationship::Unknown(shown(from), shown(to));
         }
     };
-    match core.partnership(&to, &from) {
+    let mut found = core.partnership(&first(&tos), &first(&froms));
+    for (to, from) in tos.iter().flat_map(|to| froms.iter().map(move |from| (to, from))).skip(1) {
+        if !matches!(found, Ok(_) | Err(Lack::Key(_))) {
+            found = core.partnership(to.as_str(), from.as_str());
+        }
+    }
+    let (from, to) = (first(&froms), first(&tos));
+    match found {
         Ok(pair) if !pair.partner.blocked.inbound() => Relationship::Known(pair),
         Err(Lack::Key(why)) => Relationship::Broken(why),
         Ok(_) | Err(_) => Relationship::Unknown(from, to),

@@ -227,11 +227,11 @@ fn wrong_message(message: &Message, mdn: &Mdn, evidence: &Evidence, timing: Timi
         evidence
             .headers
             .get(field)
-            .map(|v| as2_core::id::As2Id::from_header(v.as_bytes()).map(|id| id.as_str().to_owned()))
+            .map(|value| as2_core::id::As2Id::readings(value.as_bytes()))
     };
     let (from, to) = (name("AS2-From"), name("AS2-To"));
-    let fits = |found: &Option<Result<String, as2_core::Error>>, wanted: &str| match found {
-        Some(Ok(id)) => id == wanted,
+    let fits = |found: &Option<Result<Vec<as2_core::id::As2Id>, as2_core::Error>>, wanted: &str| match found {
+        Some(Ok(readings)) => readings.iter().any(|id| id.as_str() == wanted),
         Some(Err(_)) => false,
         // COMPAT(mendelson): a sync MDN may come without the names (as2.md Q73).
         None => timing == Timing::InAnswer || matches!(evidence.mdn.signature, MdnSignature::Verified { .. }),

@@ -94,6 +94,7 @@ CASES = [
     Case("N1", peer="Peer 1 <a>,b!#"),
     Case("N2", peer="Peer<a>b!#[]:;'"),
     Case("N3", peer="Peer" + "x" * 120),
+    Case("N4", peer='Peer "a\\b"'),
     Case("F1", file="order 1 (copy).edi"),
     Case("F2", file="größe 訂單.edi"),
     Case("F3", file="=?UTF-8?B?Z3LDtsOfZS5lZGk=?=", filed="größe.edi", directions=("they send",)),

@@ -39,7 +39,7 @@ fn field(value: &[u8]) {
             quotes || again.is_ok_and(|again| again == id),
             "a name changes when it is written: {id:?}"
         );
-        drop(id.first_word());
+        drop(id.to_header());
     }
     let Ok(text) = std::str::from_utf8(value) else { return };
     if let Ok(id) = MessageId::from_header(text) {

@@ -14,12 +14,25 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::named("ALICE", "PY")
+    }
+
+    fn named(station: &str, partner: &str) -> Self {
         let gateway = Gateway::stopped(&[]);
-        gateway.ok(&["station", "add", "ALICE", "--email", "edi@alice.example"]);
-        let mut peer = Peer::new("PY", "ALICE", &station_certificate(&gateway, "ALICE"));
+        gateway.ok(&["station", "add", station, "--email", "edi@alice.example"]);
+        let mut peer = Peer::new(partner, station, &station_certificate(&gateway, station));
         let url = peer.listen();
-        add_partner(&gateway, "PY", &url, peer.identity.path("cert.pem").to_str().unwrap());
-        gateway.ok(&["partner", "set", "PY", "--require-signed", "false", "--require-encrypted", "false"]);
+        add_partner(&gateway, partner, &url, peer.identity.path("cert.pem").to_str().unwrap());
+        let args = [
+            "partner",
+            "set",
+            partner,
+            "--require-signed",
+            "false",
+            "--require-encrypted",
+            "false",
+        ];
+        gateway.ok(&args);
         let user = gateway.user("erp");
         gateway.start();
         World { gateway, peer, user }
@@ -171,6 +184,49 @@ fn they_send_with_every_packaging_and_mdn() {
             }
         }
     }
+}
+
+#[test]
+fn ids_with_quotes_and_backslashes_are_understood_on_both_sides() {
+    // RFC 4130 §6.2: quoted-strings, in which `"` and `\` stand escaped.
+    let (station, partner) = (r#"AL "I\CE""#, r#""P\Y""#);
+    let world = World::named(station, partner);
+    let dir = "AS2/send/AL%20%22I%5CCE%22/%22P%5CY%22";
+    for (n, mdn) in ["sync-signed", "async-signed"].into_iter().enumerate() {
+        world.gateway.ok(&["partner", "set", partner, "--mdn", mdn]);
+        world.gateway.restart();
+        let name = format!("{mdn}.edi");
+        world.user.put(&world.gateway.file(&name, &order(1)), &format!("{dir}/{name}"));
+        let sent = world.gateway.reaches("out", &name, "delivered");
+        let (facts, payload) = world.peer.received(n + 1);
+        assert_eq!((&facts["status"], payload), (&"processed".into(), order(1)), "{mdn}: {facts:#}");
+        let id = sent["id"].as_str().unwrap();
+        let head = world
+            .user
+            .get(&format!("AS2/headers/AL%20%22I%5CCE%22/%22P%5CY%22/outbox/{id}/headers.txt"));
+        let head = String::from_utf8(head).unwrap();
+        assert!(head.contains(r#"AS2-From: "AL \"I\\CE\"""#), "{head}");
+        assert!(head.contains(r#"AS2-To: "\"P\\Y\"""#), "{head}");
+    }
+    let file = world.gateway.file("theirs.edi", &order(2));
+    let options = [
+        "--sign",
+        "sha256",
+        "--encrypt",
+        "aes_256_cbc",
+        "--mdn",
+        "sync",
+        "--mdn-signed",
+        "sha256",
+    ];
+    let told = world.peer.send(&world.url(), &file, &options);
+    assert_eq!(
+        (&told["disposition"], &told["mic_agrees"]),
+        (&"processed".into(), &true.into()),
+        "{told:#}"
+    );
+    let got = world.gateway.reaches("in", "theirs.edi", "filed");
+    assert_eq!((&got["station"], &got["partner"]), (&station.into(), &partner.into()));
 }
 
 #[test]

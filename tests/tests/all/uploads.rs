@@ -509,14 +509,14 @@ fn illegal_file_names_are_refused_with_the_reason() {
 #[test]
 fn ids_with_blanks_and_slashes_have_directories_of_their_own() {
     let gateway = Gateway::stopped(&[]);
-    for station in ["AS 2/x", "..", "BOB"] {
+    for station in ["AS 2/x", "..", "BOB", r#"Q"\"#] {
         gateway.ok(&["station", "add", station]);
     }
     gateway.ok(&["partner", "add", "--from-station", "BOB"]);
     gateway.ok(&["partner", "add", "--from-station", "AS 2/x"]);
     gateway.start();
     let user = gateway.user("erp");
-    assert_eq!(user.ls("AS2/send"), ["%2E.", "AS%202%2Fx", "BOB"]);
+    assert_eq!(user.ls("AS2/send"), ["%2E.", "AS%202%2Fx", "BOB", "Q%22%5C"]);
     let local = gateway.file("x.edi", &order(1));
     user.put(&local, "AS2/send/AS%202%2Fx/BOB/x.edi");
     let sent = gateway.reaches("out", "x.edi", "delivered");
