@@ -118,15 +118,24 @@ class Gateway:
     def show(self, message):
         return self.json("message", "show", message["id"])
 
+    def sent_headers(self, message):
+        """The header block of a message that was delivered."""
+        place = os.path.join(self.home, "data/tree/mftg-acme/AS2/headers/*/*/outbox", message["id"], "headers.txt")
+        return self.read(place).decode("latin-1")
+
     def filed(self, message, name):
-        """The bytes of a received file; its state may be told a moment before its last rename."""
-        place = os.path.join(self.home, "data/tree/mftg-acme/AS2/files/*/*/inbox", message["id"], glob.escape(name))
+        """The bytes of a received file."""
+        return self.read(os.path.join(self.home, "data/tree/mftg-acme/AS2/files/*/*/inbox", message["id"], glob.escape(name)))
+
+    @staticmethod
+    def read(place):
+        """The bytes of the one file there; a message's state may be told a moment before its last rename."""
         for _ in range(20):
             if found := glob.glob(place):
                 with open(found[0], "rb") as file:
                     return file.read()
             time.sleep(0.1)
-        return None
+        return b""
 
 
 class Lossy:

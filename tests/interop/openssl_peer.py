@@ -54,7 +54,6 @@ def mic(digest, data):
     return f"{base64.b64encode(hashlib.new(digest, data).digest()).decode()}, {digest}"
 
 
-HAS_ZLIB = subprocess.run(["openssl", "cms", "-compress", "-outform", "DER"], input=b"x", capture_output=True, check=False).returncode == 0
 # RFC 3274 §1.1: id-ct-compressedData, id-alg-zlibCompress, id-data.
 COMPRESSED = bytes.fromhex("060b2a864886f70d0109100109")
 ZLIB = bytes.fromhex("300d060b2a864886f70d0109100308")
@@ -67,14 +66,14 @@ def der(tag, *contents):
 
 
 def compress(data):
-    if HAS_ZLIB:
+    if wire.OPENSSL_HAS_ZLIB:
         return cms("-compress", "-binary", "-outform", "DER", data=data)
     content = der(0x30, DATA, der(0xA0, der(0x04, zlib.compress(data))))
     return der(0x30, COMPRESSED, der(0xA0, der(0x30, b"\x02\x01\x00", ZLIB, content)))
 
 
 def uncompress(data):
-    if HAS_ZLIB:
+    if wire.OPENSSL_HAS_ZLIB:
         return cms("-uncompress", "-binary", "-inform", "DER", data=data)
     octets = []
 

@@ -12,6 +12,8 @@ import urllib.request
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
+import wire
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 TIMEOUT = 60  # seconds for one order to a peer
 
@@ -70,6 +72,11 @@ class HttpPeer:
 
     def partner(self, _case):
         return {}
+
+    @staticmethod
+    def help(_case):
+        """What the product had done for it in a case; empty if nothing."""
+        return ""
 
     def filed(self, _case, name):
         """The name that a file of a product gets at the gateway."""
@@ -134,6 +141,10 @@ class OpenSsl(HttpPeer):
     def limit(_case, _direction):
         return ""
 
+    @staticmethod
+    def help(case):
+        return "built without zlib: Python's zlib packed and unpacked" if case.compress and not wire.OPENSSL_HAS_ZLIB else ""
+
 
 class LibAs2(HttpPeer):
     title, short = "libas2 0.8.2", "JS"
@@ -158,6 +169,8 @@ class LibAs2(HttpPeer):
             return "no RSASSA-PSS"
         if case.files and direction == "they send":
             return "composes messages of one payload"
+        if case.id == "N4":
+            return "writes an AS2 name with quotes as an encoded word (RFC 2047), and reads none that is escaped"
         return ""
 
     def partner(self, case):
@@ -194,10 +207,16 @@ class OpenAs2:
             return "one certificate for each partner, for signatures and encryption alike"
         if case.files:
             return "one payload in a message"
-        if case.id in ("N1", "N4") and direction == "they send":
+        if case.id == "N4":
+            return "does not read escaped quotes in an AS2 name"
+        if case.id == "N1" and direction == "they send":
             return "does not take an MDN when its own AS2 name has to be quoted"
         if case.id == "C1" and direction == "they send":
             return "leaves the MIME headers out of the MIC of a message that is only compressed, against RFC 5402"
+        return ""
+
+    @staticmethod
+    def help(_case):
         return ""
 
     def id(self, case):
@@ -391,7 +410,7 @@ class OpenAs2Server:
 
     def config(self):
         pollers = "".join(
-            self.poller(case) for case in self.cases if "they send" in case.directions and not self.product.limit(case, "they send"))
+            self.poller(case) for case in self.cases if "they send" in case.directions and (self.product.all or not self.product.limit(case, "they send")))
         return f'''<openas2>
 <properties log_date_format="yyyy-MM-dd HH:mm:ss.SSS" as2_message_id_format="OPENAS2-$rand.UUID$@peer.test" http_ssl_protocols="{self.protocol}"/>
 <certificates classname="org.openas2.cert.PKCS12CertificateFactory" filename="%home%/../certs.p12" password="interop" interval="300"/>

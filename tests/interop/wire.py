@@ -10,12 +10,15 @@ import json
 import os
 import queue
 import ssl
+import subprocess
 import sys
 import threading
 import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import quote, urlsplit
 
+OPENSSL_HAS_ZLIB = subprocess.run(
+    ["openssl", "cms", "-compress", "-outform", "DER"], input=b"x", capture_output=True, check=False).returncode == 0
 TIMEOUT = 40  # seconds for an answer or an asynchronous MDN
 
 
