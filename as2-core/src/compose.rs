@@ -54,11 +54,13 @@ pub struct Signing<'a> {
     pub scheme: SignatureScheme,
     /// Whether the signer's certificate goes along.
     pub include_certificate: bool,
+    /// Whether the signature covers the names of its algorithms (RFC 6211).
+    pub protect_algorithms: bool,
 }
 
 /// How a message is encrypted.
 pub struct Encryption<'a> {
-    /// To whom.
+    /// To whom; the partner before ourselves.
     pub recipients: Vec<&'a Certificate>,
     /// The content cipher.
     pub cipher: Cipher,

@@ -1,7 +1,7 @@
 //! Message disposition notifications: the report that answers a message (RFC 4130 §7.4, RFC 8098, as2.md §5).
 
 use crate::algorithm::Digest;
-use crate::cms::{SignParams, p7s};
+use crate::cms::p7s;
 use crate::compose::{self, Signing, boundary};
 use crate::crypto;
 use crate::disposition::Disposition;
@@ -263,13 +263,7 @@ fn plain_lines(text: &str) -> Vec<u8> {
 /// Wraps a small entity in `multipart/signed`: the content type and the body.
 fn sign(signing: &Signing<'_>, entity: &[u8], boundary: &str, now: i64) -> Result<(String, Vec<u8>), Error> {
     let digest: Digest = signing.digest;
-    let params = SignParams {
-        identity: signing.identity,
-        digest,
-        scheme: signing.scheme,
-        include_certificate: signing.include_certificate,
-    };
-    let signature = encode(&p7s(&params, &crypto::hash(digest, entity)?, now)?);
+    let signature = encode(&p7s(&signing.params(), &crypto::hash(digest, entity)?, now)?);
     let mut body = format!("--{boundary}\r\n").into_bytes();
     body.extend_from_slice(entity);
     body.extend_from_slice(&compose::signature_head(boundary));

@@ -18,6 +18,8 @@ pub struct ReceiptRequest {
     pub signed: bool,
     /// The MIC algorithms listed, in the sender's order, those that we know.
     pub micalgs: Vec<Digest>,
+    /// The signed receipt is `required`: whoever cannot make it answers `failed`, and no unsigned receipt (RFC 4130 §7.3).
+    pub required: bool,
     /// Where an asynchronous receipt goes; `None` is synchronous.
     pub deliver_to: Option<String>,
 }
@@ -30,6 +32,7 @@ impl ReceiptRequest {
             notify_to: notify_to.into(),
             signed: false,
             micalgs: Vec::new(),
+            required: false,
             deliver_to: None,
         }
     }
@@ -39,6 +42,13 @@ impl ReceiptRequest {
     pub fn signed(mut self, micalgs: Vec<Digest>) -> Self {
         self.signed = true;
         self.micalgs = micalgs;
+        self
+    }
+
+    /// Says `required` of protocol and algorithms instead of `optional`.
+    #[must_use]
+    pub fn required(mut self, required: bool) -> Self {
+        self.required = required;
         self
     }
 
@@ -53,7 +63,7 @@ impl ReceiptRequest {
     /// empty items are no trouble (as2.md Q22).
     ///
     /// # Errors
-    /// [`ErrorKind::UnsupportedFormat`]: a protocol other than pkcs7-signature is required.
+    /// [`ErrorKind::UnsupportedFormat`]: a protocol other than pkcs7-signature, or a parameter that we do not know, is required.
     /// [`ErrorKind::UnsupportedMicAlgorithms`]: algorithms are listed and we know none of them.
     pub fn from_headers(headers: &Headers) -> Result<Option<Self>, Error> {
         let Some(notify_to) = headers.get("Disposition-Notification-To") else {
@@ -73,8 +83,13 @@ impl ReceiptRequest {
         for option in options.split(';') {
             let Some((name, values)) = option.split_once('=') else { continue };
             match clean(name).as_str() {
-                "signed-receipt-protocol" => request.signed = is_our_protocol(values)?,
+                "signed-receipt-protocol" => (request.required, request.signed) = is_our_protocol(values)?,
                 "signed-receipt-micalg" => request.micalgs = known_digests(values)?,
+                // Whoever does not understand a required parameter answers nothing but `failed` (RFC 8098 §2.2).
+                unknown if items(values).0 => {
+                    let name = unknown.escape_default();
+                    return Err(Error::new(ErrorKind::UnsupportedFormat, format!("the required parameter {name}")));
+                }
                 _ => {}
             }
         }
@@ -94,7 +109,8 @@ impl ReceiptRequest {
             } else {
                 names.join(", ")
             };
-            let value = format!("signed-receipt-protocol=optional, pkcs7-signature; signed-receipt-micalg=optional, {list}");
+            let weight = if self.required { "required" } else { "optional" };
+            let value = format!("signed-receipt-protocol={weight}, pkcs7-signature; signed-receipt-micalg={weight}, {list}");
             headers.push("Disposition-Notification-Options", &value)?;
         }
         if let Some(url) = &self.deliver_to {
@@ -124,7 +140,8 @@ fn items(values: &str) -> (bool, Vec<String>) {
     (required, rest)
 }
 
-fn is_our_protocol(values: &str) -> Result<bool, Error> {
+/// Whether it is required, and whether it is ours.
+fn is_our_protocol(values: &str) -> Result<(bool, bool), Error> {
     let (required, protocols) = items(values);
     let ours = protocols
         .iter()
@@ -135,7 +152,7 @@ fn is_our_protocol(values: &str) -> Result<bool, Error> {
             format!("receipt protocol {}", protocols.join(", ")),
         ));
     }
-    Ok(ours)
+    Ok((required, ours))
 }
 
 fn known_digests(values: &str) -> Result<Vec<Digest>, Error> {
@@ -191,6 +208,17 @@ mod tests {
         );
         assert!(!read("signed-receipt-protocol=optional, pgp").unwrap().signed);
         assert_eq!(
+            read("signed-receipt-protocol=optional, pkcs7-signature; x-archive=required, 10y")
+                .unwrap_err()
+                .kind,
+            ErrorKind::UnsupportedFormat
+        );
+        assert!(
+            read("signed-receipt-protocol=optional, pkcs7-signature; x-archive=optional, 10y")
+                .unwrap()
+                .signed
+        );
+        assert_eq!(
             read("signed-receipt-micalg=optional, crc32").unwrap_err().kind,
             ErrorKind::UnsupportedMicAlgorithms
         );
@@ -201,10 +229,15 @@ mod tests {
     #[test]
     fn what_we_write_we_read() {
         let request = ReceiptRequest::sync("as2@example.com")
-            .signed(vec![Digest::Sha384])
+            .signed(vec![Digest::Sha384, Digest::Sha256])
+            .required(true)
             .deliver_to("https://x.example/mdn?a=b");
         let mut headers = Headers::new();
         request.write_to(&mut headers).unwrap();
+        assert_eq!(
+            headers.get("Disposition-Notification-Options"),
+            Some("signed-receipt-protocol=required, pkcs7-signature; signed-receipt-micalg=required, sha-384, sha-256")
+        );
         assert_eq!(ReceiptRequest::from_headers(&headers).unwrap(), Some(request));
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use as2_core::algorithm::{Cipher, Compression, Digest, KeyTransport, SignatureScheme};
 use serde::{Deserialize, Serialize};
 
-use crate::text::{word, word_or_none};
+use crate::text::{word, word_list, word_or_none};
 use crate::words;
 
 words! {
@@ -158,12 +158,16 @@ pub struct Partner {
     /// RSA signature scheme.
     #[serde(with = "word")]
     pub signature_scheme: SignatureScheme,
+    /// Our signatures cover the names of their algorithms (CMSAlgorithmProtection, RFC 6211).
+    pub protect_algorithms: bool,
     /// Content encryption; `none` sends in clear.
     #[serde(with = "word_or_none")]
     pub encrypt: Option<Cipher>,
     /// How the content key is wrapped for an RSA certificate; an EC one has it by ECDH, with SHA-256 unless another is set.
     #[serde(with = "word")]
     pub key_transport: KeyTransport,
+    /// What we send is encrypted to our own certificate as well, so that it can be opened here later.
+    pub originator_copy: bool,
     /// Compression and its place.
     #[serde(with = "word")]
     pub compress: Compression,
@@ -190,6 +194,11 @@ pub struct Partner {
 
     /// The receipt asked for.
     pub mdn: MdnMode,
+    /// Digests that its receipt may have, the most wanted first; empty means that of our signature.
+    #[serde(with = "word_list")]
+    pub micalgs: Vec<Digest>,
+    /// A signed receipt is `required`, not `optional` (RFC 4130 §7.3).
+    pub mdn_required: bool,
     /// Further origins that its async MDNs may go to.
     pub mdn_urls: Vec<String>,
 
@@ -266,8 +275,10 @@ impl Default for Partner {
             encrypt_certificate: String::new(),
             sign: Some(Digest::Sha256),
             signature_scheme: SignatureScheme::RsaPkcs1,
+            protect_algorithms: false,
             encrypt: Some(Cipher::Aes256Cbc),
             key_transport: KeyTransport::RsaPkcs1,
+            originator_copy: false,
             compress: Compression::None,
             transfer_encoding: TransferEncoding::Binary,
             der_max: DER_MAX_DEFAULT,
@@ -279,6 +290,8 @@ impl Default for Partner {
             refuse_duplicate_names: false,
             refuse_illegal_names: false,
             mdn: MdnMode::SyncSigned,
+            micalgs: Vec::new(),
+            mdn_required: false,
             mdn_urls: Vec::new(),
             tls: TlsMode::Default,
             https_certificate: Vec::new(),

@@ -52,6 +52,27 @@ pub mod word_or_none {
     }
 }
 
+/// A list of them.
+pub mod word_list {
+    use super::*;
+
+    /// Writes the words.
+    pub fn serialize<T: Display, S: Serializer>(values: &[T], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(values.iter().map(ToString::to_string))
+    }
+
+    /// Reads the words.
+    pub fn deserialize<'de, T, D>(deserializer: D) -> Result<Vec<T>, D::Error>
+    where
+        T: FromStr,
+        T::Err: Display,
+        D: Deserializer<'de>,
+    {
+        let words = Vec::<String>::deserialize(deserializer)?;
+        words.iter().map(|word| word.parse().map_err(D::Error::custom)).collect()
+    }
+}
+
 /// Declares an enum of words with `as_str`, `Display`, `FromStr` and serde, all from one table.
 #[macro_export]
 macro_rules! words {

@@ -104,6 +104,7 @@ fn outgoing<'a>(alice: &'a Identity, bob: &'a Identity, file_name: Option<String
             digest: Digest::Sha256,
             scheme: SignatureScheme::RsaPkcs1,
             include_certificate: true,
+            protect_algorithms: false,
         }),
         encrypt: Some(Encryption {
             recipients: vec![bob.certificate()],

@@ -355,6 +355,7 @@ fn signing(digest: Digest, scheme: SignatureScheme) -> Signing<'static> {
         digest,
         scheme,
         include_certificate: false,
+        protect_algorithms: false,
     }
 }
 

@@ -104,12 +104,7 @@ impl Sealer {
         let mut iv = vec![0; plan.cipher.iv_len()];
         crypto::random(&mut key)?;
         crypto::random(&mut iv)?;
-        let recipients = plan
-            .recipients
-            .iter()
-            .map(|certificate| recipient_info(certificate, plan.key_transport, &key));
-        let recipients = ber::set_of(ber::SET, recipients.collect::<Result<_, _>>()?);
-
+        let recipients = recipient_infos(plan, &key)?;
         let gcm = plan.cipher.is_gcm();
         let mut parameters = ber::tlv(ber::OCTET_STRING, &[&iv]);
         if gcm {
@@ -235,6 +230,21 @@ impl Sealer {
 /// A difference between plan and fact is a fault of ours, and the message must not go out.
 fn off_plan(detail: &str) -> Error {
     Error::new(ErrorKind::UnexpectedProcessingError, detail)
+}
+
+/// All of them in the caller's order and not in DER's: there are readers that try the first only (as2.md §4). The word for
+/// the key transport is meant for the first; an RSA key beside an EC one, for which it says ECDH, has OAEP.
+fn recipient_infos(plan: &EnvelopePlan<'_>, key: &[u8]) -> Result<Vec<u8>, Error> {
+    let infos = plan.recipients.iter().enumerate().map(|(n, certificate)| {
+        let agreed = plan.key_transport.ecdh_digest().is_some();
+        let transport = if n > 0 && agreed && !certificate.is_ec() {
+            KeyTransport::OaepSha256
+        } else {
+            plan.key_transport
+        };
+        recipient_info(certificate, transport, key)
+    });
+    Ok(ber::tlv(ber::SET, &infos.collect::<Result<Vec<_>, _>>()?))
 }
 
 /// The RecipientInfo that the certificate's key can have.
@@ -1155,6 +1165,37 @@ mod tests {
             let (found, _) = open_with(&[renamed], OpenPolicy::default(), &sealed, 2).unwrap();
             assert_eq!(found, plain);
         }
+    }
+
+    #[test]
+    fn recipients_stand_in_the_order_given() {
+        let theirs = testkit::ec(CURVES[0]);
+        for (recipients, transport) in [
+            ([testkit::rsa(), testkit::other()], KeyTransport::RsaPkcs1),
+            ([testkit::other(), testkit::rsa()], KeyTransport::RsaPkcs1),
+            ([&theirs, testkit::rsa()], KeyTransport::EcdhSha256),
+        ] {
+            let plan = EnvelopePlan {
+                recipients: recipients.iter().map(|identity| identity.certificate()).collect(),
+                ..plan(Cipher::Aes128Cbc, transport, 40, Form::Der)
+            };
+            let sealed = seal(&plan, &[7; 40], 1);
+            let place = |identity: &Identity| {
+                let name = identity.certificate().issuer_der();
+                sealed.windows(name.len()).position(|window| window == name).unwrap()
+            };
+            assert!(place(recipients[0]) < place(recipients[1]));
+            for identity in recipients {
+                let (plain, _) = open_with(std::slice::from_ref(identity), OpenPolicy::default(), &sealed, 2).unwrap();
+                assert_eq!(plain, [7; 40]);
+            }
+        }
+        // A first recipient has what was asked for, or nothing.
+        let plan = EnvelopePlan {
+            recipients: vec![testkit::rsa().certificate()],
+            ..plan(Cipher::Aes128Cbc, KeyTransport::EcdhSha256, 40, Form::Der)
+        };
+        assert!(Sealer::new(&plan).is_err());
     }
 
     #[test]

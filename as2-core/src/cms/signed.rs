@@ -44,6 +44,8 @@ pub struct SignParams<'a> {
     pub scheme: SignatureScheme,
     /// Whether the signer's certificate goes along.
     pub include_certificate: bool,
+    /// Whether the attribute CMSAlgorithmProtection goes along (RFC 6211), which several products cannot read (as2.md Q57).
+    pub protect_algorithms: bool,
 }
 
 /// Bytes of the signature that [`p7s`] will make with the same parameters.
@@ -52,7 +54,7 @@ pub struct SignParams<'a> {
 /// As [`p7s`].
 pub fn p7s_len(params: &SignParams<'_>) -> Result<usize, Error> {
     let digest = vec![0; crypto::digest_len(params.digest)];
-    let attributes = signed_attributes(&digest, 0)?;
+    let attributes = signed_attributes(params, &digest, 0)?;
     let length = match params.identity.key().ec_key() {
         Ok(key) => ecdsa_len(key.group().order_bits()),
         Err(_) => params.identity.key().size(),
@@ -70,7 +72,7 @@ pub fn p7s(params: &SignParams<'_>, content_digest: &[u8], now_unix: i64) -> Res
         return Err(Error::invalid("the content digest has the wrong length"));
     }
     let wanted = p7s_len(params)?;
-    let attributes = signed_attributes(content_digest, now_unix)?;
+    let attributes = signed_attributes(params, content_digest, now_unix)?;
     let value = crypto::hash(params.digest, &attributes)?;
     // ECDSA values vary by a few bytes, and the length may be promised already: sign again until it is the common one.
     for _ in 0..MAX_ATTEMPTS {
@@ -95,16 +97,21 @@ fn ecdsa_len(order_bits: u32) -> usize {
 }
 
 /// The signed attributes as the SET that is hashed (RFC 5652 §5.4, §11).
-fn signed_attributes(digest: &[u8], now_unix: i64) -> Result<Vec<u8>, Error> {
+fn signed_attributes(params: &SignParams<'_>, digest: &[u8], now_unix: i64) -> Result<Vec<u8>, Error> {
     let attribute = |kind: &[u8], value: Vec<u8>| ber::tlv(ber::SEQUENCE, &[ber::oid(kind), ber::tlv(ber::SET, &[value])]);
-    Ok(ber::set_of(
-        ber::SET,
-        vec![
-            attribute(oid::CONTENT_TYPE, ber::oid(oid::DATA)),
-            attribute(oid::SIGNING_TIME, ber::tlv(ber::UTC_TIME, &[utc_time(now_unix)?])),
-            attribute(oid::MESSAGE_DIGEST, ber::tlv(ber::OCTET_STRING, &[digest])),
-        ],
-    ))
+    let mut attributes = vec![
+        attribute(oid::CONTENT_TYPE, ber::oid(oid::DATA)),
+        attribute(oid::SIGNING_TIME, ber::tlv(ber::UTC_TIME, &[utc_time(now_unix)?])),
+        attribute(oid::MESSAGE_DIGEST, ber::tlv(ber::OCTET_STRING, &[digest])),
+    ];
+    if params.protect_algorithms {
+        // The signature's AlgorithmIdentifier under the implicit tag [1] (RFC 6211 §2).
+        let mut signature = signature_algorithm(params)?;
+        signature[0] = ber::context(1);
+        let digest = ber::algorithm(oid::digest(params.digest), &[]);
+        attributes.push(attribute(oid::ALGORITHM_PROTECTION, ber::tlv(ber::SEQUENCE, &[digest, signature])));
+    }
+    Ok(ber::set_of(ber::SET, attributes))
 }
 
 /// The whole structure around a signature value.
@@ -299,6 +306,7 @@ struct Signer<'a> {
     id: Element<'a>,
     /// OID of the digest.
     digest: &'a [u8],
+    digest_parameters: &'a [u8],
     /// Contents of the signed attributes.
     attributes: Option<Element<'a>>,
     algorithm: &'a [u8],
@@ -370,7 +378,7 @@ impl<'a> Signer<'a> {
         let mut fields = info.reader();
         fields.expect(ber::INTEGER)?;
         let id = fields.next()?;
-        let digest = fields.expect(ber::SEQUENCE)?.reader().expect(ber::OID)?.body;
+        let mut digest = fields.expect(ber::SEQUENCE)?.reader();
         let attributes = fields.optional(ber::context(0))?;
         let mut algorithm = fields.expect(ber::SEQUENCE)?.reader();
         let signature = fields.octets(MAX_SIGNATURE)?;
@@ -379,7 +387,8 @@ impl<'a> Signer<'a> {
         fields.finish()?;
         Ok(Signer {
             id,
-            digest,
+            digest: digest.expect(ber::OID)?.body,
+            digest_parameters: digest.rest(),
             attributes,
             algorithm: algorithm.expect(ber::OID)?.body,
             parameters: algorithm.rest(),
@@ -414,6 +423,9 @@ impl<'a> Signer<'a> {
             Some(element) => {
                 let signer = self.find_attribute_signer(element, scheme, digest, pinned)?;
                 let attributes = Attributes::read(element).map_err(|fault| fault.into_error(ErrorKind::AuthenticationFailed))?;
+                if !self.has_algorithms_of(&attributes) {
+                    return Err(unauthentic("the signed algorithms are others"));
+                }
                 if attributes.content_type != oid::DATA {
                     return Err(unauthentic("the signed content type is another"));
                 }
@@ -433,6 +445,17 @@ impl<'a> Signer<'a> {
             signer,
             signing_time,
             has_attributes: self.attributes.is_some(),
+        })
+    }
+
+    /// CMSAlgorithmProtection, where there is one, names the algorithms of the SignerInfo (RFC 6211 §3). Absent parameters and
+    /// NULL are one.
+    fn has_algorithms_of(&self, attributes: &Attributes<'_>) -> bool {
+        attributes.algorithms.as_ref().is_none_or(|signed| {
+            let digest = (signed.digest.0, plain_parameters(signed.digest.1));
+            let signature = (signed.signature.0, plain_parameters(signed.signature.1));
+            digest == (self.digest, plain_parameters(self.digest_parameters))
+                && signature == (self.algorithm, plain_parameters(self.parameters))
         })
     }
 
@@ -536,17 +559,45 @@ fn small_number(fields: &mut Reader<'_>, n: u8, default: u8) -> Result<u8, Fault
     }
 }
 
+/// The parameters of an AlgorithmIdentifier; NULL says as much as nothing.
+fn plain_parameters(parameters: &[u8]) -> &[u8] {
+    if parameters == [ber::NULL, 0] { &[] } else { parameters }
+}
+
 /// The signed attributes that count.
 struct Attributes<'a> {
     content_type: &'a [u8],
     message_digest: Vec<u8>,
     signing_time: Option<i64>,
+    algorithms: Option<Algorithms<'a>>,
+}
+
+/// CMSAlgorithmProtection of a signature (RFC 6211 §2): OID and parameters of each algorithm.
+struct Algorithms<'a> {
+    digest: (&'a [u8], &'a [u8]),
+    signature: (&'a [u8], &'a [u8]),
+}
+
+impl<'a> Algorithms<'a> {
+    fn read(value: &Element<'a>) -> Result<Self, Fault> {
+        let algorithm = |element: Element<'a>| -> Result<_, Fault> {
+            let mut fields = element.reader();
+            Ok((fields.expect(ber::OID)?.body, fields.rest()))
+        };
+        let mut fields = value.reader();
+        let (digest, signature) = (fields.expect(ber::SEQUENCE)?, fields.expect(ber::context(1))?);
+        fields.finish()?;
+        Ok(Algorithms {
+            digest: algorithm(digest)?,
+            signature: algorithm(signature)?,
+        })
+    }
 }
 
 impl<'a> Attributes<'a> {
     /// Each at most once and with one value; the first two must be there (RFC 5652 §11).
     fn read(element: Element<'a>) -> Result<Self, Fault> {
-        let (mut content_type, mut message_digest, mut signing_time) = (None, None, None);
+        let (mut content_type, mut message_digest, mut signing_time, mut algorithms) = (None, None, None, None);
         let mut attributes = element.reader();
         let mut count = 0;
         while !attributes.is_empty() {
@@ -562,6 +613,7 @@ impl<'a> Attributes<'a> {
                 oid::CONTENT_TYPE => content_type.replace(values.expect(ber::OID)?.body).is_some(),
                 oid::MESSAGE_DIGEST => message_digest.replace(values.octets(MAX_SIGNATURE)?).is_some(),
                 oid::SIGNING_TIME => signing_time.replace(values.next()?).is_some(),
+                oid::ALGORITHM_PROTECTION => algorithms.replace(Algorithms::read(&values.expect(ber::SEQUENCE)?)?).is_some(),
                 _ => continue,
             };
             if again || !values.is_empty() {
@@ -573,6 +625,7 @@ impl<'a> Attributes<'a> {
                 content_type,
                 message_digest,
                 signing_time: signing_time.and_then(|time| unix_time(&time)),
+                algorithms,
             }),
             _ => Err(Fault::Bad("a signed attribute is missing")),
         }
@@ -790,6 +843,7 @@ mod tests {
             digest,
             scheme,
             include_certificate: true,
+            protect_algorithms: false,
         }
     }
 
@@ -897,6 +951,54 @@ mod tests {
         }
     }
 
+    /// A signature whose attributes say something about the algorithms that the SignerInfo does not.
+    fn signed_with(identity: &Identity, text: &[u8], said: &SignParams<'_>, done: &SignParams<'_>) -> Vec<u8> {
+        let set = signed_attributes(said, &crypto::hash(done.digest, text).unwrap(), NOW).unwrap();
+        let value = crypto::hash(done.digest, &set).unwrap();
+        let signature = crypto::sign_digest(identity.key(), done.scheme, done.digest, &value).unwrap();
+        signed_data(done, &set, &signature).unwrap()
+    }
+
+    #[test]
+    fn protected_algorithms_are_held_against_those_used() {
+        let ec = testkit::ec(Nid::X9_62_PRIME256V1);
+        let text = content(500);
+        for (identity, scheme) in [
+            (testkit::rsa(), SignatureScheme::RsaPkcs1),
+            (testkit::rsa(), SignatureScheme::RsaPss),
+            (&ec, SignatureScheme::RsaPkcs1),
+        ] {
+            let pinned = [identity.certificate().clone()];
+            let protected = SignParams {
+                protect_algorithms: true,
+                ..params(identity, Digest::Sha256, scheme)
+            };
+            let p7s = sign(&protected, &text);
+            assert!(verify(&p7s, &text, &pinned).is_ok());
+            assert!(verify(&to_ber(&Reader::new(&p7s).next().unwrap()), &text, &pinned).is_ok());
+            // Its own reader: the attribute stands there with its two algorithms.
+            let bench = Bench::new(identity);
+            bench.put("part", &text);
+            bench.put("p7s", &p7s);
+            bench.openssl("cms -verify -binary -inform DER -in p7s -content part -CAfile cert.pem -purpose any -out out");
+
+            let of = |digest| SignParams { digest, ..protected };
+            let other = signed_with(identity, &text, &of(Digest::Sha384), &of(Digest::Sha256));
+            let error = verify(&other, &text, &pinned).unwrap_err();
+            assert_eq!(error.kind, ErrorKind::AuthenticationFailed);
+            assert!(error.detail.contains("algorithms"), "{}", error.detail);
+        }
+        // The same digest by another scheme.
+        let scheme = |scheme| SignParams {
+            protect_algorithms: true,
+            ..params(testkit::rsa(), Digest::Sha256, scheme)
+        };
+        let (pkcs1, pss) = (scheme(SignatureScheme::RsaPkcs1), scheme(SignatureScheme::RsaPss));
+        let other = signed_with(testkit::rsa(), &text, &pkcs1, &pss);
+        let pinned = [testkit::rsa().certificate().clone()];
+        assert_eq!(verify(&other, &text, &pinned).unwrap_err().kind, ErrorKind::AuthenticationFailed);
+    }
+
     #[test]
     fn we_accept_openssls() {
         let ec = testkit::ec(Nid::X9_62_PRIME256V1);
@@ -931,7 +1033,8 @@ mod tests {
 
     /// A detached signature as RFC 8419 §3 describes it; without attributes it is over the content.
     fn ed25519_p7s(key: &PKey<Private>, certificate: &Certificate, digest: Digest, text: &[u8], attributes: bool) -> Vec<u8> {
-        let set = signed_attributes(&crypto::hash(digest, text).unwrap(), NOW).unwrap();
+        let plain = params(testkit::rsa(), digest, SignatureScheme::RsaPkcs1);
+        let set = signed_attributes(&plain, &crypto::hash(digest, text).unwrap(), NOW).unwrap();
         let mut signer = openssl::sign::Signer::new_without_digest(key).unwrap();
         let signature = signer.sign_oneshot_to_vec(if attributes { &set } else { text }).unwrap();
         let digest = ber::algorithm(oid::digest(digest), &[]);

@@ -70,12 +70,13 @@ struct Sign<'a> {
 }
 
 impl Signing<'_> {
-    fn params(&self) -> SignParams<'_> {
+    pub(crate) fn params(&self) -> SignParams<'_> {
         SignParams {
             identity: self.identity,
             digest: self.digest,
             scheme: self.scheme,
             include_certificate: self.include_certificate,
+            protect_algorithms: self.protect_algorithms,
         }
     }
 }
@@ -433,6 +434,7 @@ mod tests {
                 digest,
                 scheme: SignatureScheme::RsaPkcs1,
                 include_certificate: true,
+                protect_algorithms: false,
             }),
             encrypt: Some(Encryption {
                 recipients: vec![testkit::other().certificate()],

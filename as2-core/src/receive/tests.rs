@@ -119,6 +119,7 @@ fn outgoing(case: Case, payload: &[Vec<u8>]) -> Outgoing<'static> {
             digest: Digest::Sha384,
             scheme: SignatureScheme::RsaPkcs1,
             include_certificate: true,
+            protect_algorithms: false,
         }),
         encrypt: case.encrypt.map(|cipher| Encryption {
             recipients: vec![testkit::other().certificate()],
@@ -719,6 +720,7 @@ fn line_ends_are_mended_once_for_a_signature() {
         digest: Digest::Sha256,
         scheme: SignatureScheme::RsaPkcs1,
         include_certificate: false,
+        protect_algorithms: false,
     };
     let p7s = crate::mime::transfer::encode(&crate::cms::p7s(&params, &digest, 0).unwrap());
     let text = [
@@ -837,6 +839,7 @@ fn mdn_out(sign: bool) -> MdnOut<'static> {
             digest: Digest::Sha256,
             scheme: SignatureScheme::RsaPkcs1,
             include_certificate: true,
+            protect_algorithms: false,
         }),
         as2_version: "1.2".to_owned(),
         product: "as2gate/1".to_owned(),

@@ -322,6 +322,11 @@ impl Noun for OfPartner {
         ),
         word("sign", "sign", DIGESTS, "Digest of our signature"),
         word("signature-scheme", "signature_scheme", &["pkcs1", "pss"], "RSA signature scheme"),
+        switch(
+            "protect-algorithms",
+            "protect_algorithms",
+            "Signatures cover the names of their algorithms (RFC 6211), which some products cannot read",
+        ),
         word("encrypt", "encrypt", CIPHERS, "Content encryption"),
         word(
             "key-transport",
@@ -337,6 +342,11 @@ impl Noun for OfPartner {
                 "ecdh-sha512",
             ],
             "How the content key is wrapped; for EC certificates ecdh-sha256 unless another ecdh is set",
+        ),
+        switch(
+            "originator-copy",
+            "originator_copy",
+            "Encrypt to our own certificate as well, so that a sent message can be opened here",
         ),
         word("compress", "compress", &["none", "before-sign", "after-sign"], "Compression"),
         word(
@@ -366,6 +376,17 @@ impl Noun for OfPartner {
             "mdn",
             &["none", "sync", "sync-signed", "async", "async-signed"],
             "Receipt asked for",
+        ),
+        text(
+            "micalgs",
+            "micalgs",
+            "DIGESTS",
+            "Digests that its receipt may have, the most wanted first, with commas; empty is that of our signature",
+        ),
+        switch(
+            "mdn-required",
+            "mdn_required",
+            "Require a signed receipt instead of wishing for one",
         ),
         text("mdn-urls", "mdn_urls", "URLS", "Where its async MDNs may go besides its own host"),
         word(

@@ -182,6 +182,7 @@ pub(super) fn compose_mdn(
             digest: receipt_digest(pair, receipt, says.mic.as_ref()),
             scheme: pair.partner.signature_scheme,
             include_certificate: true,
+            protect_algorithms: pair.partner.protect_algorithms,
         })
     });
     let signed = sign.is_some();

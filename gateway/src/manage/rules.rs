@@ -238,6 +238,16 @@ fn check_algorithms(partner: &Partner) -> Result<(), String> {
         }
         _ => {}
     }
+    for (n, digest) in partner.micalgs.iter().enumerate() {
+        let fits = match digest {
+            Digest::Sha1 => partner.legacy,
+            Digest::Sha224 | Digest::Sha256 | Digest::Sha384 | Digest::Sha512 => true,
+            _ => false,
+        };
+        if !fits || partner.micalgs[..n].contains(digest) {
+            return Err("micalgs may hold, each once: sha224, sha256, sha384, sha512, with legacy also sha1".to_owned());
+        }
+    }
     if matches!(
         partner.encrypt,
         Some(Cipher::TripleDesCbc | Cipher::Aes192Gcm | Cipher::Aes128Ccm | Cipher::Aes192Ccm | Cipher::Aes256Ccm)

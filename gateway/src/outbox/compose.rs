@@ -4,6 +4,7 @@ use std::io::{Read as _, Seek, SeekFrom};
 use std::sync::Arc;
 
 use as2_core::algorithm::Digest;
+use as2_core::cert::Identity;
 use as2_core::compose::{Composed, Composer, Encryption, Finished, Outgoing, PartMeta, Signing, TransferEncoding};
 use as2_core::id::As2Id;
 use as2_core::message_id::MessageId;
@@ -233,6 +234,7 @@ fn signing(pair: &Partnership) -> Result<Option<Signing<'_>>, ComposeError> {
         digest,
         scheme: pair.partner.signature_scheme,
         include_certificate: true,
+        protect_algorithms: pair.partner.protect_algorithms,
     }))
 }
 
@@ -245,8 +247,9 @@ fn encryption(pair: &Partnership) -> Result<Option<Encryption<'_>>, ComposeError
             format!("partner {} has no encryption certificate", partner.as2_id),
         )
     })?;
+    let own = pair.signer().filter(|_| partner.originator_copy).map(Identity::certificate);
     Ok(Some(Encryption {
-        recipients: vec![recipient],
+        recipients: std::iter::once(recipient).chain(own).collect(),
         cipher,
         key_transport: partner.key_transport,
     }))
@@ -294,10 +297,13 @@ pub fn receipt_request(core: &Core, pair: &Partnership) -> Option<ReceiptRequest
     } else {
         station.email.clone()
     };
-    let digest = pair.partner.sign.unwrap_or(Digest::Sha256);
     let mut request = ReceiptRequest::sync(notify_to);
     if mode.is_signed() {
-        request = request.signed(vec![digest]);
+        let micalgs = match pair.partner.micalgs.as_slice() {
+            [] => vec![pair.partner.sign.unwrap_or(Digest::Sha256)],
+            wanted => wanted.to_vec(),
+        };
+        request = request.signed(micalgs).required(pair.partner.mdn_required);
     }
     if mode.is_async() {
         request = request.deliver_to(core.mdn_url(station));

@@ -674,7 +674,7 @@ fn messages_are_cancelled_resent_and_exported() {
 }
 
 /// A station's private key, the way Java would get it.
-fn private_key(gateway: &Gateway, file: &str) -> PathBuf {
+pub(crate) fn private_key(gateway: &Gateway, file: &str) -> PathBuf {
     let stores = gateway.json(&["cert", "stores", "--reveal"]);
     let store = stores
         .as_array()

@@ -49,6 +49,64 @@ fn variables_fill_subject_file_name_and_headers() {
 }
 
 #[test]
+fn receipts_copies_and_signatures_are_as_the_partner_is_set() {
+    let pair = Pair::two_gateways();
+    let alice = pair.alice();
+    let switches = [
+        "--mdn-required",
+        "true",
+        "--protect-algorithms",
+        "true",
+        "--originator-copy",
+        "true",
+    ];
+    alice.ok(&[&["partner", "set", "BOB", "--micalgs", "sha512,sha384"][..], &switches].concat());
+    std::thread::sleep(FOLLOWS);
+    let parcel = pair.deliver("order.edi", &order(4));
+    let headers = headers_of(&pair, &parcel.got);
+    let wanted = "signed-receipt-protocol=required, pkcs7-signature; signed-receipt-micalg=required, sha-512, sha-384";
+    assert!(headers.contains(wanted), "{headers}");
+    let mic = parcel.sent["mic"].as_str().unwrap();
+    assert!(mic.ends_with(", sha-512") && parcel.got["mic"] == mic, "{mic}");
+
+    // What was sent opens with ALICE's own key, by a program that is not ours.
+    let raw = pair
+        .alice_user
+        .get(&format!("AS2/raw-message/ALICE/BOB/outbox/{}/message.as2", parcel.sent_id()));
+    let raw = alice.file("message.as2", &raw);
+    let certificate = alice.file("alice.crt", tests::pair::station_certificate(alice, "ALICE").as_bytes());
+    let (key, plain) = (crate::cli::private_key(alice, "alice.pem"), alice.path("plain"));
+    let at = |path: &std::path::Path| path.display().to_string();
+    let recipient = ["-recip", &at(&certificate), "-inkey", &at(&key)];
+    let files = [
+        "cms",
+        "-decrypt",
+        "-binary",
+        "-inform",
+        "DER",
+        "-in",
+        &at(&raw),
+        "-out",
+        &at(&plain),
+    ];
+    let _ = run(&mut tool("openssl", &[&files[..], &recipient].concat())).ok();
+    let opened = std::fs::read(&plain).unwrap();
+    assert!(opened.windows(order(4).len()).any(|window| window == order(4)));
+
+    // Its signature covers the algorithms; OpenSSL, which reads it, says so.
+    let printed = run(&mut tool(
+        "openssl",
+        &["cms", "-cmsout", "-print", "-noout", "-inform", "SMIME", "-in", &at(&plain)],
+    ))
+    .ok();
+    assert!(printed.contains("1.2.840.113549.1.9.52"), "{printed}");
+
+    for (setting, value) in [("--micalgs", "sha1"), ("--micalgs", "sha256,sha256"), ("--micalgs", "md5")] {
+        assert_eq!(alice.cli(&["partner", "set", "BOB", setting, value]).code, 4, "{value}");
+    }
+}
+
+#[test]
 fn a_variable_in_what_a_user_names_stays_text() {
     let pair = Pair::two_gateways();
     pair.alice().ok(&["partner", "set", "BOB", "--subject", "[$file]"]);

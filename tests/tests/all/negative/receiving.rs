@@ -189,8 +189,10 @@ fn receipts_that_cannot_be_made_fail_the_message_unsigned() {
     let stage = stage();
     let protocol = "signed-receipt-protocol=required, pgp-signature; signed-receipt-micalg=optional, sha-256";
     let no_mic = "signed-receipt-protocol=optional, pkcs7-signature; signed-receipt-micalg=required, whirlpool, crc32";
+    let unknown = "signed-receipt-protocol=optional, pkcs7-signature; x-keep-for=required, 10y";
     let cases = [
         ("protocol", protocol, "failed/Failure: unsupported format", "unsupported-format"),
+        ("unknown", unknown, "failed/Failure: unsupported format", "unsupported-format"),
         (
             "micalg",
             no_mic,
