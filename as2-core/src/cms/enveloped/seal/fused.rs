@@ -68,9 +68,10 @@ impl Sealer {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
-    use super::super::{CHUNK, EnvelopePlan, OpenPolicy, Opener};
+    use super::super::{CHUNK, EnvelopePlan};
     use super::*;
     use crate::algorithm::{Digest, KeyTransport};
+    use crate::cms::enveloped::{OpenPolicy, Opener};
     use crate::cms::testkit::{self, content, in_pieces};
     use crate::crypto::hash;
     use proptest::prelude::*;
