@@ -1,0 +1,373 @@
+//! Both ways, against OpenSSL, and what must not hold.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+use super::attributes::*;
+use super::make::*;
+use super::verify::*;
+use super::*;
+use crate::algorithm::{Digest, SignatureScheme};
+use crate::cert::{Certificate, Identity};
+use crate::cms::ber::{self, Element, Reader};
+use crate::cms::oid;
+use crate::cms::testkit::{self, Bench, content, in_pieces};
+use crate::crypto;
+use crate::error::{Error, ErrorKind};
+use openssl::nid::Nid;
+use openssl::pkey::{PKey, Private};
+
+const NOW: i64 = 1_790_000_000;
+
+fn digests(bytes: &[u8]) -> Vec<(Digest, Vec<u8>)> {
+    Digest::ALL
+        .iter()
+        .map(|digest| (*digest, crypto::hash(*digest, bytes).unwrap()))
+        .collect()
+}
+
+fn params(identity: &Identity, digest: Digest, scheme: SignatureScheme) -> SignParams<'_> {
+    SignParams {
+        identity,
+        digest,
+        scheme,
+        include_certificate: true,
+        protect_algorithms: false,
+    }
+}
+
+fn sign(params: &SignParams<'_>, bytes: &[u8]) -> Vec<u8> {
+    let p7s = p7s(params, &crypto::hash(params.digest, bytes).unwrap(), NOW).unwrap();
+    assert_eq!(p7s.len(), p7s_len(params).unwrap());
+    p7s
+}
+
+fn verify(p7s: &[u8], bytes: &[u8], pinned: &[Certificate]) -> Result<Verified, Error> {
+    verify_detached(p7s, &digests(bytes), pinned, &|digest| digest != Digest::Md5)
+}
+
+#[test]
+fn every_key_scheme_and_digest() {
+    let curves = [Nid::X9_62_PRIME256V1, Nid::SECP384R1, Nid::SECP521R1].map(testkit::ec);
+    let text = content(300);
+    for identity in [testkit::rsa(), &curves[0], &curves[1], &curves[2]] {
+        for scheme in SignatureScheme::ALL {
+            for digest in [Digest::Sha1, Digest::Sha224, Digest::Sha256, Digest::Sha384, Digest::Sha512] {
+                let signature = sign(&params(identity, digest, *scheme), &text);
+                let pinned = [testkit::other().certificate().clone(), identity.certificate().clone()];
+                let verified = verify(&signature, &text, &pinned).unwrap();
+                assert_eq!(
+                    (verified.digest, verified.signing_time, verified.has_attributes),
+                    (digest, Some(NOW), true)
+                );
+                assert_eq!(&verified.signer, identity.certificate());
+            }
+        }
+    }
+}
+
+#[test]
+fn failures_have_their_kinds() {
+    let text = content(300);
+    let signature = sign(&params(testkit::rsa(), Digest::Sha256, SignatureScheme::RsaPkcs1), &text);
+    let pinned = [testkit::rsa().certificate().clone()];
+    let kind = |result: Result<Verified, Error>| result.unwrap_err().kind;
+    assert_eq!(kind(verify(&signature, b"other text", &pinned)), ErrorKind::IntegrityCheckFailed);
+    assert_eq!(
+        kind(verify(&signature, &text, &[testkit::other().certificate().clone()])),
+        ErrorKind::AuthenticationFailed
+    );
+    assert_eq!(kind(verify(&signature, &text, &[])), ErrorKind::AuthenticationFailed);
+    let refused = verify_detached(&signature, &digests(&text), &[], &|digest| digest != Digest::Sha256);
+    assert_eq!(kind(refused), ErrorKind::InsufficientMessageSecurity);
+    assert_eq!(
+        kind(verify_detached(&signature, &[], &pinned, &|_| true)),
+        ErrorKind::UnexpectedProcessingError
+    );
+    for length in 0..signature.len() {
+        assert_eq!(kind(verify(&signature[..length], &text, &pinned)), ErrorKind::AuthenticationFailed);
+        assert!(peek(&signature[..length]).is_err());
+    }
+    for at in 0..signature.len() {
+        let mut mutant = signature.clone();
+        mutant[at] ^= 0x11;
+        if let Ok(verified) = verify(&mutant, &text, &pinned) {
+            // Versions, certificates and names prove nothing, so nothing depends on them.
+            assert_eq!(&verified.signer, testkit::rsa().certificate(), "{at}");
+        }
+    }
+    assert!(peek(&vec![0x30; MAX_P7S + 1]).unwrap_err().detail.contains("too large"));
+}
+
+#[test]
+fn what_a_signature_says() {
+    let signature = sign(&params(testkit::rsa(), Digest::Sha384, SignatureScheme::RsaPss), b"text");
+    let facts = peek(&signature).unwrap();
+    let certificate = testkit::rsa().certificate();
+    assert_eq!(facts.digests, [Digest::Sha384]);
+    assert_eq!(
+        facts.signer_issuer_serial,
+        Some((certificate.issuer_der().to_vec(), certificate.serial().to_vec()))
+    );
+    assert_eq!(
+        (facts.signing_time, facts.certificates),
+        (Some(NOW), vec![certificate.der().to_vec()])
+    );
+    let bare = SignParams {
+        include_certificate: false,
+        ..params(testkit::rsa(), Digest::Sha256, SignatureScheme::RsaPkcs1)
+    };
+    assert!(peek(&sign(&bare, b"text")).unwrap().certificates.is_empty());
+    assert!(p7s(&bare, &[0; 20], NOW).is_err() && p7s(&bare, &[0; 32], UTC_TIME_END).is_err());
+}
+
+#[test]
+fn openssl_accepts_ours() {
+    let ec = testkit::ec(Nid::SECP384R1);
+    let text = content(70_000);
+    for (identity, digest, scheme) in [
+        (testkit::rsa(), Digest::Sha256, SignatureScheme::RsaPkcs1),
+        (testkit::rsa(), Digest::Sha1, SignatureScheme::RsaPkcs1),
+        (testkit::rsa(), Digest::Sha512, SignatureScheme::RsaPss),
+        (testkit::rsa(), Digest::Sha1, SignatureScheme::RsaPss),
+        (&ec, Digest::Sha384, SignatureScheme::RsaPkcs1),
+    ] {
+        let bench = Bench::new(identity);
+        bench.put("part", &text);
+        bench.put("p7s", &sign(&params(identity, digest, scheme), &text));
+        bench.openssl("cms -verify -binary -inform DER -in p7s -content part -CAfile cert.pem -purpose any -out out");
+        assert!(bench.get("out") == text);
+    }
+}
+
+/// A signature whose attributes say something about the algorithms that the SignerInfo does not.
+fn signed_with(identity: &Identity, text: &[u8], said: &SignParams<'_>, done: &SignParams<'_>) -> Vec<u8> {
+    let set = signed_attributes(said, &crypto::hash(done.digest, text).unwrap(), NOW).unwrap();
+    let value = crypto::hash(done.digest, &set).unwrap();
+    let signature = crypto::sign_digest(identity.key(), done.scheme, done.digest, &value).unwrap();
+    signed_data(done, &set, &signature).unwrap()
+}
+
+#[test]
+fn protected_algorithms_are_held_against_those_used() {
+    let ec = testkit::ec(Nid::X9_62_PRIME256V1);
+    let text = content(500);
+    for (identity, scheme) in [
+        (testkit::rsa(), SignatureScheme::RsaPkcs1),
+        (testkit::rsa(), SignatureScheme::RsaPss),
+        (&ec, SignatureScheme::RsaPkcs1),
+    ] {
+        let pinned = [identity.certificate().clone()];
+        let protected = SignParams {
+            protect_algorithms: true,
+            ..params(identity, Digest::Sha256, scheme)
+        };
+        let p7s = sign(&protected, &text);
+        assert!(verify(&p7s, &text, &pinned).is_ok());
+        assert!(verify(&to_ber(&Reader::new(&p7s).next().unwrap()), &text, &pinned).is_ok());
+        // Its own reader: the attribute stands there with its two algorithms.
+        let bench = Bench::new(identity);
+        bench.put("part", &text);
+        bench.put("p7s", &p7s);
+        bench.openssl("cms -verify -binary -inform DER -in p7s -content part -CAfile cert.pem -purpose any -out out");
+
+        let of = |digest| SignParams { digest, ..protected };
+        let other = signed_with(identity, &text, &of(Digest::Sha384), &of(Digest::Sha256));
+        let error = verify(&other, &text, &pinned).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::AuthenticationFailed);
+        assert!(error.detail.contains("algorithms"), "{}", error.detail);
+    }
+    // The same digest by another scheme.
+    let scheme = |scheme| SignParams {
+        protect_algorithms: true,
+        ..params(testkit::rsa(), Digest::Sha256, scheme)
+    };
+    let (pkcs1, pss) = (scheme(SignatureScheme::RsaPkcs1), scheme(SignatureScheme::RsaPss));
+    let other = signed_with(testkit::rsa(), &text, &pkcs1, &pss);
+    let pinned = [testkit::rsa().certificate().clone()];
+    assert_eq!(verify(&other, &text, &pinned).unwrap_err().kind, ErrorKind::AuthenticationFailed);
+}
+
+#[test]
+fn we_accept_openssls() {
+    let ec = testkit::ec(Nid::X9_62_PRIME256V1);
+    let text = content(1000);
+    for (identity, options, digest, attributes) in [
+        (testkit::rsa(), "", Digest::Sha256, true),
+        (testkit::rsa(), "-noattr -md sha1", Digest::Sha1, false),
+        (testkit::rsa(), "-keyid -md sha512 -nocerts", Digest::Sha512, true),
+        (testkit::rsa(), "-md sha3-256", Digest::Sha3_256, true),
+        (testkit::rsa(), "-keyopt rsa_padding_mode:pss", Digest::Sha256, true),
+        (
+            testkit::rsa(),
+            "-keyopt rsa_padding_mode:pss -keyopt rsa_pss_saltlen:7 -keyopt rsa_mgf1_md:sha384",
+            Digest::Sha256,
+            true,
+        ),
+        (&ec, "-md sha384", Digest::Sha384, true),
+        (&ec, "-noattr -keyid", Digest::Sha256, false),
+    ] {
+        let bench = Bench::new(identity);
+        bench.put("part", &text);
+        bench.openssl(&format!(
+            "cms -sign -binary -outform DER -in part -out p7s -signer cert.pem -inkey key.pem {options}"
+        ));
+        let p7s = bench.get("p7s");
+        let verified = verify(&p7s, &text, &[identity.certificate().clone()]).expect(options);
+        assert_eq!((verified.digest, verified.has_attributes), (digest, attributes), "{options}");
+        assert_eq!(peek(&p7s).unwrap().digests, [digest]);
+        assert!(verify(&p7s, b"other", &[identity.certificate().clone()]).is_err());
+    }
+}
+
+/// A detached signature as RFC 8419 §3 describes it; without attributes it is over the content.
+fn ed25519_p7s(key: &PKey<Private>, certificate: &Certificate, digest: Digest, text: &[u8], attributes: bool) -> Vec<u8> {
+    let plain = params(testkit::rsa(), digest, SignatureScheme::RsaPkcs1);
+    let set = signed_attributes(&plain, &crypto::hash(digest, text).unwrap(), NOW).unwrap();
+    let mut signer = openssl::sign::Signer::new_without_digest(key).unwrap();
+    let signature = signer.sign_oneshot_to_vec(if attributes { &set } else { text }).unwrap();
+    let digest = ber::algorithm(oid::digest(digest), &[]);
+    let info = [
+        ber::integer(1),
+        ber::tlv(
+            ber::SEQUENCE,
+            &[certificate.issuer_der(), &ber::tlv(ber::INTEGER, &[certificate.serial()])],
+        ),
+        digest.clone(),
+        if attributes {
+            [&[ber::context(0)], &set[1..]].concat()
+        } else {
+            Vec::new()
+        },
+        ber::algorithm(oid::ED25519, &[]),
+        ber::tlv(ber::OCTET_STRING, &[signature]),
+    ];
+    let content = ber::tlv(ber::SEQUENCE, &[ber::oid(oid::DATA)]);
+    let signers = ber::tlv(ber::SET, &[ber::tlv(ber::SEQUENCE, &info)]);
+    let data = ber::tlv(ber::SEQUENCE, &[ber::integer(1), ber::tlv(ber::SET, &[digest]), content, signers]);
+    ber::tlv(ber::SEQUENCE, &[ber::oid(oid::SIGNED_DATA), ber::tlv(ber::context(0), &[data])])
+}
+
+#[test]
+fn ed25519_signatures_hold() {
+    let key = PKey::generate_ed25519().unwrap();
+    let certificate = testkit::certificate(&key, "ed", 11);
+    let text = content(1000);
+    let pinned = [testkit::rsa().certificate().clone(), certificate.clone()];
+    let kind = |result: Result<Verified, Error>| result.unwrap_err().kind;
+    for digest in [Digest::Sha512, Digest::Sha256] {
+        let p7s = ed25519_p7s(&key, &certificate, digest, &text, true);
+        for p7s in [p7s.clone(), to_ber(&Reader::new(&p7s).next().unwrap())] {
+            let verified = verify(&p7s, &text, &pinned).unwrap();
+            assert_eq!((verified.digest, &verified.signer), (digest, &certificate));
+            assert_eq!(kind(verify(&p7s, b"other", &pinned)), ErrorKind::IntegrityCheckFailed);
+            assert_eq!(kind(verify(&p7s, &text, &pinned[..1])), ErrorKind::AuthenticationFailed);
+        }
+        for at in [p7s.len() - 1, p7s.len() - 64, p7s.len() - 80] {
+            let mut mutant = p7s.clone();
+            mutant[at] ^= 1;
+            assert!(verify(&mutant, &text, &pinned).is_err());
+        }
+    }
+    let bare = ed25519_p7s(&key, &certificate, Digest::Sha512, &text, false);
+    assert!(verify(&bare, &text, &pinned).unwrap_err().detail.contains("Ed25519"));
+    let refused = Identity::new(certificate.der(), &key.private_key_to_pkcs8().unwrap());
+    assert!(refused.unwrap_err().detail.contains("Ed25519"));
+}
+
+/// Every definite length made indefinite, every string cut in two: what a BER writer may do to a signature.
+fn to_ber(element: &Element<'_>) -> Vec<u8> {
+    if element.id == ber::OCTET_STRING {
+        let (start, end) = element.body.split_at(element.body.len() / 2);
+        let pieces = [ber::tlv(ber::OCTET_STRING, &[start]), ber::tlv(ber::OCTET_STRING, &[end])].concat();
+        return [&[0x24, 0x80], &pieces[..], &[0, 0]].concat();
+    }
+    if element.id & 0x20 == 0 {
+        return element.whole.to_vec();
+    }
+    let mut out = vec![element.id, 0x80];
+    let mut children = element.reader();
+    while !children.is_empty() {
+        out.extend(to_ber(&children.next().unwrap()));
+    }
+    out.extend([0, 0]);
+    out
+}
+
+#[test]
+fn ber_signatures_hold() {
+    let text = content(99);
+    let signature = sign(&params(testkit::rsa(), Digest::Sha256, SignatureScheme::RsaPkcs1), &text);
+    let rewritten = to_ber(&Reader::new(&signature).next().unwrap());
+    assert!(rewritten != signature);
+    let pinned = [testkit::rsa().certificate().clone()];
+    assert!(verify(&rewritten, &text, &pinned).is_ok());
+    assert_eq!(verify(&rewritten, b"x", &pinned).unwrap_err().kind, ErrorKind::IntegrityCheckFailed);
+}
+
+#[test]
+fn a_renamed_signer_is_found_by_its_key() {
+    let text = content(99);
+    let renamed = testkit::identity(testkit::rsa().key(), "renamed", 99);
+    let signature = sign(&params(&renamed, Digest::Sha256, SignatureScheme::RsaPkcs1), &text);
+    let pinned = [testkit::other().certificate().clone(), testkit::rsa().certificate().clone()];
+    assert_eq!(&verify(&signature, &text, &pinned).unwrap().signer, testkit::rsa().certificate());
+}
+
+#[test]
+fn opaque_signatures() {
+    let bench = Bench::new(testkit::rsa());
+    let text = content(150_000);
+    bench.put("in", &text);
+    let pinned = [testkit::rsa().certificate().clone()];
+    let run = |bytes: &[u8], seed, pinned: &[Certificate]| {
+        let mut verifier = OpaqueVerifier::new();
+        let mut content = Vec::new();
+        in_pieces(bytes, seed, |piece| verifier.push(piece, &mut content))?;
+        verifier.finish(&mut content, pinned, &|_| true).map(|verified| (verified, content))
+    };
+    for options in ["", "-stream", "-noattr -md sha512"] {
+        bench.openssl(&format!(
+            "cms -sign -nodetach -binary -outform DER -in in -out out -signer cert.pem -inkey key.pem {options}"
+        ));
+        let mut message = bench.get("out");
+        let (verified, found) = run(&message, 5, &pinned).expect(options);
+        assert!(found == text);
+        assert_eq!(verified.content_digest, crypto::hash(verified.digest, &text).unwrap());
+        assert_eq!(run(&message, 6, &[]).unwrap_err().kind, ErrorKind::AuthenticationFailed);
+        assert_eq!(
+            run(&message[..message.len() - 1], 6, &pinned).unwrap_err().kind,
+            ErrorKind::AuthenticationFailed
+        );
+        message[70_000] ^= 1;
+        let expected = if options.contains("noattr") {
+            ErrorKind::AuthenticationFailed
+        } else {
+            ErrorKind::IntegrityCheckFailed
+        };
+        assert_eq!(run(&message, 7, &pinned).unwrap_err().kind, expected);
+    }
+    let detached = sign(&params(testkit::rsa(), Digest::Sha256, SignatureScheme::RsaPkcs1), &text);
+    assert_eq!(run(&detached, 1, &pinned).unwrap_err().kind, ErrorKind::AuthenticationFailed);
+}
+
+#[test]
+fn times_come_back() {
+    for unix in [0, 951_782_399, 951_782_400, 1_709_251_199, NOW, UTC_TIME_END - 1] {
+        let text = utc_time(unix).unwrap();
+        let element = Element {
+            id: ber::UTC_TIME,
+            body: text.as_bytes(),
+            whole: &[],
+        };
+        assert_eq!(unix_time(&element), Some(unix), "{text}");
+    }
+    assert_eq!(utc_time(1_709_251_199).unwrap(), "240229235959Z");
+    let general = |body| {
+        unix_time(&Element {
+            id: ber::GENERALIZED_TIME,
+            body,
+            whole: &[],
+        })
+    };
+    assert_eq!(general(b"20500101000000Z"), Some(UTC_TIME_END));
+    assert_eq!((general(b"20500230000000Z"), general(b"2050"), general(b"")), (None, None, None));
+}
