@@ -1,0 +1,154 @@
+//! The forms that single values have: ids, names, URLs, address blocks; and how much there may be of each.
+
+use std::net::IpAddr;
+
+use crate::layout::{MAX_DIR_NAME, encode};
+
+/// Longest AS2 id in characters (RFC 4130 §6.2).
+pub const MAX_AS2_ID: usize = 128;
+/// Longest name of a certificate.
+pub const MAX_CERTIFICATE_NAME: usize = 64;
+/// Longest URL.
+pub const MAX_URL: usize = 2_048;
+/// Longest text for people: names, subjects, mail addresses.
+pub const MAX_TEXT: usize = 255;
+/// Most entries of a list in an object.
+pub const MAX_LIST: usize = 100;
+
+/// The rule for AS2 ids: 1 to 128 printable ASCII characters, no blank at either end, and a directory name that fits.
+///
+/// # Errors
+/// The rule.
+pub fn check_as2_id(id: &str) -> Result<(), String> {
+    let printable = id.bytes().all(|b| (0x20..0x7f).contains(&b));
+    if id.is_empty() || id.len() > MAX_AS2_ID || !printable || id.trim() != id {
+        return Err(format!(
+            "AS2 id `{}` must be 1 to {MAX_AS2_ID} printable ASCII characters, without blanks at the ends",
+            id.escape_default()
+        ));
+    }
+    if encode(id).len() > MAX_DIR_NAME {
+        return Err(format!("AS2 id `{id}` makes a directory name of more than {MAX_DIR_NAME} bytes"));
+    }
+    Ok(())
+}
+
+pub(super) fn check_name(name: &str) -> Result<(), String> {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    if name.is_empty() || name.len() > MAX_CERTIFICATE_NAME || !name.bytes().all(legal) || name.starts_with(['-', '.']) {
+        return Err(format!(
+            "certificate name `{}` must be 1 to {MAX_CERTIFICATE_NAME} of a-z, A-Z, 0-9, - _ and ., and must not begin with - or .",
+            name.escape_default()
+        ));
+    }
+    Ok(())
+}
+
+pub(super) fn check_text(name: &str, text: &str) -> Result<(), String> {
+    if text.chars().count() > MAX_TEXT || text.chars().any(char::is_control) {
+        return Err(format!(
+            "{name} is longer than {MAX_TEXT} characters or has control characters in it"
+        ));
+    }
+    Ok(())
+}
+
+pub(super) fn check_list(name: &str, list: &[String]) -> Result<(), String> {
+    if list.len() > MAX_LIST {
+        Err(format!("{name} has more than {MAX_LIST} entries"))
+    } else {
+        Ok(())
+    }
+}
+
+/// The rule for URLs: http or https, a host, no user name in it.
+///
+/// # Errors
+/// The rule.
+pub fn check_url(name: &str, url: &str) -> Result<(), String> {
+    let wrong = |why: &str| {
+        Err(format!(
+            "{name} `{}` {why}\nwrite it like https://as2.example.com/as2",
+            url.escape_default()
+        ))
+    };
+    if url.len() > MAX_URL || !url.bytes().all(|b| b.is_ascii_graphic()) {
+        return wrong("is too long or has characters in it that a URL has not");
+    }
+    let Some(rest) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else {
+        return wrong("does not begin with http:// or https://");
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if authority.contains('@') {
+        return wrong("has a user name in it; use http_auth");
+    }
+    let port_fits = match authority.strip_prefix('[') {
+        Some(inner) => inner.split_once(']').is_some_and(|(host, port)| {
+            host.parse::<std::net::Ipv6Addr>().is_ok()
+                && (port.is_empty() || port.strip_prefix(':').is_some_and(|p| p.parse::<u16>().is_ok()))
+        }),
+        None => match authority.split_once(':') {
+            Some((host, port)) => !host.is_empty() && port.parse::<u16>().is_ok(),
+            None => !authority.is_empty(),
+        },
+    };
+    if port_fits { Ok(()) } else { wrong("has no usable host or port") }
+}
+
+/// The rule for address blocks: an address, or `address/bits`.
+pub(super) fn check_cidr(block: &str) -> Result<(), String> {
+    let wrong = || {
+        format!(
+            "allowed_ips: `{}` is not an address or block like 192.0.2.0/24",
+            block.escape_default()
+        )
+    };
+    let (address, bits) = block.split_once('/').map_or((block, None), |(address, bits)| (address, Some(bits)));
+    let address: IpAddr = address.parse().map_err(|_| wrong())?;
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    match bits.map(str::parse::<u8>) {
+        None => Ok(()),
+        Some(Ok(bits)) if bits <= most => Ok(()),
+        Some(_) => Err(wrong()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn ids_urls_and_blocks() {
+        for good in [
+            "ACME_PROD",
+            "AS 2/x",
+            "a.b",
+            "ünïcode".replace('ü', "u").replace('ï', "i").as_str(),
+            &"x".repeat(128),
+            "a\"b",
+            "\"a\\b\"",
+        ] {
+            assert!(check_as2_id(good).is_ok(), "{good}");
+        }
+        for bad in ["", " a", "a ", "a\n", "ä", &"\"".repeat(100), &"x".repeat(129), &"/".repeat(100)] {
+            assert!(check_as2_id(bad).is_err(), "{bad}");
+        }
+        for good in ["http://localhost:8080/as2", "https://[::1]:4443/", "https://as2.example.com"] {
+            assert!(check_url("url", good).is_ok(), "{good}");
+        }
+        for bad in [
+            "ftp://x",
+            "http://",
+            "http://u:p@x/",
+            "http://x:99999/",
+            "http://a b/",
+            "http://[::1/",
+            "as2.example.com",
+        ] {
+            assert!(check_url("url", bad).is_err(), "{bad}");
+        }
+        assert!(check_cidr("192.0.2.0/24").is_ok() && check_cidr("::1").is_ok() && check_cidr("2001:db8::/32").is_ok());
+        assert!(check_cidr("192.0.2.0/33").is_err() && check_cidr("x").is_err() && check_cidr("1.2.3.4/-1").is_err());
+    }
+}

@@ -1,0 +1,249 @@
+//! What a partner's settings may be.
+
+use as2_core::algorithm::{Cipher, Digest, KeyTransport};
+
+use super::expect_certificate;
+use super::forms::{MAX_TEXT, MAX_URL, check_as2_id, check_list, check_text, check_url};
+use crate::config::parse_duration;
+use crate::journal::Objects;
+use crate::partner::Partner;
+use crate::variables;
+
+pub(super) fn check(objects: &Objects, partner: &Partner) -> Result<(), String> {
+    check_as2_id(&partner.as2_id)?;
+    check_texts(partner)?;
+    check_urls(partner)?;
+    check_algorithms(partner)?;
+    check_http(partner)?;
+    check_limits(partner)?;
+    for (name, list) in [
+        ("stations", &partner.stations),
+        ("sign_certificate", &partner.sign_certificate),
+        ("https_certificate", &partner.https_certificate),
+        ("mdn_urls", &partner.mdn_urls),
+    ] {
+        check_list(name, list)?;
+    }
+    for station in partner.stations.iter().filter(|station| *station != "*") {
+        if objects.stations.get(station).is_none_or(|s| s.account != partner.account) {
+            return Err(format!(
+                "stations names `{}`, which is no station of this account\nas2gate station list",
+                station.escape_default()
+            ));
+        }
+    }
+    check_certificates(objects, partner)
+}
+
+fn check_texts(partner: &Partner) -> Result<(), String> {
+    for (name, text) in [
+        ("name", &partner.name),
+        ("email", &partner.email),
+        ("subject", &partner.subject),
+        ("file_name", &partner.file_name),
+        ("content_type", &partner.content_type),
+    ] {
+        check_text(name, text)?;
+    }
+    for (name, template) in [("subject", &partner.subject), ("file_name", &partner.file_name)] {
+        variables::check(name, template)?;
+    }
+    if partner.content_type != "auto" && !partner.content_type.contains('/') {
+        return Err("content_type has to be `auto` or a media type like application/EDI-X12".to_owned());
+    }
+    Ok(())
+}
+
+fn check_urls(partner: &Partner) -> Result<(), String> {
+    for (name, url) in [("url", &partner.url), ("proxy", &partner.proxy)] {
+        if !url.is_empty() {
+            check_url(name, url)?;
+        }
+    }
+    partner.mdn_urls.iter().try_for_each(|url| check_url("mdn_urls", url))
+}
+
+fn check_certificates(objects: &Objects, partner: &Partner) -> Result<(), String> {
+    let one = (!partner.encrypt_certificate.is_empty()).then_some(&partner.encrypt_certificate);
+    for name in partner.sign_certificate.iter().chain(&partner.https_certificate).chain(one) {
+        expect_certificate(objects, &partner.account, name)?;
+    }
+    let agreement = matches!(
+        partner.key_transport,
+        KeyTransport::EcdhSha256 | KeyTransport::EcdhSha384 | KeyTransport::EcdhSha512
+    );
+    let recipient = objects.certificate(&partner.account, &partner.encrypt_certificate);
+    if agreement && recipient.is_some_and(|certificate| certificate.key.starts_with("RSA")) {
+        return Err(format!(
+            "key_transport {} needs an EC certificate, and {} has an RSA key\nset key_transport = \"pkcs1\" or an oaep word",
+            partner.key_transport, partner.encrypt_certificate
+        ));
+    }
+    if partner.encrypt.is_some() && recipient.is_some_and(|certificate| certificate.key.starts_with("Ed25519")) {
+        return Err(format!(
+            "encrypt_certificate {} has an Ed25519 key, which signs only\ngive an RSA or EC certificate for encryption, or set encrypt = \"none\"",
+            partner.encrypt_certificate
+        ));
+    }
+    if !partner.client_certificate.is_empty()
+        && expect_certificate(objects, &partner.account, &partner.client_certificate)?
+            .sealed_key
+            .is_none()
+    {
+        return Err(format!("client certificate {} has no private key here", partner.client_certificate));
+    }
+    Ok(())
+}
+
+fn check_algorithms(partner: &Partner) -> Result<(), String> {
+    match partner.sign {
+        Some(Digest::Sha1) if !partner.legacy => {
+            return Err(
+                "sign = \"sha1\" is allowed for old partners only\nset legacy = true as well, if this partner can do no better".to_owned(),
+            );
+        }
+        Some(Digest::Md5 | Digest::Sha3_256 | Digest::Sha3_384 | Digest::Sha3_512) => {
+            return Err("sign has to be one of: none, sha224, sha256, sha384, sha512, with legacy also sha1".to_owned());
+        }
+        _ => {}
+    }
+    for (n, digest) in partner.micalgs.iter().enumerate() {
+        let fits = match digest {
+            Digest::Sha1 => partner.legacy,
+            Digest::Sha224 | Digest::Sha256 | Digest::Sha384 | Digest::Sha512 => true,
+            _ => false,
+        };
+        if !fits || partner.micalgs[..n].contains(digest) {
+            return Err("micalgs may hold, each once: sha224, sha256, sha384, sha512, with legacy also sha1".to_owned());
+        }
+    }
+    if matches!(
+        partner.encrypt,
+        Some(Cipher::TripleDesCbc | Cipher::Aes192Gcm | Cipher::Aes128Ccm | Cipher::Aes192Ccm | Cipher::Aes256Ccm)
+    ) {
+        return Err("encrypt has to be one of: none, aes128-cbc, aes192-cbc, aes256-cbc, aes128-gcm, aes256-gcm".to_owned());
+    }
+    if matches!(partner.key_transport, KeyTransport::EcdhSha1 | KeyTransport::EcdhSha224) {
+        return Err("key_transport by ecdh-sha1 or ecdh-sha224 is for receipt only\nuse ecdh-sha256".to_owned());
+    }
+    Ok(())
+}
+
+/// Header names that a message's own lines have; a partner's extra lines may not double them.
+const OWN_HEADERS: &[&str] = &[
+    "host",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "message-id",
+    "date",
+    "subject",
+    "mime-version",
+    "expect",
+    "authorization",
+];
+const OWN_HEADER_PREFIXES: &[&str] = &["as2-", "content-", "disposition-notification-", "receipt-delivery-"];
+
+fn check_http(partner: &Partner) -> Result<(), String> {
+    /// Most header lines of a partner.
+    const MAX_HEADERS: usize = 50;
+    if partner.headers.len() > MAX_HEADERS {
+        return Err(format!("headers has more than {MAX_HEADERS} lines"));
+    }
+    for (name, value) in &partner.headers {
+        let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+        if name.is_empty() || name.len() > MAX_TEXT || !name.bytes().all(token) {
+            return Err(format!("headers: `{}` is not the name of a header", name.escape_default()));
+        }
+        let lower = name.to_ascii_lowercase();
+        if OWN_HEADERS.contains(&lower.as_str()) || OWN_HEADER_PREFIXES.iter().any(|prefix| lower.starts_with(prefix)) {
+            return Err(format!("headers: {name} is written by the gateway itself"));
+        }
+        if value.len() > MAX_URL || value.chars().any(char::is_control) {
+            return Err(format!("headers: the value of {name} is too long or has control characters in it"));
+        }
+        variables::check(&format!("headers: {name}"), value)?;
+    }
+    for (name, auth) in [
+        ("http_auth", &partner.http_auth),
+        ("inbound_auth", &partner.inbound_auth),
+        ("proxy_auth", &partner.proxy_auth),
+    ] {
+        check_text(name, &auth.user)?;
+        if auth.user.contains(':') {
+            return Err(format!("{name}: a user name of HTTP has no colon in it"));
+        }
+    }
+    if !partner.inbound_auth.user.is_empty() && partner.inbound_auth.password.is_empty() {
+        return Err("inbound_auth has a user without a password\ngive both: --inbound-user, --inbound-password".to_owned());
+    }
+    Ok(())
+}
+
+/// Numbers, times and sizes.
+fn check_limits(partner: &Partner) -> Result<(), String> {
+    if !matches!(partner.async_status, 200 | 202 | 204) {
+        return Err("async_status has to be 200, 202 or 204".to_owned());
+    }
+    if partner.max_parallel == 0 || partner.max_parallel > 1_000 {
+        return Err("max_parallel has to be from 1 to 1000".to_owned());
+    }
+    let version = partner
+        .as2_version
+        .split_once('.')
+        .is_some_and(|(a, b)| a.parse::<u8>().is_ok() && b.parse::<u8>().is_ok());
+    if !version {
+        return Err("as2_version has to look like 1.2".to_owned());
+    }
+    if i64::try_from(partner.max_message).is_err() || i64::try_from(partner.der_max).is_err() {
+        return Err("max_message or der_max is more bytes than a file can have".to_owned());
+    }
+    let retry = &partner.retry;
+    for text in [&retry.initial, &retry.max_wait, &retry.max_time, &retry.mdn_wait]
+        .into_iter()
+        .flatten()
+    {
+        parse_duration(text).map_err(|why| format!("retry: {why}"))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_is_for_receipt_only_is_not_sent() {
+        let with = |encrypt, key_transport| {
+            let partner = Partner {
+                encrypt: Some(encrypt),
+                key_transport,
+                ..Partner::default()
+            };
+            check_algorithms(&partner).is_ok()
+        };
+        for cipher in [Cipher::TripleDesCbc, Cipher::Aes128Ccm, Cipher::Aes192Ccm, Cipher::Aes256Ccm] {
+            assert!(!with(cipher, KeyTransport::RsaPkcs1), "{cipher}");
+        }
+        for (transport, sent) in [
+            (KeyTransport::EcdhSha256, true),
+            (KeyTransport::EcdhSha1, false),
+            (KeyTransport::EcdhSha224, false),
+        ] {
+            assert_eq!(with(Cipher::Aes256Gcm, transport), sent, "{transport}");
+        }
+    }
+
+    #[test]
+    fn partners_cannot_double_our_headers() {
+        let mut partner = Partner {
+            as2_id: "B".to_owned(),
+            ..Partner::default()
+        };
+        partner.headers.insert("X-Env".to_owned(), "prod".to_owned());
+        assert!(check_http(&partner).is_ok());
+        partner.headers.insert("AS2-From".to_owned(), "x".to_owned());
+        assert!(check_http(&partner).is_err());
+    }
+}

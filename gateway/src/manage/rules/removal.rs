@@ -1,0 +1,83 @@
+//! What a removal would leave dangling.
+
+use crate::journal::{ObjectKind, Objects};
+use crate::manage::{Refusal, RefusalKind, Result, listed};
+
+/// Refuses to remove what others need.
+pub(super) fn check(after: &Objects, kind: ObjectKind, account: &str, name: &str) -> Result<()> {
+    let (users, why, hint) = match kind {
+        ObjectKind::Account => (contents(after, name), "it still has", "remove these first"),
+        ObjectKind::Station => (
+            naming(after, account, name),
+            "partners name it:",
+            "as2gate partner set ID --stations …",
+        ),
+        ObjectKind::Certificate => (
+            used_by(after, account, name),
+            "it is used by",
+            "give them another certificate first, e.g. with `as2gate cert schedule`",
+        ),
+        ObjectKind::Partner | ObjectKind::User => return Ok(()),
+    };
+    if users.is_empty() {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        RefusalKind::Failed,
+        "in-use",
+        format!("cannot remove {kind} {name}"),
+        format!("{why} {}", listed(users.iter().map(String::as_str), "")),
+        hint,
+    ))
+}
+
+/// Everything that an account has.
+fn contents(objects: &Objects, account: &str) -> Vec<String> {
+    let mut all = Vec::new();
+    let mut add = |noun: &str, owner: &str, name: &str| {
+        if owner == account {
+            all.push(format!("{noun} {name}"));
+        }
+    };
+    objects.stations.values().for_each(|s| add("station", &s.account, &s.as2_id));
+    objects.partners.values().for_each(|p| add("partner", &p.account, &p.as2_id));
+    objects.certificates.values().for_each(|c| add("cert", &c.account, &c.name));
+    objects.users.values().for_each(|u| add("user", &u.account, &u.name));
+    all
+}
+
+/// The partners whose list of stations names one.
+fn naming(objects: &Objects, account: &str, station: &str) -> Vec<String> {
+    let named = |list: &[String]| list.iter().any(|name| name == station);
+    let partners = objects.partners.values().filter(|p| p.account == account && named(&p.stations));
+    partners.map(|partner| partner.as2_id.clone()).collect()
+}
+
+/// By whom a certificate is used, in words.
+#[must_use]
+pub fn used_by(objects: &Objects, account: &str, name: &str) -> Vec<String> {
+    let mut users = Vec::new();
+    for station in objects.stations.values().filter(|station| station.account == account) {
+        if station.certificate == name || station.also_decrypt.iter().any(|other| other == name) {
+            users.push(format!("station {}", station.as2_id));
+        }
+    }
+    for partner in objects.partners.values().filter(|partner| partner.account == account) {
+        let listed = partner
+            .sign_certificate
+            .iter()
+            .chain(&partner.https_certificate)
+            .any(|other| other == name);
+        if listed || partner.encrypt_certificate == name || partner.client_certificate == name {
+            users.push(format!("partner {}", partner.as2_id));
+        }
+    }
+    for other in objects
+        .certificates
+        .values()
+        .filter(|c| c.account == account && c.replaces == name && !c.active_from.is_empty())
+    {
+        users.push(format!("the switch to certificate {}", other.name));
+    }
+    users
+}

@@ -1,0 +1,70 @@
+//! What is legal and will not do its work.
+
+use super::used_by;
+use crate::clock::Millis;
+use crate::journal::Objects;
+use crate::login::LoginStep;
+use crate::partner::Partner;
+use crate::user::User;
+
+/// What is wrong, and the command that mends it.
+type Warning = (String, String);
+
+/// What `check` says about an object that is legal and will not do its work.
+#[must_use]
+pub fn warnings(objects: &Objects, now: Millis) -> Vec<Warning> {
+    let bare = objects.stations.values().filter(|station| station.certificate.is_empty());
+    let mut found: Vec<Warning> = bare
+        .map(|station| {
+            (
+                format!("station {} has no certificate", station.as2_id),
+                format!("as2gate cert add NAME --station {} --file FILE", station.as2_id),
+            )
+        })
+        .collect();
+    objects.partners.values().for_each(|partner| of_partner(partner, &mut found));
+    for certificate in objects.certificates.values() {
+        if certificate.not_after.saturating_mul(1000) < now && !used_by(objects, &certificate.account, &certificate.name).is_empty() {
+            let switch = format!("as2gate cert schedule {} --replace-with FILE", certificate.name);
+            found.push((format!("certificate {} has expired and is in use", certificate.name), switch));
+        }
+    }
+    found.extend(crate::manage::rollover::warnings(objects));
+    objects.users.values().for_each(|user| of_user(user, &mut found));
+    found
+}
+
+fn of_partner(partner: &Partner, found: &mut Vec<Warning>) {
+    let id = &partner.as2_id;
+    if partner.url.is_empty() {
+        found.push((format!("partner {id} has no url"), format!("as2gate partner set {id} --url URL")));
+    }
+    let certificate = format!("as2gate cert add NAME --partner {id} --file FILE");
+    if partner.encrypt.is_some() && partner.encrypt_certificate.is_empty() {
+        found.push((format!("partner {id} has no encryption certificate"), certificate.clone()));
+    }
+    if partner.sign_certificate.is_empty() && (partner.require_signed || partner.mdn.is_signed()) {
+        found.push((format!("partner {id} has no signing certificate"), certificate));
+    }
+}
+
+fn of_user(user: &User, found: &mut Vec<Warning>) {
+    let name = &user.name;
+    let key = format!("key add {name} --public-key FILE");
+    let lacks = [
+        (LoginStep::PublicKey, user.keys.is_empty(), "no key", key),
+        (
+            LoginStep::Password,
+            user.password.is_empty(),
+            "no password",
+            format!("password {name}"),
+        ),
+        (LoginStep::Totp, user.totp.is_empty(), "no secret for codes", format!("totp {name}")),
+    ];
+    for (_, _, lack, hint) in lacks.into_iter().filter(|(step, empty, ..)| *empty && user.login.has(*step)) {
+        found.push((
+            format!("user {name} has {lack} and cannot log in with {}", user.login.describe()),
+            format!("as2gate user {hint}"),
+        ));
+    }
+}
