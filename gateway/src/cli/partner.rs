@@ -1,22 +1,22 @@
 //! `partner`: remote AS2 identities, their settings, and the test of a connection.
 
+mod shown;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Subcommand;
 use clap::builder::{PossibleValue, PossibleValuesParser};
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::error::DONE;
-use super::output::{Cell, Format, List, facts, local};
+use super::output::{Cell, Format, List, facts};
 use super::settings::{OfPartner, Settings};
 use super::{CertificateFile, Ctx, Outcome, partner_test};
 use crate::gateway::Core;
-use crate::journal::{MessageFilter, Objects};
-use crate::manage::certificates::day;
+use crate::journal::Objects;
 use crate::manage::partners::{self, NewPartner};
 use crate::manage::{Result, objects, rules};
-use crate::message::{Direction, Message};
 use crate::partner::{Blocked, Partner};
 use crate::presets::{self, PRESETS};
 
@@ -48,27 +48,7 @@ pub(crate) enum Verb {
   as2gate partner add OLDCO --url http://192.0.2.7/as2 --certificate oldco.p7b --sign sha1 --legacy
   as2gate partner add SHOP --url http://shop.example:10080/ --certificate shop.cer --preset openas2
   as2gate partner add --from-station BOB")]
-    Add {
-        /// AS2 id, compared exactly.
-        #[arg(required_unless_present = "from_station", conflicts_with = "from_station")]
-        id: Option<String>,
-        /// Its certificate, for signatures and encryption: PEM, DER, P7B.
-        #[arg(long, value_name = "FILE", conflicts_with = "from_station")]
-        certificate: Option<PathBuf>,
-        /// Name of the certificate here [default: made of the AS2 id and the year].
-        #[arg(long, value_name = "NAME")]
-        cert_name: Option<String>,
-        /// Take id, URL and certificate of a station of this server.
-        #[arg(long, value_name = "STATION")]
-        from_station: Option<String>,
-        /// Product at the other end: sets what suits it; what is given beside it wins. `partner presets` shows all.
-        #[arg(long, value_name = "NAME", value_parser = preset_words())]
-        preset: Option<String>,
-        #[command(flatten)]
-        file: CertificateFile,
-        #[command(flatten)]
-        settings: Settings<OfPartner>,
-    },
+    Add(Box<Add>),
     /// List the presets of `partner add`, or show one with its reasons.
     #[command(after_help = "Examples:
   as2gate partner presets
@@ -147,56 +127,11 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Show { id } => {
             let all = objects(&core)?;
             let partner = partners::choose(&all, ctx.account(), &id)?;
-            let (object, text) = shown(&core, &all, partner)?;
+            let (object, text) = shown::partner(&core, &all, partner)?;
             ctx.printer.show(&object, &text);
         }
-        Verb::Add {
-            id,
-            certificate,
-            cert_name,
-            from_station,
-            preset,
-            file,
-            settings,
-        } => {
-            let given = settings.pairs()?;
-            let pairs = match preset.as_deref().and_then(presets::find) {
-                Some(preset) => preset.before(given),
-                None => given,
-            };
-            let (partner, origin) = match (id, from_station) {
-                (_, Some(station)) => {
-                    let partner = partners::add_from_station(&core, ctx.account(), &station, &pairs, ctx.dry_run()).await?;
-                    (partner, format!("   from station {station}"))
-                }
-                (id, None) => {
-                    let certificate = certificate.map(|path| file.read(&path, cert_name.clone())).transpose()?;
-                    let new = NewPartner {
-                        account: ctx.account().map(str::to_owned),
-                        as2_id: id.unwrap_or_default(),
-                        settings: pairs,
-                        certificate,
-                    };
-                    (partners::add(&core, &new, ctx.dry_run()).await?, String::new())
-                }
-            };
-            ctx.printer
-                .done(&object(&partner), &ctx.would(format!("{}{origin}", headline(&partner))));
-            warn(ctx, &core, &partner)?;
-        }
-        Verb::Set { id, as2_id, settings } => {
-            let mut pairs = settings.pairs()?;
-            if let Some(new) = as2_id.filter(|new| *new != id) {
-                let explanation = format!("folders and history of {id} stay under that name; {new} begins with empty ones");
-                ctx.confirm_by_name(&explanation, &id)?;
-                pairs.push(("as2_id".to_owned(), new));
-            } else if pairs.is_empty() {
-                settings.some("partner", &id)?;
-            }
-            let partner = partners::set(&core, ctx.account(), &id, &pairs, ctx.dry_run()).await?;
-            ctx.printer.done(&object(&partner), &ctx.would(headline(&partner)));
-            warn(ctx, &core, &partner)?;
-        }
+        Verb::Add(args) => add(ctx, &core, *args).await?,
+        Verb::Set { id, as2_id, settings } => set(ctx, &core, &id, as2_id, &settings).await?,
         Verb::Rm { id } => {
             ctx.confirm(&format!("remove partner {id}?"))?;
             partners::remove(&core, ctx.account(), &id, ctx.dry_run()).await?;
@@ -224,6 +159,71 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Presets { .. } => {}
     }
     Ok(DONE)
+}
+
+/// What `partner add` was told.
+#[derive(Debug, Args)]
+pub(crate) struct Add {
+    /// AS2 id, compared exactly.
+    #[arg(required_unless_present = "from_station", conflicts_with = "from_station")]
+    id: Option<String>,
+    /// Its certificate, for signatures and encryption: PEM, DER, P7B.
+    #[arg(long, value_name = "FILE", conflicts_with = "from_station")]
+    certificate: Option<PathBuf>,
+    /// Name of the certificate here [default: made of the AS2 id and the year].
+    #[arg(long, value_name = "NAME")]
+    cert_name: Option<String>,
+    /// Take id, URL and certificate of a station of this server.
+    #[arg(long, value_name = "STATION")]
+    from_station: Option<String>,
+    /// Product at the other end: sets what suits it; what is given beside it wins. `partner presets` shows all.
+    #[arg(long, value_name = "NAME", value_parser = preset_words())]
+    preset: Option<String>,
+    #[command(flatten)]
+    file: CertificateFile,
+    #[command(flatten)]
+    settings: Settings<OfPartner>,
+}
+
+async fn add(ctx: &Ctx, core: &Core, add: Add) -> Result<()> {
+    let given = add.settings.pairs()?;
+    let settings = match add.preset.as_deref().and_then(presets::find) {
+        Some(preset) => preset.before(given),
+        None => given,
+    };
+    let (partner, origin) = match add.from_station {
+        Some(station) => {
+            let partner = partners::add_from_station(core, ctx.account(), &station, &settings, ctx.dry_run()).await?;
+            (partner, format!("   from station {station}"))
+        }
+        None => {
+            let certificate = add.certificate.map(|path| add.file.read(&path, add.cert_name)).transpose()?;
+            let new = NewPartner {
+                account: ctx.account().map(str::to_owned),
+                as2_id: add.id.unwrap_or_default(),
+                settings,
+                certificate,
+            };
+            (partners::add(core, &new, ctx.dry_run()).await?, String::new())
+        }
+    };
+    ctx.printer
+        .done(&object(&partner), &ctx.would(format!("{}{origin}", headline(&partner))));
+    warn(ctx, core, &partner)
+}
+
+async fn set(ctx: &Ctx, core: &Core, id: &str, as2_id: Option<String>, settings: &Settings<OfPartner>) -> Result<()> {
+    let mut pairs = settings.pairs()?;
+    if let Some(new) = as2_id.filter(|new| new != id) {
+        let explanation = format!("folders and history of {id} stay under that name; {new} begins with empty ones");
+        ctx.confirm_by_name(&explanation, id)?;
+        pairs.push(("as2_id".to_owned(), new));
+    } else if pairs.is_empty() {
+        settings.some("partner", id)?;
+    }
+    let partner = partners::set(core, ctx.account(), id, &pairs, ctx.dry_run()).await?;
+    ctx.printer.done(&object(&partner), &ctx.would(headline(&partner)));
+    warn(ctx, core, &partner)
 }
 
 /// The words of `--preset` with their products, for help and completion.
@@ -339,126 +339,4 @@ fn warn(ctx: &Ctx, core: &Core, partner: &Partner) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn shown(core: &Core, all: &Objects, partner: &Partner) -> Result<(Value, String)> {
-    let mut value = object(partner);
-    let now = core.clock.now();
-    let last = |direction| -> Result<Option<Message>> {
-        let filter = MessageFilter {
-            account: Some(partner.account.clone()),
-            partner: Some(partner.as2_id.clone()),
-            direction: Some(direction),
-            limit: 1,
-            ..MessageFilter::default()
-        };
-        Ok(core.journal.read(|tx| tx.messages(&filter))?.into_iter().next())
-    };
-    let (last_in, last_out) = (last(Direction::In)?, last(Direction::Out)?);
-    // What its product says about itself stands in the headers of its last message; an ETag says that it knows AS2 Restart.
-    let announced: Vec<String> = last_in
-        .iter()
-        .flat_map(|m| m.detail.headers.lines().map(str::to_owned).collect::<Vec<_>>())
-        .filter(|line| {
-            let name = line.split(':').next().unwrap_or_default().to_ascii_lowercase();
-            matches!(name.as_str(), "as2-version" | "user-agent" | "ediint-features" | "server" | "etag")
-        })
-        .collect();
-    if let Some(fields) = value.as_object_mut() {
-        fields.insert("announced".to_owned(), json!(announced));
-        fields.insert(
-            "last_in".to_owned(),
-            json!(last_in.as_ref().map(|m| crate::clock::rfc3339(m.created))),
-        );
-        fields.insert(
-            "last_out".to_owned(),
-            json!(last_out.as_ref().map(|m| crate::clock::rfc3339(m.created))),
-        );
-    }
-    let described = |name: &str| {
-        all.certificate(&partner.account, name).map_or_else(
-            || name.to_owned(),
-            |c| format!("{} ({}, expires {})", c.name, c.key, day(c.not_after)),
-        )
-    };
-    let defaults = crate::manage::fields::table(&Partner::default());
-    let shown_above = [
-        "as2_id",
-        "account",
-        "url",
-        "name",
-        "email",
-        "sign",
-        "encrypt",
-        "compress",
-        "mdn",
-        "sign_certificate",
-        "encrypt_certificate",
-        "blocked",
-        "stations",
-    ];
-    let others = crate::manage::fields::table(&Partner {
-        http_auth: Default::default(),
-        inbound_auth: Default::default(),
-        proxy_auth: Default::default(),
-        ..partner.clone()
-    });
-    let others: Vec<String> = others
-        .iter()
-        .filter(|(name, value)| !shown_above.contains(&name.as_str()) && defaults.get(*name) != Some(value))
-        .map(|(name, value)| format!("{name} = {value}"))
-        .collect();
-    let at = |message: &Option<Message>| {
-        message
-            .as_ref()
-            .map(|m| format!("{}  {}  {}", local(m.created, now), m.file, m.state))
-            .unwrap_or_default()
-    };
-    let text = facts(&[
-        ("Partner", partner.as2_id.clone()),
-        ("Account", partner.account.clone()),
-        ("Name", partner.name.clone()),
-        ("E-mail", partner.email.clone()),
-        ("URL", partner.url.clone()),
-        (
-            "Sends to it",
-            headline(partner)
-                .split_once("sign ")
-                .map(|(_, rest)| format!("sign {rest}   compress {}", partner.compress))
-                .unwrap_or_default(),
-        ),
-        (
-            "Signs with",
-            partner
-                .sign_certificate
-                .iter()
-                .map(|name| described(name))
-                .collect::<Vec<_>>()
-                .join("\n"),
-        ),
-        (
-            "Encrypt to",
-            if partner.encrypt_certificate.is_empty() {
-                String::new()
-            } else {
-                described(&partner.encrypt_certificate)
-            },
-        ),
-        ("Stations", partner.stations.join(", ")),
-        (
-            "Blocked",
-            if partner.blocked == Blocked::None {
-                String::new()
-            } else {
-                partner.blocked.to_string()
-            },
-        ),
-        ("HTTP user", partner.http_auth.user.clone()),
-        ("Logs in as", partner.inbound_auth.user.clone()),
-        ("Settings", others.join("\n")),
-        ("Announced", announced.join("\n")),
-        ("Last in", at(&last_in)),
-        ("Last out", at(&last_out)),
-    ]);
-    Ok((value, text))
 }
