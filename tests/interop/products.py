@@ -197,8 +197,8 @@ class OpenAs2:
             return "no AES-GCM"
         if case.key != "rsa":
             return "RSA keys only: signs with SHA256WITHEC, which there is not"
-        if case.scheme == "pss":
-            return "no RSASSA-PSS"
+        if case.scheme == "pss" and direction == "they send":
+            return "does not sign by RSASSA-PSS"
         if case.transport != "pkcs1":
             return "RSA PKCS#1 v1.5 only"
         if case.web in ("client-certificate", "basic") and direction == "we send":

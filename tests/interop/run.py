@@ -6,8 +6,9 @@
 One gateway runs; every case is a partner of its own, with its own settings. A case passes when the payload arrived byte
 for byte, under its name, with the packaging that was meant, over the transport that was meant, and the sender has verified
 the receipt that it asked for (with the MIC, where the product computes one: pyas2lib for signed messages, libas2 never).
-With --limits only the cases run that are said to be beyond a product: one that passes is no limit any more.
-Exit status 0 only if every case passed that the product itself can do, with --limits if one passed and none failed.
+With --limits only the cases run that are said to be beyond a product. One that passes may be no limit any more, if the
+product did what the case means: the scheme of its signature and its key transport are not looked at here.
+Exit status 0 only if every case passed that the product itself can do.
 """
 import argparse
 import io
