@@ -3,6 +3,7 @@
 
 mod account;
 mod apply;
+mod backup;
 mod cert;
 mod check;
 mod error;
@@ -142,6 +143,10 @@ enum Command {
     Apply(apply::Apply),
     /// Write all objects as TOML.
     Export(apply::Export),
+    /// Copy everything but the master key to a new directory, beside a running server.
+    Backup(backup::Backup),
+    /// Put a backup into an empty data directory.
+    Restore(backup::Restore),
     /// SSH key files: convert and show.
     #[command(subcommand)]
     Key(key::Verb),
@@ -223,6 +228,8 @@ async fn dispatch(ctx: &Ctx, command: Command) -> Outcome {
         Command::Inspect(args) => inspect::run(ctx, &args),
         Command::Apply(args) => apply::run(ctx, &args).await,
         Command::Export(args) => apply::export(ctx, &args),
+        Command::Backup(args) => backup::run(ctx, args).await,
+        Command::Restore(args) => backup::restore(ctx, args).await,
         Command::Key(verb) => key::run(ctx, verb),
         Command::Completions(args) => {
             let mut script = Vec::new();

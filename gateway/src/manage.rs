@@ -7,6 +7,7 @@
 
 pub mod accounts;
 pub mod apply;
+pub mod backup;
 pub mod certificates;
 pub mod fields;
 pub mod host_keys;

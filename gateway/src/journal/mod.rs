@@ -16,6 +16,7 @@ mod messages;
 mod objects;
 mod outbound;
 mod recent;
+mod snapshot;
 mod tree;
 
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -34,6 +35,7 @@ pub use lifecycle::{Expiring, SweepCount};
 pub use messages::MessageFilter;
 pub use objects::{ObjectKind, Objects};
 pub use outbound::{Accepted, NewUpload, Next, Revived, SendEntry, Settlement, lane};
+pub use snapshot::{Snapshot, StoreKey};
 pub use tree::{Blob, Entry, NewEntry, UploadRow, UploadState};
 
 /// How long a writer waits for another process's transaction.
@@ -264,17 +266,6 @@ impl Journal {
     /// The database's.
     pub fn integrity(&self) -> Result<String> {
         self.read(|tx| Ok(tx.db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?))
-    }
-
-    /// Writes a consistent copy beside a running server.
-    ///
-    /// # Errors
-    /// The database's.
-    pub fn backup(&self, to: &Path) -> Result<()> {
-        self.read(|tx| {
-            tx.db.execute("VACUUM INTO ?1", [to.to_string_lossy()])?;
-            Ok(())
-        })
     }
 }
 

@@ -11,6 +11,7 @@
 //! What SFTP shows is a fact of the journal; the published files follow it. The publisher (`publish.rs`) puts bytes at
 //! their place, syncs whole batches at once, and only then lets the staged copy go, so that it may be killed anywhere.
 
+mod backup;
 mod content;
 mod draft;
 mod partial;

@@ -1,0 +1,130 @@
+//! `backup` and `restore`: everything but the master key, into a directory and back.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use serde_json::json;
+
+use super::error::{DONE, PARTLY};
+use super::output::{grouped, size};
+use super::{Ctx, Outcome, read_file, write_file};
+use crate::config::{CONFIG_FILE, Config};
+use crate::manage::backup::{self, Manifest};
+use crate::manage::{Refusal, RefusalKind, Result};
+
+/// Largest configuration that is put back, in bytes.
+const MAX_CONFIG: u64 = 1 << 20;
+
+/// Copy everything but the master key to a new directory, beside a running server.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  as2gate backup /backup/as2gate-2026-11-22
+  as2gate backup /mnt/nas/as2gate-monday -o json
+
+The master key is not in it: keep it apart, for without it the private keys cannot be opened.")]
+pub(crate) struct Backup {
+    /// A directory that is not there yet.
+    dir: PathBuf,
+}
+
+/// Put a backup into an empty data directory.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  as2gate restore /backup/as2gate-2026-11-22 --master-key /safe/master.key
+  as2gate --data-dir /srv/as2 restore /backup/as2gate-2026-11-22 --master-key /safe/master.key
+  as2gate restore /backup/as2gate-2026-11-22 --dry-run")]
+pub(crate) struct Restore {
+    /// The directory that `backup` wrote.
+    dir: PathBuf,
+    /// The master key, if it is not at its place yet; it is copied there.
+    #[arg(long, value_name = "FILE")]
+    master_key: Option<PathBuf>,
+}
+
+pub(crate) async fn run(ctx: &Ctx, args: Backup) -> Outcome {
+    let core = ctx.core()?;
+    if ctx.dry_run() {
+        let why = "it changes nothing here, and writes to a new directory only";
+        return Err(Refusal::usage("backup has no dry run", why, "run it without -n"));
+    }
+    let (worker, dir) = (Arc::clone(&core), args.dir.clone());
+    let manifest = blocking("the backup", move || backup::take(&worker, &dir)).await?;
+    let mut text = told("Backup", &args.dir, &manifest);
+    text.push_str(&format!(
+        "Not in it: the master key, {}\n",
+        core.config.paths().master_key.display()
+    ));
+    for name in &manifest.missing {
+        text.push_str(&format!("missing   {name}\n"));
+    }
+    ctx.printer.done(&object(&args.dir, &manifest), &text);
+    Ok(if manifest.missing.is_empty() { DONE } else { PARTLY })
+}
+
+pub(crate) async fn restore(ctx: &Ctx, args: Restore) -> Outcome {
+    let (written, config) = configuration(ctx, &args.dir)?;
+    let (dir, key, dry_run) = (args.dir.clone(), args.master_key, ctx.dry_run());
+    let target = config.paths().data;
+    let restored = blocking("the restore", move || backup::restore(&config, &dir, key.as_deref(), dry_run)).await;
+    if let (Some(file), true) = (&written, restored.is_err() || dry_run) {
+        // It would only stand in the way of the next try.
+        let _ = std::fs::remove_file(file);
+    }
+    let manifest = restored?;
+    let text = told("Restored", &target, &manifest);
+    let next = "Next:\n  as2gate check\n  as2gate serve\n";
+    ctx.printer.done(&object(&target, &manifest), &format!("{}{next}", ctx.would(text)));
+    Ok(DONE)
+}
+
+/// The configuration that counts here; where there is none, that of the backup is put in its place.
+fn configuration(ctx: &Ctx, dir: &Path) -> Result<(Option<PathBuf>, Config)> {
+    let (named, data_dir) = (ctx.globals.config.as_deref(), ctx.globals.data_dir.as_deref());
+    let target = match (named, data_dir) {
+        (Some(file), _) if !file.exists() => Some(file.to_owned()),
+        (None, Some(data)) => Some(data.join(CONFIG_FILE)).filter(|file| !file.exists()),
+        (None, None) if Config::locate(None, None)?.is_none() => Some(PathBuf::from(CONFIG_FILE)),
+        _ => None,
+    };
+    let kept = dir.join(CONFIG_FILE);
+    let Some(file) = target.filter(|_| kept.is_file()) else {
+        return Ok((None, Config::load(named, data_dir)?));
+    };
+    if let Some(parent) = file.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        std::fs::create_dir_all(parent).map_err(|error| Refusal::from_io(format!("cannot make {}", parent.display()), &error))?;
+    }
+    write_file(&file, &String::from_utf8_lossy(&read_file(&kept, MAX_CONFIG)?), 0o640)?;
+    match Config::load(Some(&file), data_dir) {
+        Ok(config) => Ok((Some(file), config)),
+        Err(error) => {
+            let _ = std::fs::remove_file(&file);
+            Err(error.into())
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(what: &str, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| {
+        let hint = "look at the log, then try again";
+        Refusal::new(RefusalKind::Failed, "internal", format!("{what} stopped"), error.to_string(), hint)
+    })?
+}
+
+fn told(word: &str, dir: &Path, manifest: &Manifest) -> String {
+    format!(
+        "{word}   {}   journal of {}, {} files, {}\n",
+        dir.display(),
+        manifest.taken,
+        grouped(manifest.files),
+        size(manifest.bytes)
+    )
+}
+
+fn object(dir: &Path, manifest: &Manifest) -> serde_json::Value {
+    json!({
+        "dir": dir, "taken": manifest.taken, "as2gate": manifest.as2gate, "files": manifest.files, "bytes": manifest.bytes,
+        "missing": manifest.missing,
+    })
+}

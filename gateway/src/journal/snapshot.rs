@@ -1,0 +1,104 @@
+//! A copy of the whole journal at one moment, and what it needs of the store: for backups.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags, params};
+
+use super::recent::Recent;
+use super::tree::{Entry, read_entry};
+use super::{Journal, Result, Tx, connect_reader};
+
+/// A closed copy of the journal, opened to be read.
+pub struct Snapshot {
+    db: Connection,
+    recent: Recent,
+}
+
+/// Bytes in a file of the store, and whose they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreKey {
+    /// `f:…`.
+    pub key: String,
+    /// The message in work; empty for an upload that is none.
+    pub message: String,
+    /// It is the message as composed or received, and not the payload.
+    pub raw: bool,
+}
+
+impl Journal {
+    /// Writes the journal as it is at this moment to a new file, beside a running server and without holding it up.
+    ///
+    /// # Errors
+    /// The database's; a file that is there already.
+    pub fn snapshot(&self, to: &Path) -> Result<Snapshot> {
+        // A reader's connection may write nothing, not even another file.
+        let db = connect_reader(&self.path)?;
+        db.execute_batch("PRAGMA query_only=OFF;")?;
+        db.execute("VACUUM INTO ?1", [to.to_string_lossy()])?;
+        Snapshot::open(to)
+    }
+}
+
+impl Snapshot {
+    /// Opens one that was written before.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn open(path: &Path) -> Result<Self> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        Ok(Snapshot {
+            db: Connection::open_with_flags(path, flags)?,
+            recent: Recent::default(),
+        })
+    }
+
+    /// Reads.
+    ///
+    /// # Errors
+    /// The database's, or the reader's own.
+    pub fn read<T>(&self, read: impl FnOnce(&Tx<'_>) -> Result<T>) -> Result<T> {
+        read(&Tx {
+            db: &self.db,
+            recent: &self.recent,
+        })
+    }
+}
+
+impl Tx<'_> {
+    /// Every file of the store that a message in work or a waiting upload names. Those of entries are told with the entries.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn store_keys(&self) -> Result<Vec<StoreKey>> {
+        let mut query = self.db.prepare(
+            "SELECT detail ->> '$.payload', id, 0 FROM message WHERE finished IS NULL AND detail ->> '$.payload' LIKE 'f:%'
+             UNION ALL SELECT detail ->> '$.raw', id, 1 FROM message WHERE finished IS NULL AND detail ->> '$.raw' LIKE 'f:%'
+             UNION ALL SELECT store, '', 0 FROM upload WHERE store LIKE 'f:%'",
+        )?;
+        let rows = query.query_map([], |row| {
+            Ok(StoreKey {
+                key: row.get(0)?,
+                message: row.get(1)?,
+                raw: row.get(2)?,
+            })
+        })?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// Files of the records in the order of their names, out of view or not, after the one given.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn files_after(&self, last: Option<&Entry>, limit: u32) -> Result<Vec<Entry>> {
+        let (account, parent, name, version) = last.map_or(("", "", "", -1), |e| {
+            (e.account.as_str(), e.parent.as_str(), e.name.as_str(), e.version)
+        });
+        let mut query = self.db.prepare_cached(
+            "SELECT account, parent, name, version, area, message, is_dir, store, size, created, noncurrent FROM entry
+             WHERE (account, parent, name, version) > (?1, ?2, ?3, ?4) AND is_dir = 0 AND deleted IS NULL
+             ORDER BY account, parent, name, version LIMIT ?5",
+        )?;
+        let rows = query.query_map(params![account, parent, name, version, limit], |row| Ok(read_entry(row)))?;
+        rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
+    }
+}

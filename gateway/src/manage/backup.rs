@@ -1,0 +1,399 @@
+//! Backups: a directory that holds everything but the master key, taken beside a running server; and the way back.
+//!
+//! ```text
+//! DIR/journal.db        the journal at one moment
+//! DIR/data/…            the contents that it names, where it says that they are, and the key stores
+//! DIR/host-keys/…       the SSH host keys, sealed by the master key
+//! DIR/as2gate.toml      the configuration, if there is a file
+//! DIR/backup.json       written last: without it, it is no backup
+//! ```
+//! Contents never change, and move only from the store to the tree and out of view: what has moved since the moment of the
+//! journal is found at its later place and put at the earlier one.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use keystore::MasterKey;
+use serde::{Deserialize, Serialize};
+
+use super::{Refusal, RefusalKind, Result};
+use crate::clock::rfc3339;
+use crate::config::{CONFIG_FILE, Config, Secret};
+use crate::gateway::Core;
+use crate::intake::hex;
+use crate::journal::{Entry, JournalError, StoreKey};
+use crate::layout::Area;
+use crate::storage::{Content, StorageError};
+
+/// The form of the directory.
+const FORMAT: u32 = 1;
+const MANIFEST: &str = "backup.json";
+const JOURNAL: &str = "journal.db";
+const HOST_KEYS: &str = "host-keys";
+/// Sealed into each backup, so that the wrong master key is noticed before anything is written.
+const PROOF: &str = "as2gate backup";
+/// Entries read at once.
+const PAGE: u32 = 1_000;
+/// Largest file read whole: a key, the configuration, the manifest.
+const MAX_SMALL: u64 = 1 << 20;
+
+/// What stands in `backup.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The form of the directory.
+    pub format: u32,
+    /// The version that wrote it.
+    pub as2gate: String,
+    /// When the journal was copied.
+    pub taken: String,
+    /// Contents beside the journal.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Contents that were named and not there.
+    pub missing: Vec<String>,
+    /// A text sealed by the master key that belongs to it, in hex.
+    pub proof: String,
+}
+
+/// Takes a backup into a new directory. For blocking threads.
+///
+/// # Errors
+/// When the directory is there already, or the disk or the journal refuses; what was written then stays and is no backup.
+pub fn take(core: &Core, dir: &Path) -> Result<Manifest> {
+    if dir.exists() {
+        return Err(Refusal::exists(
+            format!("cannot back up to {}", dir.display()),
+            "it exists already, and nothing is overwritten",
+            "give a new directory, e.g. one with the date in its name",
+        ));
+    }
+    make_dir(dir)?;
+    let proof = core.master.seal(PROOF, PROOF.as_bytes());
+    let mut manifest = Manifest {
+        format: FORMAT,
+        as2gate: env!("CARGO_PKG_VERSION").to_owned(),
+        taken: rfc3339(core.clock.now()),
+        files: 0,
+        bytes: 0,
+        missing: Vec::new(),
+        proof: hex(&proof.map_err(|error| Refusal::from_keystore("cannot seal", &error))?),
+    };
+    let paths = core.config.paths();
+    let snapshot = core.journal.snapshot(&dir.join(JOURNAL))?;
+    let mut copier = Copier {
+        core,
+        data: &paths.data,
+        target: dir.join("data"),
+        manifest: &mut manifest,
+    };
+    // What is in work moves soonest.
+    for key in snapshot.read(|tx| tx.store_keys())? {
+        copier.staged(&key)?;
+    }
+    every_entry(|last| snapshot.read(|tx| tx.files_after(last, PAGE)), |entry| copier.entry(&entry))?;
+    copy_dir(&paths.keystore, &dir.join("data/keystore"))?;
+    seal_host_keys(&core.master, &paths.host_keys, &dir.join(HOST_KEYS))?;
+    if let Some(file) = &core.config.file {
+        copy_file(file, &dir.join(CONFIG_FILE))?;
+    }
+    sync(dir)?;
+    let text = serde_json::to_string_pretty(&manifest).unwrap_or_default();
+    write_new(&dir.join(MANIFEST), text.as_bytes())?;
+    sync(dir)?;
+    Ok(manifest)
+}
+
+struct Copier<'a> {
+    core: &'a Core,
+    data: &'a Path,
+    target: PathBuf,
+    manifest: &'a mut Manifest,
+}
+
+impl Copier<'_> {
+    fn staged(&mut self, key: &StoreKey) -> Result<()> {
+        let place = self.core.storage.place_of_key(&key.key)?;
+        let found = self.core.storage.find_staged(key, || self.filed(key));
+        self.put(&place, &key.key, found)
+    }
+
+    /// The entry that a message's bytes have become since.
+    fn filed(&self, key: &StoreKey) -> Result<Option<Entry>, StorageError> {
+        if key.message.is_empty() {
+            return Ok(None);
+        }
+        let area = if key.raw { Area::RawMessage } else { Area::Files };
+        let entries = self.core.journal.read(|tx| tx.entries_of(&key.message))?;
+        Ok(entries.into_iter().find(|entry| !entry.is_dir && entry.area == area))
+    }
+
+    fn entry(&mut self, entry: &Entry) -> Result<()> {
+        match self.core.storage.place_of(entry) {
+            Some(place) => {
+                let found = self.core.storage.find_entry(entry);
+                self.put(&place, &format!("{}/{}", entry.parent, entry.name), found)
+            }
+            // The journal holds the bytes.
+            None => Ok(()),
+        }
+    }
+
+    fn put(&mut self, place: &Path, name: &str, found: Result<Content, StorageError>) -> Result<()> {
+        let target = self.target.join(place.strip_prefix(self.data).unwrap_or(place));
+        if target.exists() {
+            return Ok(());
+        }
+        match found {
+            Ok(content) => {
+                content.copy_to(&target)?;
+                self.manifest.files += 1;
+                self.manifest.bytes += content.len();
+                Ok(())
+            }
+            Err(StorageError::Missing(_)) => {
+                tracing::warn!(name, "content is missing and will be in the backup as well");
+                self.manifest.missing.push(name.to_owned());
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Every file of the records, page by page.
+fn every_entry(page: impl Fn(Option<&Entry>) -> Result<Vec<Entry>, JournalError>, mut each: impl FnMut(Entry) -> Result<()>) -> Result<()> {
+    let mut last: Option<Entry> = None;
+    loop {
+        let entries = page(last.as_ref())?;
+        last = entries.last().cloned();
+        if last.is_none() {
+            return Ok(());
+        }
+        entries.into_iter().try_for_each(&mut each)?;
+    }
+}
+
+/// Puts a backup into an empty data directory. For blocking threads.
+///
+/// # Errors
+/// When it is no whole backup, the master key is missing or another one, or the data directory is not empty.
+pub fn restore(config: &Config, dir: &Path, master_key: Option<&Path>, dry_run: bool) -> Result<Manifest> {
+    let manifest = read_manifest(dir)?;
+    let paths = config.paths();
+    check_empty(&paths.data, &paths.db)?;
+    let cannot = || format!("cannot restore {}", dir.display());
+    let master = master_key_of(config, master_key).map_err(|refusal| Refusal { what: cannot(), ..refusal })?;
+    if unhex(&manifest.proof).is_none_or(|proof| master.open(PROOF, &proof).is_err()) {
+        let why = "it was sealed by another master key: the private keys in it could not be opened";
+        let hint = "give the master key of the gateway that it was taken of";
+        return Err(Refusal::invalid(cannot(), why, hint));
+    }
+    if dry_run {
+        return Ok(manifest);
+    }
+    make_dir(&paths.data)?;
+    if let (Secret::File(file), Some(given)) = (&config.master_key, master_key)
+        && !file.exists()
+    {
+        copy_file(given, file)?;
+    }
+    copy_dir(&dir.join("data"), &paths.data)?;
+    open_host_keys(&master, &dir.join(HOST_KEYS), &paths.host_keys)?;
+    // Last: its presence is what says "set up".
+    let beside = paths.db.with_extension("restoring");
+    copy_file(&dir.join(JOURNAL), &beside)?;
+    sync(&paths.data)?;
+    fs::rename(&beside, &paths.db).map_err(|error| Refusal::from_io(cannot(), &error))?;
+    sync(&paths.data)?;
+    check_contents(config, &manifest).inspect_err(|_| {
+        // Nobody shall serve from it.
+        let _ = fs::rename(&paths.db, paths.db.with_extension("broken"));
+    })?;
+    Ok(manifest)
+}
+
+/// The configured master key, or the one given if the configured place is empty.
+fn master_key_of(config: &Config, given: Option<&Path>) -> Result<MasterKey> {
+    match (&config.master_key, given) {
+        (Secret::File(file), Some(given)) if !file.exists() => {
+            MasterKey::load(given).map_err(|error| Refusal::from_keystore("cannot use the master key", &error))
+        }
+        _ => config.load_master_key().map_err(|why| {
+            let hint = "a backup holds no master key: put yours there, or give --master-key FILE";
+            Refusal::invalid("cannot use the master key", why, hint)
+        }),
+    }
+}
+
+fn read_manifest(dir: &Path) -> Result<Manifest> {
+    let file = dir.join(MANIFEST);
+    let cannot = format!("cannot restore {}", dir.display());
+    let hint = "give the directory that `as2gate backup` wrote; one without backup.json was not finished";
+    let text = read_small(&file).map_err(|refusal| Refusal {
+        what: cannot.clone(),
+        hint: hint.to_owned(),
+        ..refusal
+    })?;
+    let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| Refusal::invalid(&cannot, error.to_string(), hint))?;
+    if manifest.format == FORMAT {
+        return Ok(manifest);
+    }
+    let why = format!("it has form {}, and this version reads {FORMAT}", manifest.format);
+    Err(Refusal::invalid(cannot, why, "install the as2gate version that wrote it"))
+}
+
+/// Nothing is there but a configuration and a master key, which may be put there before.
+fn check_empty(data: &Path, db: &Path) -> Result<()> {
+    let not_empty = |what: &Path| {
+        Refusal::exists(
+            format!("cannot restore into {}", data.display()),
+            format!("{} is there already, and nothing is overwritten", what.display()),
+            "give an empty --data-dir, or move what is there away",
+        )
+    };
+    if db.exists() {
+        return Err(not_empty(db));
+    }
+    let entries = match fs::read_dir(data) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(|error| Refusal::from_io(format!("cannot list {}", data.display()), &error))?,
+    };
+    for entry in entries.filter_map(io::Result::ok) {
+        if entry.file_name() != CONFIG_FILE && entry.file_name() != "master.key" {
+            return Err(not_empty(&entry.path()));
+        }
+    }
+    Ok(())
+}
+
+/// Whether everything that the restored journal names is there, but for what was missing before.
+fn check_contents(config: &Config, manifest: &Manifest) -> Result<()> {
+    let broken = |why: String| {
+        let hint = "the backup was changed or copied in part; take another one";
+        Refusal::new(RefusalKind::Failed, "broken-backup", "the backup is not whole", why, hint)
+    };
+    let core = Core::open(config.clone())?;
+    let word = core.journal.integrity()?;
+    if word != "ok" {
+        return Err(broken(format!("its journal: {word}")));
+    }
+    let check = |name: String, place: Option<PathBuf>, size: Option<u64>| {
+        let Some(place) = place.filter(|_| !manifest.missing.contains(&name)) else {
+            return Ok(());
+        };
+        match fs::metadata(&place).map(|meta| meta.len()) {
+            Ok(len) if size.is_none_or(|size| size == len) => Ok(()),
+            Ok(len) => Err(broken(format!("{name} has {len} bytes instead of {}", size.unwrap_or_default()))),
+            Err(error) => Err(broken(format!("{name}: {error}"))),
+        }
+    };
+    for key in core.journal.read(|tx| tx.store_keys())? {
+        check(key.key.clone(), Some(core.storage.place_of_key(&key.key)?), None)?;
+    }
+    every_entry(
+        |last| core.journal.read(|tx| tx.files_after(last, PAGE)),
+        |entry| {
+            check(
+                format!("{}/{}", entry.parent, entry.name),
+                core.storage.place_of(&entry),
+                Some(entry.size),
+            )
+        },
+    )
+}
+
+fn seal_host_keys(master: &MasterKey, from: &Path, to: &Path) -> Result<()> {
+    make_dir(to)?;
+    for (name, path) in files_of(from)? {
+        let text = read_small(&path)?;
+        let sealed = master.seal(&host_key_label(&name), &text);
+        let sealed = sealed.map_err(|error| Refusal::from_keystore("cannot seal a host key", &error))?;
+        write_new(&to.join(name), &sealed)?;
+    }
+    Ok(())
+}
+
+fn open_host_keys(master: &MasterKey, from: &Path, to: &Path) -> Result<()> {
+    make_dir(to)?;
+    for (name, path) in files_of(from)? {
+        let text = master.open(&host_key_label(&name), &read_small(&path)?);
+        let text = text.map_err(|error| Refusal::from_keystore("cannot open a host key", &error))?;
+        write_new(&to.join(name), &text)?;
+    }
+    Ok(())
+}
+
+/// What a sealed host key is bound to.
+fn host_key_label(name: &str) -> String {
+    format!("host-key/{name}")
+}
+
+/// The plain files of a directory by name; none if it is not there.
+fn files_of(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(|error| Refusal::from_io(format!("cannot list {}", dir.display()), &error))?,
+    };
+    let paths = entries.filter_map(io::Result::ok).map(|entry| entry.path());
+    let named = |path: PathBuf| Some((path.file_name()?.to_str()?.to_owned(), path));
+    Ok(paths.filter(|path| path.is_file()).filter_map(named).collect())
+}
+
+fn copy_dir(from: &Path, to: &Path) -> Result<()> {
+    make_dir(to)?;
+    for (name, path) in files_of(from)? {
+        copy_file(&path, &to.join(name))?;
+    }
+    let entries = match fs::read_dir(from) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(|error| Refusal::from_io(format!("cannot list {}", from.display()), &error))?,
+    };
+    for path in entries
+        .filter_map(io::Result::ok)
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
+    {
+        copy_dir(&path, &to.join(path.file_name().unwrap_or_default()))?;
+    }
+    Ok(())
+}
+
+fn copy_file(from: &Path, to: &Path) -> Result<()> {
+    Ok(Content::open(from)?.copy_to(to)?)
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut options = fs::OpenOptions::new();
+    let written = options.write(true).create_new(true).mode(0o600).open(path).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()
+    });
+    written.map_err(|error| Refusal::from_io(format!("cannot write {}", path.display()), &error))
+}
+
+fn read_small(path: &Path) -> Result<zeroize::Zeroizing<Vec<u8>>> {
+    use std::io::Read as _;
+    let mut bytes = zeroize::Zeroizing::new(Vec::new());
+    let read = fs::File::open(path).and_then(|file| file.take(MAX_SMALL).read_to_end(&mut bytes));
+    read.map_err(|error| Refusal::from_io(format!("cannot read {}", path.display()), &error))?;
+    Ok(bytes)
+}
+
+fn make_dir(dir: &Path) -> Result<()> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|error| Refusal::from_io(format!("cannot make {}", dir.display()), &error))
+}
+
+/// Everything on this directory's file system is durable after it.
+fn sync(dir: &Path) -> Result<()> {
+    let synced = fs::File::open(dir).and_then(|open| rustix::fs::syncfs(&open).map_err(io::Error::from));
+    synced.map_err(|error| Refusal::from_io(format!("cannot sync {}", dir.display()), &error))
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let pairs = (0..text.len()).step_by(2);
+    pairs.map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect()
+}

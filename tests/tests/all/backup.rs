@@ -1,0 +1,151 @@
+//! Backups: taken while files come and go, put back into an empty directory, and as good as what was there.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::Value;
+use tests::process::{run, tool};
+use tests::{Gateway, Pair, Sftp, noise, order};
+
+/// Every file that SFTP shows below a place, with its bytes.
+fn tree(user: &Sftp, place: &str) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for name in user.ls(place) {
+        let path = format!("{place}/{name}");
+        if user.run(&[&format!("cd {path}")]).code == 0 {
+            files.extend(tree(user, &path));
+        } else {
+            files.insert(path.clone(), user.get(&path));
+        }
+    }
+    files
+}
+
+/// Moves the data directory away and keeps its master key at hand, as after the loss of a disk.
+fn lose(gateway: &Gateway) {
+    gateway.kill9();
+    fs::rename(gateway.path("data/master.key"), gateway.path("master.key")).unwrap();
+    fs::rename(gateway.path("data"), gateway.path("lost")).unwrap();
+}
+
+#[test]
+fn what_is_restored_serves_the_same_tree_and_repeats_the_stored_mdn() {
+    let pair = Pair::two_gateways();
+    let (alice, bob) = (pair.alice(), pair.bob());
+    let message = pair.captured("first.edi", &order(1));
+    let answer = message.post(bob.as2_port);
+    assert!(answer.disposition().ends_with("processed"), "{}", answer.text());
+    pair.deliver("large.bin", &noise(300_000, 3));
+    pair.put("large.bin", &order(2));
+    alice.reaches("out", "large.bin", "duplicate");
+    pair.put("waiting.part", &noise(100_000, 4));
+    let shown = |user: &Sftp| {
+        let mut all = tree(user, "AS2/files");
+        for place in ["AS2/send", "AS2/headers", "AS2/raw-message", "AS2/raw-mdn", "AS2/duplicate"] {
+            all.extend(tree(user, place));
+        }
+        all
+    };
+    // The publisher is through.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let (alices, bobs) = (shown(&pair.alice_user), shown(&pair.bob_user));
+    assert!(alices.len() > 8 && bobs.len() > 6, "{:?} {:?}", alices.keys(), bobs.keys());
+
+    let told = alice.json(&["backup", "safe"]);
+    assert_eq!(told["missing"], Value::Array(Vec::new()), "{told:#}");
+    bob.ok(&["backup", "safe"]);
+    assert_eq!(alice.cli(&["backup", "safe"]).code, 1, "nothing is overwritten");
+    for gateway in [alice, bob] {
+        lose(gateway);
+        let without = gateway.cli(&["restore", "safe"]);
+        assert!(without.code == 4 && without.stderr.contains("--master-key"), "{without}");
+        gateway.ok(&["restore", "safe", "--master-key", "master.key", "--dry-run"]);
+        assert!(!gateway.path("data/db").exists());
+        gateway.ok(&["restore", "safe", "--master-key", "master.key"]);
+        assert_eq!(gateway.cli(&["restore", "safe"]).code, 1, "only into an empty directory");
+        gateway.ok(&["check"]);
+        gateway.start();
+    }
+    // The same logins, host keys, contents; and the exchange goes on.
+    assert!(shown(&pair.alice_user) == alices && shown(&pair.bob_user) == bobs);
+    let again = message.post(bob.as2_port);
+    assert_eq!(again.body, answer.body, "the stored MDN, byte for byte");
+    assert_eq!(bob.messages_of("in", "first.edi").len(), 2);
+    pair.deliver("after.edi", &order(5));
+    pair.alice_user
+        .ok(&["rename AS2/send/ALICE/BOB/waiting.part AS2/send/ALICE/BOB/waiting.bin"]);
+    assert_eq!(pair.fetch(&pair.delivered("waiting.bin")), noise(100_000, 4));
+}
+
+#[test]
+fn a_backup_under_load_holds_everything_that_its_journal_names() {
+    let pair = Pair::one_gateway();
+    let gateway = pair.alice();
+    let busy = AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0.. {
+                if !busy.load(Ordering::Relaxed) {
+                    break;
+                }
+                let local = gateway.file(&format!("load/{n}"), &noise(if n % 2 == 0 { 2_000 } else { 150_000 }, n));
+                pair.alice_user.put(&local, &format!("AS2/send/ALICE/BOB/load-{n}.bin"));
+            }
+        });
+        gateway.wait("some of the load", |gateway| (gateway.messages("in").len() > 3).then_some(()));
+        for n in 0..5 {
+            let told = gateway.json(&["backup", &format!("safe-{n}")]);
+            assert_eq!(told["missing"], Value::Array(Vec::new()), "{told:#}");
+        }
+        busy.store(false, Ordering::Relaxed);
+    });
+    // Each is whole in the eyes of `restore`, which looks at every file that the journal names.
+    for n in 0..5 {
+        let (data, safe) = (format!("data-{n}"), format!("safe-{n}"));
+        gateway.ok(&["--data-dir", &data, "restore", &safe, "--master-key", "data/master.key"]);
+        assert!(gateway.path(&data).join("as2gate.toml").is_file());
+    }
+    // One that lost a file is found out.
+    let lost = first_file(&gateway.path("safe-0/data/tree"));
+    fs::remove_file(lost).unwrap();
+    let broken = gateway.cli(&["--data-dir", "data-x", "restore", "safe-0", "--master-key", "data/master.key"]);
+    assert!(broken.code == 1 && broken.stderr.contains("not whole"), "{broken}");
+    assert_eq!(
+        gateway.cli(&["--data-dir", "data-x", "status"]).code,
+        3,
+        "and nobody serves from it"
+    );
+}
+
+fn first_file(dir: &Path) -> std::path::PathBuf {
+    let mut entries: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    entries.sort();
+    let found = entries
+        .iter()
+        .map(|path| if path.is_dir() { first_file(path) } else { path.clone() });
+    found.into_iter().next().expect("a file")
+}
+
+#[test]
+fn a_backup_holds_no_secret_in_clear_and_opens_with_its_own_master_key_only() {
+    let pair = Pair::one_gateway();
+    let gateway = pair.alice();
+    pair.deliver("one.edi", &order(1));
+    gateway.ok(&["backup", "safe"]);
+    let grep = |what: &str| run(&mut tool("grep", &["-rlF", "--", what, gateway.path("safe").to_str().unwrap()])).stdout;
+    let master = fs::read_to_string(gateway.path("data/master.key")).unwrap();
+    assert_eq!((grep(master.trim()), grep("PRIVATE KEY")), (String::new(), String::new()));
+    assert_eq!(fs::metadata(gateway.path("safe")).unwrap().permissions().mode() & 0o777, 0o700);
+
+    let other = Gateway::stopped(&[]);
+    let key = other.path("data/master.key");
+    let refused = gateway.cli(&["--data-dir", "new", "restore", "safe", "--master-key", key.to_str().unwrap()]);
+    assert!(refused.code == 4 && refused.stderr.contains("another master key"), "{refused}");
+    fs::remove_file(gateway.path("safe/backup.json")).unwrap();
+    let refused = gateway.cli(&["--data-dir", "new", "restore", "safe", "--master-key", "data/master.key"]);
+    assert!(refused.code == 3 && refused.stderr.contains("not finished"), "{refused}");
+    assert!(!gateway.path("new/db").exists());
+}
