@@ -118,9 +118,11 @@ async fn keep_lease(core: &Arc<Core>, job: &Job) -> Infallible {
 }
 
 /// Settles and tells the log: one line per decision.
-pub(crate) async fn settle(core: &Arc<Core>, step: Settlement, now: Millis) -> Result<(), FlowError> {
-    let message = step.message.clone();
-    let unnamed = core.journal.write(move |tx| tx.settle(&step, now)).await?;
+pub(crate) async fn settle(core: &Arc<Core>, step: impl Into<Arc<Settlement>>, now: Millis) -> Result<(), FlowError> {
+    let step: Arc<Settlement> = step.into();
+    let message = &step.message;
+    let written = Arc::clone(&step);
+    let unnamed = core.journal.write(move |tx| tx.settle(&written, now)).await?;
     unnamed.iter().for_each(|key| core.storage.discard(key));
     core.wake();
     if message.state.is_final() {

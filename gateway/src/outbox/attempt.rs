@@ -45,8 +45,12 @@ pub(super) async fn attempt(
         outcome: String::new(),
         body_sent: false,
     });
-    let (row, claim) = (message.clone(), (job.id, job.fence));
-    core.journal.write(move |tx| tx.progress(&row, claim, blob.as_ref(), began)).await?;
+    let claim = (job.id, job.fence);
+    let recorded = core.journal.write(move |tx| {
+        tx.progress(&message, claim, blob.as_ref(), began)?;
+        Ok(message)
+    });
+    let mut message = recorded.await?;
 
     let posted = restart::post(core, &message, &pair.partner, &target(core, pair, &pair.partner.url)).await?;
     record(&mut message, &posted, core.clock.now() - began);
@@ -56,7 +60,8 @@ pub(super) async fn attempt(
     step.fence = Some(claim);
     keep_evidence(&mut step, posted.is_ok());
     let proof = step.message.state == State::Delivered && step.message.detail.mdn_at.is_some();
-    match settle(core, step.clone(), core.clock.now()).await {
+    let step = Arc::new(step);
+    match settle(core, Arc::clone(&step), core.clock.now()).await {
         // The job has another holder meanwhile. A receipt that proves delivery counts all the same (durability.md §4.2).
         Err(FlowError::Journal(JournalError::Conflict(_))) if proof => {
             let expected = vec![State::Queued, State::Sending, State::WaitingMdn, State::Retrying, State::Held];
@@ -65,7 +70,7 @@ pub(super) async fn attempt(
                 Settlement {
                     fence: None,
                     expected,
-                    ..step
+                    ..Arc::unwrap_or_clone(step)
                 },
                 core.clock.now(),
             )

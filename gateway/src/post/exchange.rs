@@ -264,15 +264,22 @@ async fn send<W: AsyncWrite + Unpin>(writer: &mut W, head: &[u8], body: Option<B
         patience: target.progress_timeout,
         chunked: target.chunked && body.is_some(),
     };
-    out.write(head).await?;
     match body {
-        None => {}
+        // One packet, or one TLS record, where there would be two: the other side wakes up once.
+        Some(Body::Bytes(bytes)) if !out.chunked && bytes.len() <= PIECE => {
+            out.write(&Zeroizing::new([head, bytes.as_ref()].concat())).await?;
+        }
+        None => out.write(head).await?,
         Some(Body::Bytes(bytes)) => {
+            out.write(head).await?;
             for piece in bytes.chunks(PIECE) {
                 out.piece(piece).await?;
             }
         }
-        Some(Body::File { file, from, len }) => out.file(file, from, len).await?,
+        Some(Body::File { file, from, len }) => {
+            out.write(head).await?;
+            out.file(file, from, len).await?;
+        }
     }
     out.end().await
 }
