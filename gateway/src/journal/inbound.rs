@@ -12,6 +12,10 @@ use crate::message::{Message, State};
 
 /// The same payload name and MIC under another Message-ID is flagged for so long (durability.md §3.2).
 const SAME_PAYLOAD_WINDOW: Millis = 24 * 3600 * 1000;
+/// An earlier message of a pair with this name and MIC, by one look into an index.
+pub(super) const SAME_PAYLOAD: &str =
+    "SELECT id FROM message WHERE account = ?1 AND station = ?2 AND partner = ?3 AND direction = 'in' AND state = 'filed'
+     AND file = ?4 AND created >= ?5 AND detail ->> '$.mic' = ?6 AND id <> ?7 LIMIT 1";
 /// Lines kept about messages of strangers.
 const MAX_STRANGERS: u32 = 1_000;
 
@@ -360,10 +364,7 @@ impl Tx<'_> {
         if message.state != State::Filed || message.detail.mic.is_empty() {
             return Ok(());
         }
-        let mut query = self.db.prepare_cached(
-            "SELECT id FROM message WHERE account = ?1 AND station = ?2 AND partner = ?3 AND direction = 'in' AND state = 'filed'
-             AND file = ?4 AND created >= ?5 AND detail ->> '$.mic' = ?6 AND id <> ?7 LIMIT 1",
-        )?;
+        let mut query = self.db.prepare_cached(SAME_PAYLOAD)?;
         let row = query.query_row(
             params![
                 message.account,

@@ -43,8 +43,15 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(15);
 /// Most changes that share one commit.
 const MAX_GROUP: usize = 256;
 /// The schema's version, kept in `user_version`.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 const SCHEMA: &str = include_str!("schema.sql");
+/// What takes a journal of version n + 1 to the next one, at place n.
+const STEPS: &[&str] = &[
+    // A partner that always uses one name had all its messages of a day read for each new one.
+    "DROP INDEX message_again;
+     CREATE INDEX message_same_payload ON message (account, station, partner, file, detail ->> '$.mic', created)
+         WHERE direction = 'in' AND state = 'filed';",
+];
 /// Pages of the write-ahead log (4 KiB each) after which it is carried over into the database. Small contents live for a
 /// fraction of a second: with a longer log most of their pages are overwritten before they are carried over.
 const CHECKPOINT_PAGES: i64 = 4096;
@@ -309,19 +316,30 @@ fn connect_reader(path: &Path) -> Result<Connection> {
     Ok(db)
 }
 
+/// Brings the schema to [`SCHEMA_VERSION`], all steps or none.
 fn migrate(db: &Connection) -> Result<()> {
     db.execute_batch("BEGIN IMMEDIATE")?;
-    let found: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    let outcome = match found {
-        0 => db
-            .execute_batch(SCHEMA)
-            .and_then(|()| db.pragma_update(None, "user_version", SCHEMA_VERSION))
-            .map_err(Into::into),
-        SCHEMA_VERSION => Ok(()),
-        found => Err(JournalError::Newer { found }),
-    };
+    let outcome = db
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .map_err(Into::into)
+        .and_then(|found| advance(db, found));
     db.execute_batch(if outcome.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
     outcome
+}
+
+fn advance(db: &Connection, found: i64) -> Result<()> {
+    match found {
+        0 => db.execute_batch(SCHEMA)?,
+        1..=SCHEMA_VERSION => {
+            let done = usize::try_from(found - 1).unwrap_or_default();
+            STEPS.iter().skip(done).try_for_each(|step| db.execute_batch(step))?;
+        }
+        found => return Err(JournalError::Newer { found }),
+    }
+    if found != SCHEMA_VERSION {
+        db.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    }
+    Ok(())
 }
 
 /// Runs changes until nobody can send any more.

@@ -1,4 +1,4 @@
--- Version 1. Times are UTC milliseconds. Every row carries its account.
+-- Version 2 (an older journal gets there by the steps in mod.rs). Times are UTC milliseconds. Every row carries its account.
 
 CREATE TABLE object (                 -- accounts, stations, partners, certificates, users
     kind     TEXT NOT NULL,
@@ -42,7 +42,8 @@ CREATE TABLE message (
 CREATE INDEX message_by_message_id ON message (bare_id) WHERE bare_id <> '';
 CREATE INDEX message_by_account ON message (account, id);
 CREATE INDEX message_in_send ON message (account, station, partner, file) WHERE finished IS NULL AND direction = 'out';
-CREATE INDEX message_again ON message (account, station, partner, file, created) WHERE direction = 'in' AND state = 'filed';
+CREATE INDEX message_same_payload ON message (account, station, partner, file, detail ->> '$.mic', created)
+    WHERE direction = 'in' AND state = 'filed';
 CREATE INDEX message_stranger ON message (id) WHERE code = 'unknown-trading-relationship' AND direction = 'in';
 CREATE INDEX message_finished ON message (finished) WHERE finished IS NOT NULL;
 CREATE INDEX message_open ON message (state) WHERE finished IS NULL;

@@ -196,3 +196,54 @@ fn an_ordered_lane_waits_for_its_oldest() {
     );
     assert_eq!(claim(1_000).first().map(|job| job.id), Some(id));
 }
+
+/// The schema's objects as SQLite keeps them, without the spaces of their text.
+fn schema_of(db: &Connection) -> Vec<String> {
+    let mut query = db
+        .prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name")
+        .unwrap();
+    let rows = query.query_map([], |row| row.get::<_, String>(0)).unwrap();
+    rows.map(|sql| sql.unwrap().split_whitespace().collect()).collect()
+}
+
+#[test]
+fn a_journal_of_the_first_version_becomes_one_of_today() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (dir.path().join("old.db"), dir.path().join("new.db"));
+    drop(Journal::open(&new).unwrap());
+    drop(Journal::open(&old).unwrap());
+    let db = Connection::open(&old).unwrap();
+    // Back to what version 1 made.
+    db.execute_batch(
+        "DROP INDEX message_same_payload;
+         CREATE INDEX message_again ON message (account, station, partner, file, created) WHERE direction = 'in' AND state = 'filed';
+         PRAGMA user_version = 1;",
+    )
+    .unwrap();
+    let kept = Journal::open(&old).unwrap();
+    assert_eq!(accept(&kept, "a.edi", 10), Accepted::Queued);
+    assert_eq!(schema_of(&db), schema_of(&Connection::open(&new).unwrap()));
+    let version = |db: &Connection| db.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(
+        (version(&db), STEPS.len() + 1),
+        (SCHEMA_VERSION, usize::try_from(SCHEMA_VERSION).unwrap())
+    );
+    db.pragma_update(None, "user_version", SCHEMA_VERSION + 1).unwrap();
+    assert!(matches!(Journal::open(&old), Err(JournalError::Newer { .. })));
+}
+
+#[test]
+fn the_same_payload_is_looked_up_in_an_index() {
+    let (_dir, journal) = journal();
+    let plan: String = journal
+        .read(|tx| {
+            let explained = format!("EXPLAIN QUERY PLAN {}", inbound::SAME_PAYLOAD);
+            let values = ["acme", "ALICE", "BOB", "orders.edi", "0", "mic", "id"];
+            Ok(tx.db.query_row(&explained, values, |row| row.get(3))?)
+        })
+        .unwrap();
+    assert!(
+        plan.contains("message_same_payload (account=? AND station=? AND partner=? AND file=? AND <expr>=? AND created>?)"),
+        "{plan}"
+    );
+}
