@@ -41,6 +41,7 @@ const MAX_NOTES: usize = 20;
 const PIECE: usize = 64 * 1024;
 
 /// What arrived, and what it is held against.
+#[derive(Clone, Copy)]
 pub struct Incoming<'a> {
     /// HTTP headers.
     pub headers: &'a Headers,

@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
-use std::path::Path;
+mod fixtures;
 
 use super::*;
 use crate::algorithm::{Compression, KeyTransport, SignatureScheme};
@@ -10,8 +10,6 @@ use crate::disposition::Disposition;
 use crate::id::As2Id;
 use crate::mdn::{self, MdnOut};
 use crate::message_id::MessageId;
-
-const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/fixtures");
 
 /// Keeps what arrives.
 #[derive(Default)]
@@ -937,135 +935,5 @@ fn a_failing_sink_is_our_trouble() {
             .and_then(|()| receiver.finish(&mut Full).map(|_| ()))
             .unwrap_err();
         assert!(failure.sink && failure.error.detail == "disk full", "{case:?}");
-    }
-}
-
-fn fixture_keys() -> Option<(Identity, Certificate)> {
-    let read = |name: &str| std::fs::read(Path::new(FIXTURES).join("keys").join(name)).ok();
-    let der = |pem: Vec<u8>| openssl::x509::X509::from_pem(&pem).unwrap().to_der().unwrap();
-    let key = openssl::pkey::PKey::private_key_from_pem(&read("server.key")?)
-        .unwrap()
-        .private_key_to_pkcs8()
-        .unwrap();
-    let identity = Identity::new(&der(read("server.crt")?), &key).unwrap();
-    Some((identity, Certificate::from_der(&der(read("client.crt")?)).unwrap()))
-}
-
-#[test]
-fn messages_of_another_product_open_and_verify() {
-    let Some((identity, signer)) = fixture_keys() else {
-        eprintln!("skipped: no {FIXTURES}");
-        return;
-    };
-    let readme = std::fs::read_to_string(Path::new(FIXTURES).join("README.md")).unwrap();
-    let rows = readme.lines().filter_map(|line| {
-        let mut cells = line.trim_matches(['|', ' ']).split('|').map(str::trim);
-        Some((
-            cells.next()?.to_owned(),
-            cells.next()?.strip_prefix('`')?.strip_suffix('`')?.to_owned(),
-        ))
-    });
-    let mut headers = Headers::new();
-    headers
-        .push(
-            "Content-Type",
-            "application/pkcs7-mime; smime-type=enveloped-data; name=\"smime.p7m\"",
-        )
-        .unwrap();
-    let mut seen = 0;
-    for (name, mic) in rows {
-        let file = |ext: &str| std::fs::read(Path::new(FIXTURES).join("openas2").join(format!("{name}.{ext}"))).unwrap();
-        let (identities, signers) = ([identity.clone()], [signer.clone()]);
-        for seed in [0, 1, 2] {
-            let policy = SecurityPolicy {
-                accept_3des: true,
-                require_signed: true,
-                require_encrypted: true,
-                ..SecurityPolicy::default()
-            };
-            let incoming = Incoming {
-                policy,
-                ..incoming(&headers, &identities, &signers)
-            };
-            let (result, kept) = receive(incoming, &file("pkcs7"), seed);
-            let message = message(result.inspect_err(|f| panic!("{name}: {f}")));
-            assert_eq!(message.mic.unwrap().to_string(), format!("{mic}, sha-256"), "{name}");
-            // The `.txt` is the signed part after a line end: headers, blank line, encoded payload.
-            let part = file("txt");
-            let at = part.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
-            let sent = if name.starts_with("base64") {
-                crate::mime::transfer::decode_lenient(&part[at..])
-            } else {
-                part[at..].to_vec()
-            };
-            assert_eq!(kept.parts[0].0.file_name, Some(format!("{name}.txt")));
-            assert!(kept.parts[0].1 == sent, "{name}: {:?}", kept.parts[0]);
-            assert_eq!(message.encrypted, Some(Cipher::TripleDesCbc));
-        }
-        let refused = receive(incoming(&headers, &identities, &signers), &file("pkcs7"), 0).0.unwrap_err();
-        assert_eq!(refused.error.kind, ErrorKind::InsufficientMessageSecurity);
-        seen += 1;
-    }
-    assert_eq!(seen, 8);
-}
-
-/// Unfolds the YAML of a captured answer: headers, and the body of its one double-quoted string.
-fn captured(name: &str) -> Option<(Headers, Vec<u8>)> {
-    let text = std::fs::read_to_string(Path::new(FIXTURES).join("mdn").join(name)).ok()?;
-    let (head, body) = text.split_once("\nbody: \"").unwrap();
-    let mut headers = Headers::new();
-    let flow = head.split_once("headers:\n").unwrap().1.replace("\n    ", " ");
-    for line in flow.lines() {
-        let (name, value) = line.trim().split_once(": ").unwrap();
-        let value = value
-            .strip_prefix(['"', '\''])
-            .and_then(|v| v.strip_suffix(['"', '\'']))
-            .unwrap_or(value)
-            .replace("\\\"", "\"")
-            .replace("\\t", "\t");
-        headers.push(name, &value).unwrap();
-    }
-    let body = body.trim_end().strip_suffix('"').unwrap().replace("\n  ", " ");
-    let body = body
-        .replace("\\ ", " ")
-        .replace("\\r", "\r")
-        .replace("\\n", "\n")
-        .replace("\\t", "\t")
-        .replace("\\\"", "\"");
-    Some((headers, body.into_bytes()))
-}
-
-#[test]
-fn mdns_of_another_product_are_read() {
-    let (Some((_, signer)), Some((headers, body)), Some((unsigned_headers, unsigned_body))) =
-        (fixture_keys(), captured("signed_mdn.yml"), captured("unsigned_mdn.yml"))
-    else {
-        eprintln!("skipped: no {FIXTURES}");
-        return;
-    };
-    let signers = [signer];
-    for seed in 0..5 {
-        let read = receipt(receive(incoming(&headers, &[], &signers), &body, seed).0);
-        assert!(
-            matches!(
-                read.signature,
-                MdnSignature::Verified {
-                    digest: Digest::Sha256,
-                    ..
-                }
-            ),
-            "{:?}",
-            read.signature
-        );
-        assert!(read.mdn.disposition.is_positive());
-        assert_eq!(read.mdn.final_recipient, "CLIENT");
-        assert_eq!(
-            read.mdn.mic.unwrap().to_string(),
-            "oH0vz8s6oS7SoqF01XHsASudN05EPgouF1IFMSNsv30=, sha-256"
-        );
-        let read = receipt(receive(incoming(&unsigned_headers, &[], &signers), &unsigned_body, seed).0);
-        assert!(matches!(read.signature, MdnSignature::None));
-        assert_eq!(read.mdn.disposition.modifier_code().as_deref(), Some("unknown-trading-partner"));
-        assert!(read.mdn.text.contains("Sender AS2 id SERVER is unknown"));
     }
 }
