@@ -86,12 +86,14 @@ impl Evidence {
         .to_owned();
     }
 
+    /// Header block, blank line and body.
+    fn to_bytes(&self) -> Vec<u8> {
+        [&self.headers.to_bytes()[..], b"\r\n", &self.body].concat()
+    }
+
     /// The file that shows it in `raw-mdn/incoming`.
     pub(crate) fn file(&self, message: &Message, now: Millis) -> (NewEntry, Blob) {
-        let mut bytes = self.headers.to_bytes();
-        bytes.extend_from_slice(b"\r\n");
-        bytes.extend_from_slice(&self.body);
-        let staged = Staged::small(bytes);
+        let staged = Staged::small(self.to_bytes());
         let first = message.detail.mdn_at.is_none_or(|at| at == now);
         let name = if first {
             format!("{}.mdn", message.id)
@@ -392,10 +394,16 @@ pub(crate) async fn take_async(core: &Arc<Core>, pair: &Arc<Partnership>, eviden
     let ours = |m: &&Message| m.station == pair.station.as2_id && m.partner == pair.partner.as2_id;
     let Some(message) = found.iter().find(ours).cloned() else {
         // Nobody may find out which Message-IDs exist (security.md §4).
+        let kept = core.storage.unknown_mdns().keep(&evidence.to_bytes(), core.clock.now());
+        let kept = kept.unwrap_or_else(|error| {
+            tracing::warn!(%error, "an MDN for an unknown message cannot be kept");
+            None
+        });
         tracing::warn!(
             station = pair.station.as2_id,
             partner = pair.partner.as2_id,
             message_id = bare,
+            kept = kept.map(|path| path.display().to_string()),
             "MDN for an unknown message ignored"
         );
         return Ok(());

@@ -3,6 +3,7 @@
 //! ```text
 //! DATA/spool/<name>              a write in progress, worth nothing yet
 //! DATA/partial/<pair>/…           bodies that broke off and may be gone on with (`partial.rs`)
+//! DATA/unknown-mdn/…              the last MDNs for messages that were never sent (`unknown.rs`)
 //! DATA/store/ab/<name>           staged: durable, unnamed, immutable; rows name it as `f:<name>`
 //! (journal, table blob)          staged and small: `j:<name>`, durable with the transaction that decides about it
 //! DATA/tree/mftg-<account>/AS2/… published: what an administrator reads with `cat`
@@ -16,6 +17,7 @@ mod content;
 mod draft;
 mod partial;
 mod publish;
+mod unknown;
 
 use std::fs;
 use std::io;
@@ -28,6 +30,7 @@ use std::time::Instant;
 pub use content::Content;
 pub use draft::{Draft, Staged};
 pub use partial::{Held, Partials, Place, Usage};
+pub use unknown::UnknownMdns;
 
 use crate::journal::{Entry, Journal, JournalError};
 
@@ -96,6 +99,7 @@ pub struct Storage {
     tree: PathBuf,
     noncurrent: PathBuf,
     partials: Partials,
+    unknown_mdns: UnknownMdns,
     journal: Arc<Journal>,
     min_free: u64,
     started: Instant,
@@ -116,6 +120,7 @@ impl Storage {
             tree: data.join("tree"),
             noncurrent: data.join("noncurrent"),
             partials: Partials::new(data),
+            unknown_mdns: UnknownMdns::new(data),
             journal,
             min_free,
             started: Instant::now(),
@@ -196,6 +201,12 @@ impl Storage {
     #[must_use]
     pub fn partials(&self) -> &Partials {
         &self.partials
+    }
+
+    /// MDNs for messages that were never sent.
+    #[must_use]
+    pub fn unknown_mdns(&self) -> &UnknownMdns {
+        &self.unknown_mdns
     }
 
     /// Opens staged bytes.
