@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -71,7 +71,7 @@ impl Route {
     pub(super) async fn find(target: &Target, url: &Url) -> Result<Self, PostError> {
         // RFC 6761 §6.3: such a name is this machine, whatever a resolver says.
         let local = url.host.trim_end_matches('.') == "localhost" || url.host.trim_end_matches('.').ends_with(".localhost");
-        if !target.allow_private && (local || url.host.parse::<IpAddr>().is_ok_and(address::denied)) {
+        if !target.allow_private && (local || address::spelled(&url.host).is_some_and(address::denied)) {
             return Err(denied(&url.host, if local { "this machine" } else { &url.host }));
         }
         let Some(proxy) = &target.proxy else {
