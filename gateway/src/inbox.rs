@@ -9,6 +9,7 @@ mod names;
 mod repeat;
 mod reply;
 mod restart;
+mod transfer;
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -7,6 +7,7 @@
 //! came in.
 
 mod address;
+mod answer;
 mod connect;
 mod exchange;
 mod pool;

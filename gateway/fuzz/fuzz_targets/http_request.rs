@@ -5,31 +5,14 @@
 
 extern crate self as as2_core;
 
+#[path = "../src/error.rs"]
+mod error;
 #[path = "../../src/http/head.rs"]
 mod head;
 #[path = "../../../as2-core/src/headers.rs"]
 mod headers;
 #[path = "../../src/post/wire.rs"]
 mod wire;
-
-/// In place of as2-core's, which would bring OpenSSL along.
-mod error {
-    #[derive(Debug)]
-    pub struct Error;
-    #[derive(Debug)]
-    pub enum ErrorKind {
-        UnexpectedProcessingError,
-    }
-    impl Error {
-        pub fn new(_: ErrorKind, _: impl Into<String>) -> Self {
-            Error
-        }
-
-        pub fn invalid(_: impl Into<String>) -> Self {
-            Error
-        }
-    }
-}
 
 mod post {
     pub(crate) use crate::wire;

@@ -15,15 +15,12 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 use zeroize::Zeroizing;
 
+use super::answer::{AnswerBody, AnswerHead, NoHead, read_head};
 use super::connect::Connection;
 use super::url::Url;
-use super::wire::{Decoder, Framing, PIECE, Source, Step};
+use super::wire::{Framing, PIECE, Source};
 use super::{Answer, Body, PostError, Stage, Target};
 
-/// Longest head of an answer, status line included.
-const MAX_HEAD: usize = 64 * 1024;
-/// Most interim answers (1xx) before the real one.
-const MAX_INTERIM: usize = 16;
 /// Longest answer that a probe reads.
 const MAX_LOOK: usize = 16 * 1024;
 /// How long an answer is looked for after the body could not be written.
@@ -179,7 +176,7 @@ async fn transact(
     } else {
         head.framing()
     };
-    let read = read_body(&mut source, framing, max_answer, target).await;
+    let read = read_body(&mut source, AnswerBody::new(framing, max_answer), target).await;
     let again = request.keep && body_sent && read.complete && head.leaves_no_doubt();
     let kept = match source.into_clean() {
         Some(reader) if again => Some(Connection {
@@ -197,7 +194,7 @@ async fn transact(
         status: head.status,
         headers: head.headers,
         raw_head: head.raw,
-        body: read.body,
+        body: read.bytes,
         complete: read.complete,
         over_limit: read.over_limit,
         tls: connection.tls,
@@ -359,185 +356,19 @@ impl<W: AsyncWrite + Unpin> Out<'_, W> {
     }
 }
 
-struct AnswerHead {
-    status: u16,
-    headers: Headers,
-    raw: Vec<u8>,
-    /// Others came before it.
-    interim: bool,
-}
-
-/// Why there is no head.
-struct NoHead {
-    why: String,
-    /// The connection ended before a byte of it.
-    silent: bool,
-}
-
-impl From<String> for NoHead {
-    fn from(why: String) -> Self {
-        NoHead { why, silent: false }
-    }
-}
-
-impl AnswerHead {
-    /// Whether the connection may serve another request (RFC 9112 §9.3): it stays, and nobody can read the end of this answer
-    /// otherwise than we do. A head that is merely tolerated is no ground to go on from.
-    fn leaves_no_doubt(&self) -> bool {
-        let all = |name| self.headers.all(name).collect::<Vec<_>>();
-        let closes = ["Connection", "Proxy-Connection"]
-            .iter()
-            .flat_map(|name| self.headers.all(name))
-            .flat_map(|value| value.split(','))
-            .any(|word| word.trim().eq_ignore_ascii_case("close"));
-        let bare_line_end = self.raw.windows(2).any(|pair| matches!(pair, [before, b'\n'] if *before != b'\r'));
-        let counted = match (all("Transfer-Encoding").as_slice(), all("Content-Length").as_slice()) {
-            ([], []) => matches!(self.status, 204 | 304),
-            ([], ["0"]) => true,
-            ([], [length]) => !matches!(self.status, 204 | 304) && length.bytes().all(|byte| byte.is_ascii_digit()),
-            ([coding], []) => !matches!(self.status, 204 | 304) && coding.eq_ignore_ascii_case("chunked"),
-            _ => false,
-        };
-        self.raw.starts_with(b"HTTP/1.1 ") && !self.interim && !closes && !bare_line_end && counted
-    }
-
-    /// RFC 9112 §6.3. A length that cannot be read leaves the end of the connection as the only end.
-    fn framing(&self) -> Framing {
-        if matches!(self.status, 204 | 304) {
-            return Framing::Length(0);
-        }
-        if let Some(coding) = self.headers.get("Transfer-Encoding") {
-            let last = coding.rsplit(',').next().unwrap_or_default().trim();
-            return if last.eq_ignore_ascii_case("chunked") {
-                Framing::Chunked
-            } else {
-                Framing::UntilClose
-            };
-        }
-        let length = self.headers.get("Content-Length").and_then(|value| value.trim().parse().ok());
-        length.map_or(Framing::UntilClose, Framing::Length)
-    }
-}
-
-/// Reads heads until one is not interim.
-async fn read_head<R: AsyncRead + Unpin>(source: &mut Source<R>) -> Result<AnswerHead, NoHead> {
-    let mut scanned = 0;
-    let mut interim = 0;
-    loop {
-        if let Some(end) = head_end(&source.buffer, &mut scanned) {
-            let raw = source.buffer.split_to(end).to_vec();
-            scanned = 0;
-            let head = parse_head(raw)?;
-            if head.status >= 200 {
-                return Ok(AnswerHead {
-                    interim: interim > 0,
-                    ..head
-                });
-            }
-            interim += 1;
-            if interim > MAX_INTERIM {
-                return Err("the server sends nothing but interim answers".to_owned().into());
-            }
-            continue;
-        }
-        if source.buffer.len() > MAX_HEAD {
-            return Err("the head of the server's answer is longer than 64 KiB".to_owned().into());
-        }
-        let nothing = source.buffer.is_empty();
-        let why = match source.fill().await {
-            Ok(1..) => continue,
-            Ok(_) if nothing => "the server closed the connection without an answer".to_owned(),
-            Ok(_) => "the server closed the connection inside the head of its answer".to_owned(),
-            Err(error) => format!("the connection broke: {error}"),
-        };
-        let silent = nothing && interim == 0;
-        return Err(NoHead { why, silent });
-    }
-}
-
-/// Where the head ends; old servers end lines with a bare LF.
-fn head_end(buffer: &[u8], scanned: &mut usize) -> Option<usize> {
-    let from = scanned.saturating_sub(2);
-    let at = buffer
-        .get(from..)?
-        .iter()
-        .enumerate()
-        .filter(|(_, byte)| **byte == b'\n')
-        .map(|(at, _)| from + at)
-        .find(|at| {
-            let rest = buffer.get(at + 1..).unwrap_or_default();
-            rest.starts_with(b"\n") || rest.starts_with(b"\r\n")
-        });
-    *scanned = buffer.len();
-    let at = at?;
-    Some(if buffer.get(at + 1) == Some(&b'\n') { at + 2 } else { at + 3 })
-}
-
-fn parse_head(raw: Vec<u8>) -> Result<AnswerHead, String> {
-    if raw.len() > MAX_HEAD {
-        return Err("the head of the server's answer is longer than 64 KiB".to_owned());
-    }
-    let line_end = raw.iter().position(|byte| *byte == b'\n').map_or(raw.len(), |at| at + 1);
-    let (line, fields) = raw.split_at(line_end);
-    let status = line.strip_prefix(b"HTTP/1.").and_then(|rest| {
-        let code = str::from_utf8(rest.get(2..5)?).ok()?;
-        let after = rest.get(5).is_none_or(|byte| byte.is_ascii_whitespace());
-        (rest.get(1) == Some(&b' ') && after && code.bytes().all(|byte| byte.is_ascii_digit()))
-            .then_some(code)?
-            .parse::<u16>()
-            .ok()
-    });
-    let status = status
-        .filter(|status| *status >= 100)
-        .ok_or("the server's answer is not HTTP/1.1")?;
-    let headers = Headers::parse(fields).map_err(|error| format!("the head of the server's answer cannot be read: {error}"))?;
-    Ok(AnswerHead {
-        status,
-        headers,
-        raw,
-        interim: false,
-    })
-}
-
-struct ReadBody {
-    body: Vec<u8>,
-    complete: bool,
-    over_limit: bool,
-}
-
-async fn read_body<R: AsyncRead + Unpin>(source: &mut Source<R>, framing: Framing, max: usize, target: &Target) -> ReadBody {
-    let mut decoder = Decoder::new(framing);
-    let mut read = ReadBody {
-        body: Vec::new(),
-        complete: false,
-        over_limit: false,
-    };
+async fn read_body<R: AsyncRead + Unpin>(source: &mut Source<R>, mut body: AnswerBody, target: &Target) -> AnswerBody {
     let deadline = Instant::now() + target.response_timeout;
-    loop {
-        match decoder.step(&mut source.buffer) {
-            Ok(Step::Piece(piece)) => {
-                let room = max - read.body.len();
-                read.body.extend_from_slice(piece.get(..piece.len().min(room)).unwrap_or_default());
-                if piece.len() > room {
-                    read.over_limit = true;
-                    return read;
-                }
+    while !body.take(&mut source.buffer) {
+        match timeout_at(deadline.min(Instant::now() + target.progress_timeout), source.fill()).await {
+            Ok(Ok(1..)) => {}
+            Ok(Ok(_)) => {
+                body.end();
+                break;
             }
-            Ok(Step::End) => {
-                read.complete = true;
-                return read;
-            }
-            Ok(Step::Starved) => match timeout_at(deadline.min(Instant::now() + target.progress_timeout), source.fill()).await {
-                Ok(Ok(1..)) => {}
-                Ok(Ok(_)) => {
-                    read.complete = decoder.may_end_here();
-                    return read;
-                }
-                Ok(Err(_)) | Err(_) => return read,
-            },
-            Err(_) => return read,
+            Ok(Err(_)) | Err(_) => break,
         }
     }
+    body
 }
 
 /// The status of a proxy's answer to CONNECT.
