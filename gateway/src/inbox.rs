@@ -39,6 +39,8 @@ pub(crate) use restart::oldest as oldest_part;
 const MAX_CHECKS: u32 = 20;
 /// Pause in milliseconds before a check that failed by a fault of ours is tried again.
 const PAUSE: Millis = 30_000;
+/// Milliseconds from a body's end to its answer that are told: partners give up after two to five minutes (as2.md §6.1).
+const SLOW: Millis = 60_000;
 /// Bytes read at once for a digest.
 const DIGEST_PIECE: usize = 256 * 1024;
 
@@ -182,14 +184,20 @@ impl Receive for Inbox {
     }
 
     async fn receive(&self, arrival: Arrival, spool: Spool) -> Reply {
-        match receive(&self.core, arrival, spool).await {
+        let began = self.core.clock.now();
+        let reply = match receive(&self.core, &arrival, spool).await {
             Ok(reply) => reply,
             Err(FlowError::Storage(error)) => reply::not_now(&error),
             Err(error) => {
                 tracing::error!(%error, "cannot take a message");
                 reply::later("a fault of ours")
             }
+        };
+        let took = self.core.clock.now() - began;
+        if took > SLOW {
+            reply::slow(&arrival, took, reply.status);
         }
+        reply
     }
 }
 
@@ -263,10 +271,10 @@ impl Taken {
     }
 }
 
-async fn receive(core: &Arc<Core>, arrival: Arrival, spool: Spool) -> Result<Reply, FlowError> {
-    let pair = match relationship(core, &arrival) {
+async fn receive(core: &Arc<Core>, arrival: &Arrival, spool: Spool) -> Result<Reply, FlowError> {
+    let pair = match relationship(core, arrival) {
         Relationship::Known(pair) => pair,
-        Relationship::Unknown(from, to) => return reply::stranger(core, &arrival, &from, &to).await,
+        Relationship::Unknown(from, to) => return reply::stranger(core, arrival, &from, &to).await,
         Relationship::Broken(why) => return Err(FlowError::Internal(why)),
     };
     let Spool {
@@ -278,7 +286,7 @@ async fn receive(core: &Arc<Core>, arrival: Arrival, spool: Spool) -> Result<Rep
     } = spool;
     let Some(draft) = draft.map(Draft::whole) else {
         return match transfer {
-            Some(transfer) => restart::again(core, &arrival, pair, transfer).await,
+            Some(transfer) => restart::again(core, arrival, pair, transfer).await,
             // It became known while its body came: the sender tries again.
             None => Ok(reply::later("try again")),
         };
@@ -286,17 +294,17 @@ async fn receive(core: &Arc<Core>, arrival: Arrival, spool: Spool) -> Result<Rep
     if transfer.as_ref().is_some_and(|transfer| !transfer.is_whole(len)) {
         return Ok(reply::other_length());
     }
-    if let Some(reply) = try_mdn(core, &arrival, &pair, &draft).await? {
+    if let Some(reply) = try_mdn(core, arrival, &pair, &draft).await? {
         return Ok(reply);
     }
-    if !reply::shows(&arrival, pair.inbound_auth.as_ref()) {
-        return Ok(reply::unauthorized(&arrival));
+    if !reply::shows(arrival, pair.inbound_auth.as_ref()) {
+        return Ok(reply::unauthorized(arrival));
     }
     let (draft, sha256) = digested(draft, hash).await?;
     let now = core.clock.now();
-    let (message, receipt) = match new_message(&arrival, &pair, sha256, len, now) {
+    let (message, receipt) = match new_message(arrival, &pair, sha256, len, now) {
         Ok(fields) => fields,
-        Err((message, error)) => return reply::refuse(core, &pair, &arrival, *message, error, draft).await,
+        Err((message, error)) => return reply::refuse(core, &pair, arrival, *message, error, draft).await,
     };
     let mut taken = Taken {
         pair,
@@ -439,17 +447,17 @@ pub async fn recover(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
         .map_err(|lack| FlowError::Internal(lack.to_string()))?;
     let headers = as2_core::headers::Headers::parse(&message.detail.head()).map_err(|e| FlowError::Internal(e.to_string()))?;
     let receipt = ReceiptRequest::from_headers(&headers).unwrap_or_default();
-    if job.tries >= MAX_CHECKS {
-        tracing::error!(%id, tries = job.tries, "a received message cannot be checked; given up");
-        return check::give_up(core, message).await;
-    }
-    tracing::info!(%id, "finishing a received message");
     let taken = Taken {
         pair,
         message,
         receipt,
         source: None,
     };
+    if job.tries >= MAX_CHECKS {
+        tracing::error!(%id, tries = job.tries, "a received message cannot be checked; given up");
+        return check::give_up(core, taken).await;
+    }
+    tracing::info!(%id, "finishing a received message");
     match check::check(core, &taken).await {
         Err(FlowError::Journal(JournalError::Conflict(_))) | Ok(_) => Ok(()),
         Err(error) => {

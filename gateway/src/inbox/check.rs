@@ -97,8 +97,46 @@ pub(super) async fn examine(core: &Arc<Core>, taken: &Taken, body: Option<Bytes>
     Ok(checked)
 }
 
-fn conclude(core: &Core, taken: Taken, found: Found) -> Result<Checked, FlowError> {
+fn conclude(core: &Core, mut taken: Taken, found: Found) -> Result<Checked, FlowError> {
     let now = core.clock.now();
+    let (pair, message) = (Arc::clone(&taken.pair), &mut taken.message);
+    let (mut entries, mut blobs) = evidence_entries(message);
+    let bad_name = match &found {
+        Found::Good(_, parts) => names::fault(core, &pair.partner, message, parts, now)?,
+        Found::Bad(_) => None,
+    };
+    let says = match (found, bad_name) {
+        (Found::Good(facts, parts), Some(error)) => {
+            parts.iter().for_each(|part| core.storage.discard(&part.staged.key));
+            reject(message, &error);
+            Says::error(&error, facts.mic)
+        }
+        (Found::Good(facts, parts), None) => {
+            note(message, &facts, &parts);
+            message.state = State::Filed;
+            show_in_inbox(message, parts, &mut entries, &mut blobs);
+            good_words(message, facts.mic)
+        }
+        (Found::Bad(failure), _) => {
+            reject(message, &failure.error);
+            Says::error(&failure.error, failure.mic)
+        }
+    };
+    Ok(Checked {
+        filing: ended(core, taken, says, (entries, blobs), now)?,
+        at: now,
+        delay: Duration::ZERO,
+    })
+}
+
+/// The end of a message with what it shows and, if one was asked for, its MDN.
+fn ended(
+    core: &Core,
+    taken: Taken,
+    says: Says,
+    (mut entries, mut blobs): (Vec<NewEntry>, Vec<(String, Vec<u8>)>),
+    now: Millis,
+) -> Result<Filing, FlowError> {
     let Taken {
         pair,
         mut message,
@@ -107,28 +145,6 @@ fn conclude(core: &Core, taken: Taken, found: Found) -> Result<Checked, FlowErro
     } = taken;
     message.updated = now;
     message.finished = Some(now);
-    let (mut entries, mut blobs) = evidence_entries(&message);
-    let bad_name = match &found {
-        Found::Good(_, parts) => names::fault(core, &pair.partner, &message, parts, now)?,
-        Found::Bad(_) => None,
-    };
-    let says = match (found, bad_name) {
-        (Found::Good(facts, parts), Some(error)) => {
-            parts.iter().for_each(|part| core.storage.discard(&part.staged.key));
-            reject(&mut message, &error);
-            Says::error(&error, facts.mic)
-        }
-        (Found::Good(facts, parts), None) => {
-            note(&mut message, &facts, &parts);
-            message.state = State::Filed;
-            show_in_inbox(&message, parts, &mut entries, &mut blobs);
-            good_words(&message, facts.mic)
-        }
-        (Found::Bad(failure), _) => {
-            reject(&mut message, &failure.error);
-            Says::error(&failure.error, failure.mic)
-        }
-    };
     let mdn = match &receipt {
         Some(receipt) => Some(
             receipted(core, &pair, &mut message, receipt, says)
@@ -142,17 +158,12 @@ fn conclude(core: &Core, taken: Taken, found: Found) -> Result<Checked, FlowErro
         blobs.push(blob);
     }
     let post_mdn_at = (!message.detail.mdn_url.is_empty()).then_some(now);
-    let filing = Filing {
+    Ok(Filing {
         message,
         entries,
         blobs,
         mdn,
         post_mdn_at,
-    };
-    Ok(Checked {
-        filing,
-        at: now,
-        delay: Duration::ZERO,
     })
 }
 
@@ -229,28 +240,20 @@ pub(super) async fn brake(core: &Core, taken: &Taken, trouble: Option<ErrorKind>
     braked.delay
 }
 
-/// A message that no try could check: rejected with all its evidence, so that its partner may send it again.
-pub(super) async fn give_up(core: &Arc<Core>, mut message: Message) -> Result<(), FlowError> {
+/// A message that no try could check: rejected with all its evidence and, if it asked for one, an MDN that says so, so that
+/// its partner may send it again.
+pub(super) async fn give_up(core: &Arc<Core>, mut taken: Taken) -> Result<(), FlowError> {
     let now = core.clock.now();
-    reject(
-        &mut message,
-        &Error::new(
-            ErrorKind::UnexpectedProcessingError,
-            "every check failed by a fault of ours; see the log",
-        ),
+    let error = Error::new(
+        ErrorKind::UnexpectedProcessingError,
+        "every check failed by a fault of ours; see the log",
     );
-    message.updated = now;
-    message.finished = Some(now);
-    let (entries, blobs) = evidence_entries(&message);
-    tell(core, &message);
-    let filing = Filing {
-        message,
-        entries,
-        blobs,
-        mdn: None,
-        post_mdn_at: None,
-    };
+    reject(&mut taken.message, &error);
+    let evidence = evidence_entries(&taken.message);
+    let filing = ended(core, taken, Says::error(&error, None), evidence, now)?;
+    let message = filing.message.clone();
     core.journal.write(move |tx| tx.file_message(filing, now)).await?;
+    tell(core, &message);
     core.wake();
     Ok(())
 }

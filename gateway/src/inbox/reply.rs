@@ -16,7 +16,7 @@ use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use super::check::{evidence_entries, mdn_file};
-use crate::clock::rfc3339;
+use crate::clock::{Millis, rfc3339};
 use crate::gateway::Core;
 use crate::http::{Arrival, Reply};
 use crate::journal::{Blob, Filing};
@@ -39,6 +39,19 @@ pub(super) fn unauthorized(arrival: &Arrival) -> Reply {
     let mut reply = Reply::text(401, "user name and password are missing or wrong\r\n");
     let _ = reply.headers.push("WWW-Authenticate", "Basic realm=\"AS2\", charset=\"UTF-8\"");
     reply
+}
+
+/// Tells that a sender waited long for its answer, and may have given up.
+pub(super) fn slow(arrival: &Arrival, took: Millis, status: u16) {
+    let field = |name: &str| arrival.head.headers.get(name).unwrap_or_default();
+    tracing::warn!(
+        station = field("AS2-To"),
+        partner = field("AS2-From"),
+        message_id = field("Message-ID"),
+        seconds = took / 1000,
+        status,
+        "a message took long to answer: its sender may have given up"
+    );
 }
 
 /// Whether a request shows the credentials that are asked of its partner, if any. Takes the same time for every wrong one
