@@ -571,7 +571,7 @@ fn tls_acceptor(core: &Core, settings: &config::Tls) -> Result<http::TlsAcceptor
     let pinned: Vec<Vec<u8>> = objects.certificates.values().filter(of_partner).map(|c| c.der.clone()).collect();
     if settings.client_auth != config::ClientAuth::None && pinned.is_empty() {
         return Err(
-            "as2.tls.client_auth needs the partners' TLS certificates: cert add NAME --purpose https --partner ID --file FILE".to_owned(),
+            "as2.tls.client_auth needs the partners' TLS certificates: cert add NAME --partner ID --use https --file FILE".to_owned(),
         );
     }
     http::TlsAcceptor::new(&http::ServerTls {

@@ -144,7 +144,7 @@ impl From<JournalError> for Refusal {
                 "look at its state with `show`, then try again",
             ),
             JournalError::Newer { .. } => Refusal::invalid("the journal cannot be used", why, "install the newer as2gate"),
-            JournalError::Sqlite(_) | JournalError::Corrupt(_) | JournalError::Closed => Refusal::new(
+            JournalError::Sqlite(_) | JournalError::Corrupt(_) | JournalError::Commit(_) | JournalError::Closed => Refusal::new(
                 RefusalKind::Failed,
                 "journal",
                 "the journal did not take it",

@@ -69,6 +69,9 @@ pub enum JournalError {
     /// A stored value is not what this version writes.
     #[error("journal holds a value that cannot be read: {0}")]
     Corrupt(String),
+    /// The group of changes is not durable, and none of them happened.
+    #[error("journal cannot commit: {0}")]
+    Commit(String),
     /// Written by a newer version.
     #[error("journal has schema version {found}, this program knows {SCHEMA_VERSION}; install the newer as2gate")]
     Newer {
@@ -225,7 +228,7 @@ impl Journal {
             let spoilt = outcome.is_err() && !guarded;
             let release = Box::new(move |committed: std::result::Result<(), String>| {
                 let outcome = match (outcome, committed) {
-                    (Ok(_), Err(text)) => Err(JournalError::Corrupt(format!("commit failed: {text}"))),
+                    (Ok(_), Err(text)) => Err(JournalError::Commit(text)),
                     (outcome, _) => outcome,
                 };
                 // The asker may have gone away; the decision stands all the same.

@@ -488,11 +488,19 @@ async fn inner_addresses_are_denied_in_every_spelling() {
     ] {
         let mut target = target(format!("http://{host}:9/"));
         target.allow_private = false;
-        let error = Poster::new()
-            .post(&target, &message(), Body::Bytes(Bytes::new()), 100)
-            .await
-            .unwrap_err();
-        assert_eq!((error.stage, error.retry), (Stage::Denied, false), "{host}: {error}");
+        // A proxy would read these as we do; it is not even connected to.
+        let proxy = Proxy {
+            url: "http://127.0.0.1:9".to_owned(),
+            auth: None,
+        };
+        for proxy in [None, Some(proxy)] {
+            target.proxy = proxy;
+            let error = Poster::new()
+                .post(&target, &message(), Body::Bytes(Bytes::new()), 100)
+                .await
+                .unwrap_err();
+            assert_eq!((error.stage, error.retry), (Stage::Denied, false), "{host}: {error}");
+        }
     }
 }
 
