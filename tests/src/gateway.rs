@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -218,7 +218,9 @@ impl Gateway {
 
     /// SIGKILL: what a power cut looks like to the process.
     pub fn kill9(&self) {
-        if let Some(mut child) = self.server.lock().unwrap().take() {
+        // A start that failed has left its lock poisoned, and this runs in the destructor then.
+        let server = self.server.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(mut child) = server {
             child.kill().unwrap();
             child.wait().unwrap();
         }

@@ -2,7 +2,11 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 use std::time::Duration;
+
+use crate::peer::Identity;
+use crate::process::tool;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -150,6 +154,36 @@ pub fn raw(port: u16, head: &[u8], body: &[u8]) -> Answer {
     let mut bytes = Vec::new();
     let _ = stream.read_to_end(&mut bytes);
     parse(&bytes).unwrap_or_else(|| panic!("no HTTP answer: {:?}", String::from_utf8_lossy(&bytes)))
+}
+
+/// `openssl s_client` to a loopback port, with the certificate of a client: what it reads goes to the server as it is.
+#[must_use]
+pub fn tls_client(port: u16, client: Option<&Identity>) -> Command {
+    let mut command = tool("openssl", &["s_client", "-quiet", "-connect", &format!("127.0.0.1:{port}")]);
+    if let Some(client) = client {
+        command
+            .arg("-cert")
+            .arg(client.path("cert.pem"))
+            .arg("-key")
+            .arg(client.path("key.pem"));
+    }
+    command.stderr(Stdio::null());
+    command
+}
+
+/// Writes bytes over TLS and reads the answer until the server closes.
+#[must_use]
+#[track_caller]
+pub fn over_tls(port: u16, client: Option<&Identity>, request: &[u8]) -> Answer {
+    let mut child = tls_client(port, client)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A server that refuses early may close before it has read all.
+    let _ = child.stdin.as_mut().unwrap().write_all(request);
+    let output = child.wait_with_output().unwrap();
+    parse(&output.stdout).unwrap_or_else(|| panic!("no HTTP answer: {:?}", String::from_utf8_lossy(&output.stdout)))
 }
 
 fn parse(bytes: &[u8]) -> Option<Answer> {

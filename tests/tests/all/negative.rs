@@ -3,6 +3,8 @@
 
 mod brake;
 mod craft;
+mod destinations;
+mod disk;
 mod hostile;
 mod http;
 mod receipts;
@@ -55,7 +57,10 @@ struct Stage {
 
 impl Stage {
     fn new(settings: &[(&str, &str)]) -> Self {
-        let gate = Gateway::stopped(settings);
+        Self::of(Gateway::stopped(settings))
+    }
+
+    fn of(gate: Gateway) -> Self {
         gate.ok(&["station", "add", STATION]);
         let ours = gate.file("ours.pem", station_certificate(&gate, STATION).as_bytes());
         let stage = Stage {
@@ -103,6 +108,11 @@ impl Stage {
         found.retain(|message| message["message_id"] == message_id);
         found
     }
+}
+
+/// Says something past the harness, which shows the output of failing tests only.
+fn aloud(text: &str) {
+    std::io::stderr().write_all(format!("NOTICE: {text}\n").as_bytes()).unwrap();
 }
 
 fn stage() -> Arc<Stage> {

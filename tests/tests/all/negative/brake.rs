@@ -36,6 +36,31 @@ fn failures_to_decrypt_slow_their_own_answers_and_no_others() {
 }
 
 #[test]
+fn an_answer_that_took_more_than_a_minute_is_told() {
+    let stage = Arc::new(Stage::new(&[]));
+    let broken = Arc::new(payload().signed(&stage.partner).encrypted(&stage.stranger.path("cert.pem")));
+    for n in 0..FREE + 1 {
+        let _ = broken.message(&format!("<before-{n}@test>")).post(stage.gate.as2_port);
+    }
+    assert!(!stage.gate.log().contains("took long"));
+    // This one waits two seconds, in which the clock goes on by more than a minute.
+    let waiting = {
+        let (stage, broken) = (Arc::clone(&stage), Arc::clone(&broken));
+        thread::spawn(move || broken.message("<slow-one@test>").post(stage.gate.as2_port).status)
+    };
+    thread::sleep(Duration::from_millis(700));
+    stage.gate.set_clock(61);
+    assert_eq!(waiting.join().unwrap(), 200);
+    let log = stage.gate.log();
+    let line = log.lines().find(|line| line.contains("took long")).expect("a line");
+    assert!(
+        line.contains("WARN") && line.contains("<slow-one@test>") && line.contains(CRAFT),
+        "{line}"
+    );
+    assert_eq!(log.matches("took long").count(), 1);
+}
+
+#[test]
 fn a_brake_holds_no_permit_for_cryptography() {
     let stage = Arc::new(Stage::new(&[]));
     let broken = Arc::new(payload().signed(&stage.partner).encrypted(&stage.stranger.path("cert.pem")));

@@ -41,10 +41,14 @@ impl Entity {
 
     /// `multipart/signed` around it, with a SHA-256 signature.
     pub(super) fn signed(&self, by: &Identity) -> Self {
+        self.signed_with(by, "sha256")
+    }
+
+    pub(super) fn signed_with(&self, by: &Identity, digest: &str) -> Self {
         let (content, path) = (self.text(), |file: &str| by.path(file).display().to_string());
         let (cert, key) = (path("cert.pem"), path("key.pem"));
         let args = [
-            "cms", "-sign", "-binary", "-outform", "PEM", "-md", "sha256", "-signer", &cert, "-inkey", &key,
+            "cms", "-sign", "-binary", "-outform", "PEM", "-md", digest, "-signer", &cert, "-inkey", &key,
         ];
         let made = run_with(&mut tool("openssl", &args), &content).ok();
         let signature: String = made
@@ -57,18 +61,22 @@ impl Entity {
             "--{boundary}\r\n{content}\r\n--{boundary}\r\nContent-Type: application/pkcs7-signature; name=smime.p7s\r\n\
              Content-Transfer-Encoding: base64\r\n\r\n{signature}--{boundary}--\r\n"
         );
-        let kind = format!("multipart/signed; protocol=\"application/pkcs7-signature\"; micalg=sha-256; boundary=\"{boundary}\"");
+        let kind = format!("multipart/signed; protocol=\"application/pkcs7-signature\"; micalg={digest}; boundary=\"{boundary}\"");
         Entity::new(&kind, body)
     }
 
     /// Enveloped to a certificate.
     pub(super) fn encrypted(&self, to: &Path) -> Self {
+        self.encrypted_with(to, "-aes-256-cbc")
+    }
+
+    pub(super) fn encrypted_with(&self, to: &Path, cipher: &str) -> Self {
         let out = tempfile();
         let args = [
             "cms",
             "-encrypt",
             "-binary",
-            "-aes-256-cbc",
+            cipher,
             "-outform",
             "DER",
             "-out",

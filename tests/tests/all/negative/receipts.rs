@@ -104,6 +104,17 @@ fn negative_mdns_are_final_and_named_after_what_they_say() {
     let _held = stage();
     let said = [
         ("processed/error: authentication-failed", "authentication-failed"),
+        ("processed/error: unknown-trading-relationship", "unknown-trading-relationship"),
+        ("processed/error: unknown-trading-partner", "unknown-trading-partner"),
+        ("processed/error: integrity-check-failed", "integrity-check-failed"),
+        ("processed/error: decryption-failed", "decryption-failed"),
+        ("processed/error: insufficient-message-security", "insufficient-message-security"),
+        ("processed/error: signed-message-required", "signed-message-required"),
+        ("processed/error: invalid-message-id", "invalid-message-id"),
+        ("processed/error: duplicate-filename", "duplicate-filename"),
+        ("processed/error: illegal-filename", "illegal-filename"),
+        ("failed/Failure: unsupported MIC-algorithms", "unsupported-mic-algorithms"),
+        ("error: integrity-check-failed", "integrity-check-failed"),
         ("processed/Error: Decompression-Failed", "decompression-failed"),
         ("failed/failure: sender-equals-receiver", "sender-equals-receiver"),
         ("processed/error: unexpected-processing-error", "unexpected-processing-error"),
@@ -121,6 +132,30 @@ fn negative_mdns_are_final_and_named_after_what_they_say() {
         assert_eq!(message["code"], code, "{words}: {message:#}");
     }
     scenes[0].ends("failed", said[0].1, 1);
+    scenes.iter().for_each(|scene| scene.posts(1));
+}
+
+#[test]
+fn an_mdn_that_is_whole_for_http_and_cut_inside_is_an_unknown_outcome() {
+    let _held = stage();
+    // Its length is announced as it is: nothing but its own structure tells that something is missing.
+    let scenes = [1, 2, 3].map(|quarters| {
+        Scene::play(
+            "sync-signed",
+            &[],
+            with_stage(move |stage, hit, _| {
+                let mut mdn = Receipt::of(hit).signed(&stage.partner);
+                mdn.body.truncate(mdn.body.len() * quarters / 4);
+                answer(200, &mdn)
+            }),
+        )
+    });
+    for scene in &scenes {
+        let message = scene.reaches("failed");
+        let code = message["code"].as_str().unwrap();
+        assert!(["no-mdn", "mdn-signature-invalid"].contains(&code), "{message:#}");
+    }
+    thread::sleep(QUIET);
     scenes.iter().for_each(|scene| scene.posts(1));
 }
 
@@ -334,6 +369,40 @@ fn forged_async_mdns_change_nothing() {
     }
     scene.post_mdn(&receipt.signed(&scene.stage.partner));
     scene.ends("delivered", "", 1);
+}
+
+#[test]
+fn mdns_for_messages_that_were_never_sent_are_kept_for_diagnosis() {
+    let stage = Stage::new(&[]);
+    let unknown = |n: u32| Receipt {
+        disposition: "processed".to_owned(),
+        mic: sha256("x"),
+        original: format!("<never-sent-{n}@test>"),
+        from: CRAFT.to_owned(),
+        text: format!("Number {n}."),
+    };
+    for n in 0..2 {
+        let mdn = unknown(n).signed(&stage.partner);
+        let answer = tests::wire::exchange(stage.gate.as2_port, "POST", "/mdn", &mdn.headers, &mdn.body);
+        assert!(
+            answer.status == 200 && answer.body.is_empty(),
+            "whether an id exists is told: {}",
+            answer.text()
+        );
+        // Of a flood one a second is kept.
+        thread::sleep(Duration::from_millis(1100));
+    }
+    let dir = stage.gate.path("data/unknown-mdn");
+    let kept = tests::names_in(&dir)
+        .into_iter()
+        .map(|name| std::fs::read_to_string(dir.join(name)).unwrap());
+    let kept: Vec<String> = kept.collect();
+    assert_eq!(kept.len(), 2, "{kept:?}");
+    for (text, n) in kept.iter().zip(0..) {
+        assert!(text.contains("AS2-From: CRAFT\r\n"), "no header block: {text}");
+        assert!(text.contains(&format!("Original-Message-ID: <never-sent-{n}@test>")), "{text}");
+    }
+    assert!(stage.gate.log().contains("unknown-mdn"), "the log does not tell where");
 }
 
 #[test]

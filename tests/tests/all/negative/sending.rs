@@ -254,6 +254,112 @@ fn a_reset_after_the_body_goes_again_in_every_mode() {
 }
 
 #[test]
+fn a_connection_reset_after_the_body_goes_again_with_the_same_bytes() {
+    let stage = stage();
+    let (good, port) = (good(&stage), free_port());
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let hits = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&hits);
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let Some(hit) = read_request(&mut stream) else { continue };
+            seen.lock().unwrap().push(hit.clone());
+            if seen.lock().unwrap().len() < 2 {
+                // Closed with this set, a socket says RST and not FIN.
+                socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+            } else {
+                let _ = stream.write_all(&good(&hit));
+            }
+        }
+    });
+    let scene = Scene::towards(&stage, port, "sync-signed", &[], &order(next()), hits);
+    let message = scene.ends("delivered", "", 2);
+    let first = &message["tries"][0];
+    assert!(first["body_sent"] == true && first.to_string().contains("reset"), "{message:#}");
+}
+
+/// A TLS server of openssl with a certificate for this name by an authority that the gateway trusts.
+fn server_named(authority: &Identity, name: &str) -> (std::process::Child, u16) {
+    let (port, files) = (free_port(), authority.path(name));
+    let at = |file: &str| format!("{}.{file}", files.display());
+    let kind = if name.parse::<std::net::IpAddr>().is_ok() { "IP" } else { "DNS" };
+    let key = [
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "10",
+        "-subj",
+        "/CN=server",
+    ];
+    let alternative = format!("subjectAltName={kind}:{name}");
+    let (ca, ca_key) = (authority.path("cert.pem"), authority.path("key.pem"));
+    let issuer = [
+        "-CA",
+        ca.to_str().unwrap(),
+        "-CAkey",
+        ca_key.to_str().unwrap(),
+        "-addext",
+        &alternative,
+    ];
+    let out = [
+        "-addext",
+        "basicConstraints=critical,CA:FALSE",
+        "-keyout",
+        &at("key"),
+        "-out",
+        &at("crt"),
+    ];
+    let _ = run(&mut tool("openssl", &[&key[..], &issuer, &out].concat())).ok();
+    let server = tool(
+        "openssl",
+        &[
+            "s_server",
+            "-quiet",
+            "-accept",
+            &port.to_string(),
+            "-cert",
+            &at("crt"),
+            "-key",
+            &at("key"),
+        ],
+    )
+    .stdin(std::process::Stdio::piped())
+    .stdout(std::process::Stdio::null())
+    .stderr(std::process::Stdio::null())
+    .spawn()
+    .unwrap();
+    wait_for("the TLS server", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+    (server, port)
+}
+
+#[test]
+fn a_trusted_certificate_for_another_name_is_no_delivery() {
+    let authority = Identity::new("authority");
+    let trusted = vec![("SSL_CERT_FILE".to_owned(), authority.path("cert.pem").display().to_string())];
+    let stage = Arc::new(Stage::of(Gateway::of(tests::process::as2gate(), trusted, &[])));
+    let outcomes = ["127.0.0.1", "other.example"].map(|name| {
+        let (mut server, port) = server_named(&authority, name);
+        let url = format!("https://127.0.0.1:{port}/as2");
+        let options = ["--retry-max-tries", "1", "--response-timeout", "2s", "--url", &url];
+        let message = Scene::towards(&stage, 9, "none", &options, &order(1), Arc::default()).reaches("failed");
+        let _ = (server.kill(), server.wait());
+        message
+    });
+    // The control: under its own name it gets the whole message, and gives no answer.
+    assert_eq!(outcomes[0]["tries"][0]["body_sent"], true, "{:#}", outcomes[0]);
+    assert_eq!(
+        (&outcomes[1]["code"], &outcomes[1]["tries"][0]["body_sent"]),
+        (&"not-delivered".into(), &false.into()),
+        "{:#}",
+        outcomes[1]
+    );
+    assert!(stage.gate.log().contains("certificate"), "nobody was told");
+}
+
+#[test]
 fn names_and_certificates_that_do_not_hold_are_no_delivery() {
     let stage = stage();
     let port = free_port();

@@ -1,0 +1,226 @@
+//! A disk that runs full under a running gateway (as2.md §8, X15), on a small file system of its own. Where nobody may mount
+//! one, the watermark stands in for it, and the output says so.
+
+use std::fs;
+
+use super::*;
+
+/// Size of the disk, in MiB.
+const DISK: u32 = 48;
+
+/// The data directory of a stage, on a disk that can be filled.
+struct Disk {
+    stage: Stage,
+    /// Mounted; otherwise the watermark plays the full disk.
+    mounted: bool,
+}
+
+impl Disk {
+    /// Moves the data directory of a new stage to a small disk.
+    fn new() -> Self {
+        let stage = Stage::new(&[]);
+        assert_eq!(stage.gate.term(), 0);
+        let at = stage.gate.path("small");
+        fs::create_dir(&at).unwrap();
+        let size = format!("size={DISK}m,mode=0700");
+        let made = run(&mut tool(
+            "mount",
+            &["-t", "tmpfs", "-o", &size, "as2gate-test", at.to_str().unwrap()],
+        ));
+        let disk = Disk {
+            stage,
+            mounted: made.code == 0,
+        };
+        if disk.mounted {
+            let (from, to) = (disk.stage.gate.path("data/."), at);
+            let _ = run(&mut tool("cp", &["-a", from.to_str().unwrap(), to.to_str().unwrap()])).ok();
+        } else {
+            aloud(&format!(
+                "no disk could be mounted, so the watermark plays a full one: {}",
+                made.stderr.trim()
+            ));
+        }
+        disk.configure(false);
+        disk.stage.gate.start();
+        disk
+    }
+
+    fn configure(&self, full: bool) {
+        let data = if self.mounted { "\"small\"" } else { "\"data\"" };
+        let min_free = if full && !self.mounted { "\"100TiB\"" } else { "\"0\"" };
+        self.stage.gate.configure(&[("data_dir", data), ("storage.min_free", min_free)]);
+    }
+
+    /// Fills the disk up to so many bytes.
+    fn fill(&self, left: u64) {
+        if !self.mounted {
+            self.configure(true);
+            return self.stage.gate.restart();
+        }
+        let mut filler = fs::File::create(self.filler()).unwrap();
+        let piece = vec![b'x'; 4096];
+        while filler.write_all(&piece).is_ok() {}
+        let len = filler.metadata().unwrap().len();
+        filler.set_len(len - left).unwrap();
+    }
+
+    fn make_room(&self) {
+        if !self.mounted {
+            self.configure(false);
+            return self.stage.gate.restart();
+        }
+        fs::remove_file(self.filler()).unwrap();
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.stage.gate.path("small/filler")
+    }
+
+    fn data(&self) -> PathBuf {
+        self.stage.gate.path(if self.mounted { "small" } else { "data" })
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.stage.gate.kill9();
+        if self.mounted {
+            let at = self.stage.gate.path("small");
+            let _ = run(&mut tool("umount", &["-l", at.to_str().unwrap()]));
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_ran_full_asks_for_another_try_and_keeps_nothing() {
+    let disk = Disk::new();
+    let (gate, port) = (&disk.stage.gate, disk.stage.gate.as2_port);
+    let small = payload().signed(&disk.stage.partner);
+    let large = compressed(&zlib(&Entity::new("application/octet-stream", noise(6 << 20, 3)).bytes(), 0));
+    let silent = small
+        .message("<silent@test>")
+        .without("Disposition-Notification-To")
+        .without("Disposition-Notification-Options");
+    let later = small
+        .message("<later@test>")
+        .with("Receipt-Delivery-Option", "http://127.0.0.1:9/mdn");
+    let requests = [small.message("<small@test>"), large.message("<large@test>"), silent, later];
+    let refused = |request: &Request| {
+        let id = request.header("Message-ID").unwrap();
+        let answer = request.post(port);
+        assert_eq!(answer.status, 503, "{id}: {}", answer.text());
+        assert!(
+            answer.header("Retry-After").is_some() && answer.disposition().is_empty(),
+            "{id}: {}",
+            answer.text()
+        );
+    };
+    // Room for a part of the large one, then for nothing at all.
+    disk.fill(3 << 20);
+    refused(&requests[1]);
+    if disk.mounted {
+        disk.make_room();
+    }
+    disk.fill(0);
+    requests.iter().for_each(refused);
+    // Who starts it on a full disk is told so.
+    if disk.mounted {
+        gate.kill9();
+        let ran = gate.cli(&["serve"]);
+        assert!(
+            ran.code != 0 && ran.stderr.contains("disk is full") && ran.stderr.contains("hint:"),
+            "{ran}"
+        );
+        disk.make_room();
+        gate.start();
+    } else {
+        disk.make_room();
+    }
+    for request in &requests {
+        assert_eq!(disk.stage.listed(request.header("Message-ID").unwrap()).len(), 0);
+    }
+    assert_eq!(tests::files_below(&disk.data().join("spool")), [""; 0], "halves are left");
+    for request in &requests {
+        let (id, answer) = (request.header("Message-ID").unwrap(), request.post(port));
+        assert!((200..300).contains(&answer.status), "{id}: {}", answer.text());
+        assert!(
+            answer.body.is_empty() || answer.disposition() == PROCESSED,
+            "{id}: {}",
+            answer.text()
+        );
+        gate.wait("the message to be filed", |_| {
+            let rows = disk.stage.listed(id);
+            (rows.len() == 1 && rows[0]["state"] == "filed").then_some(())
+        });
+    }
+}
+
+#[test]
+fn what_cannot_be_unpacked_for_want_of_room_is_never_receipted_as_good() {
+    let disk = Disk::new();
+    if !disk.mounted {
+        return aloud("nothing was proven about a disk that runs full after a message was taken");
+    }
+    let (gate, port) = (&disk.stage.gate, disk.stage.gate.as2_port);
+    let url_port = free_port();
+    let listener = TcpListener::bind(("127.0.0.1", url_port)).unwrap();
+    disk.stage
+        .add("LATER", url_port, &["--require-encrypted", "false", "--require-signed", "false"]);
+    gate.restart();
+    let big = |seed| compressed(&zlib(&Entity::new("application/octet-stream", noise(6 << 20, seed)).bytes(), 0));
+    let sync = big(1).message("<sync@test>");
+    let url = format!("http://127.0.0.1:{url_port}/mdn");
+    let later = big(2)
+        .message("<async@test>")
+        .with("AS2-From", "LATER")
+        .with("Receipt-Delivery-Option", &url);
+
+    // The body finds room, and the payload in it does not.
+    disk.fill(9 << 20);
+    let answer = sync.post(port);
+    assert!(
+        answer.status == 503 && answer.header("Retry-After").is_some(),
+        "{}: {}",
+        answer.status,
+        answer.text()
+    );
+    let row = disk.stage.listed("<sync@test>").remove(0);
+    assert_eq!(row["state"], "received", "{row:#}");
+    assert_eq!(disk.stage.inbox(), [""; 0]);
+    // With room again the worker ends it, and the sender's next try gets the receipt.
+    disk.make_room();
+    gate.set_clock(31);
+    gate.wait("the message to be filed", |_| {
+        (disk.stage.listed("<sync@test>")[0]["state"] == "filed").then_some(())
+    });
+    assert_eq!(sync.post(port).disposition(), PROCESSED);
+    assert_eq!(disk.stage.listed("<sync@test>").len(), 1);
+
+    // One that never finds room is given up in the words for it.
+    disk.fill(9 << 20);
+    assert_eq!(later.post(port).status, 204);
+    let row = (2..).find_map(|n| {
+        gate.set_clock(n * 31);
+        thread::sleep(Duration::from_millis(400));
+        assert!(n < 100, "it is never given up");
+        disk.stage.listed("<async@test>").into_iter().find(|row| row["state"] != "received")
+    });
+    let row = row.unwrap();
+    assert_eq!(
+        (&row["state"], &row["code"]),
+        (&"rejected".into(), &"unexpected-processing-error".into()),
+        "{row:#}"
+    );
+    let mut stream = listener.accept().unwrap().0;
+    let hit = read_request(&mut stream).unwrap();
+    stream.write_all(&http(200, &[], "")).unwrap();
+    let text = String::from_utf8_lossy(&hit.message.body).into_owned();
+    assert!(
+        text.contains("Original-Message-ID: <async@test>")
+            && text.contains("Disposition: automatic-action/MDN-sent-automatically; processed/error: unexpected-processing-error"),
+        "{text}"
+    );
+    assert!(hit.message.header("Content-Type").unwrap().starts_with("multipart/signed"));
+    let inbox = disk.stage.user.ls(&format!("AS2/files/{STATION}/LATER/inbox"));
+    assert_eq!(inbox, [""; 0], "{inbox:?}");
+}
