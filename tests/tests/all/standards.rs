@@ -34,31 +34,93 @@ fn quoted(cell: &str) -> Vec<&str> {
     cell.split('`').skip(1).step_by(2).collect()
 }
 
-#[test]
-fn each_file_and_test_named_in_the_map_of_standards_is_there() {
-    let mut files = Vec::new();
-    sources(&root(), &mut files);
-    let all: String = files.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
-    let page = fs::read_to_string(root().join("RFCS.md")).unwrap();
-    let (mut wrong, mut tests) = (Vec::new(), 0);
-    for row in rows(&page).iter().filter(|row| row[0] != "section" && row[0] != "document") {
-        assert_eq!(row.len(), 5, "five columns: {row:?}");
-        for file in quoted(&row[2]) {
-            if !root().join(file).is_file() {
-                wrong.push(format!("{}: no file {file}", row[0]));
-            }
-        }
-        for test in quoted(&row[4]) {
-            tests += 1;
-            if !all.contains(&format!("#[test]\n    fn {test}()")) && !all.contains(&format!("#[test]\nfn {test}()")) {
-                wrong.push(format!("{}: no test {test}", row[0]));
-            }
-        }
-        let is_done = row[3].starts_with("done") || row[3].starts_with("on receipt");
-        if is_done && quoted(&row[4]).is_empty() && row[0] != "3" {
-            wrong.push(format!("{}: done, and no test says so", row[0]));
+/// What the page names and the tree holds.
+struct Tree {
+    text: String,
+    wrong: Vec<String>,
+}
+
+impl Tree {
+    fn read() -> Self {
+        let mut files = Vec::new();
+        sources(&root(), &mut files);
+        Tree {
+            text: files.iter().map(|path| fs::read_to_string(path).unwrap()).collect(),
+            wrong: Vec::new(),
         }
     }
-    assert!(wrong.is_empty(), "RFCS.md:\n{}", wrong.join("\n"));
+
+    fn has_files(&mut self, row: &str, cell: &str) {
+        for file in quoted(cell) {
+            if !root().join(file).is_file() {
+                self.wrong.push(format!("{row}: no file {file}"));
+            }
+        }
+    }
+
+    /// How many tests the cell names.
+    fn has_tests(&mut self, row: &str, cell: &str) -> usize {
+        let named = quoted(cell);
+        for test in &named {
+            let starts = ["fn", "async fn"].map(|start| format!("{start} {test}()"));
+            // Between the attribute and the function there may stand others, such as why it runs alone.
+            let is_test = starts.iter().any(|start| {
+                self.text.match_indices(start.as_str()).any(|(at, _)| {
+                    let before = self.text[..at].trim_end_matches(' ');
+                    let attributes = before.rsplit("\n\n").next().unwrap_or_default();
+                    before.ends_with("]\n") && (attributes.contains("#[test]") || attributes.contains("#[tokio::test"))
+                })
+            });
+            if !is_test {
+                self.wrong.push(format!("{row}: no test {test}"));
+            }
+        }
+        named.len()
+    }
+
+    #[track_caller]
+    fn is_right(self) {
+        assert!(self.wrong.is_empty(), "RFCS.md:\n{}", self.wrong.join("\n"));
+    }
+}
+
+/// The rows of the page's tables: those of the standards, and those of the negative list.
+fn tables() -> (Vec<Vec<String>>, Vec<Vec<String>>) {
+    let page = fs::read_to_string(root().join("RFCS.md")).unwrap();
+    let (standards, refused) = page.split_once("## What must be refused").expect("the negative list");
+    let (standards, refused) = (rows(standards), rows(refused));
+    for row in standards.iter().chain(&refused) {
+        assert_eq!(row.len(), 5, "five columns: {row:?}");
+    }
+    (standards, refused)
+}
+
+#[test]
+fn each_file_and_test_named_in_the_map_of_standards_is_there() {
+    let (mut tree, mut tests) = (Tree::read(), 0);
+    for row in tables().0.iter().filter(|row| row[0] != "section" && row[0] != "document") {
+        tree.has_files(&row[0], &row[2]);
+        tests += tree.has_tests(&row[0], &row[4]);
+        let is_done = row[3].starts_with("done") || row[3].starts_with("on receipt");
+        if is_done && quoted(&row[4]).is_empty() && row[0] != "3" {
+            tree.wrong.push(format!("{}: done, and no test says so", row[0]));
+        }
+    }
+    tree.is_right();
     assert!(tests > 60, "{tests} tests found: is the page still a table?");
+}
+
+#[test]
+fn every_case_of_the_negative_list_has_its_test() {
+    let (mut tree, mut cases) = (Tree::read(), Vec::new());
+    for row in tables().1.iter().filter(|row| row[0] != "case") {
+        tree.has_files(&row[0], &row[3]);
+        if tree.has_tests(&row[0], &row[4]) == 0 {
+            tree.wrong.push(format!("{}: no test", row[0]));
+        }
+        cases.push(row[0].clone());
+    }
+    tree.is_right();
+    let wanted = (1..=20).map(|n| format!("X{n}")).chain((1..=26).map(|n| format!("S{n}")));
+    assert_eq!(cases, wanted.collect::<Vec<_>>());
 }
