@@ -9,6 +9,7 @@ mod balancer;
 mod cli;
 mod clients;
 mod crash;
+mod differential;
 mod examples;
 mod inbound;
 mod lifecycle;
