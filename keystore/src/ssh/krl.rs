@@ -87,12 +87,9 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Krl, &'static str> {
         let mut fields = Fields(body);
         match kind {
             CERTIFICATES => krl.certificates.push(certificates(&mut fields)?),
-            EXPLICIT_KEYS => each(&mut fields, |key| {
-                krl.keys.push(key.to_vec());
-                Some(())
-            })?,
-            SHA1 => each(&mut fields, |hash| Some(krl.sha1.push(hash.try_into().ok()?)))?,
-            SHA256 => each(&mut fields, |hash| Some(krl.sha256.push(hash.try_into().ok()?)))?,
+            EXPLICIT_KEYS => krl.keys.extend(strings(&mut fields)?.into_iter().map(<[u8]>::to_vec)),
+            SHA1 => digests(&mut fields, &mut krl.sha1)?,
+            SHA256 => digests(&mut fields, &mut krl.sha256)?,
             EXTENSION => extension(&mut fields)?,
             SIGNATURE => return Err("it is signed, which OpenSSH itself has given up; make it without"),
             _ => return Err("it has a section of an unknown type"),
@@ -101,14 +98,19 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Krl, &'static str> {
     Ok(krl)
 }
 
-/// Takes strings to the end.
-fn each(fields: &mut Fields<'_>, mut take: impl FnMut(&[u8]) -> Option<()>) -> Result<(), &'static str> {
+/// Strings to the end.
+fn strings<'a>(fields: &mut Fields<'a>) -> Result<Vec<&'a [u8]>, &'static str> {
+    let mut all = Vec::new();
     while !fields.is_empty() {
-        fields
-            .string()
-            .filter(|entry| !entry.is_empty())
-            .and_then(&mut take)
-            .ok_or("it has a key or digest of a wrong length")?;
+        let entry = fields.string().filter(|entry| !entry.is_empty());
+        all.push(entry.ok_or("it has an empty entry, or one that is cut off")?);
+    }
+    Ok(all)
+}
+
+fn digests<const N: usize>(fields: &mut Fields<'_>, to: &mut Vec<[u8; N]>) -> Result<(), &'static str> {
+    for entry in strings(fields)? {
+        to.push(entry.try_into().map_err(|_| "it has a digest of a wrong length")?);
     }
     Ok(())
 }
@@ -154,7 +156,9 @@ fn certificates(fields: &mut Fields<'_>) -> Result<Certificates, &'static str> {
                     bits: bits.to_vec(),
                 });
             }
-            KEY_IDS => each(&mut part, |id| Some(list.ids.push(String::from_utf8_lossy(id).into_owned())))?,
+            KEY_IDS => list
+                .ids
+                .extend(strings(&mut part)?.into_iter().map(|id| String::from_utf8_lossy(id).into_owned())),
             CERTIFICATES_EXTENSION => extension(&mut part)?,
             _ => return Err("it has a list of certificates of an unknown type"),
         }
