@@ -134,7 +134,7 @@ fn ended(
     core: &Core,
     taken: Taken,
     says: Says,
-    (mut entries, mut blobs): (Vec<NewEntry>, Vec<(String, Vec<u8>)>),
+    (mut entries, mut blobs): (Vec<NewEntry>, Vec<Blob>),
     now: Millis,
 ) -> Result<Filing, FlowError> {
     let Taken {
