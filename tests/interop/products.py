@@ -182,6 +182,8 @@ class OpenAs2:
     """The OpenAS2 server: sends what is dropped into its outbox, files what it receives in a directory of the sender."""
 
     title, short = "OpenAS2 2.10.1", "OA"
+    # Whether it polls for cases beyond its limits, too.
+    all = False
     CIPHERS = {"3des": "3DES", "aes128-cbc": "AES128", "aes192-cbc": "AES192", "aes256-cbc": "AES256"}
     # JavaMail's own entry, which the server loses when it sets up BouncyCastle's: without it there is no unsigned MDN.
     MAILCAP = "multipart/*;; x-java-content-handler=com.sun.mail.handlers.multipart_mixed\n"
