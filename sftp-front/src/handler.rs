@@ -3,7 +3,7 @@
 
 use crate::host_keys::{ANNOUNCE, PROVE};
 use crate::login::Login;
-use crate::server::Server;
+use crate::server::{NEAR_WINDOW, Server};
 use crate::session::Session;
 use russh::keys::ssh_key::{self, Certificate, Signature};
 use russh::server::{Auth, ChannelOpenHandle, Msg, PublicKeyOffer, Response, Session as Transport, VerifiedPublicKey};
@@ -136,6 +136,10 @@ impl russh::server::Handler for Handler {
             return Ok(None);
         }
         Ok(self.server.host_keys().prove(session, data))
+    }
+
+    fn adjust_window(&mut self, _channel: ChannelId, window: u32) -> u32 {
+        if self.session.is_near() { NEAR_WINDOW } else { window }
     }
 
     async fn channel_open_session(&mut self, channel: Channel<Msg>, reply: ChannelOpenHandle, _: &mut Transport) -> Result<(), Error> {

@@ -1,6 +1,5 @@
 //! The TCP stream as russh sees it: with a kill switch that ends a connection however wedged it may be, byte counters, and
-//! an ear for the client's identification line, which russh tells too late for the login. It also reads ahead: russh asks
-//! the socket twice for every packet.
+//! an ear for the client's identification line, which russh tells too late for the login.
 
 use std::io;
 use std::pin::Pin;
@@ -17,11 +16,8 @@ const MAX_ID_LINE: usize = 255;
 /// Bytes that a client may send before it has logged in: more than every key and the ends of a key exchange take, and an end
 /// to floods of messages that are answered or ignored (CVE-2025-26466).
 pub const MAX_BEFORE_LOGIN: u64 = 1 << 20;
-/// Read-ahead of a connection that has not transferred anything; many of these may be half open.
-const SMALL_BUFFER: usize = 4 << 10;
-/// Read-ahead of a connection that has received [`BUSY_AFTER`] bytes.
-const LARGE_BUFFER: usize = 256 << 10;
-const BUSY_AFTER: u64 = 128 << 10;
+/// A client that has answered within this time is near, see [`LinkState::is_near`].
+const NEAR_MS: u64 = 5;
 
 /// What both ends of a [`Link`] share.
 pub(crate) struct LinkState {
@@ -32,6 +28,10 @@ pub(crate) struct LinkState {
     bytes_out: AtomicU64,
     /// Milliseconds after `born` since which a write has been waiting, plus one; 0 = none waits.
     blocked_since: AtomicU64,
+    /// Milliseconds after `born` of the last write that nothing has been read since, plus one; 0 = there is none.
+    asked_at: AtomicU64,
+    /// The shortest time in milliseconds between a write and the read after it, until the login.
+    quickest: AtomicU64,
     client: OnceLock<String>,
     logged_in: AtomicBool,
 }
@@ -45,6 +45,8 @@ impl LinkState {
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
             blocked_since: AtomicU64::new(0),
+            asked_at: AtomicU64::new(0),
+            quickest: AtomicU64::new(u64::MAX),
             client: OnceLock::new(),
             logged_in: AtomicBool::new(false),
         }
@@ -60,6 +62,26 @@ impl LinkState {
     /// From now on the client may send as much as it likes.
     pub(crate) fn logged_in(&self) {
         self.logged_in.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a round trip to the client takes less than [`NEAR_MS`], as far as the login could tell.
+    pub(crate) fn is_near(&self) -> bool {
+        self.quickest.load(Ordering::Relaxed) < NEAR_MS
+    }
+
+    fn wrote(&self) {
+        if !self.logged_in.load(Ordering::Relaxed) {
+            self.asked_at.store(self.now_ms().saturating_add(1), Ordering::Relaxed);
+        }
+    }
+
+    fn heard(&self) {
+        if !self.logged_in.load(Ordering::Relaxed) {
+            let asked = self.asked_at.swap(0, Ordering::Relaxed);
+            if asked > 0 {
+                self.quickest.fetch_min(self.now_ms().saturating_sub(asked - 1), Ordering::Relaxed);
+            }
+        }
     }
 
     fn is_flood(&self) -> bool {
@@ -105,10 +127,6 @@ const WRITE_SIDE: usize = 1;
 pub(crate) struct Link {
     tcp: TcpStream,
     state: Arc<LinkState>,
-    /// Bytes read ahead: `buffer[at..end]`.
-    buffer: Box<[u8]>,
-    at: usize,
-    end: usize,
     /// The identification line so far; `None` once it is complete or too long.
     line: Option<Vec<u8>>,
 }
@@ -118,16 +136,13 @@ impl Link {
         Self {
             tcp,
             state,
-            buffer: vec![0; SMALL_BUFFER].into(),
-            at: 0,
-            end: 0,
             line: Some(Vec::new()),
         }
     }
 
-    fn listen(&mut self) {
+    fn listen(&mut self, fresh: &[u8]) {
         let Some(line) = &mut self.line else { return };
-        for b in self.buffer.get(..self.end).unwrap_or_default() {
+        for b in fresh {
             match b {
                 b'\n' => {
                     let text = line.iter().filter(|b| (b' '..=b'~').contains(b)).map(|b| char::from(*b)).collect();
@@ -155,25 +170,17 @@ impl AsyncRead for Link {
             return Poll::Ready(Err(killed()));
         }
         let this = &mut *self;
-        if this.at == this.end {
-            if this.buffer.len() == SMALL_BUFFER && this.state.bytes_in.load(Ordering::Relaxed) > BUSY_AFTER {
-                this.buffer = vec![0; LARGE_BUFFER].into();
-            }
-            let mut ahead = ReadBuf::new(&mut this.buffer);
-            ready!(Pin::new(&mut this.tcp).poll_read(cx, &mut ahead))?;
-            (this.at, this.end) = (0, ahead.filled().len());
-            this.state.bytes_in.fetch_add(this.end as u64, Ordering::Relaxed);
-            if this.state.is_flood() {
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "too many bytes before the login")));
-            }
-            if this.line.is_some() {
-                this.listen();
-            }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.tcp).poll_read(cx, buf))?;
+        let fresh = buf.filled().get(before..).unwrap_or_default();
+        this.state.bytes_in.fetch_add(fresh.len() as u64, Ordering::Relaxed);
+        this.state.heard();
+        if this.state.is_flood() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "too many bytes before the login")));
         }
-        let fresh = this.buffer.get(this.at..this.end).unwrap_or_default();
-        let n = fresh.len().min(buf.remaining());
-        buf.put_slice(fresh.get(..n).unwrap_or_default());
-        this.at += n;
+        if this.line.is_some() {
+            this.listen(fresh);
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -188,6 +195,7 @@ impl AsyncWrite for Link {
             Poll::Ready(r) => {
                 self.state.blocked_since.store(0, Ordering::Relaxed);
                 if let Ok(n) = r {
+                    self.state.wrote();
                     self.state.bytes_out.fetch_add(*n as u64, Ordering::Relaxed);
                 }
             }
@@ -208,5 +216,32 @@ impl AsyncWrite for Link {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn the_login_tells_how_near_a_client_is() {
+        let near = LinkState::new();
+        assert!(!near.is_near(), "nothing is known yet");
+        near.wrote();
+        near.heard();
+        assert!(near.is_near());
+        let far = LinkState::new();
+        for _ in 0..2 {
+            far.wrote();
+            std::thread::sleep(Duration::from_millis(NEAR_MS + 2));
+            far.heard();
+        }
+        // What a client sends by itself is no answer.
+        far.heard();
+        far.logged_in();
+        far.wrote();
+        far.heard();
+        assert!(!far.is_near());
     }
 }

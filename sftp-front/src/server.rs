@@ -18,10 +18,14 @@ use tokio::task::JoinSet;
 /// Window that a client may fill before we answer, in bytes: 16 MiB carries 100 MiB/s over 50 ms of round trip, eight times
 /// as much as russh's default. The byte budget of the channel, not this window, is what bounds memory.
 const WINDOW: u32 = 16 << 20;
+/// The window of a client that is near, once it has filled half of the first one. OpenSSH's client reads ahead as much as the
+/// window takes, and with 16 MiB that falls out of its processor's cache: half as much work again for each byte.
+pub(crate) const NEAR_WINDOW: u32 = 2 << 20;
 /// Longest data message; longer ones gain nothing with OpenSSH, which never sends more.
 const MAX_SSH_PACKET: u32 = 32_768;
-/// Messages that russh keeps for one channel. The reader always drains, so more would only help a hostile client.
-const CHANNEL_BUFFER: usize = 100;
+/// Messages that russh keeps for one channel. The reader waits for nothing but the disk, so more would only help a hostile
+/// client, and keep more of russh's read-ahead in use than it has buffers.
+const CHANNEL_BUFFER: usize = 16;
 /// Messages to the client, of at most [`MAX_SSH_PACKET`] bytes, that wait for russh's task. They share the buffers that a
 /// download holds anyway; with russh's 10 the two tasks wake each other more often than once per buffer.
 const EVENT_BUFFER: usize = 20;

@@ -137,6 +137,10 @@ impl Session {
         self.state().logged_in
     }
 
+    pub(crate) fn is_near(&self) -> bool {
+        self.link.is_near()
+    }
+
     /// Ends the connection soon; the first reason counts.
     pub(crate) fn end(&self, reason: &'static str) {
         self.end.send_if_modified(|end| end.is_none() && end.replace(reason).is_none());

@@ -16,13 +16,14 @@
 use core::fmt;
 use std::borrow::Cow;
 use std::num::Wrapping;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use log::debug;
 use ssh_encoding::Writer;
 use super::cipher::SealingKey;
 use compression::Compress;
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::*;
 
@@ -329,6 +330,104 @@ pub struct SSHBuffer {
     // Sequence numbers are on 32 bits and wrap.
     // https://tools.ietf.org/html/rfc4253#section-6.4
     pub seqn: Wrapping<u32>,
+    /// The packet that was read, from its length field to its padding.
+    pub packet: Bytes,
+    pub ahead: ReadAhead,
+}
+
+/// What was read ahead of the stream. Packets are decrypted in place, and their data are handed on as slices of the buffer;
+/// it is filled anew when the last of these is gone. So a stream of packets takes no copies and no allocations.
+#[derive(Debug, Default)]
+pub struct ReadAhead {
+    bytes: BytesMut,
+    /// Former buffers, which slices may still be in use of.
+    spent: Vec<BytesMut>,
+    received: usize,
+    crowded: bool,
+}
+
+impl ReadAhead {
+    const SMALL: usize = 4 << 10;
+    const LARGE: usize = 256 << 10;
+    /// Large buffers begin after so many bytes: many connections may be half open.
+    const BUSY_AFTER: usize = 128 << 10;
+    /// With more buffers in use, packets are copied: their memory is then no more than their length.
+    const MAX_SPENT: usize = 8;
+    /// Large buffers go when nothing has come for so long.
+    const KEEP: Duration = Duration::from_secs(1);
+
+    /// Reads until there are `n` bytes.
+    pub(crate) async fn fill<R: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut R,
+        n: usize,
+    ) -> std::io::Result<()> {
+        while self.bytes.len() < n {
+            self.make_room(n);
+            let is_idle = self.bytes.is_empty() && self.bytes.capacity() > Self::SMALL;
+            let read = stream.read_buf(&mut self.bytes);
+            let received = if is_idle {
+                match tokio::time::timeout(Self::KEEP, read).await {
+                    Ok(received) => received?,
+                    Err(_) => {
+                        *self = Self::default();
+                        continue;
+                    }
+                }
+            } else {
+                read.await?
+            };
+            if received == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            self.received = self.received.saturating_add(received);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(crate) fn take(&mut self, n: usize) -> BytesMut {
+        self.bytes.split_to(n)
+    }
+
+    /// The decrypted packet, for others to keep.
+    pub(crate) fn share(&self, packet: BytesMut) -> Bytes {
+        if self.crowded {
+            Bytes::copy_from_slice(&packet)
+        } else {
+            packet.freeze()
+        }
+    }
+
+    /// Makes room for a packet of `n` bytes, and for a read that is worth its system call.
+    fn make_room(&mut self, n: usize) {
+        let size = if self.received > Self::BUSY_AFTER {
+            Self::LARGE.max(n)
+        } else {
+            Self::SMALL.max(n)
+        };
+        let have = self.bytes.len();
+        if self.bytes.capacity() >= n && self.bytes.capacity() - have >= size / 16
+            || self.bytes.try_reclaim(size - have)
+        {
+            return;
+        }
+        let free = self.spent.iter_mut().position(|buffer| buffer.try_reclaim(size));
+        let mut next = match free {
+            Some(at) => self.spent.swap_remove(at),
+            None => BytesMut::with_capacity(size),
+        };
+        self.crowded = self.spent.len() >= Self::MAX_SPENT;
+        next.extend_from_slice(&self.bytes);
+        let mut old = std::mem::replace(&mut self.bytes, next);
+        old.clear();
+        if !self.crowded {
+            self.spent.push(old);
+        }
+    }
 }
 
 impl SSHBuffer {
@@ -338,6 +437,8 @@ impl SSHBuffer {
             len: 0,
             bytes: 0,
             seqn: Wrapping(0),
+            packet: Bytes::new(),
+            ahead: ReadAhead::default(),
         }
     }
 
@@ -387,7 +488,7 @@ impl PacketBytesWriter {
 /// Uses Vec<u8> (not CryptoVec/mlocked) because incoming network data is not secret.
 #[derive(Debug)]
 pub(crate) struct IncomingSshPacket {
-    pub buffer: Vec<u8>,
+    pub buffer: Bytes,
     pub seqn: Wrapping<u32>,
 }
 

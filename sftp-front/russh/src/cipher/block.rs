@@ -157,7 +157,7 @@ impl<C: BlockStreamCipher + PacketLengthProbe + KeySizeUser + IvSizeUser> super:
     }
 
     fn decrypt_packet_length(
-        &self,
+        &mut self,
         _sequence_number: u32,
         encrypted_packet_length: &[u8],
     ) -> [u8; 4] {

@@ -15,10 +15,7 @@
 
 // http://cvsweb.openbsd.org/cgi-bin/cvsweb/src/usr.bin/ssh/PROTOCOL.chacha20poly1305?annotate=HEAD
 
-#[cfg(feature = "aws-lc-rs")]
-use aws_lc_rs::aead::chacha20_poly1305_openssh;
-#[cfg(all(not(feature = "aws-lc-rs"), feature = "ring"))]
-use ring::aead::chacha20_poly1305_openssh;
+use super::openssl as chacha20_poly1305_openssh;
 
 use super::super::Error;
 use crate::mac::MacAlgorithm;
@@ -63,7 +60,7 @@ pub struct SealingKey(chacha20_poly1305_openssh::SealingKey);
 
 impl super::OpeningKey for OpeningKey {
     fn decrypt_packet_length(
-        &self,
+        &mut self,
         sequence_number: u32,
         encrypted_packet_length: &[u8],
     ) -> [u8; 4] {

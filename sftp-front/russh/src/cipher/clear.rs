@@ -50,7 +50,7 @@ impl super::Cipher for Clear {
 }
 
 impl super::OpeningKey for Key {
-    fn decrypt_packet_length(&self, _seqn: u32, packet_length: &[u8]) -> [u8; 4] {
+    fn decrypt_packet_length(&mut self, _seqn: u32, packet_length: &[u8]) -> [u8; 4] {
         // Fine because of self.packet_length_to_read_for_block_length()
         #[allow(clippy::unwrap_used, clippy::indexing_slicing)]
         packet_length.try_into().unwrap()

@@ -103,7 +103,7 @@ impl NonceSequence for Nonce {
 
 impl<N: NonceSequence> super::OpeningKey for OpeningKey<N> {
     fn decrypt_packet_length(
-        &self,
+        &mut self,
         _sequence_number: u32,
         encrypted_packet_length: &[u8],
     ) -> [u8; 4] {

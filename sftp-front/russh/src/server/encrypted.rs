@@ -32,6 +32,9 @@ use crate::helpers::{AlgorithmExt, NameList};
 use crate::map_err;
 use crate::parsing::{ChannelOpenConfirmation, ChannelType, OpenChannelMessage, ensure_end};
 
+/// Shorter channel data are copied.
+const MIN_SLICE: usize = 4 << 10;
+
 impl Session {
     /// Returns false iff a request was rejected.
     pub(crate) async fn server_read_encrypted<H: Handler + Send>(
@@ -39,7 +42,21 @@ impl Session {
         handler: &mut H,
         pkt: &mut IncomingSshPacket,
     ) -> Result<(), H::Error> {
-        self.process_packet(handler, &pkt.buffer).await
+        self.packet = pkt.buffer.clone();
+        let result = self.process_packet(handler, &pkt.buffer).await;
+        self.packet = Bytes::new();
+        result
+    }
+
+    /// The rest of the packet as channel data: a slice of it, or a copy of what is too short to hold on to its buffer.
+    fn channel_data(&self, r: &mut &[u8]) -> Result<Bytes, Error> {
+        let len = usize::decode(r)?;
+        let data = r.split_off(..len).ok_or(Error::IndexOutOfBounds)?;
+        Ok(if self.packet.is_empty() || len < MIN_SLICE {
+            Bytes::copy_from_slice(data)
+        } else {
+            self.packet.slice_ref(data)
+        })
     }
 
     pub(crate) async fn process_packet<H: Handler + Send>(
@@ -875,6 +892,7 @@ mod tests {
             sender: handle,
             pending_reads: Vec::new(),
             pending_len: 0,
+            packet: Bytes::new(),
             channels: std::collections::HashMap::new(),
             open_global_requests: std::collections::VecDeque::new(),
             kex: SessionKexState::Idle,
@@ -1453,11 +1471,11 @@ async fn reply_userauth_info_response(
 }
 
 impl Session {
-    async fn server_read_authenticated<H: Handler + Send, R: Reader>(
+    async fn server_read_authenticated<H: Handler + Send>(
         &mut self,
         handler: &mut H,
         msg: u8,
-        r: &mut R,
+        r: &mut &[u8],
     ) -> Result<(), H::Error> {
         match msg {
             msg::CHANNEL_OPEN => self.server_handle_channel_open(handler, r).await,
@@ -1505,7 +1523,7 @@ impl Session {
                     Some(map_err!(u32::decode(r))?)
                 };
                 trace!("handler.data {ext:?} {channel_num:?}");
-                let data = map_err!(Bytes::decode(r))?;
+                let data = self.channel_data(r)?;
                 map_err!(ensure_end(r))?;
                 let target = self.target_window_size;
 

@@ -1,0 +1,100 @@
+//! chacha20-poly1305@openssh.com with OpenSSL's ChaCha20 and Poly1305, which use the widest vectors that the processor has;
+//! ring has those for the pair of RFC 8439 only. The interface is that of `ring::aead::chacha20_poly1305_openssh`.
+
+use ::openssl::cipher::Cipher;
+use ::openssl::cipher_ctx::CipherCtx;
+use ::openssl::error::ErrorStack;
+use ::openssl::pkey::{Id, PKey};
+use ::openssl::sign::Signer;
+
+pub(crate) const KEY_LEN: usize = 64;
+pub(crate) const TAG_LEN: usize = 16;
+const LENGTH_LEN: usize = super::PACKET_LENGTH_LEN;
+
+/// A stream cipher that begins anew with each packet.
+struct ChaCha(CipherCtx);
+
+impl ChaCha {
+    fn new(key: &[u8]) -> Result<Self, ErrorStack> {
+        let mut ctx = CipherCtx::new()?;
+        ctx.encrypt_init(Some(Cipher::chacha20()), Some(key), Some(&[0; 16]))?;
+        Ok(Self(ctx))
+    }
+
+    /// The keystream of a packet, from its `block`th block of 64 bytes on.
+    fn apply(&mut self, seqn: u32, block: u8, data: &mut [u8]) -> Result<(), ErrorStack> {
+        let mut iv = [0; 16];
+        iv[0] = block;
+        iv[12..].copy_from_slice(&seqn.to_be_bytes());
+        self.0.encrypt_init(None, None, Some(&iv))?;
+        let len = data.len();
+        self.0.cipher_update_inplace(data, len).map(drop)
+    }
+}
+
+/// The two keys of a direction.
+struct Keys {
+    packet: ChaCha,
+    length: ChaCha,
+}
+
+impl Keys {
+    #[allow(clippy::expect_used)] // fails for lack of memory only
+    fn new(key: &[u8; KEY_LEN]) -> Self {
+        let (packet, length) = key.split_at(KEY_LEN / 2);
+        Self {
+            packet: ChaCha::new(packet).expect("ChaCha20"),
+            length: ChaCha::new(length).expect("ChaCha20"),
+        }
+    }
+
+    fn tag(&mut self, seqn: u32, ciphertext: &[u8]) -> Result<[u8; TAG_LEN], ErrorStack> {
+        let mut key = [0; 32];
+        self.packet.apply(seqn, 0, &mut key)?;
+        let key = PKey::private_key_from_raw_bytes(&key, Id::POLY1305)?;
+        let mut tag = [0; TAG_LEN];
+        Signer::new_without_digest(&key)?.sign_oneshot(&mut tag, ciphertext)?;
+        Ok(tag)
+    }
+}
+
+pub(crate) struct OpeningKey(Keys);
+
+impl OpeningKey {
+    pub(crate) fn new(key: &[u8; KEY_LEN]) -> Self {
+        Self(Keys::new(key))
+    }
+
+    pub(crate) fn decrypt_packet_length(&mut self, seqn: u32, mut length: [u8; LENGTH_LEN]) -> [u8; LENGTH_LEN] {
+        // Without a keystream the length is wrong, and the packet will not open.
+        let _ = self.0.length.apply(seqn, 0, &mut length);
+        length
+    }
+
+    /// Verifies and decrypts a packet; what is behind its length field.
+    pub(crate) fn open_in_place<'a>(&mut self, seqn: u32, packet: &'a mut [u8], tag: &[u8; TAG_LEN]) -> Result<&'a [u8], ErrorStack> {
+        let expected = self.0.tag(seqn, packet)?;
+        if !::openssl::memcmp::eq(&expected, tag) {
+            return Err(ErrorStack::get());
+        }
+        let (_, data) = packet.split_at_mut(LENGTH_LEN);
+        self.0.packet.apply(seqn, 1, data)?;
+        Ok(data)
+    }
+}
+
+pub(crate) struct SealingKey(Keys);
+
+impl SealingKey {
+    pub(crate) fn new(key: &[u8; KEY_LEN]) -> Self {
+        Self(Keys::new(key))
+    }
+
+    #[allow(clippy::expect_used)] // fails for lack of memory only; nothing may leave unencrypted
+    pub(crate) fn seal_in_place(&mut self, seqn: u32, packet: &mut [u8], tag: &mut [u8; TAG_LEN]) {
+        let (length, data) = packet.split_at_mut(LENGTH_LEN);
+        self.0.length.apply(seqn, 0, length).expect("ChaCha20");
+        self.0.packet.apply(seqn, 1, data).expect("ChaCha20");
+        *tag = self.0.tag(seqn, packet).expect("Poly1305");
+    }
+}
