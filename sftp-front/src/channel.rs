@@ -3,9 +3,9 @@
 //!
 //! The one law: **the reader never waits for the client's window.** russh runs a connection in one task; if that task waits
 //! to deliver data to us while we wait to send through it, both wait for ever, and stock clients that pipeline READs bring
-//! that about. So the reader waits for one thing only, the byte budget, and the worker gives that back by running requests
-//! against the disk, never by the peer's leave. A full budget stops the reader, then russh, then the client's TCP: that is
-//! the back-pressure of a slow disk.
+//! that about. So the reader waits for two things only, room in the queue of the worker and the byte budget, and the worker
+//! gives both back by running requests against the disk, never by the peer's leave. A full queue stops the reader, then
+//! russh, then the client's TCP: that is the back-pressure of a slow disk.
 
 use crate::answers::{Outbox, ToSend};
 use crate::budget::{Budget, REQUEST_BUDGET};
@@ -21,7 +21,10 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::Notify;
 
+/// Bytes that wait for the worker while it runs others. More would take memory and the processor's cache, and gain nothing.
+const READ_AHEAD: usize = 512 << 10;
 /// Bytes read from a pipe at once.
 const PIPE_BUFFER: usize = 64 << 10;
 /// How long a channel that is given up tries to say CLOSE.
@@ -29,6 +32,8 @@ const CLOSE_WAIT: Duration = Duration::from_secs(1);
 
 pub(crate) struct Channel {
     inbox: Mutex<Inbox>,
+    /// The worker has taken the queue.
+    taken: Notify,
     outbox: Outbox,
     budget: Arc<Budget>,
     activity: Arc<Activity>,
@@ -36,6 +41,7 @@ pub(crate) struct Channel {
 
 struct Inbox {
     queue: VecDeque<Bytes>,
+    queued: usize,
     /// Budget held, for the queue and for what the engine has not run yet.
     charged: usize,
     worker: Worker,
@@ -67,6 +73,7 @@ impl Channel {
     pub(crate) fn new(engine: Engine, budget: Arc<Budget>, activity: Arc<Activity>) -> Arc<Self> {
         let inbox = Inbox {
             queue: VecDeque::new(),
+            queued: 0,
             charged: 0,
             worker: Worker::Idle(Box::new(engine)),
             aside: 0,
@@ -75,6 +82,7 @@ impl Channel {
         };
         Arc::new(Self {
             inbox: Mutex::new(inbox),
+            taken: Notify::new(),
             outbox: Outbox::new(Arc::clone(&budget)),
             budget,
             activity,
@@ -171,6 +179,9 @@ impl Channel {
 
     async fn accept(self: &Arc<Self>, data: Bytes) {
         self.activity.touch();
+        while self.inbox().queued > READ_AHEAD {
+            self.taken.notified().await;
+        }
         let cost = (data.len() + PIECE_COST).min(REQUEST_BUDGET);
         self.budget.take(cost).await;
         let mut inbox = self.inbox();
@@ -181,8 +192,9 @@ impl Channel {
             return;
         }
         inbox.charged += cost;
+        inbox.queued += data.len();
         inbox.queue.push_back(data);
-        self.start(inbox);
+        self.start(inbox, false);
     }
 
     fn end(self: &Arc<Self>, end: End) {
@@ -190,23 +202,35 @@ impl Channel {
         if inbox.end.is_none() || end == End::Cut {
             inbox.end = Some(end);
         }
-        self.start(inbox);
+        self.start(inbox, false);
     }
 
-    /// Starts a worker unless one is running; it takes everything that is queued before it goes.
-    fn start(self: &Arc<Self>, mut inbox: MutexGuard<'_, Inbox>) {
+    /// Starts a worker unless one is running; it takes everything that is queued before it goes. What is quick is run here: to
+    /// wake another thread takes longer, twice with every small file.
+    fn start(self: &Arc<Self>, mut inbox: MutexGuard<'_, Inbox>, may_wait: bool) {
         match std::mem::replace(&mut inbox.worker, Worker::Running) {
             Worker::Idle(engine) => {
+                let is_quick = inbox.queue.len() == 1 && inbox.end.is_none() && inbox.queue.front().is_some_and(|p| engine.is_quick(p));
                 drop(inbox);
-                let channel = Arc::clone(self);
-                tokio::task::spawn_blocking(move || channel.work(engine));
+                if may_wait {
+                    self.work(engine, true);
+                } else if !is_quick {
+                    self.work_aside(engine);
+                } else if std::panic::catch_unwind(AssertUnwindSafe(|| self.work(engine, false))).is_err() {
+                    tracing::error!("a request panicked");
+                }
             }
             other => inbox.worker = other,
         }
     }
 
-    /// Runs on a blocking thread until the queue is empty.
-    fn work(self: &Arc<Self>, engine: Box<Engine>) {
+    fn work_aside(self: &Arc<Self>, engine: Box<Engine>) {
+        let channel = Arc::clone(self);
+        tokio::task::spawn_blocking(move || channel.work(engine, true));
+    }
+
+    /// Runs until the queue is empty on a blocking thread, or once on one that must not wait.
+    fn work(self: &Arc<Self>, engine: Box<Engine>, may_wait: bool) {
         // Declared before the engine, so that it acts after the engine is dropped and the uploads are abandoned, even if a
         // method of the tree panics.
         let mut last = LastAct {
@@ -233,15 +257,29 @@ impl Channel {
                 return;
             }
             let queue = std::mem::take(&mut inbox.queue);
+            inbox.queued = 0;
             drop(inbox);
+            self.taken.notify_one();
             queue.into_iter().for_each(|piece| engine.push(piece));
-            let result = engine.run(&self.outbox, &Beside(self));
+            let result = engine.run(&self.outbox, &Beside(self), may_wait);
             self.activity.touch();
             self.release(engine.cost());
             if let Err(broken) = result {
                 tracing::warn!("the channel ends: {broken}");
                 if broken == Broken::NotReading {
                     self.outbox.abort();
+                }
+                return;
+            }
+            if !may_wait {
+                last.armed = false;
+                let mut inbox = self.inbox();
+                if engine.needs_thread() || inbox.is_due || !inbox.queue.is_empty() || inbox.end.is_some() {
+                    inbox.is_due = true;
+                    drop(inbox);
+                    self.work_aside(engine);
+                } else {
+                    inbox.worker = Worker::Idle(engine);
                 }
                 return;
             }
@@ -326,7 +364,7 @@ impl Aside for Beside<'_> {
             if matches!(inbox.worker, Worker::Gone) {
                 channel.finish(inbox);
             } else {
-                channel.start(inbox);
+                channel.start(inbox, true);
             }
         });
     }
@@ -344,8 +382,10 @@ impl Drop for LastAct<'_> {
             let mut inbox = self.channel.inbox();
             inbox.worker = Worker::Gone;
             inbox.queue.clear();
+            inbox.queued = 0;
             let charged = std::mem::take(&mut inbox.charged);
             drop(inbox);
+            self.channel.taken.notify_one();
             self.channel.budget.give(charged);
             self.channel.finish(self.channel.inbox());
         }

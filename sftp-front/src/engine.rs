@@ -13,7 +13,7 @@ use crate::facts::Ledger;
 use crate::longname::longname;
 use crate::packet::{self, Broken, Code, Frame, Input, MAX_DATA, MAX_PACKET, Malformed, Name, Reader, Request, pflags};
 use crate::path::{MAX_COMPONENT, VPath};
-use crate::tree::{CloseSign, Download, Fault, Kind, Listing, OpenHow, SetStat, Stat, Tree};
+use crate::tree::{CloseSign, Download, Fault, Kind, Listing, OpenHow, SetStat, Stat, Tree, Upload};
 use crate::writing::{Counted, Lent, Writing};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::collections::{HashMap, VecDeque};
@@ -77,6 +77,8 @@ pub(crate) struct Engine {
     input: Input,
     /// A request that waits for what runs aside; those behind it wait too.
     stalled: Option<Frame>,
+    may_wait: bool,
+    needs_thread: bool,
     greeted: bool,
     handles: HashMap<[u8; 8], Handle>,
     /// Names of uploads that are being closed aside.
@@ -135,6 +137,8 @@ impl Engine {
             shared,
             input: Input::default(),
             stalled: None,
+            may_wait: true,
+            needs_thread: false,
             greeted: false,
             handles: HashMap::new(),
             closing: Vec::new(),
@@ -152,15 +156,49 @@ impl Engine {
         self.input.cost() + self.stalled.as_ref().map_or(0, Frame::cost)
     }
 
-    /// Runs every whole request that has arrived, up to one that has to wait for what runs aside.
+    /// Whether `piece` is a single request that takes no longer than a copy in memory: a WRITE that its upload takes so, a
+    /// CLOSE that goes on aside, or an OPEN, which is tried.
+    pub(crate) fn is_quick(&self, piece: &Bytes) -> bool {
+        let mut rest = Input::default();
+        rest.push(piece.clone());
+        let frame = rest.next();
+        if !self.greeted || self.stalled.is_some() || self.input.len() > 0 || rest.len() > 0 {
+            return false;
+        }
+        let writing = |handle: &[u8]| match <[u8; 8]>::try_from(handle).ok().and_then(|key| self.handles.get(&key)) {
+            Some(Handle::Write(w)) if w.fault.is_none() => Some(w),
+            _ => None,
+        };
+        match frame {
+            Ok(Some(Frame::Write { handle, offset, data, .. })) => writing(&handle).is_some_and(|w| {
+                let len: usize = data.iter().map(Bytes::len).sum();
+                w.upload.is_quick(w.ledger.place(offset).saturating_add(len as u64))
+            }),
+            Ok(Some(Frame::Other { kind, body })) => match packet::parse(kind, &body) {
+                Ok((_, Ok(Request::Close { handle }))) => writing(handle).is_some(),
+                Ok((_, Ok(Request::Open { .. }))) => true,
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
+    /// Runs every whole request that has arrived, up to one that has to wait for what runs aside; where the thread must not
+    /// wait, also up to one that may take longer, see [`needs_thread`](Self::needs_thread).
     ///
     /// # Errors
     /// [`Broken`]: the channel must end.
-    pub(crate) fn run(&mut self, outbox: &Outbox, aside: &dyn Aside) -> Result<(), Broken> {
+    pub(crate) fn run(&mut self, outbox: &Outbox, aside: &dyn Aside, may_wait: bool) -> Result<(), Broken> {
+        (self.may_wait, self.needs_thread) = (may_wait, false);
         let mut out = Answers::new(outbox);
         let result = self.frames(&mut out, aside);
         out.flush()?;
         result
+    }
+
+    /// The last run came to a request that may take longer.
+    pub(crate) fn needs_thread(&self) -> bool {
+        self.needs_thread
     }
 
     /// The client ended the channel in order.
@@ -203,6 +241,14 @@ impl Engine {
                         }
                         Ok(Request::Close { handle }) => self.close(id, handle, out, aside)?,
                         Ok(Request::Extended { name: FSYNC, body }) => self.sync(id, body, out, aside)?,
+                        Ok(Request::Open { path, flags, set }) if !self.may_wait => match self.open_at_once(path, flags, set) {
+                            Some(result) => answer(out, id, result)?,
+                            None => {
+                                self.needs_thread = true;
+                                self.stalled = Some(Frame::Other { kind, body });
+                                return Ok(());
+                            }
+                        },
                         Ok(request) => {
                             // What takes long must not hold back the answers before it.
                             if matches!(request, Request::Extended { .. }) {
@@ -392,18 +438,27 @@ impl Engine {
         if self.shared.stopping.load(Ordering::SeqCst) {
             return Err(Fault::Failure("the server is stopping, try again later".into()));
         }
-        let how = OpenHow {
-            read: has(pflags::READ),
-            append: has(pflags::APPEND),
-            create: has(pflags::CREAT),
-            truncate: has(pflags::TRUNC),
-            exclusive: has(pflags::EXCL),
-            declared_size: set.size,
-            mode: set.mode,
-        };
+        let how = how(flags, &set);
         self.sign(&path, CloseSign::Reopened);
         let open = Counted::new(&self.shared.uploads);
         let upload = self.tree.open_write(&path, &how)?;
+        self.begin(path, how, open, upload)
+    }
+
+    /// OPEN for writing, if that takes no wait.
+    fn open_at_once(&mut self, path: &[u8], flags: u32, set: SetStat) -> Option<Result<Reply, Fault>> {
+        let path = self.path(path).ok()?;
+        if flags & pflags::WRITE == 0 || self.room().is_err() || self.shared.stopping.load(Ordering::SeqCst) || self.closed.contains(&path)
+        {
+            return None;
+        }
+        let how = how(flags, &set);
+        let open = Counted::new(&self.shared.uploads);
+        let upload = self.tree.open_write_at_once(&path, &how)?;
+        Some(upload.and_then(|upload| self.begin(path, how, open, upload)))
+    }
+
+    fn begin(&mut self, path: VPath, how: OpenHow, open: Counted, upload: Box<dyn Upload>) -> Result<Reply, Fault> {
         let size = upload.stat().map_or(0, |s| s.size);
         self.closed.retain(|p| *p != path);
         let ledger = Ledger::new(how, &self.client, size);
@@ -694,6 +749,19 @@ impl Drop for Engine {
                 tracing::error!("abandoning an upload panicked");
             }
         }
+    }
+}
+
+fn how(flags: u32, set: &SetStat) -> OpenHow {
+    let has = |flag| flags & flag != 0;
+    OpenHow {
+        read: has(pflags::READ),
+        append: has(pflags::APPEND),
+        create: has(pflags::CREAT),
+        truncate: has(pflags::TRUNC),
+        exclusive: has(pflags::EXCL),
+        declared_size: set.size,
+        mode: set.mode,
     }
 }
 

@@ -256,6 +256,11 @@ pub trait Tree: Send + Sync + 'static {
         None
     }
 
+    /// [`open_write`](Tree::open_write) if it takes no disk and no wait; `None` = call that, on a thread that may wait.
+    fn open_write_at_once(&self, _path: &VPath, _how: &OpenHow) -> Option<Result<Box<dyn Upload>, Fault>> {
+        None
+    }
+
     /// Called before the request that carries the sign is run. Signs are kept for the last
     /// [`MAX_CLOSED_NAMES`](crate::MAX_CLOSED_NAMES) uploads of a channel.
     fn after_close(&self, _path: &VPath, _sign: CloseSign) {}
@@ -303,6 +308,11 @@ pub trait Upload: Send {
             offset += piece.len() as u64;
         }
         Ok(())
+    }
+
+    /// Whether a WRITE of bytes before `end` takes no disk and no wait. Such a one is run at once, without a thread of its own.
+    fn is_quick(&self, _end: u64) -> bool {
+        false
     }
 
     /// READ on a handle opened for reading and writing.

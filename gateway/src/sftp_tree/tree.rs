@@ -704,6 +704,14 @@ impl Tree for As2Tree {
         Writing::open(self, at, how)
     }
 
+    /// A refusal is told by the other, which comes to the same.
+    fn open_write_at_once(&self, path: &VPath, how: &OpenHow) -> Option<Result<Box<dyn Upload>, Fault>> {
+        let place = self.place(path).ok()??;
+        self.need(Act::Write, path).ok()?;
+        let at = self.send_path(place).ok()?;
+        Writing::open_at_once(self, at, how).map(Ok)
+    }
+
     fn remove(&self, path: &VPath) -> Result<(), Fault> {
         let place = self.place(path)?.ok_or_else(denied)?;
         self.need(Act::Delete, path)?;

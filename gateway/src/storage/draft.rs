@@ -111,6 +111,12 @@ impl Draft {
         matches!(self.place, DraftPlace::Memory(_))
     }
 
+    /// It still is with bytes up to `end`.
+    #[must_use]
+    pub fn stays_small(&self, end: u64) -> bool {
+        self.is_small() && end <= u64::try_from(INLINE_MAX).unwrap_or(u64::MAX)
+    }
+
     /// Nothing written yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -62,7 +62,7 @@ fuzz_target!(|data: &[u8]| {
     while let Some(frame) = cut(&mut stream) {
         for piece in client.with_handles(frame).chunks(usize::from(settings) + 1) {
             engine.push(Bytes::copy_from_slice(piece));
-            let (result, held) = (engine.run(&outbox, &AtOnce(&outbox)), engine.cost());
+            let (result, held) = (engine.run(&outbox, &AtOnce(&outbox), true), engine.cost());
             assert!(held <= data.len() * (packet::PIECE_COST + 1), "the engine holds more than came in");
             client.read(&outbox);
             if result.is_err() {
