@@ -340,7 +340,9 @@ pub struct SSHBuffer {
 #[derive(Debug, Default)]
 pub struct ReadAhead {
     bytes: BytesMut,
-    /// Former buffers, which slices may still be in use of.
+    /// Length of the buffer behind it.
+    size: usize,
+    /// Former large buffers, which slices may still be in use of.
     spent: Vec<BytesMut>,
     received: usize,
     crowded: bool,
@@ -364,7 +366,7 @@ impl ReadAhead {
     ) -> std::io::Result<()> {
         while self.bytes.len() < n {
             self.make_room(n);
-            let is_idle = self.bytes.is_empty() && self.bytes.capacity() > Self::SMALL;
+            let is_idle = self.bytes.is_empty() && self.size > Self::SMALL;
             let read = stream.read_buf(&mut self.bytes);
             let received = if is_idle {
                 match tokio::time::timeout(Self::KEEP, read).await {
@@ -410,21 +412,23 @@ impl ReadAhead {
             Self::SMALL.max(n)
         };
         let have = self.bytes.len();
-        if self.bytes.capacity() >= n && self.bytes.capacity() - have >= size / 16
-            || self.bytes.try_reclaim(size - have)
-        {
+        if self.bytes.capacity() >= n && self.bytes.capacity() - have >= size / 16 {
             return;
         }
         let free = self.spent.iter_mut().position(|buffer| buffer.try_reclaim(size));
+        self.crowded = free.is_none() && self.spent.len() >= Self::MAX_SPENT;
+        if self.bytes.try_reclaim(size - have) {
+            return;
+        }
         let mut next = match free {
             Some(at) => self.spent.swap_remove(at),
             None => BytesMut::with_capacity(size),
         };
-        self.crowded = self.spent.len() >= Self::MAX_SPENT;
         next.extend_from_slice(&self.bytes);
         let mut old = std::mem::replace(&mut self.bytes, next);
-        old.clear();
-        if !self.crowded {
+        let was_large = std::mem::replace(&mut self.size, size) >= Self::LARGE;
+        if was_large && self.spent.len() < Self::MAX_SPENT {
+            old.clear();
             self.spent.push(old);
         }
     }
