@@ -53,7 +53,9 @@ impl AnswerHead {
             ([coding], []) => !matches!(self.status, 204 | 304) && coding.eq_ignore_ascii_case("chunked"),
             _ => false,
         };
-        self.raw.starts_with(b"HTTP/1.1 ") && !self.interim && !closes && !bare_line_end && counted
+        // An empty length is all digits too, and so is one that no number holds.
+        let ends = self.framing() != Framing::UntilClose;
+        self.raw.starts_with(b"HTTP/1.1 ") && !self.interim && !closes && !bare_line_end && counted && ends
     }
 
     /// RFC 9112 §6.3. A length that cannot be read leaves the end of the connection as the only end.
