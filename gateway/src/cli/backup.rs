@@ -8,10 +8,10 @@ use serde_json::json;
 
 use super::error::{DONE, PARTLY};
 use super::output::{grouped, size};
-use super::{Ctx, Outcome, read_file, write_file};
+use super::{Ctx, Outcome, blocking, read_file, write_file};
 use crate::config::{CONFIG_FILE, Config};
 use crate::manage::backup::{self, Manifest};
-use crate::manage::{Refusal, RefusalKind, Result};
+use crate::manage::{Refusal, Result};
 
 /// Largest configuration that is put back, in bytes.
 const MAX_CONFIG: u64 = 1 << 20;
@@ -102,14 +102,6 @@ fn configuration(ctx: &Ctx, dir: &Path) -> Result<(Option<PathBuf>, Config)> {
             Err(error.into())
         }
     }
-}
-
-async fn blocking<T: Send + 'static>(what: &str, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| {
-        let hint = "look at the log, then try again";
-        Refusal::new(RefusalKind::Failed, "internal", format!("{what} stopped"), error.to_string(), hint)
-    })?
 }
 
 fn told(word: &str, dir: &Path, manifest: &Manifest) -> String {

@@ -1,14 +1,17 @@
 //! `lifecycle`: in view, out of view, deleted.
 
+use std::sync::Arc;
+
 use clap::Subcommand;
 use serde_json::json;
 
 use super::error::DONE;
 use super::output::{Cell, Format, List};
-use super::{Ctx, Outcome};
+use super::{Ctx, Outcome, blocking};
 use crate::config::show_duration;
+use crate::gateway::Core;
 use crate::lifecycle::{self, Plan};
-use crate::manage::{Refusal, RefusalKind, accounts, objects};
+use crate::manage::{Refusal, Result, accounts, objects};
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Examples:
@@ -39,106 +42,90 @@ pub(crate) enum Verb {
 pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
     let core = ctx.core()?;
     match verb {
-        Verb::Status => {
-            let plan = lifecycle::plan(&core)?;
-            let stages = core.config.lifecycle.clone();
-            let all = objects(&core)?;
-            let columns = [
-                ("account", "ACCOUNT"),
-                ("area", "AREA"),
-                ("files", "FILES"),
-                ("current", "IN VIEW"),
-                ("noncurrent", "RESTORABLE"),
-                ("next_noncurrent", "LEAVE NEXT"),
-                ("next_deleted", "DELETED NEXT"),
-            ];
-            let mut list = List::new(&columns, "no accounts");
-            for row in plan.rows.iter().filter(|row| ctx.lists(&row.account)) {
-                let own = all.accounts.get(&row.account).and_then(|account| account.lifecycle.as_ref());
-                let figures = stages.with(own).unwrap_or_else(|_| stages.clone());
-                let stage = match row.area.as_str() {
-                    "duplicate" => figures.duplicate,
-                    "tmp" => figures.tmp,
-                    _ => figures.messages,
-                };
-                list.push(vec![
-                    Cell::text(&row.account),
-                    Cell::text(&row.area),
-                    Cell::number(row.all),
-                    Cell::text(show_duration(stage.current)),
-                    Cell::text(show_duration(stage.noncurrent)),
-                    Cell::number(row.noncurrent),
-                    Cell::number(row.delete),
-                ]);
-            }
-            ctx.printer.list(&list);
-        }
+        Verb::Status => status(ctx, &core)?,
+        Verb::Run if ctx.dry_run() => report(ctx, &lifecycle::plan(&core)?, true),
         Verb::Run => {
-            if ctx.dry_run() {
-                report(ctx, &lifecycle::plan(&core)?, true);
-                return Ok(DONE);
-            }
-            let worker = std::sync::Arc::clone(&core);
-            let swept = tokio::task::spawn_blocking(move || lifecycle::run(&worker, true)).await;
-            let plan = swept.map_err(|error| {
-                Refusal::new(
-                    RefusalKind::Failed,
-                    "internal",
-                    "the sweep stopped",
-                    error.to_string(),
-                    "look at the log, then run it again",
-                )
-            })??;
+            let worker = Arc::clone(&core);
+            let plan = blocking("the sweep", move || lifecycle::run(&worker, true)).await?;
             report(ctx, &plan, false);
         }
-        Verb::Restore { path } => {
-            let all = objects(&core)?;
-            // A path with the home in front names its account.
-            let named = path
-                .trim_start_matches('/')
-                .strip_prefix("mftg-")
-                .and_then(|rest| rest.split('/').next())
-                .map(str::to_owned);
-            let account = accounts::choose(&all, ctx.account().or(named.as_deref()))?.id.clone();
-            let trimmed = path.trim_matches('/');
-            let below = trimmed.strip_prefix(&format!("mftg-{account}/")).unwrap_or(trimmed).to_owned();
-            if ctx.dry_run() {
-                /// Rows that a dry run looks at.
-                const MAX_SHOWN: u32 = 100_000;
-                let hidden = core.journal.read(|tx| tx.noncurrent_below(&account, &below, MAX_SHOWN))?;
-                let files = hidden.iter().filter(|entry| !entry.is_dir).count();
-                ctx.printer.done(
-                    &json!({ "account": account, "path": below, "restored": 0, "would_restore": files }),
-                    &format!("{files} files would come back"),
-                );
-                return Ok(DONE);
-            }
-            let (worker, owner, target) = (std::sync::Arc::clone(&core), account.clone(), below.clone());
-            let restored = tokio::task::spawn_blocking(move || lifecycle::restore(&worker, &owner, &target)).await;
-            let files = restored.map_err(|error| {
-                Refusal::new(
-                    RefusalKind::Failed,
-                    "internal",
-                    "the restore stopped",
-                    error.to_string(),
-                    "run it again",
-                )
-            })??;
-            if files == 0 {
-                let why = "no file below that path is out of view and still kept";
-                return Err(Refusal::not_found(
-                    format!("nothing to restore at {below}"),
-                    why,
-                    "the path is the one that SFTP showed, e.g. AS2/files/…",
-                ));
-            }
-            ctx.printer.done(
-                &json!({ "account": account, "path": below, "restored": files }),
-                &format!("{files} files are back in view; their time begins anew"),
-            );
-        }
+        Verb::Restore { path } => restore(ctx, &core, &path).await?,
     }
     Ok(DONE)
+}
+
+fn status(ctx: &Ctx, core: &Core) -> Result<()> {
+    let plan = lifecycle::plan(core)?;
+    let stages = core.config.lifecycle.clone();
+    let all = objects(core)?;
+    let columns = [
+        ("account", "ACCOUNT"),
+        ("area", "AREA"),
+        ("files", "FILES"),
+        ("current", "IN VIEW"),
+        ("noncurrent", "RESTORABLE"),
+        ("next_noncurrent", "LEAVE NEXT"),
+        ("next_deleted", "DELETED NEXT"),
+    ];
+    let mut list = List::new(&columns, "no accounts");
+    for row in plan.rows.iter().filter(|row| ctx.lists(&row.account)) {
+        let own = all.accounts.get(&row.account).and_then(|account| account.lifecycle.as_ref());
+        let figures = stages.with(own).unwrap_or_else(|_| stages.clone());
+        let stage = match row.area.as_str() {
+            "duplicate" => figures.duplicate,
+            "tmp" => figures.tmp,
+            _ => figures.messages,
+        };
+        list.push(vec![
+            Cell::text(&row.account),
+            Cell::text(&row.area),
+            Cell::number(row.all),
+            Cell::text(show_duration(stage.current)),
+            Cell::text(show_duration(stage.noncurrent)),
+            Cell::number(row.noncurrent),
+            Cell::number(row.delete),
+        ]);
+    }
+    ctx.printer.list(&list);
+    Ok(())
+}
+
+async fn restore(ctx: &Ctx, core: &Arc<Core>, path: &str) -> Result<()> {
+    /// Rows that a dry run looks at.
+    const MAX_SHOWN: u32 = 100_000;
+    let all = objects(core)?;
+    // A path with the home in front names its account.
+    let named = path
+        .trim_start_matches('/')
+        .strip_prefix("mftg-")
+        .and_then(|rest| rest.split('/').next());
+    let account = accounts::choose(&all, ctx.account().or(named))?.id.clone();
+    let trimmed = path.trim_matches('/');
+    let below = trimmed.strip_prefix(&format!("mftg-{account}/")).unwrap_or(trimmed).to_owned();
+    if ctx.dry_run() {
+        let hidden = core.journal.read(|tx| tx.noncurrent_below(&account, &below, MAX_SHOWN))?;
+        let files = hidden.iter().filter(|entry| !entry.is_dir).count();
+        ctx.printer.done(
+            &json!({ "account": account, "path": below, "restored": 0, "would_restore": files }),
+            &format!("{files} files would come back"),
+        );
+        return Ok(());
+    }
+    let (worker, owner, target) = (Arc::clone(core), account.clone(), below.clone());
+    let files = blocking("the restore", move || lifecycle::restore(&worker, &owner, &target)).await?;
+    if files == 0 {
+        let why = "no file below that path is out of view and still kept";
+        return Err(Refusal::not_found(
+            format!("nothing to restore at {below}"),
+            why,
+            "the path is the one that SFTP showed, e.g. AS2/files/…",
+        ));
+    }
+    ctx.printer.done(
+        &json!({ "account": account, "path": below, "restored": files }),
+        &format!("{files} files are back in view; their time begins anew"),
+    );
+    Ok(())
 }
 
 fn report(ctx: &Ctx, plan: &Plan, dry: bool) {

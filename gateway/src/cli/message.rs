@@ -17,7 +17,7 @@ use crate::gateway::{Core, is_served};
 use crate::journal::MessageFilter;
 use crate::layout::{Area, MdnDirection, Tray, mdn_dir, shelf};
 use crate::manage::{Refusal, RefusalKind, Result, messages};
-use crate::message::{Direction, Message, State};
+use crate::message::{Attempt, Detail, Direction, Message, State};
 
 /// How often a follower looks.
 const LOOK: Duration = Duration::from_millis(100);
@@ -284,6 +284,40 @@ fn shown(core: &Core, message: &Message) -> String {
         Direction::Out => (&message.station, &message.partner),
         Direction::In => (&message.partner, &message.station),
     };
+    let next = message.next_try.filter(|_| !message.state.is_final());
+    facts(&[
+        ("Message", format!("{}   {}   {}", message.id, message.direction, message.state)),
+        ("AS2", format!("{from} → {to}   {}", message.message_id)),
+        ("Subject", message.subject.clone()),
+        ("File", files(message)),
+        ("Security", security(detail)),
+        ("MIC", mic(message)),
+        ("MDN", mdn(message, now)),
+        ("MDN says", detail.mdn_text.trim().to_owned()),
+        ("Attempts", attempts(message, now)),
+        ("Next try", next.map(|at| local(at, now)).unwrap_or_default()),
+        ("Error", message.code.clone()),
+        ("Why", message.reason.clone()),
+        ("Hint", detail.hint.clone()),
+        ("Marks", detail.marks.join(", ")),
+        ("Previous", detail.previous.clone()),
+        ("User", detail.user.clone()),
+        ("Where", places(message).join("\n")),
+    ])
+}
+
+fn files(message: &Message) -> String {
+    let line = |name: &str, kind: &str, bytes: u64| format!("{name}   {kind}   {} bytes", grouped(bytes));
+    match message.detail.files.as_slice() {
+        [] | [_] => line(&message.file, &message.content_type, message.size),
+        many => {
+            let lines: Vec<String> = many.iter().map(|f| line(&f.name, &f.content_type, f.size)).collect();
+            lines.join("\n")
+        }
+    }
+}
+
+fn security(detail: &Detail) -> String {
     let word = |text: &str, yes: &str, no: &str| {
         if matches!(text, "" | "none") {
             no.to_owned()
@@ -291,30 +325,36 @@ fn shown(core: &Core, message: &Message) -> String {
             format!("{yes} {text}")
         }
     };
-    let mic = match detail.mic.rsplit_once(',') {
-        Some((value, digest)) => {
-            let agrees = message.direction == Direction::Out && message.state == State::Delivered && !detail.mdn_disposition.is_empty();
-            format!(
-                "{}  {}{}",
-                value.trim(),
-                digest.trim(),
-                if agrees { "   (the MDN agrees)" } else { "" }
-            )
-        }
-        None => detail.mic.clone(),
+    format!(
+        "{}   {}   {}",
+        word(&detail.signed, "signed", "not signed"),
+        word(&detail.encrypted, "encrypted", "not encrypted"),
+        word(&detail.compressed, "compressed", "not compressed")
+    )
+}
+
+fn mic(message: &Message) -> String {
+    let detail = &message.detail;
+    let Some((value, digest)) = detail.mic.rsplit_once(',') else {
+        return detail.mic.clone();
     };
+    let agrees = message.direction == Direction::Out && message.state == State::Delivered && !detail.mdn_disposition.is_empty();
+    let remark = if agrees { "   (the MDN agrees)" } else { "" };
+    format!("{}  {}{remark}", value.trim(), digest.trim())
+}
+
+fn mdn(message: &Message, now: Millis) -> String {
+    let detail = &message.detail;
     let mode = if detail.mdn_mode.starts_with("async") { "async" } else { "sync" };
-    let mdn = match (detail.mdn_mode.as_str(), detail.mdn_at) {
+    match (detail.mdn_mode.as_str(), detail.mdn_at) {
         ("none" | "", None) => "none asked for".to_owned(),
         (_, None) => match detail.mdn_due {
             Some(due) => format!("{mode}, due {}", local(due, now)),
             None => format!("{mode}, not yet"),
         },
         (_, Some(at)) => {
-            let posted = detail
-                .tries
-                .last()
-                .map(|try_| format!("   {:.2} s after posting", seconds(at - try_.at)));
+            let posted = detail.tries.last();
+            let posted = posted.map(|try_| format!("   {:.2} s after posting", seconds(at - try_.at)));
             format!(
                 "{mode}, {}, {}   {}{}",
                 detail.mdn_signature,
@@ -323,66 +363,20 @@ fn shown(core: &Core, message: &Message) -> String {
                 posted.unwrap_or_default()
             )
         }
-    };
-    let tries: Vec<String> = detail
-        .tries
-        .iter()
-        .map(|t| format!("{}  {}  {}  {:.2} s", t.n, local(t.at, now), t.outcome, seconds(t.took)))
-        .collect();
-    let attempts = match tries.as_slice() {
+    }
+}
+
+fn attempts(message: &Message, now: Millis) -> String {
+    match message.detail.tries.as_slice() {
         [] if message.direction == Direction::In => String::new(),
         [] => "0".to_owned(),
-        [_] => format!("1   {}", detail.tries.last().map(|t| t.outcome.clone()).unwrap_or_default()),
-        many => format!("{}\n{}", message.attempts, many.join("\n")),
-    };
-    let files: Vec<String> = match detail.files.len() {
-        0 | 1 => vec![format!(
-            "{}   {}   {} bytes",
-            message.file,
-            message.content_type,
-            grouped(message.size)
-        )],
-        _ => detail
-            .files
-            .iter()
-            .map(|f| format!("{}   {}   {} bytes", f.name, f.content_type, grouped(f.size)))
-            .collect(),
-    };
-    let mut lines = vec![
-        ("Message", format!("{}   {}   {}", message.id, message.direction, message.state)),
-        ("AS2", format!("{from} → {to}   {}", message.message_id)),
-        ("Subject", message.subject.clone()),
-        ("File", files.join("\n")),
-        (
-            "Security",
-            format!(
-                "{}   {}   {}",
-                word(&detail.signed, "signed", "not signed"),
-                word(&detail.encrypted, "encrypted", "not encrypted"),
-                word(&detail.compressed, "compressed", "not compressed")
-            ),
-        ),
-        ("MIC", mic),
-        ("MDN", mdn),
-        ("MDN says", detail.mdn_text.trim().to_owned()),
-        ("Attempts", attempts),
-        (
-            "Next try",
-            message
-                .next_try
-                .filter(|_| !message.state.is_final())
-                .map(|at| local(at, now))
-                .unwrap_or_default(),
-        ),
-        ("Error", message.code.clone()),
-        ("Why", message.reason.clone()),
-        ("Hint", detail.hint.clone()),
-        ("Marks", detail.marks.join(", ")),
-        ("Previous", detail.previous.clone()),
-        ("User", detail.user.clone()),
-    ];
-    lines.push(("Where", places(message).join("\n")));
-    facts(&lines)
+        [one] => format!("1   {}", one.outcome),
+        many => {
+            let line = |t: &Attempt| format!("{}  {}  {}  {:.2} s", t.n, local(t.at, now), t.outcome, seconds(t.took));
+            let lines: Vec<String> = many.iter().map(line).collect();
+            format!("{}\n{}", message.attempts, lines.join("\n"))
+        }
+    }
 }
 
 fn seconds(ms: Millis) -> f64 {
