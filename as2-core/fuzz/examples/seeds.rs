@@ -173,6 +173,7 @@ impl Corpus {
                 digest: Digest::Sha256,
                 scheme,
                 include_certificate: name == "pkcs1",
+                protect_algorithms: false,
             };
             self.put("cms_signed", name, Some(PIECES), &p7s(&params, &SHA256_OF_NOTHING, NOW)?)?;
         }
