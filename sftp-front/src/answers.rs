@@ -170,7 +170,15 @@ struct State {
     queue: VecDeque<Answer>,
     answers: usize,
     bytes: usize,
-    batches_out: usize,
+    /// Of the batches that are being sent, the bytes of finished answers.
+    out: VecDeque<usize>,
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        let s = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.buffers.budget.taken(s.bytes + s.out.iter().sum::<usize>());
+    }
 }
 
 impl Outbox {
@@ -193,11 +201,12 @@ impl Outbox {
     }
 
     pub(crate) fn ready(&self, bytes: Bytes, count: usize) -> Result<(), Broken> {
+        let charged = self.buffers.budget.answered(bytes.len());
         let mut s = self.state();
         s.answers += count;
         s.bytes += bytes.len();
         s.queue.push_back(Answer::Ready { bytes, count });
-        self.pushed(s)
+        self.pushed(s).and(charged)
     }
 
     fn read(&self, file: &Arc<dyn Download>, id: u32, offset: u64, len: u32) -> Result<(), Broken> {
@@ -236,10 +245,12 @@ impl Outbox {
     pub(crate) fn abort(&self) {
         self.aborted.send_replace(true);
         let mut s = self.state();
-        (s.answers, s.bytes) = (0, 0);
+        let unread = std::mem::take(&mut s.bytes);
+        s.answers = 0;
         let dropped = std::mem::take(&mut s.queue);
         drop(s);
         drop(dropped);
+        self.buffers.budget.taken(unread);
     }
 
     pub(crate) async fn finished(&self) {
@@ -254,7 +265,7 @@ impl Outbox {
     /// All answers so far have been handed to the transport.
     pub(crate) fn is_idle(&self) -> bool {
         let s = self.state();
-        s.queue.is_empty() && s.batches_out == 0
+        s.queue.is_empty() && s.out.is_empty()
     }
 
     /// The next batch of encoded answers; `None` at the end. [`sent`](Self::sent) must follow for each batch.
@@ -295,13 +306,14 @@ impl Outbox {
 
     /// A batch has been handed to the transport.
     pub(crate) fn sent(&self) {
-        let mut s = self.state();
-        s.batches_out = s.batches_out.saturating_sub(1);
+        let bytes = self.state().out.pop_front().unwrap_or_default();
+        self.buffers.budget.taken(bytes);
+        self.buffers.budget.is_read();
     }
 
     /// What goes into one batch, and the buffer for its data if there are any.
     fn take(&self) -> (Vec<Answer>, Option<Batch>) {
-        let (mut batch, mut size) = (Vec::new(), 0);
+        let (mut batch, mut size, mut ready) = (Vec::new(), 0, 0);
         let mut s = self.state();
         let filling = matches!(s.queue.front(), Some(Answer::Reads(_))).then(|| self.buffers.take());
         let is_small = filling.as_ref().is_some_and(|f| f.permit.is_none());
@@ -315,6 +327,7 @@ impl Outbox {
                 }
                 Some(Answer::Ready { bytes, count }) => {
                     size += bytes.len();
+                    ready += bytes.len();
                     s.answers = s.answers.saturating_sub(count);
                     s.bytes = s.bytes.saturating_sub(bytes.len());
                     batch.push(Answer::Ready { bytes, count });
@@ -334,7 +347,9 @@ impl Outbox {
                 }
             }
         }
-        s.batches_out += usize::from(!batch.is_empty());
+        if !batch.is_empty() {
+            s.out.push_back(ready);
+        }
         (batch, filling)
     }
 }
@@ -448,8 +463,8 @@ impl<'a> Answers<'a> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
+    use crate::budget::Pool;
     use crate::tree::{Fault, Stat};
-    use tokio::sync::Semaphore;
 
     struct Counting(u64);
     impl Download for Counting {
@@ -478,7 +493,7 @@ mod tests {
     async fn a_flood_of_reads_is_one_descriptor() {
         let size = 40_000_000u64;
         let file: Arc<dyn Download> = Arc::new(Counting(size));
-        let outbox = Outbox::new(Budget::new(Arc::new(Semaphore::new(4 * BUFFER))));
+        let outbox = Outbox::new(Budget::new(Pool::new(4 * BUFFER)));
         let mut answers = Answers::new(&outbox);
         for k in 0..1_300u32 {
             answers.read(&file, 7u32.wrapping_add(k), u64::from(k) * 32_768, 32_768).unwrap();
@@ -516,7 +531,7 @@ mod tests {
     #[tokio::test]
     async fn without_room_in_the_pool_one_read_at_a_time() {
         let file: Arc<dyn Download> = Arc::new(Counting(1 << 20));
-        let outbox = Outbox::new(Budget::new(Arc::new(Semaphore::new(BUFFER - 1))));
+        let outbox = Outbox::new(Budget::new(Pool::new(BUFFER - 1)));
         let mut answers = Answers::new(&outbox);
         for k in 0..8u32 {
             answers.read(&file, k, u64::from(k) << 15, 1 << 15).unwrap();
@@ -532,7 +547,7 @@ mod tests {
 
     #[test]
     fn a_client_that_does_not_read_is_cut() {
-        let outbox = Outbox::new(Budget::new(Arc::new(Semaphore::new(4 * BUFFER))));
+        let outbox = Outbox::new(Budget::new(Pool::new(4 * BUFFER)));
         let mut answers = Answers::new(&outbox);
         let flood = (0..200_000u32).find_map(|id| answers.put(|b| packet::status(b, id, Code::Ok, "")).err());
         assert_eq!(flood, Some(Broken::NotReading));

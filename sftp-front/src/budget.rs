@@ -1,9 +1,14 @@
 //! What bounds the memory of all connections: each has a share of its own, and what it needs beyond comes from a pool that
 //! all of them share. Requests wait for the pool and give back what they took when the disk has taken them. Answers never
-//! wait for it, since a client that does not read would keep it; they leave in smaller batches while it is empty.
+//! wait for it, since a client that does not read would keep it: those with data leave in smaller batches while it is empty,
+//! and for the others, which are there already, the connection goes that has left its answers unread for the longest.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use crate::packet::Broken;
+use std::cmp::Reverse;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 /// Bytes of requests that all channels of a connection may hold together, 256 per message included. Must exceed
 /// channels × ([`MAX_PACKET`](crate::MAX_PACKET) and its pieces) + one message, or unfinished packets could starve each other.
@@ -11,21 +16,150 @@ pub const REQUEST_BUDGET: usize = 4 << 20;
 /// What a connection holds without taking from the pool: one packet of the greatest length and what its pieces cost, so
 /// that it can always finish one.
 pub const OWN_SHARE: usize = 288 << 10;
+/// Bytes of answers, beside data, that a connection may leave unread without taking from the pool.
+pub const OWN_ANSWERS: usize = 128 << 10;
+
+/// Whole seconds for which a client has taken nothing before it has to go while memory is short.
+const PATIENCE: u64 = 1;
+/// How often a request that waits for memory looks for such clients.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// What all connections share.
+pub(crate) struct Pool {
+    bytes: usize,
+    room: Arc<Semaphore>,
+    debts: Mutex<Debts>,
+}
+
+#[derive(Default)]
+struct Debts {
+    /// Bytes of answers for which there was no room: not more than the pool has, or than those hold that must go.
+    owed: usize,
+    members: Vec<Weak<Budget>>,
+}
+
+impl Pool {
+    pub(crate) fn new(bytes: usize) -> Arc<Self> {
+        let bytes = bytes.min(Semaphore::MAX_PERMITS);
+        Arc::new(Self {
+            bytes,
+            room: Arc::new(Semaphore::new(bytes)),
+            debts: Mutex::default(),
+        })
+    }
+
+    fn debts(&self) -> MutexGuard<'_, Debts> {
+        self.debts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes bytes for answers, at once; for what there is no room, connections are told to go that hold as much together.
+    fn take_now(&self, bytes: usize) {
+        let there = bytes.min(self.room.available_permits());
+        let missing = match self.room.try_acquire_many(permits(there)) {
+            Ok(permit) => {
+                permit.forget();
+                bytes - there
+            }
+            Err(_) => bytes,
+        };
+        if missing == 0 {
+            return;
+        }
+        self.debts().owed += missing;
+        self.shed(0);
+    }
+
+    /// Tells connections to go that hold, together, what is owed and `wanted` bytes more.
+    fn shed(&self, wanted: usize) {
+        let mut debts = self.debts();
+        let missing = debts.owed + wanted;
+        let is_dire = debts.owed > self.bytes;
+        debts.members.retain(|member| member.strong_count() > 0);
+        let members = debts.members.iter().filter_map(Weak::upgrade);
+        let mut holders: Vec<_> = members
+            .map(|member| {
+                let facts = member.unread().facts();
+                (facts, member)
+            })
+            .collect();
+        holders.retain(|((held, ..), _)| *held > 0);
+        // Who has taken nothing for the longest, by seconds; of those, who holds the most.
+        holders.sort_by_key(|((held, idle, _), _)| Reverse((*idle, *held)));
+        let mut going: usize = holders
+            .iter()
+            .filter(|((.., must_go), _)| *must_go)
+            .map(|((held, ..), _)| held)
+            .sum();
+        for ((held, idle, must_go), holder) in &holders {
+            if going >= missing {
+                break;
+            }
+            if !must_go && (*idle >= PATIENCE || is_dire) {
+                holder.unread().must_go = true;
+                holder.leaves.notify_one();
+                going += held;
+            }
+        }
+    }
+
+    fn give(&self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        let mut debts = self.debts();
+        let paid = debts.owed.min(bytes);
+        debts.owed -= paid;
+        drop(debts);
+        self.room.add_permits(bytes - paid);
+    }
+}
 
 /// The budget of one connection.
 pub(crate) struct Budget {
     own: Semaphore,
-    pool: Arc<Semaphore>,
+    pool: Arc<Pool>,
     held: Mutex<usize>,
+    unread: Mutex<Unread>,
+    leaves: Notify,
+}
+
+/// Answers that the client has not taken.
+struct Unread {
+    bytes: usize,
+    /// When it last took something.
+    since: Instant,
+    must_go: bool,
+}
+
+impl Unread {
+    /// Bytes of the pool, whole seconds of waiting, and whether the connection goes already.
+    fn facts(&self) -> (usize, u64, bool) {
+        (self.of_pool(), self.since.elapsed().as_secs(), self.must_go)
+    }
+
+    fn of_pool(&self) -> usize {
+        self.bytes.saturating_sub(OWN_ANSWERS)
+    }
 }
 
 impl Budget {
-    pub(crate) fn new(pool: Arc<Semaphore>) -> Arc<Self> {
-        Arc::new(Self {
+    pub(crate) fn new(pool: Arc<Pool>) -> Arc<Self> {
+        let budget = Arc::new(Self {
             own: Semaphore::new(REQUEST_BUDGET),
-            pool,
             held: Mutex::new(0),
-        })
+            unread: Mutex::new(Unread {
+                bytes: 0,
+                since: Instant::now(),
+                must_go: false,
+            }),
+            leaves: Notify::new(),
+            pool: Arc::clone(&pool),
+        });
+        let mut debts = pool.debts();
+        debts.members.retain(|member| member.strong_count() > 0);
+        debts.members.push(Arc::downgrade(&budget));
+        drop(debts);
+        budget
     }
 
     /// Takes `cost` bytes as soon as there is room. Must not be broken off; the pool is never empty for long, see
@@ -35,26 +169,82 @@ impl Budget {
             permit.forget();
         }
         let from_pool = self.hold(|held| held + cost);
-        if let Ok(permit) = self.pool.acquire_many(permits(from_pool)).await {
-            permit.forget();
+        let mut room = pin!(self.pool.room.acquire_many(permits(from_pool)));
+        loop {
+            match tokio::time::timeout(LOOK, &mut room).await {
+                Ok(permit) => {
+                    permit.into_iter().for_each(SemaphorePermit::forget);
+                    return;
+                }
+                // Who must go is waited for, and must not wait itself.
+                Err(_) if self.unread().must_go => {
+                    self.pool.debts().owed += from_pool;
+                    return;
+                }
+                // Requests that wait make no answers: nobody else would look for those who leave theirs unread.
+                Err(_) => self.pool.shed(from_pool),
+            }
         }
     }
 
     /// Gives back `cost` bytes.
     pub(crate) fn give(&self, cost: usize) {
         let to_pool = self.hold(|held| held.saturating_sub(cost));
-        self.pool.add_permits(to_pool);
+        self.pool.give(to_pool);
         self.own.add_permits(cost);
     }
 
     /// Room in the pool for a batch of answers, if there is some now.
     pub(crate) fn batch(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.pool).try_acquire_many_owned(permits(bytes)).ok()
+        Arc::clone(&self.pool.room).try_acquire_many_owned(permits(bytes)).ok()
+    }
+
+    /// Answers wait for the client.
+    ///
+    /// # Errors
+    /// The connection must end: it leaves its answers unread while memory is short.
+    pub(crate) fn answered(&self, bytes: usize) -> Result<(), Broken> {
+        let more = self.change_unread(|unread| {
+            if unread.bytes == 0 {
+                unread.since = Instant::now();
+            }
+            unread.bytes += bytes;
+        });
+        self.pool.take_now(more);
+        if self.unread().must_go { Err(Broken::NotReading) } else { Ok(()) }
+    }
+
+    /// The client has taken answers, or nobody will.
+    pub(crate) fn taken(&self, bytes: usize) {
+        let less = self.change_unread(|unread| unread.bytes = unread.bytes.saturating_sub(bytes));
+        self.pool.give(less);
+    }
+
+    /// The client goes on taking what is sent.
+    pub(crate) fn is_read(&self) {
+        self.unread().since = Instant::now();
+    }
+
+    /// Waits until the connection has to go for its unread answers.
+    pub(crate) async fn must_go(&self) {
+        self.leaves.notified().await;
+    }
+
+    /// By how much the part beyond the share changes.
+    fn change_unread(&self, change: impl FnOnce(&mut Unread)) -> usize {
+        let mut unread = self.unread();
+        let before = unread.of_pool();
+        change(&mut unread);
+        before.abs_diff(unread.of_pool())
+    }
+
+    fn unread(&self) -> MutexGuard<'_, Unread> {
+        self.unread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether this connection keeps bytes of the pool while others find it empty.
     pub(crate) fn is_greedy(&self) -> bool {
-        beyond(*self.held()) > 0 && self.pool.available_permits() == 0
+        beyond(*self.held()) > 0 && self.pool.room.available_permits() == 0
     }
 
     /// Changes what is held; by how much the part beyond the share changes.
@@ -82,23 +272,62 @@ fn permits(bytes: usize) -> u32 {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
-    use std::time::Duration;
 
     #[tokio::test]
     async fn a_share_of_its_own_and_the_pool_beyond() {
-        let pool = Arc::new(Semaphore::new(1000));
+        let pool = Pool::new(1000);
         let (one, two) = (Budget::new(Arc::clone(&pool)), Budget::new(Arc::clone(&pool)));
         one.take(OWN_SHARE).await;
         two.take(OWN_SHARE - 1).await;
-        assert_eq!(pool.available_permits(), 1000);
+        assert_eq!(pool.room.available_permits(), 1000);
         one.take(1000).await;
         assert!(one.is_greedy() && !two.is_greedy() && one.batch(1).is_none());
         two.take(1).await;
         let waits = tokio::time::timeout(Duration::from_millis(50), two.take(1));
         assert!(waits.await.is_err(), "the pool is empty");
         one.give(500);
-        assert_eq!(pool.available_permits(), 500);
+        assert_eq!(pool.room.available_permits(), 500);
         one.give(OWN_SHARE + 500);
-        assert_eq!(pool.available_permits(), 1000);
+        assert_eq!(pool.room.available_permits(), 1000);
+    }
+
+    #[tokio::test]
+    async fn requests_do_not_wait_for_ever_behind_unread_answers() {
+        let pool = Pool::new(1000);
+        let (deaf, other) = (Budget::new(Arc::clone(&pool)), Budget::new(Arc::clone(&pool)));
+        deaf.answered(OWN_ANSWERS + 1000).unwrap();
+        let goes = async {
+            deaf.must_go().await;
+            deaf.taken(OWN_ANSWERS + 1000);
+        };
+        let both = async { tokio::join!(other.take(OWN_SHARE + 500), goes) };
+        assert!(tokio::time::timeout(Duration::from_secs(10), both).await.is_ok());
+        assert_eq!(pool.room.available_permits(), 500);
+    }
+
+    #[test]
+    fn who_reads_nothing_goes_when_memory_is_short() {
+        let pool = Pool::new(1000);
+        let of = || Budget::new(Arc::clone(&pool));
+        let (deaf, reader, other) = (of(), of(), of());
+        let second = Duration::from_millis(1_100);
+        for budget in [&deaf, &reader] {
+            budget.answered(OWN_ANSWERS + 400).unwrap();
+        }
+        assert_eq!(pool.room.available_permits(), 200);
+        std::thread::sleep(second);
+        reader.is_read();
+        // It holds less than the reader, but has taken nothing for longer.
+        deaf.taken(100);
+        assert_eq!(other.answered(OWN_ANSWERS + 310), Ok(()));
+        assert_eq!(deaf.answered(1), Err(Broken::NotReading));
+        // What goes pays for some more; then the next has to.
+        assert_eq!(other.answered(200), Ok(()));
+        assert!(!reader.unread().must_go && pool.debts().owed == 211);
+        deaf.taken(OWN_ANSWERS + 301);
+        assert_eq!((pool.debts().owed, pool.room.available_permits()), (0, 90));
+        reader.taken(OWN_ANSWERS + 400);
+        other.taken(OWN_ANSWERS + 510);
+        assert_eq!((pool.debts().owed, pool.room.available_permits()), (0, 1000));
     }
 }

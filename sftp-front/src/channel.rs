@@ -311,6 +311,7 @@ impl Channel {
                     for bytes in bytes {
                         half.data_bytes(bytes).await?;
                         self.activity.touch();
+                        self.budget.is_read();
                     }
                     self.outbox.sent();
                     Ok::<(), russh::Error>(())

@@ -1,6 +1,7 @@
 //! The listening side: configuration, limits on connections, the list of sessions.
 
 use crate::auth::{AlgorithmPolicy, Authenticator};
+use crate::budget::Pool;
 use crate::host_keys::{self, HostKeys};
 use crate::proxy;
 use crate::session::{self, Session, SessionInfo};
@@ -172,7 +173,7 @@ pub struct Server {
     sessions: Mutex<HashMap<u64, Arc<Session>>>,
     next_session: AtomicU64,
     slots: Arc<Mutex<Slots>>,
-    pool: Arc<Semaphore>,
+    pool: Arc<Pool>,
 }
 
 impl Server {
@@ -187,7 +188,7 @@ impl Server {
         }
         let keys = Keys::new(&config, &config.host_keys, &config.next_host_keys)?;
         Ok(Arc::new(Self {
-            pool: Arc::new(Semaphore::new(config.memory.min(Semaphore::MAX_PERMITS))),
+            pool: Pool::new(config.memory),
             user_signatures: config.algorithms.user_signatures(),
             hashing: Semaphore::new(HASHING),
             keys: RwLock::new(keys),
@@ -283,7 +284,7 @@ impl Server {
         lock(&self.sessions).remove(&id);
     }
 
-    pub(crate) fn pool(&self) -> Arc<Semaphore> {
+    pub(crate) fn pool(&self) -> Arc<Pool> {
         Arc::clone(&self.pool)
     }
 

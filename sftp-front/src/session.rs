@@ -2,7 +2,7 @@
 //! task of russh's; this file watches over it from outside and ends it through the kill switch of the [`Link`].
 
 use crate::auth::Peer;
-use crate::budget::{Budget, REQUEST_BUDGET};
+use crate::budget::{Budget, Pool, REQUEST_BUDGET};
 use crate::channel::Channel;
 use crate::engine::{Engine, Shared};
 use crate::handler::Handler;
@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// A peer that takes no byte of a write for so long is gone.
@@ -212,6 +212,7 @@ impl Session {
             let tick = if stopping.is_some() { STOP_TICK } else { TICK };
             tokio::select! {
                 reason = ended(&mut end) => return reason,
+                () = self.budget.must_go() => return "answers left unread while memory is short",
                 () = stopped(&mut stop), if stopping.is_none() => {
                     stopping = Some(Instant::now());
                     self.shared.stopping.store(true, Ordering::SeqCst);
@@ -261,7 +262,7 @@ async fn ended(end: &mut watch::Receiver<Option<&'static str>>) -> &'static str 
 /// The pipes'.
 pub async fn serve_pipe(tree: Arc<dyn Tree>, input: impl AsyncRead + Unpin, output: impl AsyncWrite + Unpin) -> io::Result<()> {
     let engine = Engine::new(tree, String::new(), Arc::default());
-    let budget = Budget::new(Arc::new(Semaphore::new(REQUEST_BUDGET)));
+    let budget = Budget::new(Pool::new(REQUEST_BUDGET));
     Channel::new(engine, budget, Arc::new(Activity::new()))
         .serve_pipe(input, output)
         .await

@@ -28,7 +28,7 @@ mod tree;
 mod writing;
 
 use answers::Outbox;
-use budget::Budget;
+use budget::{Budget, Pool};
 use bytes::Bytes;
 use engine::{Aside, Engine, Shared, Work};
 use facts::UploadFacts;
@@ -38,7 +38,6 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use tokio::runtime::Runtime;
-use tokio::sync::Semaphore;
 use tree::{CloseSign, Download, Entry, Fault, Kind, Listing, OpenHow, SetStat, Space, Stat, Tree, Upload};
 
 pub use engine::{MAX_CLOSED_NAMES, MAX_CLOSING, MAX_HANDLES};
@@ -57,7 +56,7 @@ fuzz_target!(|data: &[u8]| {
     };
     let tree = Arc::new(Memory::default());
     let shared = Arc::new(Shared::default());
-    let (mut client, outbox) = (Client::default(), Outbox::new(Budget::new(Arc::new(Semaphore::new(1 << 30)))));
+    let (mut client, outbox) = (Client::default(), Outbox::new(Budget::new(Pool::new(1 << 30))));
     let mut engine = Engine::new(Arc::clone(&tree) as Arc<dyn Tree>, "SSH-2.0-fuzz".to_owned(), Arc::clone(&shared));
     while let Some(frame) = cut(&mut stream) {
         for piece in client.with_handles(frame).chunks(usize::from(settings) + 1) {

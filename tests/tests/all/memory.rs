@@ -3,8 +3,10 @@
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
+use tests::packets::{Packets, packet, string};
 use tests::process::{run, tool, wait_within};
 use tests::{Pair, noise};
 
@@ -72,4 +74,58 @@ fn a_big_file_goes_through_two_gateways_with_flat_memory() {
     let _ = run(&mut tool("cmp", &[local.to_str().unwrap(), got.to_str().unwrap()])).ok();
     let grown = pair.bob().peak_memory() - idle.1;
     assert!(grown < ALLOWED, "memory grew by {} MiB while it was fetched", grown >> 20);
+}
+
+/// Answers that one client leaves unread, in bytes: less than a channel may hold.
+const UNREAD: usize = 15 << 20;
+const DEAF: usize = 20;
+
+#[test]
+fn answers_that_nobody_reads_stay_within_the_memory_for_all() {
+    let pair = Pair::one_with(&[
+        ("sftp.memory", "\"16MiB\""),
+        ("sftp.max_connections_per_ip", "100"),
+        ("uploads.release_after", "\"1h\""),
+    ]);
+    let gateway = pair.alice();
+    let (deaf, good) = (gateway.user("deaf"), gateway.user("good"));
+    let local = gateway.file("local/x.edi", &noise(2 << 20, 3));
+    good.put(&local, "AS2/send/ALICE/BOB/x.edi");
+    let idle = gateway.peak_memory();
+    // A long path costs more to answer than to ask: it comes back twice.
+    let path = string(format!("{}/", "x".repeat(250)).repeat(15).as_bytes());
+    let first = Packets::of(&deaf).ask(16, &[&path]);
+    assert_eq!(first.kind, 104);
+    let flood = [packet(1, 3, &[]), packet(16, 7, &[&path]).repeat(UNREAD / first.body.len())].concat();
+    let flood = gateway.file("flood", &flood);
+    // Their ends take nothing but what fits into a pipe.
+    let mut clients: Vec<_> = (0..DEAF)
+        .map(|_| {
+            let mut client = deaf.subsystem("sftp");
+            client
+                .stdin(File::open(&flood).unwrap())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null());
+            client.spawn().unwrap()
+        })
+        .collect();
+    let short = || gateway.log().contains("the client does not read its answers");
+    for round in 0.. {
+        assert!(round < 200, "nobody was told to go");
+        assert!(good.ls("AS2").contains(&"send".to_owned()));
+        good.ok(&["ls -la AS2", &format!("put {} AS2/send/ALICE/BOB/y.edi", local.display())]);
+        if round >= 5 && short() {
+            break;
+        }
+    }
+    for client in &mut clients {
+        client.kill().unwrap();
+        client.wait().unwrap();
+    }
+    let grown = gateway.peak_memory() - idle;
+    println!("{DEAF} x {} MiB of answers unread: {} MiB of memory", UNREAD >> 20, grown >> 20);
+    // The memory for all, as much again until those who must go are gone, and for each connection its own shares, its batch on
+    // the way and russh's buffers.
+    let allowed = (2 * 16 + DEAF as u64 * 7) << 20;
+    assert!(grown < allowed, "{} MiB", grown >> 20);
 }
