@@ -652,7 +652,9 @@ async fn publish(core: Arc<Core>, mut stop: watch::Receiver<bool>) {
         loop {
             let storage = Arc::clone(&core.storage);
             match tokio::task::spawn_blocking(move || storage.publish_batch()).await {
-                Ok(Ok(0)) => break,
+                Ok(Ok(round)) if round.placed == 0 => break,
+                // What came meanwhile waits for more to come, as the first did; at the end nothing waits.
+                Ok(Ok(round)) if going_on && !round.full => break,
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => {
                     tracing::error!(%error, "cannot publish");

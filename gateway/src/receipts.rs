@@ -484,7 +484,7 @@ async fn deliver_late(
     // What is not at its place yet would be put to the old one behind our back.
     let publishing = Arc::clone(core);
     let published = tokio::task::spawn_blocking(move || {
-        while publishing.storage.publish_batch()? > 0 {}
+        while publishing.storage.publish_batch()?.placed > 0 {}
         Ok::<_, crate::storage::StorageError>(())
     });
     published.await.map_err(|e| FlowError::Internal(e.to_string()))??;

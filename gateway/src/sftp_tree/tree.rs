@@ -369,7 +369,7 @@ impl As2Tree {
             return Err(denied());
         }
         if !entry.store.is_empty() {
-            while self.core.storage.publish_batch().map_err(failure)? > 0 {}
+            while self.core.storage.publish_batch().map_err(failure)?.placed > 0 {}
         }
         let entry = self.record(parent, name)?;
         lifecycle::retire_now(&self.core, entry).map_err(failure)?;

@@ -17,19 +17,30 @@ const MAX_BATCH: u32 = 512;
 /// Bytes of small contents after which a round takes no further entry: it holds them in memory.
 const MAX_BATCH_BYTES: usize = 8 << 20;
 
+/// What a round of publishing came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Round {
+    /// Entries whose bytes are at their place now; 0 when there was nothing left.
+    pub placed: usize,
+    /// It took as much as a round may, so that there is probably more.
+    pub full: bool,
+}
+
 impl Storage {
-    /// Publishes what the journal lists but the tree does not hold yet; gives the number, 0 when there is nothing left.
+    /// Publishes what the journal lists but the tree does not hold yet, as much as a round may take.
     ///
     /// Order: place every file, sync once, tell the journal, then let the staged copies go. A kill anywhere repeats it.
     ///
     /// # Errors
     /// The disk's or the journal's.
-    pub fn publish_batch(&self) -> Result<usize> {
+    pub fn publish_batch(&self) -> Result<Round> {
         let _one_at_a_time = self.publishing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let entries = self.journal.read(|tx| tx.unpublished(MAX_BATCH, MAX_BATCH_BYTES))?;
         if entries.is_empty() {
-            return Ok(0);
+            return Ok(Round::default());
         }
+        let small: usize = entries.iter().filter_map(|(_, bytes)| bytes.as_ref()).map(Bytes::len).sum();
+        let full = entries.len() >= usize::try_from(MAX_BATCH).unwrap_or(usize::MAX) || small >= MAX_BATCH_BYTES;
         let mut placed = Vec::with_capacity(entries.len());
         let mut made = HashSet::new();
         for (entry, bytes) in entries {
@@ -42,7 +53,10 @@ impl Storage {
         rustix::fs::syncfs(&root)
             .map_err(io::Error::from)
             .context(|| "cannot sync the file system".to_owned())?;
-        let count = placed.len();
+        let round = Round {
+            placed: placed.len(),
+            full,
+        };
         let keys: Vec<String> = placed.iter().map(|entry| entry.store.clone()).collect();
         self.journal.write_sure_blocking(move |tx| tx.published(&placed))?;
         for key in keys {
@@ -51,7 +65,7 @@ impl Storage {
                 self.discard(&key);
             }
         }
-        Ok(count)
+        Ok(round)
     }
 
     /// Puts one entry's bytes at its place; what is there already is replaced. `made` are the directories of this round.
