@@ -385,8 +385,7 @@ async fn at_once(core: &Arc<Core>, taken: Taken, staged: Staged) -> Result<Reply
     match core.journal.write_sure(move |tx| tx.receive_and_file(&claim, filing, at)).await? {
         Claimed::New => {
             check::filed(core, &message);
-            // Its sender waits on the connection, which is what bounds the number of such waits.
-            tokio::time::sleep(delay).await;
+            check::hold_back(delay).await;
             Ok(mdn.map_or_else(|| Reply::empty(200), reply::mdn))
         }
         Claimed::Bound(row) => {

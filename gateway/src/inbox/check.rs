@@ -60,8 +60,7 @@ pub(super) async fn check(core: &Arc<Core>, taken: &Taken) -> Result<Option<Mdn>
     core.journal.write(move |tx| tx.file_message(filing, at)).await?;
     filed(core, &message);
     if taken.is_sync() && taken.source.is_some() {
-        // Its sender waits on the connection, which is what bounds the number of such waits.
-        tokio::time::sleep(delay).await;
+        hold_back(delay).await;
     }
     Ok(mdn)
 }
@@ -238,6 +237,14 @@ pub(super) async fn brake(core: &Core, taken: &Taken, trouble: Option<ErrorKind>
         }
     }
     braked.delay
+}
+
+/// Waits before an answer leaves. Its sender waits on the connection, which is what bounds the number of such waits.
+pub(super) async fn hold_back(delay: Duration) {
+    // A sleep of no time would go through the timer all the same, and end with its next tick.
+    if !delay.is_zero() {
+        tokio::time::sleep(delay).await;
+    }
 }
 
 /// A message that no try could check: rejected with all its evidence and, if it asked for one, an MDN that says so, so that

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use as2_core::{Error, ErrorKind};
 
-use super::check::{Found, brake, open, trouble};
+use super::check::{Found, brake, hold_back, open, trouble};
 use super::reply::{self, Says, keep_refused};
 use super::{Taken, checked, drop_staged};
 use crate::clock::Millis;
@@ -167,7 +167,7 @@ async fn other_bytes(core: &Arc<Core>, taken: Taken, staged: Staged, row: Inboun
     discard_parts(core, found);
     tracing::warn!(id = %message.id, station = message.station, partner = message.partner, message_id = message.message_id, reason = message.reason, "message refused: its id is bound");
     let made = keep_refused(core, &taken.pair, message, taken.receipt.as_ref(), says, None).await?;
-    tokio::time::sleep(braked).await;
+    hold_back(braked).await;
     Ok(match made {
         Some(made) if taken.is_sync() => reply::mdn(made),
         _ => accepted(&taken),
