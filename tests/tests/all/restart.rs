@@ -1,5 +1,7 @@
 //! AS2 Restart: a body that broke off goes on where it stopped, here as receiver and as sender.
 
+mod access;
+
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
