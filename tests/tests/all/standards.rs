@@ -79,7 +79,7 @@ impl Tree {
     }
 
     #[track_caller]
-    fn is_right(self) {
+    fn assert_right(self) {
         assert!(self.wrong.is_empty(), "RFCS.md:\n{}", self.wrong.join("\n"));
     }
 }
@@ -106,7 +106,7 @@ fn each_file_and_test_named_in_the_map_of_standards_is_there() {
             tree.wrong.push(format!("{}: done, and no test says so", row[0]));
         }
     }
-    tree.is_right();
+    tree.assert_right();
     assert!(tests > 60, "{tests} tests found: is the page still a table?");
 }
 
@@ -120,7 +120,7 @@ fn every_case_of_the_negative_list_has_its_test() {
         }
         cases.push(row[0].clone());
     }
-    tree.is_right();
+    tree.assert_right();
     let wanted = (1..=20).map(|n| format!("X{n}")).chain((1..=26).map(|n| format!("S{n}")));
     assert_eq!(cases, wanted.collect::<Vec<_>>());
 }
