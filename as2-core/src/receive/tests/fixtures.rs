@@ -158,7 +158,7 @@ fn opens(name: &str, mic: &str) {
         ..incoming(&headers, &identities, &signers)
     };
     for seed in [0, 1, 2] {
-        let message = is_the_message(name, mic, receive(whole.clone(), &body, seed));
+        let message = is_the_message(name, mic, receive(whole, &body, seed));
         assert_eq!(message.encrypted, Some(Cipher::TripleDesCbc), "{name}");
     }
     let by_default = incoming(&headers, &identities, &signers);
@@ -166,7 +166,7 @@ fn opens(name: &str, mic: &str) {
     let other_key = [testkit::other().clone()];
     let to_another = Incoming {
         identities: &other_key,
-        ..whole.clone()
+        ..whole
     };
     assert!(
         is_refused(name, ErrorKind::DecryptionFailed, receive(to_another, &body, 0))
@@ -177,13 +177,13 @@ fn opens(name: &str, mic: &str) {
     let server_as_signer = [certificate("server")];
     let by_another = Incoming {
         signers: &server_as_signer,
-        ..whole.clone()
+        ..whole
     };
     assert!(receive(by_another, &body, 0).0.is_err(), "{name} was taken from a stranger");
     for at in [body.len() / 2, body.len() - 20] {
         let mut bent = body.clone();
         bent[at] ^= 0x20;
-        assert!(receive(whole.clone(), &bent, 0).0.is_err(), "{name} was taken with byte {at} bent");
+        assert!(receive(whole, &bent, 0).0.is_err(), "{name} was taken with byte {at} bent");
     }
 }
 
@@ -204,19 +204,19 @@ fn verifies(name: &str, mic: &str) {
         ..incoming(&headers, &[], &signers)
     };
     for seed in [0, 1, 2] {
-        let message = is_the_message(name, mic, receive(whole.clone(), body, seed));
+        let message = is_the_message(name, mic, receive(whole, body, seed));
         assert_eq!(message.encrypted, None, "{name}");
     }
     let clear = Incoming {
         policy: strict(),
-        ..whole.clone()
+        ..whole
     };
     let failure = is_refused(name, ErrorKind::InsufficientMessageSecurity, receive(clear, body, 0));
     assert_eq!(failure.mic.unwrap().to_string(), mic, "{name}");
     let server_as_signer = [certificate("server")];
     let by_another = Incoming {
         signers: &server_as_signer,
-        ..whole.clone()
+        ..whole
     };
     let failure = is_refused(name, ErrorKind::AuthenticationFailed, receive(by_another, body, 0));
     assert_eq!(failure.mic.unwrap().to_string(), mic, "{name}");
