@@ -207,10 +207,7 @@ fn verifies(name: &str, mic: &str) {
         let message = is_the_message(name, mic, receive(whole, body, seed));
         assert_eq!(message.encrypted, None, "{name}");
     }
-    let clear = Incoming {
-        policy: strict(),
-        ..whole
-    };
+    let clear = Incoming { policy: strict(), ..whole };
     let failure = is_refused(name, ErrorKind::InsufficientMessageSecurity, receive(clear, body, 0));
     assert_eq!(failure.mic.unwrap().to_string(), mic, "{name}");
     let server_as_signer = [certificate("server")];
