@@ -300,6 +300,32 @@ async fn receive(core: &Arc<Core>, arrival: &Arrival, spool: Spool) -> Result<Re
     if !reply::shows(arrival, pair.inbound_auth.as_ref()) {
         return Ok(reply::unauthorized(arrival));
     }
+    let body = Body {
+        draft,
+        hash,
+        len,
+        transfer,
+    };
+    take_in(core, arrival, pair, body).await
+}
+
+/// A body that is all there.
+struct Body {
+    draft: Draft,
+    /// SHA-256 of it, where it came in one piece.
+    hash: Option<Sha256>,
+    len: u64,
+    transfer: Option<restart::Transfer>,
+}
+
+/// A message of a partner: small ones are checked before they are bound, where the sender waits for the receipt.
+async fn take_in(core: &Arc<Core>, arrival: &Arrival, pair: Arc<Partnership>, body: Body) -> Result<Reply, FlowError> {
+    let Body {
+        draft,
+        hash,
+        len,
+        transfer,
+    } = body;
     let (draft, sha256) = digested(draft, hash).await?;
     let now = core.clock.now();
     let (message, receipt) = match new_message(arrival, &pair, sha256, len, now) {
@@ -543,20 +569,22 @@ fn new_message(arrival: &Arrival, pair: &Partnership, raw_sha256: String, len: u
     }
     match ReceiptRequest::from_headers(headers) {
         Ok(receipt) => {
-            if let Some(request) = &receipt {
-                let mode = match (&request.deliver_to, request.signed) {
-                    (None, false) => "sync",
-                    (None, true) => "sync-signed",
-                    (Some(_), false) => "async",
-                    (Some(_), true) => "async-signed",
-                };
-                mode.clone_into(&mut message.detail.mdn_mode);
-                message.detail.mdn_url = request.deliver_to.clone().unwrap_or_default();
-            }
+            receipt.iter().for_each(|request| note_request(&mut message.detail, request));
             Ok((message, receipt))
         }
         Err(error) => Err((Box::new(message), error)),
     }
+}
+
+fn note_request(detail: &mut Detail, request: &ReceiptRequest) {
+    let mode = match (&request.deliver_to, request.signed) {
+        (None, false) => "sync",
+        (None, true) => "sync-signed",
+        (Some(_), false) => "async",
+        (Some(_), true) => "async-signed",
+    };
+    mode.clone_into(&mut detail.mdn_mode);
+    detail.mdn_url = request.deliver_to.clone().unwrap_or_default();
 }
 
 /// Staged bytes that nobody needs after all.
