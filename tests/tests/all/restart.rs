@@ -117,16 +117,21 @@ fn filed(pair: &Pair, request: &Request) -> Value {
     message
 }
 
+/// The payload in BOB's inbox is that of this request; the id of its message.
+#[track_caller]
+fn payload_filed(pair: &Pair, request: &Request, payload: &[u8]) -> String {
+    let got = filed(pair, request);
+    let (id, file) = (got["id"].as_str().unwrap(), got["file"].as_str().unwrap());
+    let there = pair.bob_user.get(&format!("AS2/files/BOB/ALICE/inbox/{id}/{file}"));
+    assert!(there == payload, "the payload differs");
+    id.to_owned()
+}
+
 /// Payload, raw message and header block at BOB are those of this request.
 #[track_caller]
 fn same_as_sent(pair: &Pair, request: &Request, payload: &[u8], range: &str) {
-    let message = filed(pair, request);
-    let (id, file) = (message["id"].as_str().unwrap(), message["file"].as_str().unwrap());
+    let id = payload_filed(pair, request, payload);
     let get = |path: String| pair.bob_user.get(&path);
-    assert!(
-        get(format!("AS2/files/BOB/ALICE/inbox/{id}/{file}")) == payload,
-        "the payload differs"
-    );
     let raw = get(format!("AS2/raw-message/BOB/ALICE/inbox/{id}/message.as2"));
     assert!(raw == request.body, "the raw message differs");
     let block = String::from_utf8(get(format!("AS2/headers/BOB/ALICE/inbox/{id}/headers.txt"))).unwrap();

@@ -67,13 +67,7 @@ fn a_partner_that_has_to_log_in_logs_in_to_ask_and_to_go_on() {
     // A HEAD that asks for nothing needs no login: whoever probes the address learns that it answers.
     assert_eq!(exchange(port, "HEAD", "/as2", &[], b"").status, 200);
     taken(&ranged(&right, cut).post(port));
-    let got = filed(&pair, &request);
-    let path = format!(
-        "AS2/files/BOB/ALICE/inbox/{}/{}",
-        got["id"].as_str().unwrap(),
-        got["file"].as_str().unwrap()
-    );
-    assert!(pair.bob_user.get(&path) == payload, "the payload differs");
+    payload_filed(&pair, &request, &payload);
 }
 
 /// A request in full, for a connection that ends with its answer.
@@ -181,11 +175,5 @@ fn only_the_pinned_client_certificate_learns_what_is_held() {
     );
     assert_eq!(told(&alice), (200, length), "what a stranger posts changes nothing");
     taken(&over_tls(tls, Some(&alice), &post));
-    let got = filed(&pair, &request);
-    let path = format!(
-        "AS2/files/BOB/ALICE/inbox/{}/{}",
-        got["id"].as_str().unwrap(),
-        got["file"].as_str().unwrap()
-    );
-    assert!(pair.bob_user.get(&path) == payload, "the payload differs");
+    payload_filed(&pair, &request, &payload);
 }
