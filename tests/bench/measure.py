@@ -124,6 +124,18 @@ def reset_peak(pid):
     pathlib.Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
 
 
+def rest(*pids):
+    """Waits until these processes together use less than a twentieth of a core, half a minute at most."""
+    used = lambda: sum(map(cpu_seconds, pids))
+    last = used()
+    for _ in range(60):
+        time.sleep(0.5)
+        now = used()
+        if now - last < 0.025:
+            return
+        last = now
+
+
 def by_turns(runs, **ways):
     """Calls each way once a turn, `runs` turns; gives the results of each way in a list, under its name."""
     results = {name: [] for name in ways}

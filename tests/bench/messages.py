@@ -20,9 +20,9 @@ import subprocess
 import sys
 import time
 
-from measure import ROOT, by_turns, cpu_seconds, fail, median, memory, output, reset_peak, row
+from measure import ROOT, by_turns, cpu_seconds, fail, median, memory, output, reset_peak, rest, row
 from pair import Pair
-from rate import RIVAL, rsa_seconds
+from rate import RIVAL, make_keys, rsa_seconds
 
 SIZE = 10 * 1024
 IN_FLIGHT = 32
@@ -72,20 +72,9 @@ class Side:
             reset_peak(pid)
         before = {name: cpu_seconds(pid) for name, pid in self.pids.items()}
         rate = self.send(count, **how)
-        self.rest()
+        rest(*self.pids.values())
         each = {name: 1000 * (cpu_seconds(pid) - before[name]) / count for name, pid in self.pids.items()}
         return {"rate": rate, "each": each, "cpu_ms": sum(each.values()), "peak": sum(map(memory, self.pids.values()))}
-
-    def rest(self):
-        """Waits until both use less than a twentieth of a core, half a minute at most."""
-        used = lambda: sum(map(cpu_seconds, self.pids.values()))
-        last = used()
-        for _ in range(60):
-            time.sleep(0.5)
-            now = used()
-            if now - last < 0.025:
-                return
-            last = now
 
 
 class Ours(Side):
@@ -155,10 +144,7 @@ class Theirs(Side):
         # `size`: the MIME headers of its pollers' files as they are sent.
         self.cases = [cases.Case(id=f"bench{n}", size=SIZE) for n in range(IN_FLIGHT)]
         keys = self.place / "keys"
-        keys.mkdir(parents=True)
-        for name in ("sender", "receiver"):
-            output("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-sha256", "-days", "10", "-subj", f"/CN={name}",
-                   "-keyout", keys / f"{name}.key", "-out", keys / f"{name}.crt")
+        make_keys(keys)
         self.servers = {}
         url = "http://127.0.0.1:9/"
         with contextlib.ExitStack() as stack:

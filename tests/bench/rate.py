@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 
-from measure import ROOT, by_turns, cpu_seconds, fail, median, memory, output, reset_peak, row
+from measure import ROOT, by_turns, cpu_seconds, fail, median, memory, output, reset_peak, rest, row
 from replay import Client, Message, replay
 
 SIZE = 10 * 1024
@@ -34,10 +34,7 @@ def options(parser):
 def measure(bench):
     openssl_rsa = rsa_seconds()
     keys = bench.place / "keys"
-    keys.mkdir(parents=True)
-    for name in ("sender", "receiver"):
-        output("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-sha256", "-days", "10", "-subj", f"/CN={name}",
-               "-keyout", keys / f"{name}.key", "-out", keys / f"{name}.crt")
+    make_keys(keys)
     payload = os.urandom(SIZE)
     rows = []
     with tempfile.TemporaryDirectory(dir="/dev/shm") as in_memory:
@@ -57,6 +54,14 @@ def measure(bench):
             for receiver in receivers.values():
                 receiver.stop()
     return rows
+
+
+def make_keys(keys):
+    """RSA-2048 and a certificate for the sender and for the receiver."""
+    keys.mkdir(parents=True)
+    for name in ("sender", "receiver"):
+        output("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-sha256", "-days", "10", "-subj", f"/CN={name}",
+               "-keyout", keys / f"{name}.key", "-out", keys / f"{name}.crt")
 
 
 def of_connections(connections, got, runs, rsa):
@@ -113,18 +118,8 @@ class Receiver:
         reset_peak(self.pid)
         before = cpu_seconds(self.pid)
         wall = replay(("127.0.0.1", self.port), self.path, self.message, count, connections)
-        self.rest()
+        rest(self.pid)
         return {"rate": count / wall, "cpu_ms": 1000 * (cpu_seconds(self.pid) - before) / count, "peak": memory(self.pid)}
-
-    def rest(self):
-        """Waits until it uses less than a twentieth of a core."""
-        last = cpu_seconds(self.pid)
-        for _ in range(60):
-            time.sleep(0.5)
-            now = cpu_seconds(self.pid)
-            if now - last < 0.025:
-                return
-            last = now
 
 
 class Gate(Receiver):
