@@ -76,13 +76,21 @@ pub(super) async fn without_bytes(core: &Arc<Core>, taken: &Taken, row: InboundR
     let row = match row.state {
         State::Received => match wait(core, taken).await? {
             Waited::Ended(row) => row,
-            Waited::Free => return damped(core, taken, &row),
+            Waited::Free => return rejected(core, taken),
             Waited::Still => return Ok(Some(still_checked(taken))),
         },
-        State::Rejected => return damped(core, taken, &row),
+        State::Rejected => return rejected(core, taken),
         _ => row,
     };
     replay(core, taken, row).await.map(Some)
+}
+
+/// The stored error MDN of the row as it is now, to a sender that waits for one.
+fn rejected(core: &Core, taken: &Taken) -> Result<Option<Reply>, FlowError> {
+    match known(core, taken)? {
+        Some(row) => damped(core, taken, &row),
+        None => Ok(None),
+    }
 }
 
 fn still_checked(taken: &Taken) -> Reply {
