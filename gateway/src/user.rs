@@ -176,6 +176,30 @@ impl From<Right> for String {
 }
 
 impl User {
+    /// A user of AS2 that may log in and has nothing of its own yet: no account, keys, limits.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            account: String::new(),
+            kind: UserKind::As2,
+            login: LoginWays::default(),
+            keys: Vec::new(),
+            password: String::new(),
+            totp: String::new(),
+            allowed_ips: Vec::new(),
+            delete_received: false,
+            enabled: true,
+            expires: String::new(),
+            rights: Vec::new(),
+            stations: Vec::new(),
+            partners: Vec::new(),
+            max_sessions: 0,
+            quota_bytes: 0,
+            quota_files: 0,
+            bandwidth: 0,
+        }
+    }
+
     /// Whether the user's rights allow this for a path, given in components below the account's home.
     #[must_use]
     pub fn may(&self, act: Act, path: &[String]) -> bool {

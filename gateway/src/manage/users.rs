@@ -5,7 +5,7 @@ use keystore::ssh::{KeyFile, KeyFormat, KeyKind, PublicKey, parse_public, user_k
 use super::{Change, Refusal, Result, accounts, edit, fields, listed, objects, secrets};
 use crate::gateway::{Core, Listening};
 use crate::journal::{ObjectKind, Objects};
-use crate::login::{LoginStep, LoginWays};
+use crate::login::LoginStep;
 use crate::user::{User, UserKind};
 
 /// A key to be made. No `Debug`: the passphrase is secret.
@@ -94,27 +94,7 @@ pub async fn add(
             "choose a name like acme-erp",
         )
     })?;
-    let blank = User {
-        name: name.to_owned(),
-        account: String::new(),
-        kind: UserKind::As2,
-        login: LoginWays::default(),
-        keys: Vec::new(),
-        password: String::new(),
-        totp: String::new(),
-        allowed_ips: Vec::new(),
-        delete_received: false,
-        enabled: true,
-        expires: String::new(),
-        rights: Vec::new(),
-        stations: Vec::new(),
-        partners: Vec::new(),
-        max_sessions: 0,
-        quota_bytes: 0,
-        quota_files: 0,
-        bandwidth: 0,
-    };
-    let fresh = fields::assign(&blank, settings)?;
+    let fresh = fields::assign(&User::new(name), settings)?;
     let (lines, file) = match source {
         Some(source) => source.make(name)?,
         None if !fresh.login.has(LoginStep::PublicKey) => (Vec::new(), None),
