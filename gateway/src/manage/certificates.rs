@@ -442,21 +442,7 @@ fn replace(
         None => free_name(objects, &old.account, &successor_name(&old.name, at)),
     };
     let mut new = successor(&name)?;
-    if new.fingerprint == old.fingerprint {
-        return Err(Refusal::invalid(
-            format!("cannot replace {}", old.name),
-            "the new certificate is the same as the old one",
-            "look whether it is the right file",
-        ));
-    }
-    if new.not_after.saturating_mul(1000) <= now {
-        let why = format!("the new certificate expired on {}", day(new.not_after));
-        return Err(Refusal::invalid(
-            format!("cannot replace {}", old.name),
-            why,
-            "ask for one that is valid",
-        ));
-    }
+    worth_replacing(old, &new, now)?;
     // Switches whose time has come are made final first, so that one certificate has at most one successor under way.
     let mut changes = settle(objects, &old.account, now);
     let settled = super::with_changes(objects, &changes);
@@ -485,6 +471,26 @@ fn replace(
         changes.extend(settle(&after, &old.account, now));
     }
     Ok((last_of_each(changes), result))
+}
+
+/// Another certificate than the old one, and one that is still valid.
+fn worth_replacing(old: &Certificate, new: &Certificate, now: Millis) -> Result<()> {
+    if new.fingerprint == old.fingerprint {
+        return Err(Refusal::invalid(
+            format!("cannot replace {}", old.name),
+            "the new certificate is the same as the old one",
+            "look whether it is the right file",
+        ));
+    }
+    if new.not_after.saturating_mul(1000) <= now {
+        let why = format!("the new certificate expired on {}", day(new.not_after));
+        return Err(Refusal::invalid(
+            format!("cannot replace {}", old.name),
+            why,
+            "ask for one that is valid",
+        ));
+    }
+    Ok(())
 }
 
 /// `bigmart-enc` at a time in 2027 → `bigmart-enc-2027`; `alice-2026` → `alice-2027`.
