@@ -1,6 +1,7 @@
 //! AS2 Restart: a body that broke off goes on where it stopped, here as receiver and as sender.
 
 mod access;
+mod rejected;
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
