@@ -68,12 +68,14 @@ fn a_last_byte_that_waited_gets_the_error_of_the_copy_that_it_waited_for() {
     let (bob, port) = (pair.bob(), pair.bob().as2_port);
     let request = broken_message(&pair, "error-waited-for.edi");
     let total = request.body.len();
-    // Without its spool the gateway takes a transfer, which has a place of its own, and cannot check it yet.
+    // With a file where its spool was the gateway takes a transfer, which has a place of its own, and cannot check it yet.
     let (spool, away) = (bob.path("data/spool"), bob.path("data/spool-away"));
     fs::rename(&spool, &away).unwrap();
+    fs::write(&spool, b"").unwrap();
     let first = request.post(port);
-    assert_eq!((first.status, states(&pair, &request)), (503, vec!["received".to_owned()]));
+    fs::remove_file(&spool).unwrap();
     fs::rename(&away, &spool).unwrap();
+    assert_eq!((first.status, states(&pair, &request)), (503, vec!["received".to_owned()]));
     let last = ranged(&request, total - 1);
     let waiting = thread::spawn(move || last.post(port));
     wait_for("the last byte to be waiting", || (ask(port, &request).status == 500).then_some(()));
