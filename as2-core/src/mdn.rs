@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::headers::Headers;
 use crate::id::As2Id;
 use crate::message_id::MessageId;
-use crate::mic::Mic;
+use crate::mic::{self, Mic};
 use crate::mime::transfer::{decode_lenient, encode};
 use crate::mime::{Encoding, MediaType, broken, scanner, transfer};
 
@@ -20,6 +20,8 @@ const MAX_TEXT: usize = 64 * 1024;
 /// Most parts of a report, and how deep they may nest.
 const MAX_PARTS: usize = 64;
 const MAX_DEPTH: u8 = 8;
+/// Most characters kept of a MIC that cannot be read.
+const MAX_SHOWN_MIC: usize = 200;
 /// Longest line written into the human's text (RFC 5322 §2.1.1).
 const MAX_LINE: usize = 900;
 
@@ -32,6 +34,8 @@ pub struct Mdn {
     pub disposition: Disposition,
     /// `Received-content-MIC`; `None` if missing or unreadable.
     pub mic: Option<Mic>,
+    /// The text of a MIC that cannot be read, at most 200 characters; `None` too where the field says nothing, like `null`.
+    pub unreadable_mic: Option<String>,
     /// The part for humans.
     pub text: String,
     /// `Final-Recipient` without its address type.
@@ -56,10 +60,16 @@ impl Mdn {
                 disposition.explain(words);
             }
         }
+        let mic_text = fields.get("Received-content-MIC").filter(|text| !mic::says_nothing(text));
+        let mic = mic_text.and_then(|text| Mic::parse(text).ok());
+        let unreadable_mic = mic_text
+            .filter(|_| mic.is_none())
+            .map(|text| text.chars().take(MAX_SHOWN_MIC).collect());
         Ok(Some(Mdn {
             original_message_id: get("Original-Message-ID"),
             disposition,
-            mic: fields.get("Received-content-MIC").and_then(|text| Mic::parse(text).ok()),
+            mic,
+            unreadable_mic,
             text: found.text.unwrap_or_default(),
             final_recipient: address(&get("Final-Recipient")),
             original_recipient: address(&get("Original-Recipient")),
@@ -348,5 +358,23 @@ mod tests {
         assert_eq!(mdn.disposition.modifier_code().as_deref(), Some("bad-one"));
         assert!(mdn.mic.is_none() && !mdn.disposition.is_positive());
         assert!(Mdn::parse(&media, b"--b\r\n\r\ntext\r\n--b--\r\n").unwrap().is_none());
+    }
+
+    #[test]
+    fn a_mic_that_cannot_be_read_is_no_missing_one() {
+        let media = MediaType::parse("multipart/report; boundary=b");
+        let read = |mic: &str| {
+            let body =
+                format!("--b\r\nContent-Type: message/disposition-notification\r\n\r\nDisposition: a; processed\r\n{mic}\r\n--b--\r\n");
+            let mdn = Mdn::parse(&media, body.as_bytes()).unwrap().unwrap();
+            (mdn.mic.is_some(), mdn.unreadable_mic)
+        };
+        assert_eq!(
+            read("Received-content-MIC: AAEC, crc32\r\n"),
+            (false, Some("AAEC, crc32".to_owned()))
+        );
+        assert_eq!(read("Received-content-MIC: null\r\n"), (false, None));
+        assert_eq!(read(""), (false, None));
+        assert_eq!(read("Received-content-MIC: AAEC, sha1\r\n"), (true, None));
     }
 }

@@ -43,6 +43,13 @@ impl Mic {
     }
 }
 
+/// Whether a field stands for no MIC at all: nothing before the algorithm, or the word `null` (as2.md Q9).
+pub(crate) fn says_nothing(text: &str) -> bool {
+    let value = text.rsplit_once(',').map_or(text, |(value, _)| value);
+    let value = value.trim_matches(|c: char| c.is_whitespace() || matches!(c, '"' | '=' | ','));
+    value.is_empty() || value.eq_ignore_ascii_case("null")
+}
+
 impl fmt::Display for Mic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}, {}", STANDARD.encode(&self.value), self.digest.name())
@@ -80,6 +87,12 @@ mod tests {
         }
         for form in ["null", "", "abc", "=, sha1", "*, sha1", "AAEC, crc32"] {
             assert!(Mic::parse(form).is_err(), "{form}");
+        }
+        for form in ["null", "NULL, sha1", "", "=, sha1", " , sha-256"] {
+            assert!(says_nothing(form), "{form}");
+        }
+        for form in ["abc", "*, sha1", "AAEC, crc32", "AAECAwQFBgcICQoLDA0ODxAREhM=, sha1"] {
+            assert!(!says_nothing(form), "{form}");
         }
         assert_ne!(
             mic,

@@ -5,6 +5,7 @@
 
 mod brake;
 mod check;
+mod mdns;
 mod names;
 mod repeat;
 mod reply;
@@ -14,6 +15,7 @@ mod transfer;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use as2_core::headers::Headers;
 use as2_core::id::As2Id;
 use as2_core::message_id::MessageId;
 use as2_core::receipt::ReceiptRequest;
@@ -122,11 +124,8 @@ impl Receive for Inbox {
 
     async fn admit(&self, arrival: &Arrival) -> Result<Spool, Reply> {
         let headers = &arrival.head.headers;
-        if headers.get("AS2-From").is_none() || headers.get("AS2-To").is_none() {
-            return Err(Reply::text(
-                400,
-                "this is an AS2 endpoint: the headers AS2-From and AS2-To are missing\r\n",
-            ));
+        if lacks_names(headers) {
+            return mdns::admit(&self.core, arrival);
         }
         let max = self.core.config.as2.max_message;
         let (draft, transfer, max) = match relationship(&self.core, arrival) {
@@ -135,7 +134,7 @@ impl Receive for Inbox {
                     return Err(Reply::text(403, "the TLS certificate is another partner's\r\n"));
                 }
                 let logged_in = reply::shows(arrival, pair.inbound_auth.as_ref());
-                if !logged_in && !is_for_mdns(&self.core, arrival) {
+                if !logged_in && !mdns::is_for_mdns(&self.core, arrival) {
                     return Err(reply::unauthorized(arrival));
                 }
                 self.core.storage.check_room().map_err(|error| reply::not_now(&error))?;
@@ -201,18 +200,14 @@ impl Receive for Inbox {
     }
 }
 
-/// Posted to the path of async MDNs. These need no login: their signature is their proof, and products send credentials
-/// only to the URL that they were given for.
-fn is_for_mdns(core: &Core, arrival: &Arrival) -> bool {
-    let paths = &core.config.as2;
-    let path = arrival.head.target.split('?').next().unwrap_or_default();
-    path == paths.mdn_path && paths.mdn_path != paths.path
-}
-
 /// A client that shows a certificate shows one that is pinned for the partner, if any is.
 fn is_pinned_client(pair: &Partnership, arrival: &Arrival) -> bool {
     let shown = arrival.client_cert.as_ref();
     pair.pinned_tls.is_empty() || shown.is_none_or(|shown| pair.pinned_tls.contains(shown))
+}
+
+fn lacks_names(headers: &Headers) -> bool {
+    headers.get("AS2-From").is_none() || headers.get("AS2-To").is_none()
 }
 
 fn relationship(core: &Core, arrival: &Arrival) -> Relationship {
@@ -228,17 +223,15 @@ fn relationship(core: &Core, arrival: &Arrival) -> Relationship {
             return Relationship::Unknown(shown(from), shown(to));
         }
     };
-    let mut found = core.partnership(&first(&tos), &first(&froms));
-    for (to, from) in tos.iter().flat_map(|to| froms.iter().map(move |from| (to, from))).skip(1) {
-        if !matches!(found, Ok(_) | Err(Lack::Key(_))) {
-            found = core.partnership(to.as_str(), from.as_str());
-        }
-    }
+    let mut pairs = tos
+        .iter()
+        .flat_map(|to| froms.iter().map(move |from| core.partnership(to.as_str(), from.as_str())));
+    let found = pairs.find(|found| matches!(found, Ok(_) | Err(Lack::Key(_))));
     let (from, to) = (first(&froms), first(&tos));
     match found {
-        Ok(pair) if !pair.partner.blocked.inbound() => Relationship::Known(pair),
-        Err(Lack::Key(why)) => Relationship::Broken(why),
-        Ok(_) | Err(_) => Relationship::Unknown(from, to),
+        Some(Ok(pair)) if !pair.partner.blocked.inbound() => Relationship::Known(pair),
+        Some(Err(Lack::Key(why))) => Relationship::Broken(why),
+        _ => Relationship::Unknown(from, to),
     }
 }
 
@@ -272,6 +265,9 @@ impl Taken {
 }
 
 async fn receive(core: &Arc<Core>, arrival: &Arrival, spool: Spool) -> Result<Reply, FlowError> {
+    if lacks_names(&arrival.head.headers) {
+        return mdns::take_nameless(core, arrival, spool.draft).await;
+    }
     let pair = match relationship(core, arrival) {
         Relationship::Known(pair) => pair,
         Relationship::Unknown(from, to) => return reply::stranger(core, arrival, &from, &to).await,
@@ -294,7 +290,7 @@ async fn receive(core: &Arc<Core>, arrival: &Arrival, spool: Spool) -> Result<Re
     if transfer.as_ref().is_some_and(|transfer| !transfer.is_whole(len)) {
         return Ok(reply::other_length());
     }
-    if let Some(reply) = try_mdn(core, arrival, &pair, &draft).await? {
+    if let Some(reply) = mdns::take(core, arrival, &pair, &draft).await? {
         return Ok(reply);
     }
     if !reply::shows(arrival, pair.inbound_auth.as_ref()) {
@@ -491,36 +487,6 @@ pub async fn recover(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
             Err(error)
         }
     }
-}
-
-/// An async MDN looks like a small message that asks for no receipt.
-async fn try_mdn(core: &Arc<Core>, arrival: &Arrival, pair: &Arc<Partnership>, draft: &Draft) -> Result<Option<Reply>, FlowError> {
-    let headers = &arrival.head.headers;
-    if draft.len() > receipts::MAX_MDN || headers.get("Disposition-Notification-To").is_some() {
-        return Ok(None);
-    }
-    let mut body = vec![0u8; usize::try_from(draft.len()).unwrap_or(0)];
-    let mut at = 0;
-    while at < body.len() {
-        let n = draft.read_at(u64::try_from(at).unwrap_or(u64::MAX), &mut body[at..])?;
-        if n == 0 {
-            break;
-        }
-        at += n;
-    }
-    let media = headers.get("Content-Type").unwrap_or_default().trim().to_ascii_lowercase();
-    let words: &[u8] = b"disposition-notification";
-    let plausible = media.starts_with("multipart/report")
-        || media.starts_with("application/")
-        || (media.starts_with("multipart/") && body.windows(words.len()).any(|w| w.eq_ignore_ascii_case(words)));
-    if !plausible {
-        return Ok(None);
-    }
-    let Some(evidence) = receipts::read_mdn(core, pair, headers.clone(), body).await? else {
-        return Ok(None);
-    };
-    receipts::take_async(core, pair, evidence).await?;
-    Ok(Some(Reply::empty(200)))
 }
 
 type NewMessage = Result<(Message, Option<ReceiptRequest>), (Box<Message>, as2_core::Error)>;

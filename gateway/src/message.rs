@@ -135,13 +135,16 @@ pub struct Attempt {
     /// The whole body left: the partner may hold it.
     #[serde(default)]
     pub body_sent: bool,
+    /// It went out twice: the first time on a connection that ended without an answer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub twice: bool,
 }
 
 impl Attempt {
     /// The partner may hold the message after this try. Without an outcome we died while posting.
     #[must_use]
     pub fn may_have_arrived(&self) -> bool {
-        (self.body_sent || self.outcome.is_empty()) && !self.status.is_some_and(|status| (400..500).contains(&status))
+        self.twice || (self.body_sent || self.outcome.is_empty()) && !self.status.is_some_and(|status| (400..500).contains(&status))
     }
 }
 
@@ -320,6 +323,7 @@ mod tests {
             status,
             outcome: outcome.to_owned(),
             body_sent,
+            twice: false,
         };
         // Cut off by a crash: recorded before the connection was made, and nothing after it.
         assert!(tried(false, None, "").may_have_arrived());
@@ -327,6 +331,11 @@ mod tests {
         assert!(tried(true, Some(503), "HTTP 503").may_have_arrived());
         assert!(!tried(true, Some(413), "HTTP 413").may_have_arrived());
         assert!(!tried(false, None, "cannot connect").may_have_arrived());
+        let twice = Attempt {
+            twice: true,
+            ..tried(true, Some(413), "HTTP 413")
+        };
+        assert!(twice.may_have_arrived(), "the first of the two got no answer");
     }
 
     #[test]

@@ -179,6 +179,8 @@ pub struct Answer {
     pub sent_head: Vec<u8>,
     /// The whole request had left us; false for an answer that came early, like 413.
     pub body_sent: bool,
+    /// It had left us once before, on a connection that ended without an answer: the server may have taken it then.
+    pub twice: bool,
 }
 
 /// How far a POST came.
@@ -315,7 +317,10 @@ impl Poster {
             body_sent: error.body_sent || arrived,
             ..error
         })?;
-        Ok(self.keep(place, exchanged))
+        Ok(Answer {
+            twice: arrived,
+            ..self.keep(place, exchanged)
+        })
     }
 
     /// A connection that may serve another request waits for it.

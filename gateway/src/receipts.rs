@@ -165,13 +165,23 @@ pub(crate) fn parse(pair: &Partnership, headers: &Headers, body: &[u8], also_has
         limits: Limits { max_payload: MAX_MDN },
         also_hash,
     };
+    parse_as(incoming, body)
+}
+
+fn parse_as(incoming: Incoming<'_>, body: &[u8]) -> Option<ReceivedMdn> {
     let mut receiver = Receiver::new(incoming).ok()?;
     receiver.push(body, &mut NoPayload).ok()?;
     match receiver.finish(&mut NoPayload) {
         Ok(Received::Mdn(mdn)) => Some(*mdn),
         Ok(Received::Message(_)) => None,
         Err(failure) => match failure.rehash() {
-            Some(digest) if !also_hash.contains(&digest) => parse(pair, headers, body, &[digest]),
+            Some(digest) if !incoming.also_hash.contains(&digest) => parse_as(
+                Incoming {
+                    also_hash: &[digest],
+                    ..incoming
+                },
+                body,
+            ),
             _ => None,
         },
     }
@@ -217,8 +227,7 @@ pub(crate) async fn verdict(
 
 /// Rules 1 and 2: it has to name our message and the swapped pair.
 fn wrong_message(message: &Message, mdn: &Mdn, evidence: &Evidence, timing: Timing) -> Option<Verdict> {
-    let bare = |text: &str| text.trim().trim_start_matches('<').trim_end_matches('>').to_owned();
-    if bare(&mdn.original_message_id) != bare(&message.message_id) {
+    if answered(mdn) != message.message_id.trim().trim_start_matches('<').trim_end_matches('>') {
         let reason = format!(
             "the MDN answers {} instead of this message",
             mdn.original_message_id.escape_default()
@@ -298,7 +307,8 @@ fn says_duplicate(text: &str) -> bool {
 }
 
 fn duplicate_notice(message: &Message, mdn: &Mdn) -> Verdict {
-    let posted_before = message.detail.tries.iter().rev().skip(1).any(Attempt::may_have_arrived);
+    let mut tries = message.detail.tries.iter().rev();
+    let posted_before = tries.next().is_some_and(|last| last.twice) || tries.any(Attempt::may_have_arrived);
     if posted_before {
         let equal = mdn.mic.as_ref().is_some_and(|mic| candidates(message).contains(mic));
         let marks = if equal { Vec::new() } else { vec!["receipt lost".to_owned()] };
@@ -337,6 +347,9 @@ fn candidates(message: &Message) -> Vec<Mic> {
 /// Rule 4: a positive MDN needs a MIC that is ours.
 async fn check_mic(core: &Arc<Core>, message: &Message, pair: &Arc<Partnership>, mdn: &Mdn) -> Result<Verdict, FlowError> {
     let Some(mic) = &mdn.mic else {
+        if let Some(text) = &mdn.unreadable_mic {
+            return Ok(unreadable_mic(message, text));
+        }
         if pair.partner.strict_mic {
             return Ok(mic_failure(
                 "mic-missing",
@@ -370,6 +383,19 @@ async fn check_mic(core: &Arc<Core>, message: &Message, pair: &Arc<Partnership>,
     ))
 }
 
+/// A MIC without the name of its algorithm may still be ours; any other text that cannot be read is not.
+fn unreadable_mic(message: &Message, text: &str) -> Verdict {
+    let bare = text.trim();
+    let is_ours = |mic: &Mic| mic.to_string().split(',').next() == Some(bare);
+    if candidates(message).iter().any(is_ours) {
+        return Verdict::Delivered {
+            marks: vec!["MIC without algorithm".to_owned()],
+        };
+    }
+    let shown = bare.escape_default();
+    mic_failure("mic-mismatch", format!("the partner's MIC `{shown}` cannot be read"))
+}
+
 fn mic_failure(code: &str, reason: String) -> Verdict {
     Verdict::Failed {
         code: code.to_owned(),
@@ -382,34 +408,74 @@ fn mic_failure(code: &str, reason: String) -> Verdict {
 
 /// Takes an MDN that a partner posted. Whatever it is, the partner gets a 2xx once this returns.
 pub(crate) async fn take_async(core: &Arc<Core>, pair: &Arc<Partnership>, evidence: Evidence) -> Result<(), FlowError> {
-    let bare = evidence
-        .mdn
-        .mdn
-        .original_message_id
-        .trim()
-        .trim_start_matches('<')
-        .trim_end_matches('>')
-        .to_owned();
+    let bare = answered(&evidence.mdn.mdn);
     let found = core.journal.read(|tx| tx.sent_by_message_id(&bare))?;
     let ours = |m: &&Message| m.station == pair.station.as2_id && m.partner == pair.partner.as2_id;
     let Some(message) = found.iter().find(ours).cloned() else {
-        // Nobody may find out which Message-IDs exist (security.md §4).
-        let kept = core.storage.unknown_mdns().keep(&evidence.to_bytes(), core.clock.now());
-        let kept = kept.unwrap_or_else(|error| {
-            tracing::warn!(%error, "an MDN for an unknown message cannot be kept");
-            None
-        });
+        let kept = keep_unknown(core, &evidence);
         tracing::warn!(
             station = pair.station.as2_id,
             partner = pair.partner.as2_id,
             message_id = bare,
-            kept = kept.map(|path| path.display().to_string()),
+            kept,
             "MDN for an unknown message ignored"
         );
         return Ok(());
     };
     let verdict = verdict(core, &message, pair, &evidence, Timing::Async).await?;
     apply(core, message, verdict, evidence).await
+}
+
+/// Takes an MDN without AS2 names: the one message that has the id tells whose it must be, and only its signature counts
+/// (as2.md §5.4 rule 2). False if it is no MDN at all.
+pub(crate) async fn take_nameless(
+    core: &Arc<Core>,
+    headers: Headers,
+    body: Vec<u8>,
+    allowed: impl Fn(&Partnership) -> bool,
+) -> Result<bool, FlowError> {
+    let anybodys = Incoming {
+        headers: &headers,
+        identities: &[],
+        signers: &[],
+        policy: SecurityPolicy::default(),
+        limits: Limits { max_payload: MAX_MDN },
+        also_hash: &[],
+    };
+    let Some(mdn) = parse_as(anybodys, &body) else { return Ok(false) };
+    let bare = answered(&mdn.mdn);
+    let found = core.journal.read(|tx| tx.sent_by_message_id(&bare))?;
+    let pair = match found.as_slice() {
+        [only] => core.partnership(&only.station, &only.partner).ok().filter(|pair| allowed(pair)),
+        _ => None,
+    };
+    if let Some(pair) = pair {
+        let read = read_mdn(core, &pair, headers.clone(), body.clone()).await?;
+        if let Some(evidence) = read.filter(|read| matches!(read.mdn.signature, MdnSignature::Verified { .. })) {
+            take_async(core, &pair, evidence).await?;
+            return Ok(true);
+        }
+    }
+    let kept = keep_unknown(core, &Evidence { mdn, headers, body });
+    tracing::warn!(message_id = bare, kept, "MDN without AS2 names ignored");
+    Ok(true)
+}
+
+/// The Message-ID that an MDN answers, without brackets.
+fn answered(mdn: &Mdn) -> String {
+    let id = mdn.original_message_id.trim();
+    id.trim_start_matches('<').trim_end_matches('>').to_owned()
+}
+
+/// Keeps an MDN that belongs to nothing, for diagnosis; where. Nobody may find out which Message-IDs exist (security.md §4).
+fn keep_unknown(core: &Core, evidence: &Evidence) -> Option<String> {
+    match core.storage.unknown_mdns().keep(&evidence.to_bytes(), core.clock.now()) {
+        Ok(kept) => kept.map(|path| path.display().to_string()),
+        Err(error) => {
+            tracing::warn!(%error, "an MDN for an unknown message cannot be kept");
+            None
+        }
+    }
 }
 
 async fn apply(core: &Arc<Core>, message: Message, verdict: Verdict, evidence: Evidence) -> Result<(), FlowError> {

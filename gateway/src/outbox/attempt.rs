@@ -10,7 +10,7 @@ use crate::gateway::Core;
 use crate::journal::{Blob, Job, JournalError, NewEntry, Settlement};
 use crate::layout::{self, Area, Tray};
 use crate::message::{Attempt, Message, State};
-use crate::partner::TlsMode;
+use crate::partner::{MdnMode, TlsMode};
 use crate::partnership::Partnership;
 use crate::post::{Body, ClientIdentity, Proxy, Target, Tls};
 use crate::storage::{Content, Staged};
@@ -19,8 +19,8 @@ use crate::storage::{Content, Staged};
 pub(crate) const MAX_ANSWER: usize = 1 << 20;
 /// A POST that makes no progress for so long is given up.
 const PROGRESS: Duration = Duration::from_secs(60);
-/// How long the answer to an async message may take: the partner only has to store it.
-const ASYNC_RESPONSE: Duration = Duration::from_secs(60);
+/// How long the answer to a message may take that wants no MDN in it: the partner only has to store it.
+const BARE_RESPONSE: Duration = Duration::from_secs(60);
 
 /// Posts the stored bytes once and settles what came of it. `blob`: small bytes that were composed a moment ago; they become
 /// durable together with the record of the try.
@@ -44,6 +44,7 @@ pub(super) async fn attempt(
         status: None,
         outcome: String::new(),
         body_sent: false,
+        twice: false,
     });
     let claim = (job.id, job.fence);
     let recorded = core.journal.write(move |tx| {
@@ -92,8 +93,8 @@ pub(super) fn body(core: &Core, message: &Message) -> Result<Body, FlowError> {
 pub(crate) fn target(core: &Core, pair: &Partnership, url: &str) -> Target {
     let partner = &pair.partner;
     let seconds = |own: u64, servers: Duration| if own == 0 { servers } else { Duration::from_secs(own) };
-    let response = if partner.mdn.is_async() {
-        ASYNC_RESPONSE
+    let response = if partner.mdn.is_async() || partner.mdn == MdnMode::None {
+        BARE_RESPONSE
     } else {
         core.config.as2.response_timeout
     };
@@ -139,6 +140,7 @@ fn record(message: &mut Message, posted: &Posted, took: i64) {
         Ok(answer) => {
             last.status = Some(answer.status);
             last.body_sent = answer.body_sent;
+            last.twice = answer.twice;
             last.outcome = format!("HTTP {}{from}", answer.status);
             message.detail.set_head(header_lines(&answer.sent_head));
         }

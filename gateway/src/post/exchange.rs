@@ -200,6 +200,7 @@ async fn transact(
         tls: connection.tls,
         sent_head: request.shown.clone(),
         body_sent,
+        twice: false,
     };
     Ok((answer, kept))
 }

@@ -89,10 +89,18 @@ fn a_wrong_mic_fails_and_a_missing_one_is_marked() {
         )
     };
     let wrong = play(&[], "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=");
-    let missing = play(&[], "");
+    let unreadable = play(&[], "not!base64");
+    let (missing, null) = (play(&[], ""), play(&[], "null"));
     let strict = play(&["--strict-mic", "true"], "");
-    let message = missing.reaches("delivered");
-    assert!(message["marks"].to_string().contains("no MIC"), "{message:#}");
+    for scene in [missing, null] {
+        let message = scene.reaches("delivered");
+        assert!(message["marks"].to_string().contains("no MIC"), "{message:#}");
+    }
+    assert_eq!(
+        unreadable.reaches("failed")["code"],
+        "mic-mismatch",
+        "what cannot be read is taken for missing"
+    );
     assert_eq!(strict.reaches("failed")["code"], "mic-missing");
     let message = wrong.ends("failed", "mic-mismatch", 1);
     let mdn = format!("ls AS2/raw-mdn/incoming/{}.mdn", message["id"].as_str().unwrap());
@@ -232,7 +240,63 @@ fn a_duplicate_notice_holds_a_first_try_and_ends_a_second() {
     first.posts(1);
 }
 
+#[test]
+fn a_duplicate_notice_ends_what_went_out_twice_in_one_try() {
+    let stage = stage();
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let partner = Arc::clone(&stage);
+    let server = thread::spawn(move || {
+        let (mut kept, _) = listener.accept().unwrap();
+        let hit = read_request(&mut kept).unwrap();
+        let good = String::from_utf8(answer(200, &Receipt::of(&hit).signed(&partner.partner))).unwrap();
+        kept.write_all(good.replace("Connection: close\r\n", "").as_bytes()).unwrap();
+        // The next one is taken, and the connection is gone before the answer.
+        let taken = read_request(&mut kept).unwrap();
+        drop(kept);
+        let (mut fresh, _) = listener.accept().unwrap();
+        let again = read_request(&mut fresh).unwrap();
+        assert!(again.message.body == taken.message.body);
+        let mut receipt = Receipt::of(&again).says("processed/error: unexpected-processing-error");
+        receipt.mic.clear();
+        "This message has already been processed.".clone_into(&mut receipt.text);
+        fresh.write_all(&answer(200, &receipt.signed(&partner.partner))).unwrap();
+    });
+    let scene = Scene::towards(&stage, port, "sync-signed", &[], &order(next()), Arc::default());
+    scene.reaches("delivered");
+    let file = stage.gate.file("local/twice.edi", &order(next()));
+    stage
+        .gate
+        .ok(&["send", "--from", STATION, "--to", &scene.partner, file.to_str().unwrap()]);
+    server.join().unwrap();
+    let message = stage.gate.reaches("out", "twice.edi", "delivered");
+    assert!(message["marks"].to_string().contains("receipt lost"), "{message:#}");
+}
+
 // MDNs that come by themselves.
+
+#[test]
+fn an_async_mdn_without_as2_names_counts_if_the_partner_signed_it() {
+    let scene = Scene::play("async-signed", &[], |_, _| http(204, &[], ""));
+    scene.reaches("waiting-mdn");
+    let nameless = |mdn: Request| mdn.without("AS2-From").without("AS2-To");
+    let receipt = Receipt::of(&scene.hit());
+    let mut unknown = receipt.clone();
+    "<never-sent@test>".clone_into(&mut unknown.original);
+    for forged in [
+        receipt.unsigned(),
+        receipt.signed(&scene.stage.stranger),
+        unknown.signed(&scene.stage.partner),
+    ] {
+        scene.post_mdn(&nameless(forged));
+        assert_eq!(scene.message()["state"], "waiting-mdn", "{:#}", scene.message());
+    }
+    let port = scene.stage.gate.as2_port;
+    let message = nameless(payload().signed(&scene.stage.partner).message("<nameless@test>"));
+    assert_eq!(message.without("Disposition-Notification-To").post(port).status, 400);
+    scene.post_mdn(&nameless(receipt.signed(&scene.stage.partner)));
+    scene.ends("delivered", "", 1);
+}
 
 #[test]
 fn an_async_mdn_may_come_before_the_answer() {
