@@ -191,7 +191,10 @@ pub fn run(core: &Arc<Core>, by_hand: bool) -> Result<Plan, SweepError> {
         }
         drop_parts(core, &account, lifecycle.tmp, now)?;
     }
-    core.journal.write_blocking(move |tx| tx.set_fact(FACT_LAST, &now.to_string()))?;
+    core.journal.write_blocking(move |tx| {
+        tx.forget_windows(now)?;
+        tx.set_fact(FACT_LAST, &now.to_string())
+    })?;
     for row in plan.rows.iter().filter(|row| row.noncurrent + row.delete > 0) {
         tracing::info!(
             account = row.account,

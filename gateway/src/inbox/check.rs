@@ -27,6 +27,7 @@ use crate::storage::{Content, Draft, Staged, Storage, StorageError};
 
 /// Bytes of the staged body handed to the receiver at once.
 const PIECE: usize = 256 * 1024;
+
 /// A payload file that is durable, or small and about to be.
 pub(super) struct Part {
     pub(super) name: String,

@@ -16,6 +16,10 @@ const SAME_PAYLOAD_WINDOW: Millis = 24 * 3600 * 1000;
 pub(super) const SAME_PAYLOAD: &str =
     "SELECT id FROM message WHERE account = ?1 AND station = ?2 AND partner = ?3 AND direction = 'in' AND state = 'filed'
      AND file = ?4 AND created >= ?5 AND detail ->> '$.mic' = ?6 AND id <> ?7 LIMIT 1";
+/// The same for a name alone.
+pub(super) const SAME_NAME: &str =
+    "SELECT id FROM message WHERE account = ?1 AND station = ?2 AND partner = ?3 AND direction = 'in' AND state = 'filed'
+     AND file = ?4 AND created >= ?5 AND id <> ?6 LIMIT 1";
 /// Lines kept about messages of strangers.
 const MAX_STRANGERS: u32 = 1_000;
 
@@ -110,6 +114,11 @@ impl<'a> Binding<'a> {
             mdn: filing.mdn.as_ref().map(|(headers, body)| (headers.as_str(), body.as_slice())),
         }
     }
+}
+
+/// Where the names of a pair's received files stand among the name windows.
+fn received(message: &Message) -> String {
+    format!("in\n{}", lane(&message.station, &message.partner))
 }
 
 impl Tx<'_> {
@@ -258,12 +267,11 @@ impl Tx<'_> {
         }
         self.add_entries(&message.account, message.id.as_str(), &filing.entries, now)?;
         self.add_mdn_job(filing)?;
-        let kind = if message.state == State::Filed {
-            "message.received"
-        } else {
-            "message.rejected"
-        };
-        self.record_message(kind, message, now)
+        if message.state != State::Filed {
+            return self.record_message("message.rejected", message, now);
+        }
+        self.note_names(message, now)?;
+        self.record_message("message.received", message, now)
     }
 
     /// Keeps evidence of a message that could not be claimed: unknown partner, reused Message-ID.
@@ -346,16 +354,44 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn same_name_since(&self, message: &Message, name: &str, since: Millis) -> Result<Option<String>> {
-        let mut query = self.db.prepare_cached(
-            "SELECT id FROM message WHERE account = ?1 AND station = ?2 AND partner = ?3 AND direction = 'in' AND state = 'filed'
-             AND created >= ?4 AND id <> ?5
-             AND (file = ?6 OR EXISTS (SELECT 1 FROM json_each(detail, '$.files') WHERE value ->> '$.name' = ?6)) LIMIT 1",
-        )?;
         let (account, station, partner) = (&message.account, &message.station, &message.partner);
-        let row = query.query_row(params![account, station, partner, since, message.id.as_str(), name], |row| {
-            row.get(0)
-        });
-        Ok(row.optional()?)
+        let first = self
+            .db
+            .prepare_cached(SAME_NAME)?
+            .query_row(params![account, station, partner, name, since, message.id.as_str()], |row| {
+                row.get(0)
+            })
+            .optional()?;
+        if first.is_some() {
+            return Ok(first);
+        }
+        let mut query = self
+            .db
+            .prepare_cached("SELECT message FROM name_window WHERE account = ?1 AND scope = ?2 AND name_key = ?3 AND opened_at >= ?4")?;
+        Ok(query
+            .query_row(params![account, received(message), name, since], |row| row.get(0))
+            .optional()?)
+    }
+
+    /// Remembers the names of a filed message's further files; that of the first stands in its row, in an index.
+    fn note_names(&self, message: &Message, now: Millis) -> Result<()> {
+        for file in message.detail.files.iter().skip(1) {
+            self.db
+                .prepare_cached(
+                    "INSERT INTO name_window (account, scope, name_key, opened_at, expires_at, message) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                     ON CONFLICT (account, scope, name_key) DO UPDATE
+                        SET opened_at = excluded.opened_at, expires_at = excluded.expires_at, message = excluded.message",
+                )?
+                .execute(params![
+                    message.account,
+                    received(message),
+                    file.name,
+                    now,
+                    now + SAME_PAYLOAD_WINDOW,
+                    message.id.as_str()
+                ])?;
+        }
+        Ok(())
     }
 
     /// Marks a filed message whose name and MIC this partner sent under another Message-ID not long ago: a partner that

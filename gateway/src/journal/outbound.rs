@@ -226,6 +226,17 @@ impl Tx<'_> {
         Ok(())
     }
 
+    /// Forgets windows that have ended; nothing depends on them any more.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn forget_windows(&self, now: Millis) -> Result<usize> {
+        Ok(self
+            .db
+            .prepare_cached("DELETE FROM name_window WHERE expires_at <= ?1")?
+            .execute([now])?)
+    }
+
     /// A name that nothing visible in this directory bears yet.
     fn free_name(&self, account: &str, parent: &str, name: &str, now: Millis) -> Result<String> {
         if self.entry(account, parent, name)?.is_none() {

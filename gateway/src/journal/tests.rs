@@ -233,17 +233,23 @@ fn a_journal_of_the_first_version_becomes_one_of_today() {
 }
 
 #[test]
-fn the_same_payload_is_looked_up_in_an_index() {
+fn the_same_payload_and_the_same_name_are_looked_up_in_an_index() {
     let (_dir, journal) = journal();
-    let plan: String = journal
-        .read(|tx| {
-            let explained = format!("EXPLAIN QUERY PLAN {}", inbound::SAME_PAYLOAD);
-            let values = ["acme", "ALICE", "BOB", "orders.edi", "0", "mic", "id"];
-            Ok(tx.db.query_row(&explained, values, |row| row.get(3))?)
-        })
-        .unwrap();
+    let plan = |query: &str, values: &[&str]| -> String {
+        let explained = format!("EXPLAIN QUERY PLAN {query}");
+        let values = rusqlite::params_from_iter(values);
+        journal
+            .read(|tx| Ok(tx.db.query_row(&explained, values, |row| row.get(3))?))
+            .unwrap()
+    };
+    let payload = plan(inbound::SAME_PAYLOAD, &["acme", "ALICE", "BOB", "orders.edi", "0", "mic", "id"]);
     assert!(
-        plan.contains("message_same_payload (account=? AND station=? AND partner=? AND file=? AND <expr>=? AND created>?)"),
-        "{plan}"
+        payload.contains("message_same_payload (account=? AND station=? AND partner=? AND file=? AND <expr>=? AND created>?)"),
+        "{payload}"
+    );
+    let name = plan(inbound::SAME_NAME, &["acme", "ALICE", "BOB", "orders.edi", "0", "id"]);
+    assert!(
+        name.contains("message_same_payload (account=? AND station=? AND partner=? AND file=?)"),
+        "{name}"
     );
 }
