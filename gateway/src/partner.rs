@@ -192,6 +192,9 @@ pub struct Partner {
     /// A file name that cannot be stored as it is, is refused (`illegal-filename`) and not made safe.
     pub refuse_illegal_names: bool,
 
+    /// It gets `processed/warning: duplicate-document` for a Message-ID that was accepted before, not the first MDN again.
+    pub duplicate_warning: bool,
+
     /// The receipt asked for.
     pub mdn: MdnMode,
     /// Digests that its receipt may have, the most wanted first; empty means that of our signature.
@@ -289,6 +292,7 @@ impl Default for Partner {
             accept_md5: false,
             refuse_duplicate_names: false,
             refuse_illegal_names: false,
+            duplicate_warning: false,
             mdn: MdnMode::SyncSigned,
             micalgs: Vec::new(),
             mdn_required: false,

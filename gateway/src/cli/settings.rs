@@ -371,6 +371,11 @@ impl Noun for OfPartner {
             "refuse_illegal_names",
             "Refuse a file name that cannot be stored, instead of making it safe",
         ),
+        switch(
+            "duplicate-warning",
+            "duplicate_warning",
+            "Answer a repeated Message-ID with a warning, instead of the first MDN again",
+        ),
         word(
             "mdn",
             "mdn",

@@ -3,6 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use as2_core::disposition::Disposition;
+use as2_core::headers::Headers;
+use as2_core::mic::Mic;
+use as2_core::receipt::ReceiptRequest;
 use as2_core::{Error, ErrorKind};
 
 use super::check::{Found, brake, hold_back, open, trouble};
@@ -11,7 +15,7 @@ use super::{Taken, checked, drop_staged};
 use crate::clock::Millis;
 use crate::gateway::Core;
 use crate::http::Reply;
-use crate::journal::{Claimed, InboundRow};
+use crate::journal::{Blob, Claimed, InboundRow};
 use crate::message::{Message, State};
 use crate::outbox::FlowError;
 use crate::storage::Staged;
@@ -65,6 +69,9 @@ pub(super) async fn answer(core: &Arc<Core>, taken: Taken, staged: Staged, row: 
         "repeat of a received message"
     );
     if row.raw_sha256 == taken.message.detail.raw_sha256 {
+        if is_warned(&taken) {
+            return warned(core, taken, staged.blob(), row).await;
+        }
         drop_staged(core, staged).await;
         return replay(core, &taken, row).await;
     }
@@ -137,7 +144,10 @@ async fn claim_again(core: &Arc<Core>, taken: Taken, staged: Staged) -> Result<R
     let claim = taken.claim(core, &staged);
     match core.journal.write(move |tx| tx.receive(claim, now)).await? {
         Claimed::New => checked(core, taken).await,
-        Claimed::Bound(_) => Ok(reply::later("another copy of this message is being processed")),
+        Claimed::Bound(_) => {
+            drop_staged(core, staged).await;
+            Ok(reply::later("another copy of this message is being processed"))
+        }
     }
 }
 
@@ -155,6 +165,33 @@ async fn replay(core: &Arc<Core>, taken: &Taken, row: InboundRow) -> Result<Repl
     Ok(accepted(taken))
 }
 
+/// The partner wants to be told of repeats, and asks for a receipt.
+fn is_warned(taken: &Taken) -> bool {
+    taken.pair.partner.duplicate_warning && taken.receipt.is_some()
+}
+
+/// A repeat for a partner that wants to be told so: kept as evidence with an MDN of its own, which carries the first MIC.
+async fn warned(core: &Arc<Core>, taken: Taken, raw: Option<Blob>, first: InboundRow) -> Result<Reply, FlowError> {
+    let mut message = taken.message.clone();
+    message.state = State::Rejected;
+    "duplicate-document".clone_into(&mut message.code);
+    message.reason = format!("repeat of {}", first.message);
+    message.detail.previous.clone_from(&first.message);
+    message.detail.hint = "nothing to do: the first copy was filed".to_owned();
+    let text = "A message with this Message-ID was received before; it was not filed again.";
+    let says = Says {
+        disposition: Disposition::warning("duplicate-document"),
+        mic: Mic::parse(&first.mic).ok(),
+        text: text.to_owned(),
+        explanation: Some(text.to_owned()),
+    };
+    let made = keep_refused(core, &taken.pair, message, taken.receipt.as_ref(), says, raw).await?;
+    Ok(match made {
+        Some(made) if taken.is_sync() => reply::mdn(made),
+        _ => accepted(&taken),
+    })
+}
+
 /// Other bytes under a bound id: encrypted anew if the content is the same, quarantined if it is not.
 async fn other_bytes(core: &Arc<Core>, taken: Taken, staged: Staged, row: InboundRow) -> Result<Reply, FlowError> {
     if let Some((key, bytes)) = staged.blob() {
@@ -162,11 +199,14 @@ async fn other_bytes(core: &Arc<Core>, taken: Taken, staged: Staged, row: Inboun
     }
     let found = open(core, &taken.pair, &taken.message).await?;
     let same = match &found {
-        Found::Good(facts, _) => facts.mic.as_ref().is_some_and(|mic| mic.to_string() == row.mic),
+        Found::Good(facts, _) => is_same_content(core, &taken, facts.mic.as_ref(), &row).await?,
         Found::Bad(_) => false,
     };
     if same {
         discard_parts(core, found);
+        if is_warned(&taken) {
+            return warned(core, taken, None, row).await;
+        }
         core.let_go(vec![staged.key]).await;
         return replay(core, &taken, row).await;
     }
@@ -180,6 +220,30 @@ async fn other_bytes(core: &Arc<Core>, taken: Taken, staged: Staged, row: Inboun
         Some(made) if taken.is_sync() => reply::mdn(made),
         _ => accepted(&taken),
     })
+}
+
+/// Whether this copy has the MIC of the first one, by the algorithm of that one: a partner that was set otherwise between
+/// two tries asks for another.
+async fn is_same_content(core: &Arc<Core>, taken: &Taken, mic: Option<&Mic>, row: &InboundRow) -> Result<bool, FlowError> {
+    let (Some(mic), Ok(first)) = (mic, Mic::parse(&row.mic)) else {
+        return Ok(false);
+    };
+    if mic.digest == first.digest {
+        return Ok(*mic == first);
+    }
+    let mut message = taken.message.clone();
+    let mut headers = Headers::parse(&message.detail.head()).map_err(|e| FlowError::Internal(e.to_string()))?;
+    headers.remove("Disposition-Notification-To");
+    headers.remove("Disposition-Notification-Options");
+    ReceiptRequest::sync("same")
+        .signed(vec![first.digest])
+        .write_to(&mut headers)
+        .map_err(|e| FlowError::Internal(e.to_string()))?;
+    message.detail.set_head(&headers.to_bytes());
+    let again = open(core, &taken.pair, &message).await?;
+    let same = matches!(&again, Found::Good(facts, _) if facts.mic.as_ref() == Some(&first));
+    discard_parts(core, again);
+    Ok(same)
 }
 
 /// The row of a message whose id belongs to another one, and what its sender is told.

@@ -211,8 +211,8 @@ pub(super) fn compose_mdn(
         says.text,
     );
     let (headers, body) = mdn::compose(MdnOut {
-        from: As2Id::parse(&message.station)?,
-        to: As2Id::parse(&message.partner)?,
+        from: as_it_came(message, "AS2-To", &message.station)?,
+        to: as_it_came(message, "AS2-From", &message.partner)?,
         message_id: MessageId::new(Id::draw(now).as_str(), &core.host())?,
         original_message_id: message.message_id.clone(),
         now: now / 1000,
@@ -229,6 +229,14 @@ pub(super) fn compose_mdn(
         extra_headers: Vec::new(),
     })?;
     Ok(((String::from_utf8_lossy(&headers.to_bytes()).into_owned(), body), signed))
+}
+
+/// An AS2 name of ours in the form in which the message had it: quotes of message and MDN have to agree (as2.md §2).
+fn as_it_came(message: &Message, field: &str, name: &str) -> Result<As2Id, Error> {
+    let headers = Headers::parse(&message.detail.head()).unwrap_or_default();
+    let readings = headers.get(field).and_then(|value| As2Id::readings(value.as_bytes()).ok());
+    let came = readings.into_iter().flatten().find(|id| id.as_str() == name);
+    came.map_or_else(|| As2Id::parse(name), Ok)
 }
 
 /// The digest of the MDN's own signature: the MIC's, else the first one asked for that fits this partner.

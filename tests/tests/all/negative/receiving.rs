@@ -399,6 +399,101 @@ fn a_message_encrypted_anew_under_its_id_gets_the_same_mdn() {
 }
 
 #[test]
+fn a_repeat_that_asks_for_another_digest_gets_the_same_mdn() {
+    let stage = stage();
+    let signed = payload().signed(&stage.partner);
+    let [first, again] = [(), ()].map(|()| signed.encrypted(&stage.ours).message("<other-digest@test>"));
+    let again = again.with(
+        "Disposition-Notification-Options",
+        "signed-receipt-protocol=optional, pkcs7-signature; signed-receipt-micalg=optional, sha-512",
+    );
+    let (one, two) = (first.post(stage.gate.as2_port), again.post(stage.gate.as2_port));
+    assert_eq!(one.disposition(), PROCESSED, "{}", one.text());
+    assert!(one.body == two.body, "{}", two.text());
+    assert_eq!(stage.listed("<other-digest@test>").len(), 1);
+    let other = payload()
+        .signed(&stage.partner)
+        .encrypted(&stage.ours)
+        .message("<other-digest@test>");
+    let options = again.header("Disposition-Notification-Options").unwrap();
+    let answer = other.with("Disposition-Notification-Options", options).post(stage.gate.as2_port);
+    assert!(
+        answer.disposition().ends_with("error: unexpected-processing-error"),
+        "{}",
+        answer.text()
+    );
+}
+
+#[test]
+fn a_partner_may_be_told_of_its_repeats() {
+    let stage = stage();
+    stage.add("REPEATS", 9, &["--require-encrypted", "false", "--duplicate-warning"]);
+    let signed = payload().signed(&stage.partner);
+    let message = |id: &str, entity: &Entity| entity.message(id).with("AS2-From", "REPEATS");
+    let first = wait_for("the new partner", || {
+        let answer = message("<told@test>", &signed).post(stage.gate.as2_port);
+        (!answer.disposition().contains("unknown-trading-relationship")).then_some(answer)
+    });
+    assert_eq!(first.disposition(), PROCESSED, "{}", first.text());
+    let mic = |answer: &Answer| {
+        let line = answer.text();
+        let mut lines = line.lines().filter(|line| line.starts_with("Received-content-MIC:"));
+        lines.next().unwrap().to_owned()
+    };
+    for entity in [&signed, &signed.encrypted(&stage.ours)] {
+        let answer = message("<told@test>", entity).post(stage.gate.as2_port);
+        let said = "automatic-action/MDN-sent-automatically; processed/warning: duplicate-document";
+        assert_eq!(
+            (answer.disposition().as_str(), answer.is_signed()),
+            (said, true),
+            "{}",
+            answer.text()
+        );
+        assert_eq!(mic(&answer), mic(&first));
+    }
+    let silent = message("<told@test>", &signed).without("Disposition-Notification-To");
+    assert_eq!(silent.post(stage.gate.as2_port).status, 204);
+    let rows = stage.listed("<told@test>");
+    let count = |state: &str| rows.iter().filter(|row| row["state"] == state).count();
+    assert_eq!((count("filed"), count("rejected"), rows.len()), (1, 2, 3), "{rows:#?}");
+    assert!(
+        rows.iter()
+            .all(|row| row["state"] == "filed" || row["code"] == "duplicate-document")
+    );
+    let other = message("<told@test>", &payload().signed(&stage.partner)).post(stage.gate.as2_port);
+    assert!(
+        other.disposition().ends_with("error: unexpected-processing-error"),
+        "{}",
+        other.text()
+    );
+}
+
+#[test]
+fn an_mdn_has_the_names_in_the_form_in_which_they_came() {
+    let stage = stage();
+    for (id, to, from) in [
+        ("<bare@test>", STATION.to_owned(), CRAFT.to_owned()),
+        ("<quoted@test>", format!("\"{STATION}\""), format!("\"{CRAFT}\"")),
+        ("<mixed@test>", format!("\"{STATION}\""), CRAFT.to_owned()),
+    ] {
+        let message = payload().signed(&stage.partner).message(id);
+        let answer = message.with("AS2-To", &to).with("AS2-From", &from).post(stage.gate.as2_port);
+        assert_eq!(answer.disposition(), PROCESSED, "{}", answer.text());
+        assert_eq!(
+            (answer.header("AS2-From"), answer.header("AS2-To")),
+            (Some(to.as_str()), Some(from.as_str()))
+        );
+        assert!(
+            answer.text().contains(&format!("Final-Recipient: rfc822; {to}\r\n")),
+            "{}",
+            answer.text()
+        );
+    }
+    let stranger = payload().message("<quoted-stranger@test>").with("AS2-From", "\"STRANGER\"");
+    assert_eq!(stranger.post(stage.gate.as2_port).header("AS2-To"), Some("\"STRANGER\""));
+}
+
+#[test]
 fn other_content_under_a_bound_id_is_told_and_alerted() {
     let stage = stage();
     let message = |entity: Entity| entity.signed(&stage.partner).message("<bound@test>");
@@ -484,19 +579,30 @@ fn file_names_are_refused_where_the_partner_wants_it_so() {
     let stage = stage();
     let strict = ["--require-encrypted", "false", "--refuse-duplicate-names", "--refuse-illegal-names"];
     stage.add("NAMES", 9, &strict);
-    let send = |id: &str, name: &str| {
-        let entity =
-            Entity::new("application/edi-x12", order(next())).and("Content-Disposition", &format!("attachment; filename=\"{name}\""));
+    let file = |name: &str| {
+        Entity::new("application/edi-x12", order(next())).and("Content-Disposition", &format!("attachment; filename=\"{name}\""))
+    };
+    let post = |id: &str, entity: Entity| {
         let request = entity.signed(&stage.partner).message(id).with("AS2-From", "NAMES");
         wait_for("the new partner", || {
             let answer = request.post(stage.gate.as2_port);
             (!answer.disposition().contains("unknown-trading-relationship")).then_some(answer)
         })
     };
+    let send = |id: &str, name: &str| post(id, file(name));
     assert_eq!(send("<n1@test>", "order.edi").disposition(), PROCESSED);
+    let several = format!(
+        "--b\r\n{}\r\n--b\r\n{}\r\n--b--\r\n",
+        file("one.edi").text(),
+        file("two.edi").text()
+    );
+    let several = Entity::new("multipart/related; boundary=b; type=\"application/edi-x12\"", several);
+    assert_eq!(post("<n0@test>", several).disposition(), PROCESSED);
     assert_eq!(send("<n2@test>", "Bestellung \u{fc}.edi").disposition(), PROCESSED);
     for (id, name, word) in [
         ("<n3@test>", "order.edi", "duplicate-filename"),
+        ("<n8@test>", "one.edi", "duplicate-filename"),
+        ("<n9@test>", "two.edi", "duplicate-filename"),
         ("<n4@test>", "../../x.edi", "illegal-filename"),
         ("<n5@test>", ".hidden", "illegal-filename"),
         ("<n6@test>", "CON", "illegal-filename"),
