@@ -1,9 +1,11 @@
-//! AES-CBC encryption and SHA-256 of the same bytes in one instruction stream.
+//! AES-CBC and SHA-256 in one instruction stream: encryption and digest of the same bytes, or decryption and digest of what was
+//! decrypted just before.
 //!
-//! Each of the two is a chain in which every step waits for the one before, so that alone it leaves most of the core idle.
-//! Interleaved, both cost little more than the slower one (cms-streaming.md §9). It takes AES-NI and SHA-NI (x86-64); where
-//! these are missing, or the kernel does not agree with OpenSSL at its first use, [`FusedCbcSha256::new`] says `None` and the
-//! caller takes the ordinary way. Both ways give the same bytes.
+//! SHA-256 is a chain in which every step waits for the one before, and so is encryption: alone they leave most of the core
+//! idle. Interleaved, both cost little more than the slower one (cms-streaming.md §9). It takes AES-NI and SHA-NI (x86-64);
+//! where these are missing, or a kernel does not agree with OpenSSL at its first use, [`FusedCbcSha256::new`],
+//! [`CbcDecrypt::new`] and [`LaggingSha256::new`] say `None` and the caller takes the ordinary way. Both ways give the same
+//! bytes.
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
@@ -14,10 +16,12 @@ mod kernel;
 #[cfg(not(target_arch = "x86_64"))]
 #[path = "absent.rs"]
 mod kernel;
+mod open;
 
 use std::sync::OnceLock;
 
 use kernel::Kernel;
+pub use open::{CbcDecrypt, LaggingSha256, MAX_WAITING, Remainder, is_open_supported};
 use zeroize::{Zeroize, Zeroizing};
 
 /// Bytes of an AES block, of the initialization vector, and of the chaining value (FIPS 197).
@@ -116,17 +120,23 @@ impl FusedCbcSha256 {
     pub fn finish(mut self) -> HandOver {
         let rest = Zeroizing::new(self.pending[..self.filled].to_vec());
         let iv = self.kernel.chain();
-        // FIPS 180-4 §5.1.1: a one bit, zeros, and the length in bits; one block, or two if the rest leaves no room.
-        let mut last = Zeroizing::new([0; 2 * GROUP]);
-        last[..rest.len()].copy_from_slice(&rest);
-        last[rest.len()] = 0x80;
-        let end = if rest.len() < GROUP - 8 { GROUP } else { 2 * GROUP };
-        let bits = (self.total + rest.len() as u64).wrapping_mul(8);
-        last[end - 8..end].copy_from_slice(&bits.to_be_bytes());
-        let (blocks, _) = last[..end].as_chunks();
-        let digest = self.kernel.digest(blocks);
+        let (last, groups) = last_groups(&rest, self.total + rest.len() as u64);
+        let digest = self.kernel.digest(&last[..groups]);
         HandOver { digest, iv, rest }
     }
+}
+
+/// What SHA-256 ends with (FIPS 180-4 §5.1.1): the rest, a one bit, zeros, and the length in bits; one group, or two if the rest
+/// leaves no room. `total`: bytes of everything.
+fn last_groups(rest: &[u8], total: u64) -> (Zeroizing<[[u8; GROUP]; 2]>, usize) {
+    let mut last = Zeroizing::new([[0; GROUP]; 2]);
+    let groups = if rest.len() < GROUP - 8 { 1 } else { 2 };
+    let bytes = last[..groups].as_flattened_mut();
+    bytes[..rest.len()].copy_from_slice(rest);
+    bytes[rest.len()] = 0x80;
+    let length = bytes.len() - 8;
+    bytes[length..].copy_from_slice(&total.wrapping_mul(8).to_be_bytes());
+    (last, groups)
 }
 
 impl Drop for FusedCbcSha256 {

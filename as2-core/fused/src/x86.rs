@@ -1,4 +1,7 @@
-//! The kernel for x86-64 with AES-NI and SHA-NI.
+//! The kernels for x86-64 with AES-NI and SHA-NI: sealing here, opening in `x86/open.rs`.
+
+#[path = "x86/open.rs"]
+mod open;
 
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
@@ -6,6 +9,11 @@ use std::mem::MaybeUninit;
 use zeroize::Zeroizing;
 
 use crate::{BLOCK, DIGEST, GROUP};
+
+pub(crate) use open::{OpenKernel, ShaKernel};
+
+/// Round keys; on the heap, so that a move leaves no copy behind.
+type Keys = Box<Zeroizing<[[u8; BLOCK]; MAX_KEYS]>>;
 
 /// Round keys of the longest key: 14 rounds and the first whitening (FIPS 197 §5.2).
 const MAX_KEYS: usize = 15;
@@ -32,8 +40,7 @@ const K: [[u32; 4]; 16] = [
 
 /// Cipher and digest at work. It exists only where the instructions do.
 pub(crate) struct Kernel {
-    /// On the heap, so that a move leaves no copy behind.
-    keys: Box<Zeroizing<[[u8; BLOCK]; MAX_KEYS]>>,
+    keys: Keys,
     rounds: usize,
     chain: [u8; BLOCK],
     hash: [u32; 8],
@@ -42,11 +49,7 @@ pub(crate) struct Kernel {
 impl Kernel {
     /// `None` where an instruction is missing, or for a key that is none of AES.
     pub(crate) fn new(key: &[u8], iv: &[u8; BLOCK]) -> Option<Self> {
-        let present = is_x86_feature_detected!("aes")
-            && is_x86_feature_detected!("sha")
-            && is_x86_feature_detected!("sse4.1")
-            && is_x86_feature_detected!("ssse3");
-        if !present || !matches!(key.len(), 16 | 24 | 32) {
+        if !is_present() || !matches!(key.len(), 16 | 24 | 32) {
             return None;
         }
         // SAFETY: the processor has AES-NI, as was just asked.
@@ -85,18 +88,38 @@ impl Kernel {
         let Kernel { keys, chain, hash, .. } = self;
         // SAFETY: a Kernel is made only where AES-NI, SHA-NI, SSE4.1 and SSSE3 are.
         unsafe { interleave::<HASH_ONLY>(keys, chain, hash, blocks, &mut nothing) };
-        let mut digest = [0; DIGEST];
-        for (bytes, word) in digest.as_chunks_mut().0.iter_mut().zip(self.hash) {
-            *bytes = word.to_be_bytes();
-        }
-        digest
+        value_of(hash)
     }
+}
+
+/// The hash value as bytes (FIPS 180-4 §6.2.2, end).
+fn value_of(hash: &[u32; 8]) -> [u8; DIGEST] {
+    let mut digest = [0; DIGEST];
+    for (bytes, word) in digest.as_chunks_mut().0.iter_mut().zip(hash) {
+        *bytes = word.to_be_bytes();
+    }
+    digest
+}
+
+/// The round keys, which are to be read from their one place each time: a copy on the stack would outlive the wipe. The compiler
+/// would make one ahead of a loop if it knew that they are the same.
+#[inline(always)]
+fn in_place(keys: &[[u8; BLOCK]; MAX_KEYS]) -> &[[u8; BLOCK]; MAX_KEYS] {
+    std::hint::black_box(keys)
+}
+
+/// Whether the processor has the instructions.
+fn is_present() -> bool {
+    is_x86_feature_detected!("aes")
+        && is_x86_feature_detected!("sha")
+        && is_x86_feature_detected!("sse4.1")
+        && is_x86_feature_detected!("ssse3")
 }
 
 /// The round keys of 4·(rounds + 1) words (FIPS 197 §5.2). SubWord is an instruction here, so no table is read at a place
 /// that depends on the key.
 #[target_feature(enable = "aes,sse2")]
-fn expand(key: &[u8]) -> Box<Zeroizing<[[u8; BLOCK]; MAX_KEYS]>> {
+fn expand(key: &[u8]) -> Keys {
     let length = key.len() / 4;
     let words = 4 * (length + 7);
     // Of `aeskeygenassist`, the lowest word is SubWord of the second.
@@ -129,7 +152,6 @@ fn expand(key: &[u8]) -> Box<Zeroizing<[[u8; BLOCK]; MAX_KEYS]>> {
 
 /// For each group: SHA-256's 64 rounds in 16 steps of four, and within each step a quarter of the work on one AES block.
 ///
-/// The round keys are read from their one place each time: a copy on the stack would outlive the wipe.
 /// `R`: rounds of AES, or [`HASH_ONLY`]: then `chain` and `sealed` stay as they are.
 #[target_feature(enable = "aes,sha,sse4.1,ssse3")]
 fn interleave<const R: usize>(
@@ -139,35 +161,21 @@ fn interleave<const R: usize>(
     plain: &[[u8; GROUP]],
     sealed: &mut [[MaybeUninit<u8>; GROUP]],
 ) {
-    let big_endian = _mm_set_epi64x(0x0c0d_0e0f_0809_0a0b, 0x0405_0607_0001_0203);
-    let [a, b, c, d, e, f, g, h] = hash.map(|word| word as i32);
-    // The order that the instructions want.
-    let mut abef = _mm_set_epi32(a, b, e, f);
-    let mut cdgh = _mm_set_epi32(c, d, g, h);
+    let mut state = pack(hash);
     let mut block = load(chain);
     for (plain, sealed) in plain.iter().zip(sealed) {
+        let keys = in_place(keys);
+        let mut w = words(plain);
         let (plain, _) = plain.as_chunks();
         let (sealed, _) = sealed.as_chunks_mut();
         let text: [__m128i; 4] = std::array::from_fn(|i| load(&plain[i]));
         // The cipher's first key addition, ahead of its turn.
         let white = text.map(|text| _mm_xor_si128(text, load(&keys[0])));
-        let mut w = text.map(|text| _mm_shuffle_epi8(text, big_endian));
-        let before = (abef, cdgh);
+        let before = state;
         block = _mm_xor_si128(block, white[0]);
         macro_rules! step {
             ($($i:literal)*) => {$(
-                // Four rounds, and what they add to the message schedule (FIPS 180-4 §6.2.2).
-                let now = w[$i & 3];
-                let sum = _mm_add_epi32(now, constants($i));
-                cdgh = _mm_sha256rnds2_epu32(cdgh, abef, sum);
-                if $i >= 3 && $i < 15 {
-                    let next = _mm_add_epi32(w[($i + 1) & 3], _mm_alignr_epi8::<4>(now, w[($i + 3) & 3]));
-                    w[($i + 1) & 3] = _mm_sha256msg2_epu32(next, now);
-                }
-                abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32::<0x0e>(sum));
-                if $i >= 1 && $i < 13 {
-                    w[($i + 3) & 3] = _mm_sha256msg1_epu32(w[($i + 3) & 3], now);
-                }
+                four_rounds::<$i>(&mut state, &mut w);
                 // A quarter of a block: rounds from..to of 1..R, the last one by itself.
                 if R != HASH_ONLY {
                     let (n, quarter) = ($i / 4, $i % 4);
@@ -187,8 +195,7 @@ fn interleave<const R: usize>(
             )*};
         }
         step!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
-        abef = _mm_add_epi32(abef, before.0);
-        cdgh = _mm_add_epi32(cdgh, before.1);
+        state = add(state, before);
     }
     if R != HASH_ONLY {
         let mut last = [MaybeUninit::uninit(); BLOCK];
@@ -196,7 +203,23 @@ fn interleave<const R: usize>(
         // SAFETY: all sixteen bytes were just stored.
         *chain = last.map(|byte| unsafe { byte.assume_init() });
     }
-    *hash = [
+    *hash = unpack(state);
+}
+
+/// The hash value in the order that the instructions want: words a, b, e, f and c, d, g, h.
+type State = (__m128i, __m128i);
+
+#[inline]
+#[target_feature(enable = "sse2")]
+fn pack(hash: &[u32; 8]) -> State {
+    let [a, b, c, d, e, f, g, h] = hash.map(|word| word as i32);
+    (_mm_set_epi32(a, b, e, f), _mm_set_epi32(c, d, g, h))
+}
+
+#[inline]
+#[target_feature(enable = "sse4.1")]
+fn unpack((abef, cdgh): State) -> [u32; 8] {
+    [
         _mm_extract_epi32::<3>(abef) as u32,
         _mm_extract_epi32::<2>(abef) as u32,
         _mm_extract_epi32::<3>(cdgh) as u32,
@@ -205,7 +228,49 @@ fn interleave<const R: usize>(
         _mm_extract_epi32::<0>(abef) as u32,
         _mm_extract_epi32::<1>(cdgh) as u32,
         _mm_extract_epi32::<0>(cdgh) as u32,
-    ];
+    ]
+}
+
+#[inline]
+#[target_feature(enable = "sse2")]
+fn add(one: State, other: State) -> State {
+    (_mm_add_epi32(one.0, other.0), _mm_add_epi32(one.1, other.1))
+}
+
+/// The sixteen words of a block of bytes.
+#[inline]
+#[target_feature(enable = "ssse3")]
+fn words(block: &[u8; GROUP]) -> [__m128i; 4] {
+    let big_endian = _mm_set_epi64x(0x0c0d_0e0f_0809_0a0b, 0x0405_0607_0001_0203);
+    let (text, _) = block.as_chunks();
+    let mut words = [big_endian; 4];
+    for (word, text) in words.iter_mut().zip(text) {
+        *word = _mm_shuffle_epi8(load(text), big_endian);
+    }
+    words
+}
+
+/// Rounds 4·I to 4·I + 3, and what they add to the message schedule `w` (FIPS 180-4 §6.2.2).
+#[inline]
+#[target_feature(enable = "sha,sse4.1,ssse3")]
+fn four_rounds<const I: usize>((abef, cdgh): &mut State, w: &mut [__m128i; 4]) {
+    let now = w[I & 3];
+    let sum = _mm_add_epi32(now, constants(I));
+    *cdgh = _mm_sha256rnds2_epu32(*cdgh, *abef, sum);
+    if I >= 3 && I < 15 {
+        let next = _mm_add_epi32(w[(I + 1) & 3], _mm_alignr_epi8::<4>(now, w[(I + 3) & 3]));
+        w[(I + 1) & 3] = _mm_sha256msg2_epu32(next, now);
+    }
+    *abef = _mm_sha256rnds2_epu32(*abef, *cdgh, _mm_shuffle_epi32::<0x0e>(sum));
+    if I >= 1 && I < 13 {
+        w[(I + 3) & 3] = _mm_sha256msg1_epu32(w[(I + 3) & 3], now);
+    }
+}
+
+#[inline(always)]
+fn xor(one: __m128i, other: __m128i) -> __m128i {
+    // SAFETY: SSE2 is part of x86-64.
+    unsafe { _mm_xor_si128(one, other) }
 }
 
 /// Constants of rounds 4·i to 4·i + 3.
