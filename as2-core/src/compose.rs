@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::headers::Headers;
 use crate::helper::Helper;
 use crate::id::As2Id;
+use crate::kernel::Kernel;
 use crate::message_id::MessageId;
 use crate::mic::Mic;
 use crate::receipt::ReceiptRequest;
@@ -140,23 +141,6 @@ pub struct Composed {
     /// Everything that a partner may answer: for a signed message one value per digest, else one per reading of the rules
     /// (as2.md §3 "The conflict").
     pub mics: Vec<Candidate>,
-}
-
-/// How the bytes of a signed and encrypted message are worked on. The message is the same.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Kernel {
-    /// SHA-256 and AES-CBC of the signed content in one stream of instructions, where the message has both and the processor
-    /// can; else as [`Kernel::Separate`].
-    #[default]
-    Fused,
-    /// Digest and cipher one after the other.
-    Separate,
-}
-
-/// Whether this machine can work as [`Kernel::Fused`].
-#[must_use]
-pub fn is_fused_supported() -> bool {
-    as2_fused::is_supported()
 }
 
 /// What [`Composer::finish`] comes to.

@@ -4,6 +4,7 @@
 
 use std::hint::black_box;
 
+use as2_fused::{CbcDecrypt, LaggingSha256, Remainder};
 use openssl::cipher::{Cipher as EvpCipher, CipherRef};
 use openssl::cipher_ctx::CipherCtx;
 use openssl::md::{Md, MdRef};
@@ -18,10 +19,12 @@ use crate::algorithm::{Cipher, Digest, KeyTransport, SignatureScheme};
 use crate::error::{Error, ErrorKind};
 
 mod agree;
+mod beside;
 mod ccm;
 mod gcm;
 
 pub(crate) use agree::{Agreement, WRAP_OVERHEAD, unwrap_by_agreement, wrap_by_agreement};
+pub(crate) use beside::Beside;
 pub(crate) use gcm::tag_difference;
 #[cfg(test)]
 pub(crate) use {ccm::tests::seal as seal_ccm, gcm::tests::seal as seal_gcm};
@@ -56,7 +59,15 @@ pub(crate) fn random(bytes: &mut [u8]) -> Result<(), Error> {
 /// A digest over bytes that come in pieces.
 pub(crate) struct Hasher {
     digest: Digest,
-    context: MdCtx,
+    engine: HashEngine,
+}
+
+enum HashEngine {
+    Library(MdCtx),
+    /// In the decryption's company.
+    Beside(Beside),
+    /// Out of it again.
+    Lagging(LaggingSha256),
 }
 
 impl Hasher {
@@ -64,7 +75,8 @@ impl Hasher {
     pub(crate) fn new(digest: Digest) -> Result<Self, Error> {
         let mut context = MdCtx::new()?;
         context.digest_init(md(digest))?;
-        Ok(Hasher { digest, context })
+        let engine = HashEngine::Library(context);
+        Ok(Hasher { digest, engine })
     }
 
     pub(crate) fn digest(&self) -> Digest {
@@ -72,13 +84,34 @@ impl Hasher {
     }
 
     pub(crate) fn update(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        Ok(self.context.digest_update(bytes)?)
+        match &mut self.engine {
+            HashEngine::Library(context) => context.digest_update(bytes)?,
+            HashEngine::Beside(beside) => beside.push(bytes),
+            HashEngine::Lagging(digest) => digest.update(bytes),
+        }
+        Ok(())
+    }
+
+    /// Parts with the decryption, so that it may go to another thread.
+    pub(crate) fn part(&mut self) {
+        if let HashEngine::Beside(beside) = &self.engine
+            && let Some(digest) = beside.leave()
+        {
+            self.engine = HashEngine::Lagging(digest);
+        }
     }
 
     pub(crate) fn finish(mut self) -> Result<Vec<u8>, Error> {
-        let mut value = vec![0; md(self.digest).size()];
-        self.context.digest_final(&mut value)?;
-        Ok(value)
+        self.part();
+        match self.engine {
+            HashEngine::Library(mut context) => {
+                let mut value = vec![0; md(self.digest).size()];
+                context.digest_final(&mut value)?;
+                Ok(value)
+            }
+            HashEngine::Lagging(digest) => Ok(digest.finish().to_vec()),
+            HashEngine::Beside(_) => Err(Error::new(ErrorKind::UnexpectedProcessingError, "a digest was taken twice")),
+        }
     }
 }
 
@@ -223,6 +256,15 @@ pub(crate) struct CipherStream {
 enum Engine {
     Library(CipherCtx),
     Ccm(Box<ccm::CcmDecrypt>),
+    Fused(Box<Fused>),
+}
+
+/// AES-CBC decryption that takes a digest along, until the library's cipher takes the padding off.
+struct Fused {
+    decryption: CbcDecrypt,
+    beside: Beside,
+    cipher: Cipher,
+    key: Zeroizing<Vec<u8>>,
 }
 
 impl CipherStream {
@@ -244,6 +286,22 @@ impl CipherStream {
         })
     }
 
+    /// The same, in the company of a digest where that can be.
+    pub(crate) fn decrypt_beside(beside: &Beside, cipher: Cipher, key: &[u8], iv: &[u8]) -> Result<Self, Error> {
+        let Some(decryption) = beside.decryption(cipher, key, iv) else {
+            return CipherStream::decrypt(cipher, key, iv);
+        };
+        let fused = Fused {
+            decryption,
+            beside: beside.clone(),
+            cipher,
+            key: Zeroizing::new(key.to_vec()),
+        };
+        Ok(CipherStream {
+            engine: Engine::Fused(Box::new(fused)),
+        })
+    }
+
     /// For CCM, which must know the length of the content.
     pub(crate) fn decrypt_ccm(key: &[u8], nonce: &[u8], tag_len: usize, length: u64) -> Result<Self, Error> {
         let ccm = ccm::CcmDecrypt::new(key, nonce, tag_len, length)?;
@@ -257,6 +315,10 @@ impl CipherStream {
         let context = match &mut self.engine {
             Engine::Library(context) => context,
             Engine::Ccm(ccm) => return ccm.update(bytes, out),
+            Engine::Fused(fused) => {
+                fused.beside.decrypt(&mut fused.decryption, bytes, out);
+                return Ok(());
+            }
         };
         for piece in bytes.chunks(1 << 30) {
             context.cipher_update_vec(piece, out)?;
@@ -269,6 +331,12 @@ impl CipherStream {
         match &mut self.engine {
             Engine::Library(context) => context.cipher_final_vec(out).map(|_| ()).map_err(Error::from),
             Engine::Ccm(ccm) => ccm.finish(),
+            Engine::Fused(fused) => {
+                let Remainder { iv, rest } = fused.decryption.remainder();
+                let mut last = CipherStream::decrypt(fused.cipher, &fused.key, &iv)?;
+                last.update(&rest, out)?;
+                last.finish(out)
+            }
         }
     }
 
@@ -277,7 +345,7 @@ impl CipherStream {
         let mut tag = [0; TAG_LEN];
         match &self.engine {
             Engine::Library(context) => context.tag(&mut tag)?,
-            Engine::Ccm(_) => return Err(Error::invalid("CCM is for receipt only")),
+            Engine::Ccm(_) | Engine::Fused(_) => return Err(Error::invalid("no tag is made on receipt")),
         }
         Ok(tag)
     }
@@ -287,6 +355,8 @@ impl CipherStream {
         match &mut self.engine {
             Engine::Library(context) => context.set_tag(tag)?,
             Engine::Ccm(ccm) => ccm.set_tag(tag),
+            // CBC has none.
+            Engine::Fused(_) => {}
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ mod error;
 pub mod headers;
 pub mod helper;
 pub mod id;
+pub mod kernel;
 pub mod mdn;
 pub mod message_id;
 pub mod mic;

@@ -119,17 +119,18 @@ def kernels(bench):
     runs = max(bench.args.runs, 5)
     rates = json.loads(output(bench.example, "speed", bench.place / "keys", bench.args.size, runs))
     digest = openssl_speed("sha256")
-    ways = [("sign and encrypt", "out", openssl_speed("aes-256-cbc"), "separate", "separate_helped"),
-            ("decrypt and verify", "in", openssl_speed("aes-256-cbc", "-decrypt"), "open", "open_helped")]
+    # SHA-256 is a chain, and CBC decryption is none: fused, opening can gain no more than its share, a fifth or so.
+    ways = [("sign and encrypt", "out", openssl_speed("aes-256-cbc"), "separate", "fused", 1.4, "separate_helped"),
+            ("decrypt and verify", "in", openssl_speed("aes-256-cbc", "-decrypt"), "open", "open_fused", 1.0, "open_helped")]
     rows = []
-    for words, direction, cipher, one, two in ways:
+    for words, direction, cipher, one, fused, goal, two in ways:
         loop, system = rates[f"series_{direction}"]["cpu"], 1 / (1 / digest + 1 / cipher)
         rows.append(row(f"{words}, ceiling: digest and cipher in series, ours", "MB/cpu-s", loop, rival="openssl speed",
                         rival_value=system, runs=runs, more_is_better=True))
         against = {"rival": "ceiling", "rival_value": max(loop, system), "runs": runs, "more_is_better": True}
         rows.append(row(f"{words} in memory, one core", "MB/cpu-s", rates[one]["cpu"], goal=0.85, **against))
-        if direction == "out" and rates["supported"]:
-            rows.append(row(f"{words} in memory, one core, fused", "MB/cpu-s", rates["fused"]["cpu"], goal=1.4, **against))
+        if rates["supported"]:
+            rows.append(row(f"{words} in memory, one core, fused", "MB/cpu-s", rates[fused]["cpu"], goal=goal, **against))
         rows.append(row(f"{words} in memory, two cores, the busier thread", "MB/cpu-s", rates[two]["cpu"], goal=1.0, **against))
         rows.append(row(f"{words} in memory, two cores, wall", "MB/s", rates[two]["wall"], goal=1.0, **against))
     return rows

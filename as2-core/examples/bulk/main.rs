@@ -19,9 +19,10 @@ use std::process::ExitCode;
 
 use as2_core::algorithm::{Cipher, Compression, Digest, KeyTransport, SignatureScheme};
 use as2_core::cert::{Certificate, Identity};
-use as2_core::compose::{Composer, Encryption, Finished, Kernel, Outgoing, PartMeta, Signing, TransferEncoding};
+use as2_core::compose::{Composer, Encryption, Finished, Outgoing, PartMeta, Signing, TransferEncoding};
 use as2_core::headers::Headers;
 use as2_core::id::As2Id;
+use as2_core::kernel::Kernel;
 use as2_core::message_id::MessageId;
 use as2_core::receipt::ReceiptRequest;
 use as2_core::receive::{Incoming, Limits, PartInfo, PayloadSink, Received, Receiver, SecurityPolicy, SinkError};

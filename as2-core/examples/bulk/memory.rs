@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use as2_core::cert::{Certificate, Identity};
-use as2_core::compose::{Composed, Composer, Finished, Kernel, is_fused_supported};
+use as2_core::compose::{Composed, Composer, Finished};
 use as2_core::headers::Headers;
 use as2_core::helper::Helper;
+use as2_core::kernel::{Kernel, is_fused_supported};
 use as2_core::receive::{PartInfo, PayloadSink, Receiver, SinkError};
 use openssl::symm::{Cipher, Crypter, Mode};
 
@@ -20,14 +21,15 @@ use super::{PIECE, Result, identity, incoming, outgoing};
 /// One way to work through the payload.
 type Way = fn(&Bench) -> Result<()>;
 
-const WAYS: [(&str, Way); 7] = [
+const WAYS: [(&str, Way); 8] = [
     ("series_out", encrypt_in_series),
     ("separate", |bench| pack(bench, Kernel::Separate, None, |_| ()).map(drop)),
     ("separate_helped", |bench| pack(bench, Kernel::Separate, helper(), |_| ()).map(drop)),
     ("fused", |bench| pack(bench, Kernel::Fused, None, |_| ()).map(drop)),
     ("series_in", decrypt_in_series),
-    ("open", |bench| unpack(bench, None)),
-    ("open_helped", |bench| unpack(bench, helper())),
+    ("open", |bench| unpack(bench, Kernel::Separate, None)),
+    ("open_helped", |bench| unpack(bench, Kernel::Fused, helper())),
+    ("open_fused", |bench| unpack(bench, Kernel::Fused, None)),
 ];
 
 /// A thread for every job. What it cost is known once the job has given its result.
@@ -147,8 +149,8 @@ fn pack(bench: &Bench, kernel: Kernel, helper: Option<Arc<dyn Helper>>, mut take
     Ok(*composed)
 }
 
-fn unpack(bench: &Bench, helper: Option<Arc<dyn Helper>>) -> Result<()> {
-    let mut receiver = Receiver::new(incoming(&bench.headers, &bench.bob, &bench.signers))?;
+fn unpack(bench: &Bench, kernel: Kernel, helper: Option<Arc<dyn Helper>>) -> Result<()> {
+    let mut receiver = Receiver::new(incoming(&bench.headers, &bench.bob, &bench.signers))?.with_kernel(kernel);
     if let Some(helper) = helper {
         receiver = receiver.with_helper(helper);
     }

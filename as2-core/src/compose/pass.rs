@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use super::entity::Source;
-use super::{Candidate, Encryption, Kernel, Shape, Signing, signature_head, signed_type};
+use super::{Candidate, Encryption, Shape, Signing, signature_head, signed_type};
 use crate::algorithm::{Compression, Digest};
 use crate::cms::{Compressor, EnvelopePlan, Sealer, SignParams, p7s, p7s_len};
 use crate::error::Error;
 use crate::headers::Headers;
 use crate::helper::Helper;
+use crate::kernel::Kernel;
 use crate::mic::{Digests, Hashes, Mic};
 use crate::mime::transfer::{encode, encoded_len};
 

@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use crate::algorithm::Digest;
-use crate::crypto::Hasher;
+use crate::crypto::{Beside, Hasher};
 use crate::error::{Error, ErrorKind};
 use crate::helper::{HELP_FROM, Helper};
 
 /// Bytes of a buffer that goes to the helper and comes back, and how many of them there are: what the caller may be ahead.
 const BUFFER: usize = 128 * 1024;
-const BUFFERS: usize = 4;
+const BUFFERS: usize = 8;
+/// Empty buffers that come back together. The caller, who is the faster one, sleeps until then: waking it up costs the helper
+/// time, and it takes a while, for which the other buffers must last.
+const RETURNED: usize = BUFFERS / 2;
 
 /// Digests of one stream.
 pub(crate) type Digests = Vec<(Digest, Vec<u8>)>;
@@ -49,6 +52,16 @@ impl Hashes {
     /// Lets a helper take them from [`HELP_FROM`] bytes on.
     pub(crate) fn lend(&mut self, helper: &Arc<dyn Helper>) {
         self.helper = Some(Arc::clone(helper));
+    }
+
+    /// Has SHA-256 go along with a decryption, if both can; before the first byte.
+    pub(crate) fn join(&mut self, beside: &Beside) {
+        if let Place::Here(hashers) = &mut self.place
+            && let Some(hasher) = hashers.iter_mut().find(|hasher| hasher.digest() == Digest::Sha256)
+            && let Some(joined) = beside.sha256()
+        {
+            *hasher = joined;
+        }
     }
 
     pub(crate) fn has(&self, digest: Digest) -> bool {
@@ -96,7 +109,9 @@ fn finish(hashers: Vec<Hasher>) -> Result<Digests, Error> {
 struct Pipe {
     filling: Vec<u8>,
     full: SyncSender<Vec<u8>>,
-    empty: Receiver<Vec<u8>>,
+    /// Buffers at hand, and those that come back.
+    empty: Vec<Vec<u8>>,
+    emptied: Receiver<Vec<Vec<u8>>>,
     done: Receiver<Result<Digests, Error>>,
 }
 
@@ -105,19 +120,17 @@ impl Pipe {
     fn lay(hashers: &mut Vec<Hasher>, helper: &dyn Helper) -> Option<Self> {
         let (give, given) = sync_channel::<Vec<Hasher>>(1);
         let (full, filled) = sync_channel::<Vec<u8>>(BUFFERS);
-        let (emptied, empty) = sync_channel(BUFFERS);
+        let (give_back, emptied) = sync_channel(BUFFERS);
         let (result, done) = sync_channel(1);
-        for _ in 1..BUFFERS {
-            emptied.send(Vec::with_capacity(BUFFER)).ok()?;
-        }
         let taken_on = helper.run(Box::new(move || {
             let Ok(hashers) = given.recv() else { return };
             // A caller that has given up does not listen any more.
-            let _ = result.send(digest(hashers, &filled, &emptied));
+            let _ = result.send(digest(hashers, &filled, &give_back));
         }));
         if !taken_on {
             return None;
         }
+        hashers.iter_mut().for_each(Hasher::part);
         if let Err(job_is_gone) = give.send(std::mem::take(hashers)) {
             *hashers = job_is_gone.0;
             return None;
@@ -125,7 +138,8 @@ impl Pipe {
         Some(Pipe {
             filling: Vec::with_capacity(BUFFER),
             full,
-            empty,
+            empty: (1..BUFFERS).map(|_| Vec::with_capacity(BUFFER)).collect(),
+            emptied,
             done,
         })
     }
@@ -136,7 +150,10 @@ impl Pipe {
             self.filling.extend_from_slice(now);
             bytes = later;
             if self.filling.len() == BUFFER {
-                let next = self.empty.recv().map_err(|_| gone())?;
+                if self.empty.is_empty() {
+                    self.empty = self.emptied.recv().map_err(|_| gone())?;
+                }
+                let next = self.empty.pop().ok_or_else(gone)?;
                 let full = std::mem::replace(&mut self.filling, next);
                 self.full.send(full).map_err(|_| gone())?;
             }
@@ -153,12 +170,16 @@ impl Pipe {
 }
 
 /// The helper's part.
-fn digest(mut hashers: Vec<Hasher>, filled: &Receiver<Vec<u8>>, emptied: &SyncSender<Vec<u8>>) -> Result<Digests, Error> {
+fn digest(mut hashers: Vec<Hasher>, filled: &Receiver<Vec<u8>>, back: &SyncSender<Vec<Vec<u8>>>) -> Result<Digests, Error> {
+    let mut empty = Vec::with_capacity(RETURNED);
     for mut buffer in filled {
         hashers.iter_mut().try_for_each(|hasher| hasher.update(&buffer))?;
         buffer.clear();
-        // Nobody waits for the last ones.
-        let _ = emptied.try_send(buffer);
+        empty.push(buffer);
+        if empty.len() == RETURNED {
+            // Nobody waits for the last ones.
+            let _ = back.try_send(std::mem::replace(&mut empty, Vec::with_capacity(RETURNED)));
+        }
     }
     finish(hashers)
 }

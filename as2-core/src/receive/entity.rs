@@ -211,7 +211,7 @@ impl Entity {
         let payload = matches!(body, Body::Leaf(_) | Body::Related(_));
         if payload && !self.place.signed && self.place.kind != Kind::Attachment {
             // Without headers for a plain message, with them behind any layer (as2.md §3).
-            let mut tap = walk.job.hashes(&[walk.job.mic_digest(None)])?;
+            let mut tap = walk.job.hashes_at(self.place, &[walk.job.mic_digest(None)])?;
             tap.update(head)?;
             self.tap = Some(tap);
         }
@@ -227,7 +227,7 @@ impl Entity {
         }
         walk.found.note("the payload had no MIME headers");
         if !self.place.signed {
-            self.tap = Some(walk.job.hashes(&[walk.job.mic_digest(None)])?);
+            self.tap = Some(walk.job.hashes_at(self.place, &[walk.job.mic_digest(None)])?);
         }
         self.state = State::Body(Body::Leaf(Leaf::bare(walk)?));
         Ok(held)

@@ -5,6 +5,7 @@ use super::{Failure, MAX_LAYERS, MdnSignature, SignedBy, Walk, insufficient};
 use crate::cms::{CONTENT_TYPE_PREFIX, ContentKind, Inflater, OpaqueVerifier, OpenPolicy, Opened, Opener, Verified, content_type_of};
 use crate::crypto;
 use crate::error::{Error, ErrorKind};
+use crate::kernel::Kernel;
 use crate::mic::{Digests, Hashes, Mic};
 use crate::mime::transfer::Base64;
 use crate::mime::{MediaType, broken};
@@ -141,7 +142,11 @@ impl Layer {
                 let policy = OpenPolicy {
                     accept_3des: walk.job.policy.accept_3des,
                 };
-                (Cms::Encrypted(Box::new(Opener::new(walk.job.identities, policy))), "enveloped-data")
+                let mut opener = Opener::new(walk.job.identities, policy);
+                if walk.job.kernel == Kernel::Fused {
+                    opener = opener.beside(&walk.job.beside);
+                }
+                (Cms::Encrypted(Box::new(opener)), "enveloped-data")
             }
             ContentKind::Compressed if place.compressed => {
                 return Err(Error::new(ErrorKind::DecompressionFailed, "compressed twice").into());

@@ -61,7 +61,7 @@ impl Signed {
             place,
             number: 0,
             ended: false,
-            hashes: walk.job.hashes(&digests)?,
+            hashes: walk.job.hashes_at(place, &digests)?,
             mended: Mended::new(&digests),
             inner: Entity::new(inside),
             fault: None,

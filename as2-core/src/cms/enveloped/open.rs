@@ -6,7 +6,7 @@ use crate::cert::{Certificate, Identity};
 use crate::cms::ber::{self, Fault, Reader};
 use crate::cms::octets::{Layer, Start, Stream, end_of_message};
 use crate::cms::oid;
-use crate::crypto::{self, CipherStream, KeyChoice, TAG_LEN, decryption_failed};
+use crate::crypto::{self, Beside, CipherStream, KeyChoice, TAG_LEN, decryption_failed};
 use crate::error::{Error, ErrorKind};
 
 /// Pairs of RecipientInfo and own key that are tried where no recipient identifier names us.
@@ -23,6 +23,8 @@ const CCM_NONCE_RANGE: std::ops::RangeInclusive<usize> = 7..=13;
 const DEFAULT_TAG_LEN: usize = 12;
 /// Small pieces of ciphertext are gathered up to this size before the cipher sees them.
 const GATHER: usize = 64 * 1024;
+/// Pieces from this size on are decrypted from where they are.
+const DIRECT: usize = 4 * 1024;
 
 /// What is accepted on receipt beyond AES.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,6 +58,8 @@ pub struct Opener {
 struct State {
     identities: Vec<Identity>,
     policy: OpenPolicy,
+    /// Where a digest of the content may join in.
+    beside: Option<Beside>,
     body: Option<Body>,
     gather: Vec<u8>,
 }
@@ -123,6 +127,7 @@ impl Opener {
         let state = State {
             identities: identities.to_vec(),
             policy,
+            beside: None,
             body: None,
             gather: Vec::new(),
         };
@@ -131,6 +136,12 @@ impl Opener {
             state,
             failed: None,
         }
+    }
+
+    /// Lets a SHA-256 of the content go along with the decryption.
+    pub(crate) fn beside(mut self, beside: &Beside) -> Self {
+        self.state.beside = Some(beside.clone());
+        self
     }
 
     /// Takes the next bytes of the message and appends what they decrypt to.
@@ -208,7 +219,7 @@ impl Layer for OpenLayer<'_> {
         let (head, start) = Head::read(bytes)?;
         // The length of a string in pieces is not known before its end.
         let length = start.header.length.filter(|_| start.header.id & 0x20 == 0);
-        Ok(head.unlock(&self.state.identities, self.state.policy, length).map(|body| {
+        Ok(head.unlock(self.state, length).map(|body| {
             self.state.body = Some(body);
             start
         }))
@@ -218,7 +229,7 @@ impl Layer for OpenLayer<'_> {
         if self.state.gather.len() + octets.len() > GATHER {
             self.flush()?;
         }
-        if octets.len() >= GATHER / 4 {
+        if octets.len() >= DIRECT {
             self.flush()?;
             return self.decrypt(octets);
         }
@@ -275,10 +286,10 @@ impl<'a> Head<'a> {
     }
 
     /// Decides about the cipher, and only then uses a key.
-    fn unlock(&self, identities: &[Identity], policy: OpenPolicy, length: Option<u64>) -> Result<Body, Error> {
+    fn unlock(&self, state: &State, length: Option<u64>) -> Result<Body, Error> {
         let insufficient = |what: &str| Error::new(ErrorKind::InsufficientMessageSecurity, what);
         let cipher = match oid::cipher_of(self.cipher) {
-            Some(Cipher::TripleDesCbc) if !policy.accept_3des => return Err(insufficient("3DES is not allowed")),
+            Some(Cipher::TripleDesCbc) if !state.policy.accept_3des => return Err(insufficient("3DES is not allowed")),
             Some(cipher) => cipher,
             None if oid::is_refused_cipher(self.cipher) => return Err(insufficient("a cipher that is never allowed")),
             None => return Err(decryption_failed("unknown cipher")),
@@ -291,7 +302,7 @@ impl<'a> Head<'a> {
         let mut choice = KeyChoice::new(cipher.key_len())?;
         let mut offered = Vec::new();
         let mut refusal = Fault::Bad("no recipient that we could be");
-        for (recipient, identity) in self.pairs(identities) {
+        for (recipient, identity) in self.pairs(&state.identities) {
             // Readable for everyone, so a refusal tells nothing.
             match recipient.unwrap(identity, cipher.key_len()) {
                 Ok((unwrapped, transport)) => {
@@ -307,7 +318,10 @@ impl<'a> Head<'a> {
         #[cfg(test)]
         super::tests::tell_if_told_to(&choice)?;
         let engine = match length {
-            _ if !cipher.is_ccm() => Engine::Stream(CipherStream::decrypt(cipher, choice.key(), &iv)?),
+            _ if !cipher.is_ccm() => Engine::Stream(match &state.beside {
+                Some(beside) => CipherStream::decrypt_beside(beside, cipher, choice.key(), &iv)?,
+                None => CipherStream::decrypt(cipher, choice.key(), &iv)?,
+            }),
             Some(length) => Engine::Stream(CipherStream::decrypt_ccm(choice.key(), &iv, tag_len, length)?),
             None => Engine::Held {
                 nonce: iv,

@@ -1,0 +1,18 @@
+//! How digest and cipher of a message work on the same bytes.
+
+/// How the bytes of a signed and encrypted message are worked on. The message, and what is said about it, are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kernel {
+    /// SHA-256 and AES-CBC in one stream of instructions, where the message has both and the processor can; else as
+    /// [`Kernel::Separate`].
+    #[default]
+    Fused,
+    /// Digest and cipher one after the other.
+    Separate,
+}
+
+/// Whether this machine can work as [`Kernel::Fused`].
+#[must_use]
+pub fn is_fused_supported() -> bool {
+    as2_fused::is_supported() && as2_fused::is_open_supported()
+}
