@@ -126,7 +126,8 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn sent_by_message_id(&self, bare_id: &str) -> Result<Vec<Message>> {
-        let sql = format!("SELECT {COLUMNS} FROM message WHERE bare_id = ?1 AND direction = 'out' ORDER BY id LIMIT 3");
+        // The index holds no empty ones, and SQLite uses it only where the query says that it wants none.
+        let sql = format!("SELECT {COLUMNS} FROM message WHERE bare_id = ?1 AND bare_id <> '' AND direction = 'out' ORDER BY id LIMIT 3");
         let mut query = self.db.prepare_cached(&sql)?;
         let found = query.query_map([bare_id], |row| Ok(read_message(row)))?;
         found.collect::<rusqlite::Result<Result<Vec<_>>>>()?
