@@ -1,4 +1,6 @@
--- Version 2 (an older journal gets there by the steps in mod.rs). Times are UTC milliseconds. Every row carries its account.
+-- Version 3 (an older journal gets there by the steps in mod.rs). Times are UTC milliseconds. Every row carries its account.
+-- WITHOUT ROWID is for small rows only: of longer ones SQLite keeps the end in a page of their own, and every index would
+-- repeat the long keys.
 
 CREATE TABLE object (                 -- accounts, stations, partners, certificates, users
     kind     TEXT NOT NULL,
@@ -17,7 +19,7 @@ CREATE UNIQUE INDEX user_is_unique ON object (name COLLATE NOCASE) WHERE kind = 
 CREATE TABLE fact (key TEXT PRIMARY KEY, value) WITHOUT ROWID;   -- high-water clock, sweep marks
 
 CREATE TABLE message (
-    id           TEXT PRIMARY KEY,
+    id           TEXT NOT NULL PRIMARY KEY,
     account      TEXT NOT NULL,
     direction    TEXT NOT NULL,
     station      TEXT NOT NULL,
@@ -38,10 +40,10 @@ CREATE TABLE message (
     attempts     INTEGER NOT NULL DEFAULT 0,
     next_try     INTEGER,
     detail       TEXT NOT NULL
-) WITHOUT ROWID;
+);
 CREATE INDEX message_by_message_id ON message (bare_id) WHERE bare_id <> '';
 CREATE INDEX message_by_account ON message (account, id);
-CREATE INDEX message_in_send ON message (account, station, partner, file) WHERE finished IS NULL AND direction = 'out';
+CREATE INDEX message_in_send ON message (account, station, partner, file, id) WHERE finished IS NULL AND direction = 'out';
 CREATE INDEX message_same_payload ON message (account, station, partner, file, detail ->> '$.mic', created)
     WHERE direction = 'in' AND state = 'filed';
 CREATE INDEX message_stranger ON message (id) WHERE code = 'unknown-trading-relationship' AND direction = 'in';
@@ -92,7 +94,7 @@ CREATE TABLE inbound (                -- which Message-IDs are bound (durability
     fence       INTEGER NOT NULL,
     updated     INTEGER NOT NULL,
     PRIMARY KEY (station, partner, bare_id)
-) WITHOUT ROWID;
+);
 
 CREATE TABLE upload (                 -- what lies in send without being a message: parts, parked and ignored files
     account  TEXT NOT NULL,
@@ -125,7 +127,7 @@ CREATE TABLE entry (                  -- what the tree shows of the records: dir
     deleted    INTEGER,
     hold       INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (account, parent, name, version)
-) WITHOUT ROWID;
+);
 CREATE INDEX entry_by_age ON entry (created) WHERE noncurrent IS NULL AND deleted IS NULL;
 CREATE INDEX entry_noncurrent ON entry (noncurrent) WHERE noncurrent IS NOT NULL AND deleted IS NULL;
 CREATE INDEX entry_unpublished ON entry (store) WHERE store <> '';

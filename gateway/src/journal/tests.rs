@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
+use crate::layout::Area;
 use crate::message::{Detail, Direction, Id, Message, State};
 
 const WINDOW: Duration = Duration::from_secs(21_600);
@@ -206,30 +207,95 @@ fn schema_of(db: &Connection) -> Vec<String> {
     rows.map(|sql| sql.unwrap().split_whitespace().collect()).collect()
 }
 
-#[test]
-fn a_journal_of_the_first_version_becomes_one_of_today() {
-    let dir = tempfile::tempdir().unwrap();
-    let (old, new) = (dir.path().join("old.db"), dir.path().join("new.db"));
-    drop(Journal::open(&new).unwrap());
-    drop(Journal::open(&old).unwrap());
-    let db = Connection::open(&old).unwrap();
-    // Back to what version 1 made.
+/// A journal as a program of that version made it, with a message in work and what belongs to it.
+fn old_journal(path: &Path, version: i64) -> Connection {
+    let db = Connection::open(path).unwrap();
+    db.execute_batch(include_str!("schema_2.sql")).unwrap();
+    if version == 1 {
+        db.execute_batch(
+            "DROP INDEX message_same_payload;
+             CREATE INDEX message_again ON message (account, station, partner, file, created) WHERE direction = 'in' AND state = 'filed';",
+        )
+        .unwrap();
+    }
     db.execute_batch(
-        "DROP INDEX message_same_payload;
-         CREATE INDEX message_again ON message (account, station, partner, file, created) WHERE direction = 'in' AND state = 'filed';
-         PRAGMA user_version = 1;",
+        "INSERT INTO message (id, account, direction, station, partner, state, file, created, updated, detail)
+            VALUES ('m1', 'acme', 'out', 'ALICE', 'BOB', 'queued', 'old.edi', 7, 8, '{\"payload\":\"j:1\"}');
+         INSERT INTO inbound (station, partner, bare_id, message, state, raw_sha256, mdn_headers, mdn_body, lease_until, fence, updated)
+            VALUES ('ALICE', 'BOB', 'x@y', 'm0', 'filed', 'aa', 'A: b', x'01ff', 5, 3, 9);
+         INSERT INTO entry (account, parent, name, version, area, message, is_dir, store, size, created, noncurrent)
+            VALUES ('acme', 'AS2/raw-mdn/outgoing', 'm0.mdn', 0, 'raw-mdn', 'm0', 0, '', 4, 6, 7),
+                   ('acme', 'AS2/raw-mdn/outgoing', 'm0.mdn', 1, 'raw-mdn', 'm0', 0, 'j:2', 5, 8, NULL);
+         INSERT INTO blob (key, bytes) VALUES ('j:1', x'01'), ('j:2', x'02');",
     )
     .unwrap();
-    let kept = Journal::open(&old).unwrap();
-    assert_eq!(accept(&kept, "a.edi", 10), Accepted::Queued);
-    assert_eq!(schema_of(&db), schema_of(&Connection::open(&new).unwrap()));
-    let version = |db: &Connection| db.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).unwrap();
-    assert_eq!(
-        (version(&db), STEPS.len() + 1),
-        (SCHEMA_VERSION, usize::try_from(SCHEMA_VERSION).unwrap())
-    );
+    db.pragma_update(None, "user_version", version).unwrap();
+    db
+}
+
+#[test]
+fn a_journal_of_an_older_version_becomes_one_of_today() {
+    let dir = tempfile::tempdir().unwrap();
+    let new = dir.path().join("new.db");
+    drop(Journal::open(&new).unwrap());
+    assert_eq!(STEPS.len() + 1, usize::try_from(SCHEMA_VERSION).unwrap());
+    for version in 1..SCHEMA_VERSION {
+        let old = dir.path().join(format!("{version}.db"));
+        let db = old_journal(&old, version);
+        let kept = Journal::open(&old).unwrap();
+        assert_eq!(
+            schema_of(&db),
+            schema_of(&Connection::open(&new).unwrap()),
+            "from version {version}"
+        );
+        let found: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+        assert_eq!(found, SCHEMA_VERSION);
+        let message = kept.read(|tx| tx.expect_message("m1")).unwrap();
+        assert_eq!((message.state, message.detail.payload.as_str()), (State::Queued, "j:1"));
+        let bound = kept.read(|tx| tx.inbound("ALICE", "BOB", "<x@y>")).unwrap().unwrap();
+        assert_eq!((bound.mdn_headers.as_deref(), bound.mdn_body), (Some("A: b"), Some(vec![1, 255])));
+        let versions = |kept: &Journal| {
+            kept.read(|tx| tx.entries_of("m0"))
+                .unwrap()
+                .iter()
+                .map(|e| e.version)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(versions(&kept), [0, 1]);
+        assert_eq!(kept.read(|tx| tx.unpublished(9, 9)).unwrap().len(), 1);
+        assert_eq!(accept(&kept, "a.edi", 10), Accepted::Queued);
+    }
+}
+
+#[test]
+fn a_journal_of_a_newer_version_is_left_alone() {
+    let (dir, journal) = journal();
+    drop(journal);
+    let path = dir.path().join("as2gate.db");
+    let db = Connection::open(&path).unwrap();
     db.pragma_update(None, "user_version", SCHEMA_VERSION + 1).unwrap();
-    assert!(matches!(Journal::open(&old), Err(JournalError::Newer { .. })));
+    assert!(matches!(Journal::open(&path), Err(JournalError::Newer { .. })));
+}
+
+#[test]
+fn a_name_that_left_the_view_is_used_again_as_another_version() {
+    let (_dir, journal) = journal();
+    let add = |message: &'static str, key: &'static str| {
+        let entry = NewEntry::file(Area::RawMdn, "AS2/raw-mdn/outgoing".into(), "a.mdn", key, 3);
+        journal
+            .write_blocking(move |tx| tx.add_entries("acme", message, &[entry], 5))
+            .unwrap();
+    };
+    let shown = || journal.read(|tx| tx.entry("acme", "AS2/raw-mdn/outgoing", "a.mdn")).unwrap();
+    add("m1", "j:1");
+    add("m2", "j:2");
+    let first = shown().unwrap();
+    assert_eq!((first.version, first.message.as_str()), (0, "m1"), "what is visible stays as it is");
+    journal.write_blocking(move |tx| tx.retire_entry(&first, 6)).unwrap();
+    assert_eq!(shown(), None);
+    add("m2", "j:2");
+    let second = shown().unwrap();
+    assert_eq!((second.version, second.message.as_str()), (1, "m2"));
 }
 
 #[test]
