@@ -122,6 +122,10 @@ impl NewEntry {
 pub type Blob = (String, Bytes);
 
 const ENTRY: &str = "account, parent, name, version, area, message, is_dir, store, size, created, noncurrent";
+/// Whether a row names the store key ?1.
+const NAMED: &str = "EXISTS (SELECT 1 FROM entry WHERE store = ?1 AND store <> '') OR EXISTS (SELECT 1 FROM upload WHERE store = ?1)
+    OR EXISTS (SELECT 1 FROM message WHERE finished IS NULL AND detail ->> '$.payload' = ?1)
+    OR EXISTS (SELECT 1 FROM message WHERE finished IS NULL AND detail ->> '$.raw' = ?1)";
 
 impl Tx<'_> {
     /// Keeps small contents in the journal itself, durable with this transaction.
@@ -164,43 +168,54 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn drop_unnamed_blob(&self, key: &str) -> Result<()> {
-        if key.starts_with("j:") && !self.names_store_key(key)? {
-            self.drop_blob(key)?;
+        if key.starts_with("j:") {
+            let sql = format!("DELETE FROM blob WHERE key = ?1 AND NOT ({NAMED})");
+            if self.db.prepare_cached(&sql)?.execute([key])? > 0 {
+                self.recent.forget(key);
+            }
         }
         Ok(())
     }
 
     /// Adds entries of a message; one that is there already stays as it is.
     pub(super) fn add_entries(&self, account: &str, message: &str, entries: &[NewEntry], now: Millis) -> Result<()> {
-        // One statement for both would go through a table of its own, since it reads what it writes.
-        let mut before = self.db.prepare_cached(
-            "SELECT max(version), coalesce(max(noncurrent IS NULL AND deleted IS NULL), 0) FROM entry
-             WHERE account = ?1 AND parent = ?2 AND name = ?3",
-        )?;
         let mut insert = self.db.prepare_cached(
             "INSERT INTO entry (account, parent, name, version, area, message, is_dir, store, size, created)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT DO NOTHING",
         )?;
         for entry in entries {
-            let (last, visible): (Option<i64>, bool) =
-                before.query_row([account, &entry.parent, &entry.name], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            if visible {
-                continue;
+            let mut add = |version: i64| {
+                insert.execute(params![
+                    account,
+                    entry.parent,
+                    entry.name,
+                    version,
+                    entry.area.as_str(),
+                    message,
+                    entry.size.is_none(),
+                    entry.store,
+                    entry.size.unwrap_or(0),
+                    now,
+                ])
+            };
+            // Nearly every name is new; a look before each insertion would cost as much as the insertion.
+            if add(0)? == 0
+                && let Some(version) = self.next_version(account, entry)?
+            {
+                add(version)?;
             }
-            insert.execute(params![
-                account,
-                entry.parent,
-                entry.name,
-                last.map_or(0, |version| version + 1),
-                entry.area.as_str(),
-                message,
-                entry.size.is_none(),
-                entry.store,
-                entry.size.unwrap_or(0),
-                now,
-            ])?;
         }
         Ok(())
+    }
+
+    /// The version under which a name that was used before may be used again; none while it is visible.
+    fn next_version(&self, account: &str, entry: &NewEntry) -> Result<Option<i64>> {
+        let mut query = self.db.prepare_cached(
+            "SELECT max(version) + 1, max(noncurrent IS NULL AND deleted IS NULL) FROM entry
+             WHERE account = ?1 AND parent = ?2 AND name = ?3",
+        )?;
+        let (next, visible): (i64, bool) = query.query_row([account, &entry.parent, &entry.name], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok((!visible).then_some(next))
     }
 
     /// One visible entry.
@@ -452,11 +467,7 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn names_store_key(&self, key: &str) -> Result<bool> {
-        let mut query = self.db.prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM entry WHERE store = ?1 AND store <> '') OR EXISTS (SELECT 1 FROM upload WHERE store = ?1)
-                 OR EXISTS (SELECT 1 FROM message WHERE finished IS NULL AND detail ->> '$.payload' = ?1)
-                 OR EXISTS (SELECT 1 FROM message WHERE finished IS NULL AND detail ->> '$.raw' = ?1)",
-        )?;
+        let mut query = self.db.prepare_cached(&format!("SELECT {NAMED}"))?;
         Ok(query.query_row([key], |row| row.get(0))?)
     }
 }
