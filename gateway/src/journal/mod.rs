@@ -55,7 +55,7 @@ const STEPS: &[&str] = &[
 ];
 /// Pages of the write-ahead log (4 KiB each) after which it is carried over into the database. Small contents live for a
 /// fraction of a second: with a longer log most of their pages are overwritten before they are carried over.
-const CHECKPOINT_PAGES: i64 = 4096;
+const CHECKPOINT_PAGES: i64 = 8192;
 /// Most memory of the writer's page cache, in KiB.
 const WRITER_CACHE_KIB: i64 = 8 * 1024;
 /// Read connections kept for reuse.
