@@ -2,11 +2,10 @@
 kernels in memory."""
 
 import json
-import os
 import shutil
 import subprocess
 
-from measure import MIB, ROOT, by_turns, cost_rows, fail, median, output, row, run
+from measure import MIB, ROOT, by_turns, cost_rows, fail, median, noise, output, row, run
 
 
 PYAS2 = ROOT / "tests/python/pyas2_bulk.py"
@@ -74,9 +73,7 @@ def files(bench, size, rival, other, goals):
     """From file to file, by turns with the rival `other`. Goals are of speed (throughput and CPU) and of memory."""
     place, runs = bench.place, bench.args.runs
     keys, payload, body = (place / name for name in ("keys", "payload", "body"))
-    with open(payload, "wb") as file:
-        for _ in range(size):
-            file.write(os.urandom(MIB))
+    noise(payload, size * MIB)
 
     def pack():
         return run(bench.example, "compose", keys, payload, body)

@@ -4,7 +4,6 @@ Two gateways on this disk, ALICE and BOB; files are put by OpenSSH's sftp, signe
 peak is the kernel's high-water mark, begun anew for each row.
 """
 
-import hashlib
 import http.client
 import json
 import os
@@ -12,7 +11,7 @@ import shutil
 import signal
 import time
 
-from measure import MIB, fail, median, memory, output, reset_peak, row
+from measure import MIB, fail, median, memory, noise, output, reset_peak, row
 from pair import Pair
 
 # A file of any size may cost so much more than one of 1 MiB.
@@ -80,21 +79,10 @@ def answers(port):
         connection.close()
 
 
-def noise(path, size):
-    """Fills a file; its SHA-256."""
-    digest = hashlib.sha256()
-    with open(path, "wb") as file:
-        for _ in range(size):
-            piece = os.urandom(MIB)
-            file.write(piece)
-            digest.update(piece)
-    return digest.hexdigest()
-
-
 def one(bench, pair, n, size):
     """A file from ALICE to BOB; the peaks of both."""
     payload = bench.place / f"file-{n}-{size}.bin"
-    digest = noise(payload, size)
+    digest = noise(payload, size * MIB)
     for pid in pair.pids.values():
         reset_peak(pid)
     pair.put("alice", f"put {payload} AS2/send/ALICE/BOB/\n")
@@ -112,7 +100,7 @@ def one(bench, pair, n, size):
 def crowd(bench, pair):
     """A hundred files on their way at once: BOB stands still until ALICE has begun to post every one of them."""
     payload = bench.place / "one.bin"
-    noise(payload, CROWD_SIZE)
+    noise(payload, CROWD_SIZE * MIB)
     pair.gw("alice", "partner", "set", "BOB", "--max-parallel", str(CROWD))
     for pid in pair.pids.values():
         reset_peak(pid)

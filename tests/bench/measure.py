@@ -5,6 +5,7 @@ measured by turns (`by_turns`), so that a busy machine hits both.
 """
 
 import dataclasses
+import hashlib
 import os
 import pathlib
 import statistics
@@ -100,6 +101,17 @@ def output(*command):
     if done.returncode != 0:
         fail(" ".join(map(str, command)), done.stderr)
     return done.stdout
+
+
+def noise(path, size):
+    """Fills a file with so many bytes, no two MiB of them alike; their SHA-256."""
+    block, digest = os.urandom(MIB), hashlib.sha256()
+    with open(path, "wb") as file:
+        for n in range(0, size, MIB):
+            piece = (n.to_bytes(8, "big") + block[8:])[:size - n]
+            file.write(piece)
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def fail(what, why):

@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import time
 
-from measure import MIB, by_turns, fail, median, output, row
+from measure import MIB, by_turns, fail, median, noise, output, row
 
 CIPHERS = ("aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes256-ctr")
 KEX = "curve25519-sha256"
@@ -227,13 +227,6 @@ def compared(name, unit, results, goal, runs, of=lambda one: one, more_is_better
     ours = median(results["as2gate"], of)
     return [row(name, unit, ours, rival=rival, rival_value=median(results[rival], of), goal=goal, runs=runs, more_is_better=more_is_better)
             for rival in RIVALS]
-
-
-def noise(path, size):
-    block = os.urandom(MIB)
-    with open(path, "wb") as file:
-        for n in range(0, size, MIB):
-            file.write(n.to_bytes(8, "big") + block[8:min(MIB, size - n)])
 
 
 # The steps --------------------------------------------------------------------------------------------------------------
