@@ -7,7 +7,8 @@ use super::error::DONE;
 use super::output::{Cell, List, facts};
 use super::settings::{OfAccount, Settings};
 use super::{Ctx, Outcome};
-use crate::manage::{accounts, objects};
+use crate::gateway::Core;
+use crate::manage::{Result, accounts, objects};
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Examples:
@@ -56,61 +57,8 @@ pub(crate) enum Verb {
 pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
     let core = ctx.core()?;
     match verb {
-        Verb::List => {
-            let all = objects(&core)?;
-            let columns = [
-                ("id", "ID"),
-                ("name", "NAME"),
-                ("stations", "STATIONS"),
-                ("partners", "PARTNERS"),
-                ("users", "USERS"),
-                ("timezone", "TIMEZONE"),
-            ];
-            let mut list = List::new(&columns, "no accounts; as2gate account add ID");
-            for account in all.accounts.values().filter(|account| ctx.lists(&account.id)) {
-                let stations = all.stations.values().filter(|s| s.account == account.id).count();
-                let partners = all.partners.values().filter(|p| p.account == account.id).count();
-                let users = all.users.values().filter(|u| u.account == account.id).count();
-                let count = |n: usize| Cell::number(u64::try_from(n).unwrap_or(u64::MAX));
-                list.push(vec![
-                    Cell::text(&account.id),
-                    Cell::text(&account.name),
-                    count(stations),
-                    count(partners),
-                    count(users),
-                    Cell::text(&account.timezone),
-                ]);
-            }
-            ctx.printer.list(&list);
-        }
-        Verb::Show { id } => {
-            let all = objects(&core)?;
-            let account = accounts::choose(&all, Some(&id))?;
-            let life = core
-                .config
-                .lifecycle
-                .with(account.lifecycle.as_ref())
-                .unwrap_or_else(|_| core.config.lifecycle.clone());
-            let stages = |stages: crate::config::Stages| {
-                format!(
-                    "{} in view, then {} restorable",
-                    crate::config::show_duration(stages.current),
-                    crate::config::show_duration(stages.noncurrent)
-                )
-            };
-            let tree = core.config.paths().tree.join(format!("mftg-{}", account.id));
-            let text = facts(&[
-                ("Account", account.id.clone()),
-                ("Name", account.name.clone()),
-                ("Timezone", account.timezone.clone()),
-                ("Records", stages(life.messages)),
-                ("Home", format!("/mftg-{}   on disk {}", account.id, tree.display())),
-            ]);
-            let object = json!({
-                "id": account.id, "name": account.name, "timezone": account.timezone, "home": format!("/mftg-{}", account.id), "lifecycle": account.lifecycle,
-            });
-            ctx.printer.show(&object, &text);
-        }
+        Verb::List => list(ctx, &core)?,
+        Verb::Show { id } => show(ctx, &core, &id)?,
         Verb::Add { id, settings } => {
             let account = accounts::add(&core, &id, &settings.pairs()?, ctx.dry_run()).await?;
             ctx.printer.done(
@@ -133,4 +81,63 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
         }
     }
     Ok(DONE)
+}
+
+fn list(ctx: &Ctx, core: &Core) -> Result<()> {
+    let all = objects(core)?;
+    let columns = [
+        ("id", "ID"),
+        ("name", "NAME"),
+        ("stations", "STATIONS"),
+        ("partners", "PARTNERS"),
+        ("users", "USERS"),
+        ("timezone", "TIMEZONE"),
+    ];
+    let mut list = List::new(&columns, "no accounts; as2gate account add ID");
+    for account in all.accounts.values().filter(|account| ctx.lists(&account.id)) {
+        let stations = all.stations.values().filter(|s| s.account == account.id).count();
+        let partners = all.partners.values().filter(|p| p.account == account.id).count();
+        let users = all.users.values().filter(|u| u.account == account.id).count();
+        let count = |n: usize| Cell::number(u64::try_from(n).unwrap_or(u64::MAX));
+        list.push(vec![
+            Cell::text(&account.id),
+            Cell::text(&account.name),
+            count(stations),
+            count(partners),
+            count(users),
+            Cell::text(&account.timezone),
+        ]);
+    }
+    ctx.printer.list(&list);
+    Ok(())
+}
+
+fn show(ctx: &Ctx, core: &Core, id: &str) -> Result<()> {
+    let all = objects(core)?;
+    let account = accounts::choose(&all, Some(id))?;
+    let life = core
+        .config
+        .lifecycle
+        .with(account.lifecycle.as_ref())
+        .unwrap_or_else(|_| core.config.lifecycle.clone());
+    let stages = |stages: crate::config::Stages| {
+        format!(
+            "{} in view, then {} restorable",
+            crate::config::show_duration(stages.current),
+            crate::config::show_duration(stages.noncurrent)
+        )
+    };
+    let tree = core.config.paths().tree.join(format!("mftg-{}", account.id));
+    let text = facts(&[
+        ("Account", account.id.clone()),
+        ("Name", account.name.clone()),
+        ("Timezone", account.timezone.clone()),
+        ("Records", stages(life.messages)),
+        ("Home", format!("/mftg-{}   on disk {}", account.id, tree.display())),
+    ]);
+    let object = json!({
+        "id": account.id, "name": account.name, "timezone": account.timezone, "home": format!("/mftg-{}", account.id), "lifecycle": account.lifecycle,
+    });
+    ctx.printer.show(&object, &text);
+    Ok(())
 }

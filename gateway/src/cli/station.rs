@@ -14,7 +14,7 @@ use crate::gateway::Core;
 use crate::journal::Objects;
 use crate::manage::certificates::day;
 use crate::manage::stations::{self, NewStation};
-use crate::manage::{objects, rules};
+use crate::manage::{Result, objects, rules};
 use crate::station::Station;
 
 #[derive(Debug, Subcommand)]
@@ -128,21 +128,7 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             );
             ctx.printer.done(&object(&core, &station), &ctx.would(text));
         }
-        Verb::Set { id, as2_id, settings } => {
-            let mut pairs = settings.pairs()?;
-            if let Some(new) = as2_id.filter(|new| *new != id) {
-                let explanation = format!(
-                    "folders and history of {id} stay under that name; {new} begins with empty ones, and every partner has to learn the new id"
-                );
-                ctx.confirm_by_name(&explanation, &id)?;
-                pairs.push(("as2_id".to_owned(), new));
-            } else if pairs.is_empty() {
-                settings.some("station", &id)?;
-            }
-            let station = stations::set(&core, ctx.account(), &id, &pairs, ctx.dry_run()).await?;
-            ctx.printer
-                .done(&object(&core, &station), &ctx.would(format!("Station {} changed", station.as2_id)));
-        }
+        Verb::Set { id, as2_id, settings } => set(ctx, &core, &id, as2_id, &settings).await?,
         Verb::Rm { id } => {
             ctx.confirm(&format!("remove station {id}?"))?;
             stations::remove(&core, ctx.account(), &id, ctx.dry_run()).await?;
@@ -150,22 +136,42 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             ctx.printer
                 .done(&json!({ "as2_id": id, "removed": !ctx.dry_run() }), &ctx.would(text));
         }
-        Verb::Profile { id, out } => {
-            let all = objects(&core)?;
-            let station = stations::choose(&all, ctx.account(), &id)?;
-            let text = stations::profile(&core, &all, station)?;
-            match out {
-                Some(file) => {
-                    super::write_file(&file, &text, 0o644)?;
-                    ctx.printer
-                        .done(&json!({ "as2_id": id, "file": file }), &format!("Wrote {}", file.display()));
-                }
-                None if ctx.printer.format == output::Format::Json => ctx.printer.show(&json!({ "as2_id": id, "profile": text }), &text),
-                None => output::out(&text),
-            }
-        }
+        Verb::Profile { id, out } => profile(ctx, &core, &id, out)?,
     }
     Ok(DONE)
+}
+
+async fn set(ctx: &Ctx, core: &Core, id: &str, as2_id: Option<String>, settings: &Settings<OfStation>) -> Result<()> {
+    let mut pairs = settings.pairs()?;
+    if let Some(new) = as2_id.filter(|new| new != id) {
+        let explanation = format!(
+            "folders and history of {id} stay under that name; {new} begins with empty ones, and every partner has to learn the new id"
+        );
+        ctx.confirm_by_name(&explanation, id)?;
+        pairs.push(("as2_id".to_owned(), new));
+    } else if pairs.is_empty() {
+        settings.some("station", id)?;
+    }
+    let station = stations::set(core, ctx.account(), id, &pairs, ctx.dry_run()).await?;
+    ctx.printer
+        .done(&object(core, &station), &ctx.would(format!("Station {} changed", station.as2_id)));
+    Ok(())
+}
+
+fn profile(ctx: &Ctx, core: &Core, id: &str, out: Option<PathBuf>) -> Result<()> {
+    let all = objects(core)?;
+    let station = stations::choose(&all, ctx.account(), id)?;
+    let text = stations::profile(core, &all, station)?;
+    match out {
+        Some(file) => {
+            super::write_file(&file, &text, 0o644)?;
+            ctx.printer
+                .done(&json!({ "as2_id": id, "file": file }), &format!("Wrote {}", file.display()));
+        }
+        None if ctx.printer.format == output::Format::Json => ctx.printer.show(&json!({ "as2_id": id, "profile": text }), &text),
+        None => output::out(&text),
+    }
+    Ok(())
 }
 
 fn list(ctx: &Ctx, core: &Core, all: &Objects) {

@@ -271,37 +271,7 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             let (object, text) = shown(&core, user)?;
             ctx.printer.show(&object, &text);
         }
-        Verb::Add { name, key, settings } => {
-            let source = key.chosen()?;
-            let target = source
-                .as_ref()
-                .map(|source| key.target(&name, source))
-                .transpose()?
-                .unwrap_or_default();
-            let (user, file) = users::add(&core, ctx.account(), &name, source.as_ref(), &settings.pairs()?, ctx.dry_run()).await?;
-            let mut text = format!("User {}   {}   home /mftg-{}\n", user.name, ways(&user), user.account);
-            let mut private = None;
-            if let Some(file) = file.as_ref().filter(|_| !ctx.dry_run()) {
-                text.push_str(&format!("{}\n", key.write(ctx, &target, file, "")?));
-                private = Some(target.display().to_string()).filter(|target| target != "-");
-            }
-            let connect = users::connect_command(&core, &user.name, private.as_deref());
-            text.push_str(&format!("Connect:  {connect}\n"));
-            for (step, verb, lack) in [
-                (LoginStep::Password, "password", user.password.is_empty()),
-                (LoginStep::Totp, "totp", user.totp.is_empty()),
-            ] {
-                if lack && user.login.has(step) {
-                    text.push_str(&format!("Next:     as2gate user {verb} {}\n", user.name));
-                }
-            }
-            let mut object = object(&user);
-            if let Some(fields) = object.as_object_mut() {
-                fields.insert("connect".to_owned(), json!(connect));
-                fields.insert("private_key_file".to_owned(), json!(private));
-            }
-            ctx.printer.done(&object, &ctx.would(text));
-        }
+        Verb::Add { name, key, settings } => add(ctx, &core, &name, &key, &settings).await?,
         Verb::Set { name, settings } => {
             let user = users::set(&core, ctx.account(), &name, &settings.some("user", &name)?, ctx.dry_run()).await?;
             ctx.printer.done(&object(&user), &ctx.would(format!("User {} changed", user.name)));
@@ -339,37 +309,42 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
     Ok(DONE)
 }
 
+async fn add(ctx: &Ctx, core: &Core, name: &str, key: &KeyArgs, settings: &Settings<OfUser>) -> Result<()> {
+    let source = key.chosen()?;
+    let target = source
+        .as_ref()
+        .map(|source| key.target(name, source))
+        .transpose()?
+        .unwrap_or_default();
+    let (user, file) = users::add(core, ctx.account(), name, source.as_ref(), &settings.pairs()?, ctx.dry_run()).await?;
+    let mut text = format!("User {}   {}   home /mftg-{}\n", user.name, ways(&user), user.account);
+    let mut private = None;
+    if let Some(file) = file.as_ref().filter(|_| !ctx.dry_run()) {
+        text.push_str(&format!("{}\n", key.write(ctx, &target, file, "")?));
+        private = Some(target.display().to_string()).filter(|target| target != "-");
+    }
+    let connect = users::connect_command(core, &user.name, private.as_deref());
+    text.push_str(&format!("Connect:  {connect}\n"));
+    for (step, verb, lack) in [
+        (LoginStep::Password, "password", user.password.is_empty()),
+        (LoginStep::Totp, "totp", user.totp.is_empty()),
+    ] {
+        if lack && user.login.has(step) {
+            text.push_str(&format!("Next:     as2gate user {verb} {}\n", user.name));
+        }
+    }
+    let mut object = object(&user);
+    if let Some(fields) = object.as_object_mut() {
+        fields.insert("connect".to_owned(), json!(connect));
+        fields.insert("private_key_file".to_owned(), json!(private));
+    }
+    ctx.printer.done(&object, &ctx.would(text));
+    Ok(())
+}
+
 async fn keys(ctx: &Ctx, core: &Core, verb: KeyVerb) -> Result<()> {
     match verb {
-        KeyVerb::List { name } => {
-            let all = objects(core)?;
-            let user = users::choose(&all, ctx.account(), &name)?;
-            let columns = [
-                ("fingerprint", "FINGERPRINT"),
-                ("algorithm", "TYPE"),
-                ("bits", "BITS"),
-                ("comment", "COMMENT"),
-                ("from", "FROM"),
-                ("expires", "EXPIRES"),
-                ("options", "OPTIONS"),
-                ("line", ""),
-            ];
-            let mut list = List::new(&columns, "no keys; as2gate user key add NAME --public-key FILE");
-            for key in users::keys(user) {
-                let expires = key.options.expiry_time.map(|end| end.saturating_mul(1000));
-                list.push(vec![
-                    Cell::text(&key.fingerprint),
-                    Cell::text(&key.algorithm),
-                    Cell::number(u64::from(key.bits)),
-                    Cell::text(&key.comment),
-                    Cell::names(&key.options.from),
-                    Cell::time(expires, core.clock.now()),
-                    Cell::text(options(&key)),
-                    Cell::text(users::line(&key)),
-                ]);
-            }
-            ctx.printer.list(&list);
-        }
+        KeyVerb::List { name } => list_keys(ctx, core, &name)?,
         KeyVerb::Add { name, key } => {
             let source = key.source(false)?;
             let target = key.target(&name, &source)?;
@@ -399,6 +374,37 @@ async fn keys(ctx: &Ctx, core: &Core, verb: KeyVerb) -> Result<()> {
             );
         }
     }
+    Ok(())
+}
+
+fn list_keys(ctx: &Ctx, core: &Core, name: &str) -> Result<()> {
+    let all = objects(core)?;
+    let user = users::choose(&all, ctx.account(), name)?;
+    let columns = [
+        ("fingerprint", "FINGERPRINT"),
+        ("algorithm", "TYPE"),
+        ("bits", "BITS"),
+        ("comment", "COMMENT"),
+        ("from", "FROM"),
+        ("expires", "EXPIRES"),
+        ("options", "OPTIONS"),
+        ("line", ""),
+    ];
+    let mut list = List::new(&columns, "no keys; as2gate user key add NAME --public-key FILE");
+    for key in users::keys(user) {
+        let expires = key.options.expiry_time.map(|end| end.saturating_mul(1000));
+        list.push(vec![
+            Cell::text(&key.fingerprint),
+            Cell::text(&key.algorithm),
+            Cell::number(u64::from(key.bits)),
+            Cell::text(&key.comment),
+            Cell::names(&key.options.from),
+            Cell::time(expires, core.clock.now()),
+            Cell::text(options(&key)),
+            Cell::text(users::line(&key)),
+        ]);
+    }
+    ctx.printer.list(&list);
     Ok(())
 }
 
