@@ -187,7 +187,10 @@ pub async fn run() -> ExitCode {
         }
         Err(error) => {
             let json = std::env::args().any(|arg| matches!(arg.as_str(), "json" | "-ojson" | "--output=json"));
-            error::report(&error::from_clap(&error), if json { Format::Json } else { Format::Table });
+            error::report(
+                &error::from_clap(&error, std::env::args()),
+                if json { Format::Json } else { Format::Table },
+            );
             return ExitCode::from(2);
         }
     };

@@ -111,11 +111,14 @@ impl StartError {
     pub fn hint(&self) -> &'static str {
         match self {
             StartError::Locked(_) => "stop the other server, or give this one its own --data-dir",
-            StartError::NotSetUp(_) => "run `as2gate init` first, with the same --data-dir",
+            StartError::NotSetUp(_) => "`as2gate init` sets one up here; another is named with -c FILE or --data-dir DIR",
             StartError::Journal(JournalError::Newer { .. }) => "install the as2gate version that wrote it, or restore a backup",
             StartError::Journal(_) => "look at the disk and the rights of the data directory; `as2gate doctor` checks the database",
             StartError::Storage(_) => "look at the disk and the rights of the data directory",
             StartError::Key(_) => "look at master_key in the configuration and at the file's rights",
+            StartError::Io(why) if why.contains("Permission denied") => {
+                "ports below 1024 need root, CAP_NET_BIND_SERVICE or a socket of systemd; or set another: sftp.listen, as2.listen"
+            }
             StartError::Io(_) => "choose another address, or stop the program that uses it",
         }
     }

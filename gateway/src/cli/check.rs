@@ -1,6 +1,8 @@
 //! `check` validates without starting; `doctor` looks at the machine.
 
 use std::net::{TcpListener, ToSocketAddrs as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -224,14 +226,32 @@ fn finish(ctx: &Ctx, findings: &[Finding], all_well: &str) -> Outcome {
 
 pub(crate) fn doctor(ctx: &Ctx, _: &Doctor) -> Outcome {
     let config = ctx.config()?;
-    let mut findings = Vec::new();
     let paths = config.paths();
-    findings.push(match config.load_master_key() {
+    let mut findings = keys(&config);
+    findings.extend(ports(&config, is_served(&config)));
+    if !paths.db.exists() {
+        findings.push(Finding::bad(
+            "database",
+            format!("{} is not set up", paths.data.display()),
+            "as2gate init",
+        ));
+        return finish(ctx, &findings, "");
+    }
+    findings.extend(rights(&paths.data));
+    match Core::open(config) {
+        Ok(core) => findings.extend(contents(&core)?),
+        Err(error) => findings.push(Finding::bad("data directory", error.to_string(), error.hint())),
+    }
+    finish(ctx, &findings, "")
+}
+
+fn keys(config: &Config) -> Vec<Finding> {
+    let master = match config.load_master_key() {
         Ok(_) if matches!(config.master_key, Secret::File(_)) => Finding::ok("master.key", "is 0600"),
         Ok(_) => Finding::ok("master key", "from the environment"),
         Err(why) => Finding::bad("master key", why, "restore it from the backup; without it stored keys are lost"),
-    });
-    findings.push(match host_keys::load(&config) {
+    };
+    let host = match host_keys::load(config) {
         Ok(keys) if keys.is_empty() => Finding::warn("host keys", "none yet", "as2gate init, or the first start, makes them"),
         Ok(keys) => Finding::ok(
             "host keys",
@@ -242,39 +262,42 @@ pub(crate) fn doctor(ctx: &Ctx, _: &Doctor) -> Outcome {
                 .join("   "),
         ),
         Err(refusal) => Finding::bad("host keys", refusal.why, &refusal.hint),
-    });
-    let served = is_served(&config);
-    findings.extend(ports(&config, served));
-    if !paths.db.exists() {
-        findings.push(Finding::bad(
-            "database",
-            format!("{} is not set up", paths.data.display()),
-            "as2gate init",
-        ));
-        return finish(ctx, &findings, "");
-    }
-    let core = match Core::open(config) {
-        Ok(core) => core,
-        Err(error) => {
-            findings.push(Finding::bad("data directory", error.to_string(), error.hint()));
-            return finish(ctx, &findings, "");
-        }
     };
-    findings.push(match core.journal.integrity()?.as_str() {
-        "ok" => Finding::ok("database", "intact"),
-        other => Finding::bad("database", other, "stop the server and restore a backup"),
-    });
-    findings.push(match core.journal.read(|tx| tx.verify_events())? {
-        Ok(events) => Finding::ok("events", format!("{events}, chain unbroken")),
-        Err(seq) => Finding::bad(
-            "events",
-            format!("the chain breaks at event {seq}"),
-            "somebody changed the table; keep a copy of the database",
-        ),
-    });
-    findings.push(space(&core)?);
-    findings.push(clock(&core)?);
-    let all = objects(&core)?;
+    vec![master, host]
+}
+
+/// Nobody else of this machine has any business in the data directory.
+fn rights(data: &Path) -> Option<Finding> {
+    let mode = std::fs::metadata(data).ok()?.permissions().mode() & 0o777;
+    let open = mode & 0o077 != 0;
+    open.then(|| {
+        Finding::warn(
+            "data directory",
+            format!("is {mode:04o}: other users of this machine get at it"),
+            &format!("chmod 700 {}", data.display()),
+        )
+    })
+}
+
+/// What the data directory holds: database, events, room, certificates, settings.
+fn contents(core: &Core) -> Result<Vec<Finding>> {
+    let mut findings = vec![
+        match core.journal.integrity()?.as_str() {
+            "ok" => Finding::ok("database", "intact"),
+            other => Finding::bad("database", other, "stop the server and restore a backup"),
+        },
+        match core.journal.read(|tx| tx.verify_events())? {
+            Ok(events) => Finding::ok("events", format!("{events}, chain unbroken")),
+            Err(seq) => Finding::bad(
+                "events",
+                format!("the chain breaks at event {seq}"),
+                "somebody changed the table; keep a copy of the database",
+            ),
+        },
+        space(core)?,
+        clock(core)?,
+    ];
+    let all = objects(core)?;
     for certificate in crate::manage::certificates::expiring(&all, core.clock.now(), 30 * 86_400_000) {
         let day = crate::manage::certificates::day(certificate.not_after);
         findings.push(Finding::warn(
@@ -286,7 +309,7 @@ pub(crate) fn doctor(ctx: &Ctx, _: &Doctor) -> Outcome {
     for (what, hint) in rules::warnings(&all, core.clock.now()) {
         findings.push(Finding::warn("", what, &hint));
     }
-    finish(ctx, &findings, "")
+    Ok(findings)
 }
 
 /// Ports that a server would bind, tried while none runs.

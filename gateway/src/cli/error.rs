@@ -2,6 +2,8 @@
 
 use std::io::Write as _;
 
+use clap::CommandFactory as _;
+use clap::error::ErrorKind;
 use serde_json::json;
 
 use super::output::{Format, plain};
@@ -61,15 +63,15 @@ impl From<ConfigError> for Refusal {
 impl From<StartError> for Refusal {
     fn from(error: StartError) -> Self {
         let hint = error.hint();
-        let (kind, code) = match &error {
-            StartError::Locked(_) => (RefusalKind::Failed, "locked"),
-            StartError::NotSetUp(_) => (RefusalKind::NotFound, "not-set-up"),
-            StartError::Key(_) => (RefusalKind::Invalid, "key"),
-            StartError::Journal(_) => (RefusalKind::Failed, "journal"),
-            StartError::Storage(_) => (RefusalKind::Failed, "storage"),
-            StartError::Io(_) => (RefusalKind::Failed, "system"),
+        let (kind, code, what) = match &error {
+            StartError::Locked(_) => (RefusalKind::Failed, "locked", "as2gate cannot start"),
+            StartError::NotSetUp(_) => (RefusalKind::NotFound, "not-set-up", "nothing is set up here"),
+            StartError::Key(_) => (RefusalKind::Invalid, "key", "the stored keys cannot be opened"),
+            StartError::Journal(_) => (RefusalKind::Failed, "journal", "the database cannot be opened"),
+            StartError::Storage(_) => (RefusalKind::Failed, "storage", "the data directory cannot be used"),
+            StartError::Io(_) => (RefusalKind::Failed, "system", "as2gate cannot start"),
         };
-        Refusal::new(kind, code, "as2gate cannot start", error.to_string(), hint)
+        Refusal::new(kind, code, what, error.to_string(), hint)
     }
 }
 
@@ -112,28 +114,38 @@ impl From<Lack> for Refusal {
     }
 }
 
-/// A clap error in our form.
-pub(crate) fn from_clap(error: &clap::Error) -> Refusal {
+/// A clap error in our form. `arguments` are those of this process, to name the command whose help explains.
+pub(crate) fn from_clap(error: &clap::Error, arguments: impl Iterator<Item = String>) -> Refusal {
     let text = error.render().to_string();
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let what = lines
-        .next()
-        .unwrap_or("the command line cannot be read")
-        .trim_start_matches("error: ")
-        .to_owned();
+    let first = lines.next().unwrap_or("the command line cannot be read");
     let rest: Vec<&str> = lines.filter(|line| !line.starts_with("For more information")).collect();
     let usage = rest.iter().find_map(|line| line.strip_prefix("Usage: "));
-    let why = rest
-        .iter()
-        .filter(|line| !line.starts_with("Usage: "))
-        .copied()
-        .collect::<Vec<_>>()
-        .join(" ");
-    let why = if why.is_empty() {
-        "the command line is not complete".to_owned()
-    } else {
-        why
+    let hint = match usage {
+        Some(usage) => format!("{usage}   (--help explains)"),
+        None => format!("{} --help", command_of(arguments)),
     };
-    let hint = usage.map_or_else(|| "as2gate --help".to_owned(), |usage| format!("{usage}   (--help explains)"));
-    Refusal::usage(what, why, hint)
+    let rest = rest.iter().filter(|line| !line.starts_with("Usage: ")).copied();
+    let rest = rest.collect::<Vec<_>>().join(" ");
+    let values = rest.strip_prefix("[possible values: ").and_then(|values| values.strip_suffix(']'));
+    let why = match (error.kind(), values) {
+        (ErrorKind::MissingRequiredArgument, _) => return Refusal::usage(format!("missing: {rest}"), "the command needs it", hint),
+        (ErrorKind::UnknownArgument, _) if !rest.contains("similar") => "the command has nothing of this kind".to_owned(),
+        (_, Some(values)) => format!("it has to be one of: {values}"),
+        _ if rest.is_empty() => "the command line is not complete".to_owned(),
+        _ => rest,
+    };
+    Refusal::usage(first.trim_start_matches("error: "), why, hint)
+}
+
+/// The command that a command line names, as far as it is one.
+fn command_of(arguments: impl Iterator<Item = String>) -> String {
+    let (mut command, mut name) = (super::Cli::command(), "as2gate".to_owned());
+    for argument in arguments.skip(1) {
+        if let Some(found) = command.find_subcommand(&argument) {
+            name = format!("{name} {}", found.get_name());
+            command = found.clone();
+        }
+    }
+    name
 }

@@ -18,7 +18,7 @@ use crate::manage::{Refusal, Result, accounts, setup};
   as2gate init --account acme --public-url https://as2.acme.example
   as2gate --data-dir /srv/as2 init --account acme              everything in one directory")]
 pub(crate) struct Init {
-    /// Base of the URL that partners post to, e.g. <https://as2.example.com>.
+    /// Base of the URL that partners post to, e.g. `https://as2.example.com`.
     #[arg(long, value_name = "URL")]
     public_url: Option<String>,
     /// Where SFTP listens.

@@ -74,7 +74,7 @@ pub(crate) async fn run(ctx: &Ctx, args: Send) -> Outcome {
     let (mut sent, refused) = submit(ctx, &core, &args).await;
     if args.wait {
         wait(ctx, &core, &args, &mut sent).await?;
-    } else if !served {
+    } else if !served && !sent.is_empty() {
         ctx.printer
             .note("note: no server is running here; the files go out when one does: as2gate serve");
     }

@@ -482,6 +482,36 @@ fn a_second_server_on_the_same_data_directory_is_refused() {
 }
 
 #[test]
+fn wrong_words_are_told_what_would_be_right_and_where_it_stands() {
+    let place = Place::new();
+    let cases: &[(&[&str], [&str; 2])] = &[
+        (
+            &["partner", "set", "BOB", "--sign", "md4"],
+            ["one of: none, sha1", "as2gate partner set --help"],
+        ),
+        (
+            &["-a", "acme", "cert", "list", "-o", "xml"],
+            ["one of: table, tsv, json", "as2gate cert list --help"],
+        ),
+        (&["station", "add"], ["missing: <ID>", "as2gate station add <ID>"]),
+        (
+            &["cert", "rollover", "start", "ALICE"],
+            ["nothing of this kind", "as2gate cert rollover"],
+        ),
+        (&["partner", "set", "BOB", "--encript", "none"], ["--encrypt", "--help"]),
+    ];
+    for (args, wanted) in cases {
+        let words = place.cli(args).fails(2);
+        three_lines(&words);
+        assert!(wanted.iter().all(|wanted| words.contains(wanted)), "{words}");
+    }
+    let words = place
+        .cli(&["--data-dir", place.path("nothing").to_str().unwrap(), "status"])
+        .fails(3);
+    assert!(words.contains("nothing is set up here") && words.contains("--data-dir"), "{words}");
+}
+
+#[test]
 fn a_busy_port_is_named() {
     let gateway = Gateway::new();
     let other = Gateway::stopped(&[]);
@@ -904,6 +934,17 @@ fn check_and_doctor_find_what_is_wrong() {
     use std::os::unix::fs::PermissionsExt as _;
     let gateway = Gateway::stopped(&[]);
     gateway.ok(&["check"]);
+    let open = |mode| fs::set_permissions(gateway.path("data"), fs::Permissions::from_mode(mode)).unwrap();
+    open(0o755);
+    assert!(
+        gateway.ok(&["doctor"]).contains("chmod 700"),
+        "others may look into the data directory"
+    );
+    open(0o700);
+    assert!(!gateway.ok(&["doctor"]).contains("chmod 700"));
+    // A note beside an error would hide it.
+    gateway.ok(&["station", "add", "LONELY"]);
+    three_lines(&gateway.cli(&["send", "nothing.edi", "--from", "LONELY", "--to", "NOBODY"]).fails(3));
     let key = gateway.path("data/master.key");
     assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
