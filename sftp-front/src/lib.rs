@@ -4,8 +4,8 @@
 //! [`CloseSign`]) and leaves the meaning to others.
 //!
 //! # The way of a byte
-//! * `server.rs` accepts the connection and applies the limits; `session.rs` watches over it (grace, idle, stop, kill).
-//!   `proxy.rs` reads a balancer's word about who the client is.
+//! * `server.rs` accepts the connection and applies the limits; `session.rs` watches over it (grace, idle, stop, kill), on
+//!   one of the threads of `threads.rs`. `proxy.rs` reads a balancer's word about who the client is.
 //! * `link.rs` is the TCP stream that russh reads and decrypts; `handler.rs` has russh's callbacks: login, channels,
 //!   refusals. `login.rs` knows what a client has proven so far, `auth.rs` has the algorithms and who is asked about a
 //!   proof, `host_keys.rs` tells clients of keys to come.
@@ -47,6 +47,7 @@ mod path;
 mod proxy;
 mod server;
 mod session;
+mod threads;
 mod tree;
 mod writing;
 

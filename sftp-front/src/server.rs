@@ -5,6 +5,7 @@ use crate::budget::Pool;
 use crate::host_keys::{self, HostKeys};
 use crate::proxy;
 use crate::session::{self, Session, SessionInfo};
+use crate::threads::Threads;
 use russh::keys::{Algorithm, PrivateKey};
 use russh::{MethodKind, MethodSet, SshId};
 use std::collections::HashMap;
@@ -217,6 +218,7 @@ impl Server {
     /// Accepts connections until `stop` turns true (or its sender is gone), then ends the sessions: at once, but open
     /// uploads may go on for [`Config::drain`]. Returns when the last one has ended.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+        let threads = Threads::start();
         let mut connections = JoinSet::new();
         let mut unnamed = JoinSet::new();
         let sessions_stop = stop.clone();
@@ -226,8 +228,8 @@ impl Server {
                 () = stopped(&mut stop) => break,
                 Some(_) = connections.join_next(), if !connections.is_empty() => {}
                 Some(named) = unnamed.join_next(), if !unnamed.is_empty() => {
-                    if let Ok(Some((tcp, addr))) = named && let Some(slot) = self.place(addr) {
-                        connections.spawn(session::run(Arc::clone(&self), tcp, addr, slot, sessions_stop.clone()));
+                    if let Ok(Some(client)) = named {
+                        self.begin(client, &threads, &mut connections, &sessions_stop);
                     }
                 }
                 accepted = listener.accept() => match accepted {
@@ -236,9 +238,7 @@ impl Server {
                             unnamed.spawn(client_behind(tcp, addr));
                         }
                     }
-                    Ok((tcp, addr)) => if let Some(slot) = self.place(addr) {
-                        connections.spawn(session::run(Arc::clone(&self), tcp, addr, slot, sessions_stop.clone()));
-                    },
+                    Ok(client) => self.begin(client, &threads, &mut connections, &sessions_stop),
                     Err(e) => {
                         tracing::warn!("accept: {e}");
                         tokio::time::sleep(ACCEPT_BACKOFF).await;
@@ -248,6 +248,29 @@ impl Server {
         }
         drop(listener);
         while connections.join_next().await.is_some() {}
+    }
+
+    /// Begins the session of a client, if there is a place for it.
+    fn begin(
+        self: &Arc<Self>,
+        (tcp, addr): (TcpStream, SocketAddr),
+        threads: &Threads,
+        connections: &mut JoinSet<()>,
+        stop: &watch::Receiver<bool>,
+    ) {
+        let Some(slot) = self.place(addr) else { return };
+        let (thread, place) = threads.pick();
+        let (server, stop) = (Arc::clone(self), stop.clone());
+        let tcp = tcp.into_std();
+        let session = async move {
+            // A stream belongs to the thread that waits for it.
+            match tcp.and_then(TcpStream::from_std) {
+                Ok(tcp) => session::run(server, tcp, addr, slot, stop).await,
+                Err(e) => tracing::warn!(%addr, "a connection could not be taken over: {e}"),
+            }
+            drop(place);
+        };
+        connections.spawn_on(session, &thread);
     }
 
     /// The sessions that have logged in, by number.
