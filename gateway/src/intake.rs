@@ -5,6 +5,8 @@
 
 mod submit;
 
+use std::sync::Arc;
+
 use crate::clock::{Millis, millis};
 use crate::gateway::Core;
 use crate::journal::{Accepted, Blob, JournalError, NewUpload, UploadRow, UploadState};
@@ -62,69 +64,134 @@ pub enum Landed {
     Waits(UploadState),
 }
 
+/// Why a file would stay in `send` without being a message, if it would.
+#[must_use]
+pub fn waits(core: &Core, account: &str, partner: &str, name: &str, len: u64, sign: Sign) -> Option<(UploadState, &'static str)> {
+    let allow_empty = || core.objects().partner(account, partner).is_some_and(|p| p.allow_empty);
+    if len == 0 && !allow_empty() {
+        return Some((UploadState::Ignored, "empty files are not sent"));
+    }
+    match sign {
+        Sign::Interrupted(reason) => Some((UploadState::Parked, reason)),
+        Sign::Finished | Sign::Plain if layout::matches_any(name, &core.config.uploads.temp_names) => {
+            Some((UploadState::Parked, "temporary name: rename it when it is complete"))
+        }
+        Sign::Finished | Sign::Plain => None,
+    }
+}
+
 /// Decides about a file whose last byte came. For blocking threads.
 ///
 /// # Errors
 /// The journal's; then nothing was decided and the bytes are let go by the next sweep.
 pub fn land(core: &Core, file: Arrived, sign: Sign) -> Result<Landed, JournalError> {
-    let objects = core.objects();
-    let partner = objects.partner(&file.account, &file.partner);
-    let allow_empty = partner.is_some_and(|p| p.allow_empty);
-    if file.staged.len == 0 && !allow_empty {
-        return wait(core, file, UploadState::Ignored, "empty files are not sent");
+    if let Some((state, reason)) = waits(core, &file.account, &file.partner, &file.name, file.staged.len, sign) {
+        return wait(core, file, state, reason);
     }
-    if layout::matches_any(&file.name, &core.config.uploads.temp_names) {
-        let reason = match sign {
-            Sign::Interrupted(reason) => reason,
-            Sign::Finished | Sign::Plain => "temporary name: rename it when it is complete",
-        };
-        return wait(core, file, UploadState::Parked, reason);
-    }
-    if let Sign::Interrupted(reason) = sign {
-        return wait(core, file, UploadState::Parked, reason);
-    }
+    let (now, message) = drawn(core, &file);
+    queue(core, file, message, due(core, sign, now), now)
+}
+
+/// [`land`] without waiting, for a new file that does not [wait](waits): `then` is told on the journal's own thread, which it
+/// must not hold up.
+pub fn land_soon(core: &Arc<Core>, file: Arrived, sign: Sign, then: impl FnOnce(Result<Landed, JournalError>) + Send + 'static) {
+    debug_assert!(file.replaces.is_none(), "what it replaces would not be let go");
+    let (now, message) = drawn(core, &file);
+    let (upload, taken) = taken(core, file, message, due(core, sign, now), now);
+    let told = Arc::clone(core);
+    core.journal.write_then(
+        move |tx| tx.accept_upload(upload, now),
+        move |accepted| then(accepted.map(|accepted| taken.landed(&told, accepted))),
+    );
+}
+
+/// The message that a file becomes now.
+fn drawn(core: &Core, file: &Arrived) -> (Millis, Message) {
     let now = core.clock.now();
-    let due = if sign == Sign::Finished {
+    let objects = core.objects();
+    (now, new_message(file, objects.partner(&file.account, &file.partner), now))
+}
+
+fn due(core: &Core, sign: Sign, now: Millis) -> Millis {
+    if sign == Sign::Finished {
         now
     } else {
         now + millis(core.config.uploads.release_after)
-    };
-    accept(core, file, partner, due, now)
-}
-
-fn accept(core: &Core, file: Arrived, partner: Option<&Partner>, due: Millis, now: Millis) -> Result<Landed, JournalError> {
-    let message = new_message(&file, partner, now);
-    queue(core, file, message, due, now)
+    }
 }
 
 fn queue(core: &Core, file: Arrived, message: Message, due: Millis, now: Millis) -> Result<Landed, JournalError> {
-    let id = message.id.clone();
     let replaced = file
         .replaces
         .as_ref()
         .map(|row| row.store.clone())
         .filter(|store| *store != file.staged.key);
+    let (upload, taken) = taken(core, file, message, due, now);
+    let accepted = core.journal.write_blocking(move |tx| tx.accept_upload(upload, now))?;
+    if let Some(store) = replaced {
+        core.let_go_blocking(vec![store]);
+    }
+    Ok(taken.landed(core, accepted))
+}
+
+/// What is said about a file when the journal has decided.
+struct Taken {
+    id: Id,
+    station: String,
+    partner: String,
+    file: String,
+    user: String,
+    size: u64,
+    /// It is due already.
+    is_due: bool,
+}
+
+/// A file as the journal takes it.
+fn taken(core: &Core, file: Arrived, message: Message, due: Millis, now: Millis) -> (NewUpload, Taken) {
+    let taken = Taken {
+        id: message.id.clone(),
+        size: file.staged.len,
+        station: file.station,
+        partner: file.partner,
+        file: file.name,
+        user: file.owner,
+        is_due: due <= now,
+    };
     let upload = NewUpload {
         message,
         window: Some(core.config.uploads.duplicate_window),
         due,
-        inline: file.staged.blob(),
+        inline: file.staged.into_blob(),
         replaces: file.replaces,
     };
-    let accepted = core.journal.write_blocking(move |tx| tx.accept_upload(upload, now))?;
-    core.wake();
-    if let Some(store) = replaced {
-        core.let_go_blocking(vec![store]);
-    }
-    let fields = (&file.station, &file.partner, &file.name);
-    match accepted {
-        Accepted::Queued => {
-            tracing::info!(%id, station = fields.0, partner = fields.1, file = fields.2, size = file.staged.len, user = file.owner, "upload accepted");
-            Ok(Landed::Queued(id))
-        }
-        Accepted::Duplicate { winner, name } => {
-            tracing::warn!(%id, station = fields.0, partner = fields.1, file = fields.2, winner, kept_as = name, "duplicate name within the window");
-            Ok(Landed::Duplicate(id))
+    (upload, taken)
+}
+
+impl Taken {
+    fn landed(self, core: &Core, accepted: Accepted) -> Landed {
+        let Taken {
+            id,
+            station,
+            partner,
+            file,
+            user,
+            size,
+            is_due,
+        } = self;
+        match accepted {
+            Accepted::Queued => {
+                // What is due later is found by the workers' own scan: a look for each file would find nothing.
+                if is_due {
+                    core.wake();
+                }
+                tracing::info!(%id, station, partner, file, size, user, "upload accepted");
+                Landed::Queued(id)
+            }
+            Accepted::Duplicate { winner, name } => {
+                core.wake_publisher();
+                tracing::warn!(%id, station, partner, file, winner, kept_as = name, "duplicate name within the window");
+                Landed::Duplicate(id)
+            }
         }
     }
 }

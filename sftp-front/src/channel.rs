@@ -9,7 +9,7 @@
 
 use crate::answers::{Outbox, ToSend};
 use crate::budget::{Budget, REQUEST_BUDGET};
-use crate::engine::{Aside, Engine, Work};
+use crate::engine::{Aside, Engine, Expected, Work};
 use crate::packet::{Broken, PIECE_COST};
 use crate::session::Activity;
 use bytes::{Bytes, BytesMut};
@@ -21,6 +21,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 /// Bytes that wait for the worker while it runs others. More would take memory and the processor's cache, and gain nothing.
@@ -37,6 +38,8 @@ pub(crate) struct Channel {
     outbox: Outbox,
     budget: Arc<Budget>,
     activity: Arc<Activity>,
+    /// Where its tasks run.
+    runtime: Handle,
 }
 
 struct Inbox {
@@ -70,6 +73,7 @@ enum End {
 }
 
 impl Channel {
+    /// For a task of the runtime that will serve it.
     pub(crate) fn new(engine: Engine, budget: Arc<Budget>, activity: Arc<Activity>) -> Arc<Self> {
         let inbox = Inbox {
             queue: VecDeque::new(),
@@ -86,6 +90,7 @@ impl Channel {
             outbox: Outbox::new(Arc::clone(&budget)),
             budget,
             activity,
+            runtime: Handle::current(),
         })
     }
 
@@ -226,7 +231,22 @@ impl Channel {
 
     fn work_aside(self: &Arc<Self>, engine: Box<Engine>) {
         let channel = Arc::clone(self);
-        tokio::task::spawn_blocking(move || channel.work(engine, true));
+        self.runtime.spawn_blocking(move || channel.work(engine, true));
+    }
+
+    /// Something that ran aside has ended: what waited for it goes on, on a thread that may wait.
+    fn resume(self: &Arc<Self>, mut inbox: MutexGuard<'_, Inbox>) {
+        match std::mem::replace(&mut inbox.worker, Worker::Running) {
+            Worker::Idle(engine) if engine.is_stalled() || !inbox.queue.is_empty() || inbox.end.is_some() => {
+                drop(inbox);
+                self.work_aside(engine);
+            }
+            Worker::Idle(engine) => {
+                inbox.is_due = false;
+                inbox.worker = Worker::Idle(engine);
+            }
+            other => inbox.worker = other,
+        }
     }
 
     /// Runs until the queue is empty on a blocking thread, or once on one that must not wait.
@@ -274,7 +294,9 @@ impl Channel {
             if !may_wait {
                 last.armed = false;
                 let mut inbox = self.inbox();
-                if engine.needs_thread() || inbox.is_due || !inbox.queue.is_empty() || inbox.end.is_some() {
+                let is_due = engine.needs_thread() || (inbox.is_due && engine.is_stalled());
+                inbox.is_due = is_due;
+                if is_due || !inbox.queue.is_empty() || inbox.end.is_some() {
                     inbox.is_due = true;
                     drop(inbox);
                     self.work_aside(engine);
@@ -347,27 +369,61 @@ struct Beside<'a>(&'a Arc<Channel>);
 
 impl Aside for Beside<'_> {
     fn run(&self, work: Work) {
-        let channel = Arc::clone(self.0);
-        channel.inbox().aside += 1;
-        tokio::task::spawn_blocking(move || {
-            match std::panic::catch_unwind(AssertUnwindSafe(work)) {
-                // A client that does not read is found by the engine's next answer.
-                Ok(answer) => drop(channel.outbox.ready(answer, 1)),
-                Err(_) => {
-                    tracing::error!("closing an upload panicked");
-                    channel.cut();
-                }
-            }
-            channel.activity.touch();
-            let mut inbox = channel.inbox();
-            inbox.aside -= 1;
-            inbox.is_due = true;
-            if matches!(inbox.worker, Worker::Gone) {
-                channel.finish(inbox);
-            } else {
-                channel.start(inbox, true);
+        let pending = Pending::begin(self.0, true);
+        self.0.runtime.spawn_blocking(move || {
+            if let Ok(answer) = std::panic::catch_unwind(AssertUnwindSafe(work)) {
+                pending.answer(answer);
             }
         });
+    }
+
+    fn expect(&self) -> Expected {
+        let pending = Pending::begin(self.0, false);
+        Box::new(move |answer| pending.answer(answer))
+    }
+}
+
+/// Work that goes on aside. If it ends without an answer, so does the channel.
+struct Pending {
+    channel: Arc<Channel>,
+    is_answered: bool,
+    /// It ends on a blocking thread, which runs what waits for it.
+    may_wait: bool,
+}
+
+impl Pending {
+    fn begin(channel: &Arc<Channel>, may_wait: bool) -> Self {
+        channel.inbox().aside += 1;
+        Self {
+            channel: Arc::clone(channel),
+            is_answered: false,
+            may_wait,
+        }
+    }
+
+    fn answer(mut self, answer: Bytes) {
+        self.is_answered = true;
+        // A client that does not read is found by the engine's next answer.
+        let _ = self.channel.outbox.ready(answer, 1);
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        let channel = &self.channel;
+        if !self.is_answered {
+            tracing::error!("closing an upload panicked");
+            channel.cut();
+        }
+        channel.activity.touch();
+        let mut inbox = channel.inbox();
+        inbox.aside -= 1;
+        inbox.is_due = true;
+        match inbox.worker {
+            Worker::Gone => channel.finish(inbox),
+            _ if self.may_wait => channel.start(inbox, true),
+            _ => channel.resume(inbox),
+        }
     }
 }
 

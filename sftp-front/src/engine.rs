@@ -63,10 +63,16 @@ pub(crate) struct Shared {
 /// Work that goes on beside the requests; its result is the encoded answer.
 pub(crate) type Work = Box<dyn FnOnce() -> Bytes + Send>;
 
+/// Takes the encoded answer of work that others do. If it is dropped instead, the channel ends.
+pub(crate) type Expected = Box<dyn FnOnce(Bytes) + Send>;
+
 /// Where the work goes that must not hold up later requests.
 pub(crate) trait Aside {
     /// Runs `work`, sends its answer, then runs the engine again. It may do all of that before it returns, but for the last.
     fn run(&self, work: Work);
+
+    /// The same for work that others do: what is returned takes its answer, on any thread.
+    fn expect(&self) -> Expected;
 }
 
 pub(crate) struct Engine {
@@ -194,6 +200,11 @@ impl Engine {
         let result = self.frames(&mut out, aside);
         out.flush()?;
         result
+    }
+
+    /// A request waits for what runs aside.
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.stalled.is_some()
     }
 
     /// The last run came to a request that may take longer.
@@ -559,12 +570,17 @@ impl Engine {
             path,
             end: Arc::clone(&end),
         });
-        aside.run(Box::new(move || {
-            let result = upload.close(&ledger.facts);
+        let ended = move |result: Result<(), Fault>| {
             drop(open);
             let _ = end.set(result.is_ok());
             status(id, result)
-        }));
+        };
+        if upload.closes_soon(&ledger.facts) {
+            let answer = aside.expect();
+            upload.close_soon(&ledger.facts, Box::new(move |result| answer(ended(result))));
+        } else {
+            aside.run(Box::new(move || ended(upload.close(&ledger.facts))));
+        }
         Ok(())
     }
 

@@ -290,7 +290,11 @@ pub trait Download: Send + Sync + 'static {
     fn stat(&self) -> Result<Stat, Fault>;
 }
 
-/// A file being written. Ends in exactly one call of [`close`](Upload::close) or [`abandon`](Upload::abandon).
+/// Takes the answer to a CLOSE. If it is dropped instead, the channel ends.
+pub type Closed = Box<dyn FnOnce(Result<(), Fault>) + Send>;
+
+/// A file being written. Ends in exactly one call of [`close`](Upload::close),
+/// [`close_soon`](Upload::close_soon) or [`abandon`](Upload::abandon).
 pub trait Upload: Send {
     /// Writes all of `data` at `offset`. After a fault the engine calls nothing but `stat` and `abandon`.
     ///
@@ -346,6 +350,17 @@ pub trait Upload: Send {
     /// # Errors
     /// Any fault.
     fn close(self: Box<Self>, facts: &UploadFacts) -> Result<(), Fault>;
+
+    /// Whether the CLOSE waits for others only, such as a journal, and takes no disk itself. Then [`close_soon`](Upload::close_soon)
+    /// is called in the place of [`close`](Upload::close), without a thread of its own.
+    fn closes_soon(&self, _facts: &UploadFacts) -> bool {
+        false
+    }
+
+    /// [`close`](Upload::close) that does not wait: `closed` is called with the answer when that is known, on any thread.
+    fn close_soon(self: Box<Self>, facts: &UploadFacts, closed: Closed) {
+        closed(self.close(facts));
+    }
 
     /// The end without a good CLOSE: connection lost, session ended, server stop, or a write that failed before.
     fn abandon(self: Box<Self>, facts: &UploadFacts);

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use sftp_front::{
-    Authenticator, CloseSign, Config, Download, Entry, Fault, Kind, Listing, OpenHow, Peer, Proven, PublicKey, Refused, Server, SetStat,
-    Space, Stat, Tree, Upload, UploadFacts, VPath,
+    Authenticator, CloseSign, Closed, Config, Download, Entry, Fault, Kind, Listing, OpenHow, Peer, Proven, PublicKey, Refused, Server,
+    SetStat, Space, Stat, Tree, Upload, UploadFacts, VPath,
 };
 use std::fs::{self, File};
 use std::io::Write;
@@ -145,6 +145,9 @@ impl Download for Reading {
 /// How long the CLOSE of a file takes whose name begins with "slow", and the sync of one with "syncs".
 const SLOW: Duration = Duration::from_secs(2);
 
+/// How long others take to close a file whose name begins with "soon".
+const SOON: Duration = Duration::from_millis(700);
+
 struct Written {
     path: VPath,
     real: PathBuf,
@@ -176,6 +179,20 @@ impl Upload for Written {
         }
         self.log.lock().unwrap().push(Event::Closed(self.path.clone(), facts.clone()));
         Ok(())
+    }
+    fn closes_soon(&self, _facts: &UploadFacts) -> bool {
+        self.path.name().is_some_and(|name| name.starts_with("soon"))
+    }
+    fn close_soon(self: Box<Self>, facts: &UploadFacts, closed: Closed) {
+        let facts = facts.clone();
+        std::thread::spawn(move || {
+            std::thread::sleep(SOON);
+            let is_lost = self.path.name() == Some("soon-lost");
+            let result = self.close(&facts);
+            if !is_lost {
+                closed(result);
+            }
+        });
     }
     fn abandon(self: Box<Self>, facts: &UploadFacts) {
         self.log.lock().unwrap().push(Event::Abandoned(self.path.clone(), facts.clone()));
@@ -845,6 +862,49 @@ fn a_slow_close_holds_up_its_own_name_only() {
     for name in &names {
         w.closed(name);
     }
+}
+
+#[test]
+fn a_close_that_others_end_is_answered_by_them() {
+    let w = World::new();
+    fs::write(w.path("srv/there"), b"old").unwrap();
+    let mut raw = Raw::new(&w);
+    let open = |raw: &mut Raw, name: &[u8]| {
+        raw.send(&open_write(1, name));
+        raw.handle()
+    };
+    let handle = open(&mut raw, b"soon");
+    let began = Instant::now();
+    raw.send(&packet(4, 2, &[&handle]));
+    raw.send(&packet(17, 3, &[&string(b"there")]));
+    let other = raw.answer().unwrap();
+    assert_eq!((other[0], other[4]), (105, 3));
+    assert!(began.elapsed() < SOON, "a STAT waited for another's CLOSE");
+    // About the name that is being closed: it waits, and what comes behind it too.
+    raw.send(&packet(18, 4, &[&string(b"soon"), &string(b"done")]));
+    raw.send(&packet(17, 5, &[&string(b"there")]));
+    assert_eq!((raw.code(), raw.code()), ((2, 0), (4, 0)));
+    assert_eq!(raw.answer().unwrap()[4], 5);
+    assert!(began.elapsed() >= SOON && w.path("srv/done").exists());
+
+    // Nobody answers: the client must not wait for ever.
+    let handle = open(&mut raw, b"soon-lost");
+    raw.send(&packet(4, 6, &[&handle]));
+    assert_eq!(raw.answer(), None);
+    raw.child.wait().unwrap();
+
+    // The client ends the channel meanwhile: the answer still comes, then the end.
+    let mut raw = Raw::new(&w);
+    let handle = open(&mut raw, b"soon-last");
+    raw.send(&packet(4, 7, &[&handle]));
+    drop(raw.stdin);
+    let mut rest = Vec::new();
+    std::io::Read::read_to_end(&mut raw.stdout, &mut rest).unwrap();
+    assert_eq!(rest.get(4..13), Some(&[101, 0, 0, 0, 7, 0, 0, 0, 0][..]));
+    raw.child.wait().unwrap();
+    w.wait("sign", |e| {
+        matches!(e, Event::Sign(p, CloseSign::ChannelEnded) if p.name() == Some("soon-last")).then_some(())
+    });
 }
 
 fn fsync(id: u32, handle: &[u8]) -> Vec<u8> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use openssl::sha::Sha256;
 
-use super::{Arrived, Landed, accept, hex};
+use super::{Arrived, Landed, drawn, hex, queue};
 use crate::gateway::Core;
 use crate::journal::JournalError;
 use crate::layout;
@@ -103,9 +103,9 @@ fn queue_file(core: &Core, account: String, station: String, partner: String, wh
         subject: what.subject,
         content_type: what.content_type,
     };
-    let now = core.clock.now();
+    let (now, message) = drawn(core, &arrived);
     let failed = |error: JournalError| SubmitError::new("journal", "cannot send the file", error.to_string(), "as2gate doctor");
-    match accept(core, arrived, setting, now, now).map_err(failed)? {
+    match queue(core, arrived, message, now, now).map_err(failed)? {
         Landed::Queued(id) | Landed::Duplicate(id) => core.journal.read(|tx| tx.expect_message(id.as_str())).map_err(failed),
         Landed::Waits(_) => Err(SubmitError::new(
             "not-sent",

@@ -20,6 +20,7 @@ mod snapshot;
 mod tree;
 
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
@@ -173,7 +174,7 @@ impl Journal {
         T: Send + 'static,
         F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
     {
-        self.submit(change, Failing::Alone)?
+        self.asked(change, Failing::Alone)?
             .blocking_recv()
             .map_err(|_| JournalError::Closed)?
     }
@@ -187,7 +188,7 @@ impl Journal {
         T: Send + 'static,
         F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
     {
-        self.submit(change, Failing::Alone)?.await.map_err(|_| JournalError::Closed)?
+        self.asked(change, Failing::Alone)?.await.map_err(|_| JournalError::Closed)?
     }
 
     /// Like [`Journal::write`], for a change without a refusal of its own, which fails only if the database does. It costs
@@ -200,7 +201,7 @@ impl Journal {
         T: Send + 'static,
         F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
     {
-        self.submit(change, Failing::WithAll)?.await.map_err(|_| JournalError::Closed)?
+        self.asked(change, Failing::WithAll)?.await.map_err(|_| JournalError::Closed)?
     }
 
     /// [`Journal::write_sure`] for blocking threads.
@@ -212,33 +213,54 @@ impl Journal {
         T: Send + 'static,
         F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
     {
-        self.submit(change, Failing::WithAll)?
+        self.asked(change, Failing::WithAll)?
             .blocking_recv()
             .map_err(|_| JournalError::Closed)?
     }
 
-    fn submit<T, F>(&self, change: F, failing: Failing) -> Result<oneshot::Receiver<Result<T>>>
+    /// [`Journal::write`] without waiting: `then` is told what came of it, on the writer's thread, which it must not hold up,
+    /// nor ask for a change and wait for that. If the writer has stopped, it is told so here.
+    pub fn write_then<T, F>(&self, change: F, then: impl FnOnce(Result<T>) + Send + 'static)
+    where
+        T: Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
+    {
+        let then = Then(Some(Box::new(then)));
+        // A change that is not run, here or there, is dropped with its `then`, which tells.
+        let _ = self.submit(change, Failing::Alone, move |outcome| then.tell(outcome));
+    }
+
+    fn asked<T, F>(&self, change: F, failing: Failing) -> Result<oneshot::Receiver<Result<T>>>
     where
         T: Send + 'static,
         F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
     {
         let (answer, receiver) = oneshot::channel();
+        self.submit(change, failing, move |outcome| {
+            // The asker may have gone away; the decision stands all the same.
+            let _ = answer.send(outcome);
+        })?;
+        Ok(receiver)
+    }
+
+    fn submit<T, F>(&self, change: F, failing: Failing, answer: impl FnOnce(Result<T>) + Send + 'static) -> Result<()>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
+    {
         let change: Change = Box::new(move |tx, turn| {
             let guarded = turn == Turn::Later && failing == Failing::Alone;
             let outcome = if guarded { in_savepoint(tx, change) } else { change(tx) };
             let spoilt = outcome.is_err() && !guarded;
             let release = Box::new(move |committed: std::result::Result<(), String>| {
-                let outcome = match (outcome, committed) {
+                answer(match (outcome, committed) {
                     (Ok(_), Err(text)) => Err(JournalError::Commit(text)),
                     (outcome, _) => outcome,
-                };
-                // The asker may have gone away; the decision stands all the same.
-                let _ = answer.send(outcome);
+                });
             });
             Ran { release, spoilt }
         });
-        self.changes.send(change).map_err(|_| JournalError::Closed)?;
-        Ok(receiver)
+        self.changes.send(change).map_err(|_| JournalError::Closed)
     }
 
     /// Reads, on a connection of its own.
@@ -277,6 +299,30 @@ impl Journal {
     /// The database's.
     pub fn integrity(&self) -> Result<String> {
         self.read(|tx| Ok(tx.db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?))
+    }
+}
+
+/// Who is told about a change, exactly once.
+struct Then<T>(Option<Box<dyn FnOnce(Result<T>) + Send>>);
+
+impl<T> Then<T> {
+    fn tell(mut self, outcome: Result<T>) {
+        self.end(outcome);
+    }
+
+    /// The writer goes on, whatever they do.
+    fn end(&mut self, outcome: Result<T>) {
+        if let Some(then) = self.0.take()
+            && std::panic::catch_unwind(AssertUnwindSafe(|| then(outcome))).is_err()
+        {
+            tracing::error!("what follows a change of the journal panicked");
+        }
+    }
+}
+
+impl<T> Drop for Then<T> {
+    fn drop(&mut self) {
+        self.end(Err(JournalError::Closed));
     }
 }
 

@@ -138,7 +138,7 @@ fn a_sure_change_that_fails_after_all_takes_its_group_along_and_no_other() {
     let (_dir, journal) = journal();
     let (hold, held) = mpsc::channel::<()>();
     let (entered, inside) = mpsc::channel();
-    let first = journal.submit(
+    let first = journal.asked(
         move |tx| {
             entered.send(()).unwrap();
             // The others queue up behind it, into the same group.
@@ -149,20 +149,48 @@ fn a_sure_change_that_fails_after_all_takes_its_group_along_and_no_other() {
     );
     inside.recv().unwrap();
     let failing = |failing| {
-        journal.submit(
+        journal.asked(
             |tx| tx.set_fact("bad", "1").and(Err::<(), _>(JournalError::Conflict("no".into()))),
             failing,
         )
     };
     let refused = failing(Failing::Alone);
-    let second = journal.submit(|tx| tx.set_fact("second", "1"), Failing::WithAll);
+    let second = journal.asked(|tx| tx.set_fact("second", "1"), Failing::WithAll);
     let broken = failing(Failing::WithAll);
-    let later = journal.submit(|tx| tx.set_fact("later", "1"), Failing::Alone);
+    let later = journal.asked(|tx| tx.set_fact("later", "1"), Failing::Alone);
     hold.send(()).unwrap();
     let ended = [first, refused, second, broken, later].map(|sent| sent.unwrap().blocking_recv().unwrap().is_ok());
     assert_eq!(ended, [false, false, false, false, true]);
     let kept = |key: &str| journal.read(|tx| tx.fact(key)).unwrap().is_some();
     assert_eq!(["first", "bad", "second", "later"].map(kept), [false, false, false, true]);
+}
+
+#[test]
+fn who_does_not_wait_is_told_when_it_is_durable() {
+    let (dir, journal) = journal();
+    let (told, outcomes) = mpsc::channel();
+    let write = |name: &'static str, refuse: bool, panics: bool| {
+        let (told, path) = (told.clone(), dir.path().join("as2gate.db"));
+        let change = move |tx: &Tx<'_>| {
+            tx.set_fact(name, "1")?;
+            if refuse { Err(JournalError::Conflict("no".into())) } else { Ok(()) }
+        };
+        journal.write_then(change, move |outcome: Result<()>| {
+            // Another connection sees what is committed only.
+            let db = Connection::open(path).unwrap();
+            let kept: i64 = db
+                .query_row("SELECT count(*) FROM fact WHERE key = ?1", [name], |row| row.get(0))
+                .unwrap();
+            told.send((name, outcome.is_ok(), kept)).unwrap();
+            assert!(!panics);
+        });
+    };
+    write("good", false, false);
+    write("bad", true, false);
+    write("panics", false, true);
+    write("after", false, false);
+    let all: Vec<_> = outcomes.iter().take(4).collect();
+    assert_eq!(all, [("good", true, 1), ("bad", false, 0), ("panics", true, 1), ("after", true, 1)]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use openssl::sha::Sha256;
 use serde_json::{Value, json};
-use sftp_front::{Fault, OpenHow, SetStat, Stat, Upload, UploadFacts};
+use sftp_front::{Closed, Fault, OpenHow, SetStat, Stat, Upload, UploadFacts};
 
 use super::desk::{Desk, Live};
 use super::listing::{file_stat, seconds};
@@ -219,6 +219,35 @@ impl Writing {
             subject: String::new(),
             content_type: String::new(),
         }
+    }
+
+    /// Makes the bytes durable, unless they are small; what is decided about, and what follows.
+    fn staged(self, sha256: String, facts: &UploadFacts) -> Result<(Arrived, End), Fault> {
+        let mut arrived = self.arrived(
+            Staged {
+                key: String::new(),
+                len: 0,
+                inline: None,
+            },
+            sha256.clone(),
+        );
+        let end = End {
+            size: self.draft.len(),
+            mtime: self.mtime.unwrap_or_else(|| seconds(now(&self.core))),
+            core: self.core,
+            desk: self.desk,
+            trail: self.trail,
+            account: self.account,
+            user: self.user,
+            session: self.session,
+            path: self.at.path,
+            sha256,
+            begun: self.begun,
+            live: self.live,
+            looks_back: facts.client_looks_back(),
+        };
+        arrived.staged = self.draft.stage().map_err(told)?;
+        Ok((arrived, end))
     }
 
     fn keep_part(self, reason: &str) {
@@ -462,38 +491,40 @@ impl Upload for Writing {
         let sha256 = self.digest().map_err(told)?;
         self.count_others()?;
         self.check_quota(self.draft.len())?;
-        let (trail, account, begun, digest) = (Arc::clone(&self.trail), self.account.clone(), self.begun, sha256.clone());
-        let (size, mtime) = (self.draft.len(), self.mtime.unwrap_or_else(|| seconds(now(&self.core))));
-        let mut arrived = self.arrived(
-            Staged {
-                key: String::new(),
-                len: 0,
-                inline: None,
-            },
-            sha256,
-        );
-        let Writing {
-            core,
-            desk,
-            at,
-            user,
-            session,
-            draft,
-            live,
-            ..
-        } = *self;
-        arrived.staged = draft.stage().map_err(told)?;
-        let landed = land(&core, arrived, sign(facts))?;
-        drop(live);
-        if facts.client_looks_back() && matches!(landed, Landed::Waits(UploadState::Parked)) {
-            desk.awaits_look(session, &at.path);
-        }
-        let facts = json!({ "path": at.path, "bytes": size, "sha256": digest, "millis": elapsed(begun), "session": session });
-        trail.add("user.upload", &account, &user, facts, now(&core));
-        if !matches!(landed, Landed::Waits(_)) {
-            desk.remember(&user, &at.path, size, mtime, session, now(&core));
-        }
+        let core = Arc::clone(&self.core);
+        let (arrived, end) = self.staged(sha256, facts)?;
+        end.of(&land(&core, arrived, sign(facts))?);
         Ok(())
+    }
+
+    fn closes_soon(&self, facts: &UploadFacts) -> bool {
+        let in_order = self.hash.in_order && self.hash.hashed == self.draft.len();
+        let is_small_and_new = self.draft.is_small() && self.replaces.is_none() && !facts.gap && self.quota() == 0;
+        #[cfg(feature = "sabotage")]
+        if is_sabotaged() {
+            return false;
+        }
+        let waits = || {
+            intake::waits(
+                &self.core,
+                &self.account,
+                &self.at.partner,
+                &self.at.name,
+                self.draft.len(),
+                sign(facts),
+            )
+        };
+        in_order && is_small_and_new && waits().is_none()
+    }
+
+    fn close_soon(mut self: Box<Self>, facts: &UploadFacts, closed: Closed) {
+        let (core, sign) = (Arc::clone(&self.core), sign(facts));
+        match self.digest().map_err(told).and_then(|sha256| self.staged(sha256, facts)) {
+            Ok((arrived, end)) => intake::land_soon(&core, arrived, sign, move |landed| {
+                closed(landed.map(|landed| end.of(&landed)).map_err(failure));
+            }),
+            Err(fault) => closed(Err(fault)),
+        }
     }
 
     fn abandon(self: Box<Self>, facts: &UploadFacts) {
@@ -509,10 +540,48 @@ impl Upload for Writing {
     }
 }
 
+#[cfg(feature = "sabotage")]
+fn is_sabotaged() -> bool {
+    std::env::var_os("AS2GATE_TEST_SABOTAGE").is_some_and(|what| what == "promise-first")
+}
+
+/// What follows the decision about a file.
+struct End {
+    core: Arc<Core>,
+    desk: Arc<Desk>,
+    trail: Arc<Trail>,
+    account: String,
+    user: String,
+    session: u64,
+    path: String,
+    size: u64,
+    mtime: u64,
+    sha256: String,
+    begun: Instant,
+    live: Live,
+    looks_back: bool,
+}
+
+impl End {
+    fn of(self, landed: &Landed) {
+        let now = now(&self.core);
+        drop(self.live);
+        if self.looks_back && matches!(landed, Landed::Waits(UploadState::Parked)) {
+            self.desk.awaits_look(self.session, &self.path);
+        }
+        if !matches!(landed, Landed::Waits(_)) {
+            self.desk.remember(&self.user, &self.path, self.size, self.mtime, self.session, now);
+        }
+        let facts =
+            json!({ "path": self.path, "bytes": self.size, "sha256": self.sha256, "millis": elapsed(self.begun), "session": self.session });
+        self.trail.add("user.upload", &self.account, &self.user, facts, now);
+    }
+}
+
 /// Decides about a finished upload; the answer to CLOSE waits for it.
 fn land(core: &Arc<Core>, arrived: Arrived, sign: Sign) -> Result<Landed, Fault> {
     #[cfg(feature = "sabotage")]
-    if std::env::var_os("AS2GATE_TEST_SABOTAGE").is_some_and(|what| what == "promise-first") {
+    if is_sabotaged() {
         // The control of the crash test: promise before the decision, and see the test find the loss.
         let core = Arc::clone(core);
         std::thread::spawn(move || {
