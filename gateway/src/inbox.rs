@@ -43,6 +43,8 @@ const MAX_CHECKS: u32 = 20;
 const PAUSE: Millis = 30_000;
 /// Milliseconds from a body's end to its answer that are told: partners give up after two to five minutes (as2.md §6.1).
 const SLOW: Millis = 60_000;
+/// Headers that a request has once at most.
+const IDENTITY: [&str; 3] = ["AS2-From", "AS2-To", "Message-ID"];
 /// Bytes read at once for a digest.
 const DIGEST_PIECE: usize = 256 * 1024;
 
@@ -124,6 +126,10 @@ impl Receive for Inbox {
 
     async fn admit(&self, arrival: &Arrival) -> Result<Spool, Reply> {
         let headers = &arrival.head.headers;
+        // Whom a message is from and what it is called may not be read in two ways.
+        if let Some(name) = IDENTITY.iter().find(|name| headers.all(name).nth(1).is_some()) {
+            return Err(Reply::text(400, &format!("the header {name} is repeated\r\n")));
+        }
         if lacks_names(headers) {
             return mdns::admit(&self.core, arrival);
         }

@@ -160,6 +160,8 @@ pub struct Partner {
     pub signature_scheme: SignatureScheme,
     /// Our signatures cover the names of their algorithms (CMSAlgorithmProtection, RFC 6211).
     pub protect_algorithms: bool,
+    /// Our signatures carry our certificate.
+    pub include_certificate: bool,
     /// Content encryption; `none` sends in clear.
     #[serde(with = "word_or_none")]
     pub encrypt: Option<Cipher>,
@@ -279,6 +281,7 @@ impl Default for Partner {
             sign: Some(Digest::Sha256),
             signature_scheme: SignatureScheme::RsaPkcs1,
             protect_algorithms: false,
+            include_certificate: true,
             encrypt: Some(Cipher::Aes256Cbc),
             key_transport: KeyTransport::RsaPkcs1,
             originator_copy: false,

@@ -327,6 +327,11 @@ impl Noun for OfPartner {
             "protect_algorithms",
             "Signatures cover the names of their algorithms (RFC 6211), which some products cannot read",
         ),
+        switch(
+            "include-certificate",
+            "include_certificate",
+            "Put our certificate into our signatures; false for partners that stumble over it",
+        ),
         word("encrypt", "encrypt", CIPHERS, "Content encryption"),
         word(
             "key-transport",

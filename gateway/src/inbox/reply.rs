@@ -194,7 +194,7 @@ pub(super) fn compose_mdn(
             identity: pair.signer()?,
             digest: receipt_digest(pair, receipt, says.mic.as_ref()),
             scheme: pair.partner.signature_scheme,
-            include_certificate: true,
+            include_certificate: pair.partner.include_certificate,
             protect_algorithms: pair.partner.protect_algorithms,
         })
     });
@@ -365,7 +365,10 @@ pub(super) async fn refuse(
     message.code = error.kind.as_str().replace(' ', "-").to_ascii_lowercase();
     message.reason.clone_from(&error.detail);
     let headers = &arrival.head.headers;
-    let receipt = headers.get("Disposition-Notification-To").map(|_| {
+    // A message without any id cannot be named by an MDN (as2.md Q19).
+    let nameless = message.message_id.is_empty();
+    let wants_receipt = headers.get("Disposition-Notification-To").filter(|_| !nameless);
+    let receipt = wants_receipt.map(|_| {
         // The receipt that was asked for, unless that is what is wrong; in the answer, whatever else was asked.
         let asked = ReceiptRequest::from_headers(headers).ok().flatten();
         ReceiptRequest {
@@ -374,10 +377,12 @@ pub(super) async fn refuse(
         }
     });
     let made = keep_refused(core, pair, message, receipt.as_ref(), Says::error(&error, None), staged.blob()).await?;
-    Ok(made.map_or_else(
-        || Reply::text(400, "the message cannot be processed: its headers are wrong\r\n"),
-        mdn,
-    ))
+    let why = if nameless {
+        "the header Message-ID is missing"
+    } else {
+        "its headers are wrong"
+    };
+    Ok(made.map_or_else(|| Reply::text(400, &format!("the message cannot be processed: {why}\r\n")), mdn))
 }
 
 /// Files a refusal with its evidence and the receipt that was asked for, which comes back for the answer or, where it was

@@ -233,7 +233,7 @@ fn signing(pair: &Partnership) -> Result<Option<Signing<'_>>, ComposeError> {
         identity,
         digest,
         scheme: pair.partner.signature_scheme,
-        include_certificate: true,
+        include_certificate: pair.partner.include_certificate,
         protect_algorithms: pair.partner.protect_algorithms,
     }))
 }

@@ -101,6 +101,39 @@ fn receipts_copies_and_signatures_are_as_the_partner_is_set() {
     .ok();
     assert!(printed.contains("1.2.840.113549.1.9.52"), "{printed}");
 
+    // Without its certificate the signature is found by issuer and number, in the message and in the receipt.
+    let signers = |gateway: &Gateway, raw: &[u8]| {
+        let file = gateway.file("signed", raw);
+        let args = ["cms", "-cmsout", "-print", "-noout", "-inform", "SMIME", "-in", &at(&file)];
+        run(&mut tool("openssl", &args)).ok().matches("d.certificate:").count()
+    };
+    alice.ok(&["partner", "set", "BOB", "--include-certificate", "false", "--encrypt", "none"]);
+    pair.bob().ok(&[
+        "partner",
+        "set",
+        "ALICE",
+        "--include-certificate",
+        "false",
+        "--require-encrypted",
+        "false",
+    ]);
+    std::thread::sleep(FOLLOWS);
+    let parcel = pair.deliver("bare.edi", &order(5));
+    let file = |what: &str, name: &str| {
+        pair.alice_user
+            .get(&format!("AS2/{what}/ALICE/BOB/outbox/{}/{name}", parcel.sent_id()))
+    };
+    let sent = [file("headers", "headers.txt"), b"\r\n".to_vec(), file("raw-message", "message.as2")].concat();
+    let receipt = pair.bob_user.get(&format!("AS2/raw-mdn/outgoing/{}.mdn", parcel.got_id()));
+    assert_eq!(
+        [
+            signers(alice, &std::fs::read(&plain).unwrap()),
+            signers(alice, &sent),
+            signers(alice, &receipt)
+        ],
+        [1, 0, 0]
+    );
+
     for (setting, value) in [("--micalgs", "sha1"), ("--micalgs", "sha256,sha256"), ("--micalgs", "md5")] {
         assert_eq!(alice.cli(&["partner", "set", "BOB", setting, value]).code, 4, "{value}");
     }

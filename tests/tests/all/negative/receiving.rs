@@ -319,6 +319,26 @@ fn malformed_message_ids_are_refused_by_name() {
 }
 
 #[test]
+fn a_message_without_an_id_or_with_two_names_is_a_bad_request() {
+    let stage = stage();
+    let port = stage.gate.as2_port;
+    let message = payload().signed(&stage.partner).message("<twofold@test>");
+    let answer = message.clone().without("Message-ID").post(port);
+    assert!(
+        answer.status == 400 && answer.text().contains("Message-ID is missing"),
+        "{answer:?}"
+    );
+    for (name, value) in [("AS2-From", CRAFT), ("AS2-To", "OTHER"), ("Message-ID", "<other@test>")] {
+        let mut twofold = message.clone();
+        twofold.headers.push((name.to_owned(), value.to_owned()));
+        let answer = twofold.post(port);
+        assert!(answer.status == 400 && answer.text().contains("repeated"), "{name}: {answer:?}");
+    }
+    assert_eq!(stage.listed("<twofold@test>").len(), 0);
+    assert_eq!(message.post(port).disposition(), PROCESSED);
+}
+
+#[test]
 fn the_mdn_for_a_malformed_message_id_is_signed_as_asked() {
     let stage = stage();
     let request = payload().signed(&stage.partner).message("<three words here@test>");
