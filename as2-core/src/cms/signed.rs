@@ -16,8 +16,6 @@ pub use verify::{SignatureFacts, Verified, peek, verify_detached};
 pub const MAX_P7S: usize = 256 * 1024;
 /// Certificates that a signature may bring.
 pub const MAX_CERTIFICATES: usize = 64;
-/// SignerInfos of one signature; AS2 has one, and two during a change of algorithms.
-pub const MAX_SIGNERS: usize = 4;
 /// Signed attributes of one SignerInfo.
 pub const MAX_ATTRIBUTES: usize = 64;
 /// Pinned certificates that are tried.

@@ -94,17 +94,16 @@ impl Signed {
         let Signed { parts, line, .. } = self;
         let strict = parts.place.decrypted;
         let p7s = read_signature(&parts.signature, strict)?;
-        let digests = peek(&p7s)?.digests;
+        let digest = peek(&p7s)?.digest;
 
         let policy = walk.job.policy;
         let taken = std::mem::replace(&mut parts.hashes, Hashes::new(&[])?).finish()?;
-        let missing = |digest: &&Digest| policy.allows(**digest) && !taken.iter().any(|(known, _)| known == *digest);
-        if let Some(digest) = digests.iter().find(missing) {
-            return Err(Failure::wants_rehash(*digest));
+        let digest = digest.filter(|digest| policy.allows(*digest));
+        if let Some(missing) = digest.filter(|digest| !taken.iter().any(|(known, _)| known == digest)) {
+            return Err(Failure::wants_rehash(missing));
         }
         let (verified, content) = parts.verify(&p7s, taken, walk)?;
-        let signature_digest = digests.first().copied().filter(|digest| policy.allows(*digest));
-        let mic = walk.job.mic_of(signature_digest, &content);
+        let mic = walk.job.mic_of(digest, &content);
         // The digest of altered plaintext would let a stranger check guesses about it.
         let verified = verified.map_err(|error| Failure::named(error, mic.clone().filter(|_| !strict)))?;
         if let Some(fault) = parts.fault.take() {

@@ -1,6 +1,6 @@
 //! SignedData that holds its content.
 
-use super::verify::{Signer, Verified, judge, read_parts, unauthentic};
+use super::verify::{Verified, read_parts, unauthentic};
 use crate::algorithm::Digest;
 use crate::cert::Certificate;
 use crate::cms::ber::{self, Fault, Reader};
@@ -74,11 +74,11 @@ impl OpaqueVerifier {
             let digests = state.hashers.drain(..).map(|hasher| Ok((hasher.digest(), hasher.finish()?)));
             let digests = digests.collect::<Result<Vec<_>, Error>>()?;
             // A signer's digest must be announced (RFC 5652 §5.1); one that is not cannot be verified in one pass.
-            let announced = |signer: &&Signer<'_>| oid::digest_of(signer.digest).is_none_or(|name| digests.iter().any(|(d, _)| *d == name));
-            if parts.signers.iter().any(|signer| !announced(&signer)) {
-                return Err(unauthentic("a signer's digest was not announced"));
+            let announced = |name: Digest| digests.iter().any(|(digest, _)| *digest == name);
+            if !oid::digest_of(parts.signer.digest).is_none_or(announced) {
+                return Err(unauthentic("the signer's digest was not announced"));
             }
-            judge(&parts.signers, &digests, pinned, allowed)
+            parts.signer.verify(&digests, pinned, allowed)
         })
     }
 

@@ -102,7 +102,7 @@ fn what_a_signature_says() {
     let signature = sign(&params(testkit::rsa(), Digest::Sha384, SignatureScheme::RsaPss), b"text");
     let facts = peek(&signature).unwrap();
     let certificate = testkit::rsa().certificate();
-    assert_eq!(facts.digests, [Digest::Sha384]);
+    assert_eq!(facts.digest, Some(Digest::Sha384));
     assert_eq!(
         facts.signer_issuer_serial,
         Some((certificate.issuer_der().to_vec(), certificate.serial().to_vec()))
@@ -213,7 +213,7 @@ fn we_accept_openssls() {
         let p7s = bench.get("p7s");
         let verified = verify(&p7s, &text, &[identity.certificate().clone()]).expect(options);
         assert_eq!((verified.digest, verified.has_attributes), (digest, attributes), "{options}");
-        assert_eq!(peek(&p7s).unwrap().digests, [digest]);
+        assert_eq!(peek(&p7s).unwrap().digest, Some(digest));
         assert!(verify(&p7s, b"other", &[identity.certificate().clone()]).is_err());
     }
 }
@@ -347,6 +347,27 @@ fn opaque_signatures() {
     }
     let detached = sign(&params(testkit::rsa(), Digest::Sha256, SignatureScheme::RsaPkcs1), &text);
     assert_eq!(run(&detached, 1, &pinned).unwrap_err().kind, ErrorKind::AuthenticationFailed);
+}
+
+#[test]
+fn a_signature_has_exactly_one_signer() {
+    let bench = Bench::new(testkit::rsa());
+    bench.put("other.pem", &testkit::pem(testkit::other().certificate()));
+    bench.put("other.key", &testkit::other().key().private_key_to_pem_pkcs8().unwrap());
+    let text = content(1000);
+    bench.put("in", &text);
+    let pinned = [testkit::rsa().certificate().clone(), testkit::other().certificate().clone()];
+    let two = "-signer cert.pem -inkey key.pem -signer other.pem -inkey other.key";
+    bench.openssl(&format!("cms -sign -binary -outform DER -in in -out out {two}"));
+    let refused = verify(&bench.get("out"), &text, &pinned).unwrap_err();
+    assert!(
+        refused.kind == ErrorKind::AuthenticationFailed && refused.detail.contains("signer"),
+        "{refused:?}"
+    );
+    bench.openssl(&format!("cms -sign -nodetach -binary -outform DER -in in -out out {two}"));
+    let (mut verifier, mut found) = (OpaqueVerifier::new(), Vec::new());
+    verifier.push(&bench.get("out"), &mut found).unwrap();
+    assert!(verifier.finish(&mut found, &pinned, &|_| true).is_err());
 }
 
 #[test]

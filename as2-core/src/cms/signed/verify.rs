@@ -3,7 +3,7 @@
 use openssl::pkey::{PKey, Public};
 
 use super::attributes::Attributes;
-use super::{MAX_CERTIFICATES, MAX_P7S, MAX_PINNED, MAX_SIGNATURE, MAX_SIGNERS};
+use super::{MAX_CERTIFICATES, MAX_P7S, MAX_PINNED, MAX_SIGNATURE};
 use crate::algorithm::Digest;
 use crate::cert::Certificate;
 use crate::cms::ber::{self, Element, Fault, Reader};
@@ -32,13 +32,13 @@ pub struct Verified {
 /// What a signature says about itself; nothing of it is proven.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignatureFacts {
-    /// Known digests of all SignerInfos: those that must be taken of the content.
-    pub digests: Vec<Digest>,
-    /// Issuer (DER) and serial (contents) of the first SignerInfo.
+    /// The SignerInfo's digest, if it is known: it must be taken of the content.
+    pub digest: Option<Digest>,
+    /// Issuer (DER) and serial (contents) of the SignerInfo.
     pub signer_issuer_serial: Option<(Vec<u8>, Vec<u8>)>,
-    /// Subject key identifier of the first SignerInfo.
+    /// Subject key identifier of the SignerInfo.
     pub signer_ski: Option<Vec<u8>>,
-    /// The claimed time of the first SignerInfo, in Unix seconds.
+    /// The claimed time of the SignerInfo, in Unix seconds.
     pub signing_time: Option<i64>,
     /// The certificates that came along, as they are.
     pub certificates: Vec<Vec<u8>>,
@@ -49,27 +49,20 @@ pub struct SignatureFacts {
 /// # Errors
 /// `AuthenticationFailed` if it is no detached SignedData within the limits.
 pub fn peek(p7s: &[u8]) -> Result<SignatureFacts, Error> {
-    let parts = read_detached(p7s)?;
-    let mut digests = Vec::new();
-    for digest in parts.signers.iter().filter_map(|signer| oid::digest_of(signer.digest)) {
-        if !digests.contains(&digest) {
-            digests.push(digest);
-        }
-    }
-    let first = parts.signers.first();
-    let id = first.map(|signer| signer.id);
-    let attributes = first
-        .and_then(|signer| signer.attributes)
-        .and_then(|attributes| Attributes::read(attributes).ok());
+    let Parts { certificates, signer } = read_detached(p7s)?;
+    let attributes = signer.attributes.and_then(|attributes| Attributes::read(attributes).ok());
+    let id = signer.id;
     Ok(SignatureFacts {
-        digests,
-        signer_issuer_serial: id.filter(|id| id.id == ber::SEQUENCE).and_then(|id| {
+        digest: oid::digest_of(signer.digest),
+        signer_issuer_serial: Some(id).filter(|id| id.id == ber::SEQUENCE).and_then(|id| {
             let mut fields = id.reader();
             Some((fields.next().ok()?.whole.to_vec(), fields.expect(ber::INTEGER).ok()?.body.to_vec()))
         }),
-        signer_ski: id.filter(|id| id.id & !0x20 == 0x80).and_then(|id| id.octets(MAX_SIGNATURE).ok()),
+        signer_ski: Some(id)
+            .filter(|id| id.id & !0x20 == 0x80)
+            .and_then(|id| id.octets(MAX_SIGNATURE).ok()),
         signing_time: attributes.and_then(|attributes| attributes.signing_time),
-        certificates: parts.certificates.iter().map(|der| der.to_vec()).collect(),
+        certificates: certificates.iter().map(|der| der.to_vec()).collect(),
     })
 }
 
@@ -86,31 +79,7 @@ pub fn verify_detached(
     pinned: &[Certificate],
     allowed: &dyn Fn(Digest) -> bool,
 ) -> Result<Verified, Error> {
-    judge(&read_detached(p7s)?.signers, content_digests, pinned, allowed)
-}
-
-/// One good SignerInfo is enough; else the most telling failure counts.
-pub(super) fn judge(
-    signers: &[Signer<'_>],
-    digests: &[(Digest, Vec<u8>)],
-    pinned: &[Certificate],
-    allowed: &dyn Fn(Digest) -> bool,
-) -> Result<Verified, Error> {
-    let rank = |error: &Error| match error.kind {
-        ErrorKind::AuthenticationFailed => 0,
-        ErrorKind::InsufficientMessageSecurity => 1,
-        ErrorKind::IntegrityCheckFailed => 2,
-        _ => 3,
-    };
-    let mut failure = unauthentic("no signer");
-    for signer in signers {
-        match signer.verify(digests, pinned, allowed) {
-            Ok(verified) => return Ok(verified),
-            Err(error) if rank(&error) >= rank(&failure) => failure = error,
-            Err(_) => {}
-        }
-    }
-    Err(failure)
+    read_detached(p7s)?.signer.verify(content_digests, pinned, allowed)
 }
 
 pub(super) fn unauthentic(detail: &str) -> Error {
@@ -120,7 +89,8 @@ pub(super) fn unauthentic(detail: &str) -> Error {
 /// What follows the content in SignedData.
 pub(super) struct Parts<'a> {
     pub(super) certificates: Vec<&'a [u8]>,
-    pub(super) signers: Vec<Signer<'a>>,
+    /// Exactly one (security.md §6): of several nobody could say whose the message is.
+    pub(super) signer: Signer<'a>,
 }
 
 /// One SignerInfo (RFC 5652 §5.3).
@@ -167,7 +137,7 @@ fn read_detached(p7s: &[u8]) -> Result<Parts<'_>, Error> {
     read().map_err(|fault| fault.into_error(ErrorKind::AuthenticationFailed))
 }
 
-/// Certificates, CRLs (ignored) and SignerInfos.
+/// Certificates, CRLs (ignored) and the SignerInfo.
 pub(super) fn read_parts<'a>(data: &mut Reader<'a>) -> Result<Parts<'a>, Fault> {
     let mut certificates = Vec::new();
     if let Some(bag) = data.optional(ber::context(0))? {
@@ -181,18 +151,11 @@ pub(super) fn read_parts<'a>(data: &mut Reader<'a>) -> Result<Parts<'a>, Fault> 
     }
     data.optional(ber::context(1))?;
     let mut infos = data.expect(ber::SET)?.reader();
-    let mut signers = Vec::new();
-    while !infos.is_empty() {
-        if signers.len() == MAX_SIGNERS {
-            return Err(Fault::Bad("too many signers"));
-        }
-        signers.push(Signer::read(&infos.expect(ber::SEQUENCE)?)?);
+    let signer = Signer::read(&infos.expect(ber::SEQUENCE)?)?;
+    if !infos.is_empty() {
+        return Err(Fault::Bad("more than one signer"));
     }
-    if signers.is_empty() {
-        Err(Fault::Bad("no signer"))
-    } else {
-        Ok(Parts { certificates, signers })
-    }
+    Ok(Parts { certificates, signer })
 }
 
 impl<'a> Signer<'a> {
@@ -218,7 +181,12 @@ impl<'a> Signer<'a> {
         })
     }
 
-    fn verify(&self, digests: &[(Digest, Vec<u8>)], pinned: &[Certificate], allowed: &dyn Fn(Digest) -> bool) -> Result<Verified, Error> {
+    pub(super) fn verify(
+        &self,
+        digests: &[(Digest, Vec<u8>)],
+        pinned: &[Certificate],
+        allowed: &dyn Fn(Digest) -> bool,
+    ) -> Result<Verified, Error> {
         let insufficient = |detail: String| Error::new(ErrorKind::InsufficientMessageSecurity, detail);
         let digest = match oid::digest_of(self.digest) {
             Some(digest) if !allowed(digest) => return Err(insufficient(format!("{digest} is not allowed"))),
