@@ -24,8 +24,9 @@ use crate::{content_type, layout, variables};
 const PIECE: usize = 256 * 1024;
 /// Most entries of an archive that become attachments.
 const MAX_ZIP_ENTRIES: usize = 1_000;
-/// Up to this size every digest is taken at once, because an MDN may name another algorithm than asked (as2.md Q7, Q8).
-const ALL_DIGESTS_BELOW: u64 = 4 << 20;
+/// Up to this size the digests are taken at once that MDNs name without having been asked for them (as2.md Q7, Q8). They cost
+/// little; what else an MDN may name is computed when it does.
+const USUAL_DIGESTS_BELOW: u64 = 4 << 20;
 
 /// Why a message cannot be packaged now: code and words.
 pub(super) struct Trouble {
@@ -190,8 +191,8 @@ fn outgoing<'a>(core: &Core, message: &Message, pair: &'a Partnership, source: &
     let encrypt = encryption(pair)?;
     let mut nonce = [0u8; 16];
     openssl::rand::rand_bytes(&mut nonce).map_err(|e| lacking("cannot-compose", e.to_string()))?;
-    let also_digest = if message.size <= ALL_DIGESTS_BELOW {
-        vec![Digest::Sha1, Digest::Sha256, Digest::Sha384, Digest::Sha512]
+    let also_digest = if message.size <= USUAL_DIGESTS_BELOW {
+        vec![Digest::Sha1, Digest::Sha256]
     } else {
         Vec::new()
     };
@@ -315,7 +316,7 @@ pub fn receipt_request(core: &Core, pair: &Partnership) -> Option<ReceiptRequest
 pub(crate) async fn mic_with(core: &Arc<Core>, message: &Message, pair: &Arc<Partnership>, digest: Digest) -> Result<Vec<Mic>, FlowError> {
     let (core, pair, message) = (Arc::clone(core), Arc::clone(pair), message.clone());
     let work = tokio::task::spawn_blocking(move || -> Result<Vec<Mic>, ComposeError> {
-        let payload = core.storage.open_staged(&message.detail.payload)?;
+        let payload = payload_of(&core, &message)?;
         let source = Source::of(&message, &pair, &payload)?;
         let mut outgoing = outgoing(&core, &message, &pair, &source)?;
         outgoing.also_digest = vec![digest];
@@ -333,6 +334,18 @@ pub(crate) async fn mic_with(core: &Arc<Core>, message: &Message, pair: &Arc<Par
         Err(ComposeError::Storage(error)) => Err(error.into()),
         // The settings changed since: then nothing can be compared, and the MIC does not match.
         Err(ComposeError::Trouble(_)) => Ok(Vec::new()),
+    }
+}
+
+/// The payload of a message in work, or of one that was given up: then its file lies in the tree.
+fn payload_of(core: &Core, message: &Message) -> Result<Content, StorageError> {
+    match core.storage.open_staged(&message.detail.payload) {
+        Err(StorageError::Missing(what)) => {
+            let entries = core.journal.read(|tx| tx.entries_of(message.id.as_str()))?;
+            let file = entries.iter().find(|entry| entry.area == layout::Area::Files && !entry.is_dir);
+            file.map_or(Err(StorageError::Missing(what)), |entry| core.storage.open_entry(entry))
+        }
+        other => other,
     }
 }
 

@@ -122,8 +122,12 @@ pub(super) fn payload() -> Entity {
 }
 
 pub(super) fn sha256(text: &str) -> String {
-    let digest = "openssl dgst -sha256 -binary | openssl base64 -A";
-    run_with(&mut tool("sh", &["-c", digest]), text).ok().trim().to_owned()
+    digest("sha256", text)
+}
+
+pub(super) fn digest(algorithm: &str, text: &str) -> String {
+    let digest = format!("openssl dgst -{algorithm} -binary | openssl base64 -A");
+    run_with(&mut tool("sh", &["-c", &digest]), text).ok().trim().to_owned()
 }
 
 /// A DER value with a long length.
@@ -159,6 +163,7 @@ pub(super) fn zlib(head: &[u8], zeros: u32) -> Vec<u8> {
 #[derive(Clone)]
 pub(super) struct Receipt {
     pub(super) disposition: String,
+    /// A digest, by SHA-256 if nothing stands behind it.
     pub(super) mic: String,
     pub(super) original: String,
     pub(super) from: String,
@@ -188,7 +193,8 @@ impl Receipt {
         let mic = if self.mic.is_empty() {
             String::new()
         } else {
-            format!("Received-Content-MIC: {}, sha-256\r\n", self.mic)
+            let algorithm = if self.mic.contains(',') { "" } else { ", sha-256" };
+            format!("Received-Content-MIC: {}{algorithm}\r\n", self.mic)
         };
         let body = format!(
             "--{boundary}\r\nContent-Type: text/plain\r\n\r\n{text}\r\n--{boundary}\r\nContent-Type: message/disposition-notification\r\n\r\n\

@@ -108,6 +108,29 @@ fn a_wrong_mic_fails_and_a_missing_one_is_marked() {
 }
 
 #[test]
+fn a_mic_by_an_algorithm_that_nobody_asked_for_is_computed() {
+    let _held = stage();
+    let by_sha512 = |hit: &scene::Hit| {
+        let mut receipt = Receipt::of(hit);
+        receipt.mic = format!("{}, sha-512", hit.mic_by("sha512"));
+        receipt
+    };
+    let at_once = Scene::play(
+        "sync-signed",
+        &[],
+        with_stage(move |stage, hit, _| answer(200, &by_sha512(hit).signed(&stage.partner))),
+    );
+    let late = Scene::play("sync-signed", &[], |_, _| http(200, &[], ""));
+    late.reaches("failed");
+    let message = at_once.reaches("delivered");
+    assert!(message["marks"].to_string().contains("MIC by sha"), "{message:#}");
+    // Until its payload is nowhere but in the tree.
+    thread::sleep(Duration::from_secs(2));
+    late.post_mdn(&by_sha512(&late.hit()).signed(&late.stage.partner));
+    late.reaches("delivered");
+}
+
+#[test]
 fn negative_mdns_are_final_and_named_after_what_they_say() {
     let _held = stage();
     let said = [

@@ -11,7 +11,7 @@ use tests::process::free_port;
 use tests::wire::{Request, exchange, header_lines};
 use tests::{order, wait_for};
 
-use super::craft::{Receipt, sha256};
+use super::craft::{Receipt, digest};
 use super::{QUIET, STATION, Stage, next, stage};
 
 /// A request as it came.
@@ -25,12 +25,17 @@ pub(super) struct Hit {
 impl Hit {
     /// SHA-256 of what is signed in it.
     pub(super) fn mic(&self) -> String {
+        self.mic_by("sha256")
+    }
+
+    /// The digest of what is signed in it.
+    pub(super) fn mic_by(&self, algorithm: &str) -> String {
         let text = String::from_utf8_lossy(&self.message.body).into_owned();
         let mark = text.lines().next().unwrap_or_default().to_owned();
         let Some(content) = text.split(&format!("{mark}\r\n")).nth(1) else {
             return String::new();
         };
-        sha256(content.strip_suffix("\r\n").unwrap_or(content))
+        digest(algorithm, content.strip_suffix("\r\n").unwrap_or(content))
     }
 }
 
