@@ -356,7 +356,7 @@ async fn take_in(core: &Arc<Core>, arrival: &Arrival, pair: Arc<Partnership>, bo
         return reply;
     }
     let claim = taken.claim(core, &staged);
-    let claimed = core.journal.write(move |tx| tx.receive(claim, now)).await?;
+    let claimed = core.journal.write_sure(move |tx| tx.receive(claim, now)).await?;
     whole(transfer);
     match claimed {
         Claimed::New => checked(core, taken).await,

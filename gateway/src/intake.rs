@@ -127,7 +127,7 @@ fn queue(core: &Core, file: Arrived, message: Message, due: Millis, now: Millis)
         .map(|row| row.store.clone())
         .filter(|store| *store != file.staged.key);
     let (upload, taken) = taken(core, file, message, due, now);
-    let accepted = core.journal.write_blocking(move |tx| tx.accept_upload(upload, now))?;
+    let accepted = core.journal.write_sure_blocking(move |tx| tx.accept_upload(upload, now))?;
     if let Some(store) = replaced {
         core.let_go_blocking(vec![store]);
     }

@@ -122,7 +122,7 @@ pub(crate) async fn settle(core: &Arc<Core>, step: impl Into<Arc<Settlement>>, n
     let step: Arc<Settlement> = step.into();
     let message = &step.message;
     let written = Arc::clone(&step);
-    let unnamed = core.journal.write(move |tx| tx.settle(&written, now)).await?;
+    let unnamed = core.journal.write_sure(move |tx| tx.settle(&written, now)).await?;
     unnamed.iter().for_each(|key| core.storage.discard(key));
     core.wake();
     if message.state.is_final() {

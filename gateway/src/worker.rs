@@ -80,7 +80,7 @@ async fn claim(core: &Arc<Core>, limit: usize) -> crate::journal::Result<Vec<Job
     }
     let objects = core.objects();
     let kinds = [JobKind::Send, JobKind::Receive, JobKind::Mdn];
-    let jobs = core.journal.write(move |tx| {
+    let jobs = core.journal.write_sure(move |tx| {
         tx.claim_jobs(&kinds, &owner, now, limit, &|account, lane, kind| match kind {
             JobKind::Send => lane_of(&objects, account, lane),
             JobKind::Receive | JobKind::Mdn => Lane {

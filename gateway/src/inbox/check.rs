@@ -58,7 +58,7 @@ pub(super) struct Checked {
 pub(super) async fn check(core: &Arc<Core>, taken: &Taken) -> Result<Option<Mdn>, FlowError> {
     let Checked { filing, at, delay } = examine(core, taken, None).await?;
     let (message, mdn) = (filing.message.clone(), filing.mdn.clone());
-    core.journal.write(move |tx| tx.file_message(filing, at)).await?;
+    core.journal.write_sure(move |tx| tx.file_message(filing, at)).await?;
     filed(core, &message);
     if taken.is_sync() && taken.source.is_some() {
         hold_back(delay).await;

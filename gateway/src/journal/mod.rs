@@ -124,8 +124,8 @@ enum Failing {
     /// By a refusal of its own, after it wrote something: behind others it runs in a savepoint, which keeps a copy of every
     /// page that it touches.
     Alone,
-    /// Only if the database does; then all of its group fail with it.
-    WithAll,
+    /// By a refusal of its own before it wrote anything. If it fails after that, all of its group fail with it.
+    Unwritten,
 }
 
 /// The durable record of every decision.
@@ -191,34 +191,34 @@ impl Journal {
         self.asked(change, Failing::Alone)?.await.map_err(|_| JournalError::Closed)?
     }
 
-    /// Like [`Journal::write`], for a change without a refusal of its own, which fails only if the database does. It costs
-    /// less; a failure takes its whole group along, whose askers are told: nothing of it was promised.
+    /// Like [`Journal::write`], for a change that refuses before it writes anything, or never. It costs less; one that fails
+    /// later takes its whole group along, whose askers are told: nothing of it was promised.
     ///
     /// # Errors
-    /// The database's.
+    /// The change's own, or the database's.
     pub async fn write_sure<T, F>(&self, change: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
     {
-        self.asked(change, Failing::WithAll)?.await.map_err(|_| JournalError::Closed)?
+        self.asked(change, Failing::Unwritten)?.await.map_err(|_| JournalError::Closed)?
     }
 
     /// [`Journal::write_sure`] for blocking threads.
     ///
     /// # Errors
-    /// The database's.
+    /// The change's own, or the database's.
     pub fn write_sure_blocking<T, F>(&self, change: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
     {
-        self.asked(change, Failing::WithAll)?
+        self.asked(change, Failing::Unwritten)?
             .blocking_recv()
             .map_err(|_| JournalError::Closed)?
     }
 
-    /// [`Journal::write`] without waiting: `then` is told what came of it, on the writer's thread, which it must not hold up,
+    /// [`Journal::write_sure`] without waiting: `then` is told what came of it, on the writer's thread, which it must not hold up,
     /// nor ask for a change and wait for that. If the writer has stopped, it is told so here.
     pub fn write_then<T, F>(&self, change: F, then: impl FnOnce(Result<T>) + Send + 'static)
     where
@@ -227,7 +227,7 @@ impl Journal {
     {
         let then = Then(Some(Box::new(then)));
         // A change that is not run, here or there, is dropped with its `then`, which tells.
-        let _ = self.submit(change, Failing::Alone, move |outcome| then.tell(outcome));
+        let _ = self.submit(change, Failing::Unwritten, move |outcome| then.tell(outcome));
     }
 
     fn asked<T, F>(&self, change: F, failing: Failing) -> Result<oneshot::Receiver<Result<T>>>
@@ -250,8 +250,9 @@ impl Journal {
     {
         let change: Change = Box::new(move |tx, turn| {
             let guarded = turn == Turn::Later && failing == Failing::Alone;
+            let before = tx.db.total_changes();
             let outcome = if guarded { in_savepoint(tx, change) } else { change(tx) };
-            let spoilt = outcome.is_err() && !guarded;
+            let spoilt = outcome.is_err() && !guarded && tx.db.total_changes() != before;
             let release = Box::new(move |committed: std::result::Result<(), String>| {
                 answer(match (outcome, committed) {
                     (Ok(_), Err(text)) => Err(JournalError::Commit(text)),

@@ -140,14 +140,14 @@ impl Tx<'_> {
     /// The database's.
     pub fn accept_upload(&self, upload: NewUpload, now: Millis) -> Result<Accepted> {
         let mut message = upload.message;
-        if let Some((key, bytes)) = &upload.inline {
-            self.put_blob(key, bytes)?;
-        }
         if let Some(row) = &upload.replaces
             && !self.remove_upload(row)?
             && row.store == message.detail.payload
         {
             return Err(JournalError::Conflict("the upload was moved by somebody else".to_owned()));
+        }
+        if let Some((key, bytes)) = &upload.inline {
+            self.put_blob(key, bytes)?;
         }
         let winner = match upload.window {
             Some(window) => self.open_window(&message, window, now)?,
@@ -341,10 +341,11 @@ impl Tx<'_> {
                 "message {id} was moved meanwhile; look at it again"
             )));
         }
+        // The last that may refuse, before anything is written.
+        self.update_message(message, &step.expected)?;
         for (key, bytes) in &step.blobs {
             self.put_blob(key, bytes)?;
         }
-        self.update_message(message, &step.expected)?;
         if let Some((from, to)) = &step.moved {
             self.db
                 .prepare_cached("UPDATE entry SET parent = ?3 WHERE message = ?1 AND parent = ?2")?
@@ -378,13 +379,13 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// `Conflict` if the fence or the state is gone.
-    pub fn progress(&self, message: &Message, (job, fence): (i64, i64), blob: Option<&Blob>, now: Millis) -> Result<()> {
-        // It checks the fence as well.
-        self.renew_job(job, fence, now)?;
+    pub fn progress(&self, message: &Message, (job, fence): (i64, i64), blob: Option<&Blob>) -> Result<()> {
+        self.check_fence(job, fence)?;
+        self.update_message(message, &[State::Queued, State::Sending, State::Retrying, State::WaitingMdn])?;
         if let Some((key, bytes)) = blob {
             self.put_blob(key, bytes)?;
         }
-        self.update_message(message, &[State::Queued, State::Sending, State::Retrying, State::WaitingMdn])
+        Ok(())
     }
 
     /// An event about a message.

@@ -155,8 +155,8 @@ fn a_sure_change_that_fails_after_all_takes_its_group_along_and_no_other() {
         )
     };
     let refused = failing(Failing::Alone);
-    let second = journal.asked(|tx| tx.set_fact("second", "1"), Failing::WithAll);
-    let broken = failing(Failing::WithAll);
+    let second = journal.asked(|tx| tx.set_fact("second", "1"), Failing::Unwritten);
+    let broken = failing(Failing::Unwritten);
     let later = journal.asked(|tx| tx.set_fact("later", "1"), Failing::Alone);
     hold.send(()).unwrap();
     let ended = [first, refused, second, broken, later].map(|sent| sent.unwrap().blocking_recv().unwrap().is_ok());
@@ -172,8 +172,10 @@ fn who_does_not_wait_is_told_when_it_is_durable() {
     let write = |name: &'static str, refuse: bool, panics: bool| {
         let (told, path) = (told.clone(), dir.path().join("as2gate.db"));
         let change = move |tx: &Tx<'_>| {
-            tx.set_fact(name, "1")?;
-            if refuse { Err(JournalError::Conflict("no".into())) } else { Ok(()) }
+            if refuse {
+                return Err(JournalError::Conflict("no".into()));
+            }
+            tx.set_fact(name, "1")
         };
         journal.write_then(change, move |outcome: Result<()>| {
             // Another connection sees what is committed only.
@@ -191,6 +193,26 @@ fn who_does_not_wait_is_told_when_it_is_durable() {
     write("after", false, false);
     let all: Vec<_> = outcomes.iter().take(4).collect();
     assert_eq!(all, [("good", true, 1), ("bad", false, 0), ("panics", true, 1), ("after", true, 1)]);
+}
+
+#[test]
+fn a_sure_change_that_refuses_before_it_writes_fails_alone() {
+    let (_dir, journal) = journal();
+    let (hold, held) = mpsc::channel::<()>();
+    let first = journal.asked(
+        move |tx| {
+            held.recv().unwrap();
+            tx.set_fact("first", "1")
+        },
+        Failing::Unwritten,
+    );
+    let refused = journal.asked(|tx| tx.renew_job(7, 1, 5), Failing::Unwritten);
+    let second = journal.asked(|tx| tx.set_fact("second", "1"), Failing::Unwritten);
+    hold.send(()).unwrap();
+    let ended = [first, refused, second].map(|sent| sent.unwrap().blocking_recv().unwrap().is_ok());
+    assert_eq!(ended, [true, false, true]);
+    let kept = |key: &str| journal.read(|tx| tx.fact(key)).unwrap().is_some();
+    assert_eq!(["first", "second"].map(kept), [true, true]);
 }
 
 #[test]

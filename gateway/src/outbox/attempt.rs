@@ -47,8 +47,8 @@ pub(super) async fn attempt(
         twice: false,
     });
     let claim = (job.id, job.fence);
-    let recorded = core.journal.write(move |tx| {
-        tx.progress(&message, claim, blob.as_ref(), began)?;
+    let recorded = core.journal.write_sure(move |tx| {
+        tx.progress(&message, claim, blob.as_ref())?;
         Ok(message)
     });
     let mut message = recorded.await?;
