@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -91,6 +91,9 @@ pub enum StartError {
     /// The data directory was never set up.
     #[error("{0} is not a data directory")]
     NotSetUp(PathBuf),
+    /// No room is left to open the journal: SQLite calls that an I/O error.
+    #[error("no room is left on the disk of {0}")]
+    Full(PathBuf),
     /// The journal's word.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -112,6 +115,7 @@ impl StartError {
         match self {
             StartError::Locked(_) => "stop the other server, or give this one its own --data-dir",
             StartError::NotSetUp(_) => "`as2gate init` sets one up here; another is named with -c FILE or --data-dir DIR",
+            StartError::Full(_) => "make room; nothing that was accepted is lost",
             StartError::Journal(JournalError::Newer { .. }) => "install the as2gate version that wrote it, or restore a backup",
             StartError::Journal(_) => "look at the disk and the rights of the data directory; `as2gate doctor` checks the database",
             StartError::Storage(_) => "look at the disk and the rights of the data directory",
@@ -122,6 +126,12 @@ impl StartError {
             StartError::Io(_) => "choose another address, or stop the program that uses it",
         }
     }
+}
+
+/// Whether the disk has room for what opening a journal writes.
+fn has_room(data: &Path) -> bool {
+    const NEEDED: u64 = 1 << 20;
+    rustix::fs::statvfs(data).is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) >= NEEDED)
 }
 
 /// A command that works on the data directory, beside a server or without one.
@@ -144,7 +154,11 @@ impl Core {
             return Err(StartError::NotSetUp(paths.data));
         }
         let master = config.load_master_key().map_err(StartError::Key)?;
-        let journal = Arc::new(Journal::open(&paths.db)?);
+        let journal = Journal::open(&paths.db).map_err(|error| match has_room(&paths.data) {
+            true => StartError::from(error),
+            false => StartError::Full(paths.data.clone()),
+        })?;
+        let journal = Arc::new(journal);
         let storage = Arc::new(Storage::open(&paths.data, Arc::clone(&journal), config.storage.min_free)?);
         let objects = journal.read(|tx| tx.objects())?;
         let cores = std::thread::available_parallelism().map_or(2, usize::from);

@@ -51,7 +51,7 @@ pub enum StorageError {
         source: io::Error,
     },
     /// Less free space than the watermark.
-    #[error("the disk is nearly full: less than {min_free} bytes are free; make room or lower storage.min_free")]
+    #[error("the disk is nearly full: less than {} MiB are free; make room or lower storage.min_free", min_free >> 20)]
     Full {
         /// The watermark.
         min_free: u64,

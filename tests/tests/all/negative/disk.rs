@@ -133,6 +133,13 @@ fn a_disk_that_ran_full_asks_for_another_try_and_keeps_nothing() {
         );
         disk.make_room();
         gate.start();
+        // Nor can a command open the database, where nobody left it open.
+        assert_eq!(gate.term(), 0);
+        disk.fill(0);
+        let ran = gate.cli(&["station", "list"]);
+        assert!(ran.code != 0 && ran.stderr.contains("error: the disk is full"), "{ran}");
+        disk.make_room();
+        gate.start();
     } else {
         disk.make_room();
     }
