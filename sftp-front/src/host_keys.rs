@@ -4,11 +4,9 @@
 
 use crate::auth::MIN_RSA_BITS;
 use crate::server::Error;
-use russh::keys::signature::Signer;
-use russh::keys::ssh_key::Signature;
-use russh::keys::ssh_key::private::KeypairData;
 use russh::keys::ssh_key::public::KeyData;
-use russh::keys::{Algorithm, HashAlg, PrivateKey};
+use russh::keys::{Algorithm, HashAlg, PrivateKey, PrivateKeyWithHashAlg};
+use std::sync::Arc;
 
 /// The announcement.
 pub(crate) const ANNOUNCE: &str = "hostkeys-00@openssh.com";
@@ -59,13 +57,10 @@ impl HostKeys {
     }
 }
 
-/// RSA with SHA-512, which is what both ends prefer in the key exchange.
+/// RSA with SHA-512, which is what both ends prefer in the key exchange; blinded, as there.
 fn sign(key: &PrivateKey, data: &[u8]) -> Option<Vec<u8>> {
-    let signature: Signature = match key.key_data() {
-        KeypairData::Rsa(pair) => (pair, Some(HashAlg::Sha512)).try_sign(data).ok()?,
-        _ => key.try_sign(data).ok()?,
-    };
-    Vec::try_from(signature).ok()
+    let key = PrivateKeyWithHashAlg::new(Arc::new(key.clone()), Some(HashAlg::Sha512));
+    russh::sign_with_hash_alg(&key, data).ok()
 }
 
 fn string(to: &mut Vec<u8>, bytes: &[u8]) {

@@ -202,7 +202,7 @@ pub fn sign_with_hash_alg(key: &PrivateKeyWithHashAlg, data: &[u8]) -> ssh_key::
             let ssh_key::Algorithm::Rsa { hash } = key.algorithm() else {
                 unreachable!();
             };
-            signature::Signer::try_sign(&(rsa_keypair, hash), data)?.encoded()?
+            crate::keys::rsa_signature::sign(rsa_keypair, hash, data)?.encoded()?
         }
         // With the `rsa` feature off the RSA arm above is compiled out. The
         // catch-all cannot honour the negotiated hash, so it fails with

@@ -43,6 +43,8 @@ pub use sshbuffer::SshId;
 mod helpers;
 
 pub(crate) use helpers::map_err;
+#[doc(hidden)]
+pub use helpers::sign_with_hash_alg;
 
 macro_rules! push_packet {
     ( $buffer:expr, $x:expr ) => {{

@@ -71,6 +71,8 @@ pub mod key;
 pub use key::PrivateKeyWithHashAlg;
 
 mod format;
+#[cfg(feature = "rsa")]
+pub(crate) mod rsa_signature;
 pub use format::*;
 // Reexports
 pub use signature;
