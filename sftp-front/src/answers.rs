@@ -455,7 +455,10 @@ impl<'a> Answers<'a> {
         if self.small.is_empty() {
             return Ok(());
         }
-        self.outbox.ready(self.small.split().freeze(), std::mem::take(&mut self.count))
+        // A buffer of just that length: one that has grown by doubling would hold more than the budget counts.
+        let bytes = Bytes::copy_from_slice(&self.small);
+        self.small.clear();
+        self.outbox.ready(bytes, std::mem::take(&mut self.count))
     }
 }
 

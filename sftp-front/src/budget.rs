@@ -1,7 +1,8 @@
 //! What bounds the memory of all connections: each has a share of its own, and what it needs beyond comes from a pool that
 //! all of them share. Requests wait for the pool and give back what they took when the disk has taken them. Answers never
 //! wait for it, since a client that does not read would keep it: those with data leave in smaller batches while it is empty,
-//! and for the others, which are there already, the connection goes that has left its answers unread for the longest.
+//! and for the others, which are there already, the connection goes that has left its answers unread for the longest. What
+//! they owe the pool meanwhile is bounded too: who would add to it beyond that goes at once.
 
 use crate::packet::Broken;
 use std::cmp::Reverse;
@@ -24,6 +25,11 @@ const PATIENCE: u64 = 1;
 /// How often a request that waits for memory looks for such clients.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// Part of the pool that answers may owe it until connections that read nothing lose the benefit of [`PATIENCE`].
+const DIRE: usize = 4;
+/// Part of the pool that answers may owe it at most, while those end that must go.
+const MOST: usize = 2;
+
 /// What all connections share.
 pub(crate) struct Pool {
     bytes: usize,
@@ -33,7 +39,7 @@ pub(crate) struct Pool {
 
 #[derive(Default)]
 struct Debts {
-    /// Bytes of answers for which there was no room: not more than the pool has, or than those hold that must go.
+    /// Bytes of answers for which there was no room: not more than `bytes / MOST` and one answer for each connection.
     owed: usize,
     members: Vec<Weak<Budget>>,
 }
@@ -53,7 +59,8 @@ impl Pool {
     }
 
     /// Takes bytes for answers, at once; for what there is no room, connections are told to go that hold as much together.
-    fn take_now(&self, bytes: usize) {
+    /// False if too much is owed: then who takes them must go as well.
+    fn take_now(&self, bytes: usize) -> bool {
         let there = bytes.min(self.room.available_permits());
         let missing = match self.room.try_acquire_many(permits(there)) {
             Ok(permit) => {
@@ -63,17 +70,22 @@ impl Pool {
             Err(_) => bytes,
         };
         if missing == 0 {
-            return;
+            return true;
         }
-        self.debts().owed += missing;
+        let owed = {
+            let mut debts = self.debts();
+            debts.owed += missing;
+            debts.owed
+        };
         self.shed(0);
+        owed <= self.bytes / MOST
     }
 
     /// Tells connections to go that hold, together, what is owed and `wanted` bytes more.
     fn shed(&self, wanted: usize) {
         let mut debts = self.debts();
         let missing = debts.owed + wanted;
-        let is_dire = debts.owed > self.bytes;
+        let is_dire = debts.owed > self.bytes / DIRE;
         debts.members.retain(|member| member.strong_count() > 0);
         let members = debts.members.iter().filter_map(Weak::upgrade);
         let mut holders: Vec<_> = members
@@ -210,8 +222,13 @@ impl Budget {
             }
             unread.bytes += bytes;
         });
-        self.pool.take_now(more);
-        if self.unread().must_go { Err(Broken::NotReading) } else { Ok(()) }
+        let has_room = self.pool.take_now(more);
+        let mut unread = self.unread();
+        if !has_room && !unread.must_go {
+            unread.must_go = true;
+            self.leaves.notify_one();
+        }
+        if unread.must_go { Err(Broken::NotReading) } else { Ok(()) }
     }
 
     /// The client has taken answers, or nobody will.
@@ -303,6 +320,26 @@ mod tests {
         let both = async { tokio::join!(other.take(OWN_SHARE + 500), goes) };
         assert!(tokio::time::timeout(Duration::from_secs(10), both).await.is_ok());
         assert_eq!(pool.room.available_permits(), 500);
+    }
+
+    #[test]
+    fn what_is_owed_is_bounded_although_nobody_has_ended_yet() {
+        const ONE: usize = 40;
+        let pool = Pool::new(1000);
+        let all: Vec<_> = (0..50).map(|_| Budget::new(Arc::clone(&pool))).collect();
+        let mut held = 0;
+        for budget in all.iter().cycle().take(5_000) {
+            let first = if budget.unread().bytes == 0 { OWN_ANSWERS } else { 0 };
+            if !budget.unread().must_go {
+                held += ONE;
+                let _ = budget.answered(first + ONE);
+            }
+        }
+        assert!(all.iter().all(|budget| budget.unread().must_go), "all wanted more than there is");
+        assert!(held <= 1000 + 1000 / MOST + all.len() * ONE, "{held}");
+        assert_eq!(pool.debts().owed, held - 1000);
+        all.iter().for_each(|budget| budget.taken(usize::MAX));
+        assert_eq!((pool.debts().owed, pool.room.available_permits()), (0, 1000));
     }
 
     #[test]

@@ -6,6 +6,11 @@
 //! so they run [aside](Aside): the requests behind them go on, and their answers leave when they are known (draft-02 §6.1
 //! allows any order of answers). Only requests about the name that is closed, or the handle that is synced, wait for it, so
 //! what they see is as if all had run in order.
+//!
+//! An OPEN runs in order although it may take long in one case: a file that was accepted or parked is opened without TRUNC
+//! and has to be copied first. Nobody else waits for it, only the session that asked, which cannot go on with that file
+//! before. To let its other requests pass would need handles that exist before their upload does, in every request that
+//! names a handle, and room for the upload of an OPEN whose channel has ended meanwhile; no client was seen that gains by it.
 
 use crate::answers::{Answers, Outbox, full_read};
 use crate::attrs;
