@@ -236,7 +236,16 @@ fn put(core: &Core, row: UploadRow, blob: Option<Blob>) -> Result<(), JournalErr
 /// The journal's.
 pub fn keep_part(core: &Core, file: Arrived, reason: &str) -> Result<(), JournalError> {
     if file.staged.len == 0 {
-        return Ok(());
+        // The bytes of a part that was gone on with are gone: its row must not promise them.
+        return match file.replaces.filter(|row| row.state == UploadState::Part) {
+            Some(part) => {
+                let store = part.store.clone();
+                core.journal.write_blocking(move |tx| tx.remove_upload(&part))?;
+                core.let_go_blocking(vec![store]);
+                Ok(())
+            }
+            None => Ok(()),
+        };
     }
     wait(core, file, UploadState::Part, reason).map(|_| ())
 }

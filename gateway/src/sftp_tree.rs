@@ -51,6 +51,7 @@ pub struct Logins {
 }
 
 struct Login {
+    account: String,
     user: String,
     given: Vec<Proven>,
     /// The hash of the password as it was.
@@ -83,7 +84,7 @@ impl Logins {
     pub fn end_revoked(&self, front: &sftp_front::Server) {
         let objects = self.core.objects();
         let holds = |login: &Login| {
-            let user = objects.user(&login.user).filter(|user| user.name == login.user);
+            let user = objects.user_of(&login.account, &login.user).filter(|user| user.name == login.user);
             let judge = Judge {
                 is_open: true,
                 ..self.judge(login.peer)
@@ -203,7 +204,7 @@ impl Authenticator for Logins {
         methods
     }
 
-    fn public_key(&self, user: &str, key: &PublicKey, peer: &Peer) -> bool {
+    fn public_key(&self, user: &str, key: &PublicKey, peer: &Peer) -> Result<(), String> {
         self.refresh();
         let objects = self.core.objects();
         let user = objects.user(user).filter(|known| known.name == user);
@@ -214,7 +215,7 @@ impl Authenticator for Logins {
         self.refresh();
         let objects = self.core.objects();
         let user = objects.user(user).filter(|known| known.name == user);
-        self.judge(peer.addr.ip()).prove(user, given, proof, peer)
+        self.judge(peer.addr.ip()).prove(user, given, proof)
     }
 
     fn login(&self, user: &str, given: &[Proven], peer: &Peer, session: u64) -> Result<Arc<dyn Tree>, Refused> {
@@ -225,6 +226,7 @@ impl Authenticator for Logins {
             .filter(|found| found.name == user && self.judge(address).holds(found, given, &found.password))
             .ok_or_else(|| Refused("the proofs lost their right meanwhile".to_owned()))?;
         let login = Login {
+            account: found.account.clone(),
             user: user.to_owned(),
             given: given.to_vec(),
             password: found.password.clone(),

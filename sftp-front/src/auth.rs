@@ -197,13 +197,16 @@ pub trait Authenticator: Send + Sync + 'static {
 
     /// Whether `key` is one of the user's. Asked when a key is offered, before anything is signed.
     /// Unknown users must take the same time as known ones; refusals are delayed to one second in any case.
-    fn public_key(&self, user: &str, key: &PublicKey, peer: &Peer) -> bool;
+    ///
+    /// # Errors
+    /// It is not, or does not count now; why, for the log. The client never learns it.
+    fn public_key(&self, user: &str, key: &PublicKey, peer: &Peer) -> Result<(), String>;
 
     /// Judges a proof, after those in `given`, all of the same user. Passwords are asked about two at a time at most.
     /// Unknown users must take the same time as known ones.
     fn prove(&self, user: &str, given: &[Proven], proof: &Proof, peer: &Peer) -> Step {
         match proof {
-            Proof::Key(key) if given.is_empty() && self.public_key(user, key, peer) => Step::Complete,
+            Proof::Key(key) if given.is_empty() && self.public_key(user, key, peer).is_ok() => Step::Complete,
             _ => Step::Refused("not allowed".to_owned()),
         }
     }

@@ -102,10 +102,12 @@ impl Login {
         };
         let (peer, name, asked) = (self.session.peer(), user.to_owned(), key.clone());
         let known = self.server.ask(move |auth| auth.public_key(&name, &asked, &peer)).await;
-        if known == Some(true) {
-            return Some(Auth::Accept);
-        }
-        Some(self.refuse(user, format!("publickey: {} is not the user's", key.fingerprint)))
+        let why = match known {
+            Some(Ok(())) => return Some(Auth::Accept),
+            Some(Err(why)) => why,
+            None => "a fault of the server".to_owned(),
+        };
+        Some(self.refuse(user, format!("publickey {}: {why}", key.fingerprint)))
     }
 
     pub(crate) fn signature(&mut self, signature: &Signature) {

@@ -68,6 +68,12 @@ impl Objects {
         self.users.get(&name.to_ascii_lowercase())
     }
 
+    /// A user of this account: one of the same name in another is somebody else.
+    #[must_use]
+    pub fn user_of(&self, account: &str, name: &str) -> Option<&User> {
+        self.user(name).filter(|user| user.account == account)
+    }
+
     /// The pairs of station and partner of an account that have directories, in order.
     pub fn pairs(&self, account: &str) -> impl Iterator<Item = (&Station, &Partner)> {
         self.stations

@@ -26,7 +26,8 @@ struct Seen {
 #[derive(Default)]
 struct Names {
     seen: HashMap<Key, Seen>,
-    live: HashMap<Key, Arc<AtomicU64>>,
+    /// The sizes of what is being written under a name, the latest last.
+    live: HashMap<Key, Vec<Arc<AtomicU64>>>,
     sessions: HashSet<u64>,
     /// Session and path of a file that looks broken off unless its client looks back; one for each session.
     awaited: HashMap<u64, String>,
@@ -34,7 +35,10 @@ struct Names {
 
 /// The names of all logins.
 #[derive(Default)]
-pub(super) struct Desk(Mutex<Names>);
+pub(super) struct Desk {
+    names: Mutex<Names>,
+    quotas: Mutex<()>,
+}
 
 /// An upload that is being written; its size is seen by its user until this is dropped.
 pub(super) struct Live {
@@ -56,15 +60,23 @@ impl Live {
 impl Drop for Live {
     fn drop(&mut self) {
         let mut names = self.desk.names();
-        if names.live.get(&self.key).is_some_and(|size| Arc::ptr_eq(size, &self.size)) {
-            names.live.remove(&self.key);
+        if let Some(sizes) = names.live.get_mut(&self.key) {
+            sizes.retain(|size| !Arc::ptr_eq(size, &self.size));
+            if sizes.is_empty() {
+                names.live.remove(&self.key);
+            }
         }
     }
 }
 
 impl Desk {
     fn names(&self) -> MutexGuard<'_, Names> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Held from the look at a quota until the upload [is counted](Self::write).
+    pub(super) fn turn(&self) -> MutexGuard<'_, ()> {
+        self.quotas.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn begin(&self, session: u64) {
@@ -97,8 +109,7 @@ impl Desk {
         let key = (user.to_owned(), path.to_owned());
         let size = Arc::new(AtomicU64::new(0));
         let mut names = self.names();
-        names.seen.remove(&key);
-        names.live.insert(key.clone(), Arc::clone(&size));
+        names.live.entry(key.clone()).or_default().push(Arc::clone(&size));
         Live {
             desk: Arc::clone(self),
             key,
@@ -111,7 +122,7 @@ impl Desk {
         self.names()
             .live
             .get(&(user.to_owned(), path.to_owned()))
-            .map(|size| size.load(Ordering::Relaxed))
+            .and_then(|sizes| latest(sizes))
     }
 
     /// The names of this user's uploads below a directory that are being written.
@@ -119,9 +130,10 @@ impl Desk {
         let names = self.names();
         let below = names.live.iter().filter(|((owner, _), _)| owner == user);
         below
-            .filter_map(|((_, path), size)| {
+            .filter_map(|((_, path), sizes)| {
                 let name = path.strip_prefix(dir)?.strip_prefix('/')?;
-                (!name.contains('/')).then(|| (name.to_owned(), size.load(Ordering::Relaxed)))
+                let size = latest(sizes)?;
+                (!name.contains('/')).then(|| (name.to_owned(), size))
             })
             .collect()
     }
@@ -133,7 +145,8 @@ impl Desk {
             .live
             .iter()
             .filter(|((owner, _), _)| owner == user)
-            .map(|(_, size)| size.load(Ordering::Relaxed));
+            .flat_map(|(_, sizes)| sizes)
+            .map(|size| size.load(Ordering::Relaxed));
         sizes.fold((0, 0), |(files, bytes), size| (files + 1, bytes + size))
     }
 
@@ -177,6 +190,11 @@ impl Desk {
     }
 }
 
+/// The size of the upload that began last.
+fn latest(sizes: &[Arc<AtomicU64>]) -> Option<u64> {
+    sizes.last().map(|size| size.load(Ordering::Relaxed))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,6 +219,12 @@ mod tests {
         assert_eq!(desk.live_size("u", "AS2/send/A/B/f"), Some(9));
         assert_eq!(desk.live_below("u", "AS2/send/A/B"), vec![("f".to_owned(), 9)]);
         assert!(desk.live_below("v", "AS2/send/A/B").is_empty());
+        let again = desk.write("u", "AS2/send/A/B/f");
+        again.set(4);
+        assert_eq!(desk.live_size("u", "AS2/send/A/B/f"), Some(4));
+        assert_eq!(desk.live_total("u"), (2, 13), "two uploads of one name count twice");
+        drop(again);
+        assert_eq!(desk.live_size("u", "AS2/send/A/B/f"), Some(9));
         drop(live);
         assert_eq!(desk.live_size("u", "AS2/send/A/B/f"), None);
     }

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use keystore::ssh::{KeyOptions, parse_public};
-use sftp_front::{Certificate, Method, Peer, Presence, Proof, Proven, PublicKey, Step};
+use sftp_front::{Certificate, Method, Presence, Proof, Proven, PublicKey, Step};
 
 use super::guesses::{Guesses, Outcome};
 use super::in_block;
@@ -58,15 +58,23 @@ pub(super) fn describe(proven: &Proven) -> String {
 }
 
 impl Judge<'_> {
-    /// A user who may log in from here now, whatever the proof.
-    pub(super) fn admits(&self, user: &User) -> bool {
+    /// Why a user may not log in from here now, whatever the proof.
+    fn barred(&self, user: &User) -> Option<String> {
         let current = user.expires.is_empty() || user.expires.parse::<jiff::Timestamp>().is_ok_and(|end| end.as_second() > self.now);
         let place = user.allowed_ips.is_empty() || user.allowed_ips.iter().any(|block| in_block(block, self.peer));
-        user.enabled && current && place
+        if !user.enabled {
+            Some("the user is disabled".to_owned())
+        } else if !current {
+            Some(format!("the user expired at {}", user.expires))
+        } else if !place {
+            Some(format!("the user may not log in from {} (allowed_ips)", self.peer))
+        } else {
+            None
+        }
     }
 
     /// Judges a proof after others.
-    pub(super) fn prove(&self, user: Option<&User>, given: &[Proven], proof: &Proof, peer: &Peer) -> Step {
+    pub(super) fn prove(&self, user: Option<&User>, given: &[Proven], proof: &Proof) -> Step {
         let mut steps: Vec<LoginStep> = given.iter().map(|proven| step_of(proven.method())).collect();
         let verdict = match proof {
             Proof::Key(key) => {
@@ -84,13 +92,14 @@ impl Judge<'_> {
                     .map_err(|why| format!("totp: {why}"))
             }
         };
-        let progress = user.filter(|user| self.admits(user)).map(|user| user.login.after(&steps));
+        let barred = user.and_then(|user| self.barred(user));
+        let progress = user.filter(|_| barred.is_none()).map(|user| user.login.after(&steps));
         match (verdict, progress) {
             (Err(why), _) => Step::Refused(why),
             (Ok(()), Some(Progress::Complete)) => Step::Complete,
             (Ok(()), Some(Progress::Next(steps))) => Step::Next(steps.into_iter().map(method_of).collect()),
             (Ok(()), Some(Progress::Astray)) => Step::Refused(format!("{}: right, but not a step of the user's login", steps_of(&steps))),
-            (Ok(()), None) => Step::Refused(format!("right, but the user may not log in from {} now", peer.addr.ip())),
+            (Ok(()), None) => Step::Refused(format!("right, but {}", barred.unwrap_or_default())),
         }
     }
 
@@ -102,12 +111,16 @@ impl Judge<'_> {
             Proven::Password => user.password == password,
             Proven::Code => !user.totp.is_empty(),
         };
-        self.admits(user) && user.login.after(&steps) == Progress::Complete && given.iter().all(each)
+        self.barred(user).is_none() && user.login.after(&steps) == Progress::Complete && given.iter().all(each)
     }
 
     /// Whether a key is worth a signature.
-    pub(super) fn known(&self, user: Option<&User>, key: &PublicKey) -> bool {
-        self.key_fits(user, key).is_ok() && user.is_some_and(|user| self.admits(user))
+    pub(super) fn known(&self, user: Option<&User>, key: &PublicKey) -> Result<(), String> {
+        self.key_fits(user, key)?;
+        match user.and_then(|user| self.barred(user)) {
+            None => Ok(()),
+            Some(why) => Err(format!("right, but {why}")),
+        }
     }
 
     /// A key with its signature: one of a security key tells more.
@@ -151,7 +164,12 @@ impl Judge<'_> {
         let lines = user.map_or(&nobody[..], |user| &user.keys[..]);
         let known = lines.iter().flat_map(|line| parse_public(line).unwrap_or_default());
         let name = user.map(|user| user.name.as_str()).unwrap_or_default();
-        let mut why = "not a key of the user's".to_owned();
+        let mut why = if user.is_some() {
+            "not a key of the user's"
+        } else {
+            "no such user"
+        }
+        .to_owned();
         let verdicts: Vec<Result<KeyOptions, String>> = match &key.certificate {
             None => known
                 .filter(|known| !known.options.cert_authority && known.line == key.openssh)
@@ -168,7 +186,7 @@ impl Judge<'_> {
                 })
                 .collect(),
         };
-        if key.certificate.is_some() {
+        if key.certificate.is_some() && user.is_some() {
             why = "no authority that is trusted for the user".to_owned();
         }
         let mut refused = Err(why);

@@ -90,7 +90,12 @@ impl As2Tree {
             return Err(Fault::no_such_file());
         }
         // What the user may not see is not there, the same as what is not there.
-        if !self.core.objects().user(&self.user).is_some_and(|user| user.sees(rest)) {
+        if !self
+            .core
+            .objects()
+            .user_of(&self.account, &self.user)
+            .is_some_and(|user| user.sees(rest))
+        {
             return Err(Fault::no_such_file());
         }
         let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
@@ -105,7 +110,7 @@ impl As2Tree {
     fn need(&self, act: Act, path: &VPath) -> Result<(), Fault> {
         let below = path.components().get(1..).unwrap_or_default();
         let objects = self.core.objects();
-        let user = objects.user(&self.user).ok_or_else(denied)?;
+        let user = objects.user_of(&self.account, &self.user).ok_or_else(denied)?;
         let lists = act == Act::Read && user.leads_on(below);
         if lists || user.may(act, below) { Ok(()) } else { Err(denied()) }
     }
@@ -122,7 +127,9 @@ impl As2Tree {
 
     fn is_pair(&self, station: &str, partner: &str) -> bool {
         let objects = self.core.objects();
-        let deals = objects.user(&self.user).is_some_and(|user| user.deals_with(station, partner));
+        let deals = objects
+            .user_of(&self.account, &self.user)
+            .is_some_and(|user| user.deals_with(station, partner));
         deals
             && objects
                 .pairs(&self.account)
@@ -207,7 +214,7 @@ impl As2Tree {
         }
     }
 
-    fn list_send(&self, station: String, partner: String) -> Box<dyn Listing> {
+    fn list_send(&self, station: String, partner: String) -> Result<Box<dyn Listing>, Fault> {
         let dir = layout::send_dir(&station, &partner);
         let mut first: Vec<Entry> = self
             .desk
@@ -222,10 +229,7 @@ impl As2Tree {
             .core
             .journal
             .read(|tx| tx.uploads(&self.account, &station, &partner, &self.user))
-            .unwrap_or_else(|error| {
-                tracing::error!(%error, "cannot list uploads");
-                Vec::new()
-            });
+            .map_err(failure)?;
         for row in rows {
             if self.shows(&row) && !first.iter().any(|entry| entry.name == row.name) {
                 first.push(Entry {
@@ -234,7 +238,7 @@ impl As2Tree {
                 });
             }
         }
-        Sends::of(Arc::clone(&self.core), &self.account, station, partner, first)
+        Ok(Sends::of(Arc::clone(&self.core), &self.account, station, partner, first))
     }
 
     /// Parts are seen by their own user, and for a day.
@@ -295,7 +299,9 @@ impl As2Tree {
     fn no_pair(&self, station: &str, partner: &str) -> Fault {
         let objects = self.core.objects();
         let mine = |(s, p): &(&crate::station::Station, &crate::partner::Partner)| {
-            objects.user(&self.user).is_some_and(|user| user.deals_with(&s.as2_id, &p.as2_id))
+            objects
+                .user_of(&self.account, &self.user)
+                .is_some_and(|user| user.deals_with(&s.as2_id, &p.as2_id))
         };
         let of_station: Vec<&str> = objects
             .pairs(&self.account)
@@ -363,7 +369,11 @@ impl As2Tree {
     fn remove_record(&self, parent: &str, name: &str) -> Result<(), Fault> {
         let mut parts = parent.split('/');
         let is_inbox = parts.nth(1) == Some("files") && parts.nth(2) == Some("inbox") && parts.next().is_some();
-        let allowed = self.core.objects().user(&self.user).is_some_and(|user| user.delete_received);
+        let allowed = self
+            .core
+            .objects()
+            .user_of(&self.account, &self.user)
+            .is_some_and(|user| user.delete_received);
         let entry = self.record(parent, name)?;
         if !is_inbox || !allowed || entry.is_dir {
             return Err(denied());
@@ -596,7 +606,7 @@ impl As2Tree {
                     Ok(Names::dirs(partners, self.since))
                 }
             }
-            Place::SendPair(station, partner) if self.is_pair(&station, &partner) => Ok(self.list_send(station, partner)),
+            Place::SendPair(station, partner) if self.is_pair(&station, &partner) => self.list_send(station, partner),
             Place::Shelf(parts) => self.list_shelf(&parts),
             Place::Record(parent, name) if self.record(&parent, &name)?.is_dir => {
                 Ok(Records::of(Arc::clone(&self.core), &self.account, format!("{parent}/{name}")))
@@ -649,6 +659,7 @@ impl Tree for As2Tree {
         let all = self.list_place(place)?;
         Ok(Box::new(Seen {
             core: Arc::clone(&self.core),
+            account: self.account.clone(),
             user: self.user.clone(),
             dir: path.components().get(1..).unwrap_or_default().to_vec(),
             all,
@@ -777,6 +788,7 @@ impl Tree for As2Tree {
 /// The entries of a directory that the user sees.
 struct Seen {
     core: Arc<Core>,
+    account: String,
     user: String,
     /// Below the account's home.
     dir: Vec<String>,
@@ -791,7 +803,7 @@ impl Listing for Seen {
                 return Ok(page);
             }
             let objects = self.core.objects();
-            let user = objects.user(&self.user).ok_or_else(denied)?;
+            let user = objects.user_of(&self.account, &self.user).ok_or_else(denied)?;
             if user.rights.is_empty() && user.stations.is_empty() && user.partners.is_empty() {
                 return Ok(page);
             }
@@ -826,8 +838,14 @@ struct Reading {
 impl Download for Reading {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, Fault> {
         let n = self.content.read_at(offset, buf).map_err(failure)?;
-        self.pace
-            .wait(Way::Out, n, self.core.objects().user(&self.user).map_or(0, |user| user.bandwidth));
+        self.pace.wait(
+            Way::Out,
+            n,
+            self.core
+                .objects()
+                .user_of(&self.account, &self.user)
+                .map_or(0, |user| user.bandwidth),
+        );
         self.bytes.fetch_add(u64::try_from(n).unwrap_or(u64::MAX), Ordering::Relaxed);
         Ok(n)
     }

@@ -91,9 +91,14 @@ impl Writing {
             check_size(&tree.core, declared)?;
         }
         tree.core.storage.check_room().map_err(told)?;
-        check_quotas(tree, &at, how)?;
+        // Parallel uploads are looked at one after the other, or the last place in a quota would be given to all of them.
+        let live = {
+            let _turn = tree.desk.turn();
+            check_quotas(tree, &at, how)?;
+            tree.desk.write(&tree.user, &at.path)
+        };
         let start = Start::of(tree, &at, how)?;
-        let mut writing = Box::new(Self::begin(tree, at, how, start));
+        let mut writing = Box::new(Self::begin(tree, at, how, start, live));
         writing.count_others()?;
         Ok(writing)
     }
@@ -104,7 +109,7 @@ impl Writing {
         let is_free = tree
             .core
             .objects()
-            .user(&tree.user)
+            .user_of(&tree.account, &tree.user)
             .is_some_and(|user| user.quota_files == 0 && user.quota_bytes == 0);
         if !is_new || !is_free || layout::check_upload_name(at.name.as_bytes()).is_err() || tree.core.storage.check_room().is_err() {
             return None;
@@ -114,11 +119,12 @@ impl Writing {
             draft: tree.core.storage.draft(),
             replaces: None,
         };
-        Some(Box::new(Self::begin(tree, at, how, start)))
+        let live = tree.desk.write(&tree.user, &at.path);
+        Some(Box::new(Self::begin(tree, at, how, start, live)))
     }
 
-    fn begin(tree: &As2Tree, at: SendPath, how: &OpenHow, start: Start) -> Self {
-        let live = tree.desk.write(&tree.user, &at.path);
+    fn begin(tree: &As2Tree, at: SendPath, how: &OpenHow, start: Start, live: Live) -> Self {
+        tree.desk.forget(&tree.user, &at.path);
         live.set(start.draft.len());
         let may_restart = !start.draft.is_empty() && !how.append && !how.truncate;
         Writing {
@@ -157,7 +163,10 @@ impl Writing {
     }
 
     fn quota(&self) -> u64 {
-        self.core.objects().user(&self.user).map_or(0, |user| user.quota_bytes)
+        self.core
+            .objects()
+            .user_of(&self.account, &self.user)
+            .map_or(0, |user| user.quota_bytes)
     }
 
     /// Whether this file may have `size` bytes beside the others of its user.
@@ -361,7 +370,9 @@ fn check_size(core: &Core, size: u64) -> Result<(), Fault> {
 /// before anything is moved: a refusal leaves a part as it was.
 fn check_quotas(tree: &As2Tree, at: &SendPath, how: &OpenHow) -> Result<(), Fault> {
     let objects = tree.core.objects();
-    let Some(user) = objects.user(&tree.user) else { return Ok(()) };
+    let Some(user) = objects.user_of(&tree.account, &tree.user) else {
+        return Ok(());
+    };
     if user.quota_files == 0 && user.quota_bytes == 0 {
         return Ok(());
     }
@@ -436,8 +447,14 @@ impl Upload for Writing {
             self.count_others()?;
         }
         self.check_quota(end.max(self.draft.len()))?;
-        self.pace
-            .wait(Way::In, len, self.core.objects().user(&self.user).map_or(0, |user| user.bandwidth));
+        self.pace.wait(
+            Way::In,
+            len,
+            self.core
+                .objects()
+                .user_of(&self.account, &self.user)
+                .map_or(0, |user| user.bandwidth),
+        );
         self.put(offset, end, pieces).map_err(told)?;
         let mut at = offset;
         for piece in pieces {
@@ -451,7 +468,7 @@ impl Upload for Writing {
     fn is_quick(&self, end: u64) -> bool {
         let objects = self.core.objects();
         let is_free = objects
-            .user(&self.user)
+            .user_of(&self.account, &self.user)
             .is_none_or(|user| user.bandwidth == 0 && user.quota_bytes == 0);
         is_free && !self.may_restart && self.draft.stays_small(end)
     }
@@ -532,7 +549,7 @@ impl Upload for Writing {
         this.did("user.upload_broken", facts.size, ("reason", "connection lost, ended or refused"));
         // What lies behind a hole cannot be resumed.
         let whole = if facts.gap { 0 } else { facts.size.min(this.draft.len()) };
-        if this.draft.set_len(whole).is_ok() && whole > 0 {
+        if this.draft.set_len(whole).is_ok() && (whole > 0 || facts.size_at_open > 0) {
             let (user, file) = (this.user.clone(), this.at.path.clone());
             this.keep_part("broken off");
             tracing::info!(user, file, size = whole, "upload broken off; kept for its user to resume");

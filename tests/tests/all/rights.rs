@@ -3,7 +3,8 @@
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
-use tests::process::wait_within;
+use tests::packets::{Packets, packet, string};
+use tests::process::{run, tool, wait_within};
 use tests::{Gateway, Pair, wait_for};
 
 /// ALICE and BOB in one gateway; messages wait for their release, so that they stay in `send`.
@@ -162,4 +163,86 @@ fn the_log_of_a_user_tells_deeds_with_bytes_and_time() {
     assert!(find("user.login")["facts"]["client"].is_string() && find("user.logout")["facts"]["bytes_in"].is_u64());
     let all = gateway.json(&["user", "log", "--limit", "3"]);
     assert_eq!(all.as_array().unwrap().len(), 3);
+}
+
+/// The log of a refused login names what is in the way, not the key, which is right.
+#[test]
+fn the_log_says_why_a_right_key_was_refused() {
+    let gateway = Gateway::new();
+    let user = gateway.user("barred");
+    for (setting, value, free, why) in [
+        (
+            "--expires",
+            "2020-01-01T00:00:00Z",
+            "",
+            "right, but the user expired at 2020-01-01T00:00:00Z",
+        ),
+        (
+            "--allowed-ips",
+            "192.0.2.0/24",
+            "",
+            "right, but the user may not log in from 127.0.0.1 (allowed_ips)",
+        ),
+    ] {
+        gateway.ok(&["user", "set", "barred", setting, value]);
+        assert!(!user.logs_in());
+        gateway.wait(why, |gateway| {
+            let log = gateway.json(&["user", "log", "barred"]);
+            let mut tried = log.as_array().unwrap().iter().filter_map(|event| event["facts"]["tried"].as_str());
+            tried
+                .any(|tried| tried.starts_with("publickey SHA256:") && tried.ends_with(why))
+                .then_some(())
+        });
+        gateway.ok(&["user", "set", "barred", setting, free]);
+    }
+    assert!(user.logs_in());
+    assert!(!gateway.login("nobody", &gateway.path("barred-ed25519.key")).logs_in());
+    gateway.wait("the unknown user", |gateway| gateway.log().contains(": no such user").then_some(()));
+}
+
+#[test]
+fn a_quota_counts_two_uploads_of_one_name() {
+    let pair = waiting();
+    let gateway = pair.alice();
+    let user = gateway.user("twofold");
+    gateway.ok(&["user", "set", "twofold", "--quota-bytes", "100KiB"]);
+    let mut client = Packets::of(&user);
+    let path = string(b"AS2/send/ALICE/BOB/same");
+    let mut open = || {
+        let opened = client.ask(3, &[&path, &0x1a_u32.to_be_bytes(), &[0; 4]]);
+        assert_eq!(opened.kind, 102, "{opened:?}");
+        string(&opened.text())
+    };
+    let (first, second) = (open(), open());
+    let bytes = string(&[7; 60 << 10]);
+    assert_eq!(client.ask(6, &[&first, &[0; 8], &bytes]).code(), Some(0));
+    let refused = client.ask(6, &[&second, &[0; 8], &bytes]);
+    assert_eq!(refused.code(), Some(4), "120 KiB together");
+    assert!(String::from_utf8_lossy(&refused.text()).contains("quota_bytes"), "{refused:?}");
+    assert_eq!(client.ask(4, &[&first]).code(), Some(0));
+}
+
+#[test]
+fn a_session_sees_nothing_more_when_its_user_is_made_anew_in_another_account() {
+    let gateway = Gateway::new();
+    let user = gateway.user("mover");
+    gateway.ok(&["account", "add", "rival"]);
+    let mut client = Packets::of(&user);
+    let top = string(b"/mftg-acme/AS2");
+    assert_eq!(client.ask(17, &[&top]).kind, 105);
+    // Both changes come between two looks of the server.
+    let signal = |name: &str| run(&mut tool("kill", &[name, &gateway.pid().to_string()])).ok();
+    let _ = signal("-STOP");
+    gateway.ok(&["user", "rm", "mover", "--yes"]);
+    let key = gateway.path("mover-ed25519.key.pub");
+    gateway.ok(&["-a", "rival", "user", "add", "mover", "--public-key", key.to_str().unwrap()]);
+    let _ = signal("-CONT");
+    wait_for("the new user", || user.logs_in().then_some(()));
+    assert_eq!(user.ls("/"), ["mftg-rival"]);
+    client.send(&packet(17, 900, &[&top]));
+    let seen = client.answer();
+    assert!(seen.as_ref().is_none_or(|answer| answer.kind == 101), "{seen:?}");
+    gateway.wait("the end of the old session", |gateway| {
+        gateway.json(&["session", "list"]).as_array().unwrap().is_empty().then_some(())
+    });
 }

@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
+use tests::packets::{Packets, string};
 use tests::process::{run, stays, tool};
 use tests::sftp::quoted;
 use tests::{Gateway, Pair, Sftp, noise, order, peer, wait_for};
@@ -380,6 +381,41 @@ fn keystore_and_tmp_are_listed_and_closed() {
             "existing and missing names are told apart: {there} {missing}"
         );
     }
+}
+
+#[test]
+fn a_part_that_was_resumed_behind_its_end_is_gone() {
+    let gateway = &Pair::one_gateway();
+    let mut client = Packets::of(&gateway.alice_user);
+    let path = string(format!("{SEND}/part.bin").as_bytes());
+    let open = |client: &mut Packets, flags: u32| {
+        let opened = client.ask(3, &[&path, &flags.to_be_bytes(), &[0; 4]]);
+        assert_eq!(opened.kind, 102, "{opened:?}");
+        string(&opened.text())
+    };
+    let handle = open(&mut client, 0x1a);
+    assert_eq!(client.ask(6, &[&handle, &[0; 8], &string(&[7; 1000])]).code(), Some(0));
+    drop(client);
+    wait_for("the part", || {
+        gateway.alice_user.ls(SEND).contains(&"part.bin".to_owned()).then_some(())
+    });
+    let mut client = Packets::of(&gateway.alice_user);
+    let handle = wait_for("the upload to end", || {
+        let opened = client.ask(3, &[&path, &2_u32.to_be_bytes(), &[0; 4]]);
+        (opened.kind == 102).then(|| string(&opened.text()))
+    });
+    assert_eq!(client.ask(6, &[&handle, &5000_u64.to_be_bytes(), &string(b"tail")]).code(), Some(0));
+    let refused = client.ask(4, &[&handle]);
+    assert!(
+        refused.code() == Some(4) && String::from_utf8_lossy(&refused.text()).contains("upload it whole"),
+        "{refused:?}"
+    );
+    // Its bytes are gone, and its name promises none.
+    assert_eq!(client.ask(17, &[&path]).code(), Some(2));
+    let handle = open(&mut client, 0xa);
+    assert_eq!(client.ask(6, &[&handle, &[0; 8], &string(b"whole")]).code(), Some(0));
+    assert_eq!(client.ask(4, &[&handle]).code(), Some(0));
+    gateway.alice().reaches("out", "part.bin", "delivered");
 }
 
 #[test]
