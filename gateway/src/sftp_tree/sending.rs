@@ -1,0 +1,357 @@
+//! The names in a send directory: what each of them is, and what a client may still do to a file that it has closed. What a
+//! file being written is about lies in `upload.rs`.
+
+use std::sync::Arc;
+
+use sftp_front::{Entry, Fault, Listing, SetStat, Stat, VPath};
+
+use super::listing::{Sends, file_stat, seconds};
+use super::tree::{As2Tree, denied};
+use super::{failure, now};
+use crate::clock::millis;
+use crate::journal::{UploadRow, UploadState};
+use crate::layout::{self, Place};
+use crate::message::{Message, State};
+use crate::{intake, lifecycle};
+
+/// Known pairs that a refusal names.
+const NAMED_PAIRS: usize = 5;
+
+/// How the reason of a parked file begins that looks broken off.
+pub(super) const INTERRUPTED: &str = "looks interrupted";
+
+/// Its reason when the client itself cut it: nothing but a new upload mends that.
+pub(super) const CUT_APPEND: &str = "looks interrupted: the client cut it while appending";
+
+/// A file in a send directory.
+pub(super) struct SendPath {
+    pub(super) station: String,
+    pub(super) partner: String,
+    pub(super) name: String,
+    /// Below the account's home.
+    pub(super) path: String,
+}
+
+/// What a name in a send directory is at this moment.
+pub(super) enum Sent {
+    /// A message in work.
+    Message(Box<Message>),
+    /// A part, parked or ignored file.
+    Waits(Box<UploadRow>),
+    /// Nothing that the journal knows.
+    Nothing,
+}
+
+/// What a rename makes of a file that waits.
+enum Renamed {
+    /// A message: it got its final name.
+    Complete,
+    /// It goes on waiting under the new name.
+    Parked,
+    /// It was moved here, which is no upload.
+    Ignored,
+}
+
+impl As2Tree {
+    pub(super) fn list_send(&self, station: String, partner: String) -> Result<Box<dyn Listing>, Fault> {
+        let dir = layout::send_dir(&station, &partner);
+        let mut first: Vec<Entry> = self
+            .desk
+            .live_below(&self.user, &dir)
+            .into_iter()
+            .map(|(name, size)| Entry {
+                name,
+                stat: file_stat(size, self.since, 0o640),
+            })
+            .collect();
+        let rows = self
+            .core
+            .journal
+            .read(|tx| tx.uploads(&self.account, &station, &partner, &self.user))
+            .map_err(failure)?;
+        for row in rows {
+            if self.shows(&row) && !first.iter().any(|entry| entry.name == row.name) {
+                first.push(Entry {
+                    stat: file_stat(row.size, seconds(row.updated), 0o640),
+                    name: row.name,
+                });
+            }
+        }
+        Ok(Sends::of(Arc::clone(&self.core), &self.account, station, partner, first))
+    }
+
+    /// Parts are seen by their own user, and for a day.
+    fn shows(&self, row: &UploadRow) -> bool {
+        row.state != UploadState::Part || (row.owner == self.user && lifecycle::part_is_current(&self.core, row.updated))
+    }
+
+    /// What a name in a send directory is: the user's own upload before others', what waits before what is on its way.
+    pub(super) fn sent(&self, at: &SendPath) -> Result<Sent, Fault> {
+        let rows = self
+            .core
+            .journal
+            .read(|tx| tx.uploads(&self.account, &at.station, &at.partner, &self.user))
+            .map_err(failure)?;
+        let mut rows: Vec<UploadRow> = rows.into_iter().filter(|row| row.name == at.name && self.shows(row)).collect();
+        rows.sort_by_key(|row| row.owner != self.user);
+        if let Some(row) = rows.into_iter().next() {
+            return Ok(Sent::Waits(Box::new(row)));
+        }
+        let message = self
+            .core
+            .journal
+            .read(|tx| tx.message_in_send(&self.account, &at.station, &at.partner, &at.name))
+            .map_err(failure)?;
+        Ok(message.map_or(Sent::Nothing, |message| Sent::Message(Box::new(message))))
+    }
+
+    pub(super) fn stat_send(&self, at: &SendPath) -> Result<Stat, Fault> {
+        if let Some(size) = self.desk.live_size(&self.user, &at.path) {
+            return Ok(file_stat(size, seconds(now(&self.core)), 0o640));
+        }
+        let recalled = self.desk.recall(&self.user, &at.path, now(&self.core));
+        match (self.sent(at)?, recalled) {
+            (Sent::Waits(row), _) => Ok(file_stat(row.size, seconds(row.updated), 0o640)),
+            (_, Some((size, mtime))) => Ok(file_stat(size, mtime, 0o640)),
+            (Sent::Message(message), None) => Ok(file_stat(message.size, seconds(message.created), 0o640)),
+            (Sent::Nothing, None) => Err(Fault::no_such_file()),
+        }
+    }
+
+    /// A path that is a file in a send directory of a known pair.
+    pub(super) fn send_path(&self, place: Place) -> Result<SendPath, Fault> {
+        let Place::SendFile(station, partner, name) = place else {
+            return Err(denied());
+        };
+        if !self.is_pair(&station, &partner) {
+            return Err(self.no_pair(&station, &partner));
+        }
+        let path = format!("{}/{name}", layout::send_dir(&station, &partner));
+        Ok(SendPath {
+            station,
+            partner,
+            name,
+            path,
+        })
+    }
+
+    fn no_pair(&self, station: &str, partner: &str) -> Fault {
+        let objects = self.core.objects();
+        let mine = |(s, p): &(&crate::station::Station, &crate::partner::Partner)| {
+            objects
+                .user_of(&self.account, &self.user)
+                .is_some_and(|user| user.deals_with(&s.as2_id, &p.as2_id))
+        };
+        let of_station: Vec<&str> = objects
+            .pairs(&self.account)
+            .filter(mine)
+            .filter(|(s, _)| s.as2_id == station)
+            .map(|(_, p)| p.as2_id.as_str())
+            .take(NAMED_PAIRS)
+            .collect();
+        if of_station.is_empty() {
+            let mut stations: Vec<&str> = objects.pairs(&self.account).filter(mine).map(|(s, _)| s.as2_id.as_str()).collect();
+            stations.dedup();
+            stations.truncate(NAMED_PAIRS);
+            return Fault::NoSuchFile(format!("no station {station}; known: {}", stations.join(", ")));
+        }
+        Fault::NoSuchFile(format!(
+            "no partner {partner} for station {station}; known: {}",
+            of_station.join(", ")
+        ))
+    }
+
+    /// Takes back an accepted file of this name, if nobody has worked on it yet.
+    pub(super) fn take_back(
+        &self,
+        message: &Message,
+        delay_only: bool,
+        code: &'static str,
+        reason: &'static str,
+    ) -> Result<Message, Fault> {
+        let taken = intake::withdraw(&self.core, message.id.as_str(), delay_only, code, reason).map_err(failure)?;
+        taken.ok_or_else(|| Fault::PermissionDenied(format!("already accepted for sending as {}", message.id)))
+    }
+
+    pub(super) fn remove_send(&self, at: &SendPath) -> Result<(), Fault> {
+        match self.sent(at)? {
+            Sent::Waits(row) if row.owner != self.user => return Err(denied()),
+            Sent::Message(message) if message.detail.user != self.user => return Err(denied()),
+            former @ Sent::Waits(_) => self.drop_former(former)?,
+            Sent::Message(message) => {
+                let before = self.take_back(&message, false, "cancelled", "removed by its user before it was sent")?;
+                self.core.let_go_blocking(vec![before.detail.payload]);
+            }
+            Sent::Nothing => {
+                self.desk
+                    .recall(&self.user, &at.path, now(&self.core))
+                    .ok_or_else(Fault::no_such_file)?;
+                return Err(Fault::PermissionDenied(
+                    "already handled; look into AS2/files and AS2/duplicate".to_owned(),
+                ));
+            }
+        }
+        self.desk.forget(&self.user, &at.path);
+        Ok(())
+    }
+
+    pub(super) fn rename_send(&self, from: &SendPath, to: &SendPath, replace: bool) -> Result<(), Fault> {
+        let row = match self.sent(from)? {
+            Sent::Waits(row) if row.owner == self.user => *row,
+            Sent::Waits(_) => return Err(denied()),
+            Sent::Message(message) => return self.rename_pending(&message, from, to, replace),
+            Sent::Nothing => return Err(Fault::no_such_file()),
+        };
+        if row.state == UploadState::Part {
+            return Err(Fault::Failure("this upload was broken off; finish it first".to_owned()));
+        }
+        if !replace && !matches!(self.sent(to)?, Sent::Nothing) {
+            return Err(Fault::Failure(format!("{} exists already", to.name)));
+        }
+        let (mtime, size) = (seconds(row.updated), row.size);
+        match self.renamed(&row, from, to) {
+            Renamed::Complete => {}
+            Renamed::Parked => {
+                let reason = row.reason.clone();
+                return intake::rename_waiting(&self.core, row.clone(), row, &to.name, UploadState::Parked, &reason).map_err(failure);
+            }
+            Renamed::Ignored => {
+                let (user, from, reason) = (&self.user, &from.path, "moved here; upload it instead");
+                tracing::warn!(user, from, to = to.path, "moved into send: ignored; upload it instead");
+                let moved = UploadRow {
+                    station: to.station.clone(),
+                    partner: to.partner.clone(),
+                    ..row.clone()
+                };
+                return intake::rename_waiting(&self.core, row, moved, &to.name, UploadState::Ignored, reason).map_err(failure);
+            }
+        }
+        let former = self.sent(to)?;
+        let landed = intake::complete(&self.core, row, &to.name).map_err(failure)?;
+        self.drop_former(former)?;
+        self.desk.remember(&self.user, &to.path, size, mtime, self.session, now(&self.core));
+        tracing::debug!(?landed, "rename completed an upload");
+        Ok(())
+    }
+
+    /// What a rename makes of a file that waits (product.md §4.1).
+    fn renamed(&self, row: &UploadRow, from: &SendPath, to: &SendPath) -> Renamed {
+        let uploads = &self.core.config.uploads;
+        let to_temp = layout::matches_any(&to.name, &uploads.temp_names);
+        let from_temp = layout::matches_any(&from.name, &uploads.temp_names);
+        let same_pair = from.station == to.station && from.partner == to.partner;
+        let in_time = now(&self.core) - row.updated <= millis(uploads.rename_within);
+        if !same_pair || row.state == UploadState::Ignored || !uploads.rename_completes || !(in_time || to_temp) {
+            Renamed::Ignored
+        } else if to_temp || !from_temp || row.reason.starts_with(INTERRUPTED) {
+            Renamed::Parked
+        } else {
+            Renamed::Complete
+        }
+    }
+
+    /// A client with a temporary name that nobody listed (`curl -Q "-rename …"`, Cyberduck's `name-<uuid>`): as long as
+    /// the release delay runs, the message goes out under its final name instead.
+    fn rename_pending(&self, message: &Message, from: &SendPath, to: &SendPath, replace: bool) -> Result<(), Fault> {
+        let uploads = &self.core.config.uploads;
+        let same_pair = from.station == to.station && from.partner == to.partner;
+        let fits = same_pair && uploads.rename_completes && !layout::matches_any(&to.name, &uploads.temp_names);
+        if fits && message.detail.user == self.user {
+            if !replace && !matches!(self.sent(to)?, Sent::Nothing) {
+                return Err(Fault::Failure(format!("{} exists already", to.name)));
+            }
+            let former = self.sent(to)?;
+            if intake::rename_pending(&self.core, message, &to.name).map_err(failure)?.is_some() {
+                self.drop_former(former)?;
+                let mtime = seconds(message.created);
+                self.desk.forget(&self.user, &from.path);
+                self.desk
+                    .remember(&self.user, &to.path, message.size, mtime, self.session, now(&self.core));
+                return Ok(());
+            }
+        }
+        Err(Fault::PermissionDenied(format!("already accepted for sending as {}", message.id)))
+    }
+
+    /// Lets go of the user's own file that waited under a name: it was removed, or a rename has put a message in its place
+    /// (`rclone touch` makes an empty one first).
+    fn drop_former(&self, former: Sent) -> Result<(), Fault> {
+        let Sent::Waits(row) = former else { return Ok(()) };
+        if row.owner != self.user {
+            return Ok(());
+        }
+        let store = row.store.clone();
+        self.core
+            .journal
+            .write_blocking(move |tx| tx.remove_upload(&row))
+            .map_err(failure)?;
+        self.core.let_go_blocking(vec![store]);
+        Ok(())
+    }
+
+    /// Sends a parked file that looked broken off, after a sign that only a finished transfer gives.
+    fn confirm(&self, at: &SendPath, row: UploadRow, mtime: u64) -> Result<(), Fault> {
+        let size = row.size;
+        intake::complete(&self.core, row, &at.name).map_err(failure)?;
+        self.desk.remember(&self.user, &at.path, size, mtime, self.session, now(&self.core));
+        Ok(())
+    }
+
+    /// Whether a sign that follows a CLOSE can still clear this file of looking broken off.
+    fn may_confirm(&self, row: &UploadRow) -> bool {
+        let looked_cut = row.state == UploadState::Parked && row.reason.starts_with(INTERRUPTED) && row.reason != CUT_APPEND;
+        let temp = layout::matches_any(&row.name, &self.core.config.uploads.temp_names);
+        let delay = millis(self.core.config.uploads.release_after.max(std::time::Duration::from_secs(2)));
+        looked_cut && row.owner == self.user && !temp && now(&self.core) - row.updated <= delay
+    }
+
+    /// paramiko's `put` asks for the size when it is through, and at no other time.
+    pub(super) fn looked_back(&self, path: &VPath) -> Result<(), Fault> {
+        let at = self.send_path(self.place(path)?.ok_or_else(denied)?)?;
+        if self.desk.was_awaited(self.session, &at.path)
+            && let Sent::Waits(row) = self.sent(&at)?
+            && self.may_confirm(&row)
+        {
+            let mtime = seconds(row.updated);
+            self.confirm(&at, *row, mtime)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_send(&self, at: &SendPath, set: &SetStat) -> Result<(), Fault> {
+        let recalled = self.desk.recall(&self.user, &at.path, now(&self.core));
+        match self.sent(at)? {
+            Sent::Waits(row) => {
+                if set.size.is_some_and(|size| size != row.size) {
+                    return Err(Fault::PermissionDenied("the size of a finished upload cannot be set".to_owned()));
+                }
+                if let Some((_, mtime)) = set.times
+                    && self.may_confirm(&row)
+                {
+                    // Only a client that finished its transfer sets times right afterwards (sftp.md §4.2, S4).
+                    self.confirm(at, *row, mtime)?;
+                }
+                Ok(())
+            }
+            Sent::Message(message) => {
+                if set.size.is_some_and(|size| size != message.size) {
+                    return Err(Fault::PermissionDenied(format!("already accepted for sending as {}", message.id)));
+                }
+                if message.state == State::Queued && message.detail.user == self.user && recalled.is_some() {
+                    intake::release(&self.core, message.id.as_str()).map_err(failure)?;
+                }
+                if let Some((_, mtime)) = set.times {
+                    self.desk.touch(&self.user, &at.path, mtime);
+                }
+                Ok(())
+            }
+            Sent::Nothing if recalled.is_some() => {
+                if let Some((_, mtime)) = set.times {
+                    self.desk.touch(&self.user, &at.path, mtime);
+                }
+                Ok(())
+            }
+            Sent::Nothing => Err(Fault::no_such_file()),
+        }
+    }
+}
