@@ -126,7 +126,7 @@ fn parse_text(text: &str) -> Result<Revocations, String> {
         }
         let wrong = || {
             format!(
-                "line {}: neither a public key, SHA256:…, serial: N[-M], id: NAME, key: LINE nor sha256: …",
+                "line {}: neither a public key, SHA256:… of one, serial: N[-M], id: NAME, key: LINE, sha256: LINE nor hash: SHA256:…",
                 at + 1
             )
         };
@@ -135,15 +135,22 @@ fn parse_text(text: &str) -> Result<Revocations, String> {
             "serial" => {
                 let (first, last) = rest.split_once('-').unwrap_or((rest, rest));
                 let number = |text: &str| text.trim().parse::<u64>().map_err(|_| wrong());
-                list.serials.push((number(first)?, number(last)?));
+                let (first, last) = (number(first)?, number(last)?);
+                // The other way round it would be taken and revoke nothing.
+                if last < first {
+                    return Err(wrong());
+                }
+                list.serials.push((first, last));
             }
             "id" if !rest.is_empty() => {
                 list.ids.insert(printable(rest));
             }
-            "sha256" => {
-                keys.insert(format!("SHA256:{}", rest.trim_start_matches("SHA256:").trim_end_matches('=')));
-            }
-            "key" => keys.extend(fingerprints(rest).ok_or_else(wrong)?),
+            // ssh-keygen means a key by `sha1:` and `sha256:`, and a fingerprint by `hash:`.
+            "sha256" | "hash" => match digest(rest) {
+                Some(key) => drop(keys.insert(key)),
+                None => keys.extend(fingerprints(rest).ok_or_else(wrong)?),
+            },
+            "key" | "sha1" => keys.extend(fingerprints(rest).ok_or_else(wrong)?),
             _ => keys.extend(fingerprints(line).ok_or_else(wrong)?),
         }
     }
@@ -152,6 +159,13 @@ fn parse_text(text: &str) -> Result<Revocations, String> {
         sha1: HashSet::new(),
         certificates: vec![list.sorted()],
     })
+}
+
+/// A fingerprint as [`fingerprint`] writes it; with `SHA256:` before it or not, with `=` behind it or not.
+fn digest(text: &str) -> Option<String> {
+    let digest = text.trim_start_matches("SHA256:").trim_end_matches('=');
+    let bytes = STANDARD_NO_PAD.decode(digest).ok()?;
+    (bytes.len() == 32).then(|| format!("SHA256:{digest}"))
 }
 
 fn fingerprints(line: &str) -> Option<Vec<String>> {
@@ -168,12 +182,15 @@ mod tests {
 
     #[test]
     fn texts_are_read_line_by_line() {
-        let list =
-            parse_text("# gone\n\nserial: 7\nserial: 10-12\nserial: 11-20\nid: bob at acme\nSHA256:abc\nsha256: SHA256:def=\n").unwrap();
+        let [one, two, three] = [1, 2, 3].map(|n| STANDARD_NO_PAD.encode([n; 32]));
+        let text = format!(
+            "# gone\n\nserial: 7\nserial: 10-12\nserial: 11-20\nid: bob at acme\nSHA256:{one}\nsha256: SHA256:{two}=\nhash: SHA256:{three}\n"
+        );
+        let list = parse_text(&text).unwrap();
         let certificates = &list.certificates[0];
         assert_eq!(certificates.serials, [(7, 7), (10, 20)]);
         assert!(certificates.ids.contains("bob at acme"));
-        assert!(list.keys.contains("SHA256:abc") && list.keys.contains("SHA256:def"));
+        assert!([one, two, three].iter().all(|key| list.keys.contains(&format!("SHA256:{key}"))));
         for (serial, revoked) in [(0, false), (6, false), (7, true), (8, false), (10, true), (20, true), (21, false)] {
             assert_eq!(list.has_certificate(b"any", serial, "x"), revoked, "{serial}");
         }
@@ -181,7 +198,16 @@ mod tests {
             list.has_certificate(b"any", 0, "bob at\u{7} acme"),
             "what cannot be seen does not count"
         );
-        for wrong in ["serial: x", "nonsense", "key: nonsense", "id:"] {
+        for wrong in [
+            "serial: x",
+            "serial: 9-7",
+            "nonsense",
+            "key: nonsense",
+            "id:",
+            "sha256:",
+            "sha256: SHA256:short",
+            "hash: MD5:00:11",
+        ] {
             assert!(
                 parse_text(&format!("serial: 1\n{wrong}\n")).unwrap_err().starts_with("line 2"),
                 "{wrong}"
@@ -189,6 +215,16 @@ mod tests {
         }
         assert!(Revocations::parse(b"").unwrap_err().contains("empty"));
         assert!(Revocations::parse(&[0xff, 0xfe]).is_err());
+    }
+
+    #[test]
+    fn a_key_counts_whichever_word_ssh_keygen_has_for_it() {
+        let line = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+        let known = fingerprints(line).unwrap();
+        for word in ["", "key: ", "sha1: ", "sha256: "] {
+            let list = parse_text(&format!("{word}{line}\n")).unwrap();
+            assert_eq!(list.keys, known.iter().cloned().collect(), "{word}");
+        }
     }
 
     fn section(kind: u8, body: &[u8]) -> Vec<u8> {
