@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn texts_are_read_line_by_line() {
-        let [one, two, three] = [1, 2, 3].map(|n| STANDARD_NO_PAD.encode([n; 32]));
+        let [one, two, three] = [1u8, 2, 3].map(|n| STANDARD_NO_PAD.encode([n; 32]));
         let text = format!(
             "# gone\n\nserial: 7\nserial: 10-12\nserial: 11-20\nid: bob at acme\nSHA256:{one}\nsha256: SHA256:{two}=\nhash: SHA256:{three}\n"
         );
@@ -223,7 +223,7 @@ mod tests {
         let known = fingerprints(line).unwrap();
         for word in ["", "key: ", "sha1: ", "sha256: "] {
             let list = parse_text(&format!("{word}{line}\n")).unwrap();
-            assert_eq!(list.keys, known.iter().cloned().collect(), "{word}");
+            assert!(list.keys.len() == 1 && known.iter().all(|key| list.keys.contains(key)), "{word}");
         }
     }
 
