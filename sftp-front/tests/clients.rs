@@ -206,8 +206,13 @@ struct Accounts {
 }
 
 impl Authenticator for Accounts {
-    fn public_key(&self, user: &str, key: &PublicKey, _peer: &Peer) -> bool {
-        user == "alice" && key.openssh == self.key && key.algorithm == "ssh-ed25519" && key.blob.starts_with(b"\0\0\0\x0bssh-ed25519")
+    fn public_key(&self, user: &str, key: &PublicKey, _peer: &Peer) -> Result<(), String> {
+        let good = user == "alice" && key.openssh == self.key && key.algorithm == "ssh-ed25519";
+        if good && key.blob.starts_with(b"\0\0\0\x0bssh-ed25519") {
+            Ok(())
+        } else {
+            Err("not alice's".to_owned())
+        }
     }
     fn login(&self, _user: &str, given: &[Proven], peer: &Peer, _session: u64) -> Result<Arc<dyn Tree>, Refused> {
         assert!(peer.client.starts_with("SSH-2.0-OpenSSH_"));
