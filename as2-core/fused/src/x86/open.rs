@@ -1,12 +1,11 @@
 //! Decryption, which is parallel in CBC, in the shadow of SHA-256, which is serial.
 
-use std::arch::asm;
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
 use zeroize::Zeroizing;
 
-use super::{H, Keys, MAX_KEYS, State, add, expand, four_rounds, in_place, is_present, load, pack, store, unpack, value_of, words, xor};
+use super::{H, Keys, MAX_KEYS, add, expand, four_rounds, in_place, is_present, load, pack, store, unpack, value_of, words, xor};
 use crate::{BLOCK, DIGEST, GROUP};
 
 /// Blocks of AES beside one block of SHA-256.
@@ -134,7 +133,6 @@ fn beside<const R: usize>(
                 for key in &keys[1 + $i * (R - 1) / 16..1 + ($i + 1) * (R - 1) / 16] {
                     round(key, &mut blocks);
                 }
-                in_order(&mut state, &mut blocks);
             )*};
         }
         step!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
@@ -169,25 +167,6 @@ fn decrypt<const R: usize, const N: usize>(
         round(key, &mut blocks);
     }
     finish::<R, N>(keys, before, sealed, &blocks, plain)
-}
-
-/// Holds the compiler to the order of the steps: on its own it puts the cipher before the digest, where the processor finds the
-/// one or the other in its window, not both.
-#[inline(always)]
-fn in_order((abef, cdgh): &mut State, [a, b, c, d]: &mut [__m128i; BESIDE]) {
-    // SAFETY: no instruction at all. SSE is part of x86-64.
-    unsafe {
-        asm!(
-            "/* {} {} {} {} {} {} */",
-            inout(xmm_reg) * abef,
-            inout(xmm_reg) * cdgh,
-            inout(xmm_reg) * a,
-            inout(xmm_reg) * b,
-            inout(xmm_reg) * c,
-            inout(xmm_reg) * d,
-            options(nomem, nostack, preserves_flags)
-        );
-    }
 }
 
 /// Asks for ciphertext that comes soon: it may lie in memory, across the border of a page, where the processor does not look
