@@ -91,6 +91,9 @@ pub enum StartError {
     /// The data directory was never set up.
     #[error("{0} is not a data directory")]
     NotSetUp(PathBuf),
+    /// This user may not look into the data directory.
+    #[error("cannot look into {0}: {1}")]
+    Unreadable(PathBuf, String),
     /// No room is left to open the journal: SQLite calls that an I/O error.
     #[error("no room is left on the disk of {0}")]
     Full(PathBuf),
@@ -115,6 +118,7 @@ impl StartError {
         match self {
             StartError::Locked(_) => "stop the other server, or give this one its own --data-dir",
             StartError::NotSetUp(_) => "`as2gate init` sets one up here; another is named with -c FILE or --data-dir DIR",
+            StartError::Unreadable(..) => "run it as the user to whom the data directory belongs",
             StartError::Full(_) => "make room; nothing that was accepted is lost",
             StartError::Journal(JournalError::Newer { .. }) => "install the as2gate version that wrote it, or restore a backup",
             StartError::Journal(_) => "look at the disk and the rights of the data directory; `as2gate doctor` checks the database",
@@ -150,8 +154,10 @@ impl Core {
     /// What is missing or broken.
     pub fn open_with_clock(config: Config, clock: Arc<dyn Clock>) -> Result<Arc<Self>, StartError> {
         let paths = config.paths();
-        if !paths.db.exists() {
-            return Err(StartError::NotSetUp(paths.data));
+        match paths.db.try_exists() {
+            Ok(true) => {}
+            Ok(false) => return Err(StartError::NotSetUp(paths.data)),
+            Err(error) => return Err(StartError::Unreadable(paths.data, error.to_string())),
         }
         let master = config.load_master_key().map_err(StartError::Key)?;
         let journal = Journal::open(&paths.db).map_err(|error| match has_room(&paths.data) {
