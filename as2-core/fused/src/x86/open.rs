@@ -34,7 +34,9 @@ impl OpenKernel {
         }
         let rounds = key.len() / 4 + 6;
         // SAFETY: the processor has AES-NI, as was just asked.
-        let keys = unsafe { invert(&expand(key), rounds) };
+        let expanded = unsafe { expand(key) };
+        // SAFETY: the same.
+        let keys = unsafe { invert(&expanded, rounds) };
         Some(OpenKernel { keys, rounds, chain: *iv })
     }
 
