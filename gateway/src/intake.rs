@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::clock::{Millis, millis};
 use crate::gateway::Core;
-use crate::journal::{Accepted, Blob, JournalError, NewUpload, UploadRow, UploadState};
+use crate::journal::{Accepted, Blob, JournalError, NewUpload, Tx, UploadRow, UploadState};
 use crate::message::{Detail, Direction, FileRecord, Id, Message, State};
 use crate::partner::Partner;
 use crate::storage::Staged;
@@ -92,17 +92,26 @@ pub fn land(core: &Core, file: Arrived, sign: Sign) -> Result<Landed, JournalErr
     queue(core, file, message, due(core, sign, now), now)
 }
 
-/// [`land`] without waiting, for a new file that does not [wait](waits): `then` is told on the journal's own thread, which it
-/// must not hold up.
-pub fn land_soon(core: &Arc<Core>, file: Arrived, sign: Sign, then: impl FnOnce(Result<Landed, JournalError>) + Send + 'static) {
+/// [`land`] without waiting for others, for a new file that does not [wait](waits): `then` is told on the journal's own thread,
+/// which it must not hold up. With `here`, this thread does the commit itself if it can, and waits for the disk.
+pub fn land_soon(
+    core: &Arc<Core>,
+    file: Arrived,
+    sign: Sign,
+    here: bool,
+    then: impl FnOnce(Result<Landed, JournalError>) + Send + 'static,
+) {
     debug_assert!(file.replaces.is_none(), "what it replaces would not be let go");
     let (now, message) = drawn(core, &file);
     let (upload, taken) = taken(core, file, message, due(core, sign, now), now);
     let told = Arc::clone(core);
-    core.journal.write_then(
-        move |tx| tx.accept_upload(upload, now),
-        move |accepted| then(accepted.map(|accepted| taken.landed(&told, accepted))),
-    );
+    let change = move |tx: &Tx<'_>| tx.accept_upload(upload, now);
+    let then = move |accepted: Result<Accepted, JournalError>| then(accepted.map(|accepted| taken.landed(&told, accepted)));
+    if here {
+        core.journal.write_here(change, then);
+    } else {
+        core.journal.write_then(change, then);
+    }
 }
 
 /// The message that a file becomes now.

@@ -351,8 +351,8 @@ pub trait Upload: Send {
     /// Any fault.
     fn close(self: Box<Self>, facts: &UploadFacts) -> Result<(), Fault>;
 
-    /// Whether the CLOSE waits for others only, such as a journal, and takes no disk itself. Then [`close_soon`](Upload::close_soon)
-    /// is called in the place of [`close`](Upload::close), without a thread of its own.
+    /// Whether the CLOSE waits for others only, such as a journal, or for the disk no longer than one commit. Then
+    /// [`close_soon`](Upload::close_soon) is called in the place of [`close`](Upload::close), without a thread of its own.
     fn closes_soon(&self, _facts: &UploadFacts) -> bool {
         false
     }

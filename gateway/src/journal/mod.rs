@@ -132,6 +132,8 @@ enum Failing {
 pub struct Journal {
     path: PathBuf,
     changes: mpsc::Sender<Change>,
+    /// The connection that writes. Its thread takes it for each group, and whoever writes [here](Journal::write_here).
+    writer: Arc<Mutex<Connection>>,
     recent: Arc<Recent>,
     readers: Mutex<Vec<Connection>>,
 }
@@ -153,13 +155,16 @@ impl Journal {
         let (changes, queue) = mpsc::channel::<Change>();
         let recent = Arc::new(Recent::default());
         let shared = Arc::clone(&recent);
+        let writer = Arc::new(Mutex::new(db));
+        let writing = Arc::clone(&writer);
         std::thread::Builder::new()
             .name("journal".to_owned())
-            .spawn(move || write_loop(&db, &shared, &queue))
+            .spawn(move || write_loop(&writing, &shared, &queue))
             .map_err(|error| JournalError::Corrupt(format!("cannot start the writer: {error}")))?;
         Ok(Journal {
             path: path.to_owned(),
             changes,
+            writer,
             recent,
             readers: Mutex::new(Vec::new()),
         })
@@ -226,8 +231,27 @@ impl Journal {
         F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
     {
         let then = Then(Some(Box::new(then)));
-        // A change that is not run, here or there, is dropped with its `then`, which tells.
-        let _ = self.submit(change, Failing::Unwritten, move |outcome| then.tell(outcome));
+        // A change that is not run is dropped with its `then`, which tells.
+        let _ = self
+            .changes
+            .send(boxed(change, Failing::Unwritten, move |outcome| then.tell(outcome)));
+    }
+
+    /// [`Journal::write_then`] that commits on this thread if nobody else is writing: it waits for the disk and for nobody, which
+    /// is quickest where there is nothing to share a commit with.
+    pub fn write_here<T, F>(&self, change: F, then: impl FnOnce(Result<T>) + Send + 'static)
+    where
+        T: Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
+    {
+        let Ok(db) = self.writer.try_lock() else {
+            return self.write_then(change, then);
+        };
+        let then = Then(Some(Box::new(then)));
+        let change = boxed(change, Failing::Unwritten, move |outcome| then.tell(outcome));
+        let ended = commit(&db, &self.recent, change, None);
+        drop(db);
+        ended.tell();
     }
 
     fn asked<T, F>(&self, change: F, failing: Failing) -> Result<oneshot::Receiver<Result<T>>>
@@ -236,32 +260,12 @@ impl Journal {
         F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
     {
         let (answer, receiver) = oneshot::channel();
-        self.submit(change, failing, move |outcome| {
+        let change = boxed(change, failing, move |outcome| {
             // The asker may have gone away; the decision stands all the same.
             let _ = answer.send(outcome);
-        })?;
-        Ok(receiver)
-    }
-
-    fn submit<T, F>(&self, change: F, failing: Failing, answer: impl FnOnce(Result<T>) + Send + 'static) -> Result<()>
-    where
-        T: Send + 'static,
-        F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
-    {
-        let change: Change = Box::new(move |tx, turn| {
-            let guarded = turn == Turn::Later && failing == Failing::Alone;
-            let before = tx.db.total_changes();
-            let outcome = if guarded { in_savepoint(tx, change) } else { change(tx) };
-            let spoilt = outcome.is_err() && !guarded && tx.db.total_changes() != before;
-            let release = Box::new(move |committed: std::result::Result<(), String>| {
-                answer(match (outcome, committed) {
-                    (Ok(_), Err(text)) => Err(JournalError::Commit(text)),
-                    (outcome, _) => outcome,
-                });
-            });
-            Ran { release, spoilt }
         });
-        self.changes.send(change).map_err(|_| JournalError::Closed)
+        self.changes.send(change).map_err(|_| JournalError::Closed)?;
+        Ok(receiver)
     }
 
     /// Reads, on a connection of its own.
@@ -301,6 +305,27 @@ impl Journal {
     pub fn integrity(&self) -> Result<String> {
         self.read(|tx| Ok(tx.db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?))
     }
+}
+
+/// A change as the writer runs it.
+fn boxed<T, F>(change: F, failing: Failing, answer: impl FnOnce(Result<T>) + Send + 'static) -> Change
+where
+    T: Send + 'static,
+    F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
+{
+    Box::new(move |tx, turn| {
+        let guarded = turn == Turn::Later && failing == Failing::Alone;
+        let before = tx.db.total_changes();
+        let outcome = if guarded { in_savepoint(tx, change) } else { change(tx) };
+        let spoilt = outcome.is_err() && !guarded && tx.db.total_changes() != before;
+        let release = Box::new(move |committed: std::result::Result<(), String>| {
+            answer(match (outcome, committed) {
+                (Ok(_), Err(text)) => Err(JournalError::Commit(text)),
+                (outcome, _) => outcome,
+            });
+        });
+        Ran { release, spoilt }
+    })
 }
 
 /// Who is told about a change, exactly once.
@@ -394,43 +419,78 @@ fn advance(db: &Connection, found: i64) -> Result<()> {
 }
 
 /// Runs changes until nobody can send any more.
-fn write_loop(db: &Connection, recent: &Recent, queue: &mpsc::Receiver<Change>) {
+fn write_loop(writer: &Mutex<Connection>, recent: &Recent, queue: &mpsc::Receiver<Change>) {
     while let Ok(first) = queue.recv() {
-        let tx = Tx { db, recent };
-        if let Err(error) = tx.run("BEGIN IMMEDIATE") {
-            // Without a transaction nothing may be decided: the change runs nowhere and its asker is told.
-            drop(first);
-            tracing::error!(%error, "the journal cannot begin a transaction");
-            continue;
-        }
-        let (releases, spoilt) = run_group(&tx, first, queue);
-        let committed = if spoilt {
-            Err("a change of the same group failed".to_owned())
-        } else {
-            tx.run("COMMIT").map_err(|error| {
-                tracing::error!(%error, "the journal cannot commit");
-                error.to_string()
-            })
-        };
-        if committed.is_err() {
-            let _ = db.execute_batch("ROLLBACK");
-        }
-        for release in releases {
-            release(committed.clone());
+        // A change that panicked: nobody knows what it left behind.
+        let Ok(db) = writer.lock() else { return };
+        let ended = commit(&db, recent, first, Some(queue));
+        drop(db);
+        ended.tell();
+    }
+}
+
+/// A group that has ended, whose askers wait for the answer.
+struct Ended {
+    releases: Vec<Release>,
+    committed: std::result::Result<(), String>,
+}
+
+impl Ended {
+    fn tell(self) {
+        for release in self.releases {
+            release(self.committed.clone());
         }
     }
 }
 
+/// Rolls back what a panic leaves open: other processes wait for it.
+struct Undo<'a>(&'a Connection);
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = self.0.execute_batch("ROLLBACK");
+        }
+    }
+}
+
+/// Runs a change, and those behind it in a queue, and commits them.
+fn commit(db: &Connection, recent: &Recent, first: Change, queue: Option<&mpsc::Receiver<Change>>) -> Ended {
+    let (tx, _undo) = (Tx { db, recent }, Undo(db));
+    if let Err(error) = tx.run("BEGIN IMMEDIATE") {
+        // Without a transaction nothing may be decided: the change runs nowhere and its asker is told.
+        drop(first);
+        tracing::error!(%error, "the journal cannot begin a transaction");
+        return Ended {
+            releases: Vec::new(),
+            committed: Ok(()),
+        };
+    }
+    let (releases, spoilt) = run_group(&tx, first, queue);
+    let committed = if spoilt {
+        Err("a change of the same group failed".to_owned())
+    } else {
+        tx.run("COMMIT").map_err(|error| {
+            tracing::error!(%error, "the journal cannot commit");
+            error.to_string()
+        })
+    };
+    if committed.is_err() {
+        let _ = db.execute_batch("ROLLBACK");
+    }
+    Ended { releases, committed }
+}
+
 /// Runs the first change and those that wait behind it. The group ends at a change that spoilt the transaction, which is
 /// then rolled back: with only the first in it, that costs nobody else anything.
-fn run_group(tx: &Tx<'_>, first: Change, queue: &mpsc::Receiver<Change>) -> (Vec<Release>, bool) {
+fn run_group(tx: &Tx<'_>, first: Change, queue: Option<&mpsc::Receiver<Change>>) -> (Vec<Release>, bool) {
     let Ran { release, mut spoilt } = first(tx, Turn::First);
     let mut releases = vec![release];
     // A full disk ends the transaction by itself; what would follow in this group would stand outside of it.
     while !spoilt
         && releases.len() < MAX_GROUP
         && !tx.db.is_autocommit()
-        && let Ok(next) = queue.try_recv()
+        && let Some(Ok(next)) = queue.map(mpsc::Receiver::try_recv)
     {
         let ran = next(tx, Turn::Later);
         spoilt = ran.spoilt;

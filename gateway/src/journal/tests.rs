@@ -169,7 +169,7 @@ fn a_sure_change_that_fails_after_all_takes_its_group_along_and_no_other() {
 fn who_does_not_wait_is_told_when_it_is_durable() {
     let (dir, journal) = journal();
     let (told, outcomes) = mpsc::channel();
-    let write = |name: &'static str, refuse: bool, panics: bool| {
+    let write = |name: &'static str, here: bool, refuse: bool, panics: bool| {
         let (told, path) = (told.clone(), dir.path().join("as2gate.db"));
         let change = move |tx: &Tx<'_>| {
             if refuse {
@@ -177,7 +177,7 @@ fn who_does_not_wait_is_told_when_it_is_durable() {
             }
             tx.set_fact(name, "1")
         };
-        journal.write_then(change, move |outcome: Result<()>| {
+        let then = move |outcome: Result<()>| {
             // Another connection sees what is committed only.
             let db = Connection::open(path).unwrap();
             let kept: i64 = db
@@ -185,14 +185,73 @@ fn who_does_not_wait_is_told_when_it_is_durable() {
                 .unwrap();
             told.send((name, outcome.is_ok(), kept)).unwrap();
             assert!(!panics);
-        });
+        };
+        if here {
+            journal.write_here(change, then);
+        } else {
+            journal.write_then(change, then);
+        }
+        outcomes.recv().unwrap()
     };
-    write("good", false, false);
-    write("bad", true, false);
-    write("panics", false, true);
-    write("after", false, false);
-    let all: Vec<_> = outcomes.iter().take(4).collect();
-    assert_eq!(all, [("good", true, 1), ("bad", false, 0), ("panics", true, 1), ("after", true, 1)]);
+    for (here, names) in [
+        (false, ["good", "bad", "panics", "after"]),
+        (true, ["good2", "bad2", "panics2", "after2"]),
+    ] {
+        assert_eq!(write(names[0], here, false, false), (names[0], true, 1));
+        assert_eq!(write(names[1], here, true, false), (names[1], false, 0));
+        assert_eq!(write(names[2], here, false, true), (names[2], true, 1));
+        assert_eq!(write(names[3], here, false, false), (names[3], true, 1));
+    }
+}
+
+#[test]
+fn a_change_waits_for_the_writer_only_if_that_is_busy() {
+    let (_dir, journal) = journal();
+    let (hold, held) = mpsc::channel::<()>();
+    let (entered, inside) = mpsc::channel();
+    let (told, outcomes) = mpsc::channel();
+    let here = |name: &'static str| {
+        let told = told.clone();
+        journal.write_here(
+            move |tx| tx.set_fact(name, "1"),
+            move |outcome| told.send((outcome.is_ok(), std::thread::current().id())).unwrap(),
+        );
+    };
+    here("alone");
+    assert_eq!(
+        outcomes.try_recv().unwrap(),
+        (true, std::thread::current().id()),
+        "it was done at once, and here"
+    );
+    let busy = journal.asked(
+        move |tx| {
+            entered.send(()).unwrap();
+            held.recv().unwrap();
+            tx.set_fact("busy", "1")
+        },
+        Failing::Alone,
+    );
+    inside.recv().unwrap();
+    here("behind");
+    assert!(outcomes.try_recv().is_err(), "the writer has it");
+    hold.send(()).unwrap();
+    let (is_good, thread) = outcomes.recv().unwrap();
+    assert!(is_good && thread != std::thread::current().id());
+    busy.unwrap().blocking_recv().unwrap().unwrap();
+
+    // A change that panics leaves nothing behind, and nobody writes any more.
+    let broken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        journal.write_here(
+            |tx| tx.set_fact("broken", "1").map(|()| panic!("a fault of ours")),
+            |_: Result<()>| (),
+        );
+    }));
+    assert!(broken.is_err());
+    assert!(journal.read(|tx| tx.fact("broken")).unwrap().is_none());
+    assert!(matches!(
+        journal.write_blocking(|tx| tx.set_fact("later", "1")),
+        Err(JournalError::Closed)
+    ));
 }
 
 #[test]

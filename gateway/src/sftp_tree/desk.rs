@@ -89,6 +89,11 @@ impl Desk {
         names.awaited.remove(&session);
     }
 
+    /// No two sessions are logged in.
+    pub(super) fn has_one_session(&self) -> bool {
+        self.names().sessions.len() <= 1
+    }
+
     /// The client of this session will ask for the size of this file, if it finished it.
     pub(super) fn awaits_look(&self, session: u64, path: &str) {
         self.names().awaited.insert(session, path.to_owned());

@@ -537,8 +537,10 @@ impl Upload for Writing {
 
     fn close_soon(mut self: Box<Self>, facts: &UploadFacts, closed: Closed) {
         let (core, sign) = (Arc::clone(&self.core), sign(facts));
+        // A session that is alone on the server holds up nobody, and nobody shares its commits.
+        let here = self.desk.has_one_session();
         match self.digest().map_err(told).and_then(|sha256| self.staged(sha256, facts)) {
-            Ok((arrived, end)) => intake::land_soon(&core, arrived, sign, move |landed| {
+            Ok((arrived, end)) => intake::land_soon(&core, arrived, sign, here, move |landed| {
                 closed(landed.map(|landed| end.of(&landed)).map_err(failure));
             }),
             Err(fault) => closed(Err(fault)),
