@@ -243,7 +243,7 @@ impl Authenticator for Logins {
             }
             sessions.insert(session, login);
         }
-        self.penalties.forgive(address);
+        self.penalties.forgive(address, user);
         self.desk.begin(session);
         self.core.metrics.sftp_login("ok");
         let by = given.iter().map(describe).collect::<Vec<_>>().join(", then ");
@@ -262,7 +262,9 @@ impl Authenticator for Logins {
     }
 
     fn failed(&self, user: &str, tried: &[String], peer: &Peer) {
-        let shut = self.penalties.failed(peer.addr.ip(), &self.core.config.sftp.ban, Instant::now());
+        let shut = self
+            .penalties
+            .failed(peer.addr.ip(), user, &self.core.config.sftp.ban, Instant::now());
         let (shut_seconds, tried) = (shut.map(|length| length.as_secs()), tried.join("; "));
         self.core.metrics.sftp_login("failed");
         tracing::warn!(user = %user.escape_default(), peer = %peer.addr, client = peer.client, tried, shut_seconds, "sftp login failed");

@@ -2,6 +2,7 @@
 //! doubles each time it does so again. A user is never shut out, for then anybody could do that to anybody.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,26 +22,33 @@ struct Record {
     shut_until: Option<Instant>,
     /// How often it was shut out in a row.
     bans: u32,
+    /// Whose logins failed, by the hash of the name; none once it was several.
+    user: Option<u64>,
 }
 
 impl Record {
-    fn new(now: Instant) -> Self {
+    fn new(now: Instant, user: u64) -> Self {
         Record {
             count: 0,
             since: now,
             shut_until: None,
             bans: 0,
+            user: Some(user),
         }
     }
 }
 
 /// The sources with failures.
 #[derive(Default)]
-pub(super) struct Penalties(Mutex<HashMap<IpAddr, Record>>);
+pub(super) struct Penalties {
+    sources: Mutex<HashMap<IpAddr, Record>>,
+    /// Names come from strangers and may be long.
+    names: RandomState,
+}
 
 impl Penalties {
     fn sources(&self) -> MutexGuard<'_, HashMap<IpAddr, Record>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn is_shut(&self, peer: IpAddr, now: Instant) -> bool {
@@ -51,13 +59,19 @@ impl Penalties {
             .is_some_and(|until| until > now)
     }
 
-    /// A login that worked: the source begins anew.
-    pub(super) fn forgive(&self, peer: IpAddr) {
-        self.sources().remove(&network(peer));
+    /// A login that worked: the source begins anew if only this user's had failed. Who may log in as one user must not win by
+    /// it more guesses at another.
+    pub(super) fn forgive(&self, peer: IpAddr, user: &str) {
+        let user = self.names.hash_one(user);
+        let mut sources = self.sources();
+        if sources.get(&network(peer)).is_some_and(|record| record.user == Some(user)) {
+            sources.remove(&network(peer));
+        }
     }
 
     /// A failed login; for how long the source is shut out now, if it is.
-    pub(super) fn failed(&self, peer: IpAddr, ban: &Ban, now: Instant) -> Option<Duration> {
+    pub(super) fn failed(&self, peer: IpAddr, user: &str, ban: &Ban, now: Instant) -> Option<Duration> {
+        let user = self.names.hash_one(user);
         let mut sources = self.sources();
         if sources.len() >= MAX_SOURCES {
             sources.retain(|_, record| !is_over(record, ban, now));
@@ -66,10 +80,11 @@ impl Penalties {
             // So many at once are no mistake of one partner: the limits on connections have to do.
             return None;
         }
-        let record = sources.entry(network(peer)).or_insert_with(|| Record::new(now));
+        let record = sources.entry(network(peer)).or_insert_with(|| Record::new(now, user));
         if is_over(record, ban, now) {
-            *record = Record::new(now);
+            *record = Record::new(now, user);
         }
+        record.user = record.user.filter(|known| *known == user);
         if now.duration_since(record.since) > ban.within {
             record.count = 0;
             record.since = now;
@@ -106,7 +121,7 @@ mod tests {
     };
 
     fn fails(penalties: &Penalties, peer: IpAddr, now: Instant) -> Option<Duration> {
-        (0..3).filter_map(|_| penalties.failed(peer, &BAN, now)).last()
+        (0..3).filter_map(|_| penalties.failed(peer, "acme", &BAN, now)).last()
     }
 
     #[test]
@@ -128,19 +143,33 @@ mod tests {
         let [one, two, net, same, other] =
             ["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"].map(|text| text.parse::<IpAddr>().unwrap());
         for n in 0..20 {
-            assert_eq!(penalties.failed(one, &BAN, now + Duration::from_secs(40 * n)), None);
+            assert_eq!(penalties.failed(one, "acme", &BAN, now + Duration::from_secs(40 * n)), None);
         }
         assert!(fails(&penalties, net, now).is_some());
         assert!(penalties.is_shut(same, now) && !penalties.is_shut(other, now) && !penalties.is_shut(two, now));
-        penalties.forgive(same);
+        penalties.forgive(same, "acme");
         assert!(!penalties.is_shut(net, now));
+    }
+
+    #[test]
+    fn a_login_of_ones_own_buys_no_guesses_at_another() {
+        let (penalties, now) = (Penalties::default(), Instant::now());
+        let peer = "192.0.2.1".parse().unwrap();
+        let mut guess = |user| {
+            penalties.forgive(peer, "mallory");
+            penalties.failed(peer, user, &BAN, now).is_some()
+        };
+        assert_eq!(["mallory", "mallory", "mallory"].map(&mut guess), [false; 3], "one's own slips");
+        assert_eq!(["acme", "acme", "acme"].map(&mut guess), [false, false, true]);
+        penalties.forgive(peer, "mallory");
+        assert!(penalties.is_shut(peer, now));
     }
 
     #[test]
     fn the_list_of_sources_is_bounded() {
         let (penalties, now) = (Penalties::default(), Instant::now());
         for n in 0..(u32::try_from(MAX_SOURCES).unwrap() + 100) {
-            let _ = penalties.failed(IpAddr::from(n.to_be_bytes()), &BAN, now);
+            let _ = penalties.failed(IpAddr::from(n.to_be_bytes()), "acme", &BAN, now);
         }
         assert_eq!(penalties.sources().len(), MAX_SOURCES);
     }
