@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::outcome::{self, After};
 use super::restart::{self, Posted};
 use super::{FlowError, settle};
+use crate::clock::Millis;
 use crate::gateway::Core;
 use crate::journal::{Blob, Job, JournalError, NewEntry, Settlement};
 use crate::layout::{self, Area, Tray};
@@ -32,20 +33,7 @@ pub(super) async fn attempt(
     pair: &Arc<Partnership>,
 ) -> Result<(), FlowError> {
     let began = core.clock.now();
-    message.attempts += 1;
-    message.state = State::Sending;
-    message.next_try = None;
-    message.updated = began;
-    let n = message.attempts;
-    message.detail.tries.push(Attempt {
-        n,
-        at: began,
-        took: 0,
-        status: None,
-        outcome: String::new(),
-        body_sent: false,
-        twice: false,
-    });
+    begin(&mut message, began);
     let claim = (job.id, job.fence);
     let recorded = core.journal.write_sure(move |tx| {
         tx.progress(&message, claim, blob.as_ref())?;
@@ -79,6 +67,23 @@ pub(super) async fn attempt(
         }
         other => other,
     }
+}
+
+/// Notes a try that is about to be made.
+fn begin(message: &mut Message, now: Millis) {
+    message.attempts += 1;
+    message.state = State::Sending;
+    message.next_try = None;
+    message.updated = now;
+    message.detail.tries.push(Attempt {
+        n: message.attempts,
+        at: now,
+        took: 0,
+        status: None,
+        outcome: String::new(),
+        body_sent: false,
+        twice: false,
+    });
 }
 
 /// The stored bytes of a message.
