@@ -1,15 +1,18 @@
 //! The fused stream against OpenSSL's two separate ones, and against NIST's own values.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod oracle;
+
 use as2_fused::{BLOCK, FusedCbcSha256, GROUP, is_supported};
-use openssl::symm::{Cipher, Crypter, Mode};
+use openssl::symm::Mode;
+use oracle::{PLAIN, VECTORS, evp, hex};
 use proptest::prelude::*;
 
 /// Ciphertext with padding, and digest: fused as far as it goes, then handed over to OpenSSL.
 fn fused(key: &[u8], iv: &[u8; BLOCK], plain: &[u8], pieces: &[usize], head: usize, tail: usize) -> (Vec<u8>, [u8; 32]) {
     let (before, rest) = plain.split_at(head);
     let (hashed, after) = rest.split_at(rest.len() - tail);
-    let mut sealed = evp(key, iv, before, false);
+    let mut sealed = evp(Mode::Encrypt, key, iv, before, false);
     let start = sealed.last_chunk().unwrap_or(iv);
     let mut stream = FusedCbcSha256::new(key, start).unwrap();
     let mut left = hashed;
@@ -26,28 +29,8 @@ fn fused(key: &[u8], iv: &[u8; BLOCK], plain: &[u8], pieces: &[usize], head: usi
     let end = stream.finish();
     assert!(end.rest.len() < GROUP);
     let last = [end.rest.as_slice(), after].concat();
-    sealed.extend(evp(key, &end.iv, &last, true));
+    sealed.extend(evp(Mode::Encrypt, key, &end.iv, &last, true));
     (sealed, end.digest)
-}
-
-fn evp(key: &[u8], iv: &[u8; BLOCK], plain: &[u8], pad: bool) -> Vec<u8> {
-    let cipher = match key.len() {
-        16 => Cipher::aes_128_cbc(),
-        24 => Cipher::aes_192_cbc(),
-        _ => Cipher::aes_256_cbc(),
-    };
-    let mut crypter = Crypter::new(cipher, Mode::Encrypt, key, Some(iv)).unwrap();
-    crypter.pad(pad);
-    let mut sealed = vec![0; plain.len() + BLOCK];
-    let mut length = crypter.update(plain, &mut sealed).unwrap();
-    length += crypter.finalize(&mut sealed[length..]).unwrap();
-    sealed.truncate(length);
-    sealed
-}
-
-fn hex(text: &str) -> Vec<u8> {
-    let digits: Vec<u8> = text.chars().filter_map(|c| c.to_digit(16)).map(|d| d as u8).collect();
-    digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
 }
 
 /// Said aloud, because every other test here is empty on such a machine.
@@ -82,7 +65,7 @@ proptest! {
         let key = &key[..key_len];
         let tail = tail.min(plain.len() - head);
         let (sealed, digest) = fused(key, &iv, &plain, &pieces, head, tail);
-        prop_assert_eq!(sealed, evp(key, &iv, &plain, true));
+        prop_assert_eq!(sealed, evp(Mode::Encrypt, key, &iv, &plain, true));
         prop_assert_eq!(digest, openssl::sha::sha256(&plain[head..plain.len() - tail]));
     }
 }
@@ -98,7 +81,11 @@ fn every_short_length() {
     for length in 0..=plain.len() {
         for piece in [1, 63, 64, 65, 1000] {
             let (sealed, digest) = fused(&key, &iv, &plain[..length], &[piece], 0, 0);
-            assert_eq!(sealed, evp(&key, &iv, &plain[..length], true), "{length} bytes by {piece}");
+            assert_eq!(
+                sealed,
+                evp(Mode::Encrypt, &key, &iv, &plain[..length], true),
+                "{length} bytes by {piece}"
+            );
             assert_eq!(digest, openssl::sha::sha256(&plain[..length]), "{length} bytes by {piece}");
         }
     }
@@ -111,26 +98,8 @@ fn the_vectors_of_sp_800_38a() {
         return;
     }
     let iv: [u8; BLOCK] = std::array::from_fn(|i| i as u8);
-    let plain = hex("6bc1bee22e409f96e93d7e117393172a ae2d8a571e03ac9c9eb76fac45af8e51
-                     30c81c46a35ce411e5fbc1191a0a52ef f69f2445df4f9b17ad2b417be66c3710");
-    let vectors = [
-        (
-            "2b7e151628aed2a6abf7158809cf4f3c",
-            "7649abac8119b246cee98e9b12e9197d 5086cb9b507219ee95db113a917678b2
-             73bed6b8e3c1743b7116e69e22229516 3ff1caa1681fac09120eca307586e1a7",
-        ),
-        (
-            "8e73b0f7da0e6452c810f32b809079e562f8ead2522c6b7b",
-            "4f021db243bc633d7178183a9fa071e8 b4d9ada9ad7dedf4e5e738763f69145a
-             571b242012fb7ae07fa9baac3df102e0 08b0e27988598881d920a9e64f5615cd",
-        ),
-        (
-            "603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4",
-            "f58c4c04d6e5f1ba779eabfb5f7bfbd6 9cfc4e967edb808d679f777bc6702c7d
-             39f23369a9d9bacfa530e26304231461 b2eb05e2c39be9fcda6c19078c6a9d1b",
-        ),
-    ];
-    for (key, sealed) in vectors {
+    let plain = hex(PLAIN);
+    for (key, sealed) in VECTORS {
         let mut stream = FusedCbcSha256::new(&hex(key), &iv).unwrap();
         let mut out = Vec::new();
         stream.update(&plain, &mut out);
