@@ -23,7 +23,7 @@ use crate::partnership::{Lack, Partnership, PartnershipCache};
 use crate::post::Poster;
 use crate::sftp_tree::Logins;
 use crate::station::Station;
-use crate::storage::{Storage, StorageError};
+use crate::storage::{self, Storage, StorageError};
 use crate::telemetry::Registry;
 use crate::{http, inbox, lifecycle, listen, manage, telemetry, worker};
 
@@ -135,7 +135,7 @@ impl StartError {
 /// Whether the disk has room for what opening a journal writes.
 fn has_room(data: &Path) -> bool {
     const NEEDED: u64 = 1 << 20;
-    rustix::fs::statvfs(data).is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) >= NEEDED)
+    storage::free_bytes(data).is_ok_and(|free| free >= NEEDED)
 }
 
 /// A command that works on the data directory, beside a server or without one.

@@ -227,7 +227,7 @@ pub(crate) async fn verdict(
 
 /// Rules 1 and 2: it has to name our message and the swapped pair.
 fn wrong_message(message: &Message, mdn: &Mdn, evidence: &Evidence, timing: Timing) -> Option<Verdict> {
-    if answered(mdn) != message.message_id.trim().trim_start_matches('<').trim_end_matches('>') {
+    if answered(mdn) != bare(&message.message_id) {
         let reason = format!(
             "the MDN answers {} instead of this message",
             mdn.original_message_id.escape_default()
@@ -408,15 +408,15 @@ fn mic_failure(code: &str, reason: String) -> Verdict {
 
 /// Takes an MDN that a partner posted. Whatever it is, the partner gets a 2xx once this returns.
 pub(crate) async fn take_async(core: &Arc<Core>, pair: &Arc<Partnership>, evidence: Evidence) -> Result<(), FlowError> {
-    let bare = answered(&evidence.mdn.mdn);
-    let found = core.journal.read(|tx| tx.sent_by_message_id(&bare))?;
+    let id = answered(&evidence.mdn.mdn).to_owned();
+    let found = core.journal.read(|tx| tx.sent_by_message_id(&id))?;
     let ours = |m: &&Message| m.station == pair.station.as2_id && m.partner == pair.partner.as2_id;
     let Some(message) = found.iter().find(ours).cloned() else {
         let kept = keep_unknown(core, &evidence);
         tracing::warn!(
             station = pair.station.as2_id,
             partner = pair.partner.as2_id,
-            message_id = bare,
+            message_id = id,
             kept,
             "MDN for an unknown message ignored"
         );
@@ -443,8 +443,8 @@ pub(crate) async fn take_nameless(
         also_hash: &[],
     };
     let Some(mdn) = parse_as(anybodys, &body) else { return Ok(false) };
-    let bare = answered(&mdn.mdn);
-    let found = core.journal.read(|tx| tx.sent_by_message_id(&bare))?;
+    let id = answered(&mdn.mdn).to_owned();
+    let found = core.journal.read(|tx| tx.sent_by_message_id(&id))?;
     let pair = match found.as_slice() {
         [only] => core.partnership(&only.station, &only.partner).ok().filter(|pair| allowed(pair)),
         _ => None,
@@ -457,14 +457,18 @@ pub(crate) async fn take_nameless(
         }
     }
     let kept = keep_unknown(core, &Evidence { mdn, headers, body });
-    tracing::warn!(message_id = bare, kept, "MDN without AS2 names ignored");
+    tracing::warn!(message_id = id, kept, "MDN without AS2 names ignored");
     Ok(true)
 }
 
 /// The Message-ID that an MDN answers, without brackets.
-fn answered(mdn: &Mdn) -> String {
-    let id = mdn.original_message_id.trim();
-    id.trim_start_matches('<').trim_end_matches('>').to_owned()
+fn answered(mdn: &Mdn) -> &str {
+    bare(&mdn.original_message_id)
+}
+
+/// A Message-ID without brackets, also where only one is left: partners change them (as2.md Q21).
+fn bare(message_id: &str) -> &str {
+    message_id.trim().trim_start_matches('<').trim_end_matches('>')
 }
 
 /// Keeps an MDN that belongs to nothing, for diagnosis; where. Nobody may find out which Message-IDs exist (security.md §4).

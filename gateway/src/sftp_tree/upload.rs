@@ -198,10 +198,14 @@ impl Writing {
         self.draft.write_pieces(offset, pieces)
     }
 
+    /// Every byte came in order and went into the digest.
+    fn is_digested(&self) -> bool {
+        self.hash.in_order && self.hash.hashed == self.draft.len()
+    }
+
     /// SHA-256 of the whole file in hex; what did not come in order is read back.
     fn digest(&mut self) -> Result<String, StorageError> {
-        let len = self.draft.len();
-        if self.hash.in_order && self.hash.hashed == len {
+        if self.is_digested() {
             return Ok(hex(&std::mem::replace(&mut self.hash.state, Sha256::new()).finish()));
         }
         let (mut state, mut at) = (Sha256::new(), 0);
@@ -516,7 +520,6 @@ impl Upload for Writing {
     }
 
     fn closes_soon(&self, facts: &UploadFacts) -> bool {
-        let in_order = self.hash.in_order && self.hash.hashed == self.draft.len();
         let is_small_and_new = self.draft.is_small() && self.replaces.is_none() && !facts.gap && self.quota() == 0;
         #[cfg(feature = "sabotage")]
         if is_sabotaged() {
@@ -532,7 +535,7 @@ impl Upload for Writing {
                 sign(facts),
             )
         };
-        in_order && is_small_and_new && waits().is_none()
+        self.is_digested() && is_small_and_new && waits().is_none()
     }
 
     fn close_soon(mut self: Box<Self>, facts: &UploadFacts, closed: Closed) {

@@ -166,10 +166,7 @@ impl Storage {
     /// # Errors
     /// The system's.
     pub fn free_bytes(&self) -> Result<u64> {
-        let stat = rustix::fs::statvfs(&self.spool)
-            .map_err(io::Error::from)
-            .context(|| "cannot ask for free space".to_owned())?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        free_bytes(&self.spool)
     }
 
     /// Total bytes of the file system.
@@ -177,9 +174,7 @@ impl Storage {
     /// # Errors
     /// The system's.
     pub fn total_bytes(&self) -> Result<u64> {
-        let stat = rustix::fs::statvfs(&self.spool)
-            .map_err(io::Error::from)
-            .context(|| "cannot ask for free space".to_owned())?;
+        let stat = space(&self.spool)?;
         Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
     }
 
@@ -319,6 +314,18 @@ impl Storage {
         let below = self.noncurrent.join(format!("mftg-{}", entry.account)).join(&entry.parent);
         below.join(&entry.name).join(entry.version.to_string())
     }
+}
+
+/// Free bytes for us on the file system of a directory.
+pub(crate) fn free_bytes(dir: &Path) -> Result<u64> {
+    let stat = space(dir)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+fn space(dir: &Path) -> Result<rustix::fs::StatVfs> {
+    rustix::fs::statvfs(dir)
+        .map_err(io::Error::from)
+        .context(|| "cannot ask for free space".to_owned())
 }
 
 /// Whether a key names staged bytes in a file of their own.
