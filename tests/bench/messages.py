@@ -24,6 +24,7 @@ from measure import ROOT, by_turns, cpu_seconds, fail, median, memory, output, r
 from pair import Pair
 from rate import RIVAL, make_keys, rsa_seconds
 
+MANY_FILES = True
 SIZE = 10 * 1024
 IN_FLIGHT = 32
 # More sessions than one user may open at once would be refused.

@@ -21,6 +21,7 @@ import time
 from measure import ROOT, by_turns, cpu_seconds, fail, median, memory, output, reset_peak, rest, row
 from replay import Client, Message, replay
 
+MANY_FILES = True
 SIZE = 10 * 1024
 CONNECTIONS = (8, 32)
 RIVAL = "OpenAS2 2.10.1"
