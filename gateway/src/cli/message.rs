@@ -21,6 +21,8 @@ use crate::message::{Attempt, Detail, Direction, Message, State};
 
 /// How often a follower looks.
 const LOOK: Duration = Duration::from_millis(100);
+/// A clock that was set back by less hides no event: 1 h in milliseconds.
+const CLOCK_STEP: i64 = 3_600_000;
 /// Work that is due later than this does not keep `--until-idle` waiting.
 const SOON: Millis = 5_000;
 /// Most rows of one list.
@@ -470,7 +472,7 @@ pub(crate) fn verdict(message: &Message) -> u8 {
 async fn follow_one(ctx: &Ctx, core: &Arc<Core>, message: &Message, timeout: Option<Duration>) -> Outcome {
     note_if_idle(ctx, core);
     let began = Instant::now();
-    let mut cursor = 0;
+    let mut cursor = core.journal.read(|tx| tx.events_before(message.created - CLOCK_STEP))?;
     let mut shown = false;
     loop {
         let id = message.id.as_str();

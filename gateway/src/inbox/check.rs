@@ -17,7 +17,7 @@ use crate::clock::{Millis, millis};
 use crate::content_type;
 use crate::event::NewEvent;
 use crate::gateway::Core;
-use crate::journal::{Blob, Filing, NewEntry};
+use crate::journal::{self, Blob, Filing, NewEntry, head_key, mdn_key};
 use crate::layout::{self, Area, MdnDirection, Tray};
 use crate::message::{FileRecord, Message, State};
 use crate::outbox::FlowError;
@@ -320,7 +320,7 @@ fn inbox_shelf(message: &Message) -> String {
 pub(super) fn evidence_entries(message: &Message) -> (Vec<NewEntry>, Vec<Blob>) {
     let id = message.id.as_str();
     let shelf = |area| layout::shelf(area, &message.station, &message.partner, Tray::Inbox);
-    let block = Staged::small(message.detail.head());
+    let block = Staged::held(head_key(id), message.detail.head());
     let entries = vec![
         NewEntry::dir(Area::Headers, shelf(Area::Headers), id),
         NewEntry::file(
@@ -344,10 +344,12 @@ pub(super) fn evidence_entries(message: &Message) -> (Vec<NewEntry>, Vec<Blob>) 
 
 /// The file that shows an MDN in `raw-mdn/outgoing`: header block, blank line, body.
 pub(super) fn mdn_file(message: &Message, (block, body): &Mdn) -> (NewEntry, Blob) {
-    let mut bytes = block.clone().into_bytes();
-    bytes.extend_from_slice(b"\r\n");
-    bytes.extend_from_slice(body);
-    let staged = Staged::small(bytes);
+    let bytes = journal::mdn_file(block, body);
+    // That of a filed message is bound to its Message-ID for good; another one's binding may be taken over.
+    let staged = match message.state {
+        State::Filed => Staged::held(mdn_key(message.id.as_str()), bytes),
+        _ => Staged::small(bytes),
+    };
     let name = format!("{}.mdn", message.id);
     let entry = NewEntry::file(
         Area::RawMdn,

@@ -51,6 +51,31 @@ impl Tx<'_> {
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
+    /// The number of the last event before a moment, found by halving: they are in the order of time.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn events_before(&self, at: Millis) -> Result<i64> {
+        let mut next = self
+            .db
+            .prepare_cached("SELECT seq, at FROM event WHERE seq > ?1 ORDER BY seq LIMIT 1")?;
+        let last = self
+            .db
+            .query_row("SELECT max(seq) FROM event", [], |row| row.get::<_, Option<i64>>(0))?;
+        // All up to `low` are before it, and what follows `high` is not.
+        let (mut low, mut high) = (0, last.unwrap_or(0));
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let found: (i64, Millis) = next.query_row([middle], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            if found.1 < at {
+                low = found.0;
+            } else {
+                high = middle;
+            }
+        }
+        Ok(low)
+    }
+
     /// Walks the chain; the number of events, or the first whose hash does not fit.
     ///
     /// # Errors

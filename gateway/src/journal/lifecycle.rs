@@ -137,7 +137,7 @@ impl Tx<'_> {
         Ok(self
             .db
             .prepare_cached(
-                // By the index of messages, not through all entries of the account.
+                // Through the messages and by their entries' index: not through all entries of the account.
                 "UPDATE entry SET hold = ?4 WHERE +account = ?1 AND message IN
                     (SELECT id FROM message WHERE account = ?1 AND (?2 = '' OR station = ?2) AND partner = ?3)",
             )?

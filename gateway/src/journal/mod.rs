@@ -37,14 +37,14 @@ pub use messages::MessageFilter;
 pub use objects::{ObjectKind, Objects};
 pub use outbound::{Accepted, NewUpload, Next, Revived, SendEntry, Settlement, lane};
 pub use snapshot::{Snapshot, StoreKey};
-pub use tree::{Blob, Entry, NewEntry, UploadRow, UploadState};
+pub use tree::{Blob, Entry, NewEntry, UploadRow, UploadState, head_key, mdn_file, mdn_key};
 
 /// How long a writer waits for another process's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(15);
 /// Most changes that share one commit.
 const MAX_GROUP: usize = 256;
 /// The schema's version, kept in `user_version`.
-const SCHEMA_VERSION: i64 = 3;
+const SCHEMA_VERSION: i64 = 4;
 const SCHEMA: &str = include_str!("schema.sql");
 /// What takes a journal of version n + 1 to the next one, at place n.
 const STEPS: &[&str] = &[
@@ -53,6 +53,7 @@ const STEPS: &[&str] = &[
      CREATE INDEX message_same_payload ON message (account, station, partner, file, detail ->> '$.mic', created)
          WHERE direction = 'in' AND state = 'filed';",
     include_str!("step_3.sql"),
+    include_str!("step_4.sql"),
 ];
 /// Pages of the write-ahead log (4 KiB each) after which it is carried over into the database. Small contents live for a
 /// fraction of a second: with a longer log most of their pages are overwritten before they are carried over.

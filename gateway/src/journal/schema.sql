@@ -1,4 +1,4 @@
--- Version 3 (an older journal gets there by the steps in mod.rs). Times are UTC milliseconds. Every row carries its account.
+-- Version 4 (an older journal gets there by the steps in mod.rs). Times are UTC milliseconds. Every row carries its account.
 -- WITHOUT ROWID is for small rows only: of longer ones SQLite keeps the end in a page of their own, and every index would
 -- repeat the long keys.
 
@@ -42,7 +42,6 @@ CREATE TABLE message (
     detail       TEXT NOT NULL
 );
 CREATE INDEX message_by_message_id ON message (bare_id) WHERE bare_id <> '';
-CREATE INDEX message_by_account ON message (account, id);
 CREATE INDEX message_in_send ON message (account, station, partner, file, id) WHERE finished IS NULL AND direction = 'out';
 CREATE INDEX message_same_payload ON message (account, station, partner, file, detail ->> '$.mic', created)
     WHERE direction = 'in' AND state = 'filed';
@@ -147,5 +146,3 @@ CREATE TABLE event (
     facts   TEXT NOT NULL,
     hash    BLOB NOT NULL
 );
-CREATE INDEX event_by_kind ON event (kind, seq);
-CREATE INDEX event_by_subject ON event (subject, seq);

@@ -319,7 +319,12 @@ fn schema_of(db: &Connection) -> Vec<String> {
 /// A journal as a program of that version made it, with a message in work and what belongs to it.
 fn old_journal(path: &Path, version: i64) -> Connection {
     let db = Connection::open(path).unwrap();
-    db.execute_batch(include_str!("schema_2.sql")).unwrap();
+    let schema = if version < 3 {
+        include_str!("schema_2.sql")
+    } else {
+        include_str!("schema_3.sql")
+    };
+    db.execute_batch(schema).unwrap();
     if version == 1 {
         db.execute_batch(
             "DROP INDEX message_same_payload;
@@ -374,6 +379,91 @@ fn a_journal_of_an_older_version_becomes_one_of_today() {
         assert_eq!(kept.read(|tx| tx.unpublished(9, 9)).unwrap().len(), 1);
         assert_eq!(accept(&kept, "a.edi", 10), Accepted::Queued);
     }
+}
+
+/// A received message that ended in this state, with a header block and an MDN.
+fn filing(message_id: &str, state: State, mdn: &[u8], now: i64) -> (Claim, Filing) {
+    let mut message = upload("in.edi", now).message;
+    message.direction = Direction::In;
+    message.message_id = message_id.to_owned();
+    message.state = state;
+    message.finished = Some(now);
+    message.detail.set_head(b"AS2-From: \xe4\r\n");
+    let id = message.id.as_str();
+    let headers = "A: b\r\n".to_owned();
+    let shown = mdn_file(&headers, mdn);
+    let key = if state == State::Filed { mdn_key(id) } else { format!("j:{id}") };
+    let entry = |name: String, key: &str, len: usize| NewEntry::file(Area::RawMdn, "AS2/raw-mdn/outgoing".into(), &name, key, len as u64);
+    let filing = Filing {
+        entries: vec![
+            entry(format!("{id}.txt"), &head_key(id), message.detail.head().len()),
+            entry(format!("{id}.mdn"), &key, shown.len()),
+        ],
+        blobs: vec![(head_key(id), message.detail.head().into()), (key, shown.into())],
+        mdn: Some((headers, mdn.to_vec())),
+        post_mdn_at: None,
+        message: message.clone(),
+    };
+    let claim = Claim {
+        message,
+        inline: None,
+        owner: "me".into(),
+    };
+    (claim, filing)
+}
+
+#[test]
+fn what_a_row_holds_is_kept_once_and_shown_after_a_restart() {
+    let (dir, journal) = journal();
+    let take = |journal: &Journal, state, mdn: &[u8], now| {
+        let (claim, filing) = filing("<a@b>", state, mdn, now);
+        assert!(matches!(
+            journal.write_blocking(move |tx| tx.receive_and_file(&claim, filing, now)).unwrap(),
+            Claimed::New
+        ));
+    };
+    take(&journal, State::Rejected, b"no\xff", 5);
+    // The same Message-ID again, accepted this time: it takes the binding over.
+    take(&journal, State::Filed, b"yes\xff", 6);
+    drop(journal);
+    let path = dir.path().join("as2gate.db");
+    let kept: i64 = Connection::open(&path)
+        .unwrap()
+        .query_row("SELECT count(*) FROM blob", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(kept, 1, "the MDN of the rejected one only");
+    let journal = Journal::open(&path).unwrap();
+    let mut unpublished = journal.read(|tx| tx.unpublished(9, 999)).unwrap();
+    unpublished.sort_by_key(|(entry, _)| entry.name.clone());
+    let shown: Vec<_> = unpublished.iter().map(|(_, bytes)| bytes.as_deref().unwrap()).collect();
+    let (head, no, yes): (&[u8], &[u8], &[u8]) = (b"AS2-From: \xe4\r\n", b"A: b\r\n\r\nno\xff", b"A: b\r\n\r\nyes\xff");
+    assert_eq!(shown, [no, head, yes, head]);
+    assert!(
+        unpublished
+            .iter()
+            .zip(&shown)
+            .all(|((entry, _), bytes)| entry.size == bytes.len() as u64)
+    );
+
+    let placed = unpublished.into_iter().map(|(entry, _)| entry).collect::<Vec<_>>();
+    journal.write_blocking(move |tx| tx.published(&placed)).unwrap();
+    assert!(journal.read(|tx| tx.unpublished(9, 999)).unwrap().is_empty());
+    let bound = journal.read(|tx| tx.inbound("ALICE", "BOB", "a@b")).unwrap().unwrap();
+    assert_eq!(
+        (bound.state, bound.mdn_body.as_deref()),
+        (State::Filed, Some(b"yes\xff".as_slice()))
+    );
+}
+
+#[test]
+fn the_first_event_of_a_moment_is_found_by_halving() {
+    let (_dir, journal) = journal();
+    let before = |at| journal.read(|tx| tx.events_before(at)).unwrap();
+    assert_eq!(before(5), 0);
+    for (file, at) in [("a", 10), ("b", 10), ("c", 20), ("d", 30)] {
+        accept(&journal, file, at);
+    }
+    assert_eq!([0, 10, 11, 20, 21, 30, 31].map(before), [0, 0, 2, 2, 3, 3, 4]);
 }
 
 #[test]

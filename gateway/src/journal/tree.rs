@@ -121,6 +121,31 @@ impl NewEntry {
 /// Small contents under their key.
 pub type Blob = (String, Bytes);
 
+/// The store key of a header block that the message's own row holds.
+#[must_use]
+pub fn head_key(message: &str) -> String {
+    format!("{HEAD}{message}")
+}
+
+/// The store key of the MDN that is bound to the Message-ID of a filed message.
+#[must_use]
+pub fn mdn_key(message: &str) -> String {
+    format!("{MDN}{message}")
+}
+
+/// An MDN as its file shows it: header block, blank line, body.
+#[must_use]
+pub fn mdn_file(headers: &str, body: &[u8]) -> Vec<u8> {
+    [headers.as_bytes(), b"\r\n", body].concat()
+}
+
+/// Small contents of their own in the table `blob`, and those that other rows hold.
+const BLOB: &str = "j:";
+const HEAD: &str = "h:";
+const MDN: &str = "m:";
+/// In a file of the store, and not in the journal.
+const FILE: &str = "f:";
+
 const ENTRY: &str = "account, parent, name, version, area, message, is_dir, store, size, created, noncurrent";
 /// Whether a row names the store key ?1.
 const NAMED: &str = "EXISTS (SELECT 1 FROM entry WHERE store = ?1 AND store <> '') OR EXISTS (SELECT 1 FROM upload WHERE store = ?1)
@@ -128,14 +153,16 @@ const NAMED: &str = "EXISTS (SELECT 1 FROM entry WHERE store = ?1 AND store <> '
     OR EXISTS (SELECT 1 FROM message WHERE finished IS NULL AND detail ->> '$.raw' = ?1)";
 
 impl Tx<'_> {
-    /// Keeps small contents in the journal itself, durable with this transaction.
+    /// Keeps small contents in the journal itself, durable with this transaction. What another row of it holds is kept once.
     ///
     /// # Errors
     /// The database's.
     pub fn put_blob(&self, key: &str, bytes: &Bytes) -> Result<()> {
-        self.db
-            .prepare_cached("INSERT OR REPLACE INTO blob (key, bytes) VALUES (?1, ?2)")?
-            .execute(params![key, bytes.as_ref()])?;
+        if key.starts_with(BLOB) {
+            self.db
+                .prepare_cached("INSERT OR REPLACE INTO blob (key, bytes) VALUES (?1, ?2)")?
+                .execute(params![key, bytes.as_ref()])?;
+        }
         self.recent.put(key, bytes);
         Ok(())
     }
@@ -147,6 +174,13 @@ impl Tx<'_> {
     pub fn blob(&self, key: &str) -> Result<Option<Bytes>> {
         if let Some(bytes) = self.recent.get(key) {
             return Ok(Some(bytes));
+        }
+        if let Some(id) = key.strip_prefix(HEAD) {
+            return Ok(self.message(id)?.map(|message| message.detail.head().into()));
+        }
+        if let Some(id) = key.strip_prefix(MDN) {
+            let stored = self.message(id)?.map(|message| self.stored_mdn(&message)).transpose()?.flatten();
+            return Ok(stored.map(|(headers, body)| mdn_file(&headers, &body).into()));
         }
         let mut query = self.db.prepare_cached("SELECT bytes FROM blob WHERE key = ?1")?;
         let stored: Option<Vec<u8>> = query.query_row([key], |row| row.get(0)).optional()?;
@@ -168,7 +202,10 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn drop_unnamed_blob(&self, key: &str) -> Result<()> {
-        if key.starts_with("j:") {
+        if key.starts_with(HEAD) || key.starts_with(MDN) {
+            self.recent.forget(key);
+        }
+        if key.starts_with(BLOB) {
             let sql = format!("DELETE FROM blob WHERE key = ?1 AND NOT ({NAMED})");
             if self.db.prepare_cached(&sql)?.execute([key])? > 0 {
                 self.recent.forget(key);
@@ -287,10 +324,10 @@ impl Tx<'_> {
             && let Some(row) = rows.next()?
         {
             let entry = read_entry(row)?;
-            let small = if entry.store.starts_with("j:") {
-                self.blob(&entry.store)?
-            } else {
+            let small = if entry.store.starts_with(FILE) {
                 None
+            } else {
+                self.blob(&entry.store)?
             };
             bytes = bytes.saturating_add(small.as_ref().map_or(0, Bytes::len));
             found.push((entry, small));

@@ -8,7 +8,7 @@ use super::restart::{self, Posted};
 use super::{FlowError, settle};
 use crate::clock::Millis;
 use crate::gateway::Core;
-use crate::journal::{Blob, Job, JournalError, NewEntry, Settlement};
+use crate::journal::{Blob, Job, JournalError, NewEntry, Settlement, head_key};
 use crate::layout::{self, Area, Tray};
 use crate::message::{Attempt, Message, State};
 use crate::partner::{MdnMode, TlsMode};
@@ -163,7 +163,11 @@ pub(super) fn keep_evidence(step: &mut Settlement, answered: bool) {
     let shelf = |area| layout::shelf(area, &message.station, &message.partner, Tray::Outbox);
     let mut entries = Vec::new();
     if answered || message.state.is_final() {
-        let block = Staged::small(message.detail.head());
+        // The row of a delivered message keeps its head; another's may get that of its next try.
+        let block = match message.state {
+            State::Delivered => Staged::held(head_key(&id), message.detail.head()),
+            _ => Staged::small(message.detail.head()),
+        };
         let parent = format!("{}/{id}", shelf(Area::Headers));
         entries.push(NewEntry::dir(Area::Headers, shelf(Area::Headers), &id));
         entries.push(NewEntry::file(Area::Headers, parent, "headers.txt", &block.key, block.len));

@@ -4,6 +4,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::IoSlice;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
@@ -36,11 +38,11 @@ pub(super) enum DraftPlace {
 /// Durable bytes without a name, or small ones that become durable with the decision about them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Staged {
-    /// `f:<name>` or `j:<name>`.
+    /// `f:<name>` or `j:<name>`; see the head of `storage`.
     pub key: String,
     /// Bytes in all.
     pub len: u64,
-    /// The bytes of a `j:` key, which the deciding transaction has to keep.
+    /// The bytes of any other key than `f:`, which the deciding transaction has to keep.
     pub inline: Option<Bytes>,
 }
 
@@ -48,9 +50,15 @@ impl Staged {
     /// Small contents that the deciding transaction keeps.
     #[must_use]
     pub fn small(bytes: Vec<u8>) -> Self {
+        Self::held(format!("j:{}", small_name()), bytes)
+    }
+
+    /// Small contents that the journal holds under this key once the deciding transaction is through.
+    #[must_use]
+    pub fn held(key: String, bytes: Vec<u8>) -> Self {
         let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         Staged {
-            key: format!("j:{}", name()),
+            key,
             len,
             inline: Some(bytes.into()),
         }
@@ -312,6 +320,14 @@ fn write_all_pieces(file: &File, mut offset: u64, pieces: &[IoSlice<'_>]) -> std
         offset += piece.len() as u64;
     }
     Ok(())
+}
+
+/// A name for small contents that nobody else has: 64 random bits of this process, and a count. The journal keeps them by
+/// name, and names that follow each other share its pages.
+fn small_name() -> String {
+    static PROCESS: LazyLock<String> = LazyLock::new(|| name().chars().take(16).collect());
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    format!("{}{:016x}", *PROCESS, COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// A name that nobody else has: 128 random bits.

@@ -6,6 +6,7 @@
 //! DATA/unknown-mdn/…              the last MDNs for messages that were never sent (`unknown.rs`)
 //! DATA/store/ab/<name>           staged: durable, unnamed, immutable; rows name it as `f:<name>`
 //! (journal, table blob)          staged and small: `j:<name>`, durable with the transaction that decides about it
+//! (journal, other tables)        `h:<id>`, the header block of a message; `m:<id>`, the MDN of a filed one
 //! DATA/tree/mftg-<account>/AS2/… published: what an administrator reads with `cat`
 //! DATA/noncurrent/mftg-<account>/AS2/…/<name>/<version>   out of view, restorable
 //! ```
@@ -209,11 +210,11 @@ impl Storage {
     /// # Errors
     /// `Missing` if nothing is there.
     pub fn open_staged(&self, key: &str) -> Result<Content> {
-        if key.starts_with("j:") {
-            let bytes = self.journal.read(|tx| tx.blob(key))?;
-            return bytes.map(Content::from_bytes).ok_or_else(|| StorageError::Missing(key.to_owned()));
+        if is_file(key) {
+            return Content::from_file(&self.file_of(key)?);
         }
-        Content::from_file(&self.file_of(key)?)
+        let bytes = self.journal.read(|tx| tx.blob(key))?;
+        bytes.map(Content::from_bytes).ok_or_else(|| StorageError::Missing(key.to_owned()))
     }
 
     /// Opens the bytes of an entry, wherever they are at this moment.

@@ -1,0 +1,5 @@
+-- From version 3 to 4: no index that no query uses. The keys h: and m: of entry.store are new; an older program cannot read them.
+
+DROP INDEX message_by_account;
+DROP INDEX event_by_kind;
+DROP INDEX event_by_subject;
