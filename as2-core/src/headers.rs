@@ -1,6 +1,8 @@
 //! Header blocks, of HTTP messages and of MIME entities alike: order, case and spelling are kept (as2.md §2).
 
+use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 
 use crate::error::{Error, ErrorKind};
 
@@ -11,38 +13,21 @@ pub const MAX_FIELDS: usize = 200;
 /// Fields that there is room for before a block is read.
 const TYPICAL_FIELDS: usize = 24;
 
-#[derive(Clone, PartialEq, Eq)]
+/// Where a field lies in the text of its block.
+#[derive(Clone)]
 struct Field {
-    name: String,
+    name: Range<usize>,
     /// The value's text, folds joined, outer blanks gone; bytes that are not UTF-8 are read as Latin-1.
-    text: String,
+    text: Range<usize>,
     /// The bytes as they came, where they were not UTF-8.
-    odd: Option<Vec<u8>>,
-}
-
-impl Field {
-    fn new(name: String, value: Vec<u8>) -> Self {
-        match String::from_utf8(value) {
-            Ok(text) => Field { name, text, odd: None },
-            Err(error) => {
-                let bytes = error.into_bytes();
-                Field {
-                    name,
-                    text: text_of(&bytes),
-                    odd: Some(bytes),
-                }
-            }
-        }
-    }
-
-    fn raw(&self) -> &[u8] {
-        self.odd.as_deref().unwrap_or(self.text.as_bytes())
-    }
+    odd: Option<Box<[u8]>>,
 }
 
 /// The fields of one header block.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub struct Headers {
+    /// Names and values of all fields, of removed ones too: one piece of memory for a block.
+    text: String,
     fields: Vec<Field>,
 }
 
@@ -62,46 +47,81 @@ impl Headers {
         if block.len() > MAX_BLOCK {
             return Err(bad(format!("a header block of more than {MAX_BLOCK} bytes")));
         }
-        let mut fields: Vec<(String, Vec<u8>)> = Vec::with_capacity(TYPICAL_FIELDS);
-        for line in block.split(|&b| b == b'\n') {
-            let line = line.strip_suffix(b"\r").unwrap_or(line);
-            if line.iter().any(|&b| b == 0 || b == b'\r') {
+        let mut headers = Headers {
+            text: String::with_capacity(block.len()),
+            fields: Vec::with_capacity(TYPICAL_FIELDS),
+        };
+        let mut last: Option<(&str, Cow<'_, [u8]>)> = None;
+        for line in lines(block) {
+            if memchr::memchr2(0, b'\r', line).is_some() {
                 return Err(bad("NUL or a stray CR in a header".to_owned()));
             }
             if line.is_empty() {
-                // Only the end of the block may be empty; `split` also yields one such piece after the last line end.
-                if fields.is_empty() {
+                // Only the end of the block may be empty; there is also one such piece after the last line end.
+                if last.is_none() {
                     continue;
                 }
                 break;
             }
             if line.starts_with(b" ") || line.starts_with(b"\t") {
-                let Some((_, value)) = fields.last_mut() else {
+                let Some((_, value)) = &mut last else {
                     return Err(bad("the first header line is a continuation".to_owned()));
                 };
+                let value = value.to_mut();
                 value.push(b' ');
                 value.extend_from_slice(line.trim_ascii());
                 continue;
             }
-            let colon = line
-                .iter()
-                .position(|&b| b == b':')
-                .ok_or_else(|| bad("a header line without a colon".to_owned()))?;
+            let colon = memchr::memchr(b':', line).ok_or_else(|| bad("a header line without a colon".to_owned()))?;
             let (name, value) = line.split_at(colon);
             let name = token(name)?;
-            if fields.len() == MAX_FIELDS {
+            if let Some((name, value)) = last.replace((name, value.get(1..).unwrap_or_default().trim_ascii().into())) {
+                headers.add(name, &value);
+            }
+            if headers.fields.len() == MAX_FIELDS {
                 return Err(bad(format!("more than {MAX_FIELDS} header fields")));
             }
-            fields.push((name, value.get(1..).unwrap_or_default().trim_ascii().to_vec()));
         }
-        let fields = fields.into_iter().map(|(name, mut value)| {
-            // A value that begins or ends with a fold got a blank there.
-            if value.trim_ascii().len() < value.len() {
-                value = value.trim_ascii().to_vec();
+        if let Some((name, value)) = last {
+            headers.add(name, &value);
+        }
+        Ok(headers)
+    }
+
+    /// A field that was looked at.
+    fn add(&mut self, name: &str, value: &[u8]) {
+        // A value that begins or ends with a fold got a blank there.
+        let value = value.trim_ascii();
+        let start = self.text.len();
+        self.text.push_str(name);
+        let middle = self.text.len();
+        let odd = match str::from_utf8(value) {
+            Ok(text) => {
+                self.text.push_str(text);
+                None
             }
-            Field::new(name, value)
+            Err(_) => {
+                self.text.extend(value.iter().map(|&b| char::from(b)));
+                Some(value.into())
+            }
+        };
+        self.fields.push(Field {
+            name: start..middle,
+            text: middle..self.text.len(),
+            odd,
         });
-        Ok(Headers { fields: fields.collect() })
+    }
+
+    fn name(&self, field: &Field) -> &str {
+        self.text.get(field.name.clone()).unwrap_or_default()
+    }
+
+    fn text(&self, field: &Field) -> &str {
+        self.text.get(field.text.clone()).unwrap_or_default()
+    }
+
+    fn raw<'s>(&'s self, field: &'s Field) -> &'s [u8] {
+        field.odd.as_deref().unwrap_or(self.text(field).as_bytes())
     }
 
     /// The first value under this name, in any case.
@@ -113,15 +133,16 @@ impl Headers {
     /// The bytes of the first value under this name.
     #[must_use]
     pub fn get_raw(&self, name: &str) -> Option<&[u8]> {
-        self.fields.iter().find(|f| f.name.eq_ignore_ascii_case(name)).map(Field::raw)
+        let mut fields = self.fields.iter();
+        fields.find(|f| self.name(f).eq_ignore_ascii_case(name)).map(|f| self.raw(f))
     }
 
     /// Every value under this name, in order.
     pub fn all<'s>(&'s self, name: &str) -> impl Iterator<Item = &'s str> {
         self.fields
             .iter()
-            .filter(move |f| f.name.eq_ignore_ascii_case(name))
-            .map(|f| f.text.as_str())
+            .filter(move |f| self.name(f).eq_ignore_ascii_case(name))
+            .map(|f| self.text(f))
     }
 
     /// Adds a field at the end.
@@ -144,18 +165,20 @@ impl Headers {
         if self.fields.len() == MAX_FIELDS {
             return Err(Error::invalid(format!("more than {MAX_FIELDS} header fields")));
         }
-        self.fields.push(Field::new(name, value.trim_ascii().to_vec()));
+        self.add(name, value);
         Ok(())
     }
 
     /// Drops every field of this name.
     pub fn remove(&mut self, name: &str) {
-        self.fields.retain(|f| !f.name.eq_ignore_ascii_case(name));
+        let text = &self.text;
+        self.fields
+            .retain(|f| !text.get(f.name.clone()).unwrap_or_default().eq_ignore_ascii_case(name));
     }
 
     /// Names and values in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.fields.iter().map(|f| (f.name.as_str(), f.text.as_str()))
+        self.fields.iter().map(|f| (self.name(f), self.text(f)))
     }
 
     /// How many fields there are.
@@ -173,16 +196,26 @@ impl Headers {
     /// The lines, each ended by CRLF, without the blank line after them.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.fields.iter().map(|f| f.name.len() + f.raw().len() + 4).sum());
+        let mut out = Vec::with_capacity(self.fields.iter().map(|f| f.name.len() + self.raw(f).len() + 4).sum());
         for field in &self.fields {
-            out.extend_from_slice(field.name.as_bytes());
+            out.extend_from_slice(self.name(field).as_bytes());
             out.extend_from_slice(b": ");
-            out.extend_from_slice(field.raw());
+            out.extend_from_slice(self.raw(field));
             out.extend_from_slice(b"\r\n");
         }
         out
     }
 }
+
+impl PartialEq for Headers {
+    fn eq(&self, other: &Self) -> bool {
+        let same =
+            |(one, two): (&Field, &Field)| self.name(one) == other.name(two) && self.text(one) == other.text(two) && one.odd == two.odd;
+        self.len() == other.len() && self.fields.iter().zip(&other.fields).all(same)
+    }
+}
+
+impl Eq for Headers {}
 
 impl fmt::Debug for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -190,21 +223,30 @@ impl fmt::Debug for Headers {
     }
 }
 
-/// A field name: printable ASCII without blanks and colons.
-fn token(name: &[u8]) -> Result<String, Error> {
-    let legal = !name.is_empty() && name.iter().all(|&b| (33..127).contains(&b) && b != b':');
-    if legal {
-        Ok(text_of(name))
-    } else {
-        Err(bad("a header line without a proper name".to_owned()))
-    }
+/// The lines of a block, without their ends.
+fn lines(block: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(block);
+    std::iter::from_fn(move || {
+        let all = rest?;
+        let line = match memchr::memchr(b'\n', all) {
+            Some(end) => {
+                rest = all.get(end + 1..);
+                all.get(..end).unwrap_or_default()
+            }
+            None => {
+                rest = None;
+                all
+            }
+        };
+        Some(line.strip_suffix(b"\r").unwrap_or(line))
+    })
 }
 
-fn text_of(raw: &[u8]) -> String {
-    match std::str::from_utf8(raw) {
-        Ok(text) => text.to_owned(),
-        Err(_) => raw.iter().map(|&b| char::from(b)).collect(),
-    }
+/// A field name: printable ASCII without blanks and colons.
+fn token(name: &[u8]) -> Result<&str, Error> {
+    let legal = !name.is_empty() && name.iter().all(|&b| (33..127).contains(&b) && b != b':');
+    let text = str::from_utf8(name).ok().filter(|_| legal);
+    text.ok_or_else(|| bad("a header line without a proper name".to_owned()))
 }
 
 fn bad(detail: String) -> Error {
