@@ -16,6 +16,7 @@ pub mod message;
 pub mod partner;
 pub mod partnership;
 pub mod presets;
+mod random;
 pub mod station;
 pub mod text;
 pub mod user;

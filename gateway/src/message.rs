@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{Millis, compact};
+use crate::random::random;
 use crate::words;
 
 /// Names a message everywhere: `20261122T002913123Z-048291637`, UTC milliseconds and nine random digits.
@@ -14,10 +15,8 @@ impl Id {
     /// A new id for this moment; unique by the journal's constraint.
     #[must_use]
     pub fn draw(now: Millis) -> Self {
-        let mut random = [0u8; 8];
         // A failing random source only makes the digits less random; the journal still refuses a double.
-        let _ = openssl::rand::rand_bytes(&mut random);
-        Id(format!("{}-{:09}", compact(now), u64::from_le_bytes(random) % 1_000_000_000))
+        Id(format!("{}-{:09}", compact(now), u64::from_le_bytes(random()) % 1_000_000_000))
     }
 
     /// An id as it stands in the journal.

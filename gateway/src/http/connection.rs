@@ -16,6 +16,9 @@ use crate::post::wire::{Decoder, Framing, Source, Step};
 const SERVER: &str = "as2gate";
 const SERVER_VERSION: &str = concat!("as2gate/", env!("CARGO_PKG_VERSION"));
 
+/// Bytes of an answer's head that there is room for at first.
+const TYPICAL_HEAD: usize = 1024;
+
 pub(super) struct Connection<S, R> {
     source: Source<S>,
     peer: SocketAddr,
@@ -251,8 +254,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, R: Receive> Connection<S, R> {
             other => other,
         };
         let server = if method == "POST" { SERVER_VERSION } else { SERVER };
-        let bytes = render(&reply, server, after == After::Keep);
         self.receiver.answered(self.tls.is_some(), method, reply.status);
+        let bytes = render(reply, server, after == After::Keep);
         match self.send(&bytes).await {
             After::Gone => After::Gone,
             _ => after,
@@ -287,8 +290,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, R: Receive> Connection<S, R> {
 }
 
 /// An answer's bytes. Framing fields are ours alone, whatever the flow put into the headers.
-fn render(reply: &Reply, server: &str, keep: bool) -> Vec<u8> {
-    let mut out = format!("HTTP/1.1 {} {}\r\n", reply.status, reason(reply.status)).into_bytes();
+fn render(mut reply: Reply, server: &str, keep: bool) -> Vec<u8> {
+    let mut out = Vec::with_capacity(reply.body.len() + TYPICAL_HEAD);
+    out.extend_from_slice(format!("HTTP/1.1 {} {}\r\n", reply.status, reason(reply.status)).as_bytes());
     if reply.headers.get("Date").is_none() {
         field(
             &mut out,
@@ -299,11 +303,10 @@ fn render(reply: &Reply, server: &str, keep: bool) -> Vec<u8> {
     if reply.headers.get("Server").is_none() {
         field(&mut out, "Server", server);
     }
-    let mut theirs = reply.headers.clone();
     ["Content-Length", "Transfer-Encoding", "Connection"]
         .iter()
-        .for_each(|own| theirs.remove(own));
-    out.extend_from_slice(&theirs.to_bytes());
+        .for_each(|own| reply.headers.remove(own));
+    out.extend_from_slice(&reply.headers.to_bytes());
     // RFC 9110 §8.6: a 204 has no length.
     if reply.status != 204 {
         let length = reply
@@ -322,7 +325,9 @@ fn render(reply: &Reply, server: &str, keep: bool) -> Vec<u8> {
 }
 
 fn field(out: &mut Vec<u8>, name: &str, value: &str) {
-    out.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+    [name, ": ", value, "\r\n"]
+        .iter()
+        .for_each(|part| out.extend_from_slice(part.as_bytes()));
 }
 
 fn reason(status: u16) -> &'static str {

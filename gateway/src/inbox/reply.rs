@@ -23,6 +23,7 @@ use crate::journal::{Blob, Filing};
 use crate::message::{Detail, Direction, Id, Message, State};
 use crate::outbox::FlowError;
 use crate::partnership::Partnership;
+use crate::random::random;
 use crate::storage::{Draft, StorageError};
 
 /// Bytes kept of the header block of a stranger.
@@ -200,8 +201,6 @@ pub(super) fn compose_mdn(
     });
     let signed = sign.is_some();
     let as2_version = pair.map_or("1.2", |pair| pair.partner.as2_version.as_str());
-    let mut nonce = [0u8; 16];
-    openssl::rand::rand_bytes(&mut nonce)?;
     let text = format!(
         "The message {} from {} to {} was received at {}.\r\n{}\r\nThis is no acceptance of its business content.\r\n",
         message.message_id,
@@ -210,9 +209,10 @@ pub(super) fn compose_mdn(
         rfc3339(now),
         says.text,
     );
+    let came = Headers::parse(&message.detail.head()).unwrap_or_default();
     let (headers, body) = mdn::compose(MdnOut {
-        from: as_it_came(message, "AS2-To", &message.station)?,
-        to: as_it_came(message, "AS2-From", &message.partner)?,
+        from: as_it_came(&came, "AS2-To", &message.station)?,
+        to: as_it_came(&came, "AS2-From", &message.partner)?,
         message_id: MessageId::new(Id::draw(now).as_str(), &core.host())?,
         original_message_id: message.message_id.clone(),
         now: now / 1000,
@@ -224,7 +224,7 @@ pub(super) fn compose_mdn(
         as2_version: as2_version.to_owned(),
         product: concat!("as2gate/", env!("CARGO_PKG_VERSION")).to_owned(),
         subject: "Message disposition notification".to_owned(),
-        nonce,
+        nonce: random(),
         recipient_url: receipt.deliver_to.clone(),
         extra_headers: Vec::new(),
     })?;
@@ -232,8 +232,7 @@ pub(super) fn compose_mdn(
 }
 
 /// An AS2 name of ours in the form in which the message had it: quotes of message and MDN have to agree (as2.md §2).
-fn as_it_came(message: &Message, field: &str, name: &str) -> Result<As2Id, Error> {
-    let headers = Headers::parse(&message.detail.head()).unwrap_or_default();
+fn as_it_came(headers: &Headers, field: &str, name: &str) -> Result<As2Id, Error> {
     let readings = headers.get(field).and_then(|value| As2Id::readings(value.as_bytes()).ok());
     let came = readings.into_iter().flatten().find(|id| id.as_str() == name);
     came.map_or_else(|| As2Id::parse(name), Ok)

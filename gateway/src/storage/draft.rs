@@ -11,7 +11,9 @@ use bytes::Bytes;
 
 use super::partial::{Part, SYNC_EVERY};
 use super::{Context as _, INLINE_MAX, Result, make_dir, sync_dir};
+use crate::intake::hex;
 use crate::journal::Blob;
+use crate::random::random;
 
 /// Bytes that are being written and are worth nothing yet. Dropping it forgets them, unless it is a part (`partial.rs`).
 #[derive(Debug)]
@@ -332,8 +334,6 @@ fn small_name() -> String {
 
 /// A name that nobody else has: 128 random bits.
 pub(super) fn name() -> String {
-    let mut random = [0u8; 16];
     // A failing random source would give equal names, and `create_new` refuses those.
-    let _ = openssl::rand::rand_bytes(&mut random);
-    random.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&random::<16>())
 }

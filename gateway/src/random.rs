@@ -1,0 +1,41 @@
+//! Random bytes for names, which must differ and need not be secret.
+
+use std::cell::RefCell;
+
+/// Bytes drawn at once: a draw goes through two locks of the library, and a message needs seven names.
+const STOCK: usize = 512;
+
+thread_local! {
+    static DRAWN: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Bytes that nobody else got. Never for keys: they lie in memory before they are asked for.
+pub(crate) fn random<const N: usize>() -> [u8; N] {
+    const { assert!(N <= STOCK) };
+    DRAWN.with_borrow_mut(|drawn| {
+        if drawn.len() < N {
+            drawn.resize(STOCK, 0);
+            // Names are refused where they are taken already, so that a failing source does no harm.
+            let _ = openssl::rand::rand_bytes(drawn);
+        }
+        let rest = drawn.len() - N;
+        let mut bytes = [0; N];
+        bytes.copy_from_slice(&drawn[rest..]);
+        drawn.truncate(rest);
+        bytes
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn no_two_names_are_equal() {
+        let here = (0..1_000).map(|_| random::<16>());
+        let there = std::thread::spawn(|| (0..1_000).map(|_| random::<16>()).collect::<Vec<_>>());
+        let all: HashSet<_> = here.chain(there.join().unwrap_or_default()).collect();
+        assert_eq!(all.len(), 2_000);
+    }
+}
