@@ -1,7 +1,7 @@
 //! SFTP packets by hand, over OpenSSH's `ssh`: requests exactly as a test wants them.
 
 use std::io::{BufReader, Read as _, Write as _};
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use crate::sftp::Sftp;
 
@@ -57,8 +57,25 @@ impl Packets {
     #[must_use]
     #[track_caller]
     pub fn of(user: &Sftp) -> Self {
-        let mut child = user
-            .subsystem("sftp")
+        Self::with(user.subsystem("sftp"))
+    }
+
+    /// OpenSSH's server on this machine, without a login.
+    #[must_use]
+    #[track_caller]
+    pub fn local() -> Self {
+        let servers = [
+            "/usr/lib/openssh/sftp-server",
+            "/usr/libexec/openssh/sftp-server",
+            "/usr/lib/ssh/sftp-server",
+        ];
+        let server = servers.iter().find(|server| std::path::Path::new(server).exists());
+        Self::with(Command::new(server.expect("OpenSSH's sftp-server")))
+    }
+
+    #[track_caller]
+    fn with(mut program: Command) -> Self {
+        let mut child = program
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -109,17 +109,21 @@ impl Desk {
         awaited
     }
 
-    /// An upload begins.
-    pub(super) fn write(self: &Arc<Self>, user: &str, path: &str) -> Live {
+    /// An upload begins; not under a name that its user is writing already, if it is to be the only one.
+    pub(super) fn write(self: &Arc<Self>, user: &str, path: &str, exclusive: bool) -> Option<Live> {
         let key = (user.to_owned(), path.to_owned());
         let size = Arc::new(AtomicU64::new(0));
         let mut names = self.names();
-        names.live.entry(key.clone()).or_default().push(Arc::clone(&size));
-        Live {
+        let sizes = names.live.entry(key.clone()).or_default();
+        if exclusive && !sizes.is_empty() {
+            return None;
+        }
+        sizes.push(Arc::clone(&size));
+        Some(Live {
             desk: Arc::clone(self),
             key,
             size,
-        }
+        })
     }
 
     /// The size of an upload of this user that is being written.
@@ -219,12 +223,14 @@ mod tests {
     #[test]
     fn uploads_in_work_are_seen_by_their_user() {
         let desk = Arc::new(Desk::default());
-        let live = desk.write("u", "AS2/send/A/B/f");
+        let live = desk.write("u", "AS2/send/A/B/f", true).unwrap();
         live.set(9);
         assert_eq!(desk.live_size("u", "AS2/send/A/B/f"), Some(9));
         assert_eq!(desk.live_below("u", "AS2/send/A/B"), vec![("f".to_owned(), 9)]);
         assert!(desk.live_below("v", "AS2/send/A/B").is_empty());
-        let again = desk.write("u", "AS2/send/A/B/f");
+        assert!(desk.write("u", "AS2/send/A/B/f", true).is_none(), "it is there already");
+        assert!(desk.write("v", "AS2/send/A/B/f", true).is_some(), "others do not see it");
+        let again = desk.write("u", "AS2/send/A/B/f", false).unwrap();
         again.set(4);
         assert_eq!(desk.live_size("u", "AS2/send/A/B/f"), Some(4));
         assert_eq!(desk.live_total("u"), (2, 13), "two uploads of one name count twice");

@@ -419,6 +419,47 @@ fn a_part_that_was_resumed_behind_its_end_is_gone() {
 }
 
 #[test]
+fn a_name_that_is_being_written_exists_for_its_user() {
+    const EXCL: u32 = 0x3a;
+    const PLAIN: u32 = 0x1a;
+    let open = |client: &mut Packets, path: &str, flags: u32| client.ask(3, &[&string(path.as_bytes()), &flags.to_be_bytes(), &[0; 4]]);
+    // Two of each kind, in one connection and in another of its user: what OpenSSH's server answers, and what ours does.
+    let asked = |first: u32, one: &mut Packets, two: &mut Packets, path: &str| -> Vec<Option<u32>> {
+        let opened = open(one, path, first);
+        assert_eq!(opened.kind, 102, "{opened:?}");
+        let answers = [
+            open(one, path, EXCL).code(),
+            open(two, path, EXCL).code(),
+            open(two, path, PLAIN).code(),
+            open(one, path, EXCL).code(),
+        ];
+        answers.to_vec()
+    };
+    let pair = Pair::one_gateway();
+    let gateway = pair.alice();
+    let dir = tempfile::tempdir().unwrap();
+    for (first, name) in [(EXCL, "first.edi"), (PLAIN, "second.edi")] {
+        let (mut one, mut two) = (Packets::local(), Packets::local());
+        let theirs = asked(first, &mut one, &mut two, dir.path().join(name).to_str().unwrap());
+        let (mut one, mut two) = (Packets::of(&pair.alice_user), Packets::of(&pair.alice_user));
+        let ours = asked(first, &mut one, &mut two, &format!("{SEND}/{name}"));
+        assert_eq!(ours, theirs, "{name}");
+        assert_eq!(ours, [Some(4), Some(4), None, Some(4)], "{name}");
+        // Another user of the account does not see what is not there yet, and is not told of it.
+        let other = format!("other-{}", name.trim_end_matches(".edi"));
+        let mut other = Packets::of(&gateway.user(&other));
+        let opened = open(&mut other, &format!("{SEND}/{name}"), EXCL);
+        assert_eq!(opened.kind, 102, "{opened:?}");
+    }
+    // Its writer gone before a byte came, the name is free again.
+    let path = format!("{SEND}/first.edi");
+    let mut client = Packets::of(&pair.alice_user);
+    gateway.wait("the name to be free", |_| {
+        (open(&mut client, &path, EXCL).kind == 102).then_some(())
+    });
+}
+
+#[test]
 fn another_account_cannot_be_told_from_one_that_does_not_exist() {
     let gateway = Gateway::new();
     gateway.ok(&["account", "add", "other"]);
