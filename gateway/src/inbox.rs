@@ -370,15 +370,12 @@ async fn digested(draft: Draft, hash: Option<Sha256>) -> Result<(Draft, String),
         return Ok((draft, hex(&hash.finish())));
     }
     let read = tokio::task::spawn_blocking(move || {
-        let (mut hash, mut piece, mut at) = (Sha256::new(), vec![0u8; DIGEST_PIECE], 0u64);
-        loop {
-            let n = draft.read_at(at, &mut piece)?;
-            if n == 0 {
-                return Ok((draft, hex(&hash.finish())));
-            }
-            hash.update(piece.get(..n).unwrap_or_default());
-            at += u64::try_from(n).unwrap_or(u64::MAX);
-        }
+        let mut hash = Sha256::new();
+        draft.for_each(DIGEST_PIECE, |piece| {
+            hash.update(piece);
+            Ok::<_, FlowError>(())
+        })?;
+        Ok((draft, hex(&hash.finish())))
     });
     read.await.map_err(|e| FlowError::Internal(e.to_string()))?
 }

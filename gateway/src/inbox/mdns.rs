@@ -10,6 +10,9 @@ use crate::partnership::Partnership;
 use crate::receipts;
 use crate::storage::{Draft, StorageError};
 
+/// Bytes read at once of a body that may be an MDN.
+const PIECE: usize = 16 * 1024;
+
 /// Posted to the path of async MDNs. These need no login: their signature is their proof, and products send credentials
 /// only to the URL that they were given for.
 pub(super) fn is_for_mdns(core: &Core, arrival: &Arrival) -> bool {
@@ -90,14 +93,10 @@ fn media(arrival: &Arrival) -> String {
 }
 
 fn read(draft: &Draft) -> Result<Vec<u8>, StorageError> {
-    let mut body = vec![0u8; usize::try_from(draft.len()).unwrap_or(0)];
-    let mut at = 0;
-    while at < body.len() {
-        let n = draft.read_at(u64::try_from(at).unwrap_or(u64::MAX), &mut body[at..])?;
-        if n == 0 {
-            break;
-        }
-        at += n;
-    }
+    let mut body = Vec::with_capacity(usize::try_from(draft.len()).unwrap_or(0));
+    draft.for_each(PIECE, |piece| {
+        body.extend_from_slice(piece);
+        Ok::<_, StorageError>(())
+    })?;
     Ok(body)
 }

@@ -156,17 +156,10 @@ fn run(storage: &Storage, composer: Composer<'_>, source: &Source, payload: &Con
         Finished::Again(next) => *next,
     };
     drain(&mut out, &mut scratch)?;
-    let mut buffer = vec![0u8; PIECE];
-    let mut at = 0u64;
-    loop {
-        let n = scratch.read_at(at, &mut buffer)?;
-        if n == 0 {
-            break;
-        }
-        composer.push(buffer.get(..n).unwrap_or_default(), &mut out)?;
-        drain(&mut out, draft)?;
-        at += u64::try_from(n).unwrap_or(u64::MAX);
-    }
+    scratch.for_each(PIECE, |piece| {
+        composer.push(piece, &mut out)?;
+        drain(&mut out, draft)
+    })?;
     match composer.finish(&mut out)? {
         Finished::Done(composed) => {
             drain(&mut out, draft)?;

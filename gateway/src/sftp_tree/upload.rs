@@ -96,7 +96,8 @@ impl Writing {
         let live = {
             let _turn = tree.desk.turn();
             check_quotas(tree, &at, how)?;
-            tree.desk.write(&tree.user, &at.path)
+            let live = tree.desk.write(&tree.user, &at.path, how.exclusive);
+            live.ok_or_else(|| exists(&at))?
         };
         let start = Start::of(tree, &at, how)?;
         let mut writing = Box::new(Self::begin(tree, at, how, start, live));
@@ -106,7 +107,7 @@ impl Writing {
 
     /// A new file of a user without quotas, the case of every day: it takes two looks into the journal's index and no more.
     pub(super) fn open_at_once(tree: &As2Tree, at: SendPath, how: &OpenHow) -> Option<Box<dyn Upload>> {
-        let is_new = how.create && !how.read && how.declared_size.is_none();
+        let is_new = how.create && !how.exclusive && !how.read && how.declared_size.is_none();
         let is_free = tree
             .core
             .objects()
@@ -120,7 +121,7 @@ impl Writing {
             draft: tree.core.storage.draft(),
             replaces: None,
         };
-        let live = tree.desk.write(&tree.user, &at.path);
+        let live = tree.desk.write(&tree.user, &at.path, false)?;
         Some(Box::new(Self::begin(tree, at, how, start, live)))
     }
 
@@ -208,16 +209,12 @@ impl Writing {
         if self.is_digested() {
             return Ok(hex(&std::mem::replace(&mut self.hash.state, Sha256::new()).finish()));
         }
-        let (mut state, mut at) = (Sha256::new(), 0);
-        let mut buffer = vec![0u8; PIECE];
-        loop {
-            let n = self.draft.read_at(at, &mut buffer)?;
-            if n == 0 {
-                return Ok(hex(&state.finish()));
-            }
-            state.update(buffer.get(..n).unwrap_or_default());
-            at += u64::try_from(n).unwrap_or(u64::MAX);
-        }
+        let mut state = Sha256::new();
+        self.draft.for_each(PIECE, |piece| {
+            state.update(piece);
+            Ok::<_, StorageError>(())
+        })?;
+        Ok(hex(&state.finish()))
     }
 
     fn arrived(&self, staged: Staged, sha256: String) -> Arrived {
@@ -300,7 +297,7 @@ impl Start {
         match tree.sent(at)? {
             Sent::Nothing if !how.create => Err(Fault::no_such_file()),
             Sent::Nothing => Ok(fresh(None)),
-            Sent::Waits(_) | Sent::Message(_) if how.exclusive => Err(Fault::Failure(format!("{} exists already", at.name))),
+            Sent::Waits(_) | Sent::Message(_) if how.exclusive => Err(exists(at)),
             Sent::Waits(row) if row.owner != tree.user => Ok(fresh(None)),
             Sent::Waits(row) if how.truncate => Ok(fresh(Some(*row))),
             Sent::Waits(row) => Self::go_on(tree, *row),
@@ -344,6 +341,11 @@ impl Start {
             replaces: Some(row),
         })
     }
+}
+
+/// What an OPEN with EXCL gets for a name that its user sees (sftp.md §4.8).
+fn exists(at: &SendPath) -> Fault {
+    Fault::Failure(format!("{} exists already", at.name))
 }
 
 /// A copy of durable bytes to go on with; the original stays until the copy is decided about.

@@ -83,15 +83,24 @@ impl Content {
         if let Content::Bytes(bytes) = self {
             return take(bytes);
         }
-        let mut buffer = vec![0u8; piece];
-        let mut at = 0u64;
-        loop {
-            let n = self.read_at(at, &mut buffer)?;
-            if n == 0 {
-                return Ok(());
-            }
-            take(buffer.get(..n).unwrap_or_default())?;
-            at += u64::try_from(n).unwrap_or(u64::MAX);
+        pieces(piece, |at, buffer| self.read_at(at, buffer), take)
+    }
+}
+
+/// Reads from the start to the end with one buffer of `piece` bytes, and hands over what it holds each time.
+pub(super) fn pieces<E: From<StorageError>>(
+    piece: usize,
+    read_at: impl Fn(u64, &mut [u8]) -> Result<usize>,
+    mut take: impl FnMut(&[u8]) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    let mut buffer = vec![0u8; piece];
+    let mut at = 0u64;
+    loop {
+        let n = read_at(at, &mut buffer)?;
+        if n == 0 {
+            return Ok(());
         }
+        take(buffer.get(..n).unwrap_or_default())?;
+        at += u64::try_from(n).unwrap_or(u64::MAX);
     }
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 
 use super::partial::{Part, SYNC_EVERY};
-use super::{Context as _, INLINE_MAX, Result, make_dir, sync_dir};
+use super::{Context as _, INLINE_MAX, Result, StorageError, make_dir, sync_dir};
 use crate::intake::hex;
 use crate::journal::Blob;
 use crate::random::random;
@@ -182,11 +182,19 @@ impl Draft {
         }
     }
 
-    /// Reads back, for a digest over what was there before.
+    /// Reads all of it back in order, in pieces of at most `piece` bytes.
     ///
     /// # Errors
-    /// The disk's.
-    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+    /// The disk's, or the taker's.
+    pub fn for_each<E: From<StorageError>>(
+        &self,
+        piece: usize,
+        take: impl FnMut(&[u8]) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        super::content::pieces(piece, |at, buffer| self.read_at(at, buffer), take)
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         match &self.place {
             DraftPlace::Memory(memory) => {
                 let rest = usize::try_from(offset).ok().and_then(|from| memory.get(from..)).unwrap_or_default();

@@ -239,16 +239,8 @@ impl Storage {
     pub fn restage(&self, entry: &Entry) -> Result<Staged> {
         let content = self.open_entry(entry)?;
         let mut draft = self.draft();
-        let mut buffer = vec![0u8; 128 * 1024];
-        let mut at = 0u64;
-        loop {
-            let n = content.read_at(at, &mut buffer)?;
-            if n == 0 {
-                return draft.stage();
-            }
-            draft.append(buffer.get(..n).unwrap_or_default())?;
-            at += u64::try_from(n).unwrap_or(u64::MAX);
-        }
+        content.for_each(128 * 1024, |piece| draft.append(piece))?;
+        draft.stage()
     }
 
     /// Lets staged bytes go; what is not there is gone already. Small ones live in the journal and go with their rows.
