@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock::Millis;
 use crate::words;
 
 words! {
@@ -22,6 +23,7 @@ words! {
 
 /// A key pair or trusted certificate.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
 pub struct Certificate {
     /// Unique in the account.
     pub name: String,
@@ -66,6 +68,19 @@ pub struct Certificate {
 }
 
 impl Certificate {
+    /// When it takes over from the one that it replaces, in milliseconds since 1970; `None` if no switch to it is planned.
+    #[must_use]
+    pub fn takes_over_at(&self) -> Option<Millis> {
+        if self.replaces.is_empty() {
+            return None;
+        }
+        // As a moment, not as a text: TOML files may write it with any offset.
+        self.active_from
+            .parse::<jiff::Timestamp>()
+            .ok()
+            .map(jiff::Timestamp::as_millisecond)
+    }
+
     /// What the sealed key is bound to, so that one record cannot be pasted over another.
     #[must_use]
     pub fn seal_context(account: &str, name: &str) -> String {

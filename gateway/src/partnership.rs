@@ -129,17 +129,13 @@ impl Resolver<'_> {
     /// Certificates that name `name` as the one they replace.
     fn successors<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'s Certificate> {
         let of_account = self.objects.certificates.values().filter(|c| c.account == self.account);
-        of_account.filter(move |c| c.replaces == name && !c.active_from.is_empty())
+        of_account.filter(move |c| c.replaces == name && c.takes_over_at().is_some())
     }
 
     /// The certificate that stands for this name now: the newest successor whose time has come.
     fn in_force<'s>(&'s self, name: &'s str) -> Option<&'s Certificate> {
-        let due = |c: &&Certificate| {
-            c.active_from
-                .parse::<jiff::Timestamp>()
-                .is_ok_and(|t| t.as_millisecond() <= self.now)
-        };
-        let newest = self.successors(name).filter(due).max_by(|a, b| a.active_from.cmp(&b.active_from));
+        let due = |c: &&Certificate| c.takes_over_at().is_some_and(|at| at <= self.now);
+        let newest = self.successors(name).filter(due).max_by_key(|c| c.takes_over_at());
         newest.or_else(|| self.objects.certificate(self.account, name))
     }
 

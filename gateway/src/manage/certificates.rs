@@ -505,13 +505,9 @@ fn successor_name(old: &str, at: Millis) -> String {
 
 /// Makes past switches final: owners name the successor; the old one goes on to verify and decrypt beside it.
 pub(super) fn settle(objects: &Objects, account: &str, now: Millis) -> Vec<Change> {
-    let mut due: Vec<&Certificate> = objects
-        .certificates
-        .values()
-        .filter(|c| c.account == account && !c.replaces.is_empty())
-        .collect();
-    due.retain(|c| c.active_from.parse::<Timestamp>().is_ok_and(|at| at.as_millisecond() <= now));
-    due.sort_by(|a, b| a.active_from.cmp(&b.active_from));
+    let is_due = |c: &&Certificate| c.account == account && c.takes_over_at().is_some_and(|at| at <= now);
+    let mut due: Vec<&Certificate> = objects.certificates.values().filter(is_due).collect();
+    due.sort_by_key(|c| c.takes_over_at());
     let mut changes: Vec<Change> = Vec::new();
     let mut state = objects.clone();
     for successor in due {

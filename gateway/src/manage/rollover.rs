@@ -77,13 +77,8 @@ pub fn guide(objects: &Objects, account: Option<&str>, id: &str, now: Millis) ->
 
 /// The planned successor of a certificate, and whether its time has come.
 fn successor<'a>(objects: &'a Objects, account: &str, name: &str, now: Millis) -> Option<(&'a Certificate, bool)> {
-    let planned = |c: &&Certificate| c.account == account && c.replaces == name && !c.active_from.is_empty();
-    let found = objects.certificates.values().find(planned)?;
-    let due = found
-        .active_from
-        .parse::<jiff::Timestamp>()
-        .is_ok_and(|at| at.as_millisecond() <= now);
-    Some((found, due))
+    let mut planned = objects.certificates.values().filter(|c| c.account == account && c.replaces == name);
+    planned.find_map(|c| Some((c, c.takes_over_at()? <= now)))
 }
 
 /// Partners of a station that have, and that have not, said that they took a certificate.
@@ -175,12 +170,13 @@ fn of_partner(objects: &Objects, partner: &Partner, now: Millis) -> Rollover {
     let switched = plan.map_or(several, |(_, due)| due);
     let name = plan.map_or(if several { current } else { "NEXT" }, |(next, _)| next.name.as_str());
     let id = &partner.as2_id;
+    let take = if current.is_empty() {
+        format!("as2gate cert add NAME --partner {id} --file FILE")
+    } else {
+        format!("as2gate cert schedule {current} --replace-with FILE --at TIME")
+    };
     let order = [
-        (
-            begun,
-            "take its next certificate; both verify from then on".to_owned(),
-            format!("as2gate cert schedule {current} --replace-with FILE --at TIME"),
-        ),
+        (begun, "take its next certificate; both verify from then on".to_owned(), take),
         (
             switched,
             "compare the fingerprint by telephone".to_owned(),

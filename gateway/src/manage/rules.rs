@@ -172,10 +172,22 @@ fn check_certificate(objects: &Objects, certificate: &Certificate) -> Result<(),
     if !certificate.active_from.is_empty() && certificate.active_from.parse::<Timestamp>().is_err() {
         return Err("active_from has to be a time like 2026-12-05T06:00:00Z".to_owned());
     }
+    if !certificate.active_from.is_empty() && certificate.replaces.is_empty() {
+        return Err("active_from is when it takes over, and nothing says from which\nname that certificate in replaces".to_owned());
+    }
     if !certificate.replaces.is_empty() {
         let old = expect_certificate(objects, &certificate.account, &certificate.replaces)?;
         if old.name == certificate.name {
             return Err("it cannot replace itself".to_owned());
+        }
+        let mut others = objects
+            .certificates
+            .values()
+            .filter(|c| c.account == old.account && c.replaces == old.name);
+        if let Some(other) = others.find(|c| c.name != certificate.name && c.takes_over_at().is_some())
+            && certificate.takes_over_at().is_some()
+        {
+            return Err(format!("{} is to replace {} already; one can", other.name, old.name));
         }
     }
     Ok(())

@@ -512,3 +512,57 @@ async fn a_message_that_moved_since_it_was_seen_is_not_cancelled() {
     let cancelled = messages::cancel(&core, &row, false).await.unwrap();
     assert_eq!((cancelled.state.as_str(), cancelled.code.as_str()), ("failed", "cancelled"));
 }
+
+/// A chain of two switches, one written as a time of another zone: by moment, not by text.
+#[tokio::test]
+async fn switches_happen_in_the_order_of_their_moments() {
+    let Place { core, clock, .. } = place().await;
+    let alice = station(&core, "ALICE").await;
+    let mut objects = objects(&core).unwrap();
+    let first = objects.certificate("acme", &alice.certificate).unwrap().clone();
+    for (name, replaces, active_from) in [
+        ("second", alice.certificate.as_str(), "2026-12-05T06:00:00+02:00"),
+        ("third", "second", "2026-12-05T05:00:00Z"),
+    ] {
+        let next = crate::certificate::Certificate {
+            name: name.to_owned(),
+            replaces: replaces.to_owned(),
+            active_from: active_from.to_owned(),
+            ..first.clone()
+        };
+        objects.certificates.insert(("acme".to_owned(), name.to_owned()), next);
+    }
+    clock.advance(std::time::Duration::from_secs(30 * 86_400));
+    let after = with_changes(&objects, &certificates::settle(&objects, "acme", clock.now()));
+    assert_eq!(after.stations["ALICE"].certificate, "third");
+}
+
+/// What nobody is to follow never stands in for a partner without a certificate.
+#[tokio::test]
+async fn a_switch_from_nothing_is_refused_and_counts_for_nobody() {
+    let Place { core, clock, .. } = place().await;
+    let alice = station(&core, "ALICE").await;
+    let all = objects(&core).unwrap();
+    let stray = crate::certificate::Certificate {
+        name: "stray".to_owned(),
+        active_from: "2026-01-01T00:00:00Z".to_owned(),
+        ..all.certificate("acme", &alice.certificate).unwrap().clone()
+    };
+    assert_eq!(stray.takes_over_at(), None);
+    let object = Object::Certificate(Box::new(stray.clone()));
+    let why = rules::check_object(&core.config, &all, &object).unwrap_err();
+    assert!(why.contains("replaces"), "{why}");
+    // Two for one are refused as well.
+    let mut all = all;
+    let planned = |name: &str| crate::certificate::Certificate {
+        name: name.to_owned(),
+        replaces: alice.certificate.clone(),
+        ..stray.clone()
+    };
+    all.certificates.insert(("acme".to_owned(), "one".to_owned()), planned("one"));
+    let why = rules::check_object(&core.config, &all, &Object::Certificate(Box::new(planned("two")))).unwrap_err();
+    assert!(why.contains("one is to replace"), "{why}");
+    assert!(rules::check_object(&core.config, &all, &Object::Certificate(Box::new(planned("one")))).is_ok());
+    let guide = |id: &str| rollover::guide(&all, None, id, clock.now());
+    assert!(guide("ALICE").is_ok() && guide("NOBODY").is_err());
+}
