@@ -120,7 +120,9 @@ impl StartError {
             StartError::NotSetUp(_) => "`as2gate init` sets one up here; another is named with -c FILE or --data-dir DIR",
             StartError::Unreadable(..) => "run it as the user to whom the data directory belongs",
             StartError::Full(_) => "make room; nothing that was accepted is lost",
-            StartError::Journal(JournalError::Newer { .. }) => "install the as2gate version that wrote it, or restore a backup",
+            StartError::Journal(JournalError::Newer { .. } | JournalError::Unknown { .. }) => {
+                "install the as2gate version that wrote it, or restore a backup"
+            }
             StartError::Journal(_) => "look at the disk and the rights of the data directory; `as2gate doctor` checks the database",
             StartError::Storage(_) => "look at the disk and the rights of the data directory",
             StartError::Key(_) => "look at master_key in the configuration and at the file's rights",
@@ -154,11 +156,7 @@ impl Core {
     /// What is missing or broken.
     pub fn open_with_clock(config: Config, clock: Arc<dyn Clock>) -> Result<Arc<Self>, StartError> {
         let paths = config.paths();
-        match paths.db.try_exists() {
-            Ok(true) => {}
-            Ok(false) => return Err(StartError::NotSetUp(paths.data)),
-            Err(error) => return Err(StartError::Unreadable(paths.data, error.to_string())),
-        }
+        check_set_up(&paths)?;
         let master = config.load_master_key().map_err(StartError::Key)?;
         let journal = Journal::open(&paths.db).map_err(|error| match has_room(&paths.data) {
             true => StartError::from(error),
@@ -731,13 +729,25 @@ async fn sweep(core: Arc<Core>, mut stop: watch::Receiver<bool>) {
     }
 }
 
+/// Whether somebody has set up the data directory, and this user gets at it.
+fn check_set_up(paths: &config::Paths) -> Result<(), StartError> {
+    match paths.db.try_exists() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(StartError::NotSetUp(paths.data.clone())),
+        Err(error) => Err(StartError::Unreadable(paths.data.clone(), error.to_string())),
+    }
+}
+
 /// Takes the data directory for this process.
 fn lock(config: &Config) -> Result<File, StartError> {
     let paths = config.paths();
-    if !paths.db.exists() {
-        return Err(StartError::NotSetUp(paths.data));
-    }
-    let io = |error: std::io::Error| StartError::Io(format!("cannot open {}: {error}", paths.lock.display()));
+    check_set_up(&paths)?;
+    let io = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+            StartError::Unreadable(paths.data.clone(), error.to_string())
+        }
+        _ => StartError::Io(format!("cannot open {}: {error}", paths.lock.display())),
+    };
     let file = File::options()
         .create(true)
         .truncate(false)

@@ -143,7 +143,9 @@ impl From<JournalError> for Refusal {
                 why,
                 "look at its state with `show`, then try again",
             ),
-            JournalError::Newer { .. } => Refusal::invalid("the journal cannot be used", why, "install the newer as2gate"),
+            JournalError::Newer { .. } | JournalError::Unknown { .. } => {
+                Refusal::invalid("the journal cannot be used", why, "install the newer as2gate")
+            }
             JournalError::Sqlite(_) | JournalError::Corrupt(_) | JournalError::Commit(_) | JournalError::Closed => Refusal::new(
                 RefusalKind::Failed,
                 "journal",

@@ -11,7 +11,7 @@ use super::error::DONE;
 use super::output::{Cell, Format, List, out, plain, size};
 use super::{Ctx, Outcome};
 use crate::config::{Config, Secret};
-use crate::gateway::{Core, is_served};
+use crate::gateway::{Core, StartError, is_served};
 use crate::manage::host_keys::HostKeyState;
 use crate::manage::{Object, Refusal, RefusalKind, Result, host_keys, objects, rules};
 use crate::sftp_tree::revoked;
@@ -65,15 +65,10 @@ pub(crate) fn run(ctx: &Ctx, args: &Check) -> Outcome {
             ),
         });
     }
-    if config.paths().db.exists() {
-        let core = Core::open(config)?;
-        findings.extend(judge_objects(&core)?);
-    } else {
-        findings.push(Finding::warn(
-            "objects",
-            format!("{} is not set up", config.paths().data.display()),
-            "as2gate init",
-        ));
+    match Core::open(config) {
+        Ok(core) => findings.extend(judge_objects(&core)?),
+        Err(error @ StartError::NotSetUp(_)) => findings.push(Finding::warn("objects", error.to_string(), error.hint())),
+        Err(error) => return Err(error.into()),
     }
     finish(ctx, &findings, "configuration and objects are valid")
 }
@@ -227,18 +222,14 @@ fn finish(ctx: &Ctx, findings: &[Finding], all_well: &str) -> Outcome {
 pub(crate) fn doctor(ctx: &Ctx, _: &Doctor) -> Outcome {
     let config = ctx.config()?;
     let paths = config.paths();
-    let mut findings = keys(&config);
-    findings.extend(ports(&config, is_served(&config)));
-    if !paths.db.exists() {
-        findings.push(Finding::bad(
-            "database",
-            format!("{} is not set up", paths.data.display()),
-            "as2gate init",
-        ));
-        return finish(ctx, &findings, "");
+    let mut findings = ports(&config, is_served(&config));
+    let opened = Core::open(config.clone());
+    // Where nothing is set up, or for this user to see, its keys are not lost.
+    if !matches!(opened, Err(StartError::NotSetUp(_) | StartError::Unreadable(..))) {
+        findings.splice(0..0, keys(&config));
+        findings.extend(rights(&paths.data));
     }
-    findings.extend(rights(&paths.data));
-    match Core::open(config) {
+    match opened {
         Ok(core) => findings.extend(contents(&core)?),
         Err(error) => findings.push(Finding::bad("data directory", error.to_string(), error.hint())),
     }

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 use clap::CommandFactory as _;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use serde_json::json;
 
 use super::output::{Format, plain};
@@ -118,6 +118,7 @@ impl From<Lack> for Refusal {
 
 /// A clap error in our form. `arguments` are those of this process, to name the command whose help explains.
 pub(crate) fn from_clap(error: &clap::Error, arguments: impl Iterator<Item = String>) -> Refusal {
+    let command = command_of(arguments);
     let text = error.render().to_string();
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let first = lines.next().unwrap_or("the command line cannot be read");
@@ -125,14 +126,18 @@ pub(crate) fn from_clap(error: &clap::Error, arguments: impl Iterator<Item = Str
     let usage = rest.iter().find_map(|line| line.strip_prefix("Usage: "));
     let hint = match usage {
         Some(usage) => format!("{usage}   (--help explains)"),
-        None => format!("{} --help", command_of(arguments)),
+        None => format!("{} --help", command.get_bin_name().unwrap_or_default()),
     };
     let rest = rest.iter().filter(|line| !line.starts_with("Usage: ")).copied();
     let rest = rest.collect::<Vec<_>>().join(" ");
     let values = rest.strip_prefix("[possible values: ").and_then(|values| values.strip_suffix(']'));
     let why = match (error.kind(), values) {
         (ErrorKind::MissingRequiredArgument, _) => return Refusal::usage(format!("missing: {rest}"), "the command needs it", hint),
-        (ErrorKind::UnknownArgument, _) if !rest.contains("similar") => "the command has nothing of this kind".to_owned(),
+        (ErrorKind::UnknownArgument, _) if !rest.contains("similar") => match error.get(ContextKind::InvalidArg) {
+            Some(ContextValue::String(word)) if !word.starts_with('-') => option_for(&command, word),
+            _ => None,
+        }
+        .unwrap_or_else(|| "the command has nothing of this kind".to_owned()),
         (_, Some(values)) => format!("it has to be one of: {values}"),
         _ if rest.is_empty() => "the command line is not complete".to_owned(),
         _ => rest,
@@ -140,8 +145,38 @@ pub(crate) fn from_clap(error: &clap::Error, arguments: impl Iterator<Item = Str
     Refusal::usage(first.trim_start_matches("error: "), why, hint)
 }
 
+/// The options one of which a word that stands alone may have been meant for: those that take a file or a URL if it looks
+/// like one, else all if they are few.
+fn option_for(command: &clap::Command, word: &str) -> Option<String> {
+    /// Most options that are named.
+    const NAMED: usize = 5;
+    let takes = |wanted: Option<&str>| -> Vec<String> {
+        let own = command.get_opts().filter(|arg| !arg.is_global_set() && !arg.is_hide_set());
+        own.filter_map(|arg| {
+            let value = arg.get_value_names()?.first()?;
+            let is_wanted = wanted.is_none_or(|wanted| value.as_str() == wanted);
+            is_wanted.then(|| format!("--{} {value}", arg.get_long().unwrap_or_default()))
+        })
+        .collect()
+    };
+    let kind = match word {
+        url if url.contains("://") => Some("URL"),
+        file if file.contains(['.', '/']) => Some("FILE"),
+        _ => None,
+    };
+    let named = match takes(kind) {
+        none if none.is_empty() => takes(None),
+        some => some,
+    };
+    match named.len() {
+        0 => None,
+        1..=NAMED => Some(format!("a value stands behind its option: {}", named.join(", or "))),
+        _ => Some("a value stands behind the name of its option; --help lists them".to_owned()),
+    }
+}
+
 /// The command that a command line names, as far as it is one.
-fn command_of(arguments: impl Iterator<Item = String>) -> String {
+fn command_of(arguments: impl Iterator<Item = String>) -> clap::Command {
     let (mut command, mut name) = (super::Cli::command(), "as2gate".to_owned());
     for argument in arguments.skip(1) {
         if let Some(found) = command.find_subcommand(&argument) {
@@ -149,5 +184,5 @@ fn command_of(arguments: impl Iterator<Item = String>) -> String {
             command = found.clone();
         }
     }
-    name
+    command.bin_name(name)
 }

@@ -150,12 +150,12 @@ fn connection(report: &mut Report<'_>, pair: &Partnership, steps: Vec<ProbeStep>
     let took: Duration = steps.iter().map(|step| step.took).sum();
     let good = steps.iter().all(|step| step.ok);
     for step in steps {
-        let name = match step.name {
-            "url" => "url is one",
-            "resolve" => "name resolves",
-            "connect" => "TCP connects",
-            "tls" => "TLS and certificate",
-            _ => "HTTP answers",
+        let (name, verdict) = match step.name {
+            "url" => ("URL", " is one"),
+            "resolve" => ("name", " resolves"),
+            "connect" => ("connection", " is made"),
+            "tls" => ("TLS", " and certificate"),
+            _ => ("HTTP", " answers"),
         };
         let trust = match (step.name, pair.pinned_tls.is_empty()) {
             ("tls", true) => ", trusted by the system's roots",
@@ -163,7 +163,7 @@ fn connection(report: &mut Report<'_>, pair: &Partnership, steps: Vec<ProbeStep>
             _ => "",
         };
         let detail = if step.ok { format!("{}{trust}", step.detail) } else { step.detail };
-        let name = if step.ok { name.to_owned() } else { format!("url {}", step.name) };
+        let name = if step.ok { format!("{name}{verdict}") } else { name.to_owned() };
         report.add(Line {
             ok: step.ok,
             name,

@@ -72,6 +72,14 @@ pub enum JournalError {
     /// A stored value is not what this version writes.
     #[error("journal holds a value that cannot be read: {0}")]
     Corrupt(String),
+    /// An object holds what this version does not know.
+    #[error("{object} cannot be read: {why}; written by a newer as2gate?")]
+    Unknown {
+        /// Which one.
+        object: String,
+        /// The field or value, and what was expected.
+        why: String,
+    },
     /// The group of changes is not durable, and none of them happened.
     #[error("journal cannot commit: {0}")]
     Commit(String),

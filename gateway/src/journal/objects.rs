@@ -88,6 +88,22 @@ impl Objects {
     }
 }
 
+/// An object's fields; the error names the one that is not known, without the list of all that are.
+fn read<T: serde::de::DeserializeOwned>(object: &str, json: &str) -> Result<T> {
+    serde_json::from_str(json).map_err(|error| {
+        let text = error.to_string();
+        let why = text.split_once(", expected").map_or(text.as_str(), |(unknown, _)| unknown);
+        if error.is_data() {
+            JournalError::Unknown {
+                object: object.to_owned(),
+                why: why.to_owned(),
+            }
+        } else {
+            JournalError::Corrupt(format!("{object}: {why}"))
+        }
+    })
+}
+
 impl Tx<'_> {
     /// Loads every object.
     ///
@@ -98,33 +114,38 @@ impl Tx<'_> {
             version: self.objects_version()?,
             ..Objects::default()
         };
-        let mut rows = self.db.prepare_cached("SELECT kind, json, der, sealed FROM object")?;
+        let mut rows = self.db.prepare_cached("SELECT kind, name, json, der, sealed FROM object")?;
         let mut rows = rows.query([])?;
         while let Some(row) = rows.next()? {
-            let (kind, json): (String, String) = (row.get(0)?, row.get(1)?);
-            match kind.parse::<ObjectKind>().map_err(JournalError::Corrupt)? {
+            let (kind, name, json): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let object = format!("{kind} {name}");
+            let kind = kind.parse::<ObjectKind>();
+            match kind.map_err(|why| JournalError::Unknown {
+                object: object.clone(),
+                why,
+            })? {
                 ObjectKind::Account => {
-                    let account: Account = serde_json::from_str(&json)?;
+                    let account: Account = read(&object, &json)?;
                     objects.accounts.insert(account.id.clone(), account);
                 }
                 ObjectKind::Station => {
-                    let station: Station = serde_json::from_str(&json)?;
+                    let station: Station = read(&object, &json)?;
                     objects.stations.insert(station.as2_id.clone(), station);
                 }
                 ObjectKind::Partner => {
-                    let partner: Partner = serde_json::from_str(&json)?;
+                    let partner: Partner = read(&object, &json)?;
                     objects.partners.insert((partner.account.clone(), partner.as2_id.clone()), partner);
                 }
                 ObjectKind::Certificate => {
-                    let mut certificate: Certificate = serde_json::from_str(&json)?;
-                    certificate.der = row.get(2)?;
-                    certificate.sealed_key = row.get(3)?;
+                    let mut certificate: Certificate = read(&object, &json)?;
+                    certificate.der = row.get(3)?;
+                    certificate.sealed_key = row.get(4)?;
                     objects
                         .certificates
                         .insert((certificate.account.clone(), certificate.name.clone()), certificate);
                 }
                 ObjectKind::User => {
-                    let user: User = serde_json::from_str(&json)?;
+                    let user: User = read(&object, &json)?;
                     objects.users.insert(user.name.to_ascii_lowercase(), user);
                 }
             }

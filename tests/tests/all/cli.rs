@@ -498,6 +498,20 @@ fn wrong_words_are_told_what_would_be_right_and_where_it_stands() {
             &["cert", "rollover", "start", "ALICE"],
             ["nothing of this kind", "as2gate cert rollover"],
         ),
+        (
+            &["user", "key", "add", "acme-erp", "second.pub"],
+            ["stands behind its option: --public-key FILE", "as2gate user key add"],
+        ),
+        (
+            &["user", "password", "acme-erp", "secret"],
+            ["its option: --password SOURCE", "as2gate user password"],
+        ),
+        (&["cert", "add", "bob-tls", "bob.pem"], ["--file FILE", "as2gate cert add"]),
+        (
+            &["partner", "add", "BOB", "https://bob.example/as2"],
+            ["--url URL", "as2gate partner add"],
+        ),
+        (&["partner", "set", "BOB", "sha512"], ["--help lists them", "as2gate partner set"]),
         (&["partner", "set", "BOB", "--encript", "none"], ["--encrypt", "--help"]),
     ];
     for (args, wanted) in cases {
@@ -527,6 +541,53 @@ fn a_directory_that_was_never_set_up_is_told_what_to_do() {
     three_lines(&ran.stderr);
     assert!(ran.code != 0 && ran.stderr.contains("as2gate init"), "{ran}");
     assert!(!place.path("nothing").exists());
+}
+
+#[test]
+fn all_commands_tell_a_strange_data_directory_alike() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let gateway = Gateway::stopped(&[]);
+    let data = gateway.path("data").display().to_string();
+    let told = |place: &str, words: &str| {
+        for command in ["serve", "doctor", "check", "status"] {
+            let ran = gateway.cli(&["--data-dir", place, command]);
+            let all = ran.stdout.clone() + &ran.stderr;
+            assert!(all.contains(words) && !all.contains("master key"), "{command}: {ran}");
+            assert!(command == "check" || ran.code != 0, "{command}: {ran}");
+        }
+    };
+    let nothing = gateway.path("nothing").display().to_string();
+    told(&nothing, &format!("{nothing} is not a data directory"));
+    // As another user would see it: root may look everywhere, but not below a file.
+    let file = gateway.file("file", b"").display().to_string();
+    told(&file, &format!("cannot look into {file}"));
+    if !std::fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0) {
+        fs::set_permissions(&data, fs::Permissions::from_mode(0o000)).unwrap();
+        told(&data, &format!("cannot look into {data}"));
+        fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).unwrap();
+    }
+}
+
+#[test]
+fn objects_of_a_newer_version_are_named() {
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["station", "add", "ALICE"]);
+    let db = gateway.path("data/db/as2gate.db");
+    let change = "UPDATE object SET json = json_set(json, '$.teleport', 'yes') WHERE kind = 'station'";
+    let _ = run(&mut tool("sqlite3", &[db.to_str().unwrap(), change])).ok();
+    for args in [&["station", "list"][..], &["serve"], &["doctor"]] {
+        let ran = gateway.cli(args);
+        let words = ran.stdout.clone() + &ran.stderr;
+        assert!(ran.code != 0, "{ran}");
+        for wanted in [
+            "station ALICE",
+            "unknown field `teleport`",
+            "written by a newer as2gate?",
+            "install the",
+        ] {
+            assert!(words.contains(wanted), "{wanted}: {ran}");
+        }
+    }
 }
 
 #[test]
