@@ -4,8 +4,8 @@
 use ::openssl::cipher::Cipher;
 use ::openssl::cipher_ctx::CipherCtx;
 use ::openssl::error::ErrorStack;
-use ::openssl::pkey::{Id, PKey};
-use ::openssl::sign::Signer;
+use openssl_sys as ffi;
+use std::ptr;
 
 pub(crate) const KEY_LEN: usize = 64;
 pub(crate) const TAG_LEN: usize = 16;
@@ -32,10 +32,55 @@ impl ChaCha {
     }
 }
 
+/// A Poly1305 that takes a new key with each packet. Through `openssl` each packet would fetch the algorithm anew, which takes
+/// about as long as the tag itself.
+struct Poly1305(ptr::NonNull<ffi::EVP_MAC_CTX>);
+
+// SAFETY: the context belongs to this value alone, and OpenSSL ties none to a thread.
+unsafe impl Send for Poly1305 {}
+
+impl Poly1305 {
+    fn new() -> Result<Self, ErrorStack> {
+        ::openssl::init();
+        // SAFETY: the name ends with a zero; a null context and null properties stand for the defaults.
+        let mac = unsafe { ffi::EVP_MAC_fetch(ptr::null_mut(), c"POLY1305".as_ptr(), ptr::null()) };
+        if mac.is_null() {
+            return Err(ErrorStack::get());
+        }
+        // SAFETY: the algorithm is valid; the context takes a reference of its own to it.
+        let ctx = unsafe {
+            let ctx = ffi::EVP_MAC_CTX_new(mac);
+            ffi::EVP_MAC_free(mac);
+            ctx
+        };
+        ptr::NonNull::new(ctx).map(Self).ok_or_else(ErrorStack::get)
+    }
+
+    fn tag(&mut self, key: &[u8; 32], data: &[u8]) -> Result<[u8; TAG_LEN], ErrorStack> {
+        let (mut tag, mut len) = ([0; TAG_LEN], 0);
+        let ctx = self.0.as_ptr();
+        // SAFETY: the context is valid, and each pointer comes with the length of what it points to.
+        let done = unsafe {
+            ffi::EVP_MAC_init(ctx, key.as_ptr(), key.len(), ptr::null()) == 1
+                && ffi::EVP_MAC_update(ctx, data.as_ptr(), data.len()) == 1
+                && ffi::EVP_MAC_final(ctx, tag.as_mut_ptr(), &mut len, tag.len()) == 1
+        };
+        if done && len == TAG_LEN { Ok(tag) } else { Err(ErrorStack::get()) }
+    }
+}
+
+impl Drop for Poly1305 {
+    fn drop(&mut self) {
+        // SAFETY: it is not used any more.
+        unsafe { ffi::EVP_MAC_CTX_free(self.0.as_ptr()) }
+    }
+}
+
 /// The two keys of a direction.
 struct Keys {
     packet: ChaCha,
     length: ChaCha,
+    mac: Poly1305,
 }
 
 impl Keys {
@@ -45,16 +90,14 @@ impl Keys {
         Self {
             packet: ChaCha::new(packet).expect("ChaCha20"),
             length: ChaCha::new(length).expect("ChaCha20"),
+            mac: Poly1305::new().expect("Poly1305"),
         }
     }
 
     fn tag(&mut self, seqn: u32, ciphertext: &[u8]) -> Result<[u8; TAG_LEN], ErrorStack> {
         let mut key = [0; 32];
         self.packet.apply(seqn, 0, &mut key)?;
-        let key = PKey::private_key_from_raw_bytes(&key, Id::POLY1305)?;
-        let mut tag = [0; TAG_LEN];
-        Signer::new_without_digest(&key)?.sign_oneshot(&mut tag, ciphertext)?;
-        Ok(tag)
+        self.mac.tag(&key, ciphertext)
     }
 }
 
