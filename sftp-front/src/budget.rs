@@ -181,6 +181,9 @@ impl Budget {
             permit.forget();
         }
         let from_pool = self.hold(|held| held + cost);
+        if from_pool == 0 {
+            return;
+        }
         let mut room = pin!(self.pool.room.acquire_many(permits(from_pool)));
         loop {
             match tokio::time::timeout(LOOK, &mut room).await {

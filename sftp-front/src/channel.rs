@@ -12,6 +12,8 @@ use crate::budget::{Budget, REQUEST_BUDGET};
 use crate::engine::{Aside, Engine, Expected, Work};
 use crate::packet::{Broken, PIECE_COST};
 use crate::session::Activity;
+use crate::threads;
+use crate::tree::Wait;
 use bytes::{Bytes, BytesMut};
 use russh::ChannelMsg;
 use russh::server::Msg;
@@ -211,17 +213,19 @@ impl Channel {
     }
 
     /// Starts a worker unless one is running; it takes everything that is queued before it goes. What is quick is run here: to
-    /// wake another thread takes longer, twice with every small file.
+    /// wake another thread takes longer, twice with every small file. A connection that has this thread for itself holds up
+    /// nobody, and moves its files here too.
     fn start(self: &Arc<Self>, mut inbox: MutexGuard<'_, Inbox>, may_wait: bool) {
         match std::mem::replace(&mut inbox.worker, Worker::Running) {
             Worker::Idle(engine) => {
-                let is_quick = inbox.queue.len() == 1 && inbox.end.is_none() && inbox.queue.front().is_some_and(|p| engine.is_quick(p));
+                let has_ended = inbox.end.is_some();
                 drop(inbox);
+                let here = if threads::is_alone() { Wait::Disk } else { Wait::Nothing };
                 if may_wait {
-                    self.work(engine, true);
-                } else if !is_quick {
+                    self.work(engine, Wait::Long);
+                } else if has_ended {
                     self.work_aside(engine);
-                } else if std::panic::catch_unwind(AssertUnwindSafe(|| self.work(engine, false))).is_err() {
+                } else if std::panic::catch_unwind(AssertUnwindSafe(|| self.work(engine, here))).is_err() {
                     tracing::error!("a request panicked");
                 }
             }
@@ -231,7 +235,7 @@ impl Channel {
 
     fn work_aside(self: &Arc<Self>, engine: Box<Engine>) {
         let channel = Arc::clone(self);
-        self.runtime.spawn_blocking(move || channel.work(engine, true));
+        self.runtime.spawn_blocking(move || channel.work(engine, Wait::Long));
     }
 
     /// Something that ran aside has ended: what waited for it goes on, on a thread that may wait.
@@ -249,8 +253,8 @@ impl Channel {
         }
     }
 
-    /// Runs until the queue is empty on a blocking thread, or once on one that must not wait.
-    fn work(self: &Arc<Self>, engine: Box<Engine>, may_wait: bool) {
+    /// Runs until the queue is empty on a blocking thread, or once on one that must not wait for long.
+    fn work(self: &Arc<Self>, engine: Box<Engine>, may_wait: Wait) {
         // Declared before the engine, so that it acts after the engine is dropped and the uploads are abandoned, even if a
         // method of the tree panics.
         let mut last = LastAct {
@@ -291,7 +295,7 @@ impl Channel {
                 }
                 return;
             }
-            if !may_wait {
+            if may_wait < Wait::Long {
                 last.armed = false;
                 let mut inbox = self.inbox();
                 let is_due = engine.needs_thread() || (inbox.is_due && engine.is_stalled());

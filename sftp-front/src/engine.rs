@@ -18,7 +18,7 @@ use crate::facts::Ledger;
 use crate::longname::longname;
 use crate::packet::{self, Broken, Code, Frame, Input, MAX_DATA, MAX_PACKET, Malformed, Name, Reader, Request, pflags};
 use crate::path::{MAX_COMPONENT, VPath};
-use crate::tree::{CloseSign, Download, Fault, Kind, Listing, OpenHow, SetStat, Stat, Tree, Upload};
+use crate::tree::{CloseSign, Download, Fault, Kind, Listing, OpenHow, SetStat, Stat, Tree, Upload, Wait};
 use crate::writing::{Counted, Lent, Writing};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::collections::{HashMap, VecDeque};
@@ -88,7 +88,7 @@ pub(crate) struct Engine {
     input: Input,
     /// A request that waits for what runs aside; those behind it wait too.
     stalled: Option<Frame>,
-    may_wait: bool,
+    may_wait: Wait,
     needs_thread: bool,
     greeted: bool,
     handles: HashMap<[u8; 8], Handle>,
@@ -148,7 +148,7 @@ impl Engine {
             shared,
             input: Input::default(),
             stalled: None,
-            may_wait: true,
+            may_wait: Wait::Long,
             needs_thread: false,
             greeted: false,
             handles: HashMap::new(),
@@ -167,39 +167,12 @@ impl Engine {
         self.input.cost() + self.stalled.as_ref().map_or(0, Frame::cost)
     }
 
-    /// Whether `piece` is a single request that takes no longer than a copy in memory: a WRITE that its upload takes so, a
-    /// CLOSE that goes on aside, or an OPEN, which is tried.
-    pub(crate) fn is_quick(&self, piece: &Bytes) -> bool {
-        let mut rest = Input::default();
-        rest.push(piece.clone());
-        let frame = rest.next();
-        if !self.greeted || self.stalled.is_some() || self.input.len() > 0 || rest.len() > 0 {
-            return false;
-        }
-        let writing = |handle: &[u8]| match <[u8; 8]>::try_from(handle).ok().and_then(|key| self.handles.get(&key)) {
-            Some(Handle::Write(w)) if w.fault.is_none() => Some(w),
-            _ => None,
-        };
-        match frame {
-            Ok(Some(Frame::Write { handle, offset, data, .. })) => writing(&handle).is_some_and(|w| {
-                let len: usize = data.iter().map(Bytes::len).sum();
-                w.upload.is_quick(w.ledger.place(offset).saturating_add(len as u64))
-            }),
-            Ok(Some(Frame::Other { kind, body })) => match packet::parse(kind, &body) {
-                Ok((_, Ok(Request::Close { handle }))) => writing(handle).is_some(),
-                Ok((_, Ok(Request::Open { .. }))) => true,
-                _ => false,
-            },
-            _ => false,
-        }
-    }
-
-    /// Runs every whole request that has arrived, up to one that has to wait for what runs aside; where the thread must not
-    /// wait, also up to one that may take longer, see [`needs_thread`](Self::needs_thread).
+    /// Runs every whole request that has arrived, up to one that has to wait for what runs aside, or for more than this thread
+    /// may, see [`needs_thread`](Self::needs_thread).
     ///
     /// # Errors
     /// [`Broken`]: the channel must end.
-    pub(crate) fn run(&mut self, outbox: &Outbox, aside: &dyn Aside, may_wait: bool) -> Result<(), Broken> {
+    pub(crate) fn run(&mut self, outbox: &Outbox, aside: &dyn Aside, may_wait: Wait) -> Result<(), Broken> {
         (self.may_wait, self.needs_thread) = (may_wait, false);
         let mut out = Answers::new(outbox);
         let result = self.frames(&mut out, aside);
@@ -242,6 +215,16 @@ impl Engine {
                     self.stalled = Some(frame);
                     return Ok(());
                 }
+                Frame::Write {
+                    ref handle,
+                    offset,
+                    ref data,
+                    ..
+                } if self.write_waits(handle, offset, data) > self.may_wait => {
+                    self.needs_thread = true;
+                    self.stalled = Some(frame);
+                    return Ok(());
+                }
                 Frame::BadWrite { id } => out.put(|b| packet::fault(b, id, &malformed()))?,
                 Frame::Write { id, handle, offset, data } => {
                     let result = self.write(&handle, offset, &data).map(|()| Reply::Ok);
@@ -255,9 +238,14 @@ impl Engine {
                             self.stalled = Some(Frame::Other { kind, body });
                             return Ok(());
                         }
+                        Ok(request) if self.waits(&request) > self.may_wait => {
+                            self.needs_thread = true;
+                            self.stalled = Some(Frame::Other { kind, body });
+                            return Ok(());
+                        }
                         Ok(Request::Close { handle }) => self.close(id, handle, out, aside)?,
                         Ok(Request::Extended { name: FSYNC, body }) => self.sync(id, body, out, aside)?,
-                        Ok(Request::Open { path, flags, set }) if !self.may_wait => match self.open_at_once(path, flags, set) {
+                        Ok(Request::Open { path, flags, set }) if self.may_wait < Wait::Long => match self.open_at_once(path, flags, set) {
                             Some(result) => answer(out, id, result)?,
                             None => {
                                 self.needs_thread = true;
@@ -277,6 +265,30 @@ impl Engine {
                     }
                 }
             }
+        }
+    }
+
+    /// What a WRITE may have to wait for.
+    fn write_waits(&self, handle: &[u8], offset: u64, data: &[Bytes]) -> Wait {
+        match self.peek(handle) {
+            Some(Handle::Write(w)) if w.fault.is_none() => {
+                let len: usize = data.iter().map(Bytes::len).sum();
+                w.upload.wait(w.ledger.place(offset).saturating_add(len as u64))
+            }
+            _ => Wait::Long,
+        }
+    }
+
+    /// What another request may have to wait for: a CLOSE goes on aside, an OPEN is tried, a READ takes place when it is answered.
+    fn waits(&self, request: &Request<'_>) -> Wait {
+        match request {
+            Request::Close { handle } => match self.peek(handle) {
+                Some(Handle::Write(w)) if w.fault.is_none() => Wait::Nothing,
+                _ => Wait::Long,
+            },
+            Request::Read { handle, .. } if matches!(self.peek(handle), Some(Handle::Read(_))) => Wait::Nothing,
+            Request::Open { .. } => Wait::Nothing,
+            _ => Wait::Long,
         }
     }
 
@@ -731,6 +743,11 @@ impl Engine {
     fn handle(&mut self, handle: &[u8]) -> Result<&mut Handle, Fault> {
         let key = <[u8; 8]>::try_from(handle).map_err(|_| no_handle())?;
         self.handles.get_mut(&key).ok_or_else(no_handle)
+    }
+
+    fn peek(&self, handle: &[u8]) -> Option<&Handle> {
+        let key = <[u8; 8]>::try_from(handle).ok()?;
+        self.handles.get(&key)
     }
 
     fn room(&self) -> Result<(), Fault> {

@@ -266,6 +266,17 @@ pub trait Tree: Send + Sync + 'static {
     fn after_close(&self, _path: &VPath, _sign: CloseSign) {}
 }
 
+/// What a step may have to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Wait {
+    /// It takes no longer than a copy in memory.
+    Nothing,
+    /// It reads or writes a file, whose pages are in memory as a rule.
+    Disk,
+    /// It may sync, or wait for others.
+    Long,
+}
+
 /// A directory being read, page by page, so that its size does not matter.
 pub trait Listing: Send {
     /// At most `max` further entries; none = the end.
@@ -282,6 +293,12 @@ pub trait Download: Send + Sync + 'static {
     /// # Errors
     /// Any fault.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, Fault>;
+
+    /// What [`read_at`](Download::read_at) may have to wait for. What is no [`Long`](Wait::Long) wait may take place without a
+    /// thread of its own.
+    fn wait(&self) -> Wait {
+        Wait::Long
+    }
 
     /// FSTAT.
     ///
@@ -314,9 +331,10 @@ pub trait Upload: Send {
         Ok(())
     }
 
-    /// Whether a WRITE of bytes before `end` takes no disk and no wait. Such a one is run at once, without a thread of its own.
-    fn is_quick(&self, _end: u64) -> bool {
-        false
+    /// What a WRITE of bytes before `end` may have to wait for. What is no [`Long`](Wait::Long) wait may take place without a
+    /// thread of its own.
+    fn wait(&self, _end: u64) -> Wait {
+        Wait::Long
     }
 
     /// READ on a handle opened for reading and writing.

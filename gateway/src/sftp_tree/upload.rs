@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use openssl::sha::Sha256;
 use serde_json::{Value, json};
-use sftp_front::{Closed, Fault, OpenHow, SetStat, Stat, Upload, UploadFacts};
+use sftp_front::{Closed, Fault, OpenHow, SetStat, Stat, Upload, UploadFacts, Wait};
 
 use super::desk::{Desk, Live};
 use super::listing::{file_stat, seconds};
@@ -472,12 +472,18 @@ impl Upload for Writing {
         Ok(())
     }
 
-    fn is_quick(&self, end: u64) -> bool {
+    fn wait(&self, end: u64) -> Wait {
         let objects = self.core.objects();
         let is_free = objects
             .user_of(&self.account, &self.user)
             .is_none_or(|user| user.bandwidth == 0 && user.quota_bytes == 0);
-        is_free && !self.may_restart && self.draft.stays_small(end)
+        if !is_free || self.may_restart {
+            Wait::Long
+        } else if self.draft.stays_small(end) {
+            Wait::Nothing
+        } else {
+            Wait::Disk
+        }
     }
 
     fn stat(&self) -> Result<Stat, Fault> {

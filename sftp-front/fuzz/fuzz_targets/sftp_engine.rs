@@ -22,6 +22,8 @@ mod longname;
 mod packet;
 #[path = "../../src/path.rs"]
 mod path;
+#[path = "../../src/threads.rs"]
+mod threads;
 #[path = "../../src/tree.rs"]
 mod tree;
 #[path = "../../src/writing.rs"]
@@ -38,7 +40,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use tokio::runtime::Runtime;
-use tree::{CloseSign, Download, Entry, Fault, Kind, Listing, OpenHow, SetStat, Space, Stat, Tree, Upload};
+use tree::{CloseSign, Download, Entry, Fault, Kind, Listing, OpenHow, SetStat, Space, Stat, Tree, Upload, Wait};
 
 pub use engine::{MAX_CLOSED_NAMES, MAX_CLOSING, MAX_HANDLES};
 pub use packet::{MAX_DATA, MAX_PACKET};
@@ -61,7 +63,7 @@ fuzz_target!(|data: &[u8]| {
     while let Some(frame) = cut(&mut stream) {
         for piece in client.with_handles(frame).chunks(usize::from(settings) + 1) {
             engine.push(Bytes::copy_from_slice(piece));
-            let (result, held) = (engine.run(&outbox, &AtOnce(&outbox), true), engine.cost());
+            let (result, held) = (engine.run(&outbox, &AtOnce(&outbox), Wait::Long), engine.cost());
             assert!(held <= data.len() * (packet::PIECE_COST + 1), "the engine holds more than came in");
             client.read(&outbox);
             if result.is_err() {
