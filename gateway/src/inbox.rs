@@ -32,7 +32,6 @@ use crate::outbox::FlowError;
 use crate::partnership::{Lack, Partnership};
 use crate::receipts;
 use crate::storage::{Draft, INLINE_MAX, Staged};
-use check::Checked;
 
 pub use brake::Brake;
 pub(crate) use restart::oldest as oldest_part;
@@ -393,28 +392,25 @@ async fn stage(draft: Draft) -> Result<Staged, FlowError> {
 /// A small message whose sender waits for the MDN: checked in memory, then bound, filed and receipted by one transaction
 /// with one sync. Nothing was promised before, so a crash in between leaves nothing, and the sender posts again.
 async fn at_once(core: &Arc<Core>, taken: Taken, staged: Staged) -> Result<Reply, FlowError> {
-    let claim = taken.claim(core, &staged);
-    let Checked { filing, at, delay } = match check::examine(core, &taken, staged.inline.clone()).await {
-        Ok(checked) => checked,
+    let decided = match check::decide(core, &taken, &staged).await {
+        Ok(decision) => *decision?,
         Err(error) => {
             // A fault of ours: what came is kept, and the worker tries again.
-            let now = core.clock.now();
+            let (claim, now) = (taken.claim(core, &staged), core.clock.now());
             if let Claimed::New = core.journal.write(move |tx| tx.receive(claim, now)).await? {
                 give_back(core, &taken.message, PAUSE).await;
             }
             return Err(error);
         }
     };
-    let (message, mdn) = (filing.message.clone(), filing.mdn.clone());
-    let staged_parts = filing.staged_parts();
-    match core.journal.write_sure(move |tx| tx.receive_and_file(&claim, filing, at)).await? {
+    match decided.claimed {
         Claimed::New => {
-            check::filed(core, &message);
-            check::hold_back(delay).await;
-            Ok(mdn.map_or_else(|| Reply::empty(200), reply::mdn))
+            check::filed(core, &decided.message);
+            check::hold_back(decided.delay).await;
+            Ok(decided.mdn.map_or_else(|| Reply::empty(200), reply::mdn))
         }
         Claimed::Bound(row) => {
-            staged_parts.iter().for_each(|key| core.storage.discard(key));
+            decided.parts.iter().for_each(|key| core.storage.discard(key));
             repeat::answer(core, taken, staged, row).await
         }
     }

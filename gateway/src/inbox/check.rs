@@ -10,6 +10,7 @@ use as2_core::mic::Mic;
 use as2_core::receive::{Failure, Incoming, Limits, PartInfo, PayloadSink, Received, ReceivedMessage, Receiver, SinkError};
 use as2_core::{Error, ErrorKind};
 use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::reply::{Mdn, Says, receipted};
 use super::{Taken, names};
@@ -17,7 +18,7 @@ use crate::clock::{Millis, millis};
 use crate::content_type;
 use crate::event::NewEvent;
 use crate::gateway::Core;
-use crate::journal::{self, Blob, Filing, NewEntry, head_key, mdn_key};
+use crate::journal::{self, Blob, Claim, Claimed, Filing, JournalError, NewEntry, Tx, head_key, mdn_key};
 use crate::layout::{self, Area, MdnDirection, Tray};
 use crate::message::{FileRecord, Message, State};
 use crate::outbox::FlowError;
@@ -56,7 +57,7 @@ pub(super) struct Checked {
 
 /// Checks a claimed message, files or rejects it, and gives back its MDN as header block and body.
 pub(super) async fn check(core: &Arc<Core>, taken: &Taken) -> Result<Option<Mdn>, FlowError> {
-    let Checked { filing, at, delay } = examine(core, taken, None).await?;
+    let Checked { filing, at, delay } = examine(core, taken).await?;
     let (message, mdn) = (filing.message.clone(), filing.mdn.clone());
     core.journal.write_sure(move |tx| tx.file_message(filing, at)).await?;
     filed(core, &message);
@@ -76,25 +77,102 @@ pub(super) fn filed(core: &Core, message: &Message) {
     tell(core, message);
 }
 
+/// A message that was bound and filed or rejected in one step, or was not because its Message-ID is bound.
+pub(super) struct Decided {
+    pub(super) claimed: Claimed,
+    pub(super) message: Message,
+    pub(super) mdn: Option<Mdn>,
+    /// Staged files that only this message would have named.
+    pub(super) parts: Vec<String>,
+    /// How much later its answer leaves.
+    pub(super) delay: Duration,
+}
+
+/// What the journal said to it.
+type Decision = Result<Box<Decided>, JournalError>;
+
+/// What the thread that checks a small message comes to.
+enum Step {
+    Decided(Decision),
+    /// The brake is asked first.
+    Braked(Box<(Checked, Claim, ErrorKind)>),
+}
+
+/// Checks a small message, then binds it and files or rejects it. What needs no brake goes to the journal from the thread that
+/// checked it, and the journal's answer wakes the sender's task: one hand-over less.
+///
+/// # Errors
+/// Those of the check; nothing is decided then.
+pub(super) async fn decide(core: &Arc<Core>, taken: &Taken, staged: &Staged) -> Result<Decision, FlowError> {
+    let lost = |e: oneshot::error::RecvError| FlowError::Internal(e.to_string());
+    let permit = permit(core).await?;
+    let (tell, told) = oneshot::channel();
+    let (checking, given, body) = (Arc::clone(core), taken.clone(), staged.inline.clone());
+    let claim = taken.claim(core, staged);
+    tokio::task::spawn_blocking(move || {
+        let looked = look(&checking, given, body);
+        drop(permit);
+        // The sender's task may be gone; a decision stands all the same.
+        let _ = match looked {
+            Ok((checked, None)) => {
+                bind(&checking, checked, claim, move |decision| {
+                    drop(tell.send(Ok(Step::Decided(decision))))
+                });
+                return;
+            }
+            Ok((checked, Some(trouble))) => tell.send(Ok(Step::Braked(Box::new((checked, claim, trouble))))),
+            Err(error) => tell.send(Err(error)),
+        };
+    });
+    let (mut checked, claim, trouble) = match told.await.map_err(lost)?? {
+        Step::Decided(decision) => return Ok(decision),
+        Step::Braked(held) => *held,
+    };
+    checked.delay = brake(core, taken, Some(trouble)).await;
+    let (tell, told) = oneshot::channel();
+    bind(core, checked, claim, move |decision| drop(tell.send(decision)));
+    told.await.map_err(lost)
+}
+
+/// Has the journal bind and file a message; `then` is told what came of it.
+fn bind(core: &Core, checked: Checked, claim: Claim, then: impl FnOnce(Decision) + Send + 'static) {
+    let Checked { filing, at, delay } = checked;
+    let (message, mdn, parts) = (filing.message.clone(), filing.mdn.clone(), filing.staged_parts());
+    let change = move |tx: &Tx<'_>| tx.receive_and_file(&claim, filing, at);
+    core.journal.write_then(change, move |claimed| {
+        then(claimed.map(|claimed| {
+            Box::new(Decided {
+                claimed,
+                message,
+                mdn,
+                parts,
+                delay,
+            })
+        }));
+    });
+}
+
 /// Opens the body (the one given, or else the staged one) and makes the MDN, on a blocking thread and within the bound for
 /// cryptographic work.
-pub(super) async fn examine(core: &Arc<Core>, taken: &Taken, body: Option<Bytes>) -> Result<Checked, FlowError> {
+async fn examine(core: &Arc<Core>, taken: &Taken) -> Result<Checked, FlowError> {
     let given = taken.clone();
-    let work = move |core: &Arc<Core>| {
-        let content = match body {
-            Some(bytes) => Content::Bytes(bytes),
-            None => core.storage.open_staged(&given.message.detail.raw)?,
-        };
-        let found = pass(core, &given.pair, &content, &given.message.detail.head())?;
-        let trouble = trouble(&found);
-        conclude(core, given, found).map(|checked| (checked, trouble))
-    };
-    let (mut checked, trouble) = with_permit(core, work).await?;
+    let (mut checked, trouble) = with_permit(core, move |core| look(core, given, None)).await?;
     checked.delay = brake(core, taken, trouble).await;
     if let Some(at) = &mut checked.filing.post_mdn_at {
         *at += millis(checked.delay);
     }
     Ok(checked)
+}
+
+/// Opens a body and makes the MDN: the message, ready to be filed or rejected, and what kind of trouble it has, if any.
+fn look(core: &Core, taken: Taken, body: Option<Bytes>) -> Result<(Checked, Option<ErrorKind>), FlowError> {
+    let content = match body {
+        Some(bytes) => Content::Bytes(bytes),
+        None => core.storage.open_staged(&taken.message.detail.raw)?,
+    };
+    let found = pass(core, &taken.pair, &content, &taken.message.detail.head())?;
+    let trouble = trouble(&found);
+    conclude(core, taken, found).map(|checked| (checked, trouble))
 }
 
 fn conclude(core: &Core, mut taken: Taken, found: Found) -> Result<Checked, FlowError> {
@@ -369,14 +447,16 @@ pub(super) async fn open(core: &Arc<Core>, pair: &Arc<Partnership>, message: &Me
     with_permit(core, work).await
 }
 
+async fn permit(core: &Core) -> Result<OwnedSemaphorePermit, FlowError> {
+    let permit = Arc::clone(&core.crypto).acquire_owned().await;
+    permit.map_err(|e| FlowError::Internal(e.to_string()))
+}
+
 async fn with_permit<T: Send + 'static>(
     core: &Arc<Core>,
     work: impl FnOnce(&Arc<Core>) -> Result<T, FlowError> + Send + 'static,
 ) -> Result<T, FlowError> {
-    let permit = Arc::clone(&core.crypto)
-        .acquire_owned()
-        .await
-        .map_err(|e| FlowError::Internal(e.to_string()))?;
+    let permit = permit(core).await?;
     let core = Arc::clone(core);
     let work = tokio::task::spawn_blocking(move || {
         let done = work(&core);
