@@ -3,6 +3,7 @@
 //! Nothing here knows ASN.1 structures, and nothing outside calls the library for these things.
 
 use std::hint::black_box;
+use std::sync::OnceLock;
 
 use as2_fused::{CbcDecrypt, LaggingSha256, Remainder};
 use openssl::cipher::{Cipher as EvpCipher, CipherRef};
@@ -32,18 +33,24 @@ pub(crate) use {ccm::tests::seal as seal_ccm, gcm::tests::seal as seal_gcm};
 /// Bytes of the authentication tag that we generate (RFC 5084 §3.2).
 pub(crate) const TAG_LEN: usize = 16;
 
+/// The library's digest, fetched once: one that is not fetched is looked up again for each use.
 fn md(digest: Digest) -> &'static MdRef {
-    match digest {
-        Digest::Md5 => Md::md5(),
-        Digest::Sha1 => Md::sha1(),
-        Digest::Sha224 => Md::sha224(),
-        Digest::Sha256 => Md::sha256(),
-        Digest::Sha384 => Md::sha384(),
-        Digest::Sha512 => Md::sha512(),
-        Digest::Sha3_256 => Md::sha3_256(),
-        Digest::Sha3_384 => Md::sha3_384(),
-        Digest::Sha3_512 => Md::sha3_512(),
-    }
+    static FETCHED: [OnceLock<Option<Md>>; 9] = [const { OnceLock::new() }; 9];
+    let (at, name, plain) = match digest {
+        Digest::Md5 => (0, "MD5", Md::md5()),
+        Digest::Sha1 => (1, "SHA1", Md::sha1()),
+        Digest::Sha224 => (2, "SHA2-224", Md::sha224()),
+        Digest::Sha256 => (3, "SHA2-256", Md::sha256()),
+        Digest::Sha384 => (4, "SHA2-384", Md::sha384()),
+        Digest::Sha512 => (5, "SHA2-512", Md::sha512()),
+        Digest::Sha3_256 => (6, "SHA3-256", Md::sha3_256()),
+        Digest::Sha3_384 => (7, "SHA3-384", Md::sha3_384()),
+        Digest::Sha3_512 => (8, "SHA3-512", Md::sha3_512()),
+    };
+    FETCHED[at]
+        .get_or_init(|| Md::fetch(None, name, None).ok())
+        .as_deref()
+        .unwrap_or(plain)
 }
 
 /// Bytes of a digest.

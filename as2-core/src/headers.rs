@@ -11,7 +11,7 @@ pub const MAX_BLOCK: usize = 64 * 1024;
 /// Most fields of one block.
 pub const MAX_FIELDS: usize = 200;
 /// Fields that there is room for before a block is read.
-const TYPICAL_FIELDS: usize = 24;
+const TYPICAL_FIELDS: usize = 20;
 
 /// Where a field lies in the text of its block.
 #[derive(Clone)]
