@@ -287,7 +287,7 @@ fn read(text: &str, passphrase: Option<&str>) -> Result<Private> {
     }
     check_passphrase(passphrase)?;
     let text = text.trim_start_matches('\u{feff}');
-    match kind_of(text) {
+    let read = match kind_of(text) {
         Some(FileKind::Openssh) => openssh::read(text, passphrase),
         Some(FileKind::Pem) => traditional::read(text, passphrase),
         Some(FileKind::Ppk) => ppk::read(text, passphrase),
@@ -299,7 +299,12 @@ fn read(text: &str, passphrase: Option<&str>) -> Result<Private> {
         None => Err(Error::Unsupported(
             "this is no private key; give one in OpenSSH, PEM or PuTTY format".into(),
         )),
-    }
+    };
+    read.map(|mut key| {
+        // What is written is made of lines: a comment of several would be a second key, or a header of a PuTTY file.
+        key.comment.retain(|c| !c.is_control());
+        key
+    })
 }
 
 fn too_large() -> Error {

@@ -63,6 +63,47 @@ fn openssh_reads_our_keys_and_their_passphrase() {
 }
 
 #[test]
+fn a_comment_of_several_lines_becomes_one() {
+    if !has("ssh-keygen") {
+        return;
+    }
+    let bench = Bench::new();
+    bench.write(
+        "other",
+        user_key(KeyKind::Ed25519, KeyFormat::Openssh, None, "").unwrap().private.as_bytes(),
+    );
+    let other = bench.run("ssh-keygen -y -P ~ -f other");
+    let dir = tempfile::tempdir().unwrap();
+    let made = std::process::Command::new("ssh-keygen")
+        .args([
+            "-q",
+            "-t",
+            "ed25519",
+            "-N",
+            "",
+            "-C",
+            &format!("me\n{other}\nPrivate-Lines: 0"),
+            "-f",
+        ])
+        .arg(dir.path().join("key"))
+        .status();
+    assert!(made.unwrap().success());
+    let text = std::fs::read_to_string(dir.path().join("key")).unwrap();
+    for format in FORMATS {
+        let converted = convert(&text, None, format, None).unwrap();
+        assert_eq!(converted.public_line.lines().count(), 1, "{}", converted.public_line);
+        assert_eq!(parse_public(&converted.public_line).unwrap().len(), 1);
+        let back = convert(&converted.private, None, KeyFormat::Openssh, None).unwrap();
+        assert_eq!(back.fingerprint, converted.fingerprint);
+        if format == KeyFormat::Ppk3 && has("puttygen") {
+            bench.write("key.ppk", converted.private.as_bytes());
+            bench.run("puttygen key.ppk -O public-openssh -o key.pub");
+            assert_eq!(fingerprint(&bench, "key.pub").1, converted.fingerprint);
+        }
+    }
+}
+
+#[test]
 fn openssl_reads_our_pem() {
     for kind in KINDS {
         let plain = user_key(kind, KeyFormat::Pem, None, "").unwrap();
