@@ -10,6 +10,8 @@
 //! Contents never change, and move only from the store to the tree and out of view: what has moved since the moment of the
 //! journal is found at its later place and put at the earlier one.
 
+use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -36,8 +38,10 @@ const HOST_KEYS: &str = "host-keys";
 const PROOF: &str = "as2gate backup";
 /// Entries read at once.
 const PAGE: u32 = 1_000;
-/// Largest file read whole: a key, the configuration, the manifest.
+/// Largest file read whole, but for the manifest: a key, in bytes.
 const MAX_SMALL: u64 = 1 << 20;
+/// Largest manifest in bytes: it names every content that was missing.
+const MAX_MANIFEST: u64 = 64 << 20;
 
 /// What stands in `backup.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -100,7 +104,18 @@ pub fn take(core: &Core, dir: &Path) -> Result<Manifest> {
         copy_file(file, &dir.join(CONFIG_FILE))?;
     }
     sync(dir)?;
-    let text = serde_json::to_string_pretty(&manifest).unwrap_or_default();
+    let text = serde_json::to_string_pretty(&manifest).map_err(|error| Refusal::from_io("cannot write the manifest", &error.into()))?;
+    if u64::try_from(text.len()).is_ok_and(|len| len > MAX_MANIFEST) {
+        let why = format!("{} contents are missing, too many to be named", manifest.missing.len());
+        let hint = "look whether the data directory is whole: `as2gate doctor`";
+        return Err(Refusal::new(
+            RefusalKind::Failed,
+            "broken-store",
+            "the backup is not whole",
+            why,
+            hint,
+        ));
+    }
     write_new(&dir.join(MANIFEST), text.as_bytes())?;
     sync(dir)?;
     Ok(manifest)
@@ -232,7 +247,7 @@ fn read_manifest(dir: &Path) -> Result<Manifest> {
     let file = dir.join(MANIFEST);
     let cannot = format!("cannot restore {}", dir.display());
     let hint = "give the directory that `as2gate backup` wrote; one without backup.json was not finished";
-    let text = read_small(&file).map_err(|refusal| Refusal {
+    let text = read_whole(&file, MAX_MANIFEST).map_err(|refusal| Refusal {
         what: cannot.clone(),
         hint: hint.to_owned(),
         ..refusal
@@ -280,8 +295,9 @@ fn check_contents(config: &Config, manifest: &Manifest) -> Result<()> {
     if word != "ok" {
         return Err(broken(format!("its journal: {word}")));
     }
+    let missing: HashSet<&str> = manifest.missing.iter().map(String::as_str).collect();
     let check = |name: String, place: Option<PathBuf>, size: Option<u64>| {
-        let Some(place) = place.filter(|_| !manifest.missing.contains(&name)) else {
+        let Some(place) = place.filter(|_| !missing.contains(name.as_str())) else {
             return Ok(());
         };
         match fs::metadata(&place).map(|meta| meta.len()) {
@@ -307,8 +323,8 @@ fn check_contents(config: &Config, manifest: &Manifest) -> Result<()> {
 
 fn seal_host_keys(master: &MasterKey, from: &Path, to: &Path) -> Result<()> {
     make_dir(to)?;
-    for (name, path) in files_of(from)? {
-        let text = read_small(&path)?;
+    for (name, path) in host_keys_of(from)? {
+        let text = read_whole(&path, MAX_SMALL)?;
         let sealed = master.seal(&host_key_label(&name), &text);
         let sealed = sealed.map_err(|error| Refusal::from_keystore("cannot seal a host key", &error))?;
         write_new(&to.join(name), &sealed)?;
@@ -318,8 +334,8 @@ fn seal_host_keys(master: &MasterKey, from: &Path, to: &Path) -> Result<()> {
 
 fn open_host_keys(master: &MasterKey, from: &Path, to: &Path) -> Result<()> {
     make_dir(to)?;
-    for (name, path) in files_of(from)? {
-        let text = master.open(&host_key_label(&name), &read_small(&path)?);
+    for (name, path) in host_keys_of(from)? {
+        let text = master.open(&host_key_label(&name), &read_whole(&path, MAX_SMALL)?);
         let text = text.map_err(|error| Refusal::from_keystore("cannot open a host key", &error))?;
         write_new(&to.join(name), &text)?;
     }
@@ -331,32 +347,31 @@ fn host_key_label(name: &str) -> String {
     format!("host-key/{name}")
 }
 
-/// The plain files of a directory by name; none if it is not there.
-fn files_of(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
+/// What a directory holds by name; nothing if it is not there. What cannot be listed is an error: a backup is whole or none.
+fn entries_of(dir: &Path) -> Result<Vec<(OsString, PathBuf)>> {
+    let cannot = |error: io::Error| Refusal::from_io(format!("cannot list {}", dir.display()), &error);
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(|error| Refusal::from_io(format!("cannot list {}", dir.display()), &error))?,
+        other => other.map_err(cannot)?,
     };
-    let paths = entries.filter_map(io::Result::ok).map(|entry| entry.path());
-    let named = |path: PathBuf| Some((path.file_name()?.to_str()?.to_owned(), path));
-    Ok(paths.filter(|path| path.is_file()).filter_map(named).collect())
+    let named = entries.map(|entry| entry.map(|entry| (entry.file_name(), entry.path())));
+    named.collect::<io::Result<_>>().map_err(cannot)
+}
+
+/// The host keys of a directory, by name.
+fn host_keys_of(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let files = entries_of(dir)?.into_iter().filter(|(_, path)| path.is_file());
+    Ok(files.map(|(name, path)| (name.to_string_lossy().into_owned(), path)).collect())
 }
 
 fn copy_dir(from: &Path, to: &Path) -> Result<()> {
     make_dir(to)?;
-    for (name, path) in files_of(from)? {
-        copy_file(&path, &to.join(name))?;
-    }
-    let entries = match fs::read_dir(from) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other.map_err(|error| Refusal::from_io(format!("cannot list {}", from.display()), &error))?,
-    };
-    for path in entries
-        .filter_map(io::Result::ok)
-        .map(|entry| entry.path())
-        .filter(|path| path.is_dir())
-    {
-        copy_dir(&path, &to.join(path.file_name().unwrap_or_default()))?;
+    for (name, path) in entries_of(from)? {
+        if path.is_dir() {
+            copy_dir(&path, &to.join(name))?;
+        } else if path.is_file() {
+            copy_file(&path, &to.join(name))?;
+        }
     }
     Ok(())
 }
@@ -374,10 +389,18 @@ fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
     written.map_err(|error| Refusal::from_io(format!("cannot write {}", path.display()), &error))
 }
 
-fn read_small(path: &Path) -> Result<zeroize::Zeroizing<Vec<u8>>> {
+/// A file of at most `max` bytes; a longer one is refused, never cut.
+fn read_whole(path: &Path, max: u64) -> Result<zeroize::Zeroizing<Vec<u8>>> {
     use std::io::Read as _;
     let mut bytes = zeroize::Zeroizing::new(Vec::new());
-    let read = fs::File::open(path).and_then(|file| file.take(MAX_SMALL).read_to_end(&mut bytes));
+    let read = fs::File::open(path).and_then(|file| file.take(max + 1).read_to_end(&mut bytes));
+    let read = read.and_then(|len| match u64::try_from(len) {
+        Ok(len) if len <= max => Ok(()),
+        _ => Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("it is longer than {max} bytes"),
+        )),
+    });
     read.map_err(|error| Refusal::from_io(format!("cannot read {}", path.display()), &error))?;
     Ok(bytes)
 }

@@ -120,6 +120,34 @@ fn a_backup_under_load_holds_everything_that_its_journal_names() {
     );
 }
 
+#[test]
+fn a_long_list_of_what_is_missing_is_read_whole() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let gateway = Gateway::stopped(&[]);
+    // Nothing is left out for its name.
+    let odd = std::ffi::OsStr::from_bytes(b"odd-\xff.p12");
+    fs::create_dir_all(gateway.path("data/keystore")).unwrap();
+    fs::write(gateway.path("data/keystore").join(odd), b"bytes").unwrap();
+    gateway.ok(&["backup", "safe"]);
+    let file = gateway.path("safe/backup.json");
+    let mut manifest: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    let missing = (0..20_000).map(|n| format!("AS2/files/ALICE/BOB/outbox/{n:064}/order.edi"));
+    manifest["missing"] = missing.collect();
+    fs::write(&file, manifest.to_string()).unwrap();
+    assert!(fs::metadata(&file).unwrap().len() > 1 << 20);
+    gateway.ok(&["--data-dir", "again", "restore", "safe", "--master-key", "data/master.key"]);
+    assert_eq!(fs::read(gateway.path("again/keystore").join(odd)).unwrap(), b"bytes");
+    // A manifest beyond its limit is refused as such, not read in part.
+    fs::File::options()
+        .write(true)
+        .open(&file)
+        .unwrap()
+        .set_len((64 << 20) + 1)
+        .unwrap();
+    let words = gateway.cli(&["--data-dir", "third", "restore", "safe"]).stderr;
+    assert!(words.contains("longer than 67108864 bytes"), "{words}");
+}
+
 fn first_file(dir: &Path) -> std::path::PathBuf {
     let mut entries: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     entries.sort();
