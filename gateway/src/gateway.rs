@@ -129,6 +129,7 @@ impl StartError {
             StartError::Io(why) if why.contains("Permission denied") => {
                 "ports below 1024 need root, CAP_NET_BIND_SERVICE or a socket of systemd; or set another: sftp.listen, as2.listen"
             }
+            StartError::Io(why) if why.contains("not an address") => "write it like 0.0.0.0:2022 or [::]:2022",
             StartError::Io(_) => "choose another address, or stop the program that uses it",
         }
     }

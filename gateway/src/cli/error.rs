@@ -130,7 +130,9 @@ pub(crate) fn from_clap(error: &clap::Error, arguments: impl Iterator<Item = Str
     };
     let rest = rest.iter().filter(|line| !line.starts_with("Usage: ")).copied();
     let rest = rest.collect::<Vec<_>>().join(" ");
-    let values = rest.strip_prefix("[possible values: ").and_then(|values| values.strip_suffix(']'));
+    let values = rest
+        .strip_prefix("[possible values: ")
+        .and_then(|values| Some(values.split_once(']')?.0));
     let why = match (error.kind(), values) {
         (ErrorKind::MissingRequiredArgument, _) => return Refusal::usage(format!("missing: {rest}"), "the command needs it", hint),
         (ErrorKind::UnknownArgument, _) if !rest.contains("similar") => match error.get(ContextKind::InvalidArg) {
@@ -138,6 +140,8 @@ pub(crate) fn from_clap(error: &clap::Error, arguments: impl Iterator<Item = Str
             _ => None,
         }
         .unwrap_or_else(|| "the command has nothing of this kind".to_owned()),
+        (ErrorKind::InvalidSubcommand, _) if !rest.contains("similar") => "there is no such command; --help lists them".to_owned(),
+        (ErrorKind::ValueValidation | ErrorKind::InvalidValue, None) if rest.is_empty() => "it takes a value of another form".to_owned(),
         (_, Some(values)) => format!("it has to be one of: {values}"),
         _ if rest.is_empty() => "the command line is not complete".to_owned(),
         _ => rest,
@@ -151,10 +155,12 @@ fn option_for(command: &clap::Command, word: &str) -> Option<String> {
     /// Most options that are named.
     const NAMED: usize = 5;
     let takes = |wanted: Option<&str>| -> Vec<String> {
-        let own = command.get_opts().filter(|arg| !arg.is_global_set() && !arg.is_hide_set());
+        let own = command
+            .get_opts()
+            .filter(|arg| arg.get_action().takes_values() && !arg.is_global_set());
         own.filter_map(|arg| {
             let value = arg.get_value_names()?.first()?;
-            let is_wanted = wanted.is_none_or(|wanted| value.as_str() == wanted);
+            let is_wanted = wanted.is_none_or(|wanted| value.split('|').any(|value| value == wanted));
             is_wanted.then(|| format!("--{} {value}", arg.get_long().unwrap_or_default()))
         })
         .collect()

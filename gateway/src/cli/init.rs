@@ -30,6 +30,10 @@ pub(crate) struct Init {
 }
 
 pub(crate) async fn run(ctx: &Ctx, args: Init) -> Outcome {
+    if let Some(id) = ctx.account() {
+        // Before anything is made: half of what was wished for would only be told "set up already" the next time.
+        accounts::check_id(id)?;
+    }
     let (written, config) = configuration(ctx, &args)?;
     let made = match setup::set_up(&config) {
         Ok(made) => made,

@@ -128,7 +128,10 @@ pub fn check_pair(core: &Core, station: &str, partner: &str) -> Result<String, S
         return Err(SubmitError::new(
             "no-station",
             cannot,
-            format!("no station {station}; known: {}", known.join(", ")),
+            format!(
+                "no station {station}; known: {}",
+                if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+            ),
             "as2gate station list",
         ));
     };

@@ -34,13 +34,20 @@ pub fn choose<'a>(objects: &'a Objects, wanted: Option<&str>) -> Result<&'a Acco
     }
 }
 
+/// A new account of this id.
+///
+/// # Errors
+/// When it cannot be one.
+pub fn check_id(id: &str) -> Result<Account> {
+    Account::new(id).map_err(|why| Refusal::invalid(format!("cannot add account {id}"), why, "choose an id like acme"))
+}
+
 /// Adds an account.
 ///
 /// # Errors
 /// When it exists, or breaks a rule.
 pub async fn add(core: &Core, id: &str, settings: &[(String, String)], dry_run: bool) -> Result<Account> {
-    let fresh = Account::new(id).map_err(|why| Refusal::invalid(format!("cannot add account {id}"), why, "choose an id like acme"))?;
-    let account = fields::assign(&fresh, settings)?;
+    let account = fields::assign(&check_id(id)?, settings)?;
     edit(core, dry_run, |objects| {
         if objects.accounts.contains_key(id) {
             return Err(Refusal::exists(

@@ -20,10 +20,14 @@ pub fn choose<'a>(objects: &'a Objects, account: Option<&str>, id: &str) -> Resu
         (Some(only), None) => Ok(only),
         (None, _) => {
             let known = listed(objects.partners.values().filter(fits).map(|p| p.as2_id.as_str()), "none");
+            let hint = match known.as_str() {
+                "none" => "as2gate partner add ID --url URL --certificate FILE",
+                _ => "AS2 ids are compared exactly, case included",
+            };
             Err(Refusal::not_found(
                 format!("no partner {id}"),
                 format!("known partners: {known}"),
-                "AS2 ids are compared exactly, case included",
+                hint,
             ))
         }
         _ => Err(Refusal::usage(

@@ -20,11 +20,11 @@ pub fn choose<'a>(objects: &'a Objects, account: Option<&str>, id: &str) -> Resu
     let fits = |station: &&Station| account.is_none_or(|account| station.account == account);
     objects.stations.get(id).filter(fits).ok_or_else(|| {
         let known = listed(objects.stations.values().filter(fits).map(|s| s.as2_id.as_str()), "none");
-        Refusal::not_found(
-            format!("no station {id}"),
-            format!("known stations: {known}"),
-            "AS2 ids are compared exactly, case included",
-        )
+        let hint = match known.as_str() {
+            "none" => "as2gate station add ID",
+            _ => "AS2 ids are compared exactly, case included",
+        };
+        Refusal::not_found(format!("no station {id}"), format!("known stations: {known}"), hint)
     })
 }
 

@@ -206,6 +206,8 @@ fn latest(sizes: &[Arc<AtomicU64>]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]

@@ -341,6 +341,15 @@ fn a_data_directory_alone_is_enough() {
 }
 
 #[test]
+fn init_with_an_account_that_cannot_be_makes_nothing() {
+    let place = Place::new();
+    let words = place.cli(&["init", "--account", "bad name"]).fails(4);
+    assert!(words.contains("choose an id like acme"), "{words}");
+    assert_eq!(fs::read_dir(place.dir.path()).unwrap().count(), 0);
+    place.ok(&["init", "--account", "acme"]);
+}
+
+#[test]
 fn init_never_overwrites() {
     let place = Place::new();
     place.ok(&["init", "--account", "acme"]);
@@ -510,6 +519,14 @@ fn wrong_words_are_told_what_would_be_right_and_where_it_stands() {
         (
             &["partner", "add", "BOB", "https://bob.example/as2"],
             ["--url URL", "as2gate partner add"],
+        ),
+        (&["apply", "objects.toml"], ["its option: --file FILE|DIR", "as2gate apply"]),
+        (&["export", "here"], ["its option: --out FILE", "as2gate export"]),
+        (&["completions", "tcsh"], ["one of: bash, elvish", "completions --help"]),
+        (&["frobnicate"], ["no such command", "--help"]),
+        (
+            &["message", "list", "--limit", "x"],
+            ["a value of another form", "message list --help"],
         ),
         (&["partner", "set", "BOB", "sha512"], ["--help lists them", "as2gate partner set"]),
         (&["partner", "set", "BOB", "--encript", "none"], ["--encrypt", "--help"]),
