@@ -211,11 +211,15 @@ fn sweep_area(core: &Core, account: &str, area: Area, due: &Due) -> Result<(), S
     // The rows say from which midnight the next stage counts, whatever the hour at which somebody came to look.
     let now = core.clock.now();
     let midnight = now - now.rem_euclid(DAY);
+    let mut last = None;
     loop {
-        let entries = core.journal.read(|tx| tx.to_retire(account, area, due.made, BATCH))?;
+        let entries = core
+            .journal
+            .read(|tx| tx.to_retire(account, area, due.made, last.as_ref(), BATCH))?;
         if entries.is_empty() {
             break;
         }
+        last = entries.last().cloned();
         for entry in &entries {
             core.storage.retire(entry)?;
         }

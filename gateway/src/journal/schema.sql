@@ -127,7 +127,6 @@ CREATE TABLE entry (                  -- what the tree shows of the records: dir
     hold       INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (account, parent, name, version)
 );
-CREATE INDEX entry_by_age ON entry (created) WHERE noncurrent IS NULL AND deleted IS NULL;
 CREATE INDEX entry_noncurrent ON entry (noncurrent) WHERE noncurrent IS NOT NULL AND deleted IS NULL;
 CREATE INDEX entry_unpublished ON entry (store) WHERE store <> '';
 CREATE INDEX entry_by_message ON entry (message);

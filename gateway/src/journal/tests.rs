@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rusqlite::params;
+
 use super::*;
+use crate::layout;
 use crate::layout::Area;
 use crate::message::{Detail, Direction, Id, Message, State};
 
@@ -517,4 +520,64 @@ fn the_same_payload_and_the_same_name_are_looked_up_in_an_index() {
         name.contains("message_same_payload (account=? AND station=? AND partner=? AND file=?)"),
         "{name}"
     );
+}
+
+#[test]
+fn a_sweep_walks_once_through_an_area_by_its_paths() {
+    let (_dir, journal) = journal();
+    let plan: Vec<String> = journal
+        .read(|tx| {
+            let mut query = tx.db.prepare(&format!("EXPLAIN QUERY PLAN {}", lifecycle::to_retire_sql()))?;
+            let rows = query.query_map(params!["acme", "AS2/files/", "", -1, "AS2/files0", 9, 3], |row| row.get(3))?;
+            Ok(rows.collect::<rusqlite::Result<_>>()?)
+        })
+        .unwrap();
+    assert!(plan[0].contains("sqlite_autoindex_entry_1 (account=? AND"), "{plan:?}");
+    assert!(
+        plan.iter().all(|step| !step.contains("TEMP B-TREE") && !step.contains("SCAN")),
+        "{plan:?}"
+    );
+
+    let shelf = layout::shelf(Area::Files, "ALICE", "BOB", layout::Tray::Inbox);
+    let file = |area, parent: &str, name: &str| NewEntry {
+        store: String::new(),
+        ..NewEntry::file(area, parent.to_owned(), name, "", 3)
+    };
+    let mut entries: Vec<_> = (0..5)
+        .flat_map(|n| {
+            [
+                NewEntry::dir(Area::Files, shelf.clone(), &format!("m{n}")),
+                file(Area::Files, &format!("{shelf}/m{n}"), "a"),
+            ]
+        })
+        .collect();
+    entries.push(file(Area::RawMdn, "AS2/raw-mdn/outgoing", "m0.mdn"));
+    entries.push(file(Area::Duplicate, "AS2/duplicate/ALICE/BOB", "a"));
+    journal
+        .write_blocking(move |tx| {
+            tx.add_entries("acme", "m", &entries, 5)?;
+            tx.add_entries("acme", "new", &[file(Area::Files, "AS2/files/ALICE/BOB/inbox/n", "a")], 50)?;
+            tx.add_entries("other", "m", &[file(Area::Files, "AS2/files/ALICE/BOB/inbox/o", "a")], 5)
+        })
+        .unwrap();
+    let swept = |area| {
+        let (mut found, mut last) = (Vec::new(), None);
+        loop {
+            let page = journal.read(|tx| tx.to_retire("acme", area, 9, last.as_ref(), 3)).unwrap();
+            let Some(end) = page.last() else { return found };
+            last = Some(end.clone());
+            found.extend(page.into_iter().map(|entry| (entry.parent, entry.name)));
+        }
+    };
+    let found = swept(Area::Files);
+    assert_eq!(found.len(), 10);
+    assert!(
+        found.is_sorted() && found.iter().all(|(parent, _)| parent.starts_with(&shelf)),
+        "{found:?}"
+    );
+    for area in [Area::RawMdn, Area::Duplicate] {
+        assert_eq!(swept(area).len(), 1, "{area}");
+    }
+    let count = journal.read(|tx| tx.count_sweep("acme", Area::Files, 9, 9)).unwrap();
+    assert_eq!((count.retire, count.purge, count.all), (5, 0, 6));
 }
