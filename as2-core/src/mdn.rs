@@ -274,11 +274,9 @@ fn plain_lines(text: &str) -> Vec<u8> {
 fn sign(signing: &Signing<'_>, entity: &[u8], boundary: &str, now: i64) -> Result<(String, Vec<u8>), Error> {
     let digest: Digest = signing.digest;
     let signature = encode(&p7s(&signing.params(), &crypto::hash(digest, entity)?, now)?);
-    let mut body = format!("--{boundary}\r\n").into_bytes();
-    body.extend_from_slice(entity);
-    body.extend_from_slice(&compose::signature_head(boundary));
-    body.extend_from_slice(&signature);
-    body.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
+    let (start, end) = (format!("--{boundary}\r\n"), format!("\r\n--{boundary}--\r\n"));
+    let head = compose::signature_head(boundary);
+    let body = [start.as_bytes(), entity, &head, &signature, end.as_bytes()].concat();
     Ok((compose::signed_type(digest, boundary), body))
 }
 
