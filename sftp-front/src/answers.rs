@@ -4,8 +4,7 @@
 
 use crate::budget::Budget;
 use crate::packet::{self, Broken, Code, DATA_HEAD, MAX_DATA};
-use crate::threads;
-use crate::tree::{Download, Wait};
+use crate::tree::Download;
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,16 +42,6 @@ pub(crate) enum Answer {
     Ready { bytes: Bytes, count: usize },
     /// READs whose data are still in the file.
     Reads(Reads),
-}
-
-impl Answer {
-    /// It waits for the disk at most.
-    fn is_quick(&self) -> bool {
-        match self {
-            Answer::Ready { .. } => true,
-            Answer::Reads(reads) => reads.file.wait() < Wait::Long,
-        }
-    }
 }
 
 /// `count` READs of one file: the k-th has the id `id + k` and begins at `offset + k * step`.
@@ -305,11 +294,6 @@ impl Outbox {
                 });
             };
             let has_room = filling.permit.is_some();
-            // A connection that has this thread for itself holds up nobody.
-            if threads::is_alone() && batch.iter().all(Answer::is_quick) {
-                let bytes = fill(batch, filling);
-                return Some(ToSend { bytes, has_room });
-            }
             return match tokio::task::spawn_blocking(move || fill(batch, filling)).await {
                 Ok(bytes) => Some(ToSend { bytes, has_room }),
                 Err(e) => {

@@ -214,7 +214,7 @@ impl Channel {
 
     /// Starts a worker unless one is running; it takes everything that is queued before it goes. What is quick is run here: to
     /// wake another thread takes longer, twice with every small file. A connection that has this thread for itself holds up
-    /// nobody, and moves its files here too.
+    /// nobody, and writes its files here too. Its reads go on elsewhere, or the socket would run empty meanwhile.
     fn start(self: &Arc<Self>, mut inbox: MutexGuard<'_, Inbox>, may_wait: bool) {
         match std::mem::replace(&mut inbox.worker, Worker::Running) {
             Worker::Idle(engine) => {

@@ -1,6 +1,6 @@
 //! The threads that connections run on. All tasks of a connection share one thread, and so need no other processor to be woken
 //! for what one task hands to the next, which takes longer than most of the work. What waits for the disk or the journal has
-//! blocking threads of its own, but for the files of a connection that [is alone](is_alone) on its thread.
+//! blocking threads of its own, but for the uploads of a connection that [is alone](is_alone) on its thread.
 
 use std::cell::OnceCell;
 use std::num::NonZero;

@@ -266,12 +266,12 @@ pub trait Tree: Send + Sync + 'static {
     fn after_close(&self, _path: &VPath, _sign: CloseSign) {}
 }
 
-/// What a step may have to wait for.
+/// What a request may have to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wait {
     /// It takes no longer than a copy in memory.
     Nothing,
-    /// It reads or writes a file, whose pages are in memory as a rule.
+    /// It writes to a file, whose pages are in memory as a rule.
     Disk,
     /// It may sync, or wait for others.
     Long,
@@ -293,12 +293,6 @@ pub trait Download: Send + Sync + 'static {
     /// # Errors
     /// Any fault.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, Fault>;
-
-    /// What [`read_at`](Download::read_at) may have to wait for. What is no [`Long`](Wait::Long) wait may take place without a
-    /// thread of its own.
-    fn wait(&self) -> Wait {
-        Wait::Long
-    }
 
     /// FSTAT.
     ///

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use serde_json::json;
-use sftp_front::{Download, Fault, Stat, VPath, Wait};
+use sftp_front::{Download, Fault, Stat, VPath};
 
 use super::pace::{Pace, Way};
 use super::trail::Trail;
@@ -47,28 +47,19 @@ impl Reading {
     }
 }
 
-impl Reading {
-    fn bandwidth(&self) -> u64 {
-        self.core
-            .objects()
-            .user_of(&self.account, &self.user)
-            .map_or(0, |user| user.bandwidth)
-    }
-}
-
 impl Download for Reading {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, Fault> {
         let n = self.content.read_at(offset, buf).map_err(failure)?;
-        self.pace.wait(Way::Out, n, self.bandwidth());
+        self.pace.wait(
+            Way::Out,
+            n,
+            self.core
+                .objects()
+                .user_of(&self.account, &self.user)
+                .map_or(0, |user| user.bandwidth),
+        );
         self.bytes.fetch_add(u64::try_from(n).unwrap_or(u64::MAX), Ordering::Relaxed);
         Ok(n)
-    }
-
-    fn wait(&self) -> Wait {
-        match self.bandwidth() {
-            0 => Wait::Disk,
-            _ => Wait::Long,
-        }
     }
 
     fn stat(&self) -> Result<Stat, Fault> {

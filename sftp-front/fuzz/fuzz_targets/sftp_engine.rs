@@ -22,8 +22,6 @@ mod longname;
 mod packet;
 #[path = "../../src/path.rs"]
 mod path;
-#[path = "../../src/threads.rs"]
-mod threads;
 #[path = "../../src/tree.rs"]
 mod tree;
 #[path = "../../src/writing.rs"]
