@@ -110,6 +110,7 @@ CREATE TABLE upload (                 -- what lies in send without being a messa
     updated  INTEGER NOT NULL,
     PRIMARY KEY (account, station, partner, name, owner)
 ) WITHOUT ROWID;
+CREATE INDEX upload_store ON upload (store);
 
 CREATE TABLE entry (                  -- what the tree shows of the records: directories and files
     account    TEXT NOT NULL,

@@ -523,6 +523,27 @@ fn the_same_payload_and_the_same_name_are_looked_up_in_an_index() {
 }
 
 #[test]
+fn who_names_a_content_is_looked_up_in_indexes() {
+    let (_dir, journal) = journal();
+    let plan: Vec<String> = journal
+        .read(|tx| {
+            let mut query = tx.db.prepare(&format!("EXPLAIN QUERY PLAN SELECT {}", tree::NAMED))?;
+            let rows = query.query_map(["j:a"], |row| row.get(3))?;
+            Ok(rows.collect::<rusqlite::Result<_>>()?)
+        })
+        .unwrap();
+    let found = |index: &str| plan.iter().any(|step| step.contains(index));
+    let indexes = ["entry_unpublished", "upload_store", "message_payload", "message_raw"];
+    assert!(indexes.into_iter().all(found), "{plan:?}");
+    let tables = |step: &&String| {
+        ["entry", "upload", "message"]
+            .iter()
+            .any(|table| step.starts_with(&format!("SCAN {table}")))
+    };
+    assert!(!plan.iter().any(|step| tables(&step)), "{plan:?}");
+}
+
+#[test]
 fn a_sweep_walks_once_through_an_area_by_its_paths() {
     let (_dir, journal) = journal();
     let plan: Vec<String> = journal

@@ -148,7 +148,8 @@ const FILE: &str = "f:";
 
 const ENTRY: &str = "account, parent, name, version, area, message, is_dir, store, size, created, noncurrent";
 /// Whether a row names the store key ?1.
-const NAMED: &str = "EXISTS (SELECT 1 FROM entry WHERE store = ?1 AND store <> '') OR EXISTS (SELECT 1 FROM upload WHERE store = ?1)
+pub(super) const NAMED: &str =
+    "EXISTS (SELECT 1 FROM entry WHERE store = ?1 AND store <> '') OR EXISTS (SELECT 1 FROM upload WHERE store = ?1)
     OR EXISTS (SELECT 1 FROM message WHERE finished IS NULL AND detail ->> '$.payload' = ?1)
     OR EXISTS (SELECT 1 FROM message WHERE finished IS NULL AND detail ->> '$.raw' = ?1)";
 
