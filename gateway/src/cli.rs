@@ -13,6 +13,7 @@ mod key;
 mod lifecycle;
 mod message;
 mod output;
+mod pages;
 mod partner;
 mod partner_test;
 mod send;
@@ -151,16 +152,9 @@ enum Command {
     #[command(subcommand)]
     Key(key::Verb),
     /// Print the completion script of a shell.
-    Completions(Completions),
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  as2gate completions bash > /etc/bash_completion.d/as2gate
-  as2gate completions zsh > ~/.zfunc/_as2gate")]
-struct Completions {
-    /// bash, elvish, fish, powershell or zsh.
-    shell: clap_complete::Shell,
+    Completions(pages::Completions),
+    /// Print the manual page, or write those of all commands.
+    Man(pages::Man),
 }
 
 /// What a command ends with: the exit code.
@@ -234,12 +228,8 @@ async fn dispatch(ctx: &Ctx, command: Command) -> Outcome {
         Command::Backup(args) => backup::run(ctx, args).await,
         Command::Restore(args) => backup::restore(ctx, args).await,
         Command::Key(verb) => key::run(ctx, verb),
-        Command::Completions(args) => {
-            let mut script = Vec::new();
-            clap_complete::generate(args.shell, &mut Cli::command(), "as2gate", &mut script);
-            output::out(&String::from_utf8_lossy(&script));
-            Ok(error::DONE)
-        }
+        Command::Completions(args) => pages::completions(&args, Cli::command()),
+        Command::Man(args) => pages::man(ctx, &args, Cli::command()),
     }
 }
 

@@ -1067,3 +1067,19 @@ fn completions_are_scripts() {
     fs::write(&file, script).unwrap();
     let _ = run(&mut tool("bash", &["-n", file.to_str().unwrap()])).ok();
 }
+
+#[test]
+fn manual_pages_tell_what_help_tells() {
+    let place = Place::new();
+    let page = place.ok(&["man"]);
+    assert!(page.contains(".TH as2gate 1") && page.contains("as2gate\\-partner(1)"), "{page}");
+    fs::create_dir(place.path("man1")).unwrap();
+    place.ok(&["man", "--out", "man1", "-n"]);
+    assert_eq!(fs::read_dir(place.path("man1")).unwrap().count(), 0, "a dry run writes nothing");
+    assert!(place.ok(&["man", "--out", "man1"]).contains("begin with as2gate.1"));
+    let page = fs::read_to_string(place.path("man1/as2gate-partner-add.1")).unwrap();
+    let help = place.ok(&["partner", "add", "--help"]);
+    assert!(page.contains("from\\-station") && help.contains("--from-station"), "{page}");
+    let words = place.cli(&["man", "--out", "none"]).fails(2);
+    assert!(words.contains("it is no directory"), "{words}");
+}
