@@ -120,6 +120,13 @@ impl Place {
     }
 }
 
+/// The directories of an area, as texts: from the first one on, and before the second.
+#[must_use]
+pub fn below(area: Area) -> (String, String) {
+    // '0' follows '/'.
+    (format!("AS2/{area}/"), format!("AS2/{area}0"))
+}
+
 /// The directory of a message's records, e.g. `AS2/files/ALICE/BOB/inbox`.
 #[must_use]
 pub fn shelf(area: Area, station: &str, partner: &str, which: Tray) -> String {

@@ -5,7 +5,7 @@ use rusqlite::params;
 use super::tree::{Entry, read_entry};
 use super::{Result, Tx};
 use crate::clock::Millis;
-use crate::layout::Area;
+use crate::layout::{self, Area};
 
 /// A file whose time has come.
 pub type Expiring = Entry;
@@ -34,12 +34,6 @@ pub(super) fn to_retire_sql() -> String {
     )
 }
 
-/// The directories of an area: from the first text on, and before the second.
-fn parents(area: Area) -> (String, String) {
-    // '0' follows '/'.
-    (format!("AS2/{area}/"), format!("AS2/{area}0"))
-}
-
 impl Tx<'_> {
     /// Entries of an area made at or before a time that are still current, by path, behind the one given: a sweep walks once
     /// through the area. An index by age would save it that walk, once a day, and cost every message seven insertions.
@@ -47,7 +41,7 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn to_retire(&self, account: &str, area: Area, made_before: Millis, after: Option<&Entry>, limit: u32) -> Result<Vec<Expiring>> {
-        let (from, to) = parents(area);
+        let (from, to) = layout::below(area);
         let (parent, name, version) = after.map_or((from.as_str(), "", -1), |e| (e.parent.as_str(), e.name.as_str(), e.version));
         let mut query = self.db.prepare_cached(&to_retire_sql())?;
         let rows = query.query_map(params![account, parent, name, version, to, made_before, limit], |row| {
@@ -79,7 +73,7 @@ impl Tx<'_> {
                     count(*) FILTER (WHERE noncurrent <= ?4 AND hold = 0), count(*)
              FROM entry WHERE account = ?1 AND parent >= ?2 AND parent < ?5 AND is_dir = 0 AND deleted IS NULL"
         );
-        let (from, to) = parents(area);
+        let (from, to) = layout::below(area);
         let mut query = self.db.prepare_cached(&sql)?;
         Ok(query.query_row(params![account, from, made_before, retired_before, to], |row| {
             Ok(SweepCount {
