@@ -44,8 +44,6 @@ const PAUSE: Millis = 30_000;
 const SLOW: Millis = 60_000;
 /// Headers that a request has once at most.
 const IDENTITY: [&str; 3] = ["AS2-From", "AS2-To", "Message-ID"];
-/// Bytes read at once for a digest.
-const DIGEST_PIECE: usize = 256 * 1024;
 
 /// The AS2 endpoint: messages and async MDNs, told apart by content.
 pub struct Inbox {
@@ -369,12 +367,8 @@ async fn digested(draft: Draft, hash: Option<Sha256>) -> Result<(Draft, String),
         return Ok((draft, hex(&hash.finish())));
     }
     let read = tokio::task::spawn_blocking(move || {
-        let mut hash = Sha256::new();
-        draft.for_each(DIGEST_PIECE, |piece| {
-            hash.update(piece);
-            Ok::<_, FlowError>(())
-        })?;
-        Ok((draft, hex(&hash.finish())))
+        let sha256 = draft.sha256()?;
+        Ok((draft, sha256))
     });
     read.await.map_err(|e| FlowError::Internal(e.to_string()))?
 }

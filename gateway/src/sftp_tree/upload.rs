@@ -24,7 +24,7 @@ use crate::storage::{Draft, Staged, StorageError};
 
 /// Free space is looked at again after so many bytes.
 const ROOM_EVERY: u64 = 8 << 20;
-/// Bytes read at once when a digest has to be taken afterwards.
+/// Bytes copied at once of a file that is gone on with.
 const PIECE: usize = 256 * 1024;
 
 pub(super) struct Writing {
@@ -209,12 +209,7 @@ impl Writing {
         if self.is_digested() {
             return Ok(hex(&std::mem::replace(&mut self.hash.state, Sha256::new()).finish()));
         }
-        let mut state = Sha256::new();
-        self.draft.for_each(PIECE, |piece| {
-            state.update(piece);
-            Ok::<_, StorageError>(())
-        })?;
-        Ok(hex(&state.finish()))
+        self.draft.sha256()
     }
 
     fn arrived(&self, staged: Staged, sha256: String) -> Arrived {

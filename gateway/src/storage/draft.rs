@@ -8,12 +8,16 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use openssl::sha::Sha256;
 
 use super::partial::{Part, SYNC_EVERY};
 use super::{Context as _, INLINE_MAX, Result, StorageError, make_dir, sync_dir};
 use crate::intake::hex;
 use crate::journal::Blob;
 use crate::random::random;
+
+/// Bytes read at once for a digest.
+const DIGEST_PIECE: usize = 256 * 1024;
 
 /// Bytes that are being written and are worth nothing yet. Dropping it forgets them, unless it is a part (`partial.rs`).
 #[derive(Debug)]
@@ -192,6 +196,19 @@ impl Draft {
         take: impl FnMut(&[u8]) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         super::content::pieces(piece, |at, buffer| self.read_at(at, buffer), take)
+    }
+
+    /// SHA-256 of all of it in hex, read back.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn sha256(&self) -> Result<String> {
+        let mut hash = Sha256::new();
+        self.for_each(DIGEST_PIECE, |piece| {
+            hash.update(piece);
+            Ok::<_, StorageError>(())
+        })?;
+        Ok(hex(&hash.finish()))
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
