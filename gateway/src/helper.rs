@@ -1,9 +1,40 @@
-//! A second processor for large messages, as long as there is one to spare.
+//! Cryptographic work: how much of it goes on at once, and a second processor for large messages, as long as there is one to
+//! spare.
 
 use std::sync::Arc;
 
 use as2_core::helper::Helper;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::gateway::Core;
+use crate::outbox::FlowError;
+
+/// A place within the bound for cryptographic work, waited for.
+///
+/// # Errors
+/// Ours only.
+pub(crate) async fn permit(core: &Core) -> Result<OwnedSemaphorePermit, FlowError> {
+    let permit = Arc::clone(&core.crypto).acquire_owned().await;
+    permit.map_err(|e| FlowError::Internal(e.to_string()))
+}
+
+/// Does cryptographic work on a blocking thread, within its bound.
+///
+/// # Errors
+/// Ours only.
+pub(crate) async fn with_permit<T: Send + 'static>(
+    core: &Arc<Core>,
+    work: impl FnOnce(&Arc<Core>) -> T + Send + 'static,
+) -> Result<T, FlowError> {
+    let permit = permit(core).await?;
+    let core = Arc::clone(core);
+    let work = tokio::task::spawn_blocking(move || {
+        let done = work(&core);
+        drop(permit);
+        done
+    });
+    work.await.map_err(|e| FlowError::Internal(e.to_string()))
+}
 
 /// Lends threads to the cryptographic work on large messages. With few messages in work the digest runs beside the cipher; with
 /// many, every processor has a message of its own, and nothing is gained by splitting one.

@@ -12,6 +12,7 @@ use as2_core::receive::{
 
 use crate::clock::{Millis, millis};
 use crate::gateway::Core;
+use crate::helper::with_permit;
 use crate::journal::{Blob, Job, NewEntry, Next, Settlement};
 use crate::layout::{self, Area, MdnDirection};
 use crate::message::{Attempt, Message, State};
@@ -137,17 +138,12 @@ pub(crate) async fn read_mdn(
         let mdn = parse(pair, &headers, &body, &[]);
         return Ok(mdn.map(|mdn| Evidence { mdn, headers, body }));
     }
-    let permit = Arc::clone(&core.crypto)
-        .acquire_owned()
-        .await
-        .map_err(|e| FlowError::Internal(e.to_string()))?;
     let pair = Arc::clone(pair);
-    let read = tokio::task::spawn_blocking(move || {
+    with_permit(core, move |_| {
         let mdn = parse(&pair, &headers, &body, &[]);
-        drop(permit);
         mdn.map(|mdn| Evidence { mdn, headers, body })
-    });
-    read.await.map_err(|e| FlowError::Internal(e.to_string()))
+    })
+    .await
 }
 
 /// Parses and verifies; policy on content does not apply to an MDN, the pinned certificates do.

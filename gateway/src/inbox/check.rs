@@ -10,7 +10,7 @@ use as2_core::mic::Mic;
 use as2_core::receive::{Failure, Incoming, Limits, PartInfo, PayloadSink, Received, ReceivedMessage, Receiver, SinkError};
 use as2_core::{Error, ErrorKind};
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 use super::reply::{Mdn, Says, receipted};
 use super::{Taken, names};
@@ -18,6 +18,7 @@ use crate::clock::{Millis, millis};
 use crate::content_type;
 use crate::event::NewEvent;
 use crate::gateway::Core;
+use crate::helper::{permit, with_permit};
 use crate::journal::{self, Blob, Claim, Claimed, Filing, JournalError, NewEntry, Tx, head_key, mdn_key};
 use crate::layout::{self, Area, MdnDirection, Tray};
 use crate::message::{FileRecord, Message, State};
@@ -156,7 +157,7 @@ fn bind(core: &Core, checked: Checked, claim: Claim, then: impl FnOnce(Decision)
 /// cryptographic work.
 async fn examine(core: &Arc<Core>, taken: &Taken) -> Result<Checked, FlowError> {
     let given = taken.clone();
-    let (mut checked, trouble) = with_permit(core, move |core| look(core, given, None)).await?;
+    let (mut checked, trouble) = with_permit(core, move |core| look(core, given, None)).await??;
     checked.delay = brake(core, taken, trouble).await;
     if let Some(at) = &mut checked.filing.post_mdn_at {
         *at += millis(checked.delay);
@@ -444,26 +445,7 @@ pub(super) async fn open(core: &Arc<Core>, pair: &Arc<Partnership>, message: &Me
     let pair = Arc::clone(pair);
     let (raw, block) = (message.detail.raw.clone(), message.detail.head());
     let work = move |core: &Arc<Core>| pass(core, &pair, &core.storage.open_staged(&raw)?, &block);
-    with_permit(core, work).await
-}
-
-async fn permit(core: &Core) -> Result<OwnedSemaphorePermit, FlowError> {
-    let permit = Arc::clone(&core.crypto).acquire_owned().await;
-    permit.map_err(|e| FlowError::Internal(e.to_string()))
-}
-
-async fn with_permit<T: Send + 'static>(
-    core: &Arc<Core>,
-    work: impl FnOnce(&Arc<Core>) -> Result<T, FlowError> + Send + 'static,
-) -> Result<T, FlowError> {
-    let permit = permit(core).await?;
-    let core = Arc::clone(core);
-    let work = tokio::task::spawn_blocking(move || {
-        let done = work(&core);
-        drop(permit);
-        done
-    });
-    work.await.map_err(|e| FlowError::Internal(e.to_string()))?
+    with_permit(core, work).await?
 }
 
 fn pass(core: &Core, pair: &Partnership, content: &Content, block: &[u8]) -> Result<Found, FlowError> {

@@ -13,6 +13,7 @@ use as2_core::receipt::ReceiptRequest;
 
 use super::FlowError;
 use crate::gateway::Core;
+use crate::helper::with_permit;
 use crate::journal::Blob;
 use crate::message::{Message, MicRecord};
 use crate::partner::{self, Zip};
@@ -67,17 +68,8 @@ pub(super) async fn compose(
     message: Message,
     partnership: &Arc<Partnership>,
 ) -> Result<Result<Packed, Trouble>, FlowError> {
-    let permit = Arc::clone(&core.crypto)
-        .acquire_owned()
-        .await
-        .map_err(|e| FlowError::Internal(e.to_string()))?;
-    let (core, pair) = (Arc::clone(core), Arc::clone(partnership));
-    let packed = tokio::task::spawn_blocking(move || {
-        let packed = package(&core, message, &pair);
-        drop(permit);
-        packed
-    });
-    match packed.await.map_err(|e| FlowError::Internal(e.to_string()))? {
+    let pair = Arc::clone(partnership);
+    match with_permit(core, move |core| package(core, message, &pair)).await? {
         Ok(packed) => Ok(Ok(packed)),
         Err(ComposeError::Trouble(trouble)) => Ok(Err(trouble)),
         Err(ComposeError::Storage(error)) => Err(error.into()),
