@@ -26,7 +26,7 @@ use crate::clock::Millis;
 use crate::gateway::Core;
 use crate::http::{Arrival, Receive, Reply, Sink};
 use crate::intake::hex;
-use crate::journal::{Claim, Claimed, Job, JournalError};
+use crate::journal::{Claim, Claimed, Job, JournalError, file_name};
 use crate::message::{Detail, Direction, Id, Message, State};
 use crate::outbox::FlowError;
 use crate::partnership::{Lack, Partnership};
@@ -548,7 +548,7 @@ fn note_request(detail: &mut Detail, request: &ReceiptRequest) {
 
 /// Staged bytes that nobody needs after all.
 pub(super) async fn drop_staged(core: &Core, staged: Staged) {
-    if staged.key.starts_with("f:") {
+    if file_name(&staged.key).is_some() {
         core.let_go(vec![staged.key]).await;
     }
 }

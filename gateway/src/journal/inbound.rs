@@ -5,7 +5,7 @@ use rusqlite::{OptionalExtension as _, params};
 use super::jobs::{JobKind, LEASE};
 use super::messages::bare;
 use super::outbound::lane;
-use super::tree::{Blob, NewEntry};
+use super::tree::{Blob, NewEntry, file_name};
 use super::{JournalError, Result, Tx};
 use crate::clock::Millis;
 use crate::message::{Message, State};
@@ -83,7 +83,7 @@ impl Filing {
     pub fn staged_parts(&self) -> Vec<String> {
         let files = self.entries.iter().map(|entry| &entry.store);
         files
-            .filter(|store| store.starts_with("f:") && **store != self.message.detail.raw)
+            .filter(|store| file_name(store).is_some() && **store != self.message.detail.raw)
             .cloned()
             .collect()
     }

@@ -121,6 +121,24 @@ impl NewEntry {
 /// Small contents under their key.
 pub type Blob = (String, Bytes);
 
+/// The store key of small contents of this name, in a row of their own.
+#[must_use]
+pub fn blob_key(name: &str) -> String {
+    format!("{BLOB}{name}")
+}
+
+/// The store key of a file of the store.
+#[must_use]
+pub fn file_key(name: &str) -> String {
+    format!("{FILE}{name}")
+}
+
+/// The file of the store that a key names, if it names one.
+#[must_use]
+pub fn file_name(key: &str) -> Option<&str> {
+    key.strip_prefix(FILE)
+}
+
 /// The store key of a header block that the message's own row holds.
 #[must_use]
 pub fn head_key(message: &str) -> String {
@@ -325,10 +343,9 @@ impl Tx<'_> {
             && let Some(row) = rows.next()?
         {
             let entry = read_entry(row)?;
-            let small = if entry.store.starts_with(FILE) {
-                None
-            } else {
-                self.blob(&entry.store)?
+            let small = match file_name(&entry.store) {
+                Some(_) => None,
+                None => self.blob(&entry.store)?,
             };
             bytes = bytes.saturating_add(small.as_ref().map_or(0, Bytes::len));
             found.push((entry, small));

@@ -13,7 +13,7 @@ use openssl::sha::Sha256;
 use super::partial::{Part, SYNC_EVERY};
 use super::{Context as _, INLINE_MAX, Result, StorageError, make_dir, sync_dir};
 use crate::intake::hex;
-use crate::journal::Blob;
+use crate::journal::{Blob, blob_key, file_key};
 use crate::random::random;
 
 /// Bytes read at once for a digest.
@@ -56,7 +56,7 @@ impl Staged {
     /// Small contents that the deciding transaction keeps.
     #[must_use]
     pub fn small(bytes: Vec<u8>) -> Self {
-        Self::held(format!("j:{}", small_name()), bytes)
+        Self::held(blob_key(&small_name()), bytes)
     }
 
     /// Small contents that the journal holds under this key once the deciding transaction is through.
@@ -303,7 +303,7 @@ impl Draft {
             sync_dir(&self.store)?;
         }
         fs::rename(path, dir.join(&name)).context(|| format!("cannot move {} into the store", path.display()))?;
-        Ok((format!("f:{name}"), dir))
+        Ok((file_key(&name), dir))
     }
 
     pub(super) fn spill(&mut self) -> Result<()> {

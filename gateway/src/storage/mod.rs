@@ -33,7 +33,7 @@ pub use draft::{Draft, Staged};
 pub use partial::{Held, Partials, Place, Usage};
 pub use unknown::UnknownMdns;
 
-use crate::journal::{Entry, Journal, JournalError};
+use crate::journal::{Entry, Journal, JournalError, file_key, file_name};
 
 /// Contents up to this size live in the journal until they are published: one sync for all of them.
 pub const INLINE_MAX: usize = 64 * 1024;
@@ -210,7 +210,7 @@ impl Storage {
     /// # Errors
     /// `Missing` if nothing is there.
     pub fn open_staged(&self, key: &str) -> Result<Content> {
-        if is_file(key) {
+        if file_name(key).is_some() {
             return Content::from_file(&self.file_of(key)?);
         }
         let bytes = self.journal.read(|tx| tx.blob(key))?;
@@ -267,7 +267,7 @@ impl Storage {
         for shard in list(&self.store)? {
             for file in list(&shard)? {
                 let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                let named = self.journal.read(|tx| tx.names_store_key(&format!("f:{name}")))?;
+                let named = self.journal.read(|tx| tx.names_store_key(&file_key(&name)))?;
                 if !named && old(&file, orphan_age_secs) {
                     tracing::warn!(file = %file.display(), "removing staged bytes that no row names");
                     gone += u64::from(fs::remove_file(&file).is_ok());
@@ -289,7 +289,7 @@ impl Storage {
     }
 
     fn file_of(&self, key: &str) -> Result<PathBuf> {
-        let name = key.strip_prefix("f:").ok_or_else(|| StorageError::Missing(key.to_owned()))?;
+        let name = file_name(key).ok_or_else(|| StorageError::Missing(key.to_owned()))?;
         let shard = name.get(..2).ok_or_else(|| StorageError::Missing(key.to_owned()))?;
         Ok(self.store.join(shard).join(name))
     }
@@ -319,11 +319,6 @@ fn space(dir: &Path) -> Result<rustix::fs::StatVfs> {
     rustix::fs::statvfs(dir)
         .map_err(io::Error::from)
         .context(|| "cannot ask for free space".to_owned())
-}
-
-/// Whether a key names staged bytes in a file of their own.
-fn is_file(key: &str) -> bool {
-    key.starts_with("f:")
 }
 
 fn old(file: &Path, age_secs: u64) -> bool {

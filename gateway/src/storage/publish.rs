@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-use super::{Context as _, Result, Storage, is_file, make_dir, sync_dir};
-use crate::journal::Entry;
+use super::{Context as _, Result, Storage, make_dir, sync_dir};
+use crate::journal::{Entry, file_name};
 
 /// Entries that one round publishes and syncs together.
 const MAX_BATCH: u32 = 512;
@@ -61,7 +61,7 @@ impl Storage {
         self.journal.write_sure_blocking(move |tx| tx.published(&placed))?;
         for key in keys {
             // Small ones went with their rows.
-            if is_file(&key) && !self.journal.read(|tx| tx.names_store_key(&key))? {
+            if file_name(&key).is_some() && !self.journal.read(|tx| tx.names_store_key(&key))? {
                 self.discard(&key);
             }
         }
