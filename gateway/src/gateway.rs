@@ -21,6 +21,7 @@ use crate::journal::{Journal, JournalError, Objects, UploadState};
 use crate::message::State;
 use crate::partnership::{Lack, Partnership, PartnershipCache};
 use crate::post::Poster;
+use crate::random::random;
 use crate::sftp_tree::Logins;
 use crate::station::Station;
 use crate::storage::{self, Storage, StorageError};
@@ -303,10 +304,8 @@ impl Core {
 }
 
 fn random_tag() -> String {
-    let mut random = [0u8; 8];
     // A fixed tag would only make leases of a dead process last until they run out.
-    let _ = openssl::rand::rand_bytes(&mut random);
-    format!("{:016x}", u64::from_le_bytes(random))
+    format!("{:016x}", u64::from_le_bytes(random()))
 }
 
 /// What `serve` may override.

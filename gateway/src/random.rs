@@ -1,4 +1,4 @@
-//! Random bytes for names, which must differ and need not be secret.
+//! Random bytes that need not be secret: for names, which must differ, and to spread times.
 
 use std::cell::RefCell;
 

@@ -12,6 +12,7 @@ use crate::clock::{Millis, compact, millis};
 use crate::event::NewEvent;
 use crate::layout::{self, Area};
 use crate::message::{Message, State};
+use crate::random::random;
 use crate::storage::Staged;
 
 /// A file as it stands in `send`.
@@ -243,11 +244,8 @@ impl Tx<'_> {
             return Ok(name.to_owned());
         }
         loop {
-            let mut random = [0u8; 2];
-            // Without randomness the loop below still ends, because the journal refuses nothing here but a taken name.
-            let _ = openssl::rand::rand_bytes(&mut random);
             let stamp = compact(now);
-            let tag = format!("{}Z-{:04x}", stamp.get(..15).unwrap_or(&stamp), u16::from_be_bytes(random));
+            let tag = format!("{}Z-{:04x}", stamp.get(..15).unwrap_or(&stamp), u16::from_be_bytes(random()));
             let candidate = layout::tagged(name, &tag);
             if self.entry(account, parent, &candidate)?.is_none() {
                 return Ok(candidate);

@@ -11,6 +11,7 @@ use crate::layout::{self, Area, Tray};
 use crate::message::{Attempt, Message, State};
 use crate::partnership::Partnership;
 use crate::post::{Answer, PostError, Stage};
+use crate::random::random;
 use crate::receipts::{self, Evidence, Timing, Verdict};
 
 /// Attempts of the partner's own answer that we honour in `Retry-After`, at most.
@@ -375,10 +376,8 @@ pub fn retry_wait(initial: Duration, factor: f64, max_wait: Duration, n: u32, ji
 }
 
 fn jitter_roll() -> f64 {
-    let mut random = [0u8; 4];
     // Without randomness there is no jitter, which harms nobody.
-    let _ = openssl::rand::rand_bytes(&mut random);
-    f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX) * 2.0 - 1.0
+    f64::from(u32::from_le_bytes(random())) / f64::from(u32::MAX) * 2.0 - 1.0
 }
 
 /// The deadline of an async receipt: the same bytes again, some times, then failed with the outcome unknown.
