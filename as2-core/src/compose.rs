@@ -17,6 +17,7 @@ use crate::cms::Form;
 use crate::error::Error;
 use crate::headers::Headers;
 use crate::helper::Helper;
+use crate::hex;
 use crate::id::As2Id;
 use crate::kernel::Kernel;
 use crate::message_id::MessageId;
@@ -412,11 +413,6 @@ pub(crate) fn public_url(url: &str) -> String {
 /// A boundary that no payload contains, because its bytes were random after the payload was written.
 pub(crate) fn boundary(nonce: &[u8; 16], purpose: &str) -> String {
     format!("as2-{}-{purpose}", hex(nonce))
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    let digit = |half: u8| char::from_digit(u32::from(half), 16).unwrap_or('0');
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// The content type of `multipart/signed` (RFC 1847 §2.1).

@@ -11,6 +11,7 @@ pub mod disposition;
 mod error;
 pub mod headers;
 pub mod helper;
+mod hex;
 pub mod id;
 pub mod kernel;
 pub mod mdn;
@@ -21,3 +22,4 @@ pub mod receipt;
 pub mod receive;
 
 pub use error::{Error, ErrorKind};
+pub use hex::hex;

@@ -16,6 +16,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use as2_core::headers::Headers;
+use as2_core::hex;
 use as2_core::id::As2Id;
 use as2_core::message_id::MessageId;
 use as2_core::receipt::ReceiptRequest;
@@ -25,7 +26,6 @@ use openssl::sha::Sha256;
 use crate::clock::Millis;
 use crate::gateway::Core;
 use crate::http::{Arrival, Receive, Reply, Sink};
-use crate::intake::hex;
 use crate::journal::{Claim, Claimed, Job, JournalError, file_name};
 use crate::message::{Detail, Direction, Id, Message, State};
 use crate::outbox::FlowError;

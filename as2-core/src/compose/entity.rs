@@ -4,10 +4,11 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{PartMeta, TransferEncoding, boundary, hex};
+use super::{PartMeta, TransferEncoding, boundary};
 use crate::cms::compressed_prefix;
 use crate::error::Error;
 use crate::headers::Headers;
+use crate::hex;
 use crate::mime::transfer::{Encoder, encoded_len};
 
 /// Bytes of text in one encoded word: 75 characters less the frame, in base64 (RFC 2047 §2).

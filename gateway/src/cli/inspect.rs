@@ -22,7 +22,7 @@ use super::output::{facts, grouped};
 use super::{CertificateFile, Ctx, Outcome};
 use crate::helper::SpareCores;
 use crate::manage::{Refusal, Result};
-use crate::{content_type, intake, layout};
+use crate::{content_type, layout};
 
 /// Bytes handed over at a time.
 const PIECE: usize = 256 * 1024;
@@ -319,7 +319,7 @@ impl PayloadSink for Sink {
     fn part_end(&mut self) -> std::result::Result<(), SinkError> {
         self.file = None;
         if let (Some(part), Some(hash)) = (self.parts.last_mut(), self.hash.take()) {
-            part.sha256 = intake::hex(&hash.finish());
+            part.sha256 = as2_core::hex(&hash.finish());
         }
         Ok(())
     }

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use as2_core::headers::Headers;
+use as2_core::hex;
 use openssl::sha::sha256;
 
 use super::reply;
@@ -16,7 +17,6 @@ use super::{Relationship, Taken, new_message, relationship, repeat};
 use crate::clock::{Millis, millis};
 use crate::gateway::Core;
 use crate::http::{Arrival, Reply};
-use crate::intake::hex;
 use crate::outbox::FlowError;
 use crate::partnership::Partnership;
 use crate::storage::{Draft, Held, INLINE_MAX, Place, StorageError};

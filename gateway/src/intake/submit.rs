@@ -4,9 +4,10 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use as2_core::hex;
 use openssl::sha::Sha256;
 
-use super::{Arrived, Landed, drawn, hex, queue};
+use super::{Arrived, Landed, drawn, queue};
 use crate::gateway::Core;
 use crate::journal::JournalError;
 use crate::layout;

@@ -17,6 +17,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use as2_core::hex;
 use keystore::MasterKey;
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +25,6 @@ use super::{Refusal, RefusalKind, Result};
 use crate::clock::rfc3339;
 use crate::config::{CONFIG_FILE, Config, Secret};
 use crate::gateway::Core;
-use crate::intake::hex;
 use crate::journal::{Entry, JournalError, StoreKey};
 use crate::layout::Area;
 use crate::storage::{Content, StorageError};

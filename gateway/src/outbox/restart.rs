@@ -30,7 +30,7 @@ pub(super) fn tag(headers: &mut Headers, len: u64, partner: &Partner) -> Result<
     }
     let mut random = [0u8; 16];
     openssl::rand::rand_bytes(&mut random)?;
-    headers.push("ETag", &format!("\"{}\"", crate::intake::hex(&random)))
+    headers.push("ETag", &format!("\"{}\"", as2_core::hex(&random)))
 }
 
 /// What one try came to.

@@ -4,6 +4,7 @@ use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::Instant;
 
+use as2_core::hex;
 use openssl::sha::Sha256;
 use serde_json::{Value, json};
 use sftp_front::{Closed, Fault, OpenHow, SetStat, Stat, Upload, UploadFacts, Wait};
@@ -16,7 +17,7 @@ use super::trail::Trail;
 use super::tree::{As2Tree, elapsed};
 use super::{failure, now};
 use crate::gateway::Core;
-use crate::intake::{self, Arrived, Landed, Sign, hex};
+use crate::intake::{self, Arrived, Landed, Sign};
 use crate::journal::{UploadRow, UploadState};
 use crate::layout;
 use crate::message::State;

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use as2_core::hex;
 use bytes::Bytes;
 use openssl::sha::Sha256;
 
 use super::partial::{Part, SYNC_EVERY};
 use super::{Context as _, INLINE_MAX, Result, StorageError, make_dir, sync_dir};
-use crate::intake::hex;
 use crate::journal::{Blob, blob_key, file_key};
 use crate::random::random;
 
