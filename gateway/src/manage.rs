@@ -444,6 +444,16 @@ pub fn with_changes(before: &Objects, changes: &[Change]) -> Objects {
     after
 }
 
+/// Why an AS2 id is not found, and what helps: to look at the spelling, or to `add` the first one.
+pub(crate) fn instead<'a>(kind: &str, known: impl Iterator<Item = &'a str>, add: &'static str) -> (String, &'static str) {
+    let mut known = known.peekable();
+    let hint = match known.peek() {
+        Some(_) => "AS2 ids are compared exactly, case included",
+        None => add,
+    };
+    (format!("known {kind}: {}", listed(known, "none")), hint)
+}
+
 /// "a, b and c", or what to say when there is none.
 pub(crate) fn listed<'a>(names: impl Iterator<Item = &'a str>, none: &str) -> String {
     /// Names shown in one line.

@@ -222,11 +222,12 @@ fn finish(ctx: &Ctx, findings: &[Finding], all_well: &str) -> Outcome {
 pub(crate) fn doctor(ctx: &Ctx, _: &Doctor) -> Outcome {
     let config = ctx.config()?;
     let paths = config.paths();
-    let mut findings = ports(&config, is_served(&config));
     let opened = Core::open(config.clone());
     // Where nothing is set up, or for this user to see, its keys are not lost.
-    if !matches!(opened, Err(StartError::NotSetUp(_) | StartError::Unreadable(..))) {
-        findings.splice(0..0, keys(&config));
+    let is_ours = !matches!(opened, Err(StartError::NotSetUp(_) | StartError::Unreadable(..)));
+    let mut findings = if is_ours { keys(&config) } else { Vec::new() };
+    findings.extend(ports(&config, is_served(&config)));
+    if is_ours {
         findings.extend(rights(&paths.data));
     }
     match opened {

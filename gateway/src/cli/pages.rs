@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Command};
+use serde_json::json;
 
 use super::error::DONE;
 use super::output::out;
@@ -52,9 +53,8 @@ pub(crate) fn man(ctx: &Ctx, args: &Man, described: Command) -> Outcome {
     if !ctx.dry_run() {
         let written = clap_mangen::generate_to(described, dir);
         written.map_err(|error| Refusal::from_io(format!("cannot write manual pages to {}", dir.display()), &error))?;
-        if !ctx.globals.quiet {
-            out(&format!("Wrote the manual pages to {}: begin with as2gate.1\n", dir.display()));
-        }
+        let text = format!("Wrote the manual pages to {}: begin with as2gate.1\n", dir.display());
+        ctx.printer.done(&json!({ "dir": dir }), &text);
     }
     Ok(DONE)
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::certificates::{self, NewCertificate};
-use super::{Change, Refusal, Result, accounts, edit, fields, listed, secrets, stations};
+use super::{Change, Refusal, Result, accounts, edit, fields, instead, secrets, stations};
 use crate::certificate::{Certificate, Purpose};
 use crate::gateway::Core;
 use crate::journal::{ObjectKind, Objects};
@@ -19,16 +19,9 @@ pub fn choose<'a>(objects: &'a Objects, account: Option<&str>, id: &str) -> Resu
     match (found.next(), found.next()) {
         (Some(only), None) => Ok(only),
         (None, _) => {
-            let known = listed(objects.partners.values().filter(fits).map(|p| p.as2_id.as_str()), "none");
-            let hint = match known.as_str() {
-                "none" => "as2gate partner add ID --url URL --certificate FILE",
-                _ => "AS2 ids are compared exactly, case included",
-            };
-            Err(Refusal::not_found(
-                format!("no partner {id}"),
-                format!("known partners: {known}"),
-                hint,
-            ))
+            let known = objects.partners.values().filter(fits).map(|p| p.as2_id.as_str());
+            let (why, hint) = instead("partners", known, "as2gate partner add ID --url URL --certificate FILE");
+            Err(Refusal::not_found(format!("no partner {id}"), why, hint))
         }
         _ => Err(Refusal::usage(
             format!("which partner {id}?"),

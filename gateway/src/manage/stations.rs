@@ -3,7 +3,7 @@
 use keystore::{CertInfo, KeyPair, KeySpec, Subject, generate};
 
 use super::certificates::{self, NewCertificate};
-use super::{Change, Refusal, Result, accounts, edit, fields, listed};
+use super::{Change, Refusal, Result, accounts, edit, fields, instead};
 use crate::certificate::{Certificate, Purpose};
 use crate::gateway::Core;
 use crate::journal::{ObjectKind, Objects};
@@ -19,12 +19,9 @@ pub const CERTIFICATE_DAYS: u32 = 730;
 pub fn choose<'a>(objects: &'a Objects, account: Option<&str>, id: &str) -> Result<&'a Station> {
     let fits = |station: &&Station| account.is_none_or(|account| station.account == account);
     objects.stations.get(id).filter(fits).ok_or_else(|| {
-        let known = listed(objects.stations.values().filter(fits).map(|s| s.as2_id.as_str()), "none");
-        let hint = match known.as_str() {
-            "none" => "as2gate station add ID",
-            _ => "AS2 ids are compared exactly, case included",
-        };
-        Refusal::not_found(format!("no station {id}"), format!("known stations: {known}"), hint)
+        let known = objects.stations.values().filter(fits).map(|s| s.as2_id.as_str());
+        let (why, hint) = instead("stations", known, "as2gate station add ID");
+        Refusal::not_found(format!("no station {id}"), why, hint)
     })
 }
 
