@@ -224,18 +224,26 @@ fn wait(core: &Core, file: Arrived, state: UploadState, reason: &str) -> Result<
         created: file.replaces.as_ref().map_or(now, |old| old.created),
         updated: now,
     };
-    put(core, row, blob)?;
+    // It got another name while it was written: what it goes on with still has the old one.
+    let former = file.replaces.filter(|old| old.name != row.name);
+    put(core, row, blob, former)?;
     Ok(Landed::Waits(state))
 }
 
-fn put(core: &Core, row: UploadRow, blob: Option<Blob>) -> Result<(), JournalError> {
-    let replaced = core.journal.write_blocking(move |tx| {
+fn put(core: &Core, row: UploadRow, blob: Option<Blob>, former: Option<UploadRow>) -> Result<(), JournalError> {
+    let let_go = core.journal.write_blocking(move |tx| {
         if let Some((key, bytes)) = &blob {
             tx.put_blob(key, bytes)?;
         }
-        tx.put_upload(&row)
+        let mut let_go = Vec::from_iter(tx.put_upload(&row)?);
+        if let Some(former) = former
+            && tx.remove_upload(&former)?
+        {
+            let_go.push(former.store);
+        }
+        Ok(let_go)
     })?;
-    core.let_go_blocking(replaced.into_iter().collect());
+    core.let_go_blocking(let_go);
     Ok(())
 }
 

@@ -26,8 +26,8 @@ struct Seen {
 #[derive(Default)]
 struct Names {
     seen: HashMap<Key, Seen>,
-    /// The sizes of what is being written under a name, the latest last.
-    live: HashMap<Key, Vec<Arc<AtomicU64>>>,
+    /// What is being written under a name, the latest last.
+    live: HashMap<Key, Vec<Arc<Open>>>,
     sessions: HashSet<u64>,
     /// Session and path of a file that looks broken off unless its client looks back; one for each session.
     awaited: HashMap<u64, String>,
@@ -40,30 +40,81 @@ pub(super) struct Desk {
     quotas: Mutex<()>,
 }
 
+/// An open upload as requests about its name see it.
+struct Open {
+    size: AtomicU64,
+    /// Locked behind the names.
+    fate: Mutex<Fate>,
+}
+
+/// What requests about its name have made of an open upload.
+struct Fate {
+    /// Its path; another one than it was opened under if it was renamed.
+    path: String,
+    /// It was removed: its bytes go nowhere.
+    is_removed: bool,
+    /// It is being decided about, too late for the above.
+    is_ending: bool,
+}
+
+impl Fate {
+    fn path(&self) -> Option<String> {
+        (!self.is_removed).then(|| self.path.clone())
+    }
+}
+
+impl Open {
+    fn size(&self) -> u64 {
+        self.size.load(Ordering::Relaxed)
+    }
+
+    fn fate(&self) -> MutexGuard<'_, Fate> {
+        self.fate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// An upload that is being written; its size is seen by its user until this is dropped.
 pub(super) struct Live {
     desk: Arc<Desk>,
-    key: Key,
-    size: Arc<AtomicU64>,
+    user: String,
+    open: Arc<Open>,
 }
 
 impl Live {
     pub(super) fn set(&self, size: u64) {
-        self.size.store(size, Ordering::Relaxed);
+        self.open.size.store(size, Ordering::Relaxed);
     }
 
     pub(super) fn get(&self) -> u64 {
-        self.size.load(Ordering::Relaxed)
+        self.open.size()
+    }
+
+    /// Its path at this moment, and `None` if it was removed.
+    pub(super) fn path(&self) -> Option<String> {
+        self.open.fate().path()
+    }
+
+    pub(super) fn is_removed(&self) -> bool {
+        self.open.fate().is_removed
+    }
+
+    /// The upload ends: from now on it can be neither renamed nor removed here. Its path at this moment, and `None` if it was
+    /// removed.
+    pub(super) fn end(&self) -> Option<String> {
+        let mut fate = self.open.fate();
+        fate.is_ending = true;
+        fate.path()
     }
 }
 
 impl Drop for Live {
     fn drop(&mut self) {
         let mut names = self.desk.names();
-        if let Some(sizes) = names.live.get_mut(&self.key) {
-            sizes.retain(|size| !Arc::ptr_eq(size, &self.size));
-            if sizes.is_empty() {
-                names.live.remove(&self.key);
+        let key = (std::mem::take(&mut self.user), self.open.fate().path.clone());
+        if let Some(open) = names.live.get_mut(&key) {
+            open.retain(|open| !Arc::ptr_eq(open, &self.open));
+            if open.is_empty() {
+                names.live.remove(&key);
             }
         }
     }
@@ -111,27 +162,47 @@ impl Desk {
 
     /// An upload begins; not under a name that its user is writing already, if it is to be the only one.
     pub(super) fn write(self: &Arc<Self>, user: &str, path: &str, exclusive: bool) -> Option<Live> {
-        let key = (user.to_owned(), path.to_owned());
-        let size = Arc::new(AtomicU64::new(0));
+        let open = Arc::new(Open {
+            size: AtomicU64::new(0),
+            fate: Mutex::new(Fate {
+                path: path.to_owned(),
+                is_removed: false,
+                is_ending: false,
+            }),
+        });
         let mut names = self.names();
-        let sizes = names.live.entry(key.clone()).or_default();
-        if exclusive && !sizes.is_empty() {
+        let all = names.live.entry(key(user, path)).or_default();
+        if exclusive && !all.is_empty() {
             return None;
         }
-        sizes.push(Arc::clone(&size));
+        all.push(Arc::clone(&open));
         Some(Live {
             desk: Arc::clone(self),
-            key,
-            size,
+            user: user.to_owned(),
+            open,
         })
+    }
+
+    /// The uploads of this user that are being written under a name are removed, as a file system would let go of the name
+    /// of an open file; false if there are none.
+    pub(super) fn remove_live(&self, user: &str, path: &str) -> bool {
+        !self.names().take_open(user, path, |fate| fate.is_removed = true).is_empty()
+    }
+
+    /// They get another name; false if there are none.
+    pub(super) fn rename_live(&self, user: &str, from: &str, to: &str) -> bool {
+        let mut names = self.names();
+        let renamed = names.take_open(user, from, |fate| to.clone_into(&mut fate.path));
+        if renamed.is_empty() {
+            return false;
+        }
+        names.live.entry(key(user, to)).or_default().extend(renamed);
+        true
     }
 
     /// The size of an upload of this user that is being written.
     pub(super) fn live_size(&self, user: &str, path: &str) -> Option<u64> {
-        self.names()
-            .live
-            .get(&(user.to_owned(), path.to_owned()))
-            .and_then(|sizes| latest(sizes))
+        self.names().live.get(&key(user, path)).and_then(|open| latest(open))
     }
 
     /// The names of this user's uploads below a directory that are being written.
@@ -139,9 +210,9 @@ impl Desk {
         let names = self.names();
         let below = names.live.iter().filter(|((owner, _), _)| owner == user);
         below
-            .filter_map(|((_, path), sizes)| {
+            .filter_map(|((_, path), open)| {
                 let name = path.strip_prefix(dir)?.strip_prefix('/')?;
-                let size = latest(sizes)?;
+                let size = latest(open)?;
                 (!name.contains('/')).then(|| (name.to_owned(), size))
             })
             .collect()
@@ -154,8 +225,8 @@ impl Desk {
             .live
             .iter()
             .filter(|((owner, _), _)| owner == user)
-            .flat_map(|(_, sizes)| sizes)
-            .map(|size| size.load(Ordering::Relaxed));
+            .flat_map(|(_, open)| open)
+            .map(|open| open.size());
         sizes.fold((0, 0), |(files, bytes), size| (files + 1, bytes + size))
     }
 
@@ -199,9 +270,32 @@ impl Desk {
     }
 }
 
+impl Names {
+    /// Takes the open uploads of a name that are not being decided about, each changed so.
+    fn take_open(&mut self, user: &str, path: &str, change: impl Fn(&mut Fate)) -> Vec<Arc<Open>> {
+        let key = key(user, path);
+        let Some(all) = self.live.remove(&key) else { return Vec::new() };
+        let (ending, taken): (Vec<_>, Vec<_>) = all.into_iter().partition(|open| {
+            let mut fate = open.fate();
+            if !fate.is_ending {
+                change(&mut fate);
+            }
+            fate.is_ending
+        });
+        if !ending.is_empty() {
+            self.live.insert(key, ending);
+        }
+        taken
+    }
+}
+
+fn key(user: &str, path: &str) -> Key {
+    (user.to_owned(), path.to_owned())
+}
+
 /// The size of the upload that began last.
-fn latest(sizes: &[Arc<AtomicU64>]) -> Option<u64> {
-    sizes.last().map(|size| size.load(Ordering::Relaxed))
+fn latest(open: &[Arc<Open>]) -> Option<u64> {
+    open.last().map(|open| open.size())
 }
 
 #[cfg(test)]
@@ -240,5 +334,30 @@ mod tests {
         assert_eq!(desk.live_size("u", "AS2/send/A/B/f"), Some(9));
         drop(live);
         assert_eq!(desk.live_size("u", "AS2/send/A/B/f"), None);
+    }
+
+    #[test]
+    fn uploads_in_work_are_renamed_and_removed_until_they_end() {
+        let desk = Arc::new(Desk::default());
+        let (old, new) = ("AS2/send/A/B/f.tmp", "AS2/send/A/B/f");
+        let live = desk.write("u", old, false).unwrap();
+        assert!(!desk.rename_live("v", old, new) && !desk.remove_live("u", new));
+        assert!(desk.rename_live("u", old, new));
+        assert_eq!((desk.live_size("u", old), desk.live_size("u", new)), (None, Some(0)));
+        assert_eq!(live.end().as_deref(), Some(new));
+        assert!(
+            !desk.rename_live("u", new, old) && !desk.remove_live("u", new),
+            "it is being decided about"
+        );
+        assert_eq!(desk.live_size("u", new), Some(0));
+        drop(live);
+        assert_eq!(desk.live_total("u"), (0, 0));
+        let removed = desk.write("u", old, false).unwrap();
+        assert!(desk.remove_live("u", old));
+        assert_eq!(removed.end(), None);
+        let again = desk.write("u", old, true).unwrap();
+        drop(removed);
+        assert_eq!(desk.live_size("u", old), Some(0), "the one of before takes nothing along");
+        drop(again);
     }
 }

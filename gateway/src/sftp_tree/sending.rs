@@ -174,28 +174,41 @@ impl As2Tree {
     }
 
     pub(super) fn remove_send(&self, at: &SendPath) -> Result<(), Fault> {
-        match self.sent(at)? {
-            Sent::Waits(row) if row.owner != self.user => return Err(denied()),
-            Sent::Message(message) if message.detail.user != self.user => return Err(denied()),
-            former @ Sent::Waits(_) => self.drop_former(former)?,
-            Sent::Message(message) => {
-                let before = self.take_back(&message, false, "cancelled", "removed by its user before it was sent")?;
-                self.core.let_go_blocking(vec![before.detail.payload]);
-            }
-            Sent::Nothing => {
-                self.desk
-                    .recall(&self.user, &at.path, now(&self.core))
-                    .ok_or_else(Fault::no_such_file)?;
-                return Err(Fault::PermissionDenied(
-                    "already handled; look into AS2/files and AS2/duplicate".to_owned(),
-                ));
-            }
+        // What is being written goes as the name of an open file does; what was stored under the name before goes too.
+        let was_open = self.desk.remove_live(&self.user, &at.path);
+        match self.remove_stored(at) {
+            Err(_) if was_open => {}
+            outcome => outcome?,
         }
         self.desk.forget(&self.user, &at.path);
         Ok(())
     }
 
+    fn remove_stored(&self, at: &SendPath) -> Result<(), Fault> {
+        match self.sent(at)? {
+            Sent::Waits(row) if row.owner != self.user => Err(denied()),
+            Sent::Message(message) if message.detail.user != self.user => Err(denied()),
+            former @ Sent::Waits(_) => self.drop_former(former),
+            Sent::Message(message) => {
+                let before = self.take_back(&message, false, "cancelled", "removed by its user before it was sent")?;
+                self.core.let_go_blocking(vec![before.detail.payload]);
+                Ok(())
+            }
+            Sent::Nothing => {
+                self.desk
+                    .recall(&self.user, &at.path, now(&self.core))
+                    .ok_or_else(Fault::no_such_file)?;
+                Err(Fault::PermissionDenied(
+                    "already handled; look into AS2/files and AS2/duplicate".to_owned(),
+                ))
+            }
+        }
+    }
+
     pub(super) fn rename_send(&self, from: &SendPath, to: &SendPath, replace: bool) -> Result<(), Fault> {
+        if self.desk.live_size(&self.user, &from.path).is_some() {
+            return self.rename_open(from, to);
+        }
         let row = match self.sent(from)? {
             Sent::Waits(row) if row.owner == self.user => *row,
             Sent::Waits(_) => return Err(denied()),
@@ -232,6 +245,28 @@ impl As2Tree {
         self.desk.remember(&self.user, &to.path, size, mtime, self.session, now(&self.core));
         tracing::debug!(?landed, "rename completed an upload");
         Ok(())
+    }
+
+    /// An upload that is being written gets its final name (programs that close a file behind its rename, as Go's deferred
+    /// `Close` does): it is decided about under that one, at its CLOSE as ever. What waits under the old name is its former
+    /// content and must not go out in its place.
+    fn rename_open(&self, from: &SendPath, to: &SendPath) -> Result<(), Fault> {
+        let same_pair = from.station == to.station && from.partner == to.partner;
+        if !same_pair || !self.core.config.uploads.rename_completes {
+            return Err(Fault::Failure(format!("{} is still being written; close it first", from.name)));
+        }
+        let is_taken = self.desk.live_size(&self.user, &to.path).is_some() || !matches!(self.sent(to)?, Sent::Nothing);
+        if is_taken {
+            return Err(Fault::Failure(format!(
+                "{} exists already, and {} is still being written; close it first",
+                to.name, from.name
+            )));
+        }
+        if self.desk.rename_live(&self.user, &from.path, &to.path) {
+            Ok(())
+        } else {
+            Err(Fault::Failure(format!("{} is being closed; try again", from.name)))
+        }
     }
 
     /// What a rename makes of a file that waits (product.md §4.1).

@@ -83,11 +83,6 @@ impl RunningHash {
 
 impl Writing {
     pub(super) fn open(tree: &As2Tree, at: SendPath, how: &OpenHow) -> Result<Box<dyn Upload>, Fault> {
-        if how.read {
-            return Err(Fault::PermissionDenied(
-                "files in send can be opened for writing or for reading, not for both".to_owned(),
-            ));
-        }
         layout::check_upload_name(at.name.as_bytes()).map_err(Fault::Failure)?;
         if let Some(declared) = how.declared_size {
             check_size(&tree.core, declared)?;
@@ -108,7 +103,7 @@ impl Writing {
 
     /// A new file of a user without quotas, the case of every day: it takes two looks into the journal's index and no more.
     pub(super) fn open_at_once(tree: &As2Tree, at: SendPath, how: &OpenHow) -> Option<Box<dyn Upload>> {
-        let is_new = how.create && !how.exclusive && !how.read && how.declared_size.is_none();
+        let is_new = how.create && !how.exclusive && how.declared_size.is_none();
         let is_free = tree
             .core
             .objects()
@@ -257,6 +252,16 @@ impl Writing {
         Ok((arrived, end))
     }
 
+    /// Its bytes are all there: under which name, if it was renamed meanwhile.
+    fn end(&mut self) -> Result<(), Fault> {
+        let path = self.live.end().ok_or_else(removed)?;
+        if path != self.at.path {
+            self.at.name = path.rsplit('/').next().unwrap_or_default().to_owned();
+            self.at.path = path;
+        }
+        Ok(())
+    }
+
     fn keep_part(self, reason: &str) {
         let this = self;
         let core = Arc::clone(&this.core);
@@ -315,7 +320,10 @@ impl Start {
                         tree.core.let_go_blocking(vec![before.detail.payload]);
                         Ok(Start { draft, replaces: None })
                     }
-                    None if how.append => Err(Fault::PermissionDenied(format!("already accepted for sending as {}", message.id))),
+                    // It would go on with bytes that are not its own any more.
+                    None if how.append || (how.read && !how.truncate) => {
+                        Err(Fault::PermissionDenied(format!("already accepted for sending as {}", message.id)))
+                    }
                     None => Ok(fresh(None)),
                 }
             }
@@ -337,6 +345,12 @@ impl Start {
             replaces: Some(row),
         })
     }
+}
+
+/// What becomes of an open upload whose name its user has removed: programs remove what they could not finish, and close it
+/// behind that (Go's deferred `Close`).
+fn removed() -> Fault {
+    Fault::Failure("the file was removed while it was being written".to_owned())
 }
 
 /// What an OPEN with EXCL gets for a name that its user sees (sftp.md §4.8).
@@ -445,6 +459,9 @@ impl Upload for Writing {
         }
         let len = pieces.iter().map(|piece| piece.len()).sum();
         let end = offset.saturating_add(u64::try_from(len).unwrap_or(u64::MAX));
+        if self.live.is_removed() {
+            return Err(removed());
+        }
         check_size(&self.core, end)?;
         if end.saturating_sub(self.room_checked) >= ROOM_EVERY {
             self.count_others()?;
@@ -466,6 +483,11 @@ impl Upload for Writing {
         }
         self.live.set(self.draft.len());
         Ok(())
+    }
+
+    /// Programs that open with more than they need (Go's `Create`, SSH.NET's) seldom read; those that do see what they wrote.
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<usize, Fault> {
+        self.draft.read_at(offset, buf).map_err(told)
     }
 
     fn wait(&self, end: u64) -> Wait {
@@ -506,6 +528,10 @@ impl Upload for Writing {
     }
 
     fn close(mut self: Box<Self>, facts: &UploadFacts) -> Result<(), Fault> {
+        if let Err(fault) = self.end() {
+            self.did("user.upload_broken", facts.size, ("reason", "removed while it was written"));
+            return Err(fault);
+        }
         if facts.gap {
             let text = format!("bytes are missing in {}; upload it whole", self.at.name);
             // What lies behind a hole cannot be resumed, and zeros must never pass for bytes.
@@ -539,10 +565,15 @@ impl Upload for Writing {
                 sign(facts),
             )
         };
-        self.is_digested() && is_small_and_new && waits().is_none()
+        let has_its_name = self.live.path().is_some_and(|path| path == self.at.path);
+        has_its_name && self.is_digested() && is_small_and_new && waits().is_none()
     }
 
     fn close_soon(mut self: Box<Self>, facts: &UploadFacts, closed: Closed) {
+        if self.live.end().is_none_or(|path| path != self.at.path) {
+            // Another session of the user has just renamed or removed it.
+            return closed(self.close(facts));
+        }
         let (core, sign) = (Arc::clone(&self.core), sign(facts));
         // A session that is alone on the server holds up nobody, and nobody shares its commits.
         let here = self.desk.has_one_session();
@@ -556,7 +587,11 @@ impl Upload for Writing {
 
     fn abandon(self: Box<Self>, facts: &UploadFacts) {
         let mut this = *self;
+        let is_removed = this.end().is_err();
         this.did("user.upload_broken", facts.size, ("reason", "connection lost, ended or refused"));
+        if is_removed {
+            return;
+        }
         // What lies behind a hole cannot be resumed.
         let whole = if facts.gap { 0 } else { facts.size.min(this.draft.len()) };
         if this.draft.set_len(whole).is_ok() && (whole > 0 || facts.size_at_open > 0) {

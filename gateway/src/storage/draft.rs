@@ -211,7 +211,11 @@ impl Draft {
         Ok(hex(&hash.finish()))
     }
 
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+    /// Fills `buffer` from an offset; fewer bytes are read at the end of what is written, 0 behind it.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         match &self.place {
             DraftPlace::Memory(memory) => {
                 let rest = usize::try_from(offset).ok().and_then(|from| memory.get(from..)).unwrap_or_default();

@@ -418,6 +418,124 @@ fn a_part_that_was_resumed_behind_its_end_is_gone() {
     gateway.alice().reaches("out", "part.bin", "delivered");
 }
 
+/// Opens a file of `send`; its handle.
+#[track_caller]
+fn opened(client: &mut Packets, name: &str, flags: u32) -> Vec<u8> {
+    let path = string(format!("{SEND}/{name}").as_bytes());
+    let opened = client.ask(3, &[&path, &flags.to_be_bytes(), &[0; 4]]);
+    assert_eq!(opened.kind, 102, "{opened:?}");
+    string(&opened.text())
+}
+
+#[track_caller]
+fn writes(client: &mut Packets, handle: &[u8], offset: u64, bytes: &[u8]) {
+    let answer = client.ask(6, &[handle, &offset.to_be_bytes(), &string(bytes)]);
+    assert_eq!(answer.code(), Some(0), "{answer:?}");
+}
+
+/// WRITE, CREAT, TRUNC.
+const PUT: u32 = 0x1a;
+
+#[test]
+fn a_file_removed_before_its_close_is_never_sent() {
+    // What Go programs do with a deferred Close when the copying has failed.
+    let pair = Pair::one_with(&[("uploads.release_after", "\"1s\"")]);
+    let mut client = Packets::of(&pair.alice_user);
+    for (name, len) in [("small.edi", 1_000), ("large.edi", 100_000)] {
+        let path = string(format!("{SEND}/{name}").as_bytes());
+        let handle = opened(&mut client, name, PUT);
+        for (at, piece) in noise(len, 1).chunks(30_000).enumerate() {
+            writes(&mut client, &handle, at as u64 * 30_000, piece);
+        }
+        assert_eq!(client.ask(13, &[&path]).code(), Some(0), "the remove");
+        assert_eq!(client.ask(17, &[&path]).code(), Some(2), "the name is free");
+        let refused = client.ask(6, &[&handle, &[0; 8], &string(b"more")]);
+        assert!(String::from_utf8_lossy(&refused.text()).contains("removed"), "{refused:?}");
+        assert_eq!(client.ask(4, &[&handle]).code(), Some(4), "nothing is promised");
+    }
+    let handle = opened(&mut client, "whole.edi", PUT);
+    writes(&mut client, &handle, 0, b"half");
+    assert_eq!(client.ask(13, &[&string(format!("{SEND}/whole.edi").as_bytes())]).code(), Some(0));
+    let refused = client.ask(4, &[&handle]);
+    assert_eq!(refused.code(), Some(4), "{refused:?}");
+    // The name is good for another upload, also while the old handle is open.
+    let old = opened(&mut client, "again.edi", PUT);
+    writes(&mut client, &old, 0, b"half");
+    assert_eq!(client.ask(13, &[&string(format!("{SEND}/again.edi").as_bytes())]).code(), Some(0));
+    let new = opened(&mut client, "again.edi", PUT | 0x20);
+    writes(&mut client, &new, 0, &order(7));
+    assert_eq!(client.ask(4, &[&new]).code(), Some(0));
+    assert_eq!(client.ask(4, &[&old]).code(), Some(4));
+    let parcel = pair.delivered("again.edi");
+    assert_eq!(pair.fetch(&parcel), order(7));
+    for name in ["small.edi", "large.edi", "whole.edi"] {
+        assert!(outcomes(pair.alice(), name).is_empty(), "{name}");
+    }
+    assert!(pair.alice_user.ls(SEND).is_empty());
+}
+
+#[test]
+fn a_file_renamed_before_its_close_goes_out_under_its_last_name_with_its_last_bytes() {
+    let pair = Pair::one_gateway();
+    let mut client = Packets::of(&pair.alice_user);
+    let path = |name: &str| string(format!("{SEND}/{name}").as_bytes());
+    // A run of before has left the temporary name: its bytes must not go out in place of the new ones.
+    let handle = opened(&mut client, "order.tmp", PUT);
+    writes(&mut client, &handle, 0, &order(1));
+    assert_eq!(client.ask(4, &[&handle]).code(), Some(0));
+    let handle = opened(&mut client, "order.tmp", PUT);
+    writes(&mut client, &handle, 0, &order(2));
+    let renamed = client.ask(18, &[&path("order.tmp"), &path("order.edi")]);
+    assert_eq!(renamed.code(), Some(0), "{renamed:?}");
+    assert_eq!(client.ask(17, &[&path("order.edi")]).kind, 105);
+    assert!(outcomes(pair.alice(), "order.edi").is_empty(), "nothing is sent before the CLOSE");
+    // Not over what is there, and not to another partner.
+    let other = opened(&mut client, "other.tmp", PUT);
+    assert_eq!(client.ask(18, &[&path("other.tmp"), &path("order.edi")]).code(), Some(4));
+    let elsewhere = string(b"AS2/send/BOB/ALICE/order.edi");
+    assert_eq!(client.ask(18, &[&path("other.tmp"), &elsewhere]).code(), Some(4));
+    assert_eq!(client.ask(4, &[&other]).code(), Some(0));
+    assert_eq!(client.ask(4, &[&handle]).code(), Some(0));
+    let parcel = pair.delivered("order.edi");
+    assert_eq!(pair.fetch(&parcel), order(2));
+    assert_eq!(pair.alice_user.ls(SEND), ["other.tmp"], "the former content is gone");
+    // From one temporary name to the next it stays parked, once.
+    let handle = opened(&mut client, "other.tmp", PUT);
+    writes(&mut client, &handle, 0, &order(3));
+    assert_eq!(client.ask(18, &[&path("other.tmp"), &path("last.tmp")]).code(), Some(0));
+    assert_eq!(client.ask(4, &[&handle]).code(), Some(0));
+    assert_eq!(pair.alice_user.ls(SEND), ["last.tmp"]);
+}
+
+#[test]
+fn a_file_may_be_opened_for_reading_and_writing() {
+    // Go's `Create` and SSH.NET's do.
+    let pair = Pair::one_gateway();
+    let mut client = Packets::of(&pair.alice_user);
+    let handle = opened(&mut client, "both.edi", PUT | 1);
+    let bytes = noise(100_000, 3);
+    for (at, piece) in bytes.chunks(30_000).enumerate() {
+        writes(&mut client, &handle, at as u64 * 30_000, piece);
+    }
+    let read = client.ask(5, &[&handle, &50_000_u64.to_be_bytes(), &1000_u32.to_be_bytes()]);
+    assert_eq!((read.kind, &read.text()[..]), (103, &bytes[50_000..51_000]));
+    assert_eq!(
+        client.ask(5, &[&handle, &100_000_u64.to_be_bytes(), &9_u32.to_be_bytes()]).code(),
+        Some(1)
+    );
+    assert_eq!(client.ask(4, &[&handle]).code(), Some(0));
+    let parcel = pair.delivered("both.edi");
+    assert_eq!(pair.fetch(&parcel), bytes);
+    // What is on its way cannot be gone on with.
+    let pair = Pair::two_gateways();
+    pair.bob().kill9();
+    pair.put("accepted.edi", &order(1));
+    let _ = pair.alice().reaches("out", "accepted.edi", "retrying");
+    let mut client = Packets::of(&pair.alice_user);
+    let path = string(format!("{SEND}/accepted.edi").as_bytes());
+    assert_eq!(client.ask(3, &[&path, &3_u32.to_be_bytes(), &[0; 4]]).code(), Some(3));
+}
+
 #[test]
 fn a_name_that_is_being_written_exists_for_its_user() {
     const EXCL: u32 = 0x3a;
