@@ -504,48 +504,23 @@ fn shown(core: &Core, all: &Objects, certificate: &Certificate) -> Result<(Value
         fields.insert("self_signed".to_owned(), json!(info.self_signed));
         fields.insert("key_usage".to_owned(), json!(info.key_usage));
     }
-    let days = days_left(core, certificate);
+    let issuer = if info.self_signed { "self-signed" } else { &info.issuer };
+    let private = certificate.sealed_key.as_ref().map(|_| ", private key here, sealed");
+    let left = match days_left(core, certificate) {
+        ..0 => "expired".to_owned(),
+        days => format!("{days} days left"),
+    };
     let text = facts(&[
         ("Certificate", certificate.name.clone()),
         ("Account", certificate.account.clone()),
         ("Purpose", certificate.purpose.to_string()),
         ("Belongs to", certificate.owner.clone()),
         ("Subject", info.subject.clone()),
-        (
-            "Issuer",
-            if info.self_signed {
-                "self-signed".to_owned()
-            } else {
-                info.issuer.clone()
-            },
-        ),
+        ("Issuer", issuer.to_owned()),
         ("Serial", info.serial_hex.clone()),
-        (
-            "Key",
-            format!(
-                "{}{}",
-                info.key,
-                if certificate.sealed_key.is_some() {
-                    ", private key here, sealed"
-                } else {
-                    ""
-                }
-            ),
-        ),
+        ("Key", format!("{}{}", info.key, private.unwrap_or_default())),
         ("Key usage", info.key_usage.join(", ")),
-        (
-            "Valid",
-            format!(
-                "{} to {} ({})",
-                day(info.not_before),
-                day(info.not_after),
-                if days < 0 {
-                    "expired".to_owned()
-                } else {
-                    format!("{days} days left")
-                }
-            ),
-        ),
+        ("Valid", format!("{} to {} ({left})", day(info.not_before), day(info.not_after))),
         ("SHA-256", colons(&info.sha256)),
         ("SHA-1", colons(&info.sha1)),
         ("Used by", rules::used_by(all, &certificate.account, &certificate.name).join("\n")),

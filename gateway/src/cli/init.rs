@@ -46,52 +46,60 @@ pub(crate) async fn run(ctx: &Ctx, args: Init) -> Outcome {
         }
     };
     let core = Core::open(config)?;
+    let mut text = created(&core, written.as_deref(), &made);
+    if let Some(id) = ctx.account() {
+        let account = accounts::add(&core, id, &[], false).await?;
+        text.push_str(&format!("Created  account {}\n", account.id));
+    }
+    text.push_str(&next_steps(ctx, &core.config));
+    let keys = made.host_keys.iter();
+    let keys: Vec<_> = keys
+        .map(|key| json!({ "kind": key.kind, "fingerprint": key.fingerprint }))
+        .collect();
     let paths = core.config.paths();
+    let object = json!({
+        "config": core.config.file, "data_dir": paths.data, "master_key": paths.master_key, "host_keys": keys, "account": ctx.account(),
+    });
+    ctx.printer.done(&object, &text);
+    Ok(DONE)
+}
+
+fn created(core: &Core, written: Option<&Path>, made: &setup::SetUp) -> String {
     let mut text = String::new();
-    if let Some(file) = &written {
+    if let Some(file) = written {
         text.push_str(&format!("Created  {}\n", shown(file)));
     }
     if made.master_key {
         text.push_str(&format!(
             "Created  {:<27} mode 0600; keep a copy: without it stored keys are lost\n",
-            shown(&paths.master_key)
+            shown(&core.config.paths().master_key)
         ));
     }
     for (n, key) in made.host_keys.iter().enumerate() {
         let head = if n == 0 { "Created  host keys  " } else { "                    " };
         text.push_str(&format!("{head}{:<8} {}\n", key.kind, key.fingerprint));
     }
-    if let Some(id) = ctx.account() {
-        let account = accounts::add(&core, id, &[], false).await?;
-        text.push_str(&format!("Created  account {}\n", account.id));
-    }
+    text
+}
+
+fn next_steps(ctx: &Ctx, config: &Config) -> String {
     let port = |list: &[String]| {
         list.first()
             .and_then(|address| address.rsplit_once(':'))
             .map(|(_, port)| format!(":{port}"))
             .unwrap_or_default()
     };
-    let (sftp, as2) = (port(&core.config.sftp.listen), port(&core.config.as2.listen));
+    let (sftp, as2) = (port(&config.sftp.listen), port(&config.as2.listen));
     let start = command(ctx, "serve");
-    let next = if ctx.account().is_some() {
+    let (next, why) = if ctx.account().is_some() {
         (command(ctx, "station add ALICE"), "your first AS2 identity")
     } else {
         (command(ctx, "account add ID"), "the tenant that owns everything else")
     };
-    text.push_str(&format!(
-        "\nNext:\n  {start:<35} sftp {sftp}   as2 {as2}   telemetry {}\n  {:<35} {}\n",
-        core.config.telemetry.listen, next.0, next.1
-    ));
-    let keys: Vec<_> = made
-        .host_keys
-        .iter()
-        .map(|key| json!({ "kind": key.kind, "fingerprint": key.fingerprint }))
-        .collect();
-    let object = json!({
-        "config": core.config.file, "data_dir": paths.data, "master_key": paths.master_key, "host_keys": keys, "account": ctx.account(),
-    });
-    ctx.printer.done(&object, &text);
-    Ok(DONE)
+    format!(
+        "\nNext:\n  {start:<35} sftp {sftp}   as2 {as2}   telemetry {}\n  {next:<35} {why}\n",
+        config.telemetry.listen
+    )
 }
 
 /// The configuration to set up from; written first where there is none and settings are to be kept.

@@ -1,7 +1,7 @@
 //! `message`: what was sent and received.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -140,16 +140,14 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             before,
             limit,
         } => {
-            let account = ctx.account().map(str::to_owned);
-            let since = since.map(|span| core.clock.now() - millis(span));
             let filter = MessageFilter {
-                account,
+                account: ctx.account().map(str::to_owned),
                 direction,
                 state,
                 station,
                 partner,
                 file,
-                since,
+                since: since.map(|span| core.clock.now() - millis(span)),
                 before,
                 limit,
             };
@@ -172,22 +170,22 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Retry(which) => return each(ctx, &core, which, Move::Retry).await,
         Verb::Resend(which) => return each(ctx, &core, which, Move::Resend).await,
         Verb::Cancel(which) => return each(ctx, &core, which, Move::Cancel).await,
-        Verb::Export { id, out: dir } => {
-            let message = messages::choose(&core, ctx.account(), &id)?;
-            let done = messages::export(&core, &message, &dir)?;
-            let mut text = format!("Wrote {}\n", done.dir.display());
-            done.files.iter().for_each(|file| text.push_str(&format!("      {file}\n")));
-            done.expired
-                .iter()
-                .for_each(|file| text.push_str(&format!("      {file}: content expired\n")));
-            ctx.printer.done(
-                &json!({ "id": message.id, "dir": done.dir, "files": done.files, "expired": done.expired }),
-                &text,
-            );
-            return Ok(if done.expired.is_empty() { DONE } else { PARTLY });
-        }
+        Verb::Export { id, out } => return export(ctx, &core, &id, &out),
     }
     Ok(DONE)
+}
+
+fn export(ctx: &Ctx, core: &Core, id: &str, dir: &Path) -> Outcome {
+    let message = messages::choose(core, ctx.account(), id)?;
+    let done = messages::export(core, &message, dir)?;
+    let mut text = format!("Wrote {}\n", done.dir.display());
+    done.files.iter().for_each(|file| text.push_str(&format!("      {file}\n")));
+    done.expired
+        .iter()
+        .for_each(|file| text.push_str(&format!("      {file}: content expired\n")));
+    let object = json!({ "id": message.id, "dir": done.dir, "files": done.files, "expired": done.expired });
+    ctx.printer.done(&object, &text);
+    Ok(if done.expired.is_empty() { DONE } else { PARTLY })
 }
 
 /// The receipt in one word: what stands behind the semicolon of the disposition.

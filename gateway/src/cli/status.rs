@@ -132,6 +132,24 @@ fn connections(telemetry: SocketAddr) -> Option<u64> {
     line.trim().parse::<f64>().ok().map(|value| value.max(0.0).round() as u64)
 }
 
+/// Where the server listens.
+fn addresses(listening: &Listening) -> String {
+    let list = |list: &[SocketAddr]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let telemetry = listening.telemetry.map(|address| format!("   telemetry {address}"));
+    let tls = if listening.as2_tls.is_empty() {
+        String::new()
+    } else {
+        format!("   as2 tls {}", list(&listening.as2_tls))
+    };
+    format!(
+        "listening  sftp {}   as2 {}{tls}{}   pid {}",
+        list(&listening.sftp),
+        list(&listening.as2),
+        telemetry.unwrap_or_default(),
+        listening.pid
+    )
+}
+
 impl Facts {
     fn door(&self, name: &str) -> String {
         let mut doors = self.answers.iter().filter(|(door, ..)| *door == name);
@@ -146,6 +164,20 @@ impl Facts {
     }
 
     fn text(&self) -> String {
+        let keys = self.host_keys.iter().map(|key| match key.state {
+            HostKeyState::Current => format!("{} {}", key.kind, key.fingerprint),
+            HostKeyState::Next => format!("next {} {}", key.kind, key.fingerprint),
+        });
+        let counts = self.counts.iter().map(|(name, count)| format!("{name} {count}"));
+        let mut lines = vec![self.doors(), self.work()];
+        lines.extend(self.listening.as_ref().map(addresses));
+        lines.push(format!("host keys  {}", keys.collect::<Vec<_>>().join("   ")));
+        lines.push(format!("objects    {}\n", counts.collect::<Vec<_>>().join("   ")));
+        lines.join("\n")
+    }
+
+    /// Which doors open, and what is behind them.
+    fn doors(&self) -> String {
         let sftp = match (self.door("sftp").as_str(), self.connections) {
             ("ok", Some(1)) => "ok (1 connection)".to_owned(),
             ("ok", Some(n)) => format!("ok ({n} connections)"),
@@ -157,66 +189,33 @@ impl Facts {
             String::new()
         };
         let database = if self.database == "ok" { "ok" } else { "damaged: as2gate doctor" };
-        let certificates = match self.expiring.as_slice() {
-            [] => "ok".to_owned(),
-            some => some
-                .iter()
-                .map(|(name, days)| {
-                    if *days < 0 {
-                        format!("{name} has expired")
-                    } else {
-                        format!("{name} expires in {days} days")
-                    }
-                })
-                .collect::<Vec<_>>()
-                .join(", "),
-        };
-        let held: u64 = self
-            .states
-            .iter()
-            .filter(|(state, _)| *state == State::Held)
-            .map(|(_, count)| count)
-            .sum();
-        let held = if held > 0 { format!("   held {held}") } else { String::new() };
-        let mut text = format!(
-            "sftp {sftp}   as2 {}{tls}   database {database}   storage ok ({} % free)\n",
+        format!(
+            "sftp {sftp}   as2 {}{tls}   database {database}   storage ok ({} % free)",
             self.door("as2"),
             self.free_percent
-        );
-        text.push_str(&format!(
-            "queue {}{held}   failed 24h {}   next sweep {} UTC   certificates: {certificates}\n",
-            self.queue, self.failed, self.next_sweep
-        ));
-        if let Some(listening) = &self.listening {
-            let list = |list: &[SocketAddr]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-            let telemetry = listening
-                .telemetry
-                .map(|address| format!("   telemetry {address}"))
-                .unwrap_or_default();
-            let tls = if listening.as2_tls.is_empty() {
-                String::new()
+        )
+    }
+
+    /// What is in work, and what wants to be looked after.
+    fn work(&self) -> String {
+        let held = self.states.iter().filter(|(state, _)| *state == State::Held);
+        let held: u64 = held.map(|(_, count)| count).sum();
+        let held = if held > 0 { format!("   held {held}") } else { String::new() };
+        let expiring = self.expiring.iter().map(|(name, days)| {
+            if *days < 0 {
+                format!("{name} has expired")
             } else {
-                format!("   as2 tls {}", list(&listening.as2_tls))
-            };
-            text.push_str(&format!(
-                "listening  sftp {}   as2 {}{tls}{telemetry}   pid {}\n",
-                list(&listening.sftp),
-                list(&listening.as2),
-                listening.pid
-            ));
-        }
-        let keys: Vec<String> = self
-            .host_keys
-            .iter()
-            .map(|key| match key.state {
-                HostKeyState::Current => format!("{} {}", key.kind, key.fingerprint),
-                HostKeyState::Next => format!("next {} {}", key.kind, key.fingerprint),
-            })
-            .collect();
-        text.push_str(&format!("host keys  {}\n", keys.join("   ")));
-        let counts: Vec<String> = self.counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
-        text.push_str(&format!("objects    {}\n", counts.join("   ")));
-        text
+                format!("{name} expires in {days} days")
+            }
+        });
+        let certificates = match self.expiring.as_slice() {
+            [] => "ok".to_owned(),
+            _ => expiring.collect::<Vec<_>>().join(", "),
+        };
+        format!(
+            "queue {}{held}   failed 24h {}   next sweep {} UTC   certificates: {certificates}",
+            self.queue, self.failed, self.next_sweep
+        )
     }
 
     fn object(&self) -> Value {

@@ -14,7 +14,7 @@ use super::{Ctx, Outcome};
 use crate::event::Event;
 use crate::gateway::Core;
 use crate::login::{LoginStep, LoginWays};
-use crate::manage::host_keys::HostKeyState;
+use crate::manage::host_keys::{HostKey, HostKeyState};
 use crate::manage::users::{self, KeySource, KeyWish};
 use crate::manage::{Refusal, Result, host_keys, objects};
 use crate::user::User;
@@ -533,66 +533,42 @@ fn shown(core: &Core, user: &User) -> Result<(Value, String)> {
     let keys: Vec<PublicKey> = users::keys(user);
     let mut hosts = host_keys::load(&core.config)?;
     hosts.retain(|key| key.state == HostKeyState::Current);
+    let home = format!("/mftg-{}", user.account);
     let connect = users::connect_command(core, &user.name, Some("KEYFILE"));
     let mut value = object(user);
     if let Some(fields) = value.as_object_mut() {
-        fields.insert("home".to_owned(), json!(format!("/mftg-{}", user.account)));
+        let fingerprints: Vec<_> = keys.iter().map(|key| &key.fingerprint).collect();
+        let host_keys: Vec<_> = hosts.iter().map(|key| &key.fingerprint).collect();
+        fields.insert("home".to_owned(), json!(home));
         fields.insert("connect".to_owned(), json!(connect));
-        fields.insert(
-            "fingerprints".to_owned(),
-            json!(keys.iter().map(|key| &key.fingerprint).collect::<Vec<_>>()),
-        );
-        fields.insert(
-            "host_keys".to_owned(),
-            json!(hosts.iter().map(|key| &key.fingerprint).collect::<Vec<_>>()),
-        );
+        fields.insert("fingerprints".to_owned(), json!(fingerprints));
+        fields.insert("host_keys".to_owned(), json!(host_keys));
     }
+    let login = if user.enabled {
+        format!("enabled, {}", ways(user))
+    } else {
+        "disabled".to_owned()
+    };
+    let key_line = |key: &PublicKey| format!("{} {} {}", key.fingerprint, key.algorithm, key.comment);
+    let host_line = |key: &HostKey| format!("{:<8} {}", key.kind, key.fingerprint);
+    let allowed = if user.allowed_ips.is_empty() {
+        "from anywhere".to_owned()
+    } else {
+        user.allowed_ips.join(", ")
+    };
+    let rights = if user.delete_received { "may delete what was received" } else { "" };
     let text = facts(&[
         ("User", user.name.clone()),
         ("Account", user.account.clone()),
-        ("Home", format!("/mftg-{}", user.account)),
-        (
-            "Login",
-            if user.enabled {
-                format!("enabled, {}", ways(user))
-            } else {
-                "disabled".to_owned()
-            },
-        ),
-        (
-            "Keys",
-            keys.iter()
-                .map(|key| format!("{} {} {}", key.fingerprint, key.algorithm, key.comment))
-                .collect::<Vec<_>>()
-                .join("\n"),
-        ),
-        (
-            "Allowed",
-            if user.allowed_ips.is_empty() {
-                "from anywhere".to_owned()
-            } else {
-                user.allowed_ips.join(", ")
-            },
-        ),
-        (
-            "Rights",
-            if user.delete_received {
-                "may delete what was received".to_owned()
-            } else {
-                String::new()
-            },
-        ),
+        ("Home", home),
+        ("Login", login),
+        ("Keys", keys.iter().map(key_line).collect::<Vec<_>>().join("\n")),
+        ("Allowed", allowed),
+        ("Rights", rights.to_owned()),
         ("Limits", limits(user)),
         ("Expires", user.expires.clone()),
         ("Connect", connect),
-        (
-            "Host keys",
-            hosts
-                .iter()
-                .map(|key| format!("{:<8} {}", key.kind, key.fingerprint))
-                .collect::<Vec<_>>()
-                .join("\n"),
-        ),
+        ("Host keys", hosts.iter().map(host_line).collect::<Vec<_>>().join("\n")),
     ]);
     Ok((value, text))
 }

@@ -76,13 +76,6 @@ pub struct Difference {
     pub fields: Vec<String>,
 }
 
-/// What a file says, before it meets the objects that are there.
-struct Wanted {
-    objects: Vec<Object>,
-    /// Names of certificates that came without contents: their bytes stay.
-    bare: BTreeSet<String>,
-}
-
 /// Brings the objects into the state that the files describe.
 ///
 /// # Errors
@@ -164,16 +157,8 @@ fn read(file: &Path) -> Result<Read> {
     Ok((beside, document))
 }
 
-fn gather(core: &Core, objects: &Objects, account: Option<&str>, documents: &[Read]) -> Result<Wanted> {
-    let mut known: BTreeSet<String> = objects.accounts.keys().cloned().collect();
-    known.extend(
-        documents
-            .iter()
-            .flat_map(|(_, document)| document.account.iter().map(|account| account.id.clone())),
-    );
-    let only = account
-        .map(str::to_owned)
-        .or_else(|| (known.len() == 1).then(|| known.first().cloned()).flatten());
+fn gather(core: &Core, objects: &Objects, account: Option<&str>, documents: &[Read]) -> Result<Vec<Object>> {
+    let only = only_account(objects, account, documents);
     let account_of = |given: &str, what: &str| match (given, &only) {
         ("", Some(only)) => Ok(only.clone()),
         ("", None) => Err(Refusal::usage(
@@ -183,46 +168,46 @@ fn gather(core: &Core, objects: &Objects, account: Option<&str>, documents: &[Re
         )),
         (given, _) => Ok(given.to_owned()),
     };
-    let mut wanted = Wanted {
-        objects: Vec::new(),
-        bare: BTreeSet::new(),
-    };
+    let mut wanted = Vec::new();
     for (beside, document) in documents {
-        wanted.objects.extend(document.account.iter().cloned().map(Object::Account));
+        wanted.extend(document.account.iter().cloned().map(Object::Account));
         for station in &document.station {
-            let account = account_of(&station.account, &format!("station {}", station.as2_id))?;
-            wanted.objects.push(Object::Station(Station {
-                account,
-                ..station.clone()
-            }));
+            let mut station = station.clone();
+            station.account = account_of(&station.account, &format!("station {}", station.as2_id))?;
+            wanted.push(Object::Station(station));
         }
         for partner in &document.partner {
-            let account = account_of(&partner.account, &format!("partner {}", partner.as2_id))?;
-            let mut partner = Partner {
-                account,
-                ..partner.clone()
-            };
+            let mut partner = partner.clone();
+            partner.account = account_of(&partner.account, &format!("partner {}", partner.as2_id))?;
             keep_passwords(core, objects, &mut partner)?;
-            wanted.objects.push(Object::Partner(Box::new(partner)));
+            wanted.push(Object::Partner(Box::new(partner)));
         }
         for entry in &document.certificate {
             let account = account_of(&entry.account, &format!("certificate {}", entry.name))?;
-            let (certificate, bare) = certificate(core, objects, &account, beside, entry)?;
-            if bare {
-                wanted.bare.insert(certificate.name.clone());
-            }
-            wanted.objects.push(Object::Certificate(Box::new(certificate)));
+            let certificate = certificate(core, objects, &account, beside, entry)?;
+            wanted.push(Object::Certificate(Box::new(certificate)));
         }
         for user in &document.user {
-            let account = account_of(&user.account, &format!("user {}", user.name))?;
-            let mut user = normalised(User { account, ..user.clone() })?;
+            let mut user = normalised(user.clone())?;
+            user.account = account_of(&user.account, &format!("user {}", user.name))?;
             keep_credentials(objects, &mut user)?;
-            wanted.objects.push(Object::User(Box::new(user)));
+            wanted.push(Object::User(Box::new(user)));
         }
     }
-    refuse_doubles(&wanted.objects)?;
-    name_owners(&mut wanted.objects);
+    refuse_doubles(&wanted)?;
+    name_owners(&mut wanted);
     Ok(wanted)
+}
+
+/// The account of what names none: the one given, or the one there is, here or in the files.
+fn only_account(objects: &Objects, given: Option<&str>, documents: &[Read]) -> Option<String> {
+    let described = documents
+        .iter()
+        .flat_map(|(_, document)| &document.account)
+        .map(|account| &account.id);
+    let known: BTreeSet<&String> = objects.accounts.keys().chain(described).collect();
+    let single = known.first().filter(|_| known.len() == 1);
+    given.or(single.map(|id| id.as_str())).map(str::to_owned)
 }
 
 fn refuse_doubles(objects: &[Object]) -> Result<()> {
@@ -339,8 +324,8 @@ fn opens_to(core: &Core, sealed: &HttpAuth, context: &str, plain: &str) -> bool 
         .is_some_and(|opened| opened.as_slice() == plain.as_bytes())
 }
 
-/// The object of a certificate's entry, and whether its bytes are those that are there.
-fn certificate(core: &Core, objects: &Objects, account: &str, beside: &Path, entry: &CertificateEntry) -> Result<(Certificate, bool)> {
+/// The object of a certificate's entry; one without contents has those that are there.
+fn certificate(core: &Core, objects: &Objects, account: &str, beside: &Path, entry: &CertificateEntry) -> Result<Certificate> {
     let what = || format!("cannot take certificate {}", entry.name);
     let present = objects.certificate(account, &entry.name);
     let bytes = match (entry.pem.is_empty(), entry.file.is_empty()) {
@@ -349,9 +334,9 @@ fn certificate(core: &Core, objects: &Objects, account: &str, beside: &Path, ent
         (true, false) => Some(read_beside(beside, &entry.file).map_err(|error| Refusal::from_io(what(), &error))?),
         (true, true) => None,
     };
-    let der = match (&bytes, present) {
+    let der = match (bytes, present) {
         (Some(bytes), _) => {
-            let imported = keystore::import(bytes, None).map_err(|error| Refusal::from_keystore(what(), &error))?;
+            let imported = keystore::import(&bytes, None).map_err(|error| Refusal::from_keystore(what(), &error))?;
             imported
                 .certificate()
                 .map_err(|error| Refusal::from_keystore(what(), &error))?
@@ -393,7 +378,7 @@ fn certificate(core: &Core, objects: &Objects, account: &str, beside: &Path, ent
         let replaced = objects.certificate(account, &certificate.replaces).or(present);
         certificate.owner = replaced.map(|c| c.owner.clone()).unwrap_or_default();
     }
-    Ok((certificate, bytes.is_none()))
+    Ok(certificate)
 }
 
 /// A sealed key is looked at before it is stored: of another master key it would be of no use.
@@ -417,11 +402,11 @@ fn read_beside(beside: &Path, file: &str) -> std::io::Result<Vec<u8>> {
     std::fs::read(&path)
 }
 
-fn plan(core: &Core, objects: &Objects, wanted: Wanted, prune: bool) -> Result<Vec<Change>> {
+fn plan(core: &Core, objects: &Objects, wanted: Vec<Object>, prune: bool) -> Result<Vec<Change>> {
     let mut changes = Vec::new();
     let mut named: BTreeSet<(ObjectKind, String, String)> = BTreeSet::new();
     let mut scope: BTreeSet<String> = BTreeSet::new();
-    for object in wanted.objects {
+    for object in wanted {
         let key = |name: &str| (object.kind(), object.account().to_owned(), name.to_owned());
         named.insert(key(object.name()));
         scope.insert(object.account().to_owned());
