@@ -209,63 +209,72 @@ impl Engine {
                     None => return Ok(()),
                 },
             };
-            match frame {
-                _ if !self.greeted => self.greet(&frame, out)?,
-                Frame::Write { ref handle, .. } if self.is_syncing(handle) => {
-                    self.stalled = Some(frame);
-                    return Ok(());
-                }
-                Frame::Write {
-                    ref handle,
-                    offset,
-                    ref data,
-                    ..
-                } if self.write_waits(handle, offset, data) > self.may_wait => {
-                    self.needs_thread = true;
-                    self.stalled = Some(frame);
-                    return Ok(());
-                }
-                Frame::BadWrite { id } => out.put(|b| packet::fault(b, id, &malformed()))?,
-                Frame::Write { id, handle, offset, data } => {
-                    let result = self.write(&handle, offset, &data).map(|()| Reply::Ok);
-                    drop(data);
-                    answer(out, id, result)?;
-                }
-                Frame::Other { kind, body } => {
-                    let (id, request) = packet::parse(kind, &body)?;
-                    match request {
-                        Ok(request) if self.must_wait(&request) => {
-                            self.stalled = Some(Frame::Other { kind, body });
-                            return Ok(());
-                        }
-                        Ok(request) if self.waits(&request) > self.may_wait => {
-                            self.needs_thread = true;
-                            self.stalled = Some(Frame::Other { kind, body });
-                            return Ok(());
-                        }
-                        Ok(Request::Close { handle }) => self.close(id, handle, out, aside)?,
-                        Ok(Request::Extended { name: FSYNC, body }) => self.sync(id, body, out, aside)?,
-                        Ok(Request::Open { path, flags, set }) if self.may_wait < Wait::Long => match self.open_at_once(path, flags, set) {
-                            Some(result) => answer(out, id, result)?,
-                            None => {
-                                self.needs_thread = true;
-                                self.stalled = Some(Frame::Other { kind, body });
-                                return Ok(());
-                            }
-                        },
-                        Ok(request) => {
-                            // What takes long must not hold back the answers before it.
-                            if matches!(request, Request::Extended { .. }) {
-                                out.flush()?;
-                            }
-                            let result = self.request(request);
-                            answer(out, id, result)?;
-                        }
-                        Err(Malformed) => answer(out, id, Err(malformed()))?,
-                    }
-                }
+            self.stalled = self.frame(frame, out, aside)?;
+            if self.is_stalled() {
+                return Ok(());
             }
         }
+    }
+
+    /// Answers a request, or gives it back if it has to wait.
+    fn frame(&mut self, frame: Frame, out: &mut Answers<'_>, aside: &dyn Aside) -> Result<Option<Frame>, Broken> {
+        match frame {
+            _ if !self.greeted => self.greet(&frame, out)?,
+            Frame::Write { ref handle, .. } if self.is_syncing(handle) => return Ok(Some(frame)),
+            Frame::Write {
+                ref handle,
+                offset,
+                ref data,
+                ..
+            } if self.write_waits(handle, offset, data) > self.may_wait => {
+                self.needs_thread = true;
+                return Ok(Some(frame));
+            }
+            Frame::BadWrite { id } => out.put(|b| packet::fault(b, id, &malformed()))?,
+            Frame::Write { id, handle, offset, data } => {
+                let result = self.write(&handle, offset, &data).map(|()| Reply::Ok);
+                drop(data);
+                answer(out, id, result)?;
+            }
+            Frame::Other { kind, body } => {
+                let (id, request) = packet::parse(kind, &body)?;
+                let done = match request {
+                    Ok(request) if self.must_wait(&request) => false,
+                    Ok(request) => self.carry_out(id, request, out, aside)?,
+                    Err(Malformed) => answer(out, id, Err(malformed())).map(|()| true)?,
+                };
+                return Ok((!done).then_some(Frame::Other { kind, body }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Runs a request, or lets it go on aside; false if it needs a thread that may wait.
+    fn carry_out(&mut self, id: u32, request: Request<'_>, out: &mut Answers<'_>, aside: &dyn Aside) -> Result<bool, Broken> {
+        if self.waits(&request) > self.may_wait {
+            self.needs_thread = true;
+            return Ok(false);
+        }
+        match request {
+            Request::Close { handle } => self.close(id, handle, out, aside)?,
+            Request::Extended { name: FSYNC, body } => self.sync(id, body, out, aside)?,
+            Request::Open { path, flags, set } if self.may_wait < Wait::Long => {
+                let Some(result) = self.open_at_once(path, flags, set) else {
+                    self.needs_thread = true;
+                    return Ok(false);
+                };
+                answer(out, id, result)?;
+            }
+            request => {
+                // What takes long must not hold back the answers before it.
+                if matches!(request, Request::Extended { .. }) {
+                    out.flush()?;
+                }
+                let result = self.request(request);
+                answer(out, id, result)?;
+            }
+        }
+        Ok(true)
     }
 
     /// What a WRITE may have to wait for.
