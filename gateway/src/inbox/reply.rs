@@ -23,7 +23,7 @@ use crate::journal::{Blob, Filing};
 use crate::message::{Detail, Direction, Id, Message, State};
 use crate::outbox::FlowError;
 use crate::partnership::Partnership;
-use crate::random::random;
+use crate::random::try_random;
 use crate::storage::{Draft, StorageError};
 
 /// Bytes kept of the header block of a stranger.
@@ -224,7 +224,7 @@ pub(super) fn compose_mdn(
         as2_version: as2_version.to_owned(),
         product: concat!("as2gate/", env!("CARGO_PKG_VERSION")).to_owned(),
         subject: "Message disposition notification".to_owned(),
-        nonce: random(),
+        nonce: try_random()?,
         recipient_url: receipt.deliver_to.clone(),
         extra_headers: Vec::new(),
     })?;

@@ -18,6 +18,7 @@ use crate::journal::Blob;
 use crate::message::{Message, MicRecord};
 use crate::partner::{self, Zip};
 use crate::partnership::Partnership;
+use crate::random::try_random;
 use crate::storage::{Content, Draft, Storage, StorageError};
 use crate::{content_type, layout, variables};
 
@@ -174,8 +175,6 @@ fn outgoing<'a>(core: &Core, message: &Message, pair: &'a Partnership, source: &
     let partner = &pair.partner;
     let sign = signing(pair)?;
     let encrypt = encryption(pair)?;
-    let mut nonce = [0u8; 16];
-    openssl::rand::rand_bytes(&mut nonce).map_err(|e| lacking("cannot-compose", e.to_string()))?;
     let also_digest = if message.size <= USUAL_DIGESTS_BELOW {
         vec![Digest::Sha1, Digest::Sha256]
     } else {
@@ -201,7 +200,7 @@ fn outgoing<'a>(core: &Core, message: &Message, pair: &'a Partnership, source: &
         der_max: partner.der_max,
         extra_headers: extra_headers(message, partner),
         product: concat!("as2gate/", env!("CARGO_PKG_VERSION")).to_owned(),
-        nonce,
+        nonce: try_random().map_err(|e| lacking("cannot-compose", e.to_string()))?,
         also_digest,
     })
 }
