@@ -187,13 +187,7 @@ impl<'a> Signer<'a> {
         pinned: &[Certificate],
         allowed: &dyn Fn(Digest) -> bool,
     ) -> Result<Verified, Error> {
-        let insufficient = |detail: String| Error::new(ErrorKind::InsufficientMessageSecurity, detail);
-        let digest = match oid::digest_of(self.digest) {
-            Some(digest) if !allowed(digest) => return Err(insufficient(format!("{digest} is not allowed"))),
-            Some(digest) => digest,
-            None if oid::is_refused_digest(self.digest) => return Err(insufficient("a digest that is never allowed".into())),
-            None => return Err(unauthentic("unknown digest")),
-        };
+        let digest = self.allowed_digest(allowed)?;
         let scheme = self
             .scheme(digest)
             .map_err(|fault| fault.into_error(ErrorKind::AuthenticationFailed))?;
@@ -204,29 +198,14 @@ impl<'a> Signer<'a> {
                 format!("the content's {digest} digest was not taken"),
             )
         })?;
-
-        let mut signing_time = None;
-        let signer = match self.attributes {
-            None => self
-                .find_signer(scheme, digest, &content, pinned)
-                .ok_or_else(|| unauthentic("no pinned certificate fits"))?,
+        let (signer, signing_time) = match self.attributes {
+            None => {
+                let signer = self.find_signer(scheme, digest, &content, pinned);
+                (signer.ok_or_else(|| unauthentic("no pinned certificate fits"))?, None)
+            }
             Some(element) => {
                 let signer = self.find_attribute_signer(element, scheme, digest, pinned)?;
-                let attributes = Attributes::read(element).map_err(|fault| fault.into_error(ErrorKind::AuthenticationFailed))?;
-                if !self.has_algorithms_of(&attributes) {
-                    return Err(unauthentic("the signed algorithms are others"));
-                }
-                if attributes.content_type != oid::DATA {
-                    return Err(unauthentic("the signed content type is another"));
-                }
-                if attributes.message_digest != content {
-                    return Err(Error::new(
-                        ErrorKind::IntegrityCheckFailed,
-                        format!("the content's {digest} digest is not the signed one"),
-                    ));
-                }
-                signing_time = attributes.signing_time;
-                signer
+                (signer, self.signed_time(element, digest, &content)?)
             }
         };
         Ok(Verified {
@@ -236,6 +215,34 @@ impl<'a> Signer<'a> {
             signing_time,
             has_attributes: self.attributes.is_some(),
         })
+    }
+
+    fn allowed_digest(&self, allowed: &dyn Fn(Digest) -> bool) -> Result<Digest, Error> {
+        let insufficient = |detail: String| Err(Error::new(ErrorKind::InsufficientMessageSecurity, detail));
+        match oid::digest_of(self.digest) {
+            Some(digest) if !allowed(digest) => insufficient(format!("{digest} is not allowed")),
+            Some(digest) => Ok(digest),
+            None if oid::is_refused_digest(self.digest) => insufficient("a digest that is never allowed".into()),
+            None => Err(unauthentic("unknown digest")),
+        }
+    }
+
+    /// The time in attributes whose signature holds; refuses them unless they are this content's and this SignerInfo's.
+    fn signed_time(&self, element: Element<'_>, digest: Digest, content: &[u8]) -> Result<Option<i64>, Error> {
+        let attributes = Attributes::read(element).map_err(|fault| fault.into_error(ErrorKind::AuthenticationFailed))?;
+        if !self.has_algorithms_of(&attributes) {
+            return Err(unauthentic("the signed algorithms are others"));
+        }
+        if attributes.content_type != oid::DATA {
+            return Err(unauthentic("the signed content type is another"));
+        }
+        if attributes.message_digest != content {
+            return Err(Error::new(
+                ErrorKind::IntegrityCheckFailed,
+                format!("the content's {digest} digest is not the signed one"),
+            ));
+        }
+        Ok(attributes.signing_time)
     }
 
     /// CMSAlgorithmProtection, where there is one, names the algorithms of the SignerInfo (RFC 6211 §3). Absent parameters and
