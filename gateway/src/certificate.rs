@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Millis;
+use crate::journal::Objects;
 use crate::words;
 
 words! {
@@ -65,6 +66,33 @@ pub struct Certificate {
     /// Validity in unix seconds.
     #[serde(default)]
     pub not_after: i64,
+}
+
+/// The certificates that are to take over from this one or have done so, one after the other.
+#[must_use]
+pub fn successors<'a>(objects: &'a Objects, account: &str, name: &'a str) -> Vec<&'a Certificate> {
+    let of_account = |c: &&Certificate| c.account == account && c.takes_over_at().is_some();
+    let planned: Vec<&Certificate> = objects.certificates.values().filter(of_account).collect();
+    let mut found: Vec<&Certificate> = Vec::new();
+    let mut replaced = name;
+    while let Some(next) = planned.iter().find(|c| c.replaces == replaced) {
+        if found.iter().any(|c| c.name == next.name) {
+            // A file of objects may let two replace each other.
+            break;
+        }
+        found.push(next);
+        replaced = &next.name;
+    }
+    found
+}
+
+/// Those of them whose time has come: the last one stands for the name now. None goes before the one that it replaces.
+#[must_use]
+pub fn taken_over<'a>(objects: &'a Objects, account: &str, name: &'a str, now: Millis) -> Vec<&'a Certificate> {
+    let mut found = successors(objects, account, name);
+    let due = found.iter().take_while(|c| c.takes_over_at().is_some_and(|at| at <= now)).count();
+    found.truncate(due);
+    found
 }
 
 impl Certificate {

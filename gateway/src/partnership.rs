@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use as2_core::cert::{Certificate as PinnedCertificate, Identity};
 use keystore::secret::MasterKey;
 
-use crate::certificate::Certificate;
+use crate::certificate::{Certificate, successors, taken_over};
 use crate::clock::Millis;
 use crate::journal::Objects;
 use crate::partner::Partner;
@@ -103,7 +103,10 @@ impl Partnership {
             identities: resolver.identities(&station)?,
             signers: resolver.signers(&partner)?,
             recipient: resolver.recipient(&partner)?,
-            pinned_tls: resolver.named(&partner.https_certificate).map(|c| c.der.clone()).collect(),
+            pinned_tls: resolver
+                .with_successors(&partner.https_certificate)
+                .map(|c| c.der.clone())
+                .collect(),
             tls_identity: resolver.tls_identity(&partner)?,
             http_auth: opened(&partner.http_auth, "http-auth")?,
             inbound_auth: opened(&partner.inbound_auth, "inbound-auth")?,
@@ -126,17 +129,16 @@ impl Resolver<'_> {
         names.iter().filter_map(|name| self.objects.certificate(self.account, name))
     }
 
-    /// Certificates that name `name` as the one they replace.
-    fn successors<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'s Certificate> {
-        let of_account = self.objects.certificates.values().filter(|c| c.account == self.account);
-        of_account.filter(move |c| c.replaces == name && c.takes_over_at().is_some())
+    /// The certificate that stands for this name now.
+    fn in_force<'s>(&'s self, name: &'s str) -> Option<&'s Certificate> {
+        let newest = taken_over(self.objects, self.account, name, self.now).pop();
+        newest.or_else(|| self.objects.certificate(self.account, name))
     }
 
-    /// The certificate that stands for this name now: the newest successor whose time has come.
-    fn in_force<'s>(&'s self, name: &'s str) -> Option<&'s Certificate> {
-        let due = |c: &&Certificate| c.takes_over_at().is_some_and(|at| at <= self.now);
-        let newest = self.successors(name).filter(due).max_by_key(|c| c.takes_over_at());
-        newest.or_else(|| self.objects.certificate(self.account, name))
+    /// Those of these names, and those that follow them: a partner may be early or late.
+    fn with_successors<'s>(&'s self, names: &'s [String]) -> impl Iterator<Item = &'s Certificate> {
+        let next = names.iter().flat_map(|name| successors(self.objects, self.account, name));
+        self.named(names).chain(next)
     }
 
     fn identities(&self, station: &Station) -> Result<Vec<Identity>, Lack> {
@@ -174,9 +176,7 @@ impl Resolver<'_> {
     }
 
     fn signers(&self, partner: &Partner) -> Result<Vec<PinnedCertificate>, Lack> {
-        let listed = self.named(&partner.sign_certificate);
-        let next = partner.sign_certificate.iter().flat_map(|name| self.successors(name));
-        listed.chain(next).map(pinned).collect()
+        self.with_successors(&partner.sign_certificate).map(pinned).collect()
     }
 
     fn recipient(&self, partner: &Partner) -> Result<Option<PinnedCertificate>, Lack> {

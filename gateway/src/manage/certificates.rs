@@ -5,7 +5,7 @@ use keystore::{CertInfo, Imported, KeyPair, KeySpec};
 use zeroize::Zeroizing;
 
 use super::{Change, Refusal, Result, accounts, edit, listed, rules, stations};
-use crate::certificate::{Certificate, Purpose};
+use crate::certificate::{Certificate, Purpose, taken_over};
 use crate::clock::Millis;
 use crate::gateway::Core;
 use crate::journal::{ObjectKind, Objects};
@@ -505,9 +505,12 @@ fn successor_name(old: &str, at: Millis) -> String {
 
 /// Makes past switches final: owners name the successor; the old one goes on to verify and decrypt beside it.
 pub(super) fn settle(objects: &Objects, account: &str, now: Millis) -> Vec<Change> {
-    let is_due = |c: &&Certificate| c.account == account && c.takes_over_at().is_some_and(|at| at <= now);
-    let mut due: Vec<&Certificate> = objects.certificates.values().filter(is_due).collect();
-    due.sort_by_key(|c| c.takes_over_at());
+    let in_force = |c: &&Certificate| c.account == account && c.takes_over_at().is_none();
+    let due = objects
+        .certificates
+        .values()
+        .filter(in_force)
+        .flat_map(|c| taken_over(objects, account, &c.name, now));
     let mut changes: Vec<Change> = Vec::new();
     let mut state = objects.clone();
     for successor in due {

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::certificates::{self, choose, settle};
 use super::{Change, Refusal, Result, edit, partners, stations};
-use crate::certificate::Certificate;
+use crate::certificate::{Certificate, successors, taken_over};
 use crate::clock::{Millis, rfc3339};
 use crate::gateway::Core;
 use crate::journal::Objects;
@@ -75,10 +75,18 @@ pub fn guide(objects: &Objects, account: Option<&str>, id: &str, now: Millis) ->
     }
 }
 
-/// The planned successor of a certificate, and whether its time has come.
-fn successor<'a>(objects: &'a Objects, account: &str, name: &str, now: Millis) -> Option<(&'a Certificate, bool)> {
-    let mut planned = objects.certificates.values().filter(|c| c.account == account && c.replaces == name);
-    planned.find_map(|c| Some((c, c.takes_over_at()? <= now)))
+/// The last switch away from a certificate that has taken place or, after those, the one that is planned next.
+fn successor<'a>(objects: &'a Objects, account: &str, name: &'a str, now: Millis) -> Option<(&'a Certificate, bool)> {
+    let past = taken_over(objects, account, name, now);
+    match successors(objects, account, name).get(past.len()) {
+        Some(next) => Some((next, false)),
+        None => past.last().map(|newest| (*newest, true)),
+    }
+}
+
+/// The name of the certificate that is in force while this one is planned, or since it took over.
+fn in_force<'a>((next, switched): (&'a Certificate, bool)) -> &'a str {
+    if switched { &next.name } else { &next.replaces }
 }
 
 /// Partners of a station that have, and that have not, said that they took a certificate.
@@ -100,7 +108,7 @@ fn of_station(objects: &Objects, station: &Station, now: Millis) -> Rollover {
         .map(|(next, _)| next)
         .or_else(|| objects.certificate(account, &station.certificate));
     let switched = plan.is_none_or(|(_, due)| due);
-    let current = if switched { subject.map(|c| c.name.as_str()) } else { None }.unwrap_or(&station.certificate);
+    let current = plan.map_or(station.certificate.as_str(), in_force);
     let old: Vec<&str> = objects
         .certificates
         .values()
@@ -118,7 +126,7 @@ fn of_station(objects: &Objects, station: &Station, now: Millis) -> Rollover {
         (
             begun,
             "make the next key pair; both decrypt from then on".to_owned(),
-            format!("as2gate cert renew {} --at TIME", station.certificate),
+            format!("as2gate cert renew {current} --at TIME"),
         ),
         (
             begun && all_told,
@@ -158,12 +166,13 @@ fn of_station(objects: &Objects, station: &Station, now: Millis) -> Rollover {
 fn of_partner(objects: &Objects, partner: &Partner, now: Millis) -> Rollover {
     let account = partner.account.as_str();
     let first = partner.sign_certificate.first().map_or("", String::as_str);
-    let current = if partner.encrypt_certificate.is_empty() {
+    let listed = if partner.encrypt_certificate.is_empty() {
         first
     } else {
         &partner.encrypt_certificate
     };
-    let plan = successor(objects, account, current, now);
+    let plan = successor(objects, account, listed, now);
+    let current = plan.map_or(listed, in_force);
     // After a switch the old one stays in the list of those that verify; a certificate for signatures alone is no old one.
     let several = partner.sign_certificate.len() > 1 && partner.sign_certificate.iter().any(|c| c == current);
     let begun = plan.is_some() || several;

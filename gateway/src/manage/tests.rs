@@ -12,6 +12,7 @@ use super::users::{KeySource, KeyWish};
 use super::*;
 use crate::clock::{Clock as _, ManualClock};
 use crate::config::Config;
+use crate::partnership::Partnership;
 
 /// 2026-11-22T15:00:00Z.
 const START: i64 = 1_795_359_600_000;
@@ -513,28 +514,60 @@ async fn a_message_that_moved_since_it_was_seen_is_not_cancelled() {
     assert_eq!((cancelled.state.as_str(), cancelled.code.as_str()), ("failed", "cancelled"));
 }
 
-/// A chain of two switches, one written as a time of another zone: by moment, not by text.
+/// A chain of two switches, one written as a time of another zone: by moment, not by text, and none before the one it follows.
 #[tokio::test]
 async fn switches_happen_in_the_order_of_their_moments() {
     let Place { core, clock, .. } = place().await;
     let alice = station(&core, "ALICE").await;
+    let settings = pairs(&[("url", "https://big.example/as2")]);
+    let big = partners::NewPartner {
+        account: None,
+        as2_id: "BIG".to_owned(),
+        settings,
+        certificate: Some(foreign("big")),
+    };
+    partners::add(&core, &big, false).await.unwrap();
     let mut objects = objects(&core).unwrap();
-    let first = objects.certificate("acme", &alice.certificate).unwrap().clone();
-    for (name, replaces, active_from) in [
-        ("second", alice.certificate.as_str(), "2026-12-05T06:00:00+02:00"),
-        ("third", "second", "2026-12-05T05:00:00Z"),
-    ] {
-        let next = crate::certificate::Certificate {
-            name: name.to_owned(),
-            replaces: replaces.to_owned(),
-            active_from: active_from.to_owned(),
-            ..first.clone()
-        };
-        objects.certificates.insert(("acme".to_owned(), name.to_owned()), next);
+    let mut plan = |first: &str, names: [&str; 2], times: [&str; 2]| {
+        let first = objects.certificate("acme", first).unwrap().clone();
+        for (name, replaces, active_from) in [(names[0], first.name.as_str(), times[0]), (names[1], names[0], times[1])] {
+            let mut next = first.clone();
+            if first.sealed_key.is_none() {
+                next = certificates::trusted(("acme", name), first.purpose, "BIG", &foreign(name).bytes).unwrap();
+            }
+            name.clone_into(&mut next.name);
+            replaces.clone_into(&mut next.replaces);
+            active_from.clone_into(&mut next.active_from);
+            let context = Certificate::seal_context("acme", &first.name);
+            let key = first.sealed_key.as_ref().map(|sealed| core.master.open(&context, sealed).unwrap());
+            next.sealed_key = key.map(|key| core.master.seal(&Certificate::seal_context("acme", name), &key).unwrap());
+            objects.certificates.insert(("acme".to_owned(), name.to_owned()), next);
+        }
+    };
+    let times = ["2026-12-05T06:00:00+02:00", "2026-12-05T05:00:00Z"];
+    plan(&alice.certificate, ["second", "third"], times);
+    // Written in the wrong order: the last of them waits for the one before.
+    plan("big-2026", ["big-b", "big-a"], [times[1], times[0]]);
+    let mut seen = Vec::new();
+    for moment in ["2026-12-05T04:30:00Z", "2026-12-05T05:30:00Z"] {
+        let now = moment.parse::<jiff::Timestamp>().unwrap().as_millisecond();
+        clock.advance(std::time::Duration::from_millis((now - clock.now()).unsigned_abs()));
+        // What counts before anybody changes anything is what is settled then.
+        let pair = Partnership::resolve(&objects, &core.master, "ALICE", "BIG", now).unwrap();
+        let after = with_changes(&objects, &certificates::settle(&objects, "acme", now));
+        let later = Partnership::resolve(&after, &core.master, "ALICE", "BIG", now).unwrap();
+        assert_eq!((pair.identities.len(), later.identities.len()), (3, 3));
+        let recipient = |pair: &Partnership| pair.recipient.as_ref().unwrap().der().to_vec();
+        assert!(recipient(&pair) == recipient(&later));
+        assert_eq!(pair.signers.len(), 3, "those to come verify ahead of their time");
+        let guide = |id: &str| rollover::guide(&objects, None, id, now).unwrap();
+        let (ours, theirs) = (after.stations["ALICE"].certificate.clone(), guide("BIG").current);
+        assert_eq!(guide("ALICE").current, ours);
+        assert_eq!(theirs, after.partner("acme", "BIG").unwrap().encrypt_certificate);
+        seen.push([ours, guide("ALICE").next.unwrap_or_default(), theirs]);
     }
-    clock.advance(std::time::Duration::from_secs(30 * 86_400));
-    let after = with_changes(&objects, &certificates::settle(&objects, "acme", clock.now()));
-    assert_eq!(after.stations["ALICE"].certificate, "third");
+    let expected = [["second", "third", "big-2026"], ["third", "", "big-a"]];
+    assert_eq!(seen, expected.map(|row| row.map(str::to_owned)));
 }
 
 /// What nobody is to follow never stands in for a partner without a certificate.
