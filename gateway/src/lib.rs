@@ -10,6 +10,7 @@ pub mod clock;
 pub mod config;
 pub mod content_type;
 pub mod event;
+mod hint;
 pub mod layout;
 pub mod login;
 pub mod message;

@@ -444,27 +444,5 @@ pub fn with_changes(before: &Objects, changes: &[Change]) -> Objects {
     after
 }
 
-/// Why an AS2 id is not found, and what helps: to look at the spelling, or to `add` the first one.
-pub(crate) fn instead<'a>(kind: &str, known: impl Iterator<Item = &'a str>, add: &'static str) -> (String, &'static str) {
-    let mut known = known.peekable();
-    let hint = match known.peek() {
-        Some(_) => "AS2 ids are compared exactly, case included",
-        None => add,
-    };
-    (format!("known {kind}: {}", listed(known, "none")), hint)
-}
-
-/// "a, b and c", or what to say when there is none.
-pub(crate) fn listed<'a>(names: impl Iterator<Item = &'a str>, none: &str) -> String {
-    /// Names shown in one line.
-    const MAX_LISTED: usize = 5;
-    let names: Vec<&str> = names.take(MAX_LISTED + 1).collect();
-    match names.len() {
-        0 => none.to_owned(),
-        n if n > MAX_LISTED => format!("{}, …", names[..MAX_LISTED].join(", ")),
-        _ => names.join(", "),
-    }
-}
-
 #[cfg(test)]
 mod tests;

@@ -16,6 +16,7 @@ use crate::clock::millis;
 use crate::config::parse_duration;
 use crate::event::NewEvent;
 use crate::gateway::Core;
+use crate::hint::quoted;
 use crate::journal::Objects;
 use crate::manage::certificates::{self, For, Switch, Use, When, colons, day};
 use crate::manage::{Refusal, Result, accounts, objects, rollover, rules, stores};
@@ -305,8 +306,10 @@ async fn renew(
         "send the new certificate to your partners: as2gate cert export {}",
         certificate.name
     ));
-    ctx.printer
-        .note(&format!("every step with its command: as2gate cert rollover {}", certificate.owner));
+    ctx.printer.note(&format!(
+        "every step with its command: as2gate cert rollover {}",
+        quoted(&certificate.owner)
+    ));
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use super::error::DONE;
 use super::{Ctx, Outcome};
 use crate::config::{CONFIG_FILE, Config};
 use crate::gateway::Core;
+use crate::hint::quoted;
 use crate::manage::{Refusal, Result, accounts, setup};
 
 /// Set up a data directory with keys and an account.
@@ -166,13 +167,13 @@ fn command(ctx: &Ctx, verb: &str) -> String {
         .globals
         .config
         .as_ref()
-        .map(|file| format!(" -c {}", file.display()))
+        .map(|file| format!(" -c {}", quoted(&file.to_string_lossy())))
         .unwrap_or_default();
     let data = ctx
         .globals
         .data_dir
         .as_ref()
-        .map(|dir| format!(" --data-dir {}", dir.display()))
+        .map(|dir| format!(" --data-dir {}", quoted(&dir.to_string_lossy())))
         .unwrap_or_default();
     format!("as2gate{config}{data} {verb}")
 }

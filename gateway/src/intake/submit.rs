@@ -9,6 +9,7 @@ use openssl::sha::Sha256;
 
 use super::{Arrived, Landed, drawn, queue};
 use crate::gateway::Core;
+use crate::hint::{instead, quoted};
 use crate::journal::JournalError;
 use crate::layout;
 use crate::message::Message;
@@ -89,7 +90,7 @@ fn queue_file(core: &Core, account: String, station: String, partner: String, wh
             "empty-file",
             format!("{} is empty", what.file.display()),
             "empty files are not sent",
-            "partner set … --allow-empty true",
+            format!("as2gate partner set {} --allow-empty true", quoted(&partner)),
         ));
     }
     let arrived = Arrived {
@@ -125,15 +126,13 @@ pub fn check_pair(core: &Core, station: &str, partner: &str) -> Result<String, S
     let objects = core.objects();
     let cannot = format!("cannot send from {station} to {partner}");
     let Some(ours) = objects.stations.get(station) else {
-        let known: Vec<&str> = objects.stations.keys().map(String::as_str).take(5).collect();
+        let known = objects.stations.keys().map(String::as_str);
+        let (known, hint) = instead("stations", known, "as2gate station add ID");
         return Err(SubmitError::new(
             "no-station",
             cannot,
-            format!(
-                "no station {station}; known: {}",
-                if known.is_empty() { "none".to_owned() } else { known.join(", ") }
-            ),
-            "as2gate station list",
+            format!("no station {station}; {known}"),
+            hint,
         ));
     };
     match objects.partner(&ours.account, partner) {
@@ -142,20 +141,17 @@ pub fn check_pair(core: &Core, station: &str, partner: &str) -> Result<String, S
             "not-a-pair",
             cannot,
             "the partner does not trade with this station",
-            "as2gate partner set … --stations",
+            format!("as2gate partner set {} --stations", quoted(partner)),
         )),
         None => {
-            let known: Vec<&str> = objects
-                .pairs(&ours.account)
-                .filter(|(s, _)| s.as2_id == station)
-                .map(|(_, p)| p.as2_id.as_str())
-                .take(5)
-                .collect();
+            let trading = objects.pairs(&ours.account).filter(|(s, _)| s.as2_id == station);
+            let known = trading.map(|(_, p)| p.as2_id.as_str());
+            let (known, hint) = instead("partners", known, "as2gate partner add ID --url URL --certificate FILE");
             Err(SubmitError::new(
                 "no-partner",
                 cannot,
-                format!("no partner {partner}; known: {}", known.join(", ")),
-                "as2gate partner list",
+                format!("no partner {partner}; {known}"),
+                hint,
             ))
         }
     }

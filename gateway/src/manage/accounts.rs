@@ -1,8 +1,9 @@
 //! Accounts: the tenants.
 
-use super::{Change, Refusal, Result, edit, fields, listed};
+use super::{Change, Refusal, Result, edit, fields};
 use crate::account::Account;
 use crate::gateway::Core;
+use crate::hint::listed;
 use crate::journal::{ObjectKind, Objects};
 
 /// The account that a request is about: the one named, or the only one there is.

@@ -4,10 +4,11 @@ use jiff::Timestamp;
 use keystore::{CertInfo, Imported, KeyPair, KeySpec};
 use zeroize::Zeroizing;
 
-use super::{Change, Refusal, Result, accounts, edit, listed, rules, stations};
+use super::{Change, Refusal, Result, accounts, edit, rules, stations};
 use crate::certificate::{Certificate, Purpose, taken_over};
 use crate::clock::Millis;
 use crate::gateway::Core;
+use crate::hint::listed;
 use crate::journal::{ObjectKind, Objects};
 use crate::words;
 

@@ -10,6 +10,7 @@ use super::{Change, Refusal, Result, edit, partners, stations};
 use crate::certificate::{Certificate, successors, taken_over};
 use crate::clock::{Millis, rfc3339};
 use crate::gateway::Core;
+use crate::hint::quoted;
 use crate::journal::Objects;
 use crate::partner::Partner;
 use crate::station::Station;
@@ -138,7 +139,7 @@ fn of_station(objects: &Objects, station: &Station, now: Millis) -> Rollover {
             format!("note who has taken it{}", named("; so far ", &confirmed)),
             format!(
                 "as2gate cert confirm {name} --partner {}",
-                missing.first().map_or("ID", String::as_str)
+                missing.first().map_or("ID".into(), |id| quoted(id))
             ),
         ),
         (
@@ -180,7 +181,7 @@ fn of_partner(objects: &Objects, partner: &Partner, now: Millis) -> Rollover {
     let name = plan.map_or(if several { current } else { "NEXT" }, |(next, _)| next.name.as_str());
     let id = &partner.as2_id;
     let take = if current.is_empty() {
-        format!("as2gate cert add NAME --partner {id} --file FILE")
+        format!("as2gate cert add NAME --partner {} --file FILE", quoted(id))
     } else {
         format!("as2gate cert schedule {current} --replace-with FILE --at TIME")
     };
@@ -199,7 +200,7 @@ fn of_partner(objects: &Objects, partner: &Partner, now: Millis) -> Rollover {
         (
             false,
             "drop the old one, once it signs with the new one".to_owned(),
-            format!("as2gate partner set {id} --sign-certificate {name}"),
+            format!("as2gate partner set {} --sign-certificate {name}", quoted(id)),
         ),
     ];
     Rollover {
@@ -315,7 +316,7 @@ pub fn warnings(objects: &Objects) -> Vec<(String, String)> {
             c.active_from,
             missing.join(", ")
         );
-        (!missing.is_empty()).then(|| (what, format!("as2gate cert rollover {}", c.owner)))
+        (!missing.is_empty()).then(|| (what, format!("as2gate cert rollover {}", quoted(&c.owner))))
     });
     unconfirmed.collect()
 }

@@ -12,6 +12,7 @@ use super::{Change, Object, Refusal, Result};
 use crate::account::Account;
 use crate::certificate::{Certificate, Purpose};
 use crate::config::Config;
+use crate::hint::quoted;
 use crate::journal::{ObjectKind, Objects};
 use crate::station::Station;
 use crate::user::User;
@@ -137,7 +138,7 @@ fn check_station(objects: &Objects, station: &Station) -> Result<(), String> {
         if certificate.sealed_key.is_none() {
             return Err(format!(
                 "certificate {name} has no private key here, and a station signs and decrypts with one\nas2gate cert add NAME --station {} --file FILE",
-                station.as2_id
+                quoted(&station.as2_id)
             ));
         }
     }

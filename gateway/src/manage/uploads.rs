@@ -8,6 +8,7 @@ use super::{Refusal, RefusalKind, Result};
 use crate::clock::Millis;
 use crate::event::NewEvent;
 use crate::gateway::Core;
+use crate::hint::{listed, quoted};
 use crate::intake::{self, Landed};
 use crate::journal::{JournalError, UploadRow, UploadState};
 use crate::layout;
@@ -76,10 +77,7 @@ pub fn choose(core: &Core, filter: &Filter, text: &str) -> Result<UploadRow> {
                 .collect();
             Err(Refusal::usage(
                 format!("which {text}?"),
-                format!(
-                    "{n} files wait under that name: {}",
-                    super::listed(places.iter().map(String::as_str), "")
-                ),
+                format!("{n} files wait under that name: {}", listed(places.iter().map(String::as_str), "")),
                 "say --station, --partner or --user",
             ))
         }
@@ -100,7 +98,7 @@ pub async fn release(core: &Arc<Core>, row: &UploadRow, name: Option<&str>, dry_
     intake::check_pair(core, &row.station, &row.partner)?;
     let allow_empty = core.objects().partner(&row.account, &row.partner).is_some_and(|p| p.allow_empty);
     if row.size == 0 && !allow_empty {
-        let hint = format!("as2gate partner set {} --allow-empty true, then release it", row.partner);
+        let hint = format!("as2gate partner set {} --allow-empty true, then release it", quoted(&row.partner));
         return Err(Refusal::invalid(cannot(), "empty files are not sent to this partner", hint));
     }
     let name = name.unwrap_or(&row.name).to_owned();

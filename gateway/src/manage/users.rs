@@ -2,8 +2,9 @@
 
 use keystore::ssh::{KeyFile, KeyFormat, KeyKind, PublicKey, parse_public, user_key};
 
-use super::{Change, Refusal, Result, accounts, edit, fields, listed, objects, secrets};
+use super::{Change, Refusal, Result, accounts, edit, fields, objects, secrets};
 use crate::gateway::{Core, Listening};
+use crate::hint::{listed, quoted};
 use crate::journal::{ObjectKind, Objects};
 use crate::login::LoginStep;
 use crate::user::{User, UserKind};
@@ -323,6 +324,6 @@ pub fn connect_command(core: &Core, user: &str, key_file: Option<&str>) -> Strin
         (host, _) => host,
     };
     let port = if port == "22" { String::new() } else { format!("-P {port} ") };
-    let key = key_file.map(|file| format!("-i {file} ")).unwrap_or_default();
+    let key = key_file.map(|file| format!("-i {} ", quoted(file))).unwrap_or_default();
     format!("sftp {port}{key}{user}@{host}")
 }

@@ -340,6 +340,40 @@ fn a_data_directory_alone_is_enough() {
     assert_eq!(names_in(place.dir.path()), ["elsewhere"], "nothing outside of the data directory");
 }
 
+/// Commands that hints suggest, taken to a shell as they are: blanks, quotes and dollar signs stay what they are.
+#[test]
+fn suggested_commands_can_be_pasted() {
+    let place = Place::new();
+    let paste = |command: &str| run(place.command("sh").args(["-c", command])).ok();
+    let config = place.path("my gate's.toml");
+    let with = |args: &[&str]| place.cli(&[&["-c", config.to_str().unwrap()], args].concat());
+    let told = with(&["init", "--account", "acme"]).ok();
+    let next = told.lines().find(|line| line.contains("station add ALICE")).unwrap();
+    paste(next.split(" your first").next().unwrap());
+    let ours: Value = serde_json::from_str(&with(&["station", "show", "ALICE", "-o", "json"]).ok()).unwrap();
+    let id = r#"Big "Co" $HOME's"#;
+    let _ = with(&["partner", "add", id, "--url", "http://127.0.0.1:1/as2"]).ok();
+    let again = with(&["partner", "add", id, "--url", "http://127.0.0.1:1/as2"]).fails(1);
+    let hint = again.lines().find_map(|line| line.strip_prefix("hint:  ")).unwrap();
+    let here = |command: &str| command.replacen("as2gate ", r#"as2gate -c "my gate's.toml" "#, 1);
+    paste(&here(&hint.replace('…', "--name pasted")));
+    let shown: Value = serde_json::from_str(&with(&["partner", "show", id, "-o", "json"]).ok()).unwrap();
+    assert_eq!(shown["name"], "pasted");
+    let steps: Value = serde_json::from_str(&with(&["cert", "rollover", id, "-o", "json"]).ok()).unwrap();
+    let command = steps["steps"][0]["command"].as_str().unwrap();
+    let _ = with(&[
+        "cert",
+        "export",
+        ours["certificate"].as_str().unwrap(),
+        "--out",
+        place.path("big.cer").to_str().unwrap(),
+    ])
+    .ok();
+    paste(&here(&command.replace("NAME", "big").replace("FILE", "big.cer")));
+    let added: Value = serde_json::from_str(&with(&["cert", "show", "big", "-o", "json"]).ok()).unwrap();
+    assert_eq!(added["owner"], id);
+}
+
 #[test]
 fn init_with_an_account_that_cannot_be_makes_nothing() {
     let place = Place::new();

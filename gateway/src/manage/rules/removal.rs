@@ -1,7 +1,8 @@
 //! What a removal would leave dangling.
 
+use crate::hint::listed;
 use crate::journal::{ObjectKind, Objects};
-use crate::manage::{Refusal, RefusalKind, Result, listed};
+use crate::manage::{Refusal, RefusalKind, Result};
 
 /// Refuses to remove what others need.
 pub(super) fn check(after: &Objects, kind: ObjectKind, account: &str, name: &str) -> Result<()> {

@@ -1,0 +1,68 @@
+//! What refusals and their hints say in the same words everywhere: what there is instead, and commands that a shell takes.
+
+use std::borrow::Cow;
+
+/// The word as POSIX shells read it: as it is where that is safe, else in single quotes (POSIX.1-2017, Shell Command Language
+/// §2.2). AS2 ids may hold blanks, quotes and dollar signs; names of users, accounts and certificates need none of this.
+#[must_use]
+pub(crate) fn quoted(word: &str) -> Cow<'_, str> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'/' | b':' | b'@' | b'%' | b'+' | b',' | b'=');
+    if !word.is_empty() && word.bytes().all(plain) {
+        return Cow::Borrowed(word);
+    }
+    Cow::Owned(format!("'{}'", word.replace('\'', r"'\''")))
+}
+
+/// Why an AS2 id is not found, and what helps: to look at the spelling, or to `add` the first one.
+pub(crate) fn instead<'a>(kind: &str, known: impl Iterator<Item = &'a str>, add: &'static str) -> (String, &'static str) {
+    let mut known = known.peekable();
+    let hint = match known.peek() {
+        Some(_) => "AS2 ids are compared exactly, case included",
+        None => add,
+    };
+    (format!("known {kind}: {}", listed(known, "none")), hint)
+}
+
+/// "a, b and c", or what to say when there is none.
+pub(crate) fn listed<'a>(names: impl Iterator<Item = &'a str>, none: &str) -> String {
+    /// Names shown in one line.
+    const MAX_LISTED: usize = 5;
+    let names: Vec<&str> = names.take(MAX_LISTED + 1).collect();
+    match names.len() {
+        0 => none.to_owned(),
+        n if n > MAX_LISTED => format!("{}, …", names[..MAX_LISTED].join(", ")),
+        _ => names.join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_shell_reads_one_word() {
+        let words = [
+            "ACME_PROD",
+            "Big Co",
+            "",
+            "it's",
+            r#"a"b\c"#,
+            "$HOME",
+            "a;b|c&d",
+            "*",
+            "~root",
+            "#x",
+            "x=1",
+            "ä/ö",
+            "`id`",
+            "!!",
+        ];
+        for word in words {
+            let script = format!("printf '<%s>' {}", quoted(word));
+            let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+            assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("<{word}>"));
+        }
+        assert_eq!(quoted("ACME_PROD-1.x"), "ACME_PROD-1.x");
+    }
+}
