@@ -3,6 +3,7 @@
 
 mod account;
 mod apply;
+mod audit;
 mod backup;
 mod cert;
 mod check;
@@ -138,6 +139,9 @@ enum Command {
     /// The life of the records: in view, out of view, deleted.
     #[command(subcommand)]
     Lifecycle(lifecycle::Verb),
+    /// What happened, and whether the record of it is whole.
+    #[command(subcommand)]
+    Audit(audit::Verb),
     /// Open a captured AS2 message or MDN offline.
     Inspect(inspect::Inspect),
     /// Bring objects into the state that TOML files describe.
@@ -222,6 +226,7 @@ async fn dispatch(ctx: &Ctx, command: Command) -> Outcome {
         Command::Upload(verb) => upload::run(ctx, verb).await,
         Command::Message(verb) => message::run(ctx, verb).await,
         Command::Lifecycle(verb) => lifecycle::run(ctx, verb).await,
+        Command::Audit(verb) => audit::run(ctx, verb),
         Command::Inspect(args) => inspect::run(ctx, &args),
         Command::Apply(args) => apply::run(ctx, &args).await,
         Command::Export(args) => apply::export(ctx, &args),

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use as2_core::hex;
 use serde::Serialize;
 
 use crate::clock::{Millis, millis};
@@ -195,6 +196,12 @@ pub fn run(core: &Arc<Core>, by_hand: bool) -> Result<Plan, SweepError> {
         tx.forget_windows(now)?;
         tx.set_fact(FACT_LAST, &now.to_string())
     })?;
+    // Noted where whoever rewrites the table does not get at it (security.md §11).
+    let head = core.journal.read(|tx| tx.last_hash())?;
+    tracing::info!(
+        head = hex(&head),
+        "head of the chain of events; `as2gate audit verify --head` finds it again"
+    );
     for row in plan.rows.iter().filter(|row| row.noncurrent + row.delete > 0) {
         tracing::info!(
             account = row.account,

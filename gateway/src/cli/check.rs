@@ -278,8 +278,8 @@ fn contents(core: &Core) -> Result<Vec<Finding>> {
             "ok" => Finding::ok("database", "intact"),
             other => Finding::bad("database", other, "stop the server and restore a backup"),
         },
-        match core.journal.read(|tx| tx.verify_events())? {
-            Ok(events) => Finding::ok("events", format!("{events}, chain unbroken")),
+        match core.journal.read(|tx| tx.verify_events(|_| ()))? {
+            Ok(chain) => Finding::ok("events", format!("{}, chain unbroken", chain.events)),
             Err(seq) => Finding::bad(
                 "events",
                 format!("the chain breaks at event {seq}"),

@@ -1,17 +1,16 @@
 //! `user`: SFTP logins and their keys.
 
-use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use keystore::ssh::{KeyFile, KeyFormat, KeyKind, KeyOptions, MAX_PUBLIC_TEXT, PublicKey};
 use serde_json::{Value, json};
 
+use super::audit::{facts_cell, last_events};
 use super::error::DONE;
 use super::output::{Cell, List, facts};
 use super::settings::{OfUser, Settings};
 use super::{Ctx, Outcome};
-use crate::event::Event;
 use crate::gateway::Core;
 use crate::login::{LoginStep, LoginWays};
 use crate::manage::host_keys::{HostKey, HostKeyState};
@@ -596,36 +595,14 @@ fn limits(user: &User) -> String {
 }
 
 fn log(ctx: &Ctx, core: &Core, name: Option<&str>, limit: usize) -> Result<()> {
-    /// Events read at once.
-    const PAGE: u32 = 1_000;
-    /// Most events that are shown, and so held.
-    const MAX_SHOWN: usize = 100_000;
-    let mut last: VecDeque<Event> = VecDeque::new();
-    let mut after = 0;
-    loop {
-        let page = core.journal.read(|tx| tx.events(after, name, Some("user."), PAGE))?;
-        let Some(end) = page.last() else { break };
-        after = end.seq;
-        last.extend(page.into_iter().filter(|event| ctx.lists(&event.account)));
-        while last.len() > limit.min(MAX_SHOWN) {
-            last.pop_front();
-        }
-    }
     let columns = [("time", "TIME"), ("user", "USER"), ("kind", "EVENT"), ("facts", "FACTS")];
     let mut list = List::new(&columns, "nothing happened");
-    for event in &last {
-        let shown = event.facts.as_object().map(|facts| {
-            facts
-                .iter()
-                .map(|(name, value)| format!("{name}={value}"))
-                .collect::<Vec<_>>()
-                .join(" ")
-        });
+    for event in last_events(ctx, core, 0, name, Some("user."), limit)? {
         list.push(vec![
             Cell::time(Some(event.at), core.clock.now()),
             Cell::text(&event.subject),
             Cell::text(&event.kind),
-            Cell::short(shown.unwrap_or_default(), event.facts.clone()),
+            facts_cell(&event),
         ]);
     }
     ctx.printer.list(&list);

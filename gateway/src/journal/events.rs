@@ -7,6 +7,15 @@ use super::{Result, Tx};
 use crate::clock::Millis;
 use crate::event::{Event, NewEvent};
 
+/// An unbroken chain of events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// How many.
+    pub events: u64,
+    /// SHA-256 of the last one, which stands for all before it; empty without any.
+    pub head: Vec<u8>,
+}
+
 impl Tx<'_> {
     /// Adds an event to the chain.
     ///
@@ -22,7 +31,11 @@ impl Tx<'_> {
         Ok(())
     }
 
-    fn last_hash(&self) -> Result<Vec<u8>> {
+    /// The hash of the last event, which stands for all before it; empty without any.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn last_hash(&self) -> Result<Vec<u8>> {
         let mut query = self.db.prepare_cached("SELECT hash FROM event ORDER BY seq DESC LIMIT 1")?;
         Ok(query.query_row([], |row| row.get(0)).optional()?.unwrap_or_default())
     }
@@ -76,17 +89,17 @@ impl Tx<'_> {
         Ok(low)
     }
 
-    /// Walks the chain; the number of events, or the first whose hash does not fit.
+    /// Walks the chain and shows each hash on the way; what it came to, or the first event whose hash does not fit.
     ///
     /// # Errors
     /// The database's.
-    pub fn verify_events(&self) -> Result<std::result::Result<u64, i64>> {
+    pub fn verify_events(&self, mut each: impl FnMut(&[u8])) -> Result<std::result::Result<Chain, i64>> {
         let mut query = self
             .db
             .prepare("SELECT seq, at, account, kind, subject, facts, hash FROM event ORDER BY seq")?;
         let mut rows = query.query([])?;
         let mut last = Vec::new();
-        let mut count = 0u64;
+        let mut events = 0u64;
         while let Some(row) = rows.next()? {
             let (account, kind): (String, String) = (row.get(2)?, row.get(3)?);
             let (subject, facts): (String, String) = (row.get(4)?, row.get(5)?);
@@ -94,10 +107,11 @@ impl Tx<'_> {
             if link(&last, row.get(1)?, &account, &kind, &subject, &facts).as_slice() != hash {
                 return Ok(Err(row.get(0)?));
             }
+            each(&hash);
             last = hash;
-            count += 1;
+            events += 1;
         }
-        Ok(Ok(count))
+        Ok(Ok(Chain { events, head: last }))
     }
 }
 

@@ -282,10 +282,16 @@ fn the_event_chain_shows_a_rewritten_row() {
     let (dir, journal) = journal();
     accept(&journal, "a.edi", 10);
     accept(&journal, "b.edi", 10);
-    assert_eq!(journal.read(|tx| tx.verify_events()).unwrap(), Ok(2));
+    let mut hashes = Vec::new();
+    let chain = journal
+        .read(|tx| tx.verify_events(|hash| hashes.push(hash.to_vec())))
+        .unwrap()
+        .unwrap();
+    let last = journal.read(|tx| tx.last_hash()).unwrap();
+    assert_eq!((chain.events, &chain.head, hashes.len(), hashes.last()), (2, &last, 2, Some(&last)));
     let db = Connection::open(dir.path().join("as2gate.db")).unwrap();
     db.execute("UPDATE event SET subject = 'x' WHERE seq = 1", []).unwrap();
-    assert_eq!(journal.read(|tx| tx.verify_events()).unwrap(), Err(1));
+    assert_eq!(journal.read(|tx| tx.verify_events(|_| ())).unwrap(), Err(1));
 }
 
 #[test]

@@ -246,3 +246,39 @@ fn a_session_sees_nothing_more_when_its_user_is_made_anew_in_another_account() {
         gateway.json(&["session", "list"]).as_array().unwrap().is_empty().then_some(())
     });
 }
+
+#[test]
+fn the_record_of_events_tells_what_happened_and_who_rewrote_it() {
+    let pair = waiting();
+    let gateway = pair.alice();
+    let _ = gateway.ok(&["partner", "set", "BOB", "--name", "Bob and sons"]);
+    let listed = gateway.json(&["audit", "list", "--kind", "partner.", "--since", "1h", "--limit", "1"]);
+    let [last] = listed.as_array().unwrap().as_slice() else {
+        panic!("{listed:#}")
+    };
+    assert_eq!(
+        (last["account"].as_str(), last["subject"].as_str()),
+        (Some("acme"), Some("BOB")),
+        "{last:#}"
+    );
+
+    let noted = gateway.json(&["audit", "verify"])["head"].as_str().unwrap().to_owned();
+    let _ = gateway.ok(&["partner", "set", "BOB", "--name", "Bob"]);
+    let later = gateway.json(&["audit", "verify", "--head", &noted.to_uppercase()]);
+    assert_ne!(later["head"], noted.as_str());
+    let unknown = gateway.cli(&["audit", "verify", "--head", &"0".repeat(64)]);
+    assert!(
+        unknown.code == 1 && unknown.stderr.contains("no event carries the hash 0000"),
+        "{unknown}"
+    );
+
+    let forge = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); \
+                 db.execute('UPDATE event SET at = at + 1 WHERE seq = 2'); db.commit()";
+    let database = gateway.path("data/db/as2gate.db");
+    let _ = run(tool("python3", &["-c", forge]).arg(database)).ok();
+    let forged = gateway.cli(&["audit", "verify"]);
+    assert!(
+        forged.code == 1 && forged.stderr.contains("the chain of hashes breaks at event 2"),
+        "{forged}"
+    );
+}
