@@ -7,6 +7,7 @@ mod audit;
 mod backup;
 mod cert;
 mod check;
+mod demo;
 mod error;
 mod init;
 mod inspect;

@@ -8,6 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
+use super::demo::Demo;
 use super::error::{DONE, FAILED};
 use super::output::{Format, out};
 use super::{Ctx, Outcome};
@@ -23,6 +24,7 @@ use crate::manage::{Refusal, RefusalKind, Result};
   as2gate serve                                         as configured
   as2gate serve --sftp 127.0.0.1:2022 --as2 127.0.0.1:8080
   as2gate serve --sftp 127.0.0.1:0 --as2 127.0.0.1:0    free ports; the ready line names them
+  as2gate serve --demo                                  two stations to try, gone when it ends
 
 SIGTERM or SIGINT stops it: what is under way may end (uploads for sftp.drain); a second one stops at once.
 Sockets that systemd hands over as sftp, as2, as2-tls or telemetry are used instead of the configured addresses.")]
@@ -36,10 +38,14 @@ pub(crate) struct Serve {
     /// Serve health and metrics here instead; "" switches them off.
     #[arg(long, value_name = "ADDR")]
     telemetry: Option<String>,
+    /// Try it: two stations that trade with each other and a user, on free ports, in a directory that is removed at the end.
+    #[arg(long)]
+    demo: bool,
 }
 
 pub(crate) async fn run(ctx: &Ctx, args: Serve) -> Outcome {
-    let config = ctx.config()?;
+    let demo = args.demo.then(|| Demo::new(ctx)).transpose()?;
+    let config = demo.as_ref().map_or_else(|| ctx.config(), Demo::config)?;
     start_log(&config, ctx.globals.verbose)?;
     let json_lines = config.telemetry.log_format == LogFormat::Json || ctx.globals.output == Some(Format::Json);
     let some = |list: Vec<String>| (!list.is_empty()).then_some(list);
@@ -48,6 +54,7 @@ pub(crate) async fn run(ctx: &Ctx, args: Serve) -> Outcome {
         as2: some(args.as2),
         telemetry: args.telemetry,
     };
+    let options = if demo.is_some() { Demo::listen(options) } else { options };
     let cannot = |error: &std::io::Error| Refusal::from_io("cannot listen for signals", error);
     // Before anything is announced: whoever sees the ready line may stop us.
     let mut term = signal(SignalKind::terminate()).map_err(|error| cannot(&error))?;
@@ -55,6 +62,9 @@ pub(crate) async fn run(ctx: &Ctx, args: Serve) -> Outcome {
     let mut hup = signal(SignalKind::hangup()).map_err(|error| cannot(&error))?;
     let running = Gateway::start(config, options).await?;
     out(&ready_line(&running, json_lines));
+    if let Some(demo) = &demo {
+        out(&demo.furnish(&running.core).await?);
+    }
     listen::notify("READY=1");
     let cause = loop {
         tokio::select! {

@@ -329,6 +329,45 @@ fn port_zero_is_chosen_and_told() {
 }
 
 #[test]
+fn a_demo_trades_with_itself_and_leaves_nothing() {
+    let mut place = Place::new();
+    let _ = place.serve(&["--demo"]);
+    let guide = wait_for("the guide", || {
+        let log = fs::read_to_string(place.path("serve.log")).unwrap();
+        log.contains("as2gate --data-dir").then_some(log)
+    });
+    let connect = guide.lines().find(|line| line.trim_start().starts_with("sftp -P ")).unwrap();
+    let words: Vec<&str> = connect.split_whitespace().collect();
+    let ["sftp", "-P", port, "-i", key, "demo@localhost"] = words[..] else {
+        panic!("{connect}")
+    };
+    let user = tests::sftp::Sftp::new(port.parse().unwrap(), "demo", Path::new(key));
+    let local = place.path("order.edi");
+    fs::write(&local, b"ISA*00*").unwrap();
+    user.put(&local, "AS2/send/ALICE/BOB/");
+    wait_for("the file in BOB's inbox", || {
+        let listed = user.run(&["ls -1 AS2/files/BOB/ALICE/inbox/*"]).stdout;
+        listed.contains("order.edi").then_some(())
+    });
+    let dir = Path::new(key).parent().unwrap();
+    let told = place.ok(&["--data-dir", dir.to_str().unwrap(), "message", "list"]);
+    assert!(told.contains("\tdelivered\t") && told.contains("\tfiled\t"), "{told}");
+
+    let server = place.server.as_mut().unwrap();
+    let _ = run(tool("kill", &["-INT"]).arg(server.id().to_string())).ok();
+    assert!(server.wait().unwrap().success());
+    assert!(!dir.exists(), "{} is left", dir.display());
+    let files: Vec<_> = fs::read_dir(place.dir.path())
+        .unwrap()
+        .map(|file| file.unwrap().file_name())
+        .collect();
+    assert_eq!(files.len(), 2, "the log and the order: {files:?}");
+    let both = place.cli(&["--data-dir", "x", "serve", "--demo"]);
+    assert_eq!(both.code, 2, "{both}");
+    three_lines(&both.stderr);
+}
+
+#[test]
 fn a_data_directory_alone_is_enough() {
     let place = Place::new();
     let dir = place.path("elsewhere");
