@@ -86,7 +86,7 @@ fn successor<'a>(objects: &'a Objects, account: &str, name: &'a str, now: Millis
 }
 
 /// The name of the certificate that is in force while this one is planned, or since it took over.
-fn in_force<'a>((next, switched): (&'a Certificate, bool)) -> &'a str {
+fn in_force((next, switched): (&Certificate, bool)) -> &str {
     if switched { &next.name } else { &next.replaces }
 }
 
