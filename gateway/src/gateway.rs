@@ -18,6 +18,7 @@ use crate::config::{self, Config};
 use crate::helper::SpareCores;
 use crate::inbox::Brake;
 use crate::journal::{Journal, JournalError, Objects, UploadState};
+use crate::manage::host_keys::HostKey;
 use crate::message::State;
 use crate::partnership::{Lack, Partnership, PartnershipCache};
 use crate::post::Poster;
@@ -95,6 +96,9 @@ pub enum StartError {
     /// This user may not look into the data directory.
     #[error("cannot look into {0}: {1}")]
     Unreadable(PathBuf, String),
+    /// The journal's file has nothing in it: what the data directory holds would pass for worth nothing.
+    #[error("the database {0} is empty")]
+    Emptied(PathBuf),
     /// No room is left to open the journal: SQLite calls that an I/O error.
     #[error("no room is left on the disk of {0}")]
     Full(PathBuf),
@@ -107,6 +111,9 @@ pub enum StartError {
     /// The keystore's word.
     #[error("{0}")]
     Key(String),
+    /// A host key that cannot be used.
+    #[error("{0}")]
+    HostKey(String),
     /// A listener cannot be bound, or something else of the system.
     #[error("{0}")]
     Io(String),
@@ -124,8 +131,15 @@ impl StartError {
             StartError::Journal(JournalError::Newer { .. } | JournalError::Unknown { .. }) => {
                 "install the as2gate version that wrote it, or restore a backup"
             }
+            StartError::Emptied(_) => "restore a backup; to begin anew, remove the data directory and run `as2gate init`",
+            StartError::Journal(error) if is_damage(error) => {
+                "stop the server, keep a copy of the data directory, and restore a backup: as2gate restore --help"
+            }
             StartError::Journal(_) => "look at the disk and the rights of the data directory; `as2gate doctor` checks the database",
             StartError::Storage(_) => "look at the disk and the rights of the data directory",
+            StartError::HostKey(_) => {
+                "put it back from a backup; where its file is missing a new key is made, which every client has to be told of"
+            }
             StartError::Key(_) => "look at master_key in the configuration and at the file's rights",
             StartError::Io(why) if why.contains("Permission denied") => {
                 "ports below 1024 need root, CAP_NET_BIND_SERVICE or a socket of systemd; or set another: sftp.listen, as2.listen"
@@ -134,6 +148,13 @@ impl StartError {
             StartError::Io(_) => "choose another address, or stop the program that uses it",
         }
     }
+}
+
+/// The file of the journal is not what SQLite wrote.
+fn is_damage(error: &JournalError) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    let JournalError::Sqlite(error) = error else { return false };
+    matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
 }
 
 /// Whether the disk has room for what opening a journal writes.
@@ -379,6 +400,7 @@ impl Gateway {
     pub async fn start(config: Config, options: ServeOptions) -> Result<Running, StartError> {
         let lock = lock(&config)?;
         let core = Core::open(config)?;
+        check_master_key(&core)?;
         core.storage.clear_spool()?;
         core.storage.partials().adopt()?;
         forget_lost_parts(&core)?;
@@ -488,7 +510,7 @@ impl Doors {
         let config = &core.config;
         let mut tasks = Vec::new();
         let logins = Arc::new(Logins::new(Arc::clone(core)));
-        let keys = manage::host_keys::load_or_create(config).map_err(|refusal| StartError::Key(refusal.to_string()))?;
+        let keys = host_keys(config)?;
         let front = crate::sftp_tree::front(config, &keys, Arc::clone(&logins)).map_err(StartError::Io)?;
         for listener in self.sftp {
             tasks.push(tokio::spawn(Arc::clone(&front).serve(listener, stop.clone())));
@@ -732,10 +754,46 @@ async fn sweep(core: Arc<Core>, mut stop: watch::Receiver<bool>) {
 /// Whether somebody has set up the data directory, and this user gets at it.
 fn check_set_up(paths: &config::Paths) -> Result<(), StartError> {
     match paths.db.try_exists() {
+        Ok(true) if is_empty(&paths.db) && is_empty(&paths.db.with_extension("db-wal")) => Err(StartError::Emptied(paths.db.clone())),
         Ok(true) => Ok(()),
         Ok(false) => Err(StartError::NotSetUp(paths.data.clone())),
         Err(error) => Err(StartError::Unreadable(paths.data.clone(), error.to_string())),
     }
+}
+
+fn is_empty(file: &Path) -> bool {
+    std::fs::metadata(file).map_or(true, |metadata| metadata.len() == 0)
+}
+
+/// Whether the master key is the one under which the private keys were sealed: with another one, every message would fail.
+fn check_master_key(core: &Core) -> Result<(), StartError> {
+    let objects = core.objects();
+    let mut sealed = objects.certificates.values().filter(|certificate| certificate.sealed_key.is_some());
+    let Some(first) = sealed.next() else { return Ok(()) };
+    let opens = |certificate: &Certificate| manage::stores::private_key(core, certificate).is_ok();
+    // A single one that is damaged is no reason to stand still.
+    if opens(first) || sealed.any(opens) {
+        return Ok(());
+    }
+    Err(StartError::Key(format!(
+        "the master key is not the one that sealed the private keys here; none of them opens, {} for one",
+        first.name
+    )))
+}
+
+/// Makes the host keys that are missing, and says so: to clients that know the former one the server is another.
+fn host_keys(config: &Config) -> Result<Vec<HostKey>, StartError> {
+    let wrong = |refusal: manage::Refusal| StartError::HostKey(refusal.to_string());
+    let known = manage::host_keys::load(config).map_err(wrong)?;
+    let keys = manage::host_keys::load_or_create(config).map_err(wrong)?;
+    for key in keys.iter().filter(|key| !known.iter().any(|known| known.path == key.path)) {
+        tracing::warn!(
+            kind = key.kind,
+            fingerprint = key.fingerprint,
+            "made a host key, for there was none; clients that know another one will not connect"
+        );
+    }
+    Ok(keys)
 }
 
 /// Takes the data directory for this process.

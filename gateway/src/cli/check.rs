@@ -12,6 +12,7 @@ use super::output::{Cell, Format, List, out, plain, size};
 use super::{Ctx, Outcome};
 use crate::config::{Config, Secret};
 use crate::gateway::{Core, StartError, is_served};
+use crate::journal::Objects;
 use crate::manage::host_keys::HostKeyState;
 use crate::manage::{Object, Refusal, RefusalKind, Result, host_keys, objects, rules};
 use crate::sftp_tree::revoked;
@@ -34,6 +35,19 @@ pub(crate) struct Check {
   as2gate doctor
   as2gate doctor -o json")]
 pub(crate) struct Doctor {}
+
+/// Says on standard error what keeps one object, named like `partner BOB `, from doing its work.
+pub(super) fn note(ctx: &Ctx, core: &Core, object: &str) -> Result<()> {
+    if ctx.dry_run() || ctx.printer.format == Format::Json {
+        return Ok(());
+    }
+    for (what, hint) in rules::warnings(&objects(core)?, core.clock.now()) {
+        if what.starts_with(object) {
+            ctx.printer.note(&format!("note: {what}; {hint}"));
+        }
+    }
+    Ok(())
+}
 
 pub(crate) fn run(ctx: &Ctx, args: &Check) -> Outcome {
     let config = ctx.config()?;
@@ -116,21 +130,26 @@ fn judge_objects(core: &Core) -> Result<Vec<Finding>> {
             findings.push(Finding::bad(&format!("{} {}", object.kind(), object.name()), why, &hint));
         }
     }
-    // A key sealed under another master key is found here, not with the first message.
-    for certificate in all.certificates.values().filter(|certificate| certificate.sealed_key.is_some()) {
-        if let Err(refusal) = crate::manage::stores::private_key(core, certificate) {
-            findings.push(Finding::bad(
-                &format!("certificate {}", certificate.name),
-                refusal.why,
-                &refusal.hint,
-            ));
-        }
-    }
+    findings.extend(sealed(core, &all));
     for (what, hint) in rules::warnings(&all, core.clock.now()) {
         findings.push(Finding::warn("", what, &hint));
     }
     findings.insert(0, Finding::ok("objects", format!("{count} read")));
     Ok(findings)
+}
+
+/// A key sealed under another master key is found here, not with the first message.
+fn sealed(core: &Core, all: &Objects) -> Vec<Finding> {
+    let sealed = all.certificates.values().filter(|certificate| certificate.sealed_key.is_some());
+    let unopened = sealed.filter_map(|certificate| {
+        let refusal = crate::manage::stores::private_key(core, certificate).err()?;
+        Some(Finding::bad(
+            &format!("certificate {}", certificate.name),
+            refusal.why,
+            &refusal.hint,
+        ))
+    });
+    unopened.collect()
 }
 
 /// One line of a check.
@@ -290,6 +309,7 @@ fn contents(core: &Core) -> Result<Vec<Finding>> {
         clock(core)?,
     ];
     let all = objects(core)?;
+    findings.extend(sealed(core, &all));
     for certificate in crate::manage::certificates::expiring(&all, core.clock.now(), 30 * 86_400_000) {
         let day = crate::manage::certificates::day(certificate.not_after);
         findings.push(Finding::warn(

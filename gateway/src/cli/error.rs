@@ -67,6 +67,8 @@ impl From<StartError> for Refusal {
             StartError::Locked(_) => (RefusalKind::Failed, "locked", "as2gate cannot start"),
             StartError::NotSetUp(_) => (RefusalKind::NotFound, "not-set-up", "nothing is set up here"),
             StartError::Key(_) => (RefusalKind::Invalid, "key", "the stored keys cannot be opened"),
+            StartError::HostKey(_) => (RefusalKind::Invalid, "key", "as2gate cannot start"),
+            StartError::Emptied(_) => (RefusalKind::Failed, "journal", "the database cannot be opened"),
             StartError::Unreadable(..) => (RefusalKind::Denied, "storage", "the data directory cannot be used"),
             StartError::Full(_) => (RefusalKind::Failed, "storage", "the disk is full"),
             StartError::Journal(_) => (RefusalKind::Failed, "journal", "the database cannot be opened"),

@@ -10,13 +10,13 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::error::DONE;
-use super::output::{Cell, Format, List, facts};
+use super::output::{Cell, List, facts};
 use super::settings::{OfPartner, Settings};
-use super::{CertificateFile, Ctx, Outcome, partner_test};
+use super::{CertificateFile, Ctx, Outcome, check, partner_test};
 use crate::gateway::Core;
 use crate::journal::Objects;
 use crate::manage::partners::{self, NewPartner};
-use crate::manage::{Result, objects, rules};
+use crate::manage::{Result, objects};
 use crate::partner::{Blocked, Partner};
 use crate::presets::{self, PRESETS};
 
@@ -209,7 +209,7 @@ async fn add(ctx: &Ctx, core: &Core, add: Add) -> Result<()> {
     };
     ctx.printer
         .done(&object(&partner), &ctx.would(format!("{}{origin}", headline(&partner))));
-    warn(ctx, core, &partner)
+    check::note(ctx, core, &format!("partner {} ", partner.as2_id))
 }
 
 async fn set(ctx: &Ctx, core: &Core, id: &str, as2_id: Option<String>, settings: &Settings<OfPartner>) -> Result<()> {
@@ -223,7 +223,7 @@ async fn set(ctx: &Ctx, core: &Core, id: &str, as2_id: Option<String>, settings:
     }
     let partner = partners::set(core, ctx.account(), id, &pairs, ctx.dry_run()).await?;
     ctx.printer.done(&object(&partner), &ctx.would(headline(&partner)));
-    warn(ctx, core, &partner)
+    check::note(ctx, core, &format!("partner {} ", partner.as2_id))
 }
 
 /// The words of `--preset` with their products, for help and completion.
@@ -326,17 +326,4 @@ fn headline(partner: &Partner) -> String {
         "Partner {:<7} sign {sign}   encrypt {encrypt}   mdn {}",
         partner.as2_id, partner.mdn
     )
-}
-
-/// What still lacks, on standard error.
-fn warn(ctx: &Ctx, core: &Core, partner: &Partner) -> Result<()> {
-    if ctx.dry_run() || ctx.printer.format == Format::Json {
-        return Ok(());
-    }
-    for (what, hint) in rules::warnings(&objects(core)?, core.clock.now()) {
-        if what.starts_with(&format!("partner {} ", partner.as2_id)) {
-            ctx.printer.note(&format!("note: {what}; {hint}"));
-        }
-    }
-    Ok(())
 }

@@ -10,7 +10,7 @@ use super::audit::{facts_cell, last_events};
 use super::error::DONE;
 use super::output::{Cell, List, facts};
 use super::settings::{OfUser, Settings};
-use super::{Ctx, Outcome};
+use super::{Ctx, Outcome, check};
 use crate::gateway::Core;
 use crate::login::{LoginStep, LoginWays};
 use crate::manage::host_keys::{HostKey, HostKeyState};
@@ -274,6 +274,7 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Set { name, settings } => {
             let user = users::set(&core, ctx.account(), &name, &settings.some("user", &name)?, ctx.dry_run()).await?;
             ctx.printer.done(&object(&user), &ctx.would(format!("User {} changed", user.name)));
+            check::note(ctx, &core, &format!("user {} ", user.name))?;
         }
         Verb::Rm { name } => {
             ctx.confirm(&format!("remove user {name}?"))?;
@@ -533,7 +534,7 @@ fn shown(core: &Core, user: &User) -> Result<(Value, String)> {
     let mut hosts = host_keys::load(&core.config)?;
     hosts.retain(|key| key.state == HostKeyState::Current);
     let home = format!("/mftg-{}", user.account);
-    let connect = users::connect_command(core, &user.name, Some("KEYFILE"));
+    let connect = users::connect_command(core, &user.name, user.login.has(LoginStep::PublicKey).then_some("KEYFILE"));
     let mut value = object(user);
     if let Some(fields) = value.as_object_mut() {
         let fingerprints: Vec<_> = keys.iter().map(|key| &key.fingerprint).collect();

@@ -73,7 +73,7 @@ pub fn assign<T: Serialize + DeserializeOwned>(object: &T, settings: &[(String, 
                 || "`set --help` lists the settings and their values".to_owned(),
                 |near| format!("did you mean `{near}`?"),
             );
-            Refusal::invalid(format!("cannot set {name}"), why.lines().next().unwrap_or(why).to_owned(), hint)
+            Refusal::invalid(format!("cannot set {name}"), in_words(why, text), hint)
         };
         let mut last = String::new();
         let fitting = candidates(lookup(&fields, &name), text).into_iter().find_map(|value| {
@@ -91,6 +91,18 @@ pub fn assign<T: Serialize + DeserializeOwned>(object: &T, settings: &[(String, 
     }
     let outcome = Value::Table(fields).try_into::<T>();
     outcome.map_err(|error| Refusal::invalid("cannot set", error.message().to_owned(), "`set --help` lists the settings"))
+}
+
+/// What a value is refused for; a wrong type in words for people.
+fn in_words(why: &str, text: &str) -> String {
+    let text = text.escape_debug();
+    if why.contains("expected u64") || why.contains("expected u32") {
+        format!("`{text}` is no whole number, nor a size like 10MB or a time like 30s")
+    } else if why.contains("expected a boolean") {
+        format!("`{text}` is neither true nor false")
+    } else {
+        why.lines().next().unwrap_or(why).to_owned()
+    }
 }
 
 /// The values that a text may stand for, the likeliest first: the type of what is there decides.
@@ -195,6 +207,20 @@ mod tests {
         let error = set(&partner, "encript", "none").unwrap_err();
         assert!(error.hint.contains("encrypt"), "{error:?}");
         assert!(set(&partner, "sign", "crc32").is_err() && set(&partner, "private", "maybe").is_err());
+    }
+
+    #[test]
+    fn a_value_of_another_kind_is_told_in_words() {
+        let user: User = serde_json::from_str(r#"{"name":"u"}"#).unwrap();
+        let why = |name: &str, text: &str| assign(&user, &[(name.to_owned(), text.to_owned())]).unwrap_err().why;
+        for (name, text) in [("quota_bytes", "10x"), ("quota_files", "-1"), ("max_sessions", "many")] {
+            assert!(
+                why(name, text).starts_with(&format!("`{text}` is no whole number")),
+                "{}",
+                why(name, text)
+            );
+        }
+        assert_eq!(why("delete_received", "maybe"), "`maybe` is neither true nor false");
     }
 
     #[test]

@@ -1110,6 +1110,74 @@ fn check_and_doctor_find_what_is_wrong() {
 }
 
 #[test]
+fn a_server_does_not_start_on_what_belongs_to_others_or_is_gone() {
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["station", "add", "ALICE"]);
+    let key = gateway.path("data/master.key");
+    let own = fs::read(&key).unwrap();
+    // Another master key: every message would fail, one by one.
+    fs::write(&key, "7b".repeat(32)).unwrap();
+    for command in ["serve", "doctor"] {
+        let ran = gateway.cli(&[command]);
+        assert!(ran.code != 0, "{ran}");
+        three_lines(&ran.stderr);
+    }
+    assert!(gateway.cli(&["serve"]).stderr.contains("not the one that sealed"));
+    fs::write(&key, own).unwrap();
+    let host_key = gateway.path("data/host-keys/ssh_host_ed25519_key");
+    let good = fs::read(&host_key).unwrap();
+    fs::write(&host_key, "nonsense").unwrap();
+    let ran = gateway.cli(&["serve"]);
+    assert!(
+        ran.code == 4 && ran.stderr.contains("ssh_host_ed25519_key") && !ran.stderr.contains("hint:  look at master_key"),
+        "{ran}"
+    );
+    fs::write(&host_key, good).unwrap();
+    // A database without anything in it would let the sweep take what it does not know.
+    for file in ["as2gate.db", "as2gate.db-wal"] {
+        fs::write(gateway.path("data/db").join(file), "").unwrap();
+    }
+    for command in ["serve", "status"] {
+        let ran = gateway.cli(&[command]);
+        assert!(
+            ran.code == 1 && ran.stderr.contains("is empty") && ran.stderr.contains("restore a backup"),
+            "{ran}"
+        );
+    }
+    fs::write(gateway.path("data/db/as2gate.db"), "no database at all, by far").unwrap();
+    let ran = gateway.cli(&["serve"]);
+    assert!(ran.code == 1 && ran.stderr.contains("as2gate restore"), "{ran}");
+}
+
+#[test]
+fn a_lost_host_key_is_made_anew_and_not_in_silence() {
+    let gateway = Gateway::stopped(&[]);
+    fs::remove_file(gateway.path("data/host-keys/ssh_host_ecdsa_key")).unwrap();
+    gateway.start();
+    let log = gateway.log();
+    assert!(log.contains("made a host key") && log.contains("ecdsa"), "{log}");
+}
+
+#[test]
+fn settings_of_a_user_that_keep_it_out_are_told() {
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["user", "add", "erp", "--generate-key", "ed25519", "--out", "erp.key"]);
+    for (setting, value, note) in [
+        ("--stations", "ALCIE", "user erp is to see station ALCIE, and there is none"),
+        ("--login", "password", "user erp has no password"),
+        ("--expires", "2020-01-01T00:00:00Z", "user erp expired at 2020-01-01T00:00:00Z"),
+    ] {
+        let ran = gateway.cli(&["user", "set", "erp", setting, value]);
+        assert!(ran.code == 0 && ran.stderr.contains(note), "{ran}");
+        assert!(gateway.ok(&["doctor"]).contains(note), "{note}");
+    }
+    assert!(
+        !gateway.ok(&["user", "show", "erp", "-o", "table"]).contains("KEYFILE"),
+        "it logs in without a key"
+    );
+}
+
+#[test]
 fn dry_runs_change_nothing() {
     let gateway = Gateway::stopped(&[]);
     gateway.ok(&["station", "add", "ALICE"]);

@@ -31,7 +31,7 @@ pub fn warnings(objects: &Objects, now: Millis) -> Vec<Warning> {
         }
     }
     found.extend(crate::manage::rollover::warnings(objects));
-    objects.users.values().for_each(|user| of_user(user, &mut found));
+    objects.users.values().for_each(|user| of_user(objects, user, now, &mut found));
     found
 }
 
@@ -52,7 +52,7 @@ fn of_partner(partner: &Partner, found: &mut Vec<Warning>) {
     }
 }
 
-fn of_user(user: &User, found: &mut Vec<Warning>) {
+fn of_user(objects: &Objects, user: &User, now: Millis, found: &mut Vec<Warning>) {
     let name = &user.name;
     let key = format!("key add {name} --public-key FILE");
     let lacks = [
@@ -70,5 +70,23 @@ fn of_user(user: &User, found: &mut Vec<Warning>) {
             format!("user {name} has {lack} and cannot log in with {}", user.login.describe()),
             format!("as2gate user {hint}"),
         ));
+    }
+    // One that is set before its station is there is legal; one that is spelled wrongly hides everything.
+    let stations = objects.stations.values().map(|s| (&s.account, &s.as2_id));
+    let partners = objects.partners.values().map(|p| (&p.account, &p.as2_id));
+    let narrowed = [
+        ("station", &user.stations, stations.collect::<Vec<_>>()),
+        ("partner", &user.partners, partners.collect()),
+    ];
+    for (noun, ids, known) in narrowed {
+        for id in ids.iter().filter(|id| !known.contains(&(&user.account, id))) {
+            let what = format!("user {name} is to see {noun} {id}, and there is none");
+            found.push((what, format!("as2gate user set {name} --{noun}s IDS")));
+        }
+    }
+    let ended = user.expires.parse::<jiff::Timestamp>().is_ok_and(|end| end.as_millisecond() <= now);
+    if ended && user.enabled {
+        let what = format!("user {name} expired at {} and cannot log in", user.expires);
+        found.push((what, format!("as2gate user set {name} --expires TIME, or user disable {name}")));
     }
 }
