@@ -671,6 +671,8 @@ async fn follow_objects(core: Arc<Core>, logins: Arc<Logins>, front: Arc<sftp_fr
             if let Err(error) = refresh_gauges(&core, &front) {
                 tracing::error!(%error, "cannot count messages");
             }
+            // Users also lose their right by the clock.
+            logins.end_revoked(&front);
         }
         if let Err(error) = core.refresh_objects() {
             tracing::error!(%error, "cannot look for changed objects");

@@ -204,7 +204,8 @@ impl Judge<'_> {
         if !options.allows(self.peer) {
             return Err(format!("not from {} (from=)", self.peer));
         }
-        if !options.is_current(self.now) {
+        // As at OpenSSH, a time that ends bars logins; a transfer may outlast a certificate of five minutes.
+        if !self.is_open && !options.is_current(self.now) {
             return Err("past its expiry-time=".to_owned());
         }
         Ok(options)
@@ -216,10 +217,10 @@ impl Judge<'_> {
         if !certificate.for_user {
             return Err("it is a host's certificate".to_owned());
         }
-        if now < certificate.valid_after {
+        if now < certificate.valid_after && !self.is_open {
             return Err("not valid yet".to_owned());
         }
-        if now >= certificate.valid_before {
+        if now >= certificate.valid_before && !self.is_open {
             return Err("no longer valid".to_owned());
         }
         let named = |name: &String| match options.principals.as_slice() {

@@ -6,9 +6,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use tests::packets::{Packets, string};
 use tests::peer::{python, script};
-use tests::process::{Ran, run, run_with, tool};
-use tests::{Gateway, wait_for};
+use tests::process::{Ran, run, run_with, stays, tool};
+use tests::{Gateway, Sftp, wait_for};
 
 const PASSWORD: &str = "correct horse battery staple";
 const SK_DUMMY: &str = "/usr/lib/openssh/regress/misc/sk-dummy/sk-dummy.so";
@@ -340,6 +341,30 @@ fn certify(gateway: &Gateway, authority: &Path, key: &Path, args: &[&str]) {
     let mut command = tool("ssh-keygen", &["-q", "-s", authority.to_str().unwrap()]);
     command.args(args).arg(public).current_dir(gateway.path("."));
     let _ = run(&mut command).ok();
+}
+
+#[test]
+fn a_session_outlasts_the_certificate_that_it_began_with() {
+    // A certificate of some minutes is made for one login; what is changed meanwhile must not cut the transfer behind it.
+    let gateway = gateway();
+    let _ = user(&gateway, "alice", "publickey");
+    let (authority, key) = (gateway.ssh_key("authority", "ed25519"), gateway.ssh_key("holder", "ed25519"));
+    let public = fs::read_to_string(format!("{}.pub", authority.display())).unwrap();
+    gateway.file("authority.line", format!("cert-authority {public}").as_bytes());
+    gateway.ok(&["user", "key", "add", "alice", "--public-key", "authority.line"]);
+    certify(&gateway, &authority, &key, &["-I", "holder", "-n", "alice", "-V", "-1m:+4s"]);
+    let client = Sftp::new(gateway.sftp_port, "alice", &key);
+    let mut session = Packets::of(&client);
+    wait_for("the certificate to end", || (!client.logs_in()).then_some(()));
+    gateway.ok(&["user", "set", "alice", "--max-sessions", "7"]);
+    stays(Duration::from_secs(7), "the session goes on", || {
+        session.ask(17, &[&string(b"AS2")]).kind == 105
+    });
+    gateway.ok(&["user", "disable", "alice"]);
+    wait_for("the session to end", || {
+        let rows = gateway.json(&["session", "list"]);
+        rows.as_array().unwrap().is_empty().then_some(())
+    });
 }
 
 #[test]

@@ -82,6 +82,23 @@ fn a_disabled_user_cannot_log_in_and_loses_its_open_session() {
 }
 
 #[test]
+fn a_user_that_expires_loses_its_open_session() {
+    let gateway = gateway();
+    let user = gateway.user("leaving");
+    let end = run(&mut tool("date", &["-u", "-d", "+5 seconds", "+%FT%TZ"])).ok();
+    gateway.ok(&["user", "set", "leaving", "--expires", end.trim()]);
+    let mut session = user.start(&[], &["pwd"]);
+    gateway.wait("the session", |gateway| {
+        gateway.log().contains("sftp login user=\"leaving\"").then_some(())
+    });
+    wait_within(Duration::from_secs(20), "the session of an expired user to end", || {
+        let _ = session.stdin.as_mut().unwrap().write_all(b"-ls\n");
+        session.try_wait().unwrap()
+    });
+    assert!(!user.logs_in());
+}
+
+#[test]
 fn a_rotated_key_takes_over_at_once() {
     let gateway = gateway();
     let user = gateway.user("rotated");
