@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -49,6 +49,8 @@ const MAX_UNNAMED: usize = 256;
 /// hit a partner that opens twenty sessions at once.
 const EARLY_PART: usize = 2;
 const EARLY_CHANCE: usize = 30;
+/// A refusal for want of a place is told so often at most, and how many were not.
+const REFUSALS_EVERY: Duration = Duration::from_secs(10);
 /// Passwords that are hashed at a time: each takes 19 MiB and a core.
 const HASHING: usize = 2;
 /// Longest identification of the server behind `SSH-2.0-`.
@@ -174,7 +176,15 @@ pub struct Server {
     sessions: Mutex<HashMap<u64, Arc<Session>>>,
     next_session: AtomicU64,
     slots: Arc<Mutex<Slots>>,
+    refusals: Mutex<Refusals>,
     pool: Arc<Pool>,
+}
+
+/// Connections refused since the last one that the log was told of.
+#[derive(Default)]
+struct Refusals {
+    until: Option<Instant>,
+    count: u64,
 }
 
 impl Server {
@@ -198,6 +208,7 @@ impl Server {
             sessions: Mutex::default(),
             next_session: AtomicU64::new(1),
             slots: Arc::default(),
+            refusals: Mutex::default(),
         }))
     }
 
@@ -353,28 +364,53 @@ impl Server {
 
     /// A place for a connection, if the limits and the authenticator have one.
     fn place(&self, addr: SocketAddr) -> Option<Slot> {
-        let slot = self.admit(addr.ip()).filter(|_| self.auth.admit(addr));
-        if slot.is_none() {
-            tracing::debug!(%addr, "connection refused: a limit is reached");
+        match self.admit(addr.ip()) {
+            Ok(slot) if self.auth.admit(addr) => Some(slot),
+            Ok(_) => {
+                tracing::debug!(%addr, "connection refused: the address is shut out");
+                None
+            }
+            Err(limit) => {
+                self.tell_refusal(addr, limit);
+                None
+            }
         }
-        slot
     }
 
-    fn admit(&self, ip: IpAddr) -> Option<Slot> {
+    /// The client sees a closed connection only, so the log has to say why; a flood must not fill it.
+    fn tell_refusal(&self, addr: SocketAddr, limit: &str) {
+        let mut quiet = lock(&self.refusals);
+        let untold = quiet.count;
+        if quiet.until.is_some_and(|until| Instant::now() < until) {
+            quiet.count += 1;
+            return;
+        }
+        *quiet = Refusals {
+            until: Some(Instant::now() + REFUSALS_EVERY),
+            count: 0,
+        };
+        tracing::warn!(%addr, limit, untold, "connection refused: a limit is reached");
+    }
+
+    /// A place within the limits, or the one that is reached.
+    fn admit(&self, ip: IpAddr) -> Result<Slot, &'static str> {
         let key = network(ip);
         let mut slots = lock(&self.slots);
         let here = slots.per_ip.get(&key).copied().unwrap_or(0);
         let c = &self.config;
-        if slots.total >= c.max_connections || here >= c.max_connections_per_ip {
-            return None;
+        if slots.total >= c.max_connections {
+            return Err("max_connections");
+        }
+        if here >= c.max_connections_per_ip {
+            return Err("max_connections_per_ip");
         }
         if drop_chance(slots.unauthenticated, c.max_unauthenticated) > percentile() {
-            return None;
+            return Err("max_unauthenticated");
         }
         slots.total += 1;
         slots.unauthenticated += 1;
         *slots.per_ip.entry(key).or_default() += 1;
-        Some(Slot {
+        Ok(Slot {
             slots: Arc::clone(&self.slots),
             key,
             unauthenticated: Mutex::new(true),

@@ -144,4 +144,8 @@ fn connections_without_a_login_are_dropped_early() {
         })
         .count();
     assert!((1..=20).contains(&kept), "{kept} of 100 strangers were kept");
+    // The operator is told, and not eighty times.
+    let log = gateway.log();
+    let told = log.lines().filter(|line| line.contains("max_unauthenticated")).count();
+    assert!((1..=3).contains(&told), "{log}");
 }
