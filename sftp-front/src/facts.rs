@@ -89,6 +89,15 @@ impl UploadFacts {
         self.client.contains("paramiko")
     }
 
+    /// The client is a library, with which nobody comes to the rename behind an upload that was broken off by an exception or
+    /// a cancelled task. OpenSSH's `sftp -b` does, and may speak through another program's connection.
+    #[must_use]
+    pub fn client_renames_only_what_is_whole(&self) -> bool {
+        ["paramiko", "AsyncSSH", "libssh_"]
+            .iter()
+            .any(|library| self.client.contains(library))
+    }
+
     /// All blocks have one length, the last one too, and it is the advertised length, or that of clients that do not know
     /// `limits@openssh.com`, OpenSSH before 8.6 and paramiko: the file ends where an interrupted OpenSSH, asyncssh or
     /// paramiko stops. A finished file does so only if its size is an exact multiple.

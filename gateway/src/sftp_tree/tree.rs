@@ -89,6 +89,19 @@ impl As2Tree {
         if lists || user.may(act, below) { Ok(()) } else { Err(denied()) }
     }
 
+    /// A put to where nothing can lie, as `put order.edi` right behind the login: told where files go.
+    fn is_for_files(&self, path: &VPath) -> Result<(), Fault> {
+        let Some((first, rest)) = path.components().split_first() else {
+            return Ok(());
+        };
+        let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
+        if *first == self.home && matches!(Place::read(&rest), Place::Nowhere) {
+            let text = "files to be sent are put into AS2/send/<station>/<partner>/";
+            return Err(Fault::PermissionDenied(text.to_owned()));
+        }
+        Ok(())
+    }
+
     /// A deed for the user's log.
     pub(super) fn did(&self, kind: &'static str, mut facts: serde_json::Value) {
         facts["session"] = self.session.into();
@@ -196,6 +209,7 @@ impl Tree for As2Tree {
     }
 
     fn open_write(&self, path: &VPath, how: &OpenHow) -> Result<Box<dyn Upload>, Fault> {
+        self.is_for_files(path)?;
         let place = self.place(path)?.ok_or_else(denied)?;
         self.need(Act::Write, path)?;
         let at = self.send_path(place)?;

@@ -246,7 +246,7 @@ impl Writing {
             sha256,
             begun: self.begun,
             live: self.live,
-            looks_back: facts.client_looks_back(),
+            looks_back: facts.client_looks_back() && facts.writes > 0,
         };
         arrived.staged = self.draft.stage().map_err(told)?;
         Ok((arrived, end))
@@ -260,6 +260,35 @@ impl Writing {
             self.at.path = path;
         }
         Ok(())
+    }
+
+    /// What the end of the upload says about it (sftp.md §4.2–§4.4).
+    fn sign(&self, facts: &UploadFacts) -> Sign {
+        const FULL_BLOCK: &str = "looks interrupted: it ends on a full block";
+        const SHORT: &str = "looks interrupted: shorter than announced";
+        const NOTHING: &str = "looks interrupted: nothing was added to what had been broken off";
+        debug_assert!(
+            [CUT_APPEND, FULL_BLOCK, SHORT, NOTHING]
+                .iter()
+                .all(|reason| reason.starts_with(INTERRUPTED))
+        );
+        let was_cut = |row: &UploadRow| row.state == UploadState::Part || row.reason.starts_with(INTERRUPTED);
+        if facts.declared_size_reached() || facts.size_confirmed() {
+            Sign::Finished
+        } else if facts.append_was_cut() {
+            Sign::Interrupted(CUT_APPEND)
+        } else if facts.declared_size_missed() {
+            Sign::Interrupted(SHORT)
+        } else if facts.writes == 0 && self.replaces.as_ref().is_some_and(was_cut) {
+            Sign::Interrupted(NOTHING)
+        } else if facts.ends_on_full_block() && (facts.writes > 1 || usize::try_from(facts.block_len) == Ok(sftp_front::MAX_DATA)) {
+            // One block of the old length is just a small file. Under a temporary name the rename will tell.
+            let is_temp = layout::matches_any(&self.at.name, &self.core.config.uploads.temp_names);
+            let will_tell = is_temp && facts.client_renames_only_what_is_whole();
+            if will_tell { Sign::Plain } else { Sign::Interrupted(FULL_BLOCK) }
+        } else {
+            Sign::Plain
+        }
     }
 
     fn keep_part(self, reason: &str) {
@@ -429,25 +458,6 @@ fn told(error: StorageError) -> Fault {
     failure(error)
 }
 
-/// What the end of an upload says about it (sftp.md §4.2–§4.4).
-fn sign(facts: &UploadFacts) -> Sign {
-    const FULL_BLOCK: &str = "looks interrupted: it ends on a full block";
-    const SHORT: &str = "looks interrupted: shorter than announced";
-    debug_assert!([CUT_APPEND, FULL_BLOCK, SHORT].iter().all(|reason| reason.starts_with(INTERRUPTED)));
-    if facts.declared_size_reached() || facts.size_confirmed() {
-        Sign::Finished
-    } else if facts.append_was_cut() {
-        Sign::Interrupted(CUT_APPEND)
-    } else if facts.declared_size_missed() {
-        Sign::Interrupted(SHORT)
-    } else if facts.ends_on_full_block() && (facts.writes > 1 || usize::try_from(facts.block_len) == Ok(sftp_front::MAX_DATA)) {
-        // One block of the old length is just a small file.
-        Sign::Interrupted(FULL_BLOCK)
-    } else {
-        Sign::Plain
-    }
-}
-
 impl Upload for Writing {
     fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), Fault> {
         self.write_pieces(offset, &[IoSlice::new(data)])
@@ -487,6 +497,12 @@ impl Upload for Writing {
 
     /// Programs that open with more than they need (Go's `Create`, SSH.NET's) seldom read; those that do see what they wrote.
     fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<usize, Fault> {
+        let rate = self
+            .core
+            .objects()
+            .user_of(&self.account, &self.user)
+            .map_or(0, |user| user.bandwidth);
+        self.pace.wait(Way::Out, buf.len(), rate);
         self.draft.read_at(offset, buf).map_err(told)
     }
 
@@ -543,9 +559,9 @@ impl Upload for Writing {
         let sha256 = self.digest().map_err(told)?;
         self.count_others()?;
         self.check_quota(self.draft.len())?;
-        let core = Arc::clone(&self.core);
+        let (core, sign) = (Arc::clone(&self.core), self.sign(facts));
         let (arrived, end) = self.staged(sha256, facts)?;
-        end.of(&land(&core, arrived, sign(facts))?);
+        end.of(&land(&core, arrived, sign)?);
         Ok(())
     }
 
@@ -562,7 +578,7 @@ impl Upload for Writing {
                 &self.at.partner,
                 &self.at.name,
                 self.draft.len(),
-                sign(facts),
+                self.sign(facts),
             )
         };
         let has_its_name = self.live.path().is_some_and(|path| path == self.at.path);
@@ -574,7 +590,7 @@ impl Upload for Writing {
             // Another session of the user has just renamed or removed it.
             return closed(self.close(facts));
         }
-        let (core, sign) = (Arc::clone(&self.core), sign(facts));
+        let (core, sign) = (Arc::clone(&self.core), self.sign(facts));
         // A session that is alone on the server holds up nobody, and nobody shares its commits.
         let here = self.desk.has_one_session();
         match self.digest().map_err(told).and_then(|sha256| self.staged(sha256, facts)) {

@@ -508,6 +508,36 @@ fn a_file_renamed_before_its_close_goes_out_under_its_last_name_with_its_last_by
 }
 
 #[test]
+fn what_was_broken_off_is_not_sent_by_a_close_that_adds_nothing() {
+    let pair = Pair::one_with(&[("uploads.release_after", "\"1s\"")]);
+    let mut client = Packets::of(&pair.alice_user);
+    let handle = opened(&mut client, "part.edi", PUT);
+    writes(&mut client, &handle, 0, &order(1)[..order(1).len() / 2]);
+    drop(client);
+    wait_for("the part", || (pair.alice_user.ls(SEND) == ["part.edi"]).then_some(()));
+    let mut client = Packets::of(&pair.alice_user);
+    // WRITE; WRITE and APPEND: once for what was lost, once for what is parked since.
+    for flags in [0x2, 0x6] {
+        let handle = wait_for("the upload to end", || {
+            let path = string(format!("{SEND}/part.edi").as_bytes());
+            let opened = client.ask(3, &[&path, &u32::to_be_bytes(flags), &[0; 4]]);
+            (opened.kind == 102).then(|| string(&opened.text()))
+        });
+        assert_eq!(client.ask(4, &[&handle]).code(), Some(0));
+        let row = waiting(pair.alice(), "part.edi");
+        assert_eq!(row["state"], "parked", "{row}");
+    }
+    stays(Duration::from_secs(3), "half a file is not sent", || {
+        outcomes(pair.alice(), "part.edi").is_empty()
+    });
+    let handle = opened(&mut client, "part.edi", 0x6);
+    writes(&mut client, &handle, 0, &order(1)[order(1).len() / 2..]);
+    assert_eq!(client.ask(4, &[&handle]).code(), Some(0));
+    let parcel = pair.delivered("part.edi");
+    assert_eq!(pair.fetch(&parcel), order(1));
+}
+
+#[test]
 fn a_file_may_be_opened_for_reading_and_writing() {
     // Go's `Create` and SSH.NET's do.
     let pair = Pair::one_gateway();
@@ -684,6 +714,22 @@ fn a_put_to_an_unknown_pair_names_the_known_ones() {
         let _ = pair.alice_user.refused(&format!("put {} {place}/x.edi", local.display()));
     }
     assert!(pair.alice().messages("out").is_empty());
+}
+
+#[test]
+fn a_put_to_where_nothing_can_lie_is_told_where_files_go() {
+    let pair = Pair::one_gateway();
+    let mut client = Packets::of(&pair.alice_user);
+    for path in ["order.edi", "AS2/order.edi", "/mftg-acme/new/order.edi"] {
+        let refused = client.ask(3, &[&string(path.as_bytes()), &PUT.to_be_bytes(), &[0; 4]]);
+        assert_eq!(refused.code(), Some(3), "{path}: {refused:?}");
+        assert!(
+            String::from_utf8_lossy(&refused.text()).contains("AS2/send/<station>/<partner>/"),
+            "{path}"
+        );
+    }
+    let foreign = client.ask(3, &[&string(b"/mftg-other/order.edi"), &PUT.to_be_bytes(), &[0; 4]]);
+    assert_eq!(foreign.code(), Some(2), "{foreign:?}");
 }
 
 #[test]

@@ -26,6 +26,17 @@ fn paramiko_says_by_stat_that_a_file_of_whole_blocks_is_complete() {
 }
 
 #[test]
+fn whole_blocks_under_a_temporary_name_are_sent_by_the_rename() {
+    // 255 KiB are the block of asyncssh, 32 KiB that of paramiko.
+    let bytes = content().repeat(14)[..BLOCK * 255].to_vec();
+    for client in ["paramiko", "asyncssh"] {
+        let scene = Scene::of(client);
+        let _ = scene.drives("rename", "whole.bin", &bytes).ok();
+        scene.is_sent_once("whole.bin", &bytes);
+    }
+}
+
+#[test]
 fn asyncssh_and_its_habits() {
     let scene = Scene::of("asyncssh");
     scene.sends(&["put", "times", "rename", "again"]);
