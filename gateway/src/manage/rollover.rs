@@ -110,18 +110,11 @@ fn of_station(objects: &Objects, station: &Station, now: Millis) -> Rollover {
         .or_else(|| objects.certificate(account, &station.certificate));
     let switched = plan.is_none_or(|(_, due)| due);
     let current = plan.map_or(station.certificate.as_str(), in_force);
-    let old: Vec<&str> = objects
-        .certificates
-        .values()
-        .filter(|c| c.account == account && c.owner == station.as2_id && c.sealed_key.is_some())
-        .map(|c| c.name.as_str())
-        .filter(|name| subject.is_none_or(|subject| *name != subject.name))
-        .collect();
+    let old = other_key_pairs(objects, station, subject);
     let begun = plan.is_some() || !old.is_empty();
-    let (confirmed, missing) = subject
-        .filter(|_| begun)
-        .map_or_else(Default::default, |c| confirmations(objects, c));
-    let name = subject.filter(|_| begun).map_or("NEXT", |c| c.name.as_str());
+    let subject = subject.filter(|_| begun);
+    let (confirmed, missing) = subject.map_or_else(Default::default, |c| confirmations(objects, c));
+    let name = subject.map_or("NEXT", |c| c.name.as_str());
     let all_told = missing.is_empty();
     let order = [
         (
@@ -154,14 +147,17 @@ fn of_station(objects: &Objects, station: &Station, now: Millis) -> Rollover {
         ),
     ];
     Rollover {
-        owner: station.as2_id.clone(),
-        current: current.to_owned(),
-        next: plan.filter(|(_, due)| !due).map(|(next, _)| next.name.clone()),
-        at: plan.map(|(next, _)| next.active_from.clone()),
         confirmed,
         missing,
-        steps: in_order(order),
+        ..standing(&station.as2_id, current, plan, in_order(order))
     }
+}
+
+/// The station's key pairs but for this one.
+fn other_key_pairs<'a>(objects: &'a Objects, station: &Station, but: Option<&Certificate>) -> Vec<&'a str> {
+    let of_station = |c: &&Certificate| c.account == station.account && c.owner == station.as2_id && c.sealed_key.is_some();
+    let pairs = objects.certificates.values().filter(of_station).map(|c| c.name.as_str());
+    pairs.filter(|name| but.is_none_or(|but| *name != but.name)).collect()
 }
 
 fn of_partner(objects: &Objects, partner: &Partner, now: Millis) -> Rollover {
@@ -203,14 +199,18 @@ fn of_partner(objects: &Objects, partner: &Partner, now: Millis) -> Rollover {
             format!("as2gate partner set {} --sign-certificate {name}", quoted(id)),
         ),
     ];
+    standing(id, current, plan, in_order(order))
+}
+
+fn standing(owner: &str, current: &str, plan: Option<(&Certificate, bool)>, steps: Vec<Step>) -> Rollover {
     Rollover {
-        owner: id.clone(),
-        current: if switched { name } else { current }.to_owned(),
+        owner: owner.to_owned(),
+        current: current.to_owned(),
         next: plan.filter(|(_, due)| !due).map(|(next, _)| next.name.clone()),
         at: plan.map(|(next, _)| next.active_from.clone()),
         confirmed: Vec::new(),
         missing: Vec::new(),
-        steps: in_order(order),
+        steps,
     }
 }
 
