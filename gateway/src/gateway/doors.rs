@@ -1,0 +1,233 @@
+//! The doors of a server: bound before anything starts, so that one that cannot be is told, and then opened.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::{Core, StartError, rounds};
+use crate::certificate::{Certificate, Purpose};
+use crate::config::{self, Config};
+use crate::journal::Journal;
+use crate::manage::host_keys::HostKey;
+use crate::sftp_tree::Logins;
+use crate::{http, inbox, listen, manage, telemetry};
+
+/// What `serve` may override.
+#[derive(Clone, Debug, Default)]
+pub struct ServeOptions {
+    /// Instead of `sftp.listen`.
+    pub sftp: Option<Vec<String>>,
+    /// Instead of `as2.listen`.
+    pub as2: Option<Vec<String>>,
+    /// Instead of `telemetry.listen`; the empty text switches it off.
+    pub telemetry: Option<String>,
+}
+
+/// Where a server listens, remembered in the journal so that commands know.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Listening {
+    /// The server's process.
+    pub pid: u32,
+    /// SFTP.
+    pub sftp: Vec<SocketAddr>,
+    /// AS2.
+    pub as2: Vec<SocketAddr>,
+    /// AS2 over TLS.
+    pub as2_tls: Vec<SocketAddr>,
+    /// Health and metrics.
+    pub telemetry: Option<SocketAddr>,
+}
+
+impl Listening {
+    const FACT: &str = "server.listening";
+
+    /// What the last server that started here told.
+    #[must_use]
+    pub fn read(journal: &Journal) -> Option<Self> {
+        let text = journal.read(|tx| tx.fact(Self::FACT)).ok().flatten()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    pub(super) async fn remember(&self, journal: &Journal) -> Result<(), StartError> {
+        let text = serde_json::to_string(self).map_err(|error| StartError::Io(error.to_string()))?;
+        Ok(journal.write(move |tx| tx.set_fact(Self::FACT, &text)).await?)
+    }
+}
+
+/// The bound listeners.
+pub(super) struct Doors {
+    pub(super) listening: Listening,
+    sftp: Vec<TcpListener>,
+    as2: Vec<TcpListener>,
+    as2_tls: Vec<TcpListener>,
+    telemetry: Vec<TcpListener>,
+    tls: Option<http::TlsAcceptor>,
+}
+
+impl Doors {
+    pub(super) async fn bind(core: &Core, options: &ServeOptions) -> Result<Self, StartError> {
+        let config = &core.config;
+        let bind = async |addresses: &[String]| listen::bind(addresses).await.map_err(StartError::Io);
+        let mut inherited = listen::Inherited::take().map_err(StartError::Io)?;
+        let sftp = match (inherited.door("sftp"), &options.sftp) {
+            (Some(listeners), _) => listeners,
+            (None, Some(addresses)) => bind(addresses).await?,
+            (None, None) => bind_sftp(&config.sftp.listen).await?,
+        };
+        let as2 = match inherited.door("as2") {
+            Some(listeners) => listeners,
+            None => bind(options.as2.as_ref().unwrap_or(&config.as2.listen)).await?,
+        };
+        let as2_tls = match inherited.door("as2-tls") {
+            Some(listeners) => listeners,
+            None => bind(&config.as2.tls.listen).await?,
+        };
+        let tls = if as2_tls.is_empty() {
+            None
+        } else {
+            Some(tls_acceptor(core, &config.as2.tls).map_err(StartError::Key)?)
+        };
+        let address = options.telemetry.as_ref().unwrap_or(&config.telemetry.listen);
+        // A second server on one machine must not fail for want of the same metrics port.
+        let wanted = Vec::from_iter((!address.is_empty()).then(|| address.clone()));
+        let telemetry = match (inherited.door("telemetry"), listen::bind(&wanted)) {
+            (Some(listeners), _) => Ok(listeners),
+            (None, binding) => binding.await,
+        };
+        let telemetry = match telemetry {
+            Ok(listeners) => listeners,
+            Err(error) => {
+                tracing::warn!(error, "no telemetry");
+                Vec::new()
+            }
+        };
+        let local = |listeners: &[TcpListener]| listeners.iter().filter_map(|l| l.local_addr().ok()).collect::<Vec<_>>();
+        let listening = Listening {
+            pid: std::process::id(),
+            sftp: local(&sftp),
+            as2: local(&as2),
+            as2_tls: local(&as2_tls),
+            telemetry: local(&telemetry).first().copied(),
+        };
+        Ok(Doors {
+            listening,
+            sftp,
+            as2,
+            as2_tls,
+            telemetry,
+            tls,
+        })
+    }
+
+    pub(super) fn open(self, core: &Arc<Core>, stop: &watch::Receiver<bool>) -> Result<Vec<JoinHandle<()>>, StartError> {
+        let config = &core.config;
+        let mut tasks = Vec::new();
+        let logins = Arc::new(Logins::new(Arc::clone(core)));
+        let keys = host_keys(config)?;
+        let front = crate::sftp_tree::front(config, &keys, Arc::clone(&logins)).map_err(StartError::Io)?;
+        for listener in self.sftp {
+            tasks.push(tokio::spawn(Arc::clone(&front).serve(listener, stop.clone())));
+        }
+        let inbox = Arc::new(inbox::Inbox::new(Arc::clone(core)));
+        let limits = http::Limits::new(usize::try_from(config.as2.max_connections_per_ip).unwrap_or(usize::MAX));
+        for listener in self.as2 {
+            tasks.push(tokio::spawn(http::serve(
+                listener,
+                None,
+                Arc::clone(&inbox),
+                limits.clone(),
+                stop.clone(),
+            )));
+        }
+        for listener in self.as2_tls {
+            tasks.push(tokio::spawn(http::serve(
+                listener,
+                self.tls.clone(),
+                Arc::clone(&inbox),
+                limits.clone(),
+                stop.clone(),
+            )));
+        }
+        for listener in self.telemetry {
+            tasks.push(tokio::spawn(telemetry::serve(
+                listener,
+                Arc::clone(&core.metrics),
+                ready(core, &front),
+                stop.clone(),
+            )));
+        }
+        tasks.push(tokio::spawn(rounds::follow_objects(Arc::clone(core), logins, front, stop.clone())));
+        Ok(tasks)
+    }
+}
+
+/// Makes the host keys that are missing, and says so: to clients that know the former one the server is another.
+fn host_keys(config: &Config) -> Result<Vec<HostKey>, StartError> {
+    let wrong = |refusal: manage::Refusal| StartError::HostKey(refusal.to_string());
+    let known = manage::host_keys::load(config).map_err(wrong)?;
+    let keys = manage::host_keys::load_or_create(config).map_err(wrong)?;
+    for key in keys.iter().filter(|key| !known.iter().any(|known| known.path == key.path)) {
+        tracing::warn!(
+            kind = key.kind,
+            fingerprint = key.fingerprint,
+            "made a host key, for there was none; clients that know another one will not connect"
+        );
+    }
+    Ok(keys)
+}
+
+/// Whether the parts work that a message needs; each look also brings the gauges up to date.
+fn ready(core: &Arc<Core>, front: &Arc<sftp_front::Server>) -> telemetry::Ready {
+    let (core, front) = (Arc::clone(core), Arc::clone(front));
+    Arc::new(move || {
+        rounds::refresh_gauges(&core, &front).map_err(|error| format!("database {error}\n"))?;
+        core.storage.check_room().map_err(|error| format!("storage {error}\n"))?;
+        Ok("database ok\nstorage ok\n".to_owned())
+    })
+}
+
+/// The TLS listener's certificate and key. Clients that show a certificate have to show one that is pinned for a partner.
+fn tls_acceptor(core: &Core, settings: &config::Tls) -> Result<http::TlsAcceptor, String> {
+    let read = |what: &str, secret: &Option<config::Secret>| match secret {
+        Some(secret) => secret.read(),
+        None => Err(format!("as2.tls.listen needs as2.tls.{what}, such as \"file:tls.pem\"")),
+    };
+    let objects = core.objects();
+    let of_partner = |c: &&Certificate| matches!(c.purpose, Purpose::Https | Purpose::HttpsChain) && c.sealed_key.is_none();
+    let pinned: Vec<Vec<u8>> = objects.certificates.values().filter(of_partner).map(|c| c.der.clone()).collect();
+    if settings.client_auth != config::ClientAuth::None && pinned.is_empty() {
+        return Err(
+            "as2.tls.client_auth needs the partners' TLS certificates: cert add NAME --partner ID --use https --file FILE".to_owned(),
+        );
+    }
+    http::TlsAcceptor::new(&http::ServerTls {
+        cert_pem: read("cert", &settings.cert)?.as_bytes().to_vec(),
+        key_pem: zeroize::Zeroizing::new(read("key", &settings.key)?.as_bytes().to_vec()),
+        client_auth: match settings.client_auth {
+            config::ClientAuth::None => http::ClientAuth::None,
+            config::ClientAuth::Optional => http::ClientAuth::Optional,
+            config::ClientAuth::Required => http::ClientAuth::Required,
+        },
+        client_cas: pinned,
+    })
+}
+
+/// Port 22 needs a privilege; without it the door is at 2022.
+async fn bind_sftp(addresses: &[String]) -> Result<Vec<TcpListener>, StartError> {
+    match listen::bind(addresses).await {
+        Ok(listeners) => Ok(listeners),
+        Err(why) if addresses.iter().any(|address| address.ends_with(":22")) => {
+            let others: Vec<String> = addresses
+                .iter()
+                .map(|a| a.strip_suffix(":22").map_or_else(|| a.clone(), |host| format!("{host}:2022")))
+                .collect();
+            tracing::warn!(why, "sftp answers on port 2022 instead of 22");
+            listen::bind(&others).await.map_err(StartError::Io)
+        }
+        Err(why) => Err(StartError::Io(why)),
+    }
+}
