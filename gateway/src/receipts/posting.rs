@@ -1,0 +1,175 @@
+//! Our own async MDNs out: the stored bytes, to an address that the partner's settings allow, until one try is taken.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use as2_core::headers::Headers;
+
+use crate::clock::millis;
+use crate::gateway::Core;
+use crate::journal::Job;
+use crate::layout::Area;
+use crate::message::Message;
+use crate::outbox::{self, FlowError};
+use crate::partnership::Partnership;
+use crate::post::{Body, Stage};
+use crate::storage::StorageError;
+
+/// How long the POST of an MDN may take in all (security.md §7).
+const MDN_POST: Duration = Duration::from_secs(60);
+
+/// Posts one of our own async MDNs: the stored bytes, on every try (RFC 4130 §7.2).
+///
+/// # Errors
+/// Ours only; the partner's answers are outcomes.
+pub async fn post_mdn(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
+    let id = job.message.clone();
+    let Some(message) = core.journal.read(|tx| tx.message(&id))? else {
+        return end(core, job).await;
+    };
+    let Some((headers, body)) = stored_mdn(core, &message)? else {
+        return end(core, job).await;
+    };
+    let pair = match core.partnership(&message.station, &message.partner) {
+        Ok(pair) => pair,
+        Err(lack) => return later(core, &job, message, &lack.to_string()).await,
+    };
+    let url = message.detail.mdn_url.clone();
+    if !destination_allowed(&pair, &url) {
+        return give_up(
+            core,
+            message,
+            "mdn-destination-denied",
+            format!("destination {url} is not among the partner's origins"),
+            "mdn.held",
+        )
+        .await;
+    }
+    let headers = Headers::parse(headers.as_bytes()).map_err(|e| FlowError::Internal(e.to_string()))?;
+    let mut target = outbox::target(core, &pair, &url);
+    target.response_timeout = MDN_POST;
+    target.total_timeout = Some(MDN_POST);
+    let without_query = |url: &str| url.split(['?', '#']).next().unwrap_or_default().to_owned();
+    if without_query(&pair.partner.url) != without_query(&url) {
+        // The sender chose the path; credentials belong to the address they were given for (as2.md SEC1).
+        target.basic_auth = None;
+        target.client_identity = None;
+    }
+    match core.poster.post(&target, &headers, Body::Bytes(body.into()), 64 * 1024).await {
+        Ok(answer) if (200..300).contains(&answer.status) => posted(core, message).await,
+        Ok(answer) => later(core, &job, message, &format!("HTTP {}", answer.status)).await,
+        Err(error) if matches!(error.stage, Stage::Url | Stage::Denied) => {
+            give_up(core, message, "mdn-destination-denied", error.to_string(), "mdn.held").await
+        }
+        Err(error) => later(core, &job, message, &error.to_string()).await,
+    }
+}
+
+/// The MDN that was made for a message: beside the Message-ID that it binds or, if that belongs to another message, as
+/// the evidence shows it.
+fn stored_mdn(core: &Core, message: &Message) -> Result<Option<(String, Vec<u8>)>, FlowError> {
+    if let Some(bound) = core.journal.read(|tx| tx.stored_mdn(message))? {
+        return Ok(Some(bound));
+    }
+    let name = format!("{}.mdn", message.id);
+    let entries = core.journal.read(|tx| tx.entries_of(message.id.as_str()))?;
+    let Some(entry) = entries.iter().find(|entry| entry.area == Area::RawMdn && entry.name == name) else {
+        return Ok(None);
+    };
+    let content = core.storage.open_entry(entry)?;
+    let mut bytes = Vec::new();
+    content.for_each(64 * 1024, |piece| -> Result<(), StorageError> {
+        bytes.extend_from_slice(piece);
+        Ok(())
+    })?;
+    let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
+        return Ok(None);
+    };
+    let body = bytes.split_off(end + 4);
+    bytes.truncate(end + 2);
+    Ok(Some((String::from_utf8_lossy(&bytes).into_owned(), body)))
+}
+
+async fn end(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
+    core.journal.write(move |tx| tx.end_job(&job)).await?;
+    Ok(())
+}
+
+async fn posted(core: &Arc<Core>, mut message: Message) -> Result<(), FlowError> {
+    let now = core.clock.now();
+    message.detail.mdn_at = Some(now);
+    message.detail.marks.retain(|mark| !mark.starts_with("MDN not"));
+    message.updated = now;
+    tracing::info!(id = %message.id, station = message.station, partner = message.partner, message_id = message.message_id, "MDN posted");
+    core.journal.write(move |tx| tx.mdn_posted(&message, "mdn.posted", now)).await?;
+    Ok(())
+}
+
+async fn later(core: &Arc<Core>, job: &Job, message: Message, why: &str) -> Result<(), FlowError> {
+    let retry = &core.config.retry;
+    let now = core.clock.now();
+    if job.tries + 1 >= retry.max_tries || now - message.created >= millis(retry.max_time) {
+        return give_up(core, message, "mdn-not-delivered", why.to_owned(), "mdn.failed").await;
+    }
+    let wait = outbox::retry_wait(retry.initial, retry.factor, retry.max_wait, job.tries + 1, retry.jitter, 0.0);
+    let (id, fence, due) = (job.id, job.fence, now + millis(wait));
+    tracing::warn!(id = %message.id, station = message.station, partner = message.partner, why, "MDN not delivered yet");
+    core.journal.write(move |tx| tx.put_back_job(id, fence, due)).await?;
+    Ok(())
+}
+
+async fn give_up(core: &Arc<Core>, mut message: Message, code: &str, why: String, event: &'static str) -> Result<(), FlowError> {
+    let now = core.clock.now();
+    tracing::warn!(id = %message.id, station = message.station, partner = message.partner, code, why, "MDN not delivered");
+    message.detail.marks.push(format!("MDN not delivered: {why}"));
+    message.updated = now;
+    core.journal.write(move |tx| tx.mdn_posted(&message, event, now)).await?;
+    Ok(())
+}
+
+/// Async MDNs go only to origins that the partner entry names (as2.md SEC1).
+fn destination_allowed(pair: &Partnership, url: &str) -> bool {
+    same_origin(&pair.partner.url, url) || pair.partner.mdn_urls.iter().any(|allowed| same_origin(allowed, url))
+}
+
+/// Scheme, host and port agree.
+fn same_origin(one: &str, other: &str) -> bool {
+    match (origin(one), origin(other)) {
+        (Some(one), Some(other)) => one == other,
+        _ => false,
+    }
+}
+
+fn origin(url: &str) -> Option<(String, String, u16)> {
+    let uri: hyper::Uri = url.parse().ok()?;
+    let scheme = uri.scheme_str()?.to_ascii_lowercase();
+    if uri.authority()?.as_str().contains('@') {
+        return None;
+    }
+    let default = match scheme.as_str() {
+        "http" => 80,
+        "https" => 443,
+        _ => return None,
+    };
+    Some((scheme, uri.host()?.to_ascii_lowercase(), uri.port_u16().unwrap_or(default)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_are_compared_whole() {
+        assert!(same_origin("https://a.example/as2", "HTTPS://A.example:443/mdn?x=1"));
+        for other in [
+            "http://a.example/",
+            "https://b.example/",
+            "https://a.example:444/",
+            "https://x@a.example/",
+            "file:///etc",
+            "gopher://a.example/",
+        ] {
+            assert!(!same_origin("https://a.example/as2", other), "{other}");
+        }
+    }
+}

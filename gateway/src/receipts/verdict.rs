@@ -1,0 +1,246 @@
+//! What an MDN means for a message (as2.md §5.4): whose it is, whether it is signed as asked, what it says, and the MIC.
+
+use std::sync::Arc;
+
+use as2_core::Error;
+use as2_core::algorithm::Digest;
+use as2_core::id::As2Id;
+use as2_core::mdn::Mdn;
+use as2_core::mic::Mic;
+use as2_core::receive::MdnSignature;
+
+use super::{Evidence, answered, bare};
+use crate::gateway::Core;
+use crate::message::{Attempt, Message};
+use crate::outbox::{self, FlowError};
+use crate::partnership::Partnership;
+
+/// How an MDN reached us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timing {
+    /// In the answer to our own POST.
+    InAnswer,
+    /// By a POST of its own.
+    Async,
+}
+
+/// What an MDN means for a message.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Verdict {
+    /// It proves delivery.
+    Delivered { marks: Vec<String> },
+    /// It ends the message. `refused`: verifiably, the partner holds nothing.
+    Failed {
+        code: String,
+        reason: String,
+        hint: String,
+        refused: bool,
+        marks: Vec<String>,
+    },
+    /// A human has to look.
+    Held { code: String, reason: String },
+    /// It may not change anything; kept and shown as unverified.
+    Nothing { code: String, reason: String },
+}
+
+/// Judges an MDN against the message that it answers (as2.md §5.4, reference README points 3 and 4).
+pub(crate) async fn verdict(
+    core: &Arc<Core>,
+    message: &Message,
+    pair: &Arc<Partnership>,
+    evidence: &Evidence,
+    timing: Timing,
+) -> Result<Verdict, FlowError> {
+    let mdn = &evidence.mdn.mdn;
+    if let Some(verdict) = wrong_message(message, mdn, evidence, timing) {
+        return Ok(verdict);
+    }
+    let positive = mdn.disposition.is_positive();
+    if let Some(verdict) = signature_lacking(message, evidence, timing, positive) {
+        return Ok(verdict);
+    }
+    let proven = matches!(evidence.mdn.signature, MdnSignature::Verified { .. }) || !message.detail.mdn_mode.ends_with("signed");
+    if proven && (mdn.disposition.is_duplicate_notice() || (!positive && says_duplicate(&mdn.text))) {
+        return Ok(duplicate_notice(message, mdn));
+    }
+    if !positive {
+        return Ok(negative(mdn));
+    }
+    check_mic(core, message, pair, mdn).await
+}
+
+/// Rules 1 and 2: it has to name our message and the swapped pair.
+fn wrong_message(message: &Message, mdn: &Mdn, evidence: &Evidence, timing: Timing) -> Option<Verdict> {
+    if answered(mdn) != bare(&message.message_id) {
+        let reason = format!(
+            "the MDN answers {} instead of this message",
+            mdn.original_message_id.escape_default()
+        );
+        return Some(not_ours(timing, "mdn-mismatch", reason));
+    }
+    let name = |field: &str| evidence.headers.get(field).map(|value| As2Id::readings(value.as_bytes()));
+    let (from, to) = (name("AS2-From"), name("AS2-To"));
+    let fits = |found: &Option<Result<Vec<As2Id>, Error>>, wanted: &str| match found {
+        Some(Ok(readings)) => readings.iter().any(|id| id.as_str() == wanted),
+        Some(Err(_)) => false,
+        // COMPAT(mendelson): a sync MDN may come without the names (as2.md Q73).
+        None => timing == Timing::InAnswer || matches!(evidence.mdn.signature, MdnSignature::Verified { .. }),
+    };
+    if !fits(&from, &message.partner) || !fits(&to, &message.station) {
+        return Some(not_ours(
+            timing,
+            "mdn-mismatch",
+            "the MDN's AS2-From and AS2-To are not the swapped pair".to_owned(),
+        ));
+    }
+    None
+}
+
+fn not_ours(timing: Timing, code: &str, reason: String) -> Verdict {
+    match timing {
+        Timing::InAnswer => Verdict::Failed {
+            code: code.to_owned(),
+            reason,
+            hint: "ask the partner whether the message arrived".to_owned(),
+            refused: false,
+            marks: Vec::new(),
+        },
+        Timing::Async => Verdict::Nothing {
+            code: code.to_owned(),
+            reason,
+        },
+    }
+}
+
+/// Rule 3: signed was asked, so only a signature by a pinned certificate lets it change anything; the one exception is a
+/// negative answer to our own POST, which nobody else could have given.
+fn signature_lacking(message: &Message, evidence: &Evidence, timing: Timing, positive: bool) -> Option<Verdict> {
+    let asked = message.detail.mdn_mode.ends_with("signed");
+    let trouble = match &evidence.mdn.signature {
+        MdnSignature::Verified { .. } => return None,
+        MdnSignature::None if !asked => return None,
+        MdnSignature::None => "the MDN is not signed, though a signed one was asked for".to_owned(),
+        MdnSignature::Bad(why) => format!("the MDN's signature does not hold: {why}"),
+    };
+    let unsigned = matches!(evidence.mdn.signature, MdnSignature::None);
+    match timing {
+        Timing::InAnswer if !positive && unsigned => None,
+        Timing::InAnswer => Some(Verdict::Failed {
+            code: if unsigned { "mdn-not-signed" } else { "mdn-signature-invalid" }.to_owned(),
+            reason: trouble,
+            hint: "the outcome is unknown: ask the partner; look at its signing certificate and the partner's setting mdn".to_owned(),
+            refused: false,
+            marks: Vec::new(),
+        }),
+        Timing::Async => Some(Verdict::Nothing {
+            code: "mdn-unverified".to_owned(),
+            reason: trouble,
+        }),
+    }
+}
+
+/// COMPAT(mendelson, pyas2): a repeat whose first MDN was lost is answered with an error of these words (as2.md Q76).
+fn says_duplicate(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    text.contains("already processed") || text.contains("already been processed") || text.contains("duplicate message")
+}
+
+fn duplicate_notice(message: &Message, mdn: &Mdn) -> Verdict {
+    let mut tries = message.detail.tries.iter().rev();
+    let posted_before = tries.next().is_some_and(|last| last.twice) || tries.any(Attempt::may_have_arrived);
+    if posted_before {
+        let equal = mdn.mic.as_ref().is_some_and(|mic| candidates(message).contains(mic));
+        let marks = if equal { Vec::new() } else { vec!["receipt lost".to_owned()] };
+        return Verdict::Delivered { marks };
+    }
+    Verdict::Held {
+        code: "duplicate-at-partner".to_owned(),
+        reason: format!("the partner calls the first attempt a duplicate: {}", mdn.disposition),
+    }
+}
+
+fn negative(mdn: &Mdn) -> Verdict {
+    let code = mdn.disposition.modifier_code().unwrap_or_else(|| "mdn-negative".to_owned());
+    let first_line = mdn.text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    let hint = match code.as_str() {
+        "unknown-trading-relationship" | "unknown-trading-partner" => "ask the partner to register our AS2 id, exact in case",
+        "authentication-failed" | "integrity-check-failed" => "the partner may hold an old certificate of ours: send it `station profile`",
+        "decryption-failed" => "we may hold an old certificate of the partner: ask for the current one",
+        "insufficient-message-security" => "the partner wants more: partner set … --sign, --encrypt",
+        _ => "the partner's words are in `message show`; mend the cause, then `message resend`",
+    };
+    Verdict::Failed {
+        code,
+        reason: format!("{} {}", mdn.disposition, first_line).trim().to_owned(),
+        hint: hint.to_owned(),
+        refused: true,
+        marks: Vec::new(),
+    }
+}
+
+fn candidates(message: &Message) -> Vec<Mic> {
+    let all = std::iter::once(&message.detail.mic).chain(message.detail.mics.iter().map(|c| &c.mic));
+    all.filter_map(|text| Mic::parse(text).ok()).collect()
+}
+
+/// Rule 4: a positive MDN needs a MIC that is ours.
+async fn check_mic(core: &Arc<Core>, message: &Message, pair: &Arc<Partnership>, mdn: &Mdn) -> Result<Verdict, FlowError> {
+    let Some(mic) = &mdn.mic else {
+        if let Some(text) = &mdn.unreadable_mic {
+            return Ok(unreadable_mic(message, text));
+        }
+        if pair.partner.strict_mic {
+            return Ok(mic_failure(
+                "mic-missing",
+                "the MDN carries no MIC, and the partner is set to strict".to_owned(),
+            ));
+        }
+        // COMPAT(pyas2, OpenAS2): no MIC for unsigned messages or without micalg (as2.md Q9).
+        return Ok(Verdict::Delivered {
+            marks: vec!["no MIC".to_owned()],
+        });
+    };
+    if candidates(message).contains(mic) {
+        let weak = matches!(mic.digest, Digest::Sha1 | Digest::Md5);
+        return Ok(Verdict::Delivered {
+            marks: if weak { vec![mic.digest.name().to_uppercase()] } else { Vec::new() },
+        });
+    }
+    // The MDN may name an algorithm that was not computed while packaging; then it is computed now.
+    let known = candidates(message).iter().any(|c| c.digest == mic.digest);
+    if !known {
+        let computed = outbox::mic_with(core, message, pair, mic.digest).await?;
+        if computed.contains(mic) {
+            return Ok(Verdict::Delivered {
+                marks: vec![format!("MIC by {}", mic.digest.name())],
+            });
+        }
+    }
+    Ok(mic_failure(
+        "mic-mismatch",
+        format!("the partner's MIC {mic} is not ours, {}", message.detail.mic),
+    ))
+}
+
+/// A MIC without the name of its algorithm may still be ours; any other text that cannot be read is not.
+fn unreadable_mic(message: &Message, text: &str) -> Verdict {
+    let bare = text.trim();
+    let is_ours = |mic: &Mic| mic.to_string().split(',').next() == Some(bare);
+    if candidates(message).iter().any(is_ours) {
+        return Verdict::Delivered {
+            marks: vec!["MIC without algorithm".to_owned()],
+        };
+    }
+    let shown = bare.escape_default();
+    mic_failure("mic-mismatch", format!("the partner's MIC `{shown}` cannot be read"))
+}
+
+fn mic_failure(code: &str, reason: String) -> Verdict {
+    Verdict::Failed {
+        code: code.to_owned(),
+        reason,
+        hint: "the partner holds something else than was sent: ask it before anything is sent again".to_owned(),
+        refused: false,
+        marks: Vec::new(),
+    }
+}
