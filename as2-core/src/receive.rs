@@ -360,6 +360,30 @@ impl Found {
             self.notes.push(text.to_owned());
         }
     }
+
+    fn into_mdn(self, mdn: Mdn) -> ReceivedMdn {
+        let signature = match (self.mdn_signature, self.signed) {
+            (Some(bad), _) => bad,
+            (None, Some(by)) => MdnSignature::Verified {
+                digest: by.digest,
+                signer: by.signer,
+            },
+            (None, None) => MdnSignature::None,
+        };
+        ReceivedMdn { mdn, signature }
+    }
+
+    fn into_message(self) -> ReceivedMessage {
+        ReceivedMessage {
+            signed: self.signed,
+            encrypted: self.encrypted,
+            compressed: self.compressed,
+            mic: self.mic,
+            parts: self.parts,
+            notes: self.notes,
+            layers: self.layers,
+        }
+    }
 }
 
 /// What every stage works with.
@@ -471,50 +495,18 @@ impl<'a> Receiver<'a> {
             found: &mut self.found,
             sink,
         })?;
-        let Found {
-            signed,
-            encrypted,
-            compressed,
-            mic,
-            parts,
-            notes,
-            layers,
-            mdn,
-            mdn_signature,
-            ..
-        } = self.found;
-        if let Some(mdn) = mdn {
-            let signature = match (mdn_signature, signed) {
-                (Some(bad), _) => bad,
-                (None, Some(by)) => MdnSignature::Verified {
-                    digest: by.digest,
-                    signer: by.signer,
-                },
-                (None, None) => MdnSignature::None,
-            };
-            return Ok(Received::Mdn(Box::new(ReceivedMdn { mdn, signature })));
+        if let Some(mdn) = self.found.mdn.take() {
+            return Ok(Received::Mdn(Box::new(self.found.into_mdn(mdn))));
         }
         let policy = &self.job.policy;
-        let lack = match (
-            policy.require_signed && signed.is_none(),
-            policy.require_encrypted && encrypted.is_none(),
-        ) {
+        let lacks_signature = policy.require_signed && self.found.signed.is_none();
+        let lack = match (lacks_signature, policy.require_encrypted && self.found.encrypted.is_none()) {
             (true, true) => "neither signed nor encrypted",
             (true, false) => "not signed",
             (false, true) => "not encrypted",
-            (false, false) => {
-                return Ok(Received::Message(ReceivedMessage {
-                    signed,
-                    encrypted,
-                    compressed,
-                    mic,
-                    parts,
-                    notes,
-                    layers,
-                }));
-            }
+            (false, false) => return Ok(Received::Message(self.found.into_message())),
         };
-        Err(Failure::named(insufficient(lack), mic))
+        Err(Failure::named(insufficient(lack), self.found.mic))
     }
 }
 

@@ -74,9 +74,11 @@ struct Body {
     /// Ends of ContentInfo, its `[0]`, the enveloped data, the EncryptedContentInfo.
     frames: [Option<u64>; 4],
     choice: KeyChoice,
-    /// Of each pair that was offered: the identity, and the transport.
-    offered: Vec<(Certificate, KeyTransport)>,
+    offered: Vec<Offer>,
 }
+
+/// Of a pair that was offered: the identity, and the transport.
+type Offer = (Certificate, KeyTransport);
 
 /// The content cipher, or the ciphertext of one that must know the length first.
 enum Engine {
@@ -287,36 +289,9 @@ impl<'a> Head<'a> {
 
     /// Decides about the cipher, and only then uses a key.
     fn unlock(&self, state: &State, length: Option<u64>) -> Result<Body, Error> {
-        let insufficient = |what: &str| Error::new(ErrorKind::InsufficientMessageSecurity, what);
-        let cipher = match oid::cipher_of(self.cipher) {
-            Some(Cipher::TripleDesCbc) if !state.policy.accept_3des => return Err(insufficient("3DES is not allowed")),
-            Some(cipher) => cipher,
-            None if oid::is_refused_cipher(self.cipher) => return Err(insufficient("a cipher that is never allowed")),
-            None => return Err(decryption_failed("unknown cipher")),
-        };
-        if cipher.is_authenticated() != self.authenticated {
-            return Err(decryption_failed("the cipher does not belong to this kind of enveloped data"));
-        }
+        let cipher = self.allowed_cipher(state.policy)?;
         let (iv, tag_len) = cipher_parameters(cipher, self.parameters).map_err(|fault| fault.into_error(ErrorKind::DecryptionFailed))?;
-
-        let mut choice = KeyChoice::new(cipher.key_len())?;
-        let mut offered = Vec::new();
-        let mut refusal = Fault::Bad("no recipient that we could be");
-        for (recipient, identity) in self.pairs(&state.identities) {
-            // Readable for everyone, so a refusal tells nothing.
-            match recipient.unwrap(identity, cipher.key_len()) {
-                Ok((unwrapped, transport)) => {
-                    choice.offer(offered.len() as u8, &unwrapped);
-                    offered.push((identity.certificate().clone(), transport));
-                }
-                Err(fault) => refusal = fault,
-            }
-        }
-        if offered.is_empty() {
-            return Err(refusal.into_error(ErrorKind::DecryptionFailed));
-        }
-        #[cfg(test)]
-        super::tests::tell_if_told_to(&choice)?;
+        let (choice, offered) = self.offer_keys(&state.identities, cipher.key_len())?;
         let engine = match length {
             _ if !cipher.is_ccm() => Engine::Stream(match &state.beside {
                 Some(beside) => CipherStream::decrypt_beside(beside, cipher, choice.key(), &iv)?,
@@ -337,6 +312,42 @@ impl<'a> Head<'a> {
             choice,
             offered,
         })
+    }
+
+    fn allowed_cipher(&self, policy: OpenPolicy) -> Result<Cipher, Error> {
+        let insufficient = |what: &str| Err(Error::new(ErrorKind::InsufficientMessageSecurity, what));
+        match oid::cipher_of(self.cipher) {
+            Some(Cipher::TripleDesCbc) if !policy.accept_3des => insufficient("3DES is not allowed"),
+            Some(cipher) if cipher.is_authenticated() != self.authenticated => {
+                Err(decryption_failed("the cipher does not belong to this kind of enveloped data"))
+            }
+            Some(cipher) => Ok(cipher),
+            None if oid::is_refused_cipher(self.cipher) => insufficient("a cipher that is never allowed"),
+            None => Err(decryption_failed("unknown cipher")),
+        }
+    }
+
+    /// The content key of `len` bytes, good or random, and who and what may have given it.
+    fn offer_keys(&self, identities: &[Identity], len: usize) -> Result<(KeyChoice, Vec<Offer>), Error> {
+        let mut choice = KeyChoice::new(len)?;
+        let mut offered = Vec::new();
+        let mut refusal = Fault::Bad("no recipient that we could be");
+        for (recipient, identity) in self.pairs(identities) {
+            // Readable for everyone, so a refusal tells nothing.
+            match recipient.unwrap(identity, len) {
+                Ok((unwrapped, transport)) => {
+                    choice.offer(offered.len() as u8, &unwrapped);
+                    offered.push((identity.certificate().clone(), transport));
+                }
+                Err(fault) => refusal = fault,
+            }
+        }
+        if offered.is_empty() {
+            return Err(refusal.into_error(ErrorKind::DecryptionFailed));
+        }
+        #[cfg(test)]
+        super::tests::tell_if_told_to(&choice)?;
+        Ok((choice, offered))
     }
 
     /// The one pair that is named, or else a bounded number of trials. A name that is ours and then fails never falls through

@@ -41,6 +41,21 @@ pub struct EnvelopePlan<'a> {
     pub form: Form,
 }
 
+impl EnvelopePlan<'_> {
+    fn check(&self) -> Result<(), Error> {
+        if self.recipients.is_empty() || self.recipients.len() > MAX_RECIPIENTS {
+            return Err(Error::invalid(format!("{} recipients", self.recipients.len())));
+        }
+        if self.cipher == Cipher::TripleDesCbc || self.cipher.is_ccm() {
+            return Err(Error::invalid(format!("{} is for receipt only", self.cipher)));
+        }
+        if self.plain_len > ber::MAX_LENGTH / 2 {
+            return Err(Error::invalid("the content is too large for one message"));
+        }
+        Ok(())
+    }
+}
+
 /// Encrypts one message under a fresh key; the length of what it writes is known before the first byte.
 pub struct Sealer {
     cipher: CipherStream,
@@ -50,7 +65,6 @@ pub struct Sealer {
     chain: Vec<u8>,
     /// In place of `cipher` between [`Sealer::begin_sha256`] and [`Sealer::end_sha256`].
     fused: Option<Box<FusedCbcSha256>>,
-    gcm: bool,
     form: Form,
     /// Written before the first byte of ciphertext, then empty.
     prefix: Vec<u8>,
@@ -73,15 +87,7 @@ impl Sealer {
     /// `Invalid` if the plan cannot be carried out: no recipient or too many, a certificate that cannot decrypt, a cipher for
     /// receipt only.
     pub fn new(plan: &EnvelopePlan<'_>) -> Result<Self, Error> {
-        if plan.recipients.is_empty() || plan.recipients.len() > MAX_RECIPIENTS {
-            return Err(Error::invalid(format!("{} recipients", plan.recipients.len())));
-        }
-        if plan.cipher == Cipher::TripleDesCbc || plan.cipher.is_ccm() {
-            return Err(Error::invalid(format!("{} is for receipt only", plan.cipher)));
-        }
-        if plan.plain_len > ber::MAX_LENGTH / 2 {
-            return Err(Error::invalid("the content is too large for one message"));
-        }
+        plan.check()?;
         let mut key = Zeroizing::new(vec![0; plan.cipher.key_len()]);
         let mut iv = vec![0; plan.cipher.iv_len()];
         crypto::random(&mut key)?;
@@ -111,7 +117,6 @@ impl Sealer {
             key,
             chain: iv,
             fused: None,
-            gcm,
             form: plan.form,
             prefix,
             plain_len: plan.plain_len,
@@ -174,7 +179,7 @@ impl Sealer {
         if self.form == Form::Ber {
             out.extend_from_slice(&[0; 4]);
         }
-        if self.gcm {
+        if self.algorithm.is_gcm() {
             out.extend(ber::tlv(ber::OCTET_STRING, &[self.cipher.tag()?]));
         }
         if self.form == Form::Ber {
