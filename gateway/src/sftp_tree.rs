@@ -27,6 +27,7 @@ use crate::clock::Millis;
 use crate::config::{Algorithms, Config};
 use crate::event::NewEvent;
 use crate::gateway::Core;
+use crate::journal::JournalError;
 use crate::login::Progress;
 use crate::manage::host_keys::{self, HostKey, HostKeyState};
 use desk::Desk;
@@ -358,6 +359,14 @@ async fn follow_host_keys(config: Config, front: Weak<sftp_front::Server>) {
 fn failure(error: impl std::fmt::Display) -> Fault {
     tracing::error!(%error, "sftp request failed");
     Fault::Failure("a fault of the server; try again".to_owned())
+}
+
+/// The journal's word about a change; where another session was faster, that is no fault.
+fn unchanged(error: JournalError) -> Fault {
+    match error {
+        JournalError::Conflict(why) => Fault::Failure(why),
+        other => failure(other),
+    }
 }
 
 /// The present as the clock of the rules shows it.

@@ -42,6 +42,7 @@ pub(super) struct Desk {
 
 /// An open upload as requests about its name see it.
 struct Open {
+    session: u64,
     size: AtomicU64,
     /// Locked behind the names.
     fate: Mutex<Fate>,
@@ -161,8 +162,9 @@ impl Desk {
     }
 
     /// An upload begins; not under a name that its user is writing already, if it is to be the only one.
-    pub(super) fn write(self: &Arc<Self>, user: &str, path: &str, exclusive: bool) -> Option<Live> {
+    pub(super) fn write(self: &Arc<Self>, user: &str, session: u64, path: &str, exclusive: bool) -> Option<Live> {
         let open = Arc::new(Open {
+            session,
             size: AtomicU64::new(0),
             fate: Mutex::new(Fate {
                 path: path.to_owned(),
@@ -186,18 +188,27 @@ impl Desk {
     /// The uploads of this user that are being written under a name are removed, as a file system would let go of the name
     /// of an open file; false if there are none.
     pub(super) fn remove_live(&self, user: &str, path: &str) -> bool {
-        !self.names().take_open(user, path, |fate| fate.is_removed = true).is_empty()
+        let all = |_: &Open| true;
+        !self.names().take_open(user, path, all, |fate| fate.is_removed = true).is_empty()
     }
 
-    /// They get another name; false if there are none.
-    pub(super) fn rename_live(&self, user: &str, from: &str, to: &str) -> bool {
+    /// Those of this session get another name; false if there are none. What another session writes is not meant.
+    pub(super) fn rename_live(&self, user: &str, session: u64, from: &str, to: &str) -> bool {
         let mut names = self.names();
-        let renamed = names.take_open(user, from, |fate| to.clone_into(&mut fate.path));
+        let own = |open: &Open| open.session == session;
+        let renamed = names.take_open(user, from, own, |fate| to.clone_into(&mut fate.path));
         if renamed.is_empty() {
             return false;
         }
         names.live.entry(key(user, to)).or_default().extend(renamed);
         true
+    }
+
+    /// Whether this session is writing a file of this name.
+    pub(super) fn is_writing(&self, user: &str, session: u64, path: &str) -> bool {
+        let names = self.names();
+        let open = names.live.get(&key(user, path));
+        open.is_some_and(|open| open.iter().any(|open| open.session == session))
     }
 
     /// The size of an upload of this user that is being written.
@@ -271,19 +282,20 @@ impl Desk {
 }
 
 impl Names {
-    /// Takes the open uploads of a name that are not being decided about, each changed so.
-    fn take_open(&mut self, user: &str, path: &str, change: impl Fn(&mut Fate)) -> Vec<Arc<Open>> {
+    /// Takes these open uploads of a name, but for those that are being decided about, each changed so.
+    fn take_open(&mut self, user: &str, path: &str, which: impl Fn(&Open) -> bool, change: impl Fn(&mut Fate)) -> Vec<Arc<Open>> {
         let key = key(user, path);
         let Some(all) = self.live.remove(&key) else { return Vec::new() };
-        let (ending, taken): (Vec<_>, Vec<_>) = all.into_iter().partition(|open| {
+        let (taken, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|open| {
             let mut fate = open.fate();
-            if !fate.is_ending {
+            let takes = which(open) && !fate.is_ending;
+            if takes {
                 change(&mut fate);
             }
-            fate.is_ending
+            takes
         });
-        if !ending.is_empty() {
-            self.live.insert(key, ending);
+        if !others.is_empty() {
+            self.live.insert(key, others);
         }
         taken
     }
@@ -319,14 +331,14 @@ mod tests {
     #[test]
     fn uploads_in_work_are_seen_by_their_user() {
         let desk = Arc::new(Desk::default());
-        let live = desk.write("u", "AS2/send/A/B/f", true).unwrap();
+        let live = desk.write("u", 1, "AS2/send/A/B/f", true).unwrap();
         live.set(9);
         assert_eq!(desk.live_size("u", "AS2/send/A/B/f"), Some(9));
         assert_eq!(desk.live_below("u", "AS2/send/A/B"), vec![("f".to_owned(), 9)]);
         assert!(desk.live_below("v", "AS2/send/A/B").is_empty());
-        assert!(desk.write("u", "AS2/send/A/B/f", true).is_none(), "it is there already");
-        assert!(desk.write("v", "AS2/send/A/B/f", true).is_some(), "others do not see it");
-        let again = desk.write("u", "AS2/send/A/B/f", false).unwrap();
+        assert!(desk.write("u", 1, "AS2/send/A/B/f", true).is_none(), "it is there already");
+        assert!(desk.write("v", 1, "AS2/send/A/B/f", true).is_some(), "others do not see it");
+        let again = desk.write("u", 1, "AS2/send/A/B/f", false).unwrap();
         again.set(4);
         assert_eq!(desk.live_size("u", "AS2/send/A/B/f"), Some(4));
         assert_eq!(desk.live_total("u"), (2, 13), "two uploads of one name count twice");
@@ -340,22 +352,24 @@ mod tests {
     fn uploads_in_work_are_renamed_and_removed_until_they_end() {
         let desk = Arc::new(Desk::default());
         let (old, new) = ("AS2/send/A/B/f.tmp", "AS2/send/A/B/f");
-        let live = desk.write("u", old, false).unwrap();
-        assert!(!desk.rename_live("v", old, new) && !desk.remove_live("u", new));
-        assert!(desk.rename_live("u", old, new));
+        let live = desk.write("u", 1, old, false).unwrap();
+        assert!(!desk.rename_live("u", 2, old, new), "another session's");
+        assert!(desk.is_writing("u", 1, old) && !desk.is_writing("u", 2, old));
+        assert!(!desk.rename_live("v", 1, old, new) && !desk.remove_live("u", new));
+        assert!(desk.rename_live("u", 1, old, new));
         assert_eq!((desk.live_size("u", old), desk.live_size("u", new)), (None, Some(0)));
         assert_eq!(live.end().as_deref(), Some(new));
         assert!(
-            !desk.rename_live("u", new, old) && !desk.remove_live("u", new),
+            !desk.rename_live("u", 1, new, old) && !desk.remove_live("u", new),
             "it is being decided about"
         );
         assert_eq!(desk.live_size("u", new), Some(0));
         drop(live);
         assert_eq!(desk.live_total("u"), (0, 0));
-        let removed = desk.write("u", old, false).unwrap();
+        let removed = desk.write("u", 1, old, false).unwrap();
         assert!(desk.remove_live("u", old));
         assert_eq!(removed.end(), None);
-        let again = desk.write("u", old, true).unwrap();
+        let again = desk.write("u", 1, old, true).unwrap();
         drop(removed);
         assert_eq!(desk.live_size("u", old), Some(0), "the one of before takes nothing along");
         drop(again);

@@ -7,7 +7,7 @@ use sftp_front::{Entry, Fault, Listing, SetStat, Stat, VPath};
 
 use super::listing::{Sends, file_stat, seconds};
 use super::tree::{As2Tree, denied};
-use super::{failure, now};
+use super::{failure, now, unchanged};
 use crate::clock::millis;
 use crate::journal::{UploadRow, UploadState};
 use crate::layout::{self, Place};
@@ -206,7 +206,7 @@ impl As2Tree {
     }
 
     pub(super) fn rename_send(&self, from: &SendPath, to: &SendPath, replace: bool) -> Result<(), Fault> {
-        if self.desk.live_size(&self.user, &from.path).is_some() {
+        if self.desk.is_writing(&self.user, self.session, &from.path) {
             return self.rename_open(from, to);
         }
         let row = match self.sent(from)? {
@@ -226,7 +226,7 @@ impl As2Tree {
             Renamed::Complete => {}
             Renamed::Parked => {
                 let reason = row.reason.clone();
-                return intake::rename_waiting(&self.core, row.clone(), row, &to.name, UploadState::Parked, &reason).map_err(failure);
+                return intake::rename_waiting(&self.core, row.clone(), row, &to.name, UploadState::Parked, &reason).map_err(unchanged);
             }
             Renamed::Ignored => {
                 let (user, from, reason) = (&self.user, &from.path, "moved here; upload it instead");
@@ -236,18 +236,18 @@ impl As2Tree {
                     partner: to.partner.clone(),
                     ..row.clone()
                 };
-                return intake::rename_waiting(&self.core, row, moved, &to.name, UploadState::Ignored, reason).map_err(failure);
+                return intake::rename_waiting(&self.core, row, moved, &to.name, UploadState::Ignored, reason).map_err(unchanged);
             }
         }
         let former = self.sent(to)?;
-        let landed = intake::complete(&self.core, row, &to.name).map_err(failure)?;
+        let landed = intake::complete(&self.core, row, &to.name).map_err(unchanged)?;
         self.drop_former(former)?;
         self.desk.remember(&self.user, &to.path, size, mtime, self.session, now(&self.core));
         tracing::debug!(?landed, "rename completed an upload");
         Ok(())
     }
 
-    /// An upload that is being written gets its final name (programs that close a file behind its rename, as Go's deferred
+    /// An upload that this session is writing gets its final name (programs that close a file behind its rename, as Go's deferred
     /// `Close` does): it is decided about under that one, at its CLOSE as ever. What waits under the old name is its former
     /// content and must not go out in its place.
     fn rename_open(&self, from: &SendPath, to: &SendPath) -> Result<(), Fault> {
@@ -262,7 +262,7 @@ impl As2Tree {
                 to.name, from.name
             )));
         }
-        if self.desk.rename_live(&self.user, &from.path, &to.path) {
+        if self.desk.rename_live(&self.user, self.session, &from.path, &to.path) {
             Ok(())
         } else {
             Err(Fault::Failure(format!("{} is being closed; try again", from.name)))
@@ -327,7 +327,7 @@ impl As2Tree {
     /// Sends a parked file that looked broken off, after a sign that only a finished transfer gives.
     fn confirm(&self, at: &SendPath, row: UploadRow, mtime: u64) -> Result<(), Fault> {
         let size = row.size;
-        intake::complete(&self.core, row, &at.name).map_err(failure)?;
+        intake::complete(&self.core, row, &at.name).map_err(unchanged)?;
         self.desk.remember(&self.user, &at.path, size, mtime, self.session, now(&self.core));
         Ok(())
     }

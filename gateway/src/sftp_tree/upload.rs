@@ -92,7 +92,7 @@ impl Writing {
         let live = {
             let _turn = tree.desk.turn();
             check_quotas(tree, &at, how)?;
-            let live = tree.desk.write(&tree.user, &at.path, how.exclusive);
+            let live = tree.desk.write(&tree.user, tree.session, &at.path, how.exclusive);
             live.ok_or_else(|| exists(&at))?
         };
         let start = Start::of(tree, &at, how)?;
@@ -117,7 +117,7 @@ impl Writing {
             draft: tree.core.storage.draft(),
             replaces: None,
         };
-        let live = tree.desk.write(&tree.user, &at.path, false)?;
+        let live = tree.desk.write(&tree.user, tree.session, &at.path, false)?;
         Some(Box::new(Self::begin(tree, at, how, start, live)))
     }
 

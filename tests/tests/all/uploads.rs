@@ -499,6 +499,16 @@ fn a_file_renamed_before_its_close_goes_out_under_its_last_name_with_its_last_by
     let parcel = pair.delivered("order.edi");
     assert_eq!(pair.fetch(&parcel), order(2));
     assert_eq!(pair.alice_user.ls(SEND), ["other.tmp"], "the former content is gone");
+    // What another session is writing is not what this one has stored.
+    let stored = opened(&mut client, "mine.tmp", PUT);
+    writes(&mut client, &stored, 0, &order(4));
+    let mut second = Packets::of(&pair.alice_user);
+    let theirs = opened(&mut second, "mine.tmp", PUT);
+    assert_eq!(client.ask(4, &[&stored]).code(), Some(0));
+    assert_eq!(client.ask(18, &[&path("mine.tmp"), &path("mine.edi")]).code(), Some(0));
+    assert_eq!(pair.fetch(&pair.delivered("mine.edi")), order(4));
+    assert_eq!(second.ask(4, &[&theirs]).code(), Some(0));
+    assert_eq!(second.ask(13, &[&path("mine.tmp")]).code(), Some(0));
     // From one temporary name to the next it stays parked, once.
     let handle = opened(&mut client, "other.tmp", PUT);
     writes(&mut client, &handle, 0, &order(3));
