@@ -47,6 +47,8 @@ struct Facts {
     database: String,
     free_percent: u64,
     free_bytes: u64,
+    /// More is free than `storage.min_free`.
+    has_room: bool,
     states: Vec<(State, u64)>,
     queue: u64,
     failed: u64,
@@ -77,6 +79,7 @@ fn gather(core: &Core) -> Result<Facts> {
         database: core.journal.integrity()?,
         free_percent: free.saturating_mul(100) / total.max(1),
         free_bytes: free,
+        has_room: free >= core.config.storage.min_free,
         queue: count(&|state| !state.is_final()),
         failed: count(&|state| matches!(state, State::Failed | State::Rejected | State::Quarantined)),
         states,
@@ -190,8 +193,9 @@ impl Facts {
         };
         let database = if self.database == "ok" { "ok" } else { "damaged: as2gate doctor" };
         format!(
-            "sftp {sftp}   as2 {}{tls}   database {database}   storage ok ({} % free)",
+            "sftp {sftp}   as2 {}{tls}   database {database}   storage {} ({} % free)",
             self.door("as2"),
+            self.storage(),
             self.free_percent
         )
     }
@@ -218,6 +222,14 @@ impl Facts {
         )
     }
 
+    fn storage(&self) -> &'static str {
+        if self.has_room {
+            "ok"
+        } else {
+            "full, new data is refused: as2gate doctor"
+        }
+    }
+
     fn object(&self) -> Value {
         let states: serde_json::Map<String, Value> = self.states.iter().map(|(state, count)| (state.to_string(), json!(count))).collect();
         let objects: serde_json::Map<String, Value> = self.counts.iter().map(|(name, count)| ((*name).to_owned(), json!(count))).collect();
@@ -229,6 +241,7 @@ impl Facts {
             "sftp_connections": self.connections,
             "as2": self.door("as2"),
             "database": self.database,
+            "storage": self.storage(),
             "storage_free_bytes": self.free_bytes,
             "storage_free_percent": self.free_percent,
             "queue": self.queue,

@@ -1150,6 +1150,16 @@ fn a_server_does_not_start_on_what_belongs_to_others_or_is_gone() {
 }
 
 #[test]
+fn status_says_that_new_data_is_refused() {
+    let gateway = Gateway::stopped(&[("storage.min_free", "\"100TiB\"")]);
+    let text = gateway.ok(&["status", "-o", "table"]);
+    assert!(
+        text.contains("storage full, new data is refused") && !text.contains("storage ok"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_lost_host_key_is_made_anew_and_not_in_silence() {
     let gateway = Gateway::stopped(&[]);
     fs::remove_file(gateway.path("data/host-keys/ssh_host_ecdsa_key")).unwrap();
