@@ -24,6 +24,7 @@ mod session;
 mod settings;
 mod station;
 mod status;
+mod support;
 mod upload;
 mod user;
 
@@ -153,6 +154,8 @@ enum Command {
     Backup(backup::Backup),
     /// Put a backup into an empty data directory.
     Restore(backup::Restore),
+    /// Write what somebody who helps needs to know, without secrets and payloads, to one text file.
+    SupportBundle(support::SupportBundle),
     /// SSH key files: convert and show.
     #[command(subcommand)]
     Key(key::Verb),
@@ -233,6 +236,7 @@ async fn dispatch(ctx: &Ctx, command: Command) -> Outcome {
         Command::Export(args) => apply::export(ctx, &args),
         Command::Backup(args) => backup::run(ctx, args).await,
         Command::Restore(args) => backup::restore(ctx, args).await,
+        Command::SupportBundle(args) => support::run(ctx, &args),
         Command::Key(verb) => key::run(ctx, verb),
         Command::Completions(args) => pages::completions(&args, Cli::command()),
         Command::Man(args) => pages::man(ctx, &args, Cli::command()),

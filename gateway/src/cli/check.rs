@@ -52,7 +52,7 @@ pub(super) fn note(ctx: &Ctx, core: &Core, object: &str) -> Result<()> {
 pub(crate) fn run(ctx: &Ctx, args: &Check) -> Outcome {
     let config = ctx.config()?;
     if args.effective {
-        effective(ctx, &config);
+        ctx.printer.list(&effective(&config));
         return Ok(DONE);
     }
     let mut findings: Vec<Finding> = Vec::new();
@@ -94,7 +94,8 @@ fn shown(secret: &Secret) -> String {
     }
 }
 
-fn effective(ctx: &Ctx, config: &Config) {
+/// Every value in force and its source.
+pub(super) fn effective(config: &Config) -> List {
     let mut list = List::new(&[("key", "KEY"), ("value", "VALUE"), ("source", "SOURCE")], "");
     for (key, setting) in config.values.all() {
         let value = serde_json::to_value(&setting.value).unwrap_or_default();
@@ -108,7 +109,7 @@ fn effective(ctx: &Ctx, config: &Config) {
             Cell::text(source),
         ]);
     }
-    ctx.printer.list(&list);
+    list
 }
 
 fn judge_objects(core: &Core) -> Result<Vec<Finding>> {
@@ -153,7 +154,7 @@ fn sealed(core: &Core, all: &Objects) -> Vec<Finding> {
 }
 
 /// One line of a check.
-struct Finding {
+pub(super) struct Finding {
     level: &'static str,
     name: String,
     detail: String,
@@ -187,6 +188,18 @@ impl Finding {
             hint: hint.to_owned(),
         }
     }
+
+    /// Level, name, detail and, in brackets, what to do.
+    pub(super) fn line(&self) -> String {
+        let Finding { level, name, detail, hint } = self;
+        let hint = if hint.is_empty() { String::new() } else { format!("   ({hint})") };
+        let joint = match (name.as_str(), *level) {
+            ("", _) => "",
+            (_, "no") => ": ",
+            _ => " ",
+        };
+        format!("{level:<4}  {name}{joint}{detail}{hint}")
+    }
 }
 
 /// Prints the findings; one that is bad is an error of exit code 4.
@@ -200,18 +213,7 @@ fn finish(ctx: &Ctx, findings: &[Finding], all_well: &str) -> Outcome {
         ctx.printer.list_of(rows);
     } else if !ctx.printer.quiet {
         for finding in findings {
-            let hint = if finding.hint.is_empty() {
-                String::new()
-            } else {
-                format!("   ({})", finding.hint)
-            };
-            let joint = match (finding.name.as_str(), finding.level) {
-                ("", _) => "",
-                (_, "no") => ": ",
-                _ => " ",
-            };
-            let Finding { level, name, detail, .. } = finding;
-            out(&plain(&format!("{level:<4}  {name}{joint}{detail}{hint}")));
+            out(&plain(&finding.line()));
         }
     }
     match findings.iter().find(|finding| finding.level == "no") {
@@ -240,20 +242,24 @@ fn finish(ctx: &Ctx, findings: &[Finding], all_well: &str) -> Outcome {
 
 pub(crate) fn doctor(ctx: &Ctx, _: &Doctor) -> Outcome {
     let config = ctx.config()?;
-    let paths = config.paths();
     let opened = Core::open(config.clone());
+    finish(ctx, &diagnose(&config, opened.as_ref().map(|core| &**core))?, "")
+}
+
+/// All that `doctor` looks at: of the machine, and of the data directory if it could be opened.
+pub(super) fn diagnose(config: &Config, opened: std::result::Result<&Core, &StartError>) -> Result<Vec<Finding>> {
     // Where nothing is set up, or for this user to see, its keys are not lost.
     let is_ours = !matches!(opened, Err(StartError::NotSetUp(_) | StartError::Unreadable(..)));
-    let mut findings = if is_ours { keys(&config) } else { Vec::new() };
-    findings.extend(ports(&config, is_served(&config)));
+    let mut findings = if is_ours { keys(config) } else { Vec::new() };
+    findings.extend(ports(config, is_served(config)));
     if is_ours {
-        findings.extend(rights(&paths.data));
+        findings.extend(rights(&config.paths().data));
     }
     match opened {
-        Ok(core) => findings.extend(contents(&core)?),
+        Ok(core) => findings.extend(contents(core)?),
         Err(error) => findings.push(Finding::bad("data directory", error.to_string(), error.hint())),
     }
-    finish(ctx, &findings, "")
+    Ok(findings)
 }
 
 fn keys(config: &Config) -> Vec<Finding> {

@@ -232,7 +232,7 @@ impl List {
         Value::Object(fields.collect::<Map<_, _>>())
     }
 
-    fn tsv(&self) -> String {
+    pub(super) fn tsv(&self) -> String {
         let mut text = self.columns.iter().map(|column| column.name).collect::<Vec<_>>().join("\t");
         text.push('\n');
         for row in &self.rows {

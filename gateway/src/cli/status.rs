@@ -39,7 +39,7 @@ pub(crate) async fn run(ctx: &Ctx, _: &Status) -> Outcome {
     Ok(DONE)
 }
 
-struct Facts {
+pub(super) struct Facts {
     running: bool,
     listening: Option<Listening>,
     answers: Vec<(&'static str, SocketAddr, bool)>,
@@ -59,7 +59,7 @@ struct Facts {
     now: Millis,
 }
 
-fn gather(core: &Core) -> Result<Facts> {
+pub(super) fn gather(core: &Core) -> Result<Facts> {
     let now = core.clock.now();
     let running = is_served(&core.config);
     let listening = Listening::read(&core.journal).filter(|_| running);
@@ -230,7 +230,7 @@ impl Facts {
         }
     }
 
-    fn object(&self) -> Value {
+    pub(super) fn object(&self) -> Value {
         let states: serde_json::Map<String, Value> = self.states.iter().map(|(state, count)| (state.to_string(), json!(count))).collect();
         let objects: serde_json::Map<String, Value> = self.counts.iter().map(|(name, count)| ((*name).to_owned(), json!(count))).collect();
         json!({

@@ -329,6 +329,69 @@ fn port_zero_is_chosen_and_told() {
 }
 
 #[test]
+fn a_support_bundle_helps_and_gives_nothing_away() {
+    let place = Place::new();
+    let at = format!("127.0.0.1:{}", free_port());
+    let _ = place.ok(&["init", "--account", "acme", "--as2", &at, "--sftp", "127.0.0.1:0"]);
+    let _ = place.ok(&["station", "add", "ALICE", "--key", "rsa-2048"]);
+    let url = format!("http://127.0.0.1:{}/as2?key=planted-query", free_port());
+    let _ = place.ok(&["station", "add", "BOB", "--key", "rsa-2048"]);
+    let _ = place.ok(&["partner", "add", "--from-station", "BOB", "--set", "headers.X-Token=planted-header"]);
+    fs::write(place.path("password"), "planted-password\n").unwrap();
+    let _ = place.ok(&[
+        "partner",
+        "set",
+        "BOB",
+        "--url",
+        &url,
+        "--http-user",
+        "bob",
+        "--http-password",
+        "file:password",
+    ]);
+    let _ = place.ok(&["user", "add", "acme-erp", "--login", "password"]);
+    let _ = place.ok(&["user", "password", "acme-erp", "--password", "file:password"]);
+    fs::write(place.path("planted-file.edi"), b"planted-payload").unwrap();
+    let _ = place.ok(&["send", "planted-file.edi", "--from", "ALICE", "--to", "BOB"]);
+
+    let told = place.ok(&["support-bundle"]);
+    let file = told.split_whitespace().nth(1).unwrap().trim_end_matches(';').to_owned();
+    let text = fs::read_to_string(place.path(&file)).unwrap();
+    for section in [
+        "system",
+        "configuration",
+        "doctor",
+        "status",
+        "objects",
+        "messages that wait or failed",
+        "events",
+    ] {
+        assert!(text.contains(&format!("\n===== {section} =====\n")), "{section}:\n{text}");
+    }
+    assert!(text.contains("planted-file.edi") && text.contains("message.accepted"), "{text}");
+    let master = fs::read_to_string(place.path("data/master.key")).unwrap();
+    for secret in [
+        "planted-query",
+        "planted-header",
+        "planted-password",
+        "$argon2",
+        "planted-payload",
+        "PRIVATE KEY",
+        master.trim(),
+    ] {
+        assert!(!text.contains(secret), "{secret}:\n{text}");
+    }
+
+    // Where something is broken it is needed most.
+    fs::write(place.path("data/db/as2gate.db"), b"no database").unwrap();
+    let text = place.ok(&["support-bundle", "--out", "-"]);
+    assert!(
+        text.contains("===== doctor =====") && text.contains("no    data directory: journal"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_demo_trades_with_itself_and_leaves_nothing() {
     let mut place = Place::new();
     let _ = place.serve(&["--demo"]);
