@@ -42,7 +42,7 @@ const MAX_MIXED_READ: usize = 32 << 10;
 const VFS_BLOCK: u64 = 4096;
 
 /// What INIT is answered with: OpenSSH's extensions, as name and version.
-const EXTENSIONS: [(&str, &str); 8] = [
+const EXTENSIONS: [(&str, &str); 9] = [
     ("posix-rename@openssh.com", "1"),
     ("statvfs@openssh.com", "2"),
     ("fstatvfs@openssh.com", "2"),
@@ -51,6 +51,7 @@ const EXTENSIONS: [(&str, &str); 8] = [
     ("limits@openssh.com", "1"),
     ("expand-path@openssh.com", "1"),
     ("home-directory", "1"),
+    ("users-groups-by-id@openssh.com", "1"),
 ];
 
 const HARDLINK: &str = "hardlink@openssh.com";
@@ -699,7 +700,7 @@ impl Engine {
                 path => self.real_path(path),
             },
             b"home-directory" => self.real_path(b""),
-            b"users-groups-by-id-request@openssh.com" => {
+            b"users-groups-by-id@openssh.com" => {
                 // There are no numeric users behind this server: every name is empty.
                 let (users, groups) = (string()?, string()?);
                 let mut b = BytesMut::new();
