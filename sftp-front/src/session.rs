@@ -288,20 +288,33 @@ pub(crate) async fn run(server: Arc<Server>, tcp: TcpStream, addr: SocketAddr, s
         state: Mutex::default(),
     });
     server.register(&session);
-    let handler = Handler::new(Arc::clone(&server), Arc::clone(&session));
+    let reason = serve(&server, &session, tcp, &link, stop).await;
+    link.kill();
+    // The channels run what had arrived (unless they were cut) and abandon their open uploads; this does not need russh.
+    let tasks = std::mem::take(&mut session.state().tasks);
+    for task in tasks {
+        let _ = task.await;
+    }
+    server.unregister(session.id);
+    farewell(&server, &session, &link, reason).await;
+}
+
+/// Speaks SSH until the client or the overseer ends it; why.
+async fn serve(server: &Arc<Server>, session: &Arc<Session>, tcp: TcpStream, link: &Arc<LinkState>, stop: watch::Receiver<bool>) -> String {
+    let handler = Handler::new(Arc::clone(server), Arc::clone(session));
     let handle = Mutex::new(None);
     let transport = async {
-        let running = russh::server::run_stream(server.transport(), Link::new(tcp, Arc::clone(&link)), handler).await?;
+        let running = russh::server::run_stream(server.transport(), Link::new(tcp, Arc::clone(link)), handler).await?;
         *handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(running.handle());
         running.await
     };
     tokio::pin!(transport);
-    let reason = tokio::select! {
+    tokio::select! {
         result = &mut transport => match result {
             Ok(()) => "ended by the client".to_owned(),
             Err(e) => e.to_string(),
         },
-        reason = session.overseer(&server, stop) => {
+        reason = session.overseer(server, stop) => {
             let handle = handle.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(handle) = handle {
                 let goodbye = async {
@@ -314,24 +327,21 @@ pub(crate) async fn run(server: Arc<Server>, tcp: TcpStream, addr: SocketAddr, s
             link.kill();
             reason.to_owned()
         }
-    };
-    link.kill();
-    // The channels run what had arrived (unless they were cut) and abandon their open uploads; this does not need russh.
-    let tasks = std::mem::take(&mut session.state().tasks);
-    for task in tasks {
-        let _ = task.await;
     }
-    server.unregister(session.id);
+}
+
+/// Tells the authenticator how it ended: a logout, or the logins that failed.
+async fn farewell(server: &Server, session: &Session, link: &LinkState, reason: String) {
     let (user, tried) = {
         let mut state = session.state();
         (state.user.take().filter(|_| state.logged_in), std::mem::take(&mut state.tried))
     };
-    let peer = session.peer();
+    let (id, addr, peer) = (session.id, session.addr, session.peer());
     let (bytes_in, bytes_out) = link.bytes();
-    tracing::debug!(session = session.id, %addr, "connection ended: {reason}");
+    tracing::debug!(session = id, %addr, "connection ended: {reason}");
     server
         .ask(move |auth| match user {
-            Some(user) => auth.logout(session.id, &user, &reason, bytes_in, bytes_out),
+            Some(user) => auth.logout(id, &user, &reason, bytes_in, bytes_out),
             None => tried.iter().for_each(|(user, reasons)| auth.failed(user, reasons, &peer)),
         })
         .await;
