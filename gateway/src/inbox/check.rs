@@ -376,9 +376,14 @@ fn note(message: &mut Message, facts: &ReceivedMessage, parts: &[Part]) {
     message.size = parts.iter().map(|part| part.staged.len).sum();
 }
 
+/// The words of an MDN as the code of a message: one word in small letters.
+pub(super) fn code_of(kind: ErrorKind) -> String {
+    kind.as_str().replace(' ', "-").to_ascii_lowercase()
+}
+
 fn reject(message: &mut Message, error: &Error) {
     message.state = State::Rejected;
-    message.code = error.kind.as_str().replace(' ', "-").to_ascii_lowercase();
+    message.code = code_of(error.kind);
     message.reason.clone_from(&error.detail);
     message.detail.hint = match message.code.as_str() {
         "authentication-failed" => "ask the partner for its current signing certificate: cert add … --partner",

@@ -9,7 +9,7 @@ use as2_core::mic::Mic;
 use as2_core::receipt::ReceiptRequest;
 use as2_core::{Error, ErrorKind};
 
-use super::check::{Found, brake, hold_back, open, trouble};
+use super::check::{Found, brake, code_of, hold_back, open, trouble};
 use super::reply::{self, Says, keep_refused};
 use super::{Taken, checked, drop_staged};
 use crate::clock::Millis;
@@ -26,6 +26,15 @@ const WAIT: Duration = Duration::from_secs(90);
 const LOOK: Duration = Duration::from_millis(100);
 /// A rejected body that comes again so soon, with nothing changed on our side, gets the same answer without work.
 const DAMPER: Millis = 10 * 60 * 1000;
+/// Header fields that a body's outcome hangs on: whoever mends one of them is not answered out of the store.
+const TELLING: [&str; 6] = [
+    "MIME-Version",
+    "Content-Type",
+    "Content-Transfer-Encoding",
+    "Content-Disposition",
+    "Disposition-Notification-To",
+    "Disposition-Notification-Options",
+];
 
 /// The row that has this Message-ID, for a sender that waits.
 pub(super) fn known(core: &Core, taken: &Taken) -> Result<Option<InboundRow>, FlowError> {
@@ -43,9 +52,22 @@ pub(super) fn damped(core: &Core, taken: &Taken, row: &InboundRow) -> Result<Opt
     if row.state != State::Rejected || row.raw_sha256 != taken.message.detail.raw_sha256 {
         return Ok(None);
     }
-    let fresh = core.clock.now() - row.updated < DAMPER && core.journal.read(|tx| tx.objects_changed_at())? <= row.updated;
-    let stored = || row.mdn_headers.clone().zip(row.mdn_body.clone());
-    Ok(if fresh { stored().map(reply::mdn) } else { None })
+    if core.clock.now() - row.updated >= DAMPER || core.journal.read(|tx| tx.objects_changed_at())? > row.updated {
+        return Ok(None);
+    }
+    let first = core.journal.read(|tx| tx.message(&row.message))?;
+    if !first.is_some_and(|first| tells_the_same(&first, &taken.message)) {
+        return Ok(None);
+    }
+    Ok(row.mdn_headers.clone().zip(row.mdn_body.clone()).map(reply::mdn))
+}
+
+/// Whether two bodies came under headers that are read alike.
+fn tells_the_same(one: &Message, other: &Message) -> bool {
+    let (Ok(one), Ok(other)) = (Headers::parse(&one.detail.head()), Headers::parse(&other.detail.head())) else {
+        return false;
+    };
+    TELLING.iter().all(|name| one.all(name).eq(other.all(name)))
 }
 
 /// Answers a message whose id is bound already.
@@ -263,7 +285,7 @@ fn quarantined(message: &Message, found: &Found, first: &InboundRow) -> (Message
     message.code = if message.state == State::Quarantined {
         "message-id-reused".to_owned()
     } else {
-        error.kind.as_str().to_owned()
+        code_of(error.kind)
     };
     message.reason.clone_from(&error.detail);
     message.detail.previous.clone_from(&first.message);

@@ -15,7 +15,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use super::check::{evidence_entries, mdn_file};
+use super::check::{code_of, evidence_entries, mdn_file};
 use crate::clock::{Millis, rfc3339};
 use crate::gateway::Core;
 use crate::http::{Arrival, Reply};
@@ -361,7 +361,7 @@ pub(super) async fn refuse(
         .map_err(|e| FlowError::Internal(e.to_string()))??;
     message.detail.raw.clone_from(&staged.key);
     message.state = State::Rejected;
-    message.code = error.kind.as_str().replace(' ', "-").to_ascii_lowercase();
+    message.code = code_of(error.kind);
     message.reason.clone_from(&error.detail);
     let headers = &arrival.head.headers;
     // A message without any id cannot be named by an MDN (as2.md Q19).

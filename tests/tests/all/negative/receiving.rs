@@ -273,6 +273,48 @@ fn receipts_that_cannot_be_made_fail_the_message_unsigned() {
 }
 
 #[test]
+fn a_rejected_body_under_mended_headers_is_checked_anew() {
+    let stage = stage();
+    let good = payload().signed(&stage.partner).message("<mended-type@test>");
+    let wrong = good
+        .clone()
+        .with("Content-Type", "application/pkcs7-mime; smime-type=enveloped-data");
+    let options = "signed-receipt-protocol=optional, pkcs7-signature; signed-receipt-micalg=required, sha1";
+    let wanting = payload().signed(&stage.partner).message("<mended-options@test>");
+    let unsupported = wanting.clone().with("Disposition-Notification-Options", options);
+    for (bad, good) in [(wrong, good), (unsupported, wanting)] {
+        let port = stage.gate.as2_port;
+        let (first, again) = (bad.post(port), bad.post(port));
+        assert!(first.status == 200 && first.disposition() != PROCESSED, "{}", first.text());
+        assert!(first.body == again.body, "not out of the store: {}", again.text());
+        let mended = good.post(port);
+        assert_eq!(mended.disposition(), PROCESSED, "{}", mended.text());
+    }
+    let other = payload()
+        .signed(&stage.partner)
+        .encrypted(&stage.ours)
+        .message("<mended-options@test>");
+    let answer = other.with("Disposition-Notification-Options", options).post(stage.gate.as2_port);
+    assert_eq!(
+        answer.disposition(),
+        "automatic-action/MDN-sent-automatically; failed/Failure: unsupported MIC-algorithms"
+    );
+    let codes = |code: &str| {
+        stage
+            .listed("<mended-options@test>")
+            .iter()
+            .filter(|row| row["code"] == code)
+            .count()
+    };
+    assert_eq!(
+        codes("unsupported-mic-algorithms"),
+        2,
+        "{:?}",
+        stage.listed("<mended-options@test>")
+    );
+}
+
+#[test]
 fn a_sha1_receipt_is_no_receipt_while_the_legacy_switch_is_off() {
     let stage = stage();
     let options = "signed-receipt-protocol=optional, pkcs7-signature; signed-receipt-micalg=required, sha1";
