@@ -49,10 +49,10 @@ pub(crate) enum Verb {
     /// Check that no event was changed, put in or taken out since it was written.
     #[command(after_help = "Examples:
   as2gate audit verify
-  as2gate audit verify --head 5d3c…   a hash that was noted earlier, from here or from the log
+  as2gate audit verify --head b0d56af63d92df084d6298b8a2f193310bc72236af924a03443a709b358ec043
 
 Each event carries a hash over itself and the one before. Whoever rewrites all of them from some point on changes the last
-one, which the server logs once a day: with --head it has to stand in the chain still.")]
+one, which the server logs once a day: a hash that was noted there, or here, has to stand in the chain still.")]
     Verify {
         /// A hash that has to stand in the chain.
         #[arg(long, value_name = "HASH", value_parser = parse_hash)]
