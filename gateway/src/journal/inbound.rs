@@ -322,14 +322,21 @@ impl Tx<'_> {
             .and_then(|row| row.mdn_headers.zip(row.mdn_body)))
     }
 
-    /// The MDN of a received message went out, or will not.
+    /// The MDN of a received message went to this address, or will not; what that changes in its row is `change`'s. A repeat
+    /// that asked for it at another address meanwhile still gets it there.
     ///
     /// # Errors
     /// `Conflict` if the message changed meanwhile.
-    pub fn mdn_posted(&self, message: &Message, kind: &'static str, now: Millis) -> Result<()> {
-        self.update_message(message, &[message.state])?;
-        self.finish_job(JobKind::Mdn, message.id.as_str())?;
-        self.record_message(kind, message, now)
+    pub fn mdn_posted(&self, id: &str, url: &str, kind: &'static str, change: impl FnOnce(&mut Message), now: Millis) -> Result<()> {
+        let mut message = self.expect_message(id)?;
+        change(&mut message);
+        self.update_message(&message, &[message.state])?;
+        if message.detail.mdn_url == url {
+            self.finish_job(JobKind::Mdn, id)?;
+        } else {
+            self.free_job(JobKind::Mdn, id, now)?;
+        }
+        self.record_message(kind, &message, now)
     }
 
     /// Asks for the MDN of a received message to be posted again (a repeat that asked for it async).

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use as2_core::headers::Headers;
 
-use crate::clock::millis;
+use crate::clock::{Millis, millis};
 use crate::gateway::Core;
 use crate::journal::Job;
 use crate::layout::Area;
@@ -95,13 +95,31 @@ async fn end(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
     Ok(())
 }
 
-async fn posted(core: &Arc<Core>, mut message: Message) -> Result<(), FlowError> {
+async fn posted(core: &Arc<Core>, message: Message) -> Result<(), FlowError> {
     let now = core.clock.now();
-    message.detail.mdn_at = Some(now);
-    message.detail.marks.retain(|mark| !mark.starts_with("MDN not"));
-    message.updated = now;
     tracing::info!(id = %message.id, station = message.station, partner = message.partner, message_id = message.message_id, "MDN posted");
-    core.journal.write(move |tx| tx.mdn_posted(&message, "mdn.posted", now)).await?;
+    let ended = move |row: &mut Message| {
+        row.detail.mdn_at = Some(now);
+        row.detail.marks.retain(|mark| !mark.starts_with("MDN not"));
+    };
+    settle(core, message, "mdn.posted", ended, now).await
+}
+
+/// Ends the job, unless a repeat has asked for another address since the message was read.
+async fn settle(
+    core: &Arc<Core>,
+    message: Message,
+    event: &'static str,
+    ended: impl FnOnce(&mut Message) + Send + 'static,
+    now: Millis,
+) -> Result<(), FlowError> {
+    let change = move |row: &mut Message| {
+        ended(row);
+        row.updated = now;
+    };
+    let (id, url) = (message.id.as_str().to_owned(), message.detail.mdn_url);
+    core.journal.write(move |tx| tx.mdn_posted(&id, &url, event, change, now)).await?;
+    core.wake();
     Ok(())
 }
 
@@ -118,13 +136,10 @@ async fn later(core: &Arc<Core>, job: &Job, message: Message, why: &str) -> Resu
     Ok(())
 }
 
-async fn give_up(core: &Arc<Core>, mut message: Message, code: &str, why: String, event: &'static str) -> Result<(), FlowError> {
-    let now = core.clock.now();
+async fn give_up(core: &Arc<Core>, message: Message, code: &str, why: String, event: &'static str) -> Result<(), FlowError> {
     tracing::warn!(id = %message.id, station = message.station, partner = message.partner, code, why, "MDN not delivered");
-    message.detail.marks.push(format!("MDN not delivered: {why}"));
-    message.updated = now;
-    core.journal.write(move |tx| tx.mdn_posted(&message, event, now)).await?;
-    Ok(())
+    let ended = move |row: &mut Message| row.detail.marks.push(format!("MDN not delivered: {why}"));
+    settle(core, message, event, ended, core.clock.now()).await
 }
 
 /// Async MDNs go only to origins that the partner entry names (as2.md SEC1).

@@ -787,3 +787,31 @@ fn a_negative_async_mdn_goes_out_with_the_same_bytes_on_each_try() {
     );
     assert!(first.message.header("Content-Type").unwrap().starts_with("multipart/signed"));
 }
+
+#[test]
+fn a_repeat_during_the_post_of_an_async_mdn_gets_its_own() {
+    let stage = stage();
+    let port = free_port();
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    stage.add("AGAIN", port, &["--require-encrypted", "false"]);
+    let message = payload().signed(&stage.partner).message("<again@test>").with("AS2-From", "AGAIN");
+    let asked_at = |path: &str| {
+        let url = format!("http://127.0.0.1:{port}/{path}");
+        message.clone().with("Receipt-Delivery-Option", &url).post(stage.gate.as2_port)
+    };
+    wait_for("the new partner", || (asked_at("first").status == 204).then_some(()));
+    let called = |path: &str| {
+        let mut stream = wait_for(path, || listener.accept().ok()).0;
+        stream.set_nonblocking(false).unwrap();
+        let hit = read_request(&mut stream).unwrap();
+        assert!(hit.head.starts_with(&format!("POST /{path} ")), "{}", hit.head);
+        (hit, stream)
+    };
+    let (first, mut waiting) = called("first");
+    assert_eq!(asked_at("second").status, 204);
+    waiting.write_all(&http(200, &[], "")).unwrap();
+    let (second, mut stream) = called("second");
+    stream.write_all(&http(200, &[], "")).unwrap();
+    assert_eq!(first.message.body, second.message.body);
+}
