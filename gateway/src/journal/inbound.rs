@@ -293,6 +293,11 @@ impl Tx<'_> {
         let (message, Some(due)) = (&filing.message, filing.post_mdn_at.filter(|_| filing.mdn.is_some())) else {
             return Ok(());
         };
+        self.post_mdn_at(message, due)
+    }
+
+    /// The MDN of a received message is to be posted; if it is already, at this time.
+    fn post_mdn_at(&self, message: &Message, due: Millis) -> Result<()> {
         let lane = lane(&message.station, &message.partner);
         self.add_job(JobKind::Mdn, &message.account, message.id.as_str(), &lane, due)
     }
@@ -331,10 +336,9 @@ impl Tx<'_> {
         let mut message = self.expect_message(id)?;
         change(&mut message);
         self.update_message(&message, &[message.state])?;
-        if message.detail.mdn_url == url {
-            self.finish_job(JobKind::Mdn, id)?;
-        } else {
-            self.free_job(JobKind::Mdn, id, now)?;
+        self.finish_job(JobKind::Mdn, id)?;
+        if message.detail.mdn_url != url {
+            self.post_mdn_at(&message, now)?;
         }
         self.record_message(kind, &message, now)
     }
@@ -347,13 +351,7 @@ impl Tx<'_> {
         let mut message = self.expect_message(id)?;
         url.clone_into(&mut message.detail.mdn_url);
         self.update_message(&message, &[message.state])?;
-        self.add_job(
-            JobKind::Mdn,
-            &message.account,
-            message.id.as_str(),
-            &lane(&message.station, &message.partner),
-            now,
-        )
+        self.post_mdn_at(&message, now)
     }
 
     /// Whether this partner sent a file of this name since a time.

@@ -217,14 +217,6 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Gives back the job of a message as if it were new.
-    pub(super) fn free_job(&self, kind: JobKind, message: &str, due: Millis) -> Result<()> {
-        self.db
-            .prepare_cached("UPDATE job SET due = ?3, tries = 0, lease_owner = NULL, lease_until = NULL WHERE kind = ?1 AND message = ?2")?
-            .execute(params![kind.as_str(), message, due])?;
-        Ok(())
-    }
-
     /// Makes the job of a message due now.
     pub(super) fn hurry_job(&self, kind: JobKind, message: &str, due: Millis) -> Result<bool> {
         let changed = self
