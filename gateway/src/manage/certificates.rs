@@ -1,5 +1,7 @@
 //! Certificates: key pairs and trusted certificates, their import, their switch to a successor, their end.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use keystore::{CertInfo, Imported, KeyPair, KeySpec};
 use zeroize::Zeroizing;
@@ -506,12 +508,14 @@ fn successor_name(old: &str, at: Millis) -> String {
 
 /// Makes past switches final: owners name the successor; the old one goes on to verify and decrypt beside it.
 pub(super) fn settle(objects: &Objects, account: &str, now: Millis) -> Vec<Change> {
-    let in_force = |c: &&Certificate| c.account == account && c.takes_over_at().is_none();
-    let due = objects
-        .certificates
-        .values()
+    let planned = |c: &&Certificate| c.account == account && c.takes_over_at().is_some();
+    // Each chain once, from the certificate in force at its start: of thousands few are to be replaced.
+    let replaced: BTreeSet<&str> = objects.certificates.values().filter(planned).map(|c| c.replaces.as_str()).collect();
+    let in_force = |name: &&str| objects.certificate(account, name).is_some_and(|c| c.takes_over_at().is_none());
+    let due = replaced
+        .into_iter()
         .filter(in_force)
-        .flat_map(|c| taken_over(objects, account, &c.name, now));
+        .flat_map(|name| taken_over(objects, account, name, now));
     let mut changes: Vec<Change> = Vec::new();
     let mut state = objects.clone();
     for successor in due {
