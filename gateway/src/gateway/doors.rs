@@ -134,19 +134,12 @@ impl Doors {
         }
         let inbox = Arc::new(inbox::Inbox::new(Arc::clone(core)));
         let limits = http::Limits::new(usize::try_from(config.as2.max_connections_per_ip).unwrap_or(usize::MAX));
-        for listener in self.as2 {
+        let plain = self.as2.into_iter().map(|listener| (listener, None));
+        let secured = self.as2_tls.into_iter().map(|listener| (listener, self.tls.clone()));
+        for (listener, tls) in plain.chain(secured) {
             tasks.push(tokio::spawn(http::serve(
                 listener,
-                None,
-                Arc::clone(&inbox),
-                limits.clone(),
-                stop.clone(),
-            )));
-        }
-        for listener in self.as2_tls {
-            tasks.push(tokio::spawn(http::serve(
-                listener,
-                self.tls.clone(),
+                tls,
                 Arc::clone(&inbox),
                 limits.clone(),
                 stop.clone(),
