@@ -252,7 +252,8 @@ impl AlgorithmPolicy {
             ciphers.push(cipher::CHACHA20_POLY1305);
         }
         ciphers.extend([cipher::AES_256_CTR, cipher::AES_192_CTR, cipher::AES_128_CTR]);
-        let mut macs = vec![mac::HMAC_SHA256_ETM, mac::HMAC_SHA512_ETM, mac::HMAC_SHA256, mac::HMAC_SHA512];
+        let mut macs = Vec::from_iter((self != Self::FipsLike).then_some(mac::UMAC_128_ETM));
+        macs.extend([mac::HMAC_SHA256_ETM, mac::HMAC_SHA512_ETM, mac::HMAC_SHA256, mac::HMAC_SHA512]);
         if self != Self::Modern {
             kex.extend([
                 kex::ECDH_SHA2_NISTP256,
