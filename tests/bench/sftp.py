@@ -1,6 +1,6 @@
 """The SFTP door against OpenSSH's sshd with internal-sftp and with sftp-server: one machine, one run, one client.
 
-Every way is measured by turns with OpenSSH's `sftp`, the same key exchange, cipher, MAC and file system. What an upload to us
+Every way is measured by turns with OpenSSH's `sftp`, the same key exchange, cipher and file system. What an upload to us
 costs includes its SHA-256, the journal and, at CLOSE, the sync to the disk; sshd does none of these. The release delay is a
 day, so that no AS2 work begins while we measure. Large files lie on a tmpfs where there is one with room: the servers are
 compared, not the disk. Small files lie on the disk, and once more on the tmpfs, which tells what share the syncs have.
@@ -21,9 +21,16 @@ import time
 from measure import MIB, by_turns, fail, median, noise, output, row
 
 MANY_FILES = True
-CIPHERS = ("aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes256-ctr")
 KEX = "curve25519-sha256"
-MAC = "hmac-sha2-256-etm@openssh.com"
+# Options of the client. With aes256-ctr it takes the first MAC of its own list that the server has: umac-64-etm from sshd,
+# umac-128-etm from us, who have no tags as short as 64 bits. Once more with a MAC that both have.
+CIPHERS = {
+    "aes128-gcm": ["Ciphers=aes128-gcm@openssh.com"],
+    "chacha20-poly1305": ["Ciphers=chacha20-poly1305@openssh.com"],
+    "aes256-ctr": ["Ciphers=aes256-ctr"],
+    "aes256-ctr, hmac-sha2-256": ["Ciphers=aes256-ctr", "MACs=hmac-sha2-256-etm@openssh.com"],
+}
+WITHOUT_GOAL = ("aes256-ctr, hmac-sha2-256",)
 PAIR = "AS2/send/ALICE/BOB"
 TMPFS = pathlib.Path("/dev/shm")
 SMALL = 10 * 1024
@@ -108,20 +115,20 @@ class Server:
                 total += int(text.split("\nPss:")[1].split()[0])
         return total / 1024
 
-    def command(self, cipher=CIPHERS[0], *more):
+    def command(self, cipher="aes128-gcm", *more):
         words = ["BatchMode=yes", "IdentitiesOnly=yes", "IdentityAgent=none", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null",
-                 "UpdateHostKeys=no", "LogLevel=ERROR", f"KexAlgorithms={KEX}", f"MACs={MAC}", f"Ciphers={cipher}"]
+                 "UpdateHostKeys=no", "LogLevel=ERROR", f"KexAlgorithms={KEX}", *CIPHERS[cipher]]
         return ["sftp", "-F", "/dev/null", "-q", "-b", "-", "-P", str(self.port), "-i", str(self.key), *more,
                 *[word for option in words for word in ("-o", option)], f"{self.user}@127.0.0.1"]
 
-    def open(self, script, cipher=CIPHERS[0]):
+    def open(self, script, cipher="aes128-gcm"):
         """Starts a client with a script."""
         child = subprocess.Popen(self.command(cipher), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         child.stdin.write(script)
         child.stdin.close()
         return child
 
-    def run(self, *scripts, cipher=CIPHERS[0]):
+    def run(self, *scripts, cipher="aes128-gcm"):
         """Runs scripts at the same time, each in a session; wall seconds, and CPU seconds of the server."""
         before, began = self.cpu(), time.monotonic()
         for child in [self.open(script, cipher) for script in scripts]:
@@ -243,7 +250,7 @@ def large(bench, fast):
             puts, gets = {name: [] for name in doors}, {name: [] for name in doors}
 
             def turn(server):
-                name = f"{server.root}/large-{len(puts[server.name])}-{CIPHERS.index(cipher)}.bin"
+                name = f"{server.root}/{cipher.replace(' ', '')}-{len(puts[server.name])}.bin"
                 puts[server.name].append(server.run(f"put {source} {name}\n", cipher=cipher))
                 gets[server.name].append(server.run(f"get {name} {back}\n", cipher=cipher))
                 if subprocess.run(["cmp", "-s", source, back], check=False).returncode != 0:
@@ -251,18 +258,17 @@ def large(bench, fast):
                 server.run(f"rm {name}\n")
 
             by_turns(bench.runs, **{name: (lambda server=server: turn(server)) for name, server in doors.items()})
-            short = cipher.split("@", maxsplit=1)[0]
             for what, results in (("put", puts), ("get", gets)):
-                rows += either(f"{what} {size} MiB {short}", size, results, bench.runs)
+                rows += either(f"{what} {size} MiB {cipher}", size, results, bench.runs, cipher not in WITHOUT_GOAL)
     source.unlink()
     back.unlink()
     return rows
 
 
-def either(name, size, results, runs):
+def either(name, size, results, runs, goals):
     """Throughput and CPU against each rival; the goal is on the CPU where the throughput does not reach 1.5."""
-    rate = compared(f"{name}, throughput", "MB/s", results, 1.5, runs, lambda one: size * MIB / 1e6 / one[0], True)
-    work = compared(f"{name}, server CPU", "s", results, 1 / 0.6, runs, lambda one: one[1])
+    rate = compared(f"{name}, throughput", "MB/s", results, 1.5 if goals else None, runs, lambda one: size * MIB / 1e6 / one[0], True)
+    work = compared(f"{name}, server CPU", "s", results, 1 / 0.6 if goals else None, runs, lambda one: one[1])
     for fast, frugal in zip(rate, work):
         spare = frugal if fast["met"] else fast
         spare["goal"] = spare["met"] = None

@@ -1,7 +1,7 @@
 //! SFTP version 3 as the gateway speaks it: what goes on beside what, what is refused, and how (sftp.md §5).
 
 use tests::packets::{Packets, packet, page_names, string};
-use tests::process::{profile_dir, run, tool};
+use tests::process::{profile_dir, run, run_with, tool};
 use tests::{Gateway, Pair};
 
 const OK: Option<u32> = Some(0);
@@ -26,6 +26,41 @@ fn old_scp_gets_one_clear_line_and_new_scp_works() {
     assert_eq!(told.stderr.matches("sftp connections only").count(), 1, "{told}");
     let _ = user.scp(&[], &local, "AS2/send/ALICE/BOB/scp.edi").ok();
     gateway.reaches("out", "scp.edi", "delivered");
+}
+
+/// Tags of UMAC go over blocks of 1,024 bytes and over a rest of any length; OpenSSH makes and checks them too.
+#[test]
+fn every_mac_covers_packets_of_every_length() {
+    let pair = Pair::one_with(&[("uploads.release_after", "\"1h\"")]);
+    let user = pair.alice().user("lengths");
+    let dir = tempfile::tempdir().unwrap();
+    let sizes = Vec::from_iter((0..2200).step_by(16).chain([31_000, 32_768, 100_000]));
+    for size in &sizes {
+        let bytes = Vec::from_iter((0..*size).map(|i| (i * 7 + size) as u8));
+        std::fs::write(dir.path().join(format!("{size}.edi")), bytes).unwrap();
+    }
+    for mac in [
+        "umac-128-etm@openssh.com",
+        "hmac-sha2-256-etm@openssh.com",
+        "hmac-sha2-512-etm@openssh.com",
+        "hmac-sha2-256",
+    ] {
+        let back = tempfile::tempdir().unwrap();
+        let lines = format!(
+            "put {0}/*.edi AS2/send/ALICE/BOB/\nget AS2/send/ALICE/BOB/*.edi {1}/\nrm AS2/send/ALICE/BOB/*.edi\n",
+            dir.path().display(),
+            back.path().display()
+        );
+        let mut client = user.command(&["-v", "-oCiphers=aes256-ctr", &format!("-oMACs={mac}")]);
+        let ran = run_with(&mut client, &lines);
+        assert_eq!(ran.code, 0, "{mac}: {ran}");
+        assert_eq!(ran.stderr.matches(&format!("aes256-ctr MAC: {mac} ")).count(), 2, "{ran}");
+        for size in &sizes {
+            let name = format!("{size}.edi");
+            let (sent, got) = [dir.path(), back.path()].map(|dir| std::fs::read(dir.join(&name)).unwrap()).into();
+            assert_eq!(sent, got, "{mac}, {size} bytes");
+        }
+    }
 }
 
 #[test]
