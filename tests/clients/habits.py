@@ -467,6 +467,9 @@ def main():
     parser.add_argument("--head")
     parser.add_argument("--hostkey", action="append", default=[])
     args = parser.parse_args()
+    # Whoever was started in the background by a shell, or by nohup, has them ignored, and so have its clients.
+    for interruption in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(interruption, signal.SIG_DFL)
     sys.exit(getattr(CLIENTS[args.client](args), args.habit)() or 0)
 
 
