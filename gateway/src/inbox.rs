@@ -452,7 +452,7 @@ async fn give_back(core: &Core, message: &Message, pause: Millis) {
 /// Ours only.
 pub async fn recover(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
     let id = job.message.clone();
-    let Some(message) = core.journal.read(|tx| tx.message(&id))?.filter(|m| m.state == State::Received) else {
+    let Some(message) = core.journal.read_few(|tx| tx.message(&id))?.filter(|m| m.state == State::Received) else {
         core.journal.write(move |tx| tx.end_job(&job)).await?;
         return Ok(());
     };

@@ -44,7 +44,7 @@ pub enum FlowError {
 /// Ours only; whatever the partner does is an outcome.
 pub async fn work(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
     let id = job.message.clone();
-    let Some(message) = core.journal.read(|tx| tx.message(&id))? else {
+    let Some(message) = core.journal.read_few(|tx| tx.message(&id))? else {
         return Ok(());
     };
     if message.state.is_final() || message.state == State::Held {
@@ -58,7 +58,7 @@ pub async fn work(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
     };
     match outcome {
         Err(FlowError::Storage(StorageError::Missing(what))) => {
-            let Some(message) = core.journal.read(|tx| tx.message(&id))? else {
+            let Some(message) = core.journal.read_few(|tx| tx.message(&id))? else {
                 return Ok(());
             };
             outcome::give_up(core, &job, message, "bytes-missing", &format!("stored bytes {what} are missing")).await

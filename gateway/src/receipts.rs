@@ -176,7 +176,7 @@ pub(crate) fn policy(pair: &Partnership) -> SecurityPolicy {
 /// Takes an MDN that a partner posted. Whatever it is, the partner gets a 2xx once this returns.
 pub(crate) async fn take_async(core: &Arc<Core>, pair: &Arc<Partnership>, evidence: Evidence) -> Result<(), FlowError> {
     let id = answered(&evidence.mdn.mdn).to_owned();
-    let found = core.journal.read(|tx| tx.sent_by_message_id(&id))?;
+    let found = core.journal.read_few(|tx| tx.sent_by_message_id(&id))?;
     let ours = |m: &&Message| m.station == pair.station.as2_id && m.partner == pair.partner.as2_id;
     let Some(message) = found.iter().find(ours).cloned() else {
         let kept = keep_unknown(core, &evidence);
@@ -211,7 +211,7 @@ pub(crate) async fn take_nameless(
     };
     let Some(mdn) = parse_as(anybodys, &body) else { return Ok(false) };
     let id = answered(&mdn.mdn).to_owned();
-    let found = core.journal.read(|tx| tx.sent_by_message_id(&id))?;
+    let found = core.journal.read_few(|tx| tx.sent_by_message_id(&id))?;
     let pair = match found.as_slice() {
         [only] => core.partnership(&only.station, &only.partner).ok().filter(|pair| allowed(pair)),
         _ => None,

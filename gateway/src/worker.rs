@@ -75,7 +75,7 @@ async fn claim(core: &Arc<Core>, limit: usize) -> crate::journal::Result<Vec<Job
     let now = core.clock.now();
     // Most scans find nothing: looking needs no transaction.
     let owner = core.owner.clone();
-    if core.journal.read(|tx| tx.next_due(&owner))?.is_none_or(|due: Millis| due > now) {
+    if core.journal.read_few(|tx| tx.next_due(&owner))?.is_none_or(|due: Millis| due > now) {
         return Ok(Vec::new());
     }
     let objects = core.objects();

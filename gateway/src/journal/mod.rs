@@ -287,16 +287,29 @@ impl Journal {
             Some(db) => db,
             None => connect_reader(&self.path)?,
         };
-        let outcome = read(&Tx {
-            db: &db,
-            recent: &self.recent,
-        });
+        let outcome = read(&self.tx(&db));
         if let Ok(mut pool) = self.readers.lock()
             && pool.len() < MAX_IDLE_READERS
         {
             pool.push(db);
         }
         outcome
+    }
+
+    /// [`Journal::read`] of a few rows, on the writer's connection while nobody is writing. That one knows what it wrote itself, where
+    /// a reader's has to fetch all pages anew after each commit.
+    ///
+    /// # Errors
+    /// The database's, or the reader's own.
+    pub fn read_few<T>(&self, read: impl FnOnce(&Tx<'_>) -> Result<T>) -> Result<T> {
+        match self.writer.try_lock() {
+            Ok(db) => read(&self.tx(&db)),
+            Err(_) => self.read(read),
+        }
+    }
+
+    fn tx<'a>(&'a self, db: &'a Connection) -> Tx<'a> {
+        Tx { db, recent: &self.recent }
     }
 
     /// A number that changes whenever objects changed, by this process or another.

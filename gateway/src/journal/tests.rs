@@ -89,6 +89,30 @@ fn racing_uploads_have_one_winner_and_keep_every_file() {
 }
 
 #[test]
+fn a_few_rows_are_read_beside_a_change_and_without_what_it_has_not_committed() {
+    let (_dir, journal) = journal();
+    let look = |journal: &Journal| journal.read_few(|tx| tx.fact("seen")).unwrap();
+    assert_eq!(look(&journal), None);
+    let (written, has_written) = mpsc::channel();
+    let (go_on, may_go_on) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let change = scope.spawn(|| {
+            journal.write_blocking(move |tx| {
+                tx.set_fact("seen", "yes")?;
+                written.send(()).unwrap();
+                may_go_on.recv().unwrap();
+                Ok(())
+            })
+        });
+        has_written.recv().unwrap();
+        assert_eq!(look(&journal), None, "not committed yet");
+        go_on.send(()).unwrap();
+        change.join().unwrap().unwrap();
+    });
+    assert_eq!(look(&journal), Some("yes".to_owned()));
+}
+
+#[test]
 fn a_withdrawn_upload_frees_its_name_and_is_never_claimed() {
     let (_dir, journal) = journal();
     let new = upload("a.edi", 10);

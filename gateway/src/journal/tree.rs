@@ -460,6 +460,19 @@ impl Tx<'_> {
         rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
     }
 
+    /// The rows of one name in `send`, one for each owner.
+    ///
+    /// # Errors
+    /// The database's, or an unreadable value.
+    pub fn uploads_named(&self, account: &str, station: &str, partner: &str, name: &str) -> Result<Vec<UploadRow>> {
+        let mut query = self.db.prepare_cached(
+            "SELECT account, station, partner, name, owner, state, reason, store, size, sha256, created, updated FROM upload
+             WHERE account = ?1 AND station = ?2 AND partner = ?3 AND name = ?4",
+        )?;
+        let rows = query.query_map([account, station, partner, name], |row| Ok(read_upload(row)))?;
+        rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
+    }
+
     /// Number and bytes of what a user has in `send`: waiting files, parts and messages in work.
     ///
     /// # Errors

@@ -87,21 +87,19 @@ impl As2Tree {
 
     /// What a name in a send directory is: the user's own upload before others', what waits before what is on its way.
     pub(super) fn sent(&self, at: &SendPath) -> Result<Sent, Fault> {
-        let rows = self
+        let (rows, message) = self
             .core
             .journal
-            .read(|tx| tx.uploads(&self.account, &at.station, &at.partner, &self.user))
+            .read_few(|tx| {
+                let rows = tx.uploads_named(&self.account, &at.station, &at.partner, &at.name)?;
+                Ok((rows, tx.message_in_send(&self.account, &at.station, &at.partner, &at.name)?))
+            })
             .map_err(failure)?;
-        let mut rows: Vec<UploadRow> = rows.into_iter().filter(|row| row.name == at.name && self.shows(row)).collect();
+        let mut rows: Vec<UploadRow> = rows.into_iter().filter(|row| self.shows(row)).collect();
         rows.sort_by_key(|row| row.owner != self.user);
         if let Some(row) = rows.into_iter().next() {
             return Ok(Sent::Waits(Box::new(row)));
         }
-        let message = self
-            .core
-            .journal
-            .read(|tx| tx.message_in_send(&self.account, &at.station, &at.partner, &at.name))
-            .map_err(failure)?;
         Ok(message.map_or(Sent::Nothing, |message| Sent::Message(Box::new(message))))
     }
 

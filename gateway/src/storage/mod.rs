@@ -213,7 +213,7 @@ impl Storage {
         if file_name(key).is_some() {
             return Content::from_file(&self.file_of(key)?);
         }
-        let bytes = self.journal.read(|tx| tx.blob(key))?;
+        let bytes = self.journal.read_few(|tx| tx.blob(key))?;
         bytes.map(Content::from_bytes).ok_or_else(|| StorageError::Missing(key.to_owned()))
     }
 
