@@ -217,8 +217,8 @@ pub trait Authenticator: Send + Sync + 'static {
     /// [`Refused`]; the client sees a failed login.
     fn login(&self, user: &str, given: &[Proven], peer: &Peer, session: u64) -> Result<Arc<dyn Tree>, Refused>;
 
-    /// A connection ended without a login; called once for each user name that it had tried in vain, with the reasons of
-    /// the refusals, oldest first.
+    /// A connection ended without a login, or logged in as another user; called once for each user name that it had tried in
+    /// vain, with the reasons of the refusals, oldest first.
     fn failed(&self, user: &str, tried: &[String], peer: &Peer);
 
     /// A session that had logged in has ended, and all its uploads are closed or abandoned. The bytes are those on the

@@ -213,14 +213,31 @@ impl Login {
         let refused = match self.server.ask(move |auth| auth.login(&name, &given, &peer, id)).await {
             Some(Ok(tree)) if self.session.logged_in() => {
                 self.tree = Some(tree);
+                self.tell_tried(user).await;
                 return Auth::Accept;
             }
-            Some(Ok(_)) => "the session was ended".to_owned(),
+            Some(Ok(_)) => {
+                let name = user.to_owned();
+                self.server
+                    .ask(move |auth| auth.logout(id, &name, "ended while it logged in", 0, 0))
+                    .await;
+                return self.rejected(false);
+            }
             Some(Err(refused)) => refused.0,
             None => "a fault of the server".to_owned(),
         };
         self.forget().await;
         self.refuse(user, refused)
+    }
+
+    /// A login of one's own does not undo guesses at others on the same connection.
+    async fn tell_tried(&self, user: &str) {
+        let (others, peer) = (self.session.tried_beside(user), self.session.peer());
+        if !others.is_empty() {
+            self.server
+                .ask(move |auth| others.iter().for_each(|(name, reasons)| auth.failed(name, reasons, &peer)))
+                .await;
+        }
     }
 }
 

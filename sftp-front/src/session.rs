@@ -160,17 +160,26 @@ impl Session {
         }
     }
 
+    /// Takes out the names that were tried in vain before this user's login.
+    pub(crate) fn tried_beside(&self, user: &str) -> Vec<(String, Vec<String>)> {
+        let mut tried = std::mem::take(&mut self.state().tried);
+        tried.retain(|(name, _)| name != user);
+        tried
+    }
+
     /// Names the user before the login is decided, so that an account that is removed meanwhile finds the session.
     pub(crate) fn deciding(&self, user: &str) {
         self.state().user = Some(user.to_owned());
     }
 
-    /// Completes the login; false if the session was ended meanwhile.
+    /// Completes the login; false if the session was ended meanwhile, or is being ended: then nobody says farewell for it.
     pub(crate) fn logged_in(&self) -> bool {
-        if self.end.borrow().is_some() {
+        let mut state = self.state();
+        if state.cut || self.end.borrow().is_some() {
             return false;
         }
-        self.state().logged_in = true;
+        state.logged_in = true;
+        drop(state);
         self.slot.logged_in();
         self.link.logged_in();
         self.activity.touch();

@@ -223,6 +223,20 @@ fn what_one_user_has_proven_counts_for_no_other() {
     );
 }
 
+#[test]
+fn a_login_of_ones_own_hides_no_guesses_at_others() {
+    let gateway = gateway();
+    let key = user(&gateway, "mallory", "publickey").unwrap();
+    user(&gateway, "victim", "password");
+    let key = format!("key:{}", key.display());
+    let guesses = ["password:first", "password:second", "user:mallory", &key];
+    assert_eq!(steps(&gateway, "victim", &guesses), ["refused", "refused", "in"]);
+    let tried = last_event(&gateway, "victim", "user.login_failed")["tried"].to_string();
+    assert_eq!(tried.matches("password").count(), 2, "{tried}");
+    let log = gateway.json(&["user", "log", "mallory"]).to_string();
+    assert!(!log.contains("user.login_failed"), "{log}");
+}
+
 /// What oathtool makes of a secret, `ahead` seconds from now.
 fn code(secret: &str, ahead: i64) -> String {
     let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap();
