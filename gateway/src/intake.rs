@@ -403,6 +403,16 @@ pub fn withdraw(
         .write_blocking(move |tx| tx.withdraw(&id, delay_only, code, reason, now))
 }
 
+/// Takes back an accepted upload whose release delay is running still, into a file that waits in `send`: what was promised stays
+/// until what is written in its place has been decided about. For blocking threads.
+///
+/// # Errors
+/// The journal's.
+pub fn park_accepted(core: &Core, id: &str, reason: &'static str) -> Result<Option<UploadRow>, JournalError> {
+    let (id, now) = (id.to_owned(), core.clock.now());
+    core.journal.write_blocking(move |tx| tx.park_accepted(&id, reason, now))
+}
+
 /// The client looked back in a way that only a finished transfer has: no need to wait.
 ///
 /// # Errors

@@ -6,7 +6,7 @@ use rusqlite::{OptionalExtension as _, params};
 use serde_json::json;
 
 use super::jobs::JobKind;
-use super::tree::{Blob, Entry, NewEntry, UploadRow};
+use super::tree::{Blob, Entry, NewEntry, UploadRow, UploadState};
 use super::{JournalError, Result, Tx};
 use crate::clock::{Millis, compact, millis};
 use crate::event::NewEvent;
@@ -276,6 +276,32 @@ impl Tx<'_> {
         self.free_window(&after, now)?;
         self.record_message("message.cancelled", &after, now)?;
         Ok(Some(before))
+    }
+
+    /// [`Tx::withdraw`] within the release delay; its bytes wait in `send` again. Gives their row, or `None` if it is too late.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn park_accepted(&self, id: &str, reason: &str, now: Millis) -> Result<Option<UploadRow>> {
+        let Some(message) = self.withdraw(id, true, "cancelled", reason, now)? else {
+            return Ok(None);
+        };
+        let row = UploadRow {
+            account: message.account,
+            station: message.station,
+            partner: message.partner,
+            name: message.file,
+            owner: message.detail.user,
+            state: UploadState::Parked,
+            reason: reason.to_owned(),
+            store: message.detail.payload,
+            size: message.size,
+            sha256: message.sha256,
+            created: message.created,
+            updated: now,
+        };
+        self.put_upload(&row)?;
+        Ok(Some(row))
     }
 
     /// Ends the release delay, or the wait for the next try.

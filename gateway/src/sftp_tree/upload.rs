@@ -333,22 +333,15 @@ impl Start {
             Sent::Waits(row) => Self::go_on(tree, *row),
             Sent::Message(message) => {
                 let mine = message.detail.user == tree.user && message.state == State::Queued;
-                let taken = if mine {
-                    tree.take_back(&message, true, "cancelled", "opened for writing again before it was sent")
-                        .ok()
+                let parked = if mine {
+                    intake::park_accepted(&tree.core, message.id.as_str(), "opened for writing again before it was sent")
+                        .map_err(failure)?
                 } else {
                     None
                 };
-                match taken {
-                    Some(before) if how.truncate => {
-                        tree.core.let_go_blocking(vec![before.detail.payload]);
-                        Ok(fresh(None))
-                    }
-                    Some(before) => {
-                        let draft = copy(&tree.core, &before.detail.payload)?;
-                        tree.core.let_go_blocking(vec![before.detail.payload]);
-                        Ok(Start { draft, replaces: None })
-                    }
+                match parked {
+                    Some(row) if how.truncate => Ok(fresh(Some(row))),
+                    Some(row) => Self::go_on(tree, row),
                     // It would go on with bytes that are not its own any more.
                     None if how.append || (how.read && !how.truncate) => {
                         Err(Fault::PermissionDenied(format!("already accepted for sending as {}", message.id)))

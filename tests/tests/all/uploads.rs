@@ -437,6 +437,37 @@ fn writes(client: &mut Packets, handle: &[u8], offset: u64, bytes: &[u8]) {
 const PUT: u32 = 0x1a;
 
 #[test]
+fn what_was_accepted_survives_a_crash_of_what_goes_on_with_it() {
+    let pair = Pair::one_with(&[("uploads.release_after", "\"1h\"")]);
+    for (name, len) in [("small.edi", 1_000), ("large.edi", 300_000)] {
+        let mut client = Packets::of(&pair.alice_user);
+        let handle = opened(&mut client, name, PUT);
+        for (at, piece) in noise(len, 1).chunks(30_000).enumerate() {
+            writes(&mut client, &handle, at as u64 * 30_000, piece);
+        }
+        assert_eq!(client.ask(4, &[&handle]).code(), Some(0), "the promise");
+        // Without truncation, and with it.
+        for flags in [0x02, PUT] {
+            let handle = opened(&mut client, name, flags);
+            writes(&mut client, &handle, 0, b"other");
+            pair.alice().kill9();
+            pair.alice().start();
+            assert_eq!(pair.alice_user.get(&format!("{SEND}/{name}")), noise(len, 1), "{name}, {flags:x}");
+            client = Packets::of(&pair.alice_user);
+        }
+        assert_eq!(pair.alice().json(&["upload", "list"]).as_array().unwrap().len(), 1, "{name}");
+        // Whoever opens it once more goes on with it.
+        let handle = opened(&mut client, name, 0x02);
+        writes(&mut client, &handle, len as u64, b"more");
+        assert_eq!(client.ask(4, &[&handle]).code(), Some(0));
+        let expected = [noise(len, 1), b"more".to_vec()].concat();
+        assert_eq!(pair.alice_user.get(&format!("{SEND}/{name}")), expected, "{name}");
+        assert_eq!(outcomes(pair.alice(), name), ["queued", "failed"], "{name}");
+        assert!(pair.alice().json(&["upload", "list"]).as_array().unwrap().is_empty(), "{name}");
+    }
+}
+
+#[test]
 fn a_file_removed_before_its_close_is_never_sent() {
     // What Go programs do with a deferred Close when the copying has failed.
     let pair = Pair::one_with(&[("uploads.release_after", "\"1s\"")]);
