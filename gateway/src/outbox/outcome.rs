@@ -153,6 +153,12 @@ fn judge_status(message: &Message, pair: &Partnership, answer: &Answer, now: Mil
             format!("HTTP {status}: redirects are not followed"),
             "set the partner's url to the address it redirects to",
         ),
+        // Only a proxy says 407 (RFC 9110 §15.5.8): the partner has not seen the message.
+        (407, _) => After::Again {
+            code: "http-status",
+            reason: "the proxy wants other credentials: HTTP 407".to_owned(),
+            not_before: None,
+        },
         (408 | 425 | 429, _) | (500.., _) => {
             let wait = answer.headers.get("Retry-After").and_then(|text| retry_after(text.trim(), now));
             After::Again {

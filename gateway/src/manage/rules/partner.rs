@@ -60,6 +60,9 @@ fn check_urls(partner: &Partner) -> Result<(), String> {
             check_url(name, url)?;
         }
     }
+    if partner.proxy.starts_with("https:") {
+        return Err("proxy: only http:// proxies are spoken to; set it as http://host:port".to_owned());
+    }
     partner.mdn_urls.iter().try_for_each(|url| check_url("mdn_urls", url))
 }
 
