@@ -21,6 +21,7 @@ use crate::layout::{self, Area, MdnDirection};
 use crate::message::{Message, State};
 use crate::outbox::{self, FlowError};
 use crate::partnership::Partnership;
+use crate::random::random;
 use crate::storage::Staged;
 
 pub use posting::post_mdn;
@@ -70,14 +71,17 @@ impl Evidence {
         [&self.headers.to_bytes()[..], b"\r\n", &self.body].concat()
     }
 
-    /// The file that shows it in `raw-mdn/incoming`.
-    pub(crate) fn file(&self, message: &Message, now: Millis) -> (NewEntry, Blob) {
+    /// The file that shows it in `raw-mdn/incoming`. The first that decided something has the message's name; others, of which
+    /// several may come at a time, have one of their own.
+    pub(crate) fn file(&self, message: &Message, now: Millis, decides: bool) -> (NewEntry, Blob) {
         let staged = Staged::small(self.to_bytes());
-        let first = message.detail.mdn_at.is_none_or(|at| at == now);
-        let name = if first {
+        let name = if decides {
             format!("{}.mdn", message.id)
         } else {
-            layout::tagged(&format!("{}.mdn", message.id), &now.to_string())
+            layout::tagged(
+                &format!("{}.mdn", message.id),
+                &format!("{now}-{:08x}", u32::from_be_bytes(random())),
+            )
         };
         let entry = NewEntry::file(
             Area::RawMdn,
@@ -300,7 +304,7 @@ async fn apply(core: &Arc<Core>, message: Message, verdict: Verdict, evidence: E
 fn evidence_only(message: Message, evidence: Evidence, now: Millis, event: &'static str) -> Settlement {
     let state = message.state;
     let mut step = Settlement::new(message, &[state], event);
-    let (entry, blob) = evidence.file(&step.message, now + 1);
+    let (entry, blob) = evidence.file(&step.message, now, false);
     step.entries.push(entry);
     step.blobs.push(blob);
     step.next = Next::Keep;

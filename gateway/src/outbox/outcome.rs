@@ -306,8 +306,9 @@ pub(crate) fn finish(mut message: Message, state: State, evidence: Option<Eviden
 /// Keeps an MDN as evidence: in the row, and as a file in the tree.
 pub(crate) fn keep(step: &mut Settlement, evidence: Option<Evidence>, now: Millis) {
     let Some(evidence) = evidence else { return };
+    let decides = step.message.detail.mdn_at.is_none();
     evidence.note(&mut step.message, now);
-    let (entry, blob) = evidence.file(&step.message, now);
+    let (entry, blob) = evidence.file(&step.message, now, decides);
     step.entries.push(entry);
     step.blobs.push(blob);
 }

@@ -454,8 +454,15 @@ fn forged_async_mdns_change_nothing() {
         scene.post_mdn(&forged);
         assert_eq!(scene.message()["state"], "waiting-mdn", "{:#}", scene.message());
     }
-    scene.post_mdn(&receipt.signed(&scene.stage.partner));
+    let good = receipt.signed(&scene.stage.partner);
+    scene.post_mdn(&good);
     scene.ends("delivered", "", 1);
+    // The one that proves the delivery has the message's name, and those before it are kept beside it.
+    let id = scene.message()["id"].as_str().unwrap().to_owned();
+    let user = &scene.stage.user;
+    assert!(user.get(&format!("AS2/raw-mdn/incoming/{id}.mdn")).ends_with(&good.body));
+    let kept = user.ls("AS2/raw-mdn/incoming");
+    assert!(kept.iter().filter(|name| name.starts_with(&id)).count() >= 5, "{kept:?}");
 }
 
 #[test]
