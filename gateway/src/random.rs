@@ -17,7 +17,7 @@ pub(crate) fn random<const N: usize>() -> [u8; N] {
     try_random().unwrap_or([0; N])
 }
 
-/// The same for what nobody compares with what is there, as the boundaries of a message.
+/// The same for what nobody compares with what is there, as the boundaries of a receipt.
 ///
 /// # Errors
 /// When the source fails.

@@ -10,6 +10,7 @@ use as2_core::id::As2Id;
 use as2_core::message_id::MessageId;
 use as2_core::mic::Mic;
 use as2_core::receipt::ReceiptRequest;
+use openssl::sha::sha256;
 
 use super::FlowError;
 use crate::gateway::Core;
@@ -18,7 +19,6 @@ use crate::journal::Blob;
 use crate::message::{Message, MicRecord};
 use crate::partner::{self, Zip};
 use crate::partnership::Partnership;
-use crate::random::try_random;
 use crate::storage::{Content, Draft, Storage, StorageError};
 use crate::{content_type, layout, variables};
 
@@ -26,6 +26,9 @@ use crate::{content_type, layout, variables};
 const PIECE: usize = 256 * 1024;
 /// Most entries of an archive that become attachments.
 const MAX_ZIP_ENTRIES: usize = 1_000;
+/// How many times its own size a zip may unpack to, and what a small one may have beside that, in bytes (security.md §7).
+const MAX_ZIP_RATIO: u64 = 200;
+const ZIP_SPARE: u64 = 1 << 20;
 /// Up to this size the digests are taken at once that MDNs name without having been asked for them (as2.md Q7, Q8). They cost
 /// little; what else an MDN may name is computed when it does.
 const USUAL_DIGESTS_BELOW: u64 = 4 << 20;
@@ -200,9 +203,16 @@ fn outgoing<'a>(core: &Core, message: &Message, pair: &'a Partnership, source: &
         der_max: partner.der_max,
         extra_headers: extra_headers(message, partner),
         product: concat!("as2gate/", env!("CARGO_PKG_VERSION")).to_owned(),
-        nonce: try_random().map_err(|e| lacking("cannot-compose", e.to_string()))?,
+        nonce: nonce(message),
         also_digest,
     })
+}
+
+/// Makes the boundaries and Content-IDs of a message, the same ones whenever it is composed: they count for the MIC of several
+/// parts, which may have to be computed again. The id was drawn after the payload had come, which cannot hold them on purpose.
+fn nonce(message: &Message) -> [u8; 16] {
+    let digest = sha256(format!("boundary\n{}", message.id).as_bytes());
+    std::array::from_fn(|i| digest[i])
 }
 
 fn lacking(code: &'static str, why: String) -> ComposeError {
@@ -364,6 +374,13 @@ impl Source {
         }
         if entries.is_empty() {
             return Err(bad_zip("it holds no files".to_owned()));
+        }
+        let total = entries.iter().fold(0u64, |sum, (_, _, length)| sum.saturating_add(*length));
+        let most = payload.len().saturating_mul(MAX_ZIP_RATIO).saturating_add(ZIP_SPARE);
+        if total > most {
+            return Err(bad_zip(format!(
+                "its files have {total} bytes, which is over {MAX_ZIP_RATIO} times its size"
+            )));
         }
         Ok(Source::Zip(entries))
     }

@@ -333,6 +333,17 @@ fn an_unpacked_zip_arrives_as_several_files() {
     assert_eq!(pair.bob_user.get(&format!("{inbox}/order.xml")), b"<order/>");
     assert_eq!(pair.bob_user.get(&format!("{inbox}/order~2.xml")), b"<second/>");
     assert_eq!(pair.bob_user.get(&format!("{inbox}/scan.tif")).len(), 5004);
+
+    let bomb = pair.alice().path("bomb.zip");
+    let script = "import sys, zipfile\n\
+                  z = zipfile.ZipFile(sys.argv[1], 'w', zipfile.ZIP_DEFLATED)\n\
+                  z.writestr('zeros.bin', bytes(30_000_000))\n\
+                  z.close()";
+    let _ = run(&mut tool("python3", &["-c", script, bomb.to_str().unwrap()])).ok();
+    pair.alice_user.put(&bomb, "AS2/send/ALICE/BOB/bomb.zip");
+    let failed = pair.alice().reaches("out", "bomb.zip", "failed");
+    assert_eq!(failed["code"], "bad-zip", "{failed:#}");
+    assert!(failed["reason"].to_string().contains("over 200 times its size"), "{failed:#}");
 }
 
 /// A web server of Python over TLS, with one protocol version, until it is dropped.
