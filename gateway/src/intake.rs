@@ -391,16 +391,10 @@ pub fn rename_pending(core: &Core, old: &Message, name: &str) -> Result<Option<L
 ///
 /// # Errors
 /// The journal's.
-pub fn withdraw(
-    core: &Core,
-    id: &str,
-    delay_only: bool,
-    code: &'static str,
-    reason: &'static str,
-) -> Result<Option<Message>, JournalError> {
+pub fn withdraw(core: &Core, id: &str, reason: &'static str) -> Result<Option<Message>, JournalError> {
     let (id, now) = (id.to_owned(), core.clock.now());
     core.journal
-        .write_blocking(move |tx| tx.withdraw(&id, delay_only, code, reason, now))
+        .write_blocking(move |tx| tx.withdraw(&id, false, "cancelled", reason, now))
 }
 
 /// Takes back an accepted upload whose release delay is running still, into a file that waits in `send`: what was promised stays

@@ -160,14 +160,8 @@ impl As2Tree {
     }
 
     /// Takes back an accepted file of this name, if nobody has worked on it yet.
-    pub(super) fn take_back(
-        &self,
-        message: &Message,
-        delay_only: bool,
-        code: &'static str,
-        reason: &'static str,
-    ) -> Result<Message, Fault> {
-        let taken = intake::withdraw(&self.core, message.id.as_str(), delay_only, code, reason).map_err(failure)?;
+    fn take_back(&self, message: &Message, reason: &'static str) -> Result<Message, Fault> {
+        let taken = intake::withdraw(&self.core, message.id.as_str(), reason).map_err(failure)?;
         taken.ok_or_else(|| Fault::PermissionDenied(format!("already accepted for sending as {}", message.id)))
     }
 
@@ -188,7 +182,7 @@ impl As2Tree {
             Sent::Message(message) if message.detail.user != self.user => Err(denied()),
             former @ Sent::Waits(_) => self.drop_former(former),
             Sent::Message(message) => {
-                let before = self.take_back(&message, false, "cancelled", "removed by its user before it was sent")?;
+                let before = self.take_back(&message, "removed by its user before it was sent")?;
                 self.core.let_go_blocking(vec![before.detail.payload]);
                 Ok(())
             }
