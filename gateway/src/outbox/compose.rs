@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use as2_core::algorithm::Digest;
 use as2_core::cert::Identity;
+use as2_core::cms::compressed::{MAX_RATIO, MAX_RATIO_START};
 use as2_core::compose::{Composed, Composer, Encryption, Finished, Outgoing, PartMeta, Signing, TransferEncoding};
 use as2_core::id::As2Id;
 use as2_core::message_id::MessageId;
@@ -26,9 +27,6 @@ use crate::{content_type, layout, variables};
 const PIECE: usize = 256 * 1024;
 /// Most entries of an archive that become attachments.
 const MAX_ZIP_ENTRIES: usize = 1_000;
-/// How many times its own size a zip may unpack to, and what a small one may have beside that, in bytes (security.md §7).
-const MAX_ZIP_RATIO: u64 = 200;
-const ZIP_SPARE: u64 = 1 << 20;
 /// Up to this size the digests are taken at once that MDNs name without having been asked for them (as2.md Q7, Q8). They cost
 /// little; what else an MDN may name is computed when it does.
 const USUAL_DIGESTS_BELOW: u64 = 4 << 20;
@@ -376,10 +374,10 @@ impl Source {
             return Err(bad_zip("it holds no files".to_owned()));
         }
         let total = entries.iter().fold(0u64, |sum, (_, _, length)| sum.saturating_add(*length));
-        let most = payload.len().saturating_mul(MAX_ZIP_RATIO).saturating_add(ZIP_SPARE);
+        let most = payload.len().saturating_mul(MAX_RATIO).saturating_add(MAX_RATIO_START);
         if total > most {
             return Err(bad_zip(format!(
-                "its files have {total} bytes, which is over {MAX_ZIP_RATIO} times its size"
+                "its files have {total} bytes, which is over {MAX_RATIO} times its size"
             )));
         }
         Ok(Source::Zip(entries))
