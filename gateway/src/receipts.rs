@@ -16,7 +16,7 @@ use as2_core::receive::{
 use crate::clock::Millis;
 use crate::gateway::Core;
 use crate::helper::with_permit;
-use crate::journal::{Blob, NewEntry, Next, Settlement};
+use crate::journal::{NewEntry, Next, Settlement};
 use crate::layout::{self, Area, MdnDirection};
 use crate::message::{Message, State};
 use crate::outbox::{self, FlowError};
@@ -71,26 +71,24 @@ impl Evidence {
         [&self.headers.to_bytes()[..], b"\r\n", &self.body].concat()
     }
 
-    /// The file that shows it in `raw-mdn/incoming`. The first that decided something has the message's name; others, of which
-    /// several may come at a time, have one of their own.
-    pub(crate) fn file(&self, message: &Message, now: Millis, decides: bool) -> (NewEntry, Blob) {
+    /// Has a step show it as a file in `raw-mdn/incoming`. The first that decided something has the message's name; others, of
+    /// which several may come at a time, have one of their own.
+    pub(crate) fn show_in(&self, step: &mut Settlement, now: Millis, decides: bool) {
         let staged = Staged::small(self.to_bytes());
+        let name = format!("{}.mdn", step.message.id);
         let name = if decides {
-            format!("{}.mdn", message.id)
+            name
         } else {
-            layout::tagged(
-                &format!("{}.mdn", message.id),
-                &format!("{now}-{:08x}", u32::from_be_bytes(random())),
-            )
+            layout::tagged(&name, &format!("{now}-{:08x}", u32::from_be_bytes(random())))
         };
-        let entry = NewEntry::file(
+        step.entries.push(NewEntry::file(
             Area::RawMdn,
             layout::mdn_dir(MdnDirection::Incoming).to_owned(),
             &name,
             &staged.key,
             staged.len,
-        );
-        (entry, (staged.key, staged.inline.unwrap_or_default()))
+        ));
+        step.blobs.push((staged.key, staged.inline.unwrap_or_default()));
     }
 }
 
@@ -262,7 +260,7 @@ async fn apply(core: &Arc<Core>, message: Message, verdict: Verdict, evidence: E
             marks.push("late".to_owned());
             return deliver_late(core, message, marks, evidence, now).await;
         }
-        _ if message.state.is_final() => evidence_only(message, evidence, now, "mdn.repeated"),
+        _ if message.state.is_final() => evidence_only(message, &evidence, now, "mdn.repeated"),
         Verdict::Delivered { marks } => {
             let mut message = message;
             message.detail.marks.extend(marks);
@@ -294,19 +292,17 @@ async fn apply(core: &Arc<Core>, message: Message, verdict: Verdict, evidence: E
         }
         Verdict::Nothing { code, reason } => {
             tracing::warn!(id = %message.id, code, reason, "MDN kept, but changes nothing");
-            evidence_only(message, evidence, now, "mdn.unverified")
+            evidence_only(message, &evidence, now, "mdn.unverified")
         }
     };
     outbox::settle(core, step, now).await
 }
 
 /// Kept and shown; the message stays as it is.
-fn evidence_only(message: Message, evidence: Evidence, now: Millis, event: &'static str) -> Settlement {
+fn evidence_only(message: Message, evidence: &Evidence, now: Millis, event: &'static str) -> Settlement {
     let state = message.state;
     let mut step = Settlement::new(message, &[state], event);
-    let (entry, blob) = evidence.file(&step.message, now, false);
-    step.entries.push(entry);
-    step.blobs.push(blob);
+    evidence.show_in(&mut step, now, false);
     step.next = Next::Keep;
     step
 }

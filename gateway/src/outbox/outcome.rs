@@ -308,9 +308,7 @@ pub(crate) fn keep(step: &mut Settlement, evidence: Option<Evidence>, now: Milli
     let Some(evidence) = evidence else { return };
     let decides = step.message.detail.mdn_at.is_none();
     evidence.note(&mut step.message, now);
-    let (entry, blob) = evidence.file(&step.message, now, decides);
-    step.entries.push(entry);
-    step.blobs.push(blob);
+    evidence.show_in(step, now, decides);
 }
 
 fn mdn_wait(core: &Core, pair: &Partnership) -> Millis {
