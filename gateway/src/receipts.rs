@@ -30,6 +30,9 @@ pub use verdict::{Timing, Verdict};
 
 /// Longest MDN that is read (security.md §7).
 pub(crate) const MAX_MDN: u64 = 1 << 20;
+/// MDNs kept of a message that changed nothing, as files and events; of those that its partner signed, twice as many. Partners
+/// repeat themselves, and whoever saw a Message-ID can make up others.
+const MAX_BESIDE: usize = 20;
 /// An MDN of this size, far above what they have, is checked where it came in: another thread costs more than the check.
 const IN_PLACE: usize = 32 * 1024;
 
@@ -260,7 +263,7 @@ async fn apply(core: &Arc<Core>, message: Message, verdict: Verdict, evidence: E
             marks.push("late".to_owned());
             return deliver_late(core, message, marks, evidence, now).await;
         }
-        _ if message.state.is_final() => evidence_only(message, &evidence, now, "mdn.repeated"),
+        _ if message.state.is_final() => return keep_beside(core, message, &evidence, now, "mdn.repeated").await,
         Verdict::Delivered { marks } => {
             let mut message = message;
             message.detail.marks.extend(marks);
@@ -282,6 +285,7 @@ async fn apply(core: &Arc<Core>, message: Message, verdict: Verdict, evidence: E
             step.frees_name = refused && core.config.uploads.duplicate_release != crate::config::DuplicateRelease::Never;
             step
         }
+        Verdict::Held { .. } if message.state == State::Held => return keep_beside(core, message, &evidence, now, "mdn.repeated").await,
         Verdict::Held { code, reason } => {
             let mut message = message;
             (message.state, message.code, message.reason) = (State::Held, code, reason);
@@ -291,20 +295,28 @@ async fn apply(core: &Arc<Core>, message: Message, verdict: Verdict, evidence: E
             step
         }
         Verdict::Nothing { code, reason } => {
-            tracing::warn!(id = %message.id, code, reason, "MDN kept, but changes nothing");
-            evidence_only(message, &evidence, now, "mdn.unverified")
+            tracing::warn!(id = %message.id, code, reason, "MDN changes nothing");
+            return keep_beside(core, message, &evidence, now, "mdn.unverified").await;
         }
     };
     outbox::settle(core, step, now).await
 }
 
-/// Kept and shown; the message stays as it is.
-fn evidence_only(message: Message, evidence: &Evidence, now: Millis, event: &'static str) -> Settlement {
+/// Kept and shown, unless there are [enough](MAX_BESIDE) already; the message stays as it is.
+async fn keep_beside(core: &Arc<Core>, message: Message, evidence: &Evidence, now: Millis, event: &'static str) -> Result<(), FlowError> {
+    let entries = core.journal.read_few(|tx| tx.entries_of(message.id.as_str()))?;
+    let incoming = layout::mdn_dir(MdnDirection::Incoming);
+    let is_signed = matches!(evidence.mdn.signature, MdnSignature::Verified { .. });
+    let most = if is_signed { 2 * MAX_BESIDE } else { MAX_BESIDE };
+    if entries.iter().filter(|entry| entry.parent == incoming).count() >= most {
+        tracing::warn!(id = %message.id, most, "MDN not kept: there are so many for this message already");
+        return Ok(());
+    }
     let state = message.state;
     let mut step = Settlement::new(message, &[state], event);
     evidence.show_in(&mut step, now, false);
     step.next = Next::Keep;
-    step
+    outbox::settle(core, step, now).await
 }
 
 /// A valid positive MDN after the wait had ended: the file moves from `failed` to `outbox`.

@@ -466,6 +466,27 @@ fn forged_async_mdns_change_nothing() {
 }
 
 #[test]
+fn a_flood_of_forged_mdns_is_kept_in_part() {
+    let scene = Scene::play("async-signed", &[], |_, _| http(204, &[], ""));
+    scene.reaches("waiting-mdn");
+    let receipt = Receipt::of(&scene.hit());
+    let forged = receipt.signed(&scene.stage.stranger);
+    for _ in 0..25 {
+        scene.post_mdn(&forged);
+    }
+    // The true one counts and is kept all the same, and one more that its partner signed.
+    let good = receipt.signed(&scene.stage.partner);
+    scene.post_mdn(&good);
+    scene.post_mdn(&good);
+    scene.ends("delivered", "", 1);
+    let id = scene.message()["id"].as_str().unwrap().to_owned();
+    let user = &scene.stage.user;
+    assert!(user.get(&format!("AS2/raw-mdn/incoming/{id}.mdn")).ends_with(&good.body));
+    let kept = user.ls("AS2/raw-mdn/incoming");
+    assert_eq!(kept.iter().filter(|name| name.starts_with(&id)).count(), 22, "{kept:?}");
+}
+
+#[test]
 fn mdns_for_messages_that_were_never_sent_are_kept_for_diagnosis() {
     let stage = Stage::new(&[]);
     let unknown = |n: u32| Receipt {
