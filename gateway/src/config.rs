@@ -263,7 +263,7 @@ pub struct As2 {
     pub max_connections_per_ip: u32,
     /// What a stranger is answered.
     pub unknown_partner: UnknownPartner,
-    /// Messages worked on side by side.
+    /// Messages posted side by side; checks and async MDNs have slots of their own.
     pub send_workers: u32,
     /// Time to connect to a partner.
     pub connect_timeout: Duration,

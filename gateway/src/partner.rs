@@ -245,7 +245,7 @@ pub struct Partner {
     /// Retry figures.
     pub retry: PartnerRetry,
 
-    /// Messages posted to it at once.
+    /// Messages posted to it at once; beside them as many async MDNs, up to 8 (`worker.rs`).
     pub max_parallel: u32,
     /// One after the other, in the order of acceptance.
     pub in_order: bool,

@@ -1,14 +1,16 @@
-//! The worker: claims due jobs, works on them side by side, waits, stops. It does not know what a job does.
+//! The worker: claims due jobs, works on them side by side, waits, stops. It does not know what a job does, only that each
+//! kind has slots of its own, and each pair a share of them.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::clock::Millis;
 use crate::gateway::Core;
-use crate::journal::{Job, JobKind, Lane};
+use crate::journal::{Job, JobKind, Lane, Objects};
+use crate::partner::Partner;
 use crate::{inbox, outbox, receipts};
 
 /// Wake-ups are hints; this scan finds everything (R1).
@@ -17,38 +19,55 @@ const SCAN: Duration = Duration::from_millis(500);
 const AGAIN: Millis = 30_000;
 /// First wait after a claim that failed.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Checks that were left over by a fault of ours or a crash, at once; what they compute has its own bound (`helper.rs`).
+const CHECK_SLOTS: usize = 8;
+/// Async MDNs of ours that are posted at once, to all partners. They are small, and an address that does not answer holds its
+/// slot for a minute.
+const MDN_SLOTS: usize = 64;
+/// The part of these that one pair may have; less where its `max_parallel` is.
+const MDN_SHARE: u32 = 8;
+
+/// Slots for each kind of job: one whose partners do not answer leaves the other kinds theirs.
+struct Slots([(JobKind, Arc<Semaphore>); 3]);
+
+impl Slots {
+    fn new(core: &Core) -> Self {
+        let send = usize::try_from(core.config.as2.send_workers).unwrap_or(8).max(1);
+        let of = |kind, slots| (kind, Arc::new(Semaphore::new(slots)));
+        Slots([
+            of(JobKind::Send, send),
+            of(JobKind::Receive, CHECK_SLOTS),
+            of(JobKind::Mdn, MDN_SLOTS),
+        ])
+    }
+
+    /// The kinds that have room, and for how many jobs.
+    fn free(&self) -> Vec<(JobKind, usize)> {
+        let all = self.0.iter().map(|(kind, slots)| (*kind, slots.available_permits()));
+        all.filter(|(_, free)| *free > 0).collect()
+    }
+
+    /// A slot for a job that was claimed because there is one.
+    async fn take(&self, kind: JobKind) -> Option<OwnedSemaphorePermit> {
+        let (_, slots) = self.0.iter().find(|(of, _)| *of == kind)?;
+        Arc::clone(slots).acquire_owned().await.ok()
+    }
+}
 
 /// Runs until told to stop; then lets what is under way end, as long as `stop`'s owner waits.
 pub async fn run(core: Arc<Core>, wake: Arc<Notify>, mut stop: watch::Receiver<bool>) {
-    let slots = usize::try_from(core.config.as2.send_workers).unwrap_or(8).max(1);
-    let room = Arc::new(Semaphore::new(slots));
+    let slots = Slots::new(&core);
     let mut running = JoinSet::new();
     loop {
         if *stop.borrow() {
             break;
         }
-        let free = room.available_permits();
-        let jobs = if free == 0 { Ok(Vec::new()) } else { claim(&core, free).await };
-        let found = match jobs {
+        let found = match claim(&core, slots.free()).await {
             Ok(jobs) => {
                 let found = jobs.len();
                 for job in jobs {
-                    let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
-                        break;
-                    };
-                    let core = Arc::clone(&core);
-                    let wake = Arc::clone(&wake);
-                    running.spawn(async move {
-                        let (id, fence) = (job.id, job.fence);
-                        let working = Arc::clone(&core);
-                        // A task of its own: a panic there must not leave the job claimed.
-                        let done = tokio::spawn(async move { work(&working, job).await }).await;
-                        if !done.unwrap_or(false) {
-                            give_back(&core, id, fence).await;
-                        }
-                        drop(permit);
-                        wake.notify_one();
-                    });
+                    let slot = slots.take(job.kind).await;
+                    running.spawn(hold(Arc::clone(&core), job, slot, Arc::clone(&wake)));
                 }
                 found
             }
@@ -59,7 +78,7 @@ pub async fn run(core: Arc<Core>, wake: Arc<Notify>, mut stop: watch::Receiver<b
             }
         };
         while running.try_join_next().is_some() {}
-        if found > 0 && room.available_permits() > 0 {
+        if found > 0 {
             continue;
         }
         tokio::select! {
@@ -71,31 +90,44 @@ pub async fn run(core: Arc<Core>, wake: Arc<Notify>, mut stop: watch::Receiver<b
     while running.join_next().await.is_some() {}
 }
 
-async fn claim(core: &Arc<Core>, limit: usize) -> crate::journal::Result<Vec<Job>> {
-    let now = core.clock.now();
-    // Most scans find nothing: looking needs no transaction.
-    let owner = core.owner.clone();
-    if core.journal.read_few(|tx| tx.next_due(&owner))?.is_none_or(|due: Millis| due > now) {
-        return Ok(Vec::new());
+/// Works on a job, and gives its slot back.
+async fn hold(core: Arc<Core>, job: Job, slot: Option<OwnedSemaphorePermit>, wake: Arc<Notify>) {
+    let (id, fence) = (job.id, job.fence);
+    let working = Arc::clone(&core);
+    // A task of its own: a panic there must not leave the job claimed.
+    let done = tokio::spawn(async move { work(&working, job).await }).await;
+    if !done.unwrap_or(false) {
+        give_back(&core, id, fence).await;
     }
-    let objects = core.objects();
-    let kinds = [JobKind::Send, JobKind::Receive, JobKind::Mdn];
-    let jobs = core.journal.write_sure(move |tx| {
-        tx.claim_jobs(&kinds, &owner, now, limit, &|account, lane, kind| match kind {
+    drop(slot);
+    wake.notify_one();
+}
+
+async fn claim(core: &Arc<Core>, free: Vec<(JobKind, usize)>) -> crate::journal::Result<Vec<Job>> {
+    let (now, owner, objects) = (core.clock.now(), core.owner.clone(), core.objects());
+    // Most scans find nothing: looking needs no transaction.
+    let found = core.journal.read_few(|tx| {
+        tx.due_jobs(&free, &owner, now, &|account, lane, kind| match kind {
             JobKind::Send => lane_of(&objects, account, lane),
-            JobKind::Receive | JobKind::Mdn => Lane {
+            JobKind::Receive => Lane {
                 width: u32::MAX,
                 in_order: false,
             },
+            JobKind::Mdn => Lane {
+                width: partner_of(&objects, account, lane).map_or(1, |partner| partner.max_parallel.clamp(1, MDN_SHARE)),
+                in_order: false,
+            },
         })
-    });
-    jobs.await
+    })?;
+    if found.is_empty() {
+        return Ok(found);
+    }
+    core.journal.write_sure(move |tx| tx.claim_jobs(found, &owner, now)).await
 }
 
 /// How many messages a pair may have under way at once, and whether their order counts.
-fn lane_of(objects: &crate::journal::Objects, account: &str, lane: &str) -> Lane {
-    let partner = lane.split_once('\n').and_then(|(_, partner)| objects.partner(account, partner));
-    match partner {
+fn lane_of(objects: &Objects, account: &str, lane: &str) -> Lane {
+    match partner_of(objects, account, lane) {
         Some(partner) if partner.in_order => Lane { width: 1, in_order: true },
         Some(partner) => Lane {
             width: partner.max_parallel.max(1),
@@ -103,6 +135,11 @@ fn lane_of(objects: &crate::journal::Objects, account: &str, lane: &str) -> Lane
         },
         None => Lane { width: 1, in_order: false },
     }
+}
+
+fn partner_of<'a>(objects: &'a Objects, account: &str, lane: &str) -> Option<&'a Partner> {
+    let (_, partner) = lane.split_once('\n')?;
+    objects.partner(account, partner)
 }
 
 /// The job is due again after a pause, unless its flow has ended it or given it back already.

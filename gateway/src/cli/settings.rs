@@ -484,7 +484,12 @@ impl Noun for OfPartner {
         text("retry-max-tries", "retry.max_tries", "N", "Tries in all"),
         text("retry-max-time", "retry.max_time", "TIME", "Time in all"),
         text("mdn-wait", "retry.mdn_wait", "TIME", "How long an async MDN may take"),
-        text("max-parallel", "max_parallel", "N", "Messages posted to it at once"),
+        text(
+            "max-parallel",
+            "max_parallel",
+            "N",
+            "Messages posted to it at once, and async MDNs as well",
+        ),
         switch("in-order", "in_order", "One message after the other"),
         switch(
             "detects-duplicates",

@@ -75,42 +75,55 @@ impl Tx<'_> {
         Ok(1)
     }
 
-    /// Claims due jobs of these kinds, at most `limit`, and per lane no more than `allowed` says: a pair with a long queue
-    /// does not hold up the others.
+    /// Due jobs that are nobody's at this moment, at most so many of each kind, and per lane no more than `allowed` says. Of two
+    /// lanes the one that has fewer under way comes first, so that a pair with a long queue, or one that does not answer, does
+    /// not hold up the others.
     ///
     /// A lease of another process is void: one server owns the data directory (R15). Our own never runs out, whatever the
     /// clock does: the worker gives back what it failed at.
     ///
     /// # Errors
     /// The database's.
-    pub fn claim_jobs(
+    pub fn due_jobs(
         &self,
-        kinds: &[JobKind],
+        kinds: &[(JobKind, usize)],
         owner: &str,
         now: Millis,
-        limit: usize,
         allowed: &dyn Fn(&str, &str, JobKind) -> Lane,
     ) -> Result<Vec<Job>> {
-        let mut free: Vec<(Millis, Job)> = Vec::new();
-        for (account, lane) in self.lanes()? {
-            for kind in kinds {
-                let rule = allowed(&account, &lane, *kind);
-                let room = usize::try_from(rule.width.saturating_sub(self.leases_in_lane(&lane, *kind, owner)?)).unwrap_or(usize::MAX);
+        let lanes = self.lanes()?;
+        let mut due_jobs = Vec::new();
+        for (kind, limit) in kinds {
+            let mut free: Vec<(u32, Millis, Job)> = Vec::new();
+            for (account, lane) in &lanes {
+                let rule = allowed(account, lane, *kind);
+                let held = self.leases_in_lane(lane, *kind, owner)?;
+                let room = usize::try_from(rule.width.saturating_sub(held)).unwrap_or(usize::MAX);
                 if room > 0 {
-                    free.extend(self.free_jobs(&lane, *kind, owner, now, room.min(limit), rule.in_order)?);
+                    let jobs = self.free_jobs(lane, *kind, owner, now, room.min(*limit), rule.in_order)?;
+                    free.extend((held..).zip(jobs).map(|(before, (due, job))| (before, due, job)));
                 }
             }
+            free.sort_by_key(|(before, due, job)| (*before, *due, job.id));
+            due_jobs.extend(free.into_iter().take(*limit).map(|(_, _, job)| job));
         }
-        free.sort_by_key(|(due, job)| (*due, job.id));
-        free.truncate(limit);
-        let mut claimed = Vec::with_capacity(free.len());
-        for (_, mut job) in free {
-            job.fence += 1;
+        Ok(due_jobs)
+    }
+
+    /// Claims jobs as [`Tx::due_jobs`] found them; those that are gone meanwhile, or somebody's, are left out.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn claim_jobs(&self, found: Vec<Job>, owner: &str, now: Millis) -> Result<Vec<Job>> {
+        let mut claimed = Vec::with_capacity(found.len());
+        for mut job in found {
             let mut update = self
                 .db
-                .prepare_cached("UPDATE job SET lease_owner = ?2, lease_until = ?3, fence = ?4 WHERE id = ?1")?;
-            update.execute(params![job.id, owner, now + LEASE, job.fence])?;
-            claimed.push(job);
+                .prepare_cached("UPDATE job SET lease_owner = ?2, lease_until = ?3, fence = fence + 1 WHERE id = ?1 AND fence = ?4")?;
+            if update.execute(params![job.id, owner, now + LEASE, job.fence])? > 0 {
+                job.fence += 1;
+                claimed.push(job);
+            }
         }
         Ok(claimed)
     }
@@ -241,17 +254,6 @@ impl Tx<'_> {
             .db
             .prepare_cached("SELECT EXISTS (SELECT 1 FROM job WHERE kind = ?1 AND message = ?2 AND fence = 0 AND due > ?3)")?;
         Ok(query.query_row(params![kind.as_str(), message, now], |row| row.get(0))?)
-    }
-
-    /// When the next job is due that is nobody's at this moment.
-    ///
-    /// # Errors
-    /// The database's.
-    pub fn next_due(&self, owner: &str) -> Result<Option<Millis>> {
-        let mut query = self
-            .db
-            .prepare_cached("SELECT min(due) FROM job WHERE lease_owner IS NULL OR lease_owner <> ?1")?;
-        Ok(query.query_row(params![owner], |row| row.get(0))?)
     }
 
     /// Jobs in all and the oldest due time, for `status` and metrics.

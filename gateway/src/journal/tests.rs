@@ -112,6 +112,16 @@ fn a_few_rows_are_read_beside_a_change_and_without_what_it_has_not_committed() {
     assert_eq!(look(&journal), Some("yes".to_owned()));
 }
 
+/// Claims what may be sent.
+fn claim(journal: &Journal, owner: &'static str, now: i64, in_order: bool) -> Vec<Job> {
+    journal
+        .write_blocking(move |tx| {
+            let found = tx.due_jobs(&[(JobKind::Send, 10)], owner, now, &|_, _, _| Lane { width: 9, in_order })?;
+            tx.claim_jobs(found, owner, now)
+        })
+        .unwrap()
+}
+
 #[test]
 fn a_withdrawn_upload_frees_its_name_and_is_never_claimed() {
     let (_dir, journal) = journal();
@@ -123,21 +133,14 @@ fn a_withdrawn_upload_frees_its_name_and_is_never_claimed() {
         .unwrap();
     assert!(gone.is_some());
     assert_eq!(accept(&journal, "a.edi", 12), Accepted::Queued);
-    let jobs = journal
-        .write_blocking(|tx| tx.claim_jobs(&[JobKind::Send], "me", 100, 10, &|_, _, _| Lane { width: 9, in_order: false }))
-        .unwrap();
-    assert_eq!(jobs.len(), 1);
+    assert_eq!(claim(&journal, "me", 100, false).len(), 1);
 }
 
 #[test]
 fn a_claimed_job_is_nobody_elses_until_its_process_is_gone() {
     let (_dir, journal) = journal();
     accept(&journal, "a.edi", 10);
-    let claim = |owner: &'static str, now| {
-        journal
-            .write_blocking(move |tx| tx.claim_jobs(&[JobKind::Send], owner, now, 10, &|_, _, _| Lane { width: 9, in_order: false }))
-            .unwrap()
-    };
+    let claim = |owner: &'static str, now| claim(&journal, owner, now, false);
     let first = claim("boot-1", 10);
     assert_eq!(first.len(), 1);
     assert!(claim("boot-1", 11).is_empty());
@@ -324,11 +327,7 @@ fn an_ordered_lane_waits_for_its_oldest() {
     for (at, file) in [(0, "a"), (1, "b")] {
         accept(&journal, file, at);
     }
-    let claim = |now: i64| {
-        journal
-            .write_blocking(move |tx| tx.claim_jobs(&[JobKind::Send], "me", now, 10, &|_, _, _| Lane { width: 9, in_order: true }))
-            .unwrap()
-    };
+    let claim = |now| claim(&journal, "me", now, true);
     let first = claim(10);
     assert_eq!(first.len(), 1);
     let (id, fence) = (first[0].id, first[0].fence);

@@ -7,6 +7,7 @@ mod destinations;
 mod disk;
 mod hostile;
 mod http;
+mod posting;
 mod receipts;
 mod receiving;
 mod scene;

@@ -1,0 +1,111 @@
+//! Our own async MDNs on their way out: addresses that do not answer, MDNs that an operator posts again, and who may say where
+//! they go (as2.md SEC1; security.md §5).
+
+use std::time::Instant;
+
+use super::scene::Hit;
+use super::*;
+
+/// Messages posted to a partner at once, by default.
+const AT_ONCE: usize = 4;
+/// Far less than a post that hangs holds its slot, and enough for a machine that is busy.
+const SOON: Duration = Duration::from_secs(15);
+
+/// A partner's server.
+struct Door {
+    port: u16,
+    hits: Arc<Mutex<Vec<Hit>>>,
+}
+
+impl Door {
+    /// Answers each request with the status given, or never.
+    fn open(answer: impl Fn(&Hit) -> Option<u16> + Send + Sync + 'static) -> Self {
+        let port = free_port();
+        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let hits = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&hits);
+        thread::spawn(move || {
+            let mut silent = Vec::new();
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                let Some(hit) = read_request(&mut stream) else { continue };
+                seen.lock().unwrap().push(hit.clone());
+                match answer(&hit) {
+                    Some(status) => drop(stream.write_all(&http(status, &[], ""))),
+                    None => silent.push(stream),
+                }
+            }
+        });
+        Door { port, hits }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}/{path}", self.port)
+    }
+
+    /// How often a path was posted to.
+    fn posts(&self, path: &str) -> usize {
+        let begin = format!("POST /{path} ");
+        self.hits.lock().unwrap().iter().filter(|hit| hit.head.starts_with(&begin)).count()
+    }
+
+    /// Waits until a path was posted to.
+    #[track_caller]
+    fn called(&self, path: &str) -> Hit {
+        let begin = format!("POST /{path} ");
+        wait_for(path, || {
+            self.hits.lock().unwrap().iter().find(|hit| hit.head.starts_with(&begin)).cloned()
+        })
+    }
+}
+
+/// Adds a partner behind a door.
+fn partner(stage: &Stage, id: &str, door: &Door, options: &[&str]) {
+    stage.add(
+        id,
+        door.port,
+        &[&["--require-encrypted", "false", "--mdn", "none"], options].concat(),
+    );
+    let known = payload()
+        .signed(&stage.partner)
+        .message(&format!("<known-{id}@test>"))
+        .with("AS2-From", id);
+    wait_for("the new partner", || {
+        (known.post(stage.gate.as2_port).disposition() == PROCESSED).then_some(())
+    });
+}
+
+/// Sends an order to a partner.
+fn send(stage: &Stage, to: &str) {
+    let file = stage.gate.file(&format!("local/{to}.edi"), &order(next()));
+    stage.gate.ok(&["send", "--from", STATION, "--to", to, file.to_str().unwrap()]);
+}
+
+#[test]
+fn an_mdn_address_that_never_answers_holds_up_nobody() {
+    let stage = Stage::new(&[]);
+    let silent = Door::open(|hit| (!hit.head.starts_with("POST /mdn ")).then_some(204));
+    let prompt = Door::open(|_| Some(204));
+    partner(&stage, "SILENT", &silent, &[]);
+    partner(&stage, "PROMPT", &prompt, &[]);
+    let signed = payload().signed(&stage.partner);
+    let ask = |from: &str, door: &Door, id: &str| {
+        let request = signed.message(id).with("AS2-From", from);
+        let answer = request.with("Receipt-Delivery-Option", &door.url("mdn")).post(stage.gate.as2_port);
+        assert_eq!(answer.status, 204, "{}", answer.text());
+    };
+    for n in 0..24 {
+        ask("SILENT", &silent, &format!("<silent-{n}@test>"));
+    }
+    wait_for("the posts that hang", || (silent.posts("mdn") >= AT_ONCE).then_some(()));
+
+    let began = Instant::now();
+    send(&stage, "PROMPT");
+    send(&stage, "SILENT");
+    ask("PROMPT", &prompt, "<prompt@test>");
+    let body = String::from_utf8_lossy(&prompt.called("mdn").message.body).into_owned();
+    assert!(body.contains("Original-Message-ID: <prompt@test>"), "{body}");
+    prompt.called("as2");
+    silent.called("as2");
+    assert!(began.elapsed() < SOON, "they waited for the silent address: {:?}", began.elapsed());
+    assert_eq!(silent.posts("mdn"), AT_ONCE, "the silent address has more than its share");
+}
