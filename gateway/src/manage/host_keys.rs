@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use keystore::ssh::{KeyKind, host_key, show};
+use keystore::ssh::{KeyFormat, KeyKind, convert, host_key};
 use zeroize::Zeroizing;
 
 use super::{Refusal, Result};
@@ -203,16 +203,16 @@ fn read(path: &Path, kind: &str, state: HostKeyState) -> Result<HostKey> {
             "restore it from the backup",
         ));
     }
-    let private = Zeroizing::new(std::fs::read_to_string(path).map_err(|error| cannot(&error))?);
-    let shown =
-        show(&private, None).map_err(|error| Refusal::from_keystore(format!("cannot use the host key {}", path.display()), &error))?;
-    let fingerprint = shown.into_iter().next().map(|key| key.fingerprint).unwrap_or_default();
+    let text = Zeroizing::new(std::fs::read_to_string(path).map_err(|error| cannot(&error))?);
+    // Whoever brings the keys of another server has them in any form.
+    let key = convert(&text, None, KeyFormat::Openssh, None);
+    let key = key.map_err(|error| Refusal::from_keystore(format!("cannot use the host key {}", path.display()), &error))?;
     Ok(HostKey {
         state,
         kind: kind.to_owned(),
-        fingerprint,
+        fingerprint: key.fingerprint,
         path: path.to_owned(),
-        private,
+        private: key.private,
     })
 }
 

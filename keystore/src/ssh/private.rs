@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::KeyKind;
 use super::wire::{Blob, Fields};
-use crate::error::{Error, Format, Result};
+use crate::error::{Error, Result};
 
 /// Bits of the RSA keys that we make.
 const RSA_BITS: u32 = 3072;
@@ -81,6 +81,15 @@ impl Curve {
         }
     }
 
+    /// Bytes of a number below the curve's order.
+    fn scalar_bytes(self) -> usize {
+        match self {
+            Curve::P256 => 32,
+            Curve::P384 => 48,
+            Curve::P521 => 66,
+        }
+    }
+
     pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|curve| curve.name() == name)
     }
@@ -110,9 +119,6 @@ impl Curve {
     }
 }
 
-/// Bytes of a whole P-256 scalar.
-const P256_BYTES: usize = 32;
-
 impl Private {
     pub(crate) fn generate(kind: KeyKind, comment: &str) -> Result<Self> {
         let key = match kind {
@@ -121,12 +127,7 @@ impl Private {
             KeyKind::Rsa => Rsa::generate(RSA_BITS).and_then(PKey::from_rsa),
         };
         let key = key.map_err(Error::crypto("make an SSH key"))?;
-        let key = Self::from_pkey(&key, comment)?;
-        match &key.material {
-            // One scalar in 256 is a byte short, and some readers of OpenSSH files want them whole: draw again.
-            Material::Ecdsa { scalar, .. } if scalar.len() < P256_BYTES => Self::generate(kind, comment),
-            _ => Ok(key),
-        }
+        Self::from_pkey(&key, comment)
     }
 
     pub(crate) fn from_pkey(key: &PKey<openssl::pkey::Private>, comment: &str) -> Result<Self> {
@@ -181,7 +182,8 @@ impl Private {
         blob.finish().to_vec()
     }
 
-    /// The key pair as it stands in OpenSSH's own files (draft-miller-ssh-agent §3.2).
+    /// The key pair as it stands in OpenSSH's own files (draft-miller-ssh-agent §3.2), an ECDSA scalar at its full length: one
+    /// in 256 begins with a zero byte, and some readers want that too.
     pub(crate) fn pair_blob(&self) -> Zeroizing<Vec<u8>> {
         let blob = Blob::default().string(self.algorithm());
         let blob = match &self.material {
@@ -189,17 +191,17 @@ impl Private {
                 let both = Zeroizing::new([seed.as_slice(), public].concat());
                 blob.string(public).string(both.as_slice())
             }
-            Material::Ecdsa { curve, point, scalar } => blob.string(curve.name()).string(point).mpint(scalar),
+            Material::Ecdsa { curve, point, scalar } => blob.string(curve.name()).string(point).padded_mpint(scalar, curve.scalar_bytes()),
             Material::Rsa { n, e, d, p, q, iqmp } => blob.mpint(n).mpint(e).mpint(d).mpint(iqmp).mpint(p).mpint(q),
         };
         blob.finish()
     }
 
-    pub(crate) fn from_pair_blob(blob: &[u8], comment: String) -> Result<Self> {
-        let mut fields = Fields(blob);
-        let material = read_pair(&mut fields).filter(|_| fields.is_empty());
-        let material = material.ok_or_else(|| Error::broken(Format::OpenSsh, "its key does not parse"))?;
-        Ok(Self { material, comment })
+    /// The key of the pair that comes next, without a comment.
+    pub(crate) fn read_pair(fields: &mut Fields<'_>) -> Option<Self> {
+        let material = read_pair(fields)?;
+        let comment = String::new();
+        Some(Self { material, comment })
     }
 }
 

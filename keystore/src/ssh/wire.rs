@@ -70,6 +70,18 @@ impl Blob {
         self.string(digits)
     }
 
+    /// The same with as many leading zeros as make it `length` bytes.
+    pub(crate) fn padded_mpint(self, digits: &[u8], length: usize) -> Self {
+        let digits = trim(digits);
+        let mut whole = Zeroizing::new(Vec::with_capacity(length.max(digits.len())));
+        whole.resize(length.saturating_sub(digits.len()), 0);
+        whole.extend_from_slice(digits);
+        if whole.first().is_some_and(|first| first & 0x80 != 0) {
+            return self.mpint(digits);
+        }
+        self.string(whole.as_slice())
+    }
+
     pub(crate) fn finish(self) -> Zeroizing<Vec<u8>> {
         self.0
     }

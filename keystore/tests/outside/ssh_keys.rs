@@ -254,6 +254,63 @@ fn ed25519_seeds_with_zeros_at_either_end_survive_ppk() {
     }
 }
 
+/// An ECDSA key whose number begins with so many zero bytes, as SEC 1 PEM without its public half.
+fn ecdsa_with_zeros(oid: &[u8], bytes: usize, zeros: usize) -> String {
+    let mut scalar = vec![0x5a; bytes];
+    scalar[..zeros].fill(0);
+    let short = |length: usize| u8::try_from(length).unwrap();
+    let curve = [&[0xa0, short(oid.len())], oid].concat();
+    let body = [&[2, 1, 1, 4, short(bytes)], scalar.as_slice(), &curve].concat();
+    keystore::to_pem("EC PRIVATE KEY", &[&[0x30, short(body.len())], body.as_slice()].concat()).to_string()
+}
+
+#[test]
+fn ecdsa_keys_whose_number_begins_with_zeros_are_read_and_written() {
+    if !has("ssh-keygen") {
+        return;
+    }
+    let p256: &[u8] = &[6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
+    let (p384, p521): (&[u8], &[u8]) = (&[6, 5, 0x2b, 0x81, 4, 0, 0x22], &[6, 5, 0x2b, 0x81, 4, 0, 0x23]);
+    let plain = [
+        (p256, 32, 1),
+        (p256, 32, 2),
+        (p384, 48, 1),
+        (p384, 48, 17),
+        (p521, 66, 1),
+        (p521, 66, 33),
+    ]
+    .map(|key| (key, None));
+    let sealed = ["aes256-ctr", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com"].map(|cipher| ((p256, 32, 1), Some(cipher)));
+    for ((oid, bytes, zeros), cipher) in plain.into_iter().chain(sealed) {
+        let pem = ecdsa_with_zeros(oid, bytes, zeros);
+        // OpenSSH writes its own format whatever it read.
+        let bench = Bench::new();
+        bench.write("half", &pem);
+        bench.run("openssl ec -in half -out whole");
+        bench.write("key", bench.text("whole"));
+        let passphrase = cipher.map(|_| "s3cret");
+        let options = cipher.map_or("-N ~".to_owned(), |cipher| format!("-N s3cret -Z {cipher}"));
+        bench.run(&format!("ssh-keygen -q -p -P ~ {options} -f key"));
+        let theirs = bench.text("key");
+        assert!(theirs.contains("BEGIN OPENSSH PRIVATE KEY"));
+        let line = bench.run(&format!("ssh-keygen -y -P {} -f key", passphrase.unwrap_or("~")));
+        let what = format!("{bytes} bytes, {zeros} zeros, {cipher:?}");
+        let shown = show(&theirs, None).unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert!(line.starts_with(&shown[0].line), "{what}");
+        for to in FORMATS {
+            let ours = convert(&theirs, passphrase, to, None).unwrap_or_else(|error| panic!("{what} {to}: {error}"));
+            assert!(line.starts_with(ours.public_line.trim()), "{what} {to}");
+            let back = convert(&ours.private, None, KeyFormat::Openssh, None).unwrap();
+            bench.write("back", back.private.as_bytes());
+            assert_eq!(
+                bench.run("ssh-keygen -y -P ~ -f back").trim(),
+                ours.public_line.trim(),
+                "{what} {to}"
+            );
+        }
+    }
+}
+
 #[test]
 fn keys_of_ssh_keygen_are_read_in_all_its_formats() {
     if !has("ssh-keygen") {

@@ -781,3 +781,34 @@ fn host_keys_are_announced_proven_and_rotated() {
         assert_eq!(ran.code, 0, "{algorithm}: {ran}");
     }
 }
+
+/// An ECDSA key whose number begins with a zero byte, as SEC 1 PEM without its public half: one key in 256 is like that.
+const SHORT_ECDSA: &str = "MDECAQEEIABaWlpaWlpaWlpaWlpaWlpaWlpaWlpaWlpaWlpaWlpaoAoGCCqGSM49AwEH";
+
+#[test]
+fn a_host_key_of_another_server_is_taken_over_as_it_is() {
+    let gateway = Gateway::stopped(&[]);
+    let file = gateway.path("data/host-keys/ssh_host_ecdsa_key");
+    let key = file.to_str().unwrap();
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    let half = gateway.file(
+        "half.pem",
+        format!("-----BEGIN EC PRIVATE KEY-----\n{SHORT_ECDSA}\n-----END EC PRIVATE KEY-----\n").as_bytes(),
+    );
+    let _ = run(&mut tool("openssl", &["ec", "-in", half.to_str().unwrap(), "-out", key])).ok();
+    for change in ["PEM of OpenSSL", "OpenSSH's own"] {
+        if change == "OpenSSH's own" {
+            let _ = run(&mut tool("ssh-keygen", &["-q", "-p", "-P", "", "-N", "", "-f", key])).ok();
+            assert!(fs::read_to_string(&file).unwrap().starts_with("-----BEGIN OPENSSH"));
+        }
+        let fingerprint = run(&mut tool("ssh-keygen", &["-l", "-f", key])).ok();
+        let fingerprint = fingerprint.split(' ').nth(1).unwrap();
+        gateway.start();
+        let port = gateway.sftp_port.to_string();
+        let seen = run(&mut tool("ssh-keyscan", &["-t", "ecdsa", "-p", &port, "127.0.0.1"])).ok();
+        let seen = run_with(&mut tool("ssh-keygen", &["-l", "-f", "-"]), &seen).ok();
+        assert!(seen.contains(fingerprint), "{change}: {seen} {fingerprint}");
+        assert!(gateway.ok(&["status"]).contains(fingerprint), "{change}");
+        gateway.kill9();
+    }
+}
