@@ -8,8 +8,10 @@ use tokio::sync::{Notify, watch};
 use super::Core;
 use crate::clock::Millis;
 use crate::journal::JournalError;
+use crate::lifecycle::SweepError;
 use crate::message::State;
 use crate::sftp_tree::Logins;
+use crate::storage::StorageError;
 use crate::{inbox, lifecycle, manage};
 
 /// How often a running server looks for objects changed by the command line.
@@ -131,7 +133,10 @@ pub(super) async fn sweep(core: Arc<Core>, mut stop: watch::Receiver<bool>) {
             let core2 = Arc::clone(&core);
             let swept = tokio::task::spawn_blocking(move || lifecycle::run(&core2, false)).await;
             if let Ok(Err(error)) = swept {
-                tracing::error!(%error, "the life cycle stopped");
+                match error {
+                    SweepError::Storage(StorageError::Held) => tracing::info!("the life cycle goes on after the backup"),
+                    error => tracing::error!(%error, "the life cycle stopped"),
+                }
                 quiet_until = tokio::time::Instant::now() + SWEEP_AGAIN;
             }
         }

@@ -36,7 +36,7 @@ pub use lifecycle::{Expiring, SweepCount};
 pub use messages::MessageFilter;
 pub use objects::{ObjectKind, Objects};
 pub use outbound::{Accepted, NewUpload, Next, Revived, SendEntry, Settlement, lane};
-pub use snapshot::{Snapshot, StoreKey};
+pub use snapshot::Snapshot;
 pub use tree::{Blob, Entry, NewEntry, UploadRow, UploadState, blob_key, file_key, file_name, head_key, mdn_file, mdn_key};
 
 /// How long a writer waits for another process's transaction.

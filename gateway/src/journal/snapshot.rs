@@ -14,17 +14,6 @@ pub struct Snapshot {
     recent: Recent,
 }
 
-/// Bytes in a file of the store, and whose they are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoreKey {
-    /// `f:…`.
-    pub key: String,
-    /// The message in work; empty for an upload that is none.
-    pub message: String,
-    /// It is the message as composed or received, and not the payload.
-    pub raw: bool,
-}
-
 impl Journal {
     /// Writes the journal as it is at this moment to a new file, beside a running server and without holding it up.
     ///
@@ -69,20 +58,14 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database's.
-    pub fn store_keys(&self) -> Result<Vec<StoreKey>> {
+    pub fn store_keys(&self) -> Result<Vec<String>> {
         let mut query = self.db.prepare(
-            "SELECT detail ->> '$.payload', id, 0 FROM message WHERE finished IS NULL AND detail ->> '$.payload' LIKE 'f:%'
-             UNION ALL SELECT detail ->> '$.raw', id, 1 FROM message WHERE finished IS NULL AND detail ->> '$.raw' LIKE 'f:%'
-             UNION ALL SELECT store, '', 0 FROM upload WHERE store LIKE 'f:%'",
+            "SELECT detail ->> '$.payload' FROM message WHERE finished IS NULL AND detail ->> '$.payload' LIKE 'f:%'
+             UNION SELECT detail ->> '$.raw' FROM message WHERE finished IS NULL AND detail ->> '$.raw' LIKE 'f:%'
+             UNION SELECT store FROM upload WHERE store LIKE 'f:%'",
         )?;
-        let rows = query.query_map([], |row| {
-            Ok(StoreKey {
-                key: row.get(0)?,
-                message: row.get(1)?,
-                raw: row.get(2)?,
-            })
-        })?;
-        Ok(rows.collect::<rusqlite::Result<_>>()?)
+        let keys = query.query_map([], |row| row.get(0))?;
+        Ok(keys.collect::<rusqlite::Result<_>>()?)
     }
 
     /// Files of the records in the order of their names, out of view or not, after the one given.

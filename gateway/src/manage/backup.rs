@@ -8,7 +8,7 @@
 //! DIR/backup.json       written last: without it, it is no backup
 //! ```
 //! Contents never change, and move only from the store to the tree and out of view: what has moved since the moment of the
-//! journal is found at its later place and put at the earlier one.
+//! journal is found at its later place and put at the earlier one. Until all is copied, nobody lets anything go.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -25,8 +25,7 @@ use super::{Refusal, RefusalKind, Result};
 use crate::clock::rfc3339;
 use crate::config::{CONFIG_FILE, Config, Secret};
 use crate::gateway::Core;
-use crate::journal::{Entry, JournalError, StoreKey};
-use crate::layout::Area;
+use crate::journal::{Entry, JournalError};
 use crate::storage::{Content, StorageError};
 
 /// The form of the directory.
@@ -86,6 +85,7 @@ pub fn take(core: &Core, dir: &Path) -> Result<Manifest> {
         proof: hex(&proof.map_err(|error| Refusal::from_keystore("cannot seal", &error))?),
     };
     let paths = core.config.paths();
+    let _held = core.storage.hold()?;
     let snapshot = core.journal.snapshot(&dir.join(JOURNAL))?;
     let mut copier = Copier {
         core,
@@ -93,7 +93,6 @@ pub fn take(core: &Core, dir: &Path) -> Result<Manifest> {
         target: dir.join("data"),
         manifest: &mut manifest,
     };
-    // What is in work moves soonest.
     for key in snapshot.read(|tx| tx.store_keys())? {
         copier.staged(&key)?;
     }
@@ -129,31 +128,31 @@ struct Copier<'a> {
 }
 
 impl Copier<'_> {
-    fn staged(&mut self, key: &StoreKey) -> Result<()> {
-        let place = self.core.storage.place_of_key(&key.key)?;
-        let found = self.core.storage.find_staged(key, || self.filed(key));
-        self.put(&place, &key.key, found)
-    }
-
-    /// The entry that a message's bytes have become since.
-    fn filed(&self, key: &StoreKey) -> Result<Option<Entry>, StorageError> {
-        if key.message.is_empty() {
-            return Ok(None);
-        }
-        let area = if key.raw { Area::RawMessage } else { Area::Files };
-        let entries = self.core.journal.read(|tx| tx.entries_of(&key.message))?;
-        Ok(entries.into_iter().find(|entry| !entry.is_dir && entry.area == area))
+    fn staged(&mut self, key: &str) -> Result<()> {
+        let place = self.core.storage.place_of_key(key)?;
+        self.put(&place, key, self.core.storage.open_staged(key))
     }
 
     fn entry(&mut self, entry: &Entry) -> Result<()> {
-        match self.core.storage.place_of(entry) {
-            Some(place) => {
-                let found = self.core.storage.find_entry(entry);
-                self.put(&place, &format!("{}/{}", entry.parent, entry.name), found)
-            }
+        let Some(place) = self.core.storage.place_of(entry) else {
             // The journal holds the bytes.
-            None => Ok(()),
-        }
+            return Ok(());
+        };
+        let found = match self.core.storage.find_entry(entry) {
+            Err(StorageError::Missing(what)) => match self.moved(entry)? {
+                Some(now) => self.core.storage.find_entry(&now),
+                None => Err(StorageError::Missing(what)),
+            },
+            other => other,
+        };
+        self.put(&place, &format!("{}/{}", entry.parent, entry.name), found)
+    }
+
+    /// The entry as it is now, if its message went from tray to tray since.
+    fn moved(&self, entry: &Entry) -> Result<Option<Entry>> {
+        let entries = self.core.journal.read(|tx| tx.entries_of(&entry.message))?;
+        let same = |now: &Entry| !now.is_dir && (now.area, &now.name, now.size) == (entry.area, &entry.name, entry.size);
+        Ok(entries.into_iter().find(same))
     }
 
     fn put(&mut self, place: &Path, name: &str, found: Result<Content, StorageError>) -> Result<()> {
@@ -307,7 +306,8 @@ fn check_contents(config: &Config, manifest: &Manifest) -> Result<()> {
         }
     };
     for key in core.journal.read(|tx| tx.store_keys())? {
-        check(key.key.clone(), Some(core.storage.place_of_key(&key.key)?), None)?;
+        let place = core.storage.place_of_key(&key)?;
+        check(key, Some(place), None)?;
     }
     every_entry(
         |last| core.journal.read(|tx| tx.files_after(last, PAGE)),

@@ -5,11 +5,8 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use super::{Content, Context as _, Result, Storage, StorageError, make_dir};
-use crate::journal::{Entry, StoreKey};
-
-/// Bytes copied at a time.
-const PIECE: usize = 256 * 1024;
+use super::{COPY_PIECE, Content, Context as _, Result, Storage, StorageError, make_dir};
+use crate::journal::Entry;
 
 impl Storage {
     /// The place of an entry's bytes below the data directory, as its row tells it; `None` if the journal itself holds them.
@@ -51,20 +48,6 @@ impl Storage {
         }
         Err(StorageError::Missing(format!("{}/{}", entry.parent, entry.name)))
     }
-
-    /// Opens staged bytes of a message or an upload, or, if the message has been filed since, those of the entry given.
-    ///
-    /// # Errors
-    /// `Missing` if they are nowhere.
-    pub fn find_staged(&self, key: &StoreKey, filed: impl FnOnce() -> Result<Option<Entry>>) -> Result<Content> {
-        match self.open_staged(&key.key) {
-            Err(StorageError::Missing(what)) => match filed()? {
-                Some(entry) => self.find_entry(&entry),
-                None => Err(StorageError::Missing(what)),
-            },
-            other => other,
-        }
-    }
 }
 
 impl Content {
@@ -87,6 +70,6 @@ impl Content {
         let cannot = || format!("cannot write {}", path.display());
         let mut options = fs::OpenOptions::new();
         let mut file = options.write(true).create_new(true).mode(0o600).open(path).context(cannot)?;
-        self.for_each(PIECE, |piece| io::Write::write_all(&mut file, piece).context(cannot))
+        self.for_each(COPY_PIECE, |piece| io::Write::write_all(&mut file, piece).context(cannot))
     }
 }

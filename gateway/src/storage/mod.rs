@@ -8,6 +8,7 @@
 //! (journal, table blob)          staged and small: `j:<name>`, durable with the transaction that decides about it
 //! (journal, other tables)        `h:<id>`, the header block of a message; `m:<id>`, the MDN of a filed one
 //! DATA/tree/mftg-<account>/AS2/… published: what an administrator reads with `cat`
+//! DATA/backup.lock               held while a backup is taken (`hold.rs`)
 //! DATA/noncurrent/mftg-<account>/AS2/…/<name>/<version>   out of view, restorable
 //! ```
 //! What SFTP shows is a fact of the journal; the published files follow it. The publisher (`publish.rs`) puts bytes at
@@ -16,6 +17,7 @@
 mod backup;
 mod content;
 mod draft;
+mod hold;
 mod partial;
 mod publish;
 mod unknown;
@@ -30,13 +32,18 @@ use std::time::Instant;
 
 pub use content::Content;
 pub use draft::{Draft, Staged};
+pub use hold::Hold;
 pub use partial::{Held, Partials, Place, Usage};
 pub use unknown::UnknownMdns;
+
+use hold::HoldLock;
 
 use crate::journal::{Entry, Journal, JournalError, file_key, file_name};
 
 /// Contents up to this size live in the journal until they are published: one sync for all of them.
 pub const INLINE_MAX: usize = 64 * 1024;
+/// Bytes copied at a time.
+const COPY_PIECE: usize = 256 * 1024;
 /// How long the answer to "is there room" stays good.
 const ROOM_CHECK_MS: i64 = 500;
 
@@ -57,6 +64,9 @@ pub enum StorageError {
         /// The watermark.
         min_free: u64,
     },
+    /// A backup is being taken.
+    #[error("a backup is being taken, and nothing is deleted until it is through; try again then")]
+    Held,
     /// A row names bytes that are not there.
     #[error("stored bytes {0} are missing")]
     Missing(String),
@@ -74,7 +84,7 @@ impl StorageError {
             StorageError::Io { source, .. } => {
                 matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
             }
-            StorageError::Missing(_) | StorageError::Journal(_) => false,
+            StorageError::Held | StorageError::Missing(_) | StorageError::Journal(_) => false,
         }
     }
 }
@@ -101,6 +111,7 @@ pub struct Storage {
     noncurrent: PathBuf,
     partials: Partials,
     unknown_mdns: UnknownMdns,
+    hold: HoldLock,
     journal: Arc<Journal>,
     min_free: u64,
     started: Instant,
@@ -122,6 +133,7 @@ impl Storage {
             noncurrent: data.join("noncurrent"),
             partials: Partials::new(data),
             unknown_mdns: UnknownMdns::new(data),
+            hold: HoldLock::new(data),
             journal,
             min_free,
             started: Instant::now(),
@@ -190,7 +202,23 @@ impl Storage {
     /// # Errors
     /// When the part is gone.
     pub fn resume(&self, key: &str) -> Result<Draft> {
-        Draft::resume(self.spool.clone(), self.store.clone(), &self.file_of(key)?)
+        let part = self.file_of(key)?;
+        let moved = self
+            .hold
+            .unless_held(|| Draft::resume(self.spool.clone(), self.store.clone(), &part));
+        moved.unwrap_or_else(|| {
+            let mut draft = self.draft();
+            Content::from_file(&part)?.for_each(COPY_PIECE, |piece| draft.append(piece))?;
+            Ok(draft)
+        })
+    }
+
+    /// For a backup: no bytes are let go by anybody until it is dropped. Waits for what is being let go at this moment.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn hold(&self) -> Result<Hold> {
+        self.hold.hold()
     }
 
     /// Bodies that broke off.
@@ -239,14 +267,15 @@ impl Storage {
     pub fn restage(&self, entry: &Entry) -> Result<Staged> {
         let content = self.open_entry(entry)?;
         let mut draft = self.draft();
-        content.for_each(128 * 1024, |piece| draft.append(piece))?;
+        content.for_each(COPY_PIECE, |piece| draft.append(piece))?;
         draft.stage()
     }
 
-    /// Lets staged bytes go; what is not there is gone already. Small ones live in the journal and go with their rows.
+    /// Lets staged bytes go; what is not there is gone already. Small ones live in the journal and go with their rows. While a
+    /// backup is taken they stay, until the orphan sweep.
     pub fn discard(&self, key: &str) {
         if let Ok(path) = self.file_of(key)
-            && let Err(error) = fs::remove_file(&path)
+            && let Some(Err(error)) = self.hold.unless_held(|| fs::remove_file(&path))
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(key, %error, "cannot remove staged bytes");
@@ -270,7 +299,7 @@ impl Storage {
                 let named = self.journal.read(|tx| tx.names_store_key(&file_key(&name)))?;
                 if !named && old(&file, orphan_age_secs) {
                     tracing::warn!(file = %file.display(), "removing staged bytes that no row names");
-                    gone += u64::from(fs::remove_file(&file).is_ok());
+                    gone += u64::from(matches!(self.hold.unless_held(|| fs::remove_file(&file)), Some(Ok(()))));
                 }
             }
         }

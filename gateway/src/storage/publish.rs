@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-use super::{Context as _, Result, Storage, make_dir, sync_dir};
+use super::{Context as _, Result, Storage, StorageError, make_dir, sync_dir};
 use crate::journal::{Entry, file_name};
 
 /// Entries that one round publishes and syncs together.
@@ -180,13 +180,14 @@ impl Storage {
     /// Deletes a non-current entry's bytes for good. Redo-safe.
     ///
     /// # Errors
-    /// The disk's.
+    /// The disk's; `Held` while a backup is taken.
     pub fn purge(&self, entry: &Entry) -> Result<()> {
         if entry.is_dir {
             return Ok(());
         }
         let path = self.noncurrent_path(entry);
-        match fs::remove_file(&path) {
+        let removed = self.hold.unless_held(|| fs::remove_file(&path));
+        match removed.ok_or(StorageError::Held)? {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other.context(|| format!("cannot delete {}", path.display())),
         }?;

@@ -121,6 +121,61 @@ fn a_backup_under_load_holds_everything_that_its_journal_names() {
 }
 
 #[test]
+fn what_leaves_while_a_backup_is_taken_is_in_the_backup() {
+    let pair = Pair::one_gateway();
+    let gateway = pair.alice();
+    let names: Vec<String> = (0..40).map(|n| format!("waits-{n}.part")).collect();
+    for (name, n) in names.iter().zip(0..) {
+        pair.put(name, &noise(100_000, n));
+    }
+    let published = || fs::read_dir(gateway.tree("files/ALICE/BOB/outbox")).map_or(0, Iterator::count);
+    // The backup stands still with its copy of the journal in the making or made.
+    let mut backup = gateway.command(&["backup", "safe", "-o", "json"]).spawn().unwrap();
+    let signal = |name: &str| run(&mut tool("kill", &[name, &backup.id().to_string()])).ok();
+    while !gateway.path("safe/journal.db").exists() {
+        std::thread::sleep(std::time::Duration::from_micros(100));
+    }
+    let _ = signal("-STOP");
+    let (removed, renamed) = names.split_first().unwrap();
+    let dir = "AS2/send/ALICE/BOB";
+    let mut commands = vec![format!("rm {dir}/{removed}")];
+    commands.extend(
+        renamed
+            .iter()
+            .map(|name| format!("rename {dir}/{name} {dir}/{}", name.replace(".part", ".bin"))),
+    );
+    pair.alice_user.ok(&commands.iter().map(String::as_str).collect::<Vec<_>>());
+    gateway.wait("everything to be delivered and at its place", |gateway| {
+        let sent = gateway.messages("out");
+        let delivered = sent.iter().filter(|message| message["state"] == "delivered").count();
+        (delivered == renamed.len() && published() == renamed.len()).then_some(())
+    });
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let _ = signal("-CONT");
+    assert!(
+        backup.wait().unwrap().success(),
+        "something is missing: {}",
+        gateway.path("safe").display()
+    );
+    let told: Value = serde_json::from_slice(&fs::read(gateway.path("safe/backup.json")).unwrap()).unwrap();
+    assert_eq!(told["missing"], Value::Array(Vec::new()), "{told:#}");
+    gateway.ok(&["--data-dir", "again", "restore", "safe", "--master-key", "data/master.key"]);
+    let waiting = gateway.json(&["--data-dir", "again", "upload", "list"]);
+    assert_eq!(waiting.as_array().unwrap().len(), names.len(), "{waiting:#}");
+    // Nothing is held any more.
+    let staged = || {
+        run(&mut tool("find", &[gateway.path("data/store").to_str().unwrap(), "-type", "f"]))
+            .ok()
+            .lines()
+            .count()
+    };
+    let before = staged();
+    pair.deliver("after.bin", &noise(100_000, 99));
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert_eq!(staged(), before);
+}
+
+#[test]
 fn a_long_list_of_what_is_missing_is_read_whole() {
     use std::os::unix::ffi::OsStrExt as _;
     let gateway = Gateway::stopped(&[]);
