@@ -130,7 +130,7 @@ fn what_leaves_while_a_backup_is_taken_is_in_the_backup() {
     }
     let published = || fs::read_dir(gateway.tree("files/ALICE/BOB/outbox")).map_or(0, Iterator::count);
     // The backup stands still with its copy of the journal in the making or made.
-    let mut backup = gateway.command(&["backup", "safe", "-o", "json"]).spawn().unwrap();
+    let mut backup = gateway.command(&["backup", "safe", "-q"]).spawn().unwrap();
     let signal = |name: &str| run(&mut tool("kill", &[name, &backup.id().to_string()])).ok();
     while !gateway.path("safe/journal.db").exists() {
         std::thread::sleep(std::time::Duration::from_micros(100));
