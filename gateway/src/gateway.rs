@@ -1,8 +1,9 @@
-//! The composition root: opens the backends, binds and opens the doors (`doors.rs`), starts the flows and what recurs
+//! The composition root: opens the backends, binds and opens the doors (`doors.rs`, `tls_door.rs`), starts the flows and what recurs
 //! (`rounds.rs`), and stops all of it again.
 
 mod doors;
 mod rounds;
+mod tls_door;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

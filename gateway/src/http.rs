@@ -79,7 +79,7 @@ pub struct Arrival {
     pub tls: bool,
     /// Bytes of the body, unless it comes in chunks.
     pub length: Option<u64>,
-    /// The client's TLS certificate in DER, if it showed one. See [`ServerTls::client_cas`] for what was verified.
+    /// The client's TLS certificate in DER, if it showed one. It is one of [`ServerTls::client_cas`], or issued by one.
     pub client_cert: Option<Vec<u8>>,
 }
 
@@ -196,6 +196,7 @@ pub async fn serve<R: Receive>(
         });
     }
     drop(listener);
+    tls.iter().for_each(TlsAcceptor::end);
     let all_end = async {
         while let Some(ended) = connections.join_next().await {
             report(ended);
@@ -225,9 +226,9 @@ async fn one<R: Receive>(
         shaken = tokio::time::timeout(limits.head_time, acceptor.accept(stream)) => shaken,
     };
     match shaken {
-        Ok(Ok(stream)) => {
+        Ok(Ok((stream, over))) => {
             let client = stream.ssl().peer_certificate().and_then(|certificate| certificate.to_der().ok());
-            Connection::new(stream, peer, Some(client), receiver, limits, stop).run().await;
+            Connection::new(stream, peer, Some(client), receiver, limits, over).run().await;
         }
         Ok(Err(error)) => tracing::debug!(%peer, error, "TLS handshake failed"),
         Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),

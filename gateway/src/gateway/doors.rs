@@ -8,9 +8,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::tls_door::TlsDoor;
 use super::{Core, StartError, rounds};
-use crate::certificate::{Certificate, Purpose};
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::journal::Journal;
 use crate::manage::host_keys::HostKey;
 use crate::sftp_tree::Logins;
@@ -65,7 +65,7 @@ pub(super) struct Doors {
     as2: Vec<TcpListener>,
     as2_tls: Vec<TcpListener>,
     telemetry: Vec<TcpListener>,
-    tls: Option<http::TlsAcceptor>,
+    tls: Option<TlsDoor>,
 }
 
 impl Doors {
@@ -89,7 +89,7 @@ impl Doors {
         let tls = if as2_tls.is_empty() {
             None
         } else {
-            Some(tls_acceptor(core, &config.as2.tls).map_err(StartError::Key)?)
+            Some(TlsDoor::new(core).map_err(StartError::Key)?)
         };
         let address = options.telemetry.as_ref().unwrap_or(&config.telemetry.listen);
         // A second server on one machine must not fail for want of the same metrics port.
@@ -135,7 +135,10 @@ impl Doors {
         let inbox = Arc::new(inbox::Inbox::new(Arc::clone(core)));
         let limits = http::Limits::new(usize::try_from(config.as2.max_connections_per_ip).unwrap_or(usize::MAX));
         let plain = self.as2.into_iter().map(|listener| (listener, None));
-        let secured = self.as2_tls.into_iter().map(|listener| (listener, self.tls.clone()));
+        let secured = self
+            .as2_tls
+            .into_iter()
+            .map(|listener| (listener, self.tls.as_ref().map(TlsDoor::acceptor)));
         for (listener, tls) in plain.chain(secured) {
             tasks.push(tokio::spawn(http::serve(
                 listener,
@@ -153,7 +156,8 @@ impl Doors {
                 stop.clone(),
             )));
         }
-        tasks.push(tokio::spawn(rounds::follow_objects(Arc::clone(core), logins, front, stop.clone())));
+        let follower = rounds::follow_objects(Arc::clone(core), logins, front, self.tls, stop.clone());
+        tasks.push(tokio::spawn(follower));
         Ok(tasks)
     }
 }
@@ -180,32 +184,6 @@ fn ready(core: &Arc<Core>, front: &Arc<sftp_front::Server>) -> telemetry::Ready 
         rounds::refresh_gauges(&core, &front).map_err(|error| format!("database {error}\n"))?;
         core.storage.check_room().map_err(|error| format!("storage {error}\n"))?;
         Ok("database ok\nstorage ok\n".to_owned())
-    })
-}
-
-/// The TLS listener's certificate and key. Clients that show a certificate have to show one that is pinned for a partner.
-fn tls_acceptor(core: &Core, settings: &config::Tls) -> Result<http::TlsAcceptor, String> {
-    let read = |what: &str, secret: &Option<config::Secret>| match secret {
-        Some(secret) => secret.read(),
-        None => Err(format!("as2.tls.listen needs as2.tls.{what}, such as \"file:tls.pem\"")),
-    };
-    let objects = core.objects();
-    let of_partner = |c: &&Certificate| matches!(c.purpose, Purpose::Https | Purpose::HttpsChain) && c.sealed_key.is_none();
-    let pinned: Vec<Vec<u8>> = objects.certificates.values().filter(of_partner).map(|c| c.der.clone()).collect();
-    if settings.client_auth != config::ClientAuth::None && pinned.is_empty() {
-        return Err(
-            "as2.tls.client_auth needs the partners' TLS certificates: cert add NAME --partner ID --use https --file FILE".to_owned(),
-        );
-    }
-    http::TlsAcceptor::new(&http::ServerTls {
-        cert_pem: read("cert", &settings.cert)?.as_bytes().to_vec(),
-        key_pem: zeroize::Zeroizing::new(read("key", &settings.key)?.as_bytes().to_vec()),
-        client_auth: match settings.client_auth {
-            config::ClientAuth::None => http::ClientAuth::None,
-            config::ClientAuth::Optional => http::ClientAuth::Optional,
-            config::ClientAuth::Required => http::ClientAuth::Required,
-        },
-        client_cas: pinned,
     })
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use super::Core;
+use super::tls_door::TlsDoor;
 use crate::clock::Millis;
 use crate::journal::JournalError;
 use crate::lifecycle::SweepError;
@@ -36,7 +37,13 @@ const DAY: Millis = 86_400_000;
 const CERTIFICATE_WARNING: Duration = Duration::from_secs(24 * 3600);
 
 /// Follows what commands change: settings count at once, and sessions that lost their right end.
-pub(super) async fn follow_objects(core: Arc<Core>, logins: Arc<Logins>, front: Arc<sftp_front::Server>, mut stop: watch::Receiver<bool>) {
+pub(super) async fn follow_objects(
+    core: Arc<Core>,
+    logins: Arc<Logins>,
+    front: Arc<sftp_front::Server>,
+    mut tls: Option<TlsDoor>,
+    mut stop: watch::Receiver<bool>,
+) {
     let mut gauges_at = tokio::time::Instant::now();
     let mut followed = (core.objects().version, logins.revocations());
     while pause(OBJECTS_POLL, None, &mut stop).await {
@@ -47,6 +54,8 @@ pub(super) async fn follow_objects(core: Arc<Core>, logins: Arc<Logins>, front: 
             }
             // Users also lose their right by the clock.
             logins.end_revoked(&front);
+            // Files tell nobody that they changed.
+            tls.iter_mut().for_each(|door| door.follow(&core));
         }
         if let Err(error) = core.refresh_objects() {
             tracing::error!(%error, "cannot look for changed objects");
@@ -56,6 +65,7 @@ pub(super) async fn follow_objects(core: Arc<Core>, logins: Arc<Logins>, front: 
         if version != followed {
             followed = version;
             logins.end_revoked(&front);
+            tls.iter_mut().for_each(|door| door.follow(&core));
             core.wake();
         }
     }

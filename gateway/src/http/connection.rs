@@ -113,6 +113,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, R: Receive> Connection<S, R> {
                 }
             }
             let filled = tokio::select! {
+                // What has to end reads no further request, not even one that is there already.
+                biased;
                 _ = self.stop.wait_for(|stop| *stop) => return Ok(None),
                 filled = timeout_at(deadline, self.source.fill()) => filled,
             };

@@ -421,7 +421,7 @@ async fn client_certificates() {
         pkcs8: Zeroizing::new(key.private_key_to_pkcs8().unwrap()),
     };
     let (strict, strict_der) = acceptor("localhost", ClientAuth::Required, vec![ours.to_der().unwrap()]);
-    let (open, open_der) = acceptor("localhost", ClientAuth::Optional, Vec::new());
+    let (open, open_der) = acceptor("localhost", ClientAuth::Optional, vec![ours.to_der().unwrap()]);
     let (strict, open) = (server(Some(strict)).await, server(Some(open)).await);
     let post = async |port: u16, pinned: &Vec<u8>, identity: Option<ClientIdentity>| {
         let mut target = target(format!("https://127.0.0.1:{port}/"));

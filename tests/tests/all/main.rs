@@ -28,5 +28,6 @@ mod sftp_safety;
 mod sockets;
 mod standards;
 mod stores;
+mod tls_door;
 mod uploads;
 mod users;
