@@ -151,12 +151,21 @@ impl Writing {
         if self.quota() == 0 {
             return Ok(());
         }
-        let (_, bytes) = self
+        let former = self.replaces.as_ref();
+        let name = former.map_or(&self.at.name, |row| &row.name);
+        let (taken, now) = self
             .core
             .journal
-            .read(|tx| tx.send_usage(&self.account, &self.user))
+            .read(|tx| {
+                let now = tx.own_upload(&self.account, &self.at.station, &self.at.partner, name, &self.user)?;
+                Ok((tx.send_usage(&self.account, &self.user)?.1, now))
+            })
             .map_err(failure)?;
-        self.others = bytes.saturating_sub(self.replaces.as_ref().map_or(0, |row| row.size));
+        // Another upload of the name may have ended meanwhile: what waits there now goes only if this one comes to wait there
+        // too, or goes on with it.
+        let waits = *name == self.at.name && layout::matches_any(name, &self.core.config.uploads.temp_names);
+        let goes = now.filter(|now| waits || former.is_some_and(|row| row.store == now.store));
+        self.others = taken.saturating_sub(goes.map_or(0, |row| row.size));
         Ok(())
     }
 

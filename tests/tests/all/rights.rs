@@ -223,6 +223,54 @@ fn a_quota_counts_two_uploads_of_one_name() {
 }
 
 #[test]
+fn two_uploads_over_one_waiting_file_are_counted_right_in_any_order() {
+    let pair = waiting();
+    let gateway = pair.alice();
+    // What is sent stays in `send`.
+    gateway.ok(&["partner", "set", "BOB", "--url", "http://127.0.0.1:9/as2"]);
+    for (name, first_ends, fits) in [("renames", "rename", false), ("keeps", "close", true), ("breaks", "leave", true)] {
+        let user = gateway.user(name);
+        gateway.ok(&["user", "set", name, "--quota-bytes", "150KiB"]);
+        let dir = "AS2/send/ALICE/BOB";
+        let (waits, other) = (format!("{dir}/{first_ends}.part"), format!("{dir}/{first_ends}-other.part"));
+        for (path, kib) in [(&waits, 100), (&other, 40)] {
+            let local = gateway.file("local/waits", &vec![7; kib << 10]);
+            user.ok(&[&format!("put {} {path}", local.display())]);
+        }
+        let path = string(waits.as_bytes());
+        let open = |client: &mut Packets| {
+            let opened = client.ask(3, &[&path, &0x1a_u32.to_be_bytes(), &[0; 4]]);
+            assert_eq!(opened.kind, 102, "{opened:?}");
+            string(&opened.text())
+        };
+        let write = |client: &mut Packets, handle: &[u8], kib: usize| {
+            let code = client.ask(6, &[handle, &[0; 8], &string(&vec![8; kib << 10])]).code();
+            assert_eq!(code, Some(0));
+        };
+        let (mut one, mut two) = (Packets::of(&user), Packets::of(&user));
+        let (first, second) = (open(&mut one), open(&mut two));
+        write(&mut one, &first, 10);
+        if first_ends == "leave" {
+            drop(one);
+            gateway.wait("the end of the first", |gateway| {
+                let rows = gateway.json(&["upload", "list"]);
+                rows.as_array().unwrap().iter().any(|row| row["state"] == "part").then_some(())
+            });
+        } else {
+            assert_eq!(one.ask(4, &[&first]).code(), Some(0));
+            if first_ends == "rename" {
+                let to = string(format!("{dir}/renamed.bin").as_bytes());
+                assert_eq!(one.ask(18, &[&path, &to]).code(), Some(0));
+            }
+        }
+        // 40 KiB of the other file, 110 of this, and 10 that were sent under another name, or whose place this takes.
+        write(&mut two, &second, 110);
+        let closed = two.ask(4, &[&second]);
+        assert_eq!(closed.code(), Some(if fits { 0 } else { 4 }), "{first_ends}: {closed:?}");
+    }
+}
+
+#[test]
 fn a_session_sees_nothing_more_when_its_user_is_made_anew_in_another_account() {
     let gateway = Gateway::new();
     let user = gateway.user("mover");
