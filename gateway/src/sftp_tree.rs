@@ -276,6 +276,14 @@ impl Authenticator for Logins {
         );
     }
 
+    fn mute(&self, peer: &Peer) {
+        let shut = self.penalties.mute(peer.addr.ip(), &self.core.config.sftp.ban, Instant::now());
+        if let Some(length) = shut {
+            let shut_seconds = length.as_secs();
+            tracing::warn!(peer = %peer.addr, shut_seconds, "connections that never log in: their source is shut out");
+        }
+    }
+
     fn logout(&self, session: u64, user: &str, reason: &str, bytes_in: u64, bytes_out: u64) {
         locked(&self.sessions).remove(&session);
         self.desk.end(session);

@@ -221,6 +221,9 @@ pub trait Authenticator: Send + Sync + 'static {
     /// vain, with the reasons of the refusals, oldest first.
     fn failed(&self, user: &str, tried: &[String], peer: &Peer);
 
+    /// A connection used up the time for a login and tried none.
+    fn mute(&self, _peer: &Peer) {}
+
     /// A session that had logged in has ended, and all its uploads are closed or abandoned. The bytes are those on the
     /// wire, in both directions.
     fn logout(&self, session: u64, user: &str, reason: &str, bytes_in: u64, bytes_out: u64);

@@ -36,6 +36,7 @@ const STOP_TICK: Duration = Duration::from_millis(50);
 const GOODBYE: Duration = Duration::from_secs(1);
 
 const STOPPING: &str = "the server is stopping";
+const GRACE_OVER: &str = "no login within the grace time";
 
 /// A session that has logged in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -235,7 +236,7 @@ impl Session {
                 return STOPPING;
             }
             if !logged_in && self.born.elapsed() > config.login_grace {
-                return "no login within the grace time";
+                return GRACE_OVER;
             }
             if u128::from(self.link.write_blocked_ms()) > WRITE_STALL.as_millis() {
                 return "the client takes no data";
@@ -339,7 +340,7 @@ async fn serve(server: &Arc<Server>, session: &Arc<Session>, tcp: TcpStream, lin
     }
 }
 
-/// Tells the authenticator how it ended: a logout, or the logins that failed.
+/// Tells the authenticator how it ended: a logout, the logins that failed, or that there was none in time.
 async fn farewell(server: &Server, session: &Session, link: &LinkState, reason: String) {
     let (user, tried) = {
         let mut state = session.state();
@@ -351,6 +352,7 @@ async fn farewell(server: &Server, session: &Session, link: &LinkState, reason: 
     server
         .ask(move |auth| match user {
             Some(user) => auth.logout(id, &user, &reason, bytes_in, bytes_out),
+            None if tried.is_empty() && reason == GRACE_OVER => auth.mute(&peer),
             None => tried.iter().for_each(|(user, reasons)| auth.failed(user, reasons, &peer)),
         })
         .await;

@@ -1,5 +1,7 @@
 //! Failed logins by source, as OpenSSH's `PerSourcePenalties`: a source that fails too often is shut out for a time, which
-//! doubles each time it does so again. A user is never shut out, for then anybody could do that to anybody.
+//! doubles each time it does so again. A user is never shut out, for then anybody could do that to anybody. Connections that use
+//! up the time for a login without trying one count too, but only where nobody logs in: behind the address of a balancer or a
+//! NAT there are others.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -18,6 +20,8 @@ const MAX_DOUBLINGS: u32 = 4;
 /// Failures of one source.
 struct Record {
     count: u32,
+    /// Connections without a try at a login since the last login.
+    mute: u32,
     since: Instant,
     shut_until: Option<Instant>,
     /// How often it was shut out in a row.
@@ -27,14 +31,27 @@ struct Record {
 }
 
 impl Record {
-    fn new(now: Instant, user: u64) -> Self {
+    fn new(now: Instant) -> Self {
         Record {
             count: 0,
+            mute: 0,
             since: now,
             shut_until: None,
             bans: 0,
-            user: Some(user),
+            user: None,
         }
+    }
+
+    /// Shuts the source out if it did something so often.
+    fn judge(&mut self, often: u32, ban: &Ban, now: Instant) -> Option<Duration> {
+        if ban.failures == 0 || often < ban.failures {
+            return None;
+        }
+        let length = ban.length * 2u32.pow(self.bans.min(MAX_DOUBLINGS));
+        self.shut_until = Some(now + length);
+        self.bans += 1;
+        (self.count, self.mute, self.since) = (0, 0, now);
+        Some(length)
     }
 }
 
@@ -64,7 +81,9 @@ impl Penalties {
     pub(super) fn forgive(&self, peer: IpAddr, user: &str) {
         let user = self.names.hash_one(user);
         let mut sources = self.sources();
-        if sources.get(&network(peer)).is_some_and(|record| record.user == Some(user)) {
+        let Some(record) = sources.get_mut(&network(peer)) else { return };
+        record.mute = 0;
+        if record.user == Some(user) || (record.count == 0 && record.bans == 0) {
             sources.remove(&network(peer));
         }
     }
@@ -72,6 +91,28 @@ impl Penalties {
     /// A failed login; for how long the source is shut out now, if it is.
     pub(super) fn failed(&self, peer: IpAddr, user: &str, ban: &Ban, now: Instant) -> Option<Duration> {
         let user = self.names.hash_one(user);
+        self.record(peer, ban, now, |record| {
+            let is_first = record.count == 0 && record.bans == 0;
+            record.user = if is_first {
+                Some(user)
+            } else {
+                record.user.filter(|known| *known == user)
+            };
+            record.count += 1;
+            record.judge(record.count, ban, now)
+        })
+    }
+
+    /// A connection that used up the time for a login and tried none; as above.
+    pub(super) fn mute(&self, peer: IpAddr, ban: &Ban, now: Instant) -> Option<Duration> {
+        self.record(peer, ban, now, |record| {
+            record.mute += 1;
+            record.judge(record.mute, ban, now)
+        })
+    }
+
+    /// Adds to the record of a source, which begins anew when what is in it is over.
+    fn record(&self, peer: IpAddr, ban: &Ban, now: Instant, add: impl FnOnce(&mut Record) -> Option<Duration>) -> Option<Duration> {
         let mut sources = self.sources();
         if sources.len() >= MAX_SOURCES {
             sources.retain(|_, record| !is_over(record, ban, now));
@@ -80,25 +121,14 @@ impl Penalties {
             // So many at once are no mistake of one partner: the limits on connections have to do.
             return None;
         }
-        let record = sources.entry(network(peer)).or_insert_with(|| Record::new(now, user));
+        let record = sources.entry(network(peer)).or_insert_with(|| Record::new(now));
         if is_over(record, ban, now) {
-            *record = Record::new(now, user);
+            *record = Record::new(now);
         }
-        record.user = record.user.filter(|known| *known == user);
         if now.duration_since(record.since) > ban.within {
-            record.count = 0;
-            record.since = now;
+            (record.count, record.mute, record.since) = (0, 0, now);
         }
-        record.count += 1;
-        if ban.failures == 0 || record.count < ban.failures {
-            return None;
-        }
-        let length = ban.length * 2u32.pow(record.bans.min(MAX_DOUBLINGS));
-        record.shut_until = Some(now + length);
-        record.bans += 1;
-        record.count = 0;
-        record.since = now;
-        Some(length)
+        add(record)
     }
 }
 
@@ -163,6 +193,30 @@ mod tests {
         assert_eq!(["acme", "acme", "acme"].map(&mut guess), [false, false, true]);
         penalties.forgive(peer, "mallory");
         assert!(penalties.is_shut(peer, now));
+    }
+
+    #[test]
+    fn a_source_of_mute_connections_is_shut_out_unless_somebody_logs_in_there() {
+        let (penalties, now) = (Penalties::default(), Instant::now());
+        let [mute, shared] = ["192.0.2.1", "192.0.2.2"].map(|text| text.parse::<IpAddr>().unwrap());
+        let mut told = (0..3).map(|_| penalties.mute(mute, &BAN, now));
+        assert_eq!(
+            [told.next(), told.next(), told.next()].map(Option::flatten),
+            [None, None, Some(BAN.length)]
+        );
+        assert!(penalties.is_shut(mute, now) && !penalties.is_shut(mute, now + BAN.length));
+        for _ in 0..20 {
+            assert_eq!(penalties.mute(shared, &BAN, now), None);
+            assert_eq!(penalties.mute(shared, &BAN, now), None);
+            penalties.forgive(shared, "acme");
+        }
+        // They win nobody guesses, and cost nobody any.
+        assert_eq!([(); 2].map(|()| penalties.failed(shared, "acme", &BAN, now)), [None; 2]);
+        assert_eq!(penalties.mute(shared, &BAN, now), None);
+        penalties.forgive(shared, "mallory");
+        assert!(penalties.failed(shared, "acme", &BAN, now).is_some());
+        assert_eq!([(); 2].map(|()| penalties.mute(shared, &BAN, now)), [None; 2], "rare ones");
+        assert_eq!(penalties.mute(shared, &BAN, now + BAN.within + Duration::from_secs(1)), None);
     }
 
     #[test]

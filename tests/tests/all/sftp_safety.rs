@@ -131,6 +131,39 @@ fn clients_that_never_log_in_cost_little_and_lock_nobody_out() {
 }
 
 #[test]
+fn a_source_of_connections_that_try_no_login_is_shut_out_where_nobody_logs_in() {
+    let gateway = Gateway::with(&[
+        ("sftp.login_grace", "\"1s\""),
+        ("sftp.ban.failures", "3"),
+        ("sftp.ban.for", "\"1m\""),
+    ]);
+    let user = gateway.user("patient");
+    let greeted = |stream: &mut TcpStream| {
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        matches!(stream.read(&mut [0u8; 64]), Ok(n) if n > 0)
+    };
+    let mute = |count: usize| {
+        let connect = |_| TcpStream::connect(("127.0.0.1", gateway.sftp_port)).unwrap();
+        let mut open: Vec<TcpStream> = (0..count).map(connect).collect();
+        for stream in &mut open {
+            assert!(greeted(stream), "{}", gateway.log());
+            // To the end, which the server sets.
+            let _ = std::io::copy(stream, &mut std::io::sink());
+        }
+        // The end is seen before it is counted.
+        std::thread::sleep(Duration::from_millis(300));
+    };
+    for _ in 0..2 {
+        mute(2);
+        assert!(user.logs_in(), "somebody logs in there");
+    }
+    mute(3);
+    assert!(!greeted(&mut TcpStream::connect(("127.0.0.1", gateway.sftp_port)).unwrap()));
+    assert!(!user.logs_in());
+    assert!(gateway.log().contains("their source is shut out"), "{}", gateway.log());
+}
+
+#[test]
 fn connections_without_a_login_are_dropped_early() {
     let gateway = Gateway::with(&[("sftp.max_unauthenticated", "20"), ("sftp.max_connections_per_ip", "200")]);
     let open: Vec<TcpStream> = (0..100)
