@@ -23,6 +23,7 @@ use as2_core::receipt::ReceiptRequest;
 use bytes::Bytes;
 use openssl::sha::Sha256;
 
+use crate::block;
 use crate::clock::Millis;
 use crate::gateway::Core;
 use crate::http::{Arrival, Receive, Reply, Sink};
@@ -133,8 +134,9 @@ impl Receive for Inbox {
         let max = self.core.config.as2.max_message;
         let (draft, transfer, max) = match relationship(&self.core, arrival) {
             Relationship::Known(pair) => {
-                if !is_pinned_client(&pair, arrival) {
-                    return Err(Reply::text(403, "the TLS certificate is another partner's\r\n"));
+                if let Some(why) = foreign(&pair, arrival) {
+                    tracing::warn!(station = pair.station.as2_id, partner = pair.partner.as2_id, peer = %arrival.peer, why, "POST refused");
+                    return Err(Reply::text(403, &format!("{why}\r\n")));
                 }
                 let logged_in = reply::shows(arrival, pair.inbound_auth.as_ref());
                 if !logged_in && !mdns::is_for_mdns(&self.core, arrival) {
@@ -203,10 +205,17 @@ impl Receive for Inbox {
     }
 }
 
-/// A client that shows a certificate shows one that is pinned for the partner, if any is.
-fn is_pinned_client(pair: &Partnership, arrival: &Arrival) -> bool {
+/// Why a connection cannot be the partner's: a client that shows a certificate shows one that is pinned for it, if any is, and
+/// comes from an address that is set for it, if any is.
+fn foreign(pair: &Partnership, arrival: &Arrival) -> Option<&'static str> {
     let shown = arrival.client_cert.as_ref();
-    pair.pinned_tls.is_empty() || shown.is_none_or(|shown| pair.pinned_tls.contains(shown))
+    if !pair.pinned_tls.is_empty() && shown.is_some_and(|shown| !pair.pinned_tls.contains(shown)) {
+        Some("the TLS certificate is another partner's")
+    } else if !block::admit(&pair.partner.allowed_ips, arrival.peer.ip()) {
+        Some("this partner does not come from this address")
+    } else {
+        None
+    }
 }
 
 fn lacks_names(headers: &Headers) -> bool {

@@ -5,6 +5,7 @@
 
 // Vocabulary.
 pub mod account;
+pub mod block;
 pub mod certificate;
 pub mod clock;
 pub mod config;

@@ -217,6 +217,8 @@ pub struct Partner {
     pub http_auth: HttpAuth,
     /// Basic authentication that it has to show with messages; async MDNs to `as2.mdn_path` are proven by their signature.
     pub inbound_auth: HttpAuth,
+    /// Addresses and blocks that its messages and MDNs may come from; empty means any. Behind a proxy it is that one's.
+    pub allowed_ips: Vec<String>,
     /// Further header lines on each message; values may hold variables.
     pub headers: BTreeMap<String, String>,
     /// Proxy URL, `http://host:port`.
@@ -305,6 +307,7 @@ impl Default for Partner {
             client_certificate: String::new(),
             http_auth: HttpAuth::default(),
             inbound_auth: HttpAuth::default(),
+            allowed_ips: Vec::new(),
             headers: BTreeMap::new(),
             proxy: String::new(),
             proxy_auth: HttpAuth::default(),

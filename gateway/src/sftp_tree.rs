@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use sftp_front::{Authenticator, Fault, Method, Peer, Proof, Proven, PublicKey, Refused, Step, Tree};
 
+use crate::block;
 use crate::clock::Millis;
 use crate::config::{Algorithms, Config};
 use crate::event::NewEvent;
@@ -154,43 +155,14 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether an address lies in `10.0.0.0/8`, `2001:db8::/32` or is the one that stands there.
-fn in_block(block: &str, address: IpAddr) -> bool {
-    let (net, bits) = block
-        .split_once('/')
-        .map_or((block, None), |(net, bits)| (net, bits.parse::<u32>().ok()));
-    let bits = if block.contains('/') && bits.is_none() {
-        return false;
-    } else {
-        bits
-    };
-    match (net.parse::<IpAddr>().map(|net| net.to_canonical()), address.to_canonical()) {
-        (Ok(IpAddr::V4(net)), IpAddr::V4(address)) => {
-            let shift = 32u32.saturating_sub(bits.unwrap_or(32));
-            shift == 32 || net.to_bits() >> shift == address.to_bits() >> shift
-        }
-        (Ok(IpAddr::V6(net)), IpAddr::V6(address)) => {
-            let shift = 128u32.saturating_sub(bits.unwrap_or(128));
-            shift == 128 || net.to_bits() >> shift == address.to_bits() >> shift
-        }
-        _ => false,
-    }
-}
-
 impl Authenticator for Logins {
     fn admit(&self, addr: SocketAddr) -> bool {
-        let allowed = &self.core.config.sftp.allowed_ips;
-        let is_allowed = allowed.is_empty() || allowed.iter().any(|block| in_block(block, addr.ip()));
-        is_allowed && !self.penalties.is_shut(addr.ip(), Instant::now())
+        block::admit(&self.core.config.sftp.allowed_ips, addr.ip()) && !self.penalties.is_shut(addr.ip(), Instant::now())
     }
 
     fn is_proxy(&self, addr: SocketAddr) -> bool {
-        self.core
-            .config
-            .sftp
-            .proxy_protocol_from
-            .iter()
-            .any(|block| in_block(block, addr.ip()))
+        let balancers = &self.core.config.sftp.proxy_protocol_from;
+        balancers.iter().any(|block| block::holds(block, addr.ip()))
     }
 
     /// The first steps of all users' logins: a list that says nothing about any of them.
@@ -380,32 +352,4 @@ fn unchanged(error: JournalError) -> Fault {
 /// The present as the clock of the rules shows it.
 fn now(core: &Core) -> Millis {
     core.clock.now()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn blocks_hold_addresses() {
-        let ip = |text: &str| text.parse::<IpAddr>().unwrap_or(IpAddr::from([0, 0, 0, 0]));
-        for (block, address) in [
-            ("10.0.0.0/8", "10.9.8.7"),
-            ("192.0.2.1", "192.0.2.1"),
-            ("0.0.0.0/0", "1.2.3.4"),
-            ("2001:db8::/32", "2001:db8::9"),
-            ("10.0.0.0/8", "::ffff:10.1.1.1"),
-        ] {
-            assert!(in_block(block, ip(address)), "{block} {address}");
-        }
-        for (block, address) in [
-            ("10.0.0.0/8", "11.0.0.1"),
-            ("192.0.2.1", "192.0.2.2"),
-            ("10.0.0.0/x", "10.0.0.1"),
-            ("nonsense", "10.0.0.1"),
-            ("10.0.0.0/8", "2001:db8::9"),
-        ] {
-            assert!(!in_block(block, ip(address)), "{block} {address}");
-        }
-    }
 }

@@ -433,6 +433,12 @@ impl Noun for OfPartner {
             value: "env:NAME|file:PATH",
             help: "The password that it has to give",
         },
+        text(
+            "allowed-ips",
+            "allowed_ips",
+            "CIDR,…",
+            "Addresses that its messages and MDNs may come from; empty means anywhere",
+        ),
         text("proxy", "proxy", "URL", "HTTP proxy on the way to it"),
         text("proxy-user", "proxy_auth.user", "USER", "User at the proxy"),
         Field {

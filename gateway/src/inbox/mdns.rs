@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Spool, is_pinned_client, reply};
+use super::{Spool, foreign, reply};
 use crate::gateway::Core;
 use crate::http::{Arrival, Reply};
 use crate::outbox::FlowError;
@@ -74,7 +74,7 @@ pub(super) async fn take_nameless(core: &Arc<Core>, arrival: &Arrival, draft: Op
     let body = read(&draft)?;
     let allowed = |pair: &Partnership| {
         let logged_in = reply::shows(arrival, pair.inbound_auth.as_ref()) || is_for_mdns(core, arrival);
-        logged_in && is_pinned_client(pair, arrival) && !pair.partner.blocked.inbound()
+        logged_in && foreign(pair, arrival).is_none() && !pair.partner.blocked.inbound()
     };
     Ok(if receipts::take_nameless(core, headers.clone(), body, allowed).await? {
         Reply::empty(200)

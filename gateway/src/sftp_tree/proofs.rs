@@ -7,8 +7,8 @@ use keystore::ssh::{KeyOptions, parse_public};
 use sftp_front::{Certificate, Method, Presence, Proof, Proven, PublicKey, Step};
 
 use super::guesses::{Guesses, Outcome};
-use super::in_block;
 use super::revoked::Revoked;
+use crate::block;
 use crate::gateway::Core;
 use crate::login::{LoginStep, Progress};
 use crate::manage::secrets;
@@ -61,7 +61,7 @@ impl Judge<'_> {
     /// Why a user may not log in from here now, whatever the proof.
     fn barred(&self, user: &User) -> Option<String> {
         let current = user.expires.is_empty() || user.expires.parse::<jiff::Timestamp>().is_ok_and(|end| end.as_second() > self.now);
-        let place = user.allowed_ips.is_empty() || user.allowed_ips.iter().any(|block| in_block(block, self.peer));
+        let place = block::admit(&user.allowed_ips, self.peer);
         if !user.enabled {
             Some("the user is disabled".to_owned())
         } else if !current {
@@ -234,7 +234,7 @@ impl Judge<'_> {
         for (name, value) in &certificate.critical {
             match name.as_str() {
                 "source-address" => {
-                    if !value.split(',').any(|block| in_block(block.trim(), self.peer)) {
+                    if !value.split(',').any(|block| block::holds(block.trim(), self.peer)) {
                         return Err(format!("not from {} (source-address)", self.peer));
                     }
                 }

@@ -3,7 +3,7 @@
 use as2_core::algorithm::{Cipher, Digest, KeyTransport};
 
 use super::expect_certificate;
-use super::forms::{MAX_TEXT, MAX_URL, check_as2_id, check_list, check_text, check_url};
+use super::forms::{MAX_TEXT, MAX_URL, check_as2_id, check_cidr, check_list, check_text, check_url};
 use crate::config::parse_duration;
 use crate::journal::Objects;
 use crate::partner::Partner;
@@ -21,9 +21,11 @@ pub(super) fn check(objects: &Objects, partner: &Partner) -> Result<(), String> 
         ("sign_certificate", &partner.sign_certificate),
         ("https_certificate", &partner.https_certificate),
         ("mdn_urls", &partner.mdn_urls),
+        ("allowed_ips", &partner.allowed_ips),
     ] {
         check_list(name, list)?;
     }
+    partner.allowed_ips.iter().try_for_each(|block| check_cidr(block))?;
     for station in partner.stations.iter().filter(|station| *station != "*") {
         if objects.stations.get(station).is_none_or(|s| s.account != partner.account) {
             return Err(format!(
