@@ -118,7 +118,7 @@ pub fn land_soon(
 fn drawn(core: &Core, file: &Arrived) -> (Millis, Message) {
     let now = core.clock.now();
     let objects = core.objects();
-    (now, new_message(file, objects.partner(&file.account, &file.partner), now))
+    (now, new_message(core, file, objects.partner(&file.account, &file.partner), now))
 }
 
 fn due(core: &Core, sign: Sign, now: Millis) -> Millis {
@@ -284,7 +284,7 @@ pub fn send_waiting(core: &Core, row: UploadRow, name: &str) -> Result<Landed, J
     let now = core.clock.now();
     let objects = core.objects();
     let file = of_waiting(row, name);
-    let mut message = new_message(&file, objects.partner(&file.account, &file.partner), now);
+    let mut message = new_message(core, &file, objects.partner(&file.account, &file.partner), now);
     message.detail.marks.push("released by an operator".to_owned());
     queue(core, file, message, now, now)
 }
@@ -362,7 +362,7 @@ pub fn rename_pending(core: &Core, old: &Message, name: &str) -> Result<Option<L
         content_type: String::new(),
     };
     let (now, objects) = (core.clock.now(), core.objects());
-    let message = new_message(&file, objects.partner(&file.account, &file.partner), now);
+    let message = new_message(core, &file, objects.partner(&file.account, &file.partner), now);
     let (id, before) = (message.id.clone(), old.id.as_str().to_owned());
     let upload = NewUpload {
         message,
@@ -418,11 +418,31 @@ pub fn release(core: &Core, id: &str) -> Result<(), JournalError> {
     Ok(())
 }
 
+/// The content type that a file's first bytes tell, or else its name.
+fn detected(core: &Core, file: &Arrived) -> &'static str {
+    let mut head = [0; content_type::HEAD];
+    let read = match &file.staged.inline {
+        Some(bytes) => {
+            let len = bytes.len().min(head.len());
+            head[..len].copy_from_slice(&bytes[..len]);
+            Ok(len)
+        }
+        None => core
+            .storage
+            .open_staged(&file.staged.key)
+            .and_then(|content| content.read_at(0, &mut head)),
+    };
+    // What cannot be read now is no reason to refuse it; sending it will tell.
+    let found = read.ok().and_then(|len| content_type::for_bytes(&head[..len]));
+    found.unwrap_or_else(|| content_type::for_name(&file.name))
+}
+
 /// The row of a new message, state `queued`.
-fn new_message(file: &Arrived, partner: Option<&Partner>, now: Millis) -> Message {
+fn new_message(core: &Core, file: &Arrived, partner: Option<&Partner>, now: Millis) -> Message {
     let setting = partner.map_or("auto", |p| p.content_type.as_str());
     let content_type = match (file.content_type.as_str(), setting) {
         ("", "auto" | "") => content_type::for_name(&file.name).to_owned(),
+        ("", content_type::DETECT) => detected(core, file).to_owned(),
         ("", setting) => setting.to_owned(),
         (given, _) => given.to_owned(),
     };

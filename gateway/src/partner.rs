@@ -141,7 +141,7 @@ pub struct Partner {
     /// Name of the file as the partner sees it; empty is its own name. May hold variables. Attachments of an unpacked zip
     /// keep their names.
     pub file_name: String,
-    /// Content type of payloads; `auto` goes by extension.
+    /// Content type of payloads; `auto` goes by extension, `detect` by the first bytes and then by extension.
     pub content_type: String,
     /// What happens to an uploaded zip.
     pub zip: Zip,

@@ -298,7 +298,7 @@ impl Noun for OfPartner {
             "content-type",
             "content_type",
             "TYPE",
-            "Content type of payloads; auto goes by extension",
+            "Content type of payloads; auto goes by extension, detect by the first bytes (X12, EDIFACT, XML)",
         ),
         word(
             "zip",

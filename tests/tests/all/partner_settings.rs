@@ -233,6 +233,53 @@ fn a_partner_may_have_to_log_in() {
 }
 
 #[test]
+fn a_partner_comes_from_the_addresses_that_are_set_for_it() {
+    let pair = Pair::two_gateways();
+    let allow = |blocks: &str| {
+        pair.bob().ok(&["partner", "set", "ALICE", "--allowed-ips", blocks]);
+        std::thread::sleep(FOLLOWS);
+    };
+    allow("192.0.2.0/24,::1");
+    pair.put("elsewhere.edi", &order(1));
+    let failed = pair.alice().reaches("out", "elsewhere.edi", "failed");
+    assert_eq!(failed["code"], "http-403", "{failed:#}");
+    assert!(pair.bob().messages_of("in", "elsewhere.edi").is_empty());
+    let log = pair.bob().log();
+    assert!(
+        log.contains("does not come from this address") && log.contains("127.0.0.1:"),
+        "{log}"
+    );
+    allow("192.0.2.0/24,127.0.0.0/8");
+    pair.deliver("here.edi", &order(2));
+    let refused = pair
+        .bob()
+        .cli(&["partner", "set", "ALICE", "--allowed-ips", "192.0.2.0/33"])
+        .fails(4);
+    assert!(refused.contains("192.0.2.0/33"), "{refused}");
+}
+
+#[test]
+fn the_first_bytes_may_tell_the_content_type() {
+    let pair = Pair::two_gateways();
+    pair.alice().ok(&["partner", "set", "BOB", "--content-type", "detect"]);
+    std::thread::sleep(FOLLOWS);
+    let large = [b"UNB+UNOA:1+ALICE+BOB'".as_slice(), &vec![b'X'; 1 << 20]].concat();
+    for (name, bytes, wanted) in [
+        (
+            "orders.dat",
+            b"ISA*00*          *00*          *ZZ*".as_slice(),
+            "application/EDI-X12",
+        ),
+        ("invoices", &large, "application/EDIFACT"),
+        ("note.txt", b"ISA is a name", "text/plain"),
+    ] {
+        let parcel = pair.deliver(name, bytes);
+        assert_eq!(parcel.sent["content_type"], wanted, "{name}");
+        assert_eq!(parcel.got["content_type"], wanted, "{name}");
+    }
+}
+
+#[test]
 fn a_post_without_the_credentials_is_challenged_before_its_body() {
     let pair = Pair::two_gateways();
     pair.bob().file("password.txt", b"secret");

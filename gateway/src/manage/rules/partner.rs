@@ -5,6 +5,7 @@ use as2_core::algorithm::{Cipher, Digest, KeyTransport};
 use super::expect_certificate;
 use super::forms::{MAX_TEXT, MAX_URL, check_as2_id, check_cidr, check_list, check_text, check_url};
 use crate::config::parse_duration;
+use crate::content_type;
 use crate::journal::Objects;
 use crate::partner::Partner;
 use crate::variables;
@@ -50,8 +51,8 @@ fn check_texts(partner: &Partner) -> Result<(), String> {
     for (name, template) in [("subject", &partner.subject), ("file_name", &partner.file_name)] {
         variables::check(name, template)?;
     }
-    if partner.content_type != "auto" && !partner.content_type.contains('/') {
-        return Err("content_type has to be `auto` or a media type like application/EDI-X12".to_owned());
+    if !matches!(partner.content_type.as_str(), "auto" | content_type::DETECT) && !partner.content_type.contains('/') {
+        return Err("content_type has to be `auto`, `detect` or a media type like application/EDI-X12".to_owned());
     }
     Ok(())
 }
