@@ -8,6 +8,7 @@ mod attempt;
 mod compose;
 mod outcome;
 mod restart;
+mod unzip;
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -1,11 +1,9 @@
 //! Packaging: payload in, frozen message bytes out, in one streaming pass (two with compression, which needs a length).
 
-use std::io::{Read as _, Seek, SeekFrom};
 use std::sync::Arc;
 
 use as2_core::algorithm::Digest;
 use as2_core::cert::Identity;
-use as2_core::cms::compressed::{MAX_RATIO, MAX_RATIO_START};
 use as2_core::compose::{Composed, Composer, Encryption, Finished, Outgoing, PartMeta, Signing, TransferEncoding};
 use as2_core::id::As2Id;
 use as2_core::message_id::MessageId;
@@ -14,6 +12,7 @@ use as2_core::receipt::ReceiptRequest;
 use openssl::sha::sha256;
 
 use super::FlowError;
+use super::unzip::{self, UnzipError};
 use crate::gateway::Core;
 use crate::helper::with_permit;
 use crate::journal::Blob;
@@ -25,8 +24,6 @@ use crate::{content_type, layout, variables};
 
 /// Bytes read from the payload at once; also what the cipher gets in one go.
 const PIECE: usize = 256 * 1024;
-/// Most entries of an archive that become attachments.
-const MAX_ZIP_ENTRIES: usize = 1_000;
 /// Up to this size the digests are taken at once that MDNs name without having been asked for them (as2.md Q7, Q8). They cost
 /// little; what else an MDN may name is computed when it does.
 const USUAL_DIGESTS_BELOW: u64 = 4 << 20;
@@ -63,6 +60,15 @@ impl From<as2_core::Error> for ComposeError {
     }
 }
 
+impl From<UnzipError> for ComposeError {
+    fn from(error: UnzipError) -> Self {
+        match error {
+            UnzipError::Storage(error) => ComposeError::Storage(error),
+            UnzipError::Bad(_) => lacking("bad-zip", error.to_string()),
+        }
+    }
+}
+
 /// Packages a message; the row comes back with Message-ID, MIC and headers, with the bytes if they are small. The first try
 /// commits both.
 pub(super) async fn compose(
@@ -82,9 +88,9 @@ pub(super) async fn compose(
 pub(super) type Packed = (Message, Option<Blob>);
 
 fn package(core: &Core, mut message: Message, pair: &Partnership) -> Result<Packed, ComposeError> {
-    core.storage.check_room()?;
     let payload = core.storage.open_staged(&message.detail.payload)?;
     let source = Source::of(&message, pair, &payload)?;
+    core.storage.check_room_for(source.length(&payload))?;
     let composer = Composer::new(outgoing(core, &message, pair, &source)?)?.with_helper(Arc::clone(&core.spare) as _);
     let mut draft = core.storage.draft();
     let mut composed = run(&core.storage, composer, &source, &payload, &mut draft)?;
@@ -139,24 +145,24 @@ fn run(storage: &Storage, composer: Composer<'_>, source: &Source, payload: &Con
         let target = if two_passes { &mut scratch } else { &mut *draft };
         source.for_each(payload, |piece| {
             composer.push(piece, &mut out)?;
-            drain(&mut out, target)
+            drain(storage, &mut out, target)
         })?;
     }
     let mut composer = match composer.finish(&mut out)? {
         Finished::Done(composed) => {
-            drain(&mut out, draft)?;
+            drain(storage, &mut out, draft)?;
             return Ok(*composed);
         }
         Finished::Again(next) => *next,
     };
-    drain(&mut out, &mut scratch)?;
+    drain(storage, &mut out, &mut scratch)?;
     scratch.for_each(PIECE, |piece| {
         composer.push(piece, &mut out)?;
-        drain(&mut out, draft)
+        drain(storage, &mut out, draft)
     })?;
     match composer.finish(&mut out)? {
         Finished::Done(composed) => {
-            drain(&mut out, draft)?;
+            drain(storage, &mut out, draft)?;
             Ok(*composed)
         }
         Finished::Again(_) => Err(ComposeError::Trouble(Trouble {
@@ -166,7 +172,8 @@ fn run(storage: &Storage, composer: Composer<'_>, source: &Source, payload: &Con
     }
 }
 
-fn drain(out: &mut Vec<u8>, target: &mut Draft) -> Result<(), ComposeError> {
+fn drain(storage: &Storage, out: &mut Vec<u8>, target: &mut Draft) -> Result<(), ComposeError> {
+    storage.check_room()?;
     target.append(out)?;
     out.clear();
     Ok(())
@@ -345,8 +352,8 @@ fn payload_of(core: &Core, message: &Message) -> Result<Content, StorageError> {
 enum Source {
     /// The stored file is the one part.
     Whole,
-    /// Entries of the stored zip: index in the archive, name, length.
-    Zip(Vec<(usize, String, u64)>),
+    /// Each file of the stored zip is one.
+    Zip(Vec<unzip::Entry>),
 }
 
 impl Source {
@@ -355,32 +362,15 @@ impl Source {
         if pair.partner.zip != Zip::Unpack || !is_zip {
             return Ok(Source::Whole);
         }
-        let mut archive = open_zip(payload)?;
-        if archive.is_empty() || archive.len() > MAX_ZIP_ENTRIES {
-            return Err(bad_zip(format!(
-                "it holds {} entries, 1 to {MAX_ZIP_ENTRIES} can be sent",
-                archive.len()
-            )));
+        Ok(Source::Zip(unzip::list(payload)?))
+    }
+
+    /// Bytes of all parts.
+    fn length(&self, payload: &Content) -> u64 {
+        match self {
+            Source::Whole => payload.len(),
+            Source::Zip(entries) => entries.iter().fold(0, |sum, entry| sum.saturating_add(entry.length)),
         }
-        let mut entries = Vec::new();
-        for index in 0..archive.len() {
-            let entry = archive.by_index(index).map_err(|e| bad_zip(e.to_string()))?;
-            if entry.is_file() {
-                let name = layout::attachment_name(Some(&String::from_utf8_lossy(entry.name_raw())), index, "bin");
-                entries.push((index, name, entry.size()));
-            }
-        }
-        if entries.is_empty() {
-            return Err(bad_zip("it holds no files".to_owned()));
-        }
-        let total = entries.iter().fold(0u64, |sum, (_, _, length)| sum.saturating_add(*length));
-        let most = payload.len().saturating_mul(MAX_RATIO).saturating_add(MAX_RATIO_START);
-        if total > most {
-            return Err(bad_zip(format!(
-                "its files have {total} bytes, which is over {MAX_RATIO} times its size"
-            )));
-        }
-        Ok(Source::Zip(entries))
     }
 
     fn parts(&self, message: &Message, partner: &partner::Partner) -> Vec<PartMeta> {
@@ -392,77 +382,19 @@ impl Source {
             }],
             Source::Zip(entries) => entries
                 .iter()
-                .map(|(_, name, length)| PartMeta {
-                    file_name: Some(name.clone()),
-                    content_type: content_type::for_attachment(name).to_owned(),
-                    length: *length,
+                .map(|entry| PartMeta {
+                    file_name: Some(entry.name.clone()),
+                    content_type: content_type::for_attachment(&entry.name).to_owned(),
+                    length: entry.length,
                 })
                 .collect(),
         }
     }
 
-    fn for_each(&self, payload: &Content, mut take: impl FnMut(&[u8]) -> Result<(), ComposeError>) -> Result<(), ComposeError> {
-        let entries = match self {
-            Source::Whole => return payload.for_each(PIECE, take),
-            Source::Zip(entries) => entries,
-        };
-        let mut archive = open_zip(payload)?;
-        let mut buffer = vec![0u8; PIECE];
-        for (index, name, length) in entries {
-            let mut entry = archive.by_index(*index).map_err(|e| bad_zip(e.to_string()))?;
-            let mut left = *length;
-            loop {
-                let n = entry.read(&mut buffer).map_err(|e| bad_zip(format!("{name}: {e}")))?;
-                if n == 0 {
-                    break;
-                }
-                // The declared size is a promise to the composer; a bomb that breaks it ends here.
-                left = left
-                    .checked_sub(u64::try_from(n).unwrap_or(u64::MAX))
-                    .ok_or_else(|| bad_zip(format!("{name} is longer than the archive says")))?;
-                take(buffer.get(..n).unwrap_or_default())?;
-            }
-            if left > 0 {
-                return Err(bad_zip(format!("{name} is shorter than the archive says")));
-            }
+    fn for_each(&self, payload: &Content, take: impl FnMut(&[u8]) -> Result<(), ComposeError>) -> Result<(), ComposeError> {
+        match self {
+            Source::Whole => payload.for_each(PIECE, take),
+            Source::Zip(entries) => unzip::for_each(payload, entries, PIECE, take),
         }
-        Ok(())
-    }
-}
-
-fn bad_zip(why: String) -> ComposeError {
-    ComposeError::Trouble(Trouble {
-        code: "bad-zip",
-        why: format!("the zip archive cannot be unpacked: {why}"),
-    })
-}
-
-fn open_zip(payload: &Content) -> Result<zip::ZipArchive<Cursor<'_>>, ComposeError> {
-    zip::ZipArchive::new(Cursor { content: payload, at: 0 }).map_err(|e| bad_zip(e.to_string()))
-}
-
-/// Stored bytes as the zip library wants them.
-struct Cursor<'a> {
-    content: &'a Content,
-    at: u64,
-}
-
-impl std::io::Read for Cursor<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let n = self.content.read_at(self.at, buffer).map_err(std::io::Error::other)?;
-        self.at += u64::try_from(n).unwrap_or(u64::MAX);
-        Ok(n)
-    }
-}
-
-impl Seek for Cursor<'_> {
-    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
-        let at = match to {
-            SeekFrom::Start(at) => Some(at),
-            SeekFrom::End(by) => self.content.len().checked_add_signed(by),
-            SeekFrom::Current(by) => self.at.checked_add_signed(by),
-        };
-        self.at = at.ok_or_else(|| std::io::Error::other("seek before the start"))?;
-        Ok(self.at)
     }
 }

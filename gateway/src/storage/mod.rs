@@ -46,6 +46,8 @@ pub const INLINE_MAX: usize = 64 * 1024;
 const COPY_PIECE: usize = 256 * 1024;
 /// How long the answer to "is there room" stays good.
 const ROOM_CHECK_MS: i64 = 500;
+/// Up to so many bytes that answer is good enough.
+const ROOM_SMALL: u64 = 1 << 20;
 
 /// Why bytes could not be kept or found.
 #[derive(Debug, thiserror::Error)]
@@ -172,6 +174,19 @@ impl Storage {
         } else {
             Err(StorageError::Full { min_free: self.min_free })
         }
+    }
+
+    /// The same before so many bytes are written in one go: what cannot fit is not begun, or it would take the room of all others
+    /// until it fails, and again with every try.
+    ///
+    /// # Errors
+    /// `Full` if the watermark would be passed.
+    pub fn check_room_for(&self, bytes: u64) -> Result<()> {
+        self.check_room()?;
+        if bytes <= ROOM_SMALL || self.free_bytes()?.saturating_sub(bytes) >= self.min_free {
+            return Ok(());
+        }
+        Err(StorageError::Full { min_free: self.min_free })
     }
 
     /// Free bytes for us on the file system.

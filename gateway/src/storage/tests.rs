@@ -40,6 +40,21 @@ fn small_drafts_stay_in_memory_and_large_ones_spill() {
 }
 
 #[test]
+fn what_would_pass_the_watermark_is_not_begun() {
+    // Others use the disk as well, so the steps are wide.
+    const STEP: u64 = 4 << 30;
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Arc::new(Journal::open(&dir.path().join("db")).unwrap());
+    let min_free = free_bytes(dir.path()).unwrap().saturating_sub(STEP);
+    let storage = Storage::open(dir.path(), journal, min_free).unwrap();
+    storage.check_room_for(0).unwrap();
+    storage.check_room_for(STEP / 4).unwrap();
+    for much in [STEP * 2, u64::MAX] {
+        assert!(storage.check_room_for(much).unwrap_err().is_full());
+    }
+}
+
+#[test]
 fn a_dropped_draft_leaves_nothing() {
     let (dir, storage) = storage();
     let mut draft = storage.draft();

@@ -31,3 +31,4 @@ mod stores;
 mod tls_door;
 mod uploads;
 mod users;
+mod zips;
