@@ -16,7 +16,7 @@ use as2_core::receive::{
 use crate::clock::Millis;
 use crate::gateway::Core;
 use crate::helper::with_permit;
-use crate::journal::{NewEntry, Next, Settlement};
+use crate::journal::{Moved, NewEntry, Next, Settlement};
 use crate::layout::{self, Area, MdnDirection};
 use crate::message::{Message, State};
 use crate::outbox::{self, FlowError};
@@ -319,7 +319,8 @@ async fn keep_beside(core: &Arc<Core>, message: Message, evidence: &Evidence, no
     outbox::settle(core, step, now).await
 }
 
-/// A valid positive MDN after the wait had ended: the file moves from `failed` to `outbox`.
+/// A valid positive MDN after the wait had ended: the file moves from `failed` to `outbox`, in view or out of it. What is
+/// decided is the message; whatever its file has become by now does not keep the partner waiting.
 async fn deliver_late(
     core: &Arc<Core>,
     mut message: Message,
@@ -355,8 +356,14 @@ async fn deliver_late(
     let id = message.id.as_str().to_owned();
     let mut step = Settlement::new(message, &[State::Failed], "message.delivered");
     outbox::keep(&mut step, Some(evidence), now);
-    step.moved = Some((from_dir, to_dir));
-    step.entries.push(NewEntry::dir(Area::Files, to, &id));
+    if entries.iter().any(|entry| entry.noncurrent.is_none()) {
+        step.entries.push(NewEntry::dir(Area::Files, to, &id));
+    }
+    step.moved = Some(Moved {
+        entries: entries.clone(),
+        from: from_dir,
+        to: to_dir,
+    });
     outbox::settle(core, step, now).await?;
     for entry in &entries {
         core.storage.unpublish(entry);

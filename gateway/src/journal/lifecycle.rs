@@ -2,6 +2,7 @@
 
 use rusqlite::params;
 
+use super::outbound::Moved;
 use super::tree::{Entry, read_entry};
 use super::{Result, Tx};
 use crate::clock::Millis;
@@ -98,6 +99,30 @@ impl Tx<'_> {
     /// The database's.
     pub fn purge_entry(&self, entry: &Entry, now: Millis) -> Result<()> {
         self.mark(entry, "deleted = ?5", now)
+    }
+
+    /// Moves files of a message to another directory, in view or out of it. One that left the view since it was read stays where
+    /// it is.
+    pub(super) fn move_entries(&self, message: &str, moved: &Moved, now: Millis) -> Result<()> {
+        for entry in &moved.entries {
+            self.db
+                .prepare_cached(
+                    "UPDATE entry SET parent = ?6 WHERE account = ?1 AND parent = ?2 AND name = ?3 AND version = ?4 AND noncurrent IS ?5
+                     AND deleted IS NULL",
+                )?
+                .execute(params![
+                    entry.account,
+                    entry.parent,
+                    entry.name,
+                    entry.version,
+                    entry.noncurrent,
+                    moved.to
+                ])?;
+        }
+        self.db
+            .prepare_cached("UPDATE entry SET deleted = ?3 WHERE message = ?1 AND is_dir AND parent || '/' || name = ?2")?
+            .execute(params![message, moved.from, now])?;
+        Ok(())
     }
 
     fn mark(&self, entry: &Entry, what: &str, now: Millis) -> Result<()> {

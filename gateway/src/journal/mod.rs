@@ -35,7 +35,7 @@ pub use jobs::{Job, JobKind, LEASE, Lane};
 pub use lifecycle::{Expiring, SweepCount};
 pub use messages::MessageFilter;
 pub use objects::{ObjectKind, Objects};
-pub use outbound::{Accepted, NewUpload, Next, Revived, SendEntry, Settlement, lane};
+pub use outbound::{Accepted, Moved, NewUpload, Next, Revived, SendEntry, Settlement, lane};
 pub use snapshot::Snapshot;
 pub use tree::{Blob, Entry, NewEntry, UploadRow, UploadState, blob_key, file_key, file_name, head_key, mdn_file, mdn_key};
 

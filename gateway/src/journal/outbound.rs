@@ -72,14 +72,25 @@ pub struct Settlement {
     pub blobs: Vec<Blob>,
     /// What becomes visible.
     pub entries: Vec<NewEntry>,
-    /// What moves in the tree, from directory to directory.
-    pub moved: Option<(String, String)>,
+    /// What moves in the tree.
+    pub moved: Option<Moved>,
     /// The name is free again.
     pub frees_name: bool,
     /// What becomes of its job.
     pub next: Next,
     /// Event kind.
     pub event: &'static str,
+}
+
+/// Files that move with their message, once [`crate::storage::Storage::link_into`] has put their bytes there.
+#[derive(Clone, Debug)]
+pub struct Moved {
+    /// As they were read.
+    pub entries: Vec<Entry>,
+    /// The directory that goes.
+    pub from: String,
+    /// The directory that they go to.
+    pub to: String,
 }
 
 /// What a failed message needs to be posted again.
@@ -370,13 +381,8 @@ impl Tx<'_> {
         for (key, bytes) in &step.blobs {
             self.put_blob(key, bytes)?;
         }
-        if let Some((from, to)) = &step.moved {
-            self.db
-                .prepare_cached("UPDATE entry SET parent = ?3 WHERE message = ?1 AND parent = ?2")?
-                .execute([id, from, to])?;
-            self.db
-                .prepare_cached("UPDATE entry SET deleted = ?3 WHERE message = ?1 AND is_dir AND parent || '/' || name = ?2")?
-                .execute(params![id, from, now])?;
+        if let Some(moved) = &step.moved {
+            self.move_entries(id, moved, now)?;
         }
         self.add_entries(&message.account, id, &step.entries, now)?;
         for (key, _) in &step.blobs {

@@ -336,13 +336,13 @@ pub(crate) async fn mic_with(core: &Arc<Core>, message: &Message, pair: &Arc<Par
     }
 }
 
-/// The payload of a message in work, or of one that was given up: then its file lies in the tree.
+/// The payload of a message in work, or of one that was given up: then its file lies in the tree, or out of view.
 fn payload_of(core: &Core, message: &Message) -> Result<Content, StorageError> {
     match core.storage.open_staged(&message.detail.payload) {
         Err(StorageError::Missing(what)) => {
             let entries = core.journal.read(|tx| tx.entries_of(message.id.as_str()))?;
             let file = entries.iter().find(|entry| entry.area == layout::Area::Files && !entry.is_dir);
-            file.map_or(Err(StorageError::Missing(what)), |entry| core.storage.open_entry(entry))
+            file.map_or(Err(StorageError::Missing(what)), |entry| core.storage.open_kept(entry))
         }
         other => other,
     }

@@ -14,6 +14,7 @@ use crate::gateway::Core;
 use crate::message::{Attempt, Message};
 use crate::outbox::{self, FlowError};
 use crate::partnership::Partnership;
+use crate::storage::StorageError;
 
 /// How an MDN reached us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,7 +210,18 @@ async fn check_mic(core: &Arc<Core>, message: &Message, pair: &Arc<Partnership>,
     // The MDN may name an algorithm that was not computed while packaging; then it is computed now.
     let known = candidates(message).iter().any(|c| c.digest == mic.digest);
     if !known {
-        let computed = outbox::mic_with(core, message, pair, mic.digest).await?;
+        let computed = match outbox::mic_with(core, message, pair, mic.digest).await {
+            Err(FlowError::Storage(StorageError::Missing(_))) => {
+                return Ok(Verdict::Nothing {
+                    code: "mic-unknown".to_owned(),
+                    reason: format!(
+                        "the payload is kept no more, so that its MIC by {} cannot be computed",
+                        mic.digest.name()
+                    ),
+                });
+            }
+            other => other?,
+        };
         if computed.contains(mic) {
             return Ok(Verdict::Delivered {
                 marks: vec![format!("MIC by {}", mic.digest.name())],

@@ -275,6 +275,17 @@ impl Storage {
         }
     }
 
+    /// Opens an entry's bytes, also where they have left the view.
+    ///
+    /// # Errors
+    /// `Missing` if they are nowhere; the disk's.
+    pub fn open_kept(&self, entry: &Entry) -> Result<Content> {
+        match self.open_entry(entry) {
+            Err(StorageError::Missing(_)) => self.find_entry(entry),
+            other => other,
+        }
+    }
+
     /// A staged copy of an entry's bytes that lives on its own: for a resend.
     ///
     /// # Errors

@@ -91,41 +91,60 @@ impl Storage {
         placed.context(|| format!("cannot publish {}", target.display()))
     }
 
-    /// Moves a published entry to another directory of the tree: a failed message that became delivered after all.
-    /// The old name stays until [`Storage::unpublish`].
+    /// Puts an entry's bytes, in the tree or out of view, also where its row will say once it stands in another directory: a failed
+    /// message that became delivered after all. The old name stays until [`Storage::unpublish`]. Bytes that are lost hold up
+    /// nothing.
     ///
     /// # Errors
-    /// The disk's.
+    /// The disk's; `Missing` while somebody is just taking the entry out of view.
     pub fn link_into(&self, entry: &Entry, parent: &str) -> Result<()> {
-        if entry.store.is_empty() && !entry.is_dir {
-            let moved = Entry {
-                parent: parent.to_owned(),
-                ..entry.clone()
-            };
-            let target = self.tree_path(&moved);
-            if let Some(dir) = target.parent() {
-                make_dir(dir)?;
-            }
-            let source = self.tree_path(entry);
-            replace(&target, |path| fs::hard_link(&source, path)).context(|| format!("cannot publish {}", target.display()))?;
-            if let Some(dir) = target.parent() {
-                sync_dir(dir)?;
-            }
+        if !entry.store.is_empty() || entry.is_dir {
+            return Ok(());
         }
-        Ok(())
+        let moved = Entry {
+            parent: parent.to_owned(),
+            ..entry.clone()
+        };
+        let (source, target) = (self.published_path(entry), self.published_path(&moved));
+        if let Some(dir) = target.parent() {
+            make_dir(dir)?;
+        }
+        match replace(&target, |path| fs::hard_link(&source, path)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if entry.noncurrent.is_none() && self.noncurrent_path(entry).exists() {
+                    return Err(StorageError::Missing(source.display().to_string()));
+                }
+                tracing::error!(path = %source.display(), "recorded bytes are missing");
+                return Ok(());
+            }
+            other => other.context(|| format!("cannot publish {}", target.display()))?,
+        }
+        target.parent().map_or(Ok(()), sync_dir)
     }
 
-    /// Removes a name from the tree whose bytes live on elsewhere.
+    /// Removes a name whose bytes live on elsewhere.
     pub fn unpublish(&self, entry: &Entry) {
-        let path = self.tree_path(entry);
+        let path = self.published_path(entry);
         let _ = if entry.is_dir {
             fs::remove_dir(&path)
         } else {
             fs::remove_file(&path)
         };
+        if entry.noncurrent.is_some() {
+            return prune(&path, &self.noncurrent);
+        }
         if let Some(parent) = path.parent() {
             // Only an empty directory goes; a full one is somebody's.
             let _ = fs::remove_dir(parent);
+        }
+    }
+
+    /// Where the bytes of an entry are that are not in the store any more: in the tree, or out of view.
+    fn published_path(&self, entry: &Entry) -> PathBuf {
+        if entry.noncurrent.is_some() {
+            self.noncurrent_path(entry)
+        } else {
+            self.tree_path(entry)
         }
     }
 

@@ -417,6 +417,48 @@ fn a_late_mdn_leaves_nothing_in_failed() {
 }
 
 #[test]
+fn a_late_mdn_settles_a_message_whose_file_has_left_the_view() {
+    let stage = Arc::new(Stage::new(&[]));
+    let [kept, lost] = [(); 2].map(|()| Scene::of(&stage, "sync-signed", &[], |_, _| http(200, &[], "")));
+    let below = |scene: &Scene, tray: &str| {
+        let (id, partner) = (scene.message()["id"].as_str().unwrap().to_owned(), &scene.partner);
+        format!("files/{STATION}/{partner}/{tray}/{id}/{partner}.edi")
+    };
+    let places = [&kept, &lost].map(|scene| {
+        scene.reaches("failed");
+        stage.gate.tree(&below(scene, "failed"))
+    });
+    wait_for("their files to be at their places", || {
+        places.iter().all(|place| place.exists()).then_some(())
+    });
+    let on_day = |day: i64| {
+        stage.gate.set_clock(day * 24 * 3600);
+        wait_for("the sweep", || {
+            stage.gate.ok(&["lifecycle", "run", "-y"]);
+            places.iter().all(|place| !place.exists()).then_some(())
+        });
+    };
+    let by_sha512 = |scene: &Scene| {
+        let mut receipt = Receipt::of(&scene.hit());
+        receipt.mic = format!("{}, sha-512", scene.hit().mic_by("sha512"));
+        scene.post_mdn(&receipt.signed(&stage.partner));
+    };
+    // Out of view: a MIC by any algorithm can be checked, and the file comes back where it belongs now.
+    on_day(37);
+    by_sha512(&kept);
+    assert!(kept.reaches("delivered")["marks"].to_string().contains("late"));
+    let path = format!("AS2/{}", below(&kept, "outbox"));
+    stage.gate.ok(&["lifecycle", "restore", &path]);
+    assert!(stage.user.get(&path).starts_with(b"ISA*"));
+    // Deleted: what needs no look at it is decided, anything else is evidence; the partner gets its 2xx.
+    on_day(75);
+    by_sha512(&lost);
+    assert_eq!(lost.message()["state"], "failed");
+    lost.post_mdn(&Receipt::of(&lost.hit()).signed(&stage.partner));
+    assert_eq!(lost.reaches("delivered")["mdn_signature"], "signed");
+}
+
+#[test]
 fn a_late_mdn_does_not_settle_what_failed_for_another_reason() {
     let _held = stage();
     let mismatch = Scene::play(
