@@ -213,8 +213,12 @@ pub struct Partner {
     pub https_certificate: Vec<String>,
     /// Name of our TLS client certificate.
     pub client_certificate: String,
-    /// Basic authentication that we show.
+    /// Basic authentication that we show or, with a token URL, id and secret of a client.
     pub http_auth: HttpAuth,
+    /// The token endpoint of OAuth 2.0 where that client gets the token that we show (RFC 6749 §4.4); empty means none.
+    pub token_url: String,
+    /// The scope that is asked for there; may be empty.
+    pub token_scope: String,
     /// Basic authentication that it has to show with messages; async MDNs to `as2.mdn_path` are proven by their signature.
     pub inbound_auth: HttpAuth,
     /// Addresses and blocks that its messages and MDNs may come from; empty means any. Behind a proxy it is that one's.
@@ -306,6 +310,8 @@ impl Default for Partner {
             https_certificate: Vec::new(),
             client_certificate: String::new(),
             http_auth: HttpAuth::default(),
+            token_url: String::new(),
+            token_scope: String::new(),
             inbound_auth: HttpAuth::default(),
             allowed_ips: Vec::new(),
             headers: BTreeMap::new(),

@@ -12,6 +12,7 @@ mod connect;
 mod exchange;
 mod pool;
 mod tls;
+mod token;
 mod url;
 pub(crate) mod wire;
 
@@ -27,19 +28,22 @@ use openssl::ssl::SslConnector;
 use zeroize::Zeroizing;
 
 use pool::{Place, Pool};
+pub use token::Grant;
+use token::{Authorization, Tokens};
 use url::Url;
 
 /// Longest body that goes over a connection that was used before: should it have ended, the body is sent twice, and beside a
 /// longer one a new connection costs nothing.
 const MAX_REPEATED: u64 = 4 << 20;
 
-/// Posts messages and MDNs. Cheap to share; keeps the system's roots after the first use, and connections for a while.
+/// Posts messages and MDNs. Cheap to share; keeps the system's roots after the first use, and connections and tokens for a while.
 #[derive(Default)]
 pub struct Poster {
     roots: OnceLock<SslConnector>,
     roots_13: OnceLock<SslConnector>,
     roots_legacy: OnceLock<SslConnector>,
     pool: Pool,
+    tokens: Tokens,
 }
 
 /// Where and how to post.
@@ -54,6 +58,8 @@ pub struct Target {
     pub client_identity: Option<ClientIdentity>,
     /// User and password, sent unasked (as2.md Q33).
     pub basic_auth: Option<(String, Zeroizing<String>)>,
+    /// A token is shown that is fetched by this, and nothing else.
+    pub grant: Option<Grant>,
     /// Sent after the message's own headers.
     pub headers: Vec<(String, String)>,
     /// Whether loopback and private networks are allowed.
@@ -140,13 +146,17 @@ impl Body {
 
     /// The same once more, as long as it is not too long for that.
     fn copy(&self) -> Option<Body> {
+        if self.len() <= MAX_REPEATED { self.again() } else { None }
+    }
+
+    /// The same once more.
+    fn again(&self) -> Option<Body> {
         match self {
-            Body::File { file, from, len } if *len <= MAX_REPEATED => Some(Body::File {
+            Body::File { file, from, len } => Some(Body::File {
                 file: file.try_clone().ok()?,
                 from: *from,
                 len: *len,
             }),
-            Body::File { .. } => None,
             Body::Bytes(bytes) => Some(Body::Bytes(bytes.clone())),
         }
     }
@@ -190,6 +200,8 @@ pub enum Stage {
     Url,
     /// The address is of an inner network.
     Denied,
+    /// The token endpoint gave none.
+    Token,
     /// Name to address.
     Resolve,
     /// TCP, or the proxy.
@@ -266,7 +278,7 @@ async fn in_time<T>(
 /// One step of a test of a partner's address.
 #[derive(Clone, Debug)]
 pub struct ProbeStep {
-    /// `url`, `resolve`, `connect`, `tls`, `answer`.
+    /// `url`, `resolve`, `connect`, `tls`, `token`, `answer`.
     pub name: &'static str,
     /// Whether it went well; a step that did not is the last.
     pub ok: bool,
@@ -291,8 +303,31 @@ impl Poster {
     /// # Errors
     /// No answer came; see [`Stage`].
     pub async fn post(&self, target: &Target, headers: &Headers, body: Body, max_answer: usize) -> Result<Answer, PostError> {
+        let shown = self.authorization(target).await?;
+        let is_old = shown.as_ref().is_some_and(|shown| shown.is_old);
+        let again = if is_old { body.again() } else { None };
+        let answer = self.post_as(target, headers, body, max_answer, shown.as_ref()).await?;
+        match again {
+            // A kept token may have been withdrawn before its time.
+            Some(body) if answer.status == 401 => {
+                self.forget_token(target);
+                let shown = self.authorization(target).await?;
+                self.post_as(target, headers, body, max_answer, shown.as_ref()).await
+            }
+            _ => Ok(answer),
+        }
+    }
+
+    async fn post_as(
+        &self,
+        target: &Target,
+        headers: &Headers,
+        body: Body,
+        max_answer: usize,
+        shown: Option<&Authorization>,
+    ) -> Result<Answer, PostError> {
         let url = Url::parse(&target.url)?;
-        let request = exchange::Request::post(target, &url, headers, body.len())?;
+        let request = exchange::Request::post(target, &url, headers, body.len(), shown)?;
         let began = Instant::now();
         let place = target.keep_alive.then(|| Place::of(target, &url));
         // Whether the server may hold the message already, however the rest ends.
@@ -337,8 +372,9 @@ impl Poster {
     /// As [`Poster::post`].
     pub async fn ask(&self, target: &Target, headers: &Headers) -> Result<Answer, PostError> {
         let url = Url::parse(&target.url)?;
+        let shown = self.authorization(target).await?;
         let connection = self.connect(target, &url).await?;
-        exchange::look(target, &url, connection, "HEAD", headers).await
+        exchange::look(target, &url, connection, "HEAD", headers, shown.as_ref()).await
     }
 
     async fn connect(&self, target: &Target, url: &Url) -> Result<connect::Connection, PostError> {
@@ -386,10 +422,15 @@ impl Poster {
             true => steps.note("tls", connection, connect::Connection::describe)?,
             false => connection?,
         };
-        let mut answer = exchange::look(target, &url, connection, "HEAD", &Headers::default()).await;
+        let shown = self.authorization(target).await;
+        let shown = match target.grant {
+            Some(_) => steps.note("token", shown, |_| "the token endpoint gives one".to_owned())?,
+            None => shown?,
+        };
+        let mut answer = exchange::look(target, &url, connection, "HEAD", &Headers::default(), shown.as_ref()).await;
         if answer.as_ref().is_ok_and(|answer| matches!(answer.status, 405 | 501)) {
             answer = match self.connect(target, &url).await {
-                Ok(connection) => exchange::look(target, &url, connection, "GET", &Headers::default()).await,
+                Ok(connection) => exchange::look(target, &url, connection, "GET", &Headers::default(), shown.as_ref()).await,
                 Err(error) => Err(error),
             };
         }

@@ -155,6 +155,7 @@ fn connection(report: &mut Report<'_>, pair: &Partnership, steps: Vec<ProbeStep>
             "resolve" => ("name", " resolves"),
             "connect" => ("connection", " is made"),
             "tls" => ("TLS", " and certificate"),
+            "token" => ("token", " is given"),
             _ => ("HTTP", " answers"),
         };
         let trust = match (step.name, pair.pinned_tls.is_empty()) {

@@ -421,6 +421,13 @@ impl Noun for OfPartner {
             help: "Its password",
         },
         text(
+            "token-url",
+            "token_url",
+            "URL",
+            "OAuth 2.0: where --http-user and --http-password, a client's id and secret, get the token to show",
+        ),
+        text("token-scope", "token_scope", "TEXT", "OAuth 2.0: the scope to ask for"),
+        text(
             "inbound-user",
             "inbound_auth.user",
             "USER",

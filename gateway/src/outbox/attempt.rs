@@ -13,7 +13,7 @@ use crate::layout::{self, Area, Tray};
 use crate::message::{Attempt, Message, State};
 use crate::partner::{MdnMode, TlsMode};
 use crate::partnership::Partnership;
-use crate::post::{Body, ClientIdentity, Proxy, Target, Tls};
+use crate::post::{Body, ClientIdentity, Grant, Proxy, Target, Tls};
 use crate::storage::{Content, Staged};
 
 /// Most bytes read of a partner's answer: an MDN is far smaller (security.md §7).
@@ -115,7 +115,16 @@ pub(crate) fn target(core: &Core, pair: &Partnership, url: &str) -> Target {
             cert_chain: vec![certificate],
             pkcs8,
         }),
-        basic_auth: pair.http_auth.clone(),
+        basic_auth: pair.http_auth.clone().filter(|_| partner.token_url.is_empty()),
+        grant: pair
+            .http_auth
+            .clone()
+            .filter(|_| !partner.token_url.is_empty())
+            .map(|client| Grant {
+                url: partner.token_url.clone(),
+                client,
+                scope: partner.token_scope.clone(),
+            }),
         headers: Vec::new(),
         allow_private: partner.private,
         proxy: (!partner.proxy.is_empty()).then(|| Proxy {

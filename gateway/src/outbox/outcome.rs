@@ -83,6 +83,7 @@ fn judge_error(error: &PostError) -> After {
             marks: Vec::new(),
             evidence: None,
         },
+        Stage::Token if !error.retry => failed("token-refused", error.to_string(), &error.hint),
         _ => After::Again {
             code: "not-delivered",
             reason: error.to_string(),

@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use super::answer::{AnswerBody, AnswerHead, NoHead, read_head};
 use super::connect::Connection;
+use super::token::Authorization;
 use super::url::Url;
 use super::wire::{Framing, PIECE, Source};
 use super::{Answer, Body, PostError, Stage, Target};
@@ -54,11 +55,24 @@ pub(super) struct Request {
 pub(super) type Exchanged = (Answer, Option<Connection>);
 
 impl Request {
-    pub(super) fn post(target: &Target, url: &Url, headers: &Headers, length: u64) -> Result<Self, PostError> {
-        Self::build("POST", target, url, headers, Some(length))
+    pub(super) fn post(
+        target: &Target,
+        url: &Url,
+        headers: &Headers,
+        length: u64,
+        shown: Option<&Authorization>,
+    ) -> Result<Self, PostError> {
+        Self::build("POST", target, url, headers, Some(length), shown)
     }
 
-    fn build(method: &'static str, target: &Target, url: &Url, headers: &Headers, length: Option<u64>) -> Result<Self, PostError> {
+    fn build(
+        method: &'static str,
+        target: &Target,
+        url: &Url,
+        headers: &Headers,
+        length: Option<u64>,
+        shown: Option<&Authorization>,
+    ) -> Result<Self, PostError> {
         let plain_proxy = target.proxy.as_ref().filter(|_| !url.https);
         let path = if plain_proxy.is_some() {
             format!("{}{}", url.origin(), url.target)
@@ -83,8 +97,8 @@ impl Request {
         for line in theirs.to_bytes().split_inclusive(|byte| *byte == b'\n') {
             request.line(line)?;
         }
-        if let Some(auth) = &target.basic_auth {
-            request.secret("Authorization", &basic(auth));
+        if let Some(shown) = shown {
+            request.secret("Authorization", &shown.value);
         }
         if let Some(auth) = plain_proxy.and_then(|proxy| proxy.auth.as_ref()) {
             request.secret("Proxy-Authorization", &basic(auth));
@@ -123,11 +137,12 @@ impl Request {
         Ok(())
     }
 
-    /// `value` is base64 after a constant, so it needs no check; evidence shows that it was there, and no more.
+    /// `value` is base64, or a token that was checked, after its scheme; evidence shows that it was there, and no more.
     fn secret(&mut self, name: &str, value: &str) {
+        let scheme = value.split(' ').next().unwrap_or_default();
         self.head
             .extend_from_slice(Zeroizing::new(format!("{name}: {value}\r\n")).as_bytes());
-        self.shown.extend_from_slice(format!("{name}: Basic ***\r\n").as_bytes());
+        self.shown.extend_from_slice(format!("{name}: {scheme} ***\r\n").as_bytes());
     }
 }
 
@@ -144,8 +159,9 @@ pub(super) async fn look(
     connection: Connection,
     method: &'static str,
     headers: &Headers,
+    shown: Option<&Authorization>,
 ) -> Result<Answer, PostError> {
-    let request = Request::build(method, target, url, headers, None)?;
+    let request = Request::build(method, target, url, headers, None, shown)?;
     let (answer, _) = transact(target, connection, &request, None, MAX_LOOK).await?;
     Ok(answer)
 }

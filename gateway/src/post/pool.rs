@@ -48,6 +48,7 @@ impl Place {
             place.part(user.as_bytes());
             place.part(password.as_bytes());
         });
+        place.option(target.grant.as_ref(), |place, grant| place.part(&grant.digest()));
         place.option(target.proxy.as_ref(), |place, proxy| {
             place.part(proxy.url.as_bytes());
             place.option(proxy.auth.as_ref(), |place, (user, password)| {

@@ -26,6 +26,7 @@ pub(super) fn target(url: String) -> Target {
         pinned: Vec::new(),
         client_identity: None,
         basic_auth: None,
+        grant: None,
         headers: Vec::new(),
         allow_private: true,
         proxy: None,

@@ -53,6 +53,7 @@ pub async fn post_mdn(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
     if without_query(&pair.partner.url) != without_query(&url) {
         // The sender chose the path; credentials belong to the address they were given for (as2.md SEC1).
         target.basic_auth = None;
+        target.grant = None;
         target.client_identity = None;
     }
     match core.poster.post(&target, &headers, Body::Bytes(body.into()), 64 * 1024).await {

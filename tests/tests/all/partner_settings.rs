@@ -1,6 +1,6 @@
 //! Settings of a partner as they show on the wire: variables, logins, limits of time.
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -315,6 +315,108 @@ fn a_post_without_the_credentials_is_challenged_before_its_body() {
         let challenge = answer.header("WWW-Authenticate").unwrap_or_default();
         assert_eq!(challenge.starts_with("Basic realm="), status == 401, "{auth:?}");
     }
+}
+
+/// A partner that wants a token: `/token` gives them to who knows the client's secret, `/as2` takes the newest only. What it saw:
+/// path and credentials of each request.
+fn bearer_partner(next: Arc<AtomicUsize>) -> (u16, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&seen);
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let head: Vec<String> = (&mut reader)
+                .lines()
+                .map_while(Result::ok)
+                .take_while(|line| !line.is_empty())
+                .collect();
+            let field = |name: &str| {
+                head.iter()
+                    .find_map(|line| line.strip_prefix(name))
+                    .unwrap_or_default()
+                    .trim()
+                    .to_owned()
+            };
+            let mut body = vec![0; field("Content-Length:").parse().unwrap_or(0)];
+            let _ = reader.read_exact(&mut body);
+            let (path, shown) = (head.first().cloned().unwrap_or_default(), field("Authorization:"));
+            log.lock()
+                .unwrap()
+                .push(format!("{} {shown}", path.split(' ').nth(1).unwrap_or_default()));
+            let newest = format!("t{}", next.load(Ordering::SeqCst));
+            let answer = if !path.contains("/token") {
+                let status = if shown == format!("Bearer {newest}") {
+                    "204 No Content"
+                } else {
+                    "401 Unauthorized"
+                };
+                format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            } else if shown == "Basic Y2xpZW50OnMlM0Fl" && body == b"grant_type=client_credentials&scope=as2.send" {
+                let json = format!(r#"{{"access_token":"{newest}","token_type":"Bearer","expires_in":3600}}"#);
+                format!(
+                    "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{json}",
+                    json.len()
+                )
+            } else {
+                let json = r#"{"error":"invalid_client"}"#;
+                format!(
+                    "HTTP/1.1 401 Unauthorized\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{json}",
+                    json.len()
+                )
+            };
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    (port, seen)
+}
+
+#[test]
+fn a_token_is_fetched_kept_and_fetched_again_when_it_is_withdrawn() {
+    let pair = Pair::two_gateways();
+    let newest = Arc::new(AtomicUsize::new(1));
+    let (port, seen) = bearer_partner(Arc::clone(&newest));
+    pair.alice().file("right.txt", b"s:e");
+    pair.alice().file("wrong.txt", b"s:f");
+    let set = |more: &[&str]| {
+        pair.alice().ok(&[&["partner", "set", "BOB"], more].concat());
+        std::thread::sleep(FOLLOWS);
+    };
+    let (url, token_url) = (format!("http://127.0.0.1:{port}/as2"), format!("http://127.0.0.1:{port}/token"));
+    let client = ["--http-user", "client", "--http-password", "file:right.txt"];
+    set(&[
+        ["--url", &url, "--mdn", "none"],
+        ["--token-url", &token_url, "--token-scope", "as2.send"],
+        client,
+    ]
+    .concat());
+    let sends = |name: &str, state: &str| {
+        pair.put(name, &order(1));
+        pair.alice().reaches("out", name, state)
+    };
+    sends("first.edi", "delivered");
+    sends("second.edi", "delivered");
+    newest.store(2, Ordering::SeqCst);
+    let third = sends("third.edi", "delivered");
+    let headers = pair.alice_user.get(&format!(
+        "AS2/headers/ALICE/BOB/outbox/{}/headers.txt",
+        third["id"].as_str().unwrap()
+    ));
+    assert!(
+        String::from_utf8_lossy(&headers).contains("Authorization: Bearer ***"),
+        "a token in the evidence"
+    );
+    let fetch = "/token Basic Y2xpZW50OnMlM0Fl";
+    let wanted = [fetch, "/as2 Bearer t1", "/as2 Bearer t1", "/as2 Bearer t1", fetch, "/as2 Bearer t2"];
+    assert_eq!(*seen.lock().unwrap(), wanted);
+
+    set(&["--http-password", "file:wrong.txt"]);
+    let failed = sends("refused.edi", "failed");
+    assert_eq!(failed["code"], "token-refused", "{failed:#}");
+    assert!(failed["reason"].to_string().contains("HTTP 401 invalid_client"), "{failed:#}");
+    let plain = pair.alice().cli(&["partner", "set", "BOB", "--private", "false"]).fails(4);
+    assert!(plain.contains("needs https"), "{plain}");
 }
 
 #[test]

@@ -45,6 +45,7 @@ fn check_texts(partner: &Partner) -> Result<(), String> {
         ("subject", &partner.subject),
         ("file_name", &partner.file_name),
         ("content_type", &partner.content_type),
+        ("token_scope", &partner.token_scope),
     ] {
         check_text(name, text)?;
     }
@@ -58,7 +59,7 @@ fn check_texts(partner: &Partner) -> Result<(), String> {
 }
 
 fn check_urls(partner: &Partner) -> Result<(), String> {
-    for (name, url) in [("url", &partner.url), ("proxy", &partner.proxy)] {
+    for (name, url) in [("url", &partner.url), ("proxy", &partner.proxy), ("token_url", &partner.token_url)] {
         if !url.is_empty() {
             check_url(name, url)?;
         }
@@ -182,6 +183,15 @@ fn check_http(partner: &Partner) -> Result<(), String> {
     }
     if !partner.inbound_auth.user.is_empty() && partner.inbound_auth.password.is_empty() {
         return Err("inbound_auth has a user without a password\ngive both: --inbound-user, --inbound-password".to_owned());
+    }
+    let has_client = !partner.http_auth.user.is_empty() && !partner.http_auth.password.is_empty();
+    if !partner.token_url.is_empty() && !has_client {
+        return Err("token_url needs the client's id and secret\ngive both: --http-user, --http-password".to_owned());
+    }
+    if partner.token_url.starts_with("http:") && !partner.private {
+        return Err(
+            "token_url: the client's secret goes there, which needs https\nhttp is for private addresses: --private true".to_owned(),
+        );
     }
     Ok(())
 }
