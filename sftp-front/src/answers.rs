@@ -295,7 +295,12 @@ impl Outbox {
             };
             let has_room = filling.permit.is_some();
             return match tokio::task::spawn_blocking(move || fill(batch, filling)).await {
-                Ok(bytes) => Some(ToSend { bytes, has_room }),
+                Ok((bytes, pause)) => {
+                    if !pause.is_zero() {
+                        tokio::time::sleep(pause).await;
+                    }
+                    Some(ToSend { bytes, has_room })
+                }
                 Err(e) => {
                     tracing::error!("reading a file failed: {e}");
                     None
@@ -363,9 +368,9 @@ fn data_len(asked: u32) -> usize {
     usize::try_from(asked).unwrap_or(MAX_DATA).min(MAX_DATA)
 }
 
-/// Reads the data of a batch; on a blocking thread.
-fn fill(batch: Vec<Answer>, mut filling: Batch) -> Vec<Bytes> {
-    let mut out = Vec::new();
+/// Reads the data of a batch, on a blocking thread, and says how long they have to wait.
+fn fill(batch: Vec<Answer>, mut filling: Batch) -> (Vec<Bytes>, Duration) {
+    let (mut out, mut pause) = (Vec::new(), Duration::ZERO);
     for answer in batch {
         match answer {
             Answer::Ready { bytes, .. } => {
@@ -378,22 +383,25 @@ fn fill(batch: Vec<Answer>, mut filling: Batch) -> Vec<Bytes> {
                     if filling.room().len() < data_len(run.step) + MAX_FAULT {
                         filling.flush(&mut out);
                     }
-                    data(&mut filling, &*run.file, run.id.wrapping_add(k), offset, run.step);
+                    let n = data(&mut filling, &*run.file, run.id.wrapping_add(k), offset, run.step);
+                    pause = pause.max(run.file.pause(n));
                     offset = offset.saturating_add(u64::from(run.step));
                 }
             }
         }
     }
     filling.flush(&mut out);
-    out
+    (out, pause)
 }
 
-/// One READ as DATA, or as a status at the end of the file and for a fault.
-fn data(out: &mut Batch, file: &dyn Download, id: u32, offset: u64, asked: u32) {
+/// One READ as DATA, or as a status at the end of the file and for a fault; the bytes read.
+fn data(out: &mut Batch, file: &dyn Download, id: u32, offset: u64, asked: u32) -> usize {
     let end = DATA_HEAD + data_len(asked);
     let room = out.room().get_mut(DATA_HEAD..end).unwrap_or_default();
     let mut status = BytesMut::new();
-    match full_read(room, offset, |at, buf| file.read_at(at, buf)) {
+    let read = full_read(room, offset, |at, buf| file.read_at(at, buf));
+    let n = read.as_ref().copied().unwrap_or(0);
+    match read {
         Ok(0) => packet::status(&mut status, id, Code::Eof, "end of file"),
         Ok(n) => {
             out.put(&packet::data_head(id, n));
@@ -402,6 +410,7 @@ fn data(out: &mut Batch, file: &dyn Download, id: u32, offset: u64, asked: u32) 
         Err(f) => packet::fault(&mut status, id, &f),
     }
     out.put(&status);
+    n
 }
 
 /// Reads until `buf` is full or the file ends; the bytes read. A fault after some bytes waits for the next READ.

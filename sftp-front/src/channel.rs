@@ -20,6 +20,7 @@ use russh::server::Msg;
 use std::collections::VecDeque;
 use std::io;
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -50,8 +51,10 @@ struct Inbox {
     /// Budget held, for the queue and for what the engine has not run yet.
     charged: usize,
     worker: Worker,
-    /// Uploads that are being closed beside the worker.
+    /// Uploads that are being closed beside the worker, and a pause.
     aside: usize,
+    /// The engine's request waits for its time: what arrives meanwhile waits in the queue.
+    is_paused: bool,
     /// One of them has ended since the worker last looked.
     is_due: bool,
     end: Option<End>,
@@ -83,6 +86,7 @@ impl Channel {
             charged: 0,
             worker: Worker::Idle(Box::new(engine)),
             aside: 0,
+            is_paused: false,
             is_due: false,
             end: None,
         };
@@ -216,6 +220,9 @@ impl Channel {
     /// wake another thread takes longer, twice with every small file. A connection that has this thread for itself holds up
     /// nobody, and writes its files here too. Its reads go on elsewhere, or the socket would run empty meanwhile.
     fn start(self: &Arc<Self>, mut inbox: MutexGuard<'_, Inbox>, may_wait: bool) {
+        if inbox.is_paused {
+            return;
+        }
         match std::mem::replace(&mut inbox.worker, Worker::Running) {
             Worker::Idle(engine) => {
                 let has_ended = inbox.end.is_some();
@@ -240,6 +247,9 @@ impl Channel {
 
     /// Something that ran aside has ended: what waited for it goes on, on a thread that may wait.
     fn resume(self: &Arc<Self>, mut inbox: MutexGuard<'_, Inbox>) {
+        if inbox.is_paused {
+            return;
+        }
         match std::mem::replace(&mut inbox.worker, Worker::Running) {
             Worker::Idle(engine) if engine.is_stalled() || !inbox.queue.is_empty() || inbox.end.is_some() => {
                 drop(inbox);
@@ -267,7 +277,7 @@ impl Channel {
             if inbox.end == Some(End::Cut) {
                 return;
             }
-            if inbox.queue.is_empty() && !std::mem::take(&mut inbox.is_due) {
+            if inbox.is_paused || (inbox.queue.is_empty() && !std::mem::take(&mut inbox.is_due)) {
                 // What runs aside starts a worker again when it has ended.
                 let Some(end) = inbox.end.filter(|_| inbox.aside == 0) else {
                     last.armed = false;
@@ -384,6 +394,24 @@ impl Aside for Beside<'_> {
     fn expect(&self) -> Expected {
         let pending = Pending::begin(self.0, false);
         Box::new(move |answer| pending.answer(answer))
+    }
+
+    fn pause(&self, length: Duration) -> Arc<AtomicBool> {
+        let mut pending = Pending::begin(self.0, false);
+        pending.is_answered = true;
+        pending.channel.inbox().is_paused = true;
+        let over = Arc::new(AtomicBool::new(false));
+        let set = Arc::clone(&over);
+        self.0.runtime.spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(length) => {}
+                () = pending.channel.outbox.aborted() => {}
+            }
+            set.store(true, Ordering::SeqCst);
+            pending.channel.inbox().is_paused = false;
+            drop(pending);
+        });
+        over
     }
 }
 

@@ -18,7 +18,7 @@ use crate::facts::Ledger;
 use crate::longname::longname;
 use crate::packet::{self, Broken, Code, Frame, Input, MAX_DATA, MAX_PACKET, Malformed, Name, Reader, Request, pflags};
 use crate::path::{MAX_COMPONENT, VPath};
-use crate::tree::{CloseSign, Download, Fault, Kind, Listing, OpenHow, SetStat, Stat, Tree, Upload, Wait};
+use crate::tree::{CloseSign, Download, Fault, Kind, Listing, OpenHow, SetStat, Stat, Tree, Upload, Wait, Way};
 use crate::writing::{Counted, Lent, Writing};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::collections::{HashMap, VecDeque};
@@ -26,7 +26,7 @@ use std::io::IoSlice;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Most open handles of one channel; advertised by `limits@openssh.com`.
 pub const MAX_HANDLES: usize = 256;
@@ -79,6 +79,9 @@ pub(crate) trait Aside {
 
     /// The same for work that others do: what is returned takes its answer, on any thread.
     fn expect(&self) -> Expected;
+
+    /// Runs the engine again after a time, and sets what is returned before it does.
+    fn pause(&self, length: Duration) -> Arc<AtomicBool>;
 }
 
 pub(crate) struct Engine {
@@ -89,6 +92,8 @@ pub(crate) struct Engine {
     input: Input,
     /// A request that waits for what runs aside; those behind it wait too.
     stalled: Option<Frame>,
+    /// What is set when that one has waited for its time.
+    pause: Option<Arc<AtomicBool>>,
     may_wait: Wait,
     needs_thread: bool,
     greeted: bool,
@@ -149,6 +154,7 @@ impl Engine {
             shared,
             input: Input::default(),
             stalled: None,
+            pause: None,
             may_wait: Wait::Long,
             needs_thread: false,
             greeted: false,
@@ -231,6 +237,9 @@ impl Engine {
                 self.needs_thread = true;
                 return Ok(Some(frame));
             }
+            Frame::Write { ref handle, ref data, .. } if self.pauses(handle, Way::In, data.iter().map(Bytes::len).sum(), aside) => {
+                return Ok(Some(frame));
+            }
             Frame::BadWrite { id } => out.put(|b| packet::fault(b, id, &malformed()))?,
             Frame::Write { id, handle, offset, data } => {
                 let result = self.write(&handle, offset, &data).map(|()| Reply::Ok);
@@ -257,6 +266,7 @@ impl Engine {
             return Ok(false);
         }
         match request {
+            Request::Read { handle, len, .. } if self.pauses(handle, Way::Out, mixed_len(len), aside) => return Ok(false),
             Request::Close { handle } => self.close(id, handle, out, aside)?,
             Request::Extended { name: FSYNC, body } => self.sync(id, body, out, aside)?,
             Request::Open { path, flags, set } if self.may_wait < Wait::Long => {
@@ -276,6 +286,26 @@ impl Engine {
             }
         }
         Ok(true)
+    }
+
+    /// Whether a request has to wait for its time. Downloads wait when they are sent.
+    fn pauses(&mut self, handle: &[u8], way: Way, bytes: usize, aside: &dyn Aside) -> bool {
+        match self.pause.take() {
+            Some(over) if over.load(Ordering::SeqCst) => return false,
+            Some(over) => {
+                self.pause = Some(over);
+                return true;
+            }
+            None => {}
+        }
+        let length = match self.peek(handle) {
+            Some(Handle::Write(w)) if w.fault.is_none() => w.upload.pause(way, bytes),
+            _ => Duration::ZERO,
+        };
+        if !length.is_zero() {
+            self.pause = Some(aside.pause(length));
+        }
+        self.pause.is_some()
     }
 
     /// What a WRITE may have to wait for.
@@ -534,7 +564,7 @@ impl Engine {
             Handle::Write(w) if len == 0 && w.ledger.facts.how.read => Ok(Reply::Data(Vec::new())),
             Handle::Read(file) => Ok(Reply::Later(Arc::clone(file), offset, len)),
             Handle::Write(w) if w.ledger.facts.how.read => {
-                let mut buf = vec![0; usize::try_from(len).unwrap_or(MAX_DATA).min(MAX_MIXED_READ)];
+                let mut buf = vec![0; mixed_len(len)];
                 let n = full_read(&mut buf, offset, |at, buf| w.upload.read_at(at, buf))?;
                 buf.truncate(n);
                 Ok(if n == 0 { Reply::Eof } else { Reply::Data(buf) })
@@ -815,6 +845,11 @@ fn how(flags: u32, set: &SetStat) -> OpenHow {
 
 fn no_handle() -> Fault {
     Fault::Failure("no such handle".into())
+}
+
+/// Bytes that a READ of a handle that is also written gets at most.
+fn mixed_len(asked: u32) -> usize {
+    usize::try_from(asked).unwrap_or(MAX_DATA).min(MAX_MIXED_READ)
 }
 
 fn malformed() -> Fault {

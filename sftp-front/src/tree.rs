@@ -6,6 +6,7 @@
 use crate::facts::UploadFacts;
 use crate::path::VPath;
 use std::io;
+use std::time::Duration;
 
 /// A refused or failed request: the status code (draft-02 §7) and one line of text for the client.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -266,6 +267,15 @@ pub trait Tree: Send + Sync + 'static {
     fn after_close(&self, _path: &VPath, _sign: CloseSign) {}
 }
 
+/// Which way the bytes of a file go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From the client.
+    In,
+    /// To the client.
+    Out,
+}
+
 /// What a request may have to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wait {
@@ -293,6 +303,11 @@ pub trait Download: Send + Sync + 'static {
     /// # Errors
     /// Any fault.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, Fault>;
+
+    /// How long so many bytes that were just read have to wait before they are sent, as where bandwidth is limited.
+    fn pause(&self, _bytes: usize) -> Duration {
+        Duration::ZERO
+    }
 
     /// FSTAT.
     ///
@@ -323,6 +338,12 @@ pub trait Upload: Send {
             offset += piece.len() as u64;
         }
         Ok(())
+    }
+
+    /// How long a WRITE, or a READ, of so many bytes has to wait before it is run, as where bandwidth is limited. Asked once for
+    /// each; no thread is held meanwhile.
+    fn pause(&self, _way: Way, _bytes: usize) -> Duration {
+        Duration::ZERO
     }
 
     /// What a WRITE of bytes before `end` may have to wait for. What is no [`Long`](Wait::Long) wait may take place without a

@@ -4,29 +4,21 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use sftp_front::Way;
+
 /// Users whose clocks are kept, at most; a clock that is let go forgets no more than the turns of a few blocks.
 const MAX_CLOCKS: usize = 10_000;
 /// What may pass ahead of the clock, so that a short file is not slowed down.
 const BURST: Duration = Duration::from_millis(250);
-
-/// Which way bytes go.
-#[derive(Clone, Copy)]
-pub(super) enum Way {
-    In,
-    Out,
-}
 
 /// The clock of one user: when the next byte is due, each way.
 #[derive(Default)]
 pub(super) struct Pace([Mutex<Option<Instant>>; 2]);
 
 impl Pace {
-    /// Waits until `bytes` may pass at `rate` bytes per second; for blocking threads. 0 is no limit.
-    pub(super) fn wait(&self, way: Way, bytes: usize, rate: u64) {
-        let pause = self.turn(way, bytes, rate, Instant::now());
-        if !pause.is_zero() {
-            std::thread::sleep(pause);
-        }
+    /// How long `bytes` have to wait, after all before them, at `rate` bytes per second. 0 is no limit.
+    pub(super) fn pause(&self, way: Way, bytes: usize, rate: u64) -> Duration {
+        self.turn(way, bytes, rate, Instant::now())
     }
 
     fn turn(&self, way: Way, bytes: usize, rate: u64, now: Instant) -> Duration {

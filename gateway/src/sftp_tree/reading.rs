@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
-use sftp_front::{Download, Fault, Stat, VPath};
+use sftp_front::{Download, Fault, Stat, VPath, Way};
 
-use super::pace::{Pace, Way};
+use super::pace::Pace;
 use super::trail::Trail;
 use super::tree::{As2Tree, elapsed};
 use super::{failure, now};
@@ -50,16 +50,14 @@ impl Reading {
 impl Download for Reading {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, Fault> {
         let n = self.content.read_at(offset, buf).map_err(failure)?;
-        self.pace.wait(
-            Way::Out,
-            n,
-            self.core
-                .objects()
-                .user_of(&self.account, &self.user)
-                .map_or(0, |user| user.bandwidth),
-        );
         self.bytes.fetch_add(u64::try_from(n).unwrap_or(u64::MAX), Ordering::Relaxed);
         Ok(n)
+    }
+
+    fn pause(&self, bytes: usize) -> Duration {
+        let objects = self.core.objects();
+        let rate = objects.user_of(&self.account, &self.user).map_or(0, |user| user.bandwidth);
+        self.pace.pause(Way::Out, bytes, rate)
     }
 
     fn stat(&self) -> Result<Stat, Fault> {

@@ -2,16 +2,16 @@
 
 use std::io::IoSlice;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use as2_core::hex;
 use openssl::sha::Sha256;
 use serde_json::{Value, json};
-use sftp_front::{Closed, Fault, OpenHow, SetStat, Stat, Upload, UploadFacts, Wait};
+use sftp_front::{Closed, Fault, OpenHow, SetStat, Stat, Upload, UploadFacts, Wait, Way};
 
 use super::desk::{Desk, Live};
 use super::listing::{file_stat, seconds};
-use super::pace::{Pace, Way};
+use super::pace::Pace;
 use super::sending::{CUT_APPEND, INTERRUPTED, SendPath, Sent};
 use super::trail::Trail;
 use super::tree::{As2Tree, elapsed};
@@ -469,7 +469,7 @@ impl Upload for Writing {
         if std::mem::take(&mut self.may_restart) && offset == 0 {
             self.draft.set_len(0).map_err(told)?;
         }
-        let len = pieces.iter().map(|piece| piece.len()).sum();
+        let len: usize = pieces.iter().map(|piece| piece.len()).sum();
         let end = offset.saturating_add(u64::try_from(len).unwrap_or(u64::MAX));
         if self.live.is_removed() {
             return Err(removed());
@@ -479,14 +479,6 @@ impl Upload for Writing {
             self.count_others()?;
         }
         self.check_quota(end.max(self.draft.len()))?;
-        self.pace.wait(
-            Way::In,
-            len,
-            self.core
-                .objects()
-                .user_of(&self.account, &self.user)
-                .map_or(0, |user| user.bandwidth),
-        );
         self.put(offset, end, pieces).map_err(told)?;
         let mut at = offset;
         for piece in pieces {
@@ -499,13 +491,13 @@ impl Upload for Writing {
 
     /// Programs that open with more than they need (Go's `Create`, SSH.NET's) seldom read; those that do see what they wrote.
     fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<usize, Fault> {
-        let rate = self
-            .core
-            .objects()
-            .user_of(&self.account, &self.user)
-            .map_or(0, |user| user.bandwidth);
-        self.pace.wait(Way::Out, buf.len(), rate);
         self.draft.read_at(offset, buf).map_err(told)
+    }
+
+    fn pause(&self, way: Way, bytes: usize) -> Duration {
+        let objects = self.core.objects();
+        let rate = objects.user_of(&self.account, &self.user).map_or(0, |user| user.bandwidth);
+        self.pace.pause(way, bytes, rate)
     }
 
     fn wait(&self, end: u64) -> Wait {

@@ -35,8 +35,9 @@ use facts::UploadFacts;
 use libfuzzer_sys::fuzz_target;
 use path::VPath;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
 use tokio::runtime::Runtime;
 use tree::{CloseSign, Download, Entry, Fault, Kind, Listing, OpenHow, SetStat, Space, Stat, Tree, Upload, Wait};
 
@@ -90,6 +91,10 @@ impl Aside for AtOnce<'_> {
 
     fn expect(&self) -> Expected {
         unreachable!("the uploads of this tree close at once")
+    }
+
+    fn pause(&self, _length: Duration) -> Arc<AtomicBool> {
+        unreachable!("nothing limits this tree's bandwidth")
     }
 }
 

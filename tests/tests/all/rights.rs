@@ -1,5 +1,6 @@
 //! What a user may do where, how much of it, and what is known about it afterwards.
 
+use std::fs;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
@@ -92,6 +93,51 @@ fn bandwidth_is_kept_each_way() {
     let down = begun.elapsed();
     let fits = |took: Duration| (Duration::from_millis(1500)..Duration::from_secs(10)).contains(&took);
     assert!(fits(up) && fits(down), "two seconds each: {up:?} {down:?}");
+}
+
+#[test]
+fn sessions_that_wait_for_their_bandwidth_hold_no_threads() {
+    const EACH_WAY: usize = 20;
+    let pair = Pair::one_with(&[("sftp.max_connections_per_ip", "200")]);
+    let gateway = pair.alice();
+    let local = gateway.file("local/large", &vec![1; 1 << 20]);
+    pair.alice_user.put(&local, "AS2/send/ALICE/BOB/large.part");
+    let user = gateway.user("slow");
+    gateway.ok(&["user", "set", "slow", "--bandwidth", "16KiB"]);
+    let threads = || fs::read_dir(format!("/proc/{}/task", gateway.pid())).unwrap().count();
+    let mut clients: Vec<Packets> = (0..2 * EACH_WAY).map(|_| Packets::of(&user)).collect();
+    let before = threads();
+    for (n, client) in clients.iter_mut().enumerate() {
+        let (name, flags) = if n % 2 == 0 {
+            (format!("up-{n}.part"), 0x1a_u32)
+        } else {
+            ("large.part".to_owned(), 1)
+        };
+        let path = string(format!("AS2/send/ALICE/BOB/{name}").as_bytes());
+        let opened = client.ask(3, &[&path, &flags.to_be_bytes(), &[0; 4]]);
+        let handle = string(&opened.text());
+        for at in 0..8_u64 {
+            let offset = (at * (32 << 10)).to_be_bytes();
+            let (kind, rest) = if n % 2 == 0 {
+                (6, string(&[7; 32 << 10]))
+            } else {
+                (5, (32_u32 << 10).to_be_bytes().to_vec())
+            };
+            client.send(&packet(kind, 1_000 + u32::try_from(at).unwrap(), &[&handle, &offset, &rest]));
+        }
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    let more = threads().saturating_sub(before);
+    assert!(more < EACH_WAY / 2, "{} sessions that wait hold {more} threads", 2 * EACH_WAY);
+    // They end at once, and what they wrote is kept.
+    let sessions = gateway.json(&["session", "list"]);
+    let slow = sessions.as_array().unwrap().iter().filter(|row| row["user"] == "slow");
+    let ids: Vec<String> = slow.map(|row| row["id"].to_string()).collect();
+    assert_eq!(ids.len(), 2 * EACH_WAY);
+    ids.iter().for_each(|id| drop(gateway.ok(&["session", "end", id])));
+    wait_within(Duration::from_secs(10), "the sessions to end", || {
+        gateway.json(&["session", "list"]).as_array().unwrap().is_empty().then_some(())
+    });
 }
 
 #[test]
