@@ -1,12 +1,15 @@
 """The products: how each is started, what it can do, and how its side of a case is read."""
 import ctypes
+import fcntl
 import glob
+import itertools
 import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from urllib.parse import quote
@@ -18,10 +21,33 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 TIMEOUT = 60  # seconds for one order to a peer
 
 
+def port_block():
+    """The first block of a thousand ports that no other process has, as tests/src/process.rs takes them; ours while we live."""
+    for block in itertools.cycle(range(20)):
+        try:
+            lock = open(os.path.join(tempfile.gettempdir(), f"as2gate-test-ports-{block}"), "a")
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # taken, or another user's
+            time.sleep(0.05)
+            continue
+        for port in itertools.cycle(range(10_000 + block * 1_000, 11_000 + block * 1_000)):
+            yield port, lock
+
+
+PORTS = port_block()
+
+
 def free_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+    """Below the range from which the system draws, so that no connection gets it before its server does."""
+    while True:
+        port, _ = next(PORTS)
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                sock.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                pass
 
 
 def spawn(command, home, **pipes):

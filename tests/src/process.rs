@@ -1,8 +1,10 @@
 //! Running programs and waiting for conditions.
 
+use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::LazyLock;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -154,17 +156,73 @@ pub fn as2gate() -> PathBuf {
     release
 }
 
-/// A port that is free now, below the range from which the system draws: nobody else gets it while a server restarts.
+/// The first of the ports that tests use, below the range from which the system draws: nobody else gets one while a server
+/// restarts.
+const FIRST_PORT: u16 = 10_000;
+/// Ports that a process takes for itself alone.
+const BLOCK: u16 = 1_000;
+const BLOCKS: u16 = 20;
+
+/// A port that nobody listens on, and that no other test gets before a thousand more have been asked for.
+///
+/// No socket is bound to find out: a program that is being started beside holds a copy of each until it runs, and who then binds
+/// the port for good would find it in use.
 #[must_use]
+#[track_caller]
 pub fn free_port() -> u16 {
-    use std::sync::atomic::{AtomicU32, Ordering};
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let start = std::process::id().wrapping_mul(7919);
-    loop {
-        let port = 10_000 + (start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000);
-        let port = u16::try_from(port).unwrap();
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
+    use std::sync::atomic::{AtomicU16, Ordering};
+    static MINE: LazyLock<(File, u16)> = LazyLock::new(take_block);
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let free = (0..BLOCK)
+        .map(|_| MINE.1 + NEXT.fetch_add(1, Ordering::Relaxed) % BLOCK)
+        .find(|port| !is_used(*port));
+    free.expect("a free port")
+}
+
+/// Takes the first block of ports that no other process has, for as long as this one lives.
+fn take_block() -> (File, u16) {
+    for block in (0..BLOCKS).cycle() {
+        let lock = std::env::temp_dir().join(format!("as2gate-test-ports-{block}"));
+        // Another user's file cannot be opened; its block counts as taken.
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(lock);
+        if let Ok(file) = file
+            && file.try_lock().is_ok()
+        {
+            return (file, FIRST_PORT + block * BLOCK);
         }
+        if block + 1 == BLOCKS {
+            sleep(LOOK);
+        }
+    }
+    unreachable!("a cycle has no end")
+}
+
+/// Whether the system knows a socket with this port of its own, be it listening or connected.
+fn is_used(port: u16) -> bool {
+    let own = format!(":{port:04X}");
+    ["/proc/net/tcp", "/proc/net/tcp6"].iter().any(|table| {
+        let table = fs::read_to_string(table).unwrap_or_default();
+        table
+            .lines()
+            .any(|line| line.split_whitespace().nth(1).is_some_and(|local| local.ends_with(&own)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_free_port_is_nobodys_and_can_be_bound_at_once() {
+        let busy = std::thread::spawn(|| (0..200).for_each(|_| drop(run(&mut tool("true", &[])))));
+        let mut seen = HashSet::new();
+        for _ in 0..500 {
+            let port = free_port();
+            assert!(seen.insert(port) && TcpListener::bind(("127.0.0.1", port)).is_ok(), "{port}");
+        }
+        busy.join().unwrap();
     }
 }
