@@ -204,7 +204,8 @@ pub struct Partner {
     pub micalgs: Vec<Digest>,
     /// A signed receipt is `required`, not `optional` (RFC 4130 §7.3).
     pub mdn_required: bool,
-    /// Further origins that its async MDNs may go to.
+    /// Further origins that its async MDNs may go to; those for messages that no signature proves go to these very addresses, or to
+    /// `url`.
     pub mdn_urls: Vec<String>,
 
     /// TLS towards it.

@@ -45,6 +45,8 @@ def partner_toml(product, case, url):
         "compress": case.compress or "none",
         "key_transport": case.transport,
         "mdn": case.receipt,
+        # The very address, since not every message proves by a signature who named it.
+        "mdn_urls": [url.rsplit("/", 1)[0] + "/mdn"],
         "legacy": case.sign == "sha1" or case.sign == "sha224",
         "accept_3des": case.encrypt == "3des",
         "sign_certificate": [name],

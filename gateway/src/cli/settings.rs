@@ -398,7 +398,12 @@ impl Noun for OfPartner {
             "mdn_required",
             "Require a signed receipt instead of wishing for one",
         ),
-        text("mdn-urls", "mdn_urls", "URLS", "Where its async MDNs may go besides its own host"),
+        text(
+            "mdn-urls",
+            "mdn_urls",
+            "URLS",
+            "Where its async MDNs may go besides its own host; for unsigned messages, the very addresses",
+        ),
         word(
             "tls",
             "tls",

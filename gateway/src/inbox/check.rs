@@ -187,6 +187,7 @@ fn conclude(core: &Core, mut taken: Taken, found: Found) -> Result<Checked, Flow
     let says = match (found, bad_name) {
         (Found::Good(facts, parts), Some(error)) => {
             parts.iter().for_each(|part| core.storage.discard(&part.staged.key));
+            note_security(message, &facts);
             reject(message, &error);
             Says::error(&error, facts.mic)
         }
@@ -355,11 +356,17 @@ fn tell(core: &Core, message: &Message) {
     }
 }
 
-fn note(message: &mut Message, facts: &ReceivedMessage, parts: &[Part]) {
+/// How a message that was opened is protected. The signature also tells who asked for its MDN.
+pub(super) fn note_security(message: &mut Message, facts: &ReceivedMessage) {
     let detail = &mut message.detail;
     detail.signed = facts.signed.as_ref().map(|s| s.digest.to_string()).unwrap_or_default();
     detail.encrypted = facts.encrypted.map(|cipher| cipher.to_string()).unwrap_or_default();
     detail.compressed = if facts.compressed { "yes" } else { "none" }.to_owned();
+}
+
+fn note(message: &mut Message, facts: &ReceivedMessage, parts: &[Part]) {
+    note_security(message, facts);
+    let detail = &mut message.detail;
     detail.mic = facts.mic.as_ref().map(ToString::to_string).unwrap_or_default();
     detail.marks.extend(facts.notes.iter().cloned());
     detail.files = parts

@@ -9,7 +9,7 @@ use as2_core::mic::Mic;
 use as2_core::receipt::ReceiptRequest;
 use as2_core::{Error, ErrorKind};
 
-use super::check::{Found, brake, code_of, hold_back, open, trouble};
+use super::check::{Found, brake, code_of, hold_back, note_security, open, trouble};
 use super::reply::{self, Says, keep_refused};
 use super::{Taken, checked, drop_staged};
 use crate::clock::Millis;
@@ -92,6 +92,9 @@ pub(super) async fn answer(core: &Arc<Core>, taken: Taken, staged: Staged, row: 
     );
     if row.raw_sha256 == taken.message.detail.raw_sha256 {
         if is_warned(&taken) {
+            let mut taken = taken;
+            // The same bytes have the same signature.
+            taken.message.detail.signed = first_signed(core, &row)?;
             return warned(core, taken, staged.blob(), row).await;
         }
         drop_staged(core, staged).await;
@@ -215,13 +218,16 @@ async fn warned(core: &Arc<Core>, taken: Taken, raw: Option<Blob>, first: Inboun
 }
 
 /// Other bytes under a bound id: encrypted anew if the content is the same, quarantined if it is not.
-async fn other_bytes(core: &Arc<Core>, taken: Taken, staged: Staged, row: InboundRow) -> Result<Reply, FlowError> {
+async fn other_bytes(core: &Arc<Core>, mut taken: Taken, staged: Staged, row: InboundRow) -> Result<Reply, FlowError> {
     if let Some((key, bytes)) = staged.blob() {
         core.journal.write(move |tx| tx.put_blob(&key, &bytes)).await?;
     }
     let found = open(core, &taken.pair, &taken.message).await?;
     let same = match &found {
-        Found::Good(facts, _) => is_same_content(core, &taken, facts.mic.as_ref(), &row).await?,
+        Found::Good(facts, _) => {
+            note_security(&mut taken.message, facts);
+            is_same_content(core, &taken, facts.mic.as_ref(), &row).await?
+        }
         Found::Bad(_) => false,
     };
     if same {
@@ -230,6 +236,10 @@ async fn other_bytes(core: &Arc<Core>, taken: Taken, staged: Staged, row: Inboun
             return warned(core, taken, None, row).await;
         }
         core.let_go(vec![staged.key]).await;
+        if taken.is_async() && taken.message.detail.signed.is_empty() && !first_signed(core, &row)?.is_empty() {
+            // A signature proved whose the first copy was, and where its MDN goes; nothing proves that of this one.
+            return Ok(accepted(&taken));
+        }
         return replay(core, &taken, row).await;
     }
     let braked = brake(core, &taken, trouble(&found)).await;
@@ -242,6 +252,12 @@ async fn other_bytes(core: &Arc<Core>, taken: Taken, staged: Staged, row: Inboun
         Some(made) if taken.is_sync() => reply::mdn(made),
         _ => accepted(&taken),
     })
+}
+
+/// What the first copy of a message was signed with; empty if it was not.
+fn first_signed(core: &Core, row: &InboundRow) -> Result<String, FlowError> {
+    let first = core.journal.read(|tx| tx.message(&row.message))?;
+    Ok(first.map(|first| first.detail.signed).unwrap_or_default())
 }
 
 /// Whether this copy has the MIC of the first one, by the algorithm of that one: a partner that was set otherwise between

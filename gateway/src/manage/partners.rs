@@ -115,6 +115,7 @@ pub async fn add_from_station(
             name: station.name.clone(),
             email: station.email.clone(),
             private: is_private(&url),
+            mdn_urls: Some(core.mdn_url(station)).filter(|to| *to != url).into_iter().collect(),
             url,
             ..Partner::default()
         };

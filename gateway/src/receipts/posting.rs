@@ -35,15 +35,8 @@ pub async fn post_mdn(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
         Err(lack) => return later(core, &job, message, &lack.to_string()).await,
     };
     let url = message.detail.mdn_url.clone();
-    if !destination_allowed(&pair, &url) {
-        return give_up(
-            core,
-            message,
-            "mdn-destination-denied",
-            format!("destination {url} is not among the partner's origins"),
-            "mdn.held",
-        )
-        .await;
+    if let Some(why) = denied(&message, &pair, &url) {
+        return give_up(core, message, "mdn-destination-denied", why, "mdn.held").await;
     }
     let headers = Headers::parse(headers.as_bytes()).map_err(|e| FlowError::Internal(e.to_string()))?;
     let mut target = outbox::target(core, &pair, &url);
@@ -143,9 +136,31 @@ async fn give_up(core: &Arc<Core>, message: Message, code: &str, why: String, ev
     settle(core, message, event, ended, core.clock.now()).await
 }
 
-/// Async MDNs go only to origins that the partner entry names (as2.md SEC1).
-fn destination_allowed(pair: &Partnership, url: &str) -> bool {
-    same_origin(&pair.partner.url, url) || pair.partner.mdn_urls.iter().any(|allowed| same_origin(allowed, url))
+/// Why an async MDN may not go to this address; `None` where it may. They go only to origins that the partner's settings name;
+/// and where no signature proves who asked, only to the very addresses (as2.md SEC1, security.md §5): anybody could have chosen
+/// another path or query there.
+fn denied(message: &Message, pair: &Partnership, url: &str) -> Option<String> {
+    let named = || std::iter::once(&pair.partner.url).chain(&pair.partner.mdn_urls);
+    if !named().any(|named| same_origin(named, url)) {
+        return Some(format!("destination {url} is not among the partner's origins"));
+    }
+    let proven = !message.detail.signed.is_empty();
+    if !proven && !named().any(|named| same_address(named, url)) {
+        return Some(format!(
+            "no signature proves that the partner asked for {url}, and neither its url nor its mdn_urls is this very address"
+        ));
+    }
+    None
+}
+
+/// Origin, path and query agree.
+fn same_address(one: &str, other: &str) -> bool {
+    let path = |url: &str| {
+        url.parse()
+            .ok()
+            .and_then(|uri: hyper::Uri| uri.path_and_query().map(ToString::to_string))
+    };
+    same_origin(one, other) && path(one).is_some_and(|one| path(other) == Some(one))
 }
 
 /// Scheme, host and port agree.
@@ -186,6 +201,21 @@ mod tests {
             "gopher://a.example/",
         ] {
             assert!(!same_origin("https://a.example/as2", other), "{other}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_compared_with_path_and_query() {
+        assert!(same_address("https://a.example/mdn?x=1", "HTTPS://A.example:443/mdn?x=1"));
+        assert!(same_address("https://a.example", "https://a.example/"));
+        for other in [
+            "https://a.example/mdn",
+            "https://a.example/mdn?x=2",
+            "https://a.example/MDN?x=1",
+            "https://a.example/mdn/../mdn?x=1",
+            "https://b.example/mdn?x=1",
+        ] {
+            assert!(!same_address("https://a.example/mdn?x=1", other), "{other}");
         }
     }
 }

@@ -89,8 +89,8 @@ fn the_async_mdn_of_a_failure_waits_on_disk() {
     let stage = Stage::new(&[]);
     let port = free_port();
     let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
-    stage.add("LATE", port, &[]);
     let url = format!("http://127.0.0.1:{port}/mdn");
+    stage.add("LATE", port, &["--mdn-urls", &url]);
     let broken = payload().signed(&stage.partner).encrypted(&stage.stranger.path("cert.pem"));
     let with = |id: &str| broken.message(id).with("AS2-From", "LATE");
     wait_for("the new partner", || {

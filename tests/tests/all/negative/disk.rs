@@ -171,12 +171,12 @@ fn what_cannot_be_unpacked_for_want_of_room_is_never_receipted_as_good() {
     let (gate, port) = (&disk.stage.gate, disk.stage.gate.as2_port);
     let url_port = free_port();
     let listener = TcpListener::bind(("127.0.0.1", url_port)).unwrap();
-    disk.stage
-        .add("LATER", url_port, &["--require-encrypted", "false", "--require-signed", "false"]);
+    let url = format!("http://127.0.0.1:{url_port}/mdn");
+    let open = ["--require-encrypted", "false", "--require-signed", "false", "--mdn-urls", &url];
+    disk.stage.add("LATER", url_port, &open);
     gate.restart();
     let big = |seed| compressed(&zlib(&Entity::new("application/octet-stream", noise(6 << 20, seed)).bytes(), 0));
     let sync = big(1).message("<sync@test>");
-    let url = format!("http://127.0.0.1:{url_port}/mdn");
     let later = big(2)
         .message("<async@test>")
         .with("AS2-From", "LATER")

@@ -109,3 +109,42 @@ fn an_mdn_address_that_never_answers_holds_up_nobody() {
     assert!(began.elapsed() < SOON, "they waited for the silent address: {:?}", began.elapsed());
     assert_eq!(silent.posts("mdn"), AT_ONCE, "the silent address has more than its share");
 }
+
+/// What the list says about a message, once its MDN is held or given up.
+#[track_caller]
+fn not_delivered(stage: &Stage, id: &str, why: &str) -> Value {
+    let row = stage.gate.wait("the MDN to be held", |gate| {
+        let row = stage.listed(id).pop()?;
+        let whole = gate.show(row["id"].as_str().unwrap());
+        whole["marks"].to_string().contains("MDN not delivered").then_some(whole)
+    });
+    assert!(row["marks"].to_string().contains(why), "{row:#}");
+    row
+}
+
+#[test]
+fn who_proves_nothing_chooses_no_path_for_an_mdn() {
+    let stage = stage();
+    let door = Door::open(|_| Some(200));
+    let named = door.url("named?x=1");
+    partner(&stage, "VAGUE", &door, &["--require-signed", "false", "--mdn-urls", &named]);
+    let ask = |entity: &Entity, path: &str| {
+        let id = format!("<vague-{}@test>", next());
+        let request = entity.message(&id).with("AS2-From", "VAGUE");
+        let answer = request.with("Receipt-Delivery-Option", &door.url(path)).post(stage.gate.as2_port);
+        assert_eq!(answer.status, 204, "{}", answer.text());
+        id
+    };
+    for unproven in [payload(), payload().signed(&stage.stranger)] {
+        for path in ["named", "named?x=2", "other", "?named?x=1"] {
+            not_delivered(&stage, &ask(&unproven, path), "no signature proves");
+        }
+        let before = door.posts("named?x=1");
+        ask(&unproven, "named?x=1");
+        wait_for("the MDN", || (door.posts("named?x=1") > before).then_some(()));
+    }
+    assert_eq!(door.hits.lock().unwrap().len(), 2, "a path that nobody named was posted to");
+    // Whose signature verifies may have a path for each message, also where the message is refused for another reason.
+    ask(&payload().signed(&stage.partner), "free?y=1");
+    door.called("free?y=1");
+}

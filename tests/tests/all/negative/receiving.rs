@@ -760,8 +760,8 @@ fn a_negative_async_mdn_goes_out_with_the_same_bytes_on_each_try() {
     let stage = stage();
     let port = free_port();
     let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
-    stage.add("LATER", port, &["--require-encrypted", "false"]);
     let url = format!("http://127.0.0.1:{port}/mdn");
+    stage.add("LATER", port, &["--require-encrypted", "false", "--mdn-urls", &url]);
     let request = payload().signed(&stage.stranger).message("<later@test>");
     let request = request.with("AS2-From", "LATER").with("Receipt-Delivery-Option", &url);
     wait_for("the new partner", || {
