@@ -215,6 +215,9 @@ pub struct Detail {
     /// Where an async receipt of ours goes.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub mdn_url: String,
+    /// When it was last asked for again, by a repeat or an operator: its tries count from then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mdn_asked_again: Option<Millis>,
     /// Tries.
     pub tries: Vec<Attempt>,
     /// The message that this one repeats (resend), or whose name it doubles.
@@ -247,7 +250,26 @@ impl Detail {
     }
 }
 
+/// The mark of a received message whose async MDN was held or given up begins so.
+const MDN_UNDELIVERED: &str = "MDN not delivered";
+
 impl Message {
+    /// The partner asked for an async MDN of this received message, and it was held or given up.
+    #[must_use]
+    pub fn owes_mdn(&self) -> bool {
+        self.detail.marks.iter().any(|mark| mark.starts_with(MDN_UNDELIVERED))
+    }
+
+    /// Marks it so, with the reason.
+    pub fn mdn_not_delivered(&mut self, why: &str) {
+        self.detail.marks.push(format!("{MDN_UNDELIVERED}: {why}"));
+    }
+
+    /// The MDN was delivered, or is to be tried again.
+    pub fn forget_undelivered_mdn(&mut self) {
+        self.detail.marks.retain(|mark| !mark.starts_with(MDN_UNDELIVERED));
+    }
+
     /// Whether the same bytes may be posted again: it is in work, or it failed without the partner's verified word.
     #[must_use]
     pub fn can_be_retried(&self) -> bool {

@@ -24,7 +24,7 @@ use crate::partnership::Partnership;
 use crate::random::random;
 use crate::storage::Staged;
 
-pub use posting::post_mdn;
+pub use posting::{post_mdn, stored_mdn};
 pub(crate) use verdict::verdict;
 pub use verdict::{Timing, Verdict};
 

@@ -89,7 +89,7 @@ pub(crate) enum Verb {
         #[arg(long, value_name = "TIME", value_parser = parse_duration)]
         timeout: Option<Duration>,
     },
-    /// Post the same bytes again now, under the same Message-ID.
+    /// Post the same bytes again now, under the same Message-ID; of a received message, its async MDN.
     #[command(after_help = "Examples:
   as2gate message retry 048291637
   as2gate message retry --state held")]
@@ -194,6 +194,15 @@ pub(crate) fn disposition(message: &Message) -> String {
     text.rsplit_once(';').map_or(text.as_str(), |(_, rest)| rest).trim().to_owned()
 }
 
+/// The same for people, with the word that they have to do something.
+fn receipt(message: &Message) -> Cell {
+    let word = disposition(message);
+    if message.owes_mdn() {
+        return Cell::short(format!("{word}, not delivered"), word);
+    }
+    Cell::text(word)
+}
+
 /// A message as programs see it: one object, times in RFC 3339.
 pub(crate) fn object(message: &Message) -> Value {
     let mut fields = Map::new();
@@ -206,7 +215,7 @@ pub(crate) fn object(message: &Message) -> Value {
         row.remove("detail");
         fields.extend(row);
     }
-    for name in ["created", "updated", "finished", "next_try", "mdn_at", "mdn_due"] {
+    for name in ["created", "updated", "finished", "next_try", "mdn_at", "mdn_due", "mdn_asked_again"] {
         if let Some(at) = fields.get(name).and_then(Value::as_i64) {
             fields.insert(name.to_owned(), json!(rfc3339(at)));
         }
@@ -217,6 +226,10 @@ pub(crate) fn object(message: &Message) -> Value {
         }
     }
     fields.insert("mdn".to_owned(), json!(disposition(message)));
+    let hint = hint(message);
+    if !hint.is_empty() {
+        fields.insert("hint".to_owned(), json!(hint));
+    }
     Value::Object(fields)
 }
 
@@ -259,7 +272,7 @@ fn table(found: &[Message], state: Option<State>, now: Millis) -> List {
             Cell::text(&message.file),
             Cell::size(message.size),
             Cell::text(message.state.to_string()),
-            Cell::text(disposition(message)),
+            receipt(message),
             Cell::number(u64::from(message.attempts)),
             Cell::time(message.next_try, now),
             Cell::text(&message.reason),
@@ -298,12 +311,24 @@ fn shown(core: &Core, message: &Message) -> String {
         ("Next try", next.map(|at| local(at, now)).unwrap_or_default()),
         ("Error", message.code.clone()),
         ("Why", message.reason.clone()),
-        ("Hint", detail.hint.clone()),
+        ("Hint", hint(message)),
         ("Marks", detail.marks.join(", ")),
         ("Previous", detail.previous.clone()),
         ("User", detail.user.clone()),
         ("Where", places(message).join("\n")),
     ])
+}
+
+/// What to do next.
+fn hint(message: &Message) -> String {
+    let own = Some(message.detail.hint.clone()).filter(|hint| !hint.is_empty());
+    let owed = message.owes_mdn().then(|| {
+        format!(
+            "once it can be delivered, `as2gate message retry {}` posts the MDN again",
+            message.id.short()
+        )
+    });
+    own.into_iter().chain(owed).collect::<Vec<_>>().join("; ")
 }
 
 fn files(message: &Message) -> String {
@@ -350,6 +375,7 @@ fn mdn(message: &Message, now: Millis) -> String {
         ("none" | "", None) => "none asked for".to_owned(),
         (_, None) => match detail.mdn_due {
             Some(due) => format!("{mode}, due {}", local(due, now)),
+            None if message.owes_mdn() => format!("{mode}, not delivered"),
             None => format!("{mode}, not yet"),
         },
         (_, Some(at)) => {
@@ -624,6 +650,7 @@ async fn each(ctx: &Ctx, core: &Arc<Core>, which: Which, what: Move) -> Outcome 
         };
         results.push(done.map(|after| {
             let word = match what {
+                Move::Retry if after.direction == Direction::In => "its MDN goes out again now".to_owned(),
                 Move::Retry => "goes out again now".to_owned(),
                 Move::Resend if ctx.dry_run() => "would be sent anew".to_owned(),
                 Move::Resend => format!("sent anew as {}", after.id),

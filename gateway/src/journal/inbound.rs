@@ -327,31 +327,46 @@ impl Tx<'_> {
             .and_then(|row| row.mdn_headers.zip(row.mdn_body)))
     }
 
-    /// The MDN of a received message went to this address, or will not; what that changes in its row is `change`'s. A repeat
-    /// that asked for it at another address meanwhile still gets it there.
+    /// The MDN of a received message was posted, held or given up; what that changes in its row is `change`'s. Where it was asked
+    /// for again meanwhile, and what was tried is not what that wants, `change` says false, and the job stays.
     ///
     /// # Errors
     /// `Conflict` if the message changed meanwhile.
-    pub fn mdn_posted(&self, id: &str, url: &str, kind: &'static str, change: impl FnOnce(&mut Message), now: Millis) -> Result<()> {
+    pub fn mdn_posted(&self, id: &str, kind: &'static str, change: impl FnOnce(&mut Message) -> bool, now: Millis) -> Result<()> {
         let mut message = self.expect_message(id)?;
-        change(&mut message);
+        let is_over = change(&mut message);
         self.update_message(&message, &[message.state])?;
         self.finish_job(JobKind::Mdn, id)?;
-        if message.detail.mdn_url != url {
+        if !is_over {
             self.post_mdn_at(&message, now)?;
         }
         self.record_message(kind, &message, now)
     }
 
-    /// Asks for the MDN of a received message to be posted again (a repeat that asked for it async).
+    /// Asks for the MDN of a received message to be posted again, with all its tries: a repeat that asked for it at this URL, or
+    /// an operator.
     ///
     /// # Errors
     /// The database's.
-    pub fn post_mdn_again(&self, id: &str, url: &str, now: Millis) -> Result<()> {
+    pub fn post_mdn_again(&self, id: &str, url: &str, due: Millis) -> Result<Message> {
         let mut message = self.expect_message(id)?;
         url.clone_into(&mut message.detail.mdn_url);
+        message.detail.mdn_asked_again = Some(due);
+        message.forget_undelivered_mdn();
         self.update_message(&message, &[message.state])?;
-        self.post_mdn_at(&message, now)
+        self.post_mdn_at(&message, due)?;
+        Ok(message)
+    }
+
+    /// [`Tx::post_mdn_again`] by an operator, at the URL that the partner asked for it at last.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn retry_mdn(&self, id: &str, due: Millis, now: Millis) -> Result<Message> {
+        let url = self.expect_message(id)?.detail.mdn_url;
+        let message = self.post_mdn_again(id, &url, due)?;
+        self.record_message("mdn.retry", &message, now)?;
+        Ok(message)
     }
 
     /// Whether this partner sent a file of this name since a time.

@@ -50,10 +50,11 @@ pub struct Job {
 }
 
 impl Tx<'_> {
+    /// One that is there already is due at this time instead, with all its tries.
     pub(super) fn add_job(&self, kind: JobKind, account: &str, message: &str, lane: &str, due: Millis) -> Result<()> {
         let mut insert = self.db.prepare_cached(
             "INSERT INTO job (kind, account, message, lane, due) VALUES (?1, ?2, ?3, ?4, ?5)
-             ON CONFLICT (kind, message) DO UPDATE SET due = ?5",
+             ON CONFLICT (kind, message) DO UPDATE SET due = ?5, tries = 0",
         )?;
         insert.execute(params![kind.as_str(), account, message, lane, due])?;
         Ok(())

@@ -13,8 +13,11 @@ use crate::journal::{Accepted, Entry, JournalError, NewUpload, Revived};
 use crate::layout::Area;
 use crate::message::{Detail, Direction, FileRecord, Id, Message, State};
 use crate::outbox::FlowError;
+use crate::receipts;
 use crate::storage::{Content, Staged, StorageError};
 
+/// Milliseconds after which a running server has surely seen what was set just before.
+const FOLLOWED: Millis = 1_000;
 /// Bytes copied at a time.
 const PIECE: usize = 128 * 1024;
 
@@ -47,12 +50,14 @@ pub fn choose(core: &Core, account: Option<&str>, text: &str) -> Result<Message>
     }
 }
 
-/// Posts the stored bytes again at once, under the same Message-ID.
+/// Posts the stored bytes again at once, under the same Message-ID; of a received message, its async MDN.
 ///
 /// # Errors
-/// When the message was received, or is final with a known outcome.
+/// When the message is final with a known outcome, or was received and has no async MDN.
 pub async fn retry(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result<Message> {
-    expect_sent(message, "retry")?;
+    if message.direction == Direction::In {
+        return retry_mdn(core, message, dry_run).await;
+    }
     if !message.can_be_retried() {
         let hint = format!("as2gate message resend {} makes a new message of the same file", message.id.short());
         return Err(Refusal::new(
@@ -86,6 +91,48 @@ pub async fn retry(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result
     }
     core.wake();
     Ok(retried)
+}
+
+/// Posts the async MDN of a received message again, the stored bytes, to the URL that the partner asked for.
+async fn retry_mdn(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result<Message> {
+    let what = || format!("cannot retry message {}", message.id);
+    if message.detail.mdn_url.is_empty() {
+        let why = "it was received, and its sender asked for no async MDN";
+        return Err(Refusal::usage(what(), why, "ask the partner to send it again"));
+    }
+    if message.state == State::Received {
+        let hint = format!("as2gate message follow {}", message.id.short());
+        return Err(Refusal::new(
+            RefusalKind::Failed,
+            "in-work",
+            what(),
+            "it is being checked; its MDN goes out by itself",
+            hint,
+        ));
+    }
+    if receipts::stored_mdn(core, message)
+        .map_err(|error| refusal(error, what()))?
+        .is_none()
+    {
+        let hint = "ask the partner to send it again, under the same Message-ID";
+        return Err(Refusal::not_found(what(), "its MDN is kept no more", hint));
+    }
+    if dry_run {
+        return Ok(message.clone());
+    }
+    let (id, now) = (message.id.as_str().to_owned(), core.clock.now());
+    let asked = core.journal.write(move |tx| tx.retry_mdn(&id, now + FOLLOWED, now)).await?;
+    core.wake();
+    Ok(asked)
+}
+
+/// An error of a flow, as a refusal.
+fn refusal(error: FlowError, what: String) -> Refusal {
+    match error {
+        FlowError::Journal(error) => Refusal::from(error),
+        FlowError::Storage(error) => error.into(),
+        FlowError::Internal(why) => Refusal::new(RefusalKind::Failed, "internal", what, why, "try again"),
+    }
 }
 
 /// Brings the bytes of a failed message back from the tree.
@@ -258,11 +305,9 @@ pub async fn cancel(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
     // The person has seen the row as it was; a try may have begun and ended since.
     step.seen = Some(message.updated);
     let settled = step.message.clone();
-    crate::outbox::settle(core, step, now).await.map_err(|error| match error {
-        FlowError::Journal(error) => Refusal::from(error),
-        FlowError::Storage(error) => error.into(),
-        FlowError::Internal(why) => Refusal::new(RefusalKind::Failed, "internal", what(), why, "try again"),
-    })?;
+    crate::outbox::settle(core, step, now)
+        .await
+        .map_err(|error| refusal(error, what()))?;
     Ok(settled)
 }
 

@@ -60,8 +60,11 @@ pub async fn post_mdn(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
 }
 
 /// The MDN that was made for a message: beside the Message-ID that it binds or, if that belongs to another message, as
-/// the evidence shows it.
-fn stored_mdn(core: &Core, message: &Message) -> Result<Option<(String, Vec<u8>)>, FlowError> {
+/// the evidence shows it. `None` where none was made, or it is kept no more.
+///
+/// # Errors
+/// Ours only.
+pub fn stored_mdn(core: &Core, message: &Message) -> Result<Option<(String, Vec<u8>)>, FlowError> {
     if let Some(bound) = core.journal.read(|tx| tx.stored_mdn(message))? {
         return Ok(Some(bound));
     }
@@ -70,7 +73,10 @@ fn stored_mdn(core: &Core, message: &Message) -> Result<Option<(String, Vec<u8>)
     let Some(entry) = entries.iter().find(|entry| entry.area == Area::RawMdn && entry.name == name) else {
         return Ok(None);
     };
-    let content = core.storage.open_entry(entry)?;
+    let content = match core.storage.open_kept(entry) {
+        Err(StorageError::Missing(_)) => return Ok(None),
+        other => other?,
+    };
     let mut bytes = Vec::new();
     content.for_each(64 * 1024, |piece| -> Result<(), StorageError> {
         bytes.extend_from_slice(piece);
@@ -92,27 +98,30 @@ async fn end(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
 async fn posted(core: &Arc<Core>, message: Message) -> Result<(), FlowError> {
     let now = core.clock.now();
     tracing::info!(id = %message.id, station = message.station, partner = message.partner, message_id = message.message_id, "MDN posted");
+    let url = message.detail.mdn_url.clone();
     let ended = move |row: &mut Message| {
         row.detail.mdn_at = Some(now);
-        row.detail.marks.retain(|mark| !mark.starts_with("MDN not"));
+        row.forget_undelivered_mdn();
+        // Unless a repeat has asked for another address since the message was read.
+        row.detail.mdn_url == url
     };
     settle(core, message, "mdn.posted", ended, now).await
 }
 
-/// Ends the job, unless a repeat has asked for another address since the message was read.
+/// Ends the job, unless `ended` says that it goes on.
 async fn settle(
     core: &Arc<Core>,
     message: Message,
     event: &'static str,
-    ended: impl FnOnce(&mut Message) + Send + 'static,
+    ended: impl FnOnce(&mut Message) -> bool + Send + 'static,
     now: Millis,
 ) -> Result<(), FlowError> {
     let change = move |row: &mut Message| {
-        ended(row);
         row.updated = now;
+        ended(row)
     };
-    let (id, url) = (message.id.as_str().to_owned(), message.detail.mdn_url);
-    core.journal.write(move |tx| tx.mdn_posted(&id, &url, event, change, now)).await?;
+    let id = message.id.as_str().to_owned();
+    core.journal.write(move |tx| tx.mdn_posted(&id, event, change, now)).await?;
     core.wake();
     Ok(())
 }
@@ -120,7 +129,8 @@ async fn settle(
 async fn later(core: &Arc<Core>, job: &Job, message: Message, why: &str) -> Result<(), FlowError> {
     let retry = &core.config.retry;
     let now = core.clock.now();
-    if job.tries + 1 >= retry.max_tries || now - message.created >= millis(retry.max_time) {
+    let began = message.detail.mdn_asked_again.unwrap_or(message.created);
+    if job.tries + 1 >= retry.max_tries || now - began >= millis(retry.max_time) {
         return give_up(core, message, "mdn-not-delivered", why.to_owned(), "mdn.failed").await;
     }
     let wait = outbox::retry_wait(retry.initial, retry.factor, retry.max_wait, job.tries + 1, retry.jitter, 0.0);
@@ -132,7 +142,15 @@ async fn later(core: &Arc<Core>, job: &Job, message: Message, why: &str) -> Resu
 
 async fn give_up(core: &Arc<Core>, message: Message, code: &str, why: String, event: &'static str) -> Result<(), FlowError> {
     tracing::warn!(id = %message.id, station = message.station, partner = message.partner, code, why, "MDN not delivered");
-    let ended = move |row: &mut Message| row.detail.marks.push(format!("MDN not delivered: {why}"));
+    let (url, asked) = (message.detail.mdn_url.clone(), message.detail.mdn_asked_again);
+    let ended = move |row: &mut Message| {
+        // Unless somebody has asked for it again since the message was read.
+        let is_over = row.detail.mdn_url == url && row.detail.mdn_asked_again == asked;
+        if is_over {
+            row.mdn_not_delivered(&why);
+        }
+        is_over
+    };
     settle(core, message, event, ended, core.clock.now()).await
 }
 

@@ -1,6 +1,7 @@
 //! Our own async MDNs on their way out: addresses that do not answer, MDNs that an operator posts again, and who may say where
 //! they go (as2.md SEC1; security.md §5).
 
+use std::sync::atomic::AtomicU16;
 use std::time::Instant;
 
 use super::scene::Hit;
@@ -144,7 +145,67 @@ fn who_proves_nothing_chooses_no_path_for_an_mdn() {
         wait_for("the MDN", || (door.posts("named?x=1") > before).then_some(()));
     }
     assert_eq!(door.hits.lock().unwrap().len(), 2, "a path that nobody named was posted to");
-    // Whose signature verifies may have a path for each message, also where the message is refused for another reason.
+    // Whose signature verifies may have a path for each message.
     ask(&payload().signed(&stage.partner), "free?y=1");
     door.called("free?y=1");
+}
+
+#[test]
+fn an_mdn_that_was_held_or_given_up_goes_out_by_hand() {
+    let stage = Stage::new(&[("retry.max_tries", "2")]);
+    let status = Arc::new(AtomicU16::new(503));
+    let answered = Arc::clone(&status);
+    let door = Door::open(move |_| Some(answered.load(Ordering::Relaxed)));
+    partner(&stage, "OWED", &door, &["--require-signed", "false"]);
+    let gate = &stage.gate;
+    let ask = |entity: &Entity, path: &str| {
+        let request = entity.message(&format!("<{path}@test>")).with("AS2-From", "OWED");
+        let answer = request.with("Receipt-Delivery-Option", &door.url(path)).post(gate.as2_port);
+        assert_eq!(answer.status, 204, "{}", answer.text());
+    };
+    ask(&payload(), "held");
+    ask(&payload().signed(&stage.partner), "down");
+    let held = not_delivered(&stage, "<held@test>", "no signature proves");
+    let down = not_delivered(&stage, "<down@test>", "HTTP 503");
+    let id = |row: &Value| row["id"].as_str().unwrap().to_owned();
+    let posted = |row: &Value| {
+        gate.wait("the MDN to be posted", |gate| {
+            let now = gate.show(&id(row));
+            now["mdn_at"].is_string().then_some(now)
+        })
+    };
+    // People are told, and what to do.
+    assert!(held["hint"].as_str().unwrap().contains("message retry "), "{held:#}");
+    assert!(gate.ok(&["message", "show", &id(&held)]).contains("message retry "));
+
+    // As long as nothing is mended it is held again, by its last reason.
+    gate.ok(&["message", "retry", &id(&held)]);
+    let again = gate.wait("another hold", |gate| {
+        let now = gate.show(&id(&held));
+        (now["updated"] != held["updated"] && now["marks"].is_array()).then_some(now)
+    });
+    assert_eq!(again["marks"].as_array().unwrap().len(), 1, "{again:#}");
+    assert_eq!(door.posts("held"), 0);
+    gate.ok(&["partner", "set", "OWED", "--mdn-urls", &door.url("held")]);
+    status.store(200, Ordering::Relaxed);
+    gate.ok(&["message", "retry", &id(&held)]);
+    assert_eq!(posted(&held)["marks"], Value::Null);
+    assert_eq!(door.posts("held"), 1);
+
+    // After days it has all its tries again, of the same bytes.
+    status.store(503, Ordering::Relaxed);
+    gate.set_clock(2 * 24 * 3600);
+    gate.ok(&["message", "retry", &id(&down)]);
+    wait_for("the first try", || (door.posts("down") == 3).then_some(()));
+    status.store(200, Ordering::Relaxed);
+    posted(&down);
+    let hits = door.hits.lock().unwrap().clone();
+    let mut tries = hits.iter().filter(|hit| hit.head.starts_with("POST /down "));
+    let first = tries.next().unwrap();
+    assert!(tries.all(|next| next.message.body == first.message.body && next.head == first.head));
+
+    // What was receipted in the answer has nothing to be posted.
+    let sync = stage.listed("<known-OWED@test>").remove(0);
+    let refused = gate.cli(&["message", "retry", &id(&sync)]);
+    assert!(refused.code == 2 && refused.stderr.contains("asked for no async MDN"), "{refused}");
 }
