@@ -23,7 +23,7 @@ pub(crate) use attempt::target;
 pub(crate) use compose::mic_with;
 pub use compose::receipt_request;
 pub use outcome::retry_wait;
-pub(crate) use outcome::{finish, keep};
+pub(crate) use outcome::{figures, finish, keep, next_wait, wait_asked};
 
 /// What went wrong on our side while working on a message. The job's lease runs out and it is tried again.
 #[derive(Debug, thiserror::Error)]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{FlowError, settle};
 use crate::clock::{Millis, millis};
+use crate::config::Retry;
 use crate::gateway::Core;
 use crate::journal::{Job, NewEntry, Next, Settlement};
 use crate::layout::{self, Area, Tray};
@@ -160,20 +161,23 @@ fn judge_status(message: &Message, pair: &Partnership, answer: &Answer, now: Mil
             reason: "the proxy wants other credentials: HTTP 407".to_owned(),
             not_before: None,
         },
-        (408 | 425 | 429, _) | (500.., _) => {
-            let wait = answer.headers.get("Retry-After").and_then(|text| retry_after(text.trim(), now));
-            After::Again {
-                code: "http-status",
-                reason: format!("HTTP {status}"),
-                not_before: wait.map(|w| w.min(MAX_RETRY_AFTER)),
-            }
-        }
+        (408 | 425 | 429, _) | (500.., _) => After::Again {
+            code: "http-status",
+            reason: format!("HTTP {status}"),
+            not_before: wait_asked(answer, now),
+        },
         _ => failed(
             &format!("http-{status}"),
             format!("HTTP {status}{}", body_excerpt(answer)),
             status_hint(status, &message.partner),
         ),
     }
+}
+
+/// How long a partner's answer asks us to wait, as far as we honour it.
+pub(crate) fn wait_asked(answer: &Answer, now: Millis) -> Option<Duration> {
+    let wait = answer.headers.get("Retry-After").and_then(|text| retry_after(text.trim(), now));
+    wait.map(|wait| wait.min(MAX_RETRY_AFTER))
 }
 
 /// Seconds or a date (RFC 9110 §10.2.3).
@@ -261,7 +265,7 @@ pub(super) fn step(core: &Core, mut message: Message, pair: &Partnership, after:
             step
         }
         After::WaitMdn => {
-            let wait = mdn_wait(core, pair);
+            let wait = millis(figures(core, pair).mdn_wait);
             message.state = State::WaitingMdn;
             message.reason = "posted; waiting for the MDN".to_owned();
             message.code = String::new();
@@ -312,14 +316,28 @@ pub(crate) fn keep(step: &mut Settlement, evidence: Option<Evidence>, now: Milli
     evidence.show_in(step, now, decides);
 }
 
-fn mdn_wait(core: &Core, pair: &Partnership) -> Millis {
-    let own = pair
-        .partner
-        .retry
-        .mdn_wait
-        .as_deref()
-        .and_then(|text| crate::config::parse_duration(text).ok());
-    millis(own.unwrap_or(core.config.retry.mdn_wait))
+/// The retry figures for a partner: its own where it has some, else the server's. Those of MDNs are the same.
+pub(crate) fn figures(core: &Core, pair: &Partnership) -> Retry {
+    let (mut figures, own) = (core.config.retry.clone(), &pair.partner.retry);
+    let spans = [
+        (&mut figures.initial, &own.initial),
+        (&mut figures.max_wait, &own.max_wait),
+        (&mut figures.max_time, &own.max_time),
+        (&mut figures.mdn_wait, &own.mdn_wait),
+    ];
+    for (span, text) in spans {
+        if let Some(own) = text.as_deref().and_then(|text| crate::config::parse_duration(text).ok()) {
+            *span = own;
+        }
+    }
+    figures.max_tries = own.max_tries.unwrap_or(figures.max_tries);
+    figures
+}
+
+/// The wait before try `n + 1` by these figures, at least as long as was asked for.
+pub(crate) fn next_wait(figures: &Retry, n: u32, asked: Option<Duration>) -> Duration {
+    let roll = jitter_roll();
+    retry_wait(figures.initial, figures.factor, figures.max_wait, n, figures.jitter, roll).max(asked.unwrap_or_default())
 }
 
 fn again(
@@ -332,11 +350,7 @@ fn again(
     expected: &[State],
 ) -> Settlement {
     let now = core.clock.now();
-    let retry = &core.config.retry;
-    let own = &pair.partner.retry;
-    let parsed = |text: &Option<String>| text.as_deref().and_then(|t| crate::config::parse_duration(t).ok());
-    let max_tries = own.max_tries.unwrap_or(retry.max_tries);
-    let max_time = millis(parsed(&own.max_time).unwrap_or(retry.max_time));
+    let figures = figures(core, pair);
     let body_left = message.detail.tries.iter().any(Attempt::may_have_arrived);
     if body_left && !pair.partner.detects_duplicates {
         let after = After::Held {
@@ -348,7 +362,7 @@ fn again(
     }
     let first = message.detail.tries.first().map_or(message.created, |t| t.at);
     let tries = message.attempts.saturating_sub(message.detail.mdn_tries);
-    if tries >= max_tries || now - first >= max_time {
+    if tries >= figures.max_tries || now - first >= millis(figures.max_time) {
         let code = if body_left { "no-mdn" } else { "not-delivered" };
         let after = After::Failed {
             code: code.to_owned(),
@@ -360,9 +374,7 @@ fn again(
         };
         return step(core, message, pair, after);
     }
-    let initial = parsed(&own.initial).unwrap_or(retry.initial);
-    let max_wait = parsed(&own.max_wait).unwrap_or(retry.max_wait);
-    let wait = retry_wait(initial, retry.factor, max_wait, tries.max(1), retry.jitter, jitter_roll()).max(not_before.unwrap_or_default());
+    let wait = next_wait(&figures, tries.max(1), not_before);
     message.state = State::Retrying;
     message.code = code.to_owned();
     message.reason = reason;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use as2_core::headers::Headers;
 
 use crate::clock::{Millis, millis};
+use crate::config::Retry;
 use crate::gateway::Core;
 use crate::journal::Job;
 use crate::layout::Area;
@@ -32,7 +33,7 @@ pub async fn post_mdn(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
     };
     let pair = match core.partnership(&message.station, &message.partner) {
         Ok(pair) => pair,
-        Err(lack) => return later(core, &job, message, &lack.to_string()).await,
+        Err(lack) => return later(core, &job, message, &core.config.retry, &lack.to_string(), None).await,
     };
     let url = message.detail.mdn_url.clone();
     if let Some(why) = denied(&message, &pair, &url) {
@@ -49,13 +50,17 @@ pub async fn post_mdn(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
         target.grant = None;
         target.client_identity = None;
     }
+    let figures = outbox::figures(core, &pair);
     match core.poster.post(&target, &headers, Body::Bytes(body.into()), 64 * 1024).await {
         Ok(answer) if (200..300).contains(&answer.status) => posted(core, message).await,
-        Ok(answer) => later(core, &job, message, &format!("HTTP {}", answer.status)).await,
+        Ok(answer) => {
+            let asked = outbox::wait_asked(&answer, core.clock.now());
+            later(core, &job, message, &figures, &format!("HTTP {}", answer.status), asked).await
+        }
         Err(error) if matches!(error.stage, Stage::Url | Stage::Denied) => {
             give_up(core, message, "mdn-destination-denied", error.to_string(), "mdn.held").await
         }
-        Err(error) => later(core, &job, message, &error.to_string()).await,
+        Err(error) => later(core, &job, message, &figures, &error.to_string(), None).await,
     }
 }
 
@@ -126,14 +131,21 @@ async fn settle(
     Ok(())
 }
 
-async fn later(core: &Arc<Core>, job: &Job, message: Message, why: &str) -> Result<(), FlowError> {
-    let retry = &core.config.retry;
+/// Tries again by the figures, like a message, and no sooner than the partner asked for.
+async fn later(
+    core: &Arc<Core>,
+    job: &Job,
+    message: Message,
+    figures: &Retry,
+    why: &str,
+    asked: Option<Duration>,
+) -> Result<(), FlowError> {
     let now = core.clock.now();
     let began = message.detail.mdn_asked_again.unwrap_or(message.created);
-    if job.tries + 1 >= retry.max_tries || now - began >= millis(retry.max_time) {
+    if job.tries + 1 >= figures.max_tries || now - began >= millis(figures.max_time) {
         return give_up(core, message, "mdn-not-delivered", why.to_owned(), "mdn.failed").await;
     }
-    let wait = outbox::retry_wait(retry.initial, retry.factor, retry.max_wait, job.tries + 1, retry.jitter, 0.0);
+    let wait = outbox::next_wait(figures, job.tries + 1, asked);
     let (id, fence, due) = (job.id, job.fence, now + millis(wait));
     tracing::warn!(id = %message.id, station = message.station, partner = message.partner, why, "MDN not delivered yet");
     core.journal.write(move |tx| tx.put_back_job(id, fence, due)).await?;

@@ -19,7 +19,7 @@ struct Door {
 }
 
 impl Door {
-    /// Answers each request with the status given, or never.
+    /// Answers each request with the status given, 503 with a `Retry-After` of 2 s, or never.
     fn open(answer: impl Fn(&Hit) -> Option<u16> + Send + Sync + 'static) -> Self {
         let port = free_port();
         let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
@@ -31,6 +31,7 @@ impl Door {
                 let Some(hit) = read_request(&mut stream) else { continue };
                 seen.lock().unwrap().push(hit.clone());
                 match answer(&hit) {
+                    Some(503) => drop(stream.write_all(&http(503, &[("Retry-After", "2")], ""))),
                     Some(status) => drop(stream.write_all(&http(status, &[], ""))),
                     None => silent.push(stream),
                 }
@@ -208,4 +209,19 @@ fn an_mdn_that_was_held_or_given_up_goes_out_by_hand() {
     let sync = stage.listed("<known-OWED@test>").remove(0);
     let refused = gate.cli(&["message", "retry", &id(&sync)]);
     assert!(refused.code == 2 && refused.stderr.contains("asked for no async MDN"), "{refused}");
+}
+
+#[test]
+fn an_mdn_is_tried_again_by_the_partners_figures_and_no_sooner_than_it_asks() {
+    let stage = stage();
+    let door = Door::open(|_| Some(503));
+    partner(&stage, "FEW", &door, &["--retry-max-tries", "2"]);
+    let request = payload().signed(&stage.partner).message("<few@test>").with("AS2-From", "FEW");
+    let answer = request.with("Receipt-Delivery-Option", &door.url("mdn")).post(stage.gate.as2_port);
+    assert_eq!(answer.status, 204, "{}", answer.text());
+    not_delivered(&stage, "<few@test>", "HTTP 503");
+    let at: Vec<_> = door.hits.lock().unwrap().iter().map(|hit| hit.at).collect();
+    assert_eq!(at.len(), 2, "the partner's figure is 2 tries");
+    // Twice the first wait of the tests, which is 1 s.
+    assert!(at[1] - at[0] >= Duration::from_secs(2), "{:?}", at[1] - at[0]);
 }
