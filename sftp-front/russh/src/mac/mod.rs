@@ -85,8 +85,6 @@ pub const HMAC_SHA1_ETM: Name = Name("hmac-sha1-etm@openssh.com");
 pub const HMAC_SHA256_ETM: Name = Name("hmac-sha2-256-etm@openssh.com");
 /// `hmac-sha2-512-etm@openssh.com`
 pub const HMAC_SHA512_ETM: Name = Name("hmac-sha2-512-etm@openssh.com");
-/// `umac-128@openssh.com`
-pub const UMAC_128: Name = Name("umac-128@openssh.com");
 /// `umac-128-etm@openssh.com`
 pub const UMAC_128_ETM: Name = Name("umac-128-etm@openssh.com");
 
@@ -103,8 +101,7 @@ pub(crate) static _HMAC_SHA256_ETM: CryptoEtmMacAlgorithm<Hmac<Sha256>, U32> =
     CryptoEtmMacAlgorithm(PhantomData, PhantomData);
 pub(crate) static _HMAC_SHA512_ETM: CryptoEtmMacAlgorithm<Hmac<Sha512>, U64> =
     CryptoEtmMacAlgorithm(PhantomData, PhantomData);
-pub(crate) static _UMAC_128: UmacAlgorithm = UmacAlgorithm { etm: false };
-pub(crate) static _UMAC_128_ETM: UmacAlgorithm = UmacAlgorithm { etm: true };
+pub(crate) static _UMAC_128_ETM: UmacAlgorithm = UmacAlgorithm;
 
 pub const ALL_MAC_ALGORITHMS: &[&Name] = &[
     &NONE,
@@ -114,7 +111,6 @@ pub const ALL_MAC_ALGORITHMS: &[&Name] = &[
     &HMAC_SHA1_ETM,
     &HMAC_SHA256_ETM,
     &HMAC_SHA512_ETM,
-    &UMAC_128,
     &UMAC_128_ETM,
 ];
 
@@ -128,7 +124,6 @@ pub(crate) static MACS: LazyLock<HashMap<&'static Name, &(dyn MacAlgorithm + Sen
         h.insert(&HMAC_SHA1_ETM, &_HMAC_SHA1_ETM);
         h.insert(&HMAC_SHA256_ETM, &_HMAC_SHA256_ETM);
         h.insert(&HMAC_SHA512_ETM, &_HMAC_SHA512_ETM);
-        h.insert(&UMAC_128, &_UMAC_128);
         h.insert(&UMAC_128_ETM, &_UMAC_128_ETM);
         assert_eq!(h.len(), ALL_MAC_ALGORITHMS.len());
         h

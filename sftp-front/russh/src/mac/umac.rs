@@ -1,4 +1,4 @@
-//! umac-128@openssh.com and umac-128-etm@openssh.com: UMAC with tags of 128 bits (RFC 4418), its nonce the sequence number of
+//! umac-128-etm@openssh.com: UMAC with tags of 128 bits (RFC 4418), its nonce the sequence number of
 //! the packet. OpenSSH's client prefers UMAC to HMAC; it takes a fraction of the time that SHA-256 does.
 
 use aes::Aes128;
@@ -25,9 +25,7 @@ const P36: u64 = (1 << 36) - 5;
 /// POLY-64 takes greater words in two steps (§5.3.2).
 const MAX_WORD: u64 = u64::MAX - u32::MAX as u64;
 
-pub struct UmacAlgorithm {
-    pub(super) etm: bool,
-}
+pub struct UmacAlgorithm;
 
 impl MacAlgorithm for UmacAlgorithm {
     fn key_len(&self) -> usize {
@@ -37,12 +35,11 @@ impl MacAlgorithm for UmacAlgorithm {
     fn make_mac(&self, key: &[u8]) -> Box<dyn Mac + Send> {
         let mut fixed = [0; KEY_LEN];
         fixed.copy_from_slice(key);
-        Box::new(Umac::new(&fixed, self.etm))
+        Box::new(Umac::new(&fixed))
     }
 }
 
 struct Umac {
-    etm: bool,
     pad: Aes128,
     nh: [u32; NH_WORDS],
     poly: [u64; HASHES],
@@ -52,7 +49,7 @@ struct Umac {
 }
 
 impl Umac {
-    fn new(key: &[u8; KEY_LEN], etm: bool) -> Self {
+    fn new(key: &[u8; KEY_LEN]) -> Self {
         let aes = Aes128::new(&Array::from(*key));
         let mut pad = [0; KEY_LEN];
         derive(&aes, 0, &mut pad);
@@ -66,7 +63,6 @@ impl Umac {
         derive(&aes, 4, &mut outer);
         let (poly, inner) = (words(&poly, u64::from_be_bytes), words(&inner, u64::from_be_bytes));
         Self {
-            etm,
             pad: Aes128::new(&Array::from(pad)),
             nh: collect(words(&nh, u32::from_be_bytes)),
             poly: collect(poly.step_by(3).map(|key| key & 0x01ff_ffff_01ff_ffff)),
@@ -240,7 +236,7 @@ fn collect<const N: usize, T: Default>(mut items: impl Iterator<Item = T>) -> [T
 
 impl Mac for Umac {
     fn is_etm(&self) -> bool {
-        self.etm
+        true
     }
 
     fn mac_len(&self) -> usize {
