@@ -21,6 +21,16 @@ words! {
     }
 }
 
+/// The query for upload rows that [`read_upload`] reads, of those that fit.
+macro_rules! uploads {
+    ($which:literal) => {
+        concat!(
+            "SELECT account, station, partner, name, owner, state, reason, store, size, sha256, created, updated FROM upload WHERE ",
+            $which
+        )
+    };
+}
+
 /// A file in `send` that is no message.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UploadRow {
@@ -437,10 +447,9 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn own_upload(&self, account: &str, station: &str, partner: &str, name: &str, owner: &str) -> Result<Option<UploadRow>> {
-        let mut query = self.db.prepare_cached(
-            "SELECT account, station, partner, name, owner, state, reason, store, size, sha256, created, updated FROM upload
-             WHERE account = ?1 AND station = ?2 AND partner = ?3 AND name = ?4 AND owner = ?5",
-        )?;
+        let mut query = self.db.prepare_cached(uploads!(
+            "account = ?1 AND station = ?2 AND partner = ?3 AND name = ?4 AND owner = ?5"
+        ))?;
         query
             .query_row([account, station, partner, name, owner], |row| Ok(read_upload(row)))
             .optional()?
@@ -452,10 +461,9 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn uploads(&self, account: &str, station: &str, partner: &str, owner: &str) -> Result<Vec<UploadRow>> {
-        let mut query = self.db.prepare_cached(
-            "SELECT account, station, partner, name, owner, state, reason, store, size, sha256, created, updated FROM upload
-             WHERE account = ?1 AND station = ?2 AND partner = ?3 AND (owner = ?4 OR state <> 'part') ORDER BY name",
-        )?;
+        let mut query = self.db.prepare_cached(uploads!(
+            "account = ?1 AND station = ?2 AND partner = ?3 AND (owner = ?4 OR state <> 'part') ORDER BY name"
+        ))?;
         let rows = query.query_map([account, station, partner, owner], |row| Ok(read_upload(row)))?;
         rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
     }
@@ -465,10 +473,9 @@ impl Tx<'_> {
     /// # Errors
     /// The database's, or an unreadable value.
     pub fn uploads_named(&self, account: &str, station: &str, partner: &str, name: &str) -> Result<Vec<UploadRow>> {
-        let mut query = self.db.prepare_cached(
-            "SELECT account, station, partner, name, owner, state, reason, store, size, sha256, created, updated FROM upload
-             WHERE account = ?1 AND station = ?2 AND partner = ?3 AND name = ?4",
-        )?;
+        let mut query = self
+            .db
+            .prepare_cached(uploads!("account = ?1 AND station = ?2 AND partner = ?3 AND name = ?4"))?;
         let rows = query.query_map([account, station, partner, name], |row| Ok(read_upload(row)))?;
         rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
     }
@@ -493,10 +500,7 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn uploads_before(&self, before: Millis) -> Result<Vec<UploadRow>> {
-        let mut query = self.db.prepare_cached(
-            "SELECT account, station, partner, name, owner, state, reason, store, size, sha256, created, updated FROM upload
-             WHERE updated < ?1",
-        )?;
+        let mut query = self.db.prepare_cached(uploads!("updated < ?1"))?;
         let rows = query.query_map([before], |row| Ok(read_upload(row)))?;
         rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
     }
