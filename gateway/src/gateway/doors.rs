@@ -12,7 +12,7 @@ use super::tls_door::TlsDoor;
 use super::{Core, StartError, rounds};
 use crate::config::Config;
 use crate::journal::Journal;
-use crate::manage::host_keys::HostKey;
+use crate::manage::host_keys::{HostKey, HostKeyState};
 use crate::sftp_tree::Logins;
 use crate::{http, inbox, listen, manage, telemetry};
 
@@ -165,9 +165,10 @@ impl Doors {
 /// Makes the host keys that are missing, and says so: to clients that know the former one the server is another.
 fn host_keys(config: &Config) -> Result<Vec<HostKey>, StartError> {
     let wrong = |refusal: manage::Refusal| StartError::HostKey(refusal.to_string());
-    let known = manage::host_keys::load(config).map_err(wrong)?;
-    let keys = manage::host_keys::load_or_create(config).map_err(wrong)?;
-    for key in keys.iter().filter(|key| !known.iter().any(|known| known.path == key.path)) {
+    let made = manage::host_keys::create_missing(config).map_err(wrong)?;
+    let keys = manage::host_keys::load(config).map_err(wrong)?;
+    let is_new = |key: &&HostKey| key.state == HostKeyState::Current && made.contains(&key.kind);
+    for key in keys.iter().filter(is_new) {
         tracing::warn!(
             kind = key.kind,
             fingerprint = key.fingerprint,

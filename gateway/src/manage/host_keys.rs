@@ -50,20 +50,18 @@ pub struct HostKey {
     pub private: Zeroizing<String>,
 }
 
-/// The configured host keys; those that are not there yet are made, mode 0600.
+/// Makes the configured host keys that are not there yet, mode 0600; their kinds.
 ///
 /// # Errors
-/// The disk's, or a file that is no private key.
-pub fn load_or_create(config: &Config) -> Result<Vec<HostKey>> {
+/// The disk's.
+pub fn create_missing(config: &Config) -> Result<Vec<String>> {
     let dir = config.paths().host_keys;
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
     made.map_err(|error| Refusal::from_io(format!("cannot make {}", dir.display()), &error))?;
-    for kind in &config.sftp.host_keys {
-        if !file_of(&dir, kind, HostKeyState::Current).exists() {
-            create(&dir, kind, HostKeyState::Current)?;
-        }
-    }
-    load(config)
+    let is_missing = |kind: &&String| !file_of(&dir, kind, HostKeyState::Current).exists();
+    let missing: Vec<String> = config.sftp.host_keys.iter().filter(is_missing).cloned().collect();
+    missing.iter().try_for_each(|kind| create(&dir, kind, HostKeyState::Current))?;
+    Ok(missing)
 }
 
 /// The host keys that are there, without making any: those in use first.

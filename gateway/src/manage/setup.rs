@@ -50,7 +50,8 @@ pub fn set_up(config: &Config) -> Result<SetUp> {
             false
         }
     };
-    let host_keys = host_keys::load_or_create(config)?;
+    host_keys::create_missing(config)?;
+    let host_keys = host_keys::load(config)?;
     // Last: its presence is what says "set up".
     drop(Journal::open(&paths.db)?);
     Ok(SetUp { master_key, host_keys })
