@@ -379,7 +379,7 @@ fn space(core: &Core) -> Result<Finding> {
     let (free, total) = (core.storage.free_bytes()?, core.storage.total_bytes()?);
     let share = free.saturating_mul(100) / total.max(1);
     let detail = format!("{} free ({share} %)", size(free));
-    if free < core.config.storage.min_free {
+    if !core.storage.has_room(free) {
         let why = format!("{detail}, less than storage.min_free: new data is refused");
         return Ok(Finding::bad("disk", why, "make room"));
     }

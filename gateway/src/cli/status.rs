@@ -34,7 +34,7 @@ pub(crate) struct Status {}
 
 pub(crate) async fn run(ctx: &Ctx, _: &Status) -> Outcome {
     let core = ctx.core()?;
-    let facts = gather(&core)?;
+    let facts = gather(&core, core.journal.integrity()?)?;
     ctx.printer.show(&facts.object(), &facts.text());
     Ok(DONE)
 }
@@ -59,7 +59,8 @@ pub(super) struct Facts {
     now: Millis,
 }
 
-pub(super) fn gather(core: &Core) -> Result<Facts> {
+/// `database` is the word about it, which takes long to be found for a large one.
+pub(super) fn gather(core: &Core, database: String) -> Result<Facts> {
     let now = core.clock.now();
     let running = is_served(&core.config);
     let listening = Listening::read(&core.journal).filter(|_| running);
@@ -76,10 +77,10 @@ pub(super) fn gather(core: &Core) -> Result<Facts> {
         listening,
         answers,
         connections,
-        database: core.journal.integrity()?,
+        database,
         free_percent: free.saturating_mul(100) / total.max(1),
         free_bytes: free,
-        has_room: free >= core.config.storage.min_free,
+        has_room: core.storage.has_room(free),
         queue: count(&|state| !state.is_final()),
         failed: count(&|state| matches!(state, State::Failed | State::Rejected | State::Quarantined)),
         states,

@@ -166,7 +166,7 @@ impl Storage {
     pub fn check_room(&self) -> Result<()> {
         let now = i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX);
         if now - self.room_checked.load(Ordering::Relaxed) >= ROOM_CHECK_MS {
-            self.room.store(self.free_bytes()? >= self.min_free, Ordering::Relaxed);
+            self.room.store(self.has_room(self.free_bytes()?), Ordering::Relaxed);
             self.room_checked.store(now, Ordering::Relaxed);
         }
         if self.room.load(Ordering::Relaxed) {
@@ -187,6 +187,12 @@ impl Storage {
             return Ok(());
         }
         Err(StorageError::Full { min_free: self.min_free })
+    }
+
+    /// Whether so many free bytes are enough (`storage.min_free`).
+    #[must_use]
+    pub fn has_room(&self, free: u64) -> bool {
+        free >= self.min_free
     }
 
     /// Free bytes for us on the file system.
