@@ -598,7 +598,12 @@ fn limits(user: &User) -> String {
 fn log(ctx: &Ctx, core: &Core, name: Option<&str>, limit: usize) -> Result<()> {
     let columns = [("time", "TIME"), ("user", "USER"), ("kind", "EVENT"), ("facts", "FACTS")];
     let mut list = List::new(&columns, "nothing happened");
-    for event in last_events(ctx, core, 0, name, Some("user."), limit)? {
+    let events = last_events(ctx, core, 0, name, Some("user."), limit)?;
+    if let Some(name) = name.filter(|_| events.is_empty()) {
+        // One that was removed has a log; one that never was has none.
+        users::choose(&core.objects(), ctx.account(), name)?;
+    }
+    for event in events {
         list.push(vec![
             Cell::time(Some(event.at), core.clock.now()),
             Cell::text(&event.subject),

@@ -164,6 +164,20 @@ fn sessions_are_counted_listed_and_ended() {
 }
 
 #[test]
+fn the_log_of_nobody_is_told_from_that_of_a_user_who_is_gone() {
+    let gateway = Gateway::new();
+    assert!(gateway.user("left").logs_in());
+    let refused = gateway.cli(&["user", "log", "lfet"]).fails(3);
+    assert!(refused.contains("no user lfet") && refused.contains("left"), "{refused}");
+    let logins = |gateway: &Gateway| gateway.json(&["user", "log", "left"]).as_array().unwrap().len();
+    gateway.wait("the login", |gateway| (logins(gateway) > 1).then_some(()));
+    gateway.ok(&["user", "rm", "left", "--yes"]);
+    assert!(logins(&gateway) > 1, "a removed user keeps its log");
+    gateway.ok(&["user", "add", "new", "--generate-key", "--out", "new.key"]);
+    let _ = gateway.ok(&["user", "log", "new"]);
+}
+
+#[test]
 fn the_log_of_a_user_tells_deeds_with_bytes_and_time() {
     let pair = waiting();
     let gateway = pair.alice();
