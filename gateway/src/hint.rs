@@ -13,6 +13,23 @@ pub(crate) fn quoted(word: &str) -> Cow<'_, str> {
     Cow::Owned(format!("'{}'", word.replace('\'', r"'\''")))
 }
 
+/// A command about an AS2 id with its options; an id that begins with a minus stands last, behind `--`.
+pub(crate) fn command(verb: &str, id: &str, options: &str) -> String {
+    let word = quoted(id);
+    let words = match id.starts_with('-') {
+        true => [verb, options, "--", &word],
+        false => [verb, &word, options, ""],
+    };
+    let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+    format!("as2gate {}", words.join(" "))
+}
+
+/// An option with an AS2 id as its value, which may begin with a minus.
+pub(crate) fn option(name: &str, id: &str) -> String {
+    let between = if id.starts_with('-') { "=" } else { " " };
+    format!("--{name}{between}{}", quoted(id))
+}
+
 /// Why an AS2 id is not found, and what helps: to look at the spelling, or to `add` the first one.
 pub(crate) fn instead<'a>(kind: &str, known: impl Iterator<Item = &'a str>, add: &'static str) -> (String, &'static str) {
     let mut known = known.peekable();
@@ -39,6 +56,20 @@ pub(crate) fn listed<'a>(names: impl Iterator<Item = &'a str>, none: &str) -> St
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn an_id_that_begins_with_a_minus_is_no_option() {
+        assert_eq!(command("partner set", "ACME", "--url URL"), "as2gate partner set ACME --url URL");
+        assert_eq!(
+            command("partner set", "-B c", "--url URL"),
+            "as2gate partner set --url URL -- '-B c'"
+        );
+        assert_eq!(command("cert rollover", "-B", ""), "as2gate cert rollover -- -B");
+        assert_eq!(
+            [option("partner", "ACME"), option("partner", "-B")],
+            ["--partner ACME", "--partner=-B"]
+        );
+    }
 
     #[test]
     fn a_shell_reads_one_word() {

@@ -16,7 +16,7 @@ use crate::clock::millis;
 use crate::config::parse_duration;
 use crate::event::NewEvent;
 use crate::gateway::Core;
-use crate::hint::quoted;
+use crate::hint::command;
 use crate::journal::Objects;
 use crate::manage::certificates::{self, For, Switch, Use, When, colons, day};
 use crate::manage::{Refusal, Result, accounts, objects, rollover, rules, stores};
@@ -307,8 +307,8 @@ async fn renew(
         certificate.name
     ));
     ctx.printer.note(&format!(
-        "every step with its command: as2gate cert rollover {}",
-        quoted(&certificate.owner)
+        "every step with its command: {}",
+        command("cert rollover", &certificate.owner, "")
     ));
     Ok(())
 }

@@ -9,7 +9,7 @@ use openssl::sha::Sha256;
 
 use super::{Arrived, Landed, drawn, queue};
 use crate::gateway::Core;
-use crate::hint::{instead, quoted};
+use crate::hint::{command, instead};
 use crate::journal::JournalError;
 use crate::layout;
 use crate::message::Message;
@@ -90,7 +90,7 @@ fn queue_file(core: &Core, account: String, station: String, partner: String, wh
             "empty-file",
             format!("{} is empty", what.file.display()),
             "empty files are not sent",
-            format!("as2gate partner set {} --allow-empty true", quoted(&partner)),
+            command("partner set", &partner, "--allow-empty true"),
         ));
     }
     let arrived = Arrived {
@@ -141,7 +141,7 @@ pub fn check_pair(core: &Core, station: &str, partner: &str) -> Result<String, S
             "not-a-pair",
             cannot,
             "the partner does not trade with this station",
-            format!("as2gate partner set {} --stations", quoted(partner)),
+            command("partner set", partner, "--stations IDS"),
         )),
         None => {
             let trading = objects.pairs(&ours.account).filter(|(s, _)| s.as2_id == station);

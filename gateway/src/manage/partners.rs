@@ -6,7 +6,7 @@ use super::certificates::{self, NewCertificate};
 use super::{Change, Refusal, Result, accounts, edit, fields, secrets, stations};
 use crate::certificate::{Certificate, Purpose};
 use crate::gateway::Core;
-use crate::hint::{instead, quoted};
+use crate::hint::{command, instead, option};
 use crate::journal::{ObjectKind, Objects};
 use crate::partner::{Blocked, Partner};
 
@@ -101,7 +101,7 @@ pub async fn add_from_station(
             .clone();
         refuse_known(objects, &account, station_id)?;
         let Some(own) = objects.certificate(&station.account, &station.certificate) else {
-            let hint = format!("as2gate cert add NAME --station {} --file FILE", quoted(station_id));
+            let hint = format!("as2gate cert add NAME {} --file FILE", option("station", station_id));
             return Err(Refusal::not_found(
                 format!("cannot copy station {station_id}"),
                 "it has no certificate",
@@ -141,7 +141,7 @@ fn refuse_known(objects: &Objects, account: &str, id: &str) -> Result<()> {
         return Err(Refusal::exists(
             format!("cannot add partner {id}"),
             "it exists already",
-            format!("as2gate partner set {} …", quoted(id)),
+            command("partner set", id, "…"),
         ));
     }
     Ok(())

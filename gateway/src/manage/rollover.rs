@@ -10,7 +10,7 @@ use super::{Change, Refusal, Result, edit, partners, stations};
 use crate::certificate::{Certificate, successors, taken_over};
 use crate::clock::{Millis, rfc3339};
 use crate::gateway::Core;
-use crate::hint::quoted;
+use crate::hint::{command, option};
 use crate::journal::Objects;
 use crate::partner::Partner;
 use crate::station::Station;
@@ -131,8 +131,8 @@ fn of_station(objects: &Objects, station: &Station, now: Millis) -> Rollover {
             begun && all_told,
             format!("note who has taken it{}", named("; so far ", &confirmed)),
             format!(
-                "as2gate cert confirm {name} --partner {}",
-                missing.first().map_or("ID".into(), |id| quoted(id))
+                "as2gate cert confirm {name} {}",
+                option("partner", missing.first().map_or("ID", |id| id))
             ),
         ),
         (
@@ -177,7 +177,7 @@ fn of_partner(objects: &Objects, partner: &Partner, now: Millis) -> Rollover {
     let name = plan.map_or(if several { current } else { "NEXT" }, |(next, _)| next.name.as_str());
     let id = &partner.as2_id;
     let take = if current.is_empty() {
-        format!("as2gate cert add NAME --partner {} --file FILE", quoted(id))
+        format!("as2gate cert add NAME {} --file FILE", option("partner", id))
     } else {
         format!("as2gate cert schedule {current} --replace-with FILE --at TIME")
     };
@@ -196,7 +196,7 @@ fn of_partner(objects: &Objects, partner: &Partner, now: Millis) -> Rollover {
         (
             false,
             "drop the old one, once it signs with the new one".to_owned(),
-            format!("as2gate partner set {} --sign-certificate {name}", quoted(id)),
+            command("partner set", id, &format!("--sign-certificate {name}")),
         ),
     ];
     standing(id, current, plan, in_order(order))
@@ -316,7 +316,7 @@ pub fn warnings(objects: &Objects) -> Vec<(String, String)> {
             c.active_from,
             missing.join(", ")
         );
-        (!missing.is_empty()).then(|| (what, format!("as2gate cert rollover {}", quoted(&c.owner))))
+        (!missing.is_empty()).then(|| (what, command("cert rollover", &c.owner, "")))
     });
     unconfirmed.collect()
 }

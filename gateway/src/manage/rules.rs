@@ -12,7 +12,7 @@ use super::{Change, Object, Refusal, Result};
 use crate::account::Account;
 use crate::certificate::{Certificate, Purpose};
 use crate::config::Config;
-use crate::hint::quoted;
+use crate::hint::option;
 use crate::journal::{ObjectKind, Objects};
 use crate::station::Station;
 use crate::user::User;
@@ -137,8 +137,8 @@ fn check_station(objects: &Objects, station: &Station) -> Result<(), String> {
         let certificate = expect_certificate(objects, &station.account, name)?;
         if certificate.sealed_key.is_none() {
             return Err(format!(
-                "certificate {name} has no private key here, and a station signs and decrypts with one\nas2gate cert add NAME --station {} --file FILE",
-                quoted(&station.as2_id)
+                "certificate {name} has no private key here, and a station signs and decrypts with one\nas2gate cert add NAME {} --file FILE",
+                option("station", &station.as2_id)
             ));
         }
     }

@@ -6,7 +6,7 @@ use super::certificates::{self, NewCertificate};
 use super::{Change, Refusal, Result, accounts, edit, fields};
 use crate::certificate::{Certificate, Purpose};
 use crate::gateway::Core;
-use crate::hint::{instead, quoted};
+use crate::hint::{command, instead, option};
 use crate::journal::{ObjectKind, Objects};
 use crate::station::Station;
 
@@ -67,7 +67,7 @@ pub async fn add(core: &Core, new: &NewStation, dry_run: bool) -> Result<(Statio
             return Err(Refusal::exists(
                 format!("cannot add station {id}"),
                 "it exists already",
-                format!("as2gate station set {} …", quoted(id)),
+                command("station set", id, "…"),
             ));
         }
         let account = accounts::choose(objects, new.account.as_deref())?.id.clone();
@@ -182,7 +182,7 @@ pub fn profile(core: &Core, objects: &Objects, station: &Station) -> Result<Stri
         return Err(Refusal::not_found(
             what(),
             "it has no certificate",
-            format!("as2gate cert add NAME --station {} --file FILE", quoted(&station.as2_id)),
+            format!("as2gate cert add NAME {} --file FILE", option("station", &station.as2_id)),
         ));
     };
     let info = CertInfo::from_der(&certificate.der).map_err(|error| Refusal::from_keystore(what(), &error))?;

@@ -8,7 +8,7 @@ use super::{Refusal, RefusalKind, Result};
 use crate::clock::Millis;
 use crate::event::NewEvent;
 use crate::gateway::Core;
-use crate::hint::{listed, quoted};
+use crate::hint::{command, listed};
 use crate::intake::{self, Landed};
 use crate::journal::{JournalError, UploadRow, UploadState};
 use crate::layout;
@@ -98,7 +98,7 @@ pub async fn release(core: &Arc<Core>, row: &UploadRow, name: Option<&str>, dry_
     intake::check_pair(core, &row.station, &row.partner)?;
     let allow_empty = core.objects().partner(&row.account, &row.partner).is_some_and(|p| p.allow_empty);
     if row.size == 0 && !allow_empty {
-        let hint = format!("as2gate partner set {} --allow-empty true, then release it", quoted(&row.partner));
+        let hint = format!("{}, then release it", command("partner set", &row.partner, "--allow-empty true"));
         return Err(Refusal::invalid(cannot(), "empty files are not sent to this partner", hint));
     }
     let name = name.unwrap_or(&row.name).to_owned();

@@ -2,7 +2,7 @@
 
 use super::used_by;
 use crate::clock::Millis;
-use crate::hint::quoted;
+use crate::hint::{command, option};
 use crate::journal::Objects;
 use crate::login::LoginStep;
 use crate::partner::Partner;
@@ -19,7 +19,7 @@ pub fn warnings(objects: &Objects, now: Millis) -> Vec<Warning> {
         .map(|station| {
             (
                 format!("station {} has no certificate", station.as2_id),
-                format!("as2gate cert add NAME --station {} --file FILE", quoted(&station.as2_id)),
+                format!("as2gate cert add NAME {} --file FILE", option("station", &station.as2_id)),
             )
         })
         .collect();
@@ -38,12 +38,9 @@ pub fn warnings(objects: &Objects, now: Millis) -> Vec<Warning> {
 fn of_partner(partner: &Partner, found: &mut Vec<Warning>) {
     let id = &partner.as2_id;
     if partner.url.is_empty() {
-        found.push((
-            format!("partner {id} has no url"),
-            format!("as2gate partner set {} --url URL", quoted(id)),
-        ));
+        found.push((format!("partner {id} has no url"), command("partner set", id, "--url URL")));
     }
-    let certificate = format!("as2gate cert add NAME --partner {} --file FILE", quoted(id));
+    let certificate = format!("as2gate cert add NAME {} --file FILE", option("partner", id));
     if partner.encrypt.is_some() && partner.encrypt_certificate.is_empty() {
         found.push((format!("partner {id} has no encryption certificate"), certificate.clone()));
     }
