@@ -254,10 +254,12 @@ impl Detail {
 const MDN_UNDELIVERED: &str = "MDN not delivered";
 
 impl Message {
-    /// The partner asked for an async MDN of this received message, and it was held or given up.
+    /// The partner asked for an async MDN of this received message, and it was held or given up: the mark that says so, with
+    /// the reason.
     #[must_use]
-    pub fn owes_mdn(&self) -> bool {
-        self.detail.marks.iter().any(|mark| mark.starts_with(MDN_UNDELIVERED))
+    pub fn undelivered_mdn(&self) -> Option<&str> {
+        let mut marks = self.detail.marks.iter().map(String::as_str);
+        marks.find(|mark| mark.starts_with(MDN_UNDELIVERED))
     }
 
     /// Marks it so, with the reason.

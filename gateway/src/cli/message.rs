@@ -197,7 +197,7 @@ pub(crate) fn disposition(message: &Message) -> String {
 /// The same for people, with the word that they have to do something.
 fn receipt(message: &Message) -> Cell {
     let word = disposition(message);
-    if message.owes_mdn() {
+    if message.undelivered_mdn().is_some() {
         return Cell::short(format!("{word}, not delivered"), word);
     }
     Cell::text(word)
@@ -322,7 +322,7 @@ fn shown(core: &Core, message: &Message) -> String {
 /// What to do next.
 fn hint(message: &Message) -> String {
     let own = Some(message.detail.hint.clone()).filter(|hint| !hint.is_empty());
-    let owed = message.owes_mdn().then(|| {
+    let owed = message.undelivered_mdn().is_some().then(|| {
         format!(
             "once it can be delivered, `as2gate message retry {}` posts the MDN again",
             message.id.short()
@@ -375,7 +375,7 @@ fn mdn(message: &Message, now: Millis) -> String {
         ("none" | "", None) => "none asked for".to_owned(),
         (_, None) => match detail.mdn_due {
             Some(due) => format!("{mode}, due {}", local(due, now)),
-            None if message.owes_mdn() => format!("{mode}, not delivered"),
+            None if message.undelivered_mdn().is_some() => format!("{mode}, not delivered"),
             None => format!("{mode}, not yet"),
         },
         (_, Some(at)) => {

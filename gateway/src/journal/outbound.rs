@@ -420,7 +420,7 @@ impl Tx<'_> {
 
     /// An event about a message.
     pub(super) fn record_message(&self, kind: &str, message: &Message, now: Millis) -> Result<()> {
-        let facts = json!({
+        let mut facts = json!({
             "direction": message.direction,
             "station": message.station,
             "partner": message.partner,
@@ -430,6 +430,9 @@ impl Tx<'_> {
             "state": message.state,
             "code": message.code,
         });
+        if let Some(why) = message.undelivered_mdn() {
+            facts["mdn"] = json!(why);
+        }
         let event = NewEvent {
             account: &message.account,
             kind,

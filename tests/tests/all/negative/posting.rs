@@ -179,6 +179,11 @@ fn an_mdn_that_was_held_or_given_up_goes_out_by_hand() {
     assert!(held["hint"].as_str().unwrap().contains("message retry "), "{held:#}");
     assert!(gate.ok(&["message", "show", &id(&held)]).contains("message retry "));
 
+    assert!(
+        gate.ok(&["audit", "list", "-o", "json"])
+            .contains("MDN not delivered: no signature proves")
+    );
+
     // As long as nothing is mended it is held again, by its last reason.
     gate.ok(&["message", "retry", &id(&held)]);
     let again = gate.wait("another hold", |gate| {
