@@ -92,7 +92,7 @@ pub(crate) enum Verb {
         /// Send no message.
         #[arg(long)]
         connect_only: bool,
-        /// How long to wait for the MDN.
+        /// How long each step may take, the MDN included.
         #[arg(long, value_name = "TIME", default_value = TEST_WITHIN, value_parser = crate::config::parse_duration)]
         timeout: Duration,
     },

@@ -17,7 +17,10 @@ use crate::manage::{Refusal, RefusalKind, Result, objects};
 use crate::message::{Message, State};
 use crate::partner::Partner;
 use crate::partnership::Partnership;
-use crate::post::ProbeStep;
+use crate::post::{ProbeStep, Target};
+
+/// What to do where something listens and does not speak HTTP.
+const NO_ANSWER: &str = "no message was sent; ask the partner whether this is its AS2 address, and whether by http:// or https://";
 
 /// What is tested.
 pub(super) struct Test {
@@ -27,7 +30,7 @@ pub(super) struct Test {
     pub(super) from: Option<String>,
     /// No message.
     pub(super) connect_only: bool,
-    /// How long the MDN may take.
+    /// How long each step may take, the MDN included.
     pub(super) timeout: Duration,
 }
 
@@ -76,12 +79,15 @@ pub(super) async fn run(ctx: &Ctx, core: &Arc<Core>, test: Test) -> Outcome {
     let station = station(ctx, core, &test)?;
     let pair = core.partnership(&station, id)?;
     let mut report = Report { ctx, lines: Vec::new() };
-    let target = crate::outbox::target(core, &pair, &pair.partner.url);
+    let target = patient_for(crate::outbox::target(core, &pair, &pair.partner.url), test.timeout);
     connection(&mut report, &pair, core.poster.probe(&target).await);
     let mut sent = None;
     if report.is_good() && !test.connect_only && !ctx.dry_run() {
         let message = send_test(core, &station, id, test.timeout).await?;
-        report.add(Line::ok("protected by", algorithms(&message, &pair.partner)));
+        // A message that never got so far was protected by nothing yet.
+        if !message.message_id.is_empty() {
+            report.add(Line::ok("protected by", algorithms(&message, &pair.partner)));
+        }
         verdicts(&message).into_iter().for_each(|line| report.add(line));
         sent = Some(message);
     }
@@ -101,6 +107,16 @@ pub(super) async fn run(ctx: &Ctx, core: &Arc<Core>, test: Test) -> Outcome {
         None => Ok(DONE),
         Some(_) if ctx.printer.format == Format::Json => Ok(REMOTE),
         Some(line) => Err(failed(id, line)),
+    }
+}
+
+/// The partner's own patience is for messages that somebody needs; here somebody looks on.
+fn patient_for(target: Target, most: Duration) -> Target {
+    Target {
+        connect_timeout: target.connect_timeout.min(most),
+        progress_timeout: target.progress_timeout.min(most),
+        response_timeout: target.response_timeout.min(most),
+        ..target
     }
 }
 
@@ -165,11 +181,16 @@ fn connection(report: &mut Report<'_>, pair: &Partnership, steps: Vec<ProbeStep>
         };
         let detail = if step.ok { format!("{}{trust}", step.detail) } else { step.detail };
         let name = if step.ok { format!("{name}{verdict}") } else { name.to_owned() };
+        // What the client says about an answer that is missing is meant for messages.
+        let hint = match step.name {
+            "answer" if !step.ok => NO_ANSWER.to_owned(),
+            _ => step.hint,
+        };
         report.add(Line {
             ok: step.ok,
             name,
             detail,
-            hint: step.hint,
+            hint,
         });
     }
     if good {
@@ -178,7 +199,7 @@ fn connection(report: &mut Report<'_>, pair: &Partnership, steps: Vec<ProbeStep>
     }
 }
 
-/// Sends a small text and waits until its fate is known.
+/// Sends a small text and waits until its fate is known, or the time is over.
 async fn send_test(core: &Arc<Core>, station: &str, partner: &str, timeout: Duration) -> Result<Message> {
     if !is_served(&core.config) {
         return Err(Refusal::new(
@@ -209,7 +230,12 @@ async fn send_test(core: &Arc<Core>, station: &str, partner: &str, timeout: Dura
     };
     let submitted = intake::submit(core, station, partner, what).await;
     let _ = std::fs::remove_file(&path);
-    message::wait_until_final(core, submitted?.id.as_str(), Some(timeout)).await
+    let id = submitted?.id;
+    match message::wait_until_final(core, id.as_str(), Some(timeout)).await {
+        // A step like the others: how far it came is told beside them.
+        Err(refusal) if refusal.code == "timeout" => Ok(core.journal.read(|tx| tx.expect_message(id.as_str()))?),
+        known => known,
+    }
 }
 
 /// What the test message was protected with.
@@ -234,11 +260,12 @@ fn algorithms(message: &Message, partner: &Partner) -> String {
 fn verdicts(message: &Message) -> Vec<Line> {
     let detail = &message.detail;
     if message.state != State::Delivered {
+        let or = |text: &str, instead: String| if text.is_empty() { instead } else { text.to_owned() };
         return vec![Line {
             ok: false,
             name: format!("test message {}", message.state),
-            detail: message.reason.clone(),
-            hint: detail.hint.clone(),
+            detail: or(&message.reason, format!("it is still {} when the time is over", message.state)),
+            hint: or(&detail.hint, format!("as2gate message follow {}", message.id.short())),
         }];
     }
     let mut lines = vec![Line::ok("test message delivered", message.message_id.clone())];

@@ -587,6 +587,62 @@ fn partner_test_tells_each_step_and_what_to_do() {
 }
 
 #[test]
+fn partner_test_ends_in_time_and_tells_how_far_it_came() {
+    let pair = Pair::two_gateways();
+    let alice = pair.alice();
+    let point_to = |listener: &TcpListener| {
+        let url = format!("http://{}/as2", listener.local_addr().unwrap());
+        alice.ok(&["partner", "set", "BOB", "--url", &url]);
+        std::thread::sleep(FOLLOWS);
+    };
+    let test = |more: &[&str]| {
+        let began = Instant::now();
+        let ran = alice.cli(&[&["partner", "test", "BOB", "--timeout", "3s"], more].concat());
+        assert!(
+            ran.code == 6 && began.elapsed() < Duration::from_secs(20),
+            "{:?} {ran}",
+            began.elapsed()
+        );
+        ran
+    };
+    // Nobody takes the connection out of the queue: the request goes out, and no answer comes.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    point_to(&silent);
+    let ran = test(&[]);
+    assert!(
+        ran.stdout.contains("ok   connection is made") && ran.stdout.contains("no   HTTP"),
+        "{ran}"
+    );
+
+    let busy = TcpListener::bind("127.0.0.1:0").unwrap();
+    point_to(&busy);
+    std::thread::spawn(move || {
+        for mut stream in busy.incoming().map_while(Result::ok) {
+            let _ = stream.read(&mut [0; 65536]);
+            let _ = stream.write_all(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        }
+    });
+    let ran = test(&[]);
+    assert!(
+        ran.stdout.contains("no   test message retrying") && ran.stderr.contains("HTTP 503"),
+        "{ran}"
+    );
+    let told: serde_json::Value = serde_json::from_str(&test(&["-o", "json"]).stdout).unwrap();
+    let (steps, last) = (told["steps"].as_array().unwrap(), told["steps"].as_array().unwrap().last().unwrap());
+    assert!(steps.len() > 4 && steps[0]["ok"] == true && told["ok"] == false, "{told:#}");
+    assert!(
+        last["detail"].as_str().unwrap().contains("HTTP 503") && last["hint"] != "",
+        "{told:#}"
+    );
+
+    // What was not even packaged was protected by nothing.
+    alice.ok(&["partner", "block", "BOB", "out"]);
+    std::thread::sleep(FOLLOWS);
+    let ran = test(&[]);
+    assert!(!ran.stdout.contains("protected by"), "{ran}");
+}
+
+#[test]
 fn partner_test_names_the_algorithms_that_were_used() {
     let pair = Pair::one_gateway();
     pair.alice().ok(&[
