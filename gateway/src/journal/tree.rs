@@ -456,13 +456,14 @@ impl Tx<'_> {
             .transpose()
     }
 
-    /// Uploads of a pair that this user sees: all parked and ignored ones, and the user's own parts.
+    /// Uploads of a pair that this user sees, by name: all parked and ignored ones, and the user's own parts. Of several with one
+    /// name the user's own comes first.
     ///
     /// # Errors
     /// The database's.
     pub fn uploads(&self, account: &str, station: &str, partner: &str, owner: &str) -> Result<Vec<UploadRow>> {
         let mut query = self.db.prepare_cached(uploads!(
-            "account = ?1 AND station = ?2 AND partner = ?3 AND (owner = ?4 OR state <> 'part') ORDER BY name"
+            "account = ?1 AND station = ?2 AND partner = ?3 AND (owner = ?4 OR state <> 'part') ORDER BY name, owner <> ?4"
         ))?;
         let rows = query.query_map([account, station, partner, owner], |row| Ok(read_upload(row)))?;
         rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?

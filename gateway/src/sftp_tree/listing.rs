@@ -1,5 +1,6 @@
 //! Directories, page by page.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use sftp_front::{Entry, Fault, Kind, Listing, Stat};
@@ -118,20 +119,27 @@ pub(super) struct Sends {
     account: String,
     station: String,
     partner: String,
-    first: Vec<Entry>,
-    shown: Vec<String>,
+    first: std::vec::IntoIter<Entry>,
+    shown: HashSet<String>,
     after: String,
 }
 
 impl Sends {
-    pub(super) fn of(core: Arc<Core>, account: &str, station: String, partner: String, first: Vec<Entry>) -> Box<dyn Listing> {
-        let shown = first.iter().map(|entry| entry.name.clone()).collect();
+    /// `shown` are the names of the `first`.
+    pub(super) fn of(
+        core: Arc<Core>,
+        account: &str,
+        station: String,
+        partner: String,
+        first: Vec<Entry>,
+        shown: HashSet<String>,
+    ) -> Box<dyn Listing> {
         Box::new(Sends {
             core,
             account: account.to_owned(),
             station,
             partner,
-            first,
+            first: first.into_iter(),
             shown,
             after: String::new(),
         })
@@ -140,9 +148,9 @@ impl Sends {
 
 impl Listing for Sends {
     fn next(&mut self, max: usize) -> Result<Vec<Entry>, Fault> {
-        if !self.first.is_empty() {
-            let most = max.min(self.first.len());
-            return Ok(self.first.drain(..most).collect());
+        let first: Vec<Entry> = self.first.by_ref().take(max).collect();
+        if !first.is_empty() {
+            return Ok(first);
         }
         loop {
             let limit = u32::try_from(max.min(MAX_PAGE)).unwrap_or(u32::MAX);

@@ -1,6 +1,7 @@
 //! The names in a send directory: what each of them is, and what a client may still do to a file that it has closed. What a
 //! file being written is about lies in `upload.rs`.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use sftp_front::{Entry, Fault, Listing, SetStat, Stat, VPath};
@@ -69,15 +70,17 @@ impl As2Tree {
             .journal
             .read(|tx| tx.uploads(&self.account, &station, &partner, &self.user))
             .map_err(failure)?;
+        // One entry for each name, as STAT tells it.
+        let mut shown: HashSet<String> = first.iter().map(|entry| entry.name.clone()).collect();
         for row in rows {
-            if self.shows(&row) && !first.iter().any(|entry| entry.name == row.name) {
+            if self.shows(&row) && shown.insert(row.name.clone()) {
                 first.push(Entry {
                     stat: file_stat(row.size, seconds(row.updated), 0o640),
                     name: row.name,
                 });
             }
         }
-        Ok(Sends::of(Arc::clone(&self.core), &self.account, station, partner, first))
+        Ok(Sends::of(Arc::clone(&self.core), &self.account, station, partner, first, shown))
     }
 
     /// Parts are seen by their own user, and for a day.

@@ -164,6 +164,25 @@ fn sessions_are_counted_listed_and_ended() {
 }
 
 #[test]
+fn of_files_with_one_name_a_user_lists_its_own() {
+    let pair = waiting();
+    let gateway = pair.alice();
+    let place = "AS2/send/ALICE/BOB";
+    let mut users: Vec<_> = ["early", "late"].map(|name| gateway.user(name)).into();
+    for (user, size) in users.iter().zip([1_234, 56_789]) {
+        let local = gateway.file("local/same", &vec![1; size]);
+        user.put(&local, &format!("{place}/same.part"));
+    }
+    users.push(gateway.user("other"));
+    for (user, sizes) in users.iter().zip([vec!["1234"], vec!["56789"], vec!["1234", "56789"]]) {
+        let long = user.ok(&[&format!("ls -l {place}")]);
+        let lines: Vec<&str> = long.lines().filter(|line| line.ends_with("same.part")).collect();
+        let shown = |size: &&str| lines[0].split_whitespace().any(|word| word == *size);
+        assert!(lines.len() == 1 && sizes.iter().any(shown), "{sizes:?}: {long}");
+    }
+}
+
+#[test]
 fn the_log_of_nobody_is_told_from_that_of_a_user_who_is_gone() {
     let gateway = Gateway::new();
     assert!(gateway.user("left").logs_in());
