@@ -1,9 +1,9 @@
 //! While a backup is taken, nothing is let go: what its copy of the journal names has to be there until it is copied. A lock on
-//! a file says so to the servers and commands of all processes, and ends with the process that holds it.
+//! the directory of staged bytes says so to the servers and commands of all processes, and ends with the process that holds it. A
+//! file of its own would belong to whoever came first, as to root's cron.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -11,12 +11,9 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::{Context as _, Result};
 
-/// The file below the data directory.
-const NAME: &str = "backup.lock";
-
 /// What lets bytes go takes the lock shared and at once, a backup for itself and for all its time.
 pub(super) struct HoldLock {
-    path: PathBuf,
+    dir: PathBuf,
     /// Locks belong to an open file: its users in this process take turns.
     file: Mutex<Option<File>>,
 }
@@ -27,46 +24,41 @@ pub struct Hold {
 }
 
 impl HoldLock {
-    pub(super) fn new(data: &Path) -> Self {
+    pub(super) fn new(store: &Path) -> Self {
         HoldLock {
-            path: data.join(NAME),
+            dir: store.to_owned(),
             file: Mutex::new(None),
         }
     }
 
     /// Waits for what is being let go at this moment.
     pub(super) fn hold(&self) -> Result<Hold> {
-        let file = open(&self.path)?;
+        let file = open(&self.dir)?;
         flock(&file, FlockOperation::LockExclusive)
             .map_err(io::Error::from)
-            .context(|| format!("cannot lock {}", self.path.display()))?;
+            .context(|| format!("cannot lock {}", self.dir.display()))?;
         Ok(Hold { _locked: file })
     }
 
     /// Does what lets bytes go, unless a backup is being taken, or it cannot be seen whether one is.
     pub(super) fn unless_held<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
         let mut opened = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let locked =
-            opened
-                .take()
-                .map_or_else(|| open(&self.path), Ok)
-                .and_then(|file| match flock(&file, FlockOperation::NonBlockingLockShared) {
-                    Err(rustix::io::Errno::WOULDBLOCK) => Ok((file, false)),
-                    other => other
-                        .map(|()| (file, true))
-                        .map_err(io::Error::from)
-                        .context(|| format!("cannot lock {}", self.path.display())),
-                });
-        let (file, is_free) = locked.inspect_err(|error| tracing::error!(%error, "nothing is let go")).ok()?;
-        let done = is_free.then(work);
+        let kept = opened.take().map_or_else(|| open(&self.dir), Ok);
+        let file = kept.inspect_err(|error| tracing::error!(%error, "nothing is let go")).ok()?;
+        let done = match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Some(work()),
+            Err(rustix::io::Errno::WOULDBLOCK) => None,
+            Err(error) => {
+                tracing::error!(dir = %self.dir.display(), %error, "cannot lock, and nothing is let go");
+                None
+            }
+        };
         let _ = flock(&file, FlockOperation::Unlock);
         *opened = Some(file);
         done
     }
 }
 
-fn open(path: &Path) -> Result<File> {
-    let mut options = OpenOptions::new();
-    let opened = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
-    opened.context(|| format!("cannot open {}", path.display()))
+fn open(dir: &Path) -> Result<File> {
+    File::open(dir).context(|| format!("cannot open {}", dir.display()))
 }

@@ -8,7 +8,6 @@
 //! (journal, table blob)          staged and small: `j:<name>`, durable with the transaction that decides about it
 //! (journal, other tables)        `h:<id>`, the header block of a message; `m:<id>`, the MDN of a filed one
 //! DATA/tree/mftg-<account>/AS2/… published: what an administrator reads with `cat`
-//! DATA/backup.lock               held while a backup is taken (`hold.rs`)
 //! DATA/noncurrent/mftg-<account>/AS2/…/<name>/<version>   out of view, restorable
 //! ```
 //! What SFTP shows is a fact of the journal; the published files follow it. The publisher (`publish.rs`) puts bytes at
@@ -135,7 +134,7 @@ impl Storage {
             noncurrent: data.join("noncurrent"),
             partials: Partials::new(data),
             unknown_mdns: UnknownMdns::new(data),
-            hold: HoldLock::new(data),
+            hold: HoldLock::new(&data.join("store")),
             journal,
             min_free,
             started: Instant::now(),
