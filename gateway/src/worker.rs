@@ -32,7 +32,7 @@ struct Slots([(JobKind, Arc<Semaphore>); 3]);
 
 impl Slots {
     fn new(core: &Core) -> Self {
-        let send = usize::try_from(core.config.as2.send_workers).unwrap_or(8).max(1);
+        let send = usize::try_from(core.config.as2.send_workers).unwrap_or(64).max(1);
         let of = |kind, slots| (kind, Arc::new(Semaphore::new(slots)));
         Slots([
             of(JobKind::Send, send),

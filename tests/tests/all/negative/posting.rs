@@ -83,6 +83,29 @@ fn send(stage: &Stage, to: &str) {
 }
 
 #[test]
+fn partners_that_never_answer_hold_up_no_others() {
+    const SILENT: [&str; 3] = ["SILENT-1", "SILENT-2", "SILENT-3"];
+    let stage = Stage::new(&[]);
+    let (silent, prompt) = (Door::open(|_| None), Door::open(|_| Some(204)));
+    SILENT.iter().for_each(|id| partner(&stage, id, &silent, &[]));
+    partner(&stage, "PROMPT", &prompt, &[]);
+    for to in SILENT {
+        for n in 0..=AT_ONCE {
+            let file = stage.gate.file(&format!("local/{to}-{n}.edi"), &order(next()));
+            stage.gate.ok(&["send", "--from", STATION, "--to", to, file.to_str().unwrap()]);
+        }
+    }
+    wait_for("the posts that hang", || {
+        (silent.posts("as2") >= SILENT.len() * AT_ONCE).then_some(())
+    });
+    let began = Instant::now();
+    send(&stage, "PROMPT");
+    prompt.called("as2");
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    assert_eq!(silent.posts("as2"), SILENT.len() * AT_ONCE);
+}
+
+#[test]
 fn an_mdn_address_that_never_answers_holds_up_nobody() {
     let stage = Stage::new(&[]);
     let silent = Door::open(|hit| (!hit.head.starts_with("POST /mdn ")).then_some(204));
