@@ -28,9 +28,10 @@ fn old_scp_gets_one_clear_line_and_new_scp_works() {
     gateway.reaches("out", "scp.edi", "delivered");
 }
 
-/// Tags of UMAC go over blocks of 1,024 bytes and over a rest of any length; OpenSSH makes and checks them too.
+/// Tags of UMAC go over blocks of 1,024 bytes and over a rest of any length, keystreams begin anew with each packet; OpenSSH makes
+/// and checks them too.
 #[test]
-fn every_mac_covers_packets_of_every_length() {
+fn every_cipher_and_mac_covers_packets_of_every_length() {
     let pair = Pair::one_with(&[("uploads.release_after", "\"1h\"")]);
     let user = pair.alice().user("lengths");
     let dir = tempfile::tempdir().unwrap();
@@ -39,11 +40,13 @@ fn every_mac_covers_packets_of_every_length() {
         let bytes = Vec::from_iter((0..*size).map(|i| (i * 7 + size) as u8));
         std::fs::write(dir.path().join(format!("{size}.edi")), bytes).unwrap();
     }
-    for mac in [
-        "umac-128-etm@openssh.com",
-        "hmac-sha2-256-etm@openssh.com",
-        "hmac-sha2-512-etm@openssh.com",
-        "hmac-sha2-256",
+    for (cipher, mac) in [
+        ("aes256-ctr", "umac-128-etm@openssh.com"),
+        ("aes256-ctr", "hmac-sha2-256-etm@openssh.com"),
+        ("aes256-ctr", "hmac-sha2-512-etm@openssh.com"),
+        ("aes256-ctr", "hmac-sha2-256"),
+        ("aes128-gcm@openssh.com", "<implicit>"),
+        ("chacha20-poly1305@openssh.com", "<implicit>"),
     ] {
         let back = tempfile::tempdir().unwrap();
         let lines = format!(
@@ -51,14 +54,16 @@ fn every_mac_covers_packets_of_every_length() {
             dir.path().display(),
             back.path().display()
         );
-        let mut client = user.command(&["-v", "-oCiphers=aes256-ctr", &format!("-oMACs={mac}")]);
+        let mut options = vec!["-v".to_owned(), format!("-oCiphers={cipher}")];
+        options.extend((mac != "<implicit>").then(|| format!("-oMACs={mac}")));
+        let mut client = user.command(&options.iter().map(String::as_str).collect::<Vec<_>>());
         let ran = run_with(&mut client, &lines);
-        assert_eq!(ran.code, 0, "{mac}: {ran}");
-        assert_eq!(ran.stderr.matches(&format!("aes256-ctr MAC: {mac} ")).count(), 2, "{ran}");
+        assert_eq!(ran.code, 0, "{cipher} {mac}: {ran}");
+        assert_eq!(ran.stderr.matches(&format!("{cipher} MAC: {mac} ")).count(), 2, "{ran}");
         for size in &sizes {
             let name = format!("{size}.edi");
             let (sent, got) = [dir.path(), back.path()].map(|dir| std::fs::read(dir.join(&name)).unwrap()).into();
-            assert_eq!(sent, got, "{mac}, {size} bytes");
+            assert_eq!(sent, got, "{cipher} {mac}, {size} bytes");
         }
     }
 }

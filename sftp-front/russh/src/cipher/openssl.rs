@@ -21,12 +21,15 @@ impl ChaCha {
         Ok(Self(ctx))
     }
 
-    /// The keystream of a packet, from its `block`th block of 64 bytes on.
-    fn apply(&mut self, seqn: u32, block: u8, data: &mut [u8]) -> Result<(), ErrorStack> {
+    /// Goes to the beginning of a packet's keystream.
+    fn begin(&mut self, seqn: u32) -> Result<(), ErrorStack> {
         let mut iv = [0; 16];
-        iv[0] = block;
         iv[12..].copy_from_slice(&seqn.to_be_bytes());
-        self.0.encrypt_init(None, None, Some(&iv))?;
+        self.0.encrypt_init(None, None, Some(&iv))
+    }
+
+    /// What follows of it.
+    fn apply(&mut self, data: &mut [u8]) -> Result<(), ErrorStack> {
         let len = data.len();
         self.0.cipher_update_inplace(data, len).map(drop)
     }
@@ -56,7 +59,9 @@ impl Poly1305 {
         ptr::NonNull::new(ctx).map(Self).ok_or_else(ErrorStack::get)
     }
 
-    fn tag(&mut self, key: &[u8; 32], data: &[u8]) -> Result<[u8; TAG_LEN], ErrorStack> {
+    /// With the first half of a block of keystream as the key.
+    fn tag(&mut self, block: &[u8; 64], data: &[u8]) -> Result<[u8; TAG_LEN], ErrorStack> {
+        let (key, _) = block.split_at(32);
         let (mut tag, mut len) = ([0; TAG_LEN], 0);
         let ctx = self.0.as_ptr();
         // SAFETY: the context is valid, and each pointer comes with the length of what it points to.
@@ -94,10 +99,17 @@ impl Keys {
         }
     }
 
-    fn tag(&mut self, seqn: u32, ciphertext: &[u8]) -> Result<[u8; TAG_LEN], ErrorStack> {
-        let mut key = [0; 32];
-        self.packet.apply(seqn, 0, &mut key)?;
-        self.mac.tag(&key, ciphertext)
+    /// The first block of a packet's keystream is the key of its tag; the data have those behind it.
+    fn begin(&mut self, seqn: u32) -> Result<[u8; 64], ErrorStack> {
+        let mut block = [0; 64];
+        self.packet.begin(seqn)?;
+        self.packet.apply(&mut block)?;
+        Ok(block)
+    }
+
+    fn length(&mut self, seqn: u32, length: &mut [u8]) -> Result<(), ErrorStack> {
+        self.length.begin(seqn)?;
+        self.length.apply(length)
     }
 }
 
@@ -110,18 +122,19 @@ impl OpeningKey {
 
     pub(crate) fn decrypt_packet_length(&mut self, seqn: u32, mut length: [u8; LENGTH_LEN]) -> [u8; LENGTH_LEN] {
         // Without a keystream the length is wrong, and the packet will not open.
-        let _ = self.0.length.apply(seqn, 0, &mut length);
+        let _ = self.0.length(seqn, &mut length);
         length
     }
 
     /// Verifies and decrypts a packet; what is behind its length field.
     pub(crate) fn open_in_place<'a>(&mut self, seqn: u32, packet: &'a mut [u8], tag: &[u8; TAG_LEN]) -> Result<&'a [u8], ErrorStack> {
-        let expected = self.0.tag(seqn, packet)?;
+        let block = self.0.begin(seqn)?;
+        let expected = self.0.mac.tag(&block, packet)?;
         if !::openssl::memcmp::eq(&expected, tag) {
             return Err(ErrorStack::get());
         }
         let (_, data) = packet.split_at_mut(LENGTH_LEN);
-        self.0.packet.apply(seqn, 1, data)?;
+        self.0.packet.apply(data)?;
         Ok(data)
     }
 }
@@ -136,8 +149,9 @@ impl SealingKey {
     #[allow(clippy::expect_used)] // fails for lack of memory only; nothing may leave unencrypted
     pub(crate) fn seal_in_place(&mut self, seqn: u32, packet: &mut [u8], tag: &mut [u8; TAG_LEN]) {
         let (length, data) = packet.split_at_mut(LENGTH_LEN);
-        self.0.length.apply(seqn, 0, length).expect("ChaCha20");
-        self.0.packet.apply(seqn, 1, data).expect("ChaCha20");
-        *tag = self.0.tag(seqn, packet).expect("Poly1305");
+        self.0.length(seqn, length).expect("ChaCha20");
+        let block = self.0.begin(seqn).expect("ChaCha20");
+        self.0.packet.apply(data).expect("ChaCha20");
+        *tag = self.0.mac.tag(&block, packet).expect("Poly1305");
     }
 }
