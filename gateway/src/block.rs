@@ -8,6 +8,17 @@ pub fn admit(blocks: &[String], address: IpAddr) -> bool {
     blocks.is_empty() || blocks.iter().any(|block| holds(block, address))
 }
 
+/// Whether this is an address or a block like `192.0.2.0/24`.
+#[must_use]
+pub fn is_block(text: &str) -> bool {
+    let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+    let Ok(address) = address.parse::<IpAddr>() else {
+        return false;
+    };
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    bits.is_none_or(|bits| bits.parse::<u8>().is_ok_and(|bits| bits <= most))
+}
+
 /// Whether an address lies in `10.0.0.0/8`, `2001:db8::/32` or is the one that stands there.
 #[must_use]
 pub fn holds(block: &str, address: IpAddr) -> bool {

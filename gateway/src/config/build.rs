@@ -7,6 +7,7 @@ use super::{
     Algorithms, As2, Ban, ClientAuth, Config, ConfigError, DuplicateRelease, KeystoreFormat, Lifecycle, LogFormat, Retry, Secret, Sftp,
     Stages, StorageSettings, Telemetry, Tls, UnknownPartner, Uploads,
 };
+use crate::block;
 
 /// Bytes between two key exchanges that may be set.
 const REKEY_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 30;
@@ -130,7 +131,7 @@ impl Maker<'_> {
     /// Addresses and blocks of them.
     fn blocks(&self, key: &str, whose: &str) -> Result<Vec<String>, ConfigError> {
         let blocks = self.values.texts(key);
-        match blocks.iter().find(|block| !is_block(block)) {
+        match blocks.iter().find(|block| !block::is_block(block)) {
             None => Ok(blocks),
             Some(block) => {
                 let why = format!("`{}` is not an address or block", block.escape_default());
@@ -220,16 +221,6 @@ impl Maker<'_> {
             run_at: values::parse_time_of_day(&self.values.text("lifecycle.run_at")).unwrap_or_default(),
         }
     }
-}
-
-/// Whether this is an address or a block like `192.0.2.0/24`.
-fn is_block(text: &str) -> bool {
-    let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
-    let Ok(address) = address.parse::<std::net::IpAddr>() else {
-        return false;
-    };
-    let most = if address.is_ipv4() { 32 } else { 128 };
-    bits.is_none_or(|bits| bits.parse::<u8>().is_ok_and(|bits| bits <= most))
 }
 
 /// The keys of `sftp.user_ca`: public keys, with options if need be, or files of such lines.
