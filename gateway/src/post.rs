@@ -56,10 +56,8 @@ pub struct Target {
     pub pinned: Vec<Vec<u8>>,
     /// Shown if the server asks for one.
     pub client_identity: Option<ClientIdentity>,
-    /// User and password, sent unasked (as2.md Q33).
-    pub basic_auth: Option<(String, Zeroizing<String>)>,
-    /// A token is shown that is fetched by this, and nothing else.
-    pub grant: Option<Grant>,
+    /// Shown unasked (as2.md Q33).
+    pub credentials: Option<Credentials>,
     /// Sent after the message's own headers.
     pub headers: Vec<(String, String)>,
     /// Whether loopback and private networks are allowed.
@@ -79,6 +77,15 @@ pub struct Target {
     /// Uses connections again. A POST on one that turns out to have ended is sent once more at once, so the server has to
     /// recognise what it has seen before.
     pub keep_alive: bool,
+}
+
+/// What we show a server.
+#[derive(Clone)]
+pub enum Credentials {
+    /// User and password.
+    Basic((String, Zeroizing<String>)),
+    /// A token that is fetched by this.
+    Token(Grant),
 }
 
 /// Which TLS is good enough.
@@ -423,9 +430,9 @@ impl Poster {
             false => connection?,
         };
         let shown = self.authorization(target).await;
-        let shown = match target.grant {
-            Some(_) => steps.note("token", shown, |_| "the token endpoint gives one".to_owned())?,
-            None => shown?,
+        let shown = match target.credentials {
+            Some(Credentials::Token(_)) => steps.note("token", shown, |_| "the token endpoint gives one".to_owned())?,
+            _ => shown?,
         };
         let mut answer = exchange::look(target, &url, connection, "HEAD", &Headers::default(), shown.as_ref()).await;
         if answer.as_ref().is_ok_and(|answer| matches!(answer.status, 405 | 501)) {

@@ -13,7 +13,7 @@ use crate::layout::{self, Area, Tray};
 use crate::message::{Attempt, Message, State};
 use crate::partner::{MdnMode, TlsMode};
 use crate::partnership::Partnership;
-use crate::post::{Body, ClientIdentity, Grant, Proxy, Target, Tls};
+use crate::post::{Body, ClientIdentity, Credentials, Grant, Proxy, Target, Tls};
 use crate::storage::{Content, Staged};
 
 /// Most bytes read of a partner's answer: an MDN is far smaller (security.md §7).
@@ -115,16 +115,7 @@ pub(crate) fn target(core: &Core, pair: &Partnership, url: &str) -> Target {
             cert_chain: vec![certificate],
             pkcs8,
         }),
-        basic_auth: pair.http_auth.clone().filter(|_| partner.token_url.is_empty()),
-        grant: pair
-            .http_auth
-            .clone()
-            .filter(|_| !partner.token_url.is_empty())
-            .map(|client| Grant {
-                url: partner.token_url.clone(),
-                client,
-                scope: partner.token_scope.clone(),
-            }),
+        credentials: credentials(pair),
         headers: Vec::new(),
         allow_private: partner.private,
         proxy: (!partner.proxy.is_empty()).then(|| Proxy {
@@ -140,6 +131,19 @@ pub(crate) fn target(core: &Core, pair: &Partnership, url: &str) -> Target {
         // what came before.
         keep_alive: partner.keep_alive && partner.detects_duplicates,
     }
+}
+
+/// What we show to this partner.
+fn credentials(pair: &Partnership) -> Option<Credentials> {
+    let (partner, login) = (&pair.partner, pair.http_auth.clone()?);
+    if partner.token_url.is_empty() {
+        return Some(Credentials::Basic(login));
+    }
+    Some(Credentials::Token(Grant {
+        url: partner.token_url.clone(),
+        client: login,
+        scope: partner.token_scope.clone(),
+    }))
 }
 
 /// Writes into the row what the try came to, as far as the wire tells.

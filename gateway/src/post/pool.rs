@@ -12,7 +12,7 @@ use openssl::sha::Sha256;
 
 use super::connect::Connection;
 use super::url::Url;
-use super::{Target, Tls};
+use super::{Credentials, Target, Tls};
 
 /// How long a connection waits for its next request.
 const MAX_IDLE_TIME: Duration = Duration::from_secs(15);
@@ -44,11 +44,10 @@ impl Place {
             place.list(&identity.cert_chain);
             place.part(&identity.pkcs8);
         });
-        place.option(target.basic_auth.as_ref(), |place, (user, password)| {
-            place.part(user.as_bytes());
-            place.part(password.as_bytes());
+        place.option(target.credentials.as_ref(), |place, credentials| match credentials {
+            Credentials::Basic((user, password)) => place.texts(&[user, password]),
+            Credentials::Token(grant) => place.texts(&grant.texts()),
         });
-        place.option(target.grant.as_ref(), |place, grant| place.part(&grant.digest()));
         place.option(target.proxy.as_ref(), |place, proxy| {
             place.part(proxy.url.as_bytes());
             place.option(proxy.auth.as_ref(), |place, (user, password)| {
@@ -61,9 +60,21 @@ impl Place {
 }
 
 /// Every part goes in with its length, every list with its own: no two places can look alike.
-struct Digest(Sha256);
+pub(super) struct Digest(Sha256);
 
 impl Digest {
+    /// That of some texts alone.
+    pub(super) fn of(texts: &[&str]) -> [u8; 32] {
+        let mut digest = Digest(Sha256::new());
+        digest.texts(texts);
+        digest.0.finish()
+    }
+
+    fn texts(&mut self, texts: &[&str]) {
+        self.count(texts.len());
+        texts.iter().for_each(|text| self.part(text.as_bytes()));
+    }
+
     fn part(&mut self, bytes: &[u8]) {
         self.count(bytes.len());
         self.0.update(bytes);

@@ -168,6 +168,7 @@ async fn other_settings_are_another_place() {
     let server = Server::start(&[OK; 10]).await;
     let poster = Poster::new();
     let auth = |password: &str| Some(("user".to_owned(), Zeroizing::new(password.to_owned())));
+    let basic = |password| auth(password).map(Credentials::Basic);
     let identity = |key: &[u8]| {
         Some(ClientIdentity {
             cert_chain: vec![b"leaf".to_vec()],
@@ -184,11 +185,11 @@ async fn other_settings_are_another_place() {
     let places = [
         base(),
         Target {
-            basic_auth: auth("one"),
+            credentials: basic("one"),
             ..base()
         },
         Target {
-            basic_auth: auth("two"),
+            credentials: basic("two"),
             ..base()
         },
         Target {

@@ -25,8 +25,7 @@ pub(super) fn target(url: String) -> Target {
         tls: Tls::Default,
         pinned: Vec::new(),
         client_identity: None,
-        basic_auth: None,
-        grant: None,
+        credentials: None,
         headers: Vec::new(),
         allow_private: true,
         proxy: None,
@@ -163,7 +162,7 @@ async fn the_head_goes_out_as_given() {
     .await;
     let host = url.split('/').nth(2).unwrap().to_owned();
     let mut target = target(url);
-    target.basic_auth = Some(("us\u{e9}r".to_owned(), Zeroizing::new("pass:word".to_owned())));
+    target.credentials = Some(Credentials::Basic(("us\u{e9}r".to_owned(), Zeroizing::new("pass:word".to_owned()))));
     target.headers = vec![("X-Hub".to_owned(), "7".to_owned())];
     let answer = Poster::new()
         .post(&target, &message(), Body::Bytes(Bytes::from_static(b"hello")), 100)

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use as2_core::headers::Headers;
 use bytes::Bytes;
-use openssl::sha::Sha256;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::exchange::basic;
+use super::pool::Digest;
 use super::url::Url;
-use super::{Body, PostError, Poster, Stage, Target};
+use super::{Body, Credentials, PostError, Poster, Stage, Target};
 
 /// How long a token endpoint may take in all.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -40,32 +40,29 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// A digest of all of it: no secret is kept as a key.
-    pub(super) fn digest(&self) -> [u8; 32] {
-        let mut digest = Sha256::new();
-        for part in [&self.url, &self.client.0, self.client.1.as_str(), &self.scope] {
-            digest.update(&part.len().to_be_bytes());
-            digest.update(part.as_bytes());
-        }
-        digest.finish()
+    /// All of it.
+    pub(super) fn texts(&self) -> [&str; 4] {
+        [&self.url, &self.client.0, &self.client.1, &self.scope]
     }
 
-    /// The endpoint as a target: by the partner's ways, with the client's credentials. Pinned certificates and our own one are
+    /// No secret is kept as a key.
+    fn digest(&self) -> [u8; 32] {
+        Digest::of(&self.texts())
+    }
+
+    /// The endpoint as a target: by the partner's ways. Pinned certificates and our own one are
     /// the partner's business and count there only where it is the same server.
     fn target(&self, partner: &Target) -> Target {
         let is_same = match (Url::parse(&self.url), Url::parse(&partner.url)) {
             (Ok(endpoint), Ok(partner)) => endpoint.origin() == partner.origin(),
             _ => false,
         };
-        let (id, secret) = &self.client;
         Target {
             url: self.url.clone(),
             tls: partner.tls,
             pinned: if is_same { partner.pinned.clone() } else { Vec::new() },
             client_identity: partner.client_identity.clone().filter(|_| is_same),
-            // RFC 6749 §2.3.1: encoded before they are joined.
-            basic_auth: Some((escaped(id), Zeroizing::new(escaped(secret)))),
-            grant: None,
+            credentials: None,
             headers: Vec::new(),
             allow_private: partner.allow_private,
             proxy: partner.proxy.clone(),
@@ -145,8 +142,10 @@ impl Authorization {
 impl Poster {
     /// What to show a target, fetched first if it is a token that is not there yet.
     pub(super) async fn authorization(&self, target: &Target) -> Result<Option<Authorization>, PostError> {
-        let Some(grant) = &target.grant else {
-            return Ok(target.basic_auth.as_ref().map(|auth| Authorization::of(basic(auth))));
+        let grant = match &target.credentials {
+            None => return Ok(None),
+            Some(Credentials::Basic(login)) => return Ok(Some(Authorization::of(basic(login)))),
+            Some(Credentials::Token(grant)) => grant,
         };
         let kept = self.tokens.get(grant);
         let is_old = kept.is_some();
@@ -160,7 +159,9 @@ impl Poster {
 
     /// The target said that a kept token does not count any more.
     pub(super) fn forget_token(&self, target: &Target) {
-        target.grant.iter().for_each(|grant| self.tokens.forget(grant));
+        if let Some(Credentials::Token(grant)) = &target.credentials {
+            self.tokens.forget(grant);
+        }
     }
 
     async fn fetch(&self, partner: &Target, grant: &Grant) -> Result<Zeroizing<String>, PostError> {
@@ -172,9 +173,11 @@ impl Poster {
         ] {
             headers.push(name, value).map_err(|error| refused(error.to_string(), false))?;
         }
-        let shown = endpoint.basic_auth.as_ref().map(|client| Authorization::of(basic(client)));
+        // RFC 6749 §2.3.1: encoded before they are joined.
+        let (id, secret) = &grant.client;
+        let shown = Authorization::of(basic(&(escaped(id), Zeroizing::new(escaped(secret)))));
         let form = Body::Bytes(grant.form());
-        let posted = self.post_as(&endpoint, &headers, form, MAX_ANSWER, shown.as_ref()).await;
+        let posted = self.post_as(&endpoint, &headers, form, MAX_ANSWER, Some(&shown)).await;
         let answer = posted.map_err(|error| PostError {
             // Nothing of the message has left.
             body_sent: false,

@@ -46,8 +46,7 @@ pub async fn post_mdn(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
     let without_query = |url: &str| url.split(['?', '#']).next().unwrap_or_default().to_owned();
     if without_query(&pair.partner.url) != without_query(&url) {
         // The sender chose the path; credentials belong to the address they were given for (as2.md SEC1).
-        target.basic_auth = None;
-        target.grant = None;
+        target.credentials = None;
         target.client_identity = None;
     }
     let figures = outbox::figures(core, &pair);
