@@ -12,7 +12,7 @@ use crate::gateway::Core;
 use crate::journal::{Accepted, Blob, JournalError, NewUpload, Tx, UploadRow, UploadState};
 use crate::message::{Detail, Direction, FileRecord, Id, Message, State};
 use crate::partner::Partner;
-use crate::storage::Staged;
+use crate::storage::{Content, Staged};
 use crate::{content_type, layout};
 
 pub use submit::{Submission, SubmitError, check_pair, submit};
@@ -421,17 +421,11 @@ pub fn release(core: &Core, id: &str) -> Result<(), JournalError> {
 /// The content type that a file's first bytes tell, or else its name.
 fn detected(core: &Core, file: &Arrived) -> &'static str {
     let mut head = [0; content_type::HEAD];
-    let read = match &file.staged.inline {
-        Some(bytes) => {
-            let len = bytes.len().min(head.len());
-            head[..len].copy_from_slice(&bytes[..len]);
-            Ok(len)
-        }
-        None => core
-            .storage
-            .open_staged(&file.staged.key)
-            .and_then(|content| content.read_at(0, &mut head)),
+    let content = match &file.staged.inline {
+        Some(bytes) => Ok(Content::Bytes(bytes.clone())),
+        None => core.storage.open_staged(&file.staged.key),
     };
+    let read = content.and_then(|content| content.read_at(0, &mut head));
     // What cannot be read now is no reason to refuse it; sending it will tell.
     let found = read.ok().and_then(|len| content_type::for_bytes(&head[..len]));
     found.unwrap_or_else(|| content_type::for_name(&file.name))

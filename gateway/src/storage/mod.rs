@@ -182,7 +182,7 @@ impl Storage {
     /// `Full` if the watermark would be passed.
     pub fn check_room_for(&self, bytes: u64) -> Result<()> {
         self.check_room()?;
-        if bytes <= ROOM_SMALL || self.free_bytes()?.saturating_sub(bytes) >= self.min_free {
+        if bytes <= ROOM_SMALL || self.has_room(self.free_bytes()?.saturating_sub(bytes)) {
             return Ok(());
         }
         Err(StorageError::Full { min_free: self.min_free })
