@@ -333,6 +333,8 @@ pub struct Lifecycle {
     pub duplicate: Stages,
     /// `tmp`.
     pub tmp: Stages,
+    /// How long a message that ended is known: its row, its Message-ID, its events. Never shorter than its files are kept.
+    pub history: Duration,
     /// When the daily sweep runs: time since midnight UTC.
     pub run_at: Duration,
 }
@@ -349,7 +351,12 @@ impl Lifecycle {
                 "messages" => &mut merged.messages,
                 "duplicate" => &mut merged.duplicate,
                 "tmp" => &mut merged.tmp,
-                other => return Err(format!("lifecycle.{other} is not one of: messages, duplicate, tmp")),
+                "history" => {
+                    let span = text(value).and_then(|text| units::parse_duration_from(keys::MIN_HISTORY, text));
+                    merged.history = span.map_err(|why| format!("lifecycle.history: {why}"))?;
+                    continue;
+                }
+                other => return Err(format!("lifecycle.{other} is not one of: messages, duplicate, tmp, history")),
             };
             let Some(table) = value.as_table() else {
                 return Err(format!(
@@ -357,11 +364,9 @@ impl Lifecycle {
                 ));
             };
             for (stage, value) in table {
-                let span = value
-                    .as_str()
-                    .ok_or_else(|| "a duration has to be a text like \"35d\"".to_owned())
-                    .and_then(parse_duration);
-                let span = span.map_err(|why| format!("lifecycle.{area}.{stage}: {why}"))?;
+                let span = text(value)
+                    .and_then(parse_duration)
+                    .map_err(|why| format!("lifecycle.{area}.{stage}: {why}"))?;
                 match stage.as_str() {
                     "current" => stages.current = span,
                     "noncurrent" => stages.noncurrent = span,
@@ -371,6 +376,11 @@ impl Lifecycle {
         }
         Ok(merged)
     }
+}
+
+/// The text of a duration.
+fn text(value: &toml::Value) -> Result<&str, String> {
+    value.as_str().ok_or_else(|| "a duration has to be a text like \"35d\"".to_owned())
 }
 
 /// `[telemetry]`.

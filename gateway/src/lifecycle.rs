@@ -1,4 +1,4 @@
-//! The life of the records: in view, out of view, deleted for good (product.md §6, durability.md §9).
+//! The life of the records: in view, out of view, deleted for good, and at last forgotten (product.md §6, durability.md §9).
 //!
 //! Ages round up to the next midnight UTC, never down. What is not final, and what is under legal hold, stays. A step
 //! moves the bytes first and marks the row after, and may be repeated at any point.
@@ -7,21 +7,28 @@ use std::sync::Arc;
 
 use as2_core::hex;
 use serde::Serialize;
+use serde_json::json;
 
-use crate::clock::{Millis, millis};
+use crate::clock::{Millis, millis, rfc3339};
 use crate::config::{Lifecycle, Stages};
+use crate::event::NewEvent;
 use crate::gateway::Core;
-use crate::journal::{Entry, JournalError, UploadState};
+use crate::journal::{Entry, JournalError, Tx, UploadState};
 use crate::layout::Area;
 use crate::storage::StorageError;
 
 /// Entries that one transaction marks.
 const BATCH: u32 = 500;
+/// Messages, names or events that one transaction forgets; other writers wait meanwhile.
+const FORGET_BATCH: u32 = 200;
 /// An automatic sweep that would take more files of an area than this, and more than a fifth of all, waits for a person.
 const BRAKE: u64 = 100;
 const DAY: Millis = 24 * 3600 * 1000;
 /// When the last sweep ended, as milliseconds.
 const FACT_LAST: &str = "lifecycle.last";
+
+/// The row of a plan that counts messages and not files.
+pub const HISTORY: &str = "history";
 
 /// What a sweep would do, or did.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -35,13 +42,13 @@ pub struct Plan {
 pub struct PlanRow {
     /// Whose.
     pub account: String,
-    /// `files`, `headers`, …, `tmp`.
+    /// `files`, `headers`, …, `tmp`; [`HISTORY`] counts messages.
     pub area: String,
     /// Files that leave the view.
     pub noncurrent: u64,
-    /// Files that are deleted for good.
+    /// Files that are deleted for good; messages that are forgotten.
     pub delete: u64,
-    /// Files that are kept in all, before the sweep.
+    /// Files or messages that are kept in all, before the sweep.
     pub all: u64,
 }
 
@@ -64,13 +71,15 @@ pub enum SweepError {
     },
     /// Suspiciously much would go.
     #[error(
-        "the sweep would take {delete} of {all} files of account {account}, {area}; look at it with `as2gate lifecycle run --dry-run` and start it by hand with `as2gate lifecycle run`"
+        "the sweep would take {delete} of {all} {things} of account {account}, {area}; look at it with `as2gate lifecycle run --dry-run` and start it by hand with `as2gate lifecycle run`"
     )]
     Brake {
         /// Whose.
         account: String,
         /// Where.
         area: String,
+        /// Files or messages.
+        things: &'static str,
         /// Would go.
         delete: u64,
         /// Are there.
@@ -141,13 +150,17 @@ pub fn plan(core: &Core) -> Result<Plan, SweepError> {
             });
         }
         let (parts, old) = parts(core, &account, lifecycle.tmp, now)?;
-        rows.push(PlanRow {
-            account,
-            area: "tmp".to_owned(),
-            noncurrent: 0,
-            delete: old,
-            all: parts,
-        });
+        let ended = history_due(now, &lifecycle);
+        let (forget, messages) = core.journal.read(|tx| tx.count_history(&account, ended))?;
+        for (area, delete, all) in [("tmp", old, parts), (HISTORY, forget, messages)] {
+            rows.push(PlanRow {
+                account: account.clone(),
+                area: area.to_owned(),
+                noncurrent: 0,
+                delete,
+                all,
+            });
+        }
     }
     Ok(Plan { rows })
 }
@@ -180,6 +193,7 @@ pub fn run(core: &Arc<Core>, by_hand: bool) -> Result<Plan, SweepError> {
         return Err(SweepError::Brake {
             account: row.account.clone(),
             area: row.area.clone(),
+            things: if row.area == HISTORY { "messages" } else { "files" },
             delete: row.noncurrent + row.delete,
             all: row.all,
         });
@@ -192,6 +206,7 @@ pub fn run(core: &Arc<Core>, by_hand: bool) -> Result<Plan, SweepError> {
         }
         drop_parts(core, &account, lifecycle.tmp, now)?;
     }
+    forget(core, now)?;
     core.journal.write_blocking(move |tx| {
         tx.forget_windows(now)?;
         tx.set_fact(FACT_LAST, &now.to_string())
@@ -256,6 +271,82 @@ fn drop_parts(core: &Core, account: &str, tmp: Stages, now: Millis) -> Result<()
         let store = row.store.clone();
         core.journal.write_blocking(move |tx| tx.remove_upload(&row))?;
         core.let_go_blocking(vec![store]);
+    }
+    Ok(())
+}
+
+/// The moment up to which messages have to have ended to be forgotten.
+fn history_due(now: Millis, lifecycle: &Lifecycle) -> Millis {
+    now - now.rem_euclid(DAY) - millis(lifecycle.history)
+}
+
+/// Forgets messages whose files are gone for good and whose time in the history is over, and then the events that are older
+/// than every message that is still known.
+fn forget(core: &Core, now: Millis) -> Result<(), SweepError> {
+    let mut known = figures(core)?;
+    // Refused messages to stations that are not here belong to nobody.
+    known.push((String::new(), core.config.lifecycle.clone()));
+    let mut oldest = Millis::MAX;
+    for (account, lifecycle) in known {
+        let ended = history_due(now, &lifecycle);
+        oldest = oldest.min(ended);
+        let messages = repeat(core, {
+            let account = account.clone();
+            move |tx| tx.forget_messages(&account, ended, FORGET_BATCH)
+        })?;
+        repeat(core, {
+            let account = account.clone();
+            move |tx| tx.forget_entries(&account, ended, FORGET_BATCH)
+        })?;
+        if messages > 0 {
+            core.journal.write_blocking(move |tx| {
+                let event = NewEvent {
+                    account: &account,
+                    kind: "history.forgotten",
+                    subject: &account,
+                    facts: json!({ "messages": messages, "ended_before": rfc3339(ended) }),
+                };
+                tx.record(&event, now)
+            })?;
+        }
+    }
+    trim_events(core, oldest, now)
+}
+
+/// Does it until less than a batch was left to do; how much it was in all.
+fn repeat(core: &Core, step: impl Fn(&Tx<'_>) -> Result<usize, JournalError> + Clone + Send + 'static) -> Result<u64, SweepError> {
+    let mut done = 0u64;
+    loop {
+        let count = u64::try_from(core.journal.write_blocking(step.clone())?).unwrap_or(u64::MAX);
+        done += count;
+        if count < u64::from(FORGET_BATCH) {
+            return Ok(done);
+        }
+    }
+}
+
+/// Takes events off the front of their chain; which ones is the chain's own last word about them.
+fn trim_events(core: &Core, before: Millis, now: Millis) -> Result<(), SweepError> {
+    let through = core.journal.read(|tx| {
+        let oldest = tx.oldest_message()?.unwrap_or(Millis::MAX);
+        tx.events_before(before.min(oldest))
+    })?;
+    let mut events = 0;
+    let mut last = None;
+    while let Some(trimmed) = core.journal.write_blocking(move |tx| tx.trim_events(through, FORGET_BATCH))? {
+        events += trimmed.events;
+        last = Some(trimmed);
+    }
+    if let Some(last) = last {
+        core.journal.write_blocking(move |tx| {
+            let event = NewEvent {
+                account: "",
+                kind: "audit.trimmed",
+                subject: "events",
+                facts: json!({ "events": events, "through": last.through, "head": hex(&last.head) }),
+            };
+            tx.record(&event, now)
+        })?;
     }
     Ok(())
 }

@@ -133,6 +133,7 @@ fn show(ctx: &Ctx, core: &Core, id: &str) -> Result<()> {
         ("Name", account.name.clone()),
         ("Timezone", account.timezone.clone()),
         ("Records", stages(life.messages)),
+        ("History", crate::config::show_duration(life.history)),
         ("Home", format!("/mftg-{}   on disk {}", account.id, tree.display())),
     ]);
     let object = json!({

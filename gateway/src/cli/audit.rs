@@ -10,7 +10,7 @@ use serde_json::json;
 use super::error::DONE;
 use super::output::{Cell, List};
 use super::{Ctx, Outcome};
-use crate::clock::millis;
+use crate::clock::{millis, rfc3339};
 use crate::config::parse_duration;
 use crate::event::Event;
 use crate::gateway::Core;
@@ -155,13 +155,15 @@ fn verify(ctx: &Ctx, core: &Core, noted: Option<&str>) -> Result<()> {
         })
     })?;
     let chain = walked.map_err(|seq| broken(format!("the chain of hashes breaks at event {seq}")))?;
+    let since = chain.since.map(rfc3339);
+    let span = since.as_ref().map(|at| format!(" since {at}")).unwrap_or_default();
     if !found {
-        return Err(broken(format!("no event carries the hash {}", noted.unwrap_or_default())));
+        return Err(broken(format!("no event{span} carries the hash {}", noted.unwrap_or_default())));
     }
     let head = hex(&chain.head);
     ctx.printer.show(
-        &json!({ "events": chain.events, "head": head }),
-        &format!("{} events, chain unbroken\nhead {head}\n", chain.events),
+        &json!({ "events": chain.events, "since": since, "head": head }),
+        &format!("{} events{span}, chain unbroken\nhead {head}\n", chain.events),
     );
     Ok(())
 }

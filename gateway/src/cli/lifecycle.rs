@@ -1,6 +1,7 @@
 //! `lifecycle`: in view, out of view, deleted.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Subcommand;
 use serde_json::json;
@@ -8,7 +9,7 @@ use serde_json::json;
 use super::error::DONE;
 use super::output::{Cell, Format, List};
 use super::{Ctx, Outcome, blocking};
-use crate::config::show_duration;
+use crate::config::{Stages, show_duration};
 use crate::gateway::Core;
 use crate::lifecycle::{self, Plan};
 use crate::manage::{Refusal, Result, accounts, objects};
@@ -74,6 +75,11 @@ fn status(ctx: &Ctx, core: &Core) -> Result<()> {
         let stage = match row.area.as_str() {
             "duplicate" => figures.duplicate,
             "tmp" => figures.tmp,
+            // Messages are known so long, and none comes back.
+            lifecycle::HISTORY => Stages {
+                current: figures.history,
+                noncurrent: Duration::ZERO,
+            },
             _ => figures.messages,
         };
         list.push(vec![
@@ -135,14 +141,18 @@ fn report(ctx: &Ctx, plan: &Plan, dry: bool) {
         return;
     }
     let several = rows.iter().map(|row| &row.account).collect::<std::collections::BTreeSet<_>>().len() > 1;
-    let (left, deleted) = if dry {
-        ("would become non-current", "would be deleted")
+    let (left, deleted, forgotten) = if dry {
+        ("would become non-current", "would be deleted", "would be forgotten")
     } else {
-        ("became non-current", "were deleted")
+        ("became non-current", "were deleted", "were forgotten")
     };
     let mut text = String::new();
     for row in rows.iter().filter(|row| row.noncurrent + row.delete > 0) {
         let account = if several { format!("{:<12} ", row.account) } else { String::new() };
+        if row.area == lifecycle::HISTORY {
+            text.push_str(&format!("{account}{:<16} {} messages {forgotten}\n", row.area, row.delete));
+            continue;
+        }
         let mut parts = Vec::new();
         if row.noncurrent > 0 {
             parts.push(format!("{} files {left}", row.noncurrent));

@@ -194,6 +194,12 @@ impl Noun for OfAccount {
             "TIME",
             "How long they can be restored after that, e.g. 35d",
         ),
+        text(
+            "keep-history",
+            "lifecycle.history",
+            "TIME",
+            "How long messages and their events are listed after their end, e.g. 730d",
+        ),
     ];
 }
 

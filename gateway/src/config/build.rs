@@ -218,6 +218,7 @@ impl Maker<'_> {
             messages: stages("messages"),
             duplicate: stages("duplicate"),
             tmp: stages("tmp"),
+            history: self.values.span("lifecycle.history"),
             run_at: values::parse_time_of_day(&self.values.text("lifecycle.run_at")).unwrap_or_default(),
         }
     }

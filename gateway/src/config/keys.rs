@@ -14,6 +14,8 @@ pub enum Kind {
     Fraction(f64, f64),
     /// `2s`, `6h`, `0`.
     Span,
+    /// The same, at least this many days.
+    SpanFrom(u64),
     /// `512`, `100GiB`.
     Size,
     /// One of these words.
@@ -49,6 +51,8 @@ const fn key(path: &'static str, kind: Kind, default: &'static str) -> Key {
 
 /// Most connections, workers and tries that may be configured: more than any machine of ours serves.
 const MANY: i64 = 100_000;
+/// Fewest days for which a Message-ID stays bound: partners repeat a message for days (RFC 4130 §5.5, §7.3.1).
+pub const MIN_HISTORY: u64 = 7;
 
 /// The whole configuration (product.md §9).
 pub const KEYS: &[Key] = &[
@@ -133,6 +137,7 @@ pub const KEYS: &[Key] = &[
     key("lifecycle.duplicate.noncurrent", Kind::Span, r#""35d""#),
     key("lifecycle.tmp.current", Kind::Span, r#""1d""#),
     key("lifecycle.tmp.noncurrent", Kind::Span, r#""1d""#),
+    key("lifecycle.history", Kind::SpanFrom(MIN_HISTORY), r#""730d""#),
     key("lifecycle.run_at", Kind::TimeOfDay, r#""00:10""#),
     key("telemetry.listen", Kind::Address, r#""127.0.0.1:9090""#),
     key("telemetry.log", Kind::Text, r#""info""#),

@@ -84,6 +84,7 @@ fn wrong_values_are_named() {
         ("data_dir = 5", "quotes"),
         ("database.url = \"postgres://x\"", "sqlite"),
         ("lifecycle.run_at = \"24:00\"", "time of day"),
+        ("lifecycle.history = \"6d\"", "at least 7d"),
         ("sftp = 1", "keys"),
     ] {
         let error = load(text, &[]).unwrap_err();
@@ -99,4 +100,11 @@ fn an_account_may_keep_records_for_another_time() {
     assert_eq!(merged.messages.current, Duration::from_secs(90 * 86_400));
     assert_eq!(merged.messages.noncurrent, Duration::from_secs(35 * 86_400));
     assert!(Config::default().lifecycle.with(Some(&"file = 1".parse().unwrap())).is_err());
+    assert_eq!(merged.history, Duration::from_secs(730 * 86_400));
+    let own: toml::Table = "history = \"3650d\"".parse().unwrap();
+    let merged = Config::default().lifecycle.with(Some(&own)).unwrap();
+    assert_eq!(merged.history, Duration::from_secs(3650 * 86_400));
+    for wrong in ["history = \"1d\"", "history = 400", "history = { current = \"90d\" }"] {
+        assert!(Config::default().lifecycle.with(Some(&wrong.parse().unwrap())).is_err(), "{wrong}");
+    }
 }

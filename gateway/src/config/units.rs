@@ -35,6 +35,16 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     span.ok_or_else(|| format!("`{}` is longer than 3650d", text.escape_default()))
 }
 
+/// The same, at least so many days.
+pub(super) fn parse_duration_from(days: u64, text: &str) -> Result<Duration, String> {
+    parse_duration(text).and_then(|span| {
+        if span < Duration::from_secs(days * 86_400) {
+            return Err(format!("it has to be at least {days}d, and is {}", text.escape_default()));
+        }
+        Ok(span)
+    })
+}
+
 /// The shortest text that `parse_duration` reads back to the same value.
 #[must_use]
 pub fn show_duration(span: Duration) -> String {

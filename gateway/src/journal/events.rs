@@ -12,6 +12,8 @@ use crate::event::{Event, NewEvent};
 pub struct Chain {
     /// How many.
     pub events: u64,
+    /// When the first of them was; earlier ones were forgotten, or there were none.
+    pub since: Option<Millis>,
     /// SHA-256 of the last one, which stands for all before it; empty without any.
     pub head: Vec<u8>,
 }
@@ -89,7 +91,8 @@ impl Tx<'_> {
         Ok(low)
     }
 
-    /// Walks the chain and shows each hash on the way; what it came to, or the first event whose hash does not fit.
+    /// Walks the chain and shows each hash on the way, that of the last forgotten event first; what it came to, or the first
+    /// event whose hash does not fit.
     ///
     /// # Errors
     /// The database's.
@@ -98,7 +101,11 @@ impl Tx<'_> {
             .db
             .prepare("SELECT seq, at, account, kind, subject, facts, hash FROM event ORDER BY seq")?;
         let mut rows = query.query([])?;
-        let mut last = Vec::new();
+        let mut last = self.chain_start()?;
+        if !last.is_empty() {
+            each(&last);
+        }
+        let mut since = None;
         let mut events = 0u64;
         while let Some(row) = rows.next()? {
             let (account, kind): (String, String) = (row.get(2)?, row.get(3)?);
@@ -109,9 +116,10 @@ impl Tx<'_> {
             }
             each(&hash);
             last = hash;
+            since = since.or(Some(row.get(1)?));
             events += 1;
         }
-        Ok(Ok(Chain { events, head: last }))
+        Ok(Ok(Chain { events, since, head: last }))
     }
 }
 

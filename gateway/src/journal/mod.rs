@@ -9,6 +9,7 @@
 //! something changed.
 
 mod events;
+mod history;
 mod inbound;
 mod jobs;
 mod lifecycle;
@@ -30,6 +31,7 @@ use recent::Recent;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
+pub use history::Trimmed;
 pub use inbound::{Claim, Claimed, Filing, InboundRow};
 pub use jobs::{Job, JobKind, LEASE, Lane};
 pub use lifecycle::{Expiring, SweepCount};
@@ -44,7 +46,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(15);
 /// Most changes that share one commit.
 const MAX_GROUP: usize = 256;
 /// The schema's version, kept in `user_version`.
-const SCHEMA_VERSION: i64 = 4;
+const SCHEMA_VERSION: i64 = 5;
 const SCHEMA: &str = include_str!("schema.sql");
 /// What takes a journal of version n + 1 to the next one, at place n.
 const STEPS: &[&str] = &[
@@ -54,6 +56,7 @@ const STEPS: &[&str] = &[
          WHERE direction = 'in' AND state = 'filed';",
     include_str!("step_3.sql"),
     include_str!("step_4.sql"),
+    "CREATE INDEX entry_deleted ON entry (deleted) WHERE deleted IS NOT NULL;",
 ];
 /// Pages of the write-ahead log (4 KiB each) after which it is carried over into the database. Small contents live for a
 /// fraction of a second: with a longer log most of their pages are overwritten before they are carried over.

@@ -364,6 +364,9 @@ fn old_journal(path: &Path, version: i64) -> Connection {
         )
         .unwrap();
     }
+    if version == 4 {
+        db.execute_batch(include_str!("step_4.sql")).unwrap();
+    }
     db.execute_batch(
         "INSERT INTO message (id, account, direction, station, partner, state, file, created, updated, detail)
             VALUES ('m1', 'acme', 'out', 'ALICE', 'BOB', 'queued', 'old.edi', 7, 8, '{\"payload\":\"j:1\"}');
@@ -529,38 +532,40 @@ fn a_name_that_left_the_view_is_used_again_as_another_version() {
     assert_eq!((second.version, second.message.as_str()), (1, "m2"));
 }
 
+/// The steps in which SQLite runs a query.
+fn plan(journal: &Journal, query: &str, values: impl rusqlite::Params) -> Vec<String> {
+    journal
+        .read(|tx| {
+            let mut query = tx.db.prepare(&format!("EXPLAIN QUERY PLAN {query}"))?;
+            let rows = query.query_map(values, |row| row.get(3))?;
+            Ok(rows.collect::<rusqlite::Result<_>>()?)
+        })
+        .unwrap()
+}
+
 #[test]
 fn the_same_payload_and_the_same_name_are_looked_up_in_an_index() {
     let (_dir, journal) = journal();
-    let plan = |query: &str, values: &[&str]| -> String {
-        let explained = format!("EXPLAIN QUERY PLAN {query}");
-        let values = rusqlite::params_from_iter(values);
-        journal
-            .read(|tx| Ok(tx.db.query_row(&explained, values, |row| row.get(3))?))
-            .unwrap()
-    };
-    let payload = plan(inbound::SAME_PAYLOAD, &["acme", "ALICE", "BOB", "orders.edi", "0", "mic", "id"]);
-    assert!(
-        payload.contains("message_same_payload (account=? AND station=? AND partner=? AND file=? AND <expr>=? AND created>?)"),
-        "{payload}"
+    let payload = plan(
+        &journal,
+        inbound::SAME_PAYLOAD,
+        ["acme", "ALICE", "BOB", "orders.edi", "0", "mic", "id"],
     );
-    let name = plan(inbound::SAME_NAME, &["acme", "ALICE", "BOB", "orders.edi", "0", "id"]);
     assert!(
-        name.contains("message_same_payload (account=? AND station=? AND partner=? AND file=?)"),
-        "{name}"
+        payload[0].contains("message_same_payload (account=? AND station=? AND partner=? AND file=? AND <expr>=? AND created>?)"),
+        "{payload:?}"
+    );
+    let name = plan(&journal, inbound::SAME_NAME, ["acme", "ALICE", "BOB", "orders.edi", "0", "id"]);
+    assert!(
+        name[0].contains("message_same_payload (account=? AND station=? AND partner=? AND file=?)"),
+        "{name:?}"
     );
 }
 
 #[test]
 fn who_names_a_content_is_looked_up_in_indexes() {
     let (_dir, journal) = journal();
-    let plan: Vec<String> = journal
-        .read(|tx| {
-            let mut query = tx.db.prepare(&format!("EXPLAIN QUERY PLAN SELECT {}", tree::NAMED))?;
-            let rows = query.query_map(["j:a"], |row| row.get(3))?;
-            Ok(rows.collect::<rusqlite::Result<_>>()?)
-        })
-        .unwrap();
+    let plan = plan(&journal, &format!("SELECT {}", tree::NAMED), ["j:a"]);
     let found = |index: &str| plan.iter().any(|step| step.contains(index));
     let indexes = ["entry_unpublished", "upload_store", "message_payload", "message_raw"];
     assert!(indexes.into_iter().all(found), "{plan:?}");
@@ -575,13 +580,8 @@ fn who_names_a_content_is_looked_up_in_indexes() {
 #[test]
 fn a_sweep_walks_once_through_an_area_by_its_paths() {
     let (_dir, journal) = journal();
-    let plan: Vec<String> = journal
-        .read(|tx| {
-            let mut query = tx.db.prepare(&format!("EXPLAIN QUERY PLAN {}", lifecycle::to_retire_sql()))?;
-            let rows = query.query_map(params!["acme", "AS2/files/", "", -1, "AS2/files0", 9, 3], |row| row.get(3))?;
-            Ok(rows.collect::<rusqlite::Result<_>>()?)
-        })
-        .unwrap();
+    let values = params!["acme", "AS2/files/", "", -1, "AS2/files0", 9, 3];
+    let plan = plan(&journal, &lifecycle::to_retire_sql(), values);
     assert!(plan[0].contains("sqlite_autoindex_entry_1 (account=? AND"), "{plan:?}");
     assert!(
         plan.iter().all(|step| !step.contains("TEMP B-TREE") && !step.contains("SCAN")),
@@ -630,4 +630,116 @@ fn a_sweep_walks_once_through_an_area_by_its_paths() {
     }
     let count = journal.read(|tx| tx.count_sweep("acme", Area::Files, 9, 9)).unwrap();
     assert_eq!((count.retire, count.purge, count.all), (5, 0, 6));
+}
+
+#[test]
+fn history_is_forgotten_only_when_nothing_hangs_on_it() {
+    let (_dir, journal) = journal();
+    let take = |message_id: &str, now| {
+        let (claim, filing) = filing(message_id, State::Filed, b"yes", now);
+        let id = claim.message.id.to_string();
+        journal.write_blocking(move |tx| tx.receive_and_file(&claim, filing, now)).unwrap();
+        id
+    };
+    let end = |id: &str, now| {
+        for entry in journal.read(|tx| tx.entries_of(id)).unwrap() {
+            journal
+                .write_blocking(move |tx| tx.retire_entry(&entry, now).and(tx.purge_entry(&entry, now)))
+                .unwrap();
+        }
+    };
+    let (kept, held, gone) = (take("<kept@a>", 5), take("<held@a>", 6), take("<gone@a>", 7));
+    [&held, &gone].into_iter().for_each(|id| end(id, 8));
+    journal.write_blocking(|tx| tx.hold_entries("acme", "", "BOB", true)).unwrap();
+    let forget = || {
+        journal
+            .write_blocking(|tx| Ok((tx.forget_messages("acme", 9, 100)?, tx.forget_entries("acme", 9, 100)?)))
+            .unwrap()
+    };
+    assert_eq!(forget(), (0, 0), "all are under legal hold");
+    journal.write_blocking(|tx| tx.hold_entries("acme", "", "BOB", false)).unwrap();
+    assert_eq!(journal.read(|tx| tx.count_history("acme", 6)).unwrap(), (1, 3));
+    assert_eq!(forget(), (2, 4));
+    assert_eq!(journal.read(|tx| tx.count_history("acme", 9)).unwrap(), (0, 1));
+    let known = |id: &str| journal.read(|tx| tx.message(id)).unwrap().is_some();
+    assert_eq!([&kept, &held, &gone].map(|id| known(id)), [true, false, false]);
+    let bound = |id: &str| journal.read(|tx| tx.inbound("ALICE", "BOB", id)).unwrap().is_some();
+    assert_eq!(["<kept@a>", "<gone@a>"].map(bound), [true, false]);
+}
+
+#[test]
+fn a_name_in_use_keeps_its_earlier_versions() {
+    let (_dir, journal) = journal();
+    let add = |now| {
+        journal
+            .write_blocking(move |tx| {
+                let entry = NewEntry::file(Area::Duplicate, "AS2/duplicate/ALICE/BOB".into(), "a.edi", "f:1", 3);
+                tx.add_entries("acme", "unknown", &[entry], now)
+            })
+            .unwrap();
+    };
+    let versions = || {
+        let all = journal.read(|tx| tx.entries_of("unknown")).unwrap();
+        all.iter().map(|entry| entry.version).collect::<Vec<_>>()
+    };
+    add(1);
+    let first = journal.read(|tx| tx.entries_of("unknown")).unwrap().remove(0);
+    journal
+        .write_blocking(move |tx| tx.retire_entry(&first, 2).and(tx.purge_entry(&first, 2)))
+        .unwrap();
+    add(3);
+    assert_eq!(journal.write_blocking(|tx| tx.forget_entries("acme", 9, 100)).unwrap(), 0);
+    add(4);
+    assert_eq!(versions(), [1], "one name is shown once");
+}
+
+#[test]
+fn the_chain_of_events_holds_after_its_front_was_forgotten() {
+    let (_dir, journal) = journal();
+    for at in 1..=5 {
+        accept(&journal, &format!("{at}.edi"), at);
+    }
+    let hashes = || {
+        let mut seen = Vec::new();
+        let chain = journal.read(|tx| tx.verify_events(|hash| seen.push(hash.to_vec()))).unwrap();
+        (chain, seen)
+    };
+    let (whole, before) = hashes();
+    let last = whole.unwrap().events;
+    let through = i64::try_from(last).unwrap() - 2;
+    let trim = |through, limit| journal.write_blocking(move |tx| tx.trim_events(through, limit)).unwrap();
+    assert_eq!(trim(through, 2).unwrap().through, 2);
+    while trim(through, 2).is_some() {}
+    let (chain, after) = hashes();
+    assert_eq!(chain.unwrap().events, 2);
+    assert_eq!(after[..], before[before.len() - 3..], "the last forgotten one is known still");
+    // The last event stays, or the next one would go on from nothing.
+    assert_eq!(trim(i64::MAX, 100).unwrap().events, 1);
+    assert_eq!(trim(i64::MAX, 100), None);
+    accept(&journal, "next.edi", 9);
+    let chain = hashes().0.unwrap();
+    assert!(chain.events >= 2 && chain.since == Some(5), "{chain:?}");
+    journal
+        .write_blocking(|tx| {
+            tx.db
+                .execute("DELETE FROM event WHERE seq = (SELECT min(seq) FROM event)", [])
+                .map_err(Into::into)
+        })
+        .unwrap();
+    assert!(hashes().0.is_err(), "taken out by another hand");
+}
+
+#[test]
+fn what_is_forgotten_is_found_by_its_age() {
+    let (_dir, journal) = journal();
+    let values = || params!["acme", 9, 3];
+    let messages = plan(&journal, &history::forgettable_sql(), values());
+    assert!(messages[0].contains("message_finished (finished<?)"), "{messages:?}");
+    let entries = plan(&journal, history::FORGET_ENTRIES, values());
+    assert!(entries.iter().any(|step| step.contains("entry_deleted (deleted<?)")), "{entries:?}");
+    let scans = |step: &&String| step.contains("SCAN") || step.contains("TEMP B-TREE");
+    assert!(
+        !messages.iter().chain(&entries).any(|step| scans(&step)),
+        "{messages:?} {entries:?}"
+    );
 }

@@ -160,3 +160,42 @@ fn an_account_may_have_its_own_figures() {
     on_day(gateway, 92);
     assert_eq!(pair.bob_user.ls("AS2/files/BOB/ALICE/inbox"), [""; 0]);
 }
+
+/// The hash of the last event.
+fn head(gateway: &Gateway) -> String {
+    gateway.json(&["audit", "verify"])["head"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn messages_are_forgotten_when_their_history_is_over() {
+    let pair = Pair::one_with(&[("lifecycle.history", "\"100d\"")]);
+    let gateway = pair.alice();
+    let early = head(gateway);
+    pair.deliver("old.edi", &order(1));
+    wait_for("the record on disk", || (on_disk(gateway).0.len() >= 7).then_some(()));
+    let known = || (gateway.messages("out").len(), gateway.messages("in").len());
+    on_day(gateway, 36);
+    on_day(gateway, 73);
+    assert_eq!(on_disk(gateway), (Vec::new(), Vec::new()));
+    on_day(gateway, 100);
+    assert_eq!(known(), (1, 1), "forgotten too early");
+    let late = head(gateway);
+
+    // The server would sweep by itself.
+    assert_eq!(gateway.term(), 0);
+    gateway.set_clock(102 * DAY);
+    let told = gateway.ok(&["lifecycle", "run", "--dry-run", "-o", "table"]);
+    assert!(told.contains("2 messages would be forgotten"), "{told}");
+    gateway.ok(&["lifecycle", "run", "-y"]);
+    assert_eq!(known(), (0, 0));
+    let trimmed = gateway.json(&["audit", "list", "--kind", "audit.trimmed"]);
+    assert!(trimmed[0]["facts"]["events"].as_u64().unwrap() > 5, "{trimmed}");
+    gateway.ok(&["audit", "verify", "--head", &late]);
+    let why = gateway.cli(&["audit", "verify", "--head", &early]).fails(1);
+    assert!(why.contains("no event since 2"), "{why}");
+
+    // What is new begins anew, under the same name.
+    gateway.start();
+    pair.deliver("old.edi", &order(2));
+    assert_eq!(known(), (1, 1));
+}

@@ -1,0 +1,136 @@
+//! What is known of a message after its files are gone, and how long (durability.md §9.3, "rows").
+
+use rusqlite::{OptionalExtension as _, params};
+
+use super::{Result, Tx};
+use crate::clock::Millis;
+
+/// The hash of the last event that was forgotten; the chain begins behind it.
+const FACT_CHAIN_START: &str = "events.start";
+
+/// A message that ended up to ?2, of the account ?1 (with `''` of none that is there), that keeps no file, owes no MDN and is
+/// not under legal hold.
+const FORGETTABLE: &str = "finished <= ?2
+     AND (account = ?1 OR (?1 = '' AND account NOT IN (SELECT name FROM object WHERE kind = 'account')))
+     AND NOT EXISTS (SELECT 1 FROM entry WHERE entry.message = message.id AND (deleted IS NULL OR hold))
+     AND NOT EXISTS (SELECT 1 FROM job WHERE kind = 'mdn' AND job.message = message.id)";
+
+/// At most ?3 of them, the oldest first.
+pub(super) fn forgettable_sql() -> String {
+    format!("SELECT id, station, partner, bare_id FROM message WHERE {FORGETTABLE} ORDER BY finished LIMIT ?3")
+}
+
+/// Names of files of the account ?1 that were deleted up to ?2, found by that time and not by their account, whose message is
+/// forgotten. While a later version of a name is kept its earlier ones are too: their number must not be given again.
+pub(super) const FORGET_ENTRIES: &str = "DELETE FROM entry WHERE rowid IN (
+    SELECT rowid FROM entry AS gone
+    WHERE deleted <= ?2 AND +account = ?1 AND hold = 0
+      AND NOT EXISTS (SELECT 1 FROM message WHERE message.id = gone.message)
+      AND NOT EXISTS (SELECT 1 FROM entry AS later
+                      WHERE later.account = gone.account AND later.parent = gone.parent AND later.name = gone.name
+                        AND later.version > gone.version AND later.deleted IS NULL)
+    LIMIT ?3)";
+
+/// What was taken from the front of the chain of events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trimmed {
+    /// How many.
+    pub events: u64,
+    /// The number of the last of them.
+    pub through: i64,
+    /// Its hash, which the first one that stays goes on from.
+    pub head: Vec<u8>,
+}
+
+impl Tx<'_> {
+    /// How many messages of an account a sweep would forget, and how many there are.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn count_history(&self, account: &str, ended_before: Millis) -> Result<(u64, u64)> {
+        let due = self
+            .db
+            .prepare_cached(&format!("SELECT count(*) FROM message WHERE {FORGETTABLE}"))?
+            .query_row(params![account, ended_before], |row| row.get(0))?;
+        let all = self
+            .db
+            .prepare_cached("SELECT count(*) FROM message WHERE account = ?1")?
+            .query_row([account], |row| row.get(0))?;
+        Ok((due, all))
+    }
+
+    /// Forgets messages that ended up to a time, with the Message-IDs that they bind; how many. A repeat of such a Message-ID
+    /// is a new message.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn forget_messages(&self, account: &str, ended_before: Millis, limit: u32) -> Result<usize> {
+        let mut query = self.db.prepare_cached(&forgettable_sql())?;
+        let rows = query.query_map(params![account, ended_before, limit], |row| {
+            Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get::<_, String>(3)?])
+        })?;
+        let messages = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+        for [id, station, partner, bare_id] in &messages {
+            self.db
+                .prepare_cached("DELETE FROM inbound WHERE station = ?2 AND partner = ?3 AND bare_id = ?4 AND message = ?1")?
+                .execute([id, station, partner, bare_id])?;
+            self.db.prepare_cached("DELETE FROM message WHERE id = ?1")?.execute([id])?;
+        }
+        Ok(messages.len())
+    }
+
+    /// Forgets names of files that were deleted up to a time; how many.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn forget_entries(&self, account: &str, deleted_before: Millis, limit: u32) -> Result<usize> {
+        Ok(self
+            .db
+            .prepare_cached(FORGET_ENTRIES)?
+            .execute(params![account, deleted_before, limit])?)
+    }
+
+    /// When the oldest message that is known was made; its events stay with it.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn oldest_message(&self) -> Result<Option<Millis>> {
+        // Ids begin with their time.
+        let mut query = self.db.prepare_cached("SELECT created FROM message ORDER BY id LIMIT 1")?;
+        Ok(query.query_row([], |row| row.get(0)).optional()?)
+    }
+
+    /// Takes at most `limit` events up to a number off the front of the chain, and remembers what the rest goes on from.
+    /// The last event always stays.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn trim_events(&self, through: i64, limit: u32) -> Result<Option<Trimmed>> {
+        let mut query = self.db.prepare_cached(
+            "SELECT count(*), max(seq) FROM (SELECT seq FROM event WHERE seq <= ?1 AND seq < (SELECT max(seq) FROM event)
+             ORDER BY seq LIMIT ?2)",
+        )?;
+        let (events, last): (u64, Option<i64>) = query.query_row(params![through, limit], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let Some(through) = last else { return Ok(None) };
+        let head: Vec<u8> = self
+            .db
+            .query_row("SELECT hash FROM event WHERE seq = ?1", [through], |row| row.get(0))?;
+        self.db
+            .prepare_cached("INSERT INTO fact (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2")?
+            .execute(params![FACT_CHAIN_START, head])?;
+        self.db.execute("DELETE FROM event WHERE seq <= ?1", [through])?;
+        Ok(Some(Trimmed { events, through, head }))
+    }
+
+    /// What the first event goes on from: the hash of the last one that was forgotten, or nothing.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn chain_start(&self) -> Result<Vec<u8>> {
+        let mut query = self.db.prepare_cached("SELECT value FROM fact WHERE key = ?1")?;
+        Ok(query
+            .query_row([FACT_CHAIN_START], |row| row.get(0))
+            .optional()?
+            .unwrap_or_default())
+    }
+}
