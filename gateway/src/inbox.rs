@@ -31,8 +31,8 @@ use crate::journal::{Claim, Claimed, Job, JournalError, file_name};
 use crate::message::{Detail, Direction, Id, Message, State};
 use crate::outbox::FlowError;
 use crate::partnership::{Lack, Partnership};
-use crate::receipts;
 use crate::storage::{Draft, INLINE_MAX, Staged};
+use crate::{receipts, worker};
 
 pub use brake::Brake;
 pub(crate) use restart::oldest as oldest_part;
@@ -401,7 +401,7 @@ async fn at_once(core: &Arc<Core>, taken: Taken, staged: Staged) -> Result<Reply
             // A fault of ours: what came is kept, and the worker tries again.
             let (claim, now) = (taken.claim(core, &staged), core.clock.now());
             if let Claimed::New = core.journal.write(move |tx| tx.receive(claim, now)).await? {
-                give_back(core, &taken.message, PAUSE).await;
+                give_back(core, &taken.message, PAUSE);
             }
             return Err(error);
         }
@@ -425,7 +425,7 @@ async fn checked(core: &Arc<Core>, taken: Taken) -> Result<Reply, FlowError> {
         return match check::check(core, &taken).await {
             Ok(mdn) => Ok(mdn.map_or_else(|| Reply::empty(200), reply::mdn)),
             Err(error) => {
-                give_back(core, &taken.message, PAUSE).await;
+                give_back(core, &taken.message, PAUSE);
                 Err(error)
             }
         };
@@ -433,26 +433,35 @@ async fn checked(core: &Arc<Core>, taken: Taken) -> Result<Reply, FlowError> {
     let status = if taken.is_async() { taken.pair.partner.async_status } else { 204 };
     if core.crypto.available_permits() == 0 {
         // The queue on disk is the one that may grow.
-        give_back(core, &taken.message, 0).await;
+        give_back(core, &taken.message, 0);
         return Ok(Reply::empty(status));
     }
     let core = Arc::clone(core);
     tokio::spawn(async move {
-        if let Err(error) = check::check(&core, &taken).await {
-            tracing::error!(id = %taken.message.id, %error, "cannot check a received message yet");
-            give_back(&core, &taken.message, PAUSE).await;
-        }
+        let taken = Arc::new(taken);
+        // A task of its own: a panic there must not leave the message claimed.
+        let checking = tokio::spawn({
+            let (core, taken) = (Arc::clone(&core), Arc::clone(&taken));
+            async move { check::check(&core, &taken).await.map(|_| ()) }
+        });
+        let trouble = match checking.await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => panic.to_string(),
+        };
+        tracing::error!(id = %taken.message.id, error = trouble, "cannot check a received message yet");
+        give_back(&core, &taken.message, PAUSE);
     });
     Ok(Reply::empty(status))
 }
 
-/// Leaves a claimed message to the worker, due after a pause.
-async fn give_back(core: &Core, message: &Message, pause: Millis) {
-    let (id, due) = (message.id.as_str().to_owned(), core.clock.now() + pause);
-    match core.journal.write(move |tx| tx.give_back_receive(&id, due)).await {
-        Ok(()) => core.wake(),
-        Err(error) => tracing::error!(%error, "cannot give a received message back"),
-    }
+/// Leaves a claimed message to the worker, due after a pause. Whoever waits for an answer does not wait for this.
+fn give_back(core: &Arc<Core>, message: &Message, pause: Millis) {
+    let (id, due, core) = (message.id.as_str().to_owned(), core.clock.now() + pause, Arc::clone(core));
+    tokio::spawn(async move {
+        worker::insist(&core, move |tx| tx.give_back_receive(&id, due)).await;
+        core.wake();
+    });
 }
 
 /// Finishes a message whose checker died or failed.

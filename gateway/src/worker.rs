@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::clock::Millis;
 use crate::gateway::Core;
-use crate::journal::{Job, JobKind, Lane, Objects};
+use crate::journal::{self, Job, JobKind, JournalError, Lane, Objects, Tx};
 use crate::partner::Partner;
 use crate::{inbox, outbox, receipts};
 
@@ -17,7 +17,7 @@ use crate::{inbox, outbox, receipts};
 const SCAN: Duration = Duration::from_millis(500);
 /// Milliseconds until a job that ended with an error of ours is tried again.
 const AGAIN: Millis = 30_000;
-/// First wait after a claim that failed.
+/// Wait after a write that failed.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Checks that were left over by a fault of ours or a crash, at once; what they compute has its own bound (`helper.rs`).
 const CHECK_SLOTS: usize = 8;
@@ -145,8 +145,22 @@ fn partner_of<'a>(objects: &'a Objects, account: &str, lane: &str) -> Option<&'a
 /// The job is due again after a pause, unless its flow has ended it or given it back already.
 async fn give_back(core: &Core, id: i64, fence: i64) {
     let due = core.clock.now() + AGAIN;
-    if let Err(error) = core.journal.write(move |tx| tx.put_back_job(id, fence, due)).await {
-        tracing::debug!(%error, "a failed job is not ours any more");
+    insist(core, move |tx| tx.put_back_job(id, fence, due)).await;
+}
+
+/// Gives a claim back, as often as it takes: one that stays ours while nobody works on it is not looked at again before the
+/// next start. A full disk and a locked journal pass.
+pub async fn insist(core: &Core, change: impl Fn(&Tx<'_>) -> journal::Result<()> + Clone + Send + 'static) {
+    loop {
+        match core.journal.write(change.clone()).await {
+            Ok(()) => return,
+            Err(error @ (JournalError::Conflict(_) | JournalError::NotFound(_))) => {
+                tracing::debug!(%error, "a failed job is not ours any more");
+                return;
+            }
+            Err(error) => tracing::error!(%error, "cannot give a failed job back yet"),
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

@@ -98,8 +98,8 @@ pub enum JournalError {
     /// No such row.
     #[error("{0}")]
     NotFound(String),
-    /// The writer has stopped, after an error on the database file.
-    #[error("journal is closed")]
+    /// The change did not run: no transaction could begin, as while another process holds the database, or the writer has stopped.
+    #[error("journal cannot be written; the log says why")]
     Closed,
 }
 

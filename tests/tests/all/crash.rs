@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
-use tests::process::{as2gate, wait_within};
+use tests::process::{as2gate, tool, wait_within};
 use tests::{Gateway, Pair, Random, noise};
 
 /// Clients that put files at the same time.
@@ -221,4 +223,43 @@ fn the_crash_test_finds_a_gateway_that_promises_first() {
         wrong.iter().any(|line| line.starts_with("lost:")),
         "the control found nothing: {wrong:#?}"
     );
+}
+
+#[test]
+fn a_journal_that_cannot_be_written_for_a_while_leaves_no_message_behind() {
+    let pair = Pair::two_gateways();
+    let alice = pair.alice();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/as2", listener.local_addr().unwrap());
+    alice.ok(&["partner", "set", "BOB", "--url", &url, "--mdn", "none"]);
+    thread::sleep(Duration::from_secs(1));
+    pair.put("held.edi", b"UNB+UNOA:1'");
+    let answer = |stream: &mut std::net::TcpStream| {
+        let mut piece = [0; 65536];
+        let _ = stream.read(&mut piece);
+        let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    };
+    let (mut first, _) = listener.accept().unwrap();
+    // Longer than what became of the post, and then that its job is not ours any more, may wait to be written (15 s each).
+    let lock = "import sqlite3, sys, time
+db = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=10)
+db.execute('BEGIN IMMEDIATE')
+print('locked', flush=True)
+time.sleep(35)";
+    let mut holder = tool("python3", &["-c", lock, alice.path("data/db/as2gate.db").to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let _ = holder.stdout.as_mut().unwrap().read(&mut [0; 6]).unwrap();
+    answer(&mut first);
+    drop(first);
+    assert!(holder.wait().unwrap().success());
+    assert!(
+        alice.log().contains("cannot give a failed job back yet"),
+        "the lock ended too early"
+    );
+    // The same bytes under the same Message-ID, without a restart.
+    let (mut again, _) = listener.accept().unwrap();
+    answer(&mut again);
+    alice.reaches("out", "held.edi", "delivered");
 }
