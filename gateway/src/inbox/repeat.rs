@@ -78,7 +78,12 @@ pub(super) async fn answer(core: &Arc<Core>, taken: Taken, staged: Staged, row: 
             Waited::Free => return claim_again(core, taken, staged).await,
             Waited::Still => {
                 drop_staged(core, staged).await;
-                return Ok(still_checked(&taken));
+                // Other bytes are not on the disk: no 2xx promises them.
+                return Ok(if row.raw_sha256 == taken.message.detail.raw_sha256 {
+                    still_checked(&taken)
+                } else {
+                    not_yet()
+                });
             }
         },
         _ => row,
@@ -126,11 +131,11 @@ fn rejected(core: &Core, taken: &Taken) -> Result<Option<Reply>, FlowError> {
 }
 
 fn still_checked(taken: &Taken) -> Reply {
-    if taken.is_sync() {
-        reply::later("the first copy of this message is still being processed")
-    } else {
-        accepted(taken)
-    }
+    if taken.is_sync() { not_yet() } else { accepted(taken) }
+}
+
+fn not_yet() -> Reply {
+    reply::later("the first copy of this message is still being processed")
 }
 
 fn accepted(taken: &Taken) -> Reply {
