@@ -311,13 +311,12 @@ impl Poster {
     /// No answer came; see [`Stage`].
     pub async fn post(&self, target: &Target, headers: &Headers, body: Body, max_answer: usize) -> Result<Answer, PostError> {
         let shown = self.authorization(target).await?;
-        let is_old = shown.as_ref().is_some_and(|shown| shown.is_old);
-        let again = if is_old { body.again() } else { None };
+        let by_token = matches!(target.credentials, Some(Credentials::Token(_)));
+        let again = if by_token { body.again() } else { None };
         let answer = self.post_as(target, headers, body, max_answer, shown.as_ref()).await?;
-        match again {
+        match (again, shown) {
             // A kept token may have been withdrawn before its time.
-            Some(body) if answer.status == 401 => {
-                self.forget_token(target);
+            (Some(body), Some(shown)) if answer.status == 401 && self.refused_token(target, &shown) => {
                 let shown = self.authorization(target).await?;
                 self.post_as(target, headers, body, max_answer, shown.as_ref()).await
             }

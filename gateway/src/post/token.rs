@@ -2,7 +2,7 @@
 //! `Authorization: Bearer` (RFC 6750 §2.1), and kept until shortly before they end.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use as2_core::headers::Headers;
@@ -95,9 +95,13 @@ fn escaped(text: &str) -> String {
     text.bytes().map(byte).collect()
 }
 
-/// Tokens that still count.
+/// Tokens that still count, and who fetches one.
 #[derive(Default)]
-pub(super) struct Tokens(Mutex<HashMap<[u8; 32], Token>>);
+pub(super) struct Tokens {
+    kept: Mutex<HashMap<[u8; 32], Token>>,
+    /// One fetch at a time for a grant: many servers withdraw the former token when they give a new one.
+    turns: Mutex<HashMap<[u8; 32], Arc<tokio::sync::Mutex<()>>>>,
+}
 
 struct Token {
     text: Zeroizing<String>,
@@ -117,12 +121,29 @@ impl Tokens {
         kept.insert(grant.digest(), token);
     }
 
-    fn forget(&self, grant: &Grant) {
-        self.lock().remove(&grant.digest());
+    /// The target did not accept what was shown; true if it may accept another token.
+    fn refused(&self, grant: &Grant, shown: &Authorization) -> bool {
+        let mut kept = self.lock();
+        let digest = grant.digest();
+        match kept.get(&digest) {
+            Some(token) if shown.value.as_str() == bearer(token.text.as_str()).as_str() => {
+                kept.remove(&digest);
+                shown.is_old
+            }
+            // Somebody has fetched another one meanwhile.
+            Some(_) => true,
+            None => shown.is_old,
+        }
+    }
+
+    fn turn(&self, grant: &Grant) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(turns.entry(grant.digest()).or_default())
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], Token>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -139,6 +160,10 @@ impl Authorization {
     }
 }
 
+fn bearer(token: &str) -> Zeroizing<String> {
+    Zeroizing::new(format!("Bearer {token}"))
+}
+
 impl Poster {
     /// What to show a target, fetched first if it is a token that is not there yet.
     pub(super) async fn authorization(&self, target: &Target) -> Result<Option<Authorization>, PostError> {
@@ -147,20 +172,29 @@ impl Poster {
             Some(Credentials::Basic(login)) => return Ok(Some(Authorization::of(basic(login)))),
             Some(Credentials::Token(grant)) => grant,
         };
-        let kept = self.tokens.get(grant);
-        let is_old = kept.is_some();
-        let token = match kept {
-            Some(token) => token,
-            None => self.fetch(target, grant).await?,
+        let (token, is_old) = match self.tokens.get(grant) {
+            Some(token) => (token, true),
+            None => self.first(target, grant).await?,
         };
-        let value = Zeroizing::new(format!("Bearer {}", token.as_str()));
+        let value = bearer(token.as_str());
         Ok(Some(Authorization { value, is_old }))
     }
 
-    /// The target said that a kept token does not count any more.
-    pub(super) fn forget_token(&self, target: &Target) {
-        if let Some(Credentials::Token(grant)) = &target.credentials {
-            self.tokens.forget(grant);
+    /// A token from the endpoint, or one that somebody else fetched while we waited for our turn; whether it is that.
+    async fn first(&self, target: &Target, grant: &Grant) -> Result<(Zeroizing<String>, bool), PostError> {
+        let turn = self.tokens.turn(grant);
+        let _ours = turn.lock().await;
+        match self.tokens.get(grant) {
+            Some(token) => Ok((token, true)),
+            None => Ok((self.fetch(target, grant).await?, false)),
+        }
+    }
+
+    /// The target answered 401 to what was shown; true if it is worth to ask once more.
+    pub(super) fn refused_token(&self, target: &Target, shown: &Authorization) -> bool {
+        match &target.credentials {
+            Some(Credentials::Token(grant)) => self.tokens.refused(grant, shown),
+            _ => false,
         }
     }
 

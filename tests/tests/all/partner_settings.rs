@@ -318,8 +318,8 @@ fn a_post_without_the_credentials_is_challenged_before_its_body() {
 }
 
 /// A partner that wants a token: `/token` gives them to who knows the client's secret, `/as2` takes the newest only. What it saw:
-/// path and credentials of each request.
-fn bearer_partner(next: Arc<AtomicUsize>) -> (u16, Arc<Mutex<Vec<String>>>) {
+/// path and credentials of each request. `revokes`: each token that it gives is a new one.
+fn bearer_partner(next: Arc<AtomicUsize>, revokes: bool) -> (u16, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let seen = Arc::new(Mutex::new(Vec::new()));
@@ -345,6 +345,9 @@ fn bearer_partner(next: Arc<AtomicUsize>) -> (u16, Arc<Mutex<Vec<String>>>) {
             log.lock()
                 .unwrap()
                 .push(format!("{} {shown}", path.split(' ').nth(1).unwrap_or_default()));
+            if revokes && path.contains("/token") {
+                next.fetch_add(1, Ordering::SeqCst);
+            }
             let newest = format!("t{}", next.load(Ordering::SeqCst));
             let answer = if !path.contains("/token") {
                 let status = if shown == format!("Bearer {newest}") {
@@ -376,7 +379,7 @@ fn bearer_partner(next: Arc<AtomicUsize>) -> (u16, Arc<Mutex<Vec<String>>>) {
 fn a_token_is_fetched_kept_and_fetched_again_when_it_is_withdrawn() {
     let pair = Pair::two_gateways();
     let newest = Arc::new(AtomicUsize::new(1));
-    let (port, seen) = bearer_partner(Arc::clone(&newest));
+    let (port, seen) = bearer_partner(Arc::clone(&newest), false);
     pair.alice().file("right.txt", b"s:e");
     pair.alice().file("wrong.txt", b"s:f");
     let set = |more: &[&str]| {
@@ -417,6 +420,33 @@ fn a_token_is_fetched_kept_and_fetched_again_when_it_is_withdrawn() {
     assert!(failed["reason"].to_string().contains("HTTP 401 invalid_client"), "{failed:#}");
     let plain = pair.alice().cli(&["partner", "set", "BOB", "--private", "false"]).fails(4);
     assert!(plain.contains("needs https"), "{plain}");
+}
+
+#[test]
+fn messages_side_by_side_share_one_token() {
+    let pair = Pair::two_gateways();
+    let (port, seen) = bearer_partner(Arc::new(AtomicUsize::new(0)), true);
+    pair.alice().file("right.txt", b"s:e");
+    let (url, token_url) = (format!("http://127.0.0.1:{port}/as2"), format!("http://127.0.0.1:{port}/token"));
+    pair.alice().ok(&[
+        &["partner", "set", "BOB", "--url", &url, "--mdn", "none"][..],
+        &["--token-url", &token_url, "--token-scope", "as2.send"],
+        &["--http-user", "client", "--http-password", "file:right.txt"],
+    ]
+    .concat());
+    std::thread::sleep(FOLLOWS);
+    let names: Vec<String> = (0..6).map(|n| format!("side{n}.edi")).collect();
+    let files: Vec<_> = names.iter().map(|name| pair.alice().file(name, &order(1))).collect();
+    let lines: Vec<String> = files
+        .iter()
+        .map(|file| format!("put {} AS2/send/ALICE/BOB/", file.display()))
+        .collect();
+    let _ = pair.alice_user.ok(&lines.iter().map(String::as_str).collect::<Vec<_>>());
+    for name in &names {
+        pair.alice().reaches("out", name, "delivered");
+    }
+    let fetched = seen.lock().unwrap().iter().filter(|line| line.starts_with("/token")).count();
+    assert_eq!(fetched, 1, "{:?}", seen.lock().unwrap());
 }
 
 #[test]
