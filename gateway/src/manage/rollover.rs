@@ -172,9 +172,19 @@ fn of_partner(objects: &Objects, partner: &Partner, now: Millis) -> Rollover {
     let current = plan.map_or(listed, in_force);
     // After a switch the old one stays in the list of those that verify; a certificate for signatures alone is no old one.
     let several = partner.sign_certificate.len() > 1 && partner.sign_certificate.iter().any(|c| c == current);
+    // One that was added without a date: both verify, and what goes out is for the first still.
+    let waiting = partner
+        .sign_certificate
+        .last()
+        .filter(|last| several && plan.is_none() && last.as_str() != current);
     let begun = plan.is_some() || several;
-    let switched = plan.map_or(several, |(_, due)| due);
-    let name = plan.map_or(if several { current } else { "NEXT" }, |(next, _)| next.name.as_str());
+    let switched = plan.map_or(several && waiting.is_none(), |(_, due)| due);
+    let name = match (plan, waiting) {
+        (Some((next, _)), _) => next.name.as_str(),
+        (None, Some(waiting)) => waiting,
+        (None, None) if several => current,
+        (None, None) => "NEXT",
+    };
     let id = &partner.as2_id;
     let take = if current.is_empty() {
         format!("as2gate cert add NAME {} --file FILE", option("partner", id))
@@ -191,7 +201,10 @@ fn of_partner(objects: &Objects, partner: &Partner, now: Millis) -> Rollover {
         (
             switched,
             when(plan, "encrypt to it"),
-            format!("as2gate cert switch {name} --at TIME"),
+            match waiting {
+                Some(_) => command("partner set", id, &format!("--encrypt-certificate {name}")),
+                None => format!("as2gate cert switch {name} --at TIME"),
+            },
         ),
         (
             false,

@@ -642,6 +642,48 @@ fn a_rollover_is_guided_from_the_new_key_to_the_end_of_the_old_one() {
 }
 
 #[test]
+fn a_certificate_that_was_added_waits_to_be_compared() {
+    let pair = Pair::two_gateways();
+    let (alice, bob) = (pair.alice(), pair.bob());
+    let known = alice.json(&["partner", "show", "BOB"])["sign_certificate"][0]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let own = bob.json(&["station", "show", "BOB"])["certificate"].as_str().unwrap().to_owned();
+    bob.ok(&["cert", "renew", &own, "--now", "--name", "bob-new"]);
+    let file = alice.path("bob-new.pem");
+    bob.ok(&["cert", "export", "bob-new", "--out", file.to_str().unwrap()]);
+    alice.ok(&["cert", "add", "bob-new", "--partner", "BOB", "--file", file.to_str().unwrap()]);
+    let (guide, steps) = progress(alice, "BOB");
+    assert_eq!(
+        (steps.join(" ").as_str(), &guide["current"]),
+        ("done next later later", &known.as_str().into())
+    );
+    let commands: Vec<Vec<String>> = guide["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|step| step["command"].as_str().unwrap().split(' ').skip(1).map(str::to_owned).collect())
+        .collect();
+    let follow = |n: usize| alice.ok(&commands[n].iter().map(String::as_str).collect::<Vec<_>>());
+    follow(1);
+    follow(2);
+    let (guide, steps) = progress(alice, "BOB");
+    assert_eq!(
+        (steps.join(" ").as_str(), &guide["current"]),
+        ("done done done next", &"bob-new".into())
+    );
+    follow(3);
+    let shown = alice.json(&["partner", "show", "BOB"]);
+    assert_eq!(
+        (&shown["sign_certificate"], &shown["encrypt_certificate"]),
+        (&serde_json::json!(["bob-new"]), &"bob-new".into())
+    );
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert_eq!(pair.fetch(&pair.deliver("after.edi", &order(2))), order(2));
+}
+
+#[test]
 fn a_planned_switch_can_be_moved() {
     let gateway = Gateway::stopped(&[]);
     gateway.ok(&["station", "add", "ALICE"]);
