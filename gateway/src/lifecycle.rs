@@ -52,6 +52,14 @@ pub struct PlanRow {
     pub all: u64,
 }
 
+impl PlanRow {
+    /// More goes than a usual day takes.
+    fn is_suspicious(&self) -> bool {
+        let gone = self.noncurrent + self.delete;
+        gone > BRAKE && gone > self.all / 5
+    }
+}
+
 /// Why a sweep stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum SweepError {
@@ -183,13 +191,23 @@ fn parts(core: &Core, account: &str, tmp: Stages, now: Millis) -> Result<(u64, u
 /// # Errors
 /// The first trouble; what was done stays done, and the next sweep goes on.
 pub fn run(core: &Arc<Core>, by_hand: bool) -> Result<Plan, SweepError> {
+    keep_held(core)?;
     let plan = plan(core)?;
-    if !by_hand
-        && let Some(row) = plan
-            .rows
-            .iter()
-            .find(|row| row.noncurrent + row.delete > BRAKE && row.noncurrent + row.delete > row.all / 5)
-    {
+    let braked: Vec<&PlanRow> = plan.rows.iter().filter(|row| !by_hand && row.is_suspicious()).collect();
+    let goes = |account: &str, area: &str| !braked.iter().any(|row| row.account == account && row.area == area);
+    let now = core.clock.now();
+    for (account, lifecycle) in figures(core)? {
+        for area in Area::ALL.iter().filter(|area| goes(&account, area.as_str())) {
+            let due = Due::at(now, stages(&lifecycle, *area));
+            sweep_area(core, &account, *area, &due)?;
+        }
+        if goes(&account, "tmp") {
+            drop_parts(core, &account, lifecycle.tmp, now)?;
+        }
+    }
+    forget(core, now, &|account| goes(account, HISTORY))?;
+    // What stopped for one account stops nobody else's.
+    if let Some(row) = braked.first() {
         return Err(SweepError::Brake {
             account: row.account.clone(),
             area: row.area.clone(),
@@ -198,15 +216,6 @@ pub fn run(core: &Arc<Core>, by_hand: bool) -> Result<Plan, SweepError> {
             all: row.all,
         });
     }
-    let now = core.clock.now();
-    for (account, lifecycle) in figures(core)? {
-        for area in Area::ALL {
-            let due = Due::at(now, stages(&lifecycle, *area));
-            sweep_area(core, &account, *area, &due)?;
-        }
-        drop_parts(core, &account, lifecycle.tmp, now)?;
-    }
-    forget(core, now)?;
     core.journal.write_blocking(move |tx| {
         tx.forget_windows(now)?;
         tx.set_fact(FACT_LAST, &now.to_string())
@@ -229,6 +238,22 @@ pub fn run(core: &Arc<Core>, by_hand: bool) -> Result<Plan, SweepError> {
     Ok(plan)
 }
 
+/// What came since a partner was put under legal hold is held too.
+fn keep_held(core: &Core) -> Result<(), SweepError> {
+    let objects = core.objects();
+    let held: Vec<(String, String)> = objects
+        .partners
+        .values()
+        .filter(|partner| partner.hold)
+        .map(|partner| (partner.account.clone(), partner.as2_id.clone()))
+        .collect();
+    for (account, partner) in held {
+        core.journal
+            .write_blocking(move |tx| tx.hold_entries(&account, "", &partner, true).map(drop))?;
+    }
+    Ok(())
+}
+
 fn sweep_area(core: &Core, account: &str, area: Area, due: &Due) -> Result<(), SweepError> {
     // The rows say from which midnight the next stage counts, whatever the hour at which somebody came to look.
     let now = core.clock.now();
@@ -246,7 +271,7 @@ fn sweep_area(core: &Core, account: &str, area: Area, due: &Due) -> Result<(), S
             core.storage.retire(entry)?;
         }
         core.journal
-            .write_blocking(move |tx| entries.iter().try_for_each(|entry| tx.retire_entry(entry, midnight)))?;
+            .write_blocking(move |tx| entries.iter().try_for_each(|entry| tx.retire_entry(entry, midnight).map(drop)))?;
     }
     loop {
         let entries = core.journal.read(|tx| tx.to_purge(account, area, due.retired, BATCH))?;
@@ -257,7 +282,7 @@ fn sweep_area(core: &Core, account: &str, area: Area, due: &Due) -> Result<(), S
             core.storage.purge(entry)?;
         }
         core.journal
-            .write_blocking(move |tx| entries.iter().try_for_each(|entry| tx.purge_entry(entry, midnight)))?;
+            .write_blocking(move |tx| entries.iter().try_for_each(|entry| tx.purge_entry(entry, midnight).map(drop)))?;
     }
 }
 
@@ -282,12 +307,12 @@ fn history_due(now: Millis, lifecycle: &Lifecycle) -> Millis {
 
 /// Forgets messages whose files are gone for good and whose time in the history is over, and then the events that are older
 /// than every message that is still known.
-fn forget(core: &Core, now: Millis) -> Result<(), SweepError> {
+fn forget(core: &Core, now: Millis, goes: &dyn Fn(&str) -> bool) -> Result<(), SweepError> {
     let mut known = figures(core)?;
     // Refused messages to stations that are not here belong to nobody.
     known.push((String::new(), core.config.lifecycle.clone()));
     let mut oldest = Millis::MAX;
-    for (account, lifecycle) in known {
+    for (account, lifecycle) in known.into_iter().filter(|(account, _)| goes(account)) {
         let ended = history_due(now, &lifecycle);
         oldest = oldest.min(ended);
         let messages = repeat(core, {
@@ -371,28 +396,20 @@ pub fn restore(core: &Core, account: &str, path: &str) -> Result<u64, SweepError
     let path = path.strip_prefix(&format!("mftg-{account}/")).unwrap_or(path);
     let now = core.clock.now();
     let mut restored = 0;
+    let mut last: Option<Entry> = None;
     loop {
-        let mut entries = core.journal.read(|tx| tx.noncurrent_below(account, path, BATCH))?;
-        // The newest version of a name comes back; an older one only if its name is free.
-        entries.sort_by_key(|entry| (entry.parent.clone(), entry.name.clone(), -entry.version));
-        let mut moved = 0;
+        let entries = core.journal.read(|tx| tx.noncurrent_below(account, path, last.as_ref(), BATCH))?;
+        let Some(end) = entries.last() else { break };
+        last = Some(end.clone());
         for entry in entries {
-            if core
-                .journal
-                .read(|tx| tx.entry(&entry.account, &entry.parent, &entry.name))?
-                .is_some()
-            {
+            // The newest version of a name comes first; an older one comes back only if its name is free.
+            let visible = core.journal.read(|tx| tx.entry(&entry.account, &entry.parent, &entry.name))?;
+            if visible.is_some() || !core.storage.restore(&entry)? {
                 continue;
             }
-            core.storage.restore(&entry)?;
             let is_file = !entry.is_dir;
-            if core.journal.write_blocking(move |tx| tx.restore_entry(&entry, now))? {
-                moved += 1;
-                restored += u64::from(is_file);
-            }
-        }
-        if moved == 0 {
-            break;
+            let is_back = core.journal.write_blocking(move |tx| tx.restore_entry(&entry, now))?;
+            restored += u64::from(is_back && is_file);
         }
     }
     restore_parents(core, account, path, now)?;
@@ -403,7 +420,7 @@ pub fn restore(core: &Core, account: &str, path: &str) -> Result<u64, SweepError
 fn restore_parents(core: &Core, account: &str, path: &str, now: Millis) -> Result<(), SweepError> {
     let mut above = path;
     while let Some((parent, name)) = above.rsplit_once('/') {
-        let hidden = core.journal.read(|tx| tx.noncurrent_below(account, above, 1))?;
+        let hidden = core.journal.read(|tx| tx.noncurrent_below(account, above, None, 1))?;
         for entry in hidden
             .into_iter()
             .filter(|entry| entry.is_dir && entry.parent == parent && entry.name == name)

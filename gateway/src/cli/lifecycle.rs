@@ -109,7 +109,7 @@ async fn restore(ctx: &Ctx, core: &Arc<Core>, path: &str) -> Result<()> {
     let trimmed = path.trim_matches('/');
     let below = trimmed.strip_prefix(&format!("mftg-{account}/")).unwrap_or(trimmed).to_owned();
     if ctx.dry_run() {
-        let hidden = core.journal.read(|tx| tx.noncurrent_below(&account, &below, MAX_SHOWN))?;
+        let hidden = core.journal.read(|tx| tx.noncurrent_below(&account, &below, None, MAX_SHOWN))?;
         let files = hidden.iter().filter(|entry| !entry.is_dir).count();
         ctx.printer.done(
             &json!({ "account": account, "path": below, "restored": 0, "would_restore": files }),

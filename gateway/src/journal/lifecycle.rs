@@ -85,19 +85,19 @@ impl Tx<'_> {
         })?)
     }
 
-    /// Takes an entry out of the view.
+    /// Takes an entry out of the view; false if it was out of it already.
     ///
     /// # Errors
     /// The database's.
-    pub fn retire_entry(&self, entry: &Entry, now: Millis) -> Result<()> {
+    pub fn retire_entry(&self, entry: &Entry, now: Millis) -> Result<bool> {
         self.mark(entry, "noncurrent = ?5", now)
     }
 
-    /// Marks an entry as deleted for good.
+    /// Marks an entry as deleted for good; false if it was brought back meanwhile.
     ///
     /// # Errors
     /// The database's.
-    pub fn purge_entry(&self, entry: &Entry, now: Millis) -> Result<()> {
+    pub fn purge_entry(&self, entry: &Entry, now: Millis) -> Result<bool> {
         self.mark(entry, "deleted = ?5", now)
     }
 
@@ -125,29 +125,43 @@ impl Tx<'_> {
         Ok(())
     }
 
-    fn mark(&self, entry: &Entry, what: &str, now: Millis) -> Result<()> {
-        let sql = format!("UPDATE entry SET {what} WHERE account = ?1 AND parent = ?2 AND name = ?3 AND version = ?4");
-        self.db
-            .prepare_cached(&sql)?
-            .execute(params![entry.account, entry.parent, entry.name, entry.version, now])?;
-        Ok(())
+    fn mark(&self, entry: &Entry, what: &str, now: Millis) -> Result<bool> {
+        // Somebody else may have moved it since it was read.
+        let sql = format!(
+            "UPDATE entry SET {what} WHERE account = ?1 AND parent = ?2 AND name = ?3 AND version = ?4 AND noncurrent IS ?6
+             AND deleted IS NULL"
+        );
+        let changed = self.db.prepare_cached(&sql)?.execute(params![
+            entry.account,
+            entry.parent,
+            entry.name,
+            entry.version,
+            now,
+            entry.noncurrent
+        ])?;
+        Ok(changed > 0)
     }
 
-    /// Non-current entries below a path, for `lifecycle restore`.
+    /// Non-current entries below a path, for `lifecycle restore`: by path, of one name the newest version first, behind the one
+    /// given.
     ///
     /// # Errors
     /// The database's.
-    pub fn noncurrent_below(&self, account: &str, path: &str, limit: u32) -> Result<Vec<Entry>> {
+    pub fn noncurrent_below(&self, account: &str, path: &str, after: Option<&Entry>, limit: u32) -> Result<Vec<Entry>> {
+        let (parent, name, version) = after.map_or(("", "", i64::MAX), |e| (e.parent.as_str(), e.name.as_str(), e.version));
         let sql = format!(
             "SELECT {ENTRY} FROM entry WHERE account = ?1 AND noncurrent IS NOT NULL AND deleted IS NULL
-             AND (parent = ?2 OR parent || '/' || name = ?2 OR substr(parent, 1, length(?2) + 1) = ?2 || '/') ORDER BY parent, name LIMIT ?3"
+             AND (parent = ?2 OR parent || '/' || name = ?2 OR substr(parent, 1, length(?2) + 1) = ?2 || '/')
+             AND (parent, name, -version) > (?4, ?5, -?6)
+             ORDER BY parent, name, version DESC LIMIT ?3"
         );
         let mut query = self.db.prepare_cached(&sql)?;
-        let rows = query.query_map(params![account, path, limit], |row| Ok(read_entry(row)))?;
+        let rows = query.query_map(params![account, path, limit, parent, name, version], |row| Ok(read_entry(row)))?;
         rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
     }
 
-    /// Brings an entry back; false if its name is taken by a newer one.
+    /// Brings an entry back whose bytes are back already, even if a sweep marked it as deleted meanwhile; false if its name is
+    /// taken by a newer one.
     ///
     /// # Errors
     /// The database's.
@@ -157,7 +171,8 @@ impl Tx<'_> {
         }
         self.db
             .prepare_cached(
-                "UPDATE entry SET noncurrent = NULL, created = ?5 WHERE account = ?1 AND parent = ?2 AND name = ?3 AND version = ?4",
+                "UPDATE entry SET noncurrent = NULL, deleted = NULL, created = ?5
+                 WHERE account = ?1 AND parent = ?2 AND name = ?3 AND version = ?4",
             )?
             .execute(params![entry.account, entry.parent, entry.name, entry.version, now])?;
         Ok(true)
@@ -172,7 +187,7 @@ impl Tx<'_> {
             .db
             .prepare_cached(
                 // Through the messages and by their entries' index: not through all entries of the account.
-                "UPDATE entry SET hold = ?4 WHERE +account = ?1 AND message IN
+                "UPDATE entry SET hold = ?4 WHERE +account = ?1 AND hold <> ?4 AND message IN
                     (SELECT id FROM message WHERE account = ?1 AND (?2 = '' OR station = ?2) AND partner = ?3)",
             )?
             .execute(params![account, station, partner, hold])?)

@@ -86,7 +86,7 @@ pub async fn retry(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result
             .read(|tx| tx.entry(&entry.account, &entry.parent, &entry.name))?
             .is_none()
         {
-            core.storage.unpublish(entry);
+            core.storage.unpublish_unless_held(entry);
         }
     }
     core.wake();

@@ -32,9 +32,10 @@ impl Storage {
     /// # Errors
     /// `Missing` if they are nowhere.
     pub fn find_entry(&self, entry: &Entry) -> Result<Content> {
-        // In the order in which they move.
+        // First where only this version can be: its name in the tree may be another's by now. Then in the order in which they move.
         let staged = self.file_of(&entry.store).ok();
         let places = [
+            Some(self.noncurrent_path(entry)),
             staged,
             Some(self.tree_path(entry)),
             Some(self.noncurrent_path(entry)),

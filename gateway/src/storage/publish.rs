@@ -122,6 +122,13 @@ impl Storage {
         target.parent().map_or(Ok(()), sync_dir)
     }
 
+    /// Removes a name whose bytes live on under a name that a backup which is being taken does not know; it stays meanwhile.
+    pub fn unpublish_unless_held(&self, entry: &Entry) {
+        if self.hold.unless_held(|| self.unpublish(entry)).is_none() {
+            tracing::info!(path = %self.published_path(entry).display(), "left behind for the backup that is being taken");
+        }
+    }
+
     /// Removes a name whose bytes live on elsewhere.
     pub fn unpublish(&self, entry: &Entry) {
         let path = self.published_path(entry);
@@ -177,22 +184,29 @@ impl Storage {
         Ok(())
     }
 
-    /// Brings an entry's bytes back into the tree. Redo-safe.
+    /// Brings an entry's bytes back into the tree; false if they are lost. Redo-safe.
     ///
     /// # Errors
     /// The disk's.
-    pub fn restore(&self, entry: &Entry) -> Result<()> {
+    pub fn restore(&self, entry: &Entry) -> Result<bool> {
         let to = self.tree_path(entry);
         if entry.is_dir {
-            return make_dir(&to);
+            return make_dir(&to).map(|()| true);
         }
         if let Some(dir) = to.parent() {
             make_dir(dir)?;
         }
         let from = self.noncurrent_path(entry);
         match fs::rename(&from, &to) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && to.exists() => Ok(()),
-            other => other.context(|| format!("cannot restore {}", to.display())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let is_back = to.exists();
+                if !is_back {
+                    // One lost file must not keep all the others away.
+                    tracing::error!(path = %from.display(), "recorded bytes are missing");
+                }
+                Ok(is_back)
+            }
+            other => other.map(|()| true).context(|| format!("cannot restore {}", to.display())),
         }
     }
 

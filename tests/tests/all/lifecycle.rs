@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
+use tests::process::{run, tool};
 use tests::sftp::quoted;
 use tests::{Gateway, Pair, files_below, noise, order, wait_for};
 
@@ -159,6 +160,65 @@ fn an_account_may_have_its_own_figures() {
     assert_eq!(pair.fetch(&parcel), order(1));
     on_day(gateway, 92);
     assert_eq!(pair.bob_user.ls("AS2/files/BOB/ALICE/inbox"), [""; 0]);
+}
+
+#[test]
+fn a_legal_hold_covers_what_comes_after_it() {
+    let pair = Pair::one_gateway();
+    let gateway = pair.alice();
+    pair.deliver("before.edi", &order(1));
+    gateway.ok(&["partner", "set", "BOB", "--hold", "true"]);
+    let parcel = pair.deliver("after.edi", &order(2));
+    let paths = [
+        format!("AS2/files/ALICE/BOB/outbox/{}/after.edi", parcel.sent_id()),
+        format!("AS2/raw-message/ALICE/BOB/outbox/{}/message.as2", parcel.sent_id()),
+    ];
+    let held = |path: &String| pair.alice_user.get(path).len();
+    let sizes = paths.each_ref().map(held);
+    wait_for("the record on disk", || (on_disk(gateway).0.len() >= 14).then_some(()));
+    on_day(gateway, 36);
+    on_day(gateway, 73);
+    assert_eq!(paths.each_ref().map(held), sizes);
+    // The other direction is not held.
+    assert_eq!(pair.bob_user.ls("AS2/files/BOB/ALICE/inbox"), [""; 0]);
+}
+
+#[test]
+fn a_lost_file_keeps_no_other_from_coming_back() {
+    let pair = Pair::one_gateway();
+    let gateway = pair.alice();
+    let parcel = pair.deliver("old.edi", &order(1));
+    wait_for("the record on disk", || (on_disk(gateway).0.len() >= 7).then_some(()));
+    on_day(gateway, 36);
+    let below = gateway.path("data/noncurrent");
+    let lost = files_below(&below).into_iter().find(|file| file.contains("outbox")).unwrap();
+    fs::remove_file(below.join(&lost)).unwrap();
+    gateway.ok(&["lifecycle", "restore", "AS2/files"]);
+    assert_eq!(pair.fetch(&parcel), order(1), "without {lost}");
+}
+
+#[test]
+fn the_brake_of_one_account_stops_no_other() {
+    let pair = Pair::one_gateway();
+    let gateway = pair.alice();
+    pair.deliver("swept.edi", &order(1));
+    wait_for("the record on disk", || (on_disk(gateway).0.len() >= 7).then_some(()));
+    gateway.ok(&["account", "add", "busy"]);
+    let fill = "import sqlite3, sys, time
+db = sqlite3.connect(sys.argv[1])
+rows = (('busy', 'AS2/raw-mdn/incoming', '%d.mdn' % k, 'raw-mdn', '', 0, 9, int(time.time() * 1000)) for k in range(101))
+db.executemany('insert into entry (account, parent, name, area, message, is_dir, size, created) values (?, ?, ?, ?, ?, ?, ?, ?)', rows)
+db.commit()";
+    let database = gateway.path("data/db/as2gate.db");
+    let _ = run(&mut tool("python3", &["-c", fill, database.to_str().unwrap()])).ok();
+    gateway.set_clock(36 * DAY);
+    wait_for("the daily sweep", || on_disk(gateway).0.is_empty().then_some(()));
+    gateway.wait("the brake", |gateway| {
+        gateway.log().contains("101 of 101 files of account busy, raw-mdn").then_some(())
+    });
+    let kept = gateway.json(&["lifecycle", "status", "-a", "busy"]);
+    let area = kept.as_array().unwrap().iter().find(|row| row["area"] == "raw-mdn").unwrap();
+    assert_eq!((&area["files"], &area["next_noncurrent"]), (&101.into(), &101.into()), "{kept}");
 }
 
 /// The hash of the last event.
