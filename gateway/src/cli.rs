@@ -38,8 +38,9 @@ use zeroize::Zeroizing;
 
 use crate::config::Config;
 use crate::gateway::Core;
+use crate::hint::quoted;
 use crate::manage::certificates::NewCertificate;
-use crate::manage::{Refusal, Result, secrets};
+use crate::manage::{Refusal, Result, accounts, secrets};
 use output::{Format, Printer};
 
 /// Largest certificate file read, in bytes; the keystore refuses longer ones.
@@ -250,7 +251,23 @@ impl Ctx {
 
     /// The data directory, opened beside a server or without one.
     fn core(&self) -> Result<Arc<Core>> {
-        Ok(Core::open(self.config()?)?)
+        let core = Core::open(self.config()?)?;
+        // A misspelt account would look like an empty one.
+        if self.account().is_some() {
+            accounts::choose(&core.objects(), self.account())?;
+        }
+        Ok(core)
+    }
+
+    /// A command with the options that name this place.
+    fn command(&self, verb: &str) -> String {
+        let option = |name: &str, path: Option<&PathBuf>| {
+            path.map(|path| format!(" {name} {}", quoted(&path.to_string_lossy())))
+                .unwrap_or_default()
+        };
+        let config = option("-c", self.globals.config.as_ref());
+        let data = option("--data-dir", self.globals.data_dir.as_ref());
+        format!("as2gate{config}{data} {verb}")
     }
 
     fn account(&self) -> Option<&str> {

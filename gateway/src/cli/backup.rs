@@ -1,5 +1,6 @@
 //! `backup` and `restore`: everything but the master key, into a directory and back.
 
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -73,7 +74,7 @@ pub(crate) async fn restore(ctx: &Ctx, args: Restore) -> Outcome {
     }
     let manifest = restored?;
     let text = told("Restored", &target, &manifest);
-    let next = "Next:\n  as2gate check\n  as2gate serve\n";
+    let next = format!("Next:\n  {}\n  {}\n", ctx.command("check"), ctx.command("serve"));
     ctx.printer.done(&object(&target, &manifest), &format!("{}{next}", ctx.would(text)));
     Ok(DONE)
 }
@@ -92,7 +93,8 @@ fn configuration(ctx: &Ctx, dir: &Path) -> Result<(Option<PathBuf>, Config)> {
         return Ok((None, Config::load(named, data_dir)?));
     };
     if let Some(parent) = file.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        std::fs::create_dir_all(parent).map_err(|error| Refusal::from_io(format!("cannot make {}", parent.display()), &error))?;
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent);
+        made.map_err(|error| Refusal::from_io(format!("cannot make {}", parent.display()), &error))?;
     }
     write_file(&file, &String::from_utf8_lossy(&read_file(&kept, MAX_CONFIG)?), 0o640)?;
     match Config::load(Some(&file), data_dir) {

@@ -9,7 +9,6 @@ use super::error::DONE;
 use super::{Ctx, Outcome};
 use crate::config::{CONFIG_FILE, Config};
 use crate::gateway::Core;
-use crate::hint::quoted;
 use crate::manage::{Refusal, Result, accounts, setup};
 
 /// Set up a data directory with keys and an account.
@@ -91,11 +90,11 @@ fn next_steps(ctx: &Ctx, config: &Config) -> String {
             .unwrap_or_default()
     };
     let (sftp, as2) = (port(&config.sftp.listen), port(&config.as2.listen));
-    let start = command(ctx, "serve");
+    let start = ctx.command("serve");
     let (next, why) = if ctx.account().is_some() {
-        (command(ctx, "station add ALICE"), "your first AS2 identity")
+        (ctx.command("station add ALICE"), "your first AS2 identity")
     } else {
-        (command(ctx, "account add ID"), "the tenant that owns everything else")
+        (ctx.command("account add ID"), "the tenant that owns everything else")
     };
     format!(
         "\nNext:\n  {start:<35} sftp {sftp}   as2 {as2}   telemetry {}\n  {next:<35} {why}\n",
@@ -159,21 +158,4 @@ fn shown(path: &Path) -> String {
     } else {
         text
     }
-}
-
-/// The command with the options that name this place.
-fn command(ctx: &Ctx, verb: &str) -> String {
-    let config = ctx
-        .globals
-        .config
-        .as_ref()
-        .map(|file| format!(" -c {}", quoted(&file.to_string_lossy())))
-        .unwrap_or_default();
-    let data = ctx
-        .globals
-        .data_dir
-        .as_ref()
-        .map(|dir| format!(" --data-dir {}", quoted(&dir.to_string_lossy())))
-        .unwrap_or_default();
-    format!("as2gate{config}{data} {verb}")
 }

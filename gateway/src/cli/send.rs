@@ -150,10 +150,11 @@ fn verdict(args: &Send, sent: Vec<Message>, mut refused: Vec<Refusal>) -> Outcom
     match (refused.is_empty(), worst) {
         (true, None) => Ok(DONE),
         (false, _) if args.files.len() > 1 => {
+            let accepted = sent.iter().filter(|message| message.state != State::Duplicate).count();
             let first = refused.remove(0);
-            let what = format!("{} of {} files were not accepted", refused.len() + 1, args.files.len());
+            let what = format!("{} of {} files were not accepted", args.files.len() - accepted, args.files.len());
             Err(Refusal {
-                kind: RefusalKind::Partly,
+                kind: if accepted > 0 { RefusalKind::Partly } else { first.kind },
                 what,
                 why: format!("{}: {}", first.what, first.why),
                 ..first

@@ -150,6 +150,7 @@ async fn set(ctx: &Ctx, core: &Core, id: &str, as2_id: Option<String>, settings:
         ctx.confirm_by_name(&explanation, id)?;
         pairs.push(("as2_id".to_owned(), new));
     } else if pairs.is_empty() {
+        stations::choose(&objects(core)?, ctx.account(), id)?;
         settings.some("station", id)?;
     }
     let station = stations::set(core, ctx.account(), id, &pairs, ctx.dry_run()).await?;

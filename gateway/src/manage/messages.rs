@@ -9,6 +9,7 @@ use super::{Refusal, RefusalKind, Result};
 use crate::clock::Millis;
 use crate::config::DuplicateRelease;
 use crate::gateway::Core;
+use crate::hint::command;
 use crate::journal::{Accepted, Entry, JournalError, NewUpload, Revived};
 use crate::layout::Area;
 use crate::message::{Detail, Direction, FileRecord, Id, Message, State};
@@ -68,6 +69,12 @@ pub async fn retry(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result
             hint,
         ));
     }
+    may_send(
+        core,
+        &message.station,
+        &message.partner,
+        format!("cannot retry message {}", message.id),
+    )?;
     if dry_run {
         return Ok(message.clone());
     }
@@ -91,6 +98,23 @@ pub async fn retry(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result
     }
     core.wake();
     Ok(retried)
+}
+
+/// What is asked for by hand goes out at once, or is refused: it does not wait until somebody lifts a block.
+///
+/// # Errors
+/// When there is no such pair, or nothing is sent to this partner.
+pub fn may_send(core: &Core, station: &str, partner: &str, what: String) -> Result<()> {
+    if core.partnership(station, partner)?.partner.blocked.out() {
+        return Err(Refusal::new(
+            RefusalKind::Denied,
+            "partner-blocked",
+            what,
+            format!("sending to {partner} is blocked"),
+            command("partner unblock", partner, ""),
+        ));
+    }
+    Ok(())
 }
 
 /// Posts the async MDN of a received message again, the stored bytes, to the URL that the partner asked for.
@@ -180,6 +204,7 @@ pub async fn resend(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
             hint,
         ));
     }
+    may_send(core, &message.station, &message.partner, what())?;
     let payload = payload_of(core, message)?;
     if dry_run {
         return Ok(message.clone());

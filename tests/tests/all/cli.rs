@@ -1297,3 +1297,31 @@ fn manual_pages_tell_what_help_tells() {
     let words = place.cli(&["man", "--out", "none"]).fails(2);
     assert!(words.contains("it is no directory"), "{words}");
 }
+
+#[test]
+fn what_is_not_there_or_cannot_go_is_said_at_once() {
+    let pair = Pair::two_gateways();
+    let alice = pair.alice();
+    for args in [
+        &["-a", "nope", "station", "list"][..],
+        &["-a", "nope", "message", "list"],
+        &["station", "set", "NOPE", "--as2-id", "NOPE"],
+        &["partner", "set", "NOPE", "--as2-id", "NOPE"],
+    ] {
+        let words = alice.cli(args).fails(3);
+        assert!(words.contains("nope") || words.contains("NOPE"), "{args:?}: {words}");
+    }
+    let first = pair.deliver("first.edi", b"UNB+UNOA:1'");
+    let id = first.sent_id();
+    alice.ok(&["partner", "block", "BOB", "out"]);
+    for args in [&["message", "resend", id][..], &["partner", "test", "BOB"]] {
+        let words = alice.cli(args).fails(5);
+        assert!(words.contains("as2gate partner unblock BOB"), "{args:?}: {words}");
+    }
+    assert_eq!(alice.messages("out").len(), 1);
+    let again = alice.file("first.edi", b"UNB+UNOA:1'");
+    let words = alice
+        .cli(&["send", again.to_str().unwrap(), "/nowhere/at.all", "--from", "ALICE", "--to", "BOB"])
+        .fails(3);
+    assert!(words.contains("2 of 2 files were not accepted"), "{words}");
+}
