@@ -5,6 +5,7 @@ use std::thread;
 
 use serde_json::Value;
 use tests::peer::Identity;
+use tests::process::{run, tool};
 use tests::wire::{Request, exchange};
 use tests::{Pair, Shared, order};
 
@@ -316,4 +317,30 @@ fn a_blocked_partner_is_answered_like_a_stranger() {
     pair.bob().ok(&["partner", "unblock", "ALICE"]);
     pair.bob().restart();
     assert!(request.post(pair.bob().as2_port).disposition().ends_with("processed"));
+}
+
+#[test]
+fn other_bytes_of_a_message_id_in_work_are_not_promised() {
+    let pair = Pair::two_gateways();
+    let plain = |name: &str, n| pair.captured(name, &order(n)).without("Disposition-Notification-To");
+    let (first, other) = (plain("first.edi", 1), plain("other.edi", 2));
+    let other = other.with("Message-ID", first.header("Message-ID").unwrap());
+    let port = pair.bob().as2_port;
+    assert_eq!(first.clone().post(port).status, 204);
+    pair.bob().wait("both copies to be filed", |bob| {
+        let all = bob.messages_of("in", "first.edi");
+        (all.len() == 2 && all.iter().all(|message| message["state"] == "filed")).then_some(())
+    });
+    // As if its check took its time.
+    let database = pair.bob().path("data/db/as2gate.db");
+    let change = "UPDATE inbound SET state = 'received'";
+    let _ = run(&mut tool("sqlite3", &["-cmd", ".timeout 5000", database.to_str().unwrap(), change])).ok();
+    assert_eq!(first.post(port).status, 204, "the same bytes are there");
+    let answer = other.post(port);
+    assert!(
+        answer.status == 503 && answer.header("Retry-After").is_some(),
+        "{}: {}",
+        answer.status,
+        answer.text()
+    );
 }
