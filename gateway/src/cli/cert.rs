@@ -411,7 +411,9 @@ fn days_left(core: &Core, certificate: &Certificate) -> i64 {
 fn row(core: &Core, all: &Objects, certificate: &Certificate) -> Vec<Cell> {
     let mut used = rules::used_by(all, &certificate.account, &certificate.name);
     if !certificate.replaces.is_empty() {
-        used.push(format!("follows {}", certificate.replaces));
+        let has_switched = certificate.takes_over_at().is_some_and(|at| at <= core.clock.now());
+        let verb = if has_switched { "took over from" } else { "follows" };
+        used.push(format!("{verb} {}", certificate.replaces));
     }
     let days = days_left(core, certificate);
     vec![

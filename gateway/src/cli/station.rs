@@ -10,6 +10,7 @@ use super::error::DONE;
 use super::output::{Cell, List, facts};
 use super::settings::{OfStation, Settings};
 use super::{CertificateFile, Ctx, Outcome, output};
+use crate::certificate::taken_over;
 use crate::gateway::Core;
 use crate::journal::Objects;
 use crate::manage::certificates::day;
@@ -219,17 +220,19 @@ fn shown(core: &Core, all: &Objects, station: &Station) -> (Value, String) {
             .map(|c| format!("{} ({}, expires {})\nSHA-256 {}", c.name, c.key, day(c.not_after), c.fingerprint))
             .unwrap_or_default()
     };
+    let now = core.clock.now();
+    // The one that signs, after the switches that have taken place.
+    let current = taken_over(all, &station.account, &station.certificate, now)
+        .last()
+        .map_or(&station.certificate, |newest| &newest.name);
     let others = all
         .certificates
         .values()
-        .filter(|c| c.account == station.account && c.owner == station.as2_id && c.name != station.certificate);
+        .filter(|c| c.account == station.account && c.owner == station.as2_id && c.name != *current);
     let others: Vec<String> = others
-        .map(|c| {
-            if c.active_from.is_empty() {
-                c.name.clone()
-            } else {
-                format!("{} (signs from {})", c.name, c.active_from)
-            }
+        .map(|c| match c.takes_over_at() {
+            Some(at) if at > now => format!("{} (signs from {})", c.name, c.active_from),
+            _ => c.name.clone(),
         })
         .collect();
     let partners: Vec<&str> = all
@@ -240,11 +243,12 @@ fn shown(core: &Core, all: &Objects, station: &Station) -> (Value, String) {
         .collect();
     if let Some(fields) = value.as_object_mut() {
         fields.insert("partners".to_owned(), json!(partners));
+        fields.insert("signs_with".to_owned(), json!(current));
         fields.insert("other_certificates".to_owned(), json!(others));
         fields.insert(
             "warnings".to_owned(),
             json!(
-                rules::warnings(all, core.clock.now())
+                rules::warnings(all, now)
                     .into_iter()
                     .filter(|(what, _)| what.contains(&format!("station {} ", station.as2_id)))
                     .map(|(what, _)| what)
@@ -258,7 +262,7 @@ fn shown(core: &Core, all: &Objects, station: &Station) -> (Value, String) {
         ("Name", station.name.clone()),
         ("E-mail", station.email.clone()),
         ("URL", core.station_url(station)),
-        ("Certificate", described(&station.certificate)),
+        ("Certificate", described(current)),
         ("Also decrypts", others.join("\n")),
         ("Partners", partners.join(", ")),
         ("Folders", format!("AS2/send/{}/<partner>", crate::layout::encode(&station.as2_id))),

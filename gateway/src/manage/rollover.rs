@@ -179,12 +179,10 @@ fn of_partner(objects: &Objects, partner: &Partner, now: Millis) -> Rollover {
         .filter(|last| several && plan.is_none() && last.as_str() != current);
     let begun = plan.is_some() || several;
     let switched = plan.map_or(several && waiting.is_none(), |(_, due)| due);
-    let name = match (plan, waiting) {
-        (Some((next, _)), _) => next.name.as_str(),
-        (None, Some(waiting)) => waiting,
-        (None, None) if several => current,
-        (None, None) => "NEXT",
-    };
+    let planned = plan.map(|(next, _)| next.name.as_str());
+    let name = planned
+        .or(waiting.map(String::as_str))
+        .unwrap_or(if several { current } else { "NEXT" });
     let id = &partner.as2_id;
     let take = if current.is_empty() {
         format!("as2gate cert add NAME {} --file FILE", option("partner", id))

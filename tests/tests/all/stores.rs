@@ -632,6 +632,12 @@ fn a_rollover_is_guided_from_the_new_key_to_the_end_of_the_old_one() {
             &next.as_str().into()
         )
     );
+    let shown = alice.ok(&["station", "show", "ALICE", "-o", "table"]);
+    let line = |label: &str| shown.lines().find(|line| line.starts_with(label)).unwrap().to_owned();
+    assert!(line("Certificate").contains(&format!("{next} (")), "{shown}");
+    assert!(line("Also decrypts").contains(&old) && !shown.contains("signs from"), "{shown}");
+    let listed = alice.ok(&["cert", "list", "-o", "table"]);
+    assert!(listed.contains(&format!("took over from {old}")), "{listed}");
     alice.ok(&["cert", "rm", &old, "--yes"]);
     assert_eq!(
         progress(alice, "ALICE").1.first().map(String::as_str),
