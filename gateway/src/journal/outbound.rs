@@ -9,6 +9,7 @@ use super::jobs::JobKind;
 use super::tree::{Blob, Entry, NewEntry, UploadRow, UploadState};
 use super::{JournalError, Result, Tx};
 use crate::clock::{Millis, compact, millis};
+use crate::config::show_duration;
 use crate::event::NewEvent;
 use crate::layout::{self, Area};
 use crate::message::{Message, State};
@@ -178,7 +179,8 @@ impl Tx<'_> {
         message.finished = Some(now);
         "duplicate-name".clone_into(&mut message.code);
         message.reason = format!(
-            "the name was used by {winner} less than the window ago, {}",
+            "the name was used by {winner} less than {} ago, {}",
+            show_duration(upload.window.unwrap_or_default()),
             if same { "same bytes" } else { "other bytes" }
         );
         message.detail.hint = "upload it under another name, or wait until the window ends".to_owned();

@@ -288,13 +288,13 @@ pub async fn cancel(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
     expect_sent(message, "cancel")?;
     let what = || format!("cannot cancel message {}", message.id);
     if message.state.is_final() {
-        return Err(Refusal::new(
-            RefusalKind::Denied,
-            "final",
-            what(),
-            format!("it is {}", message.state),
-            "what was delivered cannot be called back",
-        ));
+        let hint = if message.state == State::Delivered {
+            "what was delivered cannot be called back".to_owned()
+        } else {
+            format!("nothing of it goes out any more; see as2gate message show {}", message.id.short())
+        };
+        let why = format!("it is {}", message.state);
+        return Err(Refusal::new(RefusalKind::Denied, "final", what(), why, hint));
     }
     if message.state == State::Sending {
         return Err(Refusal::new(
