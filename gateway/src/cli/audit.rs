@@ -158,7 +158,8 @@ fn verify(ctx: &Ctx, core: &Core, noted: Option<&str>) -> Result<()> {
     let since = chain.since.map(rfc3339);
     let span = since.as_ref().map(|at| format!(" since {at}")).unwrap_or_default();
     if !found {
-        return Err(broken(format!("no event{span} carries the hash {}", noted.unwrap_or_default())));
+        let hash = noted.unwrap_or_default();
+        return Err(broken(format!("no event carries the hash {hash}; there are events{span}")));
     }
     let head = hex(&chain.head);
     ctx.printer.show(
