@@ -114,7 +114,7 @@ pub enum Act {
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(try_from = "String", into = "String")]
 pub struct Right {
-    prefix: Vec<String>,
+    pub(crate) prefix: Vec<String>,
     read: bool,
     write: bool,
     delete: bool,

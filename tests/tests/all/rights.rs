@@ -37,6 +37,9 @@ fn rights_go_by_the_longest_prefix_and_count_at_once() {
     assert!(user.refused("get AS2/send/ALICE/BOB/drop.txt").contains("Permission denied"));
     gateway.ok(&["user", "set", "narrow", "--rights", ""]);
     user.ok(&["rm AS2/send/ALICE/BOB/second.txt"]);
+    let misspelt = gateway.cli(&["user", "set", "narrow", "--rights", "AS2/snd=rw"]);
+    assert!(misspelt.stderr.contains("AS2/snd, and nothing can be there"), "{misspelt}");
+    gateway.ok(&["user", "set", "narrow", "--rights", ""]);
     let wrong = gateway.cli(&["user", "set", "narrow", "--rights", "AS2/send=x"]);
     assert!(wrong.code != 0 && wrong.stderr.contains("AS2/send=rw"), "{wrong}");
 }

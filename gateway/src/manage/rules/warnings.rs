@@ -4,6 +4,7 @@ use super::used_by;
 use crate::clock::Millis;
 use crate::hint::{command, option};
 use crate::journal::Objects;
+use crate::layout::Place;
 use crate::login::LoginStep;
 use crate::partner::Partner;
 use crate::user::User;
@@ -79,6 +80,13 @@ fn of_user(objects: &Objects, user: &User, now: Millis, found: &mut Vec<Warning>
         for id in ids.iter().filter(|id| !known.contains(&(&user.account, id))) {
             let what = format!("user {name} is to see {noun} {id}, and there is none");
             found.push((what, format!("as2gate user set {name} --{noun}s IDS")));
+        }
+    }
+    for right in &user.rights {
+        let prefix: Vec<&str> = right.prefix.iter().map(String::as_str).collect();
+        if matches!(Place::read(&prefix), Place::Nowhere | Place::Closed) {
+            let what = format!("user {name} has rights at {}, and nothing can be there", prefix.join("/"));
+            found.push((what, format!("as2gate user set {name} --rights AS2/send=rw,AS2/files=r")));
         }
     }
     let ended = user.expires.parse::<jiff::Timestamp>().is_ok_and(|end| end.as_millisecond() <= now);
