@@ -725,9 +725,7 @@ fn all_commands_tell_a_strange_data_directory_alike() {
 fn objects_of_a_newer_version_are_named() {
     let gateway = Gateway::stopped(&[]);
     gateway.ok(&["station", "add", "ALICE"]);
-    let db = gateway.path("data/db/as2gate.db");
-    let change = "UPDATE object SET json = json_set(json, '$.teleport', 'yes') WHERE kind = 'station'";
-    let _ = run(&mut tool("sqlite3", &[db.to_str().unwrap(), change])).ok();
+    gateway.sql("UPDATE object SET json = json_set(json, '$.teleport', 'yes') WHERE kind = 'station'");
     for args in [&["station", "list"][..], &["serve"], &["doctor"]] {
         let ran = gateway.cli(args);
         let words = ran.stdout.clone() + &ran.stderr;

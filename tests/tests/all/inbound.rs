@@ -5,7 +5,6 @@ use std::thread;
 
 use serde_json::Value;
 use tests::peer::Identity;
-use tests::process::{run, tool};
 use tests::wire::{Request, exchange};
 use tests::{Pair, Shared, order};
 
@@ -332,9 +331,7 @@ fn other_bytes_of_a_message_id_in_work_are_not_promised() {
         (all.len() == 2 && all.iter().all(|message| message["state"] == "filed")).then_some(())
     });
     // As if its check took its time.
-    let database = pair.bob().path("data/db/as2gate.db");
-    let change = "UPDATE inbound SET state = 'received'";
-    let _ = run(&mut tool("sqlite3", &["-cmd", ".timeout 5000", database.to_str().unwrap(), change])).ok();
+    pair.bob().sql("UPDATE inbound SET state = 'received'");
     assert_eq!(first.post(port).status, 204, "the same bytes are there");
     let answer = other.post(port);
     assert!(

@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use tests::process::{run, tool};
 use tests::sftp::quoted;
 use tests::{Gateway, Pair, files_below, noise, order, wait_for};
 
@@ -204,13 +203,11 @@ fn the_brake_of_one_account_stops_no_other() {
     pair.deliver("swept.edi", &order(1));
     wait_for("the record on disk", || (on_disk(gateway).0.len() >= 7).then_some(()));
     gateway.ok(&["account", "add", "busy"]);
-    let fill = "import sqlite3, sys, time
-db = sqlite3.connect(sys.argv[1])
-rows = (('busy', 'AS2/raw-mdn/incoming', '%d.mdn' % k, 'raw-mdn', '', 0, 9, int(time.time() * 1000)) for k in range(101))
-db.executemany('insert into entry (account, parent, name, area, message, is_dir, size, created) values (?, ?, ?, ?, ?, ?, ?, ?)', rows)
-db.commit()";
-    let database = gateway.path("data/db/as2gate.db");
-    let _ = run(&mut tool("python3", &["-c", fill, database.to_str().unwrap()])).ok();
+    gateway.sql(
+        "WITH RECURSIVE n (k) AS (SELECT 0 UNION ALL SELECT k + 1 FROM n WHERE k < 100)
+         INSERT INTO entry (account, parent, name, area, message, is_dir, size, created)
+         SELECT 'busy', 'AS2/raw-mdn/incoming', k || '.mdn', 'raw-mdn', '', 0, 9, strftime('%s', 'now') * 1000 FROM n",
+    );
     gateway.set_clock(36 * DAY);
     wait_for("the daily sweep", || on_disk(gateway).0.is_empty().then_some(()));
     gateway.wait("the brake", |gateway| {

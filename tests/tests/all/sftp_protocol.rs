@@ -150,17 +150,11 @@ fn a_hundred_thousand_entries_are_listed_in_pages_with_flat_memory() {
     const ALLOWED: u64 = 16 << 20;
     let gateway = Gateway::stopped(&[]);
     // Rows as a year of receipts leaves them.
-    let fill = "import sqlite3, sys
-db = sqlite3.connect(sys.argv[1])
-rows = (('acme', 'AS2/raw-mdn/incoming', 'receipt-%06d.mdn' % k, 'raw-mdn', '', 0, 1234, 1795478400000) for k in range(int(sys.argv[2])))
-db.executemany('insert into entry (account, parent, name, area, message, is_dir, size, created) values (?, ?, ?, ?, ?, ?, ?, ?)', rows)
-db.commit()";
-    let database = gateway.path("data/db/as2gate.db");
-    let _ = run(&mut tool(
-        "python3",
-        &["-c", fill, database.to_str().unwrap(), &ENTRIES.to_string()],
-    ))
-    .ok();
+    gateway.sql(&format!(
+        "WITH RECURSIVE n (k) AS (SELECT 0 UNION ALL SELECT k + 1 FROM n WHERE k < {ENTRIES} - 1)
+         INSERT INTO entry (account, parent, name, area, message, is_dir, size, created)
+         SELECT 'acme', 'AS2/raw-mdn/incoming', printf('receipt-%06d.mdn', k), 'raw-mdn', '', 0, 1234, 1795478400000 FROM n"
+    ));
     gateway.start();
     let user = gateway.user("lists");
     let mut client = Packets::of(&user);
