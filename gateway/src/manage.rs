@@ -22,6 +22,9 @@ pub mod stores;
 pub mod uploads;
 pub mod users;
 
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+
 use serde_json::json;
 
 use crate::account::Account;
@@ -352,6 +355,12 @@ async fn write(core: &Core, before: &Objects, changes: &[Change]) -> Result<bool
         Ok(true)
     });
     Ok(done.await?)
+}
+
+/// Makes a directory and those above it, readable by nobody else.
+pub(crate) fn make_dir(dir: &Path) -> Result<()> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|error| Refusal::from_io(format!("cannot make {}", dir.display()), &error))
 }
 
 fn carry_out(tx: &Tx<'_>, change: &Change, now: crate::clock::Millis) -> crate::journal::Result<()> {

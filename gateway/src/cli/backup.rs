@@ -1,6 +1,5 @@
 //! `backup` and `restore`: everything but the master key, into a directory and back.
 
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,7 +11,7 @@ use super::output::{grouped, size};
 use super::{Ctx, Outcome, blocking, read_file, write_file};
 use crate::config::{CONFIG_FILE, Config};
 use crate::manage::backup::{self, Manifest};
-use crate::manage::{Refusal, Result};
+use crate::manage::{Refusal, Result, make_dir};
 
 /// Largest configuration that is put back, in bytes.
 const MAX_CONFIG: u64 = 1 << 20;
@@ -93,8 +92,7 @@ fn configuration(ctx: &Ctx, dir: &Path) -> Result<(Option<PathBuf>, Config)> {
         return Ok((None, Config::load(named, data_dir)?));
     };
     if let Some(parent) = file.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent);
-        made.map_err(|error| Refusal::from_io(format!("cannot make {}", parent.display()), &error))?;
+        make_dir(parent)?;
     }
     write_file(&file, &String::from_utf8_lossy(&read_file(&kept, MAX_CONFIG)?), 0o640)?;
     match Config::load(Some(&file), data_dir) {

@@ -14,14 +14,14 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use as2_core::hex;
 use keystore::MasterKey;
 use serde::{Deserialize, Serialize};
 
-use super::{Refusal, RefusalKind, Result};
+use super::{Refusal, RefusalKind, Result, make_dir};
 use crate::clock::rfc3339;
 use crate::config::{CONFIG_FILE, Config, Secret};
 use crate::gateway::Core;
@@ -403,11 +403,6 @@ fn read_whole(path: &Path, max: u64) -> Result<zeroize::Zeroizing<Vec<u8>>> {
     });
     read.map_err(|error| Refusal::from_io(format!("cannot read {}", path.display()), &error))?;
     Ok(bytes)
-}
-
-fn make_dir(dir: &Path) -> Result<()> {
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(|error| Refusal::from_io(format!("cannot make {}", dir.display()), &error))
 }
 
 /// Everything on this directory's file system is durable after it.

@@ -4,13 +4,13 @@
 //! next login. When it takes over, the old one is put aside and no longer announced. A running server follows the files.
 
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use keystore::ssh::{KeyFormat, KeyKind, convert, host_key};
 use zeroize::Zeroizing;
 
-use super::{Refusal, Result};
+use super::{Refusal, Result, make_dir};
 use crate::config::Config;
 
 /// Largest host key file read, in bytes.
@@ -56,8 +56,7 @@ pub struct HostKey {
 /// The disk's.
 pub fn create_missing(config: &Config) -> Result<Vec<String>> {
     let dir = config.paths().host_keys;
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
-    made.map_err(|error| Refusal::from_io(format!("cannot make {}", dir.display()), &error))?;
+    make_dir(&dir)?;
     let is_missing = |kind: &&String| !file_of(&dir, kind, HostKeyState::Current).exists();
     let missing: Vec<String> = config.sftp.host_keys.iter().filter(is_missing).cloned().collect();
     missing.iter().try_for_each(|kind| create(&dir, kind, HostKeyState::Current))?;

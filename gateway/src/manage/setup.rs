@@ -1,12 +1,9 @@
 //! The first minute: directories, master key, journal, host keys. Never over what is there.
 
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::Path;
-
 use keystore::MasterKey;
 
 use super::host_keys::{self, HostKey};
-use super::{Refusal, Result};
+use super::{Refusal, Result, make_dir};
 use crate::config::{Config, Secret};
 use crate::journal::Journal;
 
@@ -55,11 +52,6 @@ pub fn set_up(config: &Config) -> Result<SetUp> {
     // Last: its presence is what says "set up".
     drop(Journal::open(&paths.db)?);
     Ok(SetUp { master_key, host_keys })
-}
-
-fn make_dir(dir: &Path) -> Result<()> {
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(|error| Refusal::from_io(format!("cannot make {}", dir.display()), &error))
 }
 
 /// The configuration that `init` writes: only what differs from the defaults.
