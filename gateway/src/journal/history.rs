@@ -115,9 +115,7 @@ impl Tx<'_> {
         let head: Vec<u8> = self
             .db
             .query_row("SELECT hash FROM event WHERE seq = ?1", [through], |row| row.get(0))?;
-        self.db
-            .prepare_cached("INSERT INTO fact (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2")?
-            .execute(params![FACT_CHAIN_START, head])?;
+        self.set_fact_of(FACT_CHAIN_START, &head)?;
         self.db.execute("DELETE FROM event WHERE seq <= ?1", [through])?;
         Ok(Some(Trimmed { events, through, head }))
     }
@@ -127,10 +125,6 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn chain_start(&self) -> Result<Vec<u8>> {
-        let mut query = self.db.prepare_cached("SELECT value FROM fact WHERE key = ?1")?;
-        Ok(query
-            .query_row([FACT_CHAIN_START], |row| row.get(0))
-            .optional()?
-            .unwrap_or_default())
+        Ok(self.fact_of(FACT_CHAIN_START)?.unwrap_or_default())
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use rusqlite::types::{FromSql, ToSql};
 use rusqlite::{OptionalExtension as _, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -263,6 +264,11 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn fact(&self, key: &str) -> Result<Option<String>> {
+        self.fact_of(key)
+    }
+
+    /// The same, of any type.
+    pub(super) fn fact_of<T: FromSql>(&self, key: &str) -> Result<Option<T>> {
         let mut query = self.db.prepare_cached("SELECT value FROM fact WHERE key = ?1")?;
         Ok(query.query_row([key], |row| row.get(0)).optional()?)
     }
@@ -272,10 +278,15 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn set_fact(&self, key: &str, value: &str) -> Result<()> {
+        self.set_fact_of(key, &value)
+    }
+
+    /// The same, of any type.
+    pub(super) fn set_fact_of(&self, key: &str, value: &dyn ToSql) -> Result<()> {
         let mut change = self
             .db
             .prepare_cached("INSERT INTO fact (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2")?;
-        change.execute([key, value])?;
+        change.execute(params![key, value])?;
         Ok(())
     }
 }
