@@ -12,8 +12,7 @@ use super::{Ctx, Outcome, message};
 use crate::clock::compact;
 use crate::gateway::{Core, is_served};
 use crate::intake;
-use crate::manage::{Refusal, RefusalKind, Result, objects};
-use crate::manage::{messages, partners};
+use crate::manage::{Refusal, RefusalKind, Result, messages, objects, partners};
 use crate::message::{Message, State};
 use crate::partner::Partner;
 use crate::partnership::Partnership;
@@ -79,7 +78,7 @@ pub(super) async fn run(ctx: &Ctx, core: &Arc<Core>, test: Test) -> Outcome {
     let station = station(ctx, core, &test)?;
     let pair = core.partnership(&station, id)?;
     if !test.connect_only {
-        messages::may_send(core, &station, id, format!("cannot test partner {id}"))?;
+        messages::may_send(&pair.partner, format!("cannot test partner {id}"))?;
     }
     let mut report = Report { ctx, lines: Vec::new() };
     let target = patient_for(crate::outbox::target(core, &pair, &pair.partner.url), test.timeout);

@@ -14,6 +14,7 @@ use crate::journal::{Accepted, Entry, JournalError, NewUpload, Revived};
 use crate::layout::Area;
 use crate::message::{Detail, Direction, FileRecord, Id, Message, State};
 use crate::outbox::FlowError;
+use crate::partner::Partner;
 use crate::receipts;
 use crate::storage::{Content, Staged, StorageError};
 
@@ -69,12 +70,8 @@ pub async fn retry(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result
             hint,
         ));
     }
-    may_send(
-        core,
-        &message.station,
-        &message.partner,
-        format!("cannot retry message {}", message.id),
-    )?;
+    let pair = core.partnership(&message.station, &message.partner)?;
+    may_send(&pair.partner, format!("cannot retry message {}", message.id))?;
     if dry_run {
         return Ok(message.clone());
     }
@@ -103,15 +100,15 @@ pub async fn retry(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result
 /// What is asked for by hand goes out at once, or is refused: it does not wait until somebody lifts a block.
 ///
 /// # Errors
-/// When there is no such pair, or nothing is sent to this partner.
-pub fn may_send(core: &Core, station: &str, partner: &str, what: String) -> Result<()> {
-    if core.partnership(station, partner)?.partner.blocked.out() {
+/// When nothing is sent to this partner.
+pub fn may_send(partner: &Partner, what: String) -> Result<()> {
+    if partner.blocked.out() {
         return Err(Refusal::new(
             RefusalKind::Denied,
             "partner-blocked",
             what,
-            format!("sending to {partner} is blocked"),
-            command("partner unblock", partner, ""),
+            format!("sending to {} is blocked", partner.as2_id),
+            command("partner unblock", &partner.as2_id, ""),
         ));
     }
     Ok(())
@@ -204,7 +201,7 @@ pub async fn resend(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
             hint,
         ));
     }
-    may_send(core, &message.station, &message.partner, what())?;
+    may_send(&core.partnership(&message.station, &message.partner)?.partner, what())?;
     let payload = payload_of(core, message)?;
     if dry_run {
         return Ok(message.clone());
