@@ -55,8 +55,15 @@ pub struct PlanRow {
 impl PlanRow {
     /// More goes than a usual day takes.
     fn is_suspicious(&self) -> bool {
-        let gone = self.noncurrent + self.delete;
-        gone > BRAKE && gone > self.all / 5
+        self.gone() > BRAKE && self.gone() > self.all / 5
+    }
+
+    fn gone(&self) -> u64 {
+        self.noncurrent + self.delete
+    }
+
+    fn things(&self) -> &'static str {
+        if self.area == HISTORY { "messages" } else { "files" }
     }
 }
 
@@ -79,20 +86,10 @@ pub enum SweepError {
     },
     /// Suspiciously much would go.
     #[error(
-        "the sweep would take {delete} of {all} {things} of account {account}, {area}; look at it with `as2gate lifecycle run --dry-run` and start it by hand with `as2gate lifecycle run`"
+        "the sweep would take {} of {} {} of account {}, {}; look at it with `as2gate lifecycle run --dry-run` and start it by hand with `as2gate lifecycle run`",
+        .0.gone(), .0.all, .0.things(), .0.account, .0.area
     )]
-    Brake {
-        /// Whose.
-        account: String,
-        /// Where.
-        area: String,
-        /// Files or messages.
-        things: &'static str,
-        /// Would go.
-        delete: u64,
-        /// Are there.
-        all: u64,
-    },
+    Brake(PlanRow),
 }
 
 /// The moments before which a stage has ended: made or taken out of view at or before them.
@@ -208,13 +205,7 @@ pub fn run(core: &Arc<Core>, by_hand: bool) -> Result<Plan, SweepError> {
     forget(core, now, &|account| goes(account, HISTORY))?;
     // What stopped for one account stops nobody else's.
     if let Some(row) = braked.first() {
-        return Err(SweepError::Brake {
-            account: row.account.clone(),
-            area: row.area.clone(),
-            things: if row.area == HISTORY { "messages" } else { "files" },
-            delete: row.noncurrent + row.delete,
-            all: row.all,
-        });
+        return Err(SweepError::Brake((*row).clone()));
     }
     core.journal.write_blocking(move |tx| {
         tx.forget_windows(now)?;
@@ -226,7 +217,7 @@ pub fn run(core: &Arc<Core>, by_hand: bool) -> Result<Plan, SweepError> {
         head = hex(&head),
         "head of the chain of events; `as2gate audit verify --head` finds it again"
     );
-    for row in plan.rows.iter().filter(|row| row.noncurrent + row.delete > 0) {
+    for row in plan.rows.iter().filter(|row| row.gone() > 0) {
         tracing::info!(
             account = row.account,
             area = row.area,
@@ -311,10 +302,10 @@ fn forget(core: &Core, now: Millis, goes: &dyn Fn(&str) -> bool) -> Result<(), S
     let mut known = figures(core)?;
     // Refused messages to stations that are not here belong to nobody.
     known.push((String::new(), core.config.lifecycle.clone()));
-    let mut oldest = Millis::MAX;
+    // Whose sweep is held back keeps its events too.
+    let oldest = known.iter().map(|(_, lifecycle)| history_due(now, lifecycle)).min();
     for (account, lifecycle) in known.into_iter().filter(|(account, _)| goes(account)) {
         let ended = history_due(now, &lifecycle);
-        oldest = oldest.min(ended);
         let messages = repeat(core, {
             let account = account.clone();
             move |tx| tx.forget_messages(&account, ended, FORGET_BATCH)
@@ -335,7 +326,7 @@ fn forget(core: &Core, now: Millis, goes: &dyn Fn(&str) -> bool) -> Result<(), S
             })?;
         }
     }
-    trim_events(core, oldest, now)
+    oldest.map_or(Ok(()), |oldest| trim_events(core, oldest, now))
 }
 
 /// Does it until less than a batch was left to do; how much it was in all.
