@@ -175,8 +175,24 @@ pub(crate) struct Ctx {
     pub(crate) printer: Printer,
 }
 
-/// Runs the command line of this process.
-pub async fn run() -> ExitCode {
+/// Runs the command line of this process, on a runtime of its own. What a program polls is compiled with the program: that is
+/// why this is not async, or all that it awaits would be compiled outside of this library.
+pub fn run() -> ExitCode {
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => {
+            let code = runtime.block_on(command_line());
+            // What still runs on blocking threads is covered by the journal; nobody waits for it.
+            runtime.shutdown_background();
+            code
+        }
+        Err(error) => {
+            eprintln!("error: cannot start\nwhy:   {error}\nhint:  look at the limits of this process (ulimit -u)");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn command_line() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if !error.use_stderr() => {
