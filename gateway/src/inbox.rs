@@ -422,13 +422,8 @@ async fn at_once(core: &Arc<Core>, taken: Taken, staged: Staged) -> Result<Reply
 /// Ours to check: while the sender waits if it wants its MDN at once, behind its back otherwise.
 async fn checked(core: &Arc<Core>, taken: Taken) -> Result<Reply, FlowError> {
     if taken.is_sync() {
-        return match check::check(core, &taken).await {
-            Ok(mdn) => Ok(mdn.map_or_else(|| Reply::empty(200), reply::mdn)),
-            Err(error) => {
-                give_back(core, &taken.message, PAUSE);
-                Err(error)
-            }
-        };
+        let mdn = guarded(Arc::clone(core), taken).await?;
+        return Ok(mdn.map_or_else(|| Reply::empty(200), reply::mdn));
     }
     let status = if taken.is_async() { taken.pair.partner.async_status } else { 204 };
     if core.crypto.available_permits() == 0 {
@@ -436,23 +431,28 @@ async fn checked(core: &Arc<Core>, taken: Taken) -> Result<Reply, FlowError> {
         give_back(core, &taken.message, 0);
         return Ok(Reply::empty(status));
     }
-    let core = Arc::clone(core);
+    let (core, id) = (Arc::clone(core), taken.message.id.clone());
     tokio::spawn(async move {
-        let taken = Arc::new(taken);
-        // A task of its own: a panic there must not leave the message claimed.
-        let checking = tokio::spawn({
-            let (core, taken) = (Arc::clone(&core), Arc::clone(&taken));
-            async move { check::check(&core, &taken).await.map(|_| ()) }
-        });
-        let trouble = match checking.await {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => error.to_string(),
-            Err(panic) => panic.to_string(),
-        };
-        tracing::error!(id = %taken.message.id, error = trouble, "cannot check a received message yet");
-        give_back(&core, &taken.message, PAUSE);
+        if let Err(error) = guarded(core, taken).await {
+            tracing::error!(%id, %error, "cannot check a received message yet");
+        }
     });
     Ok(Reply::empty(status))
+}
+
+/// Checks a claimed message in a task of its own: it must not stay claimed after a panic, nor after a fault of ours, which
+/// leaves it to the worker.
+async fn guarded(core: Arc<Core>, taken: Taken) -> Result<Option<reply::Mdn>, FlowError> {
+    let taken = Arc::new(taken);
+    let checking = tokio::spawn({
+        let (core, taken) = (Arc::clone(&core), Arc::clone(&taken));
+        async move { check::check(&core, &taken).await }
+    });
+    let outcome = checking.await.unwrap_or_else(|panic| Err(FlowError::Internal(panic.to_string())));
+    if outcome.is_err() {
+        give_back(&core, &taken.message, PAUSE);
+    }
+    outcome
 }
 
 /// Leaves a claimed message to the worker, due after a pause. Whoever waits for an answer does not wait for this.
