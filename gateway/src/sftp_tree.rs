@@ -59,8 +59,6 @@ struct Login {
     account: String,
     user: String,
     given: Vec<Proven>,
-    /// The hash of the password as it was.
-    password: String,
     peer: IpAddr,
 }
 
@@ -94,7 +92,7 @@ impl Logins {
                 is_open: true,
                 ..self.judge(login.peer)
             };
-            user.is_some_and(|user| judge.holds(user, &login.given, &login.password))
+            user.is_some_and(|user| judge.holds(user, &login.given))
         };
         let revoked: Vec<u64> = {
             let sessions = locked(&self.sessions);
@@ -187,6 +185,12 @@ impl Authenticator for Logins {
         self.judge(peer.addr.ip()).known(user, key)
     }
 
+    fn password_mark(&self, user: &str) -> String {
+        self.refresh();
+        let objects = self.core.objects();
+        objects.user(user).map(|known| known.password.clone()).unwrap_or_default()
+    }
+
     fn prove(&self, user: &str, given: &[Proven], proof: &Proof, peer: &Peer) -> Step {
         self.refresh();
         let objects = self.core.objects();
@@ -199,13 +203,12 @@ impl Authenticator for Logins {
         let objects = self.core.objects();
         let found = objects
             .user(user)
-            .filter(|found| found.name == user && self.judge(address).holds(found, given, &found.password))
+            .filter(|found| found.name == user && self.judge(address).holds(found, given))
             .ok_or_else(|| Refused("the proofs lost their right meanwhile".to_owned()))?;
         let login = Login {
             account: found.account.clone(),
             user: user.to_owned(),
             given: given.to_vec(),
-            password: found.password.clone(),
             peer: address,
         };
         {

@@ -133,8 +133,8 @@ impl Proof {
 pub enum Proven {
     /// With this key.
     Key(PublicKey),
-    /// With the password.
-    Password,
+    /// With the password that was [known as this](Authenticator::password_mark) when it was given.
+    Password(String),
     /// With a code.
     Code,
 }
@@ -145,7 +145,7 @@ impl Proven {
     pub fn method(&self) -> Method {
         match self {
             Proven::Key(_) => Method::PublicKey,
-            Proven::Password => Method::Password,
+            Proven::Password(_) => Method::Password,
             Proven::Code => Method::Code,
         }
     }
@@ -201,6 +201,12 @@ pub trait Authenticator: Send + Sync + 'static {
     /// # Errors
     /// It is not, or does not count now; why, for the log. The client never learns it.
     fn public_key(&self, user: &str, key: &PublicKey, peer: &Peer) -> Result<(), String>;
+
+    /// What tells the user's password of this moment from earlier and later ones, as its hash does. Asked before a password is
+    /// judged: one that is changed before the login is complete can be told from the one that was proven.
+    fn password_mark(&self, _user: &str) -> String {
+        String::new()
+    }
 
     /// Judges a proof, after those in `given`, all of the same user. Passwords are asked about two at a time at most.
     /// Unknown users must take the same time as known ones.

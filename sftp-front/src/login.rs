@@ -177,28 +177,33 @@ impl Login {
             Proof::Password(_) => self.server.hashing().acquire().await.ok(),
             _ => None,
         };
-        let proven = match &proof {
-            Proof::Key(key) => Proven::Key(key.clone()),
-            Proof::Password(_) => Proven::Password,
-            Proof::Code(_) => Proven::Code,
-        };
         let method = proof.method();
         let (peer, name, given) = (self.session.peer(), user.to_owned(), self.given.clone());
-        let step = self.server.ask(move |auth| auth.prove(&name, &given, &proof, &peer)).await;
+        let judged = self.server.ask(move |auth| {
+            let proven = match &proof {
+                Proof::Key(key) => Proven::Key(key.clone()),
+                Proof::Password(_) => Proven::Password(auth.password_mark(&name)),
+                Proof::Code(_) => Proven::Code,
+            };
+            (auth.prove(&name, &given, &proof, &peer), proven)
+        });
+        let judged = judged.await;
         drop(turn);
+        let Some((step, proven)) = judged else {
+            return self.refuse(user, "a fault of the server".to_owned());
+        };
         match step {
-            Some(Step::Complete) => {
+            Step::Complete => {
                 self.given.push(proven);
                 self.enter(user).await
             }
-            Some(Step::Next(methods)) => {
+            Step::Next(methods) => {
                 tracing::info!(session = self.session.id, user, ?method, "login goes on: one proof more is needed");
                 self.given.push(proven);
                 self.next = methods;
                 self.rejected(true)
             }
-            Some(Step::Refused(reason)) => self.refuse(user, reason),
-            None => self.refuse(user, "a fault of the server".to_owned()),
+            Step::Refused(reason) => self.refuse(user, reason),
         }
     }
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Logins by paramiko, step by step, as no ordinary client makes them.
 
-    logins.py PORT steps USER STEP...       each STEP is none, key:FILE, password:TEXT, code:TEXT or user:NAME (another name,
-                                            same connection); prints for each `in`, `next METHODS` or `refused METHODS`
+    logins.py PORT steps USER STEP...       each STEP is none, key:FILE, password:TEXT, code:TEXT, user:NAME (another name,
+                                            same connection) or run:COMMAND; prints for each proof `in`, `next METHODS` or `refused METHODS`
     logins.py PORT timing KNOWN UNKNOWN KEYFILE N
                                             N refusals each of a known and an unknown user, by key and by password; prints
                                             the p-values of a two-sided Mann-Whitney test
@@ -10,6 +10,7 @@
 import concurrent.futures
 import math
 import random
+import subprocess
 import sys
 import threading
 import time
@@ -60,6 +61,9 @@ def steps(port, user, todo):
     for what in todo:
         if what.startswith("user:"):
             user = what[5:]
+            continue
+        if what.startswith("run:"):
+            subprocess.run(what[4:], shell=True, check=True, stdout=subprocess.DEVNULL)
             continue
         print(step(transport, user, what), flush=True)
     transport.close()

@@ -52,7 +52,7 @@ pub(super) fn describe(proven: &Proven) -> String {
             ),
             None => format!("publickey {}", key.fingerprint),
         },
-        Proven::Password => "password".to_owned(),
+        Proven::Password(_) => "password".to_owned(),
         Proven::Code => "totp".to_owned(),
     }
 }
@@ -104,11 +104,11 @@ impl Judge<'_> {
     }
 
     /// Whether what was proven still holds.
-    pub(super) fn holds(&self, user: &User, given: &[Proven], password: &str) -> bool {
+    pub(super) fn holds(&self, user: &User, given: &[Proven]) -> bool {
         let steps: Vec<LoginStep> = given.iter().map(|proven| step_of(proven.method())).collect();
         let each = |proven: &Proven| match proven {
             Proven::Key(key) => self.signed(Some(user), key).is_ok(),
-            Proven::Password => user.password == password,
+            Proven::Password(hash) => user.password == *hash,
             Proven::Code => !user.totp.is_empty(),
         };
         self.barred(user).is_none() && user.login.after(&steps) == Progress::Complete && given.iter().all(each)
@@ -136,7 +136,8 @@ impl Judge<'_> {
                 .as_ref()
                 .is_some_and(|c| c.extensions.iter().any(|known| known == name))
         };
-        let untouched = options.no_touch_required || extended("no-touch-required");
+        // The line's word and the certificate's, where there are both.
+        let untouched = options.no_touch_required && (key.certificate.is_none() || extended("no-touch-required"));
         match key.presence {
             None if key.algorithm.starts_with("sk-") => Err("the security key's signature has no flags".to_owned()),
             Some(Presence { touched: false, .. }) if !untouched => Err("the security key was not touched".to_owned()),
@@ -177,7 +178,11 @@ impl Judge<'_> {
                 .collect(),
             Some(certificate) => known
                 .filter(|known| known.options.cert_authority)
-                .chain(self.core.config.sftp.user_ca.iter().cloned())
+                .chain(self.core.config.sftp.user_ca.iter().cloned().map(|mut trusted| {
+                    // It has no line of the user's: what its certificates say counts alone.
+                    trusted.options.no_touch_required = true;
+                    trusted
+                }))
                 .filter(|known| known.line == certificate.authority)
                 .map(|known| {
                     let options = self.options_fit(known.options)?;

@@ -289,6 +289,18 @@ fn codes_of_an_authenticator_app_are_the_second_step() {
     );
     // A code is no first step, whoever asks.
     assert_eq!(steps(&gateway, "ops", &[&next]), ["refused publickey,password"]);
+    // A password that is changed before the code comes was not proven.
+    user(&gateway, "night", "password,totp");
+    gateway.file("other", b"another password for the night\n");
+    let change = format!(
+        "run:{:?}",
+        gateway.command(&["user", "password", "night", "--password", "file:other"])
+    );
+    let secret = gateway.json(&["user", "totp", "night"])["totp_secret"].as_str().unwrap().to_owned();
+    let right = format!("code:{}", code(&secret, 0));
+    let answers = steps(&gateway, "night", &[&format!("password:{PASSWORD}"), &change, &right]);
+    assert_eq!(answers[0], "next keyboard-interactive");
+    assert!(answers[1].starts_with("refused"), "{answers:?}");
 }
 
 #[test]
@@ -632,13 +644,15 @@ fn security_keys_have_to_be_touched() {
             certify(&gateway, &authority, key, &["-I", "sk", "-n", &name]);
             assert_eq!(goes(key).code == 0, fits, "{kind} {}", key.display());
         }
-        certify(
-            &gateway,
-            &authority,
-            &untouched,
-            &["-I", "sk", "-n", &name, "-O", "no-touch-required"],
-        );
+        // Without it only if both say so, the certificate and the user's line.
+        let permissive = ["-I", "sk", "-n", &name, "-O", "no-touch-required"];
+        certify(&gateway, &authority, &untouched, &permissive);
+        assert_ne!(goes(&untouched).code, 0, "{kind}");
+        gateway.file("line", format!("cert-authority,no-touch-required {public}").as_bytes());
+        gateway.ok(&["user", "key", "rotate", &name, "--public-key", "line"]);
         assert_eq!(goes(&untouched).code, 0, "{kind}");
+        certify(&gateway, &authority, &untouched, &["-I", "sk", "-n", &name]);
+        assert_ne!(goes(&untouched).code, 0, "{kind}");
     }
 }
 
