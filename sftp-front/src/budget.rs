@@ -11,12 +11,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
-/// Bytes of requests that all channels of a connection may hold together, 256 per message included. Must exceed
-/// channels × ([`MAX_PACKET`](crate::MAX_PACKET) and its pieces) + one message, or unfinished packets could starve each other.
+/// Bytes of requests that all channels of a connection may hold together, 256 per message included. It exceeds
+/// [`MAX_CHANNELS`] × ([`MAX_PACKET`](crate::MAX_PACKET) and its pieces) + one message, or unfinished packets could starve each other.
 pub const REQUEST_BUDGET: usize = 4 << 20;
 /// What a connection holds without taking from the pool: one packet of the greatest length and what its pieces cost, so
 /// that it can always finish one.
 pub const OWN_SHARE: usize = 288 << 10;
+/// Most channels that one connection may have: so many unfinished packets fit into [`REQUEST_BUDGET`].
+pub const MAX_CHANNELS: usize = REQUEST_BUDGET / OWN_SHARE;
 /// Bytes of answers, beside data, that a connection may leave unread without taking from the pool.
 pub const OWN_ANSWERS: usize = 128 << 10;
 

@@ -1,6 +1,7 @@
 //! russh's callbacks for one connection: the login, the opening of channels, and a prompt refusal of everything that is not
 //! SFTP. russh's own default for most requests is silence, at which clients hang.
 
+use crate::budget::MAX_CHANNELS;
 use crate::host_keys::{ANNOUNCE, PROVE};
 use crate::login::Login;
 use crate::server::{NEAR_WINDOW, Server};
@@ -144,7 +145,8 @@ impl russh::server::Handler for Handler {
 
     async fn channel_open_session(&mut self, channel: Channel<Msg>, reply: ChannelOpenHandle, _: &mut Transport) -> Result<(), Error> {
         self.opened += 1;
-        let place = Place::take(&self.places, self.server.config().max_channels).filter(|_| self.opened <= MAX_CHANNELS_EVER);
+        let place =
+            Place::take(&self.places, self.server.config().max_channels.min(MAX_CHANNELS)).filter(|_| self.opened <= MAX_CHANNELS_EVER);
         match place {
             Some(place) => {
                 self.waiting.insert(channel.id(), (channel, place));

@@ -72,7 +72,8 @@ pub const KEYS: &[Key] = &[
     key("sftp.max_connections", Kind::Number(1, MANY), "200"),
     key("sftp.max_connections_per_ip", Kind::Number(1, MANY), "20"),
     key("sftp.max_unauthenticated", Kind::Number(1, MANY), "100"),
-    key("sftp.max_channels", Kind::Number(1, 1_000), "10"),
+    // sftp_front::MAX_CHANNELS.
+    key("sftp.max_channels", Kind::Number(1, 14), "10"),
     key("sftp.max_auth_tries", Kind::Number(1, 100), "6"),
     key("sftp.login_grace", Kind::Span, r#""30s""#),
     key("sftp.idle_timeout", Kind::Span, r#""30m""#),
