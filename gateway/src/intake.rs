@@ -224,19 +224,29 @@ fn wait(core: &Core, file: Arrived, state: UploadState, reason: &str) -> Result<
         created: file.replaces.as_ref().map_or(now, |old| old.created),
         updated: now,
     };
-    // It got another name while it was written: what it goes on with still has the old one.
-    let former = file.replaces.filter(|old| old.name != row.name);
-    put(core, row, blob, former)?;
+    put(core, row, blob, file.replaces)?;
     Ok(Landed::Waits(state))
 }
 
-fn put(core: &Core, row: UploadRow, blob: Option<Blob>, former: Option<UploadRow>) -> Result<(), JournalError> {
+fn put(core: &Core, row: UploadRow, blob: Option<Blob>, replaces: Option<UploadRow>) -> Result<(), JournalError> {
     let let_go = core.journal.write_blocking(move |tx| {
-        if let Some((key, bytes)) = &blob {
-            tx.put_blob(key, bytes)?;
+        let mut let_go = Vec::new();
+        // What came under the name since it was opened was promised; a part never was.
+        let present = tx.own_upload(&row.account, &row.station, &row.partner, &row.name, &row.owner)?;
+        let is_new = |present: UploadRow| replaces.as_ref().is_none_or(|old| old.store != present.store);
+        if row.state == UploadState::Part && present.is_some_and(is_new) {
+            let_go.push(row.store);
+        } else {
+            if let Some((key, bytes)) = &blob {
+                tx.put_blob(key, bytes)?;
+            }
+            let_go.extend(tx.put_upload(&row)?);
+            if replaces.as_ref().is_some_and(|old| old.name == row.name) {
+                return Ok(let_go);
+            }
         }
-        let mut let_go = Vec::from_iter(tx.put_upload(&row)?);
-        if let Some(former) = former
+        // It got another name while it was written: what it goes on with still has the old one.
+        if let Some(former) = replaces
             && tx.remove_upload(&former)?
         {
             let_go.push(former.store);

@@ -544,11 +544,12 @@ impl Engine {
             return Err(Fault::Failure("the handle is not open for writing".into()));
         };
         let len: usize = data.iter().map(Bytes::len).sum();
-        let offset = w.ledger.place(offset);
         w.attempt(|w| {
             if len == 0 {
                 return Ok(());
             }
+            w.ledger.check_append(offset)?;
+            let offset = w.ledger.place(offset);
             w.ledger.check(offset, len as u64)?;
             let pieces: Vec<IoSlice<'_>> = data.iter().map(|p| IoSlice::new(p)).collect();
             w.upload.write_pieces(offset, &pieces)?;

@@ -138,6 +138,19 @@ impl Ledger {
         if self.facts.how.append { self.facts.size } else { offset }
     }
 
+    /// Refuses a WRITE that its client would place behind the end of a file opened with APPEND: it goes on with more than is
+    /// there, as the size that it asked for was that of another upload of the name. Some clients always name 0.
+    pub(crate) fn check_append(&self, offset: u64) -> Result<(), Fault> {
+        let size = self.facts.size;
+        if self.facts.how.append && offset > size {
+            Err(Fault::Failure(format!(
+                "the file to go on with has {size} bytes here, not {offset}; upload it whole"
+            )))
+        } else {
+            Ok(())
+        }
+    }
+
     /// Refuses, before it is run, a WRITE that cannot be recorded.
     pub(crate) fn check(&self, offset: u64, len: u64) -> Result<(), Fault> {
         let end = offset.checked_add(len).filter(|end| i64::try_from(*end).is_ok());

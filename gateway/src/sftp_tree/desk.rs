@@ -1,7 +1,7 @@
 //! What a login has to know about names beyond the journal: uploads that are being written, and names whose file has
 //! moved on but about which clients still ask (sftp.md §4.6).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -25,9 +25,13 @@ struct Seen {
 
 #[derive(Default)]
 struct Names {
-    seen: HashMap<Key, Seen>,
+    seen: HashMap<Arc<Key>, Seen>,
+    /// The names in `seen`, each as often as it was remembered, oldest first, and until when it was to answer then.
+    order: VecDeque<(Arc<Key>, Millis)>,
     /// What is being written under a name, the latest last.
     live: HashMap<Key, Vec<Arc<Open>>>,
+    /// Users and their uploads that were removed while they were written: the bytes stay until their handles are closed.
+    removed: Vec<(String, Arc<Open>)>,
     sessions: HashSet<u64>,
     /// Session and path of a file that looks broken off unless its client looks back; one for each session.
     awaited: HashMap<u64, String>,
@@ -56,6 +60,8 @@ struct Fate {
     is_removed: bool,
     /// It is being decided about, too late for the above.
     is_ending: bool,
+    /// A later upload of its name has been finished: if this one breaks off, there is nothing to go on with.
+    is_outdone: bool,
 }
 
 impl Fate {
@@ -99,6 +105,20 @@ impl Live {
         self.open.fate().is_removed
     }
 
+    /// A later upload of its name has been finished.
+    pub(super) fn is_outdone(&self) -> bool {
+        self.open.fate().is_outdone
+    }
+
+    /// This upload has been finished: those of its name that began earlier are outdone.
+    pub(super) fn outdo(&self) {
+        let names = self.desk.names();
+        let key = (self.user.clone(), self.open.fate().path.clone());
+        let all = names.live.get(&key).into_iter().flatten();
+        let earlier = all.take_while(|open| !Arc::ptr_eq(open, &self.open));
+        earlier.for_each(|open| open.fate().is_outdone = true);
+    }
+
     /// The upload ends: from now on it can be neither renamed nor removed here. Its path at this moment, and `None` if it was
     /// removed.
     pub(super) fn end(&self) -> Option<String> {
@@ -111,6 +131,7 @@ impl Live {
 impl Drop for Live {
     fn drop(&mut self) {
         let mut names = self.desk.names();
+        names.removed.retain(|(_, open)| !Arc::ptr_eq(open, &self.open));
         let key = (std::mem::take(&mut self.user), self.open.fate().path.clone());
         if let Some(open) = names.live.get_mut(&key) {
             open.retain(|open| !Arc::ptr_eq(open, &self.open));
@@ -170,6 +191,7 @@ impl Desk {
                 path: path.to_owned(),
                 is_removed: false,
                 is_ending: false,
+                is_outdone: false,
             }),
         });
         let mut names = self.names();
@@ -188,8 +210,11 @@ impl Desk {
     /// The uploads of this user that are being written under a name are removed, as a file system would let go of the name
     /// of an open file; false if there are none.
     pub(super) fn remove_live(&self, user: &str, path: &str) -> bool {
-        let all = |_: &Open| true;
-        !self.names().take_open(user, path, all, |fate| fate.is_removed = true).is_empty()
+        let mut names = self.names();
+        let removed = names.take_open(user, path, |_| true, |fate| fate.is_removed = true);
+        let was_open = !removed.is_empty();
+        names.removed.extend(removed.into_iter().map(|open| (user.to_owned(), open)));
+        was_open
     }
 
     /// Those of this session get another name; false if there are none. What another session writes is not meant.
@@ -229,34 +254,36 @@ impl Desk {
             .collect()
     }
 
-    /// Number and bytes of this user's uploads that are being written.
+    /// Number and bytes of this user's uploads that are being written, or were and take room still.
     pub(super) fn live_total(&self, user: &str) -> (u64, u64) {
         let names = self.names();
-        let sizes = names
-            .live
-            .iter()
-            .filter(|((owner, _), _)| owner == user)
-            .flat_map(|(_, open)| open)
-            .map(|open| open.size());
-        sizes.fold((0, 0), |(files, bytes), size| (files + 1, bytes + size))
+        let written = names.live.iter().filter(|((owner, _), _)| owner == user).flat_map(|(_, open)| open);
+        let removed = names.removed.iter().filter(|(owner, _)| owner == user).map(|(_, open)| open);
+        written
+            .chain(removed)
+            .map(|open| open.size())
+            .fold((0, 0), |(files, bytes), size| (files + 1, bytes + size))
     }
 
     /// A file was accepted; its name goes on answering.
     pub(super) fn remember(&self, user: &str, path: &str, size: u64, mtime: u64, session: u64, now: Millis) {
         let mut names = self.names();
-        if names.seen.len() >= MAX_NAMES {
-            let Names { seen, sessions, .. } = &mut *names;
-            seen.retain(|_, seen| seen.until > now || sessions.contains(&seen.session));
-            if seen.len() >= MAX_NAMES {
-                seen.retain(|_, seen| seen.until > now + AFTERGLOW / 2);
+        while names.order.len() >= MAX_NAMES
+            && let Some((oldest, until)) = names.order.pop_front()
+        {
+            // It may have been remembered once more since.
+            if names.seen.get(&oldest).is_some_and(|seen| seen.until == until) {
+                names.seen.remove(&oldest);
             }
         }
+        let (name, until) = (Arc::new(key(user, path)), now + AFTERGLOW);
+        names.order.push_back((Arc::clone(&name), until));
         names.seen.insert(
-            (user.to_owned(), path.to_owned()),
+            name,
             Seen {
                 size,
                 mtime,
-                until: now + AFTERGLOW,
+                until,
                 session,
             },
         );
@@ -265,19 +292,19 @@ impl Desk {
     /// Size and time of a file that has moved on.
     pub(super) fn recall(&self, user: &str, path: &str, now: Millis) -> Option<(u64, u64)> {
         let names = self.names();
-        let seen = names.seen.get(&(user.to_owned(), path.to_owned()))?;
+        let seen = names.seen.get(&key(user, path))?;
         (seen.until > now || names.sessions.contains(&seen.session)).then_some((seen.size, seen.mtime))
     }
 
     /// The client set a time on a file that has moved on.
     pub(super) fn touch(&self, user: &str, path: &str, mtime: u64) {
-        if let Some(seen) = self.names().seen.get_mut(&(user.to_owned(), path.to_owned())) {
+        if let Some(seen) = self.names().seen.get_mut(&key(user, path)) {
             seen.mtime = mtime;
         }
     }
 
     pub(super) fn forget(&self, user: &str, path: &str) {
-        self.names().seen.remove(&(user.to_owned(), path.to_owned()));
+        self.names().seen.remove(&key(user, path));
     }
 }
 
@@ -329,6 +356,31 @@ mod tests {
     }
 
     #[test]
+    fn the_names_that_are_remembered_are_bounded() {
+        let desk = Desk::default();
+        desk.begin(1);
+        let path = |n: usize| format!("AS2/send/A/B/{n}");
+        (0..MAX_NAMES + 10).for_each(|n| desk.remember("u", &path(n), 1, 1, 1, 0));
+        assert_eq!(desk.names().seen.len(), MAX_NAMES);
+        assert_eq!(desk.recall("u", &path(9), 0), None, "the oldest went");
+        assert_eq!(desk.recall("u", &path(10), 0), Some((1, 1)));
+        (0..MAX_NAMES).for_each(|at| desk.remember("u", &path(0), 2, 2, 1, i64::try_from(at).unwrap()));
+        assert_eq!(desk.names().order.len(), MAX_NAMES);
+        assert_eq!(desk.names().seen.len(), 1);
+        assert_eq!(desk.recall("u", &path(0), 0), Some((2, 2)));
+    }
+
+    #[test]
+    fn a_finished_upload_outdoes_those_that_began_before_it() {
+        let desk = Arc::new(Desk::default());
+        let path = "AS2/send/A/B/f";
+        let [first, second, third] = [1, 2, 3].map(|session| desk.write("u", session, path, false).unwrap());
+        let other = desk.write("v", 4, path, false).unwrap();
+        second.outdo();
+        assert_eq!([&first, &second, &third, &other].map(Live::is_outdone), [true, false, false, false]);
+    }
+
+    #[test]
     fn uploads_in_work_are_seen_by_their_user() {
         let desk = Arc::new(Desk::default());
         let live = desk.write("u", 1, "AS2/send/A/B/f", true).unwrap();
@@ -370,7 +422,9 @@ mod tests {
         assert!(desk.remove_live("u", old));
         assert_eq!(removed.end(), None);
         let again = desk.write("u", 1, old, true).unwrap();
+        assert_eq!(desk.live_total("u").0, 2, "a removed one takes room until its handle is closed");
         drop(removed);
+        assert_eq!(desk.live_total("u").0, 1);
         assert_eq!(desk.live_size("u", old), Some(0), "the one of before takes nothing along");
         drop(again);
     }

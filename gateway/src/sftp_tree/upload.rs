@@ -89,13 +89,21 @@ impl Writing {
         }
         tree.core.storage.check_room().map_err(told)?;
         // Parallel uploads are looked at one after the other, or the last place in a quota would be given to all of them.
-        let live = {
+        let (live, others) = {
             let _turn = tree.desk.turn();
+            let others = tree.desk.live_size(&tree.user, &at.path).is_some();
             check_quotas(tree, &at, how)?;
             let live = tree.desk.write(&tree.user, tree.session, &at.path, how.exclusive);
-            live.ok_or_else(|| exists(&at))?
+            (live.ok_or_else(|| exists(&at))?, others)
         };
         let start = Start::of(tree, &at, how)?;
+        if how.append && others && start.draft.is_empty() {
+            // The size that its client saw is that of the other one.
+            return Err(Fault::Failure(format!(
+                "{} is being written by another session; try again when that has ended, or upload it whole",
+                at.name
+            )));
+        }
         let mut writing = Box::new(Self::begin(tree, at, how, start, live));
         writing.count_others()?;
         Ok(writing)
@@ -103,7 +111,7 @@ impl Writing {
 
     /// A new file of a user without quotas, the case of every day: it takes two looks into the journal's index and no more.
     pub(super) fn open_at_once(tree: &As2Tree, at: SendPath, how: &OpenHow) -> Option<Box<dyn Upload>> {
-        let is_new = how.create && !how.exclusive && how.declared_size.is_none();
+        let is_new = how.create && !how.exclusive && !how.append && how.declared_size.is_none();
         let is_free = tree
             .core
             .objects()
@@ -337,6 +345,10 @@ impl Start {
             Sent::Nothing if !how.create => Err(Fault::no_such_file()),
             Sent::Nothing => Ok(fresh(None)),
             Sent::Waits(_) | Sent::Message(_) if how.exclusive => Err(exists(at)),
+            Sent::Waits(row) if row.owner != tree.user && how.append => Err(Fault::PermissionDenied(format!(
+                "the {} that is there is another user's; upload yours whole",
+                at.name
+            ))),
             Sent::Waits(row) if row.owner != tree.user => Ok(fresh(None)),
             Sent::Waits(row) if how.truncate => Ok(fresh(Some(*row))),
             Sent::Waits(row) => Self::go_on(tree, *row),
@@ -602,8 +614,9 @@ impl Upload for Writing {
         if is_removed {
             return;
         }
-        // What lies behind a hole cannot be resumed.
-        let whole = if facts.gap { 0 } else { facts.size.min(this.draft.len()) };
+        // What lies behind a hole cannot be resumed, and what a later upload has outdone must not take its place.
+        let is_void = facts.gap || this.live.is_outdone();
+        let whole = if is_void { 0 } else { facts.size.min(this.draft.len()) };
         if this.draft.set_len(whole).is_ok() && (whole > 0 || facts.size_at_open > 0) {
             let (user, file) = (this.user.clone(), this.at.path.clone());
             this.keep_part("broken off");
@@ -637,6 +650,7 @@ struct End {
 impl End {
     fn of(self, landed: &Landed) {
         let now = now(&self.core);
+        self.live.outdo();
         drop(self.live);
         if self.looks_back && matches!(landed, Landed::Waits(UploadState::Parked)) {
             self.desk.awaits_look(self.session, &self.path);

@@ -579,6 +579,83 @@ fn what_was_broken_off_is_not_sent_by_a_close_that_adds_nothing() {
 }
 
 #[test]
+fn an_upload_is_gone_on_with_only_where_its_beginning_is() {
+    const REPUT: u32 = 0xe;
+    let pair = Pair::one_gateway();
+    let (half, tail) = (noise(30_000, 5), order(2));
+    let mut client = Packets::of(&pair.alice_user);
+    // A session that hangs: its bytes are not those of another one's handle, although STAT tells their number.
+    let mut hanging = Packets::of(&pair.alice_user);
+    let theirs = opened(&mut hanging, "hanging.bin", PUT);
+    writes(&mut hanging, &theirs, 0, &half);
+    let ask = |client: &mut Packets, name: &str| {
+        let path = string(format!("{SEND}/{name}").as_bytes());
+        client.ask(3, &[&path, &REPUT.to_be_bytes(), &[0; 4]])
+    };
+    let refused = ask(&mut client, "hanging.bin");
+    assert!(
+        refused.code() == Some(4) && String::from_utf8_lossy(&refused.text()).contains("another session"),
+        "{refused:?}"
+    );
+    drop(hanging);
+    let handle = wait_for("the part", || {
+        let opened = ask(&mut client, "hanging.bin");
+        (opened.kind == 102).then(|| string(&opened.text()))
+    });
+    let beyond = client.ask(6, &[&handle, &30_001_u64.to_be_bytes(), &string(&tail)]);
+    assert!(String::from_utf8_lossy(&beyond.text()).contains("upload it whole"), "{beyond:?}");
+    assert_ne!(client.ask(4, &[&handle]).code(), Some(0), "nothing is promised");
+    let handle = opened(&mut client, "hanging.bin", REPUT);
+    writes(&mut client, &handle, 30_000, &tail);
+    assert_eq!(client.ask(4, &[&handle]).code(), Some(0));
+    assert_eq!(pair.fetch(&pair.delivered("hanging.bin")), [half, tail.clone()].concat());
+    // What another user has parked is listed to all and gone on with by nobody else.
+    let handle = opened(&mut client, "shared.tmp", PUT);
+    writes(&mut client, &handle, 0, b"alice's");
+    assert_eq!(client.ask(4, &[&handle]).code(), Some(0));
+    let mut other = Packets::of(&pair.alice().user("second"));
+    let refused = ask(&mut other, "shared.tmp");
+    assert!(
+        refused.code() == Some(3) && String::from_utf8_lossy(&refused.text()).contains("another user"),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn an_upload_that_dies_takes_nothing_from_one_that_was_finished_after_it() {
+    let pair = Pair::one_with(&[("uploads.release_after", "\"3s\"")]);
+    for name in ["file.tmp", "file.edi"] {
+        let mut old = Packets::of(&pair.alice_user);
+        let handle = opened(&mut old, name, PUT);
+        writes(&mut old, &handle, 0, b"half of the first");
+        let mut new = Packets::of(&pair.alice_user);
+        let handle = opened(&mut new, name, PUT);
+        writes(&mut new, &handle, 0, &order(9));
+        assert_eq!(new.ask(4, &[&handle]).code(), Some(0), "the promise");
+        drop(old);
+        pair.alice().wait("the first to end", |gateway| {
+            let events = gateway.json(&["user", "log", "alice-erp"]);
+            let ends = events
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|event| event["kind"] == "user.upload_broken");
+            (ends.count() == if name == "file.tmp" { 1 } else { 2 }).then_some(())
+        });
+        assert_eq!(pair.alice_user.get(&format!("{SEND}/{name}")), order(9), "{name}");
+        if name == "file.tmp" {
+            let path = |name: &str| string(format!("{SEND}/{name}").as_bytes());
+            assert_eq!(new.ask(18, &[&path(name), &path("renamed.edi")]).code(), Some(0));
+            assert_eq!(pair.fetch(&pair.delivered("renamed.edi")), order(9));
+        } else {
+            assert_eq!(pair.alice_user.ls(SEND), [name], "nothing stands before the message");
+            assert_eq!(pair.fetch(&pair.delivered(name)), order(9));
+        }
+        assert!(pair.alice().json(&["upload", "list"]).as_array().unwrap().is_empty(), "{name}");
+    }
+}
+
+#[test]
 fn a_file_may_be_opened_for_reading_and_writing() {
     // Go's `Create` and SSH.NET's do.
     let pair = Pair::one_gateway();
