@@ -343,6 +343,7 @@ impl Gateway {
         core.storage.clear_spool()?;
         core.storage.partials().adopt()?;
         forget_lost_parts(&core)?;
+        adopt_jobless(&core).await?;
         let doors = Doors::bind(&core, &options).await?;
         doors.listening.remember(&core.journal).await?;
         let (stop, stopped) = watch::channel(false);
@@ -388,6 +389,15 @@ fn forget_lost_parts(core: &Core) -> Result<(), StartError> {
         .filter(|row| row.state == UploadState::Part && core.storage.open_staged(&row.store).is_err())
     {
         core.journal.write_blocking(move |tx| tx.remove_upload(&row))?;
+    }
+    Ok(())
+}
+
+/// A message in work that nobody would work on is a fault of ours, and not one to keep.
+async fn adopt_jobless(core: &Core) -> Result<(), StartError> {
+    let now = core.clock.now();
+    for id in core.journal.write(move |tx| tx.adopt_jobless(now)).await? {
+        tracing::warn!(id, "a message in work had no job; it has one now");
     }
     Ok(())
 }

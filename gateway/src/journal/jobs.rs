@@ -2,6 +2,7 @@
 
 use rusqlite::{OptionalExtension as _, params};
 
+use super::outbound::lane;
 use super::{JournalError, Result, Tx};
 use crate::clock::Millis;
 use crate::words;
@@ -122,15 +123,40 @@ impl Tx<'_> {
     pub fn claim_jobs(&self, found: Vec<Job>, owner: &str, now: Millis) -> Result<Vec<Job>> {
         let mut claimed = Vec::with_capacity(found.len());
         for mut job in found {
-            let mut update = self
-                .db
-                .prepare_cached("UPDATE job SET lease_owner = ?2, lease_until = ?3, fence = fence + 1 WHERE id = ?1 AND fence = ?4")?;
-            if update.execute(params![job.id, owner, now + LEASE, job.fence])? > 0 {
+            let mut update = self.db.prepare_cached(
+                "UPDATE job SET lease_owner = ?2, lease_until = ?3, fence = fence + 1 WHERE id = ?1 AND fence = ?4 AND message = ?5",
+            )?;
+            if update.execute(params![job.id, owner, now + LEASE, job.fence, job.message])? > 0 {
                 job.fence += 1;
                 claimed.push(job);
             }
         }
         Ok(claimed)
+    }
+
+    /// Gives a job to every message in work that has none. Nothing leaves one behind; if anything ever does, its message would
+    /// wait for ever, and its partner or its user was promised something. Gives their ids.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn adopt_jobless(&self, now: Millis) -> Result<Vec<String>> {
+        let sql = "SELECT id, account, station, partner, wanted, coalesce(next_try, ?1) FROM
+                (SELECT *, iif(direction = 'in', 'receive', 'send') AS wanted FROM message
+                 WHERE finished IS NULL AND state IN ('queued', 'sending', 'waiting-mdn', 'retrying', 'received')) AS open
+             WHERE NOT EXISTS (SELECT 1 FROM job WHERE job.kind = open.wanted AND job.message = open.id)";
+        let mut query = self.db.prepare_cached(sql)?;
+        let mut rows = query.query([now])?;
+        let mut adopted = Vec::new();
+        while let Some(row) = rows.next()? {
+            let (id, account): (String, String) = (row.get(0)?, row.get(1)?);
+            let lane = lane(&row.get::<_, String>(2)?, &row.get::<_, String>(3)?);
+            let kind: JobKind = row.get::<_, String>(4)?.parse().map_err(JournalError::Corrupt)?;
+            adopted.push((kind, account, id, lane, row.get(5)?));
+        }
+        for (kind, account, id, lane, due) in &adopted {
+            self.add_job(*kind, account, id, lane, *due)?;
+        }
+        Ok(adopted.into_iter().map(|(_, _, id, ..)| id).collect())
     }
 
     /// The lanes that have jobs, each found by one step in the index.

@@ -1,4 +1,4 @@
--- Version 5 (an older journal gets there by the steps in mod.rs). Times are UTC milliseconds. Every row carries its account.
+-- Version 6 (an older journal gets there by the steps in mod.rs). Times are UTC milliseconds. Every row carries its account.
 -- WITHOUT ROWID is for small rows only: of longer ones SQLite keeps the end in a page of their own, and every index would
 -- repeat the long keys.
 
@@ -52,7 +52,7 @@ CREATE INDEX message_payload ON message (detail ->> '$.payload') WHERE finished 
 CREATE INDEX message_raw ON message (detail ->> '$.raw') WHERE finished IS NULL;
 
 CREATE TABLE job (
-    id          INTEGER PRIMARY KEY,
+    id          INTEGER PRIMARY KEY AUTOINCREMENT,   -- never used again: who read a job claims that one or none
     kind        TEXT NOT NULL,
     account     TEXT NOT NULL,
     message     TEXT NOT NULL,

@@ -137,6 +137,82 @@ fn a_withdrawn_upload_frees_its_name_and_is_never_claimed() {
 }
 
 #[test]
+fn a_job_found_before_it_was_withdrawn_claims_nobody_elses() {
+    let (_dir, journal) = journal();
+    let (first, second) = (upload("a.edi", 10), upload("b.edi", 10));
+    let (id, wanted) = (first.message.id.clone(), second.message.id.clone());
+    journal.write_blocking(move |tx| tx.accept_upload(first, 10)).unwrap();
+    let everything = |_: &str, _: &str, _| Lane { width: 9, in_order: false };
+    let due = || {
+        journal
+            .read(|tx| tx.due_jobs(&[(JobKind::Send, 10)], "me", 10, &everything))
+            .unwrap()
+    };
+    let found = due();
+    assert_eq!(found.len(), 1);
+    // As a rename within the release delay does.
+    let renamed = journal.write_blocking(move |tx| {
+        tx.withdraw(id.as_str(), false, "cancelled", "test", 11)?;
+        tx.accept_upload(second, 11)
+    });
+    assert_eq!(renamed.unwrap(), Accepted::Queued);
+    let stale = journal.write_blocking(move |tx| tx.claim_jobs(found, "me", 12)).unwrap();
+    assert!(stale.is_empty(), "{stale:?}");
+    assert_eq!(due()[0].message, wanted.as_str());
+}
+
+#[test]
+fn a_message_in_work_without_a_job_gets_one() {
+    let (_dir, journal) = journal();
+    let ids: Vec<_> = [
+        ("a", State::Queued),
+        ("b", State::Held),
+        ("c", State::Failed),
+        ("d", State::Received),
+    ]
+    .into_iter()
+    .map(|(file, state)| {
+        let mut new = upload(file, 10);
+        new.message.state = state;
+        new.message.finished = state.is_final().then_some(10);
+        if state == State::Received {
+            new.message.direction = Direction::In;
+        }
+        let id = new.message.id.as_str().to_owned();
+        let gone = id.clone();
+        journal
+            .write_blocking(move |tx| {
+                tx.accept_upload(new, 10)?;
+                tx.finish_job(JobKind::Send, &gone)
+            })
+            .unwrap();
+        id
+    })
+    .collect();
+    accept(&journal, "e", 10);
+    let adopted = journal.write_blocking(|tx| tx.adopt_jobless(20)).unwrap();
+    assert_eq!(
+        adopted,
+        [ids[0].clone(), ids[3].clone()],
+        "neither held, nor final, nor one that has its job"
+    );
+    assert!(journal.write_blocking(|tx| tx.adopt_jobless(30)).unwrap().is_empty());
+    let kinds: Vec<_> = journal
+        .read(|tx| {
+            tx.due_jobs(&[(JobKind::Send, 9), (JobKind::Receive, 9)], "me", 20, &|_, _, _| Lane {
+                width: 9,
+                in_order: false,
+            })
+        })
+        .unwrap()
+        .into_iter()
+        .map(|job| (job.kind, job.message))
+        .filter(|(_, message)| ids.contains(message))
+        .collect();
+    assert_eq!(kinds, [(JobKind::Send, ids[0].clone()), (JobKind::Receive, ids[3].clone())]);
+}
+
+#[test]
 fn a_claimed_job_is_nobody_elses_until_its_process_is_gone() {
     let (_dir, journal) = journal();
     accept(&journal, "a.edi", 10);
@@ -364,8 +440,11 @@ fn old_journal(path: &Path, version: i64) -> Connection {
         )
         .unwrap();
     }
-    if version == 4 {
+    if version >= 4 {
         db.execute_batch(include_str!("step_4.sql")).unwrap();
+    }
+    if version == 5 {
+        db.execute_batch(STEPS[3]).unwrap();
     }
     db.execute_batch(
         "INSERT INTO message (id, account, direction, station, partner, state, file, created, updated, detail)
@@ -375,7 +454,8 @@ fn old_journal(path: &Path, version: i64) -> Connection {
          INSERT INTO entry (account, parent, name, version, area, message, is_dir, store, size, created, noncurrent)
             VALUES ('acme', 'AS2/raw-mdn/outgoing', 'm0.mdn', 0, 'raw-mdn', 'm0', 0, '', 4, 6, 7),
                    ('acme', 'AS2/raw-mdn/outgoing', 'm0.mdn', 1, 'raw-mdn', 'm0', 0, 'j:2', 5, 8, NULL);
-         INSERT INTO blob (key, bytes) VALUES ('j:1', x'01'), ('j:2', x'02');",
+         INSERT INTO blob (key, bytes) VALUES ('j:1', x'01'), ('j:2', x'02');
+         INSERT INTO job (id, kind, account, message, lane, due, fence, tries) VALUES (7, 'send', 'acme', 'm1', 'ALICE\nBOB', 5, 2, 3);",
     )
     .unwrap();
     db.pragma_update(None, "user_version", version).unwrap();
@@ -412,7 +492,13 @@ fn a_journal_of_an_older_version_becomes_one_of_today() {
         };
         assert_eq!(versions(&kept), [0, 1]);
         assert_eq!(kept.read(|tx| tx.unpublished(9, 9)).unwrap().len(), 1);
+        let jobs = claim(&kept, "me", 10, false);
+        let [job] = jobs.as_slice() else { panic!("{jobs:?}") };
+        assert_eq!((job.id, job.message.as_str(), job.fence, job.tries), (7, "m1", 3, 3));
+        let job = job.clone();
+        kept.write_blocking(move |tx| tx.end_job(&job)).unwrap();
         assert_eq!(accept(&kept, "a.edi", 10), Accepted::Queued);
+        assert_eq!(claim(&kept, "me", 10, false)[0].id, 8, "an id is not used again");
     }
 }
 
