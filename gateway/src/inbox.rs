@@ -31,13 +31,13 @@ use crate::journal::{Claim, Claimed, Job, JournalError, file_name};
 use crate::message::{Detail, Direction, Id, Message, State};
 use crate::outbox::FlowError;
 use crate::partnership::{Lack, Partnership};
-use crate::storage::{Draft, INLINE_MAX, Staged};
+use crate::storage::{Draft, INLINE_MAX, Staged, StorageError};
 use crate::{receipts, worker};
 
 pub use brake::Brake;
 pub(crate) use restart::oldest as oldest_part;
 
-/// How often a check that fails by a fault of ours is tried.
+/// How often a check is tried that fails by a fault of ours, other than one that [passes].
 const MAX_CHECKS: u32 = 20;
 /// Pause in milliseconds before a check that failed by a fault of ours is tried again.
 const PAUSE: Millis = 30_000;
@@ -467,16 +467,32 @@ fn give_back(core: &Arc<Core>, message: &Message, pause: Millis) {
 /// Finishes a message whose checker died or failed.
 ///
 /// # Errors
-/// Ours only.
+/// Ours only, and of those what a further try may not mend: the worker gives the job back, which counts the try.
 pub async fn recover(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
+    match check_again(core, &job).await {
+        Err(FlowError::Journal(JournalError::Conflict(_))) => Ok(()),
+        Err(error) if passes(&error) => {
+            postpone(core, &job, &error.to_string()).await;
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+async fn check_again(core: &Arc<Core>, job: &Job) -> Result<(), FlowError> {
     let id = job.message.clone();
     let Some(message) = core.journal.read_few(|tx| tx.message(&id))?.filter(|m| m.state == State::Received) else {
+        let job = job.clone();
         core.journal.write(move |tx| tx.end_job(&job)).await?;
         return Ok(());
     };
-    let pair = core
-        .partnership(&message.station, &message.partner)
-        .map_err(|lack| FlowError::Internal(lack.to_string()))?;
+    let pair = match core.partnership(&message.station, &message.partner) {
+        Ok(pair) => pair,
+        Err(lack) => {
+            postpone(core, job, &lack.to_string()).await;
+            return Ok(());
+        }
+    };
     let headers = as2_core::headers::Headers::parse(&message.detail.head()).map_err(|e| FlowError::Internal(e.to_string()))?;
     let receipt = ReceiptRequest::from_headers(&headers).unwrap_or_default();
     let taken = Taken {
@@ -490,14 +506,22 @@ pub async fn recover(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
         return check::give_up(core, taken).await;
     }
     tracing::info!(%id, "finishing a received message");
-    match check::check(core, &taken).await {
-        Err(FlowError::Journal(JournalError::Conflict(_))) | Ok(_) => Ok(()),
-        Err(error) => {
-            let due = core.clock.now() + PAUSE;
-            core.journal.write(move |tx| tx.put_back_job(job.id, job.fence, due)).await?;
-            Err(error)
-        }
+    check::check(core, &taken).await.map(drop)
+}
+
+/// Whether a check failed by what has nothing to do with the message, and ends without it: a full disk, a locked journal.
+fn passes(error: &FlowError) -> bool {
+    match error {
+        FlowError::Storage(StorageError::Missing(_)) | FlowError::Internal(_) => false,
+        FlowError::Storage(_) | FlowError::Journal(_) => true,
     }
+}
+
+/// Leaves a message to a later check, however many there were: it was promised, and is not rejected for what is lacking here.
+async fn postpone(core: &Core, job: &Job, why: &str) {
+    tracing::error!(id = job.message, why, "a received message cannot be checked yet");
+    let (id, fence, due) = (job.id, job.fence, core.clock.now() + PAUSE);
+    worker::insist(core, move |tx| tx.postpone_job(id, fence, due)).await;
 }
 
 type NewMessage = Result<(Message, Option<ReceiptRequest>), (Box<Message>, as2_core::Error)>;

@@ -454,4 +454,4 @@ pub fn with_changes(before: &Objects, changes: &[Change]) -> Objects {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

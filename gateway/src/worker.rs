@@ -177,3 +177,6 @@ async fn work(core: &Arc<Core>, job: Job) -> bool {
     }
     outcome.is_ok()
 }
+
+#[cfg(test)]
+mod tests;

@@ -224,6 +224,18 @@ impl Tx<'_> {
         held(changed)
     }
 
+    /// The same, without counting a try.
+    ///
+    /// # Errors
+    /// `Conflict` if the job has another holder.
+    pub fn postpone_job(&self, id: i64, fence: i64, due: Millis) -> Result<()> {
+        let changed = self
+            .db
+            .prepare_cached("UPDATE job SET due = ?3, lease_owner = NULL, lease_until = NULL WHERE id = ?1 AND fence = ?2")?
+            .execute(params![id, fence, due])?;
+        held(changed)
+    }
+
     /// Gives the check of a received message back to the workers, due later.
     ///
     /// # Errors

@@ -10,31 +10,38 @@ use super::certificates::{For, NewCertificate, Switch, Use, When};
 use super::stations::NewStation;
 use super::users::{KeySource, KeyWish};
 use super::*;
-use crate::clock::{Clock as _, ManualClock};
+use crate::clock::{Clock as _, ManualClock, Millis};
 use crate::config::Config;
+use crate::message::{Detail, Direction, Id, Message, State};
 use crate::partnership::Partnership;
 
 /// 2026-11-22T15:00:00Z.
 const START: i64 = 1_795_359_600_000;
 
-struct Place {
-    core: Arc<Core>,
-    clock: ManualClock,
-    _dir: tempfile::TempDir,
+pub(crate) struct Place {
+    pub(crate) core: Arc<Core>,
+    pub(crate) clock: ManualClock,
+    pub(crate) dir: tempfile::TempDir,
 }
 
-async fn place() -> Place {
+pub(crate) async fn place() -> Place {
+    place_with(|_| ()).await
+}
+
+/// The same, with a configuration that is changed before anything is opened.
+pub(crate) async fn place_with(change: impl FnOnce(&mut Config)) -> Place {
     let dir = tempfile::tempdir().unwrap();
-    let config = Config::load_with(None, Some(dir.path()), std::iter::empty()).unwrap();
+    let mut config = Config::load_with(None, Some(dir.path()), std::iter::empty()).unwrap();
+    change(&mut config);
     setup::set_up(&config).map(|_| ()).unwrap();
     assert_eq!(setup::set_up(&config).map(|_| ()).unwrap_err().code, "exists");
     let clock = ManualClock::at(START);
     let core = Core::open_with_clock(config, Arc::new(clock.clone())).unwrap();
     accounts::add(&core, "acme", &[], false).await.unwrap();
-    Place { core, clock, _dir: dir }
+    Place { core, clock, dir }
 }
 
-async fn station(core: &Core, id: &str) -> Station {
+pub(crate) async fn station(core: &Core, id: &str) -> Station {
     let new = NewStation {
         account: None,
         as2_id: id.to_owned(),
@@ -60,6 +67,58 @@ fn foreign(cn: &str) -> NewCertificate {
         bytes: pair.certificate.into(),
         passphrase: None,
         alias: None,
+    }
+}
+
+/// A pair that trades in plain.
+pub(crate) async fn plain_pair(core: &Core) {
+    station(core, "ALICE").await;
+    let bob = partners::NewPartner {
+        account: None,
+        as2_id: "BOB".to_owned(),
+        settings: pairs(&[
+            ("url", "http://192.0.2.1/as2"),
+            ("sign", "none"),
+            ("encrypt", "none"),
+            ("mdn", "sync"),
+            ("require_signed", "false"),
+            ("require_encrypted", "false"),
+        ]),
+        certificate: None,
+    };
+    partners::add(core, &bob, false).await.unwrap();
+    core.refresh_objects().unwrap();
+}
+
+/// A message between the two in this state, with its bytes under this key.
+pub(crate) fn message(direction: Direction, state: State, key: &str, now: Millis) -> Message {
+    Message {
+        id: Id::draw(now),
+        account: "acme".to_owned(),
+        direction,
+        station: "ALICE".to_owned(),
+        partner: "BOB".to_owned(),
+        message_id: String::new(),
+        state,
+        code: String::new(),
+        reason: String::new(),
+        file: "order.edi".to_owned(),
+        size: 3,
+        sha256: String::new(),
+        content_type: "text/plain".to_owned(),
+        subject: String::new(),
+        created: now,
+        updated: now,
+        finished: None,
+        attempts: 0,
+        next_try: None,
+        detail: Detail {
+            payload: key.to_owned(),
+            raw: key.to_owned(),
+            raw_size: 3,
+            mdn_mode: "sync".to_owned(),
+            ..Detail::default()
+        },
     }
 }
 
@@ -469,7 +528,7 @@ fn the_configuration_that_init_writes_is_valid() {
 
 #[tokio::test]
 async fn a_message_that_moved_since_it_was_seen_is_not_cancelled() {
-    let Place { core, clock, _dir } = place().await;
+    let Place { core, clock, dir: _dir } = place().await;
     station(&core, "ALICE").await;
     let new = super::partners::NewPartner {
         account: None,

@@ -1,0 +1,105 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use super::*;
+use crate::clock::ManualClock;
+use crate::journal::Claim;
+use crate::manage::partners;
+use crate::manage::tests::{Place, message, place_with, plain_pair};
+use crate::message::{Direction, Message, State};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Lets the time pass, and works on all that is due then; how many jobs that were.
+async fn round(core: &Arc<Core>, clock: &ManualClock, later: Duration) -> usize {
+    clock.advance(later);
+    let kinds = vec![(JobKind::Send, 64), (JobKind::Receive, 64)];
+    let jobs = claim(core, kinds).await.unwrap();
+    let found = jobs.len();
+    for job in jobs {
+        hold(Arc::clone(core), job, None, Arc::new(Notify::new())).await;
+    }
+    found
+}
+
+/// A message that was answered with a 2xx, and whose check was left to the worker.
+async fn receive(core: &Core, body: Option<&[u8]>) -> Message {
+    let now = core.clock.now();
+    let mut message = message(Direction::In, State::Received, "j:1", now);
+    message.message_id = "<1@bob>".to_owned();
+    message
+        .detail
+        .set_head(b"AS2-From: BOB\r\nAS2-To: ALICE\r\nMessage-ID: <1@bob>\r\nContent-Type: text/plain\r\n");
+    let claim = Claim {
+        message: message.clone(),
+        inline: body.map(|bytes| ("j:1".to_owned(), bytes.to_vec().into())),
+        owner: "a process that died".to_owned(),
+    };
+    core.journal.write(move |tx| tx.receive(claim, now)).await.unwrap();
+    message
+}
+
+fn found(core: &Core, message: &Message) -> Message {
+    core.journal.read(|tx| tx.expect_message(message.id.as_str())).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_rejects_nothing_that_was_promised() {
+    let Place { core, clock, dir: _dir } = place_with(|config| config.storage.min_free = u64::MAX).await;
+    plain_pair(&core).await;
+    let message = receive(&core, Some(b"abc")).await;
+    for _ in 0..30 {
+        assert_eq!(round(&core, &clock, MINUTE).await, 1);
+    }
+    assert_eq!(found(&core, &message).state, State::Received);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pair_that_lacks_something_for_a_while_rejects_nothing_that_was_promised() {
+    let Place { core, clock, dir: _dir } = place_with(|config| config.storage.min_free = 0).await;
+    plain_pair(&core).await;
+    let message = receive(&core, Some(b"abc")).await;
+    partners::remove(&core, None, "BOB", false).await.unwrap();
+    core.refresh_objects().unwrap();
+    for _ in 0..30 {
+        assert_eq!(round(&core, &clock, MINUTE).await, 1);
+    }
+    plain_pair_again(&core).await;
+    round(&core, &clock, MINUTE).await;
+    let message = found(&core, &message);
+    assert_eq!((message.state, message.code.as_str()), (State::Filed, ""), "{}", message.reason);
+}
+
+async fn plain_pair_again(core: &Core) {
+    let bob = partners::NewPartner {
+        account: None,
+        as2_id: "BOB".to_owned(),
+        settings: [
+            ("url", "http://192.0.2.1/as2"),
+            ("encrypt", "none"),
+            ("require_signed", "false"),
+            ("require_encrypted", "false"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .to_vec(),
+        certificate: None,
+    };
+    partners::add(core, &bob, false).await.unwrap();
+    core.refresh_objects().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_that_cannot_succeed_is_tried_as_often_as_is_said() {
+    let Place { core, clock, dir: _dir } = place_with(|config| config.storage.min_free = 0).await;
+    plain_pair(&core).await;
+    let message = receive(&core, None).await;
+    for n in 0..20 {
+        assert_eq!(found(&core, &message).state, State::Received, "after {n} checks");
+        assert_eq!(round(&core, &clock, MINUTE).await, 1);
+    }
+    round(&core, &clock, MINUTE).await;
+    let message = found(&core, &message);
+    assert_eq!(
+        (message.state, message.code.as_str()),
+        (State::Rejected, "unexpected-processing-error")
+    );
+}
