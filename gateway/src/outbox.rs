@@ -74,12 +74,13 @@ pub async fn work(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
 }
 
 async fn step(core: &Arc<Core>, job: &Job, message: Message) -> Result<(), FlowError> {
+    let seen = core.objects().version;
     let partnership = match core.partnership(&message.station, &message.partner) {
         Ok(partnership) => partnership,
-        Err(lack) => return outcome::not_now(core, job, message, "not-configured", &lack.to_string()).await,
+        Err(lack) => return outcome::not_now(core, job, message, seen, "not-configured", &lack.to_string()).await,
     };
     if partnership.partner.blocked.out() {
-        return outcome::not_now(core, job, message, "partner-blocked", "sending to this partner is blocked").await;
+        return outcome::not_now(core, job, message, seen, "partner-blocked", "sending to this partner is blocked").await;
     }
     if message.state == State::WaitingMdn {
         return outcome::mdn_is_missing(core, job, message, &partnership).await;
@@ -97,12 +98,33 @@ async fn step(core: &Arc<Core>, job: &Job, message: Message) -> Result<(), FlowE
         match compose::compose(core, message.clone(), &partnership).await? {
             Ok(packed) => packed,
             Err(trouble) if trouble.code == "bad-zip" => return outcome::give_up(core, job, message, trouble.code, &trouble.why).await,
-            Err(trouble) => return outcome::not_now(core, job, message, trouble.code, &trouble.why).await,
+            Err(trouble) => return outcome::not_now(core, job, message, seen, trouble.code, &trouble.why).await,
         }
     } else {
         (message, None)
     };
     attempt::attempt(core, job, message, blob, &partnership).await
+}
+
+/// Makes due what waits for settings, of every pair that may be sent to by now: for when objects changed.
+///
+/// # Errors
+/// The journal's.
+pub async fn look_again(core: &Arc<Core>) -> Result<(), JournalError> {
+    let (looking, now) = (Arc::clone(core), core.clock.now());
+    let ready = move || {
+        let mut pairs = looking.journal.read(|tx| tx.pairs_waiting())?;
+        pairs.retain(|(station, partner)| {
+            let pair = looking.partnership(station, partner);
+            pair.is_ok_and(|pair| !pair.partner.blocked.out())
+        });
+        Ok::<_, JournalError>(pairs)
+    };
+    let ready = tokio::task::spawn_blocking(ready).await.map_err(|_| JournalError::Closed)??;
+    if ready.is_empty() {
+        return Ok(());
+    }
+    core.journal.write_sure(move |tx| tx.hurry_waiting(&ready, now)).await
 }
 
 /// Renews the job's lease while the work beside it lasts.

@@ -13,7 +13,7 @@ use crate::lifecycle::SweepError;
 use crate::message::State;
 use crate::sftp_tree::Logins;
 use crate::storage::StorageError;
-use crate::{inbox, lifecycle, manage};
+use crate::{inbox, lifecycle, manage, outbox};
 
 /// How often a running server looks for objects changed by the command line.
 const OBJECTS_POLL: Duration = Duration::from_millis(300);
@@ -66,6 +66,9 @@ pub(super) async fn follow_objects(
             followed = version;
             logins.end_revoked(&front);
             tls.iter_mut().for_each(|door| door.follow(&core));
+            if let Err(error) = outbox::look_again(&core).await {
+                tracing::error!(%error, "what waits for settings waits for its next turn");
+            }
             core.wake();
         }
     }

@@ -135,6 +135,9 @@ impl Settlement {
     }
 }
 
+/// Codes of messages that wait for our own settings.
+const WAITING: &str = "code IN ('not-configured', 'partner-blocked', 'no-identity', 'no-certificate', 'cannot-compose')";
+
 /// The scope of a name window: station and partner, told apart by a byte that no AS2 id holds.
 fn scope(message: &Message) -> String {
     lane(&message.station, &message.partner)
@@ -323,6 +326,44 @@ impl Tx<'_> {
     /// The database's.
     pub fn release(&self, id: &str, now: Millis) -> Result<bool> {
         self.hurry_job(JobKind::Send, id, now)
+    }
+
+    /// A message goes on waiting for our own settings: its row says so already, and is as old as that.
+    ///
+    /// # Errors
+    /// `Conflict` if the job has another holder.
+    pub fn wait_on(&self, message: &Message, (job, fence): (i64, i64), due: Millis) -> Result<()> {
+        self.put_back_job(job, fence, due)?;
+        self.db
+            .prepare_cached("UPDATE message SET next_try = ?2 WHERE id = ?1")?
+            .execute(params![message.id.as_str(), due])?;
+        Ok(())
+    }
+
+    /// Station and partner of messages that wait for our own settings.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn pairs_waiting(&self) -> Result<Vec<(String, String)>> {
+        let sql = format!("SELECT DISTINCT station, partner FROM message WHERE finished IS NULL AND direction = 'out' AND {WAITING}");
+        let mut query = self.db.prepare_cached(&sql)?;
+        let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// Makes these due that wait for our own settings.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn hurry_waiting(&self, pairs: &[(String, String)], now: Millis) -> Result<()> {
+        let sql = format!(
+            "UPDATE job SET due = ?2 WHERE lane = ?1 AND kind = 'send' AND due > ?2
+             AND EXISTS (SELECT 1 FROM message WHERE id = job.message AND {WAITING})"
+        );
+        for (station, partner) in pairs {
+            self.db.prepare_cached(&sql)?.execute(params![lane(station, partner), now])?;
+        }
+        Ok(())
     }
 
     /// Puts a held, waiting or retrying message back to work at once with its stored bytes; a failed one with the bytes

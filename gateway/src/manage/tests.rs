@@ -12,6 +12,7 @@ use super::users::{KeySource, KeyWish};
 use super::*;
 use crate::clock::{Clock as _, ManualClock, Millis};
 use crate::config::Config;
+use crate::journal::NewUpload;
 use crate::message::{Detail, Direction, Id, Message, State};
 use crate::partnership::Partnership;
 
@@ -90,6 +91,12 @@ pub(crate) async fn plain_pair(core: &Core) {
     core.refresh_objects().unwrap();
 }
 
+/// Sets fields of BOB, known to everybody at once.
+pub(crate) async fn set_bob(core: &Core, settings: &[(&str, &str)]) {
+    partners::set(core, None, "BOB", &pairs(settings), false).await.unwrap();
+    core.refresh_objects().unwrap();
+}
+
 /// A message between the two in this state, with its bytes under this key.
 pub(crate) fn message(direction: Direction, state: State, key: &str, now: Millis) -> Message {
     Message {
@@ -120,6 +127,19 @@ pub(crate) fn message(direction: Direction, state: State, key: &str, now: Millis
             ..Detail::default()
         },
     }
+}
+
+/// Has the journal accept a message of ours that consists of these bytes.
+pub(crate) async fn accept(core: &Core, message: &Message, bytes: &[u8]) {
+    let now = core.clock.now();
+    let upload = NewUpload {
+        message: message.clone(),
+        window: None,
+        due: now,
+        inline: Some((message.detail.payload.clone(), bytes.to_vec().into())),
+        replaces: None,
+    };
+    core.journal.write(move |tx| tx.accept_upload(upload, now)).await.unwrap();
 }
 
 #[tokio::test]

@@ -18,6 +18,10 @@ use crate::receipts::{self, Evidence, Timing, Verdict};
 /// Attempts of the partner's own answer that we honour in `Retry-After`, at most.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
 
+/// The first wait of a message that our own set-up is not ready for, and the longest.
+const LEAST_WAIT: Duration = Duration::from_secs(60);
+const MOST_WAIT: Duration = Duration::from_secs(300);
+
 /// What becomes of a message after a try.
 #[derive(Debug)]
 pub(super) enum After {
@@ -427,26 +431,50 @@ pub(super) async fn mdn_is_missing(core: &Arc<Core>, job: &Job, mut message: Mes
     conclude(core, job, message, pair, after).await
 }
 
-/// Our own set-up is not ready for this message: it waits like after a failed try and heals by itself.
-pub(super) async fn not_now(core: &Arc<Core>, job: &Job, mut message: Message, code: &'static str, why: &str) -> Result<(), FlowError> {
+/// Our own set-up is not ready for this message: it waits, and goes out by itself once that is mended (`look_again`). Said once; a
+/// long queue to a partner that is blocked would fill the log and the events otherwise. `seen`: the version of the objects that
+/// this was judged by.
+pub(super) async fn not_now(
+    core: &Arc<Core>,
+    job: &Job,
+    mut message: Message,
+    seen: i64,
+    code: &'static str,
+    why: &str,
+) -> Result<(), FlowError> {
     let now = core.clock.now();
-    message.state = match message.state {
+    let state = match message.state {
         // What is unknown stays unknown.
         unknown @ (State::Sending | State::WaitingMdn) => unknown,
         _ if message.attempts == 0 && message.message_id.is_empty() => State::Queued,
         _ => State::Retrying,
     };
-    message.code = code.to_owned();
-    message.reason = why.to_owned();
-    message.detail.hint = "mend the settings; the message goes out by itself within a minute".to_owned();
-    message.updated = now;
-    let wait = millis(core.config.retry.initial.min(Duration::from_secs(60)));
-    message.next_try = Some(now + wait);
-    let expected = [message.state, State::Queued, State::Sending, State::Retrying, State::WaitingMdn];
-    let mut step = Settlement::new(message, &expected, "message.waiting");
-    step.fence = Some((job.id, job.fence));
-    step.next = Next::At(now + wait);
-    settle(core, step, now).await
+    let (id, claim) = (message.id.as_str().to_owned(), (job.id, job.fence));
+    let least = millis(core.config.retry.initial.min(LEAST_WAIT));
+    if message.state == state && message.code == code && message.reason == why {
+        // As long again as it waited already: the row is as old as the trouble.
+        let due = now + (now - message.updated).clamp(least, millis(MOST_WAIT));
+        core.journal.write_sure(move |tx| tx.wait_on(&message, claim, due)).await?;
+        tracing::debug!(id, code, "still waits for settings");
+    } else {
+        message.state = state;
+        message.code = code.to_owned();
+        message.reason = why.to_owned();
+        message.detail.hint = "mend the settings; the message goes out by itself within a minute".to_owned();
+        message.updated = now;
+        message.next_try = Some(now + least);
+        let expected = [message.state, State::Queued, State::Sending, State::Retrying, State::WaitingMdn];
+        let mut step = Settlement::new(message, &expected, "message.waiting");
+        step.fence = Some(claim);
+        step.next = Next::At(now + least);
+        settle(core, step, now).await?;
+    }
+    if core.objects().version != seen {
+        // Who hurried what waits for settings may have come before this one waited.
+        core.journal.write_sure(move |tx| tx.release(&id, now)).await?;
+        core.wake();
+    }
+    Ok(())
 }
 
 /// What no retry mends: the payload cannot be packaged, or its bytes are gone.

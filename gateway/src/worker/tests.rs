@@ -4,7 +4,7 @@ use super::*;
 use crate::clock::ManualClock;
 use crate::journal::Claim;
 use crate::manage::partners;
-use crate::manage::tests::{Place, message, place_with, plain_pair};
+use crate::manage::tests::{Place, accept, message, place, place_with, plain_pair, set_bob};
 use crate::message::{Direction, Message, State};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -102,4 +102,30 @@ async fn a_check_that_cannot_succeed_is_tried_as_often_as_is_said() {
         (message.state, message.code.as_str()),
         (State::Rejected, "unexpected-processing-error")
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_settings_says_so_once() {
+    let Place { core, clock, dir: _dir } = place().await;
+    plain_pair(&core).await;
+    set_bob(&core, &[("blocked", "out")]).await;
+    let message = message(Direction::Out, State::Queued, "j:1", core.clock.now());
+    accept(&core, &message, b"abc").await;
+    let mut rounds = 0;
+    for _ in 0..120 {
+        rounds += round(&core, &clock, Duration::from_secs(30)).await;
+    }
+    let told = core.journal.read(|tx| tx.events(0, None, None, 1_000)).unwrap();
+    assert_eq!(told.iter().filter(|event| event.kind == "message.waiting").count(), 1);
+    assert!((10..20).contains(&rounds), "{rounds} looks in an hour");
+    let waiting = found(&core, &message);
+    assert_eq!((waiting.state, waiting.code.as_str()), (State::Queued, "partner-blocked"));
+    assert!(waiting.next_try.unwrap() > core.clock.now(), "what is shown is true");
+    set_bob(&core, &[("max_parallel", "2")]).await;
+    outbox::look_again(&core).await.unwrap();
+    assert_eq!(round(&core, &clock, Duration::ZERO).await, 0, "it is blocked still");
+    set_bob(&core, &[("blocked", "none")]).await;
+    outbox::look_again(&core).await.unwrap();
+    assert_eq!(round(&core, &clock, Duration::ZERO).await, 1);
+    assert_eq!(found(&core, &message).attempts, 1);
 }

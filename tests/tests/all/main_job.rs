@@ -242,6 +242,23 @@ fn paramiko_finds_its_file_after_the_put_although_it_has_moved_on() {
 }
 
 #[test]
+fn what_a_block_kept_back_goes_out_when_it_is_lifted() {
+    let pair = Pair::one_with(&[("retry.initial", "\"60s\"")]);
+    pair.alice().ok(&["partner", "block", "BOB", "out"]);
+    pair.alice().restart();
+    pair.put("kept.edi", &order(8));
+    pair.alice().wait("the message to be kept back", |alice| {
+        let all = alice.messages_of("out", "kept.edi");
+        all.into_iter().find(|message| message["code"] == "partner-blocked")
+    });
+    let lifted = std::time::Instant::now();
+    pair.alice().ok(&["partner", "unblock", "BOB"]);
+    pair.delivered("kept.edi");
+    let took = lifted.elapsed().as_secs();
+    assert!(took < 20, "it waited for its turn: {took} s");
+}
+
+#[test]
 fn a_partner_that_is_away_is_tried_again_with_the_same_bytes() {
     let pair = Pair::two_gateways();
     pair.bob().kill9();
