@@ -331,13 +331,18 @@ async fn write(core: &Core, before: &Objects, changes: &[Change]) -> Result<bool
     let now = core.clock.now();
     let (version, changes) = (before.version, changes.to_vec());
     let events: Vec<_> = changes.iter().map(|change| describe(before, change)).collect();
+    let holds: Vec<_> = changes.iter().map(|change| changes_hold(before, change)).collect();
     let done = core.journal.write(move |tx| {
         let current = tx.fact("objects.version")?.and_then(|value| value.parse().ok()).unwrap_or(0);
         if version != current {
             return Ok(false);
         }
-        for (change, (kind, facts)) in changes.iter().zip(events) {
+        for ((change, (kind, facts)), hold) in changes.iter().zip(events).zip(holds) {
             carry_out(tx, change, now)?;
+            if let (true, Change::Put(Object::Partner(partner))) = (hold, change) {
+                // A legal hold covers what is there already (durability.md §9). This walks through all messages, and all else waits.
+                tx.hold_entries(&partner.account, "", &partner.as2_id, partner.hold)?;
+            }
             let subject = match change {
                 Change::Put(object) => object.name(),
                 Change::Remove(_, _, name) => name,
@@ -367,15 +372,20 @@ fn carry_out(tx: &Tx<'_>, change: &Change, now: crate::clock::Millis) -> crate::
     match change {
         Change::Put(Object::Account(account)) => tx.put_account(account, now),
         Change::Put(Object::Station(station)) => tx.put_station(station, now),
-        Change::Put(Object::Partner(partner)) => {
-            tx.put_partner(partner, now)?;
-            // A legal hold covers what is there already (durability.md §9).
-            tx.hold_entries(&partner.account, "", &partner.as2_id, partner.hold).map(|_| ())
-        }
+        Change::Put(Object::Partner(partner)) => tx.put_partner(partner, now),
         Change::Put(Object::Certificate(certificate)) => tx.put_certificate(certificate, now),
         Change::Put(Object::User(user)) => tx.put_user(user, now),
         Change::Remove(kind, account, name) => tx.remove_object(*kind, account, name).map(|_| ()),
     }
+}
+
+/// Whether a change lays a legal hold on what a partner has, or lifts it.
+fn changes_hold(before: &Objects, change: &Change) -> bool {
+    let Change::Put(Object::Partner(partner)) = change else {
+        return false;
+    };
+    let held = before.partner(&partner.account, &partner.as2_id).is_some_and(|old| old.hold);
+    held != partner.hold
 }
 
 /// The event of a change: `partner.changed`, with the names of the fields, never their values.

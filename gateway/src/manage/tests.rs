@@ -143,6 +143,31 @@ pub(crate) async fn accept(core: &Core, message: &Message, bytes: &[u8]) {
 }
 
 #[tokio::test]
+async fn a_hold_is_laid_on_what_is_there_only_when_it_changes() {
+    let Place { core, dir: _dir, .. } = place().await;
+    plain_pair(&core).await;
+    let message = message(Direction::Out, State::Failed, "j:1", START);
+    accept(&core, &message, b"abc").await;
+    let step = crate::outbox::finish(message.clone(), State::Failed, None, &[State::Failed], START);
+    core.journal.write(move |tx| tx.settle(&step, START)).await.unwrap();
+    let db = rusqlite::Connection::open(core.config.paths().db).unwrap();
+    let held = || {
+        db.query_row("SELECT sum(hold) > 0 FROM entry", [], |row| row.get::<_, bool>(0))
+            .unwrap()
+    };
+    set_bob(&core, &[("hold", "true")]).await;
+    assert!(held(), "what was there before");
+    db.execute("UPDATE entry SET hold = 0", []).unwrap();
+    set_bob(&core, &[("name", "Bob")]).await;
+    assert!(!held(), "no other field walks through the messages");
+    set_bob(&core, &[("hold", "false")]).await;
+    set_bob(&core, &[("hold", "true")]).await;
+    assert!(held());
+    set_bob(&core, &[("hold", "false")]).await;
+    assert!(!held());
+}
+
+#[tokio::test]
 async fn two_local_stations_become_each_others_partners() {
     let Place { core, .. } = place().await;
     let alice = station(&core, "ALICE").await;
