@@ -333,10 +333,7 @@ async fn deliver_late(
     let (from_dir, to_dir) = (format!("{from}/{}", message.id), format!("{to}/{}", message.id));
     // What is not at its place yet would be put to the old one behind our back.
     let publishing = Arc::clone(core);
-    let published = tokio::task::spawn_blocking(move || {
-        while publishing.storage.publish_batch()?.placed > 0 {}
-        Ok::<_, crate::storage::StorageError>(())
-    });
+    let published = tokio::task::spawn_blocking(move || publishing.storage.publish_listed());
     published.await.map_err(|e| FlowError::Internal(e.to_string()))??;
     let entries: Vec<_> = core
         .journal

@@ -155,3 +155,52 @@ fn after_a_kill_all_is_held_and_after_a_power_cut_what_was_synced() {
     assert_eq!(kept.held(0).unwrap(), Held::Part(100_000));
     assert_eq!(fresh.held(0).unwrap(), Held::Nothing);
 }
+
+/// Lists a small file to be published.
+fn list(storage: &Storage, name: &str) {
+    use crate::journal::{Filing, NewEntry};
+    use crate::layout::Area;
+    use crate::message::{Direction, State};
+    let staged = Staged::small(b"abc".to_vec());
+    let filing = Filing {
+        message: crate::manage::tests::message(Direction::In, State::Rejected, &staged.key, 1),
+        entries: vec![NewEntry::file(
+            Area::RawMdn,
+            "AS2/raw-mdn/outgoing".to_owned(),
+            name,
+            &staged.key,
+            3,
+        )],
+        blobs: staged.blob().into_iter().collect(),
+        mdn: None,
+        post_mdn_at: None,
+    };
+    storage.journal.write_blocking(move |tx| tx.record_refused(&filing, 1)).unwrap();
+}
+
+#[test]
+fn what_is_listed_is_published_while_more_keeps_coming() {
+    let (dir, storage) = storage();
+    list(&storage, "first");
+    let stop = AtomicBool::new(false);
+    let (began, limit) = (Instant::now(), std::time::Duration::from_secs(5));
+    let took = std::thread::scope(|scope| {
+        for lister in 0..2 {
+            let (storage, stop) = (&storage, &stop);
+            scope.spawn(move || {
+                let mut n = 0;
+                while !stop.load(Ordering::Relaxed) && began.elapsed() < limit {
+                    list(storage, &format!("{lister}-{n}"));
+                    n += 1;
+                }
+            });
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        storage.publish_listed().unwrap();
+        let took = began.elapsed();
+        stop.store(true, Ordering::Relaxed);
+        took
+    });
+    assert!(took < limit, "{took:?}");
+    assert!(dir.path().join("tree/mftg-acme/AS2/raw-mdn/outgoing/first").is_file());
+}
