@@ -2,12 +2,12 @@
 //! kind has slots of its own, and each pair a share of them.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
-use crate::clock::Millis;
+use crate::clock::{Millis, millis};
 use crate::gateway::Core;
 use crate::journal::{self, Job, JobKind, JournalError, Lane, Objects, Tx};
 use crate::partner::Partner;
@@ -26,6 +26,25 @@ const CHECK_SLOTS: usize = 8;
 const MDN_SLOTS: usize = 64;
 /// The part of these that one pair may have; less where its `max_parallel` is.
 const MDN_SHARE: u32 = 8;
+
+/// A clock that is set back by less is no matter.
+const STEP: Millis = 5_000;
+
+/// Sees that the clock was set back: what was due in a minute would be due in a minute and as much as that.
+struct Steps(Instant, Millis);
+
+impl Steps {
+    fn new(now: Millis) -> Self {
+        Steps(Instant::now(), now)
+    }
+
+    /// By how much since it was asked last, if it was.
+    fn back(&mut self, now: Millis) -> Option<Millis> {
+        let expected = self.1 + millis(self.0.elapsed());
+        *self = Steps::new(now);
+        Some(expected - now).filter(|step| *step > STEP)
+    }
+}
 
 /// Slots for each kind of job: one whose partners do not answer leaves the other kinds theirs.
 struct Slots([(JobKind, Arc<Semaphore>); 3]);
@@ -58,9 +77,13 @@ impl Slots {
 pub async fn run(core: Arc<Core>, wake: Arc<Notify>, mut stop: watch::Receiver<bool>) {
     let slots = Slots::new(&core);
     let mut running = JoinSet::new();
+    let mut steps = Steps::new(core.clock.now());
     loop {
         if *stop.borrow() {
             break;
+        }
+        if let Some(step) = steps.back(core.clock.now()) {
+            set_back(&core, step).await;
         }
         let found = match claim(&core, slots.free()).await {
             Ok(jobs) => {
@@ -88,6 +111,15 @@ pub async fn run(core: Arc<Core>, wake: Arc<Notify>, mut stop: watch::Receiver<b
         }
     }
     while running.join_next().await.is_some() {}
+}
+
+/// All waits are as long as they were before the clock was set back.
+async fn set_back(core: &Core, step: Millis) {
+    tracing::warn!(seconds = step / 1000, "the clock was set back");
+    let now = core.clock.now();
+    if let Err(error) = core.journal.write_sure(move |tx| tx.pull_jobs(step, now)).await {
+        tracing::error!(%error, "jobs wait longer by what the clock was set back");
+    }
 }
 
 /// Works on a job, and gives its slot back.

@@ -52,7 +52,8 @@ pub(super) fn damped(core: &Core, taken: &Taken, row: &InboundRow) -> Result<Opt
     if row.state != State::Rejected || row.raw_sha256 != taken.message.detail.raw_sha256 {
         return Ok(None);
     }
-    if core.clock.now() - row.updated >= DAMPER || core.journal.read(|tx| tx.objects_changed_at())? > row.updated {
+    // One of the future is from before the clock was set back: it would damp for as long as that was.
+    if !(0..DAMPER).contains(&(core.clock.now() - row.updated)) || core.journal.read(|tx| tx.objects_changed_at())? > row.updated {
         return Ok(None);
     }
     let first = core.journal.read(|tx| tx.message(&row.message))?;
@@ -319,5 +320,48 @@ fn discard_parts(core: &Core, found: Found) {
         for part in parts {
             core.storage.discard(&part.staged.key);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::journal::NewUpload;
+    use crate::manage::tests::{Place, message, place, plain_pair};
+    use crate::message::Direction;
+
+    #[tokio::test]
+    async fn a_rejection_of_the_future_damps_nothing() {
+        let Place { core, dir: _dir, .. } = place().await;
+        plain_pair(&core).await;
+        let now = core.clock.now();
+        let first = message(Direction::In, State::Rejected, "j:1", now);
+        let upload = NewUpload {
+            message: first.clone(),
+            window: None,
+            due: now,
+            inline: None,
+            replaces: None,
+        };
+        core.journal.write(move |tx| tx.accept_upload(upload, now)).await.unwrap();
+        let row = |updated| InboundRow {
+            message: first.id.as_str().to_owned(),
+            state: State::Rejected,
+            raw_sha256: String::new(),
+            mic: String::new(),
+            mdn_headers: Some(String::new()),
+            mdn_body: Some(Vec::new()),
+            updated,
+        };
+        let taken = Taken {
+            pair: core.partnership("ALICE", "BOB").unwrap(),
+            message: first.clone(),
+            receipt: None,
+            source: None,
+        };
+        let damps = |updated| damped(&core, &taken, &row(updated)).unwrap().is_some();
+        assert!(damps(now));
+        assert!(!damps(now + 1), "the clock was set back since");
     }
 }

@@ -236,6 +236,17 @@ impl Tx<'_> {
         held(changed)
     }
 
+    /// Has everything that waits be due so much earlier: the clock was set back.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn pull_jobs(&self, step: Millis, now: Millis) -> Result<()> {
+        self.db
+            .prepare_cached("UPDATE job SET due = due - ?1 WHERE due > ?2")?
+            .execute([step, now])?;
+        Ok(())
+    }
+
     /// Gives the check of a received message back to the workers, due later.
     ///
     /// # Errors

@@ -129,3 +129,21 @@ async fn what_waits_for_settings_says_so_once() {
     assert_eq!(round(&core, &clock, Duration::ZERO).await, 1);
     assert_eq!(found(&core, &message).attempts, 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_back_makes_no_wait_longer() {
+    let Place { core, clock, dir: _dir } = place().await;
+    plain_pair(&core).await;
+    let mut steps = Steps::new(core.clock.now());
+    clock.advance(60 * MINUTE);
+    assert_eq!(steps.back(core.clock.now()), None);
+    set_bob(&core, &[("blocked", "out")]).await;
+    accept(&core, &message(Direction::Out, State::Queued, "j:1", core.clock.now()), b"abc").await;
+    assert_eq!(round(&core, &clock, Duration::ZERO).await, 1);
+    assert_eq!(round(&core, &clock, MINUTE / 4).await, 0, "it waits for half a minute");
+    clock.set_back(60 * MINUTE);
+    let step = steps.back(core.clock.now()).unwrap();
+    set_back(&core, step).await;
+    assert_eq!(round(&core, &clock, Duration::ZERO).await, 0);
+    assert_eq!(round(&core, &clock, MINUTE).await, 1);
+}
