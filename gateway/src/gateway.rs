@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use crate::certificate::Certificate;
 use crate::clock::{Clock, Millis, SystemClock};
 use crate::config::{self, Config};
-use crate::helper::SpareCores;
+use crate::helper::{SpareCores, Turns};
 use crate::inbox::Brake;
 use crate::journal::{Journal, JournalError, Objects, UploadState};
 use crate::partnership::{Lack, Partnership, PartnershipCache};
@@ -55,6 +55,8 @@ pub struct Core {
     pub crypto: Arc<Semaphore>,
     /// A second processor for a large message while others have nothing to do.
     pub(crate) spare: Arc<SpareCores>,
+    /// Of messages whose MIC is computed again.
+    pub(crate) mic_turns: Turns,
     /// Slows down who sends what does not decrypt.
     pub brake: Brake,
     /// Counters.
@@ -181,6 +183,7 @@ impl Core {
             poster: Poster::new(),
             spare: Arc::new(SpareCores::new(Arc::clone(&crypto), cores)),
             crypto,
+            mic_turns: Turns::default(),
             brake: Brake::default(),
             metrics: Registry::new(),
             objects: RwLock::new(Arc::new(objects)),

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use as2_core::helper::Helper;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, MutexGuard, OwnedSemaphorePermit, Semaphore};
 
 use crate::gateway::Core;
 use crate::outbox::FlowError;
@@ -34,6 +34,20 @@ pub(crate) async fn with_permit<T: Send + 'static>(
         done
     });
     work.await.map_err(|e| FlowError::Internal(e.to_string()))
+}
+
+/// One at a time for each message. A few messages share a turn.
+#[derive(Default)]
+pub(crate) struct Turns([Mutex<()>; 16]);
+
+impl Turns {
+    /// Waits for the turn of a message.
+    pub(crate) async fn take(&self, message: &str) -> MutexGuard<'_, ()> {
+        let sum = message
+            .bytes()
+            .fold(0, |sum: usize, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        self.0[sum % self.0.len()].lock().await
+    }
 }
 
 /// Lends threads to the cryptographic work on large messages. With few messages in work the digest runs beside the cipher; with

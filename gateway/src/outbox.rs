@@ -20,7 +20,7 @@ use crate::message::{Message, State};
 use crate::storage::StorageError;
 
 pub(crate) use attempt::target;
-pub(crate) use compose::mic_with;
+pub(crate) use compose::add_mics;
 pub use compose::receipt_request;
 pub use outcome::retry_wait;
 pub(crate) use outcome::{figures, finish, keep, next_wait, wait_asked};

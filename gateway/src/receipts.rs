@@ -183,7 +183,7 @@ pub(crate) async fn take_async(core: &Arc<Core>, pair: &Arc<Partnership>, eviden
     let id = answered(&evidence.mdn.mdn).to_owned();
     let found = core.journal.read_few(|tx| tx.sent_by_message_id(&id))?;
     let ours = |m: &&Message| m.station == pair.station.as2_id && m.partner == pair.partner.as2_id;
-    let Some(message) = found.iter().find(ours).cloned() else {
+    let Some(mut message) = found.iter().find(ours).cloned() else {
         let kept = keep_unknown(core, &evidence);
         tracing::warn!(
             station = pair.station.as2_id,
@@ -194,7 +194,11 @@ pub(crate) async fn take_async(core: &Arc<Core>, pair: &Arc<Partnership>, eviden
         );
         return Ok(());
     };
-    let verdict = verdict(core, &message, pair, &evidence, Timing::Async).await?;
+    if message.state.is_final() && !may_be_late(&message) {
+        // Whatever it says; its MIC may be one that would have to be computed.
+        return keep_beside(core, message, &evidence, core.clock.now(), "mdn.repeated").await;
+    }
+    let verdict = verdict(core, &mut message, pair, &evidence, Timing::Async).await?;
     apply(core, message, verdict, evidence).await
 }
 
@@ -254,9 +258,14 @@ fn keep_unknown(core: &Core, evidence: &Evidence) -> Option<String> {
     }
 }
 
+/// Given up without a word of its partner, which may still come.
+fn may_be_late(message: &Message) -> bool {
+    message.state == State::Failed && matches!(message.code.as_str(), "no-mdn" | "not-delivered")
+}
+
 async fn apply(core: &Arc<Core>, message: Message, verdict: Verdict, evidence: Evidence) -> Result<(), FlowError> {
     let now = core.clock.now();
-    let late = message.state == State::Failed && matches!(message.code.as_str(), "no-mdn" | "not-delivered");
+    let late = may_be_late(&message);
     let open = [State::Sending, State::WaitingMdn, State::Retrying, State::Held, State::Queued];
     let step = match verdict {
         Verdict::Delivered { mut marks } if late => {
@@ -367,3 +376,6 @@ async fn deliver_late(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use crate::clock::{Millis, compact, millis};
 use crate::config::show_duration;
 use crate::event::NewEvent;
 use crate::layout::{self, Area};
-use crate::message::{Message, State};
+use crate::message::{Message, MicRecord, State};
 use crate::random::random;
 use crate::storage::Staged;
 
@@ -446,6 +446,16 @@ impl Tx<'_> {
             return Ok(Vec::new());
         }
         self.forget_unnamed(vec![message.detail.payload.clone(), message.detail.raw.clone()])
+    }
+
+    /// Keeps digests of a sent message's content that were computed after it was packaged.
+    ///
+    /// # Errors
+    /// `NotFound` if it is forgotten.
+    pub fn add_mics(&self, id: &str, mics: Vec<MicRecord>) -> Result<()> {
+        let mut message = self.expect_message(id)?;
+        message.detail.mics.extend(mics);
+        self.update_message(&message, &[message.state])
     }
 
     /// Writes what is known so far and keeps the job: composed bytes, an attempt that begins.

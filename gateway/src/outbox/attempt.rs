@@ -44,7 +44,7 @@ pub(super) async fn attempt(
     let posted = restart::post(core, &message, &pair.partner, &target(core, pair, &pair.partner.url)).await?;
     record(&mut message, &posted, core.clock.now() - began);
     let posted = posted.outcome;
-    let after = outcome::judge(core, &message, pair, posted.as_ref()).await?;
+    let after = outcome::judge(core, &mut message, pair, posted.as_ref()).await?;
     let mut step = outcome::step(core, message, pair, after);
     step.fence = Some(claim);
     keep_evidence(&mut step, posted.is_ok());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use as2_core::algorithm::Digest;
 use as2_core::cert::Identity;
-use as2_core::compose::{Composed, Composer, Encryption, Finished, Outgoing, PartMeta, Signing, TransferEncoding};
+use as2_core::compose::{Candidate, Composed, Composer, Encryption, Finished, Outgoing, PartMeta, Signing, TransferEncoding};
 use as2_core::id::As2Id;
 use as2_core::message_id::MessageId;
 use as2_core::mic::Mic;
@@ -118,14 +118,7 @@ fn note(message: &mut Message, composed: &Composed, pair: &Partnership) {
     detail.set_head(&composed.headers.to_bytes());
     message.message_id = composed.headers.get("Message-ID").unwrap_or_default().to_owned();
     detail.mic = composed.mic.as_ref().map(ToString::to_string).unwrap_or_default();
-    detail.mics = composed
-        .mics
-        .iter()
-        .map(|c| MicRecord {
-            what: c.what.to_string(),
-            mic: c.mic.to_string(),
-        })
-        .collect();
+    detail.mics = composed.mics.iter().cloned().map(record).collect();
     detail.url.clone_from(&partner.url);
     detail.signed = partner.sign.map(|digest| digest.to_string()).unwrap_or_default();
     detail.encrypted = partner.encrypt.map(|cipher| cipher.to_string()).unwrap_or_default();
@@ -311,28 +304,58 @@ pub fn receipt_request(core: &Core, pair: &Partnership) -> Option<ReceiptRequest
     Some(request)
 }
 
-/// The digests of a message's content under an algorithm that was not computed while packaging: an MDN named it.
-pub(crate) async fn mic_with(core: &Arc<Core>, message: &Message, pair: &Arc<Partnership>, digest: Digest) -> Result<Vec<Mic>, FlowError> {
-    let (core, pair, message) = (Arc::clone(core), Arc::clone(pair), message.clone());
-    let work = tokio::task::spawn_blocking(move || -> Result<Vec<Mic>, ComposeError> {
-        let payload = payload_of(&core, &message)?;
-        let source = Source::of(&message, &pair, &payload)?;
-        let mut outgoing = outgoing(&core, &message, &pair, &source)?;
-        outgoing.also_digest = vec![digest];
-        let mut draft = core.storage.draft();
-        let composed = run(&core.storage, Composer::new(outgoing)?, &source, &payload, &mut draft)?;
-        Ok(composed
-            .mics
-            .into_iter()
-            .map(|c| c.mic)
-            .filter(|mic| mic.digest == digest)
-            .collect())
-    });
-    match work.await.map_err(|e| FlowError::Internal(e.to_string()))? {
-        Ok(mics) => Ok(mics),
-        Err(ComposeError::Storage(error)) => Err(error.into()),
+/// Adds the digests of a message's content under an algorithm that was not computed while packaging: an MDN named it. The row
+/// keeps them, so that the next MDN that does costs nothing.
+pub(crate) async fn add_mics(core: &Arc<Core>, message: &mut Message, pair: &Arc<Partnership>, digest: Digest) -> Result<(), FlowError> {
+    let id = message.id.as_str().to_owned();
+    let _turn = core.mic_turns.take(&id).await;
+    let known = core
+        .journal
+        .read_few(|tx| tx.message(&id))?
+        .map(|row| row.detail.mics)
+        .unwrap_or_default();
+    let is_ours = |record: &MicRecord| Mic::parse(&record.mic).is_ok_and(|mic| mic.digest == digest);
+    if known.iter().any(is_ours) {
+        message.detail.mics = known;
+        return Ok(());
+    }
+    let (pair, packaged) = (Arc::clone(pair), message.clone());
+    let mics = match with_permit(core, move |core| digests(core, &packaged, &pair, digest)).await? {
+        Ok(mics) => mics,
+        Err(ComposeError::Storage(error)) => return Err(error.into()),
         // The settings changed since: then nothing can be compared, and the MIC does not match.
-        Err(ComposeError::Trouble(_)) => Ok(Vec::new()),
+        Err(ComposeError::Trouble(_)) => return Ok(()),
+    };
+    message.detail.mics.extend(mics.iter().cloned());
+    core.journal.write_sure(move |tx| tx.add_mics(&id, mics)).await?;
+    Ok(())
+}
+
+/// What a message's content digests to.
+fn digests(core: &Core, message: &Message, pair: &Partnership, digest: Digest) -> Result<Vec<MicRecord>, ComposeError> {
+    let payload = payload_of(core, message)?;
+    let source = Source::of(message, pair, &payload)?;
+    let mut outgoing = outgoing(core, message, pair, &source)?;
+    outgoing.also_digest = vec![digest];
+    if outgoing.sign.is_some() {
+        // The digest is taken of what is signed, which lies inside.
+        outgoing.encrypt = None;
+    }
+    let composed = run(
+        &core.storage,
+        Composer::new(outgoing)?,
+        &source,
+        &payload,
+        &mut core.storage.draft(),
+    )?;
+    let ours = composed.mics.into_iter().filter(|found| found.mic.digest == digest);
+    Ok(ours.map(record).collect())
+}
+
+fn record(found: Candidate) -> MicRecord {
+    MicRecord {
+        what: found.what.to_string(),
+        mic: found.mic.to_string(),
     }
 }
 

@@ -55,7 +55,7 @@ pub(super) enum After {
 /// Judges what a try came to.
 pub(super) async fn judge(
     core: &Arc<Core>,
-    message: &Message,
+    message: &mut Message,
     pair: &Arc<Partnership>,
     posted: Result<&Answer, &PostError>,
 ) -> Result<After, FlowError> {

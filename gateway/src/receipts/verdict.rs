@@ -47,7 +47,7 @@ pub enum Verdict {
 /// Judges an MDN against the message that it answers (as2.md §5.4, reference README points 3 and 4).
 pub(crate) async fn verdict(
     core: &Arc<Core>,
-    message: &Message,
+    message: &mut Message,
     pair: &Arc<Partnership>,
     evidence: &Evidence,
     timing: Timing,
@@ -185,7 +185,7 @@ fn candidates(message: &Message) -> Vec<Mic> {
 }
 
 /// Rule 4: a positive MDN needs a MIC that is ours.
-async fn check_mic(core: &Arc<Core>, message: &Message, pair: &Arc<Partnership>, mdn: &Mdn) -> Result<Verdict, FlowError> {
+async fn check_mic(core: &Arc<Core>, message: &mut Message, pair: &Arc<Partnership>, mdn: &Mdn) -> Result<Verdict, FlowError> {
     let Some(mic) = &mdn.mic else {
         if let Some(text) = &mdn.unreadable_mic {
             return Ok(unreadable_mic(message, text));
@@ -210,7 +210,7 @@ async fn check_mic(core: &Arc<Core>, message: &Message, pair: &Arc<Partnership>,
     // The MDN may name an algorithm that was not computed while packaging; then it is computed now.
     let known = candidates(message).iter().any(|c| c.digest == mic.digest);
     if !known {
-        let computed = match outbox::mic_with(core, message, pair, mic.digest).await {
+        match outbox::add_mics(core, message, pair, mic.digest).await {
             Err(FlowError::Storage(StorageError::Missing(_))) => {
                 return Ok(Verdict::Nothing {
                     code: "mic-unknown".to_owned(),
@@ -221,8 +221,8 @@ async fn check_mic(core: &Arc<Core>, message: &Message, pair: &Arc<Partnership>,
                 });
             }
             other => other?,
-        };
-        if computed.contains(mic) {
+        }
+        if candidates(message).contains(mic) {
             return Ok(Verdict::Delivered {
                 marks: vec![format!("MIC by {}", mic.digest.name())],
             });
