@@ -17,8 +17,8 @@ use crate::attrs;
 use crate::facts::Ledger;
 use crate::longname::longname;
 use crate::packet::{self, Broken, Code, Frame, Input, MAX_DATA, MAX_PACKET, Malformed, Name, Reader, Request, pflags};
-use crate::path::{MAX_COMPONENT, VPath};
-use crate::tree::{CloseSign, Download, Fault, Kind, Listing, OpenHow, SetStat, Stat, Tree, Upload, Wait, Way};
+use crate::path::{MAX_COMPONENT, MAX_PATH, VPath};
+use crate::tree::{CloseSign, Download, Fault, Kind, Listing, OpenHow, SetStat, Stat, Tree, Tried, Upload, Wait, Way};
 use crate::writing::{Counted, Lent, Writing};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::collections::{HashMap, VecDeque};
@@ -56,6 +56,7 @@ const EXTENSIONS: [(&str, &str); 9] = [
 
 const HARDLINK: &str = "hardlink@openssh.com";
 const FSYNC: &[u8] = b"fsync@openssh.com";
+const POSIX_RENAME: &[u8] = b"posix-rename@openssh.com";
 
 /// What all channels of a connection share.
 #[derive(Default)]
@@ -356,7 +357,7 @@ impl Engine {
                 let mut r = Reader(body);
                 let mut next = || r.string().unwrap_or_default();
                 match *name {
-                    b"posix-rename@openssh.com" | b"hardlink@openssh.com" => self.waits_for(next(), true) || self.waits_for(next(), true),
+                    POSIX_RENAME | b"hardlink@openssh.com" => self.waits_for(next(), true) || self.waits_for(next(), true),
                     b"lsetstat@openssh.com" => self.waits_for(next(), false),
                     FSYNC => {
                         let handle = next();
@@ -439,6 +440,10 @@ impl Engine {
     // ---------------------------------------------------------------------------------------------- requests
 
     fn request(&mut self, request: Request<'_>) -> Result<Reply, Fault> {
+        self.run_request(request).inspect_err(|fault| self.tell_refused(request, fault))
+    }
+
+    fn run_request(&mut self, request: Request<'_>) -> Result<Reply, Fault> {
         match request {
             Request::Open { path, flags, set } => self.open(path, flags, set),
             // These do not come here: see `frames`.
@@ -531,6 +536,7 @@ impl Engine {
         self.closed.retain(|p| *p != path);
         let ledger = Ledger::new(how, &self.client, size);
         self.keep(Handle::Write(Box::new(Writing {
+            tree: Arc::clone(&self.tree),
             path,
             upload,
             ledger,
@@ -610,6 +616,7 @@ impl Engine {
             Some(Handle::Lent(_)) => return answer(out, id, Err(no_handle())),
         };
         let Writing {
+            tree,
             path,
             upload,
             mut ledger,
@@ -625,11 +632,14 @@ impl Engine {
         out.flush()?;
         let end = Arc::new(OnceLock::new());
         self.closing.push(Closing {
-            path,
+            path: path.clone(),
             end: Arc::clone(&end),
         });
         let ended = move |result: Result<(), Fault>| {
             drop(open);
+            if let Err(fault) = &result {
+                tree.refused(Tried::Write, &path.to_string(), fault);
+            }
             let _ = end.set(result.is_ok());
             status(id, result)
         };
@@ -693,7 +703,7 @@ impl Engine {
         let mut r = Reader(body);
         let mut string = || r.string().map_err(|Malformed| malformed());
         match name {
-            b"posix-rename@openssh.com" => {
+            POSIX_RENAME => {
                 let (from, to) = (string()?, string()?);
                 self.rename(from, to, true)
             }
@@ -772,6 +782,30 @@ impl Engine {
 
     fn path(&self, bytes: &[u8]) -> Result<VPath, Fault> {
         VPath::parse(bytes, &self.home).map_err(|e| Fault::Failure(e.to_string()))
+    }
+
+    /// Tells the tree about a request that was refused, if it would have changed something. What is written through a handle
+    /// is told with the handle.
+    fn tell_refused(&self, request: Request<'_>, fault: &Fault) {
+        let text = |path: &[u8]| match self.path(path) {
+            Ok(path) => path.to_string(),
+            Err(_) => String::from_utf8_lossy(path.get(..MAX_PATH).unwrap_or(path)).into_owned(),
+        };
+        let tell = |tried, path| self.tree.refused(tried, &text(path), fault);
+        match request {
+            Request::Open { path, flags, .. } if flags & (pflags::WRITE | pflags::APPEND) != 0 => tell(Tried::Write, path),
+            Request::Remove { path } => tell(Tried::Remove, path),
+            Request::MkDir { path, .. } => tell(Tried::MkDir, path),
+            Request::RmDir { path } => tell(Tried::RmDir, path),
+            Request::Rename { from, to } => tell(Tried::Rename(&text(to)), from),
+            Request::Extended { name: POSIX_RENAME, body } => {
+                let mut r = Reader(body);
+                if let (Ok(from), Ok(to)) = (r.string(), r.string()) {
+                    tell(Tried::Rename(&text(to)), from);
+                }
+            }
+            _ => {}
+        }
     }
 
     /// Tells the tree what happens to a name that this channel has uploaded.

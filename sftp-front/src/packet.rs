@@ -266,7 +266,7 @@ impl<'a> Reader<'a> {
 }
 
 /// A request other than WRITE. Paths and handles are still the client's bytes.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Request<'a> {
     Open {
         path: &'a [u8],

@@ -146,6 +146,21 @@ pub enum CloseSign {
     ChannelEnded,
 }
 
+/// What a request that was refused would have changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tried<'a> {
+    /// To create or write a file: its OPEN, a WRITE or another step of the open file, or its CLOSE.
+    Write,
+    /// REMOVE.
+    Remove,
+    /// MKDIR.
+    MkDir,
+    /// RMDIR.
+    RmDir,
+    /// RENAME to this path.
+    Rename(&'a str),
+}
+
 /// One login's view of the files. Every method may answer any [`Fault`].
 pub trait Tree: Send + Sync + 'static {
     /// Where relative paths start.
@@ -265,6 +280,10 @@ pub trait Tree: Send + Sync + 'static {
     /// Called before the request that carries the sign is run. Signs are kept for the last
     /// [`MAX_CLOSED_NAMES`](crate::MAX_CLOSED_NAMES) uploads of a channel.
     fn after_close(&self, _path: &VPath, _sign: CloseSign) {}
+
+    /// Called when a request that would have changed something is answered with a fault; of an open file for its first one, which
+    /// stays with the handle. The path is as the client meant it, and in its own words where it was none.
+    fn refused(&self, _tried: Tried<'_>, _path: &str, _fault: &Fault) {}
 }
 
 /// Which way the bytes of a file go.

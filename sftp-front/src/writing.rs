@@ -3,12 +3,13 @@
 
 use crate::facts::Ledger;
 use crate::path::VPath;
-use crate::tree::{Fault, Upload};
+use crate::tree::{Fault, Tree, Tried, Upload};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A file being written, and what is known about it.
 pub(crate) struct Writing {
+    pub(crate) tree: Arc<dyn Tree>,
     pub(crate) path: VPath,
     pub(crate) upload: Box<dyn Upload>,
     pub(crate) ledger: Ledger,
@@ -42,6 +43,9 @@ impl Writing {
         };
         if let Err(fault) = &result {
             self.ledger.facts.failed += 1;
+            if self.fault.is_none() {
+                self.tree.refused(Tried::Write, &self.path.to_string(), fault);
+            }
             self.fault = Some(fault.clone());
         }
         result

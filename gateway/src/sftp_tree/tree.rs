@@ -3,10 +3,11 @@
 //! `reading.rs` about open files.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use serde_json::json;
-use sftp_front::{CloseSign, Download, Fault, Listing, OpenHow, SetStat, Space, Stat, Tree, Upload, VPath};
+use sftp_front::{CloseSign, Download, Fault, Listing, OpenHow, SetStat, Space, Stat, Tree, Tried, Upload, VPath};
 
 use super::desk::Desk;
 use super::listing::{Names, dir_stat, entry_stat, file_stat, seconds};
@@ -21,6 +22,12 @@ use crate::gateway::Core;
 use crate::layout::{self, Place};
 use crate::user::{Act, User};
 
+/// Refusals of one session that become events, at most; one that says so follows, and further ones stand in the log only.
+const MAX_REFUSALS: u32 = 20;
+
+/// What a client is told that makes a directory which is there: they do so before they upload.
+const DIR_EXISTS: &str = "the directory exists already";
+
 /// One login.
 pub(super) struct As2Tree {
     pub(super) core: Arc<Core>,
@@ -32,6 +39,7 @@ pub(super) struct As2Tree {
     pub(super) session: u64,
     home: String,
     pub(super) since: u64,
+    refusals: AtomicU32,
 }
 
 /// What the logins share.
@@ -55,6 +63,7 @@ impl As2Tree {
             session,
             home: format!("mftg-{}", user.account),
             since,
+            refusals: AtomicU32::new(0),
         }
     }
 
@@ -236,9 +245,8 @@ impl Tree for As2Tree {
     }
 
     fn mkdir(&self, path: &VPath, _set: &SetStat) -> Result<(), Fault> {
-        // Clients make the directories of a path before they upload; one that is there already is told so.
         match self.stat(path, true) {
-            Ok(_) => Err(Fault::Failure("the directory exists already".to_owned())),
+            Ok(_) => Err(Fault::Failure(DIR_EXISTS.to_owned())),
             Err(_) => Err(denied()),
         }
     }
@@ -276,6 +284,36 @@ impl Tree for As2Tree {
             && let Err(fault) = self.looked_back(path)
         {
             tracing::warn!(%fault, path = path.to_string(), "an upload could not be completed after its client looked back");
+        }
+    }
+
+    fn refused(&self, tried: Tried<'_>, path: &str, fault: &Fault) {
+        let reason = fault.to_string();
+        if tried == Tried::MkDir && reason == DIR_EXISTS {
+            return;
+        }
+        let (tried, to) = match tried {
+            Tried::Write => ("write", None),
+            Tried::Remove => ("delete", None),
+            Tried::MkDir => ("mkdir", None),
+            Tried::RmDir => ("rmdir", None),
+            Tried::Rename(to) => ("rename", Some(to)),
+        };
+        let mut facts = json!({ "path": path, "tried": tried, "reason": reason });
+        if let Some(to) = to {
+            facts["to"] = to.into();
+        }
+        match self.refusals.fetch_add(1, Ordering::Relaxed) {
+            ..MAX_REFUSALS => self.did("user.refused", facts),
+            before => {
+                tracing::info!(user = self.user, session = self.session, %facts, "user.refused");
+                if before == MAX_REFUSALS {
+                    self.did(
+                        "user.refused",
+                        json!({ "reason": "further refusals of this session stand in the log only" }),
+                    );
+                }
+            }
         }
     }
 

@@ -211,6 +211,21 @@ fn the_log_of_a_user_tells_deeds_with_bytes_and_time() {
     user.put(&local, "AS2/send/ALICE/BOB/b.txt");
     assert_eq!(user.get("AS2/send/ALICE/BOB/b.txt"), b"twelve bytes");
     user.ok(&["rm AS2/send/ALICE/BOB/b.txt"]);
+    gateway.ok(&["user", "set", "logged", "--quota-bytes", "8"]);
+    let [over, misspelt] = ["BOB", "BOBB"].map(|partner| format!("-put {} AS2/send/ALICE/{partner}/c.txt", local.display()));
+    let looks = [
+        "-ls AS2/send/ALICE/BOBB",
+        "-get AS2/send/ALICE/BOB/no.txt",
+        "-mkdir AS2/send/ALICE/BOB",
+    ];
+    let deeds = [
+        over.as_str(),
+        &misspelt,
+        "-mkdir AS2/new",
+        "-rename AS2/send/ALICE/BOB/no.txt AS2/files/no.txt",
+    ];
+    let many = vec!["-rm AS2/files/no.txt"; 20];
+    let _ = user.run(&[&looks[..], &deeds[..], &many[..]].concat());
     assert!(!user.with_key(&gateway.ssh_key("stranger", "ed25519")).logs_in());
     let log = wait_for("the failed login in the log", || {
         let log = gateway.json(&["user", "log", "logged"]);
@@ -238,6 +253,21 @@ fn the_log_of_a_user_tells_deeds_with_bytes_and_time() {
     assert_eq!(find("user.download")["facts"]["bytes"], 12);
     assert!(find("user.rename")["facts"]["to"].as_str().unwrap().ends_with("a.txt"));
     assert!(find("user.delete")["facts"]["path"].as_str().unwrap().ends_with("b.txt"));
+    let events = log.as_array().unwrap().iter().filter(|event| event["kind"] == "user.refused");
+    let told: Vec<_> = events.map(|event| event["facts"].clone()).collect();
+    let has = |at: usize, tried: &str, path: &str, reason: &str| {
+        let text = |name: &str| told[at][name].as_str().unwrap();
+        let fits = text("tried") == tried && text("path").ends_with(path) && text("reason").contains(reason);
+        assert!(fits, "{tried} {path} {reason}: {told:#?}");
+    };
+    has(0, "write", "BOB/c.txt", "quota_bytes");
+    has(1, "write", "BOBB/c.txt", "no partner BOBB for station ALICE; known: BOB");
+    has(2, "mkdir", "AS2/new", "Permission denied");
+    has(3, "rename", "BOB/no.txt", "Permission denied");
+    assert!(told[3]["to"].as_str().unwrap().ends_with("AS2/files/no.txt"), "{told:#?}");
+    has(19, "delete", "AS2/files/no.txt", "");
+    assert_eq!(told.len(), 21, "20 and the one that says so");
+    assert!(told[20]["reason"].as_str().unwrap().contains("in the log only"), "{told:#?}");
     assert!(find("user.login")["facts"]["client"].is_string() && find("user.logout")["facts"]["bytes_in"].is_u64());
     let all = gateway.json(&["user", "log", "--limit", "3"]);
     assert_eq!(all.as_array().unwrap().len(), 3);
