@@ -27,6 +27,7 @@ use bytes::Bytes;
 use openssl::ssl::SslConnector;
 use zeroize::Zeroizing;
 
+use crate::hint::{command, option};
 use pool::{Place, Pool};
 pub use token::Grant;
 use token::{Authorization, Tokens};
@@ -48,6 +49,8 @@ pub struct Poster {
 
 /// Where and how to post.
 pub struct Target {
+    /// The partner that it is for, whose settings the hints name.
+    pub partner: String,
     /// `http` or `https`, at most 2,000 characters, without credentials in it.
     pub url: String,
     /// Which TLS is good enough.
@@ -77,6 +80,23 @@ pub struct Target {
     /// Uses connections again. A POST on one that turns out to have ended is sent once more at once, so the server has to
     /// recognise what it has seen before.
     pub keep_alive: bool,
+}
+
+impl Target {
+    /// The command that changes its partner so.
+    fn setting(&self, options: &str) -> String {
+        command("partner set", &self.partner, options)
+    }
+
+    /// The command that names what we show it as our own TLS certificate.
+    fn showing(&self) -> String {
+        self.setting("--client-certificate NAME")
+    }
+
+    /// The command that adds a TLS certificate of its.
+    fn trusting(&self) -> String {
+        format!("as2gate cert add NAME {} --use https --file FILE", option("partner", &self.partner))
+    }
 }
 
 /// What we show a server.
@@ -276,7 +296,10 @@ async fn in_time<T>(
             ..PostError::new(
                 stage,
                 format!("not done within {} s", total.as_secs()),
-                "if the partner or the way to it is that slow: partner set … --total-timeout",
+                format!(
+                    "if the partner or the way to it is that slow: {}",
+                    target.setting("--total-timeout SECONDS")
+                ),
             )
         })
     })

@@ -9,6 +9,7 @@ use serde_json::json;
 use super::output::{Format, plain};
 use crate::config::ConfigError;
 use crate::gateway::StartError;
+use crate::hint::command;
 use crate::intake::SubmitError;
 use crate::lifecycle::SweepError;
 use crate::manage::{Refusal, RefusalKind};
@@ -112,7 +113,7 @@ impl From<Lack> for Refusal {
         match lack {
             Lack::Station(_) => Refusal::not_found("no such pair", why, "as2gate station list"),
             Lack::Partner(_) => Refusal::not_found("no such pair", why, "as2gate partner list"),
-            Lack::NotAPair { .. } => Refusal::invalid("no such pair", why, "as2gate partner set ID --stations …"),
+            Lack::NotAPair { partner, .. } => Refusal::not_found("no such pair", why, command("partner set", &partner, "--stations IDS")),
             Lack::Key(_) => Refusal::invalid("a key or certificate cannot be used", why, "as2gate cert list"),
         }
     }

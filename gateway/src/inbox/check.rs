@@ -19,6 +19,7 @@ use crate::content_type;
 use crate::event::NewEvent;
 use crate::gateway::Core;
 use crate::helper::{permit, with_permit};
+use crate::hint::{command, option};
 use crate::journal::{self, Blob, Claim, Claimed, Filing, JournalError, NewEntry, Tx, head_key, mdn_key};
 use crate::layout::{self, Area, MdnDirection, Tray};
 use crate::message::{FileRecord, Message, State};
@@ -393,14 +394,24 @@ fn reject(message: &mut Message, error: &Error) {
     message.code = code_of(error.kind);
     message.reason.clone_from(&error.detail);
     message.detail.hint = match message.code.as_str() {
-        "authentication-failed" => "ask the partner for its current signing certificate: cert add … --partner",
-        "decryption-failed" => "the partner may use an old certificate of ours: send it `station profile`",
-        "insufficient-message-security" => {
-            "ask the partner to sign and encrypt, or relax: partner set … --require-signed, --require-encrypted, --legacy"
-        }
-        _ => "the raw message is kept in raw-message; `as2gate inspect` opens it",
-    }
-    .to_owned();
+        "authentication-failed" => format!(
+            "ask the partner for its current signing certificate, then as2gate cert add NAME {} --use sign --file FILE",
+            option("partner", &message.partner)
+        ),
+        "decryption-failed" => format!(
+            "the partner may use an old certificate of ours: send it what `{}` prints",
+            command("station profile", &message.station, "")
+        ),
+        "insufficient-message-security" => format!(
+            "ask the partner to sign and encrypt, or allow what it does: {}",
+            command(
+                "partner set",
+                &message.partner,
+                "--require-signed false --require-encrypted false --legacy true"
+            )
+        ),
+        _ => "the raw message is kept in raw-message; `as2gate inspect` opens it".to_owned(),
+    };
 }
 
 fn inbox_shelf(message: &Message) -> String {

@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 use super::check::{code_of, evidence_entries, mdn_file};
 use crate::clock::{Millis, rfc3339};
 use crate::gateway::Core;
+use crate::hint::command;
 use crate::http::{Arrival, Reply};
 use crate::journal::{Blob, Filing};
 use crate::message::{Detail, Direction, Id, Message, State};
@@ -317,7 +318,10 @@ fn strangers_row(core: &Core, arrival: &Arrival, from: &str, to: &str, error: &E
         .unwrap_or_default();
     let mut detail = Detail {
         mdn_mode: "none".to_owned(),
-        hint: "partner add, if it is one of yours; ids are compared exactly".to_owned(),
+        hint: format!(
+            "ids are compared exactly; if it is one of yours: {}",
+            command("partner add", &clean(from, 128), "--url URL --certificate FILE")
+        ),
         ..Detail::default()
     };
     let head = without_secrets(&arrival.head.bytes);

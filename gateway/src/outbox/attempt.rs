@@ -104,6 +104,7 @@ pub(crate) fn target(core: &Core, pair: &Partnership, url: &str) -> Target {
         core.config.as2.response_timeout
     };
     Target {
+        partner: partner.as2_id.clone(),
         url: url.to_owned(),
         tls: match partner.tls {
             TlsMode::Default => Tls::Default,

@@ -7,6 +7,7 @@ use super::{FlowError, settle};
 use crate::clock::{Millis, millis};
 use crate::config::Retry;
 use crate::gateway::Core;
+use crate::hint::command;
 use crate::journal::{Job, NewEntry, Next, Settlement};
 use crate::layout::{self, Area, Tray};
 use crate::message::{Attempt, Message, State};
@@ -152,12 +153,18 @@ fn judge_status(message: &Message, pair: &Partnership, answer: &Answer, now: Mil
         (200..300, _) => failed(
             "no-mdn",
             format!("HTTP {status} without the MDN that was asked for"),
-            "ask the partner whether the message arrived; `message retry` posts the same bytes again",
+            &format!(
+                "ask the partner whether the message arrived; `as2gate message retry {}` posts the same bytes again",
+                message.id.short()
+            ),
         ),
         (300..400, _) => failed(
             "redirect",
             format!("HTTP {status}: redirects are not followed"),
-            "set the partner's url to the address it redirects to",
+            &format!(
+                "give it the address that it redirects to: {}",
+                command("partner set", &message.partner, "--url URL")
+            ),
         ),
         // Only a proxy says 407 (RFC 9110 §15.5.8): the partner has not seen the message.
         (407, _) => After::Again {
@@ -173,7 +180,7 @@ fn judge_status(message: &Message, pair: &Partnership, answer: &Answer, now: Mil
         _ => failed(
             &format!("http-{status}"),
             format!("HTTP {status}{}", body_excerpt(answer)),
-            status_hint(status, &message.partner),
+            &status_hint(status, message),
         ),
     }
 }
@@ -218,18 +225,32 @@ fn body_excerpt(answer: &Answer) -> String {
     if text.is_empty() { String::new() } else { format!(": {text}") }
 }
 
-fn status_hint(status: u16, _partner: &str) -> &'static str {
+fn status_hint(status: u16, message: &Message) -> String {
+    let set = |options: &str| command("partner set", &message.partner, options);
+    let station = &message.station;
     match status {
-        401 => "the partner wants credentials: partner set … --http-user, --http-password",
-        403 => "the partner refuses us: ask whether our address and AS2 id are registered",
-        404 => "the partner's url is wrong: partner set … --url",
-        411 => "the partner wants a Content-Length: partner set … --chunked false",
-        413 => "the partner's size limit is smaller than the message",
-        415 => "the partner refuses the content type: look at its settings for sign, encrypt and content_type",
-        416 => "the partner does not know AS2 Restart: partner set … --restart false",
-        422 => "the partner does not know our AS2 id: ask it to register the station",
-        _ => "ask the partner what its log says about this Message-ID",
+        401 => format!(
+            "the partner wants credentials: {}",
+            set("--http-user USER --http-password file:PATH")
+        ),
+        403 => format!("the partner refuses us: ask whether our address and our AS2 id {station} are registered"),
+        404 => format!("the partner's url is wrong: {}", set("--url URL")),
+        411 => format!("the partner wants a Content-Length: {}", set("--chunked false")),
+        413 => "the partner's size limit is smaller than the message".to_owned(),
+        415 => format!(
+            "the partner refuses the content type; ask what it wants: {}",
+            set("--sign DIGEST --encrypt CIPHER --content-type TYPE")
+        ),
+        416 => format!("the partner does not know AS2 Restart: {}", set("--restart false")),
+        422 => format!("the partner does not know our AS2 id: ask it to register {station}, exact in case"),
+        _ => format!("ask the partner what its log says about {}", message.message_id),
     }
+}
+
+/// What an operator can do about a message of unknown outcome.
+fn retry_or_cancel(message: &Message) -> String {
+    let id = message.id.short();
+    format!("`as2gate message retry {id}` posts the same bytes again, `as2gate message cancel {id}` gives up")
 }
 
 /// Turns a judgement into a step of the message.
@@ -263,7 +284,7 @@ pub(super) fn step(core: &Core, mut message: Message, pair: &Partnership, after:
             message.state = State::Held;
             message.code = code;
             message.reason = reason;
-            message.detail.hint = "`message retry` posts the same bytes again, `message cancel` gives up".to_owned();
+            message.detail.hint = retry_or_cancel(&message);
             let mut step = Settlement::new(message, &expected, "message.held");
             keep(&mut step, evidence, now);
             step
@@ -371,7 +392,7 @@ fn again(
         let after = After::Failed {
             code: code.to_owned(),
             reason: format!("given up after {tries} tries: {reason}"),
-            hint: "`message retry` or `message resend` once the cause is mended".to_owned(),
+            hint: format!("`as2gate message retry {}` once the cause is mended", message.id.short()),
             refused: false,
             marks: Vec::new(),
             evidence: None,
@@ -507,7 +528,7 @@ pub(super) async fn hold(core: &Arc<Core>, job: &Job, mut message: Message, why:
     message.state = State::Held;
     message.code = "outcome-unknown".to_owned();
     message.reason = why.to_owned();
-    message.detail.hint = "ask the partner; `message retry` posts the same bytes again, `message cancel` gives up".to_owned();
+    message.detail.hint = format!("ask the partner; {}", retry_or_cancel(&message));
     message.updated = now;
     let mut step = Settlement::new(message, &[State::Sending], "message.held");
     step.fence = Some((job.id, job.fence));

@@ -72,7 +72,7 @@ impl Route {
         // RFC 6761 §6.3: such a name is this machine, whatever a resolver says.
         let local = url.host.trim_end_matches('.') == "localhost" || url.host.trim_end_matches('.').ends_with(".localhost");
         if !target.allow_private && (local || address::spelled(&url.host).is_some_and(address::denied)) {
-            return Err(denied(&url.host, if local { "this machine" } else { &url.host }));
+            return Err(denied(target, &url.host, if local { "this machine" } else { &url.host }));
         }
         let Some(proxy) = &target.proxy else {
             let addresses = resolve(target, url).await?;
@@ -81,7 +81,7 @@ impl Route {
                 .find(|addr| address::denied(addr.ip()))
                 .filter(|_| !target.allow_private)
             {
-                return Err(denied(&url.host, &inner.ip().to_string()));
+                return Err(denied(target, &url.host, &inner.ip().to_string()));
             }
             return Ok(Route { addresses, proxy: None });
         };
@@ -93,7 +93,7 @@ impl Route {
             return Err(PostError::new(
                 Stage::Url,
                 "proxy: only http:// proxies are spoken to",
-                "set the proxy as http://host:port",
+                target.setting("--proxy http://HOST:PORT"),
             ));
         }
         Ok(Route {
@@ -119,11 +119,7 @@ impl Route {
             match timeout(target.connect_timeout, tunnel(&mut stream, target, url)).await {
                 Ok(outcome) => outcome?,
                 Err(_) => {
-                    return Err(PostError::new(
-                        Stage::Connect,
-                        format!("proxy {} did not answer in time", proxy.with_port()),
-                        PROXY_HINT,
-                    ));
+                    return Err(proxy_failed(target, format!("proxy {} did not answer in time", proxy.with_port())));
                 }
             }
         }
@@ -156,7 +152,10 @@ impl Route {
     }
 }
 
-const PROXY_HINT: &str = "look at the partner's setting proxy, its user and its password";
+fn proxy_failed(target: &Target, text: String) -> PostError {
+    let mend = target.setting("--proxy URL --proxy-user USER --proxy-password file:PATH");
+    PostError::new(Stage::Connect, text, format!("look at the proxy and how we log in there: {mend}"))
+}
 
 async fn resolve(target: &Target, url: &Url) -> Result<Vec<SocketAddr>, PostError> {
     let failed = |why: String| {
@@ -179,17 +178,17 @@ async fn resolve(target: &Target, url: &Url) -> Result<Vec<SocketAddr>, PostErro
     }
 }
 
-fn denied(host: &str, ip: &str) -> PostError {
+fn denied(target: &Target, host: &str, ip: &str) -> PostError {
     PostError::new(
         Stage::Denied,
         format!("{host} is {ip}, an address inside our own networks"),
-        "if the partner really stands there: partner set … --private true",
+        format!("if the partner really stands there: {}", target.setting("--private true")),
     )
 }
 
 /// `CONNECT host:port` (RFC 9110 §9.3.6).
 async fn tunnel(stream: &mut TcpStream, target: &Target, url: &Url) -> Result<(), PostError> {
-    let wrong = |text: String| PostError::new(Stage::Connect, text, PROXY_HINT);
+    let wrong = |text: String| proxy_failed(target, text);
     let authority = url.with_port();
     let mut head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n");
     if let Some(auth) = target.proxy.as_ref().and_then(|proxy| proxy.auth.as_ref()) {

@@ -221,6 +221,7 @@ async fn other_settings_are_another_place() {
             ..base()
         },
         Target {
+            partner: "BIGMART".to_owned(),
             url: base().url.replace("127.0.0.1", "localhost"),
             ..base()
         },

@@ -20,6 +20,7 @@ use crate::http::{self, Arrival, ClientAuth, Limits, Receive, Reply, ServerTls, 
 
 pub(super) fn target(url: String) -> Target {
     Target {
+        partner: "BIGMART".to_owned(),
         total_timeout: None,
         url,
         tls: Tls::Default,

@@ -29,7 +29,7 @@ pub(super) async fn connect(
         PostError::new(
             Stage::Tls,
             format!("TLS cannot be set up: {error}"),
-            "look at the TLS certificates and keys of partner and station",
+            format!("look at its TLS certificate and at ours for it: {}", target.showing()),
         )
     })?;
     let mut stream =
@@ -52,7 +52,7 @@ pub(super) async fn connect(
             .as_ref()
             .is_some_and(|certificate| is_pinned(&target.pinned, certificate))
     {
-        return Err(not_pinned(&shown.text()));
+        return Err(not_pinned(target, &shown.text()));
     }
     let cipher = stream
         .ssl()
@@ -166,34 +166,46 @@ fn explain(ssl: &SslRef, target: &Target, error: &openssl::ssl::Error, shown: &s
     let verdict = ssl.verify_result();
     if verdict != X509VerifyResult::OK {
         if !target.pinned.is_empty() {
-            return not_pinned(shown);
+            return not_pinned(target, shown);
         }
         return PostError::new(
             Stage::TlsTrust,
             format!("the server's certificate is not trusted: {}{shown}", verdict.error_string()),
-            "ask the partner for its TLS certificate by another way and import it for TLS, or install its issuer in this system",
+            format!(
+                "ask the partner for its TLS certificate by another way, then {}; or install its issuer in this system",
+                target.trusting()
+            ),
         );
     }
     let hint = match target.tls {
-        Tls::Default => "ask whether the port speaks TLS 1.2 or later; for an old server: partner set … --tls legacy",
-        Tls::Only13 => "ask whether the port speaks TLS 1.3; for a server that does not: partner set … --tls default",
-        Tls::Legacy => "ask whether the port really speaks TLS",
+        Tls::Default => format!(
+            "ask whether the port speaks TLS 1.2 or later; for an old server: {}",
+            target.setting("--tls legacy")
+        ),
+        Tls::Only13 => format!(
+            "ask whether the port speaks TLS 1.3; for a server that does not: {}",
+            target.setting("--tls default")
+        ),
+        Tls::Legacy => "ask whether the port really speaks TLS".to_owned(),
     };
     // Without words of its own it is the connection that broke.
     let text = error.to_string();
     let hint = if text.contains("certificate required") || text.contains("bad certificate") {
-        "the server wants a client certificate of ours: give the station one for TLS"
+        format!("the server wants a client certificate of ours: {}", target.showing())
     } else {
         hint
     };
     PostError::new(Stage::Tls, format!("the TLS handshake failed: {text}"), hint)
 }
 
-fn not_pinned(shown: &str) -> PostError {
+fn not_pinned(target: &Target, shown: &str) -> PostError {
     PostError::new(
         Stage::TlsTrust,
         format!("the server's certificate is not the one pinned for this partner{shown}"),
-        "if the partner has renewed it, compare the fingerprint by another way, then import it for TLS",
+        format!(
+            "if the partner has renewed it, compare the fingerprint by another way, then {}",
+            target.trusting()
+        ),
     )
 }
 

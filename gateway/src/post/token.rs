@@ -58,6 +58,7 @@ impl Grant {
             _ => false,
         };
         Target {
+            partner: partner.partner.clone(),
             url: self.url.clone(),
             tls: partner.tls,
             pinned: if is_same { partner.pinned.clone() } else { Vec::new() },

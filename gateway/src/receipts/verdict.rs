@@ -11,6 +11,7 @@ use as2_core::receive::MdnSignature;
 
 use super::{Evidence, answered, bare};
 use crate::gateway::Core;
+use crate::hint::{command, option};
 use crate::message::{Attempt, Message};
 use crate::outbox::{self, FlowError};
 use crate::partnership::Partnership;
@@ -65,7 +66,7 @@ pub(crate) async fn verdict(
         return Ok(duplicate_notice(message, mdn));
     }
     if !positive {
-        return Ok(negative(mdn));
+        return Ok(negative(message, mdn));
     }
     check_mic(core, message, pair, mdn).await
 }
@@ -160,20 +161,35 @@ fn duplicate_notice(message: &Message, mdn: &Mdn) -> Verdict {
     }
 }
 
-fn negative(mdn: &Mdn) -> Verdict {
+fn negative(message: &Message, mdn: &Mdn) -> Verdict {
+    let (station, partner) = (&message.station, &message.partner);
     let code = mdn.disposition.modifier_code().unwrap_or_else(|| "mdn-negative".to_owned());
     let first_line = mdn.text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
     let hint = match code.as_str() {
-        "unknown-trading-relationship" | "unknown-trading-partner" => "ask the partner to register our AS2 id, exact in case",
-        "authentication-failed" | "integrity-check-failed" => "the partner may hold an old certificate of ours: send it `station profile`",
-        "decryption-failed" => "we may hold an old certificate of the partner: ask for the current one",
-        "insufficient-message-security" => "the partner wants more: partner set … --sign, --encrypt",
-        _ => "the partner's words are in `message show`; mend the cause, then `message resend`",
+        "unknown-trading-relationship" | "unknown-trading-partner" => {
+            format!("ask the partner to register our AS2 id {station}, exact in case")
+        }
+        "authentication-failed" | "integrity-check-failed" => format!(
+            "the partner may hold an old certificate of ours: send it what `{}` prints",
+            command("station profile", station, "")
+        ),
+        "decryption-failed" => format!(
+            "we may hold an old certificate of the partner: ask for the current one, then as2gate cert add NAME {} --file FILE",
+            option("partner", partner)
+        ),
+        "insufficient-message-security" => format!(
+            "the partner wants more: {}",
+            command("partner set", partner, "--sign DIGEST --encrypt CIPHER")
+        ),
+        _ => format!(
+            "the partner's words stand above; mend the cause, then as2gate message resend {}",
+            message.id.short()
+        ),
     };
     Verdict::Failed {
         code,
         reason: format!("{} {}", mdn.disposition, first_line).trim().to_owned(),
-        hint: hint.to_owned(),
+        hint,
         refused: true,
         marks: Vec::new(),
     }

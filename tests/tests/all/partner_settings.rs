@@ -576,7 +576,7 @@ fn partner_test_tells_each_step_and_what_to_do() {
         );
     };
     // Nobody vouches for its certificate; pinned, it is good.
-    fails_with("TLS", "import it for TLS");
+    fails_with("TLS", "as2gate cert add NAME --partner PEER --use https --file FILE");
     gateway.ok(&[
         "cert",
         "add",
@@ -601,7 +601,7 @@ fn partner_test_tells_each_step_and_what_to_do() {
     }
     // The least version is a setting of the partner.
     gateway.ok(&["partner", "set", "PEER", "--tls", "1.3"]);
-    fails_with("TLS", "--tls default");
+    fails_with("TLS", "as2gate partner set PEER --tls default");
     gateway.ok(&["partner", "set", "PEER", "--url", &url(new.1)]);
     let ran = test();
     assert!(ran.code == 0 && ran.stdout.contains("TLSv1.3"), "{ran}");
@@ -615,7 +615,7 @@ fn partner_test_tells_each_step_and_what_to_do() {
     gateway.ok(&["partner", "set", "PEER", "--url", "http://nobody.invalid/as2"]);
     fails_with("name", "host name");
     gateway.ok(&["partner", "set", "PEER", "--url", &url(new.1), "--private", "false"]);
-    fails_with("name", "--private true");
+    fails_with("name", "as2gate partner set PEER --private true");
 }
 
 #[test]

@@ -1,22 +1,23 @@
 //! What a removal would leave dangling.
 
-use crate::hint::listed;
+use crate::hint::{command, listed};
 use crate::journal::{ObjectKind, Objects};
 use crate::manage::{Refusal, RefusalKind, Result};
 
 /// Refuses to remove what others need.
 pub(super) fn check(after: &Objects, kind: ObjectKind, account: &str, name: &str) -> Result<()> {
     let (users, why, hint) = match kind {
-        ObjectKind::Account => (contents(after, name), "it still has", "remove these first"),
-        ObjectKind::Station => (
-            naming(after, account, name),
-            "partners name it:",
-            "as2gate partner set ID --stations …",
-        ),
+        ObjectKind::Account => (contents(after, name), "it still has", "remove these first".to_owned()),
+        ObjectKind::Station => {
+            let partners = naming(after, account, name);
+            let first = partners.first().map_or("", String::as_str);
+            let hint = command("partner set", first, "--stations IDS");
+            (partners, "partners name it:", hint)
+        }
         ObjectKind::Certificate => (
             used_by(after, account, name),
             "it is used by",
-            "give them another certificate first, e.g. with `as2gate cert schedule`",
+            format!("give them another certificate first: as2gate cert schedule {name} --replace-with FILE"),
         ),
         ObjectKind::Partner | ObjectKind::User => return Ok(()),
     };

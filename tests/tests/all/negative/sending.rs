@@ -116,7 +116,8 @@ fn status_403_and_404_are_final() {
 #[test]
 fn status_411_hints_at_chunking() {
     let message = final_in_every_mode(411, &[], "http-411");
-    assert!(message["hint"].as_str().unwrap().contains("chunked"), "{message:#}");
+    let set = format!("as2gate partner set {} --chunked false", message["partner"].as_str().unwrap());
+    assert!(message["hint"].as_str().unwrap().contains(&set), "{message:#}");
 }
 
 #[test]
