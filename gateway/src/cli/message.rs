@@ -14,10 +14,10 @@ use super::{Ctx, Outcome};
 use crate::clock::{Millis, millis, rfc3339};
 use crate::config::parse_duration;
 use crate::gateway::{Core, is_served};
-use crate::journal::MessageFilter;
-use crate::layout::{Area, MdnDirection, Tray, mdn_dir, shelf};
+use crate::journal::{Entry, MessageFilter};
+use crate::layout::{Area, send_dir};
 use crate::manage::{Refusal, RefusalKind, Result, messages};
-use crate::message::{Attempt, Detail, Direction, Message, State};
+use crate::message::{Attempt, Direction, Message, State};
 
 /// How often a follower looks.
 const LOOK: Duration = Duration::from_millis(100);
@@ -290,7 +290,7 @@ fn table(found: &[Message], state: Option<State>, now: Millis) -> List {
     list
 }
 
-fn shown(core: &Core, message: &Message) -> String {
+fn shown(core: &Core, message: &Message) -> Result<String> {
     let detail = &message.detail;
     let now = core.clock.now();
     let (from, to) = match message.direction {
@@ -298,12 +298,12 @@ fn shown(core: &Core, message: &Message) -> String {
         Direction::In => (&message.partner, &message.station),
     };
     let next = message.next_try.filter(|_| !message.state.is_final());
-    facts(&[
+    Ok(facts(&[
         ("Message", format!("{}   {}   {}", message.id, message.direction, message.state)),
         ("AS2", format!("{from} → {to}   {}", message.message_id)),
         ("Subject", message.subject.clone()),
         ("File", files(message)),
-        ("Security", security(detail)),
+        ("Security", security(message)),
         ("MIC", mic(message)),
         ("MDN", mdn(message, now)),
         ("MDN says", detail.mdn_text.trim().to_owned()),
@@ -315,8 +315,8 @@ fn shown(core: &Core, message: &Message) -> String {
         ("Marks", detail.marks.join(", ")),
         ("Previous", detail.previous.clone()),
         ("User", detail.user.clone()),
-        ("Where", places(message).join("\n")),
-    ])
+        ("Where", places(core, message)?.join("\n")),
+    ]))
 }
 
 /// What to do next.
@@ -334,6 +334,8 @@ fn hint(message: &Message) -> String {
 fn files(message: &Message) -> String {
     let line = |name: &str, kind: &str, bytes: u64| format!("{name}   {kind}   {} bytes", grouped(bytes));
     match message.detail.files.as_slice() {
+        // Nobody has seen what is in it.
+        [] if message.direction == Direction::In => format!("not opened   {} bytes as they came", grouped(message.detail.raw_size)),
         [] | [_] => line(&message.file, &message.content_type, message.size),
         many => {
             let lines: Vec<String> = many.iter().map(|f| line(&f.name, &f.content_type, f.size)).collect();
@@ -342,7 +344,14 @@ fn files(message: &Message) -> String {
     }
 }
 
-fn security(detail: &Detail) -> String {
+fn security(message: &Message) -> String {
+    let detail = &message.detail;
+    // Compression has a word as soon as a message was packaged or opened.
+    match message.direction {
+        Direction::In if detail.compressed.is_empty() => return "unknown".to_owned(),
+        Direction::Out if detail.compressed.is_empty() => return "not packaged".to_owned(),
+        _ => {}
+    }
     let word = |text: &str, yes: &str, no: &str| {
         if matches!(text, "" | "none") {
             no.to_owned()
@@ -409,53 +418,26 @@ fn seconds(ms: Millis) -> f64 {
     Duration::from_millis(ms.max(0).unsigned_abs()).as_secs_f64()
 }
 
-/// Where the message's records lie below `AS2/`.
-fn places(message: &Message) -> Vec<String> {
-    let id = message.id.as_str();
-    let (tray, direction) = match (message.direction, message.state) {
-        (Direction::In, State::Filed) => (Tray::Inbox, MdnDirection::Outgoing),
-        (Direction::Out, State::Delivered) => (Tray::Outbox, MdnDirection::Incoming),
-        (Direction::Out, State::Failed) => (Tray::Failed, MdnDirection::Incoming),
-        (_, State::Duplicate) => {
-            return vec![format!(
-                "{}/{}",
-                crate::layout::duplicate_dir(&message.station, &message.partner).trim_start_matches("AS2/"),
-                message.file
-            )];
-        }
-        (Direction::Out, _) => {
-            return vec![format!(
-                "{}/{}",
-                crate::layout::send_dir(&message.station, &message.partner).trim_start_matches("AS2/"),
-                message.file
-            )];
-        }
-        (Direction::In, _) => return Vec::new(),
-    };
-    let wire = if message.direction == Direction::In {
-        Tray::Inbox
-    } else {
-        Tray::Outbox
-    };
-    let below = |area| {
-        shelf(
-            area,
-            &message.station,
-            &message.partner,
-            if area == Area::Files { tray } else { wire },
-        )
-        .trim_start_matches("AS2/")
-        .to_owned()
-    };
-    let mut places = vec![
-        format!("{}/{id}/{}", below(Area::Files), message.file),
-        format!("{}/{id}/message.as2", below(Area::RawMessage)),
-        format!("{}/{id}/headers.txt", below(Area::Headers)),
-    ];
-    if message.detail.mdn_at.is_some() {
-        places.push(format!("{}/{id}.mdn", mdn_dir(direction).trim_start_matches("AS2/")));
+/// Where the message's records lie below `AS2/`, the payload first; of one in work, where its file is seen.
+fn places(core: &Core, message: &Message) -> Result<Vec<String>> {
+    let below = |path: &str| path.trim_start_matches("AS2/").to_owned();
+    if message.state.is_in_work() {
+        let dir = send_dir(&message.station, &message.partner);
+        return Ok(vec![below(&format!("{dir}/{}", message.file))]);
     }
-    places
+    let rank = |entry: &Entry| match entry.area {
+        Area::Files | Area::Duplicate => 0,
+        Area::RawMessage => 1,
+        Area::Headers => 2,
+        Area::RawMdn => 3,
+    };
+    let mut entries = core.journal.read(|tx| tx.entries_of(message.id.as_str()))?;
+    entries.retain(|entry| !entry.is_dir && entry.noncurrent.is_none());
+    entries.sort_by_key(rank);
+    Ok(entries
+        .iter()
+        .map(|entry| below(&format!("{}/{}", entry.parent, entry.name)))
+        .collect())
 }
 
 /// Waits until a message is final or held; fails after the time given.

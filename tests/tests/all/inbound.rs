@@ -158,6 +158,21 @@ fn a_signature_by_another_key_is_refused() {
     pair.bob().ok(&["partner", "set", "ALICE", "--sign-certificate", "mallory"]);
     pair.bob().restart();
     refused(&pair, &request, "authentication-failed");
+
+    // What is known about it, and where it lies.
+    let row = pair.bob().json(&["message", "list", "--state", "rejected"])[0].clone();
+    let id = row["id"].as_str().unwrap();
+    let shown = pair.bob().ok(&["message", "show", id, "-o", "table"]);
+    for words in [
+        "not opened",
+        "Security   unknown",
+        &format!("raw-message/BOB/ALICE/inbox/{id}/message.as2"),
+        &format!("headers/BOB/ALICE/inbox/{id}/headers.txt"),
+        "cert add NAME --partner ALICE --use sign --file FILE",
+    ] {
+        assert!(shown.contains(words), "{words}: {shown}");
+    }
+    assert!(!shown.contains("not signed") && !shown.contains(" 0 bytes"), "{shown}");
 }
 
 #[test]
