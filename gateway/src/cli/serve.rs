@@ -159,18 +159,19 @@ fn start_log(config: &Config, verbose: u8) -> Result<()> {
     })
 }
 
-/// Commands log warnings only, unless asked for more.
+/// Commands log warnings only, unless asked for more. What the flows say about the decisions that were asked of them is the
+/// command's result, which it tells itself.
 pub(crate) fn log_to_stderr(verbose: u8) {
     let level = match verbose {
-        0 => LevelFilter::WARN,
-        1 => LevelFilter::INFO,
-        2 => LevelFilter::DEBUG,
-        _ => LevelFilter::TRACE,
+        0 => "warn,gateway::intake=error,gateway::outbox=error",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
     };
     if !LOGGING.swap(true, Ordering::SeqCst) {
         // A second logger in a test process is no trouble.
         let _ = tracing_subscriber::fmt()
-            .with_max_level(level)
+            .with_env_filter(EnvFilter::new(level))
             .with_writer(std::io::stderr)
             .with_ansi(false)
             .try_init();

@@ -882,6 +882,7 @@ fn files_are_sent_from_the_command_line() {
     }
     let again = pair.alice().cli(&["send", "a.edi", "--from", "ALICE", "--to", "BOB", "--wait"]);
     assert_ne!(again.code, 0, "a duplicate is not sent: {again}");
+    assert!(!again.stderr.contains("WARN"), "the result tells it: {again}");
     pair.bob().kill9();
     pair.alice().file("c.edi", &order(3));
     let queued = pair.alice().cli(&["send", "c.edi", "--from", "ALICE", "--to", "BOB"]);
