@@ -408,8 +408,13 @@ impl Ctx {
             _ if all == 1 => Err(refused.remove(0)),
             some => {
                 let first = refused.remove(0);
+                let kind = if some < all {
+                    crate::manage::RefusalKind::Partly
+                } else {
+                    first.kind
+                };
                 Err(Refusal {
-                    kind: crate::manage::RefusalKind::Partly,
+                    kind,
                     what: format!("{some} of {all} {things} were left as they are"),
                     why: format!("{}: {}", first.what, first.why),
                     ..first

@@ -68,15 +68,17 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
         }
         Verb::Set { id, settings } => {
             let account = accounts::set(&core, &id, &settings.some("account", &id)?, ctx.dry_run()).await?;
+            let changed = ctx.tense("changed", "would be changed");
             ctx.printer
-                .done(&json!(account), &ctx.would(format!("Account {} changed", account.id)));
+                .done(&json!(account), &ctx.would(format!("Account {} {changed}", account.id)));
         }
         Verb::Rm { id } => {
             ctx.confirm(&format!("remove account {id}?"))?;
             accounts::remove(&core, &id, ctx.dry_run()).await?;
+            let removed = ctx.tense("removed", "would be removed");
             ctx.printer.done(
                 &json!({ "id": id, "removed": !ctx.dry_run() }),
-                &ctx.would(format!("Account {id} removed; its records stay on disk")),
+                &ctx.would(format!("Account {id} {removed}; its records stay on disk")),
             );
         }
     }

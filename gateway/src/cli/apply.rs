@@ -93,7 +93,8 @@ fn show(ctx: &Ctx, differences: &[Difference]) {
     let summary = if differences.is_empty() {
         "nothing to change".to_owned()
     } else {
-        format!("{added} added, {changed} changed, {removed} removed")
+        let be = ctx.tense("", "would be ");
+        format!("{added} {be}added, {changed} {be}changed, {removed} {be}removed")
     };
     out(&ctx.would(summary));
 }

@@ -213,7 +213,8 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Rollover { id } => guide(ctx, &core, &id)?,
         Verb::Confirm { name, partner } => {
             let certificate = rollover::confirm(&core, ctx.account(), &name, &partner, ctx.dry_run()).await?;
-            let text = format!("Certificate {name}   taken by {}", certificate.confirmed_by.join(", "));
+            let taken = ctx.tense("taken by", "would be taken by");
+            let text = format!("Certificate {name}   {taken} {}", certificate.confirmed_by.join(", "));
             ctx.printer
                 .done(&object(&core, &with(&core, &certificate)?, &certificate), &ctx.would(text));
         }
@@ -224,9 +225,10 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Rm { name } => {
             ctx.confirm(&format!("remove certificate {name}? A private key is gone for good."))?;
             certificates::remove(&core, ctx.account(), &name, ctx.dry_run()).await?;
+            let removed = ctx.tense("removed", "would be removed");
             ctx.printer.done(
                 &json!({ "name": name, "removed": !ctx.dry_run() }),
-                &ctx.would(format!("Certificate {name} removed")),
+                &ctx.would(format!("Certificate {name} {removed}")),
             );
         }
         Verb::Stores { reveal } => show_stores(ctx, &core, reveal).await?,
@@ -492,7 +494,11 @@ fn switched(ctx: &Ctx, core: &Core, certificate: &Certificate, old: &str) -> Res
         let here = local(at, now).replacen(' ', " at ", 1);
         format!("on {here} ({utc} UTC)")
     };
-    let text = format!("Certificate {}   replaces {old} for {} {when}", certificate.name, certificate.owner);
+    let replaces = ctx.tense("replaces", "would replace");
+    let text = format!(
+        "Certificate {}   {replaces} {old} for {} {when}",
+        certificate.name, certificate.owner
+    );
     ctx.printer
         .done(&object(core, &with(core, certificate)?, certificate), &ctx.would(text));
     Ok(())

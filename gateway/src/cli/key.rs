@@ -119,16 +119,17 @@ fn host(ctx: &Ctx, verb: HostVerb) -> Outcome {
         }
         HostVerb::Add { kind } => {
             let key = host_keys::add(&config, &kind, ctx.dry_run())?;
-            done(key, &kind, "is announced from now on");
+            done(key, &kind, ctx.tense("is announced from now on", "would be announced from now on"));
         }
         HostVerb::Rotate { kind } => {
             ctx.confirm(&format!("clients that have not learned the next {kind} key will warn; go on?"))?;
             let key = host_keys::rotate(&config, &kind, ctx.dry_run())?;
-            done(Some(key), &kind, "is in use; the old one is no longer announced");
+            let words = ("is in use; the old one is no longer announced", "would come into use");
+            done(Some(key), &kind, ctx.tense(words.0, words.1));
         }
         HostVerb::Rm { kind } => {
             let key = host_keys::remove(&config, &kind, ctx.dry_run())?;
-            done(Some(key), &kind, "is dropped");
+            done(Some(key), &kind, ctx.tense("is dropped", "would be dropped"));
         }
     }
     Ok(DONE)

@@ -632,11 +632,13 @@ async fn each(ctx: &Ctx, core: &Arc<Core>, which: Which, what: Move) -> Outcome 
         };
         results.push(done.map(|after| {
             let word = match what {
-                Move::Retry if after.direction == Direction::In => "its MDN goes out again now".to_owned(),
-                Move::Retry => "goes out again now".to_owned(),
+                Move::Retry => {
+                    let what = if after.direction == Direction::In { "its MDN " } else { "" };
+                    format!("{what}{} out again now", ctx.tense("goes", "would go"))
+                }
                 Move::Resend if ctx.dry_run() => "would be sent anew".to_owned(),
                 Move::Resend => format!("sent anew as {}", after.id),
-                Move::Cancel => "cancelled".to_owned(),
+                Move::Cancel => ctx.tense("cancelled", "would be cancelled").to_owned(),
             };
             (object(&after), ctx.would(format!("Message {}   {word}", message.id)))
         }));

@@ -135,7 +135,8 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Rm { id } => {
             ctx.confirm(&format!("remove partner {id}?"))?;
             partners::remove(&core, ctx.account(), &id, ctx.dry_run()).await?;
-            let text = format!("Partner {id} removed; its certificates and records stay");
+            let removed = ctx.tense("removed", "would be removed");
+            let text = format!("Partner {id} {removed}; its certificates and records stay");
             ctx.printer
                 .done(&json!({ "as2_id": id, "removed": !ctx.dry_run() }), &ctx.would(text));
         }
@@ -265,9 +266,10 @@ fn presets(ctx: &Ctx, name: Option<&str>) {
 async fn block(ctx: &Ctx, core: &Core, id: &str, which: Blocked) -> Result<()> {
     let partner = partners::block(core, ctx.account(), id, which, ctx.dry_run()).await?;
     let text = if which == Blocked::None {
-        format!("Partner {id}   traffic passes both ways")
+        let passes = ctx.tense("passes", "would pass");
+        format!("Partner {id}   traffic {passes} both ways")
     } else {
-        format!("Partner {id}   blocked {which}")
+        format!("Partner {id}   {} {which}", ctx.tense("blocked", "would be blocked"))
     };
     ctx.printer.done(&object(&partner), &ctx.would(text));
     Ok(())

@@ -91,7 +91,7 @@ fn would_send(ctx: &Ctx, core: &Core, args: &Send) -> Outcome {
         std::fs::metadata(file).map_err(|error| Refusal::from_io(format!("cannot send {}", file.display()), &error))?;
         ctx.printer.done(
             &Value::Null,
-            &ctx.would(format!("{} goes from {} to {}", file.display(), args.from, args.to)),
+            &ctx.would(format!("{} would go from {} to {}", file.display(), args.from, args.to)),
         );
     }
     Ok(DONE)

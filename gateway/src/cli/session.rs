@@ -50,7 +50,7 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             if !ctx.dry_run() {
                 end(ctx, &core, id).await?;
             }
-            let text = format!("Session {id} of {} ended", session.user);
+            let text = format!("Session {id} of {} {}", session.user, ctx.tense("ended", "would be ended"));
             ctx.printer.done(
                 &json!({ "id": id, "user": session.user, "ended": !ctx.dry_run() }),
                 &ctx.would(text),

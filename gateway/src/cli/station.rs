@@ -133,7 +133,8 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Rm { id } => {
             ctx.confirm(&format!("remove station {id}?"))?;
             stations::remove(&core, ctx.account(), &id, ctx.dry_run()).await?;
-            let text = format!("Station {id} removed; its certificates stay: as2gate cert list");
+            let removed = ctx.tense("removed", "would be removed");
+            let text = format!("Station {id} {removed}; its certificates stay: as2gate cert list");
             ctx.printer
                 .done(&json!({ "as2_id": id, "removed": !ctx.dry_run() }), &ctx.would(text));
         }
@@ -155,8 +156,9 @@ async fn set(ctx: &Ctx, core: &Core, id: &str, as2_id: Option<String>, settings:
         settings.some("station", id)?;
     }
     let station = stations::set(core, ctx.account(), id, &pairs, ctx.dry_run()).await?;
+    let changed = ctx.tense("changed", "would be changed");
     ctx.printer
-        .done(&object(core, &station), &ctx.would(format!("Station {} changed", station.as2_id)));
+        .done(&object(core, &station), &ctx.would(format!("Station {} {changed}", station.as2_id)));
     Ok(())
 }
 

@@ -117,7 +117,7 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             let mut results = Vec::new();
             for row in &chosen {
                 let removed = uploads::remove(&core, row, ctx.dry_run()).await;
-                let text = ctx.would(format!("{}   deleted", place(row)));
+                let text = ctx.would(format!("{}   {}", place(row), ctx.tense("deleted", "would be deleted")));
                 results.push(removed.map(|()| (object(row), text)));
             }
             ctx.each_done("uploads", names.len() == 1, results)

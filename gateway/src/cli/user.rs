@@ -273,27 +273,32 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Add { name, key, settings } => add(ctx, &core, &name, &key, &settings).await?,
         Verb::Set { name, settings } => {
             let user = users::set(&core, ctx.account(), &name, &settings.some("user", &name)?, ctx.dry_run()).await?;
-            ctx.printer.done(&object(&user), &ctx.would(format!("User {} changed", user.name)));
+            let changed = ctx.tense("changed", "would be changed");
+            ctx.printer
+                .done(&object(&user), &ctx.would(format!("User {} {changed}", user.name)));
             check::note(ctx, &core, &format!("user {} ", user.name))?;
         }
         Verb::Rm { name } => {
             ctx.confirm(&format!("remove user {name}?"))?;
             users::remove(&core, ctx.account(), &name, ctx.dry_run()).await?;
+            let removed = ctx.tense("removed", "would be removed");
             ctx.printer.done(
                 &json!({ "name": name, "removed": !ctx.dry_run() }),
-                &ctx.would(format!("User {name} removed")),
+                &ctx.would(format!("User {name} {removed}")),
             );
         }
         Verb::Enable { name } => {
             let user = users::enable(&core, ctx.account(), &name, true, ctx.dry_run()).await?;
+            let may = ctx.tense("may", "could");
             ctx.printer
-                .done(&object(&user), &ctx.would(format!("User {} may log in", user.name)));
+                .done(&object(&user), &ctx.would(format!("User {} {may} log in", user.name)));
         }
         Verb::Disable { name } => {
             let user = users::enable(&core, ctx.account(), &name, false, ctx.dry_run()).await?;
+            let (may, end) = (ctx.tense("may", "could"), ctx.tense("end", "would end"));
             ctx.printer.done(
                 &object(&user),
-                &ctx.would(format!("User {} may not log in; open connections end", user.name)),
+                &ctx.would(format!("User {} {may} not log in; open connections {end}", user.name)),
             );
         }
         Verb::Password {
@@ -351,7 +356,7 @@ async fn keys(ctx: &Ctx, core: &Core, verb: KeyVerb) -> Result<()> {
             let (user, file) = users::add_key(core, ctx.account(), &name, &source, ctx.dry_run()).await?;
             let text = match file.as_ref().filter(|_| !ctx.dry_run()) {
                 Some(file) => key.write(ctx, &target, file, "")?,
-                None => format!("User {} has {} keys", user.name, user.keys.len()),
+                None => format!("User {} {} {} keys", user.name, ctx.tense("has", "would have"), user.keys.len()),
             };
             ctx.printer.done(&object(&user), &ctx.would(text));
         }
@@ -361,16 +366,20 @@ async fn keys(ctx: &Ctx, core: &Core, verb: KeyVerb) -> Result<()> {
             let (user, file) = users::rotate_key(core, ctx.account(), &name, &source, ctx.dry_run()).await?;
             let text = match file.as_ref().filter(|_| !ctx.dry_run()) {
                 Some(file) => key.write(ctx, &target, file, "   the old key no longer works")?,
-                None => format!("User {}   the old key no longer works", user.name),
+                None => {
+                    let works = ctx.tense("no longer works", "would no longer work");
+                    format!("User {}   the old key {works}", user.name)
+                }
             };
             ctx.printer.done(&object(&user), &ctx.would(text));
         }
         KeyVerb::Rm { name, key } => {
             ctx.confirm(&format!("remove the key {key} of {name}?"))?;
             let user = users::remove_key(core, ctx.account(), &name, &key, ctx.dry_run()).await?;
+            let (removed, has) = (ctx.tense("removed", "would be removed"), ctx.tense("has", "would have"));
             ctx.printer.done(
                 &object(&user),
-                &ctx.would(format!("Key removed; {} has {} left", user.name, user.keys.len())),
+                &ctx.would(format!("Key {removed}; {} {has} {} left", user.name, user.keys.len())),
             );
         }
     }
@@ -454,14 +463,18 @@ async fn set_password(ctx: &Ctx, core: &Core, name: &str, source: Option<&str>, 
         (None, None) => Some(ctx.ask_new_secret(&format!("password of {name}: "))?),
     };
     let user = users::set_password(core, ctx.account(), name, given.as_ref().map(|text| text.as_str()), ctx.dry_run()).await?;
+    // One that was made for a dry run is nobody's.
+    let made = made.filter(|_| !ctx.dry_run());
+    let has = ctx.tense("has", "would have");
     let mut text = match (&made, remove) {
         (Some(made), _) => format!("Password of {}: {}   it is shown this once\n", user.name, made.as_str()),
-        (None, true) => format!("User {} has no password any more\n", user.name),
-        (None, false) => format!("User {} has a new password\n", user.name),
+        (None, true) => format!("User {} {has} no password any more\n", user.name),
+        (None, false) => format!("User {} {has} a new password\n", user.name),
     };
     if !remove && !user.login.has(LoginStep::Password) {
         text.push_str(&format!(
-            "It is not asked for yet:  as2gate user set {} --login password\n",
+            "It {} asked for yet:  as2gate user set {} --login password\n",
+            ctx.tense("is not", "would not be"),
             user.name
         ));
     }
@@ -475,6 +488,9 @@ async fn set_password(ctx: &Ctx, core: &Core, name: &str, source: Option<&str>, 
 
 async fn set_totp(ctx: &Ctx, core: &Core, name: &str, remove: bool) -> Result<()> {
     let (user, secret) = users::set_totp(core, ctx.account(), name, remove, ctx.dry_run()).await?;
+    // One that was made for a dry run is nobody's.
+    let secret = secret.filter(|_| !ctx.dry_run());
+    let has = ctx.tense("has", "would have");
     let mut object = object(&user);
     let mut text = match &secret {
         Some(secret) => format!(
@@ -483,7 +499,8 @@ async fn set_totp(ctx: &Ctx, core: &Core, name: &str, remove: bool) -> Result<()
             secret.base32.as_str(),
             secret.uri.as_str()
         ),
-        None => format!("User {} has no secret for codes any more\n", user.name),
+        None if remove => format!("User {} {has} no secret for codes any more\n", user.name),
+        None => format!("User {} {has} a new secret for codes\n", user.name),
     };
     if let (Some(fields), Some(secret)) = (object.as_object_mut(), &secret) {
         fields.insert("totp_secret".to_owned(), json!(secret.base32.as_str()));
@@ -491,7 +508,8 @@ async fn set_totp(ctx: &Ctx, core: &Core, name: &str, remove: bool) -> Result<()
     }
     if !remove && !user.login.has(LoginStep::Totp) {
         text.push_str(&format!(
-            "Codes are not asked for yet:  as2gate user set {} --login publickey,totp\n",
+            "Codes {} asked for yet:  as2gate user set {} --login publickey,totp\n",
+            ctx.tense("are not", "would not be"),
             user.name
         ));
     }

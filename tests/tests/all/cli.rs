@@ -895,7 +895,14 @@ fn messages_are_cancelled_resent_and_exported() {
     pair.bob().kill9();
     pair.put("stuck.edi", &order(1));
     let stuck = pair.alice().reaches("out", "stuck.edi", "retrying");
-    pair.alice().ok(&["message", "cancel", stuck["id"].as_str().unwrap()]);
+    for (verb, words) in [("retry", "would go out again now"), ("cancel", "would be cancelled")] {
+        let told = pair.alice().ok(&["message", verb, stuck["id"].as_str().unwrap(), "-n"]);
+        assert!(told.contains(words), "{told}");
+    }
+    let told = pair.alice().ok(&["partner", "rm", "BOB", "-n"]);
+    assert!(told.contains("Partner BOB would be removed"), "{told}");
+    let cancelled = pair.alice().cli(&["message", "cancel", stuck["id"].as_str().unwrap()]);
+    assert!(cancelled.code == 0 && cancelled.stderr.is_empty(), "{cancelled}");
     let failed = pair.alice().reaches("out", "stuck.edi", "failed");
     assert_eq!(failed["code"], "cancelled");
     pair.bob().start();

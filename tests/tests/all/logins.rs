@@ -254,6 +254,8 @@ fn codes_of_an_authenticator_app_are_the_second_step() {
     }
     let gateway = gateway();
     let key = user(&gateway, "ops", "publickey,totp password,totp").unwrap();
+    let dry = gateway.ok(&["user", "totp", "ops", "-n"]);
+    assert!(dry.contains("would have a new secret") && !dry.contains("otpauth"), "{dry}");
     let made = gateway.json(&["user", "totp", "ops"]);
     let secret = made["totp_secret"].as_str().unwrap().to_owned();
     assert_eq!(secret.len(), 32);
