@@ -253,7 +253,21 @@ impl Detail {
 /// The mark of a received message whose async MDN was held or given up begins so.
 const MDN_UNDELIVERED: &str = "MDN not delivered";
 
+/// The mark of a message of `partner test`.
+const TEST: &str = "test";
+
 impl Message {
+    /// It only tried whether messages arrive: nobody waits for its file.
+    #[must_use]
+    pub fn is_test(&self) -> bool {
+        self.detail.marks.iter().any(|mark| mark == TEST)
+    }
+
+    /// Marks it so.
+    pub fn mark_as_test(&mut self) {
+        self.detail.marks.push(TEST.to_owned());
+    }
+
     /// The partner asked for an async MDN of this received message, and it was held or given up: the mark that says so, with
     /// the reason.
     #[must_use]

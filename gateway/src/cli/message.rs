@@ -92,12 +92,14 @@ pub(crate) enum Verb {
     /// Post the same bytes again now, under the same Message-ID; of a received message, its async MDN.
     #[command(after_help = "Examples:
   as2gate message retry 048291637
-  as2gate message retry --state held")]
+  as2gate message retry --state held
+  as2gate message retry --state failed --partner BIGMART")]
     Retry(Which),
     /// Send the stored file as a new message; the 6-hour rule does not count.
     #[command(after_help = "Examples:
   as2gate message resend 048291637
-  as2gate message resend --state failed --dry-run")]
+  as2gate message resend --state failed --dry-run
+  as2gate message resend --state failed --partner BIGMART")]
     Resend(Which),
     /// Give up a message in work; its file goes to failed.
     #[command(after_help = "Examples:
@@ -122,9 +124,12 @@ pub(crate) struct Which {
     /// Ids, their nine digits, or Message-IDs.
     #[arg(required_unless_present = "state", conflicts_with = "state")]
     ids: Vec<String>,
-    /// All sent messages in this state.
+    /// All sent messages in this state; `retry` and `resend` leave those of `partner test` out.
     #[arg(long, value_name = "STATE")]
     state: Option<State>,
+    /// Of these, only those to this partner.
+    #[arg(long, value_name = "ID", requires = "state")]
+    partner: Option<String>,
 }
 
 pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
@@ -152,11 +157,14 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
                 limit,
             };
             let found = core.journal.read(|tx| tx.messages(&filter))?;
+            if found.is_empty() {
+                messages::expect_names(&core, ctx.account(), filter.station.as_deref(), filter.partner.as_deref())?;
+            }
             ctx.printer.list(&table(&found, state, core.clock.now()));
         }
         Verb::Show { id } => {
             let message = messages::choose(&core, ctx.account(), &id)?;
-            ctx.printer.show(&object(&message), &shown(&core, &message));
+            ctx.printer.show(&object(&message), &shown(&core, &message)?);
         }
         Verb::Follow { id: Some(id), timeout, .. } => {
             let message = messages::choose(&core, ctx.account(), &id)?;
@@ -619,7 +627,7 @@ enum Move {
 }
 
 async fn each(ctx: &Ctx, core: &Arc<Core>, which: Which, what: Move) -> Outcome {
-    let chosen = chosen(ctx, core, &which)?;
+    let chosen = chosen(ctx, core, &which, what)?;
     if which.state.is_some() && chosen.len() > 1 {
         ctx.confirm(&format!("{} messages; go on?", chosen.len()))?;
     }
@@ -646,16 +654,22 @@ async fn each(ctx: &Ctx, core: &Arc<Core>, which: Which, what: Move) -> Outcome 
     ctx.each_done("messages", which.state.is_none() && which.ids.len() == 1, results)
 }
 
-fn chosen(ctx: &Ctx, core: &Core, which: &Which) -> Result<Vec<Message>> {
+fn chosen(ctx: &Ctx, core: &Core, which: &Which, what: Move) -> Result<Vec<Message>> {
     if let Some(state) = which.state {
         let filter = MessageFilter {
             account: ctx.account().map(str::to_owned),
             direction: Some(Direction::Out),
             state: Some(state),
+            partner: which.partner.clone(),
             limit: MAX_LIMIT,
             ..MessageFilter::default()
         };
-        return Ok(core.journal.read(|tx| tx.messages(&filter))?);
+        let mut found = core.journal.read(|tx| tx.messages(&filter))?;
+        if found.is_empty() {
+            messages::expect_names(core, ctx.account(), None, filter.partner.as_deref())?;
+        }
+        found.retain(|message| what == Move::Cancel || !message.is_test());
+        return Ok(found);
     }
     let mut seen = BTreeSet::new();
     let mut found = Vec::new();

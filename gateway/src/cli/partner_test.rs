@@ -229,6 +229,7 @@ async fn send_test(core: &Arc<Core>, station: &str, partner: &str, timeout: Dura
         name,
         subject: "as2gate test message".to_owned(),
         content_type: String::new(),
+        is_test: true,
     };
     let submitted = intake::submit(core, station, partner, what).await;
     let _ = std::fs::remove_file(&path);

@@ -106,6 +106,7 @@ async fn submit(ctx: &Ctx, core: &Arc<Core>, args: &Send) -> (Vec<Message>, Vec<
             name: args.name.clone().unwrap_or_default(),
             subject: args.subject.clone().unwrap_or_default(),
             content_type: args.content_type.clone().unwrap_or_default(),
+            is_test: false,
         };
         match intake::submit(core, &args.from, &args.to, what).await {
             Ok(message) => {

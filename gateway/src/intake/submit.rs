@@ -53,6 +53,8 @@ pub struct Submission {
     pub subject: String,
     /// Content type; empty: by the partner's setting.
     pub content_type: String,
+    /// It only tries whether messages arrive.
+    pub is_test: bool,
 }
 
 /// Takes a local file as if it had been uploaded: for `as2gate send` and `partner test`. Due at once.
@@ -105,7 +107,10 @@ fn queue_file(core: &Core, account: String, station: String, partner: String, wh
         subject: what.subject,
         content_type: what.content_type,
     };
-    let (now, message) = drawn(core, &arrived);
+    let (now, mut message) = drawn(core, &arrived);
+    if what.is_test {
+        message.mark_as_test();
+    }
     let failed = |error: JournalError| SubmitError::new("journal", "cannot send the file", error.to_string(), "as2gate doctor");
     match queue(core, arrived, message, now, now).map_err(failed)? {
         Landed::Queued(id) | Landed::Duplicate(id) => core.journal.read(|tx| tx.expect_message(id.as_str())).map_err(failed),

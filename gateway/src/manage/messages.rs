@@ -5,12 +5,12 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Refusal, RefusalKind, Result};
+use super::{Refusal, RefusalKind, Result, objects, partners, stations};
 use crate::clock::Millis;
 use crate::config::DuplicateRelease;
 use crate::gateway::Core;
 use crate::hint::command;
-use crate::journal::{Accepted, Entry, JournalError, NewUpload, Revived};
+use crate::journal::{Accepted, Entry, JournalError, MessageFilter, NewUpload, Revived};
 use crate::layout::Area;
 use crate::message::{Detail, Direction, FileRecord, Id, Message, State};
 use crate::outbox::FlowError;
@@ -50,6 +50,43 @@ pub fn choose(core: &Core, account: Option<&str>, text: &str) -> Result<Message>
         )),
         _ => Ok(message),
     }
+}
+
+/// Refuses a station or partner that is nobody's name: to look for its messages would find none, as if it had none. Those of a
+/// removed one are found.
+///
+/// # Errors
+/// When there is neither such an object nor a message of it.
+pub fn expect_names(core: &Core, account: Option<&str>, station: Option<&str>, partner: Option<&str>) -> Result<()> {
+    let all = objects(core)?;
+    let (of_station, of_partner) = (
+        MessageFilter {
+            station: station.map(str::to_owned),
+            ..MessageFilter::default()
+        },
+        MessageFilter {
+            partner: partner.map(str::to_owned),
+            ..MessageFilter::default()
+        },
+    );
+    let unknown = [
+        (station.and_then(|id| stations::choose(&all, account, id).err()), of_station),
+        (partner.and_then(|id| partners::choose(&all, account, id).err()), of_partner),
+    ];
+    for (refusal, filter) in unknown {
+        let filter = MessageFilter {
+            account: account.map(str::to_owned),
+            limit: 1,
+            ..filter
+        };
+        // Several accounts may have a partner of one id.
+        if let Some(refusal) = refusal.filter(|refusal| refusal.kind == RefusalKind::NotFound)
+            && core.journal.read(|tx| tx.messages(&filter))?.is_empty()
+        {
+            return Err(refusal);
+        }
+    }
+    Ok(())
 }
 
 /// Posts the stored bytes again at once, under the same Message-ID; of a received message, its async MDN.

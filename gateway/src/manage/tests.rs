@@ -590,6 +590,7 @@ async fn a_message_that_moved_since_it_was_seen_is_not_cancelled() {
         "ALICE",
         "BIG",
         crate::intake::Submission {
+            is_test: false,
             file,
             ..Default::default()
         },

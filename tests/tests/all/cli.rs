@@ -559,6 +559,7 @@ fn errors_have_three_lines_and_their_exit_code() {
     let bad = gateway.file("bad.pem", b"not a certificate");
     let cases: &[(u8, &[&str])] = &[
         (2, &["message", "list", "--state", "nonsense"]),
+        (2, &["message", "resend", "--partner", "BOB"]),
         (2, &["no-such-noun"]),
         (2, &["partner", "set", "BOB", "--encript", "none"]),
         (2, &["partner", "set", "BOB"]),
@@ -567,6 +568,9 @@ fn errors_have_three_lines_and_their_exit_code() {
         (3, &["user", "show", "nobody"]),
         (3, &["cert", "show", "nothing"]),
         (3, &["message", "show", "000000000"]),
+        (3, &["message", "list", "--partner", "NOBODY"]),
+        (3, &["message", "list", "--station", "NOBODY"]),
+        (3, &["message", "resend", "--state", "failed", "--partner", "NOBODY"]),
         (3, &["send", "no-such-file.edi", "--from", "ALICE", "--to", "BOB"]),
         (3, &["send", "as2gate.toml", "--from", "ALICE", "--to", "NOBODY"]),
         (
@@ -906,7 +910,8 @@ fn messages_are_cancelled_resent_and_exported() {
     let failed = pair.alice().reaches("out", "stuck.edi", "failed");
     assert_eq!(failed["code"], "cancelled");
     pair.bob().start();
-    pair.alice().ok(&["message", "resend", failed["id"].as_str().unwrap()]);
+    let resent = pair.alice().json(&["message", "resend", "--state", "failed", "--partner", "BOB"]);
+    assert_eq!(resent.as_array().unwrap().len(), 1, "{resent:#}");
     let parcel = pair.delivered("stuck.edi");
     assert_ne!(parcel.sent["id"], failed["id"], "a resend is a new message");
     assert_eq!(parcel.sent["previous"], failed["id"]);

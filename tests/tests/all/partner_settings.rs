@@ -667,6 +667,17 @@ fn partner_test_ends_in_time_and_tells_how_far_it_came() {
         "{told:#}"
     );
 
+    // Nobody waits for the files of tests.
+    let tests = alice.messages("out");
+    assert!(
+        !tests.is_empty() && tests.iter().all(|test| test["state"] == "retrying"),
+        "{tests:#?}"
+    );
+    assert_eq!(
+        alice.json(&["message", "retry", "--state", "retrying", "-n"]),
+        serde_json::json!([])
+    );
+
     // What was not even packaged, as it waits for those before it, was protected by nothing.
     alice.ok(&["partner", "set", "BOB", "--in-order", "true"]);
     std::thread::sleep(FOLLOWS);
