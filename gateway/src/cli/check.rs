@@ -81,7 +81,13 @@ pub(crate) fn run(ctx: &Ctx, args: &Check) -> Outcome {
     }
     match Core::open(config) {
         Ok(core) => findings.extend(judge_objects(&core)?),
-        Err(error @ StartError::NotSetUp(_)) => findings.push(Finding::warn("objects", error.to_string(), error.hint())),
+        Err(error @ StartError::NotSetUp(_)) => {
+            let hint = format!(
+                "{} sets one up; another is named with -c FILE or --data-dir DIR",
+                ctx.command("init")
+            );
+            findings.push(Finding::bad("data directory", error.to_string(), &hint));
+        }
         Err(error) => return Err(error.into()),
     }
     finish(ctx, &findings, "configuration and objects are valid")
