@@ -9,7 +9,7 @@ use super::error::DONE;
 use super::output::{Format, out, plain};
 use super::{Ctx, Outcome};
 use crate::manage::apply::{self, Difference, files_of};
-use crate::manage::{accounts, objects};
+use crate::manage::{Refusal, RefusalKind, accounts, objects};
 
 /// Bring objects into the state that TOML files describe.
 #[derive(Debug, Args)]
@@ -31,12 +31,13 @@ pub(crate) struct Apply {
 #[command(after_help = "Examples:
   as2gate export > objects.toml
   as2gate export -a acme --out acme.toml
+  as2gate export -o json                           for programs: the same tables and names
   as2gate export --with-secrets --out full.toml    private keys and passwords, sealed")]
 pub(crate) struct Export {
     /// With private keys and passwords, sealed: readable with the same master key only.
     #[arg(long)]
     with_secrets: bool,
-    /// Write here instead, mode 0600.
+    /// Write here instead, as TOML, mode 0600.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -110,6 +111,18 @@ pub(crate) fn export(ctx: &Ctx, args: &Export) -> Outcome {
         Some(file) => {
             super::write_file(file, &text, 0o600)?;
             ctx.printer.done(&json!({ "file": file }), &format!("Wrote {}", file.display()));
+        }
+        None if ctx.printer.format == Format::Json => {
+            let tables: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+                Refusal::new(
+                    RefusalKind::Failed,
+                    "internal",
+                    "cannot export",
+                    error.to_string(),
+                    "export without -o json",
+                )
+            })?;
+            ctx.printer.show(&json!(tables), "");
         }
         None => out(&text),
     }

@@ -812,6 +812,12 @@ fn objects_as_toml_make_the_round_trip() {
         "7",
     ]);
     let text = gateway.ok(&["export"]);
+    let read: Value = serde_json::from_str(&gateway.ok(&["export", "-o", "json"])).unwrap();
+    let subject = |partner: &Value| partner["subject"] == "Orders";
+    assert!(
+        read["partner"].as_array().unwrap().iter().any(subject) && read["certificate"][0]["pem"].is_string(),
+        "{read:#}"
+    );
     for table in ["[[account]]", "[[station]]", "[[partner]]", "[[user]]"] {
         assert!(text.contains(table), "{table}: {text}");
     }
