@@ -501,6 +501,28 @@ fn a_certificate_in_use_is_not_removed_and_says_by_whom() {
     let ran = gateway.cli(&["cert", "rm", &name, "-y"]);
     assert_ne!(ran.code, 0);
     assert!(ran.stderr.contains("ALICE"), "{ran}");
+
+    // What frees it depends on the switch that there is already.
+    let renewed = gateway.json(&["cert", "renew", &name, "--at", &in_days(2)]);
+    let next = renewed["name"].as_str().unwrap();
+    let words = gateway.cli(&["cert", "rm", &name, "-y"]).fails(1);
+    assert!(words.contains(&format!("as2gate cert switch {next}")), "{words}");
+    gateway.ok(&["partner", "add", "--from-station", "ALICE"]);
+    let old = gateway.json(&["partner", "show", "ALICE"])["encrypt_certificate"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let other = Identity::new("other");
+    let other = other.path("cert.pem").display().to_string();
+    let new = gateway.json(&["cert", "schedule", &old, "--replace-with", &other]);
+    let new = new["name"].as_str().unwrap();
+    let words = gateway.cli(&["cert", "rm", &old, "-y"]).fails(1);
+    assert!(
+        words.contains("partner ALICE") && words.contains(&format!("as2gate partner set ALICE --sign-certificate {new}")),
+        "{words}"
+    );
+    gateway.ok(&["partner", "set", "ALICE", "--sign-certificate", new]);
+    gateway.ok(&["cert", "rm", &old, "-y"]);
 }
 
 #[test]

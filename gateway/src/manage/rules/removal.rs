@@ -1,5 +1,6 @@
 //! What a removal would leave dangling.
 
+use crate::certificate::Certificate;
 use crate::hint::{command, listed};
 use crate::journal::{ObjectKind, Objects};
 use crate::manage::{Refusal, RefusalKind, Result};
@@ -14,11 +15,7 @@ pub(super) fn check(after: &Objects, kind: ObjectKind, account: &str, name: &str
             let hint = command("partner set", first, "--stations IDS");
             (partners, "partners name it:", hint)
         }
-        ObjectKind::Certificate => (
-            used_by(after, account, name),
-            "it is used by",
-            format!("give them another certificate first: as2gate cert schedule {name} --replace-with FILE"),
-        ),
+        ObjectKind::Certificate => (used_by(after, account, name), "it is used by", freed(after, account, name)),
         ObjectKind::Partner | ObjectKind::User => return Ok(()),
     };
     if users.is_empty() {
@@ -46,6 +43,30 @@ fn contents(objects: &Objects, account: &str) -> Vec<String> {
     objects.certificates.values().for_each(|c| add("cert", &c.account, &c.name));
     objects.users.values().for_each(|u| add("user", &u.account, &u.name));
     all
+}
+
+/// What frees a certificate: the switch that is planned already or, after one, to drop it where it goes on beside its successor.
+fn freed(objects: &Objects, account: &str, name: &str) -> String {
+    let ours = |c: &&Certificate| c.account == account && c.replaces == name && !c.active_from.is_empty();
+    if let Some(next) = objects.certificates.values().find(ours) {
+        return format!(
+            "{} takes over at {}; at once by as2gate cert switch {}",
+            next.name, next.active_from, next.name
+        );
+    }
+    for partner in objects.partners.values().filter(|partner| partner.account == account) {
+        for (option, list) in [
+            ("--sign-certificate", &partner.sign_certificate),
+            ("--https-certificate", &partner.https_certificate),
+        ] {
+            let others: Vec<&str> = list.iter().map(String::as_str).filter(|other| *other != name).collect();
+            if others.len() < list.len() && !others.is_empty() && partner.encrypt_certificate != name {
+                let set = command("partner set", &partner.as2_id, &format!("{option} {}", others.join(",")));
+                return format!("it counts beside {}; to drop it: {set}", others.join(", "));
+            }
+        }
+    }
+    format!("give them another certificate first: as2gate cert schedule {name} --replace-with FILE")
 }
 
 /// The partners whose list of stations names one.
