@@ -60,7 +60,17 @@ const MAX_CERTIFICATE_FILE: u64 = 4 << 20;
   as2gate serve                        start the server
   as2gate station add ACME_PROD        our AS2 identity
   as2gate status                       how it is doing
-  as2gate message list --state failed  what went wrong")]
+  as2gate message list --state failed  what went wrong
+
+Exit codes:
+  0  done
+  1  failed, or not possible as things stand: it exists already, is in use, in work or over; \"no\" as an answer
+  2  the command line makes no sense, or leaves open what is meant
+  3  what it names is not there
+  4  a value, a file or the configuration is invalid
+  5  somebody does not allow it: rights, a blocked partner, the answer no
+  6  the network or the remote side
+  7  done in part")]
 struct Cli {
     #[command(flatten)]
     globals: Globals,
@@ -423,7 +433,12 @@ impl Ctx {
         }
     }
 
-    /// `text`, or in a dry run what it would be.
+    /// What was done, or in a dry run what would be.
+    fn tense<'a>(&self, done: &'a str, would: &'a str) -> &'a str {
+        if self.dry_run() { would } else { done }
+    }
+
+    /// `text`, or in a dry run the same marked as one.
     fn would(&self, text: String) -> String {
         if self.dry_run() { format!("(dry run) {text}") } else { text }
     }

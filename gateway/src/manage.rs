@@ -42,15 +42,15 @@ const MAX_TRIES: usize = 8;
 /// What sort of refusal it is; decides the exit code, later the HTTP status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefusalKind {
-    /// It did not work out.
+    /// It did not work out, or is not possible as things stand: it is there already, in use, in work or over.
     Failed,
-    /// The request makes no sense as it is.
+    /// The request makes no sense as it is, or leaves open what is meant.
     Usage,
     /// What was named is not there.
     NotFound,
-    /// Configuration or input is invalid.
+    /// A value, a file or the configuration is invalid.
     Invalid,
-    /// Not allowed.
+    /// Somebody does not allow it: rights, a block, the answer no.
     Denied,
     /// The remote side or the network.
     Remote,
@@ -101,9 +101,14 @@ impl Refusal {
         Refusal::new(RefusalKind::Usage, "usage", what, why, hint)
     }
 
+    /// What is not possible as things stand.
+    pub fn not_now(code: &'static str, what: impl Into<String>, why: impl Into<String>, hint: impl Into<String>) -> Self {
+        Refusal::new(RefusalKind::Failed, code, what, why, hint)
+    }
+
     /// Something that is there already.
     pub fn exists(what: impl Into<String>, why: impl Into<String>, hint: impl Into<String>) -> Self {
-        Refusal::new(RefusalKind::Failed, "exists", what, why, hint)
+        Refusal::not_now("exists", what, why, hint)
     }
 
     /// The keystore's word: its sentences say what to do after the last semicolon.
@@ -119,10 +124,10 @@ impl Refusal {
     /// The system's word about a file.
     #[must_use]
     pub fn from_io(what: impl Into<String>, error: &std::io::Error) -> Self {
-        let kind = if error.kind() == std::io::ErrorKind::NotFound {
-            RefusalKind::NotFound
-        } else {
-            RefusalKind::Failed
+        let kind = match error.kind() {
+            std::io::ErrorKind::NotFound => RefusalKind::NotFound,
+            std::io::ErrorKind::PermissionDenied => RefusalKind::Denied,
+            _ => RefusalKind::Failed,
         };
         Refusal::new(
             kind,

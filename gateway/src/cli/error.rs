@@ -83,8 +83,9 @@ impl From<StartError> for Refusal {
 impl From<SubmitError> for Refusal {
     fn from(error: SubmitError) -> Self {
         let kind = match error.code {
-            "no-station" | "no-partner" | "unreadable-file" => RefusalKind::NotFound,
-            "bad-name" | "empty-file" | "not-a-pair" => RefusalKind::Invalid,
+            "no-station" | "no-partner" | "not-a-pair" | "no-file" => RefusalKind::NotFound,
+            "bad-name" | "bad-subject" | "bad-file" | "empty-file" => RefusalKind::Invalid,
+            "unreadable-file" => RefusalKind::Denied,
             _ => RefusalKind::Failed,
         };
         Refusal::new(kind, error.code, error.what, error.why, error.hint)

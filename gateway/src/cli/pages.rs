@@ -48,7 +48,7 @@ pub(crate) fn man(ctx: &Ctx, args: &Man, described: Command) -> Outcome {
     };
     if !dir.is_dir() {
         let what = format!("cannot write manual pages to {}", dir.display());
-        return Err(Refusal::usage(what, "it is no directory", "make it first, or name another one"));
+        return Err(Refusal::not_found(what, "it is no directory", "make it first, or name another one"));
     }
     if !ctx.dry_run() {
         let written = clap_mangen::generate_to(described, dir);

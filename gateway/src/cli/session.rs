@@ -73,7 +73,7 @@ async fn end(ctx: &Ctx, core: &Core, id: u64) -> Result<()> {
         if begun.elapsed() > WAIT {
             return Err(Refusal::new(
                 RefusalKind::Failed,
-                "session_lives",
+                "session-lives",
                 format!("session {id} has not ended yet"),
                 "the server was asked and did not do it in time",
                 "as2gate session list",

@@ -163,13 +163,21 @@ pub fn check_pair(core: &Core, station: &str, partner: &str) -> Result<String, S
 }
 
 fn stage(core: &Core, path: &Path) -> Result<(Staged, String), SubmitError> {
-    let cannot = |why: String| {
+    let refused = |code, why: String| {
         SubmitError::new(
-            "unreadable-file",
+            code,
             format!("cannot read {}", path.display()),
             why,
             "look at the path and its rights",
         )
+    };
+    let cannot = |error: std::io::Error| {
+        let code = match error.kind() {
+            std::io::ErrorKind::NotFound => "no-file",
+            std::io::ErrorKind::PermissionDenied => "unreadable-file",
+            _ => "file",
+        };
+        refused(code, error.to_string())
     };
     let full = |error: StorageError| {
         SubmitError::new(
@@ -180,24 +188,22 @@ fn stage(core: &Core, path: &Path) -> Result<(Staged, String), SubmitError> {
         )
     };
     core.storage.check_room().map_err(full)?;
-    let mut file = std::fs::File::open(path).map_err(|e| cannot(e.to_string()))?;
-    if file.metadata().map_err(|e| cannot(e.to_string()))?.is_dir() {
-        return Err(cannot("it is a directory".to_owned()));
+    let mut file = std::fs::File::open(path).map_err(cannot)?;
+    if file.metadata().map_err(cannot)?.is_dir() {
+        return Err(refused("bad-file", "it is a directory".to_owned()));
     }
     let mut draft = core.storage.draft();
     let mut hash = Sha256::new();
     let mut buffer = vec![0u8; PIECE];
     loop {
-        let n = file.read(&mut buffer).map_err(|e| cannot(e.to_string()))?;
+        let n = file.read(&mut buffer).map_err(cannot)?;
         let piece = buffer.get(..n).unwrap_or_default();
         if piece.is_empty() {
             break;
         }
         if draft.len().saturating_add(PIECE as u64) > core.config.uploads.max_file.saturating_add(PIECE as u64) {
-            return Err(cannot(format!(
-                "it is longer than uploads.max_file, {} bytes",
-                core.config.uploads.max_file
-            )));
+            let max = core.config.uploads.max_file;
+            return Err(refused("bad-file", format!("it is longer than uploads.max_file, {max} bytes")));
         }
         hash.update(piece);
         draft.append(piece).map_err(full)?;

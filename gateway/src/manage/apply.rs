@@ -329,7 +329,7 @@ fn certificate(core: &Core, objects: &Objects, account: &str, beside: &Path, ent
     let what = || format!("cannot take certificate {}", entry.name);
     let present = objects.certificate(account, &entry.name);
     let bytes = match (entry.pem.is_empty(), entry.file.is_empty()) {
-        (false, false) => return Err(Refusal::usage(what(), "it has both file and pem", "leave one of them out")),
+        (false, false) => return Err(Refusal::invalid(what(), "it has both file and pem", "leave one of them out")),
         (false, true) => Some(entry.pem.clone().into_bytes()),
         (true, false) => Some(read_beside(beside, &entry.file).map_err(|error| Refusal::from_io(what(), &error))?),
         (true, true) => None,

@@ -156,7 +156,7 @@ async fn retry_mdn(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result
     let what = || format!("cannot retry message {}", message.id);
     if message.detail.mdn_url.is_empty() {
         let why = "it was received, and its sender asked for no async MDN";
-        return Err(Refusal::usage(what(), why, "ask the partner to send it again"));
+        return Err(Refusal::not_now("received", what(), why, "ask the partner to send it again"));
     }
     if message.state == State::Received {
         let hint = format!("as2gate message follow {}", message.id.short());
@@ -328,7 +328,7 @@ pub async fn cancel(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
             format!("nothing of it goes out any more; see as2gate message show {}", message.id.short())
         };
         let why = format!("it is {}", message.state);
-        return Err(Refusal::new(RefusalKind::Denied, "final", what(), why, hint));
+        return Err(Refusal::not_now("final", what(), why, hint));
     }
     if message.state == State::Sending {
         return Err(Refusal::new(
@@ -373,7 +373,8 @@ pub async fn cancel(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
 fn expect_sent(message: &Message, verb: &str) -> Result<()> {
     if message.direction == Direction::In {
         let why = "it was received; only sent messages can be moved by hand";
-        return Err(Refusal::usage(
+        return Err(Refusal::not_now(
+            "received",
             format!("cannot {verb} message {}", message.id),
             why,
             "ask the partner to send it again",

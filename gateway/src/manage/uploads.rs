@@ -93,7 +93,7 @@ pub async fn release(core: &Arc<Core>, row: &UploadRow, name: Option<&str>, dry_
     if row.state == UploadState::Part {
         let why = format!("it was broken off: {} bytes came, and nobody said that this is all", row.size);
         let hint = format!("{} can resume it, or `as2gate send` a whole copy", row.owner);
-        return Err(Refusal::new(RefusalKind::Denied, "part", cannot(), why, hint));
+        return Err(Refusal::not_now("part", cannot(), why, hint));
     }
     intake::check_pair(core, &row.station, &row.partner)?;
     let allow_empty = core.objects().partner(&row.account, &row.partner).is_some_and(|p| p.allow_empty);
