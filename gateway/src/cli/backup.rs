@@ -72,7 +72,7 @@ pub(crate) async fn restore(ctx: &Ctx, args: Restore) -> Outcome {
         let _ = std::fs::remove_file(file);
     }
     let manifest = restored?;
-    let text = told("Restored", &target, &manifest);
+    let text = told(ctx.tense("Restored", "Would restore"), &target, &manifest);
     let next = format!("Next:\n  {}\n  {}\n", ctx.command("check"), ctx.command("serve"));
     ctx.printer.done(&object(&target, &manifest), &format!("{}{next}", ctx.would(text)));
     Ok(DONE)
