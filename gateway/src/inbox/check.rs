@@ -338,7 +338,12 @@ pub(super) async fn give_up(core: &Arc<Core>, mut taken: Taken) -> Result<(), Fl
         "every check failed by a fault of ours; see the log",
     );
     reject(&mut taken.message, &error);
-    let evidence = evidence_entries(&taken.message);
+    let mut evidence = evidence_entries(&taken.message);
+    // Bytes that are gone cannot be shown.
+    let raw = &taken.message.detail.raw;
+    if core.storage.open_staged(raw).is_err() {
+        evidence.0.retain(|entry| entry.store != *raw);
+    }
     let filing = ended(core, taken, Says::error(&error, None), evidence, now)?;
     let message = filing.message.clone();
     core.journal.write(move |tx| tx.file_message(filing, now)).await?;

@@ -113,7 +113,7 @@ impl As2Tree {
             return Err(denied());
         }
         if !entry.store.is_empty() {
-            while self.core.storage.publish_batch().map_err(failure)?.placed > 0 {}
+            self.core.storage.publish_listed().map_err(failure)?;
         }
         let entry = self.record(parent, name)?;
         lifecycle::retire_now(&self.core, entry).map_err(failure)?;
