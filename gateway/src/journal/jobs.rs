@@ -214,14 +214,7 @@ impl Tx<'_> {
     /// # Errors
     /// `Conflict` if the job has another holder.
     pub fn put_back_job(&self, id: i64, fence: i64, due: Millis) -> Result<()> {
-        let changed = self
-            .db
-            .prepare_cached(
-                "UPDATE job SET due = ?3, lease_owner = NULL, lease_until = NULL, tries = tries + 1
-                 WHERE id = ?1 AND fence = ?2",
-            )?
-            .execute(params![id, fence, due])?;
-        held(changed)
+        self.free_job(id, fence, due, 1)
     }
 
     /// The same, without counting a try.
@@ -229,10 +222,17 @@ impl Tx<'_> {
     /// # Errors
     /// `Conflict` if the job has another holder.
     pub fn postpone_job(&self, id: i64, fence: i64, due: Millis) -> Result<()> {
+        self.free_job(id, fence, due, 0)
+    }
+
+    fn free_job(&self, id: i64, fence: i64, due: Millis, tries: u32) -> Result<()> {
         let changed = self
             .db
-            .prepare_cached("UPDATE job SET due = ?3, lease_owner = NULL, lease_until = NULL WHERE id = ?1 AND fence = ?2")?
-            .execute(params![id, fence, due])?;
+            .prepare_cached(
+                "UPDATE job SET due = ?3, lease_owner = NULL, lease_until = NULL, tries = tries + ?4
+                 WHERE id = ?1 AND fence = ?2",
+            )?
+            .execute(params![id, fence, due, tries])?;
         held(changed)
     }
 
