@@ -74,6 +74,11 @@ fn foreign(cn: &str) -> NewCertificate {
 /// A pair that trades in plain.
 pub(crate) async fn plain_pair(core: &Core) {
     station(core, "ALICE").await;
+    plain_bob(core).await;
+}
+
+/// The partner of such a pair.
+pub(crate) async fn plain_bob(core: &Core) {
     let bob = partners::NewPartner {
         account: None,
         as2_id: "BOB".to_owned(),

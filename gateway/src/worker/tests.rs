@@ -4,7 +4,7 @@ use super::*;
 use crate::clock::ManualClock;
 use crate::journal::Claim;
 use crate::manage::partners;
-use crate::manage::tests::{Place, accept, message, place, place_with, plain_pair, set_bob};
+use crate::manage::tests::{Place, accept, message, place, place_with, plain_bob, plain_pair, set_bob};
 use crate::message::{Direction, Message, State};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -63,28 +63,10 @@ async fn a_pair_that_lacks_something_for_a_while_rejects_nothing_that_was_promis
     for _ in 0..30 {
         assert_eq!(round(&core, &clock, MINUTE).await, 1);
     }
-    plain_pair_again(&core).await;
+    plain_bob(&core).await;
     round(&core, &clock, MINUTE).await;
     let message = found(&core, &message);
     assert_eq!((message.state, message.code.as_str()), (State::Filed, ""), "{}", message.reason);
-}
-
-async fn plain_pair_again(core: &Core) {
-    let bob = partners::NewPartner {
-        account: None,
-        as2_id: "BOB".to_owned(),
-        settings: [
-            ("url", "http://192.0.2.1/as2"),
-            ("encrypt", "none"),
-            ("require_signed", "false"),
-            ("require_encrypted", "false"),
-        ]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .to_vec(),
-        certificate: None,
-    };
-    partners::add(core, &bob, false).await.unwrap();
-    core.refresh_objects().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
