@@ -20,6 +20,7 @@ use crate::config::{self, Config};
 use crate::helper::{SpareCores, Turns};
 use crate::inbox::Brake;
 use crate::journal::{Journal, JournalError, Objects, UploadState};
+use crate::lifecycle::Rejections;
 use crate::partnership::{Lack, Partnership, PartnershipCache};
 use crate::post::Poster;
 use crate::random::random;
@@ -59,6 +60,8 @@ pub struct Core {
     pub(crate) mic_turns: Turns,
     /// Slows down who sends what does not decrypt.
     pub brake: Brake,
+    /// Of which pairs messages were rejected lately.
+    pub(crate) rejections: Rejections,
     /// Counters.
     pub metrics: Arc<Registry>,
     objects: RwLock<Arc<Objects>>,
@@ -185,6 +188,7 @@ impl Core {
             crypto,
             mic_turns: Turns::default(),
             brake: Brake::default(),
+            rejections: Rejections::default(),
             metrics: Registry::new(),
             objects: RwLock::new(Arc::new(objects)),
             partnerships: PartnershipCache::default(),
@@ -358,6 +362,7 @@ impl Gateway {
             stopped.clone(),
         )));
         tasks.push(tokio::spawn(rounds::publish(Arc::clone(&core), stopped.clone())));
+        tasks.push(tokio::spawn(rounds::bound_rejected(Arc::clone(&core), stopped.clone())));
         tasks.push(tokio::spawn(rounds::sweep(Arc::clone(&core), stopped)));
         Ok(Running {
             listening,

@@ -3,6 +3,8 @@
 //! Ages round up to the next midnight UTC, never down. What is not final, and what is under legal hold, stays. A step
 //! moves the bytes first and marks the row after, and may be repeated at any point.
 
+mod rejected;
+
 use std::sync::Arc;
 
 use as2_core::hex;
@@ -16,6 +18,8 @@ use crate::gateway::Core;
 use crate::journal::{Entry, JournalError, Tx, UploadState};
 use crate::layout::Area;
 use crate::storage::StorageError;
+
+pub use rejected::{Rejections, bound_rejected};
 
 /// Entries that one transaction marks.
 const BATCH: u32 = 500;

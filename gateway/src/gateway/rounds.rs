@@ -23,6 +23,8 @@ const PUBLISH_PAUSE: Duration = Duration::from_millis(100);
 const SWEEP_POLL: Duration = Duration::from_secs(1);
 /// How often the gauges are brought up to date.
 const GAUGES: Duration = Duration::from_secs(5);
+/// Wait between two looks at how much was rejected.
+const REJECTED_PAUSE: Duration = Duration::from_secs(5);
 /// How long a sweep that failed is left alone.
 const SWEEP_AGAIN: Duration = Duration::from_secs(3600);
 /// Wake-ups are hints; the publisher looks so often anyway.
@@ -115,6 +117,21 @@ pub(super) async fn publish(core: Arc<Core>, mut stop: watch::Receiver<bool>) {
             }
         }
         if !going_on {
+            return;
+        }
+    }
+}
+
+/// Keeps what was rejected within its bound, soon after it grew.
+pub(super) async fn bound_rejected(core: Arc<Core>, mut stop: watch::Receiver<bool>) {
+    while pause(SWEEP_AGAIN, Some(core.rejections.noted()), &mut stop).await {
+        let bounding = Arc::clone(&core);
+        match tokio::task::spawn_blocking(move || lifecycle::bound_rejected(&bounding)).await {
+            Ok(Err(SweepError::Storage(StorageError::Held))) => tracing::info!("rejected messages stay until the backup has ended"),
+            Ok(Err(error)) => tracing::error!(%error, "cannot let rejected messages go"),
+            _ => {}
+        }
+        if !pause(REJECTED_PAUSE, None, &mut stop).await {
             return;
         }
     }

@@ -359,6 +359,7 @@ fn tell(core: &Core, message: &Message) {
         tracing::info!(id = %message.id, station = fields.0, partner = fields.1, message_id = fields.2, file = message.file, size = message.size, "message filed");
     } else {
         tracing::warn!(id = %message.id, station = fields.0, partner = fields.1, message_id = fields.2, code = message.code, reason = message.reason, "message rejected");
+        core.rejections.note(message);
     }
 }
 

@@ -2,7 +2,8 @@
 
 use rusqlite::{OptionalExtension as _, params};
 
-use super::{Result, Tx};
+use super::messages::bare;
+use super::{JournalError, Result, Tx};
 use crate::clock::Millis;
 
 /// The hash of the last event that was forgotten; the chain begins behind it.
@@ -30,6 +31,16 @@ pub(super) const FORGET_ENTRIES: &str = "DELETE FROM entry WHERE rowid IN (
                       WHERE later.account = gone.account AND later.parent = gone.parent AND later.name = gone.name
                         AND later.version > gone.version AND later.deleted IS NULL)
     LIMIT ?3)";
+
+/// The rejected messages of the pair ?1, ?2 behind its newest ?3, or behind those that have ?4 bytes, the oldest first and at most
+/// ?5; the newest of all is none of them, nor one under legal hold or whose MDN is just being posted.
+pub(super) const REJECTED_OVER: &str = "SELECT id FROM (
+             SELECT id, row_number() OVER newest AS place, sum(detail ->> '$.raw_size') OVER newest AS bytes
+             FROM message WHERE station = ?1 AND partner = ?2 AND direction = 'in' AND state IN ('rejected', 'quarantined') WINDOW newest AS (ORDER BY id DESC)) AS kept
+         WHERE place > 1 AND (place > ?3 OR bytes > ?4)
+           AND NOT EXISTS (SELECT 1 FROM entry WHERE entry.message = kept.id AND hold)
+           AND NOT EXISTS (SELECT 1 FROM job WHERE job.kind = 'mdn' AND job.message = kept.id AND lease_owner IS NOT NULL)
+         ORDER BY id LIMIT ?5";
 
 /// What was taken from the front of the chain of events.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,13 +81,51 @@ impl Tx<'_> {
             Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get::<_, String>(3)?])
         })?;
         let messages = rows.collect::<rusqlite::Result<Vec<_>>>()?;
-        for [id, station, partner, bare_id] in &messages {
-            self.db
-                .prepare_cached("DELETE FROM inbound WHERE station = ?2 AND partner = ?3 AND bare_id = ?4 AND message = ?1")?
-                .execute([id, station, partner, bare_id])?;
-            self.db.prepare_cached("DELETE FROM message WHERE id = ?1")?.execute([id])?;
+        for message in &messages {
+            self.forget_message(message)?;
         }
         Ok(messages.len())
+    }
+
+    fn forget_message(&self, [id, station, partner, bare_id]: &[String; 4]) -> Result<()> {
+        self.db
+            .prepare_cached("DELETE FROM inbound WHERE station = ?2 AND partner = ?3 AND bare_id = ?4 AND message = ?1")?
+            .execute([id, station, partner, bare_id])?;
+        self.db.prepare_cached("DELETE FROM message WHERE id = ?1")?.execute([id])?;
+        Ok(())
+    }
+
+    /// The rejected messages of a pair that are too many, the oldest first: what is behind the newest ones up to this number and
+    /// these bytes. The newest is never too many.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn rejected_over(&self, station: &str, partner: &str, messages: u32, bytes: u64, limit: u32) -> Result<Vec<String>> {
+        let mut query = self.db.prepare_cached(REJECTED_OVER)?;
+        let rows = query.query_map(params![station, partner, messages, bytes, limit], |row| row.get(0))?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// Forgets a rejected message whose published bytes are gone already, with all that names it; the store keys of the others.
+    /// An MDN of it that could not be posted yet is given up.
+    ///
+    /// # Errors
+    /// `Conflict` while its MDN is being posted.
+    pub fn forget_rejected(&self, id: &str) -> Result<Vec<String>> {
+        let message = self.expect_message(id)?;
+        let ended = self
+            .db
+            .prepare_cached("DELETE FROM job WHERE kind = 'mdn' AND message = ?1 RETURNING lease_owner IS NOT NULL")?
+            .query_row([id], |row| row.get(0))
+            .optional()?;
+        if ended == Some(true) {
+            return Err(JournalError::Conflict("its MDN is being posted".to_owned()));
+        }
+        let keys = self.entries_of(id)?.into_iter().map(|entry| entry.store).collect();
+        self.db.prepare_cached("DELETE FROM entry WHERE message = ?1")?.execute([id])?;
+        let bare_id = bare(&message.message_id).to_owned();
+        self.forget_message(&[message.id.as_str().to_owned(), message.station, message.partner, bare_id])?;
+        Ok(keys)
     }
 
     /// Forgets names of files that were deleted up to a time; how many.

@@ -22,6 +22,9 @@ pub(super) const SAME_NAME: &str =
      AND file = ?4 AND created >= ?5 AND id <> ?6 LIMIT 1";
 /// Lines kept about messages of strangers.
 const MAX_STRANGERS: u32 = 1_000;
+/// Rejected messages of a pair that are events, an hour: whoever knows its two names may send them, and events are kept for long.
+const MAX_REJECTED_EVENTS: u32 = 1_000;
+const HOUR: Millis = 3_600_000;
 
 /// The row that binds a Message-ID.
 #[derive(Clone, Debug, PartialEq)]
@@ -268,7 +271,7 @@ impl Tx<'_> {
         self.add_entries(&message.account, message.id.as_str(), &filing.entries, now)?;
         self.add_mdn_job(filing)?;
         if message.state != State::Filed {
-            return self.record_message("message.rejected", message, now);
+            return self.record_rejected(message, now);
         }
         self.note_names(message, now)?;
         self.record_message("message.received", message, now)
@@ -286,6 +289,21 @@ impl Tx<'_> {
         }
         self.add_entries(&message.account, message.id.as_str(), &filing.entries, now)?;
         self.add_mdn_job(filing)?;
+        self.record_rejected(message, now)
+    }
+
+    /// The event of a rejected message, unless its pair had more than enough of them within the hour.
+    fn record_rejected(&self, message: &Message, now: Millis) -> Result<()> {
+        let mut query = self.db.prepare_cached(
+            "SELECT created FROM message WHERE station = ?1 AND partner = ?2 AND direction = 'in' AND state IN ('rejected', 'quarantined')
+             ORDER BY id DESC LIMIT 1 OFFSET ?3",
+        )?;
+        let before: Option<Millis> = query
+            .query_row(params![message.station, message.partner, MAX_REJECTED_EVENTS - 1], |row| row.get(0))
+            .optional()?;
+        if before.is_some_and(|at| at > now - HOUR) {
+            return Ok(());
+        }
         self.record_message("message.rejected", message, now)
     }
 

@@ -46,7 +46,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(15);
 /// Most changes that share one commit.
 const MAX_GROUP: usize = 256;
 /// The schema's version, kept in `user_version`.
-const SCHEMA_VERSION: i64 = 6;
+const SCHEMA_VERSION: i64 = 7;
 const SCHEMA: &str = include_str!("schema.sql");
 /// What takes a journal of version n + 1 to the next one, at place n.
 const STEPS: &[&str] = &[
@@ -58,6 +58,8 @@ const STEPS: &[&str] = &[
     include_str!("step_4.sql"),
     "CREATE INDEX entry_deleted ON entry (deleted) WHERE deleted IS NOT NULL;",
     include_str!("step_6.sql"),
+    "CREATE INDEX message_rejected ON message (station, partner, id, detail ->> '$.raw_size')
+         WHERE direction = 'in' AND state IN ('rejected', 'quarantined');",
 ];
 /// Pages of the write-ahead log (4 KiB each) after which it is carried over into the database. Small contents live for a
 /// fraction of a second: with a longer log most of their pages are overwritten before they are carried over.

@@ -1,4 +1,4 @@
--- Version 6 (an older journal gets there by the steps in mod.rs). Times are UTC milliseconds. Every row carries its account.
+-- Version 7 (an older journal gets there by the steps in mod.rs). Times are UTC milliseconds. Every row carries its account.
 -- WITHOUT ROWID is for small rows only: of longer ones SQLite keeps the end in a page of their own, and every index would
 -- repeat the long keys.
 
@@ -46,6 +46,8 @@ CREATE INDEX message_in_send ON message (account, station, partner, file, id) WH
 CREATE INDEX message_same_payload ON message (account, station, partner, file, detail ->> '$.mic', created)
     WHERE direction = 'in' AND state = 'filed';
 CREATE INDEX message_stranger ON message (id) WHERE code = 'unknown-trading-relationship' AND direction = 'in';
+CREATE INDEX message_rejected ON message (station, partner, id, detail ->> '$.raw_size')
+    WHERE direction = 'in' AND state IN ('rejected', 'quarantined');
 CREATE INDEX message_finished ON message (finished) WHERE finished IS NOT NULL;
 CREATE INDEX message_open ON message (state) WHERE finished IS NULL;
 CREATE INDEX message_payload ON message (detail ->> '$.payload') WHERE finished IS NULL;

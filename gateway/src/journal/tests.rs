@@ -443,8 +443,8 @@ fn old_journal(path: &Path, version: i64) -> Connection {
     if version >= 4 {
         db.execute_batch(include_str!("step_4.sql")).unwrap();
     }
-    if version == 5 {
-        db.execute_batch(STEPS[3]).unwrap();
+    for step in STEPS.iter().take(usize::try_from(version - 1).unwrap()).skip(3) {
+        db.execute_batch(step).unwrap();
     }
     db.execute_batch(
         "INSERT INTO message (id, account, direction, station, partner, state, file, created, updated, detail)
@@ -661,6 +661,14 @@ fn who_names_a_content_is_looked_up_in_indexes() {
             .any(|table| step.starts_with(&format!("SCAN {table}")))
     };
     assert!(!plan.iter().any(|step| tables(&step)), "{plan:?}");
+}
+
+#[test]
+fn what_was_rejected_is_found_by_an_index() {
+    let (_dir, journal) = journal();
+    let plan = plan(&journal, history::REJECTED_OVER, params!["ALICE", "BOB", 9, 9, 9]);
+    let indexed = |step: &String| step.contains("message USING INDEX message_rejected (station=? AND partner=?)");
+    assert!(plan.iter().any(indexed), "{plan:?}");
 }
 
 #[test]

@@ -68,6 +68,12 @@ impl Storage {
         Ok(round)
     }
 
+    /// Does something while nothing is published.
+    pub fn between_rounds<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _nobody_publishes = self.publishing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        work()
+    }
+
     /// Publishes all that is listed now. What comes meanwhile is left to whoever publishes next: under load that would not end.
     ///
     /// # Errors
@@ -142,7 +148,16 @@ impl Storage {
         }
     }
 
-    /// Removes a name whose bytes live on elsewhere.
+    /// Deletes published bytes for good, in view or out of it.
+    ///
+    /// # Errors
+    /// `Held` while a backup is taken; nothing is deleted then.
+    pub fn delete(&self, entries: &[Entry]) -> Result<()> {
+        let deleted = self.hold.unless_held(|| entries.iter().for_each(|entry| self.unpublish(entry)));
+        deleted.ok_or(StorageError::Held)
+    }
+
+    /// Removes a name, whose bytes live on elsewhere or are to go.
     pub fn unpublish(&self, entry: &Entry) {
         let path = self.published_path(entry);
         let _ = if entry.is_dir {
