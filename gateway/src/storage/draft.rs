@@ -310,7 +310,11 @@ impl Draft {
         Ok((file_key(&name), dir))
     }
 
-    pub(super) fn spill(&mut self) -> Result<()> {
+    /// From now on its bytes are in a file, few as they may be.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn spill(&mut self) -> Result<()> {
         let DraftPlace::Memory(memory) = &self.place else { return Ok(()) };
         let path = match &self.part {
             Some(part) => {
