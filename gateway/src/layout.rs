@@ -226,7 +226,12 @@ pub fn name_key(name: &str) -> String {
 pub fn attachment_name(wanted: Option<&str>, index: usize, extension: &str) -> String {
     let last = wanted.unwrap_or_default().rsplit(['/', '\\']).next().unwrap_or_default();
     let clean: String = last.nfc().filter(|c| !c.is_control() && !is_bidi(*c)).collect();
-    let clean = clean.rsplit_once(':').map_or(clean.as_str(), |(_, tail)| tail);
+    // A time of day in a name is no drive.
+    let clean = match clean.as_bytes() {
+        [drive, b':', ..] if drive.is_ascii_alphabetic() => &clean[2..],
+        _ => &clean,
+    };
+    let clean = clean.replace(':', "_");
     let clean = clean.trim().trim_start_matches('.').trim_end_matches(['.', ' ']);
     if clean.is_empty() {
         return format!("payload-{}.{extension}", index + 1);
@@ -334,6 +339,11 @@ mod tests {
     fn attachment_names_are_safe() {
         assert_eq!(attachment_name(Some("../../etc/passwd"), 0, "bin"), "passwd");
         assert_eq!(attachment_name(Some("C:\\x\\order.edi"), 0, "bin"), "order.edi");
+        assert_eq!(attachment_name(Some("C:order.edi"), 0, "bin"), "order.edi");
+        assert_eq!(
+            attachment_name(Some("ORDERS_2025-07-31T13:34:50.xml"), 0, "bin"),
+            "ORDERS_2025-07-31T13_34_50.xml"
+        );
         assert_eq!(attachment_name(Some(".."), 1, "bin"), "payload-2.bin");
         assert_eq!(attachment_name(Some("nul.txt"), 0, "bin"), "_nul.txt");
         assert!(attachment_name(Some(&format!("{}.edi", "ä".repeat(300))), 0, "bin").ends_with(".edi"));
