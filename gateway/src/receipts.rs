@@ -117,7 +117,7 @@ pub(crate) async fn read_mdn(
     headers: Headers,
     body: Vec<u8>,
 ) -> Result<Option<Evidence>, FlowError> {
-    if body.len() <= IN_PLACE {
+    if body.len() <= IN_PLACE && is_in_clear(&headers) {
         let mdn = parse(pair, &headers, &body, &[]);
         return Ok(mdn.map(|mdn| Evidence { mdn, headers, body }));
     }
@@ -127,6 +127,12 @@ pub(crate) async fn read_mdn(
         mdn.map(|mdn| Evidence { mdn, headers, body })
     })
     .await
+}
+
+/// What it costs to read lies in its length: nothing is decrypted or inflated.
+fn is_in_clear(headers: &Headers) -> bool {
+    let media = headers.get("Content-Type").unwrap_or_default().trim_start().to_ascii_lowercase();
+    media.starts_with("multipart/")
 }
 
 /// Parses and verifies; policy on content does not apply to an MDN, the pinned certificates do.
