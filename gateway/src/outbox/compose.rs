@@ -305,8 +305,9 @@ pub fn receipt_request(core: &Core, pair: &Partnership) -> Option<ReceiptRequest
 }
 
 /// Adds the digests of a message's content under an algorithm that was not computed while packaging: an MDN named it. The row
-/// keeps them, so that the next MDN that does costs nothing.
-pub(crate) async fn add_mics(core: &Arc<Core>, message: &mut Message, pair: &Arc<Partnership>, digest: Digest) -> Result<(), FlowError> {
+/// keeps them, so that the next MDN that does costs nothing. False where they cannot be told any more: the settings changed
+/// since, and with them what would be sent.
+pub(crate) async fn add_mics(core: &Arc<Core>, message: &mut Message, pair: &Arc<Partnership>, digest: Digest) -> Result<bool, FlowError> {
     let id = message.id.as_str().to_owned();
     let _turn = core.mic_turns.take(&id).await;
     let known = core
@@ -317,26 +318,30 @@ pub(crate) async fn add_mics(core: &Arc<Core>, message: &mut Message, pair: &Arc
     let is_ours = |record: &MicRecord| Mic::parse(&record.mic).is_ok_and(|mic| mic.digest == digest);
     if known.iter().any(is_ours) {
         message.detail.mics = known;
-        return Ok(());
+        return Ok(true);
     }
     let (pair, packaged) = (Arc::clone(pair), message.clone());
     let mics = match with_permit(core, move |core| digests(core, &packaged, &pair, digest)).await? {
-        Ok(mics) => mics,
+        Ok(Some(mics)) => mics,
         Err(ComposeError::Storage(error)) => return Err(error.into()),
-        // The settings changed since: then nothing can be compared, and the MIC does not match.
-        Err(ComposeError::Trouble(_)) => return Ok(()),
+        Ok(None) | Err(ComposeError::Trouble(_)) => return Ok(false),
     };
     message.detail.mics.extend(mics.iter().cloned());
     core.journal.write_sure(move |tx| tx.add_mics(&id, mics)).await?;
-    Ok(())
+    Ok(true)
 }
 
-/// What a message's content digests to.
-fn digests(core: &Core, message: &Message, pair: &Partnership, digest: Digest) -> Result<Vec<MicRecord>, ComposeError> {
+/// What a message's content digests to; `None` if it is not what was packaged once, as the digests tell that are known.
+fn digests(core: &Core, message: &Message, pair: &Partnership, digest: Digest) -> Result<Option<Vec<MicRecord>>, ComposeError> {
     let payload = payload_of(core, message)?;
     let source = Source::of(message, pair, &payload)?;
     let mut outgoing = outgoing(core, message, pair, &source)?;
-    outgoing.also_digest = vec![digest];
+    let known = &message.detail.mics;
+    outgoing.also_digest = known
+        .iter()
+        .filter_map(|record| Some(Mic::parse(&record.mic).ok()?.digest))
+        .collect();
+    outgoing.also_digest.push(digest);
     if outgoing.sign.is_some() {
         // The digest is taken of what is signed, which lies inside.
         outgoing.encrypt = None;
@@ -348,8 +353,10 @@ fn digests(core: &Core, message: &Message, pair: &Partnership, digest: Digest) -
         &payload,
         &mut core.storage.draft(),
     )?;
-    let ours = composed.mics.into_iter().filter(|found| found.mic.digest == digest);
-    Ok(ours.map(record).collect())
+    let (ours, again): (Vec<_>, Vec<_>) = composed.mics.into_iter().partition(|found| found.mic.digest == digest);
+    let again: Vec<MicRecord> = again.into_iter().map(record).collect();
+    let is_same = known.iter().all(|record| again.contains(record));
+    Ok(is_same.then(|| ours.into_iter().map(record).collect()))
 }
 
 fn record(found: Candidate) -> MicRecord {

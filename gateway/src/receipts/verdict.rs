@@ -226,17 +226,17 @@ async fn check_mic(core: &Arc<Core>, message: &mut Message, pair: &Arc<Partnersh
     // The MDN may name an algorithm that was not computed while packaging; then it is computed now.
     let known = candidates(message).iter().any(|c| c.digest == mic.digest);
     if !known {
-        match outbox::add_mics(core, message, pair, mic.digest).await {
-            Err(FlowError::Storage(StorageError::Missing(_))) => {
-                return Ok(Verdict::Nothing {
-                    code: "mic-unknown".to_owned(),
-                    reason: format!(
-                        "the payload is kept no more, so that its MIC by {} cannot be computed",
-                        mic.digest.name()
-                    ),
-                });
-            }
-            other => other?,
+        let lost = match outbox::add_mics(core, message, pair, mic.digest).await {
+            Ok(true) => None,
+            Ok(false) => Some("the settings have changed since it was sent"),
+            Err(FlowError::Storage(StorageError::Missing(_))) => Some("the payload is kept no more"),
+            Err(error) => return Err(error),
+        };
+        if let Some(why) = lost {
+            return Ok(Verdict::Nothing {
+                code: "mic-unknown".to_owned(),
+                reason: format!("{why}, so that its MIC by {} cannot be computed", mic.digest.name()),
+            });
         }
         if candidates(message).contains(mic) {
             return Ok(Verdict::Delivered {

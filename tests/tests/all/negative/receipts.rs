@@ -122,8 +122,16 @@ fn a_mic_by_an_algorithm_that_nobody_asked_for_is_computed() {
     );
     let late = Scene::play("sync-signed", &[], |_, _| http(200, &[], ""));
     late.reaches("failed");
+    let changed = Scene::play("sync-signed", &[], |_, _| http(200, &[], ""));
+    changed.reaches("failed");
     let message = at_once.reaches("delivered");
     assert!(message["marks"].to_string().contains("MIC by sha"), "{message:#}");
+    // What would be sent today is other bytes: nobody can tell any more what those of then digest to.
+    let partner = changed.partner.as_str();
+    changed.stage.gate.ok(&["partner", "set", partner, "--file-name", "another.edi"]);
+    thread::sleep(Duration::from_secs(2));
+    changed.post_mdn(&by_sha512(&changed.hit()).signed(&changed.stage.partner));
+    changed.ends("failed", "no-mdn", 1);
     // Until its payload is nowhere but in the tree.
     thread::sleep(Duration::from_secs(2));
     late.post_mdn(&by_sha512(&late.hit()).signed(&late.stage.partner));
