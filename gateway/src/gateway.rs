@@ -21,6 +21,7 @@ use crate::helper::{SpareCores, Turns};
 use crate::inbox::Brake;
 use crate::journal::{Journal, JournalError, Objects, UploadState};
 use crate::lifecycle::Rejections;
+use crate::message::Message;
 use crate::partnership::{Lack, Partnership, PartnershipCache};
 use crate::post::Poster;
 use crate::random::random;
@@ -203,7 +204,7 @@ impl Core {
         self.objects.read().map(|objects| Arc::clone(&objects)).unwrap_or_default()
     }
 
-    /// Settings and keys of a pair.
+    /// Settings and keys of a pair, by the names that a partner or an operator gave.
     ///
     /// # Errors
     /// What is lacking.
@@ -214,6 +215,19 @@ impl Core {
         };
         // What is lacking may just have been added: a message must not wait for the poll, and then for its next try.
         look().or_else(|lack| self.refresh_objects().map_or(Err(lack), |_| look()))
+    }
+
+    /// Settings and keys for a message. Its station may have been removed, and be another account's by now.
+    ///
+    /// # Errors
+    /// What is lacking.
+    pub fn partnership_of(&self, message: &Message) -> Result<Arc<Partnership>, Lack> {
+        let pair = self.partnership(&message.station, &message.partner)?;
+        if pair.station.account == message.account {
+            Ok(pair)
+        } else {
+            Err(Lack::Station(message.station.clone()))
+        }
     }
 
     /// Tells the workers that something is due. A hint: their scan finds it anyway.

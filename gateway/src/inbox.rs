@@ -486,7 +486,7 @@ async fn check_again(core: &Arc<Core>, job: &Job) -> Result<(), FlowError> {
         core.journal.write(move |tx| tx.end_job(&job)).await?;
         return Ok(());
     };
-    let pair = match core.partnership(&message.station, &message.partner) {
+    let pair = match core.partnership_of(&message) {
         Ok(pair) => pair,
         Err(lack) => {
             postpone(core, job, &lack.to_string()).await;

@@ -75,7 +75,7 @@ pub async fn work(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
 
 async fn step(core: &Arc<Core>, job: &Job, message: Message) -> Result<(), FlowError> {
     let seen = core.objects().version;
-    let partnership = match core.partnership(&message.station, &message.partner) {
+    let partnership = match core.partnership_of(&message) {
         Ok(partnership) => partnership,
         Err(lack) => return outcome::not_now(core, job, message, seen, "not-configured", &lack.to_string()).await,
     };

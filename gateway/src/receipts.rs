@@ -188,7 +188,8 @@ pub(crate) fn policy(pair: &Partnership) -> SecurityPolicy {
 pub(crate) async fn take_async(core: &Arc<Core>, pair: &Arc<Partnership>, evidence: Evidence) -> Result<(), FlowError> {
     let id = answered(&evidence.mdn.mdn).to_owned();
     let found = core.journal.read_few(|tx| tx.sent_by_message_id(&id))?;
-    let ours = |m: &&Message| m.station == pair.station.as2_id && m.partner == pair.partner.as2_id;
+    let (station, partner) = (&pair.station, &pair.partner);
+    let ours = |m: &&Message| m.account == station.account && m.station == station.as2_id && m.partner == partner.as2_id;
     let Some(mut message) = found.iter().find(ours).cloned() else {
         let kept = keep_unknown(core, &evidence);
         tracing::warn!(
@@ -228,7 +229,7 @@ pub(crate) async fn take_nameless(
     let id = answered(&mdn.mdn).to_owned();
     let found = core.journal.read_few(|tx| tx.sent_by_message_id(&id))?;
     let pair = match found.as_slice() {
-        [only] => core.partnership(&only.station, &only.partner).ok().filter(|pair| allowed(pair)),
+        [only] => core.partnership_of(only).ok().filter(|pair| allowed(pair)),
         _ => None,
     };
     if let Some(pair) = pair {

@@ -121,6 +121,17 @@ impl Tx<'_> {
         .collect()
     }
 
+    /// How many messages of a station are not at their end.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn count_open(&self, account: &str, station: &str) -> Result<u64> {
+        let mut query = self
+            .db
+            .prepare_cached("SELECT count(*) FROM message WHERE finished IS NULL AND account = ?1 AND station = ?2")?;
+        Ok(query.query_row([account, station], |row| row.get(0))?)
+    }
+
     /// The sent message that an async MDN names.
     ///
     /// # Errors

@@ -177,11 +177,17 @@ impl Tx<'_> {
         self.put(ObjectKind::Account, &account.id, &account.id, account, (None, None), now)
     }
 
-    /// Writes a station; its AS2 id is unique on the server.
+    /// Writes a station; its AS2 id is unique on the server. A new one takes nothing over from one of another account that had
+    /// the id: the Message-IDs which that received say nothing here, and their MDNs are not for its partners.
     ///
     /// # Errors
     /// A conflict if another account has that id.
     pub fn put_station(&self, station: &Station, now: Millis) -> Result<()> {
+        self.db.execute(
+            "DELETE FROM inbound WHERE station = ?1 AND NOT EXISTS (SELECT 1 FROM object WHERE kind = 'station' AND name = ?1)
+             AND message IN (SELECT id FROM message WHERE station = ?1 AND account <> ?2)",
+            [&station.as2_id, &station.account],
+        )?;
         self.put(ObjectKind::Station, &station.account, &station.as2_id, station, (None, None), now)
     }
 

@@ -107,7 +107,7 @@ pub async fn retry(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result
             hint,
         ));
     }
-    let pair = core.partnership(&message.station, &message.partner)?;
+    let pair = core.partnership_of(message)?;
     may_send(&pair.partner, format!("cannot retry message {}", message.id))?;
     if dry_run {
         return Ok(message.clone());
@@ -238,7 +238,7 @@ pub async fn resend(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
             hint,
         ));
     }
-    may_send(&core.partnership(&message.station, &message.partner)?.partner, what())?;
+    may_send(&core.partnership_of(message)?.partner, what())?;
     let payload = payload_of(core, message)?;
     if dry_run {
         return Ok(message.clone());

@@ -123,9 +123,28 @@ pub async fn set(core: &Core, account: Option<&str>, id: &str, settings: &[(Stri
         if new.as2_id == old.as2_id {
             return Ok((vec![new.clone().into()], new));
         }
+        expect_idle(core, old, "rename")?;
         Ok((rename(objects, old, &new)?, new))
     })
     .await
+}
+
+/// Messages go by the name of their station: those that are not at their end would stay in work for as long as it is away.
+fn expect_idle(core: &Core, station: &Station, verb: &str) -> Result<()> {
+    let open = core.journal.read(|tx| tx.count_open(&station.account, &station.as2_id))?;
+    if open == 0 {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        super::RefusalKind::Failed,
+        "in-use",
+        format!("cannot {verb} station {}", station.as2_id),
+        format!("{open} of its messages are in work"),
+        format!(
+            "let them end, or give them up with as2gate message cancel ID; {} shows them",
+            format_args!("as2gate message list {}", option("station", &station.as2_id))
+        ),
+    ))
 }
 
 /// A new AS2 id: certificates and partners' lists follow, folders and history do not.
@@ -161,10 +180,11 @@ fn rename(objects: &Objects, old: &Station, new: &Station) -> Result<Vec<Change>
 /// Removes a station. Its certificates stay, belonging to nobody.
 ///
 /// # Errors
-/// When it is not there, or a partner names it.
+/// When it is not there, a partner names it, or messages of it are in work.
 pub async fn remove(core: &Core, account: Option<&str>, id: &str, dry_run: bool) -> Result<()> {
     edit(core, dry_run, |objects| {
         let station = choose(objects, account, id)?;
+        expect_idle(core, station, "remove")?;
         let mut changes = vec![Change::Remove(ObjectKind::Station, station.account.clone(), id.to_owned())];
         changes.extend(certificates::hand_over(objects, &station.account, id, ""));
         Ok((changes, ()))

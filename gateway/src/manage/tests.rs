@@ -148,6 +148,58 @@ pub(crate) async fn accept(core: &Core, message: &Message, bytes: &[u8]) {
 }
 
 #[tokio::test]
+async fn a_message_is_sent_by_no_other_account() {
+    let Place { core, dir: _dir, .. } = place().await;
+    plain_pair(&core).await;
+    let queued = message(Direction::Out, State::Queued, "j:1", START);
+    accept(&core, &queued, b"abc").await;
+    partners::remove(&core, None, "BOB", false).await.unwrap();
+    let refused = stations::remove(&core, None, "ALICE", false).await.unwrap_err();
+    assert_eq!(refused.code, "in-use", "it would wait for ever");
+    let renamed = stations::set(&core, None, "ALICE", &pairs(&[("as2_id", "CAROL")]), false).await;
+    assert_eq!(renamed.unwrap_err().code, "in-use");
+    // The station went all the same, by a program of before, and another account took its name.
+    let received = Message {
+        message_id: "<order-1@bob>".to_owned(),
+        ..message(Direction::In, State::Received, "j:2", START)
+    };
+    let claim = crate::journal::Claim {
+        message: received.clone(),
+        inline: None,
+        owner: "me".to_owned(),
+    };
+    core.journal.write(move |tx| tx.receive(claim, START)).await.unwrap();
+    let gone = core
+        .journal
+        .write(|tx| tx.remove_object(ObjectKind::Station, "acme", "ALICE"))
+        .await;
+    assert!(gone.unwrap());
+    accounts::add(&core, "beta", &[], false).await.unwrap();
+    let new = NewStation {
+        account: Some("beta".to_owned()),
+        as2_id: "ALICE".to_owned(),
+        settings: Vec::new(),
+        certificate: None,
+        key: KeySpec::Rsa2048,
+    };
+    stations::add(&core, &new, false).await.unwrap();
+    let bob = partners::NewPartner {
+        account: Some("beta".to_owned()),
+        as2_id: "BOB".to_owned(),
+        settings: pairs(&[("url", "http://192.0.2.1/as2"), ("sign", "none"), ("encrypt", "none")]),
+        certificate: None,
+    };
+    partners::add(&core, &bob, false).await.unwrap();
+    core.refresh_objects().unwrap();
+    assert!(core.partnership("ALICE", "BOB").is_ok());
+    for message in [&queued, &received] {
+        assert!(matches!(core.partnership_of(message), Err(crate::partnership::Lack::Station(_))));
+    }
+    let bound = core.journal.read(|tx| tx.inbound("ALICE", "BOB", "<order-1@bob>")).unwrap();
+    assert!(bound.is_none(), "what another account received says nothing here");
+}
+
+#[tokio::test]
 async fn a_hold_is_laid_on_what_is_there_only_when_it_changes() {
     let Place { core, dir: _dir, .. } = place().await;
     plain_pair(&core).await;

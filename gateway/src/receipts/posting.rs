@@ -31,7 +31,7 @@ pub async fn post_mdn(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
     let Some((headers, body)) = stored_mdn(core, &message)? else {
         return end(core, job).await;
     };
-    let pair = match core.partnership(&message.station, &message.partner) {
+    let pair = match core.partnership_of(&message) {
         Ok(pair) => pair,
         Err(lack) => return later(core, &job, message, &core.config.retry, &lack.to_string(), None).await,
     };
