@@ -353,11 +353,45 @@ fn a_change_waits_for_the_writer_only_if_that_is_busy() {
         );
     }));
     assert!(broken.is_err());
+    assert!(journal.has_stopped() && !journal.is_writable());
     assert!(journal.read(|tx| tx.fact("broken")).unwrap().is_none());
     assert!(matches!(
         journal.write_blocking(|tx| tx.set_fact("later", "1")),
         Err(JournalError::Closed)
     ));
+}
+
+#[test]
+fn a_journal_that_cannot_be_written_says_so_until_it_can() {
+    let (_dir, journal) = journal();
+    journal.write_blocking(|tx| tx.set_fact("a", "1")).unwrap();
+    assert!(journal.is_writable());
+    let db = journal.writer.lock().unwrap();
+    db.execute_batch("PRAGMA query_only=ON").unwrap();
+    drop(db);
+    journal.write_blocking(|tx| tx.set_fact("a", "2")).unwrap_err();
+    assert!(!journal.is_writable());
+    journal.writer.lock().unwrap().execute_batch("PRAGMA query_only=OFF").unwrap();
+    let end = std::time::Instant::now() + Duration::from_secs(10);
+    while !journal.is_writable() {
+        assert!(std::time::Instant::now() < end);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(!journal.has_stopped());
+}
+
+#[test]
+fn small_contents_that_nobody_names_are_found() {
+    let (_dir, journal) = journal();
+    let entry = NewEntry::file(Area::RawMdn, "AS2/raw-mdn/outgoing".into(), "a.mdn", "j:named", 3);
+    journal
+        .write_blocking(move |tx| {
+            tx.put_blob("j:named", &bytes::Bytes::from_static(b"abc"))?;
+            tx.put_blob("j:left", &bytes::Bytes::from_static(b"abc"))?;
+            tx.add_entries("acme", "m", &[entry], 5)
+        })
+        .unwrap();
+    assert_eq!(journal.read(|tx| tx.unnamed_blobs()).unwrap(), ["j:left"]);
 }
 
 #[test]
@@ -491,7 +525,7 @@ fn a_journal_of_an_older_version_becomes_one_of_today() {
                 .collect::<Vec<_>>()
         };
         assert_eq!(versions(&kept), [0, 1]);
-        assert_eq!(kept.read(|tx| tx.unpublished(9, 9)).unwrap().len(), 1);
+        assert_eq!(kept.read(|tx| tx.unpublished(9, 9, &|_| false)).unwrap().len(), 1);
         let jobs = claim(&kept, "me", 10, false);
         let [job] = jobs.as_slice() else { panic!("{jobs:?}") };
         assert_eq!((job.id, job.message.as_str(), job.fence, job.tries), (7, "m1", 3, 3));
@@ -554,7 +588,7 @@ fn what_a_row_holds_is_kept_once_and_shown_after_a_restart() {
         .unwrap();
     assert_eq!(kept, 1, "the MDN of the rejected one only");
     let journal = Journal::open(&path).unwrap();
-    let mut unpublished = journal.read(|tx| tx.unpublished(9, 999)).unwrap();
+    let mut unpublished = journal.read(|tx| tx.unpublished(9, 999, &|_| false)).unwrap();
     unpublished.sort_by_key(|(entry, _)| entry.name.clone());
     let shown: Vec<_> = unpublished.iter().map(|(_, bytes)| bytes.as_deref().unwrap()).collect();
     let (head, no, yes): (&[u8], &[u8], &[u8]) = (b"AS2-From: \xe4\r\n", b"A: b\r\n\r\nno\xff", b"A: b\r\n\r\nyes\xff");
@@ -568,7 +602,7 @@ fn what_a_row_holds_is_kept_once_and_shown_after_a_restart() {
 
     let placed = unpublished.into_iter().map(|(entry, _)| entry).collect::<Vec<_>>();
     journal.write_blocking(move |tx| tx.published(&placed)).unwrap();
-    assert!(journal.read(|tx| tx.unpublished(9, 999)).unwrap().is_empty());
+    assert!(journal.read(|tx| tx.unpublished(9, 999, &|_| false)).unwrap().is_empty());
     let bound = journal.read(|tx| tx.inbound("ALICE", "BOB", "a@b")).unwrap().unwrap();
     assert_eq!(
         (bound.state, bound.mdn_body.as_deref()),

@@ -244,7 +244,7 @@ impl Tx<'_> {
     }
 
     /// Adds entries of a message; one that is there already stays as it is.
-    pub(super) fn add_entries(&self, account: &str, message: &str, entries: &[NewEntry], now: Millis) -> Result<()> {
+    pub(crate) fn add_entries(&self, account: &str, message: &str, entries: &[NewEntry], now: Millis) -> Result<()> {
         let mut insert = self.db.prepare_cached(
             "INSERT INTO entry (account, parent, name, version, area, message, is_dir, store, size, created)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT DO NOTHING",
@@ -340,19 +340,23 @@ impl Tx<'_> {
     }
 
     /// Entries whose bytes are not yet at their place in the tree, with the bytes of those that live in the journal: at
-    /// most `limit` entries, and no more once there are `enough` bytes.
+    /// most `limit` entries, and no more once there are `enough` bytes. Those with a store key to pass over are not among them.
     ///
     /// # Errors
     /// The database's.
-    pub fn unpublished(&self, limit: u32, enough: usize) -> Result<Vec<(Entry, Option<Bytes>)>> {
-        let sql = format!("SELECT {ENTRY} FROM entry WHERE store <> '' AND deleted IS NULL LIMIT ?1");
+    pub fn unpublished(&self, limit: usize, enough: usize, pass_over: &dyn Fn(&str) -> bool) -> Result<Vec<(Entry, Option<Bytes>)>> {
+        let sql = format!("SELECT {ENTRY} FROM entry WHERE store <> '' AND deleted IS NULL");
         let mut query = self.db.prepare_cached(&sql)?;
-        let mut rows = query.query([limit])?;
+        let mut rows = query.query([])?;
         let (mut found, mut bytes) = (Vec::new(), 0usize);
-        while bytes < enough
+        while found.len() < limit
+            && bytes < enough
             && let Some(row) = rows.next()?
         {
             let entry = read_entry(row)?;
+            if pass_over(&entry.store) {
+                continue;
+            }
             let small = match file_name(&entry.store) {
                 Some(_) => None,
                 None => self.blob(&entry.store)?,
@@ -518,6 +522,23 @@ impl Tx<'_> {
             )?
             .execute([&row.account, &row.station, &row.partner, &row.name, &row.owner, &row.store])?;
         Ok(gone > 0)
+    }
+
+    /// Small contents that no row names: left behind by a kill between two transactions.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn unnamed_blobs(&self) -> Result<Vec<String>> {
+        let mut query = self.db.prepare("SELECT key FROM blob")?;
+        let keys = query.query_map([], |row| row.get::<_, String>(0))?;
+        let mut unnamed = Vec::new();
+        for key in keys {
+            let key = key?;
+            if !self.names_store_key(&key)? {
+                unnamed.push(key);
+            }
+        }
+        Ok(unnamed)
     }
 
     /// Of these store keys, those that no row names; small contents among them are gone with this.

@@ -21,6 +21,7 @@ mod partial;
 mod publish;
 mod unknown;
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
@@ -119,6 +120,8 @@ pub struct Storage {
     room_checked: AtomicI64,
     room: AtomicBool,
     publishing: std::sync::Mutex<()>,
+    /// Store keys of entries that could not be published, and since when.
+    unpublishable: std::sync::Mutex<HashMap<String, Instant>>,
 }
 
 impl Storage {
@@ -141,6 +144,7 @@ impl Storage {
             room_checked: AtomicI64::new(i64::MIN / 2),
             room: AtomicBool::new(true),
             publishing: std::sync::Mutex::new(()),
+            unpublishable: std::sync::Mutex::default(),
         };
         let mut device = None;
         let partial = storage.partials.dir();
@@ -343,7 +347,11 @@ impl Storage {
     /// The disk's.
     pub fn clear_spool(&self) -> Result<()> {
         for file in list(&self.spool)? {
-            fs::remove_file(&file).context(|| format!("cannot remove {}", file.display()))?;
+            match fs::remove_file(&file) {
+                // A command beside us has just finished with it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other.context(|| format!("cannot remove {}", file.display()))?,
+            }
         }
         Ok(())
     }

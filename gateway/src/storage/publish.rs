@@ -6,6 +6,7 @@ use std::io;
 use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -13,9 +14,12 @@ use super::{Context as _, Result, Storage, StorageError, make_dir, sync_dir};
 use crate::journal::{Entry, file_name};
 
 /// Entries that one round publishes and syncs together.
-const MAX_BATCH: u32 = 512;
+const MAX_BATCH: usize = 512;
 /// Bytes of small contents after which a round takes no further entry: it holds them in memory.
 const MAX_BATCH_BYTES: usize = 8 << 20;
+
+/// How long one that cannot be published is passed over: it must not stand in the way of all others.
+const FAILED_PAUSE: Duration = Duration::from_secs(60);
 
 /// What a round of publishing came to.
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,18 +39,25 @@ impl Storage {
     /// The disk's or the journal's.
     pub fn publish_batch(&self) -> Result<Round> {
         let _one_at_a_time = self.publishing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let entries = self.journal.read(|tx| tx.unpublished(MAX_BATCH, MAX_BATCH_BYTES))?;
+        let mut failed = self.unpublishable.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        failed.retain(|_, at| at.elapsed() < FAILED_PAUSE);
+        let entries = self
+            .journal
+            .read(|tx| tx.unpublished(MAX_BATCH, MAX_BATCH_BYTES, &|key| failed.contains_key(key)))?;
         if entries.is_empty() {
             return Ok(Round::default());
         }
         let small: usize = entries.iter().filter_map(|(_, bytes)| bytes.as_ref()).map(Bytes::len).sum();
-        let full = entries.len() >= usize::try_from(MAX_BATCH).unwrap_or(usize::MAX) || small >= MAX_BATCH_BYTES;
+        let full = entries.len() >= MAX_BATCH || small >= MAX_BATCH_BYTES;
         let mut placed = Vec::with_capacity(entries.len());
         let mut made = HashSet::new();
         for (entry, bytes) in entries {
             match self.place(&entry, bytes, &mut made) {
                 Ok(()) => placed.push(entry),
-                Err(error) => tracing::error!(path = %self.tree_path(&entry).display(), %error, "cannot publish"),
+                Err(error) => {
+                    tracing::error!(path = %self.published_path(&entry).display(), %error, "cannot publish");
+                    failed.insert(entry.store, Instant::now());
+                }
             }
         }
         let root = fs::File::open(&self.tree).context(|| format!("cannot open {}", self.tree.display()))?;
@@ -89,7 +100,8 @@ impl Storage {
 
     /// Puts one entry's bytes at its place; what is there already is replaced. `made` are the directories of this round.
     fn place(&self, entry: &Entry, bytes: Option<Bytes>, made: &mut HashSet<PathBuf>) -> Result<()> {
-        let target = self.tree_path(entry);
+        // A user may have deleted it before.
+        let target = self.published_path(entry);
         if let Some(parent) = target.parent()
             && !made.contains(parent)
         {

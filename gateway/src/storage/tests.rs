@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::clock::Millis;
+use crate::layout::Area;
 
 fn storage() -> (tempfile::TempDir, Storage) {
     let dir = tempfile::tempdir().unwrap();
@@ -37,6 +38,26 @@ fn small_drafts_stay_in_memory_and_large_ones_spill() {
     let staged = draft.stage().unwrap();
     assert!(staged.key.starts_with("f:") && staged.inline.is_none());
     assert_eq!(read_all(&storage.open_staged(&staged.key).unwrap()), big);
+}
+
+#[test]
+fn what_cannot_be_published_stands_in_nobodys_way() {
+    let (dir, storage) = storage();
+    let entry = |name: &str, key: &str| crate::journal::NewEntry::file(Area::RawMdn, "AS2/raw-mdn/outgoing".to_owned(), name, key, 3);
+    let mut entries: Vec<_> = (0..600).map(|n| entry(&format!("{n}.mdn"), &format!("f:aa{n}"))).collect();
+    entries.push(entry("good.mdn", "j:zz"));
+    storage
+        .journal
+        .write_blocking(move |tx| {
+            tx.put_blob("j:zz", &bytes::Bytes::from_static(b"abc"))?;
+            tx.add_entries("acme", "m", &entries, 5)
+        })
+        .unwrap();
+    // A first round takes as many as a round may, and none of them can be placed.
+    assert_eq!(storage.publish_batch().unwrap().placed, 0);
+    assert_eq!(storage.publish_batch().unwrap().placed, 1);
+    assert!(dir.path().join("tree/mftg-acme/AS2/raw-mdn/outgoing/good.mdn").exists());
+    assert_eq!(storage.publish_batch().unwrap().placed, 0);
 }
 
 #[test]
