@@ -37,6 +37,9 @@ pub use doors::{Listening, ServeOptions};
 const STOP_WITHIN: Duration = Duration::from_secs(35);
 const STOP_AFTER_UPLOADS: Duration = Duration::from_secs(5);
 
+/// How often it is looked at whether the journal's writer is there.
+const BROKEN_POLL: Duration = Duration::from_secs(1);
+
 /// What every flow works with.
 pub struct Core {
     /// The server's settings.
@@ -77,6 +80,9 @@ pub enum StartError {
     /// Another server has the data directory.
     #[error("another as2gate server uses {0}")]
     Locked(PathBuf),
+    /// The server that runs is of an older version, whose journal this one would bring up to date.
+    #[error("the server that is running is of an older version")]
+    OldServer,
     /// The data directory was never set up.
     #[error("{0} is not a data directory")]
     NotSetUp(PathBuf),
@@ -112,6 +118,7 @@ impl StartError {
     pub fn hint(&self) -> &'static str {
         match self {
             StartError::Locked(_) => "stop the other server, or give this one its own --data-dir",
+            StartError::OldServer => "restart the server with this version first",
             StartError::NotSetUp(_) => "`as2gate init` sets one up here; another is named with -c FILE or --data-dir DIR",
             StartError::Unreadable(..) => "run it as the user to whom the data directory belongs",
             StartError::Full(_) => "make room; nothing that was accepted is lost",
@@ -157,6 +164,16 @@ impl Core {
     /// # Errors
     /// What is missing or broken.
     pub fn open(config: Config) -> Result<Arc<Self>, StartError> {
+        let paths = config.paths();
+        check_set_up(&paths)?;
+        // It would change the database below a server of the older version, which could not even be started again.
+        if Journal::is_older(&paths.db).unwrap_or(false) && is_served(&config) {
+            return Err(StartError::OldServer);
+        }
+        Self::open_here(config)
+    }
+
+    fn open_here(config: Config) -> Result<Arc<Self>, StartError> {
         Self::open_with_clock(config, Arc::new(SystemClock::from_env()))
     }
 
@@ -359,12 +376,14 @@ impl Gateway {
     /// What stands in the way; then nothing runs.
     pub async fn start(config: Config, options: ServeOptions) -> Result<Running, StartError> {
         let lock = lock(&config)?;
-        let core = Core::open(config)?;
+        let core = Core::open_here(config)?;
         check_master_key(&core)?;
         core.storage.clear_spool()?;
         core.storage.partials().adopt()?;
         forget_lost_parts(&core)?;
         adopt_jobless(&core).await?;
+        let unnamed = core.journal.read(|tx| tx.unnamed_blobs())?;
+        core.let_go(unnamed).await;
         let doors = Doors::bind(&core, &options).await?;
         doors.listening.remember(&core.journal).await?;
         let (stop, stopped) = watch::channel(false);
@@ -389,6 +408,13 @@ impl Gateway {
 }
 
 impl Running {
+    /// Waits until it cannot go on: nothing can be decided any more, and so nothing promised.
+    pub async fn broken(&self) {
+        while !self.core.journal.has_stopped() {
+            tokio::time::sleep(BROKEN_POLL).await;
+        }
+    }
+
     /// Stops: no new connections, what is under way may end within a limit, then the rest is cut.
     pub async fn stop(self) {
         let _ = self.stop.send(true);

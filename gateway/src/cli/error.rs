@@ -66,6 +66,7 @@ impl From<StartError> for Refusal {
         let hint = error.hint();
         let (kind, code, what) = match &error {
             StartError::Locked(_) => (RefusalKind::Failed, "locked", "as2gate cannot start"),
+            StartError::OldServer => (RefusalKind::Failed, "older-server", "this as2gate is newer than the server"),
             StartError::NotSetUp(_) => (RefusalKind::NotFound, "not-set-up", "nothing is set up here"),
             StartError::Key(_) => (RefusalKind::Invalid, "key", "the stored keys cannot be opened"),
             StartError::HostKey(_) => (RefusalKind::Invalid, "key", "as2gate cannot start"),

@@ -70,6 +70,11 @@ pub(crate) async fn run(ctx: &Ctx, args: Serve) -> Outcome {
         tokio::select! {
             _ = term.recv() => break "SIGTERM",
             _ = int.recv() => break "SIGINT",
+            () = running.broken() => {
+                // Whoever watches over it starts it anew, which takes up what was left.
+                tracing::error!("the journal is not written any more after a fault of ours; ending");
+                return Ok(FAILED);
+            }
             _ = hup.recv() => tracing::warn!("SIGHUP: objects follow by themselves; restart to take a changed configuration"),
         }
     };

@@ -182,6 +182,9 @@ fn host_keys(config: &Config) -> Result<Vec<HostKey>, StartError> {
 fn ready(core: &Arc<Core>, front: &Arc<sftp_front::Server>) -> telemetry::Ready {
     let (core, front) = (Arc::clone(core), Arc::clone(front));
     Arc::new(move || {
+        if !core.journal.is_writable() {
+            return Err("database cannot be written; the log says why\n".to_owned());
+        }
         rounds::refresh_gauges(&core, &front).map_err(|error| format!("database {error}\n"))?;
         core.storage.check_room().map_err(|error| format!("storage {error}\n"))?;
         Ok("database ok\nstorage ok\n".to_owned())

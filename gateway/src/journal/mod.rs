@@ -23,6 +23,7 @@ mod tree;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -64,6 +65,8 @@ const STEPS: &[&str] = &[
 /// Pages of the write-ahead log (4 KiB each) after which it is carried over into the database. Small contents live for a
 /// fraction of a second: with a longer log most of their pages are overwritten before they are carried over.
 const CHECKPOINT_PAGES: i64 = 8192;
+/// Bytes of the log that stay on the disk once it was carried over; a backup or a long sweep lets it grow far beyond.
+const MAX_IDLE_LOG: i64 = 64 << 20;
 /// Most memory of the writer's page cache, in KiB.
 const WRITER_CACHE_KIB: i64 = 8 * 1024;
 /// Read connections kept for reuse.
@@ -151,6 +154,16 @@ pub struct Journal {
     writer: Arc<Mutex<Connection>>,
     recent: Arc<Recent>,
     readers: Mutex<Vec<Connection>>,
+    health: Arc<Health>,
+}
+
+/// How writing goes.
+#[derive(Default)]
+struct Health {
+    /// The last group could not begin or commit.
+    failed: AtomicBool,
+    /// The writer's thread is gone.
+    stopped: AtomicBool,
 }
 
 /// One change: the verbs are its methods, spread over this folder by flow.
@@ -172,9 +185,11 @@ impl Journal {
         let shared = Arc::clone(&recent);
         let writer = Arc::new(Mutex::new(db));
         let writing = Arc::clone(&writer);
+        let health = Arc::new(Health::default());
+        let watched = Arc::clone(&health);
         std::thread::Builder::new()
             .name("journal".to_owned())
-            .spawn(move || write_loop(&writing, &shared, &queue))
+            .spawn(move || write_loop(&writing, &shared, &queue, &watched))
             .map_err(|error| JournalError::Corrupt(format!("cannot start the writer: {error}")))?;
         Ok(Journal {
             path: path.to_owned(),
@@ -182,7 +197,20 @@ impl Journal {
             writer,
             recent,
             readers: Mutex::new(Vec::new()),
+            health,
         })
+    }
+
+    /// Whether the journal at this path has to be brought up to date by this program; false if there is none.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn is_older(path: &Path) -> Result<bool> {
+        if !path.exists() {
+            return Ok(false);
+        }
+        let found: i64 = connect_reader(path)?.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        Ok((1..SCHEMA_VERSION).contains(&found))
     }
 
     /// Runs one change and waits until it is durable. For blocking threads.
@@ -264,9 +292,25 @@ impl Journal {
         };
         let then = Then(Some(Box::new(then)));
         let change = boxed(change, Failing::Unwritten, move |outcome| then.tell(outcome));
-        let ended = commit(&db, &self.recent, change, None);
+        let ended = commit(&db, &self.recent, change, None, &self.health);
         drop(db);
         ended.tell();
+    }
+
+    /// Whether nobody will ever write again in this process: a change panicked. Only a new start helps.
+    #[must_use]
+    pub fn has_stopped(&self) -> bool {
+        self.health.stopped.load(Ordering::Relaxed) || self.writer.is_poisoned()
+    }
+
+    /// Whether the last change could be committed. If not, the next one is tried at once, for whoever asks again.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        let failed = self.health.failed.load(Ordering::Relaxed);
+        if failed {
+            self.write_then(|tx| tx.set_fact("journal.tried", ""), |_| ());
+        }
+        !failed && !self.has_stopped()
     }
 
     fn asked<T, F>(&self, change: F, failing: Failing) -> Result<oneshot::Receiver<Result<T>>>
@@ -406,6 +450,7 @@ fn connect(path: &Path) -> Result<Connection> {
     // FULL: in WAL mode NORMAL lost committed rows at a power cut (durability.md §10).
     db.execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; PRAGMA temp_store=MEMORY;")?;
     db.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    db.pragma_update(None, "journal_size_limit", MAX_IDLE_LOG)?;
     db.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
     db.set_prepared_statement_cache_capacity(128);
     Ok(db)
@@ -447,11 +492,12 @@ fn advance(db: &Connection, found: i64) -> Result<()> {
 }
 
 /// Runs changes until nobody can send any more.
-fn write_loop(writer: &Mutex<Connection>, recent: &Recent, queue: &mpsc::Receiver<Change>) {
+fn write_loop(writer: &Mutex<Connection>, recent: &Recent, queue: &mpsc::Receiver<Change>, health: &Health) {
+    let _stopped = OnDrop(|| health.stopped.store(true, Ordering::Relaxed));
     while let Ok(first) = queue.recv() {
         // A change that panicked: nobody knows what it left behind.
         let Ok(db) = writer.lock() else { return };
-        let ended = commit(&db, recent, first, Some(queue));
+        let ended = commit(&db, recent, first, Some(queue), health);
         drop(db);
         ended.tell();
     }
@@ -471,6 +517,15 @@ impl Ended {
     }
 }
 
+/// Does something at the end, panic or not.
+struct OnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
 /// Rolls back what a panic leaves open: other processes wait for it.
 struct Undo<'a>(&'a Connection);
 
@@ -483,9 +538,10 @@ impl Drop for Undo<'_> {
 }
 
 /// Runs a change, and those behind it in a queue, and commits them.
-fn commit(db: &Connection, recent: &Recent, first: Change, queue: Option<&mpsc::Receiver<Change>>) -> Ended {
+fn commit(db: &Connection, recent: &Recent, first: Change, queue: Option<&mpsc::Receiver<Change>>, health: &Health) -> Ended {
     let (tx, _undo) = (Tx { db, recent }, Undo(db));
     if let Err(error) = tx.run("BEGIN IMMEDIATE") {
+        health.failed.store(true, Ordering::Relaxed);
         // Without a transaction nothing may be decided: the change runs nowhere and its asker is told.
         drop(first);
         tracing::error!(%error, "the journal cannot begin a transaction");
@@ -505,6 +561,10 @@ fn commit(db: &Connection, recent: &Recent, first: Change, queue: Option<&mpsc::
     };
     if committed.is_err() {
         let _ = db.execute_batch("ROLLBACK");
+    }
+    // A change that took its group along says nothing about the disk.
+    if !spoilt {
+        health.failed.store(committed.is_err(), Ordering::Relaxed);
     }
     Ended { releases, committed }
 }
