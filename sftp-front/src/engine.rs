@@ -13,11 +13,10 @@
 //! names a handle, and room for the upload of an OPEN whose channel has ended meanwhile; no client was seen that gains by it.
 
 use crate::answers::{Answers, Outbox, full_read};
-use crate::attrs;
 use crate::facts::Ledger;
-use crate::longname::longname;
-use crate::packet::{self, Broken, Code, Frame, Input, MAX_DATA, MAX_PACKET, Malformed, Name, Reader, Request, pflags};
+use crate::packet::{self, Broken, Extension, Frame, Input, MAX_DATA, MAX_PACKET, Malformed, Request, pflags};
 use crate::path::{MAX_COMPONENT, MAX_PATH, VPath};
+use crate::reply::{PAGE, Reply, answer, malformed, status};
 use crate::tree::{CloseSign, Download, Fault, Kind, Listing, OpenHow, SetStat, Stat, Tree, Tried, Upload, Wait, Way};
 use crate::writing::{Counted, Lent, Writing};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -26,7 +25,7 @@ use std::io::IoSlice;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// Most open handles of one channel; advertised by `limits@openssh.com`.
 pub const MAX_HANDLES: usize = 256;
@@ -34,29 +33,10 @@ pub const MAX_HANDLES: usize = 256;
 pub const MAX_CLOSED_NAMES: usize = 64;
 /// Uploads of a channel that are being closed or synced at a time; the next CLOSE or `fsync@openssh.com` waits for one.
 pub const MAX_CLOSING: usize = 16;
-/// Entries in one answer to READDIR.
-const PAGE: usize = 100;
 /// Longest READ of a handle that is also written: such answers are read at once and wait in memory.
 const MAX_MIXED_READ: usize = 32 << 10;
 /// Block size told by `statvfs@openssh.com`.
 const VFS_BLOCK: u64 = 4096;
-
-/// What INIT is answered with: OpenSSH's extensions, as name and version.
-const EXTENSIONS: [(&str, &str); 9] = [
-    ("posix-rename@openssh.com", "1"),
-    ("statvfs@openssh.com", "2"),
-    ("fstatvfs@openssh.com", "2"),
-    ("fsync@openssh.com", "1"),
-    ("lsetstat@openssh.com", "1"),
-    ("limits@openssh.com", "1"),
-    ("expand-path@openssh.com", "1"),
-    ("home-directory", "1"),
-    ("users-groups-by-id@openssh.com", "1"),
-];
-
-const HARDLINK: &str = "hardlink@openssh.com";
-const FSYNC: &[u8] = b"fsync@openssh.com";
-const POSIX_RENAME: &[u8] = b"posix-rename@openssh.com";
 
 /// What all channels of a connection share.
 #[derive(Default)]
@@ -128,21 +108,6 @@ enum Handle {
     Write(Box<Writing>),
     /// One for writing that is being synced.
     Lent(Arc<Lent>),
-}
-
-/// The answer to a request, when it is not plain OK.
-enum Reply {
-    Ok,
-    Eof,
-    Handle([u8; 8]),
-    Attrs(Stat),
-    /// A single name, as REALPATH answers.
-    Path(String),
-    Page(Vec<crate::tree::Entry>),
-    Data(Vec<u8>),
-    /// DATA that is read when it is sent.
-    Later(Arc<dyn Download>, u64, u32),
-    Extended(BytesMut),
 }
 
 impl Engine {
@@ -269,7 +234,7 @@ impl Engine {
         match request {
             Request::Read { handle, len, .. } if self.pauses(handle, Way::Out, mixed_len(len), aside) => return Ok(false),
             Request::Close { handle } => self.close(id, handle, out, aside)?,
-            Request::Extended { name: FSYNC, body } => self.sync(id, body, out, aside)?,
+            Request::Extended(Extension::Fsync { handle }) => self.sync(id, handle, out, aside)?,
             Request::Open { path, flags, set } if self.may_wait < Wait::Long => {
                 let Some(result) = self.open_at_once(path, flags, set) else {
                     self.needs_thread = true;
@@ -279,7 +244,7 @@ impl Engine {
             }
             request => {
                 // What takes long must not hold back the answers before it.
-                if matches!(request, Request::Extended { .. }) {
+                if matches!(request, Request::Extended(_)) {
                     out.flush()?;
                 }
                 let result = self.request(request);
@@ -353,19 +318,18 @@ impl Engine {
             Request::Open { path, .. } | Request::Remove { path } | Request::MkDir { path, .. } => self.waits_for(path, false),
             Request::OpenDir { path } | Request::RmDir { path } => self.waits_for(path, true),
             Request::Rename { from, to } => self.waits_for(from, true) || self.waits_for(to, true),
-            Request::Extended { name, body } => {
-                let mut r = Reader(body);
-                let mut next = || r.string().unwrap_or_default();
-                match *name {
-                    POSIX_RENAME | b"hardlink@openssh.com" => self.waits_for(next(), true) || self.waits_for(next(), true),
-                    b"lsetstat@openssh.com" => self.waits_for(next(), false),
-                    FSYNC => {
-                        let handle = next();
-                        self.is_syncing(handle) || (is_full && matches!(self.handle(handle), Ok(Handle::Write(_))))
-                    }
-                    _ => false,
-                }
-            }
+            Request::Extended(extension) => match extension {
+                Extension::PosixRename { from, to } => self.waits_for(from, true) || self.waits_for(to, true),
+                Extension::HardLink { old, new } => self.waits_for(old, true) || self.waits_for(new, true),
+                Extension::LsetStat { path, .. } => self.waits_for(path, false),
+                Extension::Fsync { handle } => self.is_syncing(handle) || (is_full && matches!(self.handle(handle), Ok(Handle::Write(_)))),
+                Extension::StatVfs { .. }
+                | Extension::FstatVfs { .. }
+                | Extension::Limits
+                | Extension::ExpandPath { .. }
+                | Extension::Home
+                | Extension::Names { .. } => false,
+            },
             Request::Read { handle, .. } | Request::Fstat { handle } | Request::FsetStat { handle, .. } => self.is_syncing(handle),
             Request::ReadLink { path } | Request::SymLink { path, .. } => self.waits_for(path, false),
             Request::ReadDir { .. } | Request::RealPath { .. } | Request::Unknown => false,
@@ -430,11 +394,7 @@ impl Engine {
             return Err(Broken::Version(asked));
         }
         self.greeted = true;
-        let mut offered = EXTENSIONS.to_vec();
-        if self.tree.has_links() {
-            offered.push((HARDLINK, "1"));
-        }
-        out.put(|b| packet::version(b, &offered))
+        out.put(|b| packet::version(b, self.tree.has_links()))
     }
 
     // ---------------------------------------------------------------------------------------------- requests
@@ -446,7 +406,7 @@ impl Engine {
     fn run_request(&mut self, request: Request<'_>) -> Result<Reply, Fault> {
         match request {
             Request::Open { path, flags, set } => self.open(path, flags, set),
-            // These do not come here: see `frames`.
+            // It does not come here: see `carry_out`.
             Request::Close { .. } => Err(no_handle()),
             Request::Read { handle, offset, len } => self.read(handle, offset, len),
             Request::Stat { path } => self.stat(path, true),
@@ -492,7 +452,7 @@ impl Engine {
                 let target = std::str::from_utf8(target).map_err(|_| malformed())?;
                 self.tree.symlink(target, &self.path(path)?).map(|()| Reply::Ok)
             }
-            Request::Extended { name, body } => self.extended(name, body),
+            Request::Extended(extension) => self.extended(extension),
             Request::Unknown => Err(Fault::unsupported()),
         }
     }
@@ -583,9 +543,8 @@ impl Engine {
     }
 
     /// `fsync@openssh.com`, which goes on aside.
-    fn sync(&mut self, id: u32, body: &[u8], out: &mut Answers<'_>, aside: &dyn Aside) -> Result<(), Broken> {
-        let key = Reader(body).string().unwrap_or_default();
-        let Ok(key) = <[u8; 8]>::try_from(key) else {
+    fn sync(&mut self, id: u32, handle: &[u8], out: &mut Answers<'_>, aside: &dyn Aside) -> Result<(), Broken> {
+        let Ok(key) = <[u8; 8]>::try_from(handle) else {
             return answer(out, id, Err(no_handle()));
         };
         let w = match self.handles.remove(&key) {
@@ -699,39 +658,32 @@ impl Engine {
 
     /// OpenSSH's extensions (PROTOCOL §4). `copy-data` is neither offered nor run: it would be a second way to create content;
     /// `hardlink@` is the tree's to allow.
-    fn extended(&mut self, name: &[u8], body: &[u8]) -> Result<Reply, Fault> {
-        let mut r = Reader(body);
-        let mut string = || r.string().map_err(|Malformed| malformed());
-        match name {
-            POSIX_RENAME => {
-                let (from, to) = (string()?, string()?);
-                self.rename(from, to, true)
-            }
-            b"statvfs@openssh.com" => {
-                self.path(string()?)?;
+    fn extended(&mut self, extension: Extension<'_>) -> Result<Reply, Fault> {
+        match extension {
+            Extension::PosixRename { from, to } => self.rename(from, to, true),
+            Extension::StatVfs { path } => {
+                self.path(path)?;
                 self.vfs()
             }
-            b"fstatvfs@openssh.com" => {
-                self.handle(string()?)?;
+            Extension::FstatVfs { handle } => {
+                self.handle(handle)?;
                 self.vfs()
             }
-            b"hardlink@openssh.com" => {
-                let (old, new) = (self.path(string()?)?, self.path(string()?)?);
+            // It does not come here: see `carry_out`.
+            Extension::Fsync { .. } => Err(no_handle()),
+            Extension::HardLink { old, new } => {
+                let (old, new) = (self.path(old)?, self.path(new)?);
                 self.tree.link(&old, &new).map(|()| Reply::Ok)
             }
-            b"lsetstat@openssh.com" => {
-                let path = string()?;
-                let set = attrs::decode(&mut r).map_err(|Malformed| malformed())?;
-                self.set_stat(path, set)
-            }
-            b"limits@openssh.com" => {
+            Extension::LsetStat { path, set } => self.set_stat(path, set),
+            Extension::Limits => {
                 let mut b = BytesMut::new();
                 for limit in [MAX_PACKET, MAX_DATA, MAX_DATA, MAX_HANDLES] {
                     b.put_u64(limit as u64);
                 }
                 Ok(Reply::Extended(b))
             }
-            b"expand-path@openssh.com" => match string()? {
+            Extension::ExpandPath { path } => match path {
                 b"~" => self.real_path(b""),
                 [b'~', b'/', rest @ ..] => {
                     let start = rest.iter().position(|b| *b != b'/').unwrap_or(rest.len());
@@ -740,17 +692,15 @@ impl Engine {
                 [b'~', ..] => Err(Fault::NoSuchFile("no such user".into())),
                 path => self.real_path(path),
             },
-            b"home-directory" => self.real_path(b""),
-            b"users-groups-by-id@openssh.com" => {
+            Extension::Home => self.real_path(b""),
+            Extension::Names { users, groups } => {
                 // There are no numeric users behind this server: every name is empty.
-                let (users, groups) = (string()?, string()?);
                 let mut b = BytesMut::new();
                 for ids in [users, groups] {
                     packet::put_string(&mut b, &vec![0; ids.len() / 4 * 4]);
                 }
                 Ok(Reply::Extended(b))
             }
-            _ => Err(Fault::unsupported()),
         }
     }
 
@@ -797,13 +747,7 @@ impl Engine {
             Request::Remove { path } => tell(Tried::Remove, path),
             Request::MkDir { path, .. } => tell(Tried::MkDir, path),
             Request::RmDir { path } => tell(Tried::RmDir, path),
-            Request::Rename { from, to } => tell(Tried::Rename(&text(to)), from),
-            Request::Extended { name: POSIX_RENAME, body } => {
-                let mut r = Reader(body);
-                if let (Ok(from), Ok(to)) = (r.string(), r.string()) {
-                    tell(Tried::Rename(&text(to)), from);
-                }
-            }
+            Request::Rename { from, to } | Request::Extended(Extension::PosixRename { from, to }) => tell(Tried::Rename(&text(to)), from),
             _ => {}
         }
     }
@@ -885,64 +829,4 @@ fn no_handle() -> Fault {
 /// Bytes that a READ of a handle that is also written gets at most.
 fn mixed_len(asked: u32) -> usize {
     usize::try_from(asked).unwrap_or(MAX_DATA).min(MAX_MIXED_READ)
-}
-
-fn malformed() -> Fault {
-    Fault::BadMessage("the request cannot be read".into())
-}
-
-/// The whole answer of what ran aside.
-fn status(id: u32, result: Result<(), Fault>) -> Bytes {
-    let mut b = BytesMut::new();
-    match result {
-        Ok(()) => packet::status(&mut b, id, Code::Ok, ""),
-        Err(fault) => packet::fault(&mut b, id, &fault),
-    }
-    b.freeze()
-}
-
-fn answer(out: &mut Answers<'_>, id: u32, result: Result<Reply, Fault>) -> Result<(), Broken> {
-    match result {
-        Ok(Reply::Later(file, offset, len)) => out.read(&file, id, offset, len),
-        Ok(reply) => out.put(|b| encode(b, id, &reply)),
-        Err(fault) => out.put(|b| packet::fault(b, id, &fault)),
-    }
-}
-
-fn encode(b: &mut BytesMut, id: u32, reply: &Reply) {
-    match reply {
-        Reply::Ok | Reply::Later(..) => packet::status(b, id, Code::Ok, ""),
-        Reply::Eof => packet::status(b, id, Code::Eof, "end of file"),
-        Reply::Handle(key) => packet::handle(b, id, key),
-        Reply::Attrs(stat) => packet::attrs_answer(b, id, stat),
-        Reply::Path(path) => packet::names(
-            b,
-            id,
-            &[Name {
-                name: path,
-                longname: path,
-                stat: None,
-            }],
-        ),
-        Reply::Page(page) => {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-            // Longer names cannot be asked for, and a page of 100 that fit stays far below the packet limit.
-            let page = page.iter().filter(|e| e.name.len() <= MAX_COMPONENT).take(PAGE);
-            let lines: Vec<_> = page.map(|e| (e, longname(&e.name, &e.stat, now))).collect();
-            let names: Vec<_> = lines
-                .iter()
-                .map(|(e, line)| Name {
-                    name: &e.name,
-                    longname: line,
-                    stat: Some(&e.stat),
-                })
-                .collect();
-            packet::names(b, id, &names);
-        }
-        Reply::Data(data) => {
-            b.put_slice(&packet::data_head(id, data.len()));
-            b.put_slice(data);
-        }
-        Reply::Extended(body) => packet::extended_reply(b, id, |b| b.put_slice(body)),
-    }
 }

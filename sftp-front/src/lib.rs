@@ -14,8 +14,8 @@
 //! * `engine.rs` runs the requests in order, all but a CLOSE and a sync, which must not hold up the others: `packet.rs` cuts
 //!   and reads them, `path.rs` parses every path once, `attrs.rs` the attributes, `writing.rs` has the open upload and
 //!   `facts.rs` its record. **A byte lands** in `Engine::write`, which calls [`Upload::write_pieces`].
-//! * Answers leave through `answers.rs`; the data of a READ are fetched there just before they are sent. `longname.rs` makes
-//!   the lines of a listing.
+//! * Answers are encoded in `reply.rs` and leave through `answers.rs`; the data of a READ are fetched there just before they
+//!   are sent. `longname.rs` makes the lines of a listing.
 //!
 //! The same channel serves a pipe instead of a connection in [`serve_pipe`]: `examples/sftp-stdio.rs` takes the place of an
 //! `sftp-server` in suites that others wrote.
@@ -45,6 +45,7 @@ mod longname;
 mod packet;
 mod path;
 mod proxy;
+mod reply;
 mod server;
 mod session;
 mod threads;

@@ -329,13 +329,63 @@ pub(crate) enum Request<'a> {
         target: &'a [u8],
         path: &'a [u8],
     },
-    Extended {
-        name: &'a [u8],
-        body: &'a [u8],
-    },
-    /// A type that version 3 does not have.
+    Extended(Extension<'a>),
+    /// A type that version 3 does not have, or an extension that we do not.
     Unknown,
 }
+
+/// One of OpenSSH's extensions (PROTOCOL §4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extension<'a> {
+    PosixRename { from: &'a [u8], to: &'a [u8] },
+    StatVfs { path: &'a [u8] },
+    FstatVfs { handle: &'a [u8] },
+    Fsync { handle: &'a [u8] },
+    LsetStat { path: &'a [u8], set: SetStat },
+    Limits,
+    ExpandPath { path: &'a [u8] },
+    Home,
+    Names { users: &'a [u8], groups: &'a [u8] },
+    HardLink { old: &'a [u8], new: &'a [u8] },
+}
+
+type ReadExtension = for<'a> fn(&mut Reader<'a>) -> Result<Extension<'a>, Malformed>;
+
+const HARDLINK: &str = "hardlink@openssh.com";
+
+/// The extensions as INIT is answered: name, version, and how the body is read.
+const EXTENSIONS: [(&str, &str, ReadExtension); 10] = [
+    ("posix-rename@openssh.com", "1", |r| {
+        Ok(Extension::PosixRename {
+            from: r.string()?,
+            to: r.string()?,
+        })
+    }),
+    ("statvfs@openssh.com", "2", |r| Ok(Extension::StatVfs { path: r.string()? })),
+    ("fstatvfs@openssh.com", "2", |r| Ok(Extension::FstatVfs { handle: r.string()? })),
+    ("fsync@openssh.com", "1", |r| Ok(Extension::Fsync { handle: r.string()? })),
+    ("lsetstat@openssh.com", "1", |r| {
+        Ok(Extension::LsetStat {
+            path: r.string()?,
+            set: attrs::decode(r)?,
+        })
+    }),
+    ("limits@openssh.com", "1", |_| Ok(Extension::Limits)),
+    ("expand-path@openssh.com", "1", |r| Ok(Extension::ExpandPath { path: r.string()? })),
+    ("home-directory", "1", |_| Ok(Extension::Home)),
+    ("users-groups-by-id@openssh.com", "1", |r| {
+        Ok(Extension::Names {
+            users: r.string()?,
+            groups: r.string()?,
+        })
+    }),
+    (HARDLINK, "1", |r| {
+        Ok(Extension::HardLink {
+            old: r.string()?,
+            new: r.string()?,
+        })
+    }),
+];
 
 /// The version that an INIT asks for; `None` if the frame is no INIT.
 pub(crate) fn init_version(kind: u8, body: &[u8]) -> Option<u32> {
@@ -397,10 +447,13 @@ fn fields<'a>(kind: u8, r: &mut Reader<'a>) -> Result<Request<'a>, Malformed> {
             target: r.string()?,
             path: r.string()?,
         },
-        EXTENDED => Request::Extended {
-            name: r.string()?,
-            body: r.0,
-        },
+        EXTENDED => {
+            let name = r.string()?;
+            match EXTENSIONS.iter().find(|(known, ..)| known.as_bytes() == name) {
+                Some((_, _, read)) => Request::Extended(read(r)?),
+                None => Request::Unknown,
+            }
+        }
         _ => Request::Unknown,
     })
 }
@@ -432,11 +485,11 @@ fn packet(out: &mut BytesMut, kind: u8, body: impl FnOnce(&mut BytesMut)) {
     }
 }
 
-/// VERSION 3 with the extensions offered, each as (name, data).
-pub(crate) fn version(out: &mut BytesMut, extensions: &[(&str, &str)]) {
+/// VERSION 3 with the extensions offered; that for links only if there are any.
+pub(crate) fn version(out: &mut BytesMut, has_links: bool) {
     packet(out, VERSION, |b| {
         b.put_u32(3);
-        for (name, data) in extensions {
+        for (name, data, _) in EXTENSIONS.iter().filter(|(name, ..)| has_links || *name != HARDLINK) {
             put_string(b, name.as_bytes());
             put_string(b, data.as_bytes());
         }

@@ -22,6 +22,8 @@ mod longname;
 mod packet;
 #[path = "../../src/path.rs"]
 mod path;
+#[path = "../../src/reply.rs"]
+mod reply;
 #[path = "../../src/tree.rs"]
 mod tree;
 #[path = "../../src/writing.rs"]
