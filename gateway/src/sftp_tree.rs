@@ -25,6 +25,7 @@ use sftp_front::{Authenticator, Fault, Method, Peer, Proof, Proven, PublicKey, R
 
 use crate::block;
 use crate::clock::Millis;
+use crate::config::keys::MAX_CHANNELS;
 use crate::config::{Algorithms, Config};
 use crate::event::NewEvent;
 use crate::gateway::Core;
@@ -272,6 +273,8 @@ impl Authenticator for Logins {
         );
     }
 }
+
+const _: () = assert!(sftp_front::MAX_CHANNELS as i64 == MAX_CHANNELS, "most of what may be configured");
 
 /// The SFTP server of this configuration; inside a runtime, where it also keeps the list of its sessions.
 ///

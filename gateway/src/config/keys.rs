@@ -51,6 +51,8 @@ const fn key(path: &'static str, kind: Kind, default: &'static str) -> Key {
 
 /// Most connections, workers and tries that may be configured: more than any machine of ours serves.
 const MANY: i64 = 100_000;
+/// Most channels of one SFTP connection: what `sftp_front` allows, which the door compares.
+pub const MAX_CHANNELS: i64 = 14;
 /// Fewest days for which a Message-ID stays bound: partners repeat a message for days (RFC 4130 §5.5, §7.3.1).
 pub const MIN_HISTORY: u64 = 7;
 
@@ -72,8 +74,7 @@ pub const KEYS: &[Key] = &[
     key("sftp.max_connections", Kind::Number(1, MANY), "200"),
     key("sftp.max_connections_per_ip", Kind::Number(1, MANY), "20"),
     key("sftp.max_unauthenticated", Kind::Number(1, MANY), "100"),
-    // sftp_front::MAX_CHANNELS.
-    key("sftp.max_channels", Kind::Number(1, 14), "10"),
+    key("sftp.max_channels", Kind::Number(1, MAX_CHANNELS), "10"),
     key("sftp.max_auth_tries", Kind::Number(1, 100), "6"),
     key("sftp.login_grace", Kind::Span, r#""30s""#),
     key("sftp.idle_timeout", Kind::Span, r#""30m""#),
