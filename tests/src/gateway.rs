@@ -7,12 +7,11 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::process::{Ran, as2gate, free_port, run, run_with, tool, wait_for, wait_within};
+use crate::process::{PATIENCE, Ran, as2gate, free_port, run, run_with, tool, wait_for, wait_seeing};
 use crate::sftp::Sftp;
 
 /// The account that the harness makes.
@@ -208,19 +207,15 @@ impl Gateway {
     pub fn start(&self) {
         let before = self.log().len();
         self.spawn();
-        wait_within(
-            Duration::from_secs(60),
-            &format!("the server to be ready; its log:\n{}", self.log_tail()),
-            || {
-                if let Some(status) = self.server.lock().unwrap().as_mut().unwrap().try_wait().unwrap() {
-                    panic!("the server ended with {status}:\n{}", self.log_tail());
-                }
-                let log = self.log();
-                log.get(before..)
-                    .is_some_and(|new| new.contains(" ready ") || new.contains("\"ready\""))
-                    .then_some(())
-            },
-        );
+        self.wait("the server to be ready", |gateway| {
+            if let Some(status) = gateway.server.lock().unwrap().as_mut().unwrap().try_wait().unwrap() {
+                panic!("the server ended with {status}:\n{}", gateway.log_tail());
+            }
+            let log = gateway.log();
+            log.get(before..)
+                .is_some_and(|new| new.contains(" ready ") || new.contains("\"ready\""))
+                .then_some(())
+        });
     }
 
     /// Starts the server without waiting.
@@ -321,23 +316,17 @@ impl Gateway {
     /// Waits until a message of this file name reaches this state, and shows it whole.
     #[track_caller]
     pub fn reaches(&self, direction: &str, file: &str, state: &str) -> Value {
-        let mut last = Value::Null;
-        let end = std::time::Instant::now() + crate::process::PATIENCE;
-        loop {
+        wait_seeing(PATIENCE, || {
             let found = self.messages_of(direction, file);
             if let Some(message) = found.iter().find(|message| message["state"] == state) {
-                return self.show(message["id"].as_str().unwrap());
+                return Ok(self.show(message["id"].as_str().unwrap()));
             }
             let given_up = !found.is_empty() && found.iter().all(|message| message["state"] == "failed");
             if state == "delivered" && given_up {
                 panic!("{file} failed instead: {:#}", self.show(found[0]["id"].as_str().unwrap()));
             }
-            if !found.is_empty() {
-                last = Value::Array(found);
-            }
-            assert!(std::time::Instant::now() < end, "{file} never became {state}; last seen: {last:#}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+            Err(format!("{file} to become {state}; last seen: {:#}", Value::Array(found)))
+        })
     }
 
     /// One message as `message show` gives it.
@@ -358,10 +347,8 @@ impl Gateway {
     /// Waits for something of this gateway; a failure shows the end of the log.
     #[track_caller]
     pub fn wait<T>(&self, what: &str, mut look: impl FnMut(&Self) -> Option<T>) -> T {
-        let mut tries = 0u32;
-        wait_for(&format!("{what} ({})", self.path("log").display()), || {
-            tries += 1;
-            look(self)
+        wait_seeing(PATIENCE, || {
+            look(self).ok_or_else(|| format!("{what}; the log ends with:\n{}", self.log_tail()))
         })
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::gateway::Gateway;
+use crate::process::{run, tool};
 use crate::sftp::Sftp;
 use crate::wire::Request;
 
@@ -168,13 +169,49 @@ pub fn introduce(station: &Gateway, id: &str, to: &Gateway) {
     add_partner(to, id, &url, file.to_str().unwrap());
 }
 
+/// The name of a station's certificate.
+#[must_use]
+#[track_caller]
+pub fn certificate_name(gateway: &Gateway, id: &str) -> String {
+    let station = gateway.json(&["station", "show", id]);
+    station["certificate"].as_str().expect("the station's certificate").to_owned()
+}
+
 /// The certificate of a station in PEM.
 #[must_use]
 #[track_caller]
 pub fn station_certificate(gateway: &Gateway, id: &str) -> String {
-    let station = gateway.json(&["station", "show", id]);
-    let name = station["certificate"].as_str().expect("the station's certificate").to_owned();
-    gateway.ok(&["cert", "export", &name])
+    gateway.ok(&["cert", "export", &certificate_name(gateway, id)])
+}
+
+/// A station's private key, the way Java would get it.
+#[must_use]
+#[track_caller]
+pub fn private_key(gateway: &Gateway, file: &str) -> PathBuf {
+    let stores = gateway.json(&["cert", "stores", "--reveal"]);
+    let store = stores
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|store| store["file"].as_str().unwrap().ends_with("identity.jks"))
+        .unwrap()
+        .clone();
+    let out = gateway.path(file);
+    let path = gateway.path(store["file"].as_str().unwrap());
+    let pass = format!("pass:{}", store["password"].as_str().unwrap());
+    let args = [
+        "pkcs12",
+        "-in",
+        path.to_str().unwrap(),
+        "-passin",
+        &pass,
+        "-nodes",
+        "-nocerts",
+        "-out",
+        out.to_str().unwrap(),
+    ];
+    let _ = run(&mut tool("openssl", &args)).ok();
+    out
 }
 
 /// Adds a partner on a loopback URL with one certificate for everything.

@@ -1,5 +1,6 @@
 //! Running programs and waiting for conditions.
 
+use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -113,12 +114,18 @@ pub fn wait_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
 /// The same with a deadline of its own.
 #[track_caller]
 pub fn wait_within<T>(deadline: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    wait_seeing(deadline, || look().ok_or(what))
+}
+
+/// The same; a failure tells what the last look has seen instead.
+#[track_caller]
+pub fn wait_seeing<T, E: Display>(deadline: Duration, mut look: impl FnMut() -> Result<T, E>) -> T {
     let end = Instant::now() + deadline;
     loop {
-        if let Some(found) = look() {
-            return found;
+        match look() {
+            Ok(found) => return found,
+            Err(seen) => assert!(Instant::now() < end, "waited {deadline:?} in vain: {seen}"),
         }
-        assert!(Instant::now() < end, "waited {deadline:?} in vain: {what}");
         sleep(LOOK);
     }
 }

@@ -50,6 +50,11 @@ pub fn header_lines(block: &str) -> Vec<(String, String)> {
     lines
 }
 
+fn value_of<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    let line = headers.iter().find(|(found, _)| found.eq_ignore_ascii_case(name));
+    line.map(|(_, value)| value.as_str())
+}
+
 impl Request {
     /// From `headers.txt` and `message.as2`.
     #[must_use]
@@ -62,10 +67,7 @@ impl Request {
     /// The value of a header.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(found, _)| found.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.as_str())
+        value_of(&self.headers, name)
     }
 
     /// With another value of a header.
@@ -97,10 +99,7 @@ impl Answer {
     /// The value of a header.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(found, _)| found.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.as_str())
+        value_of(&self.headers, name)
     }
 
     /// The body as text.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
+use tests::pair::private_key;
 use tests::peer::Identity;
 use tests::process::{Ran, as2gate, free_port, run, run_with, tool, wait_within};
 use tests::{Gateway, Pair, names_in, order, wait_for};
@@ -831,11 +832,7 @@ fn objects_as_toml_make_the_round_trip() {
     );
     let file = gateway.file("objects.toml", text.as_bytes());
     let file = file.to_str().unwrap();
-    let again = gateway.json(&["apply", "-f", file]);
-    assert!(
-        !again.to_string().contains("\"changed\"") || gateway.ok(&["export"]) == text,
-        "{again}"
-    );
+    gateway.ok(&["apply", "-f", file]);
     assert_eq!(gateway.ok(&["export"]), text, "applying what is there changes nothing");
 
     let changed = gateway.file("changed.toml", text.replace("\"Orders\"", "\"Invoices\"").as_bytes());
@@ -936,34 +933,6 @@ fn messages_are_cancelled_resent_and_exported() {
     }
     assert!(files.iter().any(|file| file.ends_with(".mdn")), "{files:?}");
     let _ = pair.alice().cli(&["message", "cancel", parcel.sent_id()]).fails(1);
-}
-
-/// A station's private key, the way Java would get it.
-pub(crate) fn private_key(gateway: &Gateway, file: &str) -> PathBuf {
-    let stores = gateway.json(&["cert", "stores", "--reveal"]);
-    let store = stores
-        .as_array()
-        .unwrap()
-        .iter()
-        .find(|store| store["file"].as_str().unwrap().ends_with("identity.jks"))
-        .unwrap()
-        .clone();
-    let out = gateway.path(file);
-    let path = gateway.path(store["file"].as_str().unwrap());
-    let pass = format!("pass:{}", store["password"].as_str().unwrap());
-    let args = [
-        "pkcs12",
-        "-in",
-        path.to_str().unwrap(),
-        "-passin",
-        &pass,
-        "-nodes",
-        "-nocerts",
-        "-out",
-        out.to_str().unwrap(),
-    ];
-    let _ = run(&mut tool("openssl", &args)).ok();
-    out
 }
 
 #[test]
@@ -1184,8 +1153,10 @@ fn check_and_doctor_find_what_is_wrong() {
     assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
     let ran = gateway.cli(&["doctor"]);
-    assert!(ran.code != 0 || ran.stdout.contains("warn") || ran.stdout.contains("no "), "{ran}");
-    assert!((ran.stdout.clone() + &ran.stderr).contains("master.key"), "{ran}");
+    assert!(
+        ran.code == 4 && ran.stdout.contains("no    master key: ") && ran.stdout.contains("chmod 600 data/master.key"),
+        "{ran}"
+    );
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     fs::remove_file(&key).unwrap();
     let ran = gateway.cli(&["serve"]);

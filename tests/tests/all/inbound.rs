@@ -256,15 +256,7 @@ fn a_bound_id_with_other_content_is_quarantined() {
     let pair = pair();
     let first = captured(&pair, "bound-1.edi");
     assert!(first.post(pair.bob().as2_port).disposition().ends_with("processed"));
-    pair.put("bound-2.edi", &order(43));
-    let parcel = pair.delivered("bound-2.edi");
-    let block = pair
-        .alice_user
-        .get(&format!("AS2/headers/ALICE/BOB/outbox/{}/headers.txt", parcel.sent_id()));
-    let body = pair
-        .alice_user
-        .get(&format!("AS2/raw-message/ALICE/BOB/outbox/{}/message.as2", parcel.sent_id()));
-    let other = Request::captured(&String::from_utf8(block).unwrap(), body).with("Message-ID", "<bound-1.edi@test>");
+    let other = pair.captured("bound-2.edi", &order(43)).with("Message-ID", "<bound-1.edi@test>");
     let answer = other.post(pair.bob().as2_port);
     assert!(answer.disposition().contains("/error"), "{}", answer.text());
     let rows = listed(&pair, "<bound-1.edi@test>");

@@ -75,7 +75,7 @@ fn receipts_copies_and_signatures_are_as_the_partner_is_set() {
         .get(&format!("AS2/raw-message/ALICE/BOB/outbox/{}/message.as2", parcel.sent_id()));
     let raw = alice.file("message.as2", &raw);
     let certificate = alice.file("alice.crt", tests::pair::station_certificate(alice, "ALICE").as_bytes());
-    let (key, plain) = (crate::cli::private_key(alice, "alice.pem"), alice.path("plain"));
+    let (key, plain) = (tests::pair::private_key(alice, "alice.pem"), alice.path("plain"));
     let at = |path: &std::path::Path| path.display().to_string();
     let recipient = ["-recip", &at(&certificate), "-inkey", &at(&key)];
     let files = [

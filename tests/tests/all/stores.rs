@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
-use tests::pair::station_certificate;
+use tests::pair::{certificate_name, private_key, station_certificate};
 use tests::peer::Identity;
 use tests::process::{run, tool};
 use tests::{Gateway, Pair, order};
@@ -314,10 +314,7 @@ fn certificates_are_exported_as_pem_and_der() {
     gateway.ok(&["station", "add", "ALICE"]);
     let pem = station_certificate(&gateway, "ALICE");
     assert!(pem.starts_with("-----BEGIN CERTIFICATE-----") && !pem.contains("PRIVATE"));
-    let name = gateway.json(&["station", "show", "ALICE"])["certificate"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let name = certificate_name(&gateway, "ALICE");
     gateway.ok(&["cert", "export", &name, "--form", "der", "--out", "alice.der"]);
     let text = |form: &str, file: &str| {
         run(&mut tool(
@@ -390,10 +387,7 @@ fn expiry_is_shown_and_needs_renewal_tells_cron() {
 fn the_current_and_the_next_certificate_of_a_station_decrypt_side_by_side() {
     let pair = Pair::two_gateways();
     let old = station_certificate(pair.bob(), "BOB");
-    let name = pair.bob().json(&["station", "show", "BOB"])["certificate"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let name = certificate_name(pair.bob(), "BOB");
     pair.bob().ok(&["cert", "renew", &name, "--at", &in_days(2)]);
     let certs = pair.bob().json(&["cert", "list"]);
     let own: Vec<&Value> = certs.as_array().unwrap().iter().filter(|cert| cert["owner"] == "BOB").collect();
@@ -437,10 +431,7 @@ fn a_scheduled_certificate_takes_over_at_its_time() {
     let text = |name: &str| next.path(name).display().to_string();
     // Both sides know the day: ALICE has the new key, BOB its certificate.
     let at = in_days(2);
-    let own = pair.alice().json(&["station", "show", "ALICE"])["certificate"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let own = certificate_name(pair.alice(), "ALICE");
     let known = pair.bob().json(&["partner", "show", "ALICE"])["sign_certificate"][0]
         .as_str()
         .unwrap()
@@ -460,26 +451,34 @@ fn a_scheduled_certificate_takes_over_at_its_time() {
     assert!(planned["active_from"].as_str().unwrap().starts_with(&at[..16]), "{planned:#}");
     pair.alice().restart();
     pair.bob().restart();
-    let signer = |name: &str, day: i64| {
+    let bob = pair.bob();
+    let file = |name: &str, bytes: &[u8]| bob.file(name, bytes).display().to_string();
+    let key = private_key(bob, "bob.key").display().to_string();
+    let cert = file("bob.crt", station_certificate(bob, "BOB").as_bytes());
+    let signers = [bob.path("ALICE.pem").display().to_string(), text("cert.pem")];
+    let signed_by_next = |name: &str, day: i64| {
         pair.alice().set_clock(day * 86_400);
-        pair.bob().set_clock(day * 86_400);
+        bob.set_clock(day * 86_400);
         let parcel = pair.deliver(name, &order(1));
         assert_eq!(pair.fetch(&parcel), order(1), "{name}");
-        pair.alice().json(&["station", "show", "ALICE"])["certificate"]
-            .as_str()
-            .unwrap()
-            .to_owned()
+        let kept = |area: &str, name: &str| {
+            let path = format!("AS2/{area}/BOB/ALICE/inbox/{}/{name}", parcel.got_id());
+            file(name, &pair.bob_user.get(&path))
+        };
+        let (raw, headers) = (kept("raw-message", "message.as2"), kept("headers", "headers.txt"));
+        let args = ["inspect", &raw, "--headers", &headers, "--key", &key, "--cert", &cert];
+        let told = bob.json(&[&args[..], &["--partner-cert", &signers[0], "--partner-cert", &signers[1]]].concat());
+        told["signer"].as_str().unwrap().contains("alice-next")
     };
-    assert_eq!(signer("before.edi", 0), own);
-    assert_eq!(signer("still-before.edi", 1), own);
-    let later = signer("after.edi", 3);
+    assert!(!signed_by_next("before.edi", 0));
+    assert!(!signed_by_next("still-before.edi", 1));
+    assert!(signed_by_next("after.edi", 3));
     // The old key no longer signs: BOB forgets it, and messages still come through.
     let new = planned["name"].as_str().unwrap();
     pair.bob()
         .ok(&["partner", "set", "ALICE", "--sign-certificate", new, "--encrypt-certificate", new]);
     pair.bob().restart();
-    signer("only-the-new.edi", 3);
-    assert_ne!(later, "", "ALICE has a certificate");
+    assert!(signed_by_next("only-the-new.edi", 3));
 }
 
 /// A moment so many days from now, as the command line takes it.
@@ -494,10 +493,7 @@ fn in_days(days: u32) -> String {
 fn a_certificate_in_use_is_not_removed_and_says_by_whom() {
     let gateway = Gateway::stopped(&[]);
     gateway.ok(&["station", "add", "ALICE"]);
-    let name = gateway.json(&["station", "show", "ALICE"])["certificate"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let name = certificate_name(&gateway, "ALICE");
     let ran = gateway.cli(&["cert", "rm", &name, "-y"]);
     assert_ne!(ran.code, 0);
     assert!(ran.stderr.contains("ALICE"), "{ran}");
@@ -583,10 +579,7 @@ fn a_rollover_is_guided_from_the_new_key_to_the_end_of_the_old_one() {
     let pair = Pair::two_gateways();
     let alice = pair.alice();
     assert_eq!(progress(alice, "ALICE").1, ["next", "later", "later", "later", "later"]);
-    let old = alice.json(&["station", "show", "ALICE"])["certificate"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let old = certificate_name(alice, "ALICE");
     let known = pair.bob().json(&["partner", "show", "ALICE"])["sign_certificate"][0]
         .as_str()
         .unwrap()
@@ -677,7 +670,7 @@ fn a_certificate_that_was_added_waits_to_be_compared() {
         .as_str()
         .unwrap()
         .to_owned();
-    let own = bob.json(&["station", "show", "BOB"])["certificate"].as_str().unwrap().to_owned();
+    let own = certificate_name(bob, "BOB");
     bob.ok(&["cert", "renew", &own, "--now", "--name", "bob-new"]);
     let file = alice.path("bob-new.pem");
     bob.ok(&["cert", "export", "bob-new", "--out", file.to_str().unwrap()]);
@@ -715,10 +708,7 @@ fn a_certificate_that_was_added_waits_to_be_compared() {
 fn a_planned_switch_can_be_moved() {
     let gateway = Gateway::stopped(&[]);
     gateway.ok(&["station", "add", "ALICE"]);
-    let old = gateway.json(&["station", "show", "ALICE"])["certificate"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let old = certificate_name(&gateway, "ALICE");
     let ran = gateway.cli(&["cert", "switch", &old]);
     assert!(ran.code != 0 && ran.stderr.contains("none is planned"), "{ran}");
     gateway.ok(&["cert", "renew", &old, "--at", &in_days(2), "--name", "alice-next"]);

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tests::process::free_port;
+use tests::process::{free_port, wait_seeing};
 use tests::wire::{Request, exchange, header_lines};
 use tests::{order, wait_for};
 
@@ -163,16 +163,15 @@ impl Scene {
     /// Waits for a state.
     #[track_caller]
     pub(super) fn reaches(&self, state: &str) -> Value {
-        let end = Instant::now() + Duration::from_secs(40);
-        loop {
+        wait_seeing(Duration::from_secs(40), || {
             let message = self.message();
             if message["state"] == state {
-                return message;
+                return Ok(message);
             }
             let over = ["delivered", "failed", "held"].iter().any(|word| message["state"] == *word);
-            assert!(!over && Instant::now() < end, "not {state}, but {message:#}");
-            thread::sleep(Duration::from_millis(50));
-        }
+            assert!(!over, "not {state}, but {message:#}");
+            Err(format!("{state}, but it is {message:#}"))
+        })
     }
 
     /// Waits for the end, and sees that it stays the end: this state and code, and so many posts of the same bytes.
