@@ -185,6 +185,19 @@ impl Gateway {
         self.cli(args).ok()
     }
 
+    /// Runs a command that changes objects, and waits until the running server goes by them. If one change follows another,
+    /// both have to come this way: the server's word for the first would be taken for that for the second.
+    #[track_caller]
+    pub fn change(&self, args: &[&str]) -> String {
+        let before = self.log().len();
+        let told = self.ok(args);
+        self.wait("the server to follow a change", |gateway| {
+            let log = gateway.log();
+            log.get(before..)?.contains("goes by the changed objects").then_some(())
+        });
+        told
+    }
+
     /// Runs a command that reads standard input.
     #[must_use]
     #[track_caller]

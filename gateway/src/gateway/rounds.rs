@@ -72,6 +72,7 @@ pub(super) async fn follow_objects(
                 tracing::error!(%error, "what waits for settings waits for its next turn");
             }
             core.wake();
+            tracing::info!(version = followed.0, "goes by the changed objects");
         }
     }
 }

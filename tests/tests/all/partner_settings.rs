@@ -12,9 +12,6 @@ use tests::process::{free_port, run, tool};
 use tests::wire::exchange;
 use tests::{Gateway, Pair, order, wait_for};
 
-/// How soon a running server follows a change of its objects.
-const FOLLOWS: Duration = Duration::from_secs(2);
-
 /// The header block that came with a received message.
 fn headers_of(pair: &Pair, got: &Value) -> String {
     let id = got["id"].as_str().unwrap();
@@ -25,7 +22,7 @@ fn headers_of(pair: &Pair, got: &Value) -> String {
 #[test]
 fn variables_fill_subject_file_name_and_headers() {
     let pair = Pair::two_gateways();
-    pair.alice().ok(&[
+    pair.alice().change(&[
         "partner",
         "set",
         "BOB",
@@ -36,7 +33,6 @@ fn variables_fill_subject_file_name_and_headers() {
         "--set",
         "headers.X-Source=$file;$id",
     ]);
-    std::thread::sleep(FOLLOWS);
     pair.put("order-1.edi", &order(1));
     let sent = pair.alice().reaches("out", "order-1.edi", "delivered");
     let created = sent["created"].as_str().unwrap();
@@ -60,8 +56,7 @@ fn receipts_copies_and_signatures_are_as_the_partner_is_set() {
         "--originator-copy",
         "true",
     ];
-    alice.ok(&[&["partner", "set", "BOB", "--micalgs", "sha512,sha384"][..], &switches].concat());
-    std::thread::sleep(FOLLOWS);
+    alice.change(&[&["partner", "set", "BOB", "--micalgs", "sha512,sha384"][..], &switches].concat());
     let parcel = pair.deliver("order.edi", &order(4));
     let headers = headers_of(&pair, &parcel.got);
     let wanted = "signed-receipt-protocol=required, pkcs7-signature; signed-receipt-micalg=required, sha-512, sha-384";
@@ -107,8 +102,8 @@ fn receipts_copies_and_signatures_are_as_the_partner_is_set() {
         let args = ["cms", "-cmsout", "-print", "-noout", "-inform", "SMIME", "-in", &at(&file)];
         run(&mut tool("openssl", &args)).ok().matches("d.certificate:").count()
     };
-    alice.ok(&["partner", "set", "BOB", "--include-certificate", "false", "--encrypt", "none"]);
-    pair.bob().ok(&[
+    alice.change(&["partner", "set", "BOB", "--include-certificate", "false", "--encrypt", "none"]);
+    pair.bob().change(&[
         "partner",
         "set",
         "ALICE",
@@ -117,7 +112,6 @@ fn receipts_copies_and_signatures_are_as_the_partner_is_set() {
         "--require-encrypted",
         "false",
     ]);
-    std::thread::sleep(FOLLOWS);
     let parcel = pair.deliver("bare.edi", &order(5));
     let file = |what: &str, name: &str| {
         pair.alice_user
@@ -142,8 +136,7 @@ fn receipts_copies_and_signatures_are_as_the_partner_is_set() {
 #[test]
 fn a_variable_in_what_a_user_names_stays_text() {
     let pair = Pair::two_gateways();
-    pair.alice().ok(&["partner", "set", "BOB", "--subject", "[$file]"]);
-    std::thread::sleep(FOLLOWS);
+    pair.alice().change(&["partner", "set", "BOB", "--subject", "[$file]"]);
     let parcel = pair.deliver("$station ${id}.edi", &order(2));
     assert_eq!(parcel.got["subject"], "[$station ${id}.edi]", "{:#}", parcel.got);
 }
@@ -184,7 +177,7 @@ fn a_partner_may_have_to_log_in() {
         gateway.file("password.txt", password.as_bytes());
         gateway.file("wrong.txt", b"correct horse: bat");
     }
-    pair.bob().ok(&[
+    pair.bob().change(&[
         "partner",
         "set",
         "ALICE",
@@ -193,7 +186,6 @@ fn a_partner_may_have_to_log_in() {
         "--inbound-password",
         "file:password.txt",
     ]);
-    std::thread::sleep(FOLLOWS);
     let refused = |name: &str| {
         pair.put(name, &order(4));
         let failed = pair.alice().reaches("out", name, "failed");
@@ -205,8 +197,7 @@ fn a_partner_may_have_to_log_in() {
     let give = |file: &str| {
         let password = format!("file:{file}");
         pair.alice()
-            .ok(&["partner", "set", "BOB", "--http-user", "alice", "--http-password", &password]);
-        std::thread::sleep(FOLLOWS);
+            .change(&["partner", "set", "BOB", "--http-user", "alice", "--http-password", &password]);
     };
     give("wrong.txt");
     refused("wrong.edi");
@@ -222,8 +213,7 @@ fn a_partner_may_have_to_log_in() {
     assert!(!shown.contains(password) && !headers.contains("Basic "), "{shown}");
 
     // The other way an async MDN comes by a POST of ALICE, whose signature is its proof. Nothing else passes there.
-    pair.bob().ok(&["partner", "set", "ALICE", "--mdn", "async-signed"]);
-    std::thread::sleep(FOLLOWS);
+    pair.bob().change(&["partner", "set", "ALICE", "--mdn", "async-signed"]);
     let back = pair.bob().file("back.edi", &order(6));
     pair.bob().ok(&["send", back.to_str().unwrap(), "--from", "BOB", "--to", "ALICE"]);
     pair.bob().reaches("out", "back.edi", "delivered");
@@ -236,8 +226,7 @@ fn a_partner_may_have_to_log_in() {
 fn a_partner_comes_from_the_addresses_that_are_set_for_it() {
     let pair = Pair::two_gateways();
     let allow = |blocks: &str| {
-        pair.bob().ok(&["partner", "set", "ALICE", "--allowed-ips", blocks]);
-        std::thread::sleep(FOLLOWS);
+        pair.bob().change(&["partner", "set", "ALICE", "--allowed-ips", blocks]);
     };
     allow("192.0.2.0/24,::1");
     pair.put("elsewhere.edi", &order(1));
@@ -261,8 +250,7 @@ fn a_partner_comes_from_the_addresses_that_are_set_for_it() {
 #[test]
 fn the_first_bytes_may_tell_the_content_type() {
     let pair = Pair::two_gateways();
-    pair.alice().ok(&["partner", "set", "BOB", "--content-type", "detect"]);
-    std::thread::sleep(FOLLOWS);
+    pair.alice().change(&["partner", "set", "BOB", "--content-type", "detect"]);
     let large = [b"UNB+UNOA:1+ALICE+BOB'".as_slice(), &vec![b'X'; 1 << 20]].concat();
     for (name, bytes, wanted) in [
         (
@@ -283,7 +271,7 @@ fn the_first_bytes_may_tell_the_content_type() {
 fn a_post_without_the_credentials_is_challenged_before_its_body() {
     let pair = Pair::two_gateways();
     pair.bob().file("password.txt", b"secret");
-    pair.bob().ok(&[
+    pair.bob().change(&[
         "partner",
         "set",
         "ALICE",
@@ -292,7 +280,6 @@ fn a_post_without_the_credentials_is_challenged_before_its_body() {
         "--inbound-password",
         "file:password.txt",
     ]);
-    std::thread::sleep(FOLLOWS);
     let lines = |auth: Option<&str>| {
         let mut lines: Vec<(String, String)> = [("AS2-From", "ALICE"), ("AS2-To", "BOB"), ("Message-ID", "<x@test>")]
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -385,8 +372,7 @@ fn a_token_is_fetched_kept_and_fetched_again_when_it_is_withdrawn() {
     pair.alice().file("right.txt", b"s:e");
     pair.alice().file("wrong.txt", b"s:f");
     let set = |more: &[&str]| {
-        pair.alice().ok(&[&["partner", "set", "BOB"], more].concat());
-        std::thread::sleep(FOLLOWS);
+        pair.alice().change(&[&["partner", "set", "BOB"], more].concat());
     };
     let (url, token_url) = (format!("http://127.0.0.1:{port}/as2"), format!("http://127.0.0.1:{port}/token"));
     let client = ["--http-user", "client", "--http-password", "file:right.txt"];
@@ -430,13 +416,14 @@ fn messages_side_by_side_share_one_token() {
     let (port, seen) = bearer_partner(Arc::new(AtomicUsize::new(0)), true);
     pair.alice().file("right.txt", b"s:e");
     let (url, token_url) = (format!("http://127.0.0.1:{port}/as2"), format!("http://127.0.0.1:{port}/token"));
-    pair.alice().ok(&[
-        &["partner", "set", "BOB", "--url", &url, "--mdn", "none"][..],
-        &["--token-url", &token_url, "--token-scope", "as2.send"],
-        &["--http-user", "client", "--http-password", "file:right.txt"],
-    ]
-    .concat());
-    std::thread::sleep(FOLLOWS);
+    pair.alice().change(
+        &[
+            &["partner", "set", "BOB", "--url", &url, "--mdn", "none"][..],
+            &["--token-url", &token_url, "--token-scope", "as2.send"],
+            &["--http-user", "client", "--http-password", "file:right.txt"],
+        ]
+        .concat(),
+    );
     let names: Vec<String> = (0..6).map(|n| format!("side{n}.edi")).collect();
     let files: Vec<_> = names.iter().map(|name| pair.alice().file(name, &order(1))).collect();
     let lines: Vec<String> = files
@@ -467,7 +454,7 @@ fn a_post_that_drips_on_ends_with_the_time_in_all() {
             }
         }
     });
-    pair.alice().ok(&[
+    pair.alice().change(&[
         "partner",
         "set",
         "BOB",
@@ -478,7 +465,6 @@ fn a_post_that_drips_on_ends_with_the_time_in_all() {
         "--retry-max-tries",
         "1",
     ]);
-    std::thread::sleep(FOLLOWS);
     let began = Instant::now();
     pair.put("slow.edi", &order(7));
     let failed = pair.alice().reaches("out", "slow.edi", "failed");
@@ -489,8 +475,7 @@ fn a_post_that_drips_on_ends_with_the_time_in_all() {
 #[test]
 fn an_unpacked_zip_arrives_as_several_files() {
     let pair = Pair::two_gateways();
-    pair.alice().ok(&["partner", "set", "BOB", "--zip", "unpack"]);
-    std::thread::sleep(FOLLOWS);
+    pair.alice().change(&["partner", "set", "BOB", "--zip", "unpack"]);
     let path = pair.alice().path("bundle.zip");
     let script = "import sys, zipfile\n\
                   z = zipfile.ZipFile(sys.argv[1], 'w', zipfile.ZIP_DEFLATED)\n\
@@ -624,8 +609,7 @@ fn partner_test_ends_in_time_and_tells_how_far_it_came() {
     let alice = pair.alice();
     let point_to = |listener: &TcpListener| {
         let url = format!("http://{}/as2", listener.local_addr().unwrap());
-        alice.ok(&["partner", "set", "BOB", "--url", &url]);
-        std::thread::sleep(FOLLOWS);
+        alice.change(&["partner", "set", "BOB", "--url", &url]);
     };
     let test = |more: &[&str]| {
         let began = Instant::now();
@@ -678,8 +662,7 @@ fn partner_test_ends_in_time_and_tells_how_far_it_came() {
     );
 
     // What was not even packaged, as it waits for those before it, was protected by nothing.
-    alice.ok(&["partner", "set", "BOB", "--in-order", "true"]);
-    std::thread::sleep(FOLLOWS);
+    alice.change(&["partner", "set", "BOB", "--in-order", "true"]);
     let ran = test(&[]);
     assert!(!ran.stdout.contains("protected by"), "{ran}");
 }
@@ -687,7 +670,7 @@ fn partner_test_ends_in_time_and_tells_how_far_it_came() {
 #[test]
 fn partner_test_names_the_algorithms_that_were_used() {
     let pair = Pair::one_gateway();
-    pair.alice().ok(&[
+    pair.alice().change(&[
         "partner",
         "set",
         "BOB",
@@ -698,7 +681,6 @@ fn partner_test_names_the_algorithms_that_were_used() {
         "--key-transport",
         "oaep-sha256",
     ]);
-    std::thread::sleep(FOLLOWS);
     let told = pair.alice().ok(&["partner", "test", "BOB", "--from", "ALICE"]);
     let line = told
         .lines()
@@ -789,8 +771,7 @@ fn send_six(pair: &Pair, counter: &Counter, options: &[&str]) {
         "--subject",
         "$file",
     ];
-    pair.alice().ok(&[&set[..], options].concat());
-    std::thread::sleep(FOLLOWS);
+    pair.alice().change(&[&set[..], options].concat());
     for n in 1..=6 {
         pair.put(&format!("f{n}.edi"), &order(n));
     }

@@ -6,9 +6,6 @@ use tests::wire::over_tls;
 
 use super::*;
 
-/// How soon a running server follows a change of its objects.
-const FOLLOWS: Duration = Duration::from_secs(2);
-
 #[test]
 fn a_partner_that_has_to_log_in_logs_in_to_ask_and_to_go_on() {
     let pair = Pair::two_gateways();
@@ -16,8 +13,7 @@ fn a_partner_that_has_to_log_in_logs_in_to_ask_and_to_go_on() {
     let request = pair.captured("login.bin", &payload).with("ETag", "\"login.bin\"");
     pair.bob().file("password.txt", b"secret");
     let login = ["--inbound-user", "alice", "--inbound-password", "file:password.txt"];
-    pair.bob().ok(&[&["partner", "set", "ALICE"][..], &login].concat());
-    thread::sleep(FOLLOWS);
+    pair.bob().change(&[&["partner", "set", "ALICE"][..], &login].concat());
     let [right, wrong] = ["alice:secret", "alice:Secret"].map(|pair| {
         let encoded = run_with(&mut tool("openssl", &["base64", "-A"]), pair).ok();
         request.clone().with("Authorization", &format!("Basic {}", encoded.trim()))
