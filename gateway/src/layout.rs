@@ -120,6 +120,24 @@ impl Place {
     }
 }
 
+/// An account's directory: the home of its users, in the published tree and among the key stores.
+#[must_use]
+pub fn home(account: &str) -> String {
+    format!("mftg-{account}")
+}
+
+/// The account whose home a path begins with.
+#[must_use]
+pub fn account_of(path: &str) -> Option<&str> {
+    path.strip_prefix("mftg-")?.split('/').next()
+}
+
+/// A path below the account's home, which may stand in front of it.
+#[must_use]
+pub fn below_home<'a>(account: &str, path: &'a str) -> &'a str {
+    path.strip_prefix(&format!("{}/", home(account))).unwrap_or(path)
+}
+
 /// The directories of an area, as texts: from the first one on, and before the second.
 #[must_use]
 pub fn below(area: Area) -> (String, String) {

@@ -16,7 +16,7 @@ use crate::config::{Lifecycle, Stages};
 use crate::event::NewEvent;
 use crate::gateway::Core;
 use crate::journal::{Entry, JournalError, Tx, UploadState};
-use crate::layout::Area;
+use crate::layout::{self, Area};
 use crate::storage::StorageError;
 
 pub use rejected::{Rejections, bound_rejected};
@@ -387,8 +387,7 @@ pub fn retire_now(core: &Core, entry: Entry) -> Result<(), SweepError> {
 /// # Errors
 /// The disk's or the journal's.
 pub fn restore(core: &Core, account: &str, path: &str) -> Result<u64, SweepError> {
-    let path = path.trim_matches('/');
-    let path = path.strip_prefix(&format!("mftg-{account}/")).unwrap_or(path);
+    let path = layout::below_home(account, path.trim_matches('/'));
     let now = core.clock.now();
     let mut restored = 0;
     let mut last: Option<Entry> = None;

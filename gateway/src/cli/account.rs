@@ -8,6 +8,7 @@ use super::output::{Cell, List, facts};
 use super::settings::{OfAccount, Settings};
 use super::{Ctx, Outcome};
 use crate::gateway::Core;
+use crate::layout;
 use crate::manage::{Result, accounts, objects};
 
 #[derive(Debug, Subcommand)]
@@ -63,7 +64,7 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             let account = accounts::add(&core, &id, &settings.pairs()?, ctx.dry_run()).await?;
             ctx.printer.done(
                 &json!(account),
-                &ctx.would(format!("Account {}   home /mftg-{}", account.id, account.id)),
+                &ctx.would(format!("Account {}   home /{}", account.id, layout::home(&account.id))),
             );
         }
         Verb::Set { id, settings } => {
@@ -129,17 +130,18 @@ fn show(ctx: &Ctx, core: &Core, id: &str) -> Result<()> {
             crate::config::show_duration(stages.noncurrent)
         )
     };
-    let tree = core.config.paths().tree.join(format!("mftg-{}", account.id));
+    let home = layout::home(&account.id);
+    let tree = core.config.paths().tree.join(&home);
     let text = facts(&[
         ("Account", account.id.clone()),
         ("Name", account.name.clone()),
         ("Timezone", account.timezone.clone()),
         ("Records", stages(life.messages)),
         ("History", crate::config::show_duration(life.history)),
-        ("Home", format!("/mftg-{}   on disk {}", account.id, tree.display())),
+        ("Home", format!("/{home}   on disk {}", tree.display())),
     ]);
     let object = json!({
-        "id": account.id, "name": account.name, "timezone": account.timezone, "home": format!("/mftg-{}", account.id), "lifecycle": account.lifecycle,
+        "id": account.id, "name": account.name, "timezone": account.timezone, "home": format!("/{home}"), "lifecycle": account.lifecycle,
     });
     ctx.printer.show(&object, &text);
     Ok(())

@@ -11,6 +11,7 @@ use super::output::{Cell, Format, List};
 use super::{Ctx, Outcome, blocking};
 use crate::config::{Stages, show_duration};
 use crate::gateway::Core;
+use crate::layout;
 use crate::lifecycle::{self, Plan};
 use crate::manage::{Refusal, Result, accounts, objects};
 
@@ -101,13 +102,9 @@ async fn restore(ctx: &Ctx, core: &Arc<Core>, path: &str) -> Result<()> {
     const MAX_SHOWN: u32 = 100_000;
     let all = objects(core)?;
     // A path with the home in front names its account.
-    let named = path
-        .trim_start_matches('/')
-        .strip_prefix("mftg-")
-        .and_then(|rest| rest.split('/').next());
+    let named = layout::account_of(path.trim_start_matches('/'));
     let account = accounts::choose(&all, ctx.account().or(named))?.id.clone();
-    let trimmed = path.trim_matches('/');
-    let below = trimmed.strip_prefix(&format!("mftg-{account}/")).unwrap_or(trimmed).to_owned();
+    let below = layout::below_home(&account, path.trim_matches('/')).to_owned();
     if ctx.dry_run() {
         let hidden = core.journal.read(|tx| tx.noncurrent_below(&account, &below, None, MAX_SHOWN))?;
         let files = hidden.iter().filter(|entry| !entry.is_dir).count();

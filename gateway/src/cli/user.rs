@@ -12,6 +12,7 @@ use super::output::{Cell, List, facts};
 use super::settings::{OfUser, Settings};
 use super::{Ctx, Outcome, check};
 use crate::gateway::Core;
+use crate::layout;
 use crate::login::{LoginStep, LoginWays};
 use crate::manage::host_keys::{HostKey, HostKeyState};
 use crate::manage::users::{self, KeySource, KeyWish};
@@ -322,7 +323,7 @@ async fn add(ctx: &Ctx, core: &Core, name: &str, key: &KeyArgs, settings: &Setti
         .transpose()?
         .unwrap_or_default();
     let (user, file) = users::add(core, ctx.account(), name, source.as_ref(), &settings.pairs()?, ctx.dry_run()).await?;
-    let mut text = format!("User {}   {}   home /mftg-{}\n", user.name, ways(&user), user.account);
+    let mut text = format!("User {}   {}   home /{}\n", user.name, ways(&user), layout::home(&user.account));
     let mut private = None;
     if let Some(file) = file.as_ref().filter(|_| !ctx.dry_run()) {
         text.push_str(&format!("{}\n", key.write(ctx, &target, file, "")?));
@@ -551,7 +552,7 @@ fn shown(core: &Core, user: &User) -> Result<(Value, String)> {
     let keys: Vec<PublicKey> = users::keys(user);
     let mut hosts = host_keys::load(&core.config)?;
     hosts.retain(|key| key.state == HostKeyState::Current);
-    let home = format!("/mftg-{}", user.account);
+    let home = format!("/{}", layout::home(&user.account));
     let connect = users::connect_command(core, &user.name, user.login.has(LoginStep::PublicKey).then_some("KEYFILE"));
     let mut value = object(user);
     if let Some(fields) = value.as_object_mut() {

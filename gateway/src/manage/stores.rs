@@ -10,11 +10,12 @@ use crate::certificate::{Certificate, Purpose};
 use crate::config::KeystoreFormat;
 use crate::gateway::Core;
 use crate::journal::{ObjectKind, Objects};
+use crate::layout;
 
 /// Where the stores of an account are.
 #[must_use]
 pub fn of_account(core: &Core, account: &str) -> Stores {
-    Stores::new(core.config.paths().keystore.join(format!("mftg-{account}")))
+    Stores::new(core.config.paths().keystore.join(layout::home(account)))
 }
 
 /// The passwords for `keytool`.

@@ -61,7 +61,7 @@ impl As2Tree {
             account: user.account.clone(),
             user: user.name.clone(),
             session,
-            home: format!("mftg-{}", user.account),
+            home: layout::home(&user.account),
             since,
             refusals: AtomicU32::new(0),
         }

@@ -39,6 +39,7 @@ pub use unknown::UnknownMdns;
 use hold::HoldLock;
 
 use crate::journal::{Entry, Journal, JournalError, file_key, file_name};
+use crate::layout;
 
 /// Contents up to this size live in the journal until they are published: one sync for all of them.
 pub const INLINE_MAX: usize = 64 * 1024;
@@ -365,14 +366,11 @@ impl Storage {
     /// Where an entry lies in the published tree.
     #[must_use]
     pub fn tree_path(&self, entry: &Entry) -> PathBuf {
-        self.tree
-            .join(format!("mftg-{}", entry.account))
-            .join(&entry.parent)
-            .join(&entry.name)
+        self.tree.join(layout::home(&entry.account)).join(&entry.parent).join(&entry.name)
     }
 
     fn noncurrent_path(&self, entry: &Entry) -> PathBuf {
-        let below = self.noncurrent.join(format!("mftg-{}", entry.account)).join(&entry.parent);
+        let below = self.noncurrent.join(layout::home(&entry.account)).join(&entry.parent);
         below.join(&entry.name).join(entry.version.to_string())
     }
 }
