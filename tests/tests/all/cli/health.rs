@@ -1,0 +1,270 @@
+//! What is wrong with a configuration, a data directory or a server is found and told, and `serve` does not start on it.
+
+use std::fs;
+
+use tests::Gateway;
+use tests::process::{free_port, run};
+
+use super::{Place, three_lines};
+
+#[test]
+fn an_unknown_key_names_its_line_and_the_nearest_known_one() {
+    let gateway = Gateway::stopped(&[]);
+    for (text, line, nearest) in [
+        ("data_dir = \"data\"\n\n[sftp]\nlisen = []\n", "4", "listen"),
+        ("data_dir = \"data\"\n[uplaods]\nrelease_after = \"0s\"\n", "2", "uploads"),
+        ("data_dir = \"data\"\nretry.max-tries = 3\n", "2", "max_tries"),
+    ] {
+        fs::write(gateway.path("as2gate.toml"), text).unwrap();
+        let words = gateway.cli(&["check"]).fails(4);
+        three_lines(&words);
+        assert!(words.contains(&format!("line {line}")) && words.contains(nearest), "{words}");
+    }
+    for (text, wrong) in [
+        ("data_dir = ", "TOML"),
+        ("data_dir = \"data\"\n[uploads]\nrelease_after = \"soon\"\n", "release_after"),
+    ] {
+        fs::write(gateway.path("as2gate.toml"), text).unwrap();
+        let words = gateway.cli(&["check"]).fails(4);
+        three_lines(&words);
+        assert!(words.contains(wrong), "{words}");
+    }
+}
+
+#[test]
+fn the_environment_overrides_and_check_tells_where_values_come_from() {
+    let gateway = Gateway::stopped(&[("uploads.release_after", "\"7s\"")]);
+    let told = gateway.ok(&["check", "--effective"]);
+    let line = |told: &str, key: &str| {
+        told.lines()
+            .find(|line| line.contains(key))
+            .unwrap_or_else(|| panic!("{key}: {told}"))
+            .to_owned()
+    };
+    assert!(
+        line(&told, "uploads.release_after").contains("7s") && line(&told, "uploads.release_after").contains("line "),
+        "{told}"
+    );
+    assert!(line(&told, "retry.factor").contains("default"), "{told}");
+    let ran = run(gateway
+        .command(&["check", "--effective"])
+        .env("AS2GATE_UPLOADS__RELEASE_AFTER", "9s"));
+    let told = ran.ok();
+    assert!(
+        line(&told, "uploads.release_after").contains("9s")
+            && line(&told, "uploads.release_after").contains("AS2GATE_UPLOADS__RELEASE_AFTER")
+    );
+    let ran = run(gateway.command(&["check"]).env("AS2GATE_UPLOADS__RELAESE_AFTER", "9s"));
+    assert!(ran.fails(4).contains("release_after"));
+}
+
+#[test]
+fn check_and_doctor_find_what_is_wrong() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["check"]);
+    let open = |mode| fs::set_permissions(gateway.path("data"), fs::Permissions::from_mode(mode)).unwrap();
+    open(0o755);
+    assert!(
+        gateway.ok(&["doctor"]).contains("chmod 700"),
+        "others may look into the data directory"
+    );
+    open(0o700);
+    assert!(!gateway.ok(&["doctor"]).contains("chmod 700"));
+    // A note beside an error would hide it.
+    gateway.ok(&["station", "add", "LONELY"]);
+    three_lines(&gateway.cli(&["send", "nothing.edi", "--from", "LONELY", "--to", "NOBODY"]).fails(3));
+    let key = gateway.path("data/master.key");
+    assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    let ran = gateway.cli(&["doctor"]);
+    assert!(
+        ran.code == 4 && ran.stdout.contains("no    master key: ") && ran.stdout.contains("chmod 600 data/master.key"),
+        "{ran}"
+    );
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::remove_file(&key).unwrap();
+    let ran = gateway.cli(&["serve"]);
+    three_lines(&ran.stderr);
+    assert!(ran.code != 0 && ran.stderr.contains("master.key"), "{ran}");
+}
+
+#[test]
+fn a_directory_that_was_never_set_up_is_told_what_to_do() {
+    let place = Place::new();
+    let ran = place.cli(&["--data-dir", place.path("nothing").to_str().unwrap(), "station", "list"]);
+    three_lines(&ran.stderr);
+    assert!(ran.code != 0 && ran.stderr.contains("as2gate init"), "{ran}");
+    assert!(!place.path("nothing").exists());
+}
+
+#[test]
+fn all_commands_tell_a_strange_data_directory_alike() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let gateway = Gateway::stopped(&[]);
+    let data = gateway.path("data").display().to_string();
+    let told = |place: &str, words: &str| {
+        for command in ["serve", "doctor", "check", "status"] {
+            let ran = gateway.cli(&["--data-dir", place, command]);
+            let all = ran.stdout.clone() + &ran.stderr;
+            assert!(all.contains(words) && !all.contains("master key"), "{command}: {ran}");
+            assert!(ran.code != 0 && ran.stderr.contains("hint:"), "{command}: {ran}");
+        }
+    };
+    let nothing = gateway.path("nothing").display().to_string();
+    told(&nothing, &format!("{nothing} is not a data directory"));
+    // As another user would see it: root may look everywhere, but not below a file.
+    let file = gateway.file("file", b"").display().to_string();
+    told(&file, &format!("cannot look into {file}"));
+    if !std::fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0) {
+        fs::set_permissions(&data, fs::Permissions::from_mode(0o000)).unwrap();
+        told(&data, &format!("cannot look into {data}"));
+        fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).unwrap();
+    }
+}
+
+#[test]
+fn a_server_does_not_start_on_what_belongs_to_others_or_is_gone() {
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["station", "add", "ALICE"]);
+    let key = gateway.path("data/master.key");
+    let own = fs::read(&key).unwrap();
+    // Another master key: every message would fail, one by one.
+    fs::write(&key, "7b".repeat(32)).unwrap();
+    for command in ["serve", "doctor"] {
+        let ran = gateway.cli(&[command]);
+        assert!(ran.code != 0, "{ran}");
+        three_lines(&ran.stderr);
+    }
+    assert!(gateway.cli(&["serve"]).stderr.contains("not the one that sealed"));
+    fs::write(&key, own).unwrap();
+    let host_key = gateway.path("data/host-keys/ssh_host_ed25519_key");
+    let good = fs::read(&host_key).unwrap();
+    fs::write(&host_key, "nonsense").unwrap();
+    let ran = gateway.cli(&["serve"]);
+    assert!(
+        ran.code == 4 && ran.stderr.contains("ssh_host_ed25519_key") && !ran.stderr.contains("hint:  look at master_key"),
+        "{ran}"
+    );
+    fs::write(&host_key, good).unwrap();
+    // A database without anything in it would let the sweep take what it does not know.
+    for file in ["as2gate.db", "as2gate.db-wal"] {
+        fs::write(gateway.path("data/db").join(file), "").unwrap();
+    }
+    for command in ["serve", "status"] {
+        let ran = gateway.cli(&[command]);
+        assert!(
+            ran.code == 1 && ran.stderr.contains("is empty") && ran.stderr.contains("restore a backup"),
+            "{ran}"
+        );
+    }
+    fs::write(gateway.path("data/db/as2gate.db"), "no database at all, by far").unwrap();
+    let ran = gateway.cli(&["serve"]);
+    assert!(ran.code == 1 && ran.stderr.contains("as2gate restore"), "{ran}");
+}
+
+#[test]
+fn a_second_server_on_the_same_data_directory_is_refused() {
+    let gateway = Gateway::new();
+    let words = gateway.cli(&["serve", "--sftp", "127.0.0.1:0", "--as2", "127.0.0.1:0"]).fails(1);
+    three_lines(&words);
+    assert!(words.contains("another as2gate server"), "{words}");
+    assert_eq!(
+        tests::wire::exchange(gateway.as2_port, "HEAD", "/as2", &[], b"").status,
+        200,
+        "the first one goes on"
+    );
+}
+
+#[test]
+fn a_busy_port_is_named() {
+    let gateway = Gateway::new();
+    let other = Gateway::stopped(&[]);
+    let busy = format!("127.0.0.1:{}", gateway.as2_port);
+    let words = other.cli(&["serve", "--as2", &busy]).fails(1);
+    assert!(words.contains(&busy) && words.contains("hint:"), "{words}");
+}
+
+#[test]
+fn a_lost_host_key_is_made_anew_and_not_in_silence() {
+    let gateway = Gateway::stopped(&[]);
+    fs::remove_file(gateway.path("data/host-keys/ssh_host_ecdsa_key")).unwrap();
+    gateway.start();
+    let log = gateway.log();
+    assert!(log.contains("made a host key") && log.contains("ecdsa"), "{log}");
+}
+
+#[test]
+fn status_says_that_new_data_is_refused() {
+    let gateway = Gateway::stopped(&[("storage.min_free", "\"100TiB\"")]);
+    let text = gateway.ok(&["status", "-o", "table"]);
+    assert!(
+        text.contains("storage full, new data is refused") && !text.contains("storage ok"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_support_bundle_helps_and_gives_nothing_away() {
+    let place = Place::new();
+    let at = format!("127.0.0.1:{}", free_port());
+    let _ = place.ok(&["init", "--account", "acme", "--as2", &at, "--sftp", "127.0.0.1:0"]);
+    let _ = place.ok(&["station", "add", "ALICE", "--key", "rsa-2048"]);
+    let url = format!("http://127.0.0.1:{}/as2?key=planted-query", free_port());
+    let _ = place.ok(&["station", "add", "BOB", "--key", "rsa-2048"]);
+    let _ = place.ok(&["partner", "add", "--from-station", "BOB", "--set", "headers.X-Token=planted-header"]);
+    fs::write(place.path("password"), "planted-password\n").unwrap();
+    let _ = place.ok(&[
+        "partner",
+        "set",
+        "BOB",
+        "--url",
+        &url,
+        "--http-user",
+        "bob",
+        "--http-password",
+        "file:password",
+    ]);
+    let _ = place.ok(&["user", "add", "acme-erp", "--login", "password"]);
+    let _ = place.ok(&["user", "password", "acme-erp", "--password", "file:password"]);
+    fs::write(place.path("planted-file.edi"), b"planted-payload").unwrap();
+    let _ = place.ok(&["send", "planted-file.edi", "--from", "ALICE", "--to", "BOB"]);
+
+    let told = place.ok(&["support-bundle"]);
+    let file = told.split_whitespace().nth(1).unwrap().trim_end_matches(';').to_owned();
+    let text = fs::read_to_string(place.path(&file)).unwrap();
+    for section in [
+        "system",
+        "configuration",
+        "doctor",
+        "status",
+        "objects",
+        "messages that wait or failed",
+        "events",
+    ] {
+        assert!(text.contains(&format!("\n===== {section} =====\n")), "{section}:\n{text}");
+    }
+    assert!(text.contains("planted-file.edi") && text.contains("message.accepted"), "{text}");
+    let master = fs::read_to_string(place.path("data/master.key")).unwrap();
+    for secret in [
+        "planted-query",
+        "planted-header",
+        "planted-password",
+        "$argon2",
+        "planted-payload",
+        "PRIVATE KEY",
+        master.trim(),
+    ] {
+        assert!(!text.contains(secret), "{secret}:\n{text}");
+    }
+
+    // Where something is broken it is needed most.
+    fs::write(place.path("data/db/as2gate.db"), b"no database").unwrap();
+    // It may hold all that was in the database.
+    let _ = fs::remove_file(place.path("data/db/as2gate.db-wal"));
+    let text = place.ok(&["support-bundle", "--out", "-"]);
+    assert!(
+        text.contains("===== doctor =====") && text.contains("no    data directory: journal"),
+        "{text}"
+    );
+}

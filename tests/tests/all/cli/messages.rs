@@ -1,0 +1,69 @@
+//! Messages: sent, cancelled, sent again, exported.
+
+use tests::{Pair, order};
+
+#[test]
+fn files_are_sent_from_the_command_line() {
+    let pair = Pair::two_gateways();
+    pair.alice().file("a.edi", &order(1));
+    pair.alice().file("b.edi", &order(2));
+    pair.alice().ok(&[
+        "send",
+        "a.edi",
+        "b.edi",
+        "--from",
+        "ALICE",
+        "--to",
+        "BOB",
+        "--subject",
+        "Both",
+        "--wait",
+    ]);
+    for (name, bytes) in [("a.edi", order(1)), ("b.edi", order(2))] {
+        let parcel = pair.delivered(name);
+        assert_eq!(parcel.got["subject"], "Both");
+        assert_eq!(pair.fetch(&parcel), bytes);
+    }
+    let again = pair.alice().cli(&["send", "a.edi", "--from", "ALICE", "--to", "BOB", "--wait"]);
+    assert_ne!(again.code, 0, "a duplicate is not sent: {again}");
+    assert!(!again.stderr.contains("WARN"), "the result tells it: {again}");
+    pair.bob().kill9();
+    pair.alice().file("c.edi", &order(3));
+    let queued = pair.alice().cli(&["send", "c.edi", "--from", "ALICE", "--to", "BOB"]);
+    assert_eq!(queued.code, 0, "{queued}");
+}
+
+#[test]
+fn messages_are_cancelled_resent_and_exported() {
+    let pair = Pair::two_with(&[("retry.max_tries", "1000")]);
+    pair.bob().kill9();
+    pair.put("stuck.edi", &order(1));
+    let stuck = pair.alice().reaches("out", "stuck.edi", "retrying");
+    for (verb, words) in [("retry", "would go out again now"), ("cancel", "would be cancelled")] {
+        let told = pair.alice().ok(&["message", verb, stuck["id"].as_str().unwrap(), "-n"]);
+        assert!(told.contains(words), "{told}");
+    }
+    let told = pair.alice().ok(&["partner", "rm", "BOB", "-n"]);
+    assert!(told.contains("Partner BOB would be removed"), "{told}");
+    let cancelled = pair.alice().cli(&["message", "cancel", stuck["id"].as_str().unwrap()]);
+    assert!(cancelled.code == 0 && cancelled.stderr.is_empty(), "{cancelled}");
+    let failed = pair.alice().reaches("out", "stuck.edi", "failed");
+    assert_eq!(failed["code"], "cancelled");
+    pair.bob().start();
+    let resent = pair.alice().json(&["message", "resend", "--state", "failed", "--partner", "BOB"]);
+    assert_eq!(resent.as_array().unwrap().len(), 1, "{resent:#}");
+    let parcel = pair.delivered("stuck.edi");
+    assert_ne!(parcel.sent["id"], failed["id"], "a resend is a new message");
+    assert_eq!(parcel.sent["previous"], failed["id"]);
+    assert_eq!(pair.fetch(&parcel), order(1));
+
+    let digits = parcel.sent_id().split('-').next_back().unwrap();
+    pair.alice().ok(&["message", "export", digits, "--out", "evidence"]);
+    let dir = pair.alice().path("evidence").join(parcel.sent_id());
+    let files = tests::files_below(&dir);
+    for name in ["stuck.edi", "message.as2", "headers.txt"] {
+        assert!(files.iter().any(|file| file.ends_with(name)), "{name}: {files:?}");
+    }
+    assert!(files.iter().any(|file| file.ends_with(".mdn")), "{files:?}");
+    let _ = pair.alice().cli(&["message", "cancel", parcel.sent_id()]).fails(1);
+}

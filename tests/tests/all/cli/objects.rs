@@ -1,0 +1,191 @@
+//! Stations, partners and users: listed, shown, changed beside a server, as TOML.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tests::peer::Identity;
+use tests::process::wait_within;
+use tests::{Gateway, Pair, order};
+
+use super::three_lines;
+
+#[test]
+fn objects_of_a_newer_version_are_named() {
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["station", "add", "ALICE"]);
+    gateway.sql("UPDATE object SET json = json_set(json, '$.teleport', 'yes') WHERE kind = 'station'");
+    for args in [&["station", "list"][..], &["serve"], &["doctor"]] {
+        let ran = gateway.cli(args);
+        let words = ran.stdout.clone() + &ran.stderr;
+        assert!(ran.code != 0, "{ran}");
+        for wanted in [
+            "station ALICE",
+            "unknown field `teleport`",
+            "written by a newer as2gate?",
+            "install the",
+        ] {
+            assert!(words.contains(wanted), "{wanted}: {ran}");
+        }
+    }
+}
+
+#[test]
+fn commands_work_beside_a_server_and_without_one() {
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["station", "add", "ALICE"]);
+    gateway.ok(&["station", "add", "BOB"]);
+    gateway.ok(&["partner", "add", "--from-station", "BOB"]);
+    let user = gateway.user("erp");
+    assert!(gateway.ok(&["status", "-o", "table"]).contains("not"), "nothing listens");
+    gateway.start();
+    assert_eq!(user.ls("AS2/send/ALICE"), ["BOB"]);
+    // Beside the server: it follows within two seconds.
+    gateway.ok(&["station", "add", "CAROL", "--key", "ec-p256"]);
+    gateway.ok(&["partner", "add", "--from-station", "CAROL"]);
+    wait_within(Duration::from_secs(2), "the new pair", || {
+        (user.ls("AS2/send/ALICE") == ["BOB", "CAROL"]).then_some(())
+    });
+    gateway.ok(&["partner", "rm", "CAROL", "-y"]);
+    wait_within(Duration::from_secs(2), "the pair to go", || {
+        (user.ls("AS2/send/ALICE") == ["BOB"]).then_some(())
+    });
+}
+
+#[test]
+fn lists_are_arrays_shows_are_objects_and_tsv_has_the_same_names() {
+    let pair = Pair::one_gateway();
+    let gateway = pair.alice();
+    pair.deliver("named.edi", &order(1));
+    for noun in ["account", "station", "partner", "cert", "user", "message"] {
+        let list = gateway.json(&[noun, "list"]);
+        let first = list
+            .as_array()
+            .unwrap()
+            .first()
+            .unwrap_or_else(|| panic!("{noun}: empty"))
+            .as_object()
+            .unwrap()
+            .clone();
+        let tsv = gateway.ok(&[noun, "list"]);
+        let names: Vec<&str> = tsv.lines().next().unwrap().split('\t').collect();
+        let mut sorted = names.clone();
+        sorted.sort_unstable();
+        let mut fields: Vec<&str> = first.keys().map(String::as_str).collect();
+        fields.sort_unstable();
+        assert_eq!(sorted, fields, "{noun}");
+        assert_eq!(tsv.lines().count(), list.as_array().unwrap().len() + 1, "{noun}: one line each");
+        let key = ["id", "as2_id", "name"].into_iter().find(|key| first.contains_key(*key)).unwrap();
+        let shown = gateway.json(&[noun, "show", first[key].as_str().unwrap()]);
+        assert_eq!(shown[key], first[key], "{noun}");
+    }
+}
+
+#[test]
+fn objects_as_toml_make_the_round_trip() {
+    let pair = Pair::one_gateway();
+    let gateway = pair.alice();
+    gateway.ok(&[
+        "partner",
+        "set",
+        "BOB",
+        "--subject",
+        "Orders",
+        "--set",
+        "headers.X-Env=prod",
+        "--retry-max-tries",
+        "7",
+    ]);
+    let text = gateway.ok(&["export"]);
+    let read: Value = serde_json::from_str(&gateway.ok(&["export", "-o", "json"])).unwrap();
+    let subject = |partner: &Value| partner["subject"] == "Orders";
+    assert!(
+        read["partner"].as_array().unwrap().iter().any(subject) && read["certificate"][0]["pem"].is_string(),
+        "{read:#}"
+    );
+    for table in ["[[account]]", "[[station]]", "[[partner]]", "[[user]]"] {
+        assert!(text.contains(table), "{table}: {text}");
+    }
+    assert!(
+        !text.contains("PRIVATE") && !text.contains("sealed:"),
+        "secrets stay out of an export"
+    );
+    let file = gateway.file("objects.toml", text.as_bytes());
+    let file = file.to_str().unwrap();
+    gateway.ok(&["apply", "-f", file]);
+    assert_eq!(gateway.ok(&["export"]), text, "applying what is there changes nothing");
+
+    let changed = gateway.file("changed.toml", text.replace("\"Orders\"", "\"Invoices\"").as_bytes());
+    let changed = changed.to_str().unwrap();
+    let dry = gateway.ok(&["apply", "-f", changed, "--dry-run", "-o", "table"]);
+    assert!(dry.contains("BOB") && dry.contains("subject"), "{dry}");
+    assert_eq!(gateway.ok(&["export"]), text, "a dry run changes nothing");
+    gateway.ok(&["apply", "-f", changed]);
+    assert_eq!(gateway.json(&["partner", "show", "BOB"])["subject"], "Invoices");
+
+    // All or nothing.
+    let broken = gateway.file(
+        "broken.toml",
+        (text.clone() + "\n[[partner]]\nas2_id = \"X\"\nsign = \"crc32\"\n").as_bytes(),
+    );
+    three_lines(&gateway.cli(&["apply", "-f", broken.to_str().unwrap()]).fails(4));
+    assert_eq!(
+        gateway.json(&["partner", "show", "BOB"])["subject"],
+        "Invoices",
+        "nothing of it was applied"
+    );
+
+    // Nothing is deleted without --prune.
+    let less: String = text
+        .split("[[partner]]")
+        .enumerate()
+        .filter(|(n, part)| *n == 0 || !part.contains("\"BOB\""))
+        .map(|(n, part)| if n == 0 { part.to_owned() } else { format!("[[partner]]{part}") })
+        .collect();
+    let less = gateway.file("less.toml", less.as_bytes());
+    gateway.ok(&["apply", "-f", less.to_str().unwrap()]);
+    let _ = gateway.json(&["partner", "show", "BOB"]);
+    gateway.ok(&["apply", "-f", less.to_str().unwrap(), "--prune", "-y"]);
+    let _ = gateway.cli(&["partner", "show", "BOB"]).fails(3);
+}
+
+#[test]
+fn settings_of_a_user_that_keep_it_out_are_told() {
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["user", "add", "erp", "--generate-key", "ed25519", "--out", "erp.key"]);
+    for (setting, value, note) in [
+        ("--stations", "ALCIE", "user erp is to see station ALCIE, and there is none"),
+        ("--login", "password", "user erp has no password"),
+        ("--expires", "2020-01-01T00:00:00Z", "user erp expired at 2020-01-01T00:00:00Z"),
+    ] {
+        let ran = gateway.cli(&["user", "set", "erp", setting, value]);
+        assert!(ran.code == 0 && ran.stderr.contains(note), "{ran}");
+        assert!(gateway.ok(&["doctor"]).contains(note), "{note}");
+    }
+    assert!(
+        !gateway.ok(&["user", "show", "erp", "-o", "table"]).contains("KEYFILE"),
+        "it logs in without a key"
+    );
+}
+
+#[test]
+fn dry_runs_change_nothing() {
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["station", "add", "ALICE"]);
+    let bob = Identity::new("bob");
+    let before = gateway.ok(&["export"]);
+    gateway.ok(&["station", "add", "CAROL", "-n"]);
+    gateway.ok(&[
+        "partner",
+        "add",
+        "BOB",
+        "--url",
+        "http://192.0.2.1/as2",
+        "--certificate",
+        bob.path("cert.pem").to_str().unwrap(),
+        "-n",
+    ]);
+    gateway.ok(&["user", "add", "erp", "--generate-key", "-n"]);
+    gateway.ok(&["station", "rm", "ALICE", "-n"]);
+    assert_eq!(gateway.ok(&["export"]), before);
+    assert!(!gateway.path("erp.key").exists());
+}
