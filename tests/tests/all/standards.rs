@@ -1,4 +1,4 @@
-//! The map of standards: what it names is there.
+//! The maps of standards and of the code: what they name is there.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -108,6 +108,21 @@ fn each_file_and_test_named_in_the_map_of_standards_is_there() {
     }
     tree.assert_right();
     assert!(tests > 60, "{tests} tests found: is the page still a table?");
+}
+
+#[test]
+fn each_file_named_in_the_map_of_the_code_is_there() {
+    let page = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let files: Vec<&str> = quoted(&page).into_iter().filter(|word| word.ends_with(".rs")).collect();
+    assert!(files.len() > 20, "{files:?}");
+    // The page leaves out the paths of the two places that it speaks of most.
+    for file in files {
+        let is_there = |base: &str| root().join(base).join(file).is_file();
+        assert!(
+            ["", "gateway/src", "sftp-front/russh/src"].into_iter().any(is_there),
+            "no file {file}"
+        );
+    }
 }
 
 #[test]
