@@ -28,7 +28,7 @@ use crate::clock::Millis;
 use crate::gateway::Core;
 use crate::http::{Arrival, Receive, Reply, Sink};
 use crate::journal::{Claim, Claimed, Job, JournalError, file_name};
-use crate::message::{Detail, Direction, Id, Message, State};
+use crate::message::{Detail, Direction, Message, State};
 use crate::outbox::FlowError;
 use crate::partnership::{Lack, Partnership};
 use crate::storage::{Draft, INLINE_MAX, Staged, StorageError};
@@ -530,20 +530,9 @@ type NewMessage = Result<(Message, Option<ReceiptRequest>), (Box<Message>, as2_c
 fn new_message(arrival: &Arrival, pair: &Partnership, raw_sha256: String, len: u64, now: Millis) -> NewMessage {
     let headers = &arrival.head.headers;
     let given = headers.get("Message-ID").unwrap_or_default();
+    let between = (&*pair.station.account, &*pair.station.as2_id, &*pair.partner.as2_id);
     let mut message = Message {
-        id: Id::draw(now),
-        account: pair.station.account.clone(),
-        direction: Direction::In,
-        station: pair.station.as2_id.clone(),
-        partner: pair.partner.as2_id.clone(),
         message_id: given.trim().to_owned(),
-        state: State::Received,
-        code: String::new(),
-        reason: String::new(),
-        file: String::new(),
-        size: 0,
-        sha256: String::new(),
-        content_type: String::new(),
         subject: headers
             .get("Subject")
             .unwrap_or_default()
@@ -551,17 +540,13 @@ fn new_message(arrival: &Arrival, pair: &Partnership, raw_sha256: String, len: u
             .filter(|c| !c.is_control())
             .take(500)
             .collect(),
-        created: now,
-        updated: now,
-        finished: None,
-        attempts: 0,
-        next_try: None,
         detail: Detail {
             raw_size: len,
             raw_sha256,
             mdn_mode: "none".to_owned(),
             ..Detail::default()
         },
+        ..Message::new(Direction::In, State::Received, between, now)
     };
     message.detail.set_head(&reply::without_secrets(&arrival.head.bytes));
     if let Err(error) = MessageId::from_header(given) {

@@ -457,30 +457,17 @@ fn new_message(core: &Core, file: &Arrived, partner: Option<&Partner>, now: Mill
         content_type: content_type.clone(),
     };
     Message {
-        id: Id::draw(now),
-        account: file.account.clone(),
-        direction: Direction::Out,
-        station: file.station.clone(),
-        partner: file.partner.clone(),
-        message_id: String::new(),
-        state: State::Queued,
-        code: String::new(),
-        reason: String::new(),
         file: file.name.clone(),
         size: file.staged.len,
         sha256: file.sha256.clone(),
         content_type,
         subject: file.subject.clone(),
-        created: now,
-        updated: now,
-        finished: None,
-        attempts: 0,
-        next_try: None,
         detail: Detail {
             user: file.owner.clone(),
             payload: file.staged.key.clone(),
             files: vec![record],
             ..Detail::default()
         },
+        ..Message::new(Direction::Out, State::Queued, (&file.account, &file.station, &file.partner), now)
     }
 }

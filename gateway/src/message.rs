@@ -257,6 +257,33 @@ const MDN_UNDELIVERED: &str = "MDN not delivered";
 const TEST: &str = "test";
 
 impl Message {
+    /// One that begins between these: account, station, partner.
+    #[must_use]
+    pub fn new(direction: Direction, state: State, (account, station, partner): (&str, &str, &str), now: Millis) -> Self {
+        Self {
+            id: Id::draw(now),
+            account: account.to_owned(),
+            direction,
+            station: station.to_owned(),
+            partner: partner.to_owned(),
+            message_id: String::new(),
+            state,
+            code: String::new(),
+            reason: String::new(),
+            file: String::new(),
+            size: 0,
+            sha256: String::new(),
+            content_type: String::new(),
+            subject: String::new(),
+            created: now,
+            updated: now,
+            finished: None,
+            attempts: 0,
+            next_try: None,
+            detail: Detail::default(),
+        }
+    }
+
     /// It only tried whether messages arrive: nobody waits for its file.
     #[must_use]
     pub fn is_test(&self) -> bool {

@@ -108,30 +108,13 @@ fn pieces(template: &str) -> Vec<Piece<'_>> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::message::{Detail, Direction, Id, State};
+    use crate::message::{Direction, State};
 
     fn message(file: &str) -> Message {
+        let between = ("acme", "ALICE", "B$file");
         Message {
-            id: Id::draw(0),
-            account: "acme".to_owned(),
-            direction: Direction::Out,
-            station: "ALICE".to_owned(),
-            partner: "B$file".to_owned(),
-            message_id: String::new(),
-            state: State::Queued,
-            code: String::new(),
-            reason: String::new(),
             file: file.to_owned(),
-            size: 0,
-            sha256: String::new(),
-            content_type: String::new(),
-            subject: String::new(),
-            created: 1_753_968_890_000,
-            updated: 0,
-            finished: None,
-            attempts: 0,
-            next_try: None,
-            detail: Detail::default(),
+            ..Message::new(Direction::Out, State::Queued, between, 1_753_968_890_000)
         }
     }
 

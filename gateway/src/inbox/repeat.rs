@@ -327,8 +327,7 @@ fn discard_parts(core: &Core, found: Found) {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::journal::NewUpload;
-    use crate::manage::tests::{Place, message, place, plain_pair};
+    use crate::manage::tests::{Place, accept, message, place, plain_pair};
     use crate::message::Direction;
 
     #[tokio::test]
@@ -337,14 +336,7 @@ mod tests {
         plain_pair(&core).await;
         let now = core.clock.now();
         let first = message(Direction::In, State::Rejected, "j:1", now);
-        let upload = NewUpload {
-            message: first.clone(),
-            window: None,
-            due: now,
-            inline: None,
-            replaces: None,
-        };
-        core.journal.write(move |tx| tx.accept_upload(upload, now)).await.unwrap();
+        accept(&core, &first, b"abc").await;
         let row = |updated| InboundRow {
             message: first.id.as_str().to_owned(),
             state: State::Rejected,

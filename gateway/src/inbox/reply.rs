@@ -310,12 +310,8 @@ pub(super) async fn stranger(core: &Arc<Core>, arrival: &Arrival, from: &str, to
 fn strangers_row(core: &Core, arrival: &Arrival, from: &str, to: &str, error: &Error) -> Message {
     let now = core.clock.now();
     let headers = &arrival.head.headers;
-    let account = core
-        .objects()
-        .stations
-        .get(to)
-        .map(|station| station.account.clone())
-        .unwrap_or_default();
+    let objects = core.objects();
+    let account = objects.stations.get(to).map_or("", |station| &station.account);
     let mut detail = Detail {
         mdn_mode: "none".to_owned(),
         hint: format!(
@@ -327,26 +323,13 @@ fn strangers_row(core: &Core, arrival: &Arrival, from: &str, to: &str, error: &E
     let head = without_secrets(&arrival.head.bytes);
     detail.set_head(head.get(..MAX_STRANGER_HEAD).unwrap_or(&head));
     Message {
-        id: Id::draw(now),
-        account,
-        direction: Direction::In,
-        station: clean(to, 128),
-        partner: clean(from, 128),
         message_id: clean(headers.get("Message-ID").unwrap_or_default(), 998),
-        state: State::Rejected,
         code: error.kind.as_str().to_owned(),
         reason: format!("from {}: no such pair of station and partner", arrival.peer.ip()),
-        file: String::new(),
-        size: 0,
-        sha256: String::new(),
-        content_type: String::new(),
         subject: clean(headers.get("Subject").unwrap_or_default(), 500),
-        created: now,
-        updated: now,
         finished: Some(now),
-        attempts: 0,
-        next_try: None,
         detail,
+        ..Message::new(Direction::In, State::Rejected, (account, &clean(to, 128), &clean(from, 128)), now)
     }
 }
 

@@ -8,7 +8,7 @@ use rusqlite::params;
 use super::*;
 use crate::layout;
 use crate::layout::Area;
-use crate::message::{Detail, Direction, Id, Message, State};
+use crate::message::{Detail, Direction, Message, State};
 
 const WINDOW: Duration = Duration::from_secs(21_600);
 
@@ -20,29 +20,15 @@ fn journal() -> (tempfile::TempDir, Arc<Journal>) {
 
 fn upload(file: &str, now: i64) -> NewUpload {
     let message = Message {
-        id: Id::draw(now),
-        account: "acme".into(),
-        direction: Direction::Out,
-        station: "ALICE".into(),
-        partner: "BOB".into(),
-        message_id: String::new(),
-        state: State::Queued,
-        code: String::new(),
-        reason: String::new(),
         file: file.into(),
         size: 3,
         sha256: "aa".into(),
         content_type: "text/plain".into(),
-        subject: String::new(),
-        created: now,
-        updated: now,
-        finished: None,
-        attempts: 0,
-        next_try: None,
         detail: Detail {
             payload: format!("k{now}{file}"),
             ..Detail::default()
         },
+        ..Message::new(Direction::Out, State::Queued, ("acme", "ALICE", "BOB"), now)
     };
     NewUpload {
         message,

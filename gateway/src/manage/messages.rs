@@ -12,7 +12,7 @@ use crate::gateway::Core;
 use crate::hint::command;
 use crate::journal::{Accepted, Entry, JournalError, MessageFilter, NewUpload, Revived};
 use crate::layout::Area;
-use crate::message::{Detail, Direction, FileRecord, Id, Message, State};
+use crate::message::{Detail, Direction, FileRecord, Message, State};
 use crate::outbox::FlowError;
 use crate::partner::Partner;
 use crate::receipts;
@@ -299,18 +299,18 @@ fn anew(message: &Message, payload: &Staged, now: Millis) -> Message {
         ..Detail::default()
     };
     Message {
-        id: Id::draw(now),
-        message_id: String::new(),
-        state: State::Queued,
-        code: String::new(),
-        reason: String::new(),
-        created: now,
-        updated: now,
-        finished: None,
-        attempts: 0,
-        next_try: None,
+        file: message.file.clone(),
+        size: message.size,
+        sha256: message.sha256.clone(),
+        content_type: message.content_type.clone(),
+        subject: message.subject.clone(),
         detail,
-        ..message.clone()
+        ..Message::new(
+            message.direction,
+            State::Queued,
+            (&message.account, &message.station, &message.partner),
+            now,
+        )
     }
 }
 

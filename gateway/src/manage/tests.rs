@@ -13,7 +13,7 @@ use super::*;
 use crate::clock::{Clock as _, ManualClock, Millis};
 use crate::config::Config;
 use crate::journal::NewUpload;
-use crate::message::{Detail, Direction, Id, Message, State};
+use crate::message::{Detail, Direction, Message, State};
 use crate::partnership::Partnership;
 
 /// 2026-11-22T15:00:00Z.
@@ -105,25 +105,9 @@ pub(crate) async fn set_bob(core: &Core, settings: &[(&str, &str)]) {
 /// A message between the two in this state, with its bytes under this key.
 pub(crate) fn message(direction: Direction, state: State, key: &str, now: Millis) -> Message {
     Message {
-        id: Id::draw(now),
-        account: "acme".to_owned(),
-        direction,
-        station: "ALICE".to_owned(),
-        partner: "BOB".to_owned(),
-        message_id: String::new(),
-        state,
-        code: String::new(),
-        reason: String::new(),
         file: "order.edi".to_owned(),
         size: 3,
-        sha256: String::new(),
         content_type: "text/plain".to_owned(),
-        subject: String::new(),
-        created: now,
-        updated: now,
-        finished: None,
-        attempts: 0,
-        next_try: None,
         detail: Detail {
             payload: key.to_owned(),
             raw: key.to_owned(),
@@ -131,6 +115,7 @@ pub(crate) fn message(direction: Direction, state: State, key: &str, now: Millis
             mdn_mode: "sync".to_owned(),
             ..Detail::default()
         },
+        ..Message::new(direction, state, ("acme", "ALICE", "BOB"), now)
     }
 }
 
