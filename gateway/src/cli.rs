@@ -476,13 +476,7 @@ where
 {
     let done = tokio::task::spawn_blocking(work).await.map_err(|error| {
         let hint = "look at the log, then run it again";
-        Refusal::new(
-            crate::manage::RefusalKind::Failed,
-            "internal",
-            format!("{what} stopped"),
-            error.to_string(),
-            hint,
-        )
+        Refusal::failed("internal", format!("{what} stopped"), error.to_string(), hint)
     })?;
     done.map_err(Into::into)
 }

@@ -101,14 +101,14 @@ impl Refusal {
         Refusal::new(RefusalKind::Usage, "usage", what, why, hint)
     }
 
-    /// What is not possible as things stand.
-    pub fn not_now(code: &'static str, what: impl Into<String>, why: impl Into<String>, hint: impl Into<String>) -> Self {
+    /// What did not work out, or is not possible as things stand.
+    pub fn failed(code: &'static str, what: impl Into<String>, why: impl Into<String>, hint: impl Into<String>) -> Self {
         Refusal::new(RefusalKind::Failed, code, what, why, hint)
     }
 
     /// Something that is there already.
     pub fn exists(what: impl Into<String>, why: impl Into<String>, hint: impl Into<String>) -> Self {
-        Refusal::not_now("exists", what, why, hint)
+        Refusal::failed("exists", what, why, hint)
     }
 
     /// The keystore's word: its sentences say what to do after the last semicolon.
@@ -144,18 +144,11 @@ impl From<JournalError> for Refusal {
         let why = error.to_string();
         match error {
             JournalError::NotFound(_) => Refusal::not_found("not found", why, "`list` shows what there is"),
-            JournalError::Conflict(_) => Refusal::new(
-                RefusalKind::Failed,
-                "conflict",
-                "not done",
-                why,
-                "look at its state with `show`, then try again",
-            ),
+            JournalError::Conflict(_) => Refusal::failed("conflict", "not done", why, "look at its state with `show`, then try again"),
             JournalError::Newer { .. } | JournalError::Unknown { .. } => {
                 Refusal::invalid("the journal cannot be used", why, "install the newer as2gate")
             }
-            JournalError::Sqlite(_) | JournalError::Corrupt(_) | JournalError::Commit(_) | JournalError::Closed => Refusal::new(
-                RefusalKind::Failed,
+            JournalError::Sqlite(_) | JournalError::Corrupt(_) | JournalError::Commit(_) | JournalError::Closed => Refusal::failed(
                 "journal",
                 "the journal did not take it",
                 why,
@@ -167,8 +160,7 @@ impl From<JournalError> for Refusal {
 
 impl From<crate::storage::StorageError> for Refusal {
     fn from(error: crate::storage::StorageError) -> Self {
-        Refusal::new(
-            RefusalKind::Failed,
+        Refusal::failed(
             "storage",
             "the storage did not do it",
             error.to_string(),
@@ -322,8 +314,7 @@ pub async fn edit<T>(core: &Core, dry_run: bool, plan: impl Fn(&Objects) -> Resu
             return Ok(outcome);
         }
     }
-    Err(Refusal::new(
-        RefusalKind::Failed,
+    Err(Refusal::failed(
         "conflict",
         "not done",
         "somebody else keeps changing objects",

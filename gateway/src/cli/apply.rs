@@ -9,7 +9,7 @@ use super::error::DONE;
 use super::output::{Format, out, plain};
 use super::{Ctx, Outcome};
 use crate::manage::apply::{self, Difference, files_of};
-use crate::manage::{Refusal, RefusalKind, accounts, objects};
+use crate::manage::{Refusal, accounts, objects};
 
 /// Bring objects into the state that TOML files describe.
 #[derive(Debug, Args)]
@@ -114,13 +114,7 @@ pub(crate) fn export(ctx: &Ctx, args: &Export) -> Outcome {
         }
         None if ctx.printer.format == Format::Json => {
             let tables: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-                Refusal::new(
-                    RefusalKind::Failed,
-                    "internal",
-                    "cannot export",
-                    error.to_string(),
-                    "export without -o json",
-                )
+                Refusal::failed("internal", "cannot export", error.to_string(), "export without -o json")
             })?;
             ctx.printer.show(&json!(tables), "");
         }

@@ -14,7 +14,7 @@ use crate::clock::{millis, rfc3339};
 use crate::config::parse_duration;
 use crate::event::Event;
 use crate::gateway::Core;
-use crate::manage::{Refusal, RefusalKind, Result};
+use crate::manage::{Refusal, Result};
 
 /// Events read at once.
 const PAGE: u32 = 1_000;
@@ -146,7 +146,7 @@ fn list(ctx: &Ctx, core: &Core, events: &VecDeque<Event>) {
 fn verify(ctx: &Ctx, core: &Core, noted: Option<&str>) -> Result<()> {
     let broken = |why: String| {
         let hint = "keep a copy of the database and look who had access to it";
-        Refusal::new(RefusalKind::Failed, "audit", "the events are not as they were written", why, hint)
+        Refusal::failed("audit", "the events are not as they were written", why, hint)
     };
     let mut found = noted.is_none();
     let walked = core.journal.read(|tx| {

@@ -98,13 +98,7 @@ impl From<SweepError> for Refusal {
         match error {
             SweepError::Journal(error) => error.into(),
             SweepError::Storage(error) => error.into(),
-            other => Refusal::new(
-                RefusalKind::Failed,
-                "lifecycle",
-                "the sweep did not run",
-                other.to_string(),
-                "as2gate lifecycle status",
-            ),
+            other => Refusal::failed("lifecycle", "the sweep did not run", other.to_string(), "as2gate lifecycle status"),
         }
     }
 }

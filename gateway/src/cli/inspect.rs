@@ -347,8 +347,7 @@ fn report(ctx: &Ctx, args: &Inspect, headers: &Headers, outcome: std::result::Re
         Ok(Received::Mdn(mdn)) => describe_mdn(&mdn, &mut lines, &mut object),
         Err(failure) if failure.sink => {
             sink.discard();
-            return Err(Refusal::new(
-                crate::manage::RefusalKind::Failed,
+            return Err(Refusal::failed(
                 "file",
                 "cannot write the payload",
                 failure.error.detail.clone(),

@@ -204,8 +204,7 @@ fn connection(report: &mut Report<'_>, pair: &Partnership, steps: Vec<ProbeStep>
 /// Sends a small text and waits until its fate is known, or the time is over.
 async fn send_test(core: &Arc<Core>, station: &str, partner: &str, timeout: Duration) -> Result<Message> {
     if !is_served(&core.config) {
-        return Err(Refusal::new(
-            RefusalKind::Failed,
+        return Err(Refusal::failed(
             "not-serving",
             "cannot send a test message",
             "no server is running here",

@@ -60,8 +60,7 @@ pub(crate) async fn run(ctx: &Ctx, args: Send) -> Outcome {
     let core = ctx.core()?;
     let served = is_served(&core.config);
     if args.wait && !served && !ctx.dry_run() {
-        return Err(Refusal::new(
-            RefusalKind::Failed,
+        return Err(Refusal::failed(
             "not-serving",
             "cannot wait for delivery",
             "no server is running here, and only a server sends",

@@ -154,8 +154,7 @@ fn start_log(config: &Config, verbose: u8) -> Result<()> {
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
     };
     started.map_err(|error| {
-        Refusal::new(
-            RefusalKind::Failed,
+        Refusal::failed(
             "log",
             "cannot start the log",
             error.to_string(),

@@ -9,7 +9,7 @@ use super::error::DONE;
 use super::output::{Cell, List};
 use super::{Ctx, Outcome};
 use crate::gateway::Core;
-use crate::manage::{Refusal, RefusalKind, Result};
+use crate::manage::{Refusal, Result};
 use crate::sftp_tree::sessions::{self, SessionRow};
 
 /// How long a command waits for the server to end a session, and how often it looks.
@@ -71,8 +71,7 @@ async fn end(ctx: &Ctx, core: &Core, id: u64) -> Result<()> {
     let begun = std::time::Instant::now();
     while find(ctx, core, id)?.is_some() {
         if begun.elapsed() > WAIT {
-            return Err(Refusal::new(
-                RefusalKind::Failed,
+            return Err(Refusal::failed(
                 "session-lives",
                 format!("session {id} has not ended yet"),
                 "the server was asked and did not do it in time",

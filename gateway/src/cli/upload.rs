@@ -9,7 +9,7 @@ use crate::clock::Millis;
 use crate::gateway::Core;
 use crate::journal::{UploadRow, UploadState};
 use crate::manage::uploads::{self, Filter};
-use crate::manage::{Refusal, RefusalKind, Result};
+use crate::manage::{Refusal, Result};
 use crate::message::{Message, State};
 
 #[derive(Debug, Subcommand)]
@@ -140,8 +140,7 @@ fn chosen(core: &Core, filter: &Filter, names: &[String]) -> Result<Vec<UploadRo
 fn released_as(ctx: &Ctx, row: &UploadRow, message: Option<Message>) -> Result<(Value, String)> {
     match message {
         None => Ok((object(row), ctx.would(format!("{}   would be sent", place(row))))),
-        Some(message) if message.state == State::Duplicate => Err(Refusal::new(
-            RefusalKind::Failed,
+        Some(message) if message.state == State::Duplicate => Err(Refusal::failed(
             "duplicate",
             format!("{} is a duplicate and was not sent", message.file),
             message.reason,

@@ -21,7 +21,7 @@ use as2_core::hex;
 use keystore::MasterKey;
 use serde::{Deserialize, Serialize};
 
-use super::{Refusal, RefusalKind, Result, make_dir};
+use super::{Refusal, Result, make_dir};
 use crate::clock::rfc3339;
 use crate::config::{CONFIG_FILE, Config, Secret};
 use crate::gateway::Core;
@@ -107,13 +107,7 @@ pub fn take(core: &Core, dir: &Path) -> Result<Manifest> {
     if u64::try_from(text.len()).is_ok_and(|len| len > MAX_MANIFEST) {
         let why = format!("{} contents are missing, too many to be named", manifest.missing.len());
         let hint = "look whether the data directory is whole: `as2gate doctor`";
-        return Err(Refusal::new(
-            RefusalKind::Failed,
-            "broken-store",
-            "the backup is not whole",
-            why,
-            hint,
-        ));
+        return Err(Refusal::failed("broken-store", "the backup is not whole", why, hint));
     }
     write_new(&dir.join(MANIFEST), text.as_bytes())?;
     sync(dir)?;
@@ -287,7 +281,7 @@ fn check_empty(data: &Path, db: &Path) -> Result<()> {
 fn check_contents(config: &Config, manifest: &Manifest) -> Result<()> {
     let broken = |why: String| {
         let hint = "the backup was changed or copied in part; take another one";
-        Refusal::new(RefusalKind::Failed, "broken-backup", "the backup is not whole", why, hint)
+        Refusal::failed("broken-backup", "the backup is not whole", why, hint)
     };
     let core = Core::open(config.clone())?;
     let word = core.journal.integrity()?;

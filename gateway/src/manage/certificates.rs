@@ -409,7 +409,7 @@ pub async fn renew(core: &Core, switch: &Switch<'_>, key: KeySpec, dry_run: bool
     let old = choose(&before, switch.account, switch.old)?;
     let Some(station) = before.stations.get(&old.owner).filter(|_| old.sealed_key.is_some()) else {
         let hint = format!("for a partner's: as2gate cert schedule {} --replace-with FILE --at TIME", old.name);
-        return Err(Refusal::not_now(
+        return Err(Refusal::failed(
             "not-a-station",
             format!("cannot renew {}", old.name),
             "only a station's own certificate can be made anew",
@@ -452,7 +452,7 @@ fn replace(
     let settled = super::with_changes(objects, &changes);
     if rules::used_by(&settled, &old.account, &old.name).is_empty() {
         let hint = "as2gate cert add NAME --partner ID --file FILE adds one without replacing another";
-        return Err(Refusal::not_now(
+        return Err(Refusal::failed(
             "not-in-use",
             format!("cannot replace {}", old.name),
             "nobody uses it",

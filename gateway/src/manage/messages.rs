@@ -99,8 +99,7 @@ pub async fn retry(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result
     }
     if !message.can_be_retried() {
         let hint = format!("as2gate message resend {} makes a new message of the same file", message.id.short());
-        return Err(Refusal::new(
-            RefusalKind::Failed,
+        return Err(Refusal::failed(
             "final",
             format!("cannot retry message {}", message.id),
             format!("it is {}", message.state),
@@ -156,12 +155,11 @@ async fn retry_mdn(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result
     let what = || format!("cannot retry message {}", message.id);
     if message.detail.mdn_url.is_empty() {
         let why = "it was received, and its sender asked for no async MDN";
-        return Err(Refusal::not_now("received", what(), why, "ask the partner to send it again"));
+        return Err(Refusal::failed("received", what(), why, "ask the partner to send it again"));
     }
     if message.state == State::Received {
         let hint = format!("as2gate message follow {}", message.id.short());
-        return Err(Refusal::new(
-            RefusalKind::Failed,
+        return Err(Refusal::failed(
             "in-work",
             what(),
             "it is being checked; its MDN goes out by itself",
@@ -189,7 +187,7 @@ fn refusal(error: FlowError, what: String) -> Refusal {
     match error {
         FlowError::Journal(error) => Refusal::from(error),
         FlowError::Storage(error) => error.into(),
-        FlowError::Internal(why) => Refusal::new(RefusalKind::Failed, "internal", what, why, "try again"),
+        FlowError::Internal(why) => Refusal::failed("internal", what, why, "try again"),
     }
 }
 
@@ -230,8 +228,7 @@ pub async fn resend(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
     let what = || format!("cannot resend message {}", message.id);
     if !message.state.is_final() {
         let hint = format!("as2gate message retry {}, or cancel it first", message.id.short());
-        return Err(Refusal::new(
-            RefusalKind::Failed,
+        return Err(Refusal::failed(
             "in-work",
             what(),
             format!("it is {}, and would arrive twice", message.state),
@@ -245,8 +242,7 @@ pub async fn resend(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
     }
     let storage = Arc::clone(&core.storage);
     let staged = tokio::task::spawn_blocking(move || storage.restage(&payload)).await;
-    let staged: Staged =
-        staged.map_err(|error| Refusal::new(RefusalKind::Failed, "internal", what(), error.to_string(), "try again"))??;
+    let staged: Staged = staged.map_err(|error| Refusal::failed("internal", what(), error.to_string(), "try again"))??;
     let now = core.clock.now();
     let anew = anew(message, &staged, now);
     let upload = NewUpload {
@@ -261,13 +257,7 @@ pub async fn resend(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
             core.wake();
             Ok(anew)
         }
-        Accepted::Duplicate { winner, .. } => Err(Refusal::new(
-            RefusalKind::Failed,
-            "duplicate",
-            what(),
-            format!("{winner} has the name"),
-            "try again",
-        )),
+        Accepted::Duplicate { winner, .. } => Err(Refusal::failed("duplicate", what(), format!("{winner} has the name"), "try again")),
     }
 }
 
@@ -328,11 +318,10 @@ pub async fn cancel(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
             format!("nothing of it goes out any more; see as2gate message show {}", message.id.short())
         };
         let why = format!("it is {}", message.state);
-        return Err(Refusal::not_now("final", what(), why, hint));
+        return Err(Refusal::failed("final", what(), why, hint));
     }
     if message.state == State::Sending {
-        return Err(Refusal::new(
-            RefusalKind::Failed,
+        return Err(Refusal::failed(
             "in-work",
             what(),
             "it is being posted at this moment",
@@ -373,7 +362,7 @@ pub async fn cancel(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
 fn expect_sent(message: &Message, verb: &str) -> Result<()> {
     if message.direction == Direction::In {
         let why = "it was received; only sent messages can be moved by hand";
-        return Err(Refusal::not_now(
+        return Err(Refusal::failed(
             "received",
             format!("cannot {verb} message {}", message.id),
             why,

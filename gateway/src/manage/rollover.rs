@@ -264,7 +264,7 @@ pub async fn confirm(core: &Core, account: Option<&str>, name: &str, ids: &[Stri
     edit(core, dry_run, |objects| {
         let certificate = choose(objects, account, name)?;
         if certificate.sealed_key.is_none() || !objects.stations.contains_key(&certificate.owner) {
-            return Err(Refusal::not_now(
+            return Err(Refusal::failed(
                 "not-a-station",
                 format!("cannot confirm {name}"),
                 "partners take a station's certificate, and this one belongs to none",
@@ -293,7 +293,7 @@ pub async fn switch(core: &Core, account: Option<&str>, name: &str, at: Option<j
     edit(core, dry_run, |objects| {
         let certificate = choose(objects, account, name)?;
         if certificate.replaces.is_empty() || certificate.active_from.is_empty() {
-            return Err(Refusal::not_now(
+            return Err(Refusal::failed(
                 "no-switch",
                 format!("cannot move the switch to {name}"),
                 "none is planned, or it is over",

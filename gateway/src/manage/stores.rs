@@ -87,7 +87,7 @@ fn entry(core: &Core, certificate: &Certificate) -> Result<StoreEntry> {
 pub fn private_key(core: &Core, certificate: &Certificate) -> Result<zeroize::Zeroizing<Vec<u8>>> {
     let what = || format!("cannot use the key of certificate {}", certificate.name);
     let Some(sealed) = &certificate.sealed_key else {
-        return Err(Refusal::not_now(
+        return Err(Refusal::failed(
             "no-private-key",
             what(),
             "it is a trusted certificate without a private key",

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{Refusal, RefusalKind, Result};
+use super::{Refusal, Result};
 use crate::clock::Millis;
 use crate::event::NewEvent;
 use crate::gateway::Core;
@@ -93,7 +93,7 @@ pub async fn release(core: &Arc<Core>, row: &UploadRow, name: Option<&str>, dry_
     if row.state == UploadState::Part {
         let why = format!("it was broken off: {} bytes came, and nobody said that this is all", row.size);
         let hint = format!("{} can resume it, or `as2gate send` a whole copy", row.owner);
-        return Err(Refusal::not_now("part", cannot(), why, hint));
+        return Err(Refusal::failed("part", cannot(), why, hint));
     }
     intake::check_pair(core, &row.station, &row.partner)?;
     let allow_empty = core.objects().partner(&row.account, &row.partner).is_some_and(|p| p.allow_empty);
@@ -108,11 +108,10 @@ pub async fn release(core: &Arc<Core>, row: &UploadRow, name: Option<&str>, dry_
     }
     let (worker, waiting) = (Arc::clone(core), row.clone());
     let landed = tokio::task::spawn_blocking(move || intake::send_waiting(&worker, waiting, &name)).await;
-    let landed = landed.map_err(|error| Refusal::new(RefusalKind::Failed, "internal", cannot(), error.to_string(), "try again"))?;
+    let landed = landed.map_err(|error| Refusal::failed("internal", cannot(), error.to_string(), "try again"))?;
     match landed.map_err(|error| moved(cannot(), error))? {
         Landed::Queued(id) | Landed::Duplicate(id) => Ok(Some(core.journal.read(|tx| tx.expect_message(id.as_str()))?)),
-        Landed::Waits(state) => Err(Refusal::new(
-            RefusalKind::Failed,
+        Landed::Waits(state) => Err(Refusal::failed(
             "not-sent",
             cannot(),
             format!("it is {state}"),
@@ -153,13 +152,7 @@ pub async fn remove(core: &Core, row: &UploadRow, dry_run: bool) -> Result<()> {
 /// The journal's word, where the file may have moved while somebody looked at it.
 fn moved(what: String, error: JournalError) -> Refusal {
     match error {
-        JournalError::Conflict(why) => Refusal::new(
-            RefusalKind::Failed,
-            "conflict",
-            what,
-            why,
-            "as2gate upload list shows what waits now",
-        ),
+        JournalError::Conflict(why) => Refusal::failed("conflict", what, why, "as2gate upload list shows what waits now"),
         other => other.into(),
     }
 }

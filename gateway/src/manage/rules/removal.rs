@@ -3,7 +3,7 @@
 use crate::certificate::Certificate;
 use crate::hint::{command, listed};
 use crate::journal::{ObjectKind, Objects};
-use crate::manage::{Refusal, RefusalKind, Result};
+use crate::manage::{Refusal, Result};
 
 /// Refuses to remove what others need.
 pub(super) fn check(after: &Objects, kind: ObjectKind, account: &str, name: &str) -> Result<()> {
@@ -21,8 +21,7 @@ pub(super) fn check(after: &Objects, kind: ObjectKind, account: &str, name: &str
     if users.is_empty() {
         return Ok(());
     }
-    Err(Refusal::new(
-        RefusalKind::Failed,
+    Err(Refusal::failed(
         "in-use",
         format!("cannot remove {kind} {name}"),
         format!("{why} {}", listed(users.iter().map(String::as_str), "")),
