@@ -31,8 +31,11 @@ use crate::account::Account;
 use crate::certificate::Certificate;
 use crate::event::NewEvent;
 use crate::gateway::Core;
+use crate::hint::command;
 use crate::journal::{JournalError, ObjectKind, Objects, Tx};
+use crate::lifecycle::SweepError;
 use crate::partner::Partner;
+use crate::partnership::Lack;
 use crate::station::Station;
 use crate::user::User;
 
@@ -166,6 +169,28 @@ impl From<crate::storage::StorageError> for Refusal {
             error.to_string(),
             "`as2gate doctor` checks the disk",
         )
+    }
+}
+
+impl From<SweepError> for Refusal {
+    fn from(error: SweepError) -> Self {
+        match error {
+            SweepError::Journal(error) => error.into(),
+            SweepError::Storage(error) => error.into(),
+            other => Refusal::failed("lifecycle", "the sweep did not run", other.to_string(), "as2gate lifecycle status"),
+        }
+    }
+}
+
+impl From<Lack> for Refusal {
+    fn from(lack: Lack) -> Self {
+        let why = lack.to_string();
+        match lack {
+            Lack::Station(_) => Refusal::not_found("no such pair", why, "as2gate station list"),
+            Lack::Partner(_) => Refusal::not_found("no such pair", why, "as2gate partner list"),
+            Lack::NotAPair { partner, .. } => Refusal::not_found("no such pair", why, command("partner set", &partner, "--stations IDS")),
+            Lack::Key(_) => Refusal::invalid("a key or certificate cannot be used", why, "as2gate cert list"),
+        }
     }
 }
 

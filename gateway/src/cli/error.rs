@@ -9,11 +9,7 @@ use serde_json::json;
 use super::output::{Format, plain};
 use crate::config::ConfigError;
 use crate::gateway::StartError;
-use crate::hint::command;
-use crate::intake::SubmitError;
-use crate::lifecycle::SweepError;
 use crate::manage::{Refusal, RefusalKind};
-use crate::partnership::Lack;
 
 /// Done.
 pub(crate) const DONE: u8 = 0;
@@ -78,40 +74,6 @@ impl From<StartError> for Refusal {
             StartError::Io(_) => (RefusalKind::Failed, "system", "as2gate cannot start"),
         };
         Refusal::new(kind, code, what, error.to_string(), hint)
-    }
-}
-
-impl From<SubmitError> for Refusal {
-    fn from(error: SubmitError) -> Self {
-        let kind = match error.code {
-            "no-station" | "no-partner" | "not-a-pair" | "no-file" => RefusalKind::NotFound,
-            "bad-name" | "bad-subject" | "bad-file" | "empty-file" => RefusalKind::Invalid,
-            "unreadable-file" => RefusalKind::Denied,
-            _ => RefusalKind::Failed,
-        };
-        Refusal::new(kind, error.code, error.what, error.why, error.hint)
-    }
-}
-
-impl From<SweepError> for Refusal {
-    fn from(error: SweepError) -> Self {
-        match error {
-            SweepError::Journal(error) => error.into(),
-            SweepError::Storage(error) => error.into(),
-            other => Refusal::failed("lifecycle", "the sweep did not run", other.to_string(), "as2gate lifecycle status"),
-        }
-    }
-}
-
-impl From<Lack> for Refusal {
-    fn from(lack: Lack) -> Self {
-        let why = lack.to_string();
-        match lack {
-            Lack::Station(_) => Refusal::not_found("no such pair", why, "as2gate station list"),
-            Lack::Partner(_) => Refusal::not_found("no such pair", why, "as2gate partner list"),
-            Lack::NotAPair { partner, .. } => Refusal::not_found("no such pair", why, command("partner set", &partner, "--stations IDS")),
-            Lack::Key(_) => Refusal::invalid("a key or certificate cannot be used", why, "as2gate cert list"),
-        }
     }
 }
 

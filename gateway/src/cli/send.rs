@@ -113,7 +113,7 @@ async fn submit(ctx: &Ctx, core: &Arc<Core>, args: &Send) -> (Vec<Message>, Vec<
                 tell(ctx, &message, duplicate);
                 sent.push(message);
             }
-            Err(error) => refused.push(error.into()),
+            Err(error) => refused.push(error),
         }
     }
     (sent, refused)

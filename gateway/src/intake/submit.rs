@@ -12,35 +12,12 @@ use crate::gateway::Core;
 use crate::hint::{command, instead};
 use crate::journal::JournalError;
 use crate::layout;
+use crate::manage::{Refusal, RefusalKind, Result};
 use crate::message::Message;
 use crate::storage::{Staged, StorageError};
 
 /// Bytes read at once from a local file.
 const PIECE: usize = 256 * 1024;
-
-/// Why a file was not taken: code, what, why, and what to do.
-#[derive(Clone, Debug)]
-pub struct SubmitError {
-    /// In kebab-case.
-    pub code: &'static str,
-    /// What could not be done.
-    pub what: String,
-    /// Why.
-    pub why: String,
-    /// What to do next.
-    pub hint: String,
-}
-
-impl SubmitError {
-    pub(super) fn new(code: &'static str, what: impl Into<String>, why: impl Into<String>, hint: impl Into<String>) -> Self {
-        SubmitError {
-            code,
-            what: what.into(),
-            why: why.into(),
-            hint: hint.into(),
-        }
-    }
-}
 
 /// A local file that is to go out.
 #[derive(Clone, Debug, Default)]
@@ -61,12 +38,12 @@ pub struct Submission {
 ///
 /// # Errors
 /// What is wrong with the pair, the name or the file.
-pub async fn submit(core: &Arc<Core>, station: &str, partner: &str, mut what: Submission) -> Result<Message, SubmitError> {
+pub async fn submit(core: &Arc<Core>, station: &str, partner: &str, mut what: Submission) -> Result<Message> {
     let account = check_pair(core, station, partner)?;
     let cannot = || format!("cannot send {}", what.file.display());
     crate::variables::check("subject", &what.subject).map_err(|why| {
         let (why, hint) = why.split_once('\n').unwrap_or((&why, ""));
-        SubmitError::new("bad-subject", cannot(), why, hint)
+        Refusal::new(RefusalKind::Invalid, "bad-subject", cannot(), why, hint)
     })?;
     let own = what.file.file_name().unwrap_or_default().to_string_lossy();
     let name = if what.name.is_empty() {
@@ -74,21 +51,23 @@ pub async fn submit(core: &Arc<Core>, station: &str, partner: &str, mut what: Su
     } else {
         what.name.clone()
     };
-    layout::check_upload_name(name.as_bytes()).map_err(|why| SubmitError::new("bad-name", cannot(), why, "give another name"))?;
+    layout::check_upload_name(name.as_bytes())
+        .map_err(|why| Refusal::new(RefusalKind::Invalid, "bad-name", cannot(), why, "give another name"))?;
     what.name = name;
     let (core, station, partner) = (Arc::clone(core), station.to_owned(), partner.to_owned());
     let work = tokio::task::spawn_blocking(move || queue_file(&core, account, station, partner, what));
     work.await
-        .map_err(|error| SubmitError::new("internal", "cannot send the file", error.to_string(), "look at the log"))?
+        .map_err(|error| Refusal::failed("internal", "cannot send the file", error.to_string(), "look at the log"))?
 }
 
 /// Stages the file and makes it a message.
-fn queue_file(core: &Core, account: String, station: String, partner: String, what: Submission) -> Result<Message, SubmitError> {
+fn queue_file(core: &Core, account: String, station: String, partner: String, what: Submission) -> Result<Message> {
     let (staged, sha256) = stage(core, &what.file)?;
     let objects = core.objects();
     let setting = objects.partner(&account, &partner);
     if staged.len == 0 && !setting.is_some_and(|partner| partner.allow_empty) {
-        return Err(SubmitError::new(
+        return Err(Refusal::new(
+            RefusalKind::Invalid,
             "empty-file",
             format!("{} is empty", what.file.display()),
             "empty files are not sent",
@@ -111,10 +90,10 @@ fn queue_file(core: &Core, account: String, station: String, partner: String, wh
     if what.is_test {
         message.mark_as_test();
     }
-    let failed = |error: JournalError| SubmitError::new("journal", "cannot send the file", error.to_string(), "as2gate doctor");
+    let failed = |error: JournalError| Refusal::failed("journal", "cannot send the file", error.to_string(), "as2gate doctor");
     match queue(core, arrived, message, now, now).map_err(failed)? {
         Landed::Queued(id) | Landed::Duplicate(id) => core.journal.read(|tx| tx.expect_message(id.as_str())).map_err(failed),
-        Landed::Waits(_) => Err(SubmitError::new(
+        Landed::Waits(_) => Err(Refusal::failed(
             "not-sent",
             "the file was not sent",
             "it waits in send",
@@ -127,13 +106,14 @@ fn queue_file(core: &Core, account: String, station: String, partner: String, wh
 ///
 /// # Errors
 /// What is wrong with the pair, and what there is instead.
-pub fn check_pair(core: &Core, station: &str, partner: &str) -> Result<String, SubmitError> {
+pub fn check_pair(core: &Core, station: &str, partner: &str) -> Result<String> {
     let objects = core.objects();
     let cannot = format!("cannot send from {station} to {partner}");
     let Some(ours) = objects.stations.get(station) else {
         let known = objects.stations.keys().map(String::as_str);
         let (known, hint) = instead("stations", known, "as2gate station add ID");
-        return Err(SubmitError::new(
+        return Err(Refusal::new(
+            RefusalKind::NotFound,
             "no-station",
             cannot,
             format!("no station {station}; {known}"),
@@ -142,7 +122,8 @@ pub fn check_pair(core: &Core, station: &str, partner: &str) -> Result<String, S
     };
     match objects.partner(&ours.account, partner) {
         Some(found) if found.trades_with(station) => Ok(ours.account.clone()),
-        Some(_) => Err(SubmitError::new(
+        Some(_) => Err(Refusal::new(
+            RefusalKind::NotFound,
             "not-a-pair",
             cannot,
             "the partner does not trade with this station",
@@ -152,7 +133,8 @@ pub fn check_pair(core: &Core, station: &str, partner: &str) -> Result<String, S
             let trading = objects.pairs(&ours.account).filter(|(s, _)| s.as2_id == station);
             let known = trading.map(|(_, p)| p.as2_id.as_str());
             let (known, hint) = instead("partners", known, "as2gate partner add ID --url URL --certificate FILE");
-            Err(SubmitError::new(
+            Err(Refusal::new(
+                RefusalKind::NotFound,
                 "no-partner",
                 cannot,
                 format!("no partner {partner}; {known}"),
@@ -162,9 +144,10 @@ pub fn check_pair(core: &Core, station: &str, partner: &str) -> Result<String, S
     }
 }
 
-fn stage(core: &Core, path: &Path) -> Result<(Staged, String), SubmitError> {
-    let refused = |code, why: String| {
-        SubmitError::new(
+fn stage(core: &Core, path: &Path) -> Result<(Staged, String)> {
+    let refused = |kind, code, why: String| {
+        Refusal::new(
+            kind,
             code,
             format!("cannot read {}", path.display()),
             why,
@@ -172,15 +155,15 @@ fn stage(core: &Core, path: &Path) -> Result<(Staged, String), SubmitError> {
         )
     };
     let cannot = |error: std::io::Error| {
-        let code = match error.kind() {
-            std::io::ErrorKind::NotFound => "no-file",
-            std::io::ErrorKind::PermissionDenied => "unreadable-file",
-            _ => "file",
+        let (kind, code) = match error.kind() {
+            std::io::ErrorKind::NotFound => (RefusalKind::NotFound, "no-file"),
+            std::io::ErrorKind::PermissionDenied => (RefusalKind::Denied, "unreadable-file"),
+            _ => (RefusalKind::Failed, "file"),
         };
-        refused(code, error.to_string())
+        refused(kind, code, error.to_string())
     };
     let full = |error: StorageError| {
-        SubmitError::new(
+        Refusal::failed(
             "storage",
             "cannot keep the file",
             error.to_string(),
@@ -190,7 +173,7 @@ fn stage(core: &Core, path: &Path) -> Result<(Staged, String), SubmitError> {
     core.storage.check_room().map_err(full)?;
     let mut file = std::fs::File::open(path).map_err(cannot)?;
     if file.metadata().map_err(cannot)?.is_dir() {
-        return Err(refused("bad-file", "it is a directory".to_owned()));
+        return Err(refused(RefusalKind::Invalid, "bad-file", "it is a directory".to_owned()));
     }
     let mut draft = core.storage.draft();
     let mut hash = Sha256::new();
@@ -203,7 +186,11 @@ fn stage(core: &Core, path: &Path) -> Result<(Staged, String), SubmitError> {
         }
         if draft.len().saturating_add(PIECE as u64) > core.config.uploads.max_file.saturating_add(PIECE as u64) {
             let max = core.config.uploads.max_file;
-            return Err(refused("bad-file", format!("it is longer than uploads.max_file, {max} bytes")));
+            return Err(refused(
+                RefusalKind::Invalid,
+                "bad-file",
+                format!("it is longer than uploads.max_file, {max} bytes"),
+            ));
         }
         hash.update(piece);
         draft.append(piece).map_err(full)?;
