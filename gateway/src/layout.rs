@@ -13,6 +13,10 @@ pub const MAX_UPLOAD_NAME: usize = 229;
 pub const MAX_DIR_NAME: usize = 255;
 /// Longest name of a received attachment in bytes; longer ones are cut, keeping the extension.
 pub const MAX_ATTACHMENT_NAME: usize = 200;
+/// The header block of a message, in its directory below `headers`.
+pub const HEADERS_FILE: &str = "headers.txt";
+/// The raw bytes of a message, in its directory below `raw-message`.
+pub const RAW_FILE: &str = "message.as2";
 
 words! {
     /// The branches of the tree that hold records of messages, each with a box below station and partner.

@@ -431,28 +431,9 @@ fn inbox_shelf(message: &Message) -> String {
 
 /// Raw message and header block, as the tree shows them.
 pub(super) fn evidence_entries(message: &Message) -> (Vec<NewEntry>, Vec<Blob>) {
-    let id = message.id.as_str();
-    let shelf = |area| layout::shelf(area, &message.station, &message.partner, Tray::Inbox);
-    let block = Staged::held(head_key(id), message.detail.head());
-    let entries = vec![
-        NewEntry::dir(Area::Headers, shelf(Area::Headers), id),
-        NewEntry::file(
-            Area::Headers,
-            format!("{}/{id}", shelf(Area::Headers)),
-            "headers.txt",
-            &block.key,
-            block.len,
-        ),
-        NewEntry::dir(Area::RawMessage, shelf(Area::RawMessage), id),
-        NewEntry::file(
-            Area::RawMessage,
-            format!("{}/{id}", shelf(Area::RawMessage)),
-            "message.as2",
-            &message.detail.raw,
-            message.detail.raw_size,
-        ),
-    ];
-    (entries, block.blob().into_iter().collect())
+    let block = Staged::held(head_key(message.id.as_str()), message.detail.head());
+    let entries = NewEntry::evidence(message, Tray::Inbox, &block);
+    (entries.into(), block.blob().into_iter().collect())
 }
 
 /// The file that shows an MDN in `raw-mdn/outgoing`: header block, blank line, body.

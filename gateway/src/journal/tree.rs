@@ -5,8 +5,9 @@ use rusqlite::{OptionalExtension as _, Row, params};
 
 use super::{JournalError, Result, Tx};
 use crate::clock::Millis;
-use crate::layout::Area;
-use crate::message::{Message, State};
+use crate::layout::{self, Area, Tray};
+use crate::message::{Detail, Message, State};
+use crate::storage::Staged;
 use crate::words;
 
 words! {
@@ -125,6 +126,22 @@ impl NewEntry {
             store: String::new(),
             size: None,
         }
+    }
+
+    /// What shows a message as it was on the wire: its header block, which this holds, and its raw bytes, each in a directory.
+    #[must_use]
+    pub fn evidence(message: &Message, tray: Tray, block: &Staged) -> [Self; 4] {
+        let id = message.id.as_str();
+        let shelf = |area| layout::shelf(area, &message.station, &message.partner, tray);
+        let (headers, raw) = (shelf(Area::Headers), shelf(Area::RawMessage));
+        let (in_headers, in_raw) = (format!("{headers}/{id}"), format!("{raw}/{id}"));
+        let Detail { raw: key, raw_size, .. } = &message.detail;
+        [
+            NewEntry::dir(Area::Headers, headers, id),
+            NewEntry::file(Area::Headers, in_headers, layout::HEADERS_FILE, &block.key, block.len),
+            NewEntry::dir(Area::RawMessage, raw, id),
+            NewEntry::file(Area::RawMessage, in_raw, layout::RAW_FILE, key, *raw_size),
+        ]
     }
 }
 

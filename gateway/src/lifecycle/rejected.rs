@@ -132,7 +132,7 @@ mod tests {
         let key = blob_key(id.as_str());
         let entries = vec![
             NewEntry::dir(Area::RawMessage, shelf.clone(), id.as_str()),
-            NewEntry::file(Area::RawMessage, format!("{shelf}/{id}"), "message.as2", &key, 3),
+            NewEntry::file(Area::RawMessage, format!("{shelf}/{id}"), layout::RAW_FILE, &key, 3),
         ];
         core.rejections.note(&row);
         let filing = Filing {

@@ -11,7 +11,7 @@ use crate::config::DuplicateRelease;
 use crate::gateway::Core;
 use crate::hint::command;
 use crate::journal::{Accepted, Entry, JournalError, MessageFilter, NewUpload, Revived};
-use crate::layout::Area;
+use crate::layout::{self, Area};
 use crate::message::{Detail, Direction, FileRecord, Message, State};
 use crate::outbox::FlowError;
 use crate::partner::Partner;
@@ -423,7 +423,7 @@ pub fn export(core: &Core, message: &Message, dir: &Path) -> Result<Exported> {
     // A message in work has its contents in the store only.
     let staged = [
         (format!("files/{}", message.file), &message.detail.payload),
-        ("message.as2".to_owned(), &message.detail.raw),
+        (layout::RAW_FILE.to_owned(), &message.detail.raw),
     ];
     for (name, key) in staged
         .iter()

@@ -9,7 +9,7 @@ use super::{FlowError, settle};
 use crate::clock::Millis;
 use crate::gateway::Core;
 use crate::journal::{Blob, Job, JournalError, NewEntry, Settlement, head_key};
-use crate::layout::{self, Area, Tray};
+use crate::layout::{Area, Tray};
 use crate::message::{Attempt, Message, State};
 use crate::partner::{MdnMode, TlsMode};
 use crate::partnership::Partnership;
@@ -172,31 +172,17 @@ fn record(message: &mut Message, posted: &Posted, took: i64) {
 
 /// The raw message and its header block become visible with the first try.
 pub(super) fn keep_evidence(step: &mut Settlement, answered: bool) {
-    let message = &mut step.message;
-    let id = message.id.as_str().to_owned();
-    let shelf = |area| layout::shelf(area, &message.station, &message.partner, Tray::Outbox);
-    let mut entries = Vec::new();
-    if answered || message.state.is_final() {
-        // The row of a delivered message keeps its head; another's may get that of its next try.
-        let block = match message.state {
-            State::Delivered => Staged::held(head_key(&id), message.detail.head()),
-            _ => Staged::small(message.detail.head()),
-        };
-        let parent = format!("{}/{id}", shelf(Area::Headers));
-        entries.push(NewEntry::dir(Area::Headers, shelf(Area::Headers), &id));
-        entries.push(NewEntry::file(Area::Headers, parent, "headers.txt", &block.key, block.len));
-        step.blobs.extend(block.blob());
-    }
-    let parent = format!("{}/{id}", shelf(Area::RawMessage));
-    entries.push(NewEntry::dir(Area::RawMessage, shelf(Area::RawMessage), &id));
-    entries.push(NewEntry::file(
-        Area::RawMessage,
-        parent,
-        "message.as2",
-        &message.detail.raw,
-        message.detail.raw_size,
-    ));
-    step.entries.extend(entries);
+    let message = &step.message;
+    // The row of a delivered message keeps its head; another's may get that of its next try.
+    let block = match message.state {
+        State::Delivered => Staged::held(head_key(message.id.as_str()), message.detail.head()),
+        _ => Staged::small(message.detail.head()),
+    };
+    let has_head = answered || message.state.is_final();
+    let entries = NewEntry::evidence(message, Tray::Outbox, &block);
+    step.entries
+        .extend(entries.into_iter().filter(|entry| has_head || entry.area != Area::Headers));
+    step.blobs.extend(block.into_blob().filter(|_| has_head));
 }
 
 /// The header lines of a request head: without the request line and the blank line.
