@@ -3,13 +3,10 @@
 use rusqlite::params;
 
 use super::outbound::Moved;
-use super::tree::{Entry, read_entry};
+use super::tree::{ENTRY, Entry, read_entry};
 use super::{Result, Tx};
 use crate::clock::Millis;
 use crate::layout::{self, Area};
-
-/// A file whose time has come.
-pub type Expiring = Entry;
 
 /// What a sweep would take, for dry runs and the brake.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,7 +19,6 @@ pub struct SweepCount {
     pub all: u64,
 }
 
-const ENTRY: &str = "account, parent, name, version, area, message, is_dir, store, size, created, noncurrent";
 /// An entry of a message that is not final, or of a held one, stays.
 const FREE: &str = "hold = 0 AND NOT EXISTS (SELECT 1 FROM message WHERE message.id = entry.message AND message.finished IS NULL)";
 
@@ -41,7 +37,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database's.
-    pub fn to_retire(&self, account: &str, area: Area, made_before: Millis, after: Option<&Entry>, limit: u32) -> Result<Vec<Expiring>> {
+    pub fn to_retire(&self, account: &str, area: Area, made_before: Millis, after: Option<&Entry>, limit: u32) -> Result<Vec<Entry>> {
         let (from, to) = layout::below(area);
         let (parent, name, version) = after.map_or((from.as_str(), "", -1), |e| (e.parent.as_str(), e.name.as_str(), e.version));
         let mut query = self.db.prepare_cached(&to_retire_sql())?;
@@ -55,7 +51,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database's.
-    pub fn to_purge(&self, account: &str, area: Area, retired_before: Millis, limit: u32) -> Result<Vec<Expiring>> {
+    pub fn to_purge(&self, account: &str, area: Area, retired_before: Millis, limit: u32) -> Result<Vec<Entry>> {
         let sql = format!(
             "SELECT {ENTRY} FROM entry WHERE account = ?1 AND area = ?2 AND noncurrent <= ?3 AND deleted IS NULL AND hold = 0 LIMIT ?4"
         );

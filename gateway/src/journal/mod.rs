@@ -35,12 +35,12 @@ use tokio::sync::oneshot;
 pub use history::Trimmed;
 pub use inbound::{Claim, Claimed, Filing, InboundRow};
 pub use jobs::{Job, JobKind, LEASE, Lane};
-pub use lifecycle::{Expiring, SweepCount};
+pub use lifecycle::SweepCount;
 pub use messages::MessageFilter;
 pub use objects::{ObjectKind, Objects};
-pub use outbound::{Accepted, Moved, NewUpload, Next, Revived, SendEntry, Settlement, lane};
+pub use outbound::{Accepted, Moved, NewUpload, Next, Revived, Settlement, lane};
 pub use snapshot::Snapshot;
-pub use tree::{Blob, Entry, NewEntry, UploadRow, UploadState, blob_key, file_key, file_name, head_key, mdn_file, mdn_key};
+pub use tree::{Blob, Entry, NewEntry, SendEntry, UploadRow, UploadState, blob_key, file_key, file_name, head_key, mdn_file, mdn_key};
 
 /// How long a writer waits for another process's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(15);

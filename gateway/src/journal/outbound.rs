@@ -16,19 +16,6 @@ use crate::message::{Message, MicRecord, State};
 use crate::random::random;
 use crate::storage::Staged;
 
-/// A file as it stands in `send`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SendEntry {
-    /// Its name.
-    pub name: String,
-    /// The message that it is.
-    pub message: String,
-    /// Bytes.
-    pub size: u64,
-    /// When it was accepted.
-    pub created: Millis,
-}
-
 /// A finished upload, to be accepted.
 #[derive(Clone, Debug)]
 pub struct NewUpload {

@@ -61,6 +61,19 @@ pub struct UploadRow {
     pub updated: Millis,
 }
 
+/// A file as it stands in `send`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SendEntry {
+    /// Its name.
+    pub name: String,
+    /// The message that it is.
+    pub message: String,
+    /// Bytes.
+    pub size: u64,
+    /// When it was accepted.
+    pub created: Millis,
+}
+
 /// A directory or file in the records.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
@@ -191,7 +204,8 @@ const MDN: &str = "m:";
 /// In a file of the store, and not in the journal.
 const FILE: &str = "f:";
 
-const ENTRY: &str = "account, parent, name, version, area, message, is_dir, store, size, created, noncurrent";
+/// The columns that [`read_entry`] reads.
+pub(super) const ENTRY: &str = "account, parent, name, version, area, message, is_dir, store, size, created, noncurrent";
 /// Whether a row names the store key ?1.
 pub(super) const NAMED: &str =
     "EXISTS (SELECT 1 FROM entry WHERE store = ?1 AND store <> '') OR EXISTS (SELECT 1 FROM upload WHERE store = ?1)
@@ -403,14 +417,14 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database's.
-    pub fn send_listing(&self, account: &str, station: &str, partner: &str, after: &str, limit: u32) -> Result<Vec<super::SendEntry>> {
+    pub fn send_listing(&self, account: &str, station: &str, partner: &str, after: &str, limit: u32) -> Result<Vec<SendEntry>> {
         let mut query = self.db.prepare_cached(
             "SELECT file, max(id), size, created FROM message
              WHERE account = ?1 AND station = ?2 AND partner = ?3 AND direction = 'out' AND finished IS NULL AND file > ?4
              GROUP BY file ORDER BY file LIMIT ?5",
         )?;
         let rows = query.query_map(params![account, station, partner, after, limit], |row| {
-            Ok(super::SendEntry {
+            Ok(SendEntry {
                 name: row.get(0)?,
                 message: row.get(1)?,
                 size: row.get(2)?,
