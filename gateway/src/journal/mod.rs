@@ -78,6 +78,9 @@ pub enum JournalError {
     /// SQLite's word.
     #[error("journal: {0}")]
     Sqlite(#[from] rusqlite::Error),
+    /// Its file or its thread cannot be had.
+    #[error("journal: cannot {0}")]
+    Open(String),
     /// A stored value is not what this version writes.
     #[error("journal holds a value that cannot be read: {0}")]
     Corrupt(String),
@@ -190,7 +193,7 @@ impl Journal {
         std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || write_loop(&writing, &shared, &queue, &watched))
-            .map_err(|error| JournalError::Corrupt(format!("cannot start the writer: {error}")))?;
+            .map_err(|error| JournalError::Open(format!("start the writer: {error}")))?;
         Ok(Journal {
             path: path.to_owned(),
             changes,
@@ -444,7 +447,7 @@ impl Tx<'_> {
 fn connect(path: &Path) -> Result<Connection> {
     // SQLite would make it readable for all; its side files take the mode from it.
     let private = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path);
-    private.map_err(|error| JournalError::Corrupt(format!("cannot open {}: {error}", path.display())))?;
+    private.map_err(|error| JournalError::Open(format!("open {}: {error}", path.display())))?;
     let db = Connection::open(path)?;
     db.busy_timeout(BUSY_TIMEOUT)?;
     // FULL: in WAL mode NORMAL lost committed rows at a power cut (durability.md §10).

@@ -205,8 +205,8 @@ async fn revive(core: &Arc<Core>, message: &Message) -> Result<Revived> {
             .find(|e| !e.is_dir && e.noncurrent.is_none() && e.area == area)
             .cloned()
     };
+    let what = format!("cannot retry message {}", message.id);
     let (Some(payload), Some(raw)) = (current(Area::Files), current(Area::RawMessage)) else {
-        let what = format!("cannot retry message {}", message.id);
         return Err(Refusal::not_found(
             what,
             "its bytes have left the view",
@@ -215,7 +215,9 @@ async fn revive(core: &Arc<Core>, message: &Message) -> Result<Revived> {
     };
     let core = Arc::clone(core);
     let copied = tokio::task::spawn_blocking(move || Ok::<_, StorageError>((core.storage.restage(&payload)?, core.storage.restage(&raw)?)));
-    let (payload, raw) = copied.await.map_err(|error| StorageError::Missing(error.to_string()))??;
+    let (payload, raw) = copied
+        .await
+        .map_err(|error| Refusal::failed("internal", what, error.to_string(), "try again"))??;
     Ok(Revived { payload, raw, gone })
 }
 
