@@ -305,11 +305,28 @@ async fn in_time<T>(
     })
 }
 
-/// One step of a test of a partner's address.
+/// The steps of a test of a partner's address, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// The URL is one.
+    Url,
+    /// The name resolves.
+    Resolve,
+    /// A connection is made.
+    Connect,
+    /// TLS is agreed on; only with https.
+    Tls,
+    /// The token endpoint gives a token; only where one is wanted.
+    Token,
+    /// HTTP is answered.
+    Answer,
+}
+
+/// One step that was gone.
 #[derive(Clone, Debug)]
 pub struct ProbeStep {
-    /// `url`, `resolve`, `connect`, `tls`, `token`, `answer`.
-    pub name: &'static str,
+    /// Which.
+    pub step: Probe,
     /// Whether it went well; a step that did not is the last.
     pub ok: bool,
     /// What was found.
@@ -439,21 +456,21 @@ impl Poster {
     }
 
     async fn probe_into(&self, target: &Target, steps: &mut Steps) -> Result<(), PostError> {
-        let url = steps.note("url", Url::parse(&target.url), |url| url.origin())?;
-        let route = steps.note("resolve", connect::Route::find(target, &url).await, connect::Route::describe)?;
-        let stream = steps.note("connect", route.connect(target, &url).await, |stream| {
+        let url = steps.note(Probe::Url, Url::parse(&target.url), |url| url.origin())?;
+        let route = steps.note(Probe::Resolve, connect::Route::find(target, &url).await, connect::Route::describe)?;
+        let stream = steps.note(Probe::Connect, route.connect(target, &url).await, |stream| {
             stream
                 .peer_addr()
                 .map_or_else(|_| "connected".to_owned(), |peer| format!("connected to {peer}"))
         })?;
         let connection = self.secure(target, &url, stream).await;
         let connection = match url.https {
-            true => steps.note("tls", connection, connect::Connection::describe)?,
+            true => steps.note(Probe::Tls, connection, connect::Connection::describe)?,
             false => connection?,
         };
         let shown = self.authorization(target).await;
         let shown = match target.credentials {
-            Some(Credentials::Token(_)) => steps.note("token", shown, |_| "the token endpoint gives one".to_owned())?,
+            Some(Credentials::Token(_)) => steps.note(Probe::Token, shown, |_| "the token endpoint gives one".to_owned())?,
             _ => shown?,
         };
         let mut answer = exchange::look(target, &url, connection, "HEAD", &Headers::default(), shown.as_ref()).await;
@@ -463,7 +480,7 @@ impl Poster {
                 Err(error) => Err(error),
             };
         }
-        steps.note("answer", answer, |answer| format!("HTTP {}", answer.status))?;
+        steps.note(Probe::Answer, answer, |answer| format!("HTTP {}", answer.status))?;
         Ok(())
     }
 }
@@ -484,19 +501,19 @@ impl Default for Steps {
 }
 
 impl Steps {
-    fn note<T>(&mut self, name: &'static str, outcome: Result<T, PostError>, describe: impl FnOnce(&T) -> String) -> Result<T, PostError> {
+    fn note<T>(&mut self, step: Probe, outcome: Result<T, PostError>, describe: impl FnOnce(&T) -> String) -> Result<T, PostError> {
         let took = self.since.elapsed();
         self.since = Instant::now();
         self.done.push(match &outcome {
             Ok(found) => ProbeStep {
-                name,
+                step,
                 ok: true,
                 detail: describe(found),
                 hint: String::new(),
                 took,
             },
             Err(error) => ProbeStep {
-                name,
+                step,
                 ok: false,
                 detail: error.text.clone(),
                 hint: error.hint.clone(),

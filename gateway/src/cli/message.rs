@@ -16,7 +16,7 @@ use crate::config::parse_duration;
 use crate::gateway::{Core, is_served};
 use crate::journal::{Entry, MessageFilter};
 use crate::layout::{Area, send_dir};
-use crate::manage::{Refusal, RefusalKind, Result, messages};
+use crate::manage::{Result, messages};
 use crate::message::{Attempt, Direction, Message, State};
 
 /// How often a follower looks.
@@ -448,27 +448,14 @@ fn places(core: &Core, message: &Message) -> Result<Vec<String>> {
         .collect())
 }
 
-/// Waits until a message is final or held; fails after the time given.
+/// Waits until a message is final or held, or the time is over; the message as it is then.
 pub(crate) async fn wait_until_final(core: &Arc<Core>, id: &str, timeout: Option<Duration>) -> Result<Message> {
     let began = Instant::now();
     loop {
         let message = core.journal.read(|tx| tx.expect_message(id))?;
-        if message.state.is_final() || message.state == State::Held {
+        let late = timeout.is_some_and(|limit| began.elapsed() >= limit);
+        if late || message.state.is_final() || message.state == State::Held {
             return Ok(message);
-        }
-        if timeout.is_some_and(|limit| began.elapsed() >= limit) {
-            let why = if message.reason.is_empty() {
-                format!("it is still {}", message.state)
-            } else {
-                format!("it is {}: {}", message.state, message.reason)
-            };
-            return Err(Refusal::new(
-                RefusalKind::Remote,
-                "timeout",
-                format!("message {id} is not final yet"),
-                why,
-                format!("as2gate message follow {}", message.id.short()),
-            ));
         }
         tokio::time::sleep(LOOK).await;
     }

@@ -16,7 +16,7 @@ use crate::manage::{Refusal, RefusalKind, Result, messages, objects, partners};
 use crate::message::{Message, State};
 use crate::partner::Partner;
 use crate::partnership::Partnership;
-use crate::post::{ProbeStep, Target};
+use crate::post::{Probe, ProbeStep, Target};
 
 /// What to do where something listens and does not speak HTTP.
 const NO_ANSWER: &str = "no message was sent; ask the partner whether this is its AS2 address, and whether by http:// or https://";
@@ -168,24 +168,24 @@ fn connection(report: &mut Report<'_>, pair: &Partnership, steps: Vec<ProbeStep>
     let took: Duration = steps.iter().map(|step| step.took).sum();
     let good = steps.iter().all(|step| step.ok);
     for step in steps {
-        let (name, verdict) = match step.name {
-            "url" => ("URL", " is one"),
-            "resolve" => ("name", " resolves"),
-            "connect" => ("connection", " is made"),
-            "tls" => ("TLS", " and certificate"),
-            "token" => ("token", " is given"),
-            _ => ("HTTP", " answers"),
+        let (name, verdict) = match step.step {
+            Probe::Url => ("URL", " is one"),
+            Probe::Resolve => ("name", " resolves"),
+            Probe::Connect => ("connection", " is made"),
+            Probe::Tls => ("TLS", " and certificate"),
+            Probe::Token => ("token", " is given"),
+            Probe::Answer => ("HTTP", " answers"),
         };
-        let trust = match (step.name, pair.pinned_tls.is_empty()) {
-            ("tls", true) => ", trusted by the system's roots",
-            ("tls", false) => ", as pinned",
+        let trust = match (step.step, pair.pinned_tls.is_empty()) {
+            (Probe::Tls, true) => ", trusted by the system's roots",
+            (Probe::Tls, false) => ", as pinned",
             _ => "",
         };
         let detail = if step.ok { format!("{}{trust}", step.detail) } else { step.detail };
         let name = if step.ok { format!("{name}{verdict}") } else { name.to_owned() };
         // What the client says about an answer that is missing is meant for messages.
-        let hint = match step.name {
-            "answer" if !step.ok => NO_ANSWER.to_owned(),
+        let hint = match step.step {
+            Probe::Answer if !step.ok => NO_ANSWER.to_owned(),
             _ => step.hint,
         };
         report.add(Line {
@@ -233,11 +233,7 @@ async fn send_test(core: &Arc<Core>, station: &str, partner: &str, timeout: Dura
     let submitted = intake::submit(core, station, partner, what).await;
     let _ = std::fs::remove_file(&path);
     let id = submitted?.id;
-    match message::wait_until_final(core, id.as_str(), Some(timeout)).await {
-        // A step like the others: how far it came is told beside them.
-        Err(refusal) if refusal.code == "timeout" => Ok(core.journal.read(|tx| tx.expect_message(id.as_str()))?),
-        known => known,
-    }
+    message::wait_until_final(core, id.as_str(), Some(timeout)).await
 }
 
 /// What the test message was protected with.

@@ -122,6 +122,9 @@ async fn submit(ctx: &Ctx, core: &Arc<Core>, args: &Send) -> (Vec<Message>, Vec<
 async fn wait(ctx: &Ctx, core: &Arc<Core>, args: &Send, sent: &mut [Message]) -> Result<()> {
     for message in sent {
         *message = message::wait_until_final(core, message.id.as_str(), args.timeout).await?;
+        if !message.state.is_final() && message.state != State::Held {
+            return Err(late(message));
+        }
         if message.state == State::Duplicate {
             continue;
         }
@@ -133,6 +136,22 @@ async fn wait(ctx: &Ctx, core: &Arc<Core>, args: &Send, sent: &mut [Message]) ->
         tell(ctx, message, &why);
     }
     Ok(())
+}
+
+/// The time given is over.
+fn late(message: &Message) -> Refusal {
+    let why = if message.reason.is_empty() {
+        format!("it is still {}", message.state)
+    } else {
+        format!("it is {}: {}", message.state, message.reason)
+    };
+    Refusal::new(
+        RefusalKind::Remote,
+        "timeout",
+        format!("message {} is not final yet", message.id),
+        why,
+        format!("as2gate message follow {}", message.id.short()),
+    )
 }
 
 fn tell(ctx: &Ctx, message: &Message, why: &str) {

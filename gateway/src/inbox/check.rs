@@ -404,16 +404,16 @@ fn reject(message: &mut Message, error: &Error) {
     message.state = State::Rejected;
     message.code = code_of(error.kind);
     message.reason.clone_from(&error.detail);
-    message.detail.hint = match message.code.as_str() {
-        "authentication-failed" => format!(
+    message.detail.hint = match error.kind {
+        ErrorKind::AuthenticationFailed => format!(
             "ask the partner for its current signing certificate, then as2gate cert add NAME {} --use sign --file FILE",
             option("partner", &message.partner)
         ),
-        "decryption-failed" => format!(
+        ErrorKind::DecryptionFailed => format!(
             "the partner may use an old certificate of ours: send it what `{}` prints",
             command("station profile", &message.station, "")
         ),
-        "insufficient-message-security" => format!(
+        ErrorKind::InsufficientMessageSecurity => format!(
             "ask the partner to sign and encrypt, or allow what it does: {}",
             command(
                 "partner set",

@@ -586,18 +586,29 @@ async fn a_probe_tells_how_far_it_came() {
     let (acceptor, der) = acceptor("localhost", ClientAuth::None, Vec::new());
     let server = server(Some(acceptor)).await;
     let mut target = target(format!("https://localhost:{}/as2", server.port));
-    let names = |steps: &[ProbeStep]| steps.iter().map(|step| (step.name, step.ok)).collect::<Vec<_>>();
+    let names = |steps: &[ProbeStep]| steps.iter().map(|step| (step.step, step.ok)).collect::<Vec<_>>();
     let steps = Poster::new().probe(&target).await;
     assert_eq!(
         names(&steps),
-        [("url", true), ("resolve", true), ("connect", true), ("tls", false)],
+        [
+            (Probe::Url, true),
+            (Probe::Resolve, true),
+            (Probe::Connect, true),
+            (Probe::Tls, false)
+        ],
         "{steps:?}"
     );
     target.pinned = vec![der];
     let steps = Poster::new().probe(&target).await;
     assert_eq!(
         names(&steps),
-        [("url", true), ("resolve", true), ("connect", true), ("tls", true), ("answer", true)],
+        [
+            (Probe::Url, true),
+            (Probe::Resolve, true),
+            (Probe::Connect, true),
+            (Probe::Tls, true),
+            (Probe::Answer, true)
+        ],
         "{steps:?}"
     );
     assert_eq!(steps[4].detail, "HTTP 200");
