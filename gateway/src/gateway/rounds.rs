@@ -79,7 +79,7 @@ pub(super) async fn follow_objects(
 
 pub(super) fn refresh_gauges(core: &Core, front: &sftp_front::Server) -> Result<(), JournalError> {
     core.metrics
-        .set_sftp_connections(u64::try_from(front.sessions().len()).unwrap_or(u64::MAX));
+        .set_sftp_connections(u64::try_from(front.connection_count()).unwrap_or(u64::MAX));
     let counts = core.journal.read(|tx| tx.count_states(Millis::MAX))?;
     for state in State::ALL.iter().filter(|state| state.is_in_work()) {
         let depth = counts.iter().find(|(counted, _)| counted == state).map_or(0, |(_, count)| *count);
