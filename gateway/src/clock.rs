@@ -8,6 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// A moment in UTC milliseconds since 1970.
 pub type Millis = i64;
 
+/// A day in milliseconds.
+pub const DAY: Millis = 86_400_000;
+
 /// Where `now` comes from. Leases, windows and life cycles ask only this.
 pub trait Clock: Send + Sync + 'static {
     /// The present moment.

@@ -225,7 +225,7 @@ fn lacks_names(headers: &Headers) -> bool {
 fn relationship(core: &Core, arrival: &Arrival) -> Relationship {
     let name = |field: &str| {
         let raw = arrival.head.headers.get(field).unwrap_or_default();
-        As2Id::readings(raw.as_bytes()).map_err(|_| raw.chars().take(128).filter(|c| !c.is_control()).collect::<String>())
+        As2Id::readings(raw.as_bytes()).map_err(|_| reply::clean(raw, 128))
     };
     let first = |readings: &[As2Id]| readings.first().map(|id| id.as_str().to_owned()).unwrap_or_default();
     let (froms, tos) = match (name("AS2-From"), name("AS2-To")) {
@@ -533,13 +533,7 @@ fn new_message(arrival: &Arrival, pair: &Partnership, raw_sha256: String, len: u
     let between = (&*pair.station.account, &*pair.station.as2_id, &*pair.partner.as2_id);
     let mut message = Message {
         message_id: given.trim().to_owned(),
-        subject: headers
-            .get("Subject")
-            .unwrap_or_default()
-            .chars()
-            .filter(|c| !c.is_control())
-            .take(500)
-            .collect(),
+        subject: reply::clean(headers.get("Subject").unwrap_or_default(), 500),
         detail: Detail {
             raw_size: len,
             raw_sha256,
@@ -550,7 +544,7 @@ fn new_message(arrival: &Arrival, pair: &Partnership, raw_sha256: String, len: u
     };
     message.detail.set_head(&reply::without_secrets(&arrival.head.bytes));
     if let Err(error) = MessageId::from_header(given) {
-        message.message_id = given.chars().filter(|c| !c.is_control()).take(200).collect();
+        message.message_id = reply::clean(given, 200);
         return Err((Box::new(message), error));
     }
     match ReceiptRequest::from_headers(headers) {

@@ -11,7 +11,7 @@ use as2_core::hex;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::clock::{Millis, millis, rfc3339};
+use crate::clock::{DAY, Millis, millis, rfc3339};
 use crate::config::{Lifecycle, Stages};
 use crate::event::NewEvent;
 use crate::gateway::Core;
@@ -27,7 +27,6 @@ const BATCH: u32 = 500;
 const FORGET_BATCH: u32 = 200;
 /// An automatic sweep that would take more files of an area than this, and more than a fifth of all, waits for a person.
 const BRAKE: u64 = 100;
-const DAY: Millis = 24 * 3600 * 1000;
 /// When the last sweep ended, as milliseconds.
 const FACT_LAST: &str = "lifecycle.last";
 

@@ -10,11 +10,12 @@ use serde_json::{Value, json};
 use super::error::DONE;
 use super::output::{Cell, Format, List, out, plain, size};
 use super::{Ctx, Outcome};
+use crate::clock::DAY;
 use crate::config::{Config, Secret};
 use crate::gateway::{Core, StartError, is_served};
 use crate::journal::Objects;
 use crate::manage::host_keys::HostKeyState;
-use crate::manage::{Object, Refusal, RefusalKind, Result, host_keys, objects, rules};
+use crate::manage::{Object, Refusal, RefusalKind, Result, certificates, host_keys, objects, rules};
 use crate::sftp_tree::revoked;
 
 /// Validate configuration and objects without starting.
@@ -322,8 +323,8 @@ fn contents(core: &Core) -> Result<Vec<Finding>> {
     ];
     let all = objects(core)?;
     findings.extend(sealed(core, &all));
-    for certificate in crate::manage::certificates::expiring(&all, core.clock.now(), 30 * 86_400_000) {
-        let day = crate::manage::certificates::day(certificate.not_after);
+    for certificate in certificates::expiring(&all, core.clock.now(), certificates::SOON_DAYS * DAY) {
+        let day = certificates::day(certificate.not_after);
         findings.push(Finding::warn(
             "certificate",
             format!("{} expires on {day}", certificate.name),

@@ -9,16 +9,13 @@ use serde_json::{Value, json};
 
 use super::error::DONE;
 use super::{Ctx, Outcome};
-use crate::clock::{Millis, rfc3339};
+use crate::clock::{DAY, Millis, rfc3339};
 use crate::gateway::{Core, Listening, is_served};
-use crate::manage::certificates::expiring;
+use crate::manage::certificates::{SOON_DAYS, expiring};
 use crate::manage::host_keys::{HostKey, HostKeyState};
 use crate::manage::{Result, host_keys, objects};
 use crate::message::State;
 
-/// Expiry is mentioned this long before.
-const EXPIRY_WITHIN: Millis = 30 * 86_400_000;
-const DAY: Millis = 86_400_000;
 /// How long the server may take to answer.
 const ASK_WITHIN: Duration = Duration::from_millis(500);
 /// Most bytes read of its metrics.
@@ -71,7 +68,7 @@ pub(super) fn gather(core: &Core, database: String) -> Result<Facts> {
     let count = |wanted: &dyn Fn(State) -> bool| states.iter().filter(|(state, _)| wanted(*state)).map(|(_, count)| count).sum();
     let (free, total) = (core.storage.free_bytes()?, core.storage.total_bytes()?);
     let run_at = core.config.lifecycle.run_at.as_secs();
-    let due = expiring(&all, now, EXPIRY_WITHIN);
+    let due = expiring(&all, now, SOON_DAYS * DAY);
     Ok(Facts {
         running,
         listening,

@@ -244,7 +244,7 @@ impl KeyArgs {
     }
 
     /// Writes the private key and says so.
-    fn write(&self, ctx: &Ctx, target: &Path, file: &KeyFile, ending: &str) -> Result<String> {
+    fn write(&self, target: &Path, file: &KeyFile, ending: &str) -> Result<String> {
         super::write_file(target, &file.private, 0o400)?;
         let form = match self.format {
             KeyFormat::Openssh => "OpenSSH",
@@ -252,7 +252,6 @@ impl KeyArgs {
             KeyFormat::Ppk3 => "PPK version 3",
             KeyFormat::Ppk2 => "PPK version 2",
         };
-        let _ = ctx;
         Ok(format!(
             "Wrote {} ({form}, mode 0400)   fingerprint {}{ending}",
             target.display(),
@@ -326,7 +325,7 @@ async fn add(ctx: &Ctx, core: &Core, name: &str, key: &KeyArgs, settings: &Setti
     let mut text = format!("User {}   {}   home /{}\n", user.name, ways(&user), layout::home(&user.account));
     let mut private = None;
     if let Some(file) = file.as_ref().filter(|_| !ctx.dry_run()) {
-        text.push_str(&format!("{}\n", key.write(ctx, &target, file, "")?));
+        text.push_str(&format!("{}\n", key.write(&target, file, "")?));
         private = Some(target.display().to_string()).filter(|target| target != "-");
     }
     let connect = users::connect_command(core, &user.name, private.as_deref());
@@ -356,7 +355,7 @@ async fn keys(ctx: &Ctx, core: &Core, verb: KeyVerb) -> Result<()> {
             let target = key.target(&name, &source)?;
             let (user, file) = users::add_key(core, ctx.account(), &name, &source, ctx.dry_run()).await?;
             let text = match file.as_ref().filter(|_| !ctx.dry_run()) {
-                Some(file) => key.write(ctx, &target, file, "")?,
+                Some(file) => key.write(&target, file, "")?,
                 None => format!("User {} {} {} keys", user.name, ctx.tense("has", "would have"), user.keys.len()),
             };
             ctx.printer.done(&object(&user), &ctx.would(text));
@@ -366,7 +365,7 @@ async fn keys(ctx: &Ctx, core: &Core, verb: KeyVerb) -> Result<()> {
             let target = key.target(&name, &source)?;
             let (user, file) = users::rotate_key(core, ctx.account(), &name, &source, ctx.dry_run()).await?;
             let text = match file.as_ref().filter(|_| !ctx.dry_run()) {
-                Some(file) => key.write(ctx, &target, file, "   the old key no longer works")?,
+                Some(file) => key.write(&target, file, "   the old key no longer works")?,
                 None => {
                     let works = ctx.tense("no longer works", "would no longer work");
                     format!("User {}   the old key {works}", user.name)

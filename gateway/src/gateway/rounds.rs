@@ -7,7 +7,7 @@ use tokio::sync::{Notify, watch};
 
 use super::Core;
 use super::tls_door::TlsDoor;
-use crate::clock::Millis;
+use crate::clock::{DAY, Millis};
 use crate::journal::JournalError;
 use crate::lifecycle::SweepError;
 use crate::message::State;
@@ -33,8 +33,7 @@ const PUBLISH_SCAN: Duration = Duration::from_secs(1);
 const ORPHAN_SWEEP: Duration = Duration::from_secs(3600);
 const ORPHAN_AGE: Duration = Duration::from_secs(48 * 3600);
 /// Days before the end of a certificate at which it is counted, the longest first.
-const EXPIRY_DAYS: [i64; 2] = [30, 7];
-const DAY: Millis = 86_400_000;
+const EXPIRY_DAYS: [i64; 2] = [manage::certificates::SOON_DAYS, 7];
 /// How often the log names certificates that need somebody.
 const CERTIFICATE_WARNING: Duration = Duration::from_secs(24 * 3600);
 

@@ -259,7 +259,7 @@ fn knows_explanation(as2_version: &str) -> bool {
 }
 
 /// Partner text for a row and a line of ours.
-fn clean(text: &str, most: usize) -> String {
+pub(super) fn clean(text: &str, most: usize) -> String {
     text.chars().filter(|c| !c.is_control()).take(most).collect()
 }
 

@@ -60,11 +60,10 @@ impl Tx<'_> {
         if let Some(message) = self.message(text)? {
             return Ok(message);
         }
-        let bare = text.trim().trim_start_matches('<').trim_end_matches('>');
         let digits = text.len() == 9 && text.bytes().all(|b| b.is_ascii_digit());
         let sql = format!("SELECT {COLUMNS} FROM message WHERE bare_id = ?1 OR (?2 AND id LIKE '%-' || ?1) LIMIT 2");
         let mut query = self.db.prepare_cached(&sql)?;
-        let found = query.query_map(params![bare, digits], |row| Ok(read_message(row)))?;
+        let found = query.query_map(params![bare(text), digits], |row| Ok(read_message(row)))?;
         let mut found = found.collect::<rusqlite::Result<Result<Vec<_>>>>()??;
         match (found.pop(), found.pop()) {
             (Some(message), None) => Ok(message),

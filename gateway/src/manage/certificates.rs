@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::{Change, Refusal, Result, accounts, edit, rules, stations};
 use crate::certificate::{Certificate, Purpose, taken_over};
-use crate::clock::Millis;
+use crate::clock::{DAY, Millis};
 use crate::gateway::Core;
 use crate::hint::listed;
 use crate::journal::{ObjectKind, Objects};
@@ -341,8 +341,9 @@ fn give(core: &Core, objects: &Objects, account: &str, certificate: &Certificate
 }
 
 /// Time that partners get to take a station's next certificate, unless told otherwise.
-const NOTICE: Millis = 14 * 86_400_000;
-const DAY: Millis = 86_400_000;
+const NOTICE: Millis = 14 * DAY;
+/// Expiry is mentioned so many days before.
+pub const SOON_DAYS: i64 = 30;
 
 /// When a switch happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use super::certificates::{For, NewCertificate, Switch, Use, When};
 use super::stations::NewStation;
 use super::users::{KeySource, KeyWish};
 use super::*;
-use crate::clock::{Clock as _, ManualClock, Millis};
+use crate::clock::{Clock as _, DAY, ManualClock, Millis};
 use crate::config::Config;
 use crate::journal::NewUpload;
 use crate::message::{Detail, Direction, Message, State};
@@ -273,7 +273,7 @@ async fn a_switch_takes_over_when_its_time_comes() {
         certificate: Some(foreign("big")),
     };
     partners::add(&core, &big, false).await.unwrap();
-    let at = jiff::Timestamp::from_millisecond(START + 86_400_000).unwrap();
+    let at = jiff::Timestamp::from_millisecond(START + DAY).unwrap();
     let switch = Switch {
         account: None,
         old: "big-2026",
@@ -322,7 +322,7 @@ async fn a_switch_takes_over_when_its_time_comes() {
     assert_eq!(now.stations["ALICE"].certificate, renewed.name);
     assert_eq!(now.certificate("acme", "alice-2026").unwrap().owner, "ALICE");
     assert!(
-        certificates::expiring(&now, clock.now(), 400 * 86_400_000)
+        certificates::expiring(&now, clock.now(), 400 * DAY)
             .iter()
             .any(|c| c.name == third.name)
     );
