@@ -54,7 +54,7 @@ words! {
     pub enum DuplicateRelease {
         /// Not before the window ends.
         Never = "never",
-        /// When the first one was never fully posted, cancelled, or verifiably refused.
+        /// When the partner surely does not hold the first one: it was never fully posted, or verifiably refused.
         ProvablyUndelivered = "provably-undelivered",
         /// When the first one failed for any reason.
         AnyFailure = "any-failure",

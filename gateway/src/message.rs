@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{Millis, compact};
+use crate::config::DuplicateRelease;
 use crate::random::random;
 use crate::words;
 
@@ -313,6 +314,23 @@ impl Message {
         self.detail.marks.retain(|mark| !mark.starts_with(MDN_UNDELIVERED));
     }
 
+    /// The partner may hold it after one of its tries.
+    #[must_use]
+    pub fn may_have_arrived(&self) -> bool {
+        self.detail.tries.iter().any(Attempt::may_have_arrived)
+    }
+
+    /// Whether its name may be used again at once now that it failed (durability.md §6). `refused`: the partner said so
+    /// verifiably, it holds nothing.
+    #[must_use]
+    pub fn frees_name(&self, rule: DuplicateRelease, refused: bool) -> bool {
+        match rule {
+            DuplicateRelease::Never => false,
+            DuplicateRelease::ProvablyUndelivered => refused || !self.may_have_arrived(),
+            DuplicateRelease::AnyFailure => true,
+        }
+    }
+
     /// Whether the same bytes may be posted again: it is in work, or it failed without the partner's verified word.
     #[must_use]
     pub fn can_be_retried(&self) -> bool {
@@ -400,6 +418,28 @@ mod tests {
             ..tried(true, Some(413), "HTTP 413")
         };
         assert!(twice.may_have_arrived(), "the first of the two got no answer");
+    }
+
+    #[test]
+    fn a_failed_message_frees_its_name_by_one_rule() {
+        let mut lost = crate::manage::tests::message(Direction::Out, State::Failed, "j:1", 0);
+        let mut arrived = lost.clone();
+        let tried = |body_sent| Attempt {
+            n: 1,
+            at: 0,
+            took: 0,
+            status: None,
+            outcome: "connection lost".to_owned(),
+            body_sent,
+            twice: false,
+        };
+        lost.detail.tries.push(tried(false));
+        arrived.detail.tries.push(tried(true));
+        // Of what did not arrive and what may have, each without the partner's refusal and with it.
+        let frees = |rule| [&lost, &arrived].map(|message| [false, true].map(|refused| message.frees_name(rule, refused)));
+        assert_eq!(frees(DuplicateRelease::Never), [[false, false], [false, false]]);
+        assert_eq!(frees(DuplicateRelease::ProvablyUndelivered), [[true, true], [false, true]]);
+        assert_eq!(frees(DuplicateRelease::AnyFailure), [[true, true], [true, true]]);
     }
 
     #[test]

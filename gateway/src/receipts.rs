@@ -298,7 +298,7 @@ async fn apply(core: &Arc<Core>, message: Message, verdict: Verdict, evidence: E
             message.detail.marks.extend(marks);
             message.updated = now;
             let mut step = outbox::finish(message, State::Failed, Some(evidence), &open, now);
-            step.frees_name = refused && core.config.uploads.duplicate_release != crate::config::DuplicateRelease::Never;
+            step.frees_name = step.message.frees_name(core.config.uploads.duplicate_release, refused);
             step
         }
         Verdict::Held { .. } if message.state == State::Held => return keep_beside(core, message, &evidence, now, "mdn.repeated").await,

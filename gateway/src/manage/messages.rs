@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use super::{Refusal, RefusalKind, Result, objects, partners, stations};
 use crate::clock::Millis;
-use crate::config::DuplicateRelease;
 use crate::gateway::Core;
 use crate::hint::command;
 use crate::journal::{Accepted, Entry, JournalError, MessageFilter, NewUpload, Revived};
@@ -343,15 +342,9 @@ pub async fn cancel(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
         String::new()
     };
     cancelled.updated = now;
-    // Only what the partner surely does not hold frees the name (durability.md §6).
-    let undelivered = !message.detail.tries.iter().any(crate::message::Attempt::may_have_arrived);
     let mut step = crate::outbox::finish(cancelled, State::Failed, None, &[message.state], now);
     step.event = "message.cancelled";
-    step.frees_name = match core.config.uploads.duplicate_release {
-        DuplicateRelease::Never => false,
-        DuplicateRelease::ProvablyUndelivered => undelivered,
-        DuplicateRelease::AnyFailure => true,
-    };
+    step.frees_name = step.message.frees_name(core.config.uploads.duplicate_release, false);
     // The person has seen the row as it was; a try may have begun and ended since.
     step.seen = Some(message.updated);
     let settled = step.message.clone();

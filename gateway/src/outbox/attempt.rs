@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::outcome::{self, After};
+use super::outcome;
 use super::restart::{self, Posted};
 use super::{FlowError, settle};
 use crate::clock::Millis;
@@ -193,17 +193,4 @@ pub(crate) fn header_lines(head: &[u8]) -> &[u8] {
         .strip_suffix(b"\r\n\r\n")
         .and_then(|_| lines.get(..lines.len() - 2))
         .unwrap_or(lines)
-}
-
-impl After {
-    /// Whether the name may be used again at once (durability.md §6).
-    pub(super) fn frees_name(&self, message: &Message, rule: crate::config::DuplicateRelease) -> bool {
-        use crate::config::DuplicateRelease::{AnyFailure, Never, ProvablyUndelivered};
-        let After::Failed { refused, .. } = self else { return false };
-        match rule {
-            Never => false,
-            AnyFailure => true,
-            ProvablyUndelivered => *refused || !message.detail.tries.iter().any(Attempt::may_have_arrived),
-        }
-    }
 }

@@ -10,7 +10,7 @@ use crate::gateway::Core;
 use crate::hint::command;
 use crate::journal::{Job, NewEntry, Next, Settlement};
 use crate::layout::{self, Area, Tray};
-use crate::message::{Attempt, Message, State};
+use crate::message::{Message, State};
 use crate::partnership::Partnership;
 use crate::post::{Answer, PostError, Stage};
 use crate::random::random;
@@ -258,7 +258,6 @@ pub(super) fn step(core: &Core, mut message: Message, pair: &Partnership, after:
     let now = core.clock.now();
     let expected = [State::Sending, State::WaitingMdn, State::Retrying, State::Queued];
     message.updated = now;
-    let frees = after.frees_name(&message, core.config.uploads.duplicate_release);
     match after {
         After::Delivered { marks, evidence } => {
             message.detail.marks.extend(marks);
@@ -268,16 +267,16 @@ pub(super) fn step(core: &Core, mut message: Message, pair: &Partnership, after:
             code,
             reason,
             hint,
+            refused,
             marks,
             evidence,
-            ..
         } => {
             message.code = code;
             message.reason = reason;
             message.detail.hint = hint;
             message.detail.marks.extend(marks);
             let mut step = finish(message, State::Failed, evidence, &expected, now);
-            step.frees_name = frees;
+            step.frees_name = step.message.frees_name(core.config.uploads.duplicate_release, refused);
             step
         }
         After::Held { code, reason, evidence } => {
@@ -376,7 +375,7 @@ fn again(
 ) -> Settlement {
     let now = core.clock.now();
     let figures = figures(core, pair);
-    let body_left = message.detail.tries.iter().any(Attempt::may_have_arrived);
+    let body_left = message.may_have_arrived();
     if body_left && !pair.partner.detects_duplicates {
         let after = After::Held {
             code: "outcome-unknown".to_owned(),
@@ -505,7 +504,6 @@ pub(super) async fn give_up(core: &Arc<Core>, job: &Job, mut message: Message, c
     why.clone_into(&mut message.reason);
     message.detail.hint = "upload it again, mended; `message list --state failed` shows all of these".to_owned();
     message.updated = now;
-    let arrived = message.detail.tries.iter().any(Attempt::may_have_arrived);
     let mut step = finish(
         message,
         State::Failed,
@@ -517,7 +515,7 @@ pub(super) async fn give_up(core: &Arc<Core>, job: &Job, mut message: Message, c
     step.entries.retain(|entry| {
         entry.store.is_empty() || step.blobs.iter().any(|(key, _)| *key == entry.store) || core.storage.open_staged(&entry.store).is_ok()
     });
-    step.frees_name = !arrived;
+    step.frees_name = step.message.frees_name(core.config.uploads.duplicate_release, false);
     step.fence = Some((job.id, job.fence));
     settle(core, step, now).await
 }
