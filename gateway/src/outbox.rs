@@ -23,7 +23,7 @@ pub(crate) use attempt::target;
 pub(crate) use compose::add_mics;
 pub use compose::receipt_request;
 pub use outcome::retry_wait;
-pub(crate) use outcome::{figures, finish, keep, next_wait, wait_asked};
+pub(crate) use outcome::{ended, figures, keep, next_wait, wait_asked};
 
 /// What went wrong on our side while working on a message. The job's lease runs out and it is tried again.
 #[derive(Debug, thiserror::Error)]

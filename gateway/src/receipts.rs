@@ -273,48 +273,21 @@ fn may_be_late(message: &Message) -> bool {
 async fn apply(core: &Arc<Core>, message: Message, verdict: Verdict, evidence: Evidence) -> Result<(), FlowError> {
     let now = core.clock.now();
     let late = may_be_late(&message);
-    let open = [State::Sending, State::WaitingMdn, State::Retrying, State::Held, State::Queued];
-    let step = match verdict {
+    let verdict = match verdict {
         Verdict::Delivered { mut marks } if late => {
             marks.push("late".to_owned());
             return deliver_late(core, message, marks, evidence, now).await;
         }
         _ if message.state.is_final() => return keep_beside(core, message, &evidence, now, "mdn.repeated").await,
-        Verdict::Delivered { marks } => {
-            let mut message = message;
-            message.detail.marks.extend(marks);
-            message.updated = now;
-            outbox::finish(message, State::Delivered, Some(evidence), &open, now)
-        }
-        Verdict::Failed {
-            code,
-            reason,
-            hint,
-            refused,
-            marks,
-        } => {
-            let mut message = message;
-            (message.code, message.reason, message.detail.hint) = (code, reason, hint);
-            message.detail.marks.extend(marks);
-            message.updated = now;
-            let mut step = outbox::finish(message, State::Failed, Some(evidence), &open, now);
-            step.frees_name = step.message.frees_name(core.config.uploads.duplicate_release, refused);
-            step
-        }
         Verdict::Held { .. } if message.state == State::Held => return keep_beside(core, message, &evidence, now, "mdn.repeated").await,
-        Verdict::Held { code, reason } => {
-            let mut message = message;
-            (message.state, message.code, message.reason) = (State::Held, code, reason);
-            message.updated = now;
-            let mut step = Settlement::new(message, &open, "message.held");
-            outbox::keep(&mut step, Some(evidence), now);
-            step
-        }
         Verdict::Nothing { code, reason } => {
             tracing::warn!(id = %message.id, code, reason, "MDN changes nothing");
             return keep_beside(core, message, &evidence, now, "mdn.unverified").await;
         }
+        verdict => verdict,
     };
+    let open = [State::Sending, State::WaitingMdn, State::Retrying, State::Held, State::Queued];
+    let step = outbox::ended(core, message, verdict, Some(evidence), &open, now);
     outbox::settle(core, step, now).await
 }
 

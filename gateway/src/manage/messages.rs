@@ -14,7 +14,7 @@ use crate::layout::{self, Area};
 use crate::message::{Detail, Direction, FileRecord, Message, State};
 use crate::outbox::FlowError;
 use crate::partner::Partner;
-use crate::receipts;
+use crate::receipts::{self, Verdict};
 use crate::storage::{Content, Staged, StorageError};
 
 /// Milliseconds after which a running server has surely seen what was set just before.
@@ -333,18 +333,14 @@ pub async fn cancel(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
         return Ok(message.clone());
     }
     let now = core.clock.now();
-    let mut cancelled = message.clone();
-    "cancelled".clone_into(&mut cancelled.code);
-    "cancelled by an operator".clone_into(&mut cancelled.reason);
-    cancelled.detail.hint = if message.attempts > 0 {
-        "the partner may have received it".to_owned()
+    let hint = if message.attempts > 0 {
+        "the partner may have received it"
     } else {
-        String::new()
+        ""
     };
-    cancelled.updated = now;
-    let mut step = crate::outbox::finish(cancelled, State::Failed, None, &[message.state], now);
+    let verdict = Verdict::failed("cancelled", "cancelled by an operator", hint);
+    let mut step = crate::outbox::ended(core, message.clone(), verdict, None, &[message.state], now);
     step.event = "message.cancelled";
-    step.frees_name = step.message.frees_name(core.config.uploads.duplicate_release, false);
     // The person has seen the row as it was; a try may have begun and ended since.
     step.seen = Some(message.updated);
     let settled = step.message.clone();

@@ -190,7 +190,8 @@ async fn a_hold_is_laid_on_what_is_there_only_when_it_changes() {
     plain_pair(&core).await;
     let message = message(Direction::Out, State::Failed, "j:1", START);
     accept(&core, &message, b"abc").await;
-    let step = crate::outbox::finish(message.clone(), State::Failed, None, &[State::Failed], START);
+    let verdict = crate::receipts::Verdict::failed("no-mdn", "", "");
+    let step = crate::outbox::ended(&core, message.clone(), verdict, None, &[State::Failed], START);
     core.journal.write(move |tx| tx.settle(&step, START)).await.unwrap();
     let db = rusqlite::Connection::open(core.config.paths().db).unwrap();
     let held = || {

@@ -23,20 +23,14 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
 const LEAST_WAIT: Duration = Duration::from_secs(60);
 const MOST_WAIT: Duration = Duration::from_secs(300);
 
+/// States in which a worker's step may happen.
+const WORKED_ON: [State; 4] = [State::Queued, State::Sending, State::WaitingMdn, State::Retrying];
+
 /// What becomes of a message after a try.
 #[derive(Debug)]
 pub(super) enum After {
-    /// Receipt in hand, or none was asked for.
-    Delivered { marks: Vec<String>, evidence: Option<Evidence> },
-    /// For good. `refused`: the partner said so verifiably, it holds nothing.
-    Failed {
-        code: String,
-        reason: String,
-        hint: String,
-        refused: bool,
-        marks: Vec<String>,
-        evidence: Option<Evidence>,
-    },
+    /// Judged: by the receipt, or by all that will come.
+    Ended(Verdict, Option<Box<Evidence>>),
     /// Again, with the same bytes.
     Again {
         code: &'static str,
@@ -45,12 +39,6 @@ pub(super) enum After {
     },
     /// The async receipt is due.
     WaitMdn,
-    /// An operator decides.
-    Held {
-        code: String,
-        reason: String,
-        evidence: Option<Evidence>,
-    },
 }
 
 /// Judges what a try came to.
@@ -68,7 +56,7 @@ pub(super) async fn judge(
         let evidence = receipts::read_mdn(core, pair, answer.headers.clone(), answer.body.clone()).await?;
         if let Some(evidence) = evidence {
             let verdict = receipts::verdict(core, message, pair, &evidence, Timing::InAnswer).await?;
-            return Ok(from_verdict(verdict, evidence));
+            return Ok(After::Ended(verdict, Some(Box::new(evidence))));
         }
     }
     Ok(judge_status(message, pair, answer, core.clock.now()))
@@ -76,54 +64,13 @@ pub(super) async fn judge(
 
 fn judge_error(error: &PostError) -> After {
     match error.stage {
-        Stage::Url | Stage::Denied => After::Failed {
-            code: if error.stage == Stage::Url {
-                "bad-url"
-            } else {
-                "destination-denied"
-            }
-            .to_owned(),
-            reason: error.to_string(),
-            hint: error.hint.clone(),
-            refused: false,
-            marks: Vec::new(),
-            evidence: None,
-        },
+        Stage::Url => failed("bad-url", error.to_string(), &error.hint),
+        Stage::Denied => failed("destination-denied", error.to_string(), &error.hint),
         Stage::Token if !error.retry => failed("token-refused", error.to_string(), &error.hint),
         _ => After::Again {
             code: "not-delivered",
             reason: error.to_string(),
             not_before: None,
-        },
-    }
-}
-
-fn from_verdict(verdict: Verdict, evidence: Evidence) -> After {
-    let evidence = Some(evidence);
-    match verdict {
-        Verdict::Delivered { marks } => After::Delivered { marks, evidence },
-        Verdict::Failed {
-            code,
-            reason,
-            hint,
-            refused,
-            marks,
-        } => After::Failed {
-            code,
-            reason,
-            hint,
-            refused,
-            marks,
-            evidence,
-        },
-        Verdict::Held { code, reason } => After::Held { code, reason, evidence },
-        Verdict::Nothing { code, reason } => After::Failed {
-            code,
-            reason,
-            hint: "ask the partner whether the message arrived before you resend it".to_owned(),
-            refused: false,
-            marks: Vec::new(),
-            evidence,
         },
     }
 }
@@ -139,10 +86,7 @@ fn judge_status(message: &Message, pair: &Partnership, answer: &Answer, now: Mil
             reason: format!("HTTP {status} before the whole message was sent"),
             not_before: None,
         },
-        (200..300, MdnMode::None) => After::Delivered {
-            marks: Vec::new(),
-            evidence: None,
-        },
+        (200..300, MdnMode::None) => After::Ended(Verdict::Delivered { marks: Vec::new() }, None),
         (200..300, mode) if mode.is_async() => After::WaitMdn,
         // RFC 4130 §5.5: the reply could not be read, so the same content goes again under the same Message-ID.
         (200..300, _) if !answer.complete && !answer.over_limit => After::Again {
@@ -204,14 +148,7 @@ fn retry_after(text: &str, now: Millis) -> Option<Duration> {
 }
 
 fn failed(code: &str, reason: String, hint: &str) -> After {
-    After::Failed {
-        code: code.to_owned(),
-        reason,
-        hint: hint.to_owned(),
-        refused: false,
-        marks: Vec::new(),
-        evidence: None,
-    }
+    After::Ended(Verdict::failed(code, reason, hint), None)
 }
 
 /// The partner's text, short and without anything that a terminal would obey.
@@ -253,57 +190,69 @@ fn retry_or_cancel(message: &Message) -> String {
     format!("`as2gate message retry {id}` posts the same bytes again, `as2gate message cancel {id}` gives up")
 }
 
-/// Turns a judgement into a step of the message.
+/// Turns what became of a try into a step of the message.
 pub(super) fn step(core: &Core, mut message: Message, pair: &Partnership, after: After) -> Settlement {
     let now = core.clock.now();
-    let expected = [State::Sending, State::WaitingMdn, State::Retrying, State::Queued];
     message.updated = now;
     match after {
-        After::Delivered { marks, evidence } => {
-            message.detail.marks.extend(marks);
-            finish(message, State::Delivered, evidence, &expected, now)
-        }
-        After::Failed {
-            code,
-            reason,
-            hint,
-            refused,
-            marks,
-            evidence,
-        } => {
-            message.code = code;
-            message.reason = reason;
-            message.detail.hint = hint;
-            message.detail.marks.extend(marks);
-            let mut step = finish(message, State::Failed, evidence, &expected, now);
-            step.frees_name = step.message.frees_name(core.config.uploads.duplicate_release, refused);
-            step
-        }
-        After::Held { code, reason, evidence } => {
-            message.state = State::Held;
-            message.code = code;
-            message.reason = reason;
-            message.detail.hint = retry_or_cancel(&message);
-            let mut step = Settlement::new(message, &expected, "message.held");
-            keep(&mut step, evidence, now);
-            step
-        }
+        After::Ended(verdict, evidence) => ended(core, message, verdict, evidence.map(|boxed| *boxed), &WORKED_ON, now),
         After::WaitMdn => {
             let wait = millis(figures(core, pair).mdn_wait);
             message.state = State::WaitingMdn;
             message.reason = "posted; waiting for the MDN".to_owned();
             message.code = String::new();
             message.detail.mdn_due = Some(now + wait);
-            let mut step = Settlement::new(message, &expected, "message.posted");
+            let mut step = Settlement::new(message, &WORKED_ON, "message.posted");
             step.next = Next::At(now + wait);
             step
         }
-        After::Again { code, reason, not_before } => again(core, message, pair, code, reason, not_before, &expected),
+        After::Again { code, reason, not_before } => again(core, message, pair, code, reason, not_before),
+    }
+}
+
+/// What a message becomes that is judged: by an answer, an MDN that was posted to us, a deadline or an operator.
+pub(crate) fn ended(
+    core: &Core,
+    mut message: Message,
+    verdict: Verdict,
+    evidence: Option<Evidence>,
+    expected: &[State],
+    now: Millis,
+) -> Settlement {
+    message.updated = now;
+    match verdict {
+        Verdict::Delivered { marks } => {
+            message.detail.marks.extend(marks);
+            finish(message, State::Delivered, evidence, expected, now)
+        }
+        Verdict::Failed {
+            code,
+            reason,
+            hint,
+            refused,
+        } => {
+            (message.code, message.reason, message.detail.hint) = (code, reason, hint);
+            let mut step = finish(message, State::Failed, evidence, expected, now);
+            step.frees_name = step.message.frees_name(core.config.uploads.duplicate_release, refused);
+            step
+        }
+        Verdict::Held { code, reason } => {
+            (message.state, message.code, message.reason) = (State::Held, code, reason);
+            message.detail.hint = retry_or_cancel(&message);
+            let mut step = Settlement::new(message, expected, "message.held");
+            keep(&mut step, evidence, now);
+            step
+        }
+        // No other answer comes to a POST.
+        Verdict::Nothing { code, reason } => {
+            let verdict = Verdict::failed(code, reason, "ask the partner whether the message arrived before you resend it");
+            ended(core, message, verdict, evidence, expected, now)
+        }
     }
 }
 
 /// The end of a sent message: its file goes to `outbox` or `failed`.
-pub(crate) fn finish(mut message: Message, state: State, evidence: Option<Evidence>, expected: &[State], now: Millis) -> Settlement {
+fn finish(mut message: Message, state: State, evidence: Option<Evidence>, expected: &[State], now: Millis) -> Settlement {
     message.state = state;
     message.finished = Some(now);
     message.next_try = None;
@@ -364,39 +313,24 @@ pub(crate) fn next_wait(figures: &Retry, n: u32, asked: Option<Duration>) -> Dur
     retry_wait(figures.initial, figures.factor, figures.max_wait, n, figures.jitter, roll).max(asked.unwrap_or_default())
 }
 
-fn again(
-    core: &Core,
-    mut message: Message,
-    pair: &Partnership,
-    code: &str,
-    reason: String,
-    not_before: Option<Duration>,
-    expected: &[State],
-) -> Settlement {
+fn again(core: &Core, mut message: Message, pair: &Partnership, code: &str, reason: String, not_before: Option<Duration>) -> Settlement {
     let now = core.clock.now();
     let figures = figures(core, pair);
     let body_left = message.may_have_arrived();
     if body_left && !pair.partner.detects_duplicates {
-        let after = After::Held {
+        let verdict = Verdict::Held {
             code: "outcome-unknown".to_owned(),
             reason: format!("{reason}; the partner may hold the message and does not detect duplicates"),
-            evidence: None,
         };
-        return step(core, message, pair, after);
+        return ended(core, message, verdict, None, &WORKED_ON, now);
     }
     let first = message.detail.tries.first().map_or(message.created, |t| t.at);
     let tries = message.attempts.saturating_sub(message.detail.mdn_tries);
     if tries >= figures.max_tries || now - first >= millis(figures.max_time) {
         let code = if body_left { "no-mdn" } else { "not-delivered" };
-        let after = After::Failed {
-            code: code.to_owned(),
-            reason: format!("given up after {tries} tries: {reason}"),
-            hint: format!("`as2gate message retry {}` once the cause is mended", message.id.short()),
-            refused: false,
-            marks: Vec::new(),
-            evidence: None,
-        };
-        return step(core, message, pair, after);
+        let reason = format!("given up after {tries} tries: {reason}");
+        let hint = format!("`as2gate message retry {}` once the cause is mended", message.id.short());
+        return ended(core, message, Verdict::failed(code, reason, hint), None, &WORKED_ON, now);
     }
     let wait = next_wait(&figures, tries.max(1), not_before);
     message.state = State::Retrying;
@@ -404,7 +338,7 @@ fn again(
     message.reason = reason;
     message.next_try = Some(now + millis(wait));
     let due = now + millis(wait);
-    let mut settlement = Settlement::new(message, expected, "message.retrying");
+    let mut settlement = Settlement::new(message, &WORKED_ON, "message.retrying");
     settlement.next = Next::At(due);
     settlement
 }
@@ -435,20 +369,21 @@ pub(super) async fn mdn_is_missing(core: &Arc<Core>, job: &Job, mut message: Mes
         message.detail.mdn_tries += 1;
         return super::attempt::attempt(core, job, message, None, pair).await;
     }
-    let after = if pair.partner.detects_duplicates {
-        failed(
+    let verdict = if pair.partner.detects_duplicates {
+        Verdict::failed(
             "no-mdn",
-            "the MDN did not come in time; the outcome is unknown".to_owned(),
+            "the MDN did not come in time; the outcome is unknown",
             "ask the partner whether the message arrived; a late MDN still settles it",
         )
     } else {
-        After::Held {
+        Verdict::Held {
             code: "no-mdn".to_owned(),
             reason: "the MDN did not come in time, and the partner does not detect duplicates".to_owned(),
-            evidence: None,
         }
     };
-    conclude(core, job, message, pair, after).await
+    let mut step = ended(core, message, verdict, None, &WORKED_ON, now);
+    step.fence = Some((job.id, job.fence));
+    settle(core, step, now).await
 }
 
 /// Our own set-up is not ready for this message: it waits, and goes out by itself once that is mended (`look_again`). Said once; a
@@ -483,8 +418,7 @@ pub(super) async fn not_now(
         message.detail.hint = "mend the settings; the message goes out by itself within a minute".to_owned();
         message.updated = now;
         message.next_try = Some(now + least);
-        let expected = [message.state, State::Queued, State::Sending, State::Retrying, State::WaitingMdn];
-        let mut step = Settlement::new(message, &expected, "message.waiting");
+        let mut step = Settlement::new(message, &WORKED_ON, "message.waiting");
         step.fence = Some(claim);
         step.next = Next::At(now + least);
         settle(core, step, now).await?;
@@ -498,24 +432,14 @@ pub(super) async fn not_now(
 }
 
 /// What no retry mends: the payload cannot be packaged, or its bytes are gone.
-pub(super) async fn give_up(core: &Arc<Core>, job: &Job, mut message: Message, code: &str, why: &str) -> Result<(), FlowError> {
+pub(super) async fn give_up(core: &Arc<Core>, job: &Job, message: Message, code: &str, why: &str) -> Result<(), FlowError> {
     let now = core.clock.now();
-    code.clone_into(&mut message.code);
-    why.clone_into(&mut message.reason);
-    message.detail.hint = "upload it again, mended; `message list --state failed` shows all of these".to_owned();
-    message.updated = now;
-    let mut step = finish(
-        message,
-        State::Failed,
-        None,
-        &[State::Queued, State::Sending, State::Retrying, State::WaitingMdn],
-        now,
-    );
+    let hint = "upload it again, mended; `message list --state failed` shows all of these";
+    let mut step = ended(core, message, Verdict::failed(code, why, hint), None, &WORKED_ON, now);
     // Bytes that are gone cannot be shown.
     step.entries.retain(|entry| {
         entry.store.is_empty() || step.blobs.iter().any(|(key, _)| *key == entry.store) || core.storage.open_staged(&entry.store).is_ok()
     });
-    step.frees_name = step.message.frees_name(core.config.uploads.duplicate_release, false);
     step.fence = Some((job.id, job.fence));
     settle(core, step, now).await
 }
@@ -531,12 +455,6 @@ pub(super) async fn hold(core: &Arc<Core>, job: &Job, mut message: Message, why:
     let mut step = Settlement::new(message, &[State::Sending], "message.held");
     step.fence = Some((job.id, job.fence));
     settle(core, step, now).await
-}
-
-async fn conclude(core: &Arc<Core>, job: &Job, message: Message, pair: &Arc<Partnership>, after: After) -> Result<(), FlowError> {
-    let mut step = step(core, message, pair, after);
-    step.fence = Some((job.id, job.fence));
-    settle(core, step, core.clock.now()).await
 }
 
 #[cfg(test)]

@@ -79,3 +79,18 @@ async fn nothing_is_computed_for_a_message_that_no_mdn_moves() {
     let shown = core.journal.read(|tx| tx.entries_of(message.id.as_str())).unwrap();
     assert_eq!(shown.len(), 1, "the MDN is kept beside");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_an_mdn_holds_says_what_can_be_done() {
+    let Place { core, dir: _dir, .. } = place_with(|config| config.storage.min_free = 0).await;
+    plain_pair(&core).await;
+    let message = sent(&core, State::WaitingMdn, "").await;
+    let verdict = Verdict::Held {
+        code: "duplicate-at-partner".to_owned(),
+        reason: "the partner calls the first attempt a duplicate".to_owned(),
+    };
+    apply(&core, message.clone(), verdict, mdn(BODY)).await.unwrap();
+    let held = found(&core, &message);
+    assert_eq!((held.state, held.code.as_str()), (State::Held, "duplicate-at-partner"));
+    assert!(held.detail.hint.contains("as2gate message retry"), "{}", held.detail.hint);
+}

@@ -37,12 +37,23 @@ pub enum Verdict {
         reason: String,
         hint: String,
         refused: bool,
-        marks: Vec<String>,
     },
     /// A human has to look.
     Held { code: String, reason: String },
     /// It may not change anything; kept and shown as unverified.
     Nothing { code: String, reason: String },
+}
+
+impl Verdict {
+    /// It ends the message, and whether the partner holds it is not known.
+    pub(crate) fn failed(code: impl Into<String>, reason: impl Into<String>, hint: impl Into<String>) -> Self {
+        Verdict::Failed {
+            code: code.into(),
+            reason: reason.into(),
+            hint: hint.into(),
+            refused: false,
+        }
+    }
 }
 
 /// Judges an MDN against the message that it answers (as2.md §5.4, reference README points 3 and 4).
@@ -100,13 +111,7 @@ fn wrong_message(message: &Message, mdn: &Mdn, evidence: &Evidence, timing: Timi
 
 fn not_ours(timing: Timing, code: &str, reason: String) -> Verdict {
     match timing {
-        Timing::InAnswer => Verdict::Failed {
-            code: code.to_owned(),
-            reason,
-            hint: "ask the partner whether the message arrived".to_owned(),
-            refused: false,
-            marks: Vec::new(),
-        },
+        Timing::InAnswer => Verdict::failed(code, reason, "ask the partner whether the message arrived"),
         Timing::Async => Verdict::Nothing {
             code: code.to_owned(),
             reason,
@@ -127,13 +132,11 @@ fn signature_lacking(message: &Message, evidence: &Evidence, timing: Timing, pos
     let unsigned = matches!(evidence.mdn.signature, MdnSignature::None);
     match timing {
         Timing::InAnswer if !positive && unsigned => None,
-        Timing::InAnswer => Some(Verdict::Failed {
-            code: if unsigned { "mdn-not-signed" } else { "mdn-signature-invalid" }.to_owned(),
-            reason: trouble,
-            hint: "the outcome is unknown: ask the partner; look at its signing certificate and the partner's setting mdn".to_owned(),
-            refused: false,
-            marks: Vec::new(),
-        }),
+        Timing::InAnswer => Some(Verdict::failed(
+            if unsigned { "mdn-not-signed" } else { "mdn-signature-invalid" },
+            trouble,
+            "the outcome is unknown: ask the partner; look at its signing certificate and the partner's setting mdn",
+        )),
         Timing::Async => Some(Verdict::Nothing {
             code: "mdn-unverified".to_owned(),
             reason: trouble,
@@ -191,7 +194,6 @@ fn negative(message: &Message, mdn: &Mdn) -> Verdict {
         reason: format!("{} {}", mdn.disposition, first_line).trim().to_owned(),
         hint,
         refused: true,
-        marks: Vec::new(),
     }
 }
 
@@ -264,11 +266,9 @@ fn unreadable_mic(message: &Message, text: &str) -> Verdict {
 }
 
 fn mic_failure(code: &str, reason: String) -> Verdict {
-    Verdict::Failed {
-        code: code.to_owned(),
+    Verdict::failed(
+        code,
         reason,
-        hint: "the partner holds something else than was sent: ask it before anything is sent again".to_owned(),
-        refused: false,
-        marks: Vec::new(),
-    }
+        "the partner holds something else than was sent: ask it before anything is sent again",
+    )
 }
