@@ -101,6 +101,22 @@ impl State {
     }
 }
 
+words! {
+    /// What a sent message waits for on our side, as its code: it goes out by itself once that is there.
+    pub enum Lacking {
+        /// The pair, or a key of it.
+        NotConfigured = "not-configured",
+        /// Leave to send to the partner.
+        PartnerBlocked = "partner-blocked",
+        /// A key to sign with.
+        NoIdentity = "no-identity",
+        /// A certificate to encrypt to.
+        NoCertificate = "no-certificate",
+        /// Settings that a message can be made by.
+        CannotCompose = "cannot-compose",
+    }
+}
+
 /// One file of a message.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct FileRecord {

@@ -16,8 +16,10 @@ use std::sync::Arc;
 use crate::clock::Millis;
 use crate::gateway::Core;
 use crate::journal::{Job, JournalError, Settlement};
-use crate::message::{Message, State};
+use crate::message::{Lacking, Message, State};
 use crate::storage::StorageError;
+
+use compose::Trouble;
 
 pub(crate) use attempt::target;
 pub(crate) use compose::add_mics;
@@ -77,10 +79,11 @@ async fn step(core: &Arc<Core>, job: &Job, message: Message) -> Result<(), FlowE
     let seen = core.objects().version;
     let partnership = match core.partnership_of(&message) {
         Ok(partnership) => partnership,
-        Err(lack) => return outcome::not_now(core, job, message, seen, "not-configured", &lack.to_string()).await,
+        Err(lack) => return outcome::not_now(core, job, message, seen, Lacking::NotConfigured, &lack.to_string()).await,
     };
     if partnership.partner.blocked.out() {
-        return outcome::not_now(core, job, message, seen, "partner-blocked", "sending to this partner is blocked").await;
+        let why = "sending to this partner is blocked";
+        return outcome::not_now(core, job, message, seen, Lacking::PartnerBlocked, why).await;
     }
     if message.state == State::WaitingMdn {
         return outcome::mdn_is_missing(core, job, message, &partnership).await;
@@ -97,8 +100,8 @@ async fn step(core: &Arc<Core>, job: &Job, message: Message) -> Result<(), FlowE
     let (message, blob) = if message.message_id.is_empty() {
         match compose::compose(core, message.clone(), &partnership).await? {
             Ok(packed) => packed,
-            Err(trouble) if trouble.code == "bad-zip" => return outcome::give_up(core, job, message, trouble.code, &trouble.why).await,
-            Err(trouble) => return outcome::not_now(core, job, message, seen, trouble.code, &trouble.why).await,
+            Err(Trouble::BadZip(why)) => return outcome::give_up(core, job, message, "bad-zip", &why).await,
+            Err(Trouble::Lacking(what, why)) => return outcome::not_now(core, job, message, seen, what, &why).await,
         }
     } else {
         (message, None)

@@ -12,7 +12,7 @@ use crate::clock::{Millis, compact, millis};
 use crate::config::show_duration;
 use crate::event::NewEvent;
 use crate::layout::{self, Area};
-use crate::message::{Message, MicRecord, State};
+use crate::message::{Lacking, Message, MicRecord, State};
 use crate::random::random;
 use crate::storage::Staged;
 
@@ -122,8 +122,11 @@ impl Settlement {
     }
 }
 
-/// Codes of messages that wait for our own settings.
-const WAITING: &str = "code IN ('not-configured', 'partner-blocked', 'no-identity', 'no-certificate', 'cannot-compose')";
+/// The condition of messages that wait for our own settings.
+fn waiting() -> String {
+    let codes: Vec<String> = Lacking::ALL.iter().map(|code| format!("'{code}'")).collect();
+    format!("code IN ({})", codes.join(", "))
+}
 
 /// The scope of a name window: station and partner, told apart by a byte that no AS2 id holds.
 fn scope(message: &Message) -> String {
@@ -332,7 +335,10 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn pairs_waiting(&self) -> Result<Vec<(String, String)>> {
-        let sql = format!("SELECT DISTINCT station, partner FROM message WHERE finished IS NULL AND direction = 'out' AND {WAITING}");
+        let sql = format!(
+            "SELECT DISTINCT station, partner FROM message WHERE finished IS NULL AND direction = 'out' AND {}",
+            waiting()
+        );
         let mut query = self.db.prepare_cached(&sql)?;
         let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
@@ -345,7 +351,8 @@ impl Tx<'_> {
     pub fn hurry_waiting(&self, pairs: &[(String, String)], now: Millis) -> Result<()> {
         let sql = format!(
             "UPDATE job SET due = ?2 WHERE lane = ?1 AND kind = 'send' AND due > ?2
-             AND EXISTS (SELECT 1 FROM message WHERE id = job.message AND {WAITING})"
+             AND EXISTS (SELECT 1 FROM message WHERE id = job.message AND {})",
+            waiting()
         );
         for (station, partner) in pairs {
             self.db.prepare_cached(&sql)?.execute(params![lane(station, partner), now])?;

@@ -16,7 +16,7 @@ use super::unzip::{self, UnzipError};
 use crate::gateway::Core;
 use crate::helper::with_permit;
 use crate::journal::Blob;
-use crate::message::{Message, MicRecord};
+use crate::message::{Lacking, Message, MicRecord};
 use crate::partner::{self, Zip};
 use crate::partnership::Partnership;
 use crate::storage::{Content, Draft, Storage, StorageError};
@@ -28,19 +28,12 @@ const PIECE: usize = 256 * 1024;
 /// little; what else an MDN may name is computed when it does.
 const USUAL_DIGESTS_BELOW: u64 = 4 << 20;
 
-/// Why a message cannot be packaged now: code and words.
-pub(super) struct Trouble {
-    pub(super) code: &'static str,
-    pub(super) why: String,
-}
-
-impl From<as2_core::Error> for Trouble {
-    fn from(error: as2_core::Error) -> Self {
-        Trouble {
-            code: "cannot-compose",
-            why: error.to_string(),
-        }
-    }
+/// Why a message cannot be packaged, with the words for it.
+pub(super) enum Trouble {
+    /// Not now: it waits for our settings.
+    Lacking(Lacking, String),
+    /// Never: its zip cannot be unpacked.
+    BadZip(String),
 }
 
 enum ComposeError {
@@ -56,7 +49,7 @@ impl From<StorageError> for ComposeError {
 
 impl From<as2_core::Error> for ComposeError {
     fn from(error: as2_core::Error) -> Self {
-        ComposeError::Trouble(error.into())
+        lacking(Lacking::CannotCompose, error.to_string())
     }
 }
 
@@ -64,7 +57,7 @@ impl From<UnzipError> for ComposeError {
     fn from(error: UnzipError) -> Self {
         match error {
             UnzipError::Storage(error) => ComposeError::Storage(error),
-            UnzipError::Bad(_) => lacking("bad-zip", error.to_string()),
+            UnzipError::Bad(_) => ComposeError::Trouble(Trouble::BadZip(error.to_string())),
         }
     }
 }
@@ -97,10 +90,7 @@ fn package(core: &Core, mut message: Message, pair: &Partnership) -> Result<Pack
     let staged = draft.stage()?;
     if staged.len != composed.content_length {
         let why = format!("packaged {} bytes where {} were foreseen", staged.len, composed.content_length);
-        return Err(ComposeError::Trouble(Trouble {
-            code: "cannot-compose",
-            why,
-        }));
+        return Err(lacking(Lacking::CannotCompose, why));
     }
     super::restart::tag(&mut composed.headers, staged.len, &pair.partner)?;
     note(&mut message, &composed, pair);
@@ -158,10 +148,7 @@ fn run(storage: &Storage, composer: Composer<'_>, source: &Source, payload: &Con
             drain(storage, &mut out, draft)?;
             Ok(*composed)
         }
-        Finished::Again(_) => Err(ComposeError::Trouble(Trouble {
-            code: "cannot-compose",
-            why: "a third pass was asked for".to_owned(),
-        })),
+        Finished::Again(_) => Err(lacking(Lacking::CannotCompose, "a third pass was asked for".to_owned())),
     }
 }
 
@@ -213,15 +200,18 @@ fn nonce(message: &Message) -> [u8; 16] {
     std::array::from_fn(|i| digest[i])
 }
 
-fn lacking(code: &'static str, why: String) -> ComposeError {
-    ComposeError::Trouble(Trouble { code, why })
+fn lacking(what: Lacking, why: String) -> ComposeError {
+    ComposeError::Trouble(Trouble::Lacking(what, why))
 }
 
 fn signing(pair: &Partnership) -> Result<Option<Signing<'_>>, ComposeError> {
     let Some(digest) = pair.partner.sign else { return Ok(None) };
-    let identity = pair
-        .signer()
-        .ok_or_else(|| lacking("no-identity", format!("station {} has no key to sign with", pair.station.as2_id)))?;
+    let identity = pair.signer().ok_or_else(|| {
+        lacking(
+            Lacking::NoIdentity,
+            format!("station {} has no key to sign with", pair.station.as2_id),
+        )
+    })?;
     Ok(Some(Signing {
         identity,
         digest,
@@ -236,7 +226,7 @@ fn encryption(pair: &Partnership) -> Result<Option<Encryption<'_>>, ComposeError
     let Some(cipher) = partner.encrypt else { return Ok(None) };
     let recipient = pair.recipient.as_ref().ok_or_else(|| {
         lacking(
-            "no-certificate",
+            Lacking::NoCertificate,
             format!("partner {} has no encryption certificate", partner.as2_id),
         )
     })?;

@@ -10,7 +10,7 @@ use crate::gateway::Core;
 use crate::hint::command;
 use crate::journal::{Job, NewEntry, Next, Settlement};
 use crate::layout::{self, Area, Tray};
-use crate::message::{Message, State};
+use crate::message::{Lacking, Message, State};
 use crate::partnership::Partnership;
 use crate::post::{Answer, PostError, Stage};
 use crate::random::random;
@@ -394,7 +394,7 @@ pub(super) async fn not_now(
     job: &Job,
     mut message: Message,
     seen: i64,
-    code: &'static str,
+    what: Lacking,
     why: &str,
 ) -> Result<(), FlowError> {
     let now = core.clock.now();
@@ -406,14 +406,14 @@ pub(super) async fn not_now(
     };
     let (id, claim) = (message.id.as_str().to_owned(), (job.id, job.fence));
     let least = millis(core.config.retry.initial.min(LEAST_WAIT));
-    if message.state == state && message.code == code && message.reason == why {
+    if message.state == state && message.code == what.as_str() && message.reason == why {
         // As long again as it waited already: the row is as old as the trouble.
         let due = now + (now - message.updated).clamp(least, millis(MOST_WAIT));
         core.journal.write_sure(move |tx| tx.wait_on(&message, claim, due)).await?;
-        tracing::debug!(id, code, "still waits for settings");
+        tracing::debug!(id, code = what.as_str(), "still waits for settings");
     } else {
         message.state = state;
-        message.code = code.to_owned();
+        message.code = what.to_string();
         message.reason = why.to_owned();
         message.detail.hint = "mend the settings; the message goes out by itself within a minute".to_owned();
         message.updated = now;
