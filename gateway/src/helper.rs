@@ -6,8 +6,8 @@ use std::sync::Arc;
 use as2_core::helper::Helper;
 use tokio::sync::{Mutex, MutexGuard, OwnedSemaphorePermit, Semaphore};
 
+use crate::flow_error::FlowError;
 use crate::gateway::Core;
-use crate::outbox::FlowError;
 
 /// A place within the bound for cryptographic work, waited for.
 ///
@@ -33,7 +33,7 @@ pub(crate) async fn with_permit<T: Send + 'static>(
         drop(permit);
         done
     });
-    work.await.map_err(|e| FlowError::Internal(e.to_string()))
+    Ok(work.await?)
 }
 
 /// One at a time for each message. A few messages share a turn.

@@ -25,11 +25,11 @@ use openssl::sha::Sha256;
 
 use crate::block;
 use crate::clock::Millis;
+use crate::flow_error::FlowError;
 use crate::gateway::Core;
 use crate::http::{Arrival, Receive, Reply, Sink};
 use crate::journal::{Claim, Claimed, Job, JournalError, file_name};
 use crate::message::{Detail, Direction, Message, State};
-use crate::outbox::FlowError;
 use crate::partnership::{Lack, Partnership};
 use crate::storage::{Draft, INLINE_MAX, Staged, StorageError};
 use crate::{receipts, worker};
@@ -116,7 +116,7 @@ enum Relationship {
     /// Ids as they came, for the list of rejected messages.
     Unknown(String, String),
     /// Our own set-up is broken at this moment.
-    Broken(String),
+    Broken(Lack),
 }
 
 impl Receive for Inbox {
@@ -156,8 +156,8 @@ impl Receive for Inbox {
                 (opened.draft, opened.transfer, max)
             }
             Relationship::Unknown(..) => (None, None, max),
-            Relationship::Broken(why) => {
-                tracing::error!(why, "cannot take messages for this pair");
+            Relationship::Broken(lack) => {
+                tracing::error!(why = %lack, "cannot take messages for this pair");
                 return Err(reply::later("not ready for this pair"));
             }
         };
@@ -242,7 +242,7 @@ fn relationship(core: &Core, arrival: &Arrival) -> Relationship {
     let (from, to) = (first(&froms), first(&tos));
     match found {
         Some(Ok(pair)) if !pair.partner.blocked.inbound() => Relationship::Known(pair),
-        Some(Err(Lack::Key(why))) => Relationship::Broken(why),
+        Some(Err(lack @ Lack::Key(_))) => Relationship::Broken(lack),
         _ => Relationship::Unknown(from, to),
     }
 }
@@ -283,7 +283,7 @@ async fn receive(core: &Arc<Core>, arrival: &Arrival, spool: Spool) -> Result<Re
     let pair = match relationship(core, arrival) {
         Relationship::Known(pair) => pair,
         Relationship::Unknown(from, to) => return reply::stranger(core, arrival, &from, &to).await,
-        Relationship::Broken(why) => return Err(FlowError::Internal(why)),
+        Relationship::Broken(lack) => return Err(lack.into()),
     };
     let Spool {
         draft,
@@ -379,7 +379,7 @@ async fn digested(draft: Draft, hash: Option<Sha256>) -> Result<(Draft, String),
         let sha256 = draft.sha256()?;
         Ok((draft, sha256))
     });
-    read.await.map_err(|e| FlowError::Internal(e.to_string()))?
+    read.await?
 }
 
 /// Makes the body durable, or leaves a small one to the deciding transaction.
@@ -387,9 +387,7 @@ async fn stage(draft: Draft) -> Result<Staged, FlowError> {
     if draft.is_small() {
         return Ok(draft.stage()?);
     }
-    Ok(tokio::task::spawn_blocking(move || draft.stage())
-        .await
-        .map_err(|e| FlowError::Internal(e.to_string()))??)
+    Ok(tokio::task::spawn_blocking(move || draft.stage()).await??)
 }
 
 /// A small message whose sender waits for the MDN: checked in memory, then bound, filed and receipted by one transaction
@@ -448,7 +446,7 @@ async fn guarded(core: Arc<Core>, taken: Taken) -> Result<Option<reply::Mdn>, Fl
         let (core, taken) = (Arc::clone(&core), Arc::clone(&taken));
         async move { check::check(&core, &taken).await }
     });
-    let outcome = checking.await.unwrap_or_else(|panic| Err(FlowError::Internal(panic.to_string())));
+    let outcome = checking.await.unwrap_or_else(|panic| Err(panic.into()));
     if outcome.is_err() {
         give_back(&core, &taken.message, PAUSE);
     }
@@ -486,13 +484,7 @@ async fn check_again(core: &Arc<Core>, job: &Job) -> Result<(), FlowError> {
         core.journal.write(move |tx| tx.end_job(&job)).await?;
         return Ok(());
     };
-    let pair = match core.partnership_of(&message) {
-        Ok(pair) => pair,
-        Err(lack) => {
-            postpone(core, job, &lack.to_string()).await;
-            return Ok(());
-        }
-    };
+    let pair = core.partnership_of(&message)?;
     let headers = as2_core::headers::Headers::parse(&message.detail.head()).map_err(|e| FlowError::Internal(e.to_string()))?;
     let receipt = ReceiptRequest::from_headers(&headers).unwrap_or_default();
     let taken = Taken {
@@ -509,11 +501,12 @@ async fn check_again(core: &Arc<Core>, job: &Job) -> Result<(), FlowError> {
     check::check(core, &taken).await.map(drop)
 }
 
-/// Whether a check failed by what has nothing to do with the message, and ends without it: a full disk, a locked journal.
+/// Whether a check failed by what has nothing to do with the message, and ends without it: a full disk, a locked journal, a
+/// pair without its keys.
 fn passes(error: &FlowError) -> bool {
     match error {
-        FlowError::Storage(StorageError::Missing(_)) | FlowError::Internal(_) => false,
-        FlowError::Storage(_) | FlowError::Journal(_) => true,
+        FlowError::Storage(StorageError::Missing(_)) | FlowError::Task(_) | FlowError::Internal(_) => false,
+        FlowError::Storage(_) | FlowError::Journal(_) | FlowError::Lacking(_) => true,
     }
 }
 

@@ -30,6 +30,7 @@ pub mod post;
 pub mod storage;
 
 // Flows.
+pub mod flow_error;
 mod helper;
 pub mod inbox;
 pub mod intake;

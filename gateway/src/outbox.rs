@@ -14,6 +14,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use crate::clock::Millis;
+use crate::flow_error::FlowError;
 use crate::gateway::Core;
 use crate::journal::{Job, JournalError, Settlement};
 use crate::message::{Lacking, Message, State};
@@ -26,20 +27,6 @@ pub(crate) use compose::add_mics;
 pub use compose::receipt_request;
 pub use outcome::retry_wait;
 pub(crate) use outcome::{ended, figures, keep, next_wait, wait_asked};
-
-/// What went wrong on our side while working on a message. The job's lease runs out and it is tried again.
-#[derive(Debug, thiserror::Error)]
-pub enum FlowError {
-    /// The journal's word.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    /// The storage's word.
-    #[error(transparent)]
-    Storage(#[from] StorageError),
-    /// A task of ours panicked or was cancelled.
-    #[error("{0}")]
-    Internal(String),
-}
 
 /// Works on one claimed message until it rests.
 ///

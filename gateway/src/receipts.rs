@@ -14,12 +14,13 @@ use as2_core::receive::{
 };
 
 use crate::clock::Millis;
+use crate::flow_error::FlowError;
 use crate::gateway::Core;
 use crate::helper::with_permit;
 use crate::journal::{Moved, NewEntry, Next, Settlement};
 use crate::layout::{self, Area, MdnDirection};
 use crate::message::{Message, State};
-use crate::outbox::{self, FlowError};
+use crate::outbox;
 use crate::partnership::Partnership;
 use crate::random::random;
 use crate::storage::Staged;
@@ -323,7 +324,7 @@ async fn deliver_late(
     // What is not at its place yet would be put to the old one behind our back.
     let publishing = Arc::clone(core);
     let published = tokio::task::spawn_blocking(move || publishing.storage.publish_listed());
-    published.await.map_err(|e| FlowError::Internal(e.to_string()))??;
+    published.await??;
     let entries: Vec<_> = core
         .journal
         .read(|tx| tx.entries_of(message.id.as_str()))?

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::{Spool, foreign, reply};
+use crate::flow_error::FlowError;
 use crate::gateway::Core;
 use crate::http::{Arrival, Reply};
-use crate::outbox::FlowError;
 use crate::partnership::Partnership;
 use crate::receipts;
 use crate::storage::{Draft, StorageError};

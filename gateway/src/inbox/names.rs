@@ -6,9 +6,9 @@ use unicode_normalization::UnicodeNormalization as _;
 
 use super::check::Part;
 use crate::clock::Millis;
+use crate::flow_error::FlowError;
 use crate::gateway::Core;
 use crate::message::Message;
-use crate::outbox::FlowError;
 use crate::partner::Partner;
 
 /// A name is a duplicate for so long, as for the payload alert (durability.md §3.2).

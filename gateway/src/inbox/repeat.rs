@@ -13,11 +13,11 @@ use super::check::{Found, brake, code_of, hold_back, note_security, open, troubl
 use super::reply::{self, Says, keep_refused};
 use super::{Taken, checked, drop_staged};
 use crate::clock::Millis;
+use crate::flow_error::FlowError;
 use crate::gateway::Core;
 use crate::http::Reply;
 use crate::journal::{Blob, Claimed, InboundRow};
 use crate::message::{Message, State};
-use crate::outbox::FlowError;
 use crate::storage::Staged;
 
 /// How long the sender of a repeat waits for the first copy's end.

@@ -17,12 +17,12 @@ use zeroize::Zeroizing;
 
 use super::check::{code_of, evidence_entries, mdn_file};
 use crate::clock::{Millis, rfc3339};
+use crate::flow_error::FlowError;
 use crate::gateway::Core;
 use crate::hint::command;
 use crate::http::{Arrival, Reply};
 use crate::journal::{Blob, Filing};
 use crate::message::{Detail, Direction, Id, Message, State};
-use crate::outbox::FlowError;
 use crate::partnership::Partnership;
 use crate::random::try_random;
 use crate::storage::{Draft, StorageError};
@@ -343,9 +343,7 @@ pub(super) async fn refuse(
     draft: Draft,
 ) -> Result<Reply, FlowError> {
     tracing::warn!(id = %message.id, station = message.station, partner = message.partner, %error, "message refused");
-    let staged = tokio::task::spawn_blocking(move || draft.stage())
-        .await
-        .map_err(|e| FlowError::Internal(e.to_string()))??;
+    let staged = tokio::task::spawn_blocking(move || draft.stage()).await??;
     message.detail.raw.clone_from(&staged.key);
     message.state = State::Rejected;
     message.code = code_of(error.kind);

@@ -15,9 +15,9 @@ use super::reply;
 use super::transfer::{Range, tag};
 use super::{Relationship, Taken, new_message, relationship, repeat};
 use crate::clock::{Millis, millis};
+use crate::flow_error::FlowError;
 use crate::gateway::Core;
 use crate::http::{Arrival, Reply};
-use crate::outbox::FlowError;
 use crate::partnership::Partnership;
 use crate::storage::{Draft, Held, INLINE_MAX, Place, StorageError};
 

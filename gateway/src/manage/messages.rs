@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use super::{Refusal, RefusalKind, Result, objects, partners, stations};
 use crate::clock::Millis;
+use crate::flow_error::FlowError;
 use crate::gateway::Core;
 use crate::hint::command;
 use crate::journal::{Accepted, Entry, JournalError, MessageFilter, NewUpload, Revived};
 use crate::layout::{self, Area};
 use crate::message::{Detail, Direction, FileRecord, Message, State};
-use crate::outbox::FlowError;
 use crate::partner::Partner;
 use crate::receipts::{self, Verdict};
 use crate::storage::{Content, Staged, StorageError};
@@ -186,7 +186,7 @@ fn refusal(error: FlowError, what: String) -> Refusal {
     match error {
         FlowError::Journal(error) => Refusal::from(error),
         FlowError::Storage(error) => error.into(),
-        FlowError::Internal(why) => Refusal::failed("internal", what, why, "try again"),
+        other => Refusal::failed("internal", what, other.to_string(), "try again"),
     }
 }
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::outcome;
 use super::restart::{self, Posted};
-use super::{FlowError, settle};
+use super::settle;
 use crate::clock::Millis;
+use crate::flow_error::FlowError;
 use crate::gateway::Core;
 use crate::journal::{Blob, Job, JournalError, NewEntry, Settlement, head_key};
 use crate::layout::{Area, Tray};

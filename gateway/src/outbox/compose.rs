@@ -11,8 +11,8 @@ use as2_core::mic::Mic;
 use as2_core::receipt::ReceiptRequest;
 use openssl::sha::sha256;
 
-use super::FlowError;
 use super::unzip::{self, UnzipError};
+use crate::flow_error::FlowError;
 use crate::gateway::Core;
 use crate::helper::with_permit;
 use crate::journal::Blob;

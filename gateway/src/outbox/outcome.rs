@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{FlowError, settle};
+use super::settle;
 use crate::clock::{Millis, millis};
 use crate::config::Retry;
+use crate::flow_error::FlowError;
 use crate::gateway::Core;
 use crate::hint::command;
 use crate::journal::{Job, NewEntry, Next, Settlement};

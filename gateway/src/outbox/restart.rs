@@ -6,8 +6,8 @@
 
 use as2_core::headers::Headers;
 
-use super::FlowError;
 use super::attempt::MAX_ANSWER;
+use crate::flow_error::FlowError;
 use crate::gateway::Core;
 use crate::message::{Attempt, Message};
 use crate::partner::Partner;

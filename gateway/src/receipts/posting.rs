@@ -7,11 +7,12 @@ use as2_core::headers::Headers;
 
 use crate::clock::{Millis, millis};
 use crate::config::Retry;
+use crate::flow_error::FlowError;
 use crate::gateway::Core;
 use crate::journal::Job;
 use crate::layout::Area;
 use crate::message::Message;
-use crate::outbox::{self, FlowError};
+use crate::outbox;
 use crate::partnership::Partnership;
 use crate::post::{Body, Stage};
 use crate::storage::StorageError;

@@ -10,10 +10,11 @@ use as2_core::mic::Mic;
 use as2_core::receive::MdnSignature;
 
 use super::{Evidence, answered, bare};
+use crate::flow_error::FlowError;
 use crate::gateway::Core;
 use crate::hint::{command, option};
 use crate::message::{Attempt, Message};
-use crate::outbox::{self, FlowError};
+use crate::outbox;
 use crate::partnership::Partnership;
 use crate::storage::StorageError;
 
