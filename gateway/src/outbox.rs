@@ -8,7 +8,9 @@ mod attempt;
 mod compose;
 mod outcome;
 mod restart;
+mod retry;
 mod unzip;
+mod waiting;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -25,8 +27,8 @@ use compose::Trouble;
 pub(crate) use attempt::target;
 pub(crate) use compose::add_mics;
 pub use compose::receipt_request;
-pub use outcome::retry_wait;
-pub(crate) use outcome::{ended, figures, keep, next_wait, wait_asked};
+pub(crate) use outcome::{ended, keep, wait_asked};
+pub(crate) use retry::{figures, next_wait};
 
 /// Works on one claimed message until it rests.
 ///
@@ -51,7 +53,7 @@ pub async fn work(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
             let Some(message) = core.journal.read_few(|tx| tx.message(&id))? else {
                 return Ok(());
             };
-            outcome::give_up(core, &job, message, "bytes-missing", &format!("stored bytes {what} are missing")).await
+            waiting::give_up(core, &job, message, "bytes-missing", &format!("stored bytes {what} are missing")).await
         }
         // Somebody else moved it: an async MDN that was faster, an operator. What they decided stands.
         Err(FlowError::Journal(JournalError::Conflict(why))) => {
@@ -66,17 +68,17 @@ async fn step(core: &Arc<Core>, job: &Job, message: Message) -> Result<(), FlowE
     let seen = core.objects().version;
     let partnership = match core.partnership_of(&message) {
         Ok(partnership) => partnership,
-        Err(lack) => return outcome::not_now(core, job, message, seen, Lacking::NotConfigured, &lack.to_string()).await,
+        Err(lack) => return waiting::not_now(core, job, message, seen, Lacking::NotConfigured, &lack.to_string()).await,
     };
     if partnership.partner.blocked.out() {
         let why = "sending to this partner is blocked";
-        return outcome::not_now(core, job, message, seen, Lacking::PartnerBlocked, why).await;
+        return waiting::not_now(core, job, message, seen, Lacking::PartnerBlocked, why).await;
     }
     if message.state == State::WaitingMdn {
-        return outcome::mdn_is_missing(core, job, message, &partnership).await;
+        return waiting::mdn_is_missing(core, job, message, &partnership).await;
     }
     if message.state == State::Sending && !partnership.partner.detects_duplicates {
-        return outcome::hold(
+        return waiting::hold(
             core,
             job,
             message,
@@ -87,8 +89,8 @@ async fn step(core: &Arc<Core>, job: &Job, message: Message) -> Result<(), FlowE
     let (message, blob) = if message.message_id.is_empty() {
         match compose::compose(core, message.clone(), &partnership).await? {
             Ok(packed) => packed,
-            Err(Trouble::BadZip(why)) => return outcome::give_up(core, job, message, "bad-zip", &why).await,
-            Err(Trouble::Lacking(what, why)) => return outcome::not_now(core, job, message, seen, what, &why).await,
+            Err(Trouble::BadZip(why)) => return waiting::give_up(core, job, message, "bad-zip", &why).await,
+            Err(Trouble::Lacking(what, why)) => return waiting::not_now(core, job, message, seen, what, &why).await,
         }
     } else {
         (message, None)

@@ -3,29 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::settle;
+use super::retry::{figures, next_wait};
 use crate::clock::{Millis, millis};
-use crate::config::Retry;
 use crate::flow_error::FlowError;
 use crate::gateway::Core;
 use crate::hint::command;
-use crate::journal::{Job, NewEntry, Next, Settlement};
+use crate::journal::{NewEntry, Next, Settlement};
 use crate::layout::{self, Area, Tray};
-use crate::message::{Lacking, Message, State};
+use crate::message::{Message, State};
 use crate::partnership::Partnership;
 use crate::post::{Answer, PostError, Stage};
-use crate::random::random;
 use crate::receipts::{self, Evidence, Timing, Verdict};
 
 /// Attempts of the partner's own answer that we honour in `Retry-After`, at most.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
 
-/// The first wait of a message that our own set-up is not ready for, and the longest.
-const LEAST_WAIT: Duration = Duration::from_secs(60);
-const MOST_WAIT: Duration = Duration::from_secs(300);
-
 /// States in which a worker's step may happen.
-const WORKED_ON: [State; 4] = [State::Queued, State::Sending, State::WaitingMdn, State::Retrying];
+pub(super) const WORKED_ON: [State; 4] = [State::Queued, State::Sending, State::WaitingMdn, State::Retrying];
 
 /// What becomes of a message after a try.
 #[derive(Debug)]
@@ -186,7 +180,7 @@ fn status_hint(status: u16, message: &Message) -> String {
 }
 
 /// What an operator can do about a message of unknown outcome.
-fn retry_or_cancel(message: &Message) -> String {
+pub(super) fn retry_or_cancel(message: &Message) -> String {
     let id = message.id.short();
     format!("`as2gate message retry {id}` posts the same bytes again, `as2gate message cancel {id}` gives up")
 }
@@ -290,30 +284,6 @@ pub(crate) fn keep(step: &mut Settlement, evidence: Option<Evidence>, now: Milli
     evidence.show_in(step, now, decides);
 }
 
-/// The retry figures for a partner: its own where it has some, else the server's. Those of MDNs are the same.
-pub(crate) fn figures(core: &Core, pair: &Partnership) -> Retry {
-    let (mut figures, own) = (core.config.retry.clone(), &pair.partner.retry);
-    let spans = [
-        (&mut figures.initial, &own.initial),
-        (&mut figures.max_wait, &own.max_wait),
-        (&mut figures.max_time, &own.max_time),
-        (&mut figures.mdn_wait, &own.mdn_wait),
-    ];
-    for (span, text) in spans {
-        if let Some(own) = text.as_deref().and_then(|text| crate::config::parse_duration(text).ok()) {
-            *span = own;
-        }
-    }
-    figures.max_tries = own.max_tries.unwrap_or(figures.max_tries);
-    figures
-}
-
-/// The wait before try `n + 1` by these figures, at least as long as was asked for.
-pub(crate) fn next_wait(figures: &Retry, n: u32, asked: Option<Duration>) -> Duration {
-    let roll = jitter_roll();
-    retry_wait(figures.initial, figures.factor, figures.max_wait, n, figures.jitter, roll).max(asked.unwrap_or_default())
-}
-
 fn again(core: &Core, mut message: Message, pair: &Partnership, code: &str, reason: String, not_before: Option<Duration>) -> Settlement {
     let now = core.clock.now();
     let figures = figures(core, pair);
@@ -342,138 +312,4 @@ fn again(core: &Core, mut message: Message, pair: &Partnership, code: &str, reas
     let mut settlement = Settlement::new(message, &WORKED_ON, "message.retrying");
     settlement.next = Next::At(due);
     settlement
-}
-
-/// The wait before try `n + 1`: doubling (or what `factor` says) up to the cap, with jitter; `roll` is in -1..=1.
-#[must_use]
-pub fn retry_wait(initial: Duration, factor: f64, max_wait: Duration, n: u32, jitter: f64, roll: f64) -> Duration {
-    let exponent = i32::try_from(n.saturating_sub(1)).unwrap_or(i32::MAX);
-    let plain = (initial.as_secs_f64() * factor.powi(exponent)).min(max_wait.as_secs_f64());
-    Duration::try_from_secs_f64((plain * (1.0 + jitter * roll)).max(0.0)).unwrap_or(max_wait)
-}
-
-fn jitter_roll() -> f64 {
-    // Without randomness there is no jitter, which harms nobody.
-    f64::from(u32::from_le_bytes(random())) / f64::from(u32::MAX) * 2.0 - 1.0
-}
-
-/// The deadline of an async receipt: the same bytes again, some times, then failed with the outcome unknown.
-pub(super) async fn mdn_is_missing(core: &Arc<Core>, job: &Job, mut message: Message, pair: &Arc<Partnership>) -> Result<(), FlowError> {
-    let now = core.clock.now();
-    let due = message.detail.mdn_due.unwrap_or(now);
-    if now < due {
-        let (id, fence) = (job.id, job.fence);
-        core.journal.write(move |tx| tx.put_back_job(id, fence, due)).await?;
-        return Ok(());
-    }
-    if message.detail.mdn_tries < core.config.retry.mdn_tries && pair.partner.detects_duplicates {
-        message.detail.mdn_tries += 1;
-        return super::attempt::attempt(core, job, message, None, pair).await;
-    }
-    let verdict = if pair.partner.detects_duplicates {
-        Verdict::failed(
-            "no-mdn",
-            "the MDN did not come in time; the outcome is unknown",
-            "ask the partner whether the message arrived; a late MDN still settles it",
-        )
-    } else {
-        Verdict::Held {
-            code: "no-mdn".to_owned(),
-            reason: "the MDN did not come in time, and the partner does not detect duplicates".to_owned(),
-        }
-    };
-    let mut step = ended(core, message, verdict, None, &WORKED_ON, now);
-    step.fence = Some((job.id, job.fence));
-    settle(core, step, now).await
-}
-
-/// Our own set-up is not ready for this message: it waits, and goes out by itself once that is mended (`look_again`). Said once; a
-/// long queue to a partner that is blocked would fill the log and the events otherwise. `seen`: the version of the objects that
-/// this was judged by.
-pub(super) async fn not_now(
-    core: &Arc<Core>,
-    job: &Job,
-    mut message: Message,
-    seen: i64,
-    what: Lacking,
-    why: &str,
-) -> Result<(), FlowError> {
-    let now = core.clock.now();
-    let state = match message.state {
-        // What is unknown stays unknown.
-        unknown @ (State::Sending | State::WaitingMdn) => unknown,
-        _ if message.attempts == 0 && message.message_id.is_empty() => State::Queued,
-        _ => State::Retrying,
-    };
-    let (id, claim) = (message.id.as_str().to_owned(), (job.id, job.fence));
-    let least = millis(core.config.retry.initial.min(LEAST_WAIT));
-    if message.state == state && message.code == what.as_str() && message.reason == why {
-        // As long again as it waited already: the row is as old as the trouble.
-        let due = now + (now - message.updated).clamp(least, millis(MOST_WAIT));
-        core.journal.write_sure(move |tx| tx.wait_on(&message, claim, due)).await?;
-        tracing::debug!(id, code = what.as_str(), "still waits for settings");
-    } else {
-        message.state = state;
-        message.code = what.to_string();
-        message.reason = why.to_owned();
-        message.detail.hint = "mend the settings; the message goes out by itself within a minute".to_owned();
-        message.updated = now;
-        message.next_try = Some(now + least);
-        let mut step = Settlement::new(message, &WORKED_ON, "message.waiting");
-        step.fence = Some(claim);
-        step.next = Next::At(now + least);
-        settle(core, step, now).await?;
-    }
-    if core.objects().version != seen {
-        // Who hurried what waits for settings may have come before this one waited.
-        core.journal.write_sure(move |tx| tx.release(&id, now)).await?;
-        core.wake();
-    }
-    Ok(())
-}
-
-/// What no retry mends: the payload cannot be packaged, or its bytes are gone.
-pub(super) async fn give_up(core: &Arc<Core>, job: &Job, message: Message, code: &str, why: &str) -> Result<(), FlowError> {
-    let now = core.clock.now();
-    let hint = "upload it again, mended; `message list --state failed` shows all of these";
-    let mut step = ended(core, message, Verdict::failed(code, why, hint), None, &WORKED_ON, now);
-    // Bytes that are gone cannot be shown.
-    step.entries.retain(|entry| {
-        entry.store.is_empty() || step.blobs.iter().any(|(key, _)| *key == entry.store) || core.storage.open_staged(&entry.store).is_ok()
-    });
-    step.fence = Some((job.id, job.fence));
-    settle(core, step, now).await
-}
-
-/// Leaves the message to an operator.
-pub(super) async fn hold(core: &Arc<Core>, job: &Job, mut message: Message, why: &str) -> Result<(), FlowError> {
-    let now = core.clock.now();
-    message.state = State::Held;
-    message.code = "outcome-unknown".to_owned();
-    message.reason = why.to_owned();
-    message.detail.hint = format!("ask the partner; {}", retry_or_cancel(&message));
-    message.updated = now;
-    let mut step = Settlement::new(message, &[State::Sending], "message.held");
-    step.fence = Some((job.id, job.fence));
-    settle(core, step, now).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_double_up_to_the_cap() {
-        let wait = |n| retry_wait(Duration::from_secs(30), 2.0, Duration::from_secs(3600), n, 0.2, 0.0).as_secs();
-        let waits: Vec<u64> = (1..=9).map(wait).collect();
-        assert_eq!(waits, [30, 60, 120, 240, 480, 960, 1920, 3600, 3600], "durability.md §4.3");
-    }
-
-    #[test]
-    fn jitter_stays_within_a_fifth() {
-        for roll in [-1.0, 1.0] {
-            let wait = retry_wait(Duration::from_secs(100), 2.0, Duration::from_secs(3600), 1, 0.2, roll).as_secs();
-            assert!((80..=120).contains(&wait));
-        }
-    }
 }

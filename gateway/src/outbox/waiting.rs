@@ -1,0 +1,119 @@
+//! What becomes of a message without an answer: it waits for its MDN or for our settings, is given up, or is held.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::outcome::{WORKED_ON, ended, retry_or_cancel};
+use super::settle;
+use crate::clock::millis;
+use crate::flow_error::FlowError;
+use crate::gateway::Core;
+use crate::journal::{Job, Next, Settlement};
+use crate::message::{Lacking, Message, State};
+use crate::partnership::Partnership;
+use crate::receipts::Verdict;
+
+/// The first wait of a message that our own set-up is not ready for, and the longest.
+const LEAST_WAIT: Duration = Duration::from_secs(60);
+const MOST_WAIT: Duration = Duration::from_secs(300);
+
+/// The deadline of an async receipt: the same bytes again, some times, then failed with the outcome unknown.
+pub(super) async fn mdn_is_missing(core: &Arc<Core>, job: &Job, mut message: Message, pair: &Arc<Partnership>) -> Result<(), FlowError> {
+    let now = core.clock.now();
+    let due = message.detail.mdn_due.unwrap_or(now);
+    if now < due {
+        let (id, fence) = (job.id, job.fence);
+        core.journal.write(move |tx| tx.put_back_job(id, fence, due)).await?;
+        return Ok(());
+    }
+    if message.detail.mdn_tries < core.config.retry.mdn_tries && pair.partner.detects_duplicates {
+        message.detail.mdn_tries += 1;
+        return super::attempt::attempt(core, job, message, None, pair).await;
+    }
+    let verdict = if pair.partner.detects_duplicates {
+        Verdict::failed(
+            "no-mdn",
+            "the MDN did not come in time; the outcome is unknown",
+            "ask the partner whether the message arrived; a late MDN still settles it",
+        )
+    } else {
+        Verdict::Held {
+            code: "no-mdn".to_owned(),
+            reason: "the MDN did not come in time, and the partner does not detect duplicates".to_owned(),
+        }
+    };
+    let mut step = ended(core, message, verdict, None, &WORKED_ON, now);
+    step.fence = Some((job.id, job.fence));
+    settle(core, step, now).await
+}
+
+/// Our own set-up is not ready for this message: it waits, and goes out by itself once that is mended (`look_again`). Said once; a
+/// long queue to a partner that is blocked would fill the log and the events otherwise. `seen`: the version of the objects that
+/// this was judged by.
+pub(super) async fn not_now(
+    core: &Arc<Core>,
+    job: &Job,
+    mut message: Message,
+    seen: i64,
+    what: Lacking,
+    why: &str,
+) -> Result<(), FlowError> {
+    let now = core.clock.now();
+    let state = match message.state {
+        // What is unknown stays unknown.
+        unknown @ (State::Sending | State::WaitingMdn) => unknown,
+        _ if message.attempts == 0 && message.message_id.is_empty() => State::Queued,
+        _ => State::Retrying,
+    };
+    let (id, claim) = (message.id.as_str().to_owned(), (job.id, job.fence));
+    let least = millis(core.config.retry.initial.min(LEAST_WAIT));
+    if message.state == state && message.code == what.as_str() && message.reason == why {
+        // As long again as it waited already: the row is as old as the trouble.
+        let due = now + (now - message.updated).clamp(least, millis(MOST_WAIT));
+        core.journal.write_sure(move |tx| tx.wait_on(&message, claim, due)).await?;
+        tracing::debug!(id, code = what.as_str(), "still waits for settings");
+    } else {
+        message.state = state;
+        message.code = what.to_string();
+        message.reason = why.to_owned();
+        message.detail.hint = "mend the settings; the message goes out by itself within a minute".to_owned();
+        message.updated = now;
+        message.next_try = Some(now + least);
+        let mut step = Settlement::new(message, &WORKED_ON, "message.waiting");
+        step.fence = Some(claim);
+        step.next = Next::At(now + least);
+        settle(core, step, now).await?;
+    }
+    if core.objects().version != seen {
+        // Who hurried what waits for settings may have come before this one waited.
+        core.journal.write_sure(move |tx| tx.release(&id, now)).await?;
+        core.wake();
+    }
+    Ok(())
+}
+
+/// What no retry mends: the payload cannot be packaged, or its bytes are gone.
+pub(super) async fn give_up(core: &Arc<Core>, job: &Job, message: Message, code: &str, why: &str) -> Result<(), FlowError> {
+    let now = core.clock.now();
+    let hint = "upload it again, mended; `message list --state failed` shows all of these";
+    let mut step = ended(core, message, Verdict::failed(code, why, hint), None, &WORKED_ON, now);
+    // Bytes that are gone cannot be shown.
+    step.entries.retain(|entry| {
+        entry.store.is_empty() || step.blobs.iter().any(|(key, _)| *key == entry.store) || core.storage.open_staged(&entry.store).is_ok()
+    });
+    step.fence = Some((job.id, job.fence));
+    settle(core, step, now).await
+}
+
+/// Leaves the message to an operator.
+pub(super) async fn hold(core: &Arc<Core>, job: &Job, mut message: Message, why: &str) -> Result<(), FlowError> {
+    let now = core.clock.now();
+    message.state = State::Held;
+    message.code = "outcome-unknown".to_owned();
+    message.reason = why.to_owned();
+    message.detail.hint = format!("ask the partner; {}", retry_or_cancel(&message));
+    message.updated = now;
+    let mut step = Settlement::new(message, &[State::Sending], "message.held");
+    step.fence = Some((job.id, job.fence));
+    settle(core, step, now).await
+}
