@@ -211,9 +211,15 @@ pub fn free_name(objects: &Objects, account: &str, wanted: &str) -> String {
         .unwrap_or_else(|| wanted.to_owned())
 }
 
-/// Certificates of an owner under its new id, or of nobody.
-pub(super) fn hand_over(objects: &Objects, account: &str, from: &str, to: &str) -> Vec<Change> {
-    let owned = objects.certificates.values().filter(|c| c.account == account && c.owner == from);
+/// Certificates of a station or partner under its new id, or of nobody.
+pub(super) fn hand_over(objects: &Objects, account: &str, (noun, from): (ObjectKind, &str), to: &str) -> Vec<Change> {
+    // A station and a partner of one id may stand side by side: the key pairs are the station's, the others the partner's.
+    let both = objects.partner(account, from).is_some() && objects.stations.get(from).is_some_and(|s| s.account == account);
+    let serves = |c: &Certificate| !both || c.sealed_key.is_some() == (noun == ObjectKind::Station);
+    let owned = objects
+        .certificates
+        .values()
+        .filter(|c| c.account == account && c.owner == from && serves(c));
     owned
         .map(|c| {
             Certificate {

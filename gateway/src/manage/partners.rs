@@ -199,7 +199,12 @@ pub async fn set(core: &Core, account: Option<&str>, id: &str, settings: &[(Stri
             new.clone().into(),
             Change::Remove(ObjectKind::Partner, old.account.clone(), old.as2_id.clone()),
         ];
-        changes.extend(certificates::hand_over(objects, &old.account, &old.as2_id, &new.as2_id));
+        changes.extend(certificates::hand_over(
+            objects,
+            &old.account,
+            (ObjectKind::Partner, &old.as2_id),
+            &new.as2_id,
+        ));
         Ok((changes, new))
     })
     .await
@@ -221,7 +226,7 @@ pub async fn remove(core: &Core, account: Option<&str>, id: &str, dry_run: bool)
     edit(core, dry_run, |objects| {
         let partner = choose(objects, account, id)?;
         let mut changes = vec![Change::Remove(ObjectKind::Partner, partner.account.clone(), id.to_owned())];
-        changes.extend(certificates::hand_over(objects, &partner.account, id, ""));
+        changes.extend(certificates::hand_over(objects, &partner.account, (ObjectKind::Partner, id), ""));
         Ok((changes, ()))
     })
     .await

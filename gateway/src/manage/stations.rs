@@ -160,7 +160,12 @@ fn rename(objects: &Objects, old: &Station, new: &Station) -> Result<Vec<Change>
         new.clone().into(),
         Change::Remove(ObjectKind::Station, old.account.clone(), old.as2_id.clone()),
     ];
-    changes.extend(certificates::hand_over(objects, &old.account, &old.as2_id, &new.as2_id));
+    changes.extend(certificates::hand_over(
+        objects,
+        &old.account,
+        (ObjectKind::Station, &old.as2_id),
+        &new.as2_id,
+    ));
     for partner in objects
         .partners
         .values()
@@ -186,7 +191,7 @@ pub async fn remove(core: &Core, account: Option<&str>, id: &str, dry_run: bool)
         let station = choose(objects, account, id)?;
         expect_idle(core, station, "remove")?;
         let mut changes = vec![Change::Remove(ObjectKind::Station, station.account.clone(), id.to_owned())];
-        changes.extend(certificates::hand_over(objects, &station.account, id, ""));
+        changes.extend(certificates::hand_over(objects, &station.account, (ObjectKind::Station, id), ""));
         Ok((changes, ()))
     })
     .await

@@ -1,0 +1,152 @@
+//! Certificates and what changes with them: owners, switches, chains, key stores.
+
+use keystore::KeyPair;
+use openssl::asn1::{Asn1Integer, Asn1Time};
+use openssl::bn::BigNum;
+use openssl::hash::MessageDigest;
+use openssl::pkey::{PKey, Private};
+use openssl::x509::{X509Builder, X509NameBuilder};
+
+use super::*;
+use crate::certificate::Purpose;
+
+const DAY: i64 = 86_400_000;
+
+/// A certificate as somebody else makes it.
+struct Made<'a> {
+    subject: &'a str,
+    issuer: &'a str,
+    serial: u32,
+    days: u32,
+}
+
+fn made(subject: &str, days: u32) -> Made<'_> {
+    Made {
+        subject,
+        issuer: subject,
+        serial: 7,
+        days,
+    }
+}
+
+impl Made<'_> {
+    fn with(&self, key: &PKey<Private>) -> KeyPair {
+        let name = |cn: &str| {
+            let mut name = X509NameBuilder::new().unwrap();
+            name.append_entry_by_text("CN", cn).unwrap();
+            name.build()
+        };
+        let mut x509 = X509Builder::new().unwrap();
+        x509.set_version(2).unwrap();
+        let serial = Asn1Integer::from_bn(&BigNum::from_u32(self.serial).unwrap()).unwrap();
+        x509.set_serial_number(&serial).unwrap();
+        x509.set_subject_name(&name(self.subject)).unwrap();
+        x509.set_issuer_name(&name(self.issuer)).unwrap();
+        x509.set_not_before(&Asn1Time::from_unix(START / 1000).unwrap()).unwrap();
+        let end = START / 1000 + i64::from(self.days) * DAY / 1000;
+        x509.set_not_after(&Asn1Time::from_unix(end).unwrap()).unwrap();
+        x509.set_pubkey(key).unwrap();
+        let digest = if key.id() == openssl::pkey::Id::ED25519 {
+            MessageDigest::null()
+        } else {
+            MessageDigest::sha256()
+        };
+        x509.sign(key, digest).unwrap();
+        KeyPair {
+            pkcs8: key.private_key_to_pkcs8().unwrap().into(),
+            certificate: x509.build().to_der().unwrap(),
+        }
+    }
+
+    /// Without its key.
+    fn file(&self) -> NewCertificate {
+        file(&[&self.with(&ec_key()).certificate])
+    }
+}
+
+fn ec_key() -> PKey<Private> {
+    let group = openssl::ec::EcGroup::from_curve_name(openssl::nid::Nid::X9_62_PRIME256V1).unwrap();
+    PKey::from_ec_key(openssl::ec::EcKey::generate(&group).unwrap()).unwrap()
+}
+
+fn file(certificates: &[&Vec<u8>]) -> NewCertificate {
+    let pem: Vec<_> = certificates
+        .iter()
+        .map(|der| keystore::to_pem("CERTIFICATE", der).to_string())
+        .collect();
+    named_file(None, pem.concat())
+}
+
+fn with_its_key(pair: &KeyPair) -> NewCertificate {
+    let pem = keystore::to_pem("PRIVATE KEY", &pair.pkcs8).to_string() + &keystore::to_pem("CERTIFICATE", &pair.certificate);
+    named_file(None, pem)
+}
+
+fn named_file(name: Option<&str>, pem: String) -> NewCertificate {
+    NewCertificate {
+        name: name.map(str::to_owned),
+        bytes: pem.into_bytes().into(),
+        passphrase: None,
+        alias: None,
+    }
+}
+
+async fn partner(core: &Core, id: &str, certificate: NewCertificate) -> Result<Partner> {
+    let new = partners::NewPartner {
+        account: None,
+        as2_id: id.to_owned(),
+        settings: pairs(&[("url", "https://partner.example/as2")]),
+        certificate: Some(certificate),
+    };
+    partners::add(core, &new, false).await
+}
+
+fn switch<'a>(old: &'a str, name: &'a str, in_days: i64) -> Switch<'a> {
+    Switch {
+        account: None,
+        old,
+        at: When::At(jiff::Timestamp::from_millisecond(START + in_days * DAY).unwrap()),
+        name: Some(name),
+    }
+}
+
+fn to_day(clock: &ManualClock, day: u64) {
+    let now = u64::try_from((clock.now() - START) / DAY).unwrap();
+    clock.advance(std::time::Duration::from_secs((day - now) * 86_400));
+}
+
+fn expiring_names(core: &Core, within: i64) -> Vec<String> {
+    let all = objects(core).unwrap();
+    let due = certificates::expiring(&all, core.clock.now(), within * DAY);
+    due.iter().map(|c| c.name.clone()).collect()
+}
+
+#[tokio::test]
+async fn a_partner_takes_along_only_its_own_certificates() {
+    let Place { core, dir: _dir, .. } = place().await;
+    station(&core, "ALICE").await;
+    partners::add_from_station(&core, None, "ALICE", &[], false).await.unwrap();
+    let owners = || {
+        let all = objects(&core).unwrap();
+        ["alice-2026", "alice-2026-public"].map(|name| all.certificate("acme", name).unwrap().owner.clone())
+    };
+    assert_eq!(owners(), ["ALICE", "ALICE"]);
+    partners::set(&core, None, "ALICE", &pairs(&[("as2_id", "ALICE2")]), false)
+        .await
+        .unwrap();
+    assert_eq!(owners(), ["ALICE", "ALICE2"]);
+    partners::set(&core, None, "ALICE2", &pairs(&[("as2_id", "ALICE")]), false)
+        .await
+        .unwrap();
+    stations::set(&core, None, "ALICE", &pairs(&[("as2_id", "ALICE3")]), false)
+        .await
+        .unwrap();
+    assert_eq!(owners(), ["ALICE3", "ALICE"]);
+    stations::set(&core, None, "ALICE3", &pairs(&[("as2_id", "ALICE")]), false)
+        .await
+        .unwrap();
+    partners::remove(&core, None, "ALICE", false).await.unwrap();
+    assert_eq!(owners(), ["ALICE", ""], "the station decrypts still");
+    stations::remove(&core, None, "ALICE", false).await.unwrap();
+    assert_eq!(owners(), ["", ""]);
+}
