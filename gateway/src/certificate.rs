@@ -109,6 +109,12 @@ impl Certificate {
             .map(jiff::Timestamp::as_millisecond)
     }
 
+    /// When its validity ends, in milliseconds since 1970.
+    #[must_use]
+    pub fn ends(&self) -> Millis {
+        self.not_after.saturating_mul(1000)
+    }
+
     /// What the sealed key is bound to, so that one record cannot be pasted over another.
     #[must_use]
     pub fn seal_context(account: &str, name: &str) -> String {

@@ -459,6 +459,12 @@ pub fn find(objects: &Objects, kind: ObjectKind, account: &str, name: &str) -> O
 #[must_use]
 pub fn with_changes(before: &Objects, changes: &[Change]) -> Objects {
     let mut after = before.clone();
+    make_changes(&mut after, changes);
+    after
+}
+
+/// Makes changes to a snapshot.
+fn make_changes(after: &mut Objects, changes: &[Change]) {
     for change in changes {
         match change.clone() {
             Change::Put(Object::Account(account)) => drop(after.accounts.insert(account.id.clone(), account)),
@@ -483,7 +489,6 @@ pub fn with_changes(before: &Objects, changes: &[Change]) -> Objects {
             },
         }
     }
-    after
 }
 
 #[cfg(test)]

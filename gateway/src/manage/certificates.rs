@@ -1,5 +1,6 @@
 //! Certificates: key pairs and trusted certificates, their import, their switch to a successor, their end.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
@@ -453,7 +454,7 @@ fn replace(
         None => free_name(objects, &old.account, &successor_name(&old.name, at)),
     };
     let mut new = successor(&name)?;
-    worth_replacing(old, &new, now)?;
+    worth_replacing(old, &new, at.max(now))?;
     // Switches whose time has come are made final first, so that one certificate has at most one successor under way.
     let mut changes = settle(objects, &old.account, now);
     let settled = super::with_changes(objects, &changes);
@@ -489,8 +490,8 @@ fn replace(
     Ok((last_of_each(changes), result))
 }
 
-/// Another certificate than the old one, and one that is still valid.
-fn worth_replacing(old: &Certificate, new: &Certificate, now: Millis) -> Result<()> {
+/// Another certificate than the old one, and one that is still valid when it takes over.
+fn worth_replacing(old: &Certificate, new: &Certificate, at: Millis) -> Result<()> {
     if new.fingerprint == old.fingerprint {
         return Err(Refusal::invalid(
             format!("cannot replace {}", old.name),
@@ -498,8 +499,12 @@ fn worth_replacing(old: &Certificate, new: &Certificate, now: Millis) -> Result<
             "look whether it is the right file",
         ));
     }
-    if new.not_after.saturating_mul(1000) <= now {
-        let why = format!("the new certificate expired on {}", day(new.not_after));
+    if new.ends() <= at {
+        let why = format!(
+            "the new certificate expires on {}, and would take over at {}",
+            day(new.not_after),
+            crate::clock::rfc3339(at)
+        );
         return Err(Refusal::invalid(
             format!("cannot replace {}", old.name),
             why,
@@ -521,16 +526,38 @@ fn successor_name(old: &str, at: Millis) -> String {
 
 /// Makes past switches final: owners name the successor; the old one goes on to verify and decrypt beside it.
 pub(super) fn settle(objects: &Objects, account: &str, now: Millis) -> Vec<Change> {
+    settle_in(&mut objects.clone(), account, now)
+}
+
+/// The objects as they are once the switches are final whose time has come; until somebody changes something they are not
+/// written so.
+#[must_use]
+pub fn settled(objects: &Objects, now: Millis) -> Cow<'_, Objects> {
+    let due = |c: &&Certificate| c.takes_over_at().is_some_and(|at| at <= now);
+    let accounts: BTreeSet<&str> = objects.certificates.values().filter(due).map(|c| c.account.as_str()).collect();
+    if accounts.is_empty() {
+        return Cow::Borrowed(objects);
+    }
+    let mut state = objects.clone();
+    for account in accounts {
+        settle_in(&mut state, account, now);
+    }
+    Cow::Owned(state)
+}
+
+fn settle_in(state: &mut Objects, account: &str, now: Millis) -> Vec<Change> {
+    let objects = &*state;
     let planned = |c: &&Certificate| c.account == account && c.takes_over_at().is_some();
     // Each chain once, from the certificate in force at its start: of thousands few are to be replaced.
     let replaced: BTreeSet<&str> = objects.certificates.values().filter(planned).map(|c| c.replaces.as_str()).collect();
     let in_force = |name: &&str| objects.certificate(account, name).is_some_and(|c| c.takes_over_at().is_none());
-    let due = replaced
+    let due: Vec<Certificate> = replaced
         .into_iter()
         .filter(in_force)
-        .flat_map(|name| taken_over(objects, account, name, now));
+        .flat_map(|name| taken_over(objects, account, name, now))
+        .cloned()
+        .collect();
     let mut changes: Vec<Change> = Vec::new();
-    let mut state = objects.clone();
     for successor in due {
         let (old, new) = (&successor.replaces, &successor.name);
         let mut step: Vec<Change> = vec![
@@ -562,7 +589,7 @@ pub(super) fn settle(objects: &Objects, account: &str, now: Millis) -> Vec<Chang
                 step.push(changed.into());
             }
         }
-        state = super::with_changes(&state, &step);
+        super::make_changes(state, &step);
         changes.extend(step);
     }
     changes
@@ -602,21 +629,44 @@ pub async fn remove(core: &Core, account: Option<&str>, name: &str, dry_run: boo
     .await
 }
 
-/// Certificates in use that expire within a time and have no successor, the most urgent first.
+/// Certificates in use that expire within a time and have no successor by then, the most urgent first.
 #[must_use]
 pub fn expiring(objects: &Objects, now: Millis, within: Millis) -> Vec<&Certificate> {
-    let needed = |c: &&Certificate| {
-        let succeeded = objects
-            .certificates
-            .values()
-            .any(|s| s.account == c.account && s.replaces == c.name && !s.active_from.is_empty());
-        c.not_after.saturating_mul(1000) <= now.saturating_add(within)
-            && !succeeded
-            && !rules::used_by(objects, &c.account, &c.name).is_empty()
-    };
-    let mut found: Vec<&Certificate> = objects.certificates.values().filter(needed).collect();
+    let soon = |c: &&Certificate| c.ends() <= now.saturating_add(within);
+    let mut found: Vec<&Certificate> = objects.certificates.values().filter(soon).collect();
+    if found.is_empty() {
+        return found;
+    }
+    let settled = settled(objects, now);
+    found.retain(|c| needed(&settled, c) && !succeeded(&settled, c));
     found.sort_by_key(|certificate| certificate.not_after);
     found
+}
+
+/// Whether a switch is planned that comes in time, and to a certificate that is valid then.
+fn succeeded(settled: &Objects, old: &Certificate) -> bool {
+    let mut next = settled
+        .certificates
+        .values()
+        .filter(|c| c.account == old.account && c.replaces == old.name);
+    next.any(|c| c.takes_over_at().is_some_and(|at| at < old.ends() && at < c.ends()))
+}
+
+/// Whether somebody needs a certificate: one that counts only beside another that outlives it is not missed.
+fn needed(settled: &Objects, certificate: &Certificate) -> bool {
+    let (account, name) = (&certificate.account, &certificate.name);
+    let outlives = |other: &String| {
+        settled
+            .certificate(account, other)
+            .is_some_and(|other| other.not_after > certificate.not_after)
+    };
+    let relies = |list: &Vec<String>| list.contains(name) && !list.iter().any(outlives);
+    let mut stations = settled.stations.values().filter(|s| s.account == *account);
+    let mut partners = settled.partners.values().filter(|p| p.account == *account);
+    stations.any(|s| s.certificate == *name || s.also_decrypt.contains(name))
+        || partners.any(|p| {
+            p.encrypt_certificate == *name || p.client_certificate == *name || relies(&p.sign_certificate) || relies(&p.https_certificate)
+        })
 }
 
 /// `2028-11-21` of a time in unix seconds.

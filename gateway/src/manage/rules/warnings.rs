@@ -1,11 +1,13 @@
 //! What is legal and will not do its work.
 
 use super::used_by;
+use crate::certificate::Certificate;
 use crate::clock::Millis;
 use crate::hint::{command, option};
 use crate::journal::Objects;
 use crate::layout::Place;
 use crate::login::LoginStep;
+use crate::manage::certificates::settled;
 use crate::partner::Partner;
 use crate::user::User;
 
@@ -25,8 +27,11 @@ pub fn warnings(objects: &Objects, now: Millis) -> Vec<Warning> {
         })
         .collect();
     objects.partners.values().for_each(|partner| of_partner(partner, &mut found));
-    for certificate in objects.certificates.values() {
-        if certificate.not_after.saturating_mul(1000) < now && !used_by(objects, &certificate.account, &certificate.name).is_empty() {
+    let ended: Vec<_> = objects.certificates.values().filter(|c| c.ends() < now).collect();
+    if !ended.is_empty() {
+        let settled = settled(objects, now);
+        let used = |c: &&&Certificate| !used_by(&settled, &c.account, &c.name).is_empty();
+        for certificate in ended.iter().filter(used) {
             let switch = format!("as2gate cert schedule {} --replace-with FILE", certificate.name);
             found.push((format!("certificate {} has expired and is in use", certificate.name), switch));
         }

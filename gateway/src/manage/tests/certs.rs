@@ -150,3 +150,54 @@ async fn a_partner_takes_along_only_its_own_certificates() {
     stations::remove(&core, None, "ALICE", false).await.unwrap();
     assert_eq!(owners(), ["", ""]);
 }
+
+#[tokio::test]
+async fn an_alarm_is_about_the_certificate_in_force() {
+    let Place { core, clock, dir: _dir } = place().await;
+    partner(&core, "BIG", made("big", 12).file()).await.unwrap();
+    assert_eq!(expiring_names(&core, 30), ["big-2026"]);
+    certificates::schedule(&core, &switch("big-2026", "big-next", 2), &made("next", 20).file(), false)
+        .await
+        .unwrap();
+    assert!(expiring_names(&core, 15).is_empty(), "a switch is planned");
+    to_day(&clock, 3);
+    let written = |name: &str| objects(&core).unwrap().certificate("acme", name).unwrap().replaces.clone();
+    assert_eq!(written("big-next"), "big-2026", "nothing has made it final");
+    assert_eq!(expiring_names(&core, 30), ["big-next"]);
+    to_day(&clock, 21);
+    let warned = || rules::warnings(&objects(&core).unwrap(), clock.now());
+    let ended = |name: &str| {
+        warned()
+            .iter()
+            .any(|(what, _)| *what == format!("certificate {name} has expired and is in use"))
+    };
+    assert!(ended("big-next"), "{:?}", warned());
+    // It is the same once the switch is final.
+    partners::set(&core, None, "BIG", &pairs(&[("encrypt_certificate", "big-next")]), false)
+        .await
+        .unwrap();
+    assert_eq!(expiring_names(&core, 30), ["big-next"]);
+}
+
+#[tokio::test]
+async fn a_switch_that_comes_too_late_silences_no_alarm() {
+    let Place { core, dir: _dir, .. } = place().await;
+    partner(&core, "BIG", made("big", 4).file()).await.unwrap();
+    certificates::schedule(&core, &switch("big-2026", "late", 6), &made("late", 400).file(), false)
+        .await
+        .unwrap();
+    assert_eq!(expiring_names(&core, 10), ["big-2026"]);
+    // One that is over when it would begin.
+    let short = made("short", 5).file();
+    let refused = certificates::schedule(&core, &switch("big-2026", "short", 6), &short, false)
+        .await
+        .unwrap_err();
+    assert!(refused.why.contains("2026-11-27"), "{refused}");
+    let mut all = objects(&core).unwrap();
+    let late = all.certificates.get_mut(&("acme".to_owned(), "late".to_owned())).unwrap();
+    (late.active_from, late.not_after) = ("2026-11-25T00:00:00Z".to_owned(), START / 1000 + 86_400);
+    let due = certificates::expiring(&all, START, 3 * DAY);
+    assert!(due.is_empty(), "not within this time");
+    let due = certificates::expiring(&all, START, 10 * DAY);
+    assert_eq!(due.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["big-2026"]);
+}
