@@ -95,6 +95,13 @@ pub fn taken_over<'a>(objects: &'a Objects, account: &str, name: &'a str, now: M
     found
 }
 
+/// The certificate that stands for this name now.
+#[must_use]
+pub fn in_force<'a>(objects: &'a Objects, account: &str, name: &'a str, now: Millis) -> Option<&'a Certificate> {
+    let newest = taken_over(objects, account, name, now).pop();
+    newest.or_else(|| objects.certificate(account, name))
+}
+
 impl Certificate {
     /// When it takes over from the one that it replaces, in milliseconds since 1970; `None` if no switch to it is planned.
     #[must_use]

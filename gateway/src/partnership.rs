@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use as2_core::cert::{Certificate as PinnedCertificate, Identity};
 use keystore::secret::MasterKey;
 
-use crate::certificate::{Certificate, successors, taken_over};
+use crate::certificate::{Certificate, in_force, successors};
 use crate::clock::Millis;
 use crate::journal::Objects;
 use crate::partner::Partner;
@@ -131,8 +131,7 @@ impl Resolver<'_> {
 
     /// The certificate that stands for this name now.
     fn in_force<'s>(&'s self, name: &'s str) -> Option<&'s Certificate> {
-        let newest = taken_over(self.objects, self.account, name, self.now).pop();
-        newest.or_else(|| self.objects.certificate(self.account, name))
+        in_force(self.objects, self.account, name, self.now)
     }
 
     /// Those of these names, and those that follow them: a partner may be early or late.

@@ -292,7 +292,8 @@ pub async fn add(core: &Core, account: Option<&str>, name: &str, new: &NewCertif
             For::Https => (Purpose::Https, ""),
             For::Purpose(purpose) => (*purpose, ""),
         };
-        let mut changes = Vec::new();
+        let mut changes = settle(objects, &account, core.clock.now());
+        let objects = &super::with_changes(objects, &changes);
         let certificate = match (&pair, &chain) {
             (Some(pair), _) => with_key(core, (&account, name), purpose, owner, pair)?,
             (None, Some(chain)) => {
@@ -309,7 +310,7 @@ pub async fn add(core: &Core, account: Option<&str>, name: &str, new: &NewCertif
         };
         changes.extend(give(core, objects, &account, &certificate, whom)?);
         changes.insert(0, certificate.clone().into());
-        Ok((changes, certificate))
+        Ok((last_of_each(changes), certificate))
     })
     .await
 }
@@ -527,6 +528,16 @@ fn successor_name(old: &str, at: Millis) -> String {
 /// Makes past switches final: owners name the successor; the old one goes on to verify and decrypt beside it.
 pub(super) fn settle(objects: &Objects, account: &str, now: Millis) -> Vec<Change> {
     settle_in(&mut objects.clone(), account, now)
+}
+
+/// The same, if one of these settings names a certificate: that is meant as it is, and no switch of the past goes on from it.
+pub(super) fn settle_for(settings: &[(String, String)], objects: &Objects, account: &str, now: Millis) -> Vec<Change> {
+    let names = |field: &str| field.ends_with("certificate") || field == "also_decrypt";
+    if settings.iter().any(|(field, _)| names(field)) {
+        settle(objects, account, now)
+    } else {
+        Vec::new()
+    }
 }
 
 /// The objects as they are once the switches are final whose time has come; until somebody changes something they are not

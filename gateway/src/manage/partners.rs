@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::certificates::{self, NewCertificate};
 use super::{Change, Refusal, Result, accounts, edit, fields, secrets, stations};
-use crate::certificate::{Certificate, Purpose};
+use crate::certificate::{Certificate, Purpose, in_force};
 use crate::gateway::Core;
 use crate::hint::{command, instead, option};
 use crate::journal::{ObjectKind, Objects};
@@ -100,7 +100,7 @@ pub async fn add_from_station(
             })?
             .clone();
         refuse_known(objects, &account, station_id)?;
-        let Some(own) = objects.certificate(&station.account, &station.certificate) else {
+        let Some(own) = in_force(objects, &station.account, &station.certificate, core.clock.now()) else {
             let hint = format!("as2gate cert add NAME {} --file FILE", option("station", station_id));
             return Err(Refusal::not_found(
                 format!("cannot copy station {station_id}"),
@@ -181,7 +181,10 @@ fn in_shared_space(ip: std::net::Ipv4Addr) -> bool {
 /// When it is not there, or a setting does not fit.
 pub async fn set(core: &Core, account: Option<&str>, id: &str, settings: &[(String, String)], dry_run: bool) -> Result<Partner> {
     edit(core, dry_run, |objects| {
-        let old = choose(objects, account, id)?;
+        let account = choose(objects, account, id)?.account.as_str();
+        let mut changes = certificates::settle_for(settings, objects, account, core.clock.now());
+        let objects = &super::with_changes(objects, &changes);
+        let old = choose(objects, Some(account), id)?;
         let mut new = fields::assign(old, settings)?;
         if new.account != old.account {
             return Err(Refusal::usage(
@@ -191,21 +194,20 @@ pub async fn set(core: &Core, account: Option<&str>, id: &str, settings: &[(Stri
             ));
         }
         if new.as2_id == old.as2_id {
-            return Ok((vec![new.clone().into()], new));
+            changes.push(new.clone().into());
+            return Ok((certificates::last_of_each(changes), new));
         }
         refuse_known(objects, &old.account, &new.as2_id)?;
         secrets::rebind_passwords(&core.master, &mut new, &old.as2_id)?;
-        let mut changes = vec![
-            new.clone().into(),
-            Change::Remove(ObjectKind::Partner, old.account.clone(), old.as2_id.clone()),
-        ];
+        changes.push(new.clone().into());
+        changes.push(Change::Remove(ObjectKind::Partner, old.account.clone(), old.as2_id.clone()));
         changes.extend(certificates::hand_over(
             objects,
             &old.account,
             (ObjectKind::Partner, &old.as2_id),
             &new.as2_id,
         ));
-        Ok((changes, new))
+        Ok((certificates::last_of_each(changes), new))
     })
     .await
 }

@@ -4,7 +4,7 @@ use keystore::{CertInfo, KeyPair, KeySpec, Subject, generate};
 
 use super::certificates::{self, NewCertificate};
 use super::{Change, Refusal, Result, accounts, edit, fields};
-use crate::certificate::{Certificate, Purpose};
+use crate::certificate::{Certificate, Purpose, in_force};
 use crate::gateway::Core;
 use crate::hint::{command, instead, option};
 use crate::journal::{ObjectKind, Objects};
@@ -111,7 +111,10 @@ pub(super) fn make_pair(core: &Core, key: KeySpec, station: &Station) -> Result<
 /// When it is not there, or a setting does not fit.
 pub async fn set(core: &Core, account: Option<&str>, id: &str, settings: &[(String, String)], dry_run: bool) -> Result<Station> {
     edit(core, dry_run, |objects| {
-        let old = choose(objects, account, id)?;
+        let account = choose(objects, account, id)?.account.as_str();
+        let mut changes = certificates::settle_for(settings, objects, account, core.clock.now());
+        let objects = &super::with_changes(objects, &changes);
+        let old = choose(objects, Some(account), id)?;
         let new = fields::assign(old, settings)?;
         if new.account != old.account {
             return Err(Refusal::usage(
@@ -121,10 +124,12 @@ pub async fn set(core: &Core, account: Option<&str>, id: &str, settings: &[(Stri
             ));
         }
         if new.as2_id == old.as2_id {
-            return Ok((vec![new.clone().into()], new));
+            changes.push(new.clone().into());
+        } else {
+            expect_idle(core, old, "rename")?;
+            changes.extend(rename(objects, old, &new)?);
         }
-        expect_idle(core, old, "rename")?;
-        Ok((rename(objects, old, &new)?, new))
+        Ok((certificates::last_of_each(changes), new))
     })
     .await
 }
@@ -135,8 +140,7 @@ fn expect_idle(core: &Core, station: &Station, verb: &str) -> Result<()> {
     if open == 0 {
         return Ok(());
     }
-    Err(Refusal::new(
-        super::RefusalKind::Failed,
+    Err(Refusal::failed(
         "in-use",
         format!("cannot {verb} station {}", station.as2_id),
         format!("{open} of its messages are in work"),
@@ -203,7 +207,7 @@ pub async fn remove(core: &Core, account: Option<&str>, id: &str, dry_run: bool)
 /// When the station has no certificate.
 pub fn profile(core: &Core, objects: &Objects, station: &Station) -> Result<String> {
     let what = || format!("cannot write a profile of {}", station.as2_id);
-    let Some(certificate) = objects.certificate(&station.account, &station.certificate) else {
+    let Some(certificate) = in_force(objects, &station.account, &station.certificate, core.clock.now()) else {
         return Err(Refusal::not_found(
             what(),
             "it has no certificate",

@@ -201,3 +201,70 @@ async fn a_switch_that_comes_too_late_silences_no_alarm() {
     let due = certificates::expiring(&all, START, 10 * DAY);
     assert_eq!(due.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["big-2026"]);
 }
+
+#[tokio::test]
+async fn a_further_certificate_leaves_encryption_to_the_one_in_force() {
+    let Place { core, clock, dir: _dir } = place().await;
+    partner(&core, "BIG", made("big", 4).file()).await.unwrap();
+    certificates::schedule(&core, &switch("big-2026", "big-next", 2), &made("next", 400).file(), false)
+        .await
+        .unwrap();
+    to_day(&clock, 5);
+    let whom = For::Partner("BIG".to_owned(), Use::Auto);
+    certificates::add(&core, None, "third", &made("third", 400).file(), &whom, false)
+        .await
+        .unwrap();
+    let all = objects(&core).unwrap();
+    let big = all.partner("acme", "BIG").unwrap();
+    assert_eq!(big.encrypt_certificate, "big-next", "it is usable");
+    assert_eq!(big.sign_certificate, ["big-2026", "big-next", "third"]);
+}
+
+#[tokio::test]
+async fn a_setting_after_a_switch_counts_as_it_is_written() {
+    let Place { core, clock, dir: _dir } = place().await;
+    partner(&core, "BIG", made("big", 300).file()).await.unwrap();
+    certificates::schedule(&core, &switch("big-2026", "big-next", 2), &made("next", 400).file(), false)
+        .await
+        .unwrap();
+    to_day(&clock, 5);
+    // Back to the one before.
+    partners::set(&core, None, "BIG", &pairs(&[("encrypt_certificate", "big-2026")]), false)
+        .await
+        .unwrap();
+    let all = objects(&core).unwrap();
+    let big = all.partner("acme", "BIG").unwrap();
+    assert_eq!(big.encrypt_certificate, "big-2026");
+    assert!(crate::certificate::taken_over(&all, "acme", "big-2026", clock.now()).is_empty());
+}
+
+#[tokio::test]
+async fn what_partners_get_of_a_station_is_the_certificate_in_force() {
+    let Place { core, clock, dir: _dir } = place().await;
+    station(&core, "ALICE").await;
+    certificates::renew(&core, &switch("alice-2026", "second", 2), KeySpec::EcP256, false)
+        .await
+        .unwrap();
+    let profile = || {
+        let all = objects(&core).unwrap();
+        stations::profile(&core, &all, &all.stations["ALICE"]).unwrap()
+    };
+    let sha256 = |name: &str| certificates::colons(&objects(&core).unwrap().certificate("acme", name).unwrap().fingerprint);
+    let first = format!("{:<21}{}\n", "SHA-256 fingerprint", sha256("alice-2026"));
+    assert!(
+        profile().contains(&first) && profile().contains("Next certificate"),
+        "{}",
+        profile()
+    );
+    to_day(&clock, 3);
+    let second = format!("{:<21}{}\n", "SHA-256 fingerprint", sha256("second"));
+    assert!(
+        profile().contains(&second) && !profile().contains("Next certificate"),
+        "{}",
+        profile()
+    );
+    let alice = partners::add_from_station(&core, None, "ALICE", &[], false).await.unwrap();
+    let all = objects(&core).unwrap();
+    let copied = all.certificate("acme", &alice.encrypt_certificate).unwrap();
+    assert_eq!(copied.fingerprint, all.certificate("acme", "second").unwrap().fingerprint);
+}
