@@ -116,6 +116,12 @@ impl Certificate {
             .map(jiff::Timestamp::as_millisecond)
     }
 
+    /// Whether its key is of a kind that signs and cannot encrypt.
+    #[must_use]
+    pub fn signs_only(&self) -> bool {
+        ["Ed", "DSA", "RSA-PSS"].iter().any(|kind| self.key.starts_with(kind))
+    }
+
     /// When its validity ends, in milliseconds since 1970.
     #[must_use]
     pub fn ends(&self) -> Millis {

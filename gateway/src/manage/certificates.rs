@@ -13,6 +13,7 @@ use crate::clock::{DAY, Millis};
 use crate::gateway::Core;
 use crate::hint::listed;
 use crate::journal::{ObjectKind, Objects};
+use crate::partner::Partner;
 use crate::words;
 
 /// A file with a certificate, as somebody gives it. No `Debug`: it may hold a key.
@@ -135,7 +136,7 @@ pub(super) fn trusted((account, name): (&str, &str), purpose: Purpose, owner: &s
 /// When the certificate cannot be read or the key not sealed.
 pub(super) fn with_key(core: &Core, (account, name): (&str, &str), purpose: Purpose, owner: &str, pair: &KeyPair) -> Result<Certificate> {
     let mut certificate = trusted((account, name), purpose, owner, &pair.certificate)?;
-    if certificate.key == "unknown" || certificate.key.starts_with("DSA") || certificate.key.starts_with("Ed") {
+    if certificate.key == "unknown" || certificate.signs_only() {
         let why = format!("its key is {}, which AS2 partners do not understand", certificate.key);
         return Err(Refusal::invalid(
             format!("cannot take certificate {name}"),
@@ -585,17 +586,7 @@ fn settle_in(state: &mut Objects, account: &str, now: Millis) -> Vec<Change> {
             step.push(station.into());
         }
         for partner in state.partners.values().filter(|p| p.account == account) {
-            let mut changed = partner.clone();
-            for list in [&mut changed.sign_certificate, &mut changed.https_certificate] {
-                if list.contains(old) && !list.contains(new) {
-                    list.push(new.clone());
-                }
-            }
-            for single in [&mut changed.encrypt_certificate, &mut changed.client_certificate] {
-                if single == old {
-                    single.clone_from(new);
-                }
-            }
+            let changed = handed_on(partner, old, new);
             if changed != *partner {
                 step.push(changed.into());
             }
@@ -604,6 +595,22 @@ fn settle_in(state: &mut Objects, account: &str, now: Millis) -> Vec<Change> {
         changes.extend(step);
     }
     changes
+}
+
+/// A partner once one certificate has taken over from another.
+pub(super) fn handed_on(partner: &Partner, old: &str, new: &str) -> Partner {
+    let mut changed = partner.clone();
+    for list in [&mut changed.sign_certificate, &mut changed.https_certificate] {
+        if list.iter().any(|name| name == old) && !list.iter().any(|name| name == new) {
+            list.push(new.to_owned());
+        }
+    }
+    for single in [&mut changed.encrypt_certificate, &mut changed.client_certificate] {
+        if single == old {
+            new.clone_into(single);
+        }
+    }
+    changed
 }
 
 /// Of several writes of one object only the last counts.

@@ -8,12 +8,14 @@ mod warnings;
 
 use jiff::Timestamp;
 
+use super::certificates::handed_on;
 use super::{Change, Object, Refusal, Result};
 use crate::account::Account;
 use crate::certificate::{Certificate, Purpose};
 use crate::config::Config;
 use crate::hint::option;
 use crate::journal::{ObjectKind, Objects};
+use crate::partner::Partner;
 use crate::station::Station;
 use crate::user::User;
 
@@ -151,8 +153,11 @@ fn check_certificate(objects: &Objects, certificate: &Certificate) -> Result<(),
     if matches!(certificate.purpose, Purpose::Station | Purpose::Partner) {
         as2_core::cert::Certificate::from_der(&certificate.der).map_err(|error| error.detail)?;
     }
-    if certificate.purpose == Purpose::Station && certificate.key.starts_with("Ed25519") {
-        return Err("a station signs and decrypts, and an Ed25519 key cannot decrypt\ngive an RSA or EC key".to_owned());
+    if certificate.purpose == Purpose::Station && certificate.signs_only() {
+        return Err(format!(
+            "a station signs and decrypts, and a key of the kind {} signs only\ngive an RSA or EC key",
+            certificate.key
+        ));
     }
     if certificate.purpose == Purpose::Station && certificate.sealed_key.is_none() {
         return Err("a station's certificate needs its private key\ngive a file with both (.p12, .pfx, .jks, .pem)".to_owned());
@@ -191,7 +196,25 @@ fn check_certificate(objects: &Objects, certificate: &Certificate) -> Result<(),
             return Err(format!("{} is to replace {} already; one can", other.name, old.name));
         }
     }
+    if certificate.takes_over_at().is_some() {
+        check_switch(objects, certificate)?;
+    }
     Ok(())
+}
+
+/// Those who are to name it obey the rules then, too: nobody is there to hear of it when the time has come.
+fn check_switch(objects: &Objects, next: &Certificate) -> Result<(), String> {
+    // Of a chain of switches they name the first.
+    let mut named = &next.replaces;
+    for _ in 0..objects.certificates.len() {
+        match objects.certificate(&next.account, named).filter(|c| c.takes_over_at().is_some()) {
+            Some(before) => named = &before.replaces,
+            None => break,
+        }
+    }
+    let names = |p: &&Partner| p.account == next.account && (p.encrypt_certificate == *named || p.client_certificate == *named);
+    let mut partners = objects.partners.values().filter(names);
+    partners.try_for_each(|partner| partner::check_certificates(objects, &handed_on(partner, named, &next.name)))
 }
 
 fn check_user(user: &User) -> Result<(), String> {

@@ -70,7 +70,8 @@ fn check_urls(partner: &Partner) -> Result<(), String> {
     partner.mdn_urls.iter().try_for_each(|url| check_url("mdn_urls", url))
 }
 
-fn check_certificates(objects: &Objects, partner: &Partner) -> Result<(), String> {
+/// The rules about the certificates that it names.
+pub(super) fn check_certificates(objects: &Objects, partner: &Partner) -> Result<(), String> {
     let one = (!partner.encrypt_certificate.is_empty()).then_some(&partner.encrypt_certificate);
     for name in partner.sign_certificate.iter().chain(&partner.https_certificate).chain(one) {
         expect_certificate(objects, &partner.account, name)?;
@@ -80,16 +81,18 @@ fn check_certificates(objects: &Objects, partner: &Partner) -> Result<(), String
         KeyTransport::EcdhSha256 | KeyTransport::EcdhSha384 | KeyTransport::EcdhSha512
     );
     let recipient = objects.certificate(&partner.account, &partner.encrypt_certificate);
+    if partner.encrypt.is_some()
+        && let Some(certificate) = recipient.filter(|certificate| certificate.signs_only())
+    {
+        return Err(format!(
+            "encrypt_certificate {} has a key of the kind {}, which signs only\ngive an RSA or EC certificate for encryption, or set encrypt = \"none\"",
+            partner.encrypt_certificate, certificate.key
+        ));
+    }
     if agreement && recipient.is_some_and(|certificate| certificate.key.starts_with("RSA")) {
         return Err(format!(
             "key_transport {} needs an EC certificate, and {} has an RSA key\nset key_transport = \"pkcs1\" or an oaep word",
             partner.key_transport, partner.encrypt_certificate
-        ));
-    }
-    if partner.encrypt.is_some() && recipient.is_some_and(|certificate| certificate.key.starts_with("Ed25519")) {
-        return Err(format!(
-            "encrypt_certificate {} has an Ed25519 key, which signs only\ngive an RSA or EC certificate for encryption, or set encrypt = \"none\"",
-            partner.encrypt_certificate
         ));
     }
     if !partner.client_certificate.is_empty()

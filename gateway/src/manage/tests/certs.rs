@@ -268,3 +268,73 @@ async fn what_partners_get_of_a_station_is_the_certificate_in_force() {
     let copied = all.certificate("acme", &alice.encrypt_certificate).unwrap();
     assert_eq!(copied.fingerprint, all.certificate("acme", "second").unwrap().fingerprint);
 }
+
+/// A self-signed certificate with an RSA-PSS key.
+const PSS: &str = "\
+-----BEGIN CERTIFICATE-----\n\
+MIIDZzCCAhqgAwIBAgIUfgHDH03UyHYVoIeOX+F1PQxkCOswQgYJKoZIhvcNAQEK\n\
+MDWgDzANBglghkgBZQMEAgEFAKEcMBoGCSqGSIb3DQEBCDANBglghkgBZQMEAgEF\n\
+AKIEAgIA3jAOMQwwCgYDVQQDDANwc3MwIBcNMjYxMTI5MTUyOTI0WhgPMjEyNjEx\n\
+MDUxNTI5MjRaMA4xDDAKBgNVBAMMA3BzczCCASAwCwYJKoZIhvcNAQEKA4IBDwAw\n\
+ggEKAoIBAQCQ8qGBsxOA6jsthhYTqpFN68BnLgc75O7NRiYTVPmnqOfqwZww1xiZ\n\
+HXzJ56jhSxTirsIx2Tes2m4JDuERzYPQ40P/9CR3o7kcFF8ygnPhlXN6WNflKKvQ\n\
+G1LHkB15WkgaCRZyYhiDAQAnCXKomEEOcP+7ul5SspYRvfdWxBaHRJg8+Jrxqzmi\n\
+pZQ6vV2IqM/DD+SdyFGNc1Kpq9O9s1sKPCbExCDPYw09uUiDTaNcGuSmJNwAiYLF\n\
+cqAyWl3oxpQfUDHSpuuj3UudaEBFILnrG88lWw44NZe5JGOl0M9fohv4rntDz6fi\n\
+DgRyfBCqi3y8zAKqRCnNlc9I7P6z+b2/AgMBAAGjUzBRMB0GA1UdDgQWBBRoID/v\n\
+4qDJ6wr1kBhW8PXjdwAJmzAfBgNVHSMEGDAWgBRoID/v4qDJ6wr1kBhW8PXjdwAJ\n\
+mzAPBgNVHRMBAf8EBTADAQH/MEIGCSqGSIb3DQEBCjA1oA8wDQYJYIZIAWUDBAIB\n\
+BQChHDAaBgkqhkiG9w0BAQgwDQYJYIZIAWUDBAIBBQCiBAICAN4DggEBAB3FSBqx\n\
+3hkqxikrcKtI5MswSvzGFf2wnMP37L/RsnhaAKlCW/ufvfGEOK/SLg9+C++p+RoA\n\
+tP/UqvVMx0pQ17XALT93iOguxE8RFFESZCF3C+CabRxBX8c7ctS76dnApbhmp9qS\n\
+m5jrUWYxd4dvhLfdvumxMac/ZW2KaizJQKdqTRXxdQjMEQom3P0oPO5kUXpcMVEJ\n\
+XmzrMvLoU9KXEIhBLvhLOXT9JWT4mbHMyIEtKtIvOdcGobzMqqDwO154eK8e83Rs\n\
+H5JwQmtxherLSJhImihejjek++hJGXudODL2fFwx7MVAS4u+Iy88+DSWFsGVfzUD\n\
+dK5zY4v9+tkvaoQ=\n\
+-----END CERTIFICATE-----\n\
+";
+
+#[tokio::test]
+async fn a_successor_that_cannot_encrypt_is_refused() {
+    let Place { core, dir: _dir, .. } = place().await;
+    partner(&core, "BIG", made("big", 300).file()).await.unwrap();
+    let ed = PKey::generate_ed25519().unwrap();
+    let ed = made("ed", 400).with(&ed);
+    for (new, word) in [(file(&[&ed.certificate]), "Ed25519"), (named_file(None, PSS.to_owned()), "RSA-PSS")] {
+        for days in [0, 2] {
+            let refused = certificates::schedule(&core, &switch("big-2026", "next", days), &new, false)
+                .await
+                .unwrap_err();
+            assert!(refused.why.contains(word) && refused.why.contains("signs only"), "{refused}");
+        }
+        // It is good for signatures.
+        let new = NewCertificate { name: None, ..new };
+        certificates::add(
+            &core,
+            None,
+            &format!("sign-{}", word.to_lowercase()),
+            &new,
+            &For::Partner("BIG".to_owned(), Use::Sign),
+            false,
+        )
+        .await
+        .unwrap();
+    }
+    let good = made("next", 400).file();
+    certificates::schedule(&core, &switch("big-2026", "next", 2), &good, false)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn an_rsa_pss_key_signs_only() {
+    let Place { core, dir: _dir, .. } = place().await;
+    let refused = partner(&core, "BIG", named_file(None, PSS.to_owned())).await.unwrap_err();
+    assert!(refused.why.contains("RSA-PSS") && refused.why.contains("signs only"), "{refused}");
+    let pair = KeyPair {
+        pkcs8: Vec::new().into(),
+        certificate: keystore::import(PSS.as_bytes(), None).unwrap().certificate().unwrap().to_vec(),
+    };
+    let refused = certificates::with_key(&core, ("acme", "pss"), Purpose::Station, "", &pair).unwrap_err();
+    assert!(refused.why.contains("RSA-PSS"), "{refused}");
+}
