@@ -321,6 +321,19 @@ pub fn objects(core: &Core) -> Result<Objects> {
 /// # Errors
 /// The plan's own refusal, a broken rule, or the journal's word.
 pub async fn edit<T>(core: &Core, dry_run: bool, plan: impl Fn(&Objects) -> Result<(Vec<Change>, T)>) -> Result<T> {
+    overwrite(core, dry_run, |before| {
+        let (changes, outcome) = plan(before)?;
+        certificates::expect_kept(before, &changes)?;
+        Ok((changes, outcome))
+    })
+    .await
+}
+
+/// The same for plans that may put another certificate in the place of one.
+///
+/// # Errors
+/// As [`edit`].
+pub async fn overwrite<T>(core: &Core, dry_run: bool, plan: impl Fn(&Objects) -> Result<(Vec<Change>, T)>) -> Result<T> {
     for _ in 0..MAX_TRIES {
         let before = objects(core)?;
         let (mut changes, outcome) = plan(&before)?;

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use super::{Change, Object, Refusal, Result, certificates, edit, fields, find, secrets};
+use super::{Change, Object, Refusal, Result, certificates, fields, find, overwrite, secrets};
 use crate::account::Account;
 use crate::certificate::{Certificate, Purpose};
 use crate::gateway::Core;
@@ -91,7 +91,7 @@ pub async fn apply(
     for file in files {
         documents.push(read(file)?);
     }
-    edit(core, dry_run, |objects| {
+    overwrite(core, dry_run, |objects| {
         let wanted = gather(core, objects, account, &documents)?;
         let changes = plan(core, objects, wanted, prune)?;
         let differences = changes.iter().map(|change| difference(objects, change)).collect();

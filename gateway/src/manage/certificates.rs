@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use keystore::{CertInfo, Imported, KeyPair, KeySpec};
 use zeroize::Zeroizing;
 
-use super::{Change, Refusal, Result, accounts, edit, rules, stations};
+use super::{Change, Object, Refusal, Result, accounts, edit, rules, stations};
 use crate::certificate::{Certificate, Purpose, taken_over};
 use crate::clock::{DAY, Millis};
 use crate::gateway::Core;
@@ -101,7 +101,11 @@ impl Trusted {
         let known = |der: &Vec<u8>| objects.certificates.values().any(|c| c.account == account && c.der == *der);
         let fresh = self.others.iter().filter(|der| !known(der)).enumerate();
         fresh
-            .map(|(n, der)| trusted((account, &format!("{leaf_name}-ca{}", n + 1)), Purpose::PartnerChain, owner, der).map(Change::from))
+            .map(|(n, der)| {
+                // Partners may share the name of a leaf in the course of years.
+                let name = free_name(objects, account, &format!("{leaf_name}-ca{}", n + 1));
+                trusted((account, &name), Purpose::PartnerChain, owner, der).map(Change::from)
+            })
             .collect()
     }
 }
@@ -213,6 +217,43 @@ pub fn free_name(objects: &Objects, account: &str, wanted: &str) -> String {
         .unwrap_or_else(|| wanted.to_owned())
 }
 
+/// Refuses a name that is taken.
+pub(super) fn expect_free(objects: &Objects, account: &str, name: &str) -> Result<()> {
+    match objects.certificate(account, name) {
+        None => Ok(()),
+        Some(_) => Err(taken(name)),
+    }
+}
+
+fn taken(name: &str) -> Refusal {
+    Refusal::exists(
+        format!("cannot add certificate {name}"),
+        "the name is taken",
+        "choose another name, e.g. with the year in it",
+    )
+}
+
+/// The name that is wanted, if it is free, or one made of the owner's id.
+pub(super) fn new_name(objects: &Objects, account: &str, wanted: Option<&String>, id: &str, now: Millis) -> Result<String> {
+    match wanted {
+        Some(name) => expect_free(objects, account, name).map(|()| name.clone()),
+        None => Ok(free_name(objects, account, &name_for(id, now))),
+    }
+}
+
+/// Refuses changes that put another certificate in the place of one, or leave its private key out.
+pub(super) fn expect_kept(before: &Objects, changes: &[Change]) -> Result<()> {
+    let lost = |change: &Change| match change {
+        Change::Put(Object::Certificate(new)) => {
+            let old = before.certificate(&new.account, &new.name);
+            old.is_some_and(|old| old.der != new.der || old.sealed_key.is_some() && new.sealed_key.is_none())
+                .then(|| taken(&new.name))
+        }
+        _ => None,
+    };
+    changes.iter().find_map(lost).map_or(Ok(()), Err)
+}
+
 /// Certificates of a station or partner under its new id, or of nobody.
 pub(super) fn hand_over(objects: &Objects, account: &str, (noun, from): (ObjectKind, &str), to: &str) -> Vec<Change> {
     // A station and a partner of one id may stand side by side: the key pairs are the station's, the others the partner's.
@@ -279,13 +320,7 @@ pub async fn add(core: &Core, account: Option<&str>, name: &str, new: &NewCertif
             For::Partner(id, _) => super::partners::choose(objects, account, id)?.account.clone(),
             For::Https | For::Purpose(_) => accounts::choose(objects, account)?.id.clone(),
         };
-        if objects.certificate(&account, name).is_some() {
-            return Err(Refusal::exists(
-                format!("cannot add certificate {name}"),
-                "the name is taken",
-                "choose another name, e.g. with the year in it",
-            ));
-        }
+        expect_free(objects, &account, name)?;
         let (purpose, owner) = match whom {
             For::Station(id, _) => (Purpose::Station, id.as_str()),
             For::Partner(id, Use::Https) => (Purpose::Https, id.as_str()),
@@ -445,14 +480,10 @@ fn replace(
     let now = core.clock.now();
     let at = switch.at.resolve(now, old);
     let name = match switch.name {
-        Some(name) if objects.certificate(&old.account, name).is_some() => {
-            return Err(Refusal::exists(
-                format!("cannot add certificate {name}"),
-                "the name is taken",
-                "choose another one with --name",
-            ));
+        Some(name) => {
+            expect_free(objects, &old.account, name)?;
+            name.to_owned()
         }
-        Some(name) => name.to_owned(),
         None => free_name(objects, &old.account, &successor_name(&old.name, at)),
     };
     let mut new = successor(&name)?;

@@ -67,8 +67,8 @@ pub async fn add(core: &Core, new: &NewPartner, dry_run: bool) -> Result<Partner
         };
         let mut changes = Vec::new();
         if let Some(chain) = &trusted {
-            let wanted = new.certificate.as_ref().and_then(|given| given.name.clone());
-            let name = wanted.unwrap_or_else(|| certificates::free_name(objects, &account, &certificates::name_for(id, core.clock.now())));
+            let wanted = new.certificate.as_ref().and_then(|given| given.name.as_ref());
+            let name = certificates::new_name(objects, &account, wanted, id, core.clock.now())?;
             let certificate = certificates::trusted((&account, &name), Purpose::Partner, id, &chain.leaf)?;
             trust(&mut partner, &certificate);
             changes.extend(chain.issuers(objects, &account, &name, id)?);

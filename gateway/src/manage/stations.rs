@@ -71,8 +71,8 @@ pub async fn add(core: &Core, new: &NewStation, dry_run: bool) -> Result<(Statio
             ));
         }
         let account = accounts::choose(objects, new.account.as_deref())?.id.clone();
-        let wanted = new.certificate.as_ref().and_then(|given| given.name.clone());
-        let name = wanted.unwrap_or_else(|| certificates::free_name(objects, &account, &certificates::name_for(id, core.clock.now())));
+        let wanted = new.certificate.as_ref().and_then(|given| given.name.as_ref());
+        let name = certificates::new_name(objects, &account, wanted, id, core.clock.now())?;
         let certificate = certificates::with_key(core, (&account, &name), Purpose::Station, id, &pair)?;
         let station = Station {
             account,

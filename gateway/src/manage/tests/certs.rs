@@ -338,3 +338,53 @@ async fn an_rsa_pss_key_signs_only() {
     let refused = certificates::with_key(&core, ("acme", "pss"), Purpose::Station, "", &pair).unwrap_err();
     assert!(refused.why.contains("RSA-PSS"), "{refused}");
 }
+
+#[tokio::test]
+async fn no_certificate_is_written_over_another() {
+    let Place { core, dir: _dir, .. } = place().await;
+    let issued = |leaf: &str, root: &str| {
+        let leaf = Made {
+            issuer: root,
+            ..made(leaf, 300)
+        };
+        file(&[&leaf.with(&ec_key()).certificate, &made(root, 400).with(&ec_key()).certificate])
+    };
+    partner(&core, "BIG", issued("big", "one")).await.unwrap();
+    let before = objects(&core).unwrap().certificate("acme", "big-2026-ca1").unwrap().clone();
+    partners::remove(&core, None, "BIG", false).await.unwrap();
+    certificates::remove(&core, None, "big-2026", false).await.unwrap();
+    // The same name for the leaf, another issuer.
+    partner(&core, "BIG", issued("big", "two")).await.unwrap();
+    let all = objects(&core).unwrap();
+    assert_eq!(all.certificate("acme", "big-2026-ca1").unwrap().fingerprint, before.fingerprint);
+    assert_eq!(all.certificate("acme", "big-2026-ca1-2").unwrap().subject, "CN=two");
+
+    // Nor by a name that is given.
+    station(&core, "ALICE").await;
+    let taken = |name: &str| NewCertificate {
+        name: Some(name.to_owned()),
+        ..made("other", 300).file()
+    };
+    assert_eq!(partner(&core, "OTHER", taken("alice-2026")).await.unwrap_err().code, "exists");
+    let new = NewStation {
+        account: None,
+        as2_id: "BOB".to_owned(),
+        settings: Vec::new(),
+        certificate: Some(NewCertificate {
+            name: Some("big-2026".to_owned()),
+            ..with_its_key(&made("bob", 300).with(&ec_key()))
+        }),
+        key: KeySpec::Rsa2048,
+    };
+    assert_eq!(stations::add(&core, &new, false).await.map(|_| ()).unwrap_err().code, "exists");
+    // Nor by a plan that overlooks it.
+    let stray = certificates::trusted(
+        ("acme", "alice-2026"),
+        Purpose::Partner,
+        "",
+        &all.certificate("acme", "big-2026").unwrap().der,
+    )
+    .unwrap();
+    let over = edit(&core, false, |_| Ok((vec![stray.clone().into()], ()))).await;
+    assert_eq!(over.unwrap_err().code, "exists");
+}
