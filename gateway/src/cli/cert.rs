@@ -16,7 +16,7 @@ use crate::clock::millis;
 use crate::config::parse_duration;
 use crate::event::NewEvent;
 use crate::gateway::Core;
-use crate::hint::command;
+use crate::hint::{command, listed};
 use crate::journal::Objects;
 use crate::manage::certificates::{self, For, Switch, Use, When, colons, day};
 use crate::manage::{Refusal, Result, accounts, objects, rollover, rules, stores};
@@ -135,24 +135,32 @@ pub(crate) enum Verb {
     /// Note that partners have taken a station's certificate.
     #[command(after_help = "Examples:
   as2gate cert confirm acme-2027 --partner BIGMART
-  as2gate cert confirm acme-2027 --partner BIGMART,OLDCO")]
+  as2gate cert confirm acme-2027 --partner BIGMART,OLDCO
+  as2gate cert confirm acme-2027 --partner BIGMART --undo     it uses another still, or again")]
     Confirm {
         /// The station's next certificate.
         name: String,
         /// AS2 ids, with commas.
         #[arg(long, value_name = "IDS", required = true, value_delimiter = ',')]
         partner: Vec<String>,
+        /// They have not taken it.
+        #[arg(long)]
+        undo: bool,
     },
-    /// Move the time of a planned switch.
+    /// Move the time of a planned switch, or call it off.
     #[command(after_help = "Examples:
   as2gate cert switch acme-2027 --at 2026-12-19T06:00Z
-  as2gate cert switch acme-2027                          at once")]
+  as2gate cert switch acme-2027                          at once
+  as2gate cert switch acme-2027 --cancel                 not at all")]
     Switch {
         /// The certificate that takes over.
         name: String,
         /// When; without it, now.
         #[arg(long, value_name = "TIME")]
         at: Option<Timestamp>,
+        /// The old one stays.
+        #[arg(long, conflicts_with = "at")]
+        cancel: bool,
     },
     /// Remove an unused certificate, and its private key with it.
     #[command(after_help = "Examples:
@@ -211,14 +219,22 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             source,
         } => schedule(ctx, &core, &name, &replace_with, (at, new_name), &source).await?,
         Verb::Rollover { id } => guide(ctx, &core, &id)?,
-        Verb::Confirm { name, partner } => {
-            let certificate = rollover::confirm(&core, ctx.account(), &name, &partner, ctx.dry_run()).await?;
+        Verb::Confirm { name, partner, undo } => {
+            let certificate = rollover::confirm(&core, ctx.account(), &name, &partner, !undo, ctx.dry_run()).await?;
             let taken = ctx.tense("taken by", "would be taken by");
-            let text = format!("Certificate {name}   {taken} {}", certificate.confirmed_by.join(", "));
+            let by = listed(certificate.confirmed_by.iter().map(String::as_str), "nobody");
+            let text = format!("Certificate {name}   {taken} {by}");
             ctx.printer
                 .done(&object(&core, &with(&core, &certificate)?, &certificate), &ctx.would(text));
         }
-        Verb::Switch { name, at } => {
+        Verb::Switch { name, cancel: true, .. } => {
+            let certificate = rollover::cancel(&core, ctx.account(), &name, ctx.dry_run()).await?;
+            let follows = ctx.tense("follows", "would follow");
+            let text = format!("Certificate {name}   {follows} no other any more");
+            ctx.printer
+                .done(&object(&core, &with(&core, &certificate)?, &certificate), &ctx.would(text));
+        }
+        Verb::Switch { name, at, .. } => {
             let certificate = rollover::switch(&core, ctx.account(), &name, at, ctx.dry_run()).await?;
             switched(ctx, &core, &certificate, &certificate.replaces)?;
         }

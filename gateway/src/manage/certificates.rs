@@ -7,11 +7,11 @@ use jiff::Timestamp;
 use keystore::{CertInfo, Imported, KeyPair, KeySpec};
 use zeroize::Zeroizing;
 
-use super::{Change, Object, Refusal, Result, accounts, edit, rules, stations};
+use super::{Change, Object, Refusal, Result, accounts, edit, rollover, rules, stations};
 use crate::certificate::{Certificate, Purpose, taken_over};
 use crate::clock::{DAY, Millis};
 use crate::gateway::Core;
-use crate::hint::listed;
+use crate::hint::{listed, option};
 use crate::journal::{ObjectKind, Objects};
 use crate::partner::Partner;
 use crate::words;
@@ -668,6 +668,7 @@ pub async fn remove(core: &Core, account: Option<&str>, name: &str, dry_run: boo
         // A station decrypts with every key pair that belongs to it; only the one that signs is held, and a switch whose
         // time has come has let the old one go.
         let mut changes = settle(objects, &certificate.account, core.clock.now());
+        expect_unplanned(&super::with_changes(objects, &changes), &certificate.account, name)?;
         changes.push(Change::Remove(
             ObjectKind::Certificate,
             certificate.account.clone(),
@@ -676,6 +677,36 @@ pub async fn remove(core: &Core, account: Option<&str>, name: &str, dry_run: boo
         Ok((last_of_each(changes), ()))
     })
     .await
+}
+
+/// Refuses to remove what nobody uses yet: one that is to take over, or a key pair that partners have taken.
+fn expect_unplanned(settled: &Objects, account: &str, name: &str) -> Result<()> {
+    let Some(certificate) = settled.certificate(account, name) else {
+        return Ok(());
+    };
+    let relying = rollover::relying(settled, certificate);
+    let ids = listed(relying.iter().map(String::as_str), "");
+    let (why, hint) = if certificate.takes_over_at().is_some() {
+        let taken = match relying.is_empty() {
+            true => String::new(),
+            false => format!(", and has been taken by {ids}"),
+        };
+        (
+            format!("it takes over from {} at {}{taken}", certificate.replaces, certificate.active_from),
+            format!("as2gate cert switch {name} --cancel calls that off"),
+        )
+    } else if !relying.is_empty() && rules::used_by(settled, account, name).is_empty() {
+        (
+            format!("it has been taken by {ids}, and no newer one"),
+            format!(
+                "once they use another: as2gate cert confirm {name} {} --undo",
+                option("partner", if relying.len() == 1 { &ids } else { "IDS" })
+            ),
+        )
+    } else {
+        return Ok(());
+    };
+    Err(Refusal::not_now("in-use", format!("cannot remove certificate {name}"), why, hint))
 }
 
 /// Certificates in use that expire within a time and have no successor by then, the most urgent first.

@@ -256,11 +256,11 @@ fn in_order<const N: usize>(order: [(bool, String, String); N]) -> Vec<Step> {
     steps.collect()
 }
 
-/// Notes that partners have taken a station's certificate.
+/// Notes that partners have taken a station's certificate, or that they have not.
 ///
 /// # Errors
 /// When it belongs to no station, or somebody named does not trade with that station.
-pub async fn confirm(core: &Core, account: Option<&str>, name: &str, ids: &[String], dry_run: bool) -> Result<Certificate> {
+pub async fn confirm(core: &Core, account: Option<&str>, name: &str, ids: &[String], taken: bool, dry_run: bool) -> Result<Certificate> {
     edit(core, dry_run, |objects| {
         let certificate = choose(objects, account, name)?;
         if certificate.sealed_key.is_none() || !objects.stations.contains_key(&certificate.owner) {
@@ -277,7 +277,11 @@ pub async fn confirm(core: &Core, account: Option<&str>, name: &str, ids: &[Stri
             return Err(Refusal::not_found(format!("cannot confirm {name}"), why, "as2gate partner list"));
         }
         let mut new = certificate.clone();
-        new.confirmed_by.extend(ids.iter().filter(|id| !confirmed.contains(id)).cloned());
+        if taken {
+            new.confirmed_by.extend(ids.iter().filter(|id| !confirmed.contains(id)).cloned());
+        } else {
+            new.confirmed_by.retain(|id| !ids.contains(id));
+        }
         new.confirmed_by.sort();
         new.confirmed_by.dedup();
         Ok((vec![new.clone().into()], new))
@@ -311,6 +315,55 @@ pub async fn switch(core: &Core, account: Option<&str>, name: &str, at: Option<j
         Ok((certificates::last_of_each(changes), new))
     })
     .await
+}
+
+/// Calls a planned switch off. The certificate that was to take over stays, following nobody.
+///
+/// # Errors
+/// When no switch to it is planned, or it has taken place.
+pub async fn cancel(core: &Core, account: Option<&str>, name: &str, dry_run: bool) -> Result<Certificate> {
+    edit(core, dry_run, |objects| {
+        let account = choose(objects, account, name)?.account.as_str();
+        let mut changes = settle(objects, account, core.clock.now());
+        let objects = &super::with_changes(objects, &changes);
+        let planned = choose(objects, Some(account), name)?;
+        if planned.takes_over_at().is_none() {
+            return Err(Refusal::not_now(
+                "no-switch",
+                format!("cannot call the switch to {name} off"),
+                "none is planned, or it is over",
+                "as2gate cert list",
+            ));
+        }
+        let new = Certificate {
+            replaces: String::new(),
+            active_from: String::new(),
+            ..planned.clone()
+        };
+        changes.push(new.clone().into());
+        Ok((certificates::last_of_each(changes), new))
+    })
+    .await
+}
+
+/// Partners whose messages may be encrypted to a station's key pair still: they have taken it, and none that is newer.
+#[must_use]
+pub fn relying(objects: &Objects, certificate: &Certificate) -> Vec<String> {
+    let of_station = objects
+        .stations
+        .get(&certificate.owner)
+        .is_some_and(|s| s.account == certificate.account);
+    if certificate.sealed_key.is_none() || !of_station {
+        return Vec::new();
+    }
+    let newer: Vec<&Certificate> = objects
+        .certificates
+        .values()
+        .filter(|c| c.account == certificate.account && c.owner == certificate.owner && c.not_before > certificate.not_before)
+        .collect();
+    let (mut confirmed, _) = confirmations(objects, certificate);
+    confirmed.retain(|id| !newer.iter().any(|c| c.confirmed_by.contains(id)));
+    confirmed
 }
 
 /// Partners that will not know a station's next certificate when it takes over, in the words of `check`.

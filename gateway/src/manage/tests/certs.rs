@@ -388,3 +388,71 @@ async fn no_certificate_is_written_over_another() {
     let over = edit(&core, false, |_| Ok((vec![stray.clone().into()], ()))).await;
     assert_eq!(over.unwrap_err().code, "exists");
 }
+
+#[tokio::test]
+async fn a_next_certificate_is_not_removed_before_its_switch_is_called_off() {
+    let Place { core, clock, dir: _dir } = place().await;
+    station(&core, "ALICE").await;
+    partner(&core, "BIG", made("big", 300).file()).await.unwrap();
+    certificates::renew(&core, &switch("alice-2026", "second", 2), KeySpec::EcP256, false)
+        .await
+        .unwrap();
+    let confirm = |name: &'static str, taken: bool| {
+        let core = &core;
+        async move {
+            rollover::confirm(core, None, name, &["BIG".to_owned()], taken, false)
+                .await
+                .unwrap()
+        }
+    };
+    confirm("second", true).await;
+    let remove = |name: &'static str| {
+        let core = &core;
+        async move {
+            certificates::remove(core, None, name, false)
+                .await
+                .map_err(|refusal| (refusal.code, refusal.why, refusal.hint))
+        }
+    };
+    let (code, why, hint) = remove("second").await.unwrap_err();
+    assert_eq!(code, "in-use");
+    assert!(
+        why.contains("alice-2026") && hint.contains("as2gate cert switch second --cancel"),
+        "{why} {hint}"
+    );
+    rollover::cancel(&core, None, "second", false).await.unwrap();
+    let (code, why, hint) = remove("second").await.unwrap_err();
+    assert_eq!(code, "in-use");
+    assert!(
+        why.contains("BIG") && hint.contains("as2gate cert confirm second --partner BIG --undo"),
+        "{why} {hint}"
+    );
+    confirm("second", false).await;
+    remove("second").await.unwrap();
+
+    // The one before may go, once those who had taken it have taken the one after.
+    certificates::renew(&core, &switch("alice-2026", "third", 3), KeySpec::EcP256, false)
+        .await
+        .unwrap();
+    confirm("third", true).await;
+    to_day(&clock, 4);
+    remove("alice-2026").await.unwrap();
+    certificates::renew(&core, &switch("third", "fourth", 5), KeySpec::EcP256, false)
+        .await
+        .unwrap();
+    to_day(&clock, 6);
+    assert_eq!(remove("third").await.unwrap_err().0, "in-use");
+    confirm("fourth", true).await;
+    remove("third").await.unwrap();
+
+    // A partner's, too.
+    certificates::schedule(&core, &switch("big-2026", "next", 9), &made("next", 400).file(), false)
+        .await
+        .unwrap();
+    let (code, _, hint) = remove("next").await.unwrap_err();
+    assert!(code == "in-use" && hint.contains("cert switch next --cancel"), "{hint}");
+    rollover::cancel(&core, None, "next", false).await.unwrap();
+    remove("next").await.unwrap();
+    // A switch that has taken place is not called off.
+    assert_eq!(rollover::cancel(&core, None, "fourth", false).await.unwrap_err().code, "no-switch");
+}
