@@ -212,8 +212,10 @@ pub fn name_for(id: &str, now: Millis) -> String {
 pub fn free_name(objects: &Objects, account: &str, wanted: &str) -> String {
     let numbered = (2u32..).map(|n| format!("{wanted}-{n}"));
     let mut candidates = std::iter::once(wanted.to_owned()).chain(numbered);
+    // Key stores do not tell names apart by upper and lower case.
+    let known = objects.certificates.values().filter(|c| c.account == account).map(|c| &c.name);
     candidates
-        .find(|name| objects.certificate(account, name).is_none())
+        .find(|name| !known.clone().any(|known| known.eq_ignore_ascii_case(name)))
         .unwrap_or_else(|| wanted.to_owned())
 }
 

@@ -35,6 +35,7 @@ pub fn check_changes(config: &Config, before: &Objects, after: &Objects, changes
             Change::Put(object) => {
                 check_owner(before, object)?;
                 check_object(config, after, object).map_err(|why| broken(object, why))?;
+                check_beside(before, after, object).map_err(|why| broken(object, why))?;
             }
             Change::Remove(kind, account, name) => removal::check(after, *kind, account, name)?,
         }
@@ -200,6 +201,31 @@ fn check_certificate(objects: &Objects, certificate: &Certificate) -> Result<(),
         check_switch(objects, certificate)?;
     }
     Ok(())
+}
+
+/// What a new certificate may not have in common with others. Those that are there already stand in nobody's way.
+fn check_beside(before: &Objects, after: &Objects, object: &Object) -> Result<(), String> {
+    let Object::Certificate(certificate) = object else {
+        return Ok(());
+    };
+    let known = before.certificate(&certificate.account, &certificate.name);
+    if known.is_some_and(|known| known.der == certificate.der && !known.owner.is_empty()) {
+        return Ok(());
+    }
+    check_alias(after, certificate)
+}
+
+/// In the key stores upper and lower case do not tell names apart.
+fn check_alias(objects: &Objects, certificate: &Certificate) -> Result<(), String> {
+    let of_account = objects.certificates.values().filter(|c| c.account == certificate.account);
+    let mut others = of_account.filter(|c| c.name != certificate.name);
+    match others.find(|c| c.name.eq_ignore_ascii_case(&certificate.name)) {
+        None => Ok(()),
+        Some(other) => Err(format!(
+            "its name differs from {} in upper and lower case only, and key stores do not tell them apart\nchoose another name",
+            other.name
+        )),
+    }
 }
 
 /// Those who are to name it obey the rules then, too: nobody is there to hear of it when the time has come.

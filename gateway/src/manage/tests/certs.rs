@@ -456,3 +456,18 @@ async fn a_next_certificate_is_not_removed_before_its_switch_is_called_off() {
     // A switch that has taken place is not called off.
     assert_eq!(rollover::cancel(&core, None, "fourth", false).await.unwrap_err().code, "no-switch");
 }
+
+#[tokio::test]
+async fn names_of_certificates_differ_in_more_than_case() {
+    let Place { core, dir: _dir, .. } = place().await;
+    let whom = For::Purpose(Purpose::PartnerChain);
+    let root = made("root", 300).file();
+    let add = |name: &'static str| certificates::add(&core, None, name, &root, &whom, false);
+    add("Root").await.unwrap();
+    let refused = add("ROOT").await.unwrap_err();
+    assert!(refused.why.contains("Root"), "{refused}");
+    add("ROOT-2026").await.unwrap();
+    let made = partner(&core, "ROOT", made("root", 300).file()).await.unwrap();
+    assert_eq!(made.encrypt_certificate, "root-2026-2");
+    stores::write(&core, &objects(&core).unwrap(), "acme").unwrap();
+}
