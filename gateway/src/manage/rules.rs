@@ -212,7 +212,37 @@ fn check_beside(before: &Objects, after: &Objects, object: &Object) -> Result<()
     if known.is_some_and(|known| known.der == certificate.der && !known.owner.is_empty()) {
         return Ok(());
     }
-    check_alias(after, certificate)
+    check_alias(after, certificate)?;
+    if certificate.purpose == Purpose::Station {
+        check_number(after, certificate)?;
+    }
+    Ok(())
+}
+
+/// A message names the key that it is for by issuer and serial number, or by the key's identifier; only the first that is
+/// named so is tried.
+fn check_number(objects: &Objects, certificate: &Certificate) -> Result<(), String> {
+    let read = |c: &Certificate| as2_core::cert::Certificate::from_der(&c.der).map_err(|error| error.detail);
+    let own = read(certificate)?;
+    let of_station = |c: &&Certificate| c.account == certificate.account && c.owner == certificate.owner && c.sealed_key.is_some();
+    let others = objects
+        .certificates
+        .values()
+        .filter(of_station)
+        .filter(|c| c.name != certificate.name);
+    for other in others.filter(|_| !certificate.owner.is_empty()) {
+        let Ok(known) = read(other) else { continue };
+        let by_number = known.issuer_der() == own.issuer_der() && known.serial() == own.serial();
+        let by_key = own.ski().is_some() && known.ski() == own.ski();
+        if (by_number || by_key) && !known.public_key().public_eq(own.public_key()) {
+            let what = if by_number { "issuer and serial number" } else { "key identifier" };
+            return Err(format!(
+                "it has the {what} of {} with another key, and messages tell the key pairs of a station apart by that\nmake it with a serial number of its own",
+                other.name
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// In the key stores upper and lower case do not tell names apart.

@@ -471,3 +471,43 @@ async fn names_of_certificates_differ_in_more_than_case() {
     assert_eq!(made.encrypt_certificate, "root-2026-2");
     stores::write(&core, &objects(&core).unwrap(), "acme").unwrap();
 }
+
+#[tokio::test]
+async fn two_key_pairs_of_a_station_are_told_apart() {
+    let Place { core, dir: _dir, .. } = place().await;
+    let new = NewStation {
+        account: None,
+        as2_id: "ALICE".to_owned(),
+        settings: Vec::new(),
+        certificate: Some(with_its_key(&made("alice", 300).with(&ec_key()))),
+        key: KeySpec::Rsa2048,
+    };
+    stations::add(&core, &new, false).await.unwrap();
+    // Another key under the issuer and serial number of the first: messages name both by the same words.
+    let same = with_its_key(&made("alice", 400).with(&ec_key()));
+    let refused = certificates::schedule(&core, &switch("alice-2026", "next", 2), &same, false)
+        .await
+        .unwrap_err();
+    assert!(
+        refused.why.contains("alice-2026") && refused.why.contains("serial number"),
+        "{refused}"
+    );
+    let whom = For::Station("ALICE".to_owned(), false);
+    assert!(certificates::add(&core, None, "next", &same, &whom, false).await.is_err());
+    let other = Made {
+        serial: 8,
+        ..made("alice", 400)
+    };
+    let other = with_its_key(&other.with(&ec_key()));
+    certificates::schedule(&core, &switch("alice-2026", "next", 2), &other, false)
+        .await
+        .unwrap();
+    // The same key in a certificate made anew under the old number is no matter: it opens what is for either.
+    let key = ec_key();
+    let whom = For::Station("BOB".to_owned(), false);
+    station(&core, "BOB").await;
+    for (name, days) in [("bob-a", 300), ("bob-b", 400)] {
+        let pair = with_its_key(&made("bob", days).with(&key));
+        certificates::add(&core, None, name, &pair, &whom, false).await.unwrap();
+    }
+}
