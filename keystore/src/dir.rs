@@ -81,6 +81,13 @@ pub struct Stores {
     dir: PathBuf,
 }
 
+/// The directory while nobody else writes it: commands run side by side, and one after the other they write whole stores.
+#[derive(Debug)]
+pub struct Locked<'a> {
+    stores: &'a Stores,
+    _dir: fs::File,
+}
+
 impl Stores {
     /// The stores in `dir`, which [`write`](Self::write) makes when it is missing.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
@@ -92,10 +99,17 @@ impl Stores {
         &self.dir
     }
 
-    /// Writes all three files, each atomically and durably, mode 0600 in a directory of mode 0700.
-    ///
-    /// Returns the aliases of certificates too odd for a PKCS#12 store that Java is to read; they are left out of it, and
-    /// the rest is written.
+    /// Keeps others from writing until it is dropped. Whoever writes what changes beside it reads that under the lock.
+    pub fn lock(&self) -> Result<Locked<'_>> {
+        self.make_dir()?;
+        let locked = fs::File::open(&self.dir).and_then(|dir| dir.lock().map(|()| dir));
+        Ok(Locked {
+            stores: self,
+            _dir: locked.map_err(Error::io("lock", &self.dir))?,
+        })
+    }
+
+    /// Writes all three files under the lock.
     pub fn write(
         &self,
         identity: &[StoreEntry],
@@ -104,22 +118,7 @@ impl Stores {
         passwords: &StorePasswords,
         format: StoreFormat,
     ) -> Result<Vec<String>> {
-        let mut left_out = Vec::new();
-        // All in memory before the first is on disk: an error leaves the old three untouched.
-        let files = [
-            (IDENTITY_FILE, format.store(identity, &[], &passwords.identity, &mut left_out)?),
-            (TRUST_FILE, format.store(&[], trust, &passwords.trust, &mut left_out)?),
-            (HTTPS_FILE, format.store(https, &[], &passwords.https, &mut left_out)?),
-        ];
-        self.make_dir()?;
-        // Commands run side by side; one after the other they write whole stores.
-        let locked = fs::File::open(&self.dir).and_then(|dir| dir.lock().map(|()| dir));
-        let _locked = locked.map_err(Error::io("lock", &self.dir))?;
-        for (name, bytes) in &files {
-            self.replace(name, bytes)?;
-        }
-        sync_dir(&self.dir).map_err(Error::io("sync", &self.dir))?;
-        Ok(left_out)
+        self.lock()?.write(identity, trust, https, passwords, format)
     }
 
     fn make_dir(&self) -> Result<()> {
@@ -151,6 +150,35 @@ impl Stores {
             let _ = fs::remove_file(&tmp);
             failed(e)
         })
+    }
+}
+
+impl Locked<'_> {
+    /// Writes all three files, each atomically and durably, mode 0600 in a directory of mode 0700.
+    ///
+    /// Returns the aliases of certificates too odd for a PKCS#12 store that Java is to read; they are left out of it, and
+    /// the rest is written.
+    pub fn write(
+        &self,
+        identity: &[StoreEntry],
+        trust: &[TrustEntry],
+        https: &[StoreEntry],
+        passwords: &StorePasswords,
+        format: StoreFormat,
+    ) -> Result<Vec<String>> {
+        let mut left_out = Vec::new();
+        // All in memory before the first is on disk: an error leaves the old three untouched.
+        let files = [
+            (IDENTITY_FILE, format.store(identity, &[], &passwords.identity, &mut left_out)?),
+            (TRUST_FILE, format.store(&[], trust, &passwords.trust, &mut left_out)?),
+            (HTTPS_FILE, format.store(https, &[], &passwords.https, &mut left_out)?),
+        ];
+        for (name, bytes) in &files {
+            self.stores.replace(name, bytes)?;
+        }
+        let dir = &self.stores.dir;
+        sync_dir(dir).map_err(Error::io("sync", dir))?;
+        Ok(left_out)
     }
 }
 

@@ -23,7 +23,7 @@ pub mod otp;
 pub mod secret;
 pub mod ssh;
 
-pub use dir::{StoreEntry, StoreFormat, StorePasswords, Stores, TrustEntry};
+pub use dir::{Locked, StoreEntry, StoreFormat, StorePasswords, Stores, TrustEntry};
 pub use error::{Error, Format, Result};
 pub use export::{pkcs12, to_pem};
 pub use generate::{KeyPair, KeySpec, Subject, identity};

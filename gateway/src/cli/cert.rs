@@ -607,7 +607,7 @@ async fn show_stores(ctx: &Ctx, core: &Core, reveal: bool) -> Result<()> {
     }
     let mut list = List::new(&columns, "no accounts; as2gate account add ID");
     for account in &chosen {
-        let left_out = stores::write(core, &all, account)?;
+        let left_out = stores::write(core, account)?;
         for name in left_out {
             ctx.printer
                 .note(&format!("note: certificate {name} is too odd for Java and not in trust.jks"));

@@ -9,7 +9,7 @@ use super::{Change, Refusal, RefusalKind, Result, objects};
 use crate::certificate::{Certificate, Purpose};
 use crate::config::KeystoreFormat;
 use crate::gateway::Core;
-use crate::journal::{ObjectKind, Objects};
+use crate::journal::ObjectKind;
 use crate::layout;
 
 /// Where the stores of an account are.
@@ -37,7 +37,7 @@ pub(super) fn follow(core: &Core, changes: &[Change]) -> Result<()> {
     let accounts: BTreeSet<&str> = changes.iter().filter(touches).map(Change::account).collect();
     let now = objects(core)?;
     for account in accounts.into_iter().filter(|account| now.accounts.contains_key(*account)) {
-        write(core, &now, account).map_err(|refusal| Refusal {
+        write(core, account).map_err(|refusal| Refusal {
             kind: RefusalKind::Partly,
             what: format!("the change is made, but the key stores of account {account} are not written"),
             hint: format!("{}; `as2gate cert stores` writes them again", refusal.hint),
@@ -51,7 +51,12 @@ pub(super) fn follow(core: &Core, changes: &[Change]) -> Result<()> {
 ///
 /// # Errors
 /// A key that does not open, or the disk's.
-pub fn write(core: &Core, objects: &Objects, account: &str) -> Result<Vec<String>> {
+pub fn write(core: &Core, account: &str) -> Result<Vec<String>> {
+    let stores = of_account(core, account);
+    let cannot = |error: &keystore::Error| Refusal::from_keystore("cannot write the key stores", error);
+    let locked = stores.lock().map_err(|error| cannot(&error))?;
+    // Read under the lock, or one who read earlier could write later.
+    let objects = objects(core)?;
     let (mut identity, mut trust, mut https) = (Vec::new(), Vec::new(), Vec::new());
     for certificate in objects.certificates.values().filter(|certificate| certificate.account == account) {
         match (certificate.purpose, &certificate.sealed_key) {
@@ -67,8 +72,8 @@ pub fn write(core: &Core, objects: &Objects, account: &str) -> Result<Vec<String
         KeystoreFormat::Pkcs12 => StoreFormat::Pkcs12,
         KeystoreFormat::Jks => StoreFormat::Jks,
     };
-    let written = of_account(core, account).write(&identity, &trust, &https, &passwords(core, account)?, format);
-    written.map_err(|error| Refusal::from_keystore("cannot write the key stores", &error))
+    let written = locked.write(&identity, &trust, &https, &passwords(core, account)?, format);
+    written.map_err(|error| cannot(&error))
 }
 
 fn entry(core: &Core, certificate: &Certificate) -> Result<StoreEntry> {

@@ -469,7 +469,7 @@ async fn names_of_certificates_differ_in_more_than_case() {
     add("ROOT-2026").await.unwrap();
     let made = partner(&core, "ROOT", made("root", 300).file()).await.unwrap();
     assert_eq!(made.encrypt_certificate, "root-2026-2");
-    stores::write(&core, &objects(&core).unwrap(), "acme").unwrap();
+    stores::write(&core, "acme").unwrap();
 }
 
 #[tokio::test]
@@ -510,4 +510,31 @@ async fn two_key_pairs_of_a_station_are_told_apart() {
         let pair = with_its_key(&made("bob", days).with(&key));
         certificates::add(&core, None, name, &pair, &whom, false).await.unwrap();
     }
+}
+
+/// Two commands side by side: the stores that are written last hold what both did.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_key_stores_are_written_from_what_counts_then() {
+    let Place { core, dir: _dir, .. } = place().await;
+    station(&core, "ALICE").await;
+    let dir = stores::of_account(&core, "acme").dir().to_owned();
+    let held = std::fs::File::open(&dir).unwrap();
+    held.lock().unwrap();
+    let slow = tokio::spawn({
+        let core = Arc::clone(&core);
+        async move { station(&core, "BOB").await }
+    });
+    while !objects(&core).unwrap().stations.contains_key("BOB") {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    // Time to come as far as the lock.
+    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    let quick = made("quick", 300).with(&ec_key()).certificate;
+    let quick = certificates::trusted(("acme", "quick"), Purpose::PartnerChain, "", &quick).unwrap();
+    core.journal.write(move |tx| tx.put_certificate(&quick, START)).await.unwrap();
+    drop(held);
+    slow.await.unwrap();
+    let bytes = std::fs::read(dir.join("trust.jks")).unwrap();
+    let password = stores::passwords(&core, "acme").unwrap().trust;
+    assert!(keystore::import_alias(&bytes, Some(&password), "quick").is_ok());
 }
