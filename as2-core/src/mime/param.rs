@@ -5,6 +5,8 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 
 /// Most parameters read of one value.
 const MAX_PARAMS: usize = 64;
+/// Longest file name that is decoded, in bytes as it comes. File systems take 255; in RFC 2231 each of them is three.
+const MAX_NAME: usize = 1024;
 
 /// A parsed `Content-Type` or `Content-Disposition`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +24,11 @@ impl MediaType {
     pub(crate) fn parse(value: &str) -> Self {
         let value = value.trim();
         // COMPAT(L #95): a whole value in quotes.
-        let value = if value.starts_with('"') { value.trim_matches('"') } else { value };
+        let value = if value.starts_with('"') {
+            value.trim_matches('"').trim_end()
+        } else {
+            value
+        };
         let (head, mut rest) = value.split_once(';').unwrap_or((value, ""));
         let mut params = Vec::new();
         while !rest.trim().is_empty() && params.len() < MAX_PARAMS {
@@ -50,15 +56,15 @@ impl MediaType {
     }
 
     /// A parameter that is a file name, from its best form: RFC 2231 (also in pieces), else plain with RFC 2047 words decoded.
+    /// One that is too long is none: half of it would lack its ending.
     pub(crate) fn name_param(&self, name: &str) -> Option<String> {
-        self.extended(name)
-            .or_else(|| self.param(name).map(decode_words))
-            .filter(|text| !text.is_empty())
+        let plain = || self.param(name).filter(|text| text.len() <= MAX_NAME).map(decode_words);
+        self.extended(name).or_else(plain).filter(|text| !text.is_empty())
     }
 
     /// `name*`, or `name*0`, `name*1*` … joined (RFC 2231 §3, §4).
     fn extended(&self, name: &str) -> Option<String> {
-        if let Some(value) = self.param(&format!("{name}*")) {
+        if let Some(value) = self.param(&format!("{name}*")).filter(|text| text.len() <= MAX_NAME) {
             let (charset, text) = split_charset(value);
             return Some(decode_charset(charset, &percent_decode(text)));
         }
@@ -78,6 +84,9 @@ impl MediaType {
                 bytes.extend_from_slice(value.as_bytes());
             } else {
                 break;
+            }
+            if bytes.len() > MAX_NAME {
+                return None;
             }
         }
         (!bytes.is_empty()).then(|| decode_charset(charset, &bytes))
@@ -194,7 +203,9 @@ pub(crate) fn decode_words(text: &str) -> String {
 fn decode_word(text: &str) -> Option<(String, &str)> {
     let mut pieces = text.strip_prefix("=?")?.splitn(3, '?');
     let (charset, encoding, rest) = (pieces.next()?, pieces.next()?, pieces.next()?);
-    let (body, tail) = rest.split_once("?=")?;
+    // The text holds no `?` (RFC 2047 §2). So no search goes past the next word, and all of them together read the value once.
+    let (body, tail) = rest.split_once('?')?;
+    let tail = tail.strip_prefix('=')?;
     let bytes = match encoding {
         "B" | "b" => STANDARD_NO_PAD.decode(body.trim_end_matches('=')).ok()?,
         "Q" | "q" => percent_decode(&body.replace('%', "%25").replace('_', " ").replace('=', "%")),
@@ -206,7 +217,7 @@ fn decode_word(text: &str) -> Option<(String, &str)> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::disallowed_types, clippy::disallowed_methods)]
     use super::*;
 
     #[test]
@@ -248,5 +259,27 @@ mod tests {
         }
         assert_eq!(MediaType::parse("attachment; filename=\"\"").name_param("filename"), None);
         assert_eq!(MediaType::parse("attachment; filename=\"\"; size=3").param("size"), Some("3"));
+    }
+
+    #[test]
+    fn names_cost_no_more_than_they_are_long() {
+        let started = std::time::Instant::now();
+        for piece in ["=?a?b? ", "=?a?b?x", "=?a?q", "=?", "=?a?b?=?a?b?", "%C3", "; "] {
+            let long = piece.repeat(240_000 / piece.len());
+            decode_words(&long);
+            decode_words(&format!("{long}?="));
+            for form in [
+                format!("attachment; filename=\"{long}\""),
+                format!("attachment; filename*=UTF-8''{long}"),
+                format!("\"attachment{long}      \""),
+                format!("attachment; filename=\"{long}?=\"; x={long}"),
+            ] {
+                MediaType::parse(&form).name_param("filename");
+            }
+        }
+        // Each took seconds where words without an end were looked for again and again.
+        assert!(started.elapsed() < std::time::Duration::from_secs(2), "{:?}", started.elapsed());
+        let name = |len: usize| MediaType::parse(&format!("attachment; filename={}", "n".repeat(len))).name_param("filename");
+        assert!(name(MAX_NAME).is_some() && name(MAX_NAME + 1).is_none());
     }
 }
