@@ -56,17 +56,23 @@ impl MediaType {
     }
 
     /// A parameter that is a file name, from its best form: RFC 2231 (also in pieces), else plain with RFC 2047 words decoded.
-    /// One that is too long is none: half of it would lack its ending.
+    /// One that is too long is none: half of it would lack its ending. Nor is one in a charset that we do not know: a neutral name
+    /// is better than a wrong one.
     pub(crate) fn name_param(&self, name: &str) -> Option<String> {
-        let plain = || self.param(name).filter(|text| text.len() <= MAX_NAME).map(decode_words);
-        self.extended(name).or_else(plain).filter(|text| !text.is_empty())
+        let plain = || {
+            let text = self.param(name).filter(|text| text.len() <= MAX_NAME)?;
+            let (text, complete) = decode_words(text);
+            complete.then_some(text)
+        };
+        let found = self.extended(name).or_else(plain);
+        found.filter(|text| !text.is_empty() && !text.contains(ESCAPE))
     }
 
     /// `name*`, or `name*0`, `name*1*` … joined (RFC 2231 §3, §4).
     fn extended(&self, name: &str) -> Option<String> {
         if let Some(value) = self.param(&format!("{name}*")).filter(|text| text.len() <= MAX_NAME) {
             let (charset, text) = split_charset(value);
-            return Some(decode_charset(charset, &percent_decode(text)));
+            return decode_charset(charset, &percent_decode(text));
         }
         let mut charset = "";
         let mut bytes = Vec::new();
@@ -89,7 +95,7 @@ impl MediaType {
                 return None;
             }
         }
-        (!bytes.is_empty()).then(|| decode_charset(charset, &bytes))
+        decode_charset(charset, &bytes).filter(|text| !text.is_empty())
     }
 
     pub(crate) fn is_multipart(&self) -> bool {
@@ -166,17 +172,62 @@ fn percent_decode(text: &str) -> Vec<u8> {
     out
 }
 
-/// UTF-8 where it is UTF-8, else Latin-1: the two charsets that names come in.
-fn decode_charset(charset: &str, bytes: &[u8]) -> String {
-    let latin = charset.to_ascii_lowercase().starts_with("iso-8859") || charset.to_ascii_lowercase().starts_with("windows-125");
-    match std::str::from_utf8(bytes) {
-        Ok(text) if !latin || text.is_ascii() => text.to_owned(),
-        _ => bytes.iter().map(|&b| char::from(b)).collect(),
+/// Begins a change of the character set in ISO-2022, which some products write without a word about it.
+const ESCAPE: char = '\u{1b}';
+
+/// The characters of windows-1252 at 0x80 and on; NUL where there is none.
+const WINDOWS_1252: [char; 32] = [
+    '€', '\0', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\0', 'Ž', '\0', '\0', '‘', '’', '“', '”', '•', '–', '—', '˜', '™',
+    'š', '›', 'œ', '\0', 'ž', 'Ÿ',
+];
+
+/// What these bytes say, if we know the charset: UTF-8, and the two of Western Europe, as which also those names are read that claim
+/// UTF-8, or nothing. Of others only what is ASCII, where that is certain.
+fn decode_charset(charset: &str, bytes: &[u8]) -> Option<String> {
+    let single = |character: fn(u8) -> char| {
+        let text: String = bytes.iter().map(|&b| character(b)).collect();
+        (!text.contains('\0')).then_some(text)
+    };
+    match charset.to_ascii_lowercase().as_str() {
+        "" | "utf-8" | "utf8" | "us-ascii" | "ascii" => match str::from_utf8(bytes) {
+            Ok(text) => Some(text.to_owned()),
+            Err(_) => single(windows_1252),
+        },
+        // Nobody writes the control characters that ISO 8859-1 has there.
+        "iso-8859-1" | "iso8859-1" | "iso_8859-1" | "latin1" | "windows-1252" | "cp1252" => single(windows_1252),
+        "iso-8859-15" | "iso8859-15" | "latin9" | "latin-9" => single(iso_8859_15),
+        other => {
+            // These are made of ASCII and mean something else.
+            let shifts = ["iso-2022", "utf-7", "hz-gb"].iter().any(|name| other.starts_with(name));
+            let text = str::from_utf8(bytes).ok().filter(|text| text.is_ascii() && !shifts);
+            text.map(str::to_owned)
+        }
     }
 }
 
-/// Decodes `=?charset?B|Q?text?=`; blanks between two such words vanish (RFC 2047 §6.2).
-pub(crate) fn decode_words(text: &str) -> String {
+fn windows_1252(byte: u8) -> char {
+    let special = byte.checked_sub(0x80).and_then(|at| WINDOWS_1252.get(usize::from(at)));
+    special.copied().unwrap_or(char::from(byte))
+}
+
+fn iso_8859_15(byte: u8) -> char {
+    match byte {
+        0xa4 => '€',
+        0xa6 => 'Š',
+        0xa8 => 'š',
+        0xb4 => 'Ž',
+        0xb8 => 'ž',
+        0xbc => 'Œ',
+        0xbd => 'œ',
+        0xbe => 'Ÿ',
+        other => windows_1252(other),
+    }
+}
+
+/// Decodes `=?charset?B|Q?text?=`; blanks between two such words vanish (RFC 2047 §6.2). A word in a charset that we do not know
+/// stays as it is, and makes the answer `false`.
+pub(crate) fn decode_words(text: &str) -> (String, bool) {
+    let mut complete = true;
     let mut out = String::new();
     let mut rest = text;
     let mut after_word = false;
@@ -192,15 +243,20 @@ pub(crate) fn decode_words(text: &str) -> String {
         if !(after_word && before.trim().is_empty()) {
             out.push_str(before);
         }
-        out.push_str(&decoded);
+        complete &= decoded.is_some();
+        match decoded {
+            Some(decoded) => out.push_str(&decoded),
+            None => out.push_str(word.get(..word.len() - tail.len()).unwrap_or(word)),
+        }
         rest = tail;
         after_word = true;
     }
     out.push_str(rest);
-    out
+    (out, complete)
 }
 
-fn decode_word(text: &str) -> Option<(String, &str)> {
+/// The text of a word, if its charset is known, and what follows it.
+fn decode_word(text: &str) -> Option<(Option<String>, &str)> {
     let mut pieces = text.strip_prefix("=?")?.splitn(3, '?');
     let (charset, encoding, rest) = (pieces.next()?, pieces.next()?, pieces.next()?);
     // The text holds no `?` (RFC 2047 §2). So no search goes past the next word, and all of them together read the value once.
@@ -281,5 +337,32 @@ mod tests {
         assert!(started.elapsed() < std::time::Duration::from_secs(2), "{:?}", started.elapsed());
         let name = |len: usize| MediaType::parse(&format!("attachment; filename={}", "n".repeat(len))).name_param("filename");
         assert!(name(MAX_NAME).is_some() && name(MAX_NAME + 1).is_none());
+    }
+
+    #[test]
+    fn names_in_charsets_of_others() {
+        let forms = [
+            ("attachment; filename*=windows-1252''%80uro%95.edi", Some("€uro•.edi")),
+            ("attachment; filename=\"=?Windows-1252?Q?=80=FC.edi?=\"", Some("€ü.edi")),
+            ("attachment; filename*=ISO-8859-15''%A4.edi", Some("€.edi")),
+            ("attachment; filename*=iso-8859-1''%A4.edi", Some("¤.edi")),
+            ("attachment; filename*=us-ascii''a.edi", Some("a.edi")),
+            ("attachment; filename*=koi8-r''a.edi", Some("a.edi")),
+            ("attachment; filename*=''%C3%BC.edi", Some("ü.edi")),
+            ("attachment; filename*=utf-8''%FC.edi", Some("ü.edi")),
+            ("attachment; filename*=shift_jis''%83e%83X%83g.edi", None),
+            ("attachment; filename*=shift_jis''%CF%B0.edi", None),
+            (
+                "attachment; filename=\"b.edi\"; filename*=shift_jis''%83e%83X%83g.edi",
+                Some("b.edi"),
+            ),
+            ("attachment; filename=\"=?ISO-2022-JP?B?GyRCRnxLXBsoQg==?=.edi\"", None),
+            ("attachment; filename=\"\x1b$BF|K\\\x1b(B.edi\"", None),
+            ("attachment; filename*=windows-1252''%81.edi", None),
+        ];
+        for (form, name) in forms {
+            assert_eq!(MediaType::parse(form).name_param("filename").as_deref(), name, "{form}");
+        }
+        assert_eq!(decode_words("a =?shift_jis?B?g2U=?= b").0, "a =?shift_jis?B?g2U=?= b");
     }
 }
