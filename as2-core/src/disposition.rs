@@ -6,6 +6,8 @@ use crate::error::{Error, ErrorKind};
 
 /// Longest disposition that is read, in characters.
 const MAX_TEXT: usize = 1_000;
+/// Most of its mode that is kept: what is written of a disposition must not lose its end when it is read again.
+const MAX_MODE: usize = 200;
 /// The mode that we write; AS2 has no human in the loop.
 const MODE: &str = "automatic-action/MDN-sent-automatically";
 
@@ -96,26 +98,74 @@ impl Disposition {
     pub fn parse(text: &str) -> Self {
         let text = one_line(&text.chars().take(MAX_TEXT).collect::<String>());
         let (mode, rest) = match text.split_once(';') {
-            Some((mode, rest)) => (mode.trim().to_owned(), rest.trim()),
+            Some((mode, rest)) => (mode.trim().chars().take(MAX_MODE).collect::<String>(), rest.trim()),
             None => (String::new(), text.trim()),
         };
-        let (kind, modifier) = outcome(rest);
-        // COMPAT(DG 3Q07-8): two dispositions in one field; the worse one counts.
-        if let Some((head, second)) = rest.split_once(';') {
-            let worse = Disposition::parse(&format!(";{second}"));
-            if outcome(head).1.is_none() && kind == Kind::Processed && worse.is_outcome() && !worse.is_positive() {
-                return Disposition { mode, ..worse };
+        let mut parts = rest.split(';');
+        let (mut last, mut comma) = Disposition::of(parts.next().unwrap_or_default());
+        let mut told = Vec::new();
+        // COMPAT(DG 3Q07-8): several dispositions in one field; the worst one counts.
+        for text in parts {
+            let (next, next_comma) = Disposition::of(text);
+            if !next.is_outcome() {
+                last.append(text);
+                continue;
             }
+            if comma {
+                // `processed, mode; …`
+                last.modifier = None;
+            }
+            told.push(std::mem::replace(&mut last, next));
+            comma = next_comma;
         }
-        Disposition { mode, kind, modifier }
+        told.push(last);
+        // Also where the mode should stand.
+        told.extend(Some(Disposition::of(&mode).0).filter(Disposition::is_outcome));
+        let worst = told.into_iter().reduce(Disposition::or_worse);
+        Disposition {
+            mode,
+            ..worst.unwrap_or_else(|| Disposition::of("").0)
+        }
     }
 
-    /// Takes the words of an `Error`, `Failure` or `Warning` field of RFC 3798 for a disposition that has none of its own.
-    pub(crate) fn explain(&mut self, words: &str) {
-        if let Some((_, own)) = &mut self.modifier
-            && own.is_empty()
+    /// One of a field, without its mode; `true` if what follows its word could be the mode of the next.
+    fn of(text: &str) -> (Self, bool) {
+        let (kind, modifier, comma) = outcome(text);
+        let mode = String::new();
+        (Disposition { mode, kind, modifier }, comma)
+    }
+
+    /// Words that were cut off at a semicolon.
+    fn append(&mut self, text: &str) {
+        if let Some((_, words)) = &mut self.modifier
+            && !words.is_empty()
+            && !text.trim().is_empty()
         {
-            *own = one_line(words);
+            words.push(';');
+            words.push_str(text.trim_end());
+        }
+    }
+
+    /// Of two that were told about one message, the one that is not positive; of equal ones, the first.
+    #[must_use]
+    pub(crate) fn or_worse(self, other: Self) -> Self {
+        if self.is_positive() && !other.is_positive() { other } else { self }
+    }
+
+    /// Takes the words of an `Error`, `Failure` or `Warning` field of RFC 3798. They explain a modifier that has no words of its
+    /// own. To a plain yes the field is the modifier, and trouble is trouble also beside a warning.
+    pub(crate) fn explain(&mut self, field: &str, words: &str) {
+        let words = one_line(words);
+        let said = words.trim_matches(|c: char| !c.is_alphanumeric()).to_ascii_lowercase();
+        if matches!(said.as_str(), "" | "none" | "null" | "no" | "n/a") {
+            return;
+        }
+        let severity = Severity::parse(field);
+        match &mut self.modifier {
+            Some((Severity::Warning, _)) if severity != Severity::Warning => self.modifier = Some((severity, words)),
+            Some((_, own)) if own.is_empty() => *own = words,
+            Some(_) => {}
+            None => self.modifier = Some((severity, words)),
         }
     }
 
@@ -169,32 +219,54 @@ impl fmt::Display for Disposition {
     }
 }
 
-/// The part after the mode: `processed`, `processed/error: words`, or a bare `error: words` (DG 3Q13-1).
-fn outcome(text: &str) -> (Kind, Option<(Severity, String)>) {
+/// The part after the mode: `processed`, `processed/error: words`, or a bare `error: words` (DG 3Q13-1). What follows the word and
+/// is not understood is a modifier too, and no plain yes; `true` if it is that and stands behind a comma.
+fn outcome(text: &str) -> (Kind, Option<(Severity, String)>, bool) {
     let text = text.trim();
     let end = text
-        .find(|c: char| c == '/' || c == ':' || c == ';' || c == ',' || c.is_whitespace())
+        .find(|c: char| matches!(c, '/' | ':' | ',' | '(') || c.is_whitespace())
         .unwrap_or(text.len());
     let (word, rest) = text.split_at(end);
-    let rest = rest.trim_start();
+    let rest = without_comment(rest);
     let bare = Severity::parse(word);
     if !matches!(bare, Severity::Other(_)) {
-        return (Kind::Processed, Some((bare, words_of(rest))));
+        return (Kind::Processed, Some((bare, words_of(rest))), false);
     }
     let kind = match word.to_ascii_lowercase().as_str() {
         "processed" => Kind::Processed,
         "failed" => Kind::Failed,
         other => Kind::Other(other.to_owned()),
     };
-    let modifier = rest.strip_prefix('/').map(|rest| {
-        let rest = rest.trim_start();
-        let end = rest.find(|c: char| c == ':' || c.is_whitespace()).unwrap_or(rest.len());
-        let (severity, words) = rest.split_at(end);
-        (Severity::parse(severity), words_of(words))
-    });
-    // `processed: error: x` and the like: words without a severity are no plain yes.
-    let modifier = modifier.or_else(|| rest.strip_prefix(':').map(|rest| (Severity::Error, words_of(rest))));
-    (kind, modifier)
+    if let Some(rest) = rest.strip_prefix('/') {
+        return (kind, Some(severity_of(rest)), false);
+    }
+    if let Some(rest) = rest.strip_prefix(':') {
+        // `processed: error: x` and the like: words without a severity are no plain yes.
+        return (kind, Some((Severity::Error, words_of(rest))), false);
+    }
+    let comma = rest.starts_with(',');
+    let rest = without_comment(rest.trim_start_matches(','));
+    if rest.is_empty() {
+        return (kind, None, false);
+    }
+    let (severity, words) = severity_of(rest);
+    let strange = matches!(severity, Severity::Other(_));
+    (kind, Some((severity, words)), comma && strange)
+}
+
+/// `severity: words`.
+fn severity_of(text: &str) -> (Severity, String) {
+    let text = text.trim_start();
+    let end = text.find(|c: char| c == ':' || c.is_whitespace()).unwrap_or(text.len());
+    let (severity, words) = text.split_at(end);
+    (Severity::parse(severity), words_of(words))
+}
+
+/// Without the blanks and the comment in front (RFC 5322 §3.2.2), if that is closed.
+fn without_comment(text: &str) -> &str {
+    let text = text.trim_start();
+    let rest = text.strip_prefix('(').and_then(|comment| comment.split_once(')'));
+    rest.map_or(text, |(_, rest)| rest.trim_start())
 }
 
 fn words_of(text: &str) -> String {
@@ -275,5 +347,59 @@ mod tests {
             assert_eq!(disposition.modifier_code().as_deref(), code, "{text}");
         }
         assert!(!Disposition::parse("a; processed/error: duplicate-filename").is_duplicate_notice());
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_not_positive() {
+        let negative = [
+            ("a; processed, error: decryption-failed", Some("decryption-failed")),
+            ("a; processed error: decryption-failed", Some("decryption-failed")),
+            ("a; processed error", None),
+            ("a; processed - failure: x", Some("failure-x")),
+            ("a; processed with errors", Some("errors")),
+            ("a; processed, a/b; processed/warning: x; processed/error: bad", Some("bad")),
+            ("a; processed, error: bad; displayed", Some("bad-displayed")),
+            ("a; processed/warning: x, a; processed/error: bad", Some("bad")),
+            ("a; processed; error: bad", Some("bad")),
+            ("processed/error: bad; processed", Some("bad")),
+            ("a; processed, a; gibberish", None),
+            ("a; processed/error: bad; processed, a; processed", Some("bad")),
+        ];
+        for (text, code) in negative {
+            let disposition = Disposition::parse(text);
+            assert!(!disposition.is_positive(), "{text}");
+            assert_eq!(disposition.modifier_code().as_deref(), code, "{text}");
+        }
+        let positive = [
+            "a; processed;",
+            "a; processed,",
+            "a; processed ;;",
+            "a; processed (all is well)",
+            "a; processed, a/b; processed",
+            "a/b; processed; a/b; processed",
+            "a; processed warning: duplicate-document",
+            "a; processed/warning: sender (x), and more; or less",
+            "a; processed, a; processed, a; processed",
+        ];
+        for text in positive {
+            assert!(Disposition::parse(text).is_positive(), "{text}");
+        }
+        let long = format!("{};error", "m".repeat(MAX_TEXT - 11));
+        let odd = [
+            "a; /error: x",
+            "a; processed, : x",
+            "a; processed, (x",
+            "a; processed/",
+            ",;,",
+            "error;processed",
+            &long,
+        ];
+        for text in odd.into_iter().chain(positive).chain(negative.map(|(text, _)| text)) {
+            let read = Disposition::parse(text);
+            let again = Disposition::parse(&read.to_string());
+            assert_eq!(again.is_positive(), read.is_positive(), "{text}: {read}");
+        }
+        let deep = format!("a; processed{}", ";".repeat(10 * MAX_TEXT));
+        assert!(Disposition::parse(&deep).is_positive());
     }
 }

@@ -54,11 +54,10 @@ impl Mdn {
         found.entity(media, &Encoding::Identity, body, 0)?;
         let Some(fields) = found.fields else { return Ok(None) };
         let get = |name| fields.get(name).unwrap_or_default().to_owned();
-        let mut disposition = Disposition::parse(&get("Disposition"));
+        let told = fields.all("Disposition").map(Disposition::parse).reduce(Disposition::or_worse);
+        let mut disposition = told.unwrap_or_else(|| Disposition::parse(""));
         for name in ["Failure", "Error", "Warning"] {
-            if let Some(words) = fields.get(name) {
-                disposition.explain(words);
-            }
+            fields.all(name).for_each(|words| disposition.explain(name, words));
         }
         let mic_text = fields.get("Received-content-MIC").filter(|text| !mic::says_nothing(text));
         let mic = mic_text.and_then(|text| Mic::parse(text).ok());
@@ -374,5 +373,34 @@ mod tests {
         assert_eq!(read("Received-content-MIC: null\r\n"), (false, None));
         assert_eq!(read(""), (false, None));
         assert_eq!(read("Received-content-MIC: AAEC, sha1\r\n"), (true, None));
+    }
+
+    #[test]
+    fn the_worst_that_a_notification_says_counts() {
+        let media = MediaType::parse("multipart/report; boundary=b");
+        let read = |fields: &str| {
+            let body =
+                format!("--b\r\nContent-Type: message/disposition-notification\r\n\r\nOriginal-Message-ID: <a>\r\n{fields}\r\n--b--\r\n");
+            let disposition = Mdn::parse(&media, body.as_bytes()).unwrap().unwrap().disposition;
+            (disposition.is_positive(), disposition.modifier_code())
+        };
+        let said = |words: &str| Some(words.to_owned());
+        let plain = "Disposition: a; processed\r\n";
+        assert_eq!(read(plain), (true, None));
+        assert_eq!(
+            read(&format!("{plain}Error: decryption failed\r\n")),
+            (false, said("decryption-failed"))
+        );
+        assert_eq!(read(&format!("{plain}Failure: x\r\nWarning: y\r\n")), (false, said("x")));
+        assert_eq!(read(&format!("{plain}Warning: duplicate\r\nError: z\r\n")), (false, said("z")));
+        assert_eq!(read(&format!("{plain}Warning: duplicate\r\n")), (true, said("duplicate")));
+        assert_eq!(read(&format!("{plain}Error:\r\nFailure: none\r\n")), (true, None));
+        assert_eq!(
+            read(&format!("{plain}Disposition: a; processed/error: bad\r\n")),
+            (false, said("bad"))
+        );
+        assert_eq!(read(&format!("Disposition: a; failed/Failure: x\r\n{plain}")), (false, said("x")));
+        assert_eq!(read(&format!("{plain}{plain}")), (true, None));
+        assert_eq!(read(""), (false, None));
     }
 }
