@@ -193,6 +193,26 @@ pub(crate) fn verify_digest(key: &PKey<Public>, signature: Signature, digest: Di
     key_fits(key, signature) && verify().unwrap_or(false)
 }
 
+/// Whether `bytes` is this key's RSASSA-PKCS1-v1_5 signature over this DigestInfo, whatever the library thinks of it. The whole
+/// block is compared with the one that is due (RFC 8017 §8.2.2 step 4): nothing is read out of it.
+pub(crate) fn verify_digest_info(key: &PKey<Public>, info: &[u8], bytes: &[u8]) -> bool {
+    let recover = || -> Result<Vec<u8>, openssl::error::ErrorStack> {
+        let rsa = key.rsa()?;
+        let mut block = vec![0; rsa.size() as usize];
+        let len = rsa.public_decrypt(bytes, &mut block, Padding::NONE)?;
+        block.truncate(len);
+        Ok(block)
+    };
+    if !key_fits(key, Signature::RsaPkcs1) || bytes.len() != key.size() {
+        return false;
+    }
+    let Some(padding) = bytes.len().checked_sub(info.len() + 3).filter(|padding| *padding >= 8) else {
+        return false;
+    };
+    let due = [&[0u8, 1][..], &vec![0xff; padding], &[0], info].concat();
+    recover().is_ok_and(|block| block.len() == due.len() && openssl::memcmp::eq(&block, &due))
+}
+
 /// Whether `bytes` is this key's Ed25519 signature over `message`.
 pub(crate) fn verify_message(key: &PKey<Public>, message: &[u8], bytes: &[u8]) -> bool {
     let verify = || openssl::sign::Verifier::new_without_digest(key)?.verify_oneshot(bytes, message);

@@ -392,3 +392,80 @@ fn times_come_back() {
     assert_eq!(general(b"20500101000000Z"), Some(UTC_TIME_END));
     assert_eq!((general(b"20500230000000Z"), general(b"2050"), general(b"")), (None, None, None));
 }
+
+/// A signature value over what PKCS #1 would pad, if its DigestInfo looked like this.
+fn signed_info(info: &[u8]) -> Vec<u8> {
+    let key = testkit::rsa().key().rsa().unwrap();
+    let mut value = vec![0; key.size() as usize];
+    let len = key.private_encrypt(info, &mut value, openssl::rsa::Padding::PKCS1).unwrap();
+    value.truncate(len);
+    value
+}
+
+/// as2.md Q55: NULL or absent, also inside DigestInfo. Anything else stays refused.
+#[test]
+fn a_digest_info_without_null_is_accepted() {
+    let content = b"Content-Type: text/plain\r\n\r\nx";
+    let digest = crypto::hash(Digest::Sha256, content).unwrap();
+    let params = SignParams {
+        identity: testkit::rsa(),
+        digest: Digest::Sha256,
+        scheme: SignatureScheme::RsaPkcs1,
+        include_certificate: false,
+        protect_algorithms: false,
+    };
+    let p7s = p7s(&params, &digest, 0).unwrap();
+    // Made anew without attributes: the signed value then is the content's digest.
+    let with = |value: &[u8]| {
+        let signer = testkit::rsa().certificate();
+        let algorithm = |oid: &[u8]| ber::algorithm(oid, &[]);
+        let info = ber::tlv(
+            ber::SEQUENCE,
+            &[
+                ber::integer(3),
+                ber::tlv(0x80, &[signer.ski().unwrap()]),
+                algorithm(oid::digest(Digest::Sha256)),
+                algorithm(oid::RSA_ENCRYPTION),
+                ber::tlv(ber::OCTET_STRING, &[value]),
+            ],
+        );
+        let data = ber::tlv(
+            ber::SEQUENCE,
+            &[
+                ber::integer(1),
+                ber::tlv(ber::SET, &[algorithm(oid::digest(Digest::Sha256))]),
+                ber::tlv(ber::SEQUENCE, &[ber::oid(oid::DATA)]),
+                ber::tlv(ber::SET, &[info]),
+            ],
+        );
+        ber::tlv(ber::SEQUENCE, &[ber::oid(oid::SIGNED_DATA), ber::tlv(ber::context(0), &[data])])
+    };
+    let verify = |p7s: &[u8]| {
+        let pinned = [testkit::rsa().certificate().clone()];
+        verify_detached(p7s, &[(Digest::Sha256, digest.clone())], &pinned, &|_| true)
+    };
+    verify(&p7s).unwrap();
+    let info = |parameters: &[u8], value: &[u8]| {
+        let algorithm = ber::algorithm(oid::digest(Digest::Sha256), parameters);
+        ber::tlv(ber::SEQUENCE, &[algorithm, ber::tlv(ber::OCTET_STRING, &[value])])
+    };
+    verify(&with(&signed_info(&info(&[ber::NULL, 0], &digest)))).unwrap();
+    verify(&with(&signed_info(&info(&[], &digest)))).unwrap();
+    let longer = [info(&[], &digest), b"x".to_vec()].concat();
+    let other = crypto::hash(Digest::Sha256, b"other").unwrap();
+    for bad in [
+        longer,
+        info(&[], &other),
+        info(&[], &digest[1..]),
+        info(&[ber::INTEGER, 0], &digest),
+        digest.clone(),
+        info(&[], &digest)[1..].to_vec(),
+    ] {
+        assert!(verify(&with(&signed_info(&bad))).is_err(), "{bad:?}");
+    }
+    let mut value = signed_info(&info(&[], &digest));
+    value[9] ^= 1;
+    assert!(verify(&with(&value)).is_err());
+    assert!(verify(&with(&value[1..])).is_err());
+    assert!(verify(&with(&[])).is_err());
+}

@@ -283,7 +283,16 @@ impl<'a> Signer<'a> {
     }
 
     fn find_signer(&self, scheme: Signature, digest: Digest, value: &[u8], pinned: &[Certificate]) -> Option<Certificate> {
-        self.find_pinned(pinned, |key| crypto::verify_digest(key, scheme, digest, value, &self.signature))
+        let found = self.find_pinned(pinned, |key| crypto::verify_digest(key, scheme, digest, value, &self.signature));
+        if found.is_some() || scheme != Signature::RsaPkcs1 {
+            return found;
+        }
+        // COMPAT(DG 3Q10-1): DigestInfo whose algorithm has no parameters, where the library wants NULL (as2.md Q55).
+        let info = ber::tlv(
+            ber::SEQUENCE,
+            &[ber::algorithm(oid::digest(digest), &[]), ber::tlv(ber::OCTET_STRING, &[value])],
+        );
+        self.find_pinned(pinned, |key| crypto::verify_digest_info(key, &info, &self.signature))
     }
 
     /// The pinned certificate under which the signature holds: those that the identifier names first, then all others, because
