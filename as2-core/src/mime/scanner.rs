@@ -30,6 +30,17 @@ enum State {
     Preamble,
     Part,
     Epilogue,
+    /// The input ended in a delimiter.
+    Cut,
+}
+
+/// What a delimiter does beside ending the part before it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Mark {
+    Opens,
+    Closes,
+    /// COMPAT(DG 3Q09-5): nothing, for the input ends there: the dashes behind it were cut off.
+    Breaks,
 }
 
 /// A multipart body in progress.
@@ -48,8 +59,8 @@ pub(crate) struct Scanner {
 
 /// What stands at a place where a delimiter could be.
 enum Look {
-    /// A delimiter that ends before this index; `true` closes the body.
-    Delimiter(usize, bool),
+    /// A delimiter that ends before this index.
+    Delimiter(usize, Mark),
     /// Content.
     No,
     /// Too few bytes to tell.
@@ -117,8 +128,8 @@ impl Scanner {
             }
             if self.line_start {
                 match self.look(rest, self.needle.get(1..).unwrap_or_default(), last) {
-                    Look::Delimiter(len, closing) => {
-                        self.delimiter(closing, take)?;
+                    Look::Delimiter(len, mark) => {
+                        self.delimiter(mark, take)?;
                         at += len;
                         continue;
                     }
@@ -127,9 +138,9 @@ impl Scanner {
                 }
             }
             match self.next(rest, last) {
-                (content, Look::Delimiter(len, closing)) => {
+                (content, Look::Delimiter(len, mark)) => {
                     self.content(rest.get(..content).unwrap_or_default(), take)?;
-                    self.delimiter(closing, take)?;
+                    self.delimiter(mark, take)?;
                     at += len;
                 }
                 (content, _) => {
@@ -151,7 +162,7 @@ impl Scanner {
                 feed
             };
             match self.look(rest.get(feed..).unwrap_or_default(), &self.needle, last) {
-                Look::Delimiter(len, closing) => return (content, Look::Delimiter(feed + len, closing)),
+                Look::Delimiter(len, mark) => return (content, Look::Delimiter(feed + len, mark)),
                 Look::More => return (content, Look::More),
                 Look::No => from = feed + 1,
             }
@@ -180,9 +191,14 @@ impl Scanner {
         let closing = bytes.get(at..at + 2) == Some(b"--");
         if closing {
             at += 2;
-        } else if !last && bytes.get(at..).is_some_and(|tail| tail == b"-") {
-            return Look::More;
+        } else if bytes.get(at..).is_some_and(|tail| tail == b"-") {
+            return if last { Look::Delimiter(at + 1, Mark::Breaks) } else { Look::More };
         }
+        let (mark, at_end) = if closing {
+            (Mark::Closes, Mark::Closes)
+        } else {
+            (Mark::Opens, Mark::Breaks)
+        };
         let blanks = bytes
             .get(at..)
             .unwrap_or_default()
@@ -194,12 +210,12 @@ impl Scanner {
         }
         at += blanks;
         match (bytes.get(at), bytes.get(at + 1)) {
-            (Some(b'\n'), _) => Look::Delimiter(at + 1, closing),
-            (Some(b'\r'), Some(b'\n')) => Look::Delimiter(at + 2, closing),
+            (Some(b'\n'), _) => Look::Delimiter(at + 1, mark),
+            (Some(b'\r'), Some(b'\n')) => Look::Delimiter(at + 2, mark),
             (Some(b'\r'), None) if !last => Look::More,
             (None, _) if !last => Look::More,
-            (None, _) => Look::Delimiter(at, closing),
-            (Some(b'\r'), None) => Look::Delimiter(at + 1, closing),
+            (None, _) => Look::Delimiter(at, at_end),
+            (Some(b'\r'), None) => Look::Delimiter(at + 1, at_end),
             _ => Look::No,
         }
     }
@@ -216,21 +232,24 @@ impl Scanner {
                     Ok(())
                 }
             }
-            State::Epilogue => Ok(()),
+            State::Epilogue | State::Cut => Ok(()),
         }
     }
 
-    fn delimiter<E: From<Error>>(&mut self, closing: bool, take: &mut dyn FnMut(Piece<'_>) -> Result<(), E>) -> Result<(), E> {
+    fn delimiter<E: From<Error>>(&mut self, mark: Mark, take: &mut dyn FnMut(Piece<'_>) -> Result<(), E>) -> Result<(), E> {
         if self.state == State::Part {
             take(Piece::End)?;
         }
         self.line_start = true;
-        if closing {
-            self.state = State::Epilogue;
-            return Ok(());
+        match mark {
+            Mark::Closes => self.state = State::Epilogue,
+            Mark::Breaks => self.state = State::Cut,
+            Mark::Opens => {
+                self.state = State::Part;
+                take(Piece::Start)?;
+            }
         }
-        self.state = State::Part;
-        take(Piece::Start)
+        Ok(())
     }
 }
 
@@ -278,7 +297,7 @@ mod tests {
     #[test]
     fn any_cut_gives_the_same_parts() {
         type Case<'a> = (&'a [u8], &'a [&'a [u8]], bool, bool);
-        let bodies: [Case<'_>; 9] = [
+        let bodies: [Case<'_>; 12] = [
             (b"--b\r\none\r\n--b\r\ntwo\r\n--b--\r\n", &[b"one|", b"two|"], true, false),
             (
                 b"pre\r\namble\r\n--b \t\r\n\r\none\r\n\r\n\r\n--b--",
@@ -295,7 +314,10 @@ mod tests {
                 false,
             ),
             (b"--b\r\nopen\r\n", &[b"open\r\n"], false, false),
-            (b"--b\r\nopen\r\n--b", &[b"open|", b""], false, false),
+            (b"--b\r\nopen\r\n--b", &[b"open|"], false, false),
+            (b"--b\r\nopen\r\n--b-", &[b"open|"], false, false),
+            (b"--b\r\nopen\r\n--b \r", &[b"open|"], false, false),
+            (b"--b", &[], false, false),
             (b"\r\n--b\r\na\r\r\n\n\r\n--b--\r\n", &[b"a\r\r\n\n|"], true, false),
             (b"nothing", &[], false, false),
         ];

@@ -1032,3 +1032,36 @@ fn a_failing_sink_is_our_trouble() {
         assert!(failure.sink && failure.error.detail == "disk full", "{case:?}");
     }
 }
+
+/// A part signed by the usual signer, without anything after the last boundary's name that is not given.
+fn signed_part(part: &[u8], attributes: bool, end: &[u8]) -> (Headers, Vec<u8>) {
+    let bench = testkit::Bench::new(testkit::rsa());
+    bench.put("part", part);
+    let flags = if attributes { "" } else { "-noattr " };
+    bench.openssl(&format!(
+        "cms -sign -binary {flags}-outform DER -md sha256 -in part -signer cert.pem -inkey key.pem -out out"
+    ));
+    let p7s = crate::mime::transfer::encode(&bench.get("out"));
+    let head = b"\r\n--b\r\nContent-Type: application/pkcs7-signature\r\n\r\n";
+    let mut headers = Headers::new();
+    let kind = "multipart/signed; protocol=\"application/pkcs7-signature\"; micalg=sha-256; boundary=b";
+    headers.push("Content-Type", kind).unwrap();
+    (headers, [b"--b\r\n", part, head, &p7s, end].concat())
+}
+
+/// COMPAT(DG 3Q09-5): a Content-Length that is short by the dashes of the last boundary.
+#[test]
+fn a_body_that_is_cut_in_its_last_boundary_is_read() {
+    let part = b"Content-Type: text/plain\r\nContent-Transfer-Encoding: binary\r\n\r\nx";
+    for end in [&b"\r\n--b"[..], b"\r\n--b-", b"\r\n--", b"\r\n-", b""] {
+        let (headers, body) = signed_part(part, true, end);
+        for seed in 0..5 {
+            let (result, kept) = take(&headers, &body, seed);
+            assert_eq!(message(result).notes, ["the closing boundary was missing"], "{end:?}");
+            assert_eq!(kept.parts[0].1, b"x");
+        }
+    }
+    // A third part that begins is still one too many.
+    let (headers, body) = signed_part(part, true, b"\r\n--b\r\n\r\nx");
+    assert!(take(&headers, &body, 0).0.is_err());
+}
