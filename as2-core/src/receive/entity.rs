@@ -67,7 +67,7 @@ pub(super) struct Entity {
     tap: Option<Hashes>,
     /// The header block began like one.
     plausible: bool,
-    /// What the headers say about the encoding and the type of text.
+    /// What the headers say about the encoding.
     seven_bit: bool,
 }
 
@@ -205,7 +205,8 @@ impl Entity {
         let encoding = Encoding::of(headers);
         self.seven_bit = match headers.get("Content-Transfer-Encoding") {
             Some(word) => word.to_ascii_lowercase().contains("bit") || encoding == Encoding::QuotedPrintable,
-            None => media.as_ref().is_none_or(|m| m.essence.starts_with("text/")),
+            // What MIME says of a part that says nothing (RFC 2045 §6.1).
+            None => true,
         };
         let body = Body::open(self.place, headers, media, &encoding, walk)?;
         let payload = matches!(body, Body::Leaf(_) | Body::Related(_));

@@ -188,12 +188,13 @@ impl Parts {
             Ok(verified)
         };
         let result = verify(&taken);
-        if result.is_err()
-            && let Some((mended, note)) = self.mended.finish()?
-            && let Ok(verified) = verify(&mended)
-        {
-            walk.found.note(note);
-            return Ok((Ok(verified), mended));
+        if result.is_err() {
+            for (mended, note) in self.mended.finish()? {
+                if let Ok(verified) = verify(&mended) {
+                    walk.found.note(note);
+                    return Ok((Ok(verified), mended));
+                }
+            }
         }
         Ok((result, taken))
     }
@@ -230,71 +231,65 @@ fn read_signature(part: &[u8], strict: bool) -> Result<Vec<u8>, Error> {
     if strict { decode_strict(body) } else { Ok(decode_lenient(body)) }
 }
 
-/// The digest of a part with its line ends mended, for the one other try with a signature that does not hold.
+/// The digests of a part with its line ends mended, for another try with a signature that does not hold.
 struct Mended {
     digests: Vec<Digest>,
-    state: MendedState,
-}
-
-enum MendedState {
-    /// The part's header block is not complete yet.
-    Waiting(Vec<u8>),
-    Crlf(MadeCrlf),
-    Shorter(WithoutLastLineEnd),
-    Off,
+    /// The part's header block, while it is not complete.
+    waiting: Option<Vec<u8>>,
+    crlf: Option<MadeCrlf>,
+    shorter: Option<WithoutLastLineEnd>,
 }
 
 impl Mended {
     fn new(digests: &[Digest]) -> Self {
         Mended {
             digests: digests.first().copied().into_iter().collect(),
-            state: MendedState::Waiting(Vec::new()),
+            waiting: Some(Vec::new()),
+            crlf: None,
+            shorter: None,
         }
     }
 
     fn update(&mut self, bytes: &[u8], part: &Entity) -> Result<(), Error> {
-        let held = match &mut self.state {
-            MendedState::Off => return Ok(()),
-            MendedState::Crlf(taking) => return taking.take(bytes),
-            MendedState::Shorter(taking) => return taking.take(bytes),
-            MendedState::Waiting(held) => held,
-        };
+        let Some(held) = &mut self.waiting else { return self.take(bytes) };
         held.extend_from_slice(bytes);
-        if !part.is_open() {
-            if held.len() > 2 * MAX_BLOCK {
-                self.state = MendedState::Off;
+        if part.is_open() {
+            if part.is_seven_bit() {
+                self.crlf = Some(MadeCrlf::new(&self.digests)?);
             }
-            return Ok(());
+            if part.is_report() {
+                self.shorter = Some(WithoutLastLineEnd::new(&self.digests)?);
+            }
+            let held = self.waiting.take().unwrap_or_default();
+            self.take(&held)?;
+        } else if held.len() > 2 * MAX_BLOCK {
+            self.waiting = None;
         }
-        let held = std::mem::take(held);
-        self.state = if part.is_report() {
-            MendedState::Shorter(WithoutLastLineEnd::new(&self.digests)?)
-        } else if part.is_seven_bit() {
-            MendedState::Crlf(MadeCrlf::new(&self.digests)?)
-        } else {
-            MendedState::Off
-        };
-        self.update(&held, part)
+        Ok(())
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        if let Some(crlf) = &mut self.crlf {
+            crlf.take(bytes)?;
+        }
+        self.shorter.as_mut().map_or(Ok(()), |shorter| shorter.take(bytes))
     }
 
     /// The digests and what was done, if they differ from those of the part as it came.
-    fn finish(&mut self) -> Result<Option<(Digests, &'static str)>, Error> {
-        match std::mem::replace(&mut self.state, MendedState::Off) {
-            MendedState::Crlf(taken) if taken.changed => {
-                let digests = taken.hashes.finish()?;
-                Ok(Some((digests, "the signature holds with line ends made CRLF")))
-            }
-            MendedState::Shorter(taken) if taken.held == b"\r\n" => {
-                let digests = taken.hashes.finish()?;
-                Ok(Some((digests, "the signature holds without the report's last line end")))
-            }
-            _ => Ok(None),
+    fn finish(&mut self) -> Result<Vec<(Digests, &'static str)>, Error> {
+        let mut mended = Vec::new();
+        if let Some(crlf) = self.crlf.take().filter(|crlf| crlf.changed) {
+            mended.push((crlf.hashes.finish()?, "the signature holds with line ends made CRLF"));
         }
+        if let Some(shorter) = self.shorter.take().filter(|shorter| shorter.held == b"\r\n") {
+            mended.push((shorter.hashes.finish()?, "the signature holds without the report's last line end"));
+        }
+        Ok(mended)
     }
 }
 
-/// COMPAT: senders of old signed with CRLF and sent LF (as2.md Q3). For parts that a mail system may have touched: nothing is
-/// taken of parts that are declared binary.
+/// COMPAT: senders of old signed with CRLF and sent LF (as2.md Q3). For parts that a mail system may have touched, which are all but
+/// those that are declared binary or base64.
 struct MadeCrlf {
     hashes: Hashes,
     after_cr: bool,

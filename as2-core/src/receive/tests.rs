@@ -1065,3 +1065,36 @@ fn a_body_that_is_cut_in_its_last_boundary_is_read() {
     let (headers, body) = signed_part(part, true, b"\r\n--b\r\n\r\nx");
     assert!(take(&headers, &body, 0).0.is_err());
 }
+
+#[test]
+fn line_ends_are_mended_where_seven_bits_are_the_default() {
+    let report = "Content-Type: multipart/report; report-type=disposition-notification; boundary=r\n\n\
+        --r\nContent-Type: text/plain\n\nGot it.\n--r\nContent-Type: message/disposition-notification\n\n\
+        Original-Message-ID: <1@host>\nDisposition: automatic-action/MDN-sent-automatically; processed\n\n--r--\n";
+    let cases = [
+        ("Content-Type: application/EDI-X12\n\none\ntwo\n", true),
+        (
+            "Content-Type: application/octet-stream\nContent-Transfer-Encoding: 8bit\n\none\ntwo\n",
+            true,
+        ),
+        (
+            "Content-Type: application/EDI-X12\nContent-Transfer-Encoding: binary\n\none\ntwo\n",
+            false,
+        ),
+        (report, true),
+    ];
+    for (lf, good) in cases {
+        let (headers, body) = signed_part(lf.replace('\n', "\r\n").as_bytes(), true, b"\r\n--b--\r\n");
+        let body: Vec<u8> = body.into_iter().filter(|b| *b != b'\r').collect();
+        for seed in 0..5 {
+            match take(&headers, &body, seed).0 {
+                Ok(Received::Message(message)) => {
+                    assert_eq!(message.notes, ["the signature holds with line ends made CRLF"], "{lf}");
+                    assert!(good, "{lf}");
+                }
+                Ok(Received::Mdn(mdn)) => assert!(matches!(mdn.signature, MdnSignature::Verified { .. }), "{:?}", mdn.signature),
+                Err(failure) => assert!(!good && failure.error.kind == ErrorKind::IntegrityCheckFailed, "{lf}: {failure}"),
+            }
+        }
+    }
+}
