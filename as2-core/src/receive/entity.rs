@@ -10,6 +10,9 @@ use crate::mic::Hashes;
 use crate::mime::transfer::Base64;
 use crate::mime::{Encoding, MediaType, broken, content_type};
 
+/// The first byte of a SET in DER or BER.
+const SET: u8 = 0x31;
+
 /// What the entity is a part of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -67,6 +70,7 @@ pub(super) struct Entity {
     tap: Option<Hashes>,
     /// The header block began like one.
     plausible: bool,
+    first: Option<u8>,
     /// What the headers say about the encoding.
     seven_bit: bool,
 }
@@ -97,6 +101,7 @@ impl Entity {
             state: State::Top,
             tap: None,
             plausible: true,
+            first: None,
             seven_bit: false,
         }
     }
@@ -107,6 +112,7 @@ impl Entity {
             state: State::Head(Vec::new()),
             tap: None,
             plausible: false,
+            first: None,
             seven_bit: false,
         }
     }
@@ -116,9 +122,10 @@ impl Entity {
         matches!(self.state, State::Body(_))
     }
 
-    /// Whether the header block has a MIME field.
-    pub(super) fn is_plausible(&self) -> bool {
-        self.plausible
+    /// Whether a signature without attributes may cover it. Attributes that somebody signed could be passed off as the content of
+    /// such a one, and they begin as a SET; a MIME entity, or what begins otherwise, is none (as2.md Q54, cms-streaming.md §5.5).
+    pub(super) fn is_no_set(&self) -> bool {
+        self.plausible || self.first != Some(SET)
     }
 
     /// Whether a mail system of old could have changed its line ends.
@@ -137,6 +144,7 @@ impl Entity {
     }
 
     pub(super) fn push(&mut self, bytes: &[u8], walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
+        self.first = self.first.or(bytes.first().copied());
         let Some(rest) = self.head(bytes, walk)? else {
             return self.body(bytes, walk);
         };

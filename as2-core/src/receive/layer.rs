@@ -263,9 +263,9 @@ impl Open {
         walk: &mut Walk<'_, '_>,
     ) -> Result<(), Failure> {
         let verified = match verified {
-            Ok(verified) if !verified.has_attributes && !self.inner.is_plausible() => Err(Error::new(
+            Ok(verified) if !verified.has_attributes && !self.inner.is_no_set() => Err(Error::new(
                 ErrorKind::AuthenticationFailed,
-                "a signature without attributes over something that is no MIME entity",
+                "a signature without attributes over what could be attributes itself",
             )),
             other => other,
         };

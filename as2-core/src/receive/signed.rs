@@ -179,10 +179,10 @@ impl Parts {
         let verify = |content: &[(Digest, Vec<u8>)]| -> Result<Verified, Error> {
             let verified = verify_detached(p7s, content, walk.job.signers, &|digest| policy.allows(digest))?;
             // Without attributes, content that looks like attributes could be passed off as signed (as2.md Q54).
-            if !verified.has_attributes && !self.inner.is_plausible() {
+            if !verified.has_attributes && !self.inner.is_no_set() {
                 return Err(Error::new(
                     ErrorKind::AuthenticationFailed,
-                    "a signature without attributes over something that is no MIME entity",
+                    "a signature without attributes over what could be attributes itself",
                 ));
             }
             Ok(verified)

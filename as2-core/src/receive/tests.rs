@@ -1098,3 +1098,34 @@ fn line_ends_are_mended_where_seven_bits_are_the_default() {
         }
     }
 }
+
+/// as2.md Q47 with Q54: what a signature without attributes must not cover is a SET, for which attributes could be passed off.
+#[test]
+fn a_signature_without_attributes_covers_anything_but_a_set() {
+    for part in [
+        &b"\r\nISA*00*\r\n"[..],
+        b"X-Sent-By: y\r\n\r\nISA*00*\r\n",
+        b"Content-Type: text/plain\r\n\r\n1",
+    ] {
+        let (headers, body) = signed_part(part, false, b"\r\n--b--\r\n");
+        for seed in 0..5 {
+            assert!(message(take(&headers, &body, seed).0).signed.is_some());
+        }
+    }
+    for part in [&b"1\x0b: x\r\n\r\nISA*00*"[..], b"1: x\r\n\r\n", b"1\r\n\r\n"] {
+        let (headers, body) = signed_part(part, false, b"\r\n--b--\r\n");
+        for seed in 0..5 {
+            assert!(take(&headers, &body, seed).0.is_err());
+        }
+    }
+    let bench = testkit::Bench::new(testkit::rsa());
+    let mut headers = Headers::new();
+    headers
+        .push("Content-Type", "application/pkcs7-mime; smime-type=signed-data")
+        .unwrap();
+    for (content, good) in [("ISA*00*\r\n\r\nx", true), ("1SA*00*\r\n\r\nx", false), ("\x31\x02\x05\x00", false)] {
+        bench.put("part", content.as_bytes());
+        bench.openssl("cms -sign -binary -nodetach -noattr -outform DER -md sha256 -in part -signer cert.pem -inkey key.pem -out out");
+        assert_eq!(take(&headers, &bench.get("out"), 1).0.is_ok(), good, "{content}");
+    }
+}
