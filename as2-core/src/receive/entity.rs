@@ -1,7 +1,7 @@
 //! A MIME entity that streams by: its header block, then whatever its content type makes of the body.
 
 use super::layer::Layer;
-use super::parts::{Leaf, Related, Report};
+use super::parts::{Leaf, LeafHead, Related, Report};
 use super::signed::Signed;
 use super::{Failure, MAX_DEPTH, Walk};
 use crate::error::Error;
@@ -263,18 +263,20 @@ impl Body {
         walk: &mut Walk<'_, '_>,
     ) -> Result<Self, Failure> {
         let Some(media) = media else {
-            return Ok(Body::Leaf(Leaf::new(headers, encoding, walk)?));
+            return Ok(Body::Leaf(Leaf::new(LeafHead::of(headers, encoding), walk)?));
         };
         // Attachments are payload, whatever they look like.
         let layer_possible = place.kind != Kind::Attachment;
         if media.is_cms() && layer_possible {
-            return Ok(Body::Layer(Box::new(Layer::new(place, &media)?)));
+            // Behind a signature it may be a file of that type.
+            let file = place.signed.then(|| LeafHead::of(headers, encoding));
+            return Ok(Body::Layer(Box::new(Layer::new(place, &media, file)?)));
         }
         let body = match media.essence.as_str() {
             "multipart/signed" if layer_possible => Body::Signed(Box::new(Signed::new(place, &media, walk)?)),
             "multipart/report" | "message/disposition-notification" if layer_possible => Body::Report(Report::new(media.clone())),
             "multipart/related" | "multipart/mixed" => Body::Related(Box::new(Related::new(place, &media)?)),
-            _ => return Ok(Body::Leaf(Leaf::new(headers, encoding, walk)?)),
+            _ => return Ok(Body::Leaf(Leaf::new(LeafHead::of(headers, encoding), walk)?)),
         };
         if place.kind == Kind::Top && *encoding == Encoding::Base64 {
             return Ok(Body::Coded(Box::new(Coded {

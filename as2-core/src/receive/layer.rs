@@ -1,6 +1,7 @@
 //! A CMS layer: encrypted, compressed, or signed with the content inside. Its OID tells which (as2.md Q45).
 
 use super::entity::{Entity, Kind, Place};
+use super::parts::{Leaf, LeafHead};
 use super::{Failure, MAX_LAYERS, MdnSignature, SignedBy, Walk, insufficient};
 use crate::cms::{CONTENT_TYPE_PREFIX, ContentKind, Inflater, OpaqueVerifier, OpenPolicy, Opened, Opener, Verified, content_type_of};
 use crate::crypto;
@@ -10,6 +11,9 @@ use crate::mic::{Digests, Hashes, Mic};
 use crate::mime::transfer::Base64;
 use crate::mime::{MediaType, broken};
 
+/// Most bytes that are held until it is known what a body is: its beginning, and white space in front and inside of it.
+const MAX_HELD: usize = 256 * 1024;
+
 /// A layer in progress.
 pub(super) struct Layer {
     place: Place,
@@ -18,7 +22,10 @@ pub(super) struct Layer {
     /// Binary or base64: told by the first byte.
     form: Option<Form>,
     head: Vec<u8>,
+    /// For a body behind a signature that may be a payload: what its headers say, and its bytes as they came.
+    file: Option<(LeafHead, Vec<u8>)>,
     open: Option<Open>,
+    leaf: Option<Leaf>,
 }
 
 enum Form {
@@ -45,7 +52,7 @@ enum Cms {
 }
 
 impl Layer {
-    pub(super) fn new(place: Place, media: &MediaType) -> Result<Self, Failure> {
+    pub(super) fn new(place: Place, media: &MediaType, file: Option<LeafHead>) -> Result<Self, Failure> {
         let unreadable = match media.param("smime-type").map(str::to_ascii_lowercase).as_deref() {
             Some("compressed-data") => ErrorKind::DecompressionFailed,
             Some("signed-data") => ErrorKind::AuthenticationFailed,
@@ -59,11 +66,22 @@ impl Layer {
             unreadable,
             form: None,
             head: Vec::new(),
+            file: file.map(|head| (head, Vec::new())),
             open: None,
+            leaf: None,
         })
     }
 
     pub(super) fn push(&mut self, bytes: &[u8], walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
+        if let Some(leaf) = &mut self.leaf {
+            return leaf.push(bytes, walk);
+        }
+        if let Some((_, held)) = &mut self.file {
+            held.extend_from_slice(bytes);
+            if held.len() > MAX_HELD {
+                self.file = None;
+            }
+        }
         let mut bytes = bytes;
         if self.form.is_none() {
             let start = bytes.iter().position(|b| !b.is_ascii_whitespace()).unwrap_or(bytes.len());
@@ -73,7 +91,6 @@ impl Layer {
                 Some(0x30) => self.form = Some(Form::Binary),
                 Some(first) if first.is_ascii_alphanumeric() || *first == b'-' => {
                     // COMPAT: base64 whether the headers say so or not (as2.md Q36).
-                    walk.found.note("a CMS layer was in base64");
                     let decoder = if self.place.decrypted {
                         Base64::strict()
                     } else {
@@ -99,13 +116,18 @@ impl Layer {
             let mut decoded = Vec::new();
             decoder.finish(&mut decoded);
             let strange = decoder.strange;
-            self.cms(&decoded, walk)?;
-            if self.place.decrypted && strange {
+            if self.leaf.is_none() {
+                self.cms(&decoded, walk)?;
+            }
+            if self.leaf.is_none() && self.place.decrypted && strange {
                 return Err(broken("a CMS layer in base64 that is not").into());
             }
         }
-        if self.open.is_none() {
+        if self.open.is_none() && self.leaf.is_none() {
             self.start(walk)?;
+        }
+        if let Some(leaf) = &mut self.leaf {
+            return leaf.finish(walk);
         }
         match &mut self.open {
             Some(open) => open.finish(self.place, walk),
@@ -133,6 +155,24 @@ impl Layer {
     fn start(&mut self, walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
         let head = std::mem::take(&mut self.head);
         let kind = content_type_of(&head).ok_or_else(|| self.no_cms())?;
+        let second = match kind {
+            ContentKind::Signed => self.place.signed,
+            ContentKind::Enveloped | ContentKind::AuthEnveloped => self.place.signed && self.place.decrypted,
+            ContentKind::Compressed => false,
+        };
+        let file = self.file.take();
+        if second && let Some((head, held)) = file {
+            // A signed invoice, say: AS2 signs and encrypts once, so this is what the partner signed to send. It counts for nothing
+            // but payload, whoever signed it: the layers around it are those that policy is held against, and the signature among
+            // them says in the end whether there is anything at all. Without one the second layer is refused below.
+            let mut leaf = Leaf::new(head, walk)?;
+            leaf.push(&held, walk)?;
+            self.leaf = Some(leaf);
+            return Ok(());
+        }
+        if let Some(Form::Base64(_)) = self.form {
+            walk.found.note("a CMS layer was in base64");
+        }
         let mut place = self.place.inside(Kind::Content)?;
         place.layers += 1;
         let (cms, words) = match kind {

@@ -8,6 +8,24 @@ use crate::mime::scanner::{Piece, Scanner};
 use crate::mime::transfer::Decoder;
 use crate::mime::{Encoding, MediaType, broken, file_name};
 
+/// What the headers say about a payload.
+pub(super) struct LeafHead {
+    file_name: Option<String>,
+    content_type: Option<String>,
+    encoding: Encoding,
+}
+
+impl LeafHead {
+    pub(super) fn of(headers: &Headers, encoding: &Encoding) -> Self {
+        let media = headers.get("Content-Type").map(MediaType::parse);
+        LeafHead {
+            file_name: file_name(headers),
+            content_type: media.map(|media| media.spelled).filter(|kind| !kind.is_empty()),
+            encoding: encoding.clone(),
+        }
+    }
+}
+
 /// A payload.
 pub(super) struct Leaf {
     decoder: Decoder,
@@ -15,13 +33,11 @@ pub(super) struct Leaf {
 }
 
 impl Leaf {
-    pub(super) fn new(headers: &Headers, encoding: &Encoding, walk: &mut Walk<'_, '_>) -> Result<Self, Failure> {
-        let media = headers.get("Content-Type").map(MediaType::parse);
-        let content_type = media.map(|media| media.spelled).filter(|kind| !kind.is_empty());
-        if let Encoding::Unknown(word) = encoding {
+    pub(super) fn new(head: LeafHead, walk: &mut Walk<'_, '_>) -> Result<Self, Failure> {
+        if let Encoding::Unknown(word) = &head.encoding {
             walk.found.note(&format!("unknown transfer encoding {}", word.escape_default()));
         }
-        Leaf::begin(file_name(headers), content_type, encoding, walk)
+        Leaf::begin(head.file_name, head.content_type, &head.encoding, walk)
     }
 
     /// A payload without headers of its own.

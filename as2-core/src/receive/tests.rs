@@ -1129,3 +1129,100 @@ fn a_signature_without_attributes_covers_anything_but_a_set() {
         assert_eq!(take(&headers, &bench.get("out"), 1).0.is_ok(), good, "{content}");
     }
 }
+
+/// What an invoice with a signature of its own is: SignedData or EnvelopedData that nobody here could read.
+fn foreign_cms(kind: &str) -> Vec<u8> {
+    let bench = testkit::Bench::new(&testkit::ec(openssl::nid::Nid::X9_62_PRIME256V1));
+    bench.put("part", b"<invoice/>");
+    bench.openssl(match kind {
+        "signed" => "cms -sign -binary -nodetach -outform DER -md sha256 -in part -signer cert.pem -inkey key.pem -out out",
+        "encrypted" => "cms -encrypt -binary -outform DER -aes128 -in part -out out cert.pem",
+        _ => "cms -sign -binary -nodetach -outform PEM -md sha256 -in part -signer cert.pem -inkey key.pem -out out",
+    });
+    bench.get("out")
+}
+
+#[test]
+fn a_payload_that_is_a_cms_file_is_payload() {
+    let sealed = |entity: &[u8]| {
+        let plan = crate::cms::EnvelopePlan {
+            recipients: vec![testkit::other().certificate()],
+            cipher: Cipher::Aes128Cbc,
+            key_transport: KeyTransport::RsaPkcs1,
+            plain_len: entity.len() as u64,
+            form: crate::cms::Form::Der,
+        };
+        let (mut sealer, mut body) = (crate::cms::Sealer::new(&plan).unwrap(), Vec::new());
+        sealer.push(entity, &mut body).unwrap();
+        sealer.finish(&mut body).unwrap();
+        body
+    };
+    let mut envelope = Headers::new();
+    envelope
+        .push("Content-Type", "application/pkcs7-mime; smime-type=enveloped-data")
+        .unwrap();
+    let head = b"Content-Type: application/pkcs7-mime; name=\"i.xml.p7m\"\r\nContent-Transfer-Encoding: binary\r\n\r\n";
+    let base64 = b"Content-Type: application/x-pkcs7-mime; name=\"i.xml.p7m\"\r\nContent-Transfer-Encoding: base64\r\n\r\n";
+    for (kind, encrypt, clear_too) in [("signed", true, true), ("encrypted", true, false), ("armoured", false, true)] {
+        let file = foreign_cms(kind);
+        for coded in [false, true] {
+            let part = if coded {
+                [&base64[..], &crate::mime::transfer::encode(&file)].concat()
+            } else {
+                [&head[..], &file].concat()
+            };
+            // Base64 twice is not looked through, and nothing but base64 inside encryption.
+            if coded && kind == "armoured" {
+                continue;
+            }
+            let (headers, body) = signed_part(&part, true, b"\r\n--b--\r\n");
+            let entity = format!("Content-Type: {}\r\n\r\n", headers.get("Content-Type").unwrap());
+            let whole = sealed(&[entity.as_bytes(), &body].concat());
+            for seed in 0..5 {
+                for (headers, body, read) in [(&headers, &body, clear_too), (&envelope, &whole, encrypt)] {
+                    let (result, kept) = take(headers, body, seed);
+                    if !read {
+                        result.unwrap_err();
+                        continue;
+                    }
+                    let message = message(result);
+                    assert_eq!((message.parts, message.signed.is_some()), (1, true));
+                    assert_eq!(message.mic.unwrap().value, crate::crypto::hash(Digest::Sha256, &part).unwrap());
+                    assert!(kept.parts[0].1 == file, "{kind} {coded}");
+                    assert_eq!(kept.parts[0].0.file_name.as_deref(), Some("i.xml.p7m"));
+                    assert!(message.notes.is_empty(), "{:?}", message.notes);
+                }
+                // A stranger's signature around it makes nothing of it.
+                let identities = [testkit::other().clone()];
+                let strangers = [testkit::other().certificate().clone()];
+                receive(incoming(&headers, &identities, &strangers), &body, seed).0.unwrap_err();
+            }
+            // Policy is held against the layers around it.
+            let policy = SecurityPolicy {
+                require_signed: true,
+                require_encrypted: true,
+                ..SecurityPolicy::default()
+            };
+            let signers = [testkit::rsa().certificate().clone()];
+            let incoming = Incoming {
+                policy,
+                ..incoming(&headers, &[], &signers)
+            };
+            receive(incoming, &body, 0).0.unwrap_err();
+        }
+    }
+    // Without a signature around it, no layer is taken for a file: neither one more envelope nor a foreign signature.
+    let inner = [b"Content-Type: application/pkcs7-mime\r\n\r\n".to_vec(), foreign_cms("encrypted")].concat();
+    assert_eq!(
+        take(&envelope, &sealed(&inner), 0).0.unwrap_err().error.kind,
+        ErrorKind::DecryptionFailed
+    );
+    take(&envelope, &foreign_cms("signed"), 0).0.unwrap_err();
+    // What says CMS and is none is refused as before.
+    let (headers, body) = signed_part(
+        &[&head[..], b"0no cms at all, but long enough to tell"].concat(),
+        true,
+        b"\r\n--b--\r\n",
+    );
+    take(&headers, &body, 0).0.unwrap_err();
+}
