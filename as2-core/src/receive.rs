@@ -294,6 +294,8 @@ struct Job<'a> {
     signers: &'a [Certificate],
     policy: SecurityPolicy,
     limits: Limits,
+    /// Bytes of the body, 0 if that is not known.
+    length: u64,
     also_hash: &'a [Digest],
     helper: Option<Arc<dyn Helper>>,
     kernel: Kernel,
@@ -432,6 +434,7 @@ impl<'a> Receiver<'a> {
             signers,
             policy,
             limits,
+            length: 0,
             also_hash,
             helper: None,
             kernel: Kernel::default(),
@@ -450,6 +453,14 @@ impl<'a> Receiver<'a> {
     #[must_use]
     pub fn with_helper(mut self, helper: Arc<dyn Helper>) -> Self {
         self.job.helper = Some(helper);
+        self
+    }
+
+    /// The body is in hand, and has so many bytes: what it inflates to is held against all of it, and not against what has come so
+    /// far.
+    #[must_use]
+    pub fn with_length(mut self, length: u64) -> Self {
+        self.job.length = length;
         self
     }
 

@@ -15,6 +15,8 @@ pub const CHUNK: usize = 64 * 1024;
 pub const MAX_RATIO: u64 = 200;
 /// Inflated bytes that are let through whatever the ratio.
 pub const MAX_RATIO_START: u64 = 1024 * 1024;
+/// Inflated bytes beyond the ratio of what has come so far, where the rest of a message of known length could make up for them.
+pub const MAX_AHEAD: u64 = 256 * 1024 * 1024;
 /// Bytes that the compressor or the inflater gives at once.
 const STEP: usize = 64 * 1024;
 
@@ -184,6 +186,8 @@ pub struct Inflater {
 struct State {
     inflate: Decompress,
     max_out: u64,
+    /// Compressed bytes that the ratio is held against, or more, once more have come.
+    whole: u64,
     ended: bool,
     /// Ends of ContentInfo, its `[0]`, CompressedData, EncapsulatedContentInfo, its `[0]`.
     frames: [Option<u64>; 5],
@@ -191,12 +195,14 @@ struct State {
 }
 
 impl Inflater {
-    /// Gives at most `max_out` bytes, and at most [`MAX_RATIO`] per compressed byte plus [`MAX_RATIO_START`].
+    /// Gives at most `max_out` bytes, and at most [`MAX_RATIO`] per compressed byte plus [`MAX_RATIO_START`]; see
+    /// [`Inflater::part_of`].
     #[must_use]
     pub fn new(max_out: u64) -> Self {
         let state = State {
             inflate: Decompress::new(true),
             max_out,
+            whole: 0,
             ended: false,
             frames: [None; 5],
             buffer: vec![0; STEP],
@@ -206,6 +212,15 @@ impl Inflater {
             state,
             failed: None,
         }
+    }
+
+    /// So long is the message of which this is a part, which the caller has in hand. Then the ratio is that of the whole (as2.md
+    /// SEC2), and no more than [`MAX_AHEAD`] beyond it comes before its time; else it is that of what has come so far, of which a
+    /// long row of blanks is too much. What the message itself says about its length counts for nothing: it costs nothing to say.
+    #[must_use]
+    pub fn part_of(mut self, length: u64) -> Self {
+        self.state.whole = length;
+        self
     }
 
     /// Takes the next bytes of the message and hands on what they inflate to, at most 64 KiB at once.
@@ -245,6 +260,16 @@ impl Inflater {
         }
         step(&mut self.stream, &mut self.state).inspect_err(|error| self.failed = Some(error.clone()))
     }
+}
+
+/// What may have come out of so much, of a message of this length, 0 if that is not known.
+fn allowed(input: u64, whole: u64) -> u64 {
+    let so_far = MAX_RATIO.saturating_mul(input);
+    if whole == 0 {
+        return so_far.saturating_add(MAX_RATIO_START);
+    }
+    let in_all = MAX_RATIO.saturating_mul(whole.max(input)).saturating_add(MAX_RATIO_START);
+    in_all.min(so_far.saturating_add(MAX_AHEAD))
 }
 
 fn broken(detail: &str) -> Error {
@@ -304,7 +329,7 @@ impl Layer for InflateLayer<'_> {
             if used == 0 && made == 0 && !octets.is_empty() {
                 return Err(broken("the zlib stream makes no progress"));
             }
-            let allowed = MAX_RATIO.saturating_mul(state.inflate.total_in()).saturating_add(MAX_RATIO_START);
+            let allowed = allowed(state.inflate.total_in(), state.whole);
             if state.inflate.total_out() > state.max_out.min(allowed) {
                 return Err(broken("the content inflates too much"));
             }
@@ -404,6 +429,17 @@ mod tests {
             ErrorKind::DecompressionFailed
         );
         assert!(inflate(&definite(&content(1000)), 1000, 1).is_ok());
+    }
+
+    #[test]
+    fn a_known_length_moves_the_ceiling_and_opens_none() {
+        const MIB: u64 = 1 << 20;
+        assert_eq!(allowed(1000, 0), 200_000 + MIB);
+        assert_eq!(allowed(1000, 10_000), 2_000_000 + MIB);
+        assert_eq!(allowed(1000, 10_000_000), 200_000 + 256 * MIB);
+        assert_eq!(allowed(10_000_000, 10_000_000), 2_000_000_000 + MIB);
+        assert_eq!(allowed(1000, 1), 200_000 + MIB);
+        assert_eq!(allowed(u64::MAX, u64::MAX), u64::MAX);
     }
 
     #[test]

@@ -193,10 +193,8 @@ impl Layer {
             }
             ContentKind::Compressed => {
                 place.compressed = true;
-                (
-                    Cms::Compressed(Box::new(Inflater::new(walk.job.limits.max_payload.saturating_add(1 << 20)))),
-                    "compressed-data zlib",
-                )
+                let inflater = Inflater::new(walk.job.limits.max_payload.saturating_add(1 << 20)).part_of(walk.job.length);
+                (Cms::Compressed(Box::new(inflater)), "compressed-data zlib")
             }
             ContentKind::Signed if place.signed => return Err(broken("signed twice").into()),
             ContentKind::Signed => {

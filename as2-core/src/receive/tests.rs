@@ -1226,3 +1226,30 @@ fn a_payload_that_is_a_cms_file_is_payload() {
     );
     take(&headers, &body, 0).0.unwrap_err();
 }
+
+/// as2.md SEC2 allows 200 times the whole input: where it shrinks is no matter.
+#[test]
+fn compression_is_judged_by_the_whole_body() {
+    let noise: Vec<u8> = (0..2_000_000u32)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8 ^ (i >> 7) as u8)
+        .collect();
+    for (blanks, noise, good) in [(8 << 20, &noise[..], true), (8 << 20, &[][..], false)] {
+        let payload = vec![[vec![b' '; blanks], noise.to_vec()].concat()];
+        let case = Case {
+            compress: Compression::BeforeSign,
+            ..PLAIN
+        };
+        let (composed, body) = compose(outgoing(case, &payload), &payload, 1);
+        assert_eq!(body.len() as u64 * 200 > payload[0].len() as u64, good, "{}", body.len());
+        let receive = |length: Option<u64>| {
+            let mut kept = Kept::default();
+            let mut receiver = Receiver::new(incoming(&composed.headers, &[], &[])).unwrap();
+            if let Some(length) = length {
+                receiver = receiver.with_length(length);
+            }
+            receiver.push(&body, &mut kept).and_then(|()| receiver.finish(&mut kept))
+        };
+        assert_eq!(receive(Some(body.len() as u64)).is_ok(), good);
+        assert_eq!(receive(None).unwrap_err().error.kind, ErrorKind::DecompressionFailed);
+    }
+}

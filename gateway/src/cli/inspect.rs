@@ -212,6 +212,7 @@ fn open(
     use std::io::{Seek as _, SeekFrom};
     let cannot = |error: &std::io::Error| Refusal::from_io(format!("cannot read {}", file.display()), error);
     let mut body = File::open(file).map_err(|error| cannot(&error))?;
+    let length = body.seek(SeekFrom::End(0)).map_err(|error| cannot(&error))?.saturating_sub(skip);
     body.seek(SeekFrom::Start(skip)).map_err(|error| cannot(&error))?;
     // Whatever can be read is shown; nothing here is let in anywhere.
     let policy = SecurityPolicy {
@@ -230,7 +231,7 @@ fn open(
         also_hash,
     };
     let mut receiver = match Receiver::new(incoming) {
-        Ok(receiver) => receiver.with_helper(Arc::new(SpareCores::for_one_message())),
+        Ok(receiver) => receiver.with_helper(Arc::new(SpareCores::for_one_message())).with_length(length),
         Err(failure) => return Ok(Err(failure)),
     };
     let mut buffer = vec![0u8; PIECE];

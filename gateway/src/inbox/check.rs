@@ -501,7 +501,7 @@ fn pass(core: &Core, pair: &Partnership, content: &Content, block: &[u8]) -> Res
 
 fn run(core: &Core, incoming: Incoming<'_>, content: &Content, files: &mut Files<'_>) -> Result<Result<Received, Failure>, StorageError> {
     let mut receiver = match Receiver::new(incoming) {
-        Ok(receiver) => receiver.with_helper(Arc::clone(&core.spare) as _),
+        Ok(receiver) => receiver.with_helper(Arc::clone(&core.spare) as _).with_length(content.len()),
         Err(failure) => return Ok(Err(failure)),
     };
     let mut failed = None;
