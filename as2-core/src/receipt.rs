@@ -64,7 +64,7 @@ impl ReceiptRequest {
     ///
     /// # Errors
     /// [`ErrorKind::UnsupportedFormat`]: a protocol other than pkcs7-signature, or a parameter that we do not know, is required.
-    /// [`ErrorKind::UnsupportedMicAlgorithms`]: algorithms are listed and we know none of them.
+    /// [`ErrorKind::UnsupportedMicAlgorithms`]: a signed receipt is asked for, algorithms are listed, and we know none of them.
     pub fn from_headers(headers: &Headers) -> Result<Option<Self>, Error> {
         let Some(notify_to) = headers.get("Disposition-Notification-To") else {
             return Ok(None);
@@ -80,11 +80,12 @@ impl ReceiptRequest {
             request.deliver_to = Some(url.to_owned());
         }
         let options = headers.all("Disposition-Notification-Options").collect::<Vec<_>>().join(";");
+        let mut digests = Ok(Vec::new());
         for option in options.split(';') {
             let Some((name, values)) = option.split_once('=') else { continue };
             match clean(name).as_str() {
                 "signed-receipt-protocol" => (request.required, request.signed) = is_our_protocol(values)?,
-                "signed-receipt-micalg" => request.micalgs = known_digests(values)?,
+                "signed-receipt-micalg" => digests = known_digests(values),
                 // Whoever does not understand a required parameter answers nothing but `failed` (RFC 8098 §2.2).
                 unknown if items(values).0 => {
                     let name = unknown.escape_default();
@@ -93,6 +94,8 @@ impl ReceiptRequest {
                 _ => {}
             }
         }
+        // The list is about signed receipts; nobody needs one that is not asked for, or by a protocol that is not ours.
+        request.micalgs = if request.signed { digests? } else { digests.unwrap_or_default() };
         Ok(Some(request))
     }
 
@@ -219,9 +222,19 @@ mod tests {
                 .signed
         );
         assert_eq!(
-            read("signed-receipt-micalg=optional, crc32").unwrap_err().kind,
+            read("signed-receipt-micalg=optional, crc32; signed-receipt-protocol=optional, pkcs7-signature")
+                .unwrap_err()
+                .kind,
             ErrorKind::UnsupportedMicAlgorithms
         );
+        // Whoever wants no signature gets an unsigned receipt, whatever stands in the list.
+        for unsigned in [
+            "signed-receipt-micalg=optional, crc32",
+            "signed-receipt-micalg=crc32; signed-receipt-protocol=optional, pgp",
+        ] {
+            let request = read(unsigned).unwrap();
+            assert!(!request.signed && request.micalgs.is_empty(), "{unsigned}");
+        }
         assert!(read("signed-receipt-micalg=optional, pkcs7-signature").unwrap().micalgs.is_empty());
         assert!(ReceiptRequest::from_headers(&Headers::new()).unwrap().is_none());
     }

@@ -418,9 +418,11 @@ impl<'a> Receiver<'a> {
             also_hash,
         } = incoming;
         let request = ReceiptRequest::from_headers(headers).map_err(|error| Failure::named(error, None))?;
+        let signed = request.as_ref().is_some_and(|request| request.signed);
         let asked = request.map(|request| request.micalgs).unwrap_or_default();
         let listed: Vec<Digest> = asked.iter().copied().filter(|digest| policy.allows(*digest)).collect();
-        if listed.is_empty() && !asked.is_empty() {
+        // An unsigned receipt is made without any of them.
+        if signed && listed.is_empty() && !asked.is_empty() {
             let names: Vec<_> = asked.iter().map(|digest| digest.name()).collect();
             let error = Error::new(
                 ErrorKind::UnsupportedMicAlgorithms,

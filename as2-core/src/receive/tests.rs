@@ -1253,3 +1253,30 @@ fn compression_is_judged_by_the_whole_body() {
         assert_eq!(receive(None).unwrap_err().error.kind, ErrorKind::DecompressionFailed);
     }
 }
+
+#[test]
+fn a_list_of_digests_is_judged_only_for_a_signed_receipt() {
+    let payload = payload(1);
+    let (composed, body) = compose(outgoing(PLAIN, &payload), &payload, 1);
+    let ours = "signed-receipt-protocol=optional, pkcs7-signature";
+    for (options, good) in [
+        ("signed-receipt-micalg=optional, md5".to_owned(), true),
+        (
+            "signed-receipt-micalg=optional, sha1; signed-receipt-protocol=optional, pgp".to_owned(),
+            true,
+        ),
+        (format!("signed-receipt-micalg=optional, md5; {ours}"), false),
+        (format!("signed-receipt-micalg=optional, crc32; {ours}"), false),
+    ] {
+        let mut headers = composed.headers.clone();
+        headers.remove("Disposition-Notification-Options");
+        headers.push("Disposition-Notification-Options", &options).unwrap();
+        match take(&headers, &body, 0).0 {
+            Ok(_) => assert!(good, "{options}"),
+            Err(failure) => assert!(
+                !good && failure.error.kind == ErrorKind::UnsupportedMicAlgorithms,
+                "{options}: {failure}"
+            ),
+        }
+    }
+}
