@@ -44,6 +44,19 @@ impl Headers {
     /// # Errors
     /// Over 64 KiB or 200 fields; a line without a name; NUL or a stray CR inside.
     pub fn parse(block: &[u8]) -> Result<Self, Error> {
+        Headers::parse_as(block, token)
+    }
+
+    /// The same for MIME entities, where blanks may stand before a colon (RFC 5322 §4.5). In HTTP they may not: two readers could
+    /// take such a line for two different fields (RFC 9112 §5.1).
+    ///
+    /// # Errors
+    /// As [`Headers::parse`].
+    pub(crate) fn parse_mime(block: &[u8]) -> Result<Self, Error> {
+        Headers::parse_as(block, mime_token)
+    }
+
+    fn parse_as(block: &[u8], token: fn(&[u8]) -> Result<&str, Error>) -> Result<Self, Error> {
         if block.len() > MAX_BLOCK {
             return Err(bad(format!("a header block of more than {MAX_BLOCK} bytes")));
         }
@@ -249,6 +262,16 @@ fn token(name: &[u8]) -> Result<&str, Error> {
     text.ok_or_else(|| bad("a header line without a proper name".to_owned()))
 }
 
+/// The same with blanks behind it.
+fn mime_token(name: &[u8]) -> Result<&str, Error> {
+    token(name.trim_ascii_end())
+}
+
+/// Whether a line of a MIME entity begins with a field's name.
+pub(crate) fn is_field(line: &[u8]) -> bool {
+    memchr::memchr(b':', line).is_some_and(|colon| mime_token(line.get(..colon).unwrap_or_default()).is_ok())
+}
+
 fn bad(detail: String) -> Error {
     Error::new(ErrorKind::UnexpectedProcessingError, detail)
 }
@@ -285,6 +308,17 @@ mod tests {
         }
         assert!(Headers::parse(&b"a: b\n".repeat(MAX_FIELDS + 1)).is_err());
         assert!(Headers::parse(&vec![b'a'; MAX_BLOCK + 1]).is_err());
+    }
+
+    #[test]
+    fn blanks_before_a_colon_are_for_mail_only() {
+        let block = b"Content-Type \t: text/plain\r\nX: y\r\n";
+        assert!(Headers::parse(block).is_err());
+        let headers = Headers::parse_mime(block).unwrap();
+        assert_eq!((headers.get("Content-Type"), headers.len()), (Some("text/plain"), 2));
+        for block in [&b"a b: c\r\n"[..], b" : c\r\n", b": c\r\n", b"a\r: c\r\n"] {
+            assert!(Headers::parse_mime(block).is_err(), "{block:?}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::compose::{self, Signing, boundary};
 use crate::crypto;
 use crate::disposition::Disposition;
 use crate::error::Error;
-use crate::headers::Headers;
+use crate::headers::{Headers, is_field};
 use crate::id::As2Id;
 use crate::message_id::MessageId;
 use crate::mic::{self, Mic};
@@ -124,7 +124,7 @@ impl Found {
 
     fn part(&mut self, part: &[u8], depth: u8) -> Result<(), Error> {
         let (head, body) = split_head(part);
-        let headers = Headers::parse(head)?;
+        let headers = Headers::parse_mime(head)?;
         let media = MediaType::parse(headers.get("Content-Type").unwrap_or("text/plain"));
         self.entity(&media, &Encoding::of(&headers), body, depth)
     }
@@ -145,9 +145,15 @@ fn split_head(part: &[u8]) -> (&[u8], &[u8]) {
 /// The fields of a notification. Blank lines may stand before and between them.
 fn fields_of(body: &[u8]) -> Result<Headers, Error> {
     let lines = body.split_inclusive(|&b| b == b'\n').filter(|line| !line.trim_ascii().is_empty());
-    // COMPAT: a line that is no field, such as an advertisement, is passed over.
-    let fields = lines.filter(|line| line.starts_with(b" ") || line.starts_with(b"\t") || line.contains(&b':'));
-    Headers::parse(&fields.collect::<Vec<_>>().concat())
+    // COMPAT: a line that is no field, such as an advertisement, is passed over, with what continues it.
+    let mut wanted = false;
+    let fields = lines.filter(|line| {
+        if !line.starts_with(b" ") && !line.starts_with(b"\t") {
+            wanted = is_field(line);
+        }
+        wanted
+    });
+    Headers::parse_mime(&fields.collect::<Vec<_>>().concat())
 }
 
 /// An MDN to be made.
@@ -402,5 +408,17 @@ mod tests {
         assert_eq!(read(&format!("Disposition: a; failed/Failure: x\r\n{plain}")), (false, said("x")));
         assert_eq!(read(&format!("{plain}{plain}")), (true, None));
         assert_eq!(read(""), (false, None));
+    }
+
+    #[test]
+    fn lines_that_are_no_fields_are_passed_over() {
+        let media = MediaType::parse("multipart/report; boundary=b");
+        let body = b"--b\r\nContent-Type : message/disposition-notification\r\n\r\n  stray\r\nOriginal-Message-ID: <a>\r\n\
+            Disposition\t : a;\r\n processed\r\nPlease visit us: http://x.example\r\n\tprocessed/error: in an advertisement\r\n\
+            -----\r\n\x80dd: x\r\nReceived-content-MIC : AAEC, sha1\r\n: nothing\r\nReporting-UA: u\r\n more\r\n\r\n--b--\r\n";
+        let mdn = Mdn::parse(&media, body).unwrap().unwrap();
+        assert!(mdn.disposition.is_positive() && mdn.disposition.modifier_code().is_none());
+        assert_eq!((mdn.original_message_id.as_str(), mdn.reporting_ua.as_str()), ("<a>", "u more"));
+        assert!(mdn.mic.is_some());
     }
 }

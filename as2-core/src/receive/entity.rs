@@ -156,7 +156,7 @@ impl Entity {
         if let State::Head(held) = &mut self.state {
             // No blank line came: a block of MIME headers without a body, or no headers at all.
             let held = std::mem::take(held);
-            let headers = Headers::parse(&held).ok().filter(is_mime);
+            let headers = Headers::parse_mime(&held).ok().filter(is_mime);
             let rest = match headers {
                 Some(headers) => self.open(&headers, &held, &[], walk)?,
                 None if held.is_empty() && self.place.kind == Kind::Attachment => self.open(&Headers::new(), &held, &[], walk)?,
@@ -190,7 +190,7 @@ impl Entity {
             Some(end) if end <= MAX_BLOCK => {
                 let mut head = std::mem::take(held);
                 let rest = head.split_off(end);
-                match Headers::parse(&head) {
+                match Headers::parse_mime(&head) {
                     Ok(headers) if self.place.kind == Kind::Attachment || is_mime(&headers) => {
                         self.open(&headers, &head, &rest, walk).map(Some)
                     }

@@ -219,7 +219,7 @@ fn read_signature(part: &[u8], strict: bool) -> Result<Vec<u8>, Error> {
         (one, other) => one.or(other).ok_or_else(|| broken("a signature part without headers"))?,
     };
     let (head, body) = part.split_at(end);
-    let headers = Headers::parse(head)?;
+    let headers = Headers::parse_mime(head)?;
     let media = crate::mime::content_type(&headers)?;
     if !media.as_ref().is_some_and(|media| media.is_signature() || media.is_cms()) {
         return Err(broken("the second part is no signature"));
