@@ -708,7 +708,7 @@ fn expect_unplanned(settled: &Objects, account: &str, name: &str) -> Result<()> 
     } else {
         return Ok(());
     };
-    Err(Refusal::not_now("in-use", format!("cannot remove certificate {name}"), why, hint))
+    Err(Refusal::failed("in-use", format!("cannot remove certificate {name}"), why, hint))
 }
 
 /// Certificates in use that expire within a time and have no successor by then, the most urgent first.

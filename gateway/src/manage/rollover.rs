@@ -328,7 +328,7 @@ pub async fn cancel(core: &Core, account: Option<&str>, name: &str, dry_run: boo
         let objects = &super::with_changes(objects, &changes);
         let planned = choose(objects, Some(account), name)?;
         if planned.takes_over_at().is_none() {
-            return Err(Refusal::not_now(
+            return Err(Refusal::failed(
                 "no-switch",
                 format!("cannot call the switch to {name} off"),
                 "none is planned, or it is over",
