@@ -347,7 +347,8 @@ impl Message {
         }
     }
 
-    /// Whether the same bytes may be posted again: it is in work, or it failed without the partner's verified word.
+    /// Whether the same bytes may be posted again: it is in work, or it failed without the partner's verified word. Not while
+    /// a try is under way: its answer counts, and after a crash the state alone tells that its outcome is unknown.
     #[must_use]
     pub fn can_be_retried(&self) -> bool {
         const OPEN: [&str; 6] = [
@@ -359,7 +360,8 @@ impl Message {
             "redirect",
         ];
         let undecided = OPEN.contains(&self.code.as_str()) || self.code.starts_with("http-");
-        self.state.is_in_work() || (self.state == State::Failed && undecided && !self.message_id.is_empty())
+        (self.state.is_in_work() && self.state != State::Sending)
+            || (self.state == State::Failed && undecided && !self.message_id.is_empty())
     }
 }
 

@@ -364,14 +364,15 @@ impl Tx<'_> {
     /// that were brought back from the tree.
     ///
     /// # Errors
-    /// `Conflict` if its outcome is known.
+    /// `Conflict` if its outcome is known, or it is being posted.
     pub fn retry_now(&self, id: &str, revived: Option<&Revived>, now: Millis) -> Result<Message> {
         let mut message = self.expect_message(id)?;
         if !message.can_be_retried() || message.state.is_final() != revived.is_some() {
-            return Err(JournalError::Conflict(format!(
-                "message {id} is {}; use resend for a new message",
-                message.state
-            )));
+            let state = message.state;
+            return Err(JournalError::Conflict(match state {
+                State::Sending => format!("message {id} is being posted at this moment"),
+                _ => format!("message {id} is {state}; use resend for a new message"),
+            }));
         }
         let before = message.state;
         if let Some(revived) = revived {

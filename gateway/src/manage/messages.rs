@@ -91,10 +91,13 @@ pub fn expect_names(core: &Core, account: Option<&str>, station: Option<&str>, p
 /// Posts the stored bytes again at once, under the same Message-ID; of a received message, its async MDN.
 ///
 /// # Errors
-/// When the message is final with a known outcome, or was received and has no async MDN.
+/// When the message is final with a known outcome or is being posted, or was received and has no async MDN.
 pub async fn retry(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result<Message> {
     if message.direction == Direction::In {
         return retry_mdn(core, message, dry_run).await;
+    }
+    if message.state == State::Sending {
+        return Err(being_posted(format!("cannot retry message {}", message.id)));
     }
     if !message.can_be_retried() {
         let hint = format!("as2gate message resend {} makes a new message of the same file", message.id.short());
@@ -322,12 +325,7 @@ pub async fn cancel(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
         return Err(Refusal::failed("final", what(), why, hint));
     }
     if message.state == State::Sending {
-        return Err(Refusal::failed(
-            "in-work",
-            what(),
-            "it is being posted at this moment",
-            "try again when `message show` says retrying or held",
-        ));
+        return Err(being_posted(what()));
     }
     if dry_run {
         return Ok(message.clone());
@@ -348,6 +346,17 @@ pub async fn cancel(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
         .await
         .map_err(|error| refusal(error, what()))?;
     Ok(settled)
+}
+
+/// Nobody may hide that a try is under way: its answer counts, and after a crash its outcome is unknown.
+fn being_posted(what: String) -> Refusal {
+    Refusal::new(
+        RefusalKind::Failed,
+        "in-work",
+        what,
+        "it is being posted at this moment",
+        "try again when `message show` says retrying, waiting-mdn or held",
+    )
 }
 
 fn expect_sent(message: &Message, verb: &str) -> Result<()> {

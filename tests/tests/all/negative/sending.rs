@@ -423,6 +423,26 @@ fn a_retry_by_hand_posts_the_same_bytes() {
 }
 
 #[test]
+fn what_is_being_posted_is_neither_retried_nor_cancelled() {
+    let (good, answers) = (good(&stage()), Arc::new(AtomicBool::new(false)));
+    let may_answer = Arc::clone(&answers);
+    let scene = Scene::play("sync-signed", &["--detects-duplicates", "false"], move |hit, _| {
+        wait_for("leave to answer", || may_answer.load(Ordering::Relaxed).then_some(()));
+        good(hit)
+    });
+    scene.hit();
+    let id = scene.message()["id"].as_str().unwrap().to_owned();
+    for verb in ["cancel", "retry", "cancel"] {
+        let ran = scene.stage.gate.cli(&["message", verb, &id]);
+        assert!(ran.code == 1 && ran.stderr.contains("being posted"), "{verb}: {ran}");
+        assert_eq!(scene.message()["state"], "sending", "after {verb}");
+    }
+    answers.store(true, Ordering::Relaxed);
+    let message = scene.ends("delivered", "", 1);
+    assert_eq!(message["mdn_signature"], "signed", "{message:#}");
+}
+
+#[test]
 fn no_answer_in_time_goes_again() {
     let good = good(&stage());
     let scene = Scene::play("sync-signed", &["--response-timeout", "1s"], move |hit, count| {
