@@ -18,6 +18,7 @@ use crate::gateway::Core;
 use crate::http::Reply;
 use crate::journal::{Blob, Claimed, InboundRow};
 use crate::message::{Message, State};
+use crate::receipts;
 use crate::storage::Staged;
 
 /// How long the sender of a repeat waits for the first copy's end.
@@ -189,7 +190,9 @@ async fn replay(core: &Arc<Core>, taken: &Taken, row: InboundRow) -> Result<Repl
         return Ok(row.mdn_headers.zip(row.mdn_body).map_or_else(|| Reply::empty(204), reply::mdn));
     }
     if taken.is_async() && row.mdn_headers.is_some() {
-        let (id, url, now) = (row.message, taken.message.detail.mdn_url.clone(), core.clock.now());
+        let first = core.journal.read(|tx| tx.message(&row.message))?;
+        let url = receipts::address_of_repeat(&taken.pair, first.as_ref(), &taken.message.detail.mdn_url).to_owned();
+        let (id, now) = (row.message, core.clock.now());
         core.journal.write(move |tx| tx.post_mdn_again(&id, &url, now)).await?;
         core.wake();
     }

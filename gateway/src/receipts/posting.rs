@@ -183,6 +183,17 @@ fn denied(message: &Message, pair: &Partnership, url: &str) -> Option<String> {
     None
 }
 
+/// Where the MDN of a message goes after a repeat that asks for it at `asked`. No signature covers the header that says so: an
+/// address that it may not go to does not take the place of one that it may.
+pub(crate) fn address_of_repeat<'a>(pair: &Partnership, first: Option<&'a Message>, asked: &'a str) -> &'a str {
+    match first {
+        Some(first) if denied(first, pair, asked).is_some() && denied(first, pair, &first.detail.mdn_url).is_none() => {
+            &first.detail.mdn_url
+        }
+        _ => asked,
+    }
+}
+
 /// Origin, path and query agree.
 fn same_address(one: &str, other: &str) -> bool {
     let path = |url: &str| {

@@ -175,6 +175,36 @@ fn who_proves_nothing_chooses_no_path_for_an_mdn() {
 }
 
 #[test]
+fn a_repeat_that_asks_elsewhere_takes_no_mdn_away() {
+    let stage = stage();
+    let status = Arc::new(AtomicU16::new(503));
+    let answered = Arc::clone(&status);
+    let door = Door::open(move |_| Some(answered.load(Ordering::Relaxed)));
+    partner(&stage, "REPEATS", &door, &[]);
+    let signed = payload()
+        .signed(&stage.partner)
+        .message("<repeats@test>")
+        .with("AS2-From", "REPEATS");
+    let ask = |url: &str| {
+        let answer = signed.clone().with("Receipt-Delivery-Option", url).post(stage.gate.as2_port);
+        assert_eq!(answer.status, 204, "{}", answer.text());
+    };
+    ask(&door.url("mdn"));
+    door.called("mdn");
+    ask("http://elsewhere.test:1/mdn");
+    status.store(200, Ordering::Relaxed);
+    let row = stage.gate.wait("the MDN to be posted", |gate| {
+        let now = gate.show(stage.listed("<repeats@test>").pop()?["id"].as_str()?);
+        (now["mdn_at"].is_string() || now["marks"].is_array()).then_some(now)
+    });
+    assert!(row["mdn_at"].is_string() && row["marks"].is_null(), "{row:#}");
+    assert_eq!(row["mdn_url"], door.url("mdn"), "{row:#}");
+    // Another address of its own is as good as the first.
+    ask(&door.url("other"));
+    door.called("other");
+}
+
+#[test]
 fn an_mdn_that_was_held_or_given_up_goes_out_by_hand() {
     let stage = Stage::new(&[("retry.max_tries", "2")]);
     let status = Arc::new(AtomicU16::new(503));
