@@ -186,8 +186,8 @@ pub(crate) fn policy(pair: &Partnership) -> SecurityPolicy {
     }
 }
 
-/// Takes an MDN that a partner posted. Whatever it is, the partner gets a 2xx once this returns.
-pub(crate) async fn take_async(core: &Arc<Core>, pair: &Arc<Partnership>, evidence: Evidence) -> Result<(), FlowError> {
+/// Takes an MDN that a partner posted, `logged_in` if it had to. Whatever it is, the partner gets a 2xx once this returns.
+pub(crate) async fn take_async(core: &Arc<Core>, pair: &Arc<Partnership>, evidence: Evidence, logged_in: bool) -> Result<(), FlowError> {
     let id = answered(&evidence.mdn.mdn).to_owned();
     let found = core.journal.read_few(|tx| tx.sent_by_message_id(&id))?;
     let (station, partner) = (&pair.station, &pair.partner);
@@ -207,7 +207,7 @@ pub(crate) async fn take_async(core: &Arc<Core>, pair: &Arc<Partnership>, eviden
         // Whatever it says; its MIC may be one that would have to be computed.
         return keep_beside(core, message, &evidence, core.clock.now(), "mdn.repeated").await;
     }
-    let verdict = verdict(core, &mut message, pair, &evidence, Timing::Async).await?;
+    let verdict = verdict(core, &mut message, pair, &evidence, Timing::Async { logged_in }).await?;
     apply(core, message, verdict, evidence).await
 }
 
@@ -237,7 +237,8 @@ pub(crate) async fn take_nameless(
     if let Some(pair) = pair {
         let read = read_mdn(core, &pair, headers.clone(), body.clone()).await?;
         if let Some(evidence) = read.filter(|read| matches!(read.mdn.signature, MdnSignature::Verified { .. })) {
-            take_async(core, &pair, evidence).await?;
+            // Its signature alone counts.
+            take_async(core, &pair, evidence, false).await?;
             return Ok(true);
         }
     }

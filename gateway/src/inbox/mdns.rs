@@ -14,7 +14,7 @@ use crate::storage::{Draft, StorageError};
 const PIECE: usize = 16 * 1024;
 
 /// Posted to the path of async MDNs. These need no login: their signature is their proof, and products send credentials
-/// only to the URL that they were given for.
+/// only to the URL that they were given for. Without a signature they change nothing unless they show credentials.
 pub(super) fn is_for_mdns(core: &Core, arrival: &Arrival) -> bool {
     let paths = &core.config.as2;
     let path = arrival.head.target.split('?').next().unwrap_or_default();
@@ -39,7 +39,8 @@ pub(super) async fn take(core: &Arc<Core>, arrival: &Arrival, pair: &Arc<Partner
     let Some(evidence) = receipts::read_mdn(core, pair, headers.clone(), body).await? else {
         return Ok(None);
     };
-    receipts::take_async(core, pair, evidence).await?;
+    let logged_in = reply::shows(arrival, pair.inbound_auth.as_ref());
+    receipts::take_async(core, pair, evidence, logged_in).await?;
     Ok(Some(Reply::empty(200)))
 }
 

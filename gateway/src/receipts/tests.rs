@@ -40,6 +40,7 @@ fn mdn(content: &[u8]) -> Evidence {
 async fn sent(core: &Core, state: State, code: &str) -> Message {
     let mut message = message(Direction::Out, state, "j:1", core.clock.now());
     message.message_id = "<1@alice>".to_owned();
+    "async".clone_into(&mut message.detail.mdn_mode);
     code.clone_into(&mut message.code);
     message.finished = Some(core.clock.now());
     accept(core, &message, BODY).await;
@@ -48,7 +49,7 @@ async fn sent(core: &Core, state: State, code: &str) -> Message {
 
 async fn take(core: &Arc<Core>, content: &[u8]) {
     let pair = core.partnership("ALICE", "BOB").unwrap();
-    take_async(core, &pair, mdn(content)).await.unwrap();
+    take_async(core, &pair, mdn(content), true).await.unwrap();
 }
 
 fn found(core: &Core, message: &Message) -> Message {

@@ -23,8 +23,8 @@ use crate::storage::StorageError;
 pub enum Timing {
     /// In the answer to our own POST.
     InAnswer,
-    /// By a POST of its own.
-    Async,
+    /// By a POST of its own. `logged_in`: it showed the credentials that its partner has to show, if any.
+    Async { logged_in: bool },
 }
 
 /// What an MDN means for a message.
@@ -113,7 +113,7 @@ fn wrong_message(message: &Message, mdn: &Mdn, evidence: &Evidence, timing: Timi
 fn not_ours(timing: Timing, code: &str, reason: String) -> Verdict {
     match timing {
         Timing::InAnswer => Verdict::failed(code, reason, "ask the partner whether the message arrived"),
-        Timing::Async => Verdict::Nothing {
+        Timing::Async { .. } => Verdict::Nothing {
             code: code.to_owned(),
             reason,
         },
@@ -121,12 +121,19 @@ fn not_ours(timing: Timing, code: &str, reason: String) -> Verdict {
 }
 
 /// Rule 3: signed was asked, so only a signature by a pinned certificate lets it change anything; the one exception is a
-/// negative answer to our own POST, which nobody else could have given.
+/// negative answer to our own POST, which nobody else could have given. What came by itself and is not signed counts only where
+/// we asked for just that, from whom has logged in.
 fn signature_lacking(message: &Message, evidence: &Evidence, timing: Timing, positive: bool) -> Option<Verdict> {
     let asked = message.detail.mdn_mode.ends_with("signed");
     let trouble = match &evidence.mdn.signature {
         MdnSignature::Verified { .. } => return None,
-        MdnSignature::None if !asked => return None,
+        MdnSignature::None if !asked => match timing {
+            Timing::Async { .. } if message.detail.mdn_mode != "async" => {
+                "the MDN came by itself and is not signed, and no such one was asked for".to_owned()
+            }
+            Timing::Async { logged_in: false } => "the MDN is neither signed nor sent with the partner's credentials".to_owned(),
+            Timing::InAnswer | Timing::Async { .. } => return None,
+        },
         MdnSignature::None => "the MDN is not signed, though a signed one was asked for".to_owned(),
         MdnSignature::Bad(why) => format!("the MDN's signature does not hold: {why}"),
     };
@@ -138,7 +145,7 @@ fn signature_lacking(message: &Message, evidence: &Evidence, timing: Timing, pos
             trouble,
             "the outcome is unknown: ask the partner; look at its signing certificate and the partner's setting mdn",
         )),
-        Timing::Async => Some(Verdict::Nothing {
+        Timing::Async { .. } => Some(Verdict::Nothing {
             code: "mdn-unverified".to_owned(),
             reason: trouble,
         }),

@@ -511,6 +511,55 @@ fn forged_async_mdns_change_nothing() {
     assert!(kept_with(&scene, &good) >= 5);
 }
 
+#[test]
+fn an_unsigned_async_mdn_counts_only_where_such_a_one_was_asked_for() {
+    let stage = stage();
+    let negative = |scene: &Scene| Receipt::of(&scene.hit()).says("processed/error: decryption-failed").unsigned();
+    let answers = Arc::new(AtomicBool::new(false));
+    let scenes = ["none", "sync"].map(|mode| {
+        let (good, may_answer) = (good(&stage), Arc::clone(&answers));
+        Scene::play(mode, &[], move |hit, _| {
+            wait_for("leave to answer", || may_answer.load(Ordering::Relaxed).then_some(()));
+            good(hit)
+        })
+    });
+    for scene in &scenes {
+        scene.post_mdn(&negative(scene));
+        assert_eq!(scene.message()["state"], "sending", "{:#}", scene.message());
+    }
+    answers.store(true, Ordering::Relaxed);
+    scenes.iter().for_each(|scene| {
+        scene.reaches("delivered");
+    });
+    let asked = Scene::play("async", &[], |_, _| http(204, &[], ""));
+    asked.reaches("waiting-mdn");
+    asked.post_mdn(&negative(&asked));
+    asked.ends("failed", "decryption-failed", 1);
+}
+
+#[test]
+fn an_unsigned_async_mdn_shows_the_credentials_that_its_partner_has_to_show() {
+    let password = stage().gate.file("local/mdn-password.txt", b"secret");
+    let password = format!("file:{}", password.display());
+    let login = ["--inbound-user", "mdns", "--inbound-password", &password];
+    let scene = Scene::play("async", &login, |_, _| http(204, &[], ""));
+    scene.reaches("waiting-mdn");
+    let receipt = Receipt::of(&scene.hit());
+    let unsigned = receipt.clone().says("processed/error: decryption-failed").unsigned();
+    let encoded = |login: &str| format!("Basic {}", run_with(&mut tool("openssl", &["base64", "-A"]), login).ok().trim());
+    for anybodys in [unsigned.clone(), unsigned.with("Authorization", &encoded("mdns:guess"))] {
+        scene.post_mdn(&anybodys);
+        assert_eq!(scene.message()["state"], "waiting-mdn", "{:#}", scene.message());
+    }
+    scene.post_mdn(&receipt.unsigned().with("Authorization", &encoded("mdns:secret")));
+    scene.ends("delivered", "", 1);
+    // A signature needs no login.
+    let signed = Scene::play("async", &login, |_, _| http(204, &[], ""));
+    signed.reaches("waiting-mdn");
+    signed.post_mdn(&Receipt::of(&signed.hit()).signed(&signed.stage.partner));
+    signed.reaches("delivered");
+}
+
 /// How many MDNs are kept of a message; the one that proves the delivery has the message's name.
 #[track_caller]
 fn kept_with(scene: &Scene, proof: &Request) -> usize {
