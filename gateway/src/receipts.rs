@@ -17,7 +17,7 @@ use crate::clock::Millis;
 use crate::flow_error::FlowError;
 use crate::gateway::Core;
 use crate::helper::with_permit;
-use crate::journal::{Moved, NewEntry, Next, Settlement};
+use crate::journal::{JournalError, Moved, NewEntry, Next, Settlement};
 use crate::layout::{self, Area, MdnDirection};
 use crate::message::{Message, State};
 use crate::outbox;
@@ -35,6 +35,9 @@ pub(crate) const MAX_MDN: u64 = 1 << 20;
 /// MDNs kept of a message that changed nothing, as files and events; of those that its partner signed, twice as many. Partners
 /// repeat themselves, and whoever saw a Message-ID can make up others.
 const MAX_BESIDE: usize = 20;
+/// How often an MDN is judged whose message is moved meanwhile. Once is enough for those that come at the same time: the first
+/// one ends it. An operator may have it retried in between.
+const LOOKS: u32 = 3;
 /// An MDN of this size, far above what they have, is checked where it came in: another thread costs more than the check.
 const IN_PLACE: usize = 32 * 1024;
 
@@ -188,6 +191,17 @@ pub(crate) fn policy(pair: &Partnership) -> SecurityPolicy {
 
 /// Takes an MDN that a partner posted, `logged_in` if it had to. Whatever it is, the partner gets a 2xx once this returns.
 pub(crate) async fn take_async(core: &Arc<Core>, pair: &Arc<Partnership>, evidence: Evidence, logged_in: bool) -> Result<(), FlowError> {
+    for _ in 1..LOOKS {
+        match take_once(core, pair, evidence.clone(), logged_in).await {
+            // Another MDN or somebody else was faster: it means what it means for the message as that is now.
+            Err(FlowError::Journal(JournalError::Conflict(why))) => tracing::debug!(why, "an MDN is looked at again"),
+            other => return other,
+        }
+    }
+    take_once(core, pair, evidence, logged_in).await
+}
+
+async fn take_once(core: &Arc<Core>, pair: &Arc<Partnership>, evidence: Evidence, logged_in: bool) -> Result<(), FlowError> {
     let id = answered(&evidence.mdn.mdn).to_owned();
     let found = core.journal.read_few(|tx| tx.sent_by_message_id(&id))?;
     let (station, partner) = (&pair.station, &pair.partner);
@@ -304,8 +318,10 @@ async fn keep_beside(core: &Arc<Core>, message: Message, evidence: &Evidence, no
         tracing::warn!(id = %message.id, most, "MDN not kept: there are so many for this message already");
         return Ok(());
     }
-    let state = message.state;
+    let (state, updated) = (message.state, message.updated);
     let mut step = Settlement::new(message, &[state], event);
+    // The row is written as it was read: a try that began or ended since would be lost.
+    step.seen = Some(updated);
     evidence.show_in(&mut step, now, false);
     step.next = Next::Keep;
     outbox::settle(core, step, now).await

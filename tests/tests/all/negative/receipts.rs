@@ -1,5 +1,7 @@
 //! What MDNs say, in the answer and by themselves (as2.md §5.4).
 
+use std::net::TcpStream;
+
 use super::*;
 
 #[test]
@@ -665,6 +667,37 @@ fn a_second_and_a_contradicting_mdn_change_nothing() {
         kept.iter().filter(|name| name.contains(id)).count() > 1,
         "the contradiction is not kept: {kept:?}"
     );
+}
+
+#[test]
+fn async_mdns_that_come_at_once_are_all_taken() {
+    let scene = Scene::play("async-signed", &[], |_, _| http(204, &[], ""));
+    scene.reaches("waiting-mdn");
+    let mdn = Receipt::of(&scene.hit()).signed(&scene.stage.partner);
+    let mut bytes = b"POST /mdn HTTP/1.1\r\nHost: gate\r\nConnection: close\r\n".to_vec();
+    for (name, value) in &mdn.headers {
+        bytes.extend(format!("{name}: {value}\r\n").bytes());
+    }
+    bytes.extend(format!("Content-Length: {}\r\n\r\n", mdn.body.len()).bytes());
+    bytes.extend(&mdn.body);
+    // Each lacks its last byte until all are there.
+    let (last, most) = bytes.split_last().unwrap();
+    let mut streams: Vec<_> = (0..12)
+        .map(|_| {
+            let mut stream = TcpStream::connect(("127.0.0.1", scene.stage.gate.as2_port)).unwrap();
+            stream.write_all(most).unwrap();
+            stream
+        })
+        .collect();
+    thread::sleep(Duration::from_millis(300));
+    streams.iter_mut().for_each(|stream| stream.write_all(&[*last]).unwrap());
+    for mut stream in streams {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+    scene.ends("delivered", "", 1);
+    assert_eq!(kept_with(&scene, &mdn), 12, "each is evidence");
 }
 
 #[test]
