@@ -282,9 +282,13 @@ fn keep_unknown(core: &Core, evidence: &Evidence) -> Option<String> {
     }
 }
 
-/// Given up without a word of its partner, which may still come.
+/// Given up without a word of its partner, which may still come: no MDN was in time, or a later try met something else while an
+/// earlier one may have arrived.
 fn may_be_late(message: &Message) -> bool {
-    message.state == State::Failed && matches!(message.code.as_str(), "no-mdn" | "not-delivered")
+    const MET: [&str; 4] = ["redirect", "token-refused", "destination-denied", "bad-url"];
+    let code = message.code.as_str();
+    let is_met = || MET.contains(&code) || code.starts_with("http-");
+    message.state == State::Failed && (matches!(code, "no-mdn" | "not-delivered") || (is_met() && message.may_have_arrived()))
 }
 
 async fn apply(core: &Arc<Core>, message: Message, verdict: Verdict, evidence: Evidence) -> Result<(), FlowError> {

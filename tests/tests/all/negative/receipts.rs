@@ -427,6 +427,29 @@ fn a_late_mdn_leaves_nothing_in_failed() {
 }
 
 #[test]
+fn a_late_mdn_settles_what_a_later_try_could_not() {
+    let statuses = [401, 404, 302];
+    let scenes = statuses.map(|status| {
+        Scene::play("async-signed", &["--mdn-wait", "1s"], move |_, count| {
+            http(if count < 2 { 204 } else { status }, &[], "")
+        })
+    });
+    for scene in &scenes {
+        scene.reaches("failed");
+        scene.posts(2);
+        scene.post_mdn(&Receipt::of(&scene.hit()).signed(&scene.stage.partner));
+        let message = scene.reaches("delivered");
+        assert!(message["marks"].to_string().contains("late"), "{message:#}");
+    }
+    scenes[0].ends("delivered", "", 2);
+    // What was never taken proves nothing about whatever the MDN is for.
+    let never = Scene::play("async-signed", &[], |_, _| http(401, &[], ""));
+    never.reaches("failed");
+    never.post_mdn(&Receipt::of(&never.hit()).signed(&never.stage.partner));
+    never.ends("failed", "http-401", 1);
+}
+
+#[test]
 fn a_late_mdn_settles_a_message_whose_file_has_left_the_view() {
     let stage = Arc::new(Stage::new(&[]));
     let [kept, lost] = [(); 2].map(|()| Scene::of(&stage, "sync-signed", &[], |_, _| http(200, &[], "")));
