@@ -60,6 +60,11 @@ pub(super) async fn judge(
 fn judge_error(error: &PostError) -> After {
     match error.stage {
         Stage::Url => failed("bad-url", error.to_string(), &error.hint),
+        Stage::Denied if error.retry => After::Again {
+            code: "destination-denied",
+            reason: format!("{error}; {}", error.hint),
+            not_before: None,
+        },
         Stage::Denied => failed("destination-denied", error.to_string(), &error.hint),
         Stage::Token if !error.retry => failed("token-refused", error.to_string(), &error.hint),
         _ => After::Again {

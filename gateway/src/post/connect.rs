@@ -81,7 +81,11 @@ impl Route {
                 .find(|addr| address::denied(addr.ip()))
                 .filter(|_| !target.allow_private)
             {
-                return Err(denied(target, &url.host, &inner.ip().to_string()));
+                // What a name resolves to may be another address in an hour: a resolver that is ill, or one for our own networks.
+                return Err(PostError {
+                    retry: true,
+                    ..denied(target, &url.host, &inner.ip().to_string())
+                });
             }
             return Ok(Route { addresses, proxy: None });
         };
