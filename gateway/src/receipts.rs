@@ -312,6 +312,14 @@ async fn apply(core: &Arc<Core>, message: Message, verdict: Verdict, evidence: E
     outbox::settle(core, step, now).await
 }
 
+/// Keeps an MDN that came too late to move its message.
+pub(crate) async fn keep_late(core: &Arc<Core>, id: &str, evidence: &Evidence) -> Result<(), FlowError> {
+    match core.journal.read_few(|tx| tx.message(id))? {
+        Some(message) => keep_beside(core, message, evidence, core.clock.now(), "mdn.repeated").await,
+        None => Ok(()),
+    }
+}
+
 /// Kept and shown, unless there are [enough](MAX_BESIDE) already; the message stays as it is.
 async fn keep_beside(core: &Arc<Core>, message: Message, evidence: &Evidence, now: Millis, event: &'static str) -> Result<(), FlowError> {
     let entries = core.journal.read_few(|tx| tx.entries_of(message.id.as_str()))?;

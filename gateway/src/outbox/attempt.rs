@@ -15,6 +15,7 @@ use crate::message::{Attempt, Message, State};
 use crate::partner::{MdnMode, TlsMode};
 use crate::partnership::Partnership;
 use crate::post::{Body, ClientIdentity, Credentials, Grant, Proxy, Target, Tls};
+use crate::receipts;
 use crate::storage::{Content, Staged};
 
 /// Most bytes read of a partner's answer: an MDN is far smaller (security.md §7).
@@ -46,12 +47,13 @@ pub(super) async fn attempt(
     record(&mut message, &posted, core.clock.now() - began);
     let posted = posted.outcome;
     let after = outcome::judge(core, &mut message, pair, posted.as_ref()).await?;
+    let (id, evidence) = (message.id.clone(), after.evidence().cloned());
     let mut step = outcome::step(core, message, pair, after);
     step.fence = Some(claim);
     keep_evidence(&mut step, posted.is_ok());
     let proof = step.message.state == State::Delivered && step.message.detail.mdn_at.is_some();
     let step = Arc::new(step);
-    match settle(core, Arc::clone(&step), core.clock.now()).await {
+    let settled = match settle(core, Arc::clone(&step), core.clock.now()).await {
         // The job has another holder meanwhile. A receipt that proves delivery counts all the same (durability.md §4.2).
         Err(FlowError::Journal(JournalError::Conflict(_))) if proof => {
             let expected = vec![State::Queued, State::Sending, State::WaitingMdn, State::Retrying, State::Held];
@@ -67,6 +69,11 @@ pub(super) async fn attempt(
             .await
         }
         other => other,
+    };
+    match (settled, evidence) {
+        // An async MDN was faster, or somebody else: what the answer says is evidence (as2.md §5.4 rule 5).
+        (Err(FlowError::Journal(JournalError::Conflict(_))), Some(evidence)) => receipts::keep_late(core, id.as_str(), &evidence).await,
+        (settled, _) => settled,
     }
 }
 

@@ -36,6 +36,16 @@ pub(super) enum After {
     WaitMdn,
 }
 
+impl After {
+    /// The MDN that it was judged by.
+    pub(super) fn evidence(&self) -> Option<&Evidence> {
+        match self {
+            After::Delivered { evidence, .. } | After::Failed { evidence, .. } | After::Held { evidence, .. } => evidence.as_ref(),
+            After::Again { .. } | After::WaitMdn => None,
+        }
+    }
+}
+
 /// Judges what a try came to.
 pub(super) async fn judge(
     core: &Arc<Core>,

@@ -359,6 +359,25 @@ fn an_async_mdn_may_come_before_the_answer() {
 }
 
 #[test]
+fn an_mdn_in_the_answer_is_kept_beside_an_async_one_that_was_faster() {
+    let _held = stage();
+    let scene = Scene::play(
+        "async-signed",
+        &[],
+        with_stage(|stage, hit, _| {
+            let receipt = Receipt::of(hit);
+            post_mdn(stage.gate.as2_port, &receipt.signed(&stage.partner));
+            answer(200, &receipt.says("processed/error: decryption-failed").signed(&stage.partner))
+        }),
+    );
+    let message = scene.ends("delivered", "", 1);
+    let id = message["id"].as_str().unwrap();
+    let kept = scene.stage.user.ls("AS2/raw-mdn/incoming");
+    let kept: Vec<_> = kept.iter().filter(|name| name.starts_with(id)).collect();
+    assert_eq!(kept.len(), 2, "{kept:?}");
+}
+
+#[test]
 fn an_async_mdn_ends_the_wait_for_another_try() {
     let scene = Scene::play("async-signed", &[], |_, _| {
         http(503, &[("Retry-After", &RETRY_AFTER.to_string())], "Later.")
@@ -442,7 +461,7 @@ fn a_late_mdn_settles_what_a_later_try_could_not() {
         assert!(message["marks"].to_string().contains("late"), "{message:#}");
     }
     scenes[0].ends("delivered", "", 2);
-    // What was never taken proves nothing about whatever the MDN is for.
+    // A partner that took none of the tries holds nothing.
     let never = Scene::play("async-signed", &[], |_, _| http(401, &[], ""));
     never.reaches("failed");
     never.post_mdn(&Receipt::of(&never.hit()).signed(&never.stage.partner));
