@@ -40,7 +40,7 @@ impl After {
     /// The MDN that it was judged by.
     pub(super) fn evidence(&self) -> Option<&Evidence> {
         match self {
-            After::Delivered { evidence, .. } | After::Failed { evidence, .. } | After::Held { evidence, .. } => evidence.as_ref(),
+            After::Ended(_, evidence) => evidence.as_deref(),
             After::Again { .. } | After::WaitMdn => None,
         }
     }
