@@ -1,5 +1,7 @@
 //! Jobs: one table for all kinds of work with a due time, a lease and a fence (durability.md §5).
 
+use std::collections::HashMap;
+
 use rusqlite::{OptionalExtension as _, params};
 
 use super::outbound::lane;
@@ -9,6 +11,12 @@ use crate::words;
 
 /// How long a claimed job belongs to its worker before somebody else may take it.
 pub const LEASE: Millis = 300_000;
+/// Due jobs that are read one by one for their lanes. If more are due, the lanes are walked through, each a step in the index,
+/// so that a long queue of one pair costs no more than a short one.
+const FEW_DUE: u32 = 256;
+/// More lanes than these are walked through only if more jobs are due than the next figure, all of which are read otherwise.
+const FEW_LANES: usize = 64;
+const MANY_DUE: u32 = 16_384;
 
 words! {
     /// What a job does. The worker does not know; the flows do.
@@ -49,6 +57,28 @@ pub struct Job {
     /// Tries so far.
     pub tries: u32,
 }
+
+/// A lane with a due job that is nobody's.
+struct DueLane {
+    account: String,
+    lane: String,
+    kind: JobKind,
+    /// The earliest of them.
+    due: Millis,
+    /// Jobs of it that are under way here.
+    held: u32,
+}
+
+/// The lanes of all due jobs. In the order of lanes, from which the signs keep SQLite, it would read those that wait as well.
+pub(super) const DUE_LANES: &str = "SELECT kind, account, lane, min(due) FROM job INDEXED BY job_due
+     WHERE due <= ?1 AND (lease_owner IS NULL OR lease_owner <> ?2) GROUP BY +kind, +lane";
+/// Few jobs are held at once, and their index has nothing else.
+pub(super) const LEASES: &str =
+    "SELECT lane, kind, count(*) FROM job INDEXED BY job_leased WHERE lease_owner IS NOT NULL AND lease_owner = ?1 GROUP BY lane, kind";
+/// The oldest job of a lane, if it is due and nobody's.
+pub(super) const FIRST_IN_ORDER: &str = "SELECT id, kind, account, message, lane, fence, tries, due FROM
+        (SELECT * FROM job WHERE lane = ?1 AND kind = ?2 ORDER BY id LIMIT 1)
+     WHERE due <= ?3 AND (lease_owner IS NULL OR lease_owner <> ?4) LIMIT ?5";
 
 impl Tx<'_> {
     /// One that is there already is due at this time instead, with all its tries.
@@ -94,20 +124,30 @@ impl Tx<'_> {
         allowed: &dyn Fn(&str, &str, JobKind) -> Lane,
     ) -> Result<Vec<Job>> {
         let mut due_jobs = Vec::new();
-        // Thousands of pairs may have jobs that wait for an hour: none of them is looked at while nothing is due.
-        if self.next_due(owner)?.is_none_or(|due| due > now) {
+        // Thousands of pairs may have jobs that wait for an hour: none of them is looked at.
+        let mut lanes = self.due_lanes(kinds, owner, now)?;
+        if lanes.is_empty() {
             return Ok(due_jobs);
         }
-        let lanes = self.lanes()?;
+        let held = self.leases(owner)?;
+        for lane in &mut lanes {
+            lane.held = held.get(&(lane.lane.clone(), lane.kind)).copied().unwrap_or(0);
+        }
+        lanes.sort_by_key(|lane| (lane.held, lane.due));
         for (kind, limit) in kinds {
             let mut free: Vec<(u32, Millis, Job)> = Vec::new();
-            for (account, lane) in &lanes {
-                let rule = allowed(account, lane, *kind);
-                let held = self.leases_in_lane(lane, *kind, owner)?;
-                let room = usize::try_from(rule.width.saturating_sub(held)).unwrap_or(usize::MAX);
+            let mut giving = 0;
+            for lane in lanes.iter().filter(|lane| lane.kind == *kind) {
+                // The first job of a lane comes before all those of the lanes behind it.
+                if giving == *limit {
+                    break;
+                }
+                let rule = allowed(&lane.account, &lane.lane, *kind);
+                let room = usize::try_from(rule.width.saturating_sub(lane.held)).unwrap_or(usize::MAX);
                 if room > 0 {
-                    let jobs = self.free_jobs(lane, *kind, owner, now, room.min(*limit), rule.in_order)?;
-                    free.extend((held..).zip(jobs).map(|(before, (due, job))| (before, due, job)));
+                    let jobs = self.free_jobs(&lane.lane, *kind, owner, now, room.min(*limit), rule.in_order)?;
+                    giving += usize::from(!jobs.is_empty());
+                    free.extend((lane.held..).zip(jobs).map(|(before, (due, job))| (before, due, job)));
                 }
             }
             free.sort_by_key(|(before, due, job)| (*before, *due, job.id));
@@ -159,31 +199,101 @@ impl Tx<'_> {
         Ok(adopted.into_iter().map(|(_, _, id, ..)| id).collect())
     }
 
-    /// The lanes that have jobs, each found by one step in the index.
-    fn lanes(&self) -> Result<Vec<(String, String)>> {
+    /// The lanes of these kinds that have a due job which is nobody's.
+    fn due_lanes(&self, kinds: &[(JobKind, usize)], owner: &str, now: Millis) -> Result<Vec<DueLane>> {
+        if self.are_due(FEW_DUE, now)? {
+            let all = self.lanes(FEW_LANES + 1)?;
+            if all.len() <= FEW_LANES {
+                return self.due_among(all, kinds, owner, now);
+            }
+            if self.are_due(MANY_DUE, now)? {
+                return self.due_among(self.lanes(usize::MAX)?, kinds, owner, now);
+            }
+        }
+        let mut query = self.db.prepare_cached(DUE_LANES)?;
+        let rows = query.query_map(params![now, owner], |row| {
+            Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+        })?;
+        let mut lanes = Vec::new();
+        for row in rows {
+            let (kind, account, lane, due) = row?;
+            let kind: JobKind = kind.parse().map_err(JournalError::Corrupt)?;
+            if kinds.iter().any(|(wanted, _)| *wanted == kind) {
+                lanes.push(DueLane {
+                    account,
+                    lane,
+                    kind,
+                    due,
+                    held: 0,
+                });
+            }
+        }
+        Ok(lanes)
+    }
+
+    /// Those of these lanes.
+    fn due_among(&self, all: Vec<(String, String)>, kinds: &[(JobKind, usize)], owner: &str, now: Millis) -> Result<Vec<DueLane>> {
+        let mut query = self.db.prepare_cached(
+            "SELECT due FROM job WHERE lane = ?1 AND kind = ?2 AND due <= ?3 AND (lease_owner IS NULL OR lease_owner <> ?4)
+             ORDER BY due LIMIT 1",
+        )?;
+        let mut lanes = Vec::new();
+        for (account, lane) in all {
+            for (kind, _) in kinds {
+                let due: Option<Millis> = query
+                    .query_row(params![lane, kind.as_str(), now, owner], |row| row.get(0))
+                    .optional()?;
+                if let Some(due) = due {
+                    let (account, lane) = (account.clone(), lane.clone());
+                    lanes.push(DueLane {
+                        account,
+                        lane,
+                        kind: *kind,
+                        due,
+                        held: 0,
+                    });
+                }
+            }
+        }
+        Ok(lanes)
+    }
+
+    /// Whether more jobs than so many are due, somebody's or nobody's.
+    fn are_due(&self, more_than: u32, now: Millis) -> Result<bool> {
+        let mut query = self
+            .db
+            .prepare_cached("SELECT 1 FROM job INDEXED BY job_due WHERE due <= ?1 LIMIT 1 OFFSET ?2")?;
+        Ok(query.exists(params![now, more_than])?)
+    }
+
+    /// At most so many lanes that have jobs, each found by one step in the index.
+    fn lanes(&self, limit: usize) -> Result<Vec<(String, String)>> {
         let mut query = self.db.prepare_cached(
             "WITH RECURSIVE lanes (lane) AS (
                 SELECT min(lane) FROM job
                 UNION ALL SELECT (SELECT min(lane) FROM job WHERE lane > lanes.lane) FROM lanes WHERE lanes.lane IS NOT NULL)
-             SELECT (SELECT account FROM job WHERE job.lane = lanes.lane LIMIT 1), lane FROM lanes WHERE lane IS NOT NULL",
+             SELECT (SELECT account FROM job WHERE job.lane = lanes.lane LIMIT 1), lane FROM lanes WHERE lane IS NOT NULL LIMIT ?1",
         )?;
-        let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let rows = query.query_map([i64::try_from(limit).unwrap_or(i64::MAX)], |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
-    fn leases_in_lane(&self, lane: &str, kind: JobKind, owner: &str) -> Result<u32> {
-        let mut query = self
-            .db
-            .prepare_cached("SELECT count(*) FROM job WHERE lane = ?1 AND kind = ?2 AND lease_owner IS NOT NULL AND lease_owner = ?3")?;
-        Ok(query.query_row(params![lane, kind.as_str(), owner], |row| row.get(0))?)
+    /// How many jobs of each lane this process holds.
+    fn leases(&self, owner: &str) -> Result<HashMap<(String, JobKind), u32>> {
+        let mut query = self.db.prepare_cached(LEASES)?;
+        let rows = query.query_map([owner], |row| Ok((row.get(0)?, row.get::<_, String>(1)?, row.get(2)?)))?;
+        let mut leases = HashMap::new();
+        for row in rows {
+            let (lane, kind, held) = row?;
+            leases.insert((lane, kind.parse().map_err(JournalError::Corrupt)?), held);
+        }
+        Ok(leases)
     }
 
     /// The first free jobs of a lane. In an ordered lane only its oldest counts, even if that waits for its next try.
     fn free_jobs(&self, lane: &str, kind: JobKind, owner: &str, now: Millis, most: usize, in_order: bool) -> Result<Vec<(Millis, Job)>> {
         let sql = if in_order {
-            "SELECT id, kind, account, message, lane, fence, tries, due FROM
-                (SELECT * FROM job WHERE lane = ?1 AND kind = ?2 ORDER BY id LIMIT 1)
-             WHERE due <= ?3 AND (lease_owner IS NULL OR lease_owner <> ?4) LIMIT ?5"
+            FIRST_IN_ORDER
         } else {
             "SELECT id, kind, account, message, lane, fence, tries, due FROM job
              WHERE lane = ?1 AND kind = ?2 AND due <= ?3 AND (lease_owner IS NULL OR lease_owner <> ?4)
@@ -308,14 +418,6 @@ impl Tx<'_> {
             .db
             .prepare_cached("SELECT EXISTS (SELECT 1 FROM job WHERE kind = ?1 AND message = ?2 AND fence = 0 AND due > ?3)")?;
         Ok(query.query_row(params![kind.as_str(), message, now], |row| row.get(0))?)
-    }
-
-    /// When the next job is due that is nobody's at this moment.
-    fn next_due(&self, owner: &str) -> Result<Option<Millis>> {
-        let mut query = self
-            .db
-            .prepare_cached("SELECT min(due) FROM job WHERE lease_owner IS NULL OR lease_owner <> ?1")?;
-        Ok(query.query_row(params![owner], |row| row.get(0))?)
     }
 
     /// Jobs in all and the oldest due time, for `status` and metrics.

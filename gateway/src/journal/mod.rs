@@ -47,7 +47,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(15);
 /// Most changes that share one commit.
 const MAX_GROUP: usize = 256;
 /// The schema's version, kept in `user_version`.
-const SCHEMA_VERSION: i64 = 7;
+const SCHEMA_VERSION: i64 = 8;
 const SCHEMA: &str = include_str!("schema.sql");
 /// What takes a journal of version n + 1 to the next one, at place n.
 const STEPS: &[&str] = &[
@@ -62,6 +62,7 @@ const STEPS: &[&str] = &[
     "CREATE INDEX message_rejected ON message (station, partner, id, detail ->> '$.raw_size')
          WHERE direction = 'in' AND state IN ('rejected', 'quarantined');",
 ];
+    include_str!("step_8.sql"),
 /// Pages of the write-ahead log (4 KiB each) after which it is carried over into the database. Small contents live for a
 /// fraction of a second: with a longer log most of their pages are overwritten before they are carried over.
 const CHECKPOINT_PAGES: i64 = 8192;

@@ -1,4 +1,4 @@
--- Version 7 (an older journal gets there by the steps in mod.rs). Times are UTC milliseconds. Every row carries its account.
+-- Version 8 (an older journal gets there by the steps in mod.rs). Times are UTC milliseconds. Every row carries its account.
 -- WITHOUT ROWID is for small rows only: of longer ones SQLite keeps the end in a page of their own, and every index would
 -- repeat the long keys.
 
@@ -68,6 +68,7 @@ CREATE TABLE job (
 );
 CREATE INDEX job_due ON job (due);
 CREATE INDEX job_by_lane ON job (lane, kind, due, id);
+CREATE INDEX job_in_order ON job (lane, kind, id);
 CREATE INDEX job_leased ON job (lane, kind) WHERE lease_owner IS NOT NULL;
 
 CREATE TABLE name_window (

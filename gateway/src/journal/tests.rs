@@ -435,6 +435,103 @@ fn an_ordered_lane_waits_for_its_oldest() {
     assert_eq!(claim(1_000).first().map(|job| job.id), Some(id));
 }
 
+/// A job that waits or is due, without a message.
+fn job(tx: &Tx<'_>, lane: &str, due: i64) -> Result<()> {
+    let message = format!("{lane} {due} {:016x}", u64::from_le_bytes(crate::random::random()));
+    tx.add_job(JobKind::Send, "acme", &message, lane, due)
+}
+
+#[test]
+fn jobs_are_found_in_the_same_lanes_however_many_there_are() {
+    const LANES: u32 = 70;
+    // Few that are due; many of few lanes; many of many lanes; more than are read.
+    for (lanes, each) in [(LANES, 1), (3, 200), (LANES, 5), (LANES, 240)] {
+        let (_dir, journal) = journal();
+        journal
+            .write_blocking(move |tx| {
+                for lane in 0..lanes {
+                    (0..each).try_for_each(|n| job(tx, &format!("{lane:03}"), 10 + i64::from(n)))?;
+                    job(tx, &format!("{lane:03}"), 9_000)?;
+                }
+                (0..20).try_for_each(|n| job(tx, &format!("waits {n}"), 9_000))
+            })
+            .unwrap();
+        let claim = |limit: usize, now| {
+            journal
+                .write_blocking(move |tx| {
+                    let rule = |_: &str, lane: &str, _| Lane {
+                        width: if lane == "001" { 0 } else { 2 },
+                        in_order: lane == "002",
+                    };
+                    let found = tx.due_jobs(&[(JobKind::Send, limit), (JobKind::Mdn, 9)], "me", now, &rule)?;
+                    Ok(tx.claim_jobs(found, "me", now)?.into_iter().map(|job| job.lane).collect::<Vec<_>>())
+                })
+                .unwrap()
+        };
+        assert!(claim(5, 9).is_empty());
+        // One of each lane, and one more of each; no third one of any, and none of the one that may have none.
+        let expected: Vec<String> = (0..lanes).filter(|lane| *lane != 1).map(|lane| format!("{lane:03}")).collect();
+        let mut first = claim(expected.len(), 500);
+        first.sort();
+        assert_eq!(first, expected, "{lanes}, {each}");
+        let second = claim(1_000, 500);
+        let expected = if each > 1 { expected.len() - 1 } else { 0 };
+        assert_eq!(second.len(), expected, "{lanes}, {each}: {second:?}");
+        assert!(claim(1_000, 500).is_empty());
+    }
+}
+
+#[test]
+fn lanes_whose_jobs_wait_cost_a_claim_nothing() {
+    let (_dir, journal) = journal();
+    let claims = |lanes: u32| {
+        journal
+            .write_blocking(move |tx| {
+                (0..lanes).try_for_each(|lane| job(tx, &format!("waits {lane:05}"), 1_000))?;
+                (0..20).try_for_each(|lane| job(tx, &format!("due {lane}"), 5))
+            })
+            .unwrap();
+        let began = std::time::Instant::now();
+        let mut found = 0;
+        while let [job] = &journal
+            .read_few(|tx| {
+                tx.due_jobs(
+                    &[(JobKind::Send, 1), (JobKind::Receive, 1), (JobKind::Mdn, 1)],
+                    "me",
+                    10,
+                    &|_, _, _| Lane { width: 1, in_order: false },
+                )
+            })
+            .unwrap()[..]
+        {
+            let job = job.clone();
+            journal
+                .write_blocking(move |tx| tx.claim_jobs(vec![job], "me", 10)?.iter().try_for_each(|job| tx.end_job(job)))
+                .unwrap();
+            found += 1;
+        }
+        assert_eq!(found, 20);
+        began.elapsed()
+    };
+    let (few, many) = (claims(0), claims(20_000));
+    assert!(many < few * 5 + Duration::from_millis(200), "{few:?} {many:?}");
+}
+
+#[test]
+fn jobs_are_claimed_by_indexes() {
+    let (_dir, journal) = journal();
+    let lanes = plan(&journal, jobs::DUE_LANES, params![9, "me"]);
+    assert!(lanes[0].contains("job USING INDEX job_due (due<?)"), "{lanes:?}");
+    let leases = plan(&journal, jobs::LEASES, ["me"]);
+    assert_eq!(leases, ["SCAN job USING INDEX job_leased"]);
+    let first = plan(&journal, jobs::FIRST_IN_ORDER, params!["l", "send", 9, "me", 1]);
+    assert!(
+        first.iter().any(|step| step.contains("job_in_order (lane=? AND kind=?)")),
+        "{first:?}"
+    );
+    assert!(!first.iter().any(|step| step.contains("TEMP B-TREE")), "{first:?}");
+}
+
 /// The schema's objects as SQLite keeps them, without the spaces of their text.
 fn schema_of(db: &Connection) -> Vec<String> {
     let mut query = db
