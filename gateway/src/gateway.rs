@@ -385,6 +385,7 @@ impl Gateway {
         let unnamed = core.journal.read(|tx| tx.unnamed_blobs())?;
         core.let_go(unnamed).await;
         let doors = Doors::bind(&core, &options).await?;
+        worker::check_clock(&core).await;
         doors.listening.remember(&core.journal).await?;
         let (stop, stopped) = watch::channel(false);
         let listening = doors.listening.clone();

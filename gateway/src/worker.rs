@@ -29,6 +29,10 @@ const MDN_SHARE: u32 = 8;
 
 /// A clock that is set back by less is no matter.
 const STEP: Millis = 5_000;
+/// The latest time that was seen, as milliseconds: a clock may also be set right while nobody serves.
+const FACT_CLOCK: &str = "clock.last";
+/// How far the clock goes on until that is written down again.
+const NOTE_EVERY: Millis = 60_000;
 
 /// Sees that the clock was set back: what was due in a minute would be due in a minute and as much as that.
 struct Steps(Instant, Millis);
@@ -78,12 +82,19 @@ pub async fn run(core: Arc<Core>, wake: Arc<Notify>, mut stop: watch::Receiver<b
     let slots = Slots::new(&core);
     let mut running = JoinSet::new();
     let mut steps = Steps::new(core.clock.now());
+    let mut noted = Millis::MIN;
     loop {
         if *stop.borrow() {
             break;
         }
-        if let Some(step) = steps.back(core.clock.now()) {
+        let now = core.clock.now();
+        if let Some(step) = steps.back(now) {
             set_back(&core, step).await;
+            noted = now;
+        }
+        if now >= noted.saturating_add(NOTE_EVERY) {
+            noted = now;
+            note_clock(&core, now).await;
         }
         let found = match claim(&core, slots.free()).await {
             Ok(jobs) => {
@@ -110,15 +121,47 @@ pub async fn run(core: Arc<Core>, wake: Arc<Notify>, mut stop: watch::Receiver<b
             _ = stop.changed() => {}
         }
     }
+    note_clock(&core, core.clock.now()).await;
     while running.join_next().await.is_some() {}
 }
 
-/// All waits are as long as they were before the clock was set back.
-async fn set_back(core: &Core, step: Millis) {
-    tracing::warn!(seconds = step / 1000, "the clock was set back");
+/// Sees, before anything is claimed or accepted, that the clock was set back since somebody served here.
+pub async fn check_clock(core: &Core) {
+    let noted = core.journal.read(|tx| tx.fact(FACT_CLOCK));
+    let noted = noted.unwrap_or_else(|error| {
+        tracing::error!(%error, "cannot tell whether the clock was set back");
+        None
+    });
     let now = core.clock.now();
-    if let Err(error) = core.journal.write_sure(move |tx| tx.pull_jobs(step, now)).await {
-        tracing::error!(%error, "jobs wait longer by what the clock was set back");
+    let step = noted
+        .and_then(|text| text.parse::<Millis>().ok())
+        .map_or(0, |last| last.saturating_sub(now));
+    if step > STEP {
+        set_back(core, step).await;
+    }
+}
+
+async fn note_clock(core: &Core, now: Millis) {
+    let noted = core.journal.write_sure(move |tx| tx.set_fact(FACT_CLOCK, &now.to_string())).await;
+    if let Err(error) = noted {
+        tracing::error!(%error, "cannot note the time");
+    }
+}
+
+/// All waits, and the windows of names, are as long as they were before the clock was set back.
+async fn set_back(core: &Core, step: Millis) {
+    tracing::error!(
+        seconds = step / 1000,
+        "the clock was set back; what waits, waits no longer for it, but times that were recorded before are ahead"
+    );
+    let now = core.clock.now();
+    let pulled = core.journal.write_sure(move |tx| {
+        tx.pull_jobs(step, now)?;
+        tx.pull_windows(step, now)?;
+        tx.set_fact(FACT_CLOCK, &now.to_string())
+    });
+    if let Err(error) = pulled.await {
+        tracing::error!(%error, "jobs and names wait longer by what the clock was set back");
     }
 }
 

@@ -237,6 +237,17 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database's.
+    /// Has the windows that were opened in what is the future now begin and end so much earlier: the clock was set back.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn pull_windows(&self, step: Millis, now: Millis) -> Result<()> {
+        self.db
+            .prepare_cached("UPDATE name_window SET opened_at = opened_at - ?1, expires_at = expires_at - ?1 WHERE opened_at > ?2")?
+            .execute([step, now])?;
+        Ok(())
+    }
+
     pub fn forget_windows(&self, now: Millis) -> Result<usize> {
         Ok(self
             .db

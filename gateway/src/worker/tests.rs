@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::clock::ManualClock;
-use crate::journal::Claim;
+use crate::journal::{Accepted, Claim, NewUpload};
 use crate::manage::partners;
 use crate::manage::tests::{Place, accept, message, place, place_with, plain_bob, plain_pair, set_bob};
 use crate::message::{Direction, Message, State};
@@ -132,4 +132,56 @@ async fn a_clock_that_is_set_back_makes_no_wait_longer() {
     set_back(&core, step).await;
     assert_eq!(round(&core, &clock, Duration::ZERO).await, 0);
     assert_eq!(round(&core, &clock, MINUTE).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_was_set_right_while_nobody_served_makes_no_wait_longer() {
+    let Place { core, clock, dir: _dir } = place().await;
+    plain_pair(&core).await;
+    check_clock(&core).await;
+    // A name of the time before the clock went wrong keeps its window.
+    let before = message(Direction::Out, State::Queued, "j:0", core.clock.now());
+    accept_as(&core, &before, "before.edi").await;
+    clock.advance(24 * 60 * MINUTE);
+    // What a running server does every minute, and when it stops.
+    note_clock(&core, core.clock.now()).await;
+    let ahead = message(Direction::Out, State::Queued, "j:1", core.clock.now());
+    accept_as(&core, &ahead, "ahead.edi").await;
+    clock.set_back(24 * 60 * MINUTE);
+    let due = || async { claim(&core, vec![(JobKind::Send, 64)]).await.unwrap().len() };
+    assert_eq!(due().await, 1, "only the one of before is due");
+    check_clock(&core).await;
+    assert_eq!(due().await, 1);
+    // Both names are free six hours after their files came, and not earlier.
+    let free = |name: &'static str| {
+        let core = Arc::clone(&core);
+        async move {
+            let again = message(Direction::Out, State::Queued, "j:2", core.clock.now());
+            accept_as(&core, &again, name).await
+        }
+    };
+    clock.advance(359 * MINUTE);
+    assert_eq!([free("before.edi").await, free("ahead.edi").await], [false, false]);
+    clock.advance(MINUTE);
+    assert_eq!([free("before.edi").await, free("ahead.edi").await], [true, true]);
+    // What was seen once is not seen again.
+    let jobs = core.journal.read(|tx| tx.queue()).unwrap();
+    check_clock(&core).await;
+    assert_eq!(core.journal.read(|tx| tx.queue()).unwrap(), jobs);
+}
+
+/// Accepts it under a name, with the window of one; whether it was the first.
+async fn accept_as(core: &Core, message: &Message, name: &str) -> bool {
+    let mut message = message.clone();
+    name.clone_into(&mut message.file);
+    let now = message.created;
+    let upload = NewUpload {
+        message,
+        window: Some(360 * MINUTE),
+        due: now,
+        inline: None,
+        replaces: None,
+    };
+    let accepted = core.journal.write(move |tx| tx.accept_upload(upload, now)).await.unwrap();
+    accepted == Accepted::Queued
 }
