@@ -1,7 +1,7 @@
 //! The life of the records: in view, out of view, deleted for good, and at last forgotten (product.md §6, durability.md §9).
 //!
 //! Ages round up to the next midnight UTC, never down. What is not final, and what is under legal hold, stays. A step
-//! moves the bytes first and marks the row after, and may be repeated at any point.
+//! moves the bytes first, makes that durable, a batch with one sync, and marks the rows after; it may be repeated at any point.
 
 mod rejected;
 
@@ -264,6 +264,7 @@ fn sweep_area(core: &Core, account: &str, area: Area, due: &Due) -> Result<(), S
         for entry in &entries {
             core.storage.retire(entry)?;
         }
+        core.storage.sync_names()?;
         core.journal
             .write_blocking(move |tx| entries.iter().try_for_each(|entry| tx.retire_entry(entry, midnight).map(drop)))?;
     }
@@ -275,6 +276,7 @@ fn sweep_area(core: &Core, account: &str, area: Area, due: &Due) -> Result<(), S
         for entry in &entries {
             core.storage.purge(entry)?;
         }
+        core.storage.sync_names()?;
         core.journal
             .write_blocking(move |tx| entries.iter().try_for_each(|entry| tx.purge_entry(entry, midnight).map(drop)))?;
     }
@@ -377,6 +379,9 @@ fn trim_events(core: &Core, before: Millis, now: Millis) -> Result<(), SweepErro
 pub fn retire_now(core: &Core, entry: Entry) -> Result<(), SweepError> {
     let now = core.clock.now();
     core.storage.retire(&entry)?;
+    if !entry.is_dir {
+        core.storage.sync_retired(&entry)?;
+    }
     core.journal.write_blocking(move |tx| tx.retire_entry(&entry, now))?;
     Ok(())
 }
@@ -388,24 +393,50 @@ pub fn retire_now(core: &Core, entry: Entry) -> Result<(), SweepError> {
 pub fn restore(core: &Core, account: &str, path: &str) -> Result<u64, SweepError> {
     let path = layout::below_home(account, path.trim_matches('/'));
     let now = core.clock.now();
+    let _restoring = core.storage.restoring()?;
     let mut restored = 0;
     let mut last: Option<Entry> = None;
     loop {
         let entries = core.journal.read(|tx| tx.noncurrent_below(account, path, last.as_ref(), BATCH))?;
         let Some(end) = entries.last() else { break };
         last = Some(end.clone());
-        for entry in entries {
-            // The newest version of a name comes first; an older one comes back only if its name is free.
-            let visible = core.journal.read(|tx| tx.entry(&entry.account, &entry.parent, &entry.name))?;
-            if visible.is_some() || !core.storage.restore(&entry)? {
-                continue;
-            }
-            let is_file = !entry.is_dir;
-            let is_back = core.journal.write_blocking(move |tx| tx.restore_entry(&entry, now))?;
-            restored += u64::from(is_back && is_file);
-        }
+        restored += bring_back(core, entries, now)?;
     }
     restore_parents(core, account, path, now)?;
+    Ok(restored)
+}
+
+/// Brings these back; the number of files.
+fn bring_back(core: &Core, entries: Vec<Entry>, now: Millis) -> Result<u64, SweepError> {
+    let mut back: Vec<Entry> = Vec::new();
+    for entry in entries {
+        // The newest version of a name comes first, at once behind it the older ones, which come back only if the name is free.
+        let is_taken = back
+            .last()
+            .is_some_and(|last| (&last.parent, &last.name) == (&entry.parent, &entry.name));
+        if is_taken
+            || core
+                .journal
+                .read(|tx| tx.entry(&entry.account, &entry.parent, &entry.name))?
+                .is_some()
+        {
+            continue;
+        }
+        if core.storage.restore(&entry)? {
+            back.push(entry);
+        }
+    }
+    if back.is_empty() {
+        return Ok(0);
+    }
+    core.storage.sync_names()?;
+    let restored = core.journal.write_blocking(move |tx| {
+        let mut restored = 0;
+        for entry in &back {
+            restored += u64::from(tx.restore_entry(entry, now)? && !entry.is_dir);
+        }
+        Ok(restored)
+    })?;
     Ok(restored)
 }
 
@@ -413,14 +444,9 @@ pub fn restore(core: &Core, account: &str, path: &str) -> Result<u64, SweepError
 fn restore_parents(core: &Core, account: &str, path: &str, now: Millis) -> Result<(), SweepError> {
     let mut above = path;
     while let Some((parent, name)) = above.rsplit_once('/') {
-        let hidden = core.journal.read(|tx| tx.noncurrent_below(account, above, None, 1))?;
-        for entry in hidden
-            .into_iter()
-            .filter(|entry| entry.is_dir && entry.parent == parent && entry.name == name)
-        {
-            core.storage.restore(&entry)?;
-            core.journal.write_blocking(move |tx| tx.restore_entry(&entry, now))?;
-        }
+        let mut hidden = core.journal.read(|tx| tx.noncurrent_below(account, above, None, 1))?;
+        hidden.retain(|entry| entry.is_dir && entry.parent == parent && entry.name == name);
+        bring_back(core, hidden, now)?;
         above = parent;
     }
     Ok(())

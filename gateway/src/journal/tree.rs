@@ -331,6 +331,18 @@ impl Tx<'_> {
             .transpose()
     }
 
+    /// Whether a name in the tree is kept for anything but this entry as it was read: another version of it, or itself by now.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn has_other_version(&self, entry: &Entry) -> Result<bool> {
+        let mut query = self.db.prepare_cached(
+            "SELECT 1 FROM entry WHERE account = ?1 AND parent = ?2 AND name = ?3 AND deleted IS NULL
+             AND NOT (version = ?4 AND noncurrent IS ?5)",
+        )?;
+        Ok(query.exists(params![entry.account, entry.parent, entry.name, entry.version, entry.noncurrent])?)
+    }
+
     /// A page of a directory's visible entries, by name.
     ///
     /// # Errors

@@ -115,6 +115,8 @@ pub struct Storage {
     partials: Partials,
     unknown_mdns: UnknownMdns,
     hold: HoldLock,
+    /// Held by whoever brings entries back into the tree.
+    restoring: HoldLock,
     journal: Arc<Journal>,
     min_free: u64,
     started: Instant,
@@ -139,6 +141,7 @@ impl Storage {
             partials: Partials::new(data),
             unknown_mdns: UnknownMdns::new(data),
             hold: HoldLock::new(&data.join("store")),
+            restoring: HoldLock::new(&data.join("noncurrent")),
             journal,
             min_free,
             started: Instant::now(),

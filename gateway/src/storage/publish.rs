@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::{Context as _, Result, Storage, StorageError, make_dir, sync_dir};
+use super::{Context as _, Hold, Result, Storage, StorageError, make_dir, sync_dir};
 use crate::journal::{Entry, file_name};
 
 /// Entries that one round publishes and syncs together.
@@ -60,10 +60,7 @@ impl Storage {
                 }
             }
         }
-        let root = fs::File::open(&self.tree).context(|| format!("cannot open {}", self.tree.display()))?;
-        rustix::fs::syncfs(&root)
-            .map_err(io::Error::from)
-            .context(|| "cannot sync the file system".to_owned())?;
+        self.sync_names()?;
         let round = Round {
             placed: placed.len(),
             full,
@@ -77,6 +74,29 @@ impl Storage {
             }
         }
         Ok(round)
+    }
+
+    /// Makes durable what was placed, moved and removed, many names at once.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn sync_names(&self) -> Result<()> {
+        let root = fs::File::open(&self.tree).context(|| format!("cannot open {}", self.tree.display()))?;
+        rustix::fs::syncfs(&root)
+            .map_err(io::Error::from)
+            .context(|| "cannot sync the file system".to_owned())
+    }
+
+    /// Makes durable that one entry was [retired](Storage::retire), without waiting for what others are writing.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn sync_retired(&self, entry: &Entry) -> Result<()> {
+        let (from, to) = (self.tree_path(entry), self.noncurrent_path(entry));
+        // The directories may be new, all up to the root; and where nothing was moved, some of them are not there.
+        let out_of_view = to.ancestors().skip(1).take_while(|dir| dir.starts_with(&self.noncurrent));
+        let dirs = from.parent().into_iter().chain(out_of_view);
+        dirs.filter(|dir| dir.is_dir()).try_for_each(sync_dir)
     }
 
     /// Does something while nothing is published.
@@ -195,7 +215,8 @@ impl Storage {
         }
     }
 
-    /// Takes an entry's bytes out of the tree; restorable. Redo-safe.
+    /// Takes an entry's bytes out of the tree; restorable. Redo-safe. Durable with [`Storage::sync_names`], for which its row has
+    /// to wait.
     ///
     /// # Errors
     /// The disk's.
@@ -224,7 +245,7 @@ impl Storage {
         Ok(())
     }
 
-    /// Brings an entry's bytes back into the tree; false if they are lost. Redo-safe.
+    /// Brings an entry's bytes back into the tree; false if they are lost. Redo-safe, and durable as what was retired.
     ///
     /// # Errors
     /// The disk's.
@@ -250,7 +271,8 @@ impl Storage {
         }
     }
 
-    /// Deletes a non-current entry's bytes for good. Redo-safe.
+    /// Deletes a non-current entry's bytes for good, also those that a power cut left in the tree. Redo-safe, and durable as what
+    /// was retired.
     ///
     /// # Errors
     /// The disk's; `Held` while a backup is taken.
@@ -259,13 +281,50 @@ impl Storage {
             return Ok(());
         }
         let path = self.noncurrent_path(entry);
-        let removed = self.hold.unless_held(|| fs::remove_file(&path));
-        match removed.ok_or(StorageError::Held)? {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other.context(|| format!("cannot delete {}", path.display())),
-        }?;
+        let removed = self.hold.unless_held(|| remove(&path));
+        removed.ok_or(StorageError::Held)??;
         prune(&path, &self.noncurrent);
-        Ok(())
+        self.remove_leftover(entry)
+    }
+
+    /// The name in the tree of an entry that is out of view is nobody's, unless another version of it is kept. Whoever brings
+    /// something back has moved it there before the row says so: then it stays.
+    fn remove_leftover(&self, entry: &Entry) -> Result<()> {
+        let path = self.tree_path(entry);
+        if !path.exists() {
+            return Ok(());
+        }
+        let removed = self.restoring.unless_held(|| {
+            self.between_rounds(|| -> Result<()> {
+                if self.journal.read(|tx| tx.has_other_version(entry))? {
+                    return Ok(());
+                }
+                tracing::warn!(path = %path.display(), "removing what was left behind in the tree");
+                self.hold.unless_held(|| remove(&path)).ok_or(StorageError::Held)??;
+                if let Some(parent) = path.parent() {
+                    // Only an empty directory goes.
+                    let _ = fs::remove_dir(parent);
+                }
+                Ok(())
+            })
+        });
+        removed.unwrap_or(Ok(()))
+    }
+
+    /// Nobody takes what is moved into the tree for something left behind until this is dropped.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn restoring(&self) -> Result<Hold> {
+        self.restoring.hold()
+    }
+}
+
+/// Removes a file; one that is not there is removed already.
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.context(|| format!("cannot delete {}", path.display())),
     }
 }
 

@@ -225,3 +225,61 @@ fn what_is_listed_is_published_while_more_keeps_coming() {
     assert!(took < limit, "{took:?}");
     assert!(dir.path().join("tree/mftg-acme/AS2/raw-mdn/outgoing/first").is_file());
 }
+
+/// An entry that is listed under this name, out of view since a moment; its bytes stand where a power cut left them.
+fn retired(storage: &Storage, name: &'static str, at: Millis) -> Entry {
+    list(storage, name);
+    storage.publish_listed().unwrap();
+    let visible = || {
+        let found = storage.journal.read(|tx| tx.entry("acme", "AS2/raw-mdn/outgoing", name));
+        found.unwrap().unwrap()
+    };
+    let entry = visible();
+    let retired = entry.clone();
+    storage.journal.write_blocking(move |tx| tx.retire_entry(&retired, at)).unwrap();
+    Entry {
+        noncurrent: Some(at),
+        ..entry
+    }
+}
+
+#[test]
+fn what_a_power_cut_left_in_the_tree_goes_with_its_entry() {
+    let (dir, storage) = storage();
+    let in_tree = |name: &str| dir.path().join("tree/mftg-acme/AS2/raw-mdn/outgoing").join(name).exists();
+    let left = retired(&storage, "left", 5);
+    assert!(in_tree("left"));
+    storage.purge(&left).unwrap();
+    assert!(!in_tree("left"));
+    // Not what is another's by now, in view or out of it, and not while something is brought back.
+    let used = retired(&storage, "used", 5);
+    list(&storage, "used");
+    storage.publish_listed().unwrap();
+    storage.purge(&used).unwrap();
+    assert!(in_tree("used"));
+    let old = retired(&storage, "again", 5);
+    let newer = retired(&storage, "again", 6);
+    assert_eq!((old.version, newer.version), (0, 1));
+    storage.purge(&old).unwrap();
+    assert!(in_tree("again"));
+    let restoring = storage.restoring().unwrap();
+    let back = retired(&storage, "back", 5);
+    storage.purge(&back).unwrap();
+    assert!(in_tree("back"));
+    drop(restoring);
+    storage.purge(&back).unwrap();
+    assert!(!in_tree("back"));
+}
+
+#[test]
+fn one_entry_is_made_durable_out_of_view_without_a_sync_of_all() {
+    let (_dir, storage) = storage();
+    let entry = retired(&storage, "gone", 5);
+    let current = Entry { noncurrent: None, ..entry };
+    storage.retire(&current).unwrap();
+    assert!(storage.noncurrent_path(&current).exists());
+    storage.sync_retired(&current).unwrap();
+    // Also if it was lost, or is retired once more.
+    storage.retire(&current).unwrap();
+    storage.sync_retired(&current).unwrap();
+}
