@@ -28,7 +28,7 @@ use crate::random::random;
 use crate::station::Station;
 use crate::storage::{self, Storage, StorageError};
 use crate::telemetry::Registry;
-use crate::{manage, worker};
+use crate::{intake, manage, worker};
 
 use doors::Doors;
 pub use doors::{Listening, ServeOptions};
@@ -381,11 +381,12 @@ impl Gateway {
         core.storage.clear_spool()?;
         core.storage.partials().adopt()?;
         forget_lost_parts(&core)?;
+        intake::bring_all_back(&core)?;
         adopt_jobless(&core).await?;
         let unnamed = core.journal.read(|tx| tx.unnamed_blobs())?;
         core.let_go(unnamed).await;
-        let doors = Doors::bind(&core, &options).await?;
         worker::check_clock(&core).await;
+        let doors = Doors::bind(&core, &options).await?;
         doors.listening.remember(&core.journal).await?;
         let (stop, stopped) = watch::channel(false);
         let listening = doors.listening.clone();

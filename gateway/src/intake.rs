@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::clock::{Millis, millis};
 use crate::gateway::Core;
-use crate::journal::{Accepted, Blob, JournalError, NewUpload, Tx, UploadRow, UploadState};
+use crate::journal::{Accepted, Blob, JournalError, NewUpload, TAKEN_BACK, Tx, UploadRow, UploadState};
 use crate::message::{Detail, Direction, FileRecord, Id, Message, State};
 use crate::partner::Partner;
 use crate::storage::{Content, Staged};
@@ -136,10 +136,16 @@ fn queue(core: &Core, file: Arrived, message: Message, due: Millis, now: Millis)
         .map(|row| row.store.clone())
         .filter(|store| *store != file.staged.key);
     let (upload, taken) = taken(core, file, message, due, now);
-    let accepted = core.journal.write_sure_blocking(move |tx| tx.accept_upload(upload, now))?;
-    if let Some(store) = replaced {
-        core.let_go_blocking(vec![store]);
-    }
+    let (accepted, beside) = core.journal.write_sure_blocking(move |tx| {
+        let beside = match &upload.replaces {
+            Some(row) => tx.own_uploads(&row.account, &row.station, &row.partner, &row.name, &row.owner)?,
+            None => Vec::new(),
+        };
+        tx.accept_upload(upload, now).map(|accepted| (accepted, beside))
+    })?;
+    // Those that are named still stay.
+    let beside = beside.into_iter().map(|row| row.store);
+    core.let_go_blocking(beside.chain(replaced).collect());
     Ok(taken.landed(core, accepted))
 }
 
@@ -231,25 +237,23 @@ fn wait(core: &Core, file: Arrived, state: UploadState, reason: &str) -> Result<
 fn put(core: &Core, row: UploadRow, blob: Option<Blob>, replaces: Option<UploadRow>) -> Result<(), JournalError> {
     let let_go = core.journal.write_blocking(move |tx| {
         let mut let_go = Vec::new();
+        let is_part = row.state == UploadState::Part;
         // What came under the name since it was opened was promised; a part never was.
-        let present = tx.own_upload(&row.account, &row.station, &row.partner, &row.name, &row.owner)?;
-        let is_new = |present: UploadRow| replaces.as_ref().is_none_or(|old| old.store != present.store);
-        if row.state == UploadState::Part && present.is_some_and(is_new) {
+        let present = tx.own_uploads(&row.account, &row.station, &row.partner, &row.name, &row.owner)?;
+        let is_former = |present: &UploadRow| replaces.as_ref().is_some_and(|old| old.store == present.store);
+        if is_part && !present.is_empty() && !present.iter().any(is_former) {
             let_go.push(row.store);
         } else {
             if let Some((key, bytes)) = &blob {
                 tx.put_blob(key, bytes)?;
             }
             let_go.extend(tx.put_upload(&row)?);
-            if replaces.as_ref().is_some_and(|old| old.name == row.name) {
-                return Ok(let_go);
-            }
         }
-        // It got another name while it was written: what it goes on with still has the old one.
-        if let Some(former) = replaces
-            && tx.remove_upload(&former)?
-        {
-            let_go.push(former.store);
+        // What it goes on with still has another name if it got one while it was written. A part is the end of no other file.
+        match replaces.filter(|former| former.name != row.name) {
+            Some(former) if !is_part => let_go.extend(tx.outdo_upload(&former)?),
+            Some(former) if former.state == UploadState::Part && tx.remove_upload(&former)? => let_go.push(former.store),
+            _ => {}
         }
         Ok(let_go)
     })?;
@@ -344,7 +348,7 @@ pub fn rename_waiting(
         }
         tx.put_upload(&moved)
     })?;
-    core.let_go_blocking(replaced.into_iter().collect());
+    core.let_go_blocking(replaced);
     Ok(())
 }
 
@@ -408,13 +412,49 @@ pub fn withdraw(core: &Core, id: &str, reason: &'static str) -> Result<Option<Me
 }
 
 /// Takes back an accepted upload whose release delay is running still, into a file that waits in `send`: what was promised stays
-/// until what is written in its place has been decided about. For blocking threads.
+/// until what is written in its place has been decided about, and is [brought back](bring_back) if that never comes. For blocking
+/// threads.
 ///
 /// # Errors
 /// The journal's.
-pub fn park_accepted(core: &Core, id: &str, reason: &'static str) -> Result<Option<UploadRow>, JournalError> {
+pub fn park_accepted(core: &Core, id: &str) -> Result<Option<UploadRow>, JournalError> {
     let (id, now) = (id.to_owned(), core.clock.now());
-    core.journal.write_blocking(move |tx| tx.park_accepted(&id, reason, now))
+    core.journal.write_blocking(move |tx| tx.park_accepted(&id, now))
+}
+
+/// What was taken back is a message again, after another release delay. Waits for nobody.
+pub fn bring_back(core: &Arc<Core>, row: UploadRow) {
+    let file = of_waiting(row.clone(), &row.name);
+    let (now, message) = drawn(core, &file);
+    let (upload, taken) = taken(core, file, message, due(core, Sign::Plain, now), now);
+    let told = Arc::clone(core);
+    core.journal.write_then(
+        move |tx| tx.bring_back(upload, now),
+        move |brought: Result<Option<Accepted>, JournalError>| match brought {
+            Ok(Some(accepted)) => {
+                tracing::warn!(
+                    file = row.name,
+                    user = row.owner,
+                    "goes out after all: what was to take its place broke off"
+                );
+                taken.landed(&told, accepted);
+            }
+            Ok(None) => {}
+            Err(error) => tracing::error!(%error, file = row.name, "an accepted upload waits until the next start"),
+        },
+    );
+}
+
+/// Brings back what a server that is gone had taken back. For blocking threads.
+///
+/// # Errors
+/// The journal's.
+pub fn bring_all_back(core: &Arc<Core>) -> Result<(), JournalError> {
+    let rows = core.journal.read(|tx| tx.uploads_before(Millis::MAX))?;
+    rows.into_iter()
+        .filter(|row| row.reason == TAKEN_BACK)
+        .for_each(|row| bring_back(core, row));
+    Ok(())
 }
 
 /// The client looked back in a way that only a finished transfer has: no need to wait.

@@ -38,6 +38,7 @@ pub use jobs::{Job, JobKind, LEASE, Lane};
 pub use lifecycle::SweepCount;
 pub use messages::MessageFilter;
 pub use objects::{ObjectKind, Objects};
+pub(crate) use outbound::TAKEN_BACK;
 pub use outbound::{Accepted, Moved, NewUpload, Next, Revived, Settlement, lane};
 pub use snapshot::Snapshot;
 pub use tree::{Blob, Entry, NewEntry, SendEntry, UploadRow, UploadState, blob_key, file_key, file_name, head_key, mdn_file, mdn_key};
@@ -61,8 +62,8 @@ const STEPS: &[&str] = &[
     include_str!("step_6.sql"),
     "CREATE INDEX message_rejected ON message (station, partner, id, detail ->> '$.raw_size')
          WHERE direction = 'in' AND state IN ('rejected', 'quarantined');",
-];
     include_str!("step_8.sql"),
+];
 /// Pages of the write-ahead log (4 KiB each) after which it is carried over into the database. Small contents live for a
 /// fraction of a second: with a longer log most of their pages are overwritten before they are carried over.
 const CHECKPOINT_PAGES: i64 = 8192;

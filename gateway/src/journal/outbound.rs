@@ -122,6 +122,10 @@ impl Settlement {
     }
 }
 
+/// Why an accepted upload waits again that was opened for writing within its release delay. What waits so at the start of a server
+/// goes out.
+pub(crate) const TAKEN_BACK: &str = "accepted, and opened for writing again before it was sent";
+
 /// The condition of messages that wait for our own settings.
 fn waiting() -> String {
     let codes: Vec<String> = Lacking::ALL.iter().map(|code| format!("'{code}'")).collect();
@@ -147,7 +151,7 @@ impl Tx<'_> {
     pub fn accept_upload(&self, upload: NewUpload, now: Millis) -> Result<Accepted> {
         let mut message = upload.message;
         if let Some(row) = &upload.replaces
-            && !self.remove_upload(row)?
+            && self.outdo_upload(row)?.is_empty()
             && row.store == message.detail.payload
         {
             return Err(JournalError::Conflict("the upload was moved by somebody else".to_owned()));
@@ -233,10 +237,6 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Forgets windows that have ended; nothing depends on them any more.
-    ///
-    /// # Errors
-    /// The database's.
     /// Has the windows that were opened in what is the future now begin and end so much earlier: the clock was set back.
     ///
     /// # Errors
@@ -248,6 +248,10 @@ impl Tx<'_> {
         Ok(())
     }
 
+    /// Forgets windows that have ended; nothing depends on them any more.
+    ///
+    /// # Errors
+    /// The database's.
     pub fn forget_windows(&self, now: Millis) -> Result<usize> {
         Ok(self
             .db
@@ -295,12 +299,13 @@ impl Tx<'_> {
         Ok(Some(before))
     }
 
-    /// [`Tx::withdraw`] within the release delay; its bytes wait in `send` again. Gives their row, or `None` if it is too late.
+    /// [`Tx::withdraw`] within the release delay; its bytes wait in `send` again, until [`Tx::bring_back`] or a later upload of
+    /// the name. Gives their row, or `None` if it is too late.
     ///
     /// # Errors
     /// The database's.
-    pub fn park_accepted(&self, id: &str, reason: &str, now: Millis) -> Result<Option<UploadRow>> {
-        let Some(message) = self.withdraw(id, true, "cancelled", reason, now)? else {
+    pub fn park_accepted(&self, id: &str, now: Millis) -> Result<Option<UploadRow>> {
+        let Some(message) = self.withdraw(id, true, "cancelled", TAKEN_BACK, now)? else {
             return Ok(None);
         };
         let row = UploadRow {
@@ -310,7 +315,7 @@ impl Tx<'_> {
             name: message.file,
             owner: message.detail.user,
             state: UploadState::Parked,
-            reason: reason.to_owned(),
+            reason: TAKEN_BACK.to_owned(),
             store: message.detail.payload,
             size: message.size,
             sha256: message.sha256,
@@ -319,6 +324,25 @@ impl Tx<'_> {
         };
         self.put_upload(&row)?;
         Ok(Some(row))
+    }
+
+    /// What was taken back is a message again: what was to take its place did not come. Nothing happens if it waits no more, or for
+    /// another reason by now.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn bring_back(&self, upload: NewUpload, now: Millis) -> Result<Option<Accepted>> {
+        let waits = match &upload.replaces {
+            Some(row) => self
+                .own_uploads(&row.account, &row.station, &row.partner, &row.name, &row.owner)?
+                .contains(row),
+            None => false,
+        };
+        if waits {
+            self.accept_upload(upload, now).map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     /// Ends the release delay, or the wait for the next try.

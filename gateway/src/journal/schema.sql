@@ -111,7 +111,7 @@ CREATE TABLE upload (                 -- what lies in send without being a messa
     sha256   TEXT NOT NULL DEFAULT '',
     created  INTEGER NOT NULL,
     updated  INTEGER NOT NULL,
-    PRIMARY KEY (account, station, partner, name, owner)
+    PRIMARY KEY (account, station, partner, name, owner, store)   -- of one name and owner a part, and what it does not replace yet
 ) WITHOUT ROWID;
 CREATE INDEX upload_store ON upload (store);
 

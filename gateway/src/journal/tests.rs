@@ -435,6 +435,56 @@ fn an_ordered_lane_waits_for_its_oldest() {
     assert_eq!(claim(1_000).first().map(|job| job.id), Some(id));
 }
 
+#[test]
+fn a_part_stands_beside_what_it_is_to_replace_and_goes_with_it() {
+    let (_dir, journal) = journal();
+    let row = |state, store: &str| UploadRow {
+        account: "acme".into(),
+        station: "ALICE".into(),
+        partner: "BOB".into(),
+        name: "a.edi".into(),
+        owner: "erp".into(),
+        state,
+        reason: "before".into(),
+        store: store.into(),
+        size: 1,
+        sha256: String::new(),
+        created: 1,
+        updated: 1,
+    };
+    let put = |state, store: &str| {
+        let row = row(state, store);
+        journal.write_blocking(move |tx| tx.put_upload(&row)).unwrap()
+    };
+    let stores = || {
+        let rows = journal.read(|tx| tx.own_uploads("acme", "ALICE", "BOB", "a.edi", "erp")).unwrap();
+        rows.into_iter().map(|row| row.store).collect::<Vec<_>>()
+    };
+    let none: [&str; 0] = [];
+    assert_eq!(put(UploadState::Parked, "k1"), none);
+    assert_eq!(put(UploadState::Part, "p1"), none, "the whole one is kept");
+    assert_eq!(put(UploadState::Part, "p2"), ["p1"]);
+    assert_eq!(stores(), ["p2", "k1"]);
+    assert_eq!(put(UploadState::Parked, "k2"), ["p2", "k1"]);
+    assert_eq!(put(UploadState::Part, "p3"), none);
+    // Whoever read it before it was gone on with does not send it.
+    let known = row(UploadState::Parked, "k2");
+    let mut new = upload("a.edi", 5);
+    new.message.detail.payload = "k2".into();
+    new.replaces = Some(known.clone());
+    journal
+        .write_blocking(move |tx| {
+            tx.set_upload_reason(&known, "gone on with")?;
+            assert_eq!(tx.bring_back(new, 5)?, None);
+            Ok(())
+        })
+        .unwrap();
+    let mut new = upload("a.edi", 6);
+    new.replaces = Some(row(UploadState::Part, "p3"));
+    journal.write_blocking(move |tx| tx.accept_upload(new, 6)).unwrap();
+    assert_eq!(stores(), none);
+}
+
 /// A job that waits or is due, without a message.
 fn job(tx: &Tx<'_>, lane: &str, due: i64) -> Result<()> {
     let message = format!("{lane} {due} {:016x}", u64::from_le_bytes(crate::random::random()));
@@ -572,6 +622,8 @@ fn old_journal(path: &Path, version: i64) -> Connection {
             VALUES ('acme', 'AS2/raw-mdn/outgoing', 'm0.mdn', 0, 'raw-mdn', 'm0', 0, '', 4, 6, 7),
                    ('acme', 'AS2/raw-mdn/outgoing', 'm0.mdn', 1, 'raw-mdn', 'm0', 0, 'j:2', 5, 8, NULL);
          INSERT INTO blob (key, bytes) VALUES ('j:1', x'01'), ('j:2', x'02');
+         INSERT INTO upload (account, station, partner, name, owner, state, store, size, created, updated)
+            VALUES ('acme', 'ALICE', 'BOB', 'waits.tmp', 'erp', 'parked', 'j:3', 1, 2, 3);
          INSERT INTO job (id, kind, account, message, lane, due, fence, tries) VALUES (7, 'send', 'acme', 'm1', 'ALICE\nBOB', 5, 2, 3);",
     )
     .unwrap();
@@ -609,6 +661,8 @@ fn a_journal_of_an_older_version_becomes_one_of_today() {
         };
         assert_eq!(versions(&kept), [0, 1]);
         assert_eq!(kept.read(|tx| tx.unpublished(9, 9, &|_| false)).unwrap().len(), 1);
+        let uploads = kept.read(|tx| tx.own_uploads("acme", "ALICE", "BOB", "waits.tmp", "erp")).unwrap();
+        assert_eq!((uploads.len(), uploads[0].store.as_str(), uploads[0].updated), (1, "j:3", 3));
         let jobs = claim(&kept, "me", 10, false);
         let [job] = jobs.as_slice() else { panic!("{jobs:?}") };
         assert_eq!((job.id, job.message.as_str(), job.fence, job.tries), (7, "m1", 3, 3));

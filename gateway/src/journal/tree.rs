@@ -462,14 +462,22 @@ impl Tx<'_> {
         }
     }
 
-    /// Writes an upload row, replacing the one of the same name and user; gives back the replaced one's store key.
+    /// Writes an upload row in the place of the one of the same name and user; gives back the store keys that were replaced. A
+    /// part takes the place of a part only: who brought the other file was told that it is safe.
     ///
     /// # Errors
     /// The database's.
-    pub fn put_upload(&self, row: &UploadRow) -> Result<Option<String>> {
-        let before = self.own_upload(&row.account, &row.station, &row.partner, &row.name, &row.owner)?;
+    pub fn put_upload(&self, row: &UploadRow) -> Result<Vec<String>> {
+        let mut replaced = Vec::new();
+        for old in self.own_uploads(&row.account, &row.station, &row.partner, &row.name, &row.owner)? {
+            if row.state != UploadState::Part || old.state == UploadState::Part {
+                self.remove_upload(&old)?;
+                replaced.push(old.store);
+            }
+        }
+        replaced.retain(|store| *store != row.store);
         let mut insert = self.db.prepare_cached(
-            "INSERT OR REPLACE INTO upload (account, station, partner, name, owner, state, reason, store, size, sha256, created, updated)
+            "INSERT INTO upload (account, station, partner, name, owner, state, reason, store, size, sha256, created, updated)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
         )?;
         insert.execute(params![
@@ -486,21 +494,19 @@ impl Tx<'_> {
             row.created,
             row.updated,
         ])?;
-        Ok(before.map(|old| old.store).filter(|store| *store != row.store))
+        Ok(replaced)
     }
 
-    /// The upload of this name by this user.
+    /// The uploads of this name by this user: a part, and then the file that it was to take the place of.
     ///
     /// # Errors
     /// The database's.
-    pub fn own_upload(&self, account: &str, station: &str, partner: &str, name: &str, owner: &str) -> Result<Option<UploadRow>> {
+    pub fn own_uploads(&self, account: &str, station: &str, partner: &str, name: &str, owner: &str) -> Result<Vec<UploadRow>> {
         let mut query = self.db.prepare_cached(uploads!(
-            "account = ?1 AND station = ?2 AND partner = ?3 AND name = ?4 AND owner = ?5"
+            "account = ?1 AND station = ?2 AND partner = ?3 AND name = ?4 AND owner = ?5 ORDER BY state <> 'part'"
         ))?;
-        query
-            .query_row([account, station, partner, name, owner], |row| Ok(read_upload(row)))
-            .optional()?
-            .transpose()
+        let rows = query.query_map([account, station, partner, name, owner], |row| Ok(read_upload(row)))?;
+        rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
     }
 
     /// Uploads of a pair that this user sees, by name: all parked and ignored ones, and the user's own parts. Of several with one
@@ -510,13 +516,13 @@ impl Tx<'_> {
     /// The database's.
     pub fn uploads(&self, account: &str, station: &str, partner: &str, owner: &str) -> Result<Vec<UploadRow>> {
         let mut query = self.db.prepare_cached(uploads!(
-            "account = ?1 AND station = ?2 AND partner = ?3 AND (owner = ?4 OR state <> 'part') ORDER BY name, owner <> ?4"
+            "account = ?1 AND station = ?2 AND partner = ?3 AND (owner = ?4 OR state <> 'part') ORDER BY name, owner <> ?4, state <> 'part'"
         ))?;
         let rows = query.query_map([account, station, partner, owner], |row| Ok(read_upload(row)))?;
         rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
     }
 
-    /// The rows of one name in `send`, one for each owner.
+    /// The rows of one name in `send`, of all owners.
     ///
     /// # Errors
     /// The database's, or an unreadable value.
@@ -582,6 +588,49 @@ impl Tx<'_> {
             }
         }
         Ok(unnamed)
+    }
+
+    /// Removes an upload row that something else has taken the place of, and with a part the file that this was to replace. Gives
+    /// their store keys, or nothing if the row was gone.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn outdo_upload(&self, row: &UploadRow) -> Result<Vec<String>> {
+        if !self.remove_upload(row)? {
+            return Ok(Vec::new());
+        }
+        let mut gone = vec![row.store.clone()];
+        if row.state == UploadState::Part {
+            // It is older than the part, which nobody may put beside what came later.
+            for replaced in self.own_uploads(&row.account, &row.station, &row.partner, &row.name, &row.owner)? {
+                self.remove_upload(&replaced)?;
+                gone.push(replaced.store);
+            }
+        }
+        Ok(gone)
+    }
+
+    /// Says of a file that waits why it does, if it still waits for the reason that is known here.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn set_upload_reason(&self, row: &UploadRow, reason: &str) -> Result<()> {
+        self.db
+            .prepare_cached(
+                "UPDATE upload SET reason = ?8 WHERE account = ?1 AND station = ?2 AND partner = ?3 AND name = ?4 AND owner = ?5
+                 AND store = ?6 AND reason = ?7",
+            )?
+            .execute(params![
+                row.account,
+                row.station,
+                row.partner,
+                row.name,
+                row.owner,
+                row.store,
+                row.reason,
+                reason,
+            ])?;
+        Ok(())
     }
 
     /// Of these store keys, those that no row names; small contents among them are gone with this.

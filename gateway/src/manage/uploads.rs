@@ -62,6 +62,10 @@ pub fn choose(core: &Core, filter: &Filter, text: &str) -> Result<UploadRow> {
         _ => row.name == text,
     };
     let mut found: Vec<UploadRow> = list(core, filter)?.into_iter().filter(fits).collect();
+    // Of a part and the file that it is to take the place of, the file is meant.
+    let pair = |row: &UploadRow| [&row.account, &row.station, &row.partner, &row.name, &row.owner].map(String::clone);
+    let whole: Vec<_> = found.iter().filter(|row| row.state != UploadState::Part).map(pair).collect();
+    found.retain(|row| row.state != UploadState::Part || !whole.contains(&pair(row)));
     match found.len() {
         0 => Err(Refusal::not_found(
             format!("no upload {text} waits in send"),

@@ -33,6 +33,8 @@ struct Names {
     /// Users and their uploads that were removed while they were written: the bytes stay until their handles are closed.
     removed: Vec<(String, Arc<Open>)>,
     sessions: HashSet<u64>,
+    /// Store keys of accepted files that were taken back, and how many open uploads are to take their place.
+    taken_back: HashMap<String, usize>,
     /// Session and path of a file that looks broken off unless its client looks back; one for each session.
     awaited: HashMap<u64, String>,
 }
@@ -160,6 +162,24 @@ impl Desk {
         let mut names = self.names();
         names.sessions.remove(&session);
         names.awaited.remove(&session);
+    }
+
+    /// One more upload is open that is to take the place of a file which was taken back.
+    pub(super) fn hold_back(&self, store: &str) {
+        *self.names().taken_back.entry(store.to_owned()).or_default() += 1;
+    }
+
+    /// One of them has ended; whether it was the last.
+    pub(super) fn end_hold(&self, store: &str) -> bool {
+        let mut names = self.names();
+        let left = names.taken_back.get_mut(store).map_or(0, |open| {
+            *open -= 1;
+            *open
+        });
+        if left == 0 {
+            names.taken_back.remove(store);
+        }
+        left == 0
     }
 
     /// No two sessions are logged in.

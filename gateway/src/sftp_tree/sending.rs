@@ -99,7 +99,7 @@ impl As2Tree {
             })
             .map_err(failure)?;
         let mut rows: Vec<UploadRow> = rows.into_iter().filter(|row| self.shows(row)).collect();
-        rows.sort_by_key(|row| row.owner != self.user);
+        rows.sort_by_key(|row| (row.owner != self.user, row.state != UploadState::Part));
         if let Some(row) = rows.into_iter().next() {
             return Ok(Sent::Waits(Box::new(row)));
         }
@@ -310,12 +310,8 @@ impl As2Tree {
         if row.owner != self.user {
             return Ok(());
         }
-        let store = row.store.clone();
-        self.core
-            .journal
-            .write_blocking(move |tx| tx.remove_upload(&row))
-            .map_err(failure)?;
-        self.core.let_go_blocking(vec![store]);
+        let gone = self.core.journal.write_blocking(move |tx| tx.outdo_upload(&row)).map_err(failure)?;
+        self.core.let_go_blocking(gone);
         Ok(())
     }
 

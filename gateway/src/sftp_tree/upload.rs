@@ -18,7 +18,7 @@ use super::tree::{As2Tree, elapsed};
 use super::{failure, now};
 use crate::gateway::Core;
 use crate::intake::{self, Arrived, Landed, Sign};
-use crate::journal::{UploadRow, UploadState};
+use crate::journal::{TAKEN_BACK, UploadRow, UploadState};
 use crate::layout;
 use crate::message::State;
 use crate::storage::{Draft, Staged, StorageError};
@@ -44,11 +44,64 @@ pub(super) struct Writing {
     mtime: Option<u64>,
     /// The part or parked file that this goes on with or takes the place of.
     replaces: Option<UploadRow>,
+    /// That one was an accepted file, and is one again if this breaks off.
+    taken_back: Option<TakenBack>,
     /// A first WRITE at 0 starts anew instead of going on.
     may_restart: bool,
     room_checked: u64,
     /// Bytes of the user's other files in `send`, as of the last look.
     others: u64,
+}
+
+/// An accepted file that was taken back within its release delay, for as long as something is open that is to take its place. If
+/// nothing does, it is a message again.
+struct TakenBack {
+    core: Arc<Core>,
+    desk: Arc<Desk>,
+    row: UploadRow,
+    /// The upload has begun with a copy of it.
+    is_copied: bool,
+    /// Bytes were added to that: it was a beginning, and does not go out.
+    is_gone_on_with: bool,
+}
+
+impl TakenBack {
+    fn of(tree: &As2Tree, row: &UploadRow) -> Option<Self> {
+        (row.reason == TAKEN_BACK).then(|| {
+            tree.desk.hold_back(&row.store);
+            TakenBack {
+                core: Arc::clone(&tree.core),
+                desk: Arc::clone(&tree.desk),
+                row: row.clone(),
+                is_copied: false,
+                is_gone_on_with: false,
+            }
+        })
+    }
+
+    /// Bytes are written, in the place of all that was copied or behind it.
+    fn written(&mut self, anew: bool) {
+        self.is_copied &= !anew;
+        if self.is_copied && !std::mem::replace(&mut self.is_gone_on_with, true) {
+            let row = self.row.clone();
+            self.core.journal.write_then(
+                move |tx| tx.set_upload_reason(&row, "accepted, and then gone on with before it was sent"),
+                |told| {
+                    if let Err(error) = told {
+                        tracing::warn!(%error, "an upload that is gone on with may go out as it was");
+                    }
+                },
+            );
+        }
+    }
+}
+
+impl Drop for TakenBack {
+    fn drop(&mut self) {
+        if self.desk.end_hold(&self.row.store) && !self.is_gone_on_with {
+            intake::bring_back(&self.core, self.row.clone());
+        }
+    }
 }
 
 /// SHA-256 of everything written so far, as long as it comes in order.
@@ -124,6 +177,7 @@ impl Writing {
         let start = Start {
             draft: tree.core.storage.draft(),
             replaces: None,
+            taken_back: None,
         };
         let live = tree.desk.write(&tree.user, tree.session, &at.path, false)?;
         Some(Box::new(Self::begin(tree, at, how, start, live)))
@@ -149,6 +203,7 @@ impl Writing {
             live,
             mtime: None,
             replaces: start.replaces,
+            taken_back: start.taken_back,
             may_restart,
             room_checked: 0,
         }
@@ -165,15 +220,16 @@ impl Writing {
             .core
             .journal
             .read(|tx| {
-                let now = tx.own_upload(&self.account, &self.at.station, &self.at.partner, name, &self.user)?;
+                let now = tx.own_uploads(&self.account, &self.at.station, &self.at.partner, name, &self.user)?;
                 Ok((tx.send_usage(&self.account, &self.user)?.1, now))
             })
             .map_err(failure)?;
         // Another upload of the name may have ended meanwhile: what waits there now goes only if this one comes to wait there
         // too, or goes on with it.
         let waits = *name == self.at.name && layout::matches_any(name, &self.core.config.uploads.temp_names);
-        let goes = now.filter(|now| waits || former.is_some_and(|row| row.store == now.store));
-        self.others = taken.saturating_sub(goes.map_or(0, |row| row.size));
+        let goes = waits || former.is_some_and(|former| now.iter().any(|row| row.store == former.store));
+        let freed: u64 = if goes { now.iter().map(|row| row.size).sum() } else { 0 };
+        self.others = taken.saturating_sub(freed);
         Ok(())
     }
 
@@ -263,6 +319,7 @@ impl Writing {
             sha256,
             begun: self.begun,
             live: self.live,
+            _taken_back: self.taken_back,
             looks_back: facts.client_looks_back() && facts.writes > 0,
         };
         arrived.staged = self.draft.stage().map_err(told)?;
@@ -333,12 +390,14 @@ impl Writing {
 struct Start {
     draft: Draft,
     replaces: Option<UploadRow>,
+    taken_back: Option<TakenBack>,
 }
 
 impl Start {
     fn of(tree: &As2Tree, at: &SendPath, how: &OpenHow) -> Result<Self, Fault> {
-        let fresh = |replaces| Start {
+        let fresh = |replaces: Option<UploadRow>| Start {
             draft: tree.core.storage.draft(),
+            taken_back: replaces.as_ref().and_then(|row| TakenBack::of(tree, row)),
             replaces,
         };
         match tree.sent(at)? {
@@ -355,8 +414,7 @@ impl Start {
             Sent::Message(message) => {
                 let mine = message.detail.user == tree.user && message.state == State::Queued;
                 let parked = if mine {
-                    intake::park_accepted(&tree.core, message.id.as_str(), "opened for writing again before it was sent")
-                        .map_err(failure)?
+                    intake::park_accepted(&tree.core, message.id.as_str()).map_err(failure)?
                 } else {
                     None
                 };
@@ -374,6 +432,7 @@ impl Start {
     }
 
     fn go_on(tree: &As2Tree, row: UploadRow) -> Result<Self, Fault> {
+        let mut taken_back = TakenBack::of(tree, &row);
         let draft = if row.state == UploadState::Part {
             // Nobody was promised these bytes: they move, and a crash loses them.
             tree.core.storage.resume(&row.store).or_else(|error| match error {
@@ -383,9 +442,13 @@ impl Start {
         } else {
             copy(&tree.core, &row.store)?
         };
+        if let Some(taken_back) = &mut taken_back {
+            taken_back.is_copied = true;
+        }
         Ok(Start {
             draft,
             replaces: Some(row),
+            taken_back,
         })
     }
 }
@@ -478,8 +541,12 @@ impl Upload for Writing {
     }
 
     fn write_pieces(&mut self, offset: u64, pieces: &[IoSlice<'_>]) -> Result<(), Fault> {
-        if std::mem::take(&mut self.may_restart) && offset == 0 {
+        let anew = std::mem::take(&mut self.may_restart) && offset == 0;
+        if anew {
             self.draft.set_len(0).map_err(told)?;
+        }
+        if let Some(taken_back) = &mut self.taken_back {
+            taken_back.written(anew);
         }
         let len: usize = pieces.iter().map(|piece| piece.len()).sum();
         let end = offset.saturating_add(u64::try_from(len).unwrap_or(u64::MAX));
@@ -644,6 +711,8 @@ struct End {
     sha256: String,
     begun: Instant,
     live: Live,
+    /// Nothing is brought back that the decision has taken the place of.
+    _taken_back: Option<TakenBack>,
     looks_back: bool,
 }
 

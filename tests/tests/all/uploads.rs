@@ -455,14 +455,15 @@ fn what_was_accepted_survives_a_crash_of_what_goes_on_with_it() {
             assert_eq!(pair.alice_user.get(&format!("{SEND}/{name}")), noise(len, 1), "{name}, {flags:x}");
             client = Packets::of(&pair.alice_user);
         }
-        assert_eq!(pair.alice().json(&["upload", "list"]).as_array().unwrap().len(), 1, "{name}");
+        assert!(pair.alice().json(&["upload", "list"]).as_array().unwrap().is_empty(), "{name}");
+        assert_eq!(outcomes(pair.alice(), name), ["queued", "failed", "failed"], "{name}");
         // Whoever opens it once more goes on with it.
         let handle = opened(&mut client, name, 0x02);
         writes(&mut client, &handle, len as u64, b"more");
         assert_eq!(client.ask(4, &[&handle]).code(), Some(0));
         let expected = [noise(len, 1), b"more".to_vec()].concat();
         assert_eq!(pair.alice_user.get(&format!("{SEND}/{name}")), expected, "{name}");
-        assert_eq!(outcomes(pair.alice(), name), ["queued", "failed"], "{name}");
+        assert_eq!(outcomes(pair.alice(), name), ["queued", "failed", "failed", "failed"], "{name}");
         assert!(pair.alice().json(&["upload", "list"]).as_array().unwrap().is_empty(), "{name}");
     }
 }
@@ -651,6 +652,127 @@ fn an_upload_that_dies_takes_nothing_from_one_that_was_finished_after_it() {
             assert_eq!(pair.alice_user.ls(SEND), [name], "nothing stands before the message");
             assert_eq!(pair.fetch(&pair.delivered(name)), order(9));
         }
+        assert!(pair.alice().json(&["upload", "list"]).as_array().unwrap().is_empty(), "{name}");
+    }
+}
+
+/// Waits until so many of ALICE's uploads have broken off.
+fn broken_off(gateway: &Gateway, count: usize) {
+    gateway.wait("the upload to break off", |gateway| {
+        let events = gateway.json(&["user", "log", "alice-erp"]);
+        let ends = events
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|event| event["kind"] == "user.upload_broken");
+        (ends.count() == count).then_some(())
+    });
+}
+
+#[test]
+fn an_accepted_file_outlives_what_was_to_take_its_place_and_breaks_off() {
+    let pair = Pair::one_with(&[("uploads.release_after", "\"3s\"")]);
+    let accepted = |name: &str, bytes: &[u8]| {
+        let mut client = Packets::of(&pair.alice_user);
+        let handle = opened(&mut client, name, PUT);
+        writes(&mut client, &handle, 0, bytes);
+        assert_eq!(client.ask(4, &[&handle]).code(), Some(0), "the promise");
+    };
+    // In another session: before its first byte, with some, without truncation, and with two of them.
+    for (at, (name, flags, bytes)) in [("none.edi", PUT, 0), ("some.edi", PUT, 20_000), ("over.edi", 0x0a, 20_000)]
+        .into_iter()
+        .enumerate()
+    {
+        accepted(name, &order(1));
+        let mut second = Packets::of(&pair.alice_user);
+        let handle = opened(&mut second, name, flags);
+        if bytes > 0 {
+            writes(&mut second, &handle, 0, &noise(bytes, 3));
+        }
+        stays(Duration::from_secs(4), "the later one is waited for", || {
+            pair.bob().messages_of("in", name).is_empty()
+        });
+        drop(second);
+        broken_off(pair.alice(), at + 1);
+        assert_eq!(pair.fetch(&pair.delivered(name)), order(1), "{name}");
+        let left = pair.alice_user.ls(SEND).contains(&name.to_owned());
+        assert_eq!(left, bytes > 0, "the part of {name} can be resumed");
+    }
+    accepted("both.edi", &order(2));
+    let [mut second, mut third] = [Packets::of(&pair.alice_user), Packets::of(&pair.alice_user)];
+    let [_, handle] = [&mut second, &mut third].map(|client| opened(client, "both.edi", PUT));
+    drop(second);
+    broken_off(pair.alice(), 4);
+    writes(&mut third, &handle, 0, &order(3));
+    assert_eq!(third.ask(4, &[&handle]).code(), Some(0));
+    assert_eq!(pair.fetch(&pair.delivered("both.edi")), order(3), "the later one");
+    // What was gone on with was a beginning: it is kept and not sent.
+    accepted("begun.edi", &order(4));
+    let mut second = Packets::of(&pair.alice_user);
+    let handle = opened(&mut second, "begun.edi", 0x02);
+    writes(&mut second, &handle, order(4).len() as u64, b"more");
+    drop(second);
+    broken_off(pair.alice(), 5);
+    stays(Duration::from_secs(5), "a beginning is not sent", || {
+        pair.bob().messages_of("in", "begun.edi").is_empty()
+    });
+    let rows = pair.alice().json(&["upload", "list"]);
+    let begun = |row: &&Value| row["name"] == "begun.edi";
+    let mut states: Vec<_> = rows
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(begun)
+        .map(|row| row["state"].as_str())
+        .collect();
+    states.sort_unstable();
+    assert_eq!(states, [Some("parked"), Some("part")], "{rows}");
+    // The next session goes on with the part, and both are gone when it is through.
+    let mut third = Packets::of(&pair.alice_user);
+    let handle = opened(&mut third, "begun.edi", 0x06);
+    let longer = order(4).len() as u64 + 4;
+    writes(&mut third, &handle, longer, b" and more");
+    assert_eq!(third.ask(4, &[&handle]).code(), Some(0));
+    let whole = [order(4), b"more and more".to_vec()].concat();
+    assert_eq!(pair.fetch(&pair.delivered("begun.edi")), whole);
+    assert!(!pair.alice_user.ls(SEND).contains(&"begun.edi".to_owned()));
+}
+
+#[test]
+fn a_parked_file_outlives_what_was_to_take_its_place_and_breaks_off() {
+    let pair = Pair::one_gateway();
+    let path = |name: &str| string(format!("{SEND}/{name}").as_bytes());
+    let mut client = Packets::of(&pair.alice_user);
+    for (at, name) in ["first.tmp", "second.tmp", "third.tmp"].into_iter().enumerate() {
+        let handle = opened(&mut client, name, PUT);
+        writes(&mut client, &handle, 0, &order(1));
+        assert_eq!(client.ask(4, &[&handle]).code(), Some(0), "the promise");
+        let mut second = Packets::of(&pair.alice_user);
+        let handle = opened(&mut second, name, PUT);
+        writes(&mut second, &handle, 0, b"half");
+        drop(second);
+        broken_off(pair.alice(), at + 1);
+        assert_eq!(pair.alice_user.ls(SEND), [name], "one name is shown once");
+        assert_eq!(pair.alice_user.get(&format!("{SEND}/{name}")), b"half", "what can be resumed");
+        match name {
+            // An operator sends the whole one.
+            "first.tmp" => {
+                pair.alice().ok(&["upload", "release", name, "--name", "first.edi"]);
+                assert_eq!(pair.fetch(&pair.delivered("first.edi")), order(1));
+                assert_eq!(client.ask(13, &[&path(name)]).code(), Some(0));
+            }
+            // A later upload takes the place of both.
+            "second.tmp" => {
+                let handle = opened(&mut client, name, PUT);
+                writes(&mut client, &handle, 0, &order(2));
+                assert_eq!(client.ask(4, &[&handle]).code(), Some(0));
+                assert_eq!(client.ask(18, &[&path(name), &path("second.edi")]).code(), Some(0));
+                assert_eq!(pair.fetch(&pair.delivered("second.edi")), order(2));
+            }
+            // Its user removes what has the name.
+            _ => assert_eq!(client.ask(13, &[&path(name)]).code(), Some(0)),
+        }
+        assert_eq!(pair.alice_user.ls(SEND), [""; 0], "{name}");
         assert!(pair.alice().json(&["upload", "list"]).as_array().unwrap().is_empty(), "{name}");
     }
 }
