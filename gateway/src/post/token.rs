@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use as2_core::headers::Headers;
 use bytes::Bytes;
-use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::exchange::basic;
@@ -239,27 +238,48 @@ fn refused(text: String, retry: bool) -> PostError {
     }
 }
 
-/// The fields of an answer that count (RFC 6749 §5.1, §5.2).
-#[derive(Deserialize, Default)]
-#[serde(default)]
+/// The fields of an answer that count (RFC 6749 §5.1, §5.2). One of another type than it should have costs none of the others.
+#[derive(Default)]
 struct Fields {
-    access_token: String,
+    access_token: Zeroizing<String>,
     token_type: String,
     expires_in: Option<u64>,
     error: String,
     error_description: String,
 }
 
+impl Fields {
+    fn read(body: &[u8]) -> Self {
+        let Ok(serde_json::Value::Object(mut all)) = serde_json::from_slice(body) else {
+            return Fields::default();
+        };
+        let mut text = |name: &str| match all.remove(name) {
+            Some(serde_json::Value::String(text)) => text,
+            Some(serde_json::Value::Number(number)) => number.to_string(),
+            _ => String::new(),
+        };
+        // COMPAT(Azure AD v1): a text; others send a fraction.
+        let seconds = text("expires_in");
+        Fields {
+            access_token: Zeroizing::new(text("access_token")),
+            token_type: text("token_type"),
+            expires_in: seconds.split('.').next().and_then(|whole| whole.parse().ok()),
+            error: text("error"),
+            error_description: text("error_description"),
+        }
+    }
+}
+
 /// The token of an answer; or why there is none, and whether there may be one later.
 fn read(status: u16, body: &[u8]) -> Result<Token, (String, bool)> {
-    let fields: Fields = serde_json::from_slice(body).unwrap_or_default();
+    let fields = Fields::read(body);
     if status != 200 {
         let said = [fields.error, fields.error_description].join(" ");
         let said: String = said.chars().filter(|c| !c.is_control()).take(200).collect();
         let is_final = (400..500).contains(&status) && !matches!(status, 408 | 425 | 429);
         return Err((format!("HTTP {status} {}", said.trim()).trim().to_owned(), !is_final));
     }
-    let token = Zeroizing::new(fields.access_token);
+    let token = fields.access_token;
     if token.is_empty() || token.len() > MAX_TOKEN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(("the answer holds no usable access_token".to_owned(), true));
     }
@@ -292,6 +312,10 @@ mod tests {
             Some(3540)
         );
         assert_eq!(until(r#"{"access_token":"x.y","token_type":"Bearer"}"#).ok(), Some(240));
+        for seconds in [r#""3600""#, "3600.0"] {
+            let body = format!(r#"{{"access_token":"x.y","token_type":"Bearer","expires_in":{seconds},"error":null}}"#);
+            assert_eq!(until(&body).ok(), Some(3540), "{seconds}");
+        }
         assert_eq!(until(r#"{"access_token":"x","token_type":"Bearer","expires_in":5}"#).ok(), Some(1));
         for (status, body, retry) in [
             (200, r#"{"access_token":"x y","token_type":"Bearer"}"#, true),
