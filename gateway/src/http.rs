@@ -11,7 +11,7 @@ mod tls;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use as2_core::headers::Headers;
 use bytes::Bytes;
@@ -29,6 +29,8 @@ pub use tls::{ClientAuth, ServerTls, TlsAcceptor};
 const STOP_GRACE: Duration = Duration::from_secs(30);
 /// Pause after a failed accept, which is nearly always a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long the log says nothing more about connections that were too many.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// The flow behind the door.
 pub trait Receive: Send + Sync + 'static {
@@ -168,6 +170,7 @@ pub async fn serve<R: Receive>(
     mut stop: watch::Receiver<bool>,
 ) {
     let mut connections = JoinSet::new();
+    let mut told = None;
     loop {
         let accepted = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break,
@@ -186,7 +189,10 @@ pub async fn serve<R: Receive>(
             }
         };
         let Some(pass) = limits.gate.enter(peer.ip()) else {
-            tracing::debug!(%peer, "too many connections");
+            if told.is_none_or(|at: Instant| at.elapsed() >= TELL_AGAIN) {
+                told = Some(Instant::now());
+                tracing::warn!(%peer, "too many connections, of all or of one address; behind a balancer: as2.max_connections_per_ip");
+            }
             continue;
         };
         let (tls, receiver, limits, stop) = (tls.clone(), Arc::clone(&receiver), limits.clone(), stop.clone());
