@@ -521,14 +521,17 @@ fn write_file(file: &Path, text: &str, mode: u32) -> Result<()> {
         output::out(text);
         return Ok(());
     }
-    crate::manage::host_keys::write_new(file, text, mode).map_err(|error| match error.kind() {
-        std::io::ErrorKind::AlreadyExists => Refusal::exists(
-            format!("cannot write {}", file.display()),
-            "the file exists, and nothing is overwritten",
-            "give another name with --out",
-        ),
-        _ => Refusal::from_io(format!("cannot write {}", file.display()), &error),
-    })
+    crate::manage::host_keys::write_new(file, text, mode).map_err(|error| cannot_write(file, &error))
+}
+
+fn cannot_write(file: &Path, error: &std::io::Error) -> Refusal {
+    let what = format!("cannot write {}", file.display());
+    match error.kind() {
+        std::io::ErrorKind::AlreadyExists => {
+            Refusal::exists(what, "the file exists, and nothing is overwritten", "give another name with --out")
+        }
+        _ => Refusal::from_io(what, error),
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! `user`: SFTP logins and their keys.
 
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -225,27 +227,22 @@ impl KeyArgs {
         })
     }
 
-    /// Where the private key goes; looked at before anything is changed, for the key exists only once.
-    fn target(&self, user: &str, source: &KeySource) -> Result<PathBuf> {
+    /// Where the private key goes. The file is made before anything is changed, for the key exists only once.
+    fn target(&self, user: &str, source: &KeySource) -> Result<Target> {
         let extension = match self.format {
             KeyFormat::Ppk3 | KeyFormat::Ppk2 => "ppk",
             KeyFormat::Openssh | KeyFormat::Pem => "key",
         };
-        let target = self.out.clone().unwrap_or_else(|| PathBuf::from(format!("{user}.{extension}")));
-        if matches!(source, KeySource::Generate(_)) && target != Path::new("-") && target.exists() {
-            let what = format!("cannot write {}", target.display());
-            return Err(Refusal::exists(
-                what,
-                "the file exists, and nothing is overwritten",
-                "give another name with --out",
-            ));
+        let path = self.out.clone().unwrap_or_else(|| PathBuf::from(format!("{user}.{extension}")));
+        match source {
+            KeySource::Generate(_) if path != Path::new("-") => Target::reserve(path),
+            _ => Ok(Target { path, file: None }),
         }
-        Ok(target)
     }
 
     /// Writes the private key and says so.
-    fn write(&self, target: &Path, file: &KeyFile, ending: &str) -> Result<String> {
-        super::write_file(target, &file.private, 0o400)?;
+    fn write(&self, target: &mut Target, file: &KeyFile, ending: &str) -> Result<String> {
+        target.write(&file.private)?;
         let form = match self.format {
             KeyFormat::Openssh => "OpenSSH",
             KeyFormat::Pem => "PEM",
@@ -254,9 +251,42 @@ impl KeyArgs {
         };
         Ok(format!(
             "Wrote {} ({form}, mode 0400)   fingerprint {}{ending}",
-            target.display(),
+            target.path.display(),
             file.fingerprint
         ))
+    }
+}
+
+/// The file of a private key that is still to be made; without its key it is removed again.
+#[derive(Debug, Default)]
+struct Target {
+    path: PathBuf,
+    /// Open and empty until the key is in it.
+    file: Option<std::fs::File>,
+}
+
+impl Target {
+    /// A dry run hears the same refusals.
+    fn reserve(path: PathBuf) -> Result<Self> {
+        let opened = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o400).open(&path);
+        let file = opened.map_err(|error| super::cannot_write(&path, &error))?;
+        Ok(Self { path, file: Some(file) })
+    }
+
+    fn write(&mut self, text: &str) -> Result<()> {
+        let Some(mut file) = self.file.take() else {
+            return super::write_file(&self.path, text, 0o400);
+        };
+        let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+        written.map_err(|error| super::cannot_write(&self.path, &error))
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if self.file.take().is_some() {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -316,7 +346,7 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
 
 async fn add(ctx: &Ctx, core: &Core, name: &str, key: &KeyArgs, settings: &Settings<OfUser>) -> Result<()> {
     let source = key.chosen()?;
-    let target = source
+    let mut target = source
         .as_ref()
         .map(|source| key.target(name, source))
         .transpose()?
@@ -325,8 +355,8 @@ async fn add(ctx: &Ctx, core: &Core, name: &str, key: &KeyArgs, settings: &Setti
     let mut text = format!("User {}   {}   home /{}\n", user.name, ways(&user), layout::home(&user.account));
     let mut private = None;
     if let Some(file) = file.as_ref().filter(|_| !ctx.dry_run()) {
-        text.push_str(&format!("{}\n", key.write(&target, file, "")?));
-        private = Some(target.display().to_string()).filter(|target| target != "-");
+        text.push_str(&format!("{}\n", key.write(&mut target, file, "")?));
+        private = Some(target.path.display().to_string()).filter(|target| target != "-");
     }
     let connect = users::connect_command(core, &user.name, private.as_deref());
     text.push_str(&format!("Connect:  {connect}\n"));
@@ -352,20 +382,20 @@ async fn keys(ctx: &Ctx, core: &Core, verb: KeyVerb) -> Result<()> {
         KeyVerb::List { name } => list_keys(ctx, core, &name)?,
         KeyVerb::Add { name, key } => {
             let source = key.source(false)?;
-            let target = key.target(&name, &source)?;
+            let mut target = key.target(&name, &source)?;
             let (user, file) = users::add_key(core, ctx.account(), &name, &source, ctx.dry_run()).await?;
             let text = match file.as_ref().filter(|_| !ctx.dry_run()) {
-                Some(file) => key.write(&target, file, "")?,
+                Some(file) => key.write(&mut target, file, "")?,
                 None => format!("User {} {} {} keys", user.name, ctx.tense("has", "would have"), user.keys.len()),
             };
             ctx.printer.done(&object(&user), &ctx.would(text));
         }
         KeyVerb::Rotate { name, key } => {
             let source = key.source(true)?;
-            let target = key.target(&name, &source)?;
+            let mut target = key.target(&name, &source)?;
             let (user, file) = users::rotate_key(core, ctx.account(), &name, &source, ctx.dry_run()).await?;
             let text = match file.as_ref().filter(|_| !ctx.dry_run()) {
-                Some(file) => key.write(&target, file, "   the old key no longer works")?,
+                Some(file) => key.write(&mut target, file, "   the old key no longer works")?,
                 None => {
                     let works = ctx.tense("no longer works", "would no longer work");
                     format!("User {}   the old key {works}", user.name)

@@ -43,6 +43,27 @@ fn generated_keys_log_in_as_they_were_written() {
 }
 
 #[test]
+fn a_private_key_that_cannot_be_written_changes_nothing() {
+    let gateway = gateway();
+    let user = gateway.user("keeps-key");
+    let before = gateway.json(&["user", "key", "list", "keeps-key"]);
+    for verb in ["rotate", "add"] {
+        let args = ["user", "key", verb, "keeps-key", "--generate-key", "--out", "nowhere/x.key"];
+        assert_eq!(gateway.cli(&args).code, 3, "{verb}");
+        assert_eq!(gateway.json(&["user", "key", "list", "keeps-key"]), before, "{verb}");
+    }
+    assert!(user.logs_in());
+    let added = gateway.cli(&["user", "add", "no-file", "--generate-key", "--out", "nowhere/x.key"]);
+    assert_eq!(added.code, 3);
+    assert_eq!(gateway.cli(&["user", "show", "no-file"]).code, 3);
+    // Nor does a refused edit leave a file.
+    let again = gateway.cli(&["user", "add", "KEEPS-KEY", "--generate-key", "--out", "left.key"]);
+    assert_ne!(again.code, 0);
+    gateway.ok(&["user", "key", "rotate", "keeps-key", "--out", "left.key", "-n"]);
+    assert!(!gateway.path("left.key").exists());
+}
+
+#[test]
 fn a_user_may_have_several_keys_and_lose_one() {
     let gateway = gateway();
     let first = gateway.user("several");
