@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::der::{self, Element};
 use crate::error::{Error, Format, Result};
-use crate::info::{parse, same_name};
+use crate::info::{parse, same_name, unix};
 use crate::pem::{self, Block};
 use crate::{jks, pkcs12};
 
@@ -142,7 +142,7 @@ fn read_block(block: &Block<'_>, passphrase: Option<&str>, found: &mut Found) ->
         }
         "PRIVATE KEY" | "ENCRYPTED PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY" => {
             let key = read_key(block, passphrase)?;
-            found.add_key(String::new(), to_pkcs8(&key)?);
+            found.add_key(String::new(), Ok(to_pkcs8(&key)?));
         }
         "OPENSSH PRIVATE KEY" | "SSH2 ENCRYPTED PRIVATE KEY" => return Err(ssh_key_given()),
         "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => {
@@ -215,7 +215,7 @@ fn read_der(bytes: &[u8], passphrase: Option<&str>) -> Result<Found> {
         Some(Kind::Key | Kind::EncryptedKey) => {
             let mut found = Found::new(Format::Der);
             let key = read_der_key(bytes, Format::Der, passphrase)?;
-            found.add_key(String::new(), to_pkcs8(&key)?);
+            found.add_key(String::new(), Ok(to_pkcs8(&key)?));
             Ok(found)
         }
         None if der::first(bytes).is_none() => Err(Error::broken(Format::Der, "it is cut off or damaged")),
@@ -271,7 +271,8 @@ fn read_p7b(bytes: &[u8]) -> Result<Found> {
 /// Keys and certificates of a file with their aliases (empty where the format has none), before one is chosen.
 pub(crate) struct Found {
     format: Format,
-    keys: Vec<(String, Zeroizing<Vec<u8>>)>,
+    /// One that cannot be read matters only if it is the one chosen.
+    keys: Vec<(String, Result<Zeroizing<Vec<u8>>>)>,
     certificates: Vec<(String, Vec<u8>)>,
 }
 
@@ -284,8 +285,10 @@ impl Found {
         }
     }
 
-    pub(crate) fn add_key(&mut self, alias: String, pkcs8: Zeroizing<Vec<u8>>) {
-        if self.keys.iter().all(|(_, known)| *known != pkcs8) {
+    /// The same key under another alias is another entry: a certificate renewed with its old key.
+    pub(crate) fn add_key(&mut self, alias: String, pkcs8: Result<Zeroizing<Vec<u8>>>) {
+        let same = |(name, known): &(String, Result<_>)| *name == alias && same_key(known, &pkcs8);
+        if !self.keys.iter().any(same) {
             self.keys.push((alias, pkcs8));
         }
     }
@@ -298,24 +301,46 @@ impl Found {
         self.keys.len() + self.certificates.len()
     }
 
+    fn has_several_keys(&self) -> bool {
+        let mut pairs = self.keys.iter().zip(self.keys.iter().skip(1));
+        pairs.any(|((_, one), (_, other))| !same_key(one, other))
+    }
+
+    /// Where the key of a certificate with a fitting alias is.
+    fn key_of_certificate(&self, named: impl Fn(&String) -> bool) -> Option<usize> {
+        let certificates = self.certificates.iter().filter(|(name, _)| named(name));
+        let public: Vec<_> = certificates.filter_map(|(_, der)| parse(der).ok()?.public_key().ok()).collect();
+        self.keys.iter().position(|(_, key)| {
+            let private = key.as_ref().ok().and_then(|key| PKey::private_key_from_pkcs8(key).ok());
+            private.is_some_and(|private| public.iter().any(|public| public.public_eq(&private)))
+        })
+    }
+
     fn choose(mut self, alias: Option<&str>) -> Result<Imported> {
         let format = self.format;
         if self.len() == 0 {
             return Err(Error::NothingInside(format));
         }
-        let named = |(name, _): &(String, _)| alias.is_some_and(|alias| name.to_lowercase() == alias.to_lowercase());
+        let named = |name: &String| alias.is_some_and(|alias| name.to_lowercase() == alias.to_lowercase());
+        let single = self.keys.len() == 1;
         let key = match alias {
-            None if self.keys.len() > 1 => {
+            None if self.has_several_keys() => {
                 return Err(Error::SeveralKeys {
                     format,
                     aliases: names(self.keys.iter().map(|k| &k.0)),
                 });
             }
             None => self.keys.pop(),
-            Some(_) => self.keys.iter().position(named).map(|at| self.keys.swap_remove(at)),
+            Some(_) => {
+                let at = self.keys.iter().position(|(name, _)| named(name));
+                // Windows names the key by a number of its own and the certificate as people know it.
+                let at = at.or_else(|| self.key_of_certificate(named));
+                at.map(|at| self.keys.swap_remove(at))
+            }
         };
-        if let Some((_, key)) = key {
-            return with_key(format, key, self.certificates);
+        if let Some((name, key)) = key {
+            let name = if single { name.as_str() } else { "" };
+            return with_key(format, alias.unwrap_or(name), key?, self.certificates);
         }
         if let Some(wanted) = alias {
             let Some((_, der)) = self
@@ -346,6 +371,10 @@ impl Found {
     }
 }
 
+fn same_key(one: &Result<Zeroizing<Vec<u8>>>, other: &Result<Zeroizing<Vec<u8>>>) -> bool {
+    matches!((one, other), (Ok(one), Ok(other)) if one == other)
+}
+
 fn names<'a>(aliases: impl Iterator<Item = &'a String>) -> String {
     let mut names: Vec<&str> = aliases.map(String::as_str).filter(|a| !a.is_empty()).collect();
     names.sort_unstable();
@@ -357,7 +386,7 @@ fn names<'a>(aliases: impl Iterator<Item = &'a String>) -> String {
     }
 }
 
-fn with_key(format: Format, key: Zeroizing<Vec<u8>>, certificates: Vec<(String, Vec<u8>)>) -> Result<Imported> {
+fn with_key(format: Format, alias: &str, key: Zeroizing<Vec<u8>>, certificates: Vec<(String, Vec<u8>)>) -> Result<Imported> {
     let private = PKey::private_key_from_pkcs8(&key).map_err(|_| Error::broken(format, "the private key in it cannot be read"))?;
     if certificates.is_empty() {
         return Ok(Imported {
@@ -367,13 +396,17 @@ fn with_key(format: Format, key: Zeroizing<Vec<u8>>, certificates: Vec<(String, 
         });
     }
     // A store may hold certificates of others that do not parse: they do not matter here.
-    let readable = certificates.into_iter().filter(|(_, der)| parse(der).is_ok()).collect();
-    let chain = Chain::parse(readable)?;
+    let readable = certificates.into_iter().filter(|(_, der)| parse(der).is_ok());
+    // A key may have been certified again: what stands under its alias goes before what does not.
+    let (ours, others): (Vec<_>, Vec<_>) = readable.partition(|(name, _)| name.to_lowercase() == alias.to_lowercase());
+    let own = ours.clone();
+    let chain = Chain::parse(ours.into_iter().chain(others).collect())?;
+    let is_ours = |der: &Vec<u8>| own.iter().any(|(_, own)| own == der);
+    let fits = |x509: &X509| x509.public_key().is_ok_and(|public| public.public_eq(&private));
     let leaf = chain
-        .0
-        .iter()
-        .position(|(x509, _)| x509.public_key().is_ok_and(|public| public.public_eq(&private)));
-    let leaf = leaf.ok_or(Error::KeyMismatch(format))?;
+        .newest(|(x509, der)| is_ours(der) && fits(x509))
+        .or_else(|| chain.newest(|(x509, _)| fits(x509)))
+        .ok_or(Error::KeyMismatch(format))?;
     Ok(Imported {
         format,
         certificates: chain.chain_of(leaf).0,
@@ -395,15 +428,23 @@ impl Chain {
         Ok(Self(known))
     }
 
-    /// The first certificate that issued none of the others, its issuers, the rest.
+    /// Of several that fit, the one that began last: it was made to replace the others.
+    fn newest(&self, fits: impl Fn(&(X509, Vec<u8>)) -> bool) -> Option<usize> {
+        let fitting = self.0.iter().enumerate().filter(|(_, one)| fits(one));
+        let start = |(_, (x509, _)): &(usize, &(X509, Vec<u8>))| unix(x509.not_before()).unwrap_or(i64::MIN);
+        // The first of equals, as the file has them.
+        fitting.rev().max_by_key(start).map(|(at, _)| at)
+    }
+
+    /// The first certificate that issued none of the others, or the one that renews it, its issuers, the rest.
     fn leaf_first(self) -> Vec<Vec<u8>> {
-        let issued_another = |(at, (x509, _)): (usize, &(X509, Vec<u8>))| {
-            let others = self.0.iter().enumerate().filter(|(other, _)| *other != at);
-            others
-                .into_iter()
-                .any(|(_, (other, _))| same_name(other.issuer_name(), x509.subject_name()))
+        // One of the same name is its renewal, not its work.
+        let issued = |x509: &X509, other: &X509| {
+            same_name(other.issuer_name(), x509.subject_name()) && !same_name(other.subject_name(), x509.subject_name())
         };
-        let leaf = self.0.iter().enumerate().position(|candidate| !issued_another(candidate));
+        let is_leaf = |(x509, _): &(X509, Vec<u8>)| !self.0.iter().any(|(other, _)| issued(x509, other));
+        let first = self.0.iter().find(|one| is_leaf(one));
+        let leaf = first.and_then(|(first, _)| self.newest(|one| is_leaf(one) && same_name(one.0.subject_name(), first.subject_name())));
         let (mut chain, rest) = self.chain_of(leaf.unwrap_or_default());
         chain.extend(rest);
         chain

@@ -106,7 +106,7 @@ fn serial(x509: &X509Ref) -> String {
     digits.map_or_else(|_| "unknown".into(), |digits| digits.to_ascii_lowercase())
 }
 
-fn unix(time: &Asn1TimeRef) -> Result<i64> {
+pub(crate) fn unix(time: &Asn1TimeRef) -> Result<i64> {
     let since_epoch = Asn1Time::from_unix(0).and_then(|epoch| epoch.diff(time));
     since_epoch
         .map(|diff| i64::from(diff.days) * SECONDS_PER_DAY + i64::from(diff.secs))

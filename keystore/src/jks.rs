@@ -57,7 +57,7 @@ fn read_entry(input: &mut Input<'_>, version: u32, passphrase: Option<&str>, fou
         TAG_KEY => {
             let protected = input.block()?;
             let passphrase = passphrase.ok_or(Error::PassphraseNeeded(FORMAT))?;
-            found.add_key(alias.clone(), unprotect(protected, passphrase)?);
+            found.add_key(alias.clone(), unprotect(protected, passphrase, &alias));
             let chain = input.number()?;
             for _ in 0..chain {
                 let certificate = input.certificate(version)?;
@@ -117,7 +117,7 @@ fn xor(data: &[u8], passphrase: &[u8], salt: &[u8]) -> Zeroizing<Vec<u8>> {
     out
 }
 
-fn unprotect(protected: &[u8], passphrase: &str) -> Result<Zeroizing<Vec<u8>>> {
+fn unprotect(protected: &[u8], passphrase: &str, alias: &str) -> Result<Zeroizing<Vec<u8>>> {
     let broken = || Error::broken(FORMAT, "a private key in it is not protected as JKS does");
     let outer = der::first(protected).and_then(|e| e.children()).ok_or_else(broken)?;
     let [algorithm, sealed] = outer.as_slice() else {
@@ -136,7 +136,10 @@ fn unprotect(protected: &[u8], passphrase: &str) -> Result<Zeroizing<Vec<u8>>> {
         Ok(key)
     } else {
         // The store's digest was right: the key has a passphrase of its own.
-        Err(Error::WrongPassphrase(FORMAT))
+        Err(Error::Unsupported(format!(
+            "the key {alias:?} of the JKS file has a passphrase of its own; give it that of the store: keytool -keypasswd \
+             -alias {alias:?} -keystore FILE"
+        )))
     }
 }
 

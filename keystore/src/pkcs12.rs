@@ -39,7 +39,7 @@ fn found(archive: Pkcs12Archive) -> Found {
     let mut found = Found::new(FORMAT);
     for bag in archive.keys {
         let alias = bag.friendly_name.unwrap_or_default();
-        found.add_key(alias, Zeroizing::new(bag.key.as_der().to_vec()));
+        found.add_key(alias, Ok(Zeroizing::new(bag.key.as_der().to_vec())));
     }
     for bag in archive.certs {
         found.add_certificate(bag.friendly_name.unwrap_or_default(), bag.cert.as_der().to_vec());
@@ -51,7 +51,7 @@ fn read_by_openssl(bytes: &[u8], password: &str) -> Option<Found> {
     let parsed = Pkcs12::from_der(bytes).ok()?.parse2(password).ok()?;
     let mut found = Found::new(FORMAT);
     if let Some(key) = parsed.pkey {
-        found.add_key(String::new(), Zeroizing::new(key.private_key_to_pkcs8().ok()?));
+        found.add_key(String::new(), Ok(Zeroizing::new(key.private_key_to_pkcs8().ok()?)));
     }
     let chain = parsed.ca.into_iter().flatten();
     for certificate in parsed.cert.into_iter().chain(chain) {

@@ -465,6 +465,96 @@ fn java_stores_are_read() {
     }
 }
 
+/// One key with two certificates: `old.pem` has expired, `new.pem` is its renewal.
+fn renewed() -> Bench {
+    let bench = Bench::new();
+    bench.run("openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out key.pem");
+    for (name, from, to) in [
+        ("old", "20250101000000Z", "20260101000000Z"),
+        ("new", "20260101000000Z", "20280101000000Z"),
+    ] {
+        bench.run("openssl req -new -key key.pem -subj /CN=renewed -out request.csr");
+        // -not_before came with openssl 3.4; the ca command has always had its like.
+        bench.write("index.txt", "");
+        bench.write(
+            "ca.conf",
+            "[ca]\ndefault_ca=x\n[x]\ndatabase=index.txt\nnew_certs_dir=.\nrand_serial=yes\ndefault_md=sha256\npolicy=p\n[p]\ncommonName=supplied\n",
+        );
+        bench.run(&format!(
+            "openssl ca -config ca.conf -batch -notext -selfsign -keyfile key.pem -in request.csr -startdate {from} -enddate {to} -out {name}.pem"
+        ));
+    }
+    bench
+}
+
+fn der_of(bench: &Bench, file: &str) -> Vec<u8> {
+    import(&bench.read(file), None).unwrap().certificates.remove(0)
+}
+
+#[test]
+fn of_a_renewed_certificate_the_new_one_is_taken() {
+    let bench = renewed();
+    let (old, new) = (der_of(&bench, "old.pem"), der_of(&bench, "new.pem"));
+    for order in [["old.pem", "new.pem"], ["new.pem", "old.pem"]] {
+        let both: Vec<u8> = order.iter().flat_map(|name| bench.read(name)).collect();
+        let imported = import(&both, None).unwrap();
+        assert_eq!(imported.certificates.first(), Some(&new), "{order:?}");
+        let with_key = [both, bench.read("key.pem")].concat();
+        assert_eq!(import(&with_key, None).unwrap().key_pair().unwrap().0, new, "{order:?}");
+    }
+    if !has("keytool") {
+        return;
+    }
+    for (alias, name) in [("as2-2025", "old"), ("as2-2026", "new")] {
+        bench.run(&format!(
+            "openssl pkcs12 -export -inkey key.pem -in {name}.pem -name {alias} -passout pass:changeit -out {name}.p12"
+        ));
+        for kind in ["JKS", "PKCS12"] {
+            bench.run(&format!(
+                "keytool -importkeystore -noprompt -srckeystore {name}.p12 -srcstorepass changeit -destkeystore both.{kind} -deststoretype {kind} -deststorepass changeit"
+            ));
+        }
+    }
+    for kind in ["JKS", "PKCS12"] {
+        let bytes = bench.read(&format!("both.{kind}"));
+        for (alias, wanted) in [("as2-2025", &old), ("as2-2026", &new)] {
+            let imported = import_alias(&bytes, Some("changeit"), alias).unwrap();
+            assert_eq!(imported.key_pair().unwrap().0, wanted.as_slice(), "{kind} {alias}");
+        }
+        assert_eq!(import(&bytes, Some("changeit")).unwrap().key_pair().unwrap().0, new, "{kind}");
+    }
+}
+
+#[test]
+fn a_jks_key_with_a_passphrase_of_its_own_shuts_no_other() {
+    if !has("keytool") {
+        return;
+    }
+    let bench = Bench::new();
+    let keytool = "keytool -genkeypair -keystore s.jks -storetype JKS -storepass changeit -keyalg EC -groupname secp256r1 -validity 30";
+    bench.run(&format!("{keytool} -alias own -dname CN=Own -keypass another"));
+    bench.run(&format!("{keytool} -alias plain -dname CN=Plain"));
+    let bytes = bench.read("s.jks");
+    assert!(import_alias(&bytes, Some("changeit"), "plain").unwrap().key_pair().is_ok());
+    let own = error(import_alias(&bytes, Some("changeit"), "own"));
+    assert!(own.contains("passphrase of its own") && own.contains("keytool -keypasswd"), "{own}");
+}
+
+#[test]
+fn an_alias_of_a_certificate_finds_its_key() {
+    let bench = renewed();
+    bench.run("openssl pkcs12 -export -inkey key.pem -in new.pem -name {0A1B} -passout pass:changeit -out keyed.p12");
+    let imported = import_alias(&bench.read("keyed.p12"), Some("changeit"), "{0a1b}").unwrap();
+    assert!(imported.key_pair().is_ok());
+    if !has("keytool") {
+        return;
+    }
+    // A certificate known by a name that its key does not bear.
+    bench.run("keytool -importcert -noprompt -keystore keyed.p12 -storetype PKCS12 -storepass changeit -alias as2 -file new.pem");
+    let imported = import_alias(&bench.read("keyed.p12"), Some("changeit"), "as2").unwrap();
+    assert_eq!(imported.key_pair().unwrap().0, der_of(&bench, "new.pem"));
+}
+
 #[test]
 fn the_fixtures_certificates_are_read() {
     for name in ["keys/client.crt", "keys/server.crt", "keys/server.key"] {
