@@ -139,6 +139,38 @@ fn walk(input: &[u8], depth: usize) -> bool {
     false
 }
 
+/// The name of an encryption in this file that neither of our libraries decrypts.
+pub(crate) fn unsupported_scheme(input: &[u8]) -> Option<&'static str> {
+    scheme(input, MAX_DEPTH)
+}
+
+fn scheme(input: &[u8], depth: usize) -> Option<&'static str> {
+    let depth = depth.checked_sub(1)?;
+    elements(input, MAX_DEPTH)?.iter().find_map(|child| match child.tag {
+        OID => UNSUPPORTED.iter().find(|(oid, _)| *oid == child.content).map(|(_, name)| *name),
+        CONSTRUCTED_OCTET_STRING => scheme(&octets(child)?, depth),
+        OCTET_STRING => scheme(child.content, depth),
+        _ if child.is_constructed() => scheme(child.content, depth),
+        _ => None,
+    })
+}
+
+/// Of PKCS#5, PKCS#12 and, for PBES2, the ciphers themselves: openssl has them in its legacy provider only.
+const UNSUPPORTED: [(&[u8], &str); 12] = [
+    (&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 5, 1], "PBE-MD2-DES"),
+    (&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 5, 3], "PBE-MD5-DES"),
+    (&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 5, 4], "PBE-MD2-RC2-64"),
+    (&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 5, 6], "PBE-MD5-RC2-64"),
+    (&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 5, 10], "PBE-SHA1-DES"),
+    (&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 5, 11], "PBE-SHA1-RC2-64"),
+    (&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 12, 1, 1], "PBE-SHA1-RC4-128"),
+    (&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 12, 1, 2], "PBE-SHA1-RC4-40"),
+    (&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 12, 1, 5], "PBE-SHA1-RC2-128"),
+    (&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 3, 2], "RC2"),
+    (&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 3, 4], "RC4"),
+    (&[0x2b, 0x0e, 3, 2, 7], "DES"),
+];
+
 /// The bytes of an octet string, joined if BER has cut it into pieces.
 pub(crate) fn octets(element: &Element<'_>) -> Option<Vec<u8>> {
     match element.tag {

@@ -185,7 +185,18 @@ fn read_der_key(bytes: &[u8], format: Format, passphrase: Option<&str>) -> Resul
         return Err(too_many_rounds(format));
     }
     let passphrase = passphrase.ok_or(Error::PassphraseNeeded(format))?;
-    PKey::private_key_from_pkcs8_passphrase(bytes, passphrase.as_bytes()).map_err(|_| Error::WrongPassphrase(format))
+    PKey::private_key_from_pkcs8_passphrase(bytes, passphrase.as_bytes()).map_err(|_| match encryption(bytes) {
+        Some(name) => Error::Unsupported(format!(
+            "the private key is encrypted with {name}, which is not read; encrypt it again: openssl pkcs8 -provider legacy \
+             -provider default -in FILE | openssl pkcs8 -topk8 -v2 aes256 -out NEW.pem"
+        )),
+        None => Error::WrongPassphrase(format),
+    })
+}
+
+/// The encryption of a PKCS#8 key, if it is one that is not read. The sealed key itself says nothing.
+fn encryption(bytes: &[u8]) -> Option<&'static str> {
+    der::unsupported_scheme(der::first(bytes)?.child(0)?.raw)
 }
 
 fn to_pkcs8(key: &PKey<Private>) -> Result<Zeroizing<Vec<u8>>> {

@@ -1,8 +1,8 @@
 //! PKCS#12 in and out (RFC 7292).
 //!
 //! `p12-keystore` does the work: it reads what openssl 3 needs its legacy provider for (RC2-40), and it writes the
-//! attribute without which `keytool` does not count a bare certificate. What it cannot read (RC2-128, BER, PBMAC1) openssl
-//! tries.
+//! attribute without which `keytool` does not count a bare certificate. What it cannot read (BER, PBMAC1) openssl tries. RC2-128
+//! and RC4 neither of them reads.
 
 use openssl::pkcs12::Pkcs12;
 use p12_keystore::error::Error as P12Error;
@@ -27,6 +27,11 @@ pub(crate) fn read(bytes: &[u8], passphrase: Option<&str>) -> Result<Found> {
     Err(match first {
         _ if passphrase.is_none() => Error::PassphraseNeeded(FORMAT),
         P12Error::MacError(_) | P12Error::UnpadError | P12Error::Pkcs5Error(_) => Error::WrongPassphrase(FORMAT),
+        // The passphrase was right, or there is nothing that says whether it was.
+        _ if let Some(name) = crate::der::unsupported_scheme(bytes) => Error::Unsupported(format!(
+            "the PKCS#12 file is encrypted with {name}, which is not read; write it again: openssl pkcs12 -legacy -in FILE \
+             -nodes -out ALL.pem, then openssl pkcs12 -export -in ALL.pem -out NEW.p12"
+        )),
         P12Error::UnsupportedEncryptionScheme | P12Error::UnsupportedMacAlgorithm => Error::Broken {
             format: FORMAT,
             why: "its encryption is not supported, or the passphrase is wrong".into(),

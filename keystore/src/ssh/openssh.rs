@@ -94,6 +94,13 @@ impl<'a> KeyFile<'a> {
             return Ok(private);
         }
         let passphrase = passphrase.ok_or(Error::PassphraseNeeded(FORMAT))?;
+        if self.cipher == Cipher::TdesCbc {
+            return Err(Error::Unsupported(
+                "the private key is encrypted with 3des-cbc, which is not read; encrypt it again: ssh-keygen -p -Z aes256-ctr \
+                 -f FILE"
+                    .into(),
+            ));
+        }
         if matches!(self.kdf, Kdf::Bcrypt { rounds, .. } if rounds > MAX_BCRYPT_ROUNDS) {
             return Err(Error::broken(
                 FORMAT,

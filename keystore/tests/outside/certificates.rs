@@ -492,6 +492,33 @@ fn der_of(bench: &Bench, file: &str) -> Vec<u8> {
 }
 
 #[test]
+fn an_encryption_that_is_not_read_is_named_instead_of_a_wrong_passphrase() {
+    let bench = Bench::new();
+    bench.run("openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -subj /CN=a -out a.pem -days 30");
+    let legacy = "-provider legacy -provider default";
+    for (name, options) in [
+        ("PBE-MD5-DES", "-v1 PBE-MD5-DES"),
+        ("PBE-SHA1-RC2-64", "-v1 PBE-SHA1-RC2-64"),
+        ("PBE-SHA1-RC4-128", "-v1 PBE-SHA1-RC4-128"),
+        ("RC2", "-v2 rc2"),
+    ] {
+        bench.run(&format!(
+            "openssl pkcs8 -topk8 {legacy} -in key.pem -passout pass:s3cret {options} -out sealed.pem"
+        ));
+        let words = error(import(&bench.read("sealed.pem"), Some("s3cret")));
+        assert!(words.contains(&format!("with {name},")) && words.contains("aes256"), "{words}");
+    }
+    for name in ["PBE-SHA1-RC2-128", "PBE-SHA1-RC4-128", "PBE-SHA1-RC4-40"] {
+        bench.run(&format!(
+            "openssl pkcs12 -export -legacy -in a.pem -inkey key.pem -passout pass:s3cret -certpbe {name} -keypbe {name} -macalg sha1 -out a.p12"
+        ));
+        let words = error(import(&bench.read("a.p12"), Some("s3cret")));
+        assert!(words.contains(&format!("with {name},")) && words.contains("-legacy"), "{words}");
+        assert!(error(import(&bench.read("a.p12"), Some("wrong"))).contains("wrong passphrase"));
+    }
+}
+
+#[test]
 fn of_a_renewed_certificate_the_new_one_is_taken() {
     let bench = renewed();
     let (old, new) = (der_of(&bench, "old.pem"), der_of(&bench, "new.pem"));

@@ -348,6 +348,17 @@ fn keys_of_ssh_keygen_are_read_in_all_its_formats() {
 }
 
 #[test]
+fn a_cipher_that_is_not_read_is_named() {
+    if !has("ssh-keygen") {
+        return;
+    }
+    let bench = Bench::new();
+    bench.run("ssh-keygen -q -t ed25519 -Z 3des-cbc -N s3cret -f old");
+    let words = error(convert(&bench.text("old"), Some("s3cret"), KeyFormat::Openssh, None));
+    assert!(words.contains("3des-cbc") && words.contains("-Z aes256-ctr"), "{words}");
+}
+
+#[test]
 fn rfc_4716_goes_both_ways() {
     if !has("ssh-keygen") {
         return;
