@@ -81,7 +81,9 @@ fn read(bytes: &[u8], passphrase: Option<&str>) -> Result<Found> {
                 .into(),
         ));
     }
-    if bytes.first() == Some(&der::SEQUENCE) {
+    // The tag is the digit 0 too, with which the text before a PEM block may begin.
+    let is_text = || kind(bytes).is_none() && bytes.windows(pem::BEGIN.len()).any(|part| part == pem::BEGIN.as_bytes());
+    if bytes.first() == Some(&der::SEQUENCE) && !is_text() {
         return read_der(bytes, passphrase);
     }
     read_text(bytes, passphrase)

@@ -29,4 +29,5 @@ pub use export::{pkcs12, to_pem};
 pub use generate::{KeyPair, KeySpec, Subject, identity};
 pub use import::{Imported, import, import_alias};
 pub use info::CertInfo;
+pub use pem::decode_text;
 pub use secret::{MasterKey, is_password_hash, new_password, password_hash, password_verify, password_verify_nobody};

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use crate::error::{Error, Format, Result};
 
-const BEGIN: &str = "-----BEGIN ";
+pub(crate) const BEGIN: &str = "-----BEGIN ";
 const END: &str = "-----END ";
 const DASHES: &str = "-----";
 const ANY_PADDING: GeneralPurpose = GeneralPurpose::new(
@@ -56,7 +56,7 @@ impl Block<'_> {
 }
 
 /// The text of a file in UTF-8 or UTF-16, without its byte-order mark. A stray byte in the text around a block does no harm.
-pub(crate) fn decode_text(bytes: &[u8]) -> Option<Zeroizing<String>> {
+pub fn decode_text(bytes: &[u8]) -> Option<Zeroizing<String>> {
     let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
         let units = bytes.chunks_exact(2).map(|pair| unit(pair.try_into().unwrap_or_default()));
         char::decode_utf16(units).collect::<Result<String, _>>().ok()
@@ -74,7 +74,7 @@ pub(crate) fn decode_text(bytes: &[u8]) -> Option<Zeroizing<String>> {
 pub(crate) fn blocks(text: &str) -> Result<Vec<Block<'_>>> {
     let mut blocks = Vec::new();
     let mut open: Option<Block<'_>> = None;
-    for line in text.split(['\r', '\n']).map(str::trim) {
+    for line in text.split(['\r', '\n']).map(str::trim).flat_map(pieces) {
         if let Some(label) = line.strip_prefix(BEGIN).and_then(|l| l.strip_suffix(DASHES)) {
             if open.is_some() {
                 return Err(cut_off());
@@ -91,6 +91,29 @@ pub(crate) fn blocks(text: &str) -> Result<Vec<Block<'_>>> {
         }
     }
     if open.is_some() { Err(cut_off()) } else { Ok(blocks) }
+}
+
+/// The lines of blocks that a form or a configuration has put into one, with blanks or `\n` where they ended.
+fn pieces(line: &str) -> Vec<&str> {
+    let mut pieces = Vec::new();
+    let mut rest = line;
+    while let Some((begin, end)) = rest.find(BEGIN).and_then(|begin| Some((begin, rest.find(END)?))) {
+        let Some((head, body)) = rest.get(begin..end).and_then(|block| {
+            let dashes = block.get(BEGIN.len()..)?.find(DASHES)?;
+            block.split_at_checked(BEGIN.len() + dashes + DASHES.len())
+        }) else {
+            break;
+        };
+        let after = rest.get(end..).unwrap_or_default();
+        let close = after.get(END.len()..).and_then(|label| label.find(DASHES));
+        let (tail, more) = after.split_at(close.map_or(after.len(), |at| END.len() + at + DASHES.len()));
+        pieces.push(head);
+        pieces.extend(body.split("\\n").flat_map(str::split_whitespace));
+        pieces.push(tail);
+        rest = more;
+    }
+    pieces.push(rest.trim());
+    pieces
 }
 
 fn add_line<'a>(block: &mut Block<'a>, line: &'a str) {

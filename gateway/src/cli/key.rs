@@ -137,9 +137,9 @@ fn host(ctx: &Ctx, verb: HostVerb) -> Outcome {
 
 fn read(file: &std::path::Path) -> Result<zeroize::Zeroizing<String>> {
     let bytes = super::read_file(file, u64::try_from(MAX_PRIVATE_TEXT).unwrap_or(u64::MAX))?;
-    String::from_utf8(bytes)
-        .map(zeroize::Zeroizing::new)
-        .map_err(|_| Refusal::invalid(format!("cannot read {}", file.display()), "it is no text", "give a key file"))
+    let bytes = zeroize::Zeroizing::new(bytes);
+    keystore::decode_text(&bytes)
+        .ok_or_else(|| Refusal::invalid(format!("cannot read {}", file.display()), "it is no text", "give a key file"))
 }
 
 pub(crate) fn run(ctx: &Ctx, verb: Verb) -> Outcome {

@@ -211,7 +211,9 @@ impl KeyArgs {
         match (&self.public_key, self.generate_key) {
             (Some(file), _) => {
                 let bytes = super::read_file(file, u64::try_from(MAX_PUBLIC_TEXT).unwrap_or(u64::MAX))?;
-                Ok(Some(KeySource::Public(String::from_utf8_lossy(&bytes).into_owned())))
+                let cannot = || Refusal::invalid(format!("cannot read {}", file.display()), "it is no text", "give the .pub file");
+                let text = keystore::decode_text(&bytes).ok_or_else(cannot)?;
+                Ok(Some(KeySource::Public(text.as_str().to_owned())))
             }
             (None, Some(kind)) => Ok(Some(KeySource::Generate(self.wish(kind)?))),
             (None, None) => Ok(None),
@@ -249,8 +251,15 @@ impl KeyArgs {
             KeyFormat::Ppk3 => "PPK version 3",
             KeyFormat::Ppk2 => "PPK version 2",
         };
+        // PKCS#8 is the only PEM of Ed25519.
+        let unread = matches!(self.format, KeyFormat::Pem) && file.public_line.starts_with("ssh-ed25519 ");
+        let warning = if unread {
+            "\nOpenSSH reads no Ed25519 key in PEM (\"invalid format\"); for it give --format openssh"
+        } else {
+            ""
+        };
         Ok(format!(
-            "Wrote {} ({form}, mode 0400)   fingerprint {}{ending}",
+            "Wrote {} ({form}, mode 0400)   fingerprint {}{ending}{warning}",
             target.path.display(),
             file.fingerprint
         ))

@@ -93,8 +93,10 @@ fn read_line(line: &str) -> Result<PublicKey, String> {
         false if rest.is_empty() => return Err(NOT_A_KEY.into()),
         false => (options::parse(first)?, rest),
     };
-    let mut words = line.splitn(3, [' ', '\t']).map(str::trim);
-    let (algorithm, body) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    // Columns may be set apart by more than one blank; those of the comment are its own.
+    let word = |text: &str| text.find([' ', '\t']).unwrap_or(text.len());
+    let (algorithm, rest) = line.split_at(word(line));
+    let (body, comment) = rest.trim_start().split_at(word(rest.trim_start()));
     if !is_algorithm(algorithm) {
         return Err(NOT_A_KEY.into());
     }
@@ -102,7 +104,7 @@ fn read_line(line: &str) -> Result<PublicKey, String> {
     if Fields(&blob).text() != Some(algorithm) {
         return Err("the key's type and its content differ; copy the whole line again".into());
     }
-    describe(&blob, words.next().unwrap_or_default(), options)
+    describe(&blob, comment.trim(), options)
 }
 
 fn is_algorithm(word: &str) -> bool {

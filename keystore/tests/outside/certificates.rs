@@ -519,6 +519,24 @@ fn an_encryption_that_is_not_read_is_named_instead_of_a_wrong_passphrase() {
 }
 
 #[test]
+fn a_block_in_one_line_and_a_text_that_begins_with_0_are_read() {
+    let pem = to_pem("CERTIFICATE", &pair().certificate);
+    let joined = format!("{0} {0}", pem.trim().replace('\n', " "));
+    for text in [
+        joined,
+        pem.replace('\n', "\\n"),
+        format!("0 days left\n{}", pem.as_str()),
+        format!("00\n{}", pem.as_str()),
+    ] {
+        assert_eq!(
+            import(text.as_bytes(), None).unwrap().certificates,
+            [pair().certificate.clone()],
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn of_a_renewed_certificate_the_new_one_is_taken() {
     let bench = renewed();
     let (old, new) = (der_of(&bench, "old.pem"), der_of(&bench, "new.pem"));

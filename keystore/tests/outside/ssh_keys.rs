@@ -348,6 +348,14 @@ fn keys_of_ssh_keygen_are_read_in_all_its_formats() {
 }
 
 #[test]
+fn several_blanks_between_the_columns_are_one() {
+    let key = user_key(KeyKind::Ed25519, KeyFormat::Openssh, None, "alice  at home").unwrap();
+    let wide = key.public_line.replacen(' ', "  ", 1).replacen(" alice", " \t alice", 1);
+    let read = parse_public(&wide).unwrap().remove(0);
+    assert_eq!((read.fingerprint, read.comment.as_str()), (key.fingerprint, "alice  at home"));
+}
+
+#[test]
 fn a_cipher_that_is_not_read_is_named() {
     if !has("ssh-keygen") {
         return;
