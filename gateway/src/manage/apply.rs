@@ -190,12 +190,12 @@ fn gather(core: &Core, objects: &Objects, account: Option<&str>, documents: &[Re
         for user in &document.user {
             let mut user = normalised(user.clone())?;
             user.account = account_of(&user.account, &format!("user {}", user.name))?;
-            keep_credentials(objects, &mut user)?;
+            keep_credentials(core, objects, &mut user)?;
             wanted.push(Object::User(Box::new(user)));
         }
     }
     refuse_doubles(&wanted)?;
-    name_owners(&mut wanted);
+    name_owners(objects, &mut wanted);
     Ok(wanted)
 }
 
@@ -218,7 +218,12 @@ fn refuse_doubles(objects: &[Object]) -> Result<()> {
         } else {
             object.account()
         };
-        if !seen.insert((object.kind(), account, object.name())) {
+        // Two spellings of a login are one.
+        let name = match object {
+            Object::User(user) => user.name.to_lowercase(),
+            _ => object.name().to_owned(),
+        };
+        if !seen.insert((object.kind(), account, name)) {
             return Err(Refusal::invalid(
                 "cannot apply",
                 format!("{} {} is described twice", object.kind(), object.name()),
@@ -241,10 +246,10 @@ fn normalised(mut user: User) -> Result<User> {
     Ok(user)
 }
 
-/// A certificate without owner belongs to the one who names it.
-fn name_owners(objects: &mut [Object]) {
+/// A new certificate without owner belongs to the one who names it; one that is there has been without for a reason.
+fn name_owners(present: &Objects, wanted: &mut [Object]) {
     let mut owners = Vec::new();
-    for object in objects.iter() {
+    for object in wanted.iter() {
         match object {
             Object::Station(station) => owners.push((station.account.clone(), station.certificate.clone(), station.as2_id.clone())),
             Object::Partner(partner) => {
@@ -258,8 +263,11 @@ fn name_owners(objects: &mut [Object]) {
             _ => {}
         }
     }
-    for object in objects.iter_mut() {
+    for object in wanted.iter_mut() {
         let Object::Certificate(certificate) = object else { continue };
+        if present.certificate(&certificate.account, &certificate.name).is_some() {
+            continue;
+        }
         let replaced = certificate.replaces.clone();
         let names = |(account, name, _): &&(String, String, String)| {
             *account == certificate.account && (*name == certificate.name || (!replaced.is_empty() && *name == replaced))
@@ -285,6 +293,14 @@ fn keep_passwords(core: &Core, objects: &Objects, partner: &mut Partner) -> Resu
         if auth.password.starts_with("env:") || auth.password.starts_with("file:") {
             auth.password = secrets::read(&auth.password)?.as_str().to_owned();
         }
+        if auth.password.starts_with(secrets::SEALED) && old.is_none_or(|old| old.password != auth.password) {
+            open_sealed(
+                core,
+                &password_context(label, &account, &id),
+                &auth.password,
+                &format!("the {label} password of partner {id}"),
+            )?;
+        }
         let Some(old) = old.filter(|old| old.user == auth.user) else {
             continue;
         };
@@ -298,7 +314,7 @@ fn keep_passwords(core: &Core, objects: &Objects, partner: &mut Partner) -> Resu
 }
 
 /// A password and a secret for codes that the file leaves out stay; one in clear that is the present one changes nothing.
-fn keep_credentials(objects: &Objects, user: &mut User) -> Result<()> {
+fn keep_credentials(core: &Core, objects: &Objects, user: &mut User) -> Result<()> {
     let present = objects.user(&user.name).filter(|known| known.account == user.account);
     if user.password.starts_with("env:") || user.password.starts_with("file:") {
         user.password = secrets::read(&user.password)?.as_str().to_owned();
@@ -310,6 +326,9 @@ fn keep_credentials(objects: &Objects, user: &mut User) -> Result<()> {
         if user.totp.is_empty() {
             user.totp.clone_from(&present.totp);
         }
+    }
+    if !user.totp.is_empty() && present.is_none_or(|present| present.totp != user.totp) {
+        secrets::open_totp(&core.master, user)?;
     }
     secrets::hash_password(user)
 }
@@ -337,6 +356,9 @@ fn certificate(core: &Core, objects: &Objects, account: &str, beside: &Path, ent
     let der = match (bytes, present) {
         (Some(bytes), _) => {
             let imported = keystore::import(&bytes, None).map_err(|error| Refusal::from_keystore(what(), &error))?;
+            if matches!(entry.purpose, Purpose::Partner | Purpose::PartnerChain | Purpose::HttpsChain) {
+                certificates::refuse_key(&imported, &what())?;
+            }
             imported
                 .certificate()
                 .map_err(|error| Refusal::from_keystore(what(), &error))?
@@ -381,15 +403,24 @@ fn certificate(core: &Core, objects: &Objects, account: &str, beside: &Path, ent
     Ok(certificate)
 }
 
-/// A sealed key is looked at before it is stored: of another master key it would be of no use.
 fn open_key(core: &Core, certificate: &Certificate, sealed: &str) -> Result<Vec<u8>> {
-    let what = format!("cannot take the private key of certificate {}", certificate.name);
-    let bytes = STANDARD
-        .decode(sealed)
-        .map_err(|error| Refusal::invalid(what.clone(), error.to_string(), "export it again"))?;
     let context = Certificate::seal_context(&certificate.account, &certificate.name);
+    open_sealed(
+        core,
+        &context,
+        sealed,
+        &format!("the private key of certificate {}", certificate.name),
+    )
+}
+
+/// What is sealed is looked at before it is stored: of another master key it would be of no use.
+fn open_sealed(core: &Core, context: &str, sealed: &str, what: &str) -> Result<Vec<u8>> {
+    let what = format!("cannot take {what}");
+    let bytes = STANDARD
+        .decode(sealed.strip_prefix(secrets::SEALED).unwrap_or(sealed))
+        .map_err(|error| Refusal::invalid(what.clone(), error.to_string(), "export it again"))?;
     core.master
-        .open(&context, &bytes)
+        .open(context, &bytes)
         .map_err(|error| Refusal::from_keystore(what, &error))?;
     Ok(bytes)
 }

@@ -73,14 +73,7 @@ impl NewCertificate {
                 &keystore::Error::KeyWithoutCertificate,
             ));
         }
-        if imported.key.is_some() {
-            let hint = "ask the partner for the certificate alone (.cer, .crt, .p7b), and tell them that their key is out";
-            return Err(Refusal::invalid(
-                "cannot take this certificate",
-                "the file has a private key in it, which only its owner may have",
-                hint,
-            ));
-        }
+        refuse_key(&imported, "cannot take this certificate")?;
         let mut all = imported.certificates.into_iter();
         let leaf = all
             .next()
@@ -90,6 +83,18 @@ impl NewCertificate {
             others: all.collect(),
         })
     }
+}
+
+/// A partner's file is not to have a private key in it.
+pub(super) fn refuse_key(imported: &Imported, what: &str) -> Result<()> {
+    if imported.key.is_none() {
+        return Ok(());
+    }
+    Err(Refusal::invalid(
+        what,
+        "the file has a private key in it, which only its owner may have",
+        "ask the partner for the certificate alone (.cer, .crt, .p7b), and tell them that their key is out",
+    ))
 }
 
 impl Trusted {

@@ -556,6 +556,57 @@ async fn an_export_applied_again_changes_nothing_and_elsewhere_makes_the_same() 
     assert_eq!((after.stations, after.users), (before.stations, before.users));
 }
 
+async fn apply_text(core: &Core, text: &str) -> Result<Vec<apply::Difference>> {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("objects.toml");
+    std::fs::write(&file, text).unwrap();
+    apply::apply(core, None, &[file], false, false).await
+}
+
+#[tokio::test]
+async fn apply_refuses_what_another_master_key_sealed() {
+    let (there, here) = (place().await.core, place().await.core);
+    let partner = "[[partner]]\nas2_id = \"BIG\"\nurl = \"http://x/\"\nhttp_auth = { user = \"u\", password = \"s3cret\" }\n";
+    let user = "[[user]]\nname = \"zoe\"\nlogin = \"password,totp\"\npassword = \"correct horse battery\"\n";
+    for (text, name) in [(partner, "BIG"), (user, "zoe")] {
+        apply_text(&there, text).await.unwrap();
+        if name == "zoe" {
+            partners::remove(&there, None, "BIG", false).await.unwrap();
+            users::set_totp(&there, None, "zoe", false, false).await.unwrap();
+        }
+        let sealed = apply::export(&objects(&there).unwrap(), None, true);
+        assert_eq!(apply_text(&there, &sealed).await.unwrap(), [], "{sealed}");
+        let refused = apply_text(&here, &sealed).await.unwrap_err();
+        assert!(refused.what.contains(name), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn apply_takes_neither_a_login_twice_nor_a_partners_key() {
+    let core = place().await.core;
+    let user = |name: &str| format!("[[user]]\nname = \"{name}\"\nlogin = \"password\"\npassword = \"correct horse battery\"\n");
+    let twice = apply_text(&core, &(user("zoe") + &user("ZOE"))).await.unwrap_err();
+    assert!(twice.why.contains("twice"), "{twice:?}");
+
+    let subject = keystore::Subject {
+        cn: "big".to_owned(),
+        ..keystore::Subject::default()
+    };
+    let pair = keystore::identity(KeySpec::EcP256, &subject, START / 1000, 400).unwrap();
+    let pem = keystore::to_pem("CERTIFICATE", &pair.certificate).to_string();
+    let key = keystore::to_pem("PRIVATE KEY", &pair.pkcs8).to_string();
+    let entry = |pem: &str| format!("[[certificate]]\nname = \"big\"\npurpose = \"partner\"\npem = \"\"\"\n{pem}\"\"\"\n");
+    let refused = apply_text(&core, &entry(&(key + &pem))).await.unwrap_err();
+    assert!(refused.why.contains("private key"), "{refused:?}");
+
+    // One without owner that a partner names later stays without: an export changes nothing.
+    apply_text(&core, &entry(&pem)).await.unwrap();
+    let partner = "[[partner]]\nas2_id = \"BIG\"\nurl = \"http://x/\"\nencrypt_certificate = \"big\"\n";
+    apply_text(&core, partner).await.unwrap();
+    let text = apply::export(&objects(&core).unwrap(), None, false);
+    assert_eq!(apply_text(&core, &text).await.unwrap(), [], "{text}");
+}
+
 #[tokio::test]
 async fn apply_is_all_or_nothing_and_prunes_only_when_told() {
     let Place { core, .. } = place().await;
