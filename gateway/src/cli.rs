@@ -64,11 +64,12 @@ const MAX_CERTIFICATE_FILE: u64 = 4 << 20;
 
 Exit codes:
   0  done
-  1  failed, or not possible as things stand: it exists already, is in use, in work or over; \"no\" as an answer
+  1  failed, or not possible as things stand: it exists already, is in use, in work or over;
+     or a check whose result is no (cert needs-renewal)
   2  the command line makes no sense, or leaves open what is meant
   3  what it names is not there
   4  a value, a file or the configuration is invalid
-  5  somebody does not allow it: rights, a blocked partner, the answer no
+  5  somebody does not allow it: rights, a blocked partner; or you answered no to its question
   6  the network or the remote side
   7  done in part")]
 struct Cli {
@@ -167,7 +168,7 @@ enum Command {
     Restore(backup::Restore),
     /// Write what somebody who helps needs to know, without secrets and payloads, to one text file.
     SupportBundle(support::SupportBundle),
-    /// SSH key files: convert and show.
+    /// SSH key files and the server's host keys.
     #[command(subcommand)]
     Key(key::Verb),
     /// Print the completion script of a shell.

@@ -13,7 +13,7 @@ use crate::manage::{Refusal, RefusalKind};
 
 /// Done.
 pub(crate) const DONE: u8 = 0;
-/// Failed, or "no" as an answer.
+/// Failed, or a check whose result is no.
 pub(crate) const FAILED: u8 = 1;
 /// The remote side or the network.
 pub(crate) const REMOTE: u8 = 6;
