@@ -180,11 +180,11 @@ fn a_repeat_that_asks_elsewhere_takes_no_mdn_away() {
     let status = Arc::new(AtomicU16::new(503));
     let answered = Arc::clone(&status);
     let door = Door::open(move |_| Some(answered.load(Ordering::Relaxed)));
-    partner(&stage, "REPEATS", &door, &[]);
+    partner(&stage, "ELSEWHERE", &door, &[]);
     let signed = payload()
         .signed(&stage.partner)
         .message("<repeats@test>")
-        .with("AS2-From", "REPEATS");
+        .with("AS2-From", "ELSEWHERE");
     let ask = |url: &str| {
         let answer = signed.clone().with("Receipt-Delivery-Option", url).post(stage.gate.as2_port);
         assert_eq!(answer.status, 204, "{}", answer.text());

@@ -141,7 +141,7 @@ fn broken_compression_is_refused() {
 #[test]
 fn a_bomb_is_refused_within_the_bound_of_memory() {
     let stage = Stage::new(&[]);
-    stage.gate.ok(&["partner", "set", CRAFT, "--max-message", "16MiB"]);
+    stage.gate.ok(&["partner", "set", CRAFT, "--max-message", "128MiB"]);
     stage.gate.restart();
     let before = stage.gate.peak_memory();
     let bomb = compressed(&zlib(b"Content-Type: application/octet-stream\r\n\r\n", 256)).message("<bomb@test>");
