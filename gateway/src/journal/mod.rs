@@ -159,16 +159,8 @@ pub struct Journal {
     writer: Arc<Mutex<Connection>>,
     recent: Arc<Recent>,
     readers: Mutex<Vec<Connection>>,
-    health: Arc<Health>,
-}
-
-/// How writing goes.
-#[derive(Default)]
-struct Health {
     /// The last group could not begin or commit.
-    failed: AtomicBool,
-    /// The writer's thread is gone.
-    stopped: AtomicBool,
+    failed: Arc<AtomicBool>,
 }
 
 /// One change: the verbs are its methods, spread over this folder by flow.
@@ -190,11 +182,11 @@ impl Journal {
         let shared = Arc::clone(&recent);
         let writer = Arc::new(Mutex::new(db));
         let writing = Arc::clone(&writer);
-        let health = Arc::new(Health::default());
-        let watched = Arc::clone(&health);
+        let failed = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&failed);
         std::thread::Builder::new()
             .name("journal".to_owned())
-            .spawn(move || write_loop(&writing, &shared, &queue, &watched))
+            .spawn(move || write_loop(&writing, &shared, &queue, &told))
             .map_err(|error| JournalError::Open(format!("start the writer: {error}")))?;
         Ok(Journal {
             path: path.to_owned(),
@@ -202,7 +194,7 @@ impl Journal {
             writer,
             recent,
             readers: Mutex::new(Vec::new()),
-            health,
+            failed,
         })
     }
 
@@ -297,21 +289,21 @@ impl Journal {
         };
         let then = Then(Some(Box::new(then)));
         let change = boxed(change, Failing::Unwritten, move |outcome| then.tell(outcome));
-        let ended = commit(&db, &self.recent, change, None, &self.health);
+        let ended = commit(&db, &self.recent, change, None, &self.failed);
         drop(db);
         ended.tell();
     }
 
-    /// Whether nobody will ever write again in this process: a change panicked. Only a new start helps.
+    /// Whether nobody will ever write again in this process: a change panicked, which ends the writer. Only a new start helps.
     #[must_use]
     pub fn has_stopped(&self) -> bool {
-        self.health.stopped.load(Ordering::Relaxed) || self.writer.is_poisoned()
+        self.writer.is_poisoned()
     }
 
     /// Whether the last change could be committed. If not, the next one is tried at once, for whoever asks again.
     #[must_use]
     pub fn is_writable(&self) -> bool {
-        let failed = self.health.failed.load(Ordering::Relaxed);
+        let failed = self.failed.load(Ordering::Relaxed);
         if failed {
             self.write_then(|tx| tx.set_fact("journal.tried", ""), |_| ());
         }
@@ -497,12 +489,11 @@ fn advance(db: &Connection, found: i64) -> Result<()> {
 }
 
 /// Runs changes until nobody can send any more.
-fn write_loop(writer: &Mutex<Connection>, recent: &Recent, queue: &mpsc::Receiver<Change>, health: &Health) {
-    let _stopped = OnDrop(|| health.stopped.store(true, Ordering::Relaxed));
+fn write_loop(writer: &Mutex<Connection>, recent: &Recent, queue: &mpsc::Receiver<Change>, failed: &AtomicBool) {
     while let Ok(first) = queue.recv() {
         // A change that panicked: nobody knows what it left behind.
         let Ok(db) = writer.lock() else { return };
-        let ended = commit(&db, recent, first, Some(queue), health);
+        let ended = commit(&db, recent, first, Some(queue), failed);
         drop(db);
         ended.tell();
     }
@@ -522,15 +513,6 @@ impl Ended {
     }
 }
 
-/// Does something at the end, panic or not.
-struct OnDrop<F: Fn()>(F);
-
-impl<F: Fn()> Drop for OnDrop<F> {
-    fn drop(&mut self) {
-        (self.0)();
-    }
-}
-
 /// Rolls back what a panic leaves open: other processes wait for it.
 struct Undo<'a>(&'a Connection);
 
@@ -543,10 +525,10 @@ impl Drop for Undo<'_> {
 }
 
 /// Runs a change, and those behind it in a queue, and commits them.
-fn commit(db: &Connection, recent: &Recent, first: Change, queue: Option<&mpsc::Receiver<Change>>, health: &Health) -> Ended {
+fn commit(db: &Connection, recent: &Recent, first: Change, queue: Option<&mpsc::Receiver<Change>>, failed: &AtomicBool) -> Ended {
     let (tx, _undo) = (Tx { db, recent }, Undo(db));
     if let Err(error) = tx.run("BEGIN IMMEDIATE") {
-        health.failed.store(true, Ordering::Relaxed);
+        failed.store(true, Ordering::Relaxed);
         // Without a transaction nothing may be decided: the change runs nowhere and its asker is told.
         drop(first);
         tracing::error!(%error, "the journal cannot begin a transaction");
@@ -569,7 +551,7 @@ fn commit(db: &Connection, recent: &Recent, first: Change, queue: Option<&mpsc::
     }
     // A change that took its group along says nothing about the disk.
     if !spoilt {
-        health.failed.store(committed.is_err(), Ordering::Relaxed);
+        failed.store(committed.is_err(), Ordering::Relaxed);
     }
     Ended { releases, committed }
 }
