@@ -26,8 +26,8 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 pub use content::Content;
@@ -122,9 +122,8 @@ pub struct Storage {
     started: Instant,
     room_checked: AtomicI64,
     room: AtomicBool,
-    publishing: std::sync::Mutex<()>,
-    /// Store keys of entries that could not be published, and since when.
-    unpublishable: std::sync::Mutex<HashMap<String, Instant>>,
+    /// Held by the one who publishes: store keys of entries that could not be placed, and since when.
+    publishing: Mutex<HashMap<String, Instant>>,
 }
 
 impl Storage {
@@ -147,8 +146,7 @@ impl Storage {
             started: Instant::now(),
             room_checked: AtomicI64::new(i64::MIN / 2),
             room: AtomicBool::new(true),
-            publishing: std::sync::Mutex::new(()),
-            unpublishable: std::sync::Mutex::default(),
+            publishing: Mutex::default(),
         };
         let mut device = None;
         let partial = storage.partials.dir();
@@ -351,11 +349,8 @@ impl Storage {
     /// The disk's.
     pub fn clear_spool(&self) -> Result<()> {
         for file in list(&self.spool)? {
-            match fs::remove_file(&file) {
-                // A command beside us has just finished with it.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                other => other.context(|| format!("cannot remove {}", file.display()))?,
-            }
+            // A command beside us may just have finished with it.
+            remove(&file)?;
         }
         Ok(())
     }
@@ -375,6 +370,14 @@ impl Storage {
     fn noncurrent_path(&self, entry: &Entry) -> PathBuf {
         let below = self.noncurrent.join(layout::home(&entry.account)).join(&entry.parent);
         below.join(&entry.name).join(entry.version.to_string())
+    }
+}
+
+/// Removes a file; one that is not there is removed already.
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.context(|| format!("cannot remove {}", path.display())),
     }
 }
 

@@ -6,11 +6,12 @@ use std::io;
 use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::{Context as _, Hold, Result, Storage, StorageError, make_dir, sync_dir};
+use super::{Context as _, Hold, Result, Storage, StorageError, make_dir, remove, sync_dir};
 use crate::journal::{Entry, file_name};
 
 /// Entries that one round publishes and syncs together.
@@ -38,8 +39,7 @@ impl Storage {
     /// # Errors
     /// The disk's or the journal's.
     pub fn publish_batch(&self) -> Result<Round> {
-        let _one_at_a_time = self.publishing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut failed = self.unpublishable.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut failed = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         failed.retain(|_, at| at.elapsed() < FAILED_PAUSE);
         let entries = self
             .journal
@@ -101,7 +101,7 @@ impl Storage {
 
     /// Does something while nothing is published.
     pub fn between_rounds<T>(&self, work: impl FnOnce() -> T) -> T {
-        let _nobody_publishes = self.publishing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _nobody_publishes = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         work()
     }
 
@@ -317,14 +317,6 @@ impl Storage {
     /// The disk's.
     pub fn restoring(&self) -> Result<Hold> {
         self.restoring.hold()
-    }
-}
-
-/// Removes a file; one that is not there is removed already.
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other.context(|| format!("cannot delete {}", path.display())),
     }
 }
 
