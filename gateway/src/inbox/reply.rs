@@ -405,9 +405,10 @@ pub(super) async fn keep_refused(
         mdn: made.clone(),
         post_mdn_at: receipt.and_then(|receipt| receipt.deliver_to.as_ref()).map(|_| now),
     };
-    let refused = filing.message.clone();
-    core.journal.write(move |tx| tx.record_refused(&filing, now)).await?;
-    core.rejections.note(&refused);
+    let record = core
+        .journal
+        .write(move |tx| tx.record_refused(&filing, now).map(|()| filing.message));
+    core.rejections.note(&record.await?);
     core.wake();
     Ok(made)
 }

@@ -2,7 +2,7 @@
 //! the disk with bodies that are kept as evidence for weeks.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -29,9 +29,12 @@ pub struct Rejections {
 impl Rejections {
     /// A message was rejected.
     pub fn note(&self, message: &Message) {
-        let pair = (message.station.clone(), message.partner.clone());
-        self.pairs.lock().unwrap_or_else(PoisonError::into_inner).insert(pair);
+        self.pairs().insert((message.station.clone(), message.partner.clone()));
         self.noted.notify_one();
+    }
+
+    fn pairs(&self) -> MutexGuard<'_, BTreeSet<(String, String)>> {
+        self.pairs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Wakes one that waits after [`Rejections::note`].
@@ -45,38 +48,49 @@ impl Rejections {
 /// hold stay.
 ///
 /// # Errors
-/// The first trouble; `Held` while a backup is taken. What was done stays done.
+/// The first trouble; `Held` while a backup is taken. What was done stays done, and the rest is left to the next call.
 pub fn bound_rejected(core: &Core) -> Result<u64, SweepError> {
-    let pairs = std::mem::take(&mut *core.rejections.pairs.lock().unwrap_or_else(PoisonError::into_inner));
+    let mut left = std::mem::take(&mut *core.rejections.pairs());
     let mut all = 0;
-    for (station, partner) in pairs {
-        if is_held(core, &station, &partner) {
-            continue;
-        }
-        let mut gone = 0u64;
-        loop {
-            let ids = core
-                .journal
-                .read(|tx| tx.rejected_over(&station, &partner, MAX_MESSAGES, MAX_BYTES, BATCH))?;
-            let before = gone;
-            for id in ids {
-                gone += u64::from(delete(core, id)?);
-            }
-            if gone == before {
-                break;
+    while let Some((station, partner)) = left.first() {
+        match bound_pair(core, station, partner) {
+            Ok(gone) => all += gone,
+            Err(error) => {
+                core.rejections.pairs().append(&mut left);
+                return Err(error);
             }
         }
-        if gone > 0 {
-            tracing::warn!(
-                station,
-                partner,
-                gone,
-                "many messages are rejected: the oldest of them were deleted"
-            );
-        }
-        all += gone;
+        left.pop_first();
     }
     Ok(all)
+}
+
+fn bound_pair(core: &Core, station: &str, partner: &str) -> Result<u64, SweepError> {
+    let mut gone = 0u64;
+    if is_held(core, station, partner) {
+        return Ok(gone);
+    }
+    loop {
+        let ids = core
+            .journal
+            .read(|tx| tx.rejected_over(station, partner, MAX_MESSAGES, MAX_BYTES, BATCH))?;
+        let before = gone;
+        for id in ids {
+            gone += u64::from(delete(core, id)?);
+        }
+        if gone == before {
+            break;
+        }
+    }
+    if gone > 0 {
+        tracing::warn!(
+            station,
+            partner,
+            gone,
+            "many messages are rejected: the oldest of them were deleted"
+        );
+    }
+    Ok(gone)
 }
 
 fn is_held(core: &Core, station: &str, partner: &str) -> bool {
@@ -120,6 +134,7 @@ mod tests {
     use crate::layout::{self, Area, Tray};
     use crate::manage::tests::{message, place, plain_pair, set_bob};
     use crate::message::{Direction, Id, State};
+    use crate::storage::StorageError;
 
     /// A rejected message with a body of this size, its evidence published.
     async fn reject(core: &Core, at: Millis, size: u64) -> Id {
@@ -172,6 +187,11 @@ mod tests {
         let second = reject(core, now + 1, big).await;
         let third = reject(core, now + 2, big).await;
         let fourth = reject(core, now + 3, 3 * big).await;
+        // A backup that is being taken keeps all of them, and its end is no new rejection.
+        let hold = core.storage.hold().unwrap();
+        let kept = block_in_place(|| bound_rejected(core));
+        assert!(matches!(kept, Err(SweepError::Storage(StorageError::Held))), "{kept:?}");
+        drop(hold);
         assert_eq!(bound(core), 3, "the newest stays, however large it is");
         let known = |id: &Id| core.journal.read(|tx| tx.message(id.as_str())).unwrap().is_some();
         assert_eq!([&first, &second, &third, &fourth].map(known), [false, false, false, true]);
