@@ -47,7 +47,7 @@ pub(super) async fn attempt(
     record(&mut message, &posted, core.clock.now() - began);
     let posted = posted.outcome;
     let after = outcome::judge(core, &mut message, pair, posted.as_ref()).await?;
-    let (id, evidence) = (message.id.clone(), after.evidence().cloned());
+    let id = message.id.clone();
     let mut step = outcome::step(core, message, pair, after);
     step.fence = Some(claim);
     keep_evidence(&mut step, posted.is_ok());
@@ -70,11 +70,13 @@ pub(super) async fn attempt(
         }
         other => other,
     };
-    match (settled, evidence) {
-        // An async MDN was faster, or somebody else: what the answer says is evidence (as2.md §5.4 rule 5).
-        (Err(FlowError::Journal(JournalError::Conflict(_))), Some(evidence)) => receipts::keep_late(core, id.as_str(), &evidence).await,
-        (settled, _) => settled,
+    // An async MDN was faster, or somebody else: what the answer says is evidence (as2.md §5.4 rule 5).
+    if let (Err(FlowError::Journal(JournalError::Conflict(_))), Ok(answer)) = (&settled, &posted)
+        && let Some(evidence) = outcome::mdn_in(core, pair, answer).await?
+    {
+        return receipts::keep_late(core, id.as_str(), &evidence).await;
     }
+    settled
 }
 
 /// Notes a try that is about to be made.

@@ -36,16 +36,6 @@ pub(super) enum After {
     WaitMdn,
 }
 
-impl After {
-    /// The MDN that it was judged by.
-    pub(super) fn evidence(&self) -> Option<&Evidence> {
-        match self {
-            After::Ended(_, evidence) => evidence.as_deref(),
-            After::Again { .. } | After::WaitMdn => None,
-        }
-    }
-}
-
 /// Judges what a try came to.
 pub(super) async fn judge(
     core: &Arc<Core>,
@@ -57,14 +47,19 @@ pub(super) async fn judge(
         Ok(answer) => answer,
         Err(error) => return Ok(judge_error(error)),
     };
-    if !answer.body.is_empty() && answer.complete && !answer.over_limit {
-        let evidence = receipts::read_mdn(core, pair, answer.headers.clone(), answer.body.clone()).await?;
-        if let Some(evidence) = evidence {
-            let verdict = receipts::verdict(core, message, pair, &evidence, Timing::InAnswer).await?;
-            return Ok(After::Ended(verdict, Some(Box::new(evidence))));
-        }
+    if let Some(evidence) = mdn_in(core, pair, answer).await? {
+        let verdict = receipts::verdict(core, message, pair, &evidence, Timing::InAnswer).await?;
+        return Ok(After::Ended(verdict, Some(Box::new(evidence))));
     }
     Ok(judge_status(message, pair, answer, core.clock.now()))
+}
+
+/// The MDN that an answer is, if it is one.
+pub(super) async fn mdn_in(core: &Arc<Core>, pair: &Arc<Partnership>, answer: &Answer) -> Result<Option<Evidence>, FlowError> {
+    if answer.body.is_empty() || !answer.complete || answer.over_limit {
+        return Ok(None);
+    }
+    receipts::read_mdn(core, pair, answer.headers.clone(), answer.body.clone()).await
 }
 
 fn judge_error(error: &PostError) -> After {
