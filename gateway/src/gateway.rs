@@ -164,10 +164,8 @@ impl Core {
     /// # Errors
     /// What is missing or broken.
     pub fn open(config: Config) -> Result<Arc<Self>, StartError> {
-        let paths = config.paths();
-        check_set_up(&paths)?;
         // It would change the database below a server of the older version, which could not even be started again.
-        if Journal::is_older(&paths.db).unwrap_or(false) && is_served(&config) {
+        if Journal::is_older(&config.paths().db).unwrap_or(false) && is_served(&config) {
             return Err(StartError::OldServer);
         }
         Self::open_here(config)
@@ -310,6 +308,9 @@ impl Core {
 
     /// Lets staged bytes go that no row names any more. Losing the call costs space until the orphan sweep, nothing else.
     pub async fn let_go(&self, keys: Vec<String>) {
+        if keys.is_empty() {
+            return;
+        }
         let outcome = self.journal.write(move |tx| tx.forget_unnamed(keys)).await;
         self.discard_unnamed(outcome);
     }
