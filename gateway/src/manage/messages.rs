@@ -350,8 +350,7 @@ pub async fn cancel(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
 
 /// Nobody may hide that a try is under way: its answer counts, and after a crash its outcome is unknown.
 fn being_posted(what: String) -> Refusal {
-    Refusal::new(
-        RefusalKind::Failed,
+    Refusal::failed(
         "in-work",
         what,
         "it is being posted at this moment",

@@ -145,8 +145,8 @@ fn expect_idle(core: &Core, station: &Station, verb: &str) -> Result<()> {
         format!("cannot {verb} station {}", station.as2_id),
         format!("{open} of its messages are in work"),
         format!(
-            "let them end, or give them up with as2gate message cancel ID; {} shows them",
-            format_args!("as2gate message list {}", option("station", &station.as2_id))
+            "let them end, or give them up with as2gate message cancel ID; as2gate message list {} shows them",
+            option("station", &station.as2_id)
         ),
     ))
 }
