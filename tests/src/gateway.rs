@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -349,12 +350,36 @@ impl Gateway {
         self.json(&["message", "show", id])
     }
 
-    /// Changes the journal behind the gateway's back.
+    /// Changes the journal behind the gateway's back, or looks into it: the first column of what was asked for.
     #[track_caller]
-    pub fn sql(&self, change: &str) {
-        let program = "import sqlite3, sys\ndb = sqlite3.connect(sys.argv[1], timeout=10)\ndb.execute(sys.argv[2])\ndb.commit()";
+    pub fn sql(&self, statement: &str) -> Vec<String> {
+        let program = "import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], timeout=60)
+for row in db.execute(sys.argv[2]).fetchall(): print(row[0])
+db.commit()";
         let database = self.path("data/db/as2gate.db");
-        let _ = run(tool("python3", &["-c", program]).arg(database).arg(change)).ok();
+        let told = run(tool("python3", &["-c", program]).arg(database).arg(statement)).ok();
+        told.lines().map(str::to_owned).collect()
+    }
+
+    /// Waits until the running server goes by all changes of objects that were made, one or several, since it was started.
+    #[track_caller]
+    pub fn followed(&self) {
+        let version = self.sql("SELECT value FROM fact WHERE key = 'objects.version'").concat();
+        self.wait("the server to follow the changes", |gateway| {
+            let followed = format!("goes by the changed objects version={version}\n");
+            gateway.log().contains(&followed).then_some(())
+        });
+    }
+
+    /// Waits until all records are published. That their files are there is too early: the publisher tells the journal after it,
+    /// and until then the life cycle leaves them alone.
+    #[track_caller]
+    pub fn published(&self) {
+        self.wait("all records to be published", |gateway| {
+            let left = gateway.sql("SELECT parent || '/' || name FROM entry WHERE store <> '' AND deleted IS NULL");
+            left.is_empty().then_some(())
+        });
     }
 
     /// Waits for something of this gateway; a failure shows the end of the log.
@@ -363,6 +388,17 @@ impl Gateway {
         wait_seeing(PATIENCE, || {
             look(self).ok_or_else(|| format!("{what}; the log ends with:\n{}", self.log_tail()))
         })
+    }
+
+    /// Processor time that the server has had so far, however long it waited for it.
+    #[must_use]
+    #[track_caller]
+    pub fn processor_time(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        // Behind the name, which may hold blanks: user and system time in hundredths of a second (proc_pid_stat(5)).
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+        Duration::from_millis(ticks * 10)
     }
 
     /// Peak resident memory of the server so far, in bytes.

@@ -5,6 +5,10 @@ use std::process::{Child, Command, Stdio};
 
 use crate::process::{Ran, run, run_with, tool};
 
+/// A limit for `sftp -l` in kbit/s, at which twelve mebibytes take 24 seconds: a machine that is busy has to catch the client in
+/// the middle of its upload.
+pub const SLOW: &str = "4000";
+
 /// How one user logs in.
 #[derive(Clone)]
 pub struct Sftp {
@@ -174,6 +178,14 @@ impl Sftp {
         let mut names: Vec<String> = names.filter(|name| !matches!(name.as_str(), "" | "." | "..")).collect();
         names.sort();
         names
+    }
+
+    /// Bytes of the first file of a directory, as it is listed.
+    #[must_use]
+    #[track_caller]
+    pub fn size(&self, dir: &str) -> Option<u64> {
+        let text = self.ok(&[&format!("ls -ln {}", quoted(dir))]);
+        text.split_whitespace().nth(4)?.parse().ok()
     }
 
     /// Starts a client with lines and leaves it running.

@@ -49,8 +49,8 @@ fn what_is_restored_serves_the_same_tree_and_repeats_the_stored_mdn() {
         }
         all
     };
-    // The publisher is through.
-    std::thread::sleep(std::time::Duration::from_secs(2));
+    alice.published();
+    bob.published();
     let (alices, bobs) = (shown(&pair.alice_user), shown(&pair.bob_user));
     assert!(alices.len() > 8 && bobs.len() > 6, "{:?} {:?}", alices.keys(), bobs.keys());
 
@@ -171,8 +171,8 @@ fn what_leaves_while_a_backup_is_taken_is_in_the_backup() {
     };
     let before = staged();
     pair.deliver("after.bin", &noise(100_000, 99));
-    std::thread::sleep(std::time::Duration::from_secs(1));
-    assert_eq!(staged(), before);
+    gateway.published();
+    gateway.wait("the staged bytes to go", |_| (staged() == before).then_some(()));
 }
 
 #[test]
