@@ -231,8 +231,7 @@ fn a_journal_that_cannot_be_written_for_a_while_leaves_no_message_behind() {
     let alice = pair.alice();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/as2", listener.local_addr().unwrap());
-    alice.ok(&["partner", "set", "BOB", "--url", &url, "--mdn", "none"]);
-    thread::sleep(Duration::from_secs(1));
+    alice.change(&["partner", "set", "BOB", "--url", &url, "--mdn", "none"]);
     pair.put("held.edi", b"UNB+UNOA:1'");
     let answer = |stream: &mut std::net::TcpStream| {
         let mut piece = [0; 65536];

@@ -243,7 +243,8 @@ fn paramiko_finds_its_file_after_the_put_although_it_has_moved_on() {
 
 #[test]
 fn what_a_block_kept_back_goes_out_when_it_is_lifted() {
-    let pair = Pair::one_with(&[("retry.initial", "\"60s\"")]);
+    // Its own turn would come long after everybody's patience.
+    let pair = Pair::one_with(&[("retry.initial", "\"1h\""), ("retry.max_wait", "\"1h\"")]);
     pair.alice().ok(&["partner", "block", "BOB", "out"]);
     pair.alice().restart();
     pair.put("kept.edi", &order(8));
@@ -251,11 +252,8 @@ fn what_a_block_kept_back_goes_out_when_it_is_lifted() {
         let all = alice.messages_of("out", "kept.edi");
         all.into_iter().find(|message| message["code"] == "partner-blocked")
     });
-    let lifted = std::time::Instant::now();
     pair.alice().ok(&["partner", "unblock", "BOB"]);
     pair.delivered("kept.edi");
-    let took = lifted.elapsed().as_secs();
-    assert!(took < 20, "it waited for its turn: {took} s");
 }
 
 #[test]
@@ -279,10 +277,11 @@ fn a_partner_that_is_away_is_tried_again_with_the_same_bytes() {
 
 #[test]
 fn what_was_accepted_before_a_stop_goes_out_after_the_start() {
-    let pair = Pair::two_with(&[("uploads.release_after", "\"3s\"")]);
+    let pair = Pair::two_with(&[("uploads.release_after", "\"1h\"")]);
     pair.put("pending.edi", &order(9));
     assert_eq!(pair.alice().term(), 0);
     assert_eq!(pair.alice().messages_of("out", "pending.edi")[0]["state"], "queued");
+    pair.alice().set_clock(3700);
     pair.alice().start();
     assert_eq!(pair.fetch(&pair.delivered("pending.edi")), order(9));
 }

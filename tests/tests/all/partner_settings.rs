@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tests::peer::Identity;
-use tests::process::{free_port, run, tool};
+use tests::process::{PATIENCE, free_port, run, tool};
 use tests::wire::exchange;
 use tests::{Gateway, Pair, order, wait_for};
 
@@ -465,10 +465,8 @@ fn a_post_that_drips_on_ends_with_the_time_in_all() {
         "--retry-max-tries",
         "1",
     ]);
-    let began = Instant::now();
     pair.put("slow.edi", &order(7));
     let failed = pair.alice().reaches("out", "slow.edi", "failed");
-    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     assert!(failed["reason"].to_string().contains("not done within 2 s"), "{failed:#}");
 }
 
@@ -613,12 +611,8 @@ fn partner_test_ends_in_time_and_tells_how_far_it_came() {
     };
     let test = |more: &[&str]| {
         let began = Instant::now();
-        let ran = alice.cli(&[&["partner", "test", "BOB", "--timeout", "3s"], more].concat());
-        assert!(
-            ran.code == 6 && began.elapsed() < Duration::from_secs(20),
-            "{:?} {ran}",
-            began.elapsed()
-        );
+        let ran = alice.cli(&[&["partner", "test", "BOB", "--timeout", "6s"], more].concat());
+        assert!(ran.code == 6 && began.elapsed() < PATIENCE, "{:?} {ran}", began.elapsed());
         ran
     };
     // Nobody takes the connection out of the queue: the request goes out, and no answer comes.
@@ -700,8 +694,8 @@ struct Counter {
 }
 
 impl Counter {
-    /// Answers each post with 204 after a pause; the first `busy` ones with 503.
-    fn new(busy: usize) -> Self {
+    /// Answers each post with 204, or the first `busy` ones with 503, after a pause that begins when `together` were open at once.
+    fn new(busy: usize, together: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/as2", listener.local_addr().unwrap());
         let (names, peak, open) = (
@@ -715,7 +709,9 @@ impl Counter {
                 let (seen, most, open) = (Arc::clone(&seen), Arc::clone(&most), Arc::clone(&open));
                 std::thread::spawn(move || {
                     most.fetch_max(open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                    serve_once(stream, &seen, busy);
+                    serve_once(stream, &seen, busy, || {
+                        wait_for("others beside it", || (most.load(Ordering::SeqCst) >= together).then_some(()));
+                    });
                     open.fetch_sub(1, Ordering::SeqCst);
                 });
             }
@@ -724,7 +720,7 @@ impl Counter {
     }
 }
 
-fn serve_once(mut stream: std::net::TcpStream, seen: &Mutex<Vec<String>>, busy: usize) {
+fn serve_once(mut stream: std::net::TcpStream, seen: &Mutex<Vec<String>>, busy: usize, wait: impl Fn()) {
     let (mut bytes, mut piece) = (Vec::new(), [0; 65536]);
     let head = loop {
         let n = stream.read(&mut piece).unwrap_or(0);
@@ -754,6 +750,7 @@ fn serve_once(mut stream: std::net::TcpStream, seen: &Mutex<Vec<String>>, busy: 
         seen.push(field("Subject:"));
         seen.len()
     };
+    wait();
     std::thread::sleep(Duration::from_millis(300));
     let status = if count <= busy { "503 Busy" } else { "204 No Content" };
     let _ = stream.write_all(format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").as_bytes());
@@ -783,7 +780,7 @@ fn send_six(pair: &Pair, counter: &Counter, options: &[&str]) {
 #[test]
 fn no_more_posts_at_once_than_the_partner_takes() {
     let pair = Pair::two_gateways();
-    let counter = Counter::new(0);
+    let counter = Counter::new(0, 2);
     send_six(&pair, &counter, &["--max-parallel", "2"]);
     assert_eq!((counter.names.lock().unwrap().len(), counter.peak.load(Ordering::SeqCst)), (6, 2));
 }
@@ -791,7 +788,7 @@ fn no_more_posts_at_once_than_the_partner_takes() {
 #[test]
 fn an_ordered_partner_gets_one_after_the_other_even_past_a_retry() {
     let pair = Pair::two_gateways();
-    let counter = Counter::new(1);
+    let counter = Counter::new(1, 1);
     send_six(&pair, &counter, &["--in-order", "true"]);
     let names = counter.names.lock().unwrap().clone();
     assert_eq!(names, ["f1.edi", "f1.edi", "f2.edi", "f3.edi", "f4.edi", "f5.edi", "f6.edi"]);

@@ -382,9 +382,7 @@ fn a_part_is_kept_for_a_day() {
 /// ALICE sends to BOB through a relay that cuts.
 fn over(relay: &Relay, pair: &Pair) {
     let url = format!("http://127.0.0.1:{}/as2", relay.port);
-    pair.alice().ok(&["partner", "set", "BOB", "--url", &url, "--restart", "true"]);
-    // A running server follows within a second; the first message must not be faster.
-    thread::sleep(Duration::from_secs(1));
+    pair.alice().change(&["partner", "set", "BOB", "--url", &url, "--restart", "true"]);
 }
 
 #[test]
@@ -400,11 +398,13 @@ fn two_gateways_over_a_bad_line_send_every_byte_once() {
     let raw = format!("AS2/raw-message/BOB/ALICE/inbox/{}/message.as2", parcel.got_id());
     let raw = pair.bob_user.get(&raw).len();
     let passed = relay.passed();
-    let methods: Vec<&str> = passed
+    let mut methods: Vec<&str> = passed
         .iter()
         .map(|passed| passed.method.as_str())
         .filter(|m| !m.is_empty())
         .collect();
+    // Who asks before the receiver has done with what came asks again.
+    methods.dedup_by(|next, before| (*next, *before) == ("HEAD", "HEAD"));
     assert_eq!(methods, ["POST", "HEAD", "POST", "HEAD", "POST", "HEAD", "POST"], "{passed:#?}");
     let posts: Vec<_> = passed.iter().filter(|passed| passed.method == "POST").collect();
     for (post, cut) in posts.iter().zip(cuts) {
@@ -666,13 +666,15 @@ fn nothing_of_it_is_sent_unless_the_partner_is_set_so_and_the_message_is_worth_i
 
 #[test]
 fn switching_it_off_counts_for_messages_under_way() {
-    // Time to change the setting before the next try.
-    let pair = Pair::two_with(&[("retry.initial", "\"4s\""), ("retry.max_wait", "\"4s\"")]);
+    // Time to change the setting before the next try, which comes when the clock is moved.
+    let pair = Pair::two_with(&[("retry.initial", "\"1h\""), ("retry.max_wait", "\"1h\"")]);
     let relay = Relay::cutting(pair.bob().as2_port, &[200_000]);
     over(&relay, &pair);
     pair.put("switched.edi", &noise(SIZE, 3));
     wait_for("the cut", || relay.passed().iter().any(|passed| passed.cut).then_some(()));
-    pair.alice().ok(&["partner", "set", "BOB", "--restart", "false"]);
+    pair.alice().reaches("out", "switched.edi", "retrying");
+    pair.alice().change(&["partner", "set", "BOB", "--restart", "false"]);
+    pair.alice().set_clock(3700);
     let parcel = pair.delivered("switched.edi");
     let methods: Vec<String> = relay.passed().into_iter().map(|passed| passed.method).collect();
     assert_eq!(methods, ["POST", "POST"]);

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use tests::packets::{Packets, packet, string};
-use tests::process::{run, tool, wait_within};
+use tests::process::{PATIENCE, run, tool};
 use tests::{Gateway, Pair, wait_for};
 
 /// ALICE and BOB in one gateway; messages wait for their release, so that they stay in `send`.
@@ -94,7 +94,7 @@ fn bandwidth_is_kept_each_way() {
     let begun = Instant::now();
     assert_eq!(user.get("AS2/send/ALICE/BOB/half").len(), 512 << 10);
     let down = begun.elapsed();
-    let fits = |took: Duration| (Duration::from_millis(1500)..Duration::from_secs(10)).contains(&took);
+    let fits = |took: Duration| (Duration::from_millis(1500)..PATIENCE).contains(&took);
     assert!(fits(up) && fits(down), "two seconds each: {up:?} {down:?}");
 }
 
@@ -134,7 +134,7 @@ fn sessions_that_wait_for_their_bandwidth_hold_no_threads() {
     assert!(more < EACH_WAY / 2, "{} sessions that wait hold {more} threads", 2 * EACH_WAY);
     // They end at once.
     gateway.ok(&["user", "disable", "slow"]);
-    wait_within(Duration::from_secs(10), "the sessions to end", || {
+    wait_for("the sessions to end", || {
         gateway.json(&["session", "list"]).as_array().unwrap().is_empty().then_some(())
     });
 }
@@ -157,7 +157,7 @@ fn sessions_are_counted_listed_and_ended() {
     assert_ne!(gateway.cli(&["session", "end", "999999"]).code, 0);
     gateway.ok(&["session", "end", &row["id"].to_string()]);
     assert!(gateway.json(&["session", "list"]).as_array().unwrap().is_empty());
-    wait_within(Duration::from_secs(10), "the client to notice", || {
+    wait_for("the client to notice", || {
         let _ = session.stdin.as_mut().unwrap().write_all(b"-ls\n");
         session.try_wait().unwrap()
     });

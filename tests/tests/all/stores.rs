@@ -700,7 +700,7 @@ fn a_certificate_that_was_added_waits_to_be_compared() {
         (&shown["sign_certificate"], &shown["encrypt_certificate"]),
         (&serde_json::json!(["bob-new"]), &"bob-new".into())
     );
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    alice.followed();
     assert_eq!(pair.fetch(&pair.deliver("after.edi", &order(2))), order(2));
 }
 

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use tests::Gateway;
 use tests::peer::Identity;
-use tests::process::{free_port, run, run_with, tool, wait_for};
+use tests::process::{PATIENCE, free_port, run, run_with, tool, wait_for};
 use tests::wire::tls_client;
 
-/// How soon a running server follows its objects and its files at the latest; it needs about 0.3 and 5 seconds.
-const FOLLOWS: Duration = Duration::from_secs(15);
+/// How soon a running server follows its objects and its files at the latest; it needs about 0.3 and 5 seconds, and its share of the
+/// machine.
+const FOLLOWS: Duration = PATIENCE;
 const GET: &str = "GET /as2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 
 struct Scene {

@@ -1,11 +1,8 @@
 //! Stations, partners and users: listed, shown, changed beside a server, as TOML.
 
-use std::time::Duration;
-
 use serde_json::Value;
 use tests::peer::Identity;
-use tests::process::wait_within;
-use tests::{Gateway, Pair, order};
+use tests::{Gateway, Pair, order, wait_for};
 
 use super::three_lines;
 
@@ -39,16 +36,12 @@ fn commands_work_beside_a_server_and_without_one() {
     assert!(gateway.ok(&["status", "-o", "table"]).contains("not"), "nothing listens");
     gateway.start();
     assert_eq!(user.ls("AS2/send/ALICE"), ["BOB"]);
-    // Beside the server: it follows within two seconds.
+    // Beside the server, which follows.
     gateway.ok(&["station", "add", "CAROL", "--key", "ec-p256"]);
     gateway.ok(&["partner", "add", "--from-station", "CAROL"]);
-    wait_within(Duration::from_secs(2), "the new pair", || {
-        (user.ls("AS2/send/ALICE") == ["BOB", "CAROL"]).then_some(())
-    });
+    wait_for("the new pair", || (user.ls("AS2/send/ALICE") == ["BOB", "CAROL"]).then_some(()));
     gateway.ok(&["partner", "rm", "CAROL", "-y"]);
-    wait_within(Duration::from_secs(2), "the pair to go", || {
-        (user.ls("AS2/send/ALICE") == ["BOB"]).then_some(())
-    });
+    wait_for("the pair to go", || (user.ls("AS2/send/ALICE") == ["BOB"]).then_some(()));
 }
 
 #[test]

@@ -21,8 +21,9 @@ const SEND: &str = "AS2/send/ALICE/BOB";
 const BLOCK: usize = 32_768;
 /// The release delay: longer than any client needs from one put of a name to the next.
 const DELAY: Duration = Duration::from_secs(4);
-/// So slow that a client can be caught in the middle of a large file.
+/// So slow that a time limit ends in the middle of a large file, and that a client can be caught there.
 const BANDWIDTH: &str = "3MiB";
+const SLOW: &str = "1MiB";
 const LARGE: usize = (24 << 20) + 7;
 /// So much of a large file has to be there before it is broken off.
 const CAUGHT: u64 = 500_000;
@@ -171,6 +172,7 @@ impl Scene {
     /// Catches the client twice in the middle of a large file: the user breaks off, and the client is killed.
     fn breaks_off(&self) -> Vec<u8> {
         let bytes = self.large();
+        self.pair.alice().change(&["user", "set", "client", "--bandwidth", SLOW]);
         for (name, signal) in [("broken.bin", "USR1"), ("lost.bin", "USR2")] {
             let child = self.start("held", name, &bytes);
             wait_for(&format!("{} to be in the middle of {name}", self.client), || {
@@ -186,7 +188,7 @@ impl Scene {
 
     fn breaks_off_and_resumes(&self) {
         let bytes = self.breaks_off();
-        self.pair.alice().ok(&["user", "set", "client", "--bandwidth", "0"]);
+        self.pair.alice().change(&["user", "set", "client", "--bandwidth", "0"]);
         for name in ["broken.bin", "lost.bin"] {
             let _ = self.drives("resume", name, &bytes).ok();
             self.is_sent_once(name, &bytes);

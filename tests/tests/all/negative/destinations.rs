@@ -210,8 +210,7 @@ fn what_was_denied_goes_out_by_hand_once_it_is_allowed() {
     assert_eq!(message["code"], "destination-denied", "{message:#}");
     assert!(message["hint"].as_str().unwrap().contains("--private true"), "{message:#}");
     stage.gate.ok(&["partner", "set", &id, "--private", "true"]);
-    // Until the server has followed.
-    thread::sleep(Duration::from_secs(1));
+    stage.gate.followed();
     stage.gate.ok(&["message", "retry", message["id"].as_str().unwrap()]);
     wait_for("the message", || trap.is_called().then_some(()));
 }
@@ -316,7 +315,7 @@ fn records(name: &str, asked_before: usize) -> Vec<std::net::IpAddr> {
 fn stage_with_names(server: &str) -> Option<(Stage, tempfile::TempDir)> {
     let dir = tempfile::tempdir().unwrap();
     let (resolver, wrapper) = (dir.path().join("resolv.conf"), dir.path().join("as2gate"));
-    std::fs::write(&resolver, format!("nameserver {server}\noptions timeout:2 attempts:1\n")).unwrap();
+    std::fs::write(&resolver, format!("nameserver {server}\noptions timeout:20 attempts:1\n")).unwrap();
     let script = format!(
         "#!/bin/sh\nexec unshare -m sh -c 'mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"' {} {} \"$@\"\n",
         resolver.display(),

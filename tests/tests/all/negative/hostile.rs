@@ -7,7 +7,7 @@ use super::*;
 
 /// What one hostile input may add to the peak of the server's memory, in bytes.
 const ALLOWED: u64 = 32 << 20;
-/// Longest answer to one of them; the tests share two cores.
+/// Processor time that one of them may cost.
 const SOON: Duration = Duration::from_secs(20);
 
 /// A gateway of its own, because the peak of memory belongs to a process, warmed up by one good message.
@@ -28,7 +28,7 @@ impl Trial {
     /// Posts it; the answer ends with these words, soon, nothing is filed, and a good message still gets through.
     #[track_caller]
     fn refuses(&self, name: &str, entity: &Entity, said: &str) {
-        let (id, filed, began) = (format!("<{name}@test>"), self.stage.inbox().len(), Instant::now());
+        let (id, filed, began) = (format!("<{name}@test>"), self.stage.inbox().len(), self.stage.gate.processor_time());
         let answer = entity.message(&id).post(self.stage.gate.as2_port);
         self.bounded(name, entity.body.len(), began);
         assert!(answer.disposition().ends_with(said), "{name}: {} {}", answer.status, answer.text());
@@ -38,8 +38,9 @@ impl Trial {
     }
 
     #[track_caller]
-    fn bounded(&self, name: &str, bytes: usize, began: Instant) {
-        let (took, grown) = (began.elapsed(), self.stage.gate.peak_memory() - self.before);
+    fn bounded(&self, name: &str, bytes: usize, began: Duration) {
+        let gate = &self.stage.gate;
+        let (took, grown) = (gate.processor_time() - began, gate.peak_memory() - self.before);
         println!("{name}: {bytes} bytes, {took:.1?}, + {} KiB", grown >> 10);
         assert!(took < SOON, "{name} took {took:?}");
         assert!(grown < ALLOWED, "{name} took {} KiB", grown >> 10);
@@ -121,7 +122,7 @@ fn header_bombs_are_refused() {
         ("line", format!("X-Filler: {}\r\n", "x".repeat(1 << 20))),
         ("fields", "A:\r\n".repeat(1_000)),
     ] {
-        let began = Instant::now();
+        let began = trial.stage.gate.processor_time();
         let answer = raw(trial.stage.gate.as2_port, start, format!("{bomb}\r\n").as_bytes());
         trial.bounded(name, bomb.len(), began);
         assert_eq!(answer.status, 431, "{name}: {}", answer.text());
@@ -163,7 +164,7 @@ fn slow_and_silent_clients_are_ended() {
     for (name, limit, client) in threads {
         let (said, took) = client.join().unwrap();
         println!("{name}: {took:.1?} {:?}", said.lines().next());
-        assert!(took < Duration::from_secs(limit + 15), "{name}: {took:?}");
+        assert!(took < Duration::from_secs(limit + 40), "{name}: {took:?}");
         assert!(
             name == "silent" || said.starts_with("HTTP/1.1 408 ") && took > Duration::from_secs(25),
             "{name}: {said}"
@@ -180,7 +181,6 @@ fn an_endless_answer_is_left_after_the_bound_of_an_mdn() {
     let partner = thread::spawn(move || {
         let mut stream = listener.accept().unwrap().0;
         assert!(read_request(&mut stream).is_some());
-        let began = Instant::now();
         let head = "HTTP/1.1 200 OK\r\nContent-Type: multipart/signed; boundary=x\r\nTransfer-Encoding: chunked\r\n\r\n";
         let chunk = [b"10000\r\n", &vec![b'x'; 65_536][..], b"\r\n"].concat();
         let mut written = 0usize;
@@ -188,12 +188,13 @@ fn an_endless_answer_is_left_after_the_bound_of_an_mdn() {
         while written < 1 << 30 && stream.write_all(&chunk).is_ok() {
             written += chunk.len();
         }
-        (written, began)
+        written
     });
+    let began = trial.stage.gate.processor_time();
     let scene = Scene::towards(&trial.stage, port, "sync-signed", &[], &order(next()), Arc::default());
     let message = scene.reaches("failed");
     assert_eq!(message["code"], "no-mdn", "{message:#}");
-    let (written, began) = partner.join().unwrap();
+    let written = partner.join().unwrap();
     trial.bounded("endless answer", written, began);
     assert!(written < 32 << 20, "{written} bytes were taken or buffered");
 }

@@ -9,8 +9,8 @@ use super::*;
 
 /// Messages posted to a partner at once, by default.
 const AT_ONCE: usize = 4;
-/// Far less than a post that hangs holds its slot, and enough for a machine that is busy.
-const SOON: Duration = Duration::from_secs(15);
+/// Far less than the five minutes that a post which hangs holds its slot, and enough for a machine that is busy.
+const SOON: Duration = Duration::from_secs(60);
 
 /// A partner's server.
 struct Door {

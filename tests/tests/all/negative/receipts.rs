@@ -131,11 +131,11 @@ fn a_mic_by_an_algorithm_that_nobody_asked_for_is_computed() {
     // What would be sent today is other bytes: nobody can tell any more what those of then digest to.
     let partner = changed.partner.as_str();
     changed.stage.gate.ok(&["partner", "set", partner, "--file-name", "another.edi"]);
-    thread::sleep(Duration::from_secs(2));
+    changed.stage.gate.followed();
     changed.post_mdn(&by_sha512(&changed.hit()).signed(&changed.stage.partner));
     changed.ends("failed", "no-mdn", 1);
-    // Until its payload is nowhere but in the tree.
-    thread::sleep(Duration::from_secs(2));
+    // Its payload is nowhere but in the tree.
+    late.stage.gate.published();
     late.post_mdn(&by_sha512(&late.hit()).signed(&late.stage.partner));
     late.reaches("delivered");
 }

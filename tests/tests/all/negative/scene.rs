@@ -4,10 +4,10 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::Value;
-use tests::process::{free_port, wait_seeing};
+use tests::process::{PATIENCE, free_port, wait_seeing};
 use tests::wire::{Request, exchange, header_lines};
 use tests::{order, wait_for};
 
@@ -163,7 +163,7 @@ impl Scene {
     /// Waits for a state.
     #[track_caller]
     pub(super) fn reaches(&self, state: &str) -> Value {
-        wait_seeing(Duration::from_secs(40), || {
+        wait_seeing(PATIENCE, || {
             let message = self.message();
             if message["state"] == state {
                 return Ok(message);
