@@ -22,6 +22,9 @@ const MAX_BATCH_BYTES: usize = 8 << 20;
 /// How long one that cannot be published is passed over: it must not stand in the way of all others.
 const FAILED_PAUSE: Duration = Duration::from_secs(60);
 
+/// How often a directory is made anew that others remove while a file is moved into it.
+const MAX_AGAIN: usize = 100;
+
 /// What a round of publishing came to.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Round {
@@ -227,20 +230,13 @@ impl Storage {
             return Ok(());
         }
         let to = self.noncurrent_path(entry);
-        if let Some(dir) = to.parent() {
-            make_dir(dir)?;
-        }
-        match fs::rename(&from, &to) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                if to.exists() {
-                    return Ok(());
-                }
+        if !move_to(&from, &to)? {
+            if !to.exists() {
                 // One lost file must not hold up the life of all the others.
                 tracing::error!(path = %from.display(), "recorded bytes are missing");
-                return Ok(());
             }
-            other => other.context(|| format!("cannot retire {}", from.display())),
-        }?;
+            return Ok(());
+        }
         let _ = fs::set_permissions(&to, fs::Permissions::from_mode(0o600));
         Ok(())
     }
@@ -254,21 +250,13 @@ impl Storage {
         if entry.is_dir {
             return make_dir(&to).map(|()| true);
         }
-        if let Some(dir) = to.parent() {
-            make_dir(dir)?;
-        }
         let from = self.noncurrent_path(entry);
-        match fs::rename(&from, &to) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let is_back = to.exists();
-                if !is_back {
-                    // One lost file must not keep all the others away.
-                    tracing::error!(path = %from.display(), "recorded bytes are missing");
-                }
-                Ok(is_back)
-            }
-            other => other.map(|()| true).context(|| format!("cannot restore {}", to.display())),
+        let is_back = move_to(&from, &to)? || to.exists();
+        if !is_back {
+            // One lost file must not keep all the others away.
+            tracing::error!(path = %from.display(), "recorded bytes are missing");
         }
+        Ok(is_back)
     }
 
     /// Deletes a non-current entry's bytes for good, also those that a power cut left in the tree. Redo-safe, and durable as what
@@ -317,6 +305,29 @@ impl Storage {
     /// The disk's.
     pub fn restoring(&self) -> Result<Hold> {
         self.restoring.hold()
+    }
+}
+
+/// Moves a file, with the directories that it needs; false if it is not there.
+fn move_to(from: &Path, to: &Path) -> Result<bool> {
+    let mut again = 0;
+    loop {
+        let made = to.parent().map_or(Ok(()), make_dir);
+        let moved = made.and_then(|()| fs::rename(from, to).context(|| format!("cannot move {} to {}", from.display(), to.display())));
+        let Err(error) = moved else { return Ok(true) };
+        // Whoever deletes beside us removes directories that became empty, also one that was just made for this file.
+        let lost_its_way = matches!(&error, StorageError::Io { source, .. }
+            if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists));
+        if !lost_its_way {
+            return Err(error);
+        }
+        if !from.exists() {
+            return Ok(false);
+        }
+        if again == MAX_AGAIN {
+            return Err(error);
+        }
+        again += 1;
     }
 }
 

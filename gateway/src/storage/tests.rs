@@ -283,3 +283,35 @@ fn one_entry_is_made_durable_out_of_view_without_a_sync_of_all() {
     storage.retire(&current).unwrap();
     storage.sync_retired(&current).unwrap();
 }
+
+#[test]
+fn a_sweep_beside_another_loses_no_directory_to_it() {
+    const VERSIONS: i64 = 2_000;
+    let (dir, storage) = storage();
+    let current = Entry {
+        noncurrent: None,
+        ..retired(&storage, "again", 5)
+    };
+    let path = storage.tree_path(&current);
+    std::fs::remove_file(&path).unwrap();
+    // Nobody looks for what was left behind.
+    let _restoring = storage.restoring().unwrap();
+    // A version of the name goes for good, with its directories, while the next one is moved there.
+    let (tell, told) = std::sync::mpsc::channel::<Entry>();
+    std::thread::scope(|scope| {
+        let storage = &storage;
+        scope.spawn(move || told.iter().for_each(|entry| storage.purge(&entry).unwrap()));
+        for version in 0..VERSIONS {
+            let entry = Entry {
+                version,
+                ..current.clone()
+            };
+            std::fs::write(&path, b"abc").unwrap();
+            storage.retire(&entry).unwrap();
+            assert!(!path.exists(), "version {version} was left in the tree");
+            tell.send(entry).unwrap();
+        }
+        drop(tell);
+    });
+    assert_eq!(std::fs::read_dir(dir.path().join("noncurrent")).unwrap().count(), 0);
+}
