@@ -225,6 +225,8 @@ fn openssh_own_scripts_pass_against_the_engine() {
         &["-a", &format!("{}/.", scripts.display()), dir.path().to_str().unwrap()],
     ))
     .ok();
+    // sshd wants it, and only an init system that has started one makes it.
+    let _ = std::fs::create_dir("/run/sshd");
     // Copying on the server is refused by intent: a second way to make content.
     let cmds = dir.path().join("sftp-cmds.sh");
     let _ = run(&mut tool("sed", &["-i", "/: cp\"/,/after cp\"/d", cmds.to_str().unwrap()])).ok();
