@@ -13,11 +13,11 @@ words! {
         Station = "station",
         /// A partner's signing and encryption certificate, pinned.
         Partner = "partner",
-        /// An issuer in a partner's chain; informs, never proves.
+        /// An issuer in a partner's chain, or in that of our own TLS certificate; informs, never proves.
         PartnerChain = "partner-chain",
         /// Our TLS key pair, or a partner's pinned TLS certificate.
         Https = "https",
-        /// An issuer in a TLS chain.
+        /// An issuer of client certificates that partners show at our TLS port; proves.
         HttpsChain = "https-chain",
     }
 }

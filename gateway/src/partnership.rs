@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use as2_core::cert::{Certificate as PinnedCertificate, Identity};
 use keystore::secret::MasterKey;
+use openssl::x509::{X509, X509Ref, X509VerifyResult};
 
-use crate::certificate::{Certificate, in_force, successors};
+use crate::certificate::{Certificate, Purpose, in_force, successors};
 use crate::clock::Millis;
 use crate::journal::Objects;
 use crate::partner::Partner;
@@ -15,8 +16,11 @@ use crate::station::Station;
 /// How long resolved keys stay good: scheduled switches take effect within this time.
 const CACHE_MS: Millis = 20_000;
 
-/// A TLS certificate and its key, DER and PKCS#8.
-type TlsIdentity = (Vec<u8>, zeroize::Zeroizing<Vec<u8>>);
+/// Most issuers that are shown beside a TLS client certificate.
+const MAX_ISSUERS: usize = 8;
+
+/// A TLS certificate with its issuers, and its key; DER and PKCS#8.
+type TlsIdentity = (Vec<Vec<u8>>, zeroize::Zeroizing<Vec<u8>>);
 
 /// Settings and ready keys of one pair.
 pub struct Partnership {
@@ -190,7 +194,27 @@ impl Resolver<'_> {
         let certificate = self
             .in_force(name)
             .ok_or_else(|| Lack::Key(format!("no client certificate {name}")))?;
-        Ok(Some((certificate.der.clone(), self.key(certificate)?)))
+        Ok(Some((self.with_issuers(&certificate.der), self.key(certificate)?)))
+    }
+
+    /// The certificate and those of its issuers that are known here, but for the root, which whoever trusts it has (RFC 8446
+    /// §4.4.2).
+    fn with_issuers(&self, leaf: &[u8]) -> Vec<Vec<u8>> {
+        let is_issuer = |c: &&Certificate| c.account == self.account && matches!(c.purpose, Purpose::PartnerChain | Purpose::HttpsChain);
+        let known = self.objects.certificates.values().filter(is_issuer);
+        let mut known: Vec<X509> = known.filter_map(|c| X509::from_der(&c.der).ok()).collect();
+        let mut shown = vec![leaf.to_vec()];
+        let mut current = X509::from_der(leaf).ok();
+        while let Some(at) = current.and_then(|current| known.iter().position(|issuer| has_issued(issuer, &current))) {
+            let issuer = known.swap_remove(at);
+            let Ok(der) = issuer.to_der() else { break };
+            if shown.len() > MAX_ISSUERS || has_issued(&issuer, &issuer) {
+                break;
+            }
+            shown.push(der);
+            current = Some(issuer);
+        }
+        shown
     }
 
     fn credentials(
@@ -231,6 +255,10 @@ fn open_password(master: &MasterKey, text: &str, label: &str, account: &str, par
 
 fn pinned(certificate: &Certificate) -> Result<PinnedCertificate, Lack> {
     PinnedCertificate::from_der(&certificate.der).map_err(|e| Lack::Key(format!("certificate {}: {e}", certificate.name)))
+}
+
+fn has_issued(issuer: &X509Ref, certificate: &X509Ref) -> bool {
+    issuer.issued(certificate) == X509VerifyResult::OK && issuer.public_key().is_ok_and(|key| certificate.verify(&key).unwrap_or(false))
 }
 
 type Resolved = (i64, Millis, Result<Arc<Partnership>, Lack>);

@@ -463,7 +463,7 @@ impl Chain {
         chain
     }
 
-    /// The leaf with its issuers by name, and what is left.
+    /// The leaf with its issuers, and what is left. Of several of one name it is the one whose key has signed.
     fn chain_of(mut self, leaf: usize) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
         let mut chain = Vec::new();
         let mut next = (leaf < self.0.len()).then_some(leaf);
@@ -471,8 +471,14 @@ impl Chain {
             let (x509, der) = self.0.remove(at);
             chain.push(der);
             let root = same_name(x509.issuer_name(), x509.subject_name());
-            let issuer = |(other, _): &(X509, Vec<u8>)| same_name(other.subject_name(), x509.issuer_name());
-            next = if root { None } else { self.0.iter().position(issuer) };
+            let is_named = |(other, _): &(X509, Vec<u8>)| same_name(other.subject_name(), x509.issuer_name());
+            let has_signed = |(other, _): &(X509, Vec<u8>)| other.public_key().is_ok_and(|key| x509.verify(&key).unwrap_or(false));
+            let issuer = self.0.iter().position(|other| is_named(other) && has_signed(other));
+            next = if root {
+                None
+            } else {
+                issuer.or_else(|| self.0.iter().position(is_named))
+            };
         }
         (chain, self.0.into_iter().map(|(_, der)| der).collect())
     }

@@ -51,14 +51,30 @@ impl NewCertificate {
     /// # Errors
     /// When the file does not open, or lacks one of them.
     pub fn key_pair(&self) -> Result<KeyPair> {
+        self.key_pair_and_issuers().map(|(pair, _)| pair)
+    }
+
+    fn key_pair_and_issuers(&self) -> Result<(KeyPair, Vec<Vec<u8>>)> {
         let imported = self.import()?;
         let (certificate, key) = imported
             .key_pair()
             .map_err(|error| Refusal::from_keystore("cannot take this key pair", &error))?;
-        Ok(KeyPair {
+        let pair = KeyPair {
             pkcs8: Zeroizing::new(key.to_vec()),
             certificate: certificate.to_vec(),
-        })
+        };
+        Ok((pair, imported.certificates.into_iter().skip(1).collect()))
+    }
+
+    /// The key pair if there has to be one, the certificate, and its issuers.
+    fn read(&self, with_private: bool) -> Result<(Option<KeyPair>, Vec<u8>, Vec<Vec<u8>>)> {
+        if with_private {
+            let (pair, others) = self.key_pair_and_issuers()?;
+            let leaf = pair.certificate.clone();
+            return Ok((Some(pair), leaf, others));
+        }
+        let Trusted { leaf, others } = self.trusted()?;
+        Ok((None, leaf, others))
     }
 
     /// Certificates without a key.
@@ -97,22 +113,20 @@ pub(super) fn refuse_key(imported: &Imported, what: &str) -> Result<()> {
     ))
 }
 
-impl Trusted {
-    /// The rest of the file as certificates of purpose `partner-chain`, named after the leaf; those known are left out.
-    ///
-    /// # Errors
-    /// A certificate that cannot be read.
-    pub(super) fn issuers(&self, objects: &Objects, account: &str, leaf_name: &str, owner: &str) -> Result<Vec<Change>> {
-        let known = |der: &Vec<u8>| objects.certificates.values().any(|c| c.account == account && c.der == *der);
-        let fresh = self.others.iter().filter(|der| !known(der)).enumerate();
-        fresh
-            .map(|(n, der)| {
-                // Partners may share the name of a leaf in the course of years.
-                let name = free_name(objects, account, &format!("{leaf_name}-ca{}", n + 1));
-                trusted((account, &name), Purpose::PartnerChain, owner, der).map(Change::from)
-            })
-            .collect()
-    }
+/// The rest of a file as certificates of purpose `partner-chain`, named after the leaf; those known are left out.
+///
+/// # Errors
+/// A certificate that cannot be read.
+pub(super) fn issuers(objects: &Objects, (account, leaf_name): (&str, &str), owner: &str, others: &[Vec<u8>]) -> Result<Vec<Change>> {
+    let known = |der: &Vec<u8>| objects.certificates.values().any(|c| c.account == account && c.der == *der);
+    let fresh = others.iter().filter(|der| !known(der)).enumerate();
+    fresh
+        .map(|(n, der)| {
+            // Partners may share the name of a leaf in the course of years.
+            let name = free_name(objects, account, &format!("{leaf_name}-ca{}", n + 1));
+            trusted((account, &name), Purpose::PartnerChain, owner, der).map(Change::from)
+        })
+        .collect()
 }
 
 /// The object of a trusted certificate.
@@ -319,8 +333,11 @@ pub async fn add(core: &Core, account: Option<&str>, name: &str, new: &NewCertif
         whom,
         For::Station(..) | For::Https | For::Purpose(Purpose::Station | Purpose::Https)
     );
-    let pair = if with_private { Some(new.key_pair()?) } else { None };
-    let chain = if with_private { None } else { Some(new.trusted()?) };
+    let (pair, leaf, mut others) = new.read(with_private)?;
+    // Partners ask for the issuers of what we show them in TLS only.
+    if matches!(whom, For::Station(..) | For::Purpose(Purpose::Station)) {
+        others.clear();
+    }
     edit(core, dry_run, |objects| {
         let account = match whom {
             For::Station(id, _) => stations::choose(objects, account, id)?.account.clone(),
@@ -337,19 +354,10 @@ pub async fn add(core: &Core, account: Option<&str>, name: &str, new: &NewCertif
         };
         let mut changes = settle(objects, &account, core.clock.now());
         let objects = &super::with_changes(objects, &changes);
-        let certificate = match (&pair, &chain) {
-            (Some(pair), _) => with_key(core, (&account, name), purpose, owner, pair)?,
-            (None, Some(chain)) => {
-                changes.extend(chain.issuers(objects, &account, name, owner)?);
-                trusted((&account, name), purpose, owner, &chain.leaf)?
-            }
-            (None, None) => {
-                return Err(Refusal::invalid(
-                    "cannot add this certificate",
-                    "it has neither key nor certificate",
-                    "give another file",
-                ));
-            }
+        changes.extend(issuers(objects, (&account, name), owner, &others)?);
+        let certificate = match &pair {
+            Some(pair) => with_key(core, (&account, name), purpose, owner, pair)?,
+            None => trusted((&account, name), purpose, owner, &leaf)?,
         };
         changes.extend(give(core, objects, &account, &certificate, whom)?);
         changes.insert(0, certificate.clone().into());
@@ -438,16 +446,20 @@ pub struct Switch<'a> {
 /// When the old one is not there or unused, or the file cannot be used.
 pub async fn schedule(core: &Core, switch: &Switch<'_>, new: &NewCertificate, dry_run: bool) -> Result<Certificate> {
     let before = super::objects(core)?;
-    let own = choose(&before, switch.account, switch.old)?.sealed_key.is_some();
-    let pair = if own { Some(new.key_pair()?) } else { None };
-    let leaf = if own { Vec::new() } else { new.trusted()?.leaf };
+    let old = choose(&before, switch.account, switch.old)?;
+    let (pair, leaf, mut others) = new.read(old.sealed_key.is_some())?;
+    if old.purpose == Purpose::Station {
+        others.clear();
+    }
     edit(core, dry_run, |objects| {
         let old = choose(objects, switch.account, switch.old)?;
         let successor = |name: &str| match &pair {
             Some(pair) => with_key(core, (&old.account, name), old.purpose, &old.owner, pair),
             None => trusted((&old.account, name), old.purpose, &old.owner, &leaf),
         };
-        replace(core, objects, old, switch, &successor)
+        let (mut changes, new) = replace(core, objects, old, switch, &successor)?;
+        changes.extend(issuers(objects, (&old.account, &new.name), &old.owner, &others)?);
+        Ok((changes, new))
     })
     .await
 }

@@ -122,10 +122,10 @@ pub(crate) fn target(core: &Core, pair: &Partnership, url: &str) -> Target {
             TlsMode::Legacy => Tls::Legacy,
         },
         pinned: pair.pinned_tls.clone(),
-        client_identity: pair.tls_identity.clone().map(|(certificate, pkcs8)| ClientIdentity {
-            cert_chain: vec![certificate],
-            pkcs8,
-        }),
+        client_identity: pair
+            .tls_identity
+            .clone()
+            .map(|(cert_chain, pkcs8)| ClientIdentity { cert_chain, pkcs8 }),
         credentials: credentials(pair),
         headers: Vec::new(),
         allow_private: partner.private,

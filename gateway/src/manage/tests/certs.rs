@@ -31,6 +31,10 @@ fn made(subject: &str, days: u32) -> Made<'_> {
 
 impl Made<'_> {
     fn with(&self, key: &PKey<Private>) -> KeyPair {
+        self.signed_by(key, key)
+    }
+
+    fn signed_by(&self, issuer: &PKey<Private>, key: &PKey<Private>) -> KeyPair {
         let name = |cn: &str| {
             let mut name = X509NameBuilder::new().unwrap();
             name.append_entry_by_text("CN", cn).unwrap();
@@ -46,12 +50,12 @@ impl Made<'_> {
         let end = START / 1000 + i64::from(self.days) * DAY / 1000;
         x509.set_not_after(&Asn1Time::from_unix(end).unwrap()).unwrap();
         x509.set_pubkey(key).unwrap();
-        let digest = if key.id() == openssl::pkey::Id::ED25519 {
+        let digest = if issuer.id() == openssl::pkey::Id::ED25519 {
             MessageDigest::null()
         } else {
             MessageDigest::sha256()
         };
-        x509.sign(key, digest).unwrap();
+        x509.sign(issuer, digest).unwrap();
         KeyPair {
             pkcs8: key.private_key_to_pkcs8().unwrap().into(),
             certificate: x509.build().to_der().unwrap(),
@@ -455,6 +459,46 @@ async fn a_next_certificate_is_not_removed_before_its_switch_is_called_off() {
     remove("next").await.unwrap();
     // A switch that has taken place is not called off.
     assert_eq!(rollover::cancel(&core, None, "fourth", false).await.unwrap_err().code, "no-switch");
+}
+
+#[tokio::test]
+async fn our_tls_certificate_is_shown_with_its_issuers() {
+    let Place { core, dir: _dir, .. } = place().await;
+    plain_pair(&core).await;
+    let keys = [ec_key(), ec_key(), ec_key()];
+    let of = |subject, issuer| Made {
+        issuer,
+        ..made(subject, 400)
+    };
+    let root = made("root", 400).with(&keys[0]).certificate;
+    let middle = of("middle", "root").signed_by(&keys[0], &keys[1]).certificate;
+    // A stranger of the same name: its key did not sign.
+    let stranger = made("middle", 400).with(&keys[2]).certificate;
+    let client = of("client", "middle").signed_by(&keys[1], &keys[2]);
+    let mut new = with_its_key(&client);
+    new.bytes.extend(file(&[&root, &stranger, &middle]).bytes.iter());
+    certificates::add(&core, None, "client", &new, &For::Https, false).await.unwrap();
+    set_bob(&core, &[("client_certificate", "client")]).await;
+
+    let shown = || core.partnership("ALICE", "BOB").unwrap().tls_identity.clone().unwrap().0;
+    assert_eq!(shown(), [client.certificate.clone(), middle.clone()]);
+    // Nobody gets in at our own TLS port for having one of the same issuers.
+    let all = objects(&core).unwrap();
+    let proves = |der: &Vec<u8>| all.certificates.values().any(|c| c.der == *der && c.purpose == Purpose::HttpsChain);
+    assert!(![&root, &middle, &stranger].into_iter().any(proves));
+
+    // The next one, by another issuer.
+    let other = of("other", "root").signed_by(&keys[0], &keys[2]).certificate;
+    let next = of("client", "other").signed_by(&keys[2], &keys[1]);
+    let mut new = with_its_key(&next);
+    new.bytes.extend(file(&[&other]).bytes.iter());
+    let at_once = Switch {
+        at: When::Now,
+        ..switch("client", "client-next", 0)
+    };
+    certificates::schedule(&core, &at_once, &new, false).await.unwrap();
+    core.refresh_objects().unwrap();
+    assert_eq!(shown(), [next.certificate, other]);
 }
 
 #[tokio::test]
