@@ -480,6 +480,12 @@ impl Poster {
                 Err(error) => Err(error),
             };
         }
+        // There is no message that the partner might hold.
+        if let Err(error) = &mut answer
+            && error.hint == exchange::MAY_HOLD
+        {
+            error.hint.clear();
+        }
         steps.note(Probe::Answer, answer, |answer| format!("HTTP {}", answer.status))?;
         Ok(())
     }

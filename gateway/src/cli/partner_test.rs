@@ -183,9 +183,8 @@ fn connection(report: &mut Report<'_>, pair: &Partnership, steps: Vec<ProbeStep>
         };
         let detail = if step.ok { format!("{}{trust}", step.detail) } else { step.detail };
         let name = if step.ok { format!("{name}{verdict}") } else { name.to_owned() };
-        // What the client says about an answer that is missing is meant for messages.
         let hint = match step.step {
-            Probe::Answer if !step.ok => NO_ANSWER.to_owned(),
+            Probe::Answer if !step.ok && step.hint.is_empty() => NO_ANSWER.to_owned(),
             _ => step.hint,
         };
         report.add(Line {
@@ -258,12 +257,19 @@ fn algorithms(message: &Message, partner: &Partner) -> String {
 fn verdicts(message: &Message) -> Vec<Line> {
     let detail = &message.detail;
     if message.state != State::Delivered {
-        let or = |text: &str, instead: String| if text.is_empty() { instead } else { text.to_owned() };
+        let outcome = match message.reason.as_str() {
+            "" => format!("still {} when the time is over", message.state),
+            reason => format!("{}: {reason}", message.state),
+        };
+        let hint = match detail.hint.as_str() {
+            "" => format!("as2gate message follow {}", message.id.short()),
+            hint => hint.to_owned(),
+        };
         return vec![Line {
             ok: false,
-            name: format!("test message {}", message.state),
-            detail: or(&message.reason, format!("it is still {} when the time is over", message.state)),
-            hint: or(&detail.hint, format!("as2gate message follow {}", message.id.short())),
+            name: "test message".to_owned(),
+            detail: outcome,
+            hint,
         }];
     }
     let mut lines = vec![Line::ok("test message delivered", message.message_id.clone())];

@@ -148,9 +148,13 @@ impl Route {
                 Err(_) => troubles.push(format!("{addr}: no answer in time")),
             }
         }
+        let text = format!("cannot connect: {}", troubles.join("; "));
+        if let Some(proxy) = &self.proxy {
+            return Err(proxy_failed(target, format!("proxy {}: {text}", proxy.with_port())));
+        }
         Err(PostError::new(
             Stage::Connect,
-            format!("cannot connect: {}", troubles.join("; ")),
+            text,
             "ask whether the partner's firewall lets us in, and whether host and port are right",
         ))
     }

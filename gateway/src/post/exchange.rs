@@ -20,7 +20,7 @@ use super::connect::Connection;
 use super::token::Authorization;
 use super::url::Url;
 use super::wire::{Framing, PIECE, Source};
-use super::{Answer, Body, PostError, Stage, Target};
+use super::{Answer, Body, PostError, Stage, Target, tls};
 
 /// Longest answer that a probe reads.
 const MAX_LOOK: usize = 16 * 1024;
@@ -28,6 +28,8 @@ const MAX_LOOK: usize = 16 * 1024;
 const SALVAGE: Duration = Duration::from_secs(5);
 /// For the goodbye at the end, which nobody waits for longer.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// What to know where the request left and no answer came.
+pub(super) const MAY_HOLD: &str = "the partner may hold the message all the same";
 /// Fields that only this file writes. A head that is posted again holds them already.
 const OURS: [&str; 9] = [
     "Host",
@@ -241,14 +243,18 @@ async fn speak<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         unanswered,
         ..PostError::new(Stage::Send, format!("sending broke off: {why}"), "")
     };
+    let no_head = |none: &NoHead, why: &dyn fmt::Display| match tls::refused(target, &none.why) {
+        Some((text, hint)) => PostError::new(Stage::Send, text, hint),
+        None => broke_off(why, none.silent),
+    };
     match first {
         Err(Ok(())) => Ok((await_head(target, reading).await?, true)),
         Err(Err(why)) => match timeout(SALVAGE, reading).await {
             Ok(Ok(head)) => Ok((head, false)),
-            Ok(Err(none)) => Err(broke_off(&why, none.silent)),
+            Ok(Err(none)) => Err(no_head(&none, &why)),
             Err(_) => Err(broke_off(&why, false)),
         },
-        Ok(Err(none)) => Err(broke_off(&none.why, none.silent)),
+        Ok(Err(none)) => Err(no_head(&none, &none.why)),
         // Refused early: the rest of the body is not wanted.
         Ok(Ok(head)) if head.status >= 300 => Ok((head, false)),
         Ok(Ok(head)) => Ok((head, sending.await.is_ok())),
@@ -256,10 +262,13 @@ async fn speak<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
 }
 
 async fn await_head(target: &Target, reading: impl Future<Output = Result<AnswerHead, NoHead>>) -> Result<AnswerHead, PostError> {
-    let failed = |why: String, unanswered| PostError {
-        body_sent: true,
-        unanswered,
-        ..PostError::new(Stage::Head, why, "the partner may hold the message all the same")
+    let failed = |why: String, unanswered| {
+        let (text, hint) = tls::refused(target, &why).unwrap_or_else(|| (why, MAY_HOLD.to_owned()));
+        PostError {
+            body_sent: true,
+            unanswered,
+            ..PostError::new(Stage::Head, text, hint)
+        }
     };
     match timeout(target.response_timeout, reading).await {
         Ok(Ok(head)) => Ok(head),

@@ -433,13 +433,19 @@ async fn client_certificates() {
     };
     assert_eq!(post(strict.port, &strict_der, Some(identity.clone())).await.unwrap().status, 200);
     assert_eq!(strict.flow.seen.lock().unwrap()[0].client_cert, Some(ours.to_der().unwrap()));
-    assert!(post(strict.port, &strict_der, None).await.is_err());
+    let refused = post(strict.port, &strict_der, None).await.unwrap_err();
+    assert_eq!(refused.text, "the server wants a client certificate of ours");
+    assert!(refused.hint.contains("--client-certificate NAME"), "{}", refused.hint);
     let (other, other_key) = self_signed("client");
     let other = ClientIdentity {
         cert_chain: vec![other.to_der().unwrap()],
         pkcs8: Zeroizing::new(other_key.private_key_to_pkcs8().unwrap()),
     };
-    assert!(post(strict.port, &strict_der, Some(other)).await.is_err());
+    let refused = post(strict.port, &strict_der, Some(other)).await.unwrap_err();
+    assert!(
+        refused.text.starts_with("the server does not take our client certificate: "),
+        "{refused}"
+    );
     assert_eq!(strict.flow.seen.lock().unwrap().len(), 1);
     assert_eq!(post(open.port, &open_der, None).await.unwrap().status, 200);
     assert_eq!(post(open.port, &open_der, Some(identity)).await.unwrap().status, 200);

@@ -190,12 +190,45 @@ fn explain(ssl: &SslRef, target: &Target, error: &openssl::ssl::Error, shown: &s
     };
     // Without words of its own it is the connection that broke.
     let text = error.to_string();
-    let hint = if text.contains("certificate required") || text.contains("bad certificate") {
-        format!("the server wants a client certificate of ours: {}", target.showing())
+    let hint = if text.contains("wrong version number") {
+        format!(
+            "something else than TLS answers there; if it is plain HTTP: {}",
+            target.setting("--url http://…")
+        )
     } else {
         hint
     };
-    PostError::new(Stage::Tls, format!("the TLS handshake failed: {text}"), hint)
+    let (text, hint) = refused(target, &text).unwrap_or_else(|| (format!("the TLS handshake failed: {text}"), hint));
+    PostError::new(Stage::Tls, text, hint)
+}
+
+/// What an error says if it is the server's alert about our certificate, and what to do. TLS 1.3 has it come after the handshake,
+/// in place of an answer (RFC 8446 §4.4.2.4, §6.2).
+pub(super) fn refused(target: &Target, error: &str) -> Option<(String, String)> {
+    let word = error.split_once("alert ")?.1.split(':').next()?;
+    // Numbers 42 to 49 and 116, in the library's words.
+    let about_certificates = [
+        "bad certificate",
+        "unsupported certificate",
+        "certificate revoked",
+        "certificate expired",
+        "certificate unknown",
+        "unknown ca",
+        "access denied",
+        "certificate required",
+    ];
+    if !about_certificates.contains(&word) {
+        return None;
+    }
+    let text = match &target.client_identity {
+        None => "the server wants a client certificate of ours".to_owned(),
+        Some(_) => format!("the server does not take our client certificate: {word}"),
+    };
+    let hint = format!(
+        "ask the partner which certificate it expects, and whether it knows the issuer; then {}",
+        target.showing()
+    );
+    Some((text, hint))
 }
 
 fn not_pinned(target: &Target, shown: &str) -> PostError {
@@ -203,7 +236,7 @@ fn not_pinned(target: &Target, shown: &str) -> PostError {
         Stage::TlsTrust,
         format!("the server's certificate is not the one pinned for this partner{shown}"),
         format!(
-            "if the partner has renewed it, compare the fingerprint by another way, then {}",
+            "the server's own certificate counts, not its issuer's; if the partner has renewed it, compare the fingerprint by another way, then {}",
             target.trusting()
         ),
     )

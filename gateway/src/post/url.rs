@@ -28,6 +28,10 @@ impl Url {
         if !text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\') {
             return Err(wrong("holds a blank or a character that must be escaped"));
         }
+        if text.is_empty() {
+            let hint = "give the partner one: as2gate partner set ID --url URL";
+            return Err(PostError::new(Stage::Url, "there is no URL to send to", hint));
+        }
         let (scheme, rest) = text.split_once("://").ok_or_else(|| wrong("has no scheme"))?;
         let https = match scheme.to_ascii_lowercase().as_str() {
             "https" => true,

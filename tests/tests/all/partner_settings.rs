@@ -634,7 +634,7 @@ fn partner_test_ends_in_time_and_tells_how_far_it_came() {
     });
     let ran = test(&[]);
     assert!(
-        ran.stdout.contains("no   test message retrying") && ran.stderr.contains("HTTP 503"),
+        ran.stdout.contains("no   test message") && ran.stdout.contains("retrying: HTTP 503") && ran.stderr.contains("HTTP 503"),
         "{ran}"
     );
     let told: serde_json::Value = serde_json::from_str(&test(&["-o", "json"]).stdout).unwrap();
