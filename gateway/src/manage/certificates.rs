@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::{Change, Object, Refusal, Result, accounts, edit, rollover, rules, stations};
 use crate::certificate::{Certificate, Purpose, taken_over};
-use crate::clock::{DAY, Millis};
+use crate::clock::{DAY, Millis, rfc3339};
 use crate::gateway::Core;
 use crate::hint::{listed, option};
 use crate::journal::{ObjectKind, Objects};
@@ -28,7 +28,7 @@ pub struct NewCertificate {
     pub alias: Option<String>,
 }
 
-/// Trusted certificates of a file.
+/// Certificates of a file.
 pub struct Trusted {
     /// The one that it is about.
     pub leaf: Vec<u8>,
@@ -66,15 +66,14 @@ impl NewCertificate {
         Ok((pair, imported.certificates.into_iter().skip(1).collect()))
     }
 
-    /// The key pair if there has to be one, the certificate, and its issuers.
-    fn read(&self, with_private: bool) -> Result<(Option<KeyPair>, Vec<u8>, Vec<Vec<u8>>)> {
-        if with_private {
-            let (pair, others) = self.key_pair_and_issuers()?;
-            let leaf = pair.certificate.clone();
-            return Ok((Some(pair), leaf, others));
+    /// The certificates, and the key pair if there has to be one.
+    fn read(&self, with_private: bool) -> Result<(Option<KeyPair>, Trusted)> {
+        if !with_private {
+            return self.trusted().map(|chain| (None, chain));
         }
-        let Trusted { leaf, others } = self.trusted()?;
-        Ok((None, leaf, others))
+        let (pair, others) = self.key_pair_and_issuers()?;
+        let leaf = pair.certificate.clone();
+        Ok((Some(pair), Trusted { leaf, others }))
     }
 
     /// Certificates without a key.
@@ -333,7 +332,7 @@ pub async fn add(core: &Core, account: Option<&str>, name: &str, new: &NewCertif
         whom,
         For::Station(..) | For::Https | For::Purpose(Purpose::Station | Purpose::Https)
     );
-    let (pair, leaf, mut others) = new.read(with_private)?;
+    let (pair, Trusted { leaf, mut others }) = new.read(with_private)?;
     // Partners ask for the issuers of what we show them in TLS only.
     if matches!(whom, For::Station(..) | For::Purpose(Purpose::Station)) {
         others.clear();
@@ -401,6 +400,8 @@ fn give(core: &Core, objects: &Objects, account: &str, certificate: &Certificate
 
 /// Time that partners get to take a station's next certificate, unless told otherwise.
 const NOTICE: Millis = 14 * DAY;
+/// So long ago is now all the same: somebody has typed the time, or another machine's clock has given it.
+const PAST: Millis = 10 * 60_000;
 /// Expiry is mentioned so many days before.
 pub const SOON_DAYS: i64 = 30;
 
@@ -447,7 +448,7 @@ pub struct Switch<'a> {
 pub async fn schedule(core: &Core, switch: &Switch<'_>, new: &NewCertificate, dry_run: bool) -> Result<Certificate> {
     let before = super::objects(core)?;
     let old = choose(&before, switch.account, switch.old)?;
-    let (pair, leaf, mut others) = new.read(old.sealed_key.is_some())?;
+    let (pair, Trusted { leaf, mut others }) = new.read(old.sealed_key.is_some())?;
     if old.purpose == Purpose::Station {
         others.clear();
     }
@@ -498,6 +499,13 @@ fn replace(
 ) -> Result<(Vec<Change>, Certificate)> {
     let now = core.clock.now();
     let at = switch.at.resolve(now, old);
+    if matches!(switch.at, When::At(_)) && at < now - PAST {
+        return Err(Refusal::invalid(
+            format!("cannot replace {}", old.name),
+            format!("{} is in the past", rfc3339(at)),
+            "--now makes the switch at once; else give a time to come",
+        ));
+    }
     let name = match switch.name {
         Some(name) => {
             expect_free(objects, &old.account, name)?;

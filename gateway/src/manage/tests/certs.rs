@@ -502,6 +502,19 @@ async fn our_tls_certificate_is_shown_with_its_issuers() {
 }
 
 #[tokio::test]
+async fn a_time_in_the_past_replaces_no_certificate() {
+    let Place { core, dir: _dir, .. } = place().await;
+    partner(&core, "BIG", made("big", 400).file()).await.unwrap();
+    let refused = certificates::schedule(&core, &switch("big-2026", "next", -1), &made("next", 400).file(), false)
+        .await
+        .unwrap_err();
+    assert!(
+        refused.why.ends_with("is in the past") && refused.hint.contains("--now"),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
 async fn names_of_certificates_differ_in_more_than_case() {
     let Place { core, dir: _dir, .. } = place().await;
     let whom = For::Purpose(Purpose::PartnerChain);
