@@ -32,6 +32,7 @@ use crate::{intake, manage, worker};
 
 use doors::Doors;
 pub use doors::{Listening, ServeOptions};
+pub(crate) use tls_door::check as check_tls;
 
 /// How long a stop waits for what is under way, and how much longer than for uploads.
 const STOP_WITHIN: Duration = Duration::from_secs(35);
@@ -104,6 +105,9 @@ pub enum StartError {
     /// The keystore's word.
     #[error("{0}")]
     Key(String),
+    /// Certificate or key of the TLS listener.
+    #[error("{0}")]
+    Tls(String),
     /// A host key that cannot be used.
     #[error("{0}")]
     HostKey(String),
@@ -135,6 +139,7 @@ impl StartError {
                 "put it back from a backup; where its file is missing a new key is made, which every client has to be told of"
             }
             StartError::Key(_) => "look at master_key in the configuration and at the file's rights",
+            StartError::Tls(_) => "give as2.tls.cert and as2.tls.key files in PEM that belong together",
             StartError::Io(why) if why.contains("Permission denied") => {
                 "ports below 1024 need root, CAP_NET_BIND_SERVICE or a socket of systemd; or set another: sftp.listen, as2.listen"
             }

@@ -12,7 +12,7 @@ use super::output::{Cell, Format, List, out, plain, size};
 use super::{Ctx, Outcome};
 use crate::clock::DAY;
 use crate::config::{Config, Secret};
-use crate::gateway::{Core, StartError, is_served};
+use crate::gateway::{self, Core, StartError, is_served};
 use crate::journal::Objects;
 use crate::manage::host_keys::HostKeyState;
 use crate::manage::{Object, Refusal, RefusalKind, Result, certificates, host_keys, objects, rules};
@@ -80,8 +80,17 @@ pub(crate) fn run(ctx: &Ctx, args: &Check) -> Outcome {
             ),
         });
     }
+    let is_readable = findings.iter().all(|finding| finding.level == "ok");
     match Core::open(config) {
-        Ok(core) => findings.extend(judge_objects(&core)?),
+        Ok(core) => {
+            if is_readable && !core.config.as2.tls.listen.is_empty() {
+                findings.push(match gateway::check_tls(&core) {
+                    Ok(()) => Finding::ok("as2.tls", "certificate and key belong together"),
+                    Err(why) => Finding::bad("as2.tls", why, "give a certificate and its own key, both in PEM"),
+                });
+            }
+            findings.extend(judge_objects(&core)?);
+        }
         Err(error @ StartError::NotSetUp(_)) => {
             let hint = format!(
                 "{} sets one up; another is named with -c FILE or --data-dir DIR",

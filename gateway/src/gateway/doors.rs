@@ -89,7 +89,7 @@ impl Doors {
         let tls = if as2_tls.is_empty() {
             None
         } else {
-            Some(TlsDoor::new(core).map_err(StartError::Key)?)
+            Some(TlsDoor::new(core).map_err(StartError::Tls)?)
         };
         let address = options.telemetry.as_ref().unwrap_or(&config.telemetry.listen);
         // A second server on one machine must not fail for want of the same metrics port.

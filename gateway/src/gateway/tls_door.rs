@@ -70,6 +70,14 @@ impl TlsDoor {
     }
 }
 
+/// Whether the TLS listener could show its certificate.
+///
+/// # Errors
+/// What is wrong.
+pub(crate) fn check(core: &Core) -> Result<(), String> {
+    http::TlsAcceptor::new(&read(core)?).map(drop)
+}
+
 fn read(core: &Core) -> Result<ServerTls, String> {
     let settings = &core.config.as2.tls;
     let file = |what: &str, secret: &Option<Secret>| match secret {
