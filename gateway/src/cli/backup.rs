@@ -73,7 +73,11 @@ pub(crate) async fn restore(ctx: &Ctx, args: Restore) -> Outcome {
     }
     let manifest = restored?;
     let text = told(ctx.tense("Restored", "Would restore"), &target, &manifest);
-    let next = format!("Next:\n  {}\n  {}\n", ctx.command("check"), ctx.command("serve"));
+    let next = format!(
+        "Next:\n  {}\n  {}   sends what was waiting when the backup was taken: stop the other server for good before\n",
+        ctx.command("check"),
+        ctx.command("serve")
+    );
     ctx.printer.done(&object(&target, &manifest), &format!("{}{next}", ctx.would(text)));
     Ok(DONE)
 }

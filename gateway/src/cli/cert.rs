@@ -239,7 +239,9 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             switched(ctx, &core, &certificate, &certificate.replaces)?;
         }
         Verb::Rm { name } => {
-            ctx.confirm(&format!("remove certificate {name}? A private key is gone for good."))?;
+            let found = certificates::choose(&objects(&core)?, ctx.account(), &name)?.sealed_key.is_some();
+            let loss = if found { " Its private key is gone for good." } else { "" };
+            ctx.confirm(&format!("remove certificate {name}?{loss}"))?;
             certificates::remove(&core, ctx.account(), &name, ctx.dry_run()).await?;
             let removed = ctx.tense("removed", "would be removed");
             ctx.printer.done(

@@ -190,7 +190,7 @@ fn export(ctx: &Ctx, core: &Core, id: &str, dir: &Path) -> Outcome {
     done.files.iter().for_each(|file| text.push_str(&format!("      {file}\n")));
     done.expired
         .iter()
-        .for_each(|file| text.push_str(&format!("      {file}: content expired\n")));
+        .for_each(|file| text.push_str(&format!("      {file}: not kept any more, or deleted\n")));
     let object = json!({ "id": message.id, "dir": done.dir, "files": done.files, "expired": done.expired });
     ctx.printer.done(&object, &text);
     Ok(if done.expired.is_empty() { DONE } else { PARTLY })
@@ -389,6 +389,8 @@ fn mdn(message: &Message, now: Millis) -> String {
     let detail = &message.detail;
     let mode = if detail.mdn_mode.starts_with("async") { "async" } else { "sync" };
     match (detail.mdn_mode.as_str(), detail.mdn_at) {
+        // What is asked for is settled when the message is packed.
+        ("", None) if message.direction == Direction::Out => "not yet".to_owned(),
         ("none" | "", None) => "none asked for".to_owned(),
         (_, None) => match detail.mdn_due {
             Some(due) => format!("{mode}, due {}", local(due, now)),

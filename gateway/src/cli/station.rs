@@ -230,7 +230,7 @@ fn shown(core: &Core, all: &Objects, station: &Station) -> (Value, String) {
     let others = all
         .certificates
         .values()
-        .filter(|c| c.account == station.account && c.owner == station.as2_id && c.name != *current);
+        .filter(|c| c.account == station.account && c.owner == station.as2_id && c.name != *current && c.sealed_key.is_some());
     let others: Vec<String> = others
         .map(|c| match c.takes_over_at() {
             Some(at) if at > now => format!("{} (signs from {})", c.name, c.active_from),

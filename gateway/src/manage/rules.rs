@@ -49,7 +49,8 @@ fn broken(object: &Object, why: String) -> Refusal {
         .map(|(why, hint)| (why.to_owned(), hint.to_owned()))
         .unwrap_or((why, String::new()));
     let hint = if hint.is_empty() {
-        format!("as2gate {} --help shows the form of every setting", noun(object.kind()))
+        let verb = if object.kind() == ObjectKind::Certificate { "add" } else { "set" };
+        format!("as2gate {} {verb} --help shows the form of every setting", noun(object.kind()))
     } else {
         hint
     };

@@ -56,6 +56,16 @@ pub async fn add(core: &Core, new: &NewStation, dry_run: bool) -> Result<(Statio
         also_decrypt: Vec::new(),
     };
     let station = fields::assign(&blank, &new.settings)?;
+    if !station.certificate.is_empty() {
+        return Err(Refusal::invalid(
+            format!("cannot add station {id}"),
+            "a new station gets a certificate of its own",
+            format!(
+                "add it without, then {}",
+                command("station set", id, &format!("--set certificate={}", station.certificate))
+            ),
+        ));
+    }
     super::rules::check_as2_id(id)
         .map_err(|why| Refusal::invalid(format!("cannot add station {id}"), why, "choose an id like ACME_PROD"))?;
     let pair = match &new.certificate {

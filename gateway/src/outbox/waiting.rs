@@ -8,6 +8,7 @@ use super::settle;
 use crate::clock::millis;
 use crate::flow_error::FlowError;
 use crate::gateway::Core;
+use crate::hint::{command, option};
 use crate::journal::{Job, Next, Settlement};
 use crate::message::{Lacking, Message, State};
 use crate::partnership::Partnership;
@@ -76,7 +77,12 @@ pub(super) async fn not_now(
         message.state = state;
         message.code = what.to_string();
         message.reason = why.to_owned();
-        message.detail.hint = "mend the settings; the message goes out by itself within a minute".to_owned();
+        let mend = match what {
+            Lacking::PartnerBlocked => command("partner unblock", &message.partner, ""),
+            Lacking::NoCertificate => format!("as2gate cert add NAME {} --file FILE", option("partner", &message.partner)),
+            Lacking::NotConfigured | Lacking::NoIdentity | Lacking::CannotCompose => "mend the settings".to_owned(),
+        };
+        message.detail.hint = format!("{mend}; the message goes out by itself within a minute");
         message.updated = now;
         message.next_try = Some(now + least);
         let mut step = Settlement::new(message, &WORKED_ON, "message.waiting");
