@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::error::{DONE, FAILED};
 use super::output::{Cell, Format, List, facts, local, out, plain};
-use super::{CertificateFile, Ctx, Outcome};
+use super::{CertificateFile, Ctx, Outcome, check};
 use crate::certificate::{Certificate, Purpose};
 use crate::clock::millis;
 use crate::config::parse_duration;
@@ -298,7 +298,7 @@ async fn add(ctx: &Ctx, core: &Core, verb: Verb) -> Result<()> {
         &object(core, &with(core, &certificate)?, &certificate),
         &ctx.would(headline(&certificate)),
     );
-    Ok(())
+    check::note_certificates(ctx, core, [&certificate.name])
 }
 
 async fn renew(

@@ -1,5 +1,6 @@
 //! `check` validates without starting; `doctor` looks at the machine.
 
+use std::collections::BTreeSet;
 use std::net::{TcpListener, ToSocketAddrs as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -36,6 +37,14 @@ pub(crate) struct Check {
   as2gate doctor
   as2gate doctor -o json")]
 pub(crate) struct Doctor {}
+
+/// The same of certificates by name.
+pub(super) fn note_certificates<'a>(ctx: &Ctx, core: &Core, names: impl IntoIterator<Item = &'a String>) -> Result<()> {
+    let names: BTreeSet<&String> = names.into_iter().collect();
+    names
+        .into_iter()
+        .try_for_each(|name| note(ctx, core, &format!("certificate {name} ")))
+}
 
 /// Says on standard error what keeps one object, named like `partner BOB `, from doing its work.
 pub(super) fn note(ctx: &Ctx, core: &Core, object: &str) -> Result<()> {
@@ -332,7 +341,10 @@ fn contents(core: &Core) -> Result<Vec<Finding>> {
     ];
     let all = objects(core)?;
     findings.extend(sealed(core, &all));
-    for certificate in certificates::expiring(&all, core.clock.now(), certificates::SOON_DAYS * DAY) {
+    let now = core.clock.now();
+    let expiring = certificates::expiring(&all, now, certificates::SOON_DAYS * DAY);
+    // Those that are over are among the warnings.
+    for certificate in expiring.into_iter().filter(|c| c.ends() >= now) {
         let day = certificates::day(certificate.not_after);
         findings.push(Finding::warn(
             "certificate",

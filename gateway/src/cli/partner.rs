@@ -210,7 +210,8 @@ async fn add(ctx: &Ctx, core: &Core, add: Add) -> Result<()> {
     };
     ctx.printer
         .done(&object(&partner), &ctx.would(format!("{}{origin}", headline(&partner))));
-    check::note(ctx, core, &format!("partner {} ", partner.as2_id))
+    check::note(ctx, core, &format!("partner {} ", partner.as2_id))?;
+    check::note_certificates(ctx, core, partner.sign_certificate.iter().chain([&partner.encrypt_certificate]))
 }
 
 async fn set(ctx: &Ctx, core: &Core, id: &str, as2_id: Option<String>, settings: &Settings<OfPartner>) -> Result<()> {
@@ -225,7 +226,8 @@ async fn set(ctx: &Ctx, core: &Core, id: &str, as2_id: Option<String>, settings:
     }
     let partner = partners::set(core, ctx.account(), id, &pairs, ctx.dry_run()).await?;
     ctx.printer.done(&object(&partner), &ctx.would(headline(&partner)));
-    check::note(ctx, core, &format!("partner {} ", partner.as2_id))
+    check::note(ctx, core, &format!("partner {} ", partner.as2_id))?;
+    check::note_certificates(ctx, core, partner.sign_certificate.iter().chain([&partner.encrypt_certificate]))
 }
 
 /// The words of `--preset` with their products, for help and completion.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::error::DONE;
 use super::output::{Cell, List, facts};
 use super::settings::{OfStation, Settings};
-use super::{CertificateFile, Ctx, Outcome, output};
+use super::{CertificateFile, Ctx, Outcome, check, output};
 use crate::certificate::taken_over;
 use crate::gateway::Core;
 use crate::journal::Objects;
@@ -128,6 +128,7 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
                 day(certificate.not_after)
             );
             ctx.printer.done(&object(&core, &station), &ctx.would(text));
+            check::note_certificates(ctx, &core, [&certificate.name])?;
         }
         Verb::Set { id, as2_id, settings } => set(ctx, &core, &id, as2_id, &settings).await?,
         Verb::Rm { id } => {

@@ -136,7 +136,13 @@ pub fn read(text: &str) -> Result<Zeroizing<String>> {
     let what = "cannot take this secret";
     let hint = "write env:NAME or file:PATH; on a command line others could read it";
     let secret = Secret::parse(text, std::path::Path::new("")).map_err(|why| Refusal::usage(what, why, hint))?;
-    let secret = secret.ok_or_else(|| Refusal::usage(what, "it is empty", hint))?;
+    let secret = secret.ok_or_else(|| {
+        Refusal::usage(
+            what,
+            "it is empty",
+            "a login goes with its user: an empty --http-user, say; else write env:NAME or file:PATH",
+        )
+    })?;
     secret
         .read()
         .map_err(|why| Refusal::invalid(what, why, "look at the name of the variable or the path of the file"))

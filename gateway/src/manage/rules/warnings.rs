@@ -7,9 +7,12 @@ use crate::hint::{command, option};
 use crate::journal::Objects;
 use crate::layout::Place;
 use crate::login::LoginStep;
-use crate::manage::certificates::settled;
+use crate::manage::certificates::{day, settled};
 use crate::partner::Partner;
 use crate::user::User;
+
+/// Shortest RSA key that is no reason for a warning (NIST SP 800-131A).
+const LEAST_RSA_BITS: u32 = 2048;
 
 /// What is wrong, and the command that mends it.
 type Warning = (String, String);
@@ -27,18 +30,32 @@ pub fn warnings(objects: &Objects, now: Millis) -> Vec<Warning> {
         })
         .collect();
     objects.partners.values().for_each(|partner| of_partner(partner, &mut found));
-    let ended: Vec<_> = objects.certificates.values().filter(|c| c.ends() < now).collect();
-    if !ended.is_empty() {
+    let faulty: Vec<_> = objects.certificates.values().filter_map(|c| Some((c, fault(c, now)?))).collect();
+    if !faulty.is_empty() {
         let settled = settled(objects, now);
-        let used = |c: &&&Certificate| !used_by(&settled, &c.account, &c.name).is_empty();
-        for certificate in ended.iter().filter(used) {
-            let switch = format!("as2gate cert schedule {} --replace-with FILE", certificate.name);
-            found.push((format!("certificate {} has expired and is in use", certificate.name), switch));
+        for (certificate, fault) in faulty {
+            if !used_by(&settled, &certificate.account, &certificate.name).is_empty() {
+                let switch = format!("as2gate cert schedule {} --replace-with FILE", certificate.name);
+                found.push((format!("certificate {} {fault} and is in use", certificate.name), switch));
+            }
         }
     }
     found.extend(crate::manage::rollover::warnings(objects));
     objects.users.values().for_each(|user| of_user(objects, user, now, &mut found));
     found
+}
+
+/// Why partners may refuse what is made with this certificate.
+fn fault(certificate: &Certificate, now: Millis) -> Option<String> {
+    let rsa_bits = certificate.key.strip_prefix("RSA ").and_then(|bits| bits.parse::<u32>().ok());
+    if certificate.ends() < now {
+        Some("has expired".to_owned())
+    } else if certificate.not_before.saturating_mul(1000) > now {
+        Some(format!("is not valid before {}", day(certificate.not_before)))
+    } else {
+        let bits = rsa_bits.filter(|bits| *bits < LEAST_RSA_BITS)?;
+        Some(format!("has a key of {bits} bits, which is too short today,"))
+    }
 }
 
 fn of_partner(partner: &Partner, found: &mut Vec<Warning>) {

@@ -502,6 +502,28 @@ async fn our_tls_certificate_is_shown_with_its_issuers() {
 }
 
 #[tokio::test]
+async fn certificates_that_partners_may_refuse_are_told() {
+    let Place { core, dir: _dir, .. } = place().await;
+    let weak = PKey::from_rsa(openssl::rsa::Rsa::generate(1024).unwrap()).unwrap();
+    let weak = file(&[&made("weak", 400).with(&weak).certificate]);
+    for (id, certificate) in [("GOOD", made("good", 400).file()), ("WEAK", weak)] {
+        partner(&core, id, certificate).await.unwrap();
+    }
+    let told = |now| {
+        let all = rules::warnings(&objects(&core).unwrap(), now);
+        let mut told: Vec<String> = all.into_iter().map(|(what, _)| what).collect();
+        told.sort();
+        told
+    };
+    let short = "certificate weak-2026 has a key of 1024 bits, which is too short today, and is in use";
+    assert_eq!(told(START), [short]);
+    let early = told(START - 2 * DAY);
+    assert_eq!(early.len(), 2, "{early:?}");
+    assert!(early[0].starts_with("certificate good-2026 is not valid before 2026-"), "{early:?}");
+    assert!(told(START + 401 * DAY)[0].ends_with("good-2026 has expired and is in use"));
+}
+
+#[tokio::test]
 async fn a_time_in_the_past_replaces_no_certificate() {
     let Place { core, dir: _dir, .. } = place().await;
     partner(&core, "BIG", made("big", 400).file()).await.unwrap();
