@@ -362,13 +362,24 @@ db.commit()";
         told.lines().map(str::to_owned).collect()
     }
 
-    /// Waits until the running server goes by all changes of objects that were made, one or several, since it was started.
+    /// Waits until the running server goes by all changes of objects that were made, one or several, since it was started; others
+    /// may make further ones meanwhile.
     #[track_caller]
     pub fn followed(&self) {
-        let version = self.sql("SELECT value FROM fact WHERE key = 'objects.version'").concat();
+        let made: u64 = self
+            .sql("SELECT value FROM fact WHERE key = 'objects.version'")
+            .concat()
+            .parse()
+            .unwrap();
         self.wait("the server to follow the changes", |gateway| {
-            let followed = format!("goes by the changed objects version={version}\n");
-            gateway.log().contains(&followed).then_some(())
+            let log = gateway.log();
+            let mut versions = log.split("goes by the changed objects version=").skip(1);
+            let followed = |text: &str| {
+                text.lines()
+                    .next()
+                    .is_some_and(|version| version.parse().is_ok_and(|version: u64| version >= made))
+            };
+            versions.any(followed).then_some(())
         });
     }
 

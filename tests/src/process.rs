@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
@@ -169,6 +170,17 @@ const FIRST_PORT: u16 = 10_000;
 /// Ports that a process takes for itself alone.
 const BLOCK: u16 = 1_000;
 const BLOCKS: u16 = 20;
+
+/// The next connection. Where none comes it fails, as with everything that is waited for: a server may have ended.
+#[must_use]
+#[track_caller]
+pub fn accepted(listener: &TcpListener) -> TcpStream {
+    listener.set_nonblocking(true).unwrap();
+    let (stream, _) = wait_for("a connection", || listener.accept().ok());
+    listener.set_nonblocking(false).unwrap();
+    stream.set_nonblocking(false).unwrap();
+    stream
+}
 
 /// A port that nobody listens on, and that no other test gets before a thousand more have been asked for.
 ///

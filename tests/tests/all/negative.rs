@@ -24,7 +24,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tests::pair::station_certificate;
 use tests::peer::Identity;
-use tests::process::{free_port, run, run_with, tool};
+use tests::process::{accepted, free_port, run, run_with, tool};
 use tests::wire::{Answer, Request, raw};
 use tests::{Gateway, Sftp, Shared, noise, order, wait_for};
 

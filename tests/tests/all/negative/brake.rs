@@ -116,7 +116,7 @@ fn the_async_mdn_of_a_failure_waits_on_disk() {
     let began = Instant::now();
     let answer = request.post(stage.gate.as2_port);
     assert!(answer.status == 204 && began.elapsed() < wait, "{:?}", began.elapsed());
-    let mut stream = listener.accept().unwrap().0;
+    let mut stream = accepted(&listener);
     let hit = read_request(&mut stream).unwrap();
     stream.write_all(&http(200, &[], "")).unwrap();
     assert!(began.elapsed() >= wait, "{:?}", began.elapsed());

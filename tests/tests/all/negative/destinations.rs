@@ -230,7 +230,7 @@ fn an_mdn_follows_no_redirect() {
     let elsewhere = format!("http://127.0.0.1:{}/mdn", trap.1);
     let mut hits = Vec::new();
     for status in [302, 307, 308, 200] {
-        let mut stream = listener.accept().unwrap().0;
+        let mut stream = accepted(&listener);
         hits.push(read_request(&mut stream).unwrap());
         stream.write_all(&http(status, &[("Location", &elsewhere)], "")).unwrap();
     }

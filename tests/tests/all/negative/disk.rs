@@ -214,7 +214,7 @@ fn what_cannot_be_unpacked_for_want_of_room_is_never_receipted_as_good() {
     }
     disk.make_room();
     gate.set_clock(32 * 31);
-    let mut stream = listener.accept().unwrap().0;
+    let mut stream = accepted(&listener);
     let hit = read_request(&mut stream).unwrap();
     stream.write_all(&http(200, &[], "")).unwrap();
     let text = String::from_utf8_lossy(&hit.message.body).into_owned();

@@ -179,7 +179,7 @@ fn an_endless_answer_is_left_after_the_bound_of_an_mdn() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let partner = thread::spawn(move || {
-        let mut stream = listener.accept().unwrap().0;
+        let mut stream = accepted(&listener);
         assert!(read_request(&mut stream).is_some());
         let head = "HTTP/1.1 200 OK\r\nContent-Type: multipart/signed; boundary=x\r\nTransfer-Encoding: chunked\r\n\r\n";
         let chunk = [b"10000\r\n", &vec![b'x'; 65_536][..], b"\r\n"].concat();

@@ -280,14 +280,14 @@ fn a_duplicate_notice_ends_what_went_out_twice_in_one_try() {
     let port = listener.local_addr().unwrap().port();
     let partner = Arc::clone(&stage);
     let server = thread::spawn(move || {
-        let (mut kept, _) = listener.accept().unwrap();
+        let mut kept = accepted(&listener);
         let hit = read_request(&mut kept).unwrap();
         let good = String::from_utf8(answer(200, &Receipt::of(&hit).signed(&partner.partner))).unwrap();
         kept.write_all(good.replace("Connection: close\r\n", "").as_bytes()).unwrap();
         // The next one is taken, and the connection is gone before the answer.
         let taken = read_request(&mut kept).unwrap();
         drop(kept);
-        let (mut fresh, _) = listener.accept().unwrap();
+        let mut fresh = accepted(&listener);
         let again = read_request(&mut fresh).unwrap();
         assert!(again.message.body == taken.message.body);
         let mut receipt = Receipt::of(&again).says("processed/error: unexpected-processing-error");

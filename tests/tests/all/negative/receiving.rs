@@ -588,7 +588,7 @@ fn other_content_under_a_bound_id_is_told_by_an_async_mdn_too() {
     });
     let answer = message().with("Receipt-Delivery-Option", &url).post(stage.gate.as2_port);
     assert!(answer.status == 204 && answer.body.is_empty(), "{}", answer.text());
-    let mut stream = listener.accept().unwrap().0;
+    let mut stream = accepted(&listener);
     let hit = read_request(&mut stream).unwrap();
     stream.write_all(&http(200, &[], "")).unwrap();
     let text = String::from_utf8_lossy(&hit.message.body).into_owned();
@@ -769,7 +769,7 @@ fn a_negative_async_mdn_goes_out_with_the_same_bytes_on_each_try() {
         (answer.status == 204 && answer.body.is_empty()).then_some(())
     });
     let [first, second] = [503, 200].map(|status| {
-        let mut stream = listener.accept().unwrap().0;
+        let mut stream = accepted(&listener);
         let hit = read_request(&mut stream).unwrap();
         stream.write_all(&http(status, &[], "")).unwrap();
         hit
