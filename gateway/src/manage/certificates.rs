@@ -112,18 +112,23 @@ pub(super) fn refuse_key(imported: &Imported, what: &str) -> Result<()> {
     ))
 }
 
-/// The rest of a file as certificates of purpose `partner-chain`, named after the leaf; those known are left out.
+/// The rest of a certificate's file as certificates of purpose `partner-chain`, named after it; those known are left out. None of a
+/// station's: partners ask for the issuers of what we show them in TLS only.
 ///
 /// # Errors
 /// A certificate that cannot be read.
-pub(super) fn issuers(objects: &Objects, (account, leaf_name): (&str, &str), owner: &str, others: &[Vec<u8>]) -> Result<Vec<Change>> {
+pub(super) fn issuers(objects: &Objects, leaf: &Certificate, others: &[Vec<u8>]) -> Result<Vec<Change>> {
+    if leaf.purpose == Purpose::Station {
+        return Ok(Vec::new());
+    }
+    let account = leaf.account.as_str();
     let known = |der: &Vec<u8>| objects.certificates.values().any(|c| c.account == account && c.der == *der);
     let fresh = others.iter().filter(|der| !known(der)).enumerate();
     fresh
         .map(|(n, der)| {
             // Partners may share the name of a leaf in the course of years.
-            let name = free_name(objects, account, &format!("{leaf_name}-ca{}", n + 1));
-            trusted((account, &name), Purpose::PartnerChain, owner, der).map(Change::from)
+            let name = free_name(objects, account, &format!("{}-ca{}", leaf.name, n + 1));
+            trusted((account, &name), Purpose::PartnerChain, &leaf.owner, der).map(Change::from)
         })
         .collect()
 }
@@ -332,11 +337,7 @@ pub async fn add(core: &Core, account: Option<&str>, name: &str, new: &NewCertif
         whom,
         For::Station(..) | For::Https | For::Purpose(Purpose::Station | Purpose::Https)
     );
-    let (pair, Trusted { leaf, mut others }) = new.read(with_private)?;
-    // Partners ask for the issuers of what we show them in TLS only.
-    if matches!(whom, For::Station(..) | For::Purpose(Purpose::Station)) {
-        others.clear();
-    }
+    let (pair, Trusted { leaf, others }) = new.read(with_private)?;
     edit(core, dry_run, |objects| {
         let account = match whom {
             For::Station(id, _) => stations::choose(objects, account, id)?.account.clone(),
@@ -353,11 +354,11 @@ pub async fn add(core: &Core, account: Option<&str>, name: &str, new: &NewCertif
         };
         let mut changes = settle(objects, &account, core.clock.now());
         let objects = &super::with_changes(objects, &changes);
-        changes.extend(issuers(objects, (&account, name), owner, &others)?);
         let certificate = match &pair {
             Some(pair) => with_key(core, (&account, name), purpose, owner, pair)?,
             None => trusted((&account, name), purpose, owner, &leaf)?,
         };
+        changes.extend(issuers(objects, &certificate, &others)?);
         changes.extend(give(core, objects, &account, &certificate, whom)?);
         changes.insert(0, certificate.clone().into());
         Ok((last_of_each(changes), certificate))
@@ -448,10 +449,7 @@ pub struct Switch<'a> {
 pub async fn schedule(core: &Core, switch: &Switch<'_>, new: &NewCertificate, dry_run: bool) -> Result<Certificate> {
     let before = super::objects(core)?;
     let old = choose(&before, switch.account, switch.old)?;
-    let (pair, Trusted { leaf, mut others }) = new.read(old.sealed_key.is_some())?;
-    if old.purpose == Purpose::Station {
-        others.clear();
-    }
+    let (pair, Trusted { leaf, others }) = new.read(old.sealed_key.is_some())?;
     edit(core, dry_run, |objects| {
         let old = choose(objects, switch.account, switch.old)?;
         let successor = |name: &str| match &pair {
@@ -459,7 +457,7 @@ pub async fn schedule(core: &Core, switch: &Switch<'_>, new: &NewCertificate, dr
             None => trusted((&old.account, name), old.purpose, &old.owner, &leaf),
         };
         let (mut changes, new) = replace(core, objects, old, switch, &successor)?;
-        changes.extend(issuers(objects, (&old.account, &new.name), &old.owner, &others)?);
+        changes.extend(issuers(objects, &new, &others)?);
         Ok((changes, new))
     })
     .await

@@ -71,7 +71,7 @@ pub async fn add(core: &Core, new: &NewPartner, dry_run: bool) -> Result<Partner
             let name = certificates::new_name(objects, &account, wanted, id, core.clock.now())?;
             let certificate = certificates::trusted((&account, &name), Purpose::Partner, id, &chain.leaf)?;
             trust(&mut partner, &certificate);
-            changes.extend(certificates::issuers(objects, (&account, &name), id, &chain.others)?);
+            changes.extend(certificates::issuers(objects, &certificate, &chain.others)?);
             changes.push(certificate.into());
         }
         changes.insert(0, partner.clone().into());
