@@ -38,14 +38,6 @@ pub(crate) struct Check {
   as2gate doctor -o json")]
 pub(crate) struct Doctor {}
 
-/// The same of certificates by name.
-pub(super) fn note_certificates<'a>(ctx: &Ctx, core: &Core, names: impl IntoIterator<Item = &'a String>) -> Result<()> {
-    let names: BTreeSet<&String> = names.into_iter().collect();
-    names
-        .into_iter()
-        .try_for_each(|name| note(ctx, core, &format!("certificate {name} ")))
-}
-
 /// Says on standard error what keeps one object, named like `partner BOB `, from doing its work.
 pub(super) fn note(ctx: &Ctx, core: &Core, object: &str) -> Result<()> {
     if ctx.dry_run() || ctx.printer.format == Format::Json {
@@ -57,6 +49,14 @@ pub(super) fn note(ctx: &Ctx, core: &Core, object: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The same of certificates by name.
+pub(super) fn note_certificates<'a>(ctx: &Ctx, core: &Core, names: impl IntoIterator<Item = &'a String>) -> Result<()> {
+    let names: BTreeSet<&String> = names.into_iter().collect();
+    names
+        .into_iter()
+        .try_for_each(|name| note(ctx, core, &format!("certificate {name} ")))
 }
 
 pub(crate) fn run(ctx: &Ctx, args: &Check) -> Outcome {
@@ -79,6 +79,7 @@ pub(crate) fn run(ctx: &Ctx, args: &Check) -> Outcome {
             });
         }
     }
+    let are_readable = findings.iter().all(|finding| finding.level == "ok");
     if let Some(file) = &config.sftp.revoked_keys {
         findings.push(match revoked::check(file) {
             Ok(()) => Finding::ok("sftp.revoked_keys", file.display().to_string()),
@@ -89,13 +90,12 @@ pub(crate) fn run(ctx: &Ctx, args: &Check) -> Outcome {
             ),
         });
     }
-    let is_readable = findings.iter().all(|finding| finding.level == "ok");
     match Core::open(config) {
         Ok(core) => {
-            if is_readable && !core.config.as2.tls.listen.is_empty() {
+            if are_readable && !core.config.as2.tls.listen.is_empty() {
                 findings.push(match gateway::check_tls(&core) {
                     Ok(()) => Finding::ok("as2.tls", "certificate and key belong together"),
-                    Err(why) => Finding::bad("as2.tls", why, "give a certificate and its own key, both in PEM"),
+                    Err(error) => Finding::bad("as2.tls", error.to_string(), error.hint()),
                 });
             }
             findings.extend(judge_objects(&core)?);

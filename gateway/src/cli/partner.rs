@@ -210,8 +210,7 @@ async fn add(ctx: &Ctx, core: &Core, add: Add) -> Result<()> {
     };
     ctx.printer
         .done(&object(&partner), &ctx.would(format!("{}{origin}", headline(&partner))));
-    check::note(ctx, core, &format!("partner {} ", partner.as2_id))?;
-    check::note_certificates(ctx, core, partner.sign_certificate.iter().chain([&partner.encrypt_certificate]))
+    note(ctx, core, &partner)
 }
 
 async fn set(ctx: &Ctx, core: &Core, id: &str, as2_id: Option<String>, settings: &Settings<OfPartner>) -> Result<()> {
@@ -226,6 +225,11 @@ async fn set(ctx: &Ctx, core: &Core, id: &str, as2_id: Option<String>, settings:
     }
     let partner = partners::set(core, ctx.account(), id, &pairs, ctx.dry_run()).await?;
     ctx.printer.done(&object(&partner), &ctx.would(headline(&partner)));
+    note(ctx, core, &partner)
+}
+
+/// Says what keeps it, or its certificates, from doing their work.
+fn note(ctx: &Ctx, core: &Core, partner: &Partner) -> Result<()> {
     check::note(ctx, core, &format!("partner {} ", partner.as2_id))?;
     check::note_certificates(ctx, core, partner.sign_certificate.iter().chain([&partner.encrypt_certificate]))
 }

@@ -2,7 +2,7 @@
 
 use zeroize::Zeroizing;
 
-use super::Core;
+use super::{Core, StartError};
 use crate::certificate::{Certificate, Purpose, successors};
 use crate::config::{self, Secret};
 use crate::http::{self, ServerTls};
@@ -74,8 +74,9 @@ impl TlsDoor {
 ///
 /// # Errors
 /// What is wrong.
-pub(crate) fn check(core: &Core) -> Result<(), String> {
-    http::TlsAcceptor::new(&read(core)?).map(drop)
+pub(crate) fn check(core: &Core) -> Result<(), StartError> {
+    let wanted = read(core).map_err(StartError::Tls)?;
+    http::TlsAcceptor::new(&wanted).map(drop).map_err(StartError::Tls)
 }
 
 fn read(core: &Core) -> Result<ServerTls, String> {

@@ -177,7 +177,16 @@ fn explain(ssl: &SslRef, target: &Target, error: &openssl::ssl::Error, shown: &s
             ),
         );
     }
+    // Without words of its own it is the connection that broke.
+    let text = error.to_string();
+    if let Some((text, hint)) = refused(target, &text) {
+        return PostError::new(Stage::Tls, text, hint);
+    }
     let hint = match target.tls {
+        _ if text.contains("wrong version number") => format!(
+            "something else than TLS answers there; if it is plain HTTP: {}",
+            target.setting("--url http://…")
+        ),
         Tls::Default => format!(
             "ask whether the port speaks TLS 1.2 or later; for an old server: {}",
             target.setting("--tls legacy")
@@ -188,18 +197,7 @@ fn explain(ssl: &SslRef, target: &Target, error: &openssl::ssl::Error, shown: &s
         ),
         Tls::Legacy => "ask whether the port really speaks TLS".to_owned(),
     };
-    // Without words of its own it is the connection that broke.
-    let text = error.to_string();
-    let hint = if text.contains("wrong version number") {
-        format!(
-            "something else than TLS answers there; if it is plain HTTP: {}",
-            target.setting("--url http://…")
-        )
-    } else {
-        hint
-    };
-    let (text, hint) = refused(target, &text).unwrap_or_else(|| (format!("the TLS handshake failed: {text}"), hint));
-    PostError::new(Stage::Tls, text, hint)
+    PostError::new(Stage::Tls, format!("the TLS handshake failed: {text}"), hint)
 }
 
 /// What an error says if it is the server's alert about our certificate, and what to do. TLS 1.3 has it come after the handshake,
