@@ -29,6 +29,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use recent::Recent;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
@@ -449,7 +450,7 @@ fn connect(path: &Path) -> Result<Connection> {
     db.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     db.pragma_update(None, "journal_size_limit", MAX_IDLE_LOG)?;
     db.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
-    db.set_prepared_statement_cache_capacity(128);
+    prepare_once(&db, 128)?;
     Ok(db)
 }
 
@@ -458,11 +459,19 @@ fn connect_reader(path: &Path) -> Result<Connection> {
     let db = Connection::open_with_flags(path, flags)?;
     db.busy_timeout(BUSY_TIMEOUT)?;
     db.execute_batch("PRAGMA query_only=ON;")?;
-    db.set_prepared_statement_cache_capacity(64);
+    prepare_once(&db, 64)?;
     Ok(db)
 }
 
 /// Brings the schema to [`SCHEMA_VERSION`], all steps or none.
+/// Keeps so many statements, and their plans whatever is bound to them: SQLite would prepare every one with a `LIMIT ?` anew at each
+/// use, to look at the number.
+fn prepare_once(db: &Connection, statements: usize) -> Result<()> {
+    db.set_prepared_statement_cache_capacity(statements);
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    Ok(())
+}
+
 fn migrate(db: &Connection) -> Result<()> {
     db.execute_batch("BEGIN IMMEDIATE")?;
     let outcome = db
