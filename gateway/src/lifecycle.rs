@@ -191,7 +191,6 @@ fn parts(core: &Core, account: &str, tmp: Stages, now: Millis) -> Result<(u64, u
 /// # Errors
 /// The first trouble; what was done stays done, and the next sweep goes on.
 pub fn run(core: &Arc<Core>, by_hand: bool) -> Result<Plan, SweepError> {
-    keep_held(core)?;
     let plan = plan(core)?;
     let braked: Vec<&PlanRow> = plan.rows.iter().filter(|row| !by_hand && row.is_suspicious()).collect();
     let goes = |account: &str, area: &str| !braked.iter().any(|row| row.account == account && row.area == area);
@@ -232,22 +231,6 @@ pub fn run(core: &Arc<Core>, by_hand: bool) -> Result<Plan, SweepError> {
     Ok(plan)
 }
 
-/// What came since a partner was put under legal hold is held too.
-fn keep_held(core: &Core) -> Result<(), SweepError> {
-    let objects = core.objects();
-    let held: Vec<(String, String)> = objects
-        .partners
-        .values()
-        .filter(|partner| partner.hold)
-        .map(|partner| (partner.account.clone(), partner.as2_id.clone()))
-        .collect();
-    for (account, partner) in held {
-        core.journal
-            .write_blocking(move |tx| tx.hold_entries(&account, "", &partner, true).map(drop))?;
-    }
-    Ok(())
-}
-
 fn sweep_area(core: &Core, account: &str, area: Area, due: &Due) -> Result<(), SweepError> {
     // The rows say from which midnight the next stage counts, whatever the hour at which somebody came to look.
     let now = core.clock.now();
@@ -278,7 +261,7 @@ fn sweep_area(core: &Core, account: &str, area: Area, due: &Due) -> Result<(), S
         }
         core.storage.sync_names()?;
         core.journal
-            .write_blocking(move |tx| entries.iter().try_for_each(|entry| tx.purge_entry(entry, midnight).map(drop)))?;
+            .write_blocking(move |tx| entries.iter().try_for_each(|entry| tx.purge_entry(entry).map(drop)))?;
     }
 }
 
@@ -314,10 +297,6 @@ fn forget(core: &Core, now: Millis, goes: &dyn Fn(&str) -> bool) -> Result<(), S
         let messages = repeat(core, {
             let account = account.clone();
             move |tx| tx.forget_messages(&account, ended, FORGET_BATCH)
-        })?;
-        repeat(core, {
-            let account = account.clone();
-            move |tx| tx.forget_entries(&account, ended, FORGET_BATCH)
         })?;
         if messages > 0 {
             core.journal.write_blocking(move |tx| {

@@ -367,15 +367,10 @@ async fn write(core: &Core, before: &Objects, changes: &[Change]) -> Result<bool
     let now = core.clock.now();
     let (version, changes) = (before.version, changes.to_vec());
     let events: Vec<_> = changes.iter().map(|change| describe(before, change)).collect();
-    let held: Vec<_> = changes.iter().filter_map(|change| changed_hold(before, change)).cloned().collect();
     let done = core.journal.write(move |tx| {
         let current = tx.fact("objects.version")?.and_then(|value| value.parse().ok()).unwrap_or(0);
         if version != current {
             return Ok(false);
-        }
-        // A legal hold covers what is there already (durability.md §9). This walks through all messages, and all else waits.
-        for partner in &held {
-            tx.hold_entries(&partner.account, "", &partner.as2_id, partner.hold)?;
         }
         for (change, (kind, facts)) in changes.iter().zip(events) {
             carry_out(tx, change, now)?;
@@ -413,15 +408,6 @@ fn carry_out(tx: &Tx<'_>, change: &Change, now: crate::clock::Millis) -> crate::
         Change::Put(Object::User(user)) => tx.put_user(user, now),
         Change::Remove(kind, account, name) => tx.remove_object(*kind, account, name).map(|_| ()),
     }
-}
-
-/// The partner on whose records a change lays a legal hold, or lifts it.
-fn changed_hold<'a>(before: &Objects, change: &'a Change) -> Option<&'a Partner> {
-    let Change::Put(Object::Partner(partner)) = change else {
-        return None;
-    };
-    let held = before.partner(&partner.account, &partner.as2_id).is_some_and(|old| old.hold);
-    (held != partner.hold).then_some(partner)
 }
 
 /// The event of a change: `partner.changed`, with the names of the fields, never their values.

@@ -2,6 +2,7 @@
 
 use rusqlite::{OptionalExtension as _, params};
 
+use super::lifecycle::held;
 use super::messages::bare;
 use super::{JournalError, Result, Tx};
 use crate::clock::Millis;
@@ -11,36 +12,33 @@ const FACT_CHAIN_START: &str = "events.start";
 
 /// A message that ended up to ?2, of the account ?1 (with `''` of none that is there), that keeps no file, owes no MDN and is
 /// not under legal hold.
-const FORGETTABLE: &str = "finished <= ?2
+const FORGETTABLE: &str = concat!(
+    "finished <= ?2
      AND (account = ?1 OR (?1 = '' AND account NOT IN (SELECT name FROM object WHERE kind = 'account')))
-     AND NOT EXISTS (SELECT 1 FROM entry WHERE entry.message = message.id AND (deleted IS NULL OR hold))
-     AND NOT EXISTS (SELECT 1 FROM job WHERE kind = 'mdn' AND job.message = message.id)";
+     AND NOT EXISTS (SELECT 1 FROM entry WHERE entry.message = message.id)
+     AND NOT EXISTS (SELECT 1 FROM job WHERE kind = 'mdn' AND job.message = message.id)
+     AND NOT ",
+    held!()
+);
 
 /// At most ?3 of them, the oldest first.
 pub(super) fn forgettable_sql() -> String {
     format!("SELECT id, station, partner, bare_id FROM message WHERE {FORGETTABLE} ORDER BY finished LIMIT ?3")
 }
 
-/// Names of files of the account ?1 that were deleted up to ?2, found by that time and not by their account, whose message is
-/// forgotten. While a later version of a name is kept its earlier ones are too: their number must not be given again.
-pub(super) const FORGET_ENTRIES: &str = "DELETE FROM entry WHERE rowid IN (
-    SELECT rowid FROM entry AS gone
-    WHERE deleted <= ?2 AND +account = ?1 AND hold = 0
-      AND NOT EXISTS (SELECT 1 FROM message WHERE message.id = gone.message)
-      AND NOT EXISTS (SELECT 1 FROM entry AS later
-                      WHERE later.account = gone.account AND later.parent = gone.parent AND later.name = gone.name
-                        AND later.version > gone.version AND later.deleted IS NULL)
-    LIMIT ?3)";
-
 /// The rejected messages of the pair ?1, ?2 behind its newest ?3, or behind those that have ?4 bytes, the oldest first and at most
 /// ?5; the newest of all is none of them, nor one under legal hold or whose MDN is just being posted.
-pub(super) const REJECTED_OVER: &str = "SELECT id FROM (
+pub(super) const REJECTED_OVER: &str = concat!(
+    "SELECT id FROM (
              SELECT id, row_number() OVER newest AS place, sum(detail ->> '$.raw_size') OVER newest AS bytes
              FROM message WHERE station = ?1 AND partner = ?2 AND direction = 'in' AND state IN ('rejected', 'quarantined') WINDOW newest AS (ORDER BY id DESC)) AS kept
          WHERE place > 1 AND (place > ?3 OR bytes > ?4)
-           AND NOT EXISTS (SELECT 1 FROM entry WHERE entry.message = kept.id AND hold)
+           AND NOT EXISTS (SELECT 1 FROM message WHERE message.id = kept.id AND ",
+    held!(),
+    ")
            AND NOT EXISTS (SELECT 1 FROM job WHERE job.kind = 'mdn' AND job.message = kept.id AND lease_owner IS NOT NULL)
-         ORDER BY id LIMIT ?5";
+         ORDER BY id LIMIT ?5"
+);
 
 /// What was taken from the front of the chain of events.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,17 +124,6 @@ impl Tx<'_> {
         let bare_id = bare(&message.message_id).to_owned();
         self.forget_message(&[message.id.as_str().to_owned(), message.station, message.partner, bare_id])?;
         Ok(keys)
-    }
-
-    /// Forgets names of files that were deleted up to a time; how many.
-    ///
-    /// # Errors
-    /// The database's.
-    pub fn forget_entries(&self, account: &str, deleted_before: Millis, limit: u32) -> Result<usize> {
-        Ok(self
-            .db
-            .prepare_cached(FORGET_ENTRIES)?
-            .execute(params![account, deleted_before, limit])?)
     }
 
     /// When the oldest message that is known was made; its events stay with it.

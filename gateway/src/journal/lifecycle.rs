@@ -15,18 +15,31 @@ pub struct SweepCount {
     pub retire: u64,
     /// Would be deleted for good.
     pub purge: u64,
-    /// All that is not deleted.
+    /// All that there is.
     pub all: u64,
 }
 
+/// A message of a partner under legal hold (durability.md §9). That the partner's own row says so is the whole hold: laying and
+/// lifting it costs the same for one message as for millions.
+macro_rules! held {
+    () => {
+        "(account, partner) IN (SELECT account, name FROM object WHERE kind = 'partner' AND json ->> '$.hold')"
+    };
+}
+pub(super) use held;
+
 /// An entry of a message that is not final, or of a held one, stays.
-const FREE: &str = "hold = 0 AND NOT EXISTS (SELECT 1 FROM message WHERE message.id = entry.message AND message.finished IS NULL)";
+const FREE: &str = concat!(
+    "NOT EXISTS (SELECT 1 FROM message WHERE message.id = entry.message AND (finished IS NULL OR ",
+    held!(),
+    "))"
+);
 
 /// At most ?7 current entries of the account ?1 behind the path ?2/?3, version ?4, and before ?5, made up to ?6.
 pub(super) fn to_retire_sql() -> String {
     format!(
         "SELECT {ENTRY} FROM entry WHERE account = ?1 AND (parent, name, version) > (?2, ?3, ?4) AND parent < ?5
-         AND created <= ?6 AND noncurrent IS NULL AND deleted IS NULL AND store = '' AND {FREE}
+         AND created <= ?6 AND noncurrent IS NULL AND store = '' AND {FREE}
          ORDER BY parent, name, version LIMIT ?7"
     )
 }
@@ -52,9 +65,7 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn to_purge(&self, account: &str, area: Area, retired_before: Millis, limit: u32) -> Result<Vec<Entry>> {
-        let sql = format!(
-            "SELECT {ENTRY} FROM entry WHERE account = ?1 AND area = ?2 AND noncurrent <= ?3 AND deleted IS NULL AND hold = 0 LIMIT ?4"
-        );
+        let sql = format!("SELECT {ENTRY} FROM entry WHERE account = ?1 AND area = ?2 AND noncurrent <= ?3 AND {FREE} LIMIT ?4");
         let mut query = self.db.prepare_cached(&sql)?;
         let rows = query.query_map(params![account, area.as_str(), retired_before, limit], |row| Ok(read_entry(row)))?;
         rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
@@ -67,8 +78,8 @@ impl Tx<'_> {
     pub fn count_sweep(&self, account: &str, area: Area, made_before: Millis, retired_before: Millis) -> Result<SweepCount> {
         let sql = format!(
             "SELECT count(*) FILTER (WHERE created <= ?3 AND noncurrent IS NULL AND store = '' AND {FREE}),
-                    count(*) FILTER (WHERE noncurrent <= ?4 AND hold = 0), count(*)
-             FROM entry WHERE account = ?1 AND parent >= ?2 AND parent < ?5 AND is_dir = 0 AND deleted IS NULL"
+                    count(*) FILTER (WHERE noncurrent <= ?4 AND {FREE}), count(*)
+             FROM entry WHERE account = ?1 AND parent >= ?2 AND parent < ?5 AND is_dir = 0"
         );
         let (from, to) = layout::below(area);
         let mut query = self.db.prepare_cached(&sql)?;
@@ -86,25 +97,35 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn retire_entry(&self, entry: &Entry, now: Millis) -> Result<bool> {
-        self.mark(entry, "noncurrent = ?5", now)
+        // Somebody else may have moved it since it was read.
+        let changed = self
+            .db
+            .prepare_cached(
+                "UPDATE entry SET noncurrent = ?5 WHERE account = ?1 AND parent = ?2 AND name = ?3 AND version = ?4 AND noncurrent IS NULL",
+            )?
+            .execute(params![entry.account, entry.parent, entry.name, entry.version, now])?;
+        Ok(changed > 0)
     }
 
-    /// Marks an entry as deleted for good; false if it was brought back meanwhile.
+    /// Forgets an entry whose bytes were deleted for good; false if it was brought back meanwhile.
     ///
     /// # Errors
     /// The database's.
-    pub fn purge_entry(&self, entry: &Entry, now: Millis) -> Result<bool> {
-        self.mark(entry, "deleted = ?5", now)
+    pub fn purge_entry(&self, entry: &Entry) -> Result<bool> {
+        let gone = self
+            .db
+            .prepare_cached("DELETE FROM entry WHERE account = ?1 AND parent = ?2 AND name = ?3 AND version = ?4 AND noncurrent IS ?5")?
+            .execute(params![entry.account, entry.parent, entry.name, entry.version, entry.noncurrent])?;
+        Ok(gone > 0)
     }
 
     /// Moves files of a message to another directory, in view or out of it. One that left the view since it was read stays where
     /// it is.
-    pub(super) fn move_entries(&self, message: &str, moved: &Moved, now: Millis) -> Result<()> {
+    pub(super) fn move_entries(&self, message: &str, moved: &Moved) -> Result<()> {
         for entry in &moved.entries {
             self.db
                 .prepare_cached(
-                    "UPDATE entry SET parent = ?6 WHERE account = ?1 AND parent = ?2 AND name = ?3 AND version = ?4 AND noncurrent IS ?5
-                     AND deleted IS NULL",
+                    "UPDATE entry SET parent = ?6 WHERE account = ?1 AND parent = ?2 AND name = ?3 AND version = ?4 AND noncurrent IS ?5",
                 )?
                 .execute(params![
                     entry.account,
@@ -116,26 +137,9 @@ impl Tx<'_> {
                 ])?;
         }
         self.db
-            .prepare_cached("UPDATE entry SET deleted = ?3 WHERE message = ?1 AND is_dir AND parent || '/' || name = ?2")?
-            .execute(params![message, moved.from, now])?;
+            .prepare_cached("DELETE FROM entry WHERE message = ?1 AND is_dir AND parent || '/' || name = ?2")?
+            .execute(params![message, moved.from])?;
         Ok(())
-    }
-
-    fn mark(&self, entry: &Entry, what: &str, now: Millis) -> Result<bool> {
-        // Somebody else may have moved it since it was read.
-        let sql = format!(
-            "UPDATE entry SET {what} WHERE account = ?1 AND parent = ?2 AND name = ?3 AND version = ?4 AND noncurrent IS ?6
-             AND deleted IS NULL"
-        );
-        let changed = self.db.prepare_cached(&sql)?.execute(params![
-            entry.account,
-            entry.parent,
-            entry.name,
-            entry.version,
-            now,
-            entry.noncurrent
-        ])?;
-        Ok(changed > 0)
     }
 
     /// Non-current entries below a path, for `lifecycle restore`: by path, of one name the newest version first, behind the one
@@ -146,7 +150,7 @@ impl Tx<'_> {
     pub fn noncurrent_below(&self, account: &str, path: &str, after: Option<&Entry>, limit: u32) -> Result<Vec<Entry>> {
         let (parent, name, version) = after.map_or(("", "", i64::MAX), |e| (e.parent.as_str(), e.name.as_str(), e.version));
         let sql = format!(
-            "SELECT {ENTRY} FROM entry WHERE account = ?1 AND noncurrent IS NOT NULL AND deleted IS NULL
+            "SELECT {ENTRY} FROM entry WHERE account = ?1 AND noncurrent IS NOT NULL
              AND (parent = ?2 OR parent || '/' || name = ?2 OR substr(parent, 1, length(?2) + 1) = ?2 || '/')
              AND (parent, name, -version) > (?4, ?5, -?6)
              ORDER BY parent, name, version DESC LIMIT ?3"
@@ -156,7 +160,7 @@ impl Tx<'_> {
         rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
     }
 
-    /// Brings an entry back whose bytes are back already, even if a sweep marked it as deleted meanwhile; false if its name is
+    /// Brings an entry back whose bytes are back already, even if a sweep forgot it meanwhile; false if its name is
     /// taken by a newer one.
     ///
     /// # Errors
@@ -167,25 +171,22 @@ impl Tx<'_> {
         }
         self.db
             .prepare_cached(
-                "UPDATE entry SET noncurrent = NULL, deleted = NULL, created = ?5
-                 WHERE account = ?1 AND parent = ?2 AND name = ?3 AND version = ?4",
+                "INSERT INTO entry (account, parent, name, version, area, message, is_dir, store, size, created)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+                 ON CONFLICT DO UPDATE SET noncurrent = NULL, created = excluded.created",
             )?
-            .execute(params![entry.account, entry.parent, entry.name, entry.version, now])?;
+            .execute(params![
+                entry.account,
+                entry.parent,
+                entry.name,
+                entry.version,
+                entry.area.as_str(),
+                entry.message,
+                entry.is_dir,
+                entry.store,
+                entry.size,
+                now,
+            ])?;
         Ok(true)
-    }
-
-    /// Puts a message's entries under legal hold, or lifts it.
-    ///
-    /// # Errors
-    /// The database's.
-    pub fn hold_entries(&self, account: &str, station: &str, partner: &str, hold: bool) -> Result<usize> {
-        Ok(self
-            .db
-            .prepare_cached(
-                // Through the messages and by their entries' index: not through all entries of the account.
-                "UPDATE entry SET hold = ?4 WHERE +account = ?1 AND hold <> ?4 AND message IN
-                    (SELECT id FROM message WHERE account = ?1 AND (?2 = '' OR station = ?2) AND partner = ?3)",
-            )?
-            .execute(params![account, station, partner, hold])?)
     }
 }

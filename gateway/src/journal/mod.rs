@@ -49,7 +49,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(15);
 /// Most changes that share one commit.
 const MAX_GROUP: usize = 256;
 /// The schema's version, kept in `user_version`.
-const SCHEMA_VERSION: i64 = 8;
+const SCHEMA_VERSION: i64 = 9;
 const SCHEMA: &str = include_str!("schema.sql");
 /// What takes a journal of version n + 1 to the next one, at place n.
 const STEPS: &[&str] = &[
@@ -64,6 +64,7 @@ const STEPS: &[&str] = &[
     "CREATE INDEX message_rejected ON message (station, partner, id, detail ->> '$.raw_size')
          WHERE direction = 'in' AND state IN ('rejected', 'quarantined');",
     include_str!("step_8.sql"),
+    include_str!("step_9.sql"),
 ];
 /// Pages of the write-ahead log (4 KiB each) after which it is carried over into the database. Small contents live for a
 /// fraction of a second: with a longer log most of their pages are overwritten before they are carried over.
@@ -463,7 +464,6 @@ fn connect_reader(path: &Path) -> Result<Connection> {
     Ok(db)
 }
 
-/// Brings the schema to [`SCHEMA_VERSION`], all steps or none.
 /// Keeps so many statements, and their plans whatever is bound to them: SQLite would prepare every one with a `LIMIT ?` anew at each
 /// use, to look at the number.
 fn prepare_once(db: &Connection, statements: usize) -> Result<()> {
@@ -472,6 +472,7 @@ fn prepare_once(db: &Connection, statements: usize) -> Result<()> {
     Ok(())
 }
 
+/// Brings the schema to [`SCHEMA_VERSION`], all steps or none.
 fn migrate(db: &Connection) -> Result<()> {
     db.execute_batch("BEGIN IMMEDIATE")?;
     let outcome = db

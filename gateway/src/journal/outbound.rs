@@ -418,7 +418,7 @@ impl Tx<'_> {
             }
             message.detail.payload.clone_from(&revived.payload.key);
             message.detail.raw.clone_from(&revived.raw.key);
-            revived.gone.iter().try_for_each(|entry| self.purge_entry(entry, now).map(drop))?;
+            revived.gone.iter().try_for_each(|entry| self.purge_entry(entry).map(drop))?;
         }
         if message.attempts > 0 {
             message.state = State::Retrying;
@@ -455,7 +455,7 @@ impl Tx<'_> {
             self.put_blob(key, bytes)?;
         }
         if let Some(moved) = &step.moved {
-            self.move_entries(id, moved, now)?;
+            self.move_entries(id, moved)?;
         }
         self.add_entries(&message.account, id, &step.entries, now)?;
         for (key, _) in &step.blobs {

@@ -1,4 +1,4 @@
--- Version 8 (an older journal gets there by the steps in mod.rs). Times are UTC milliseconds. Every row carries its account.
+-- Version 9 (an older journal gets there by the steps in mod.rs). Times are UTC milliseconds. Every row carries its account.
 -- WITHOUT ROWID is for small rows only: of longer ones SQLite keeps the end in a page of their own, and every index would
 -- repeat the long keys.
 
@@ -127,12 +127,9 @@ CREATE TABLE entry (                  -- what the tree shows of the records: dir
     size       INTEGER NOT NULL,
     created    INTEGER NOT NULL,
     noncurrent INTEGER,
-    deleted    INTEGER,
-    hold       INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (account, parent, name, version)
 );
-CREATE INDEX entry_noncurrent ON entry (noncurrent) WHERE noncurrent IS NOT NULL AND deleted IS NULL;
-CREATE INDEX entry_deleted ON entry (deleted) WHERE deleted IS NOT NULL;
+CREATE INDEX entry_noncurrent ON entry (noncurrent) WHERE noncurrent IS NOT NULL;
 CREATE INDEX entry_unpublished ON entry (store) WHERE store <> '';
 CREATE INDEX entry_by_message ON entry (message);
 

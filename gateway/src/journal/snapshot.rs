@@ -78,7 +78,7 @@ impl Tx<'_> {
         });
         let mut query = self.db.prepare_cached(
             "SELECT account, parent, name, version, area, message, is_dir, store, size, created, noncurrent FROM entry
-             WHERE (account, parent, name, version) > (?1, ?2, ?3, ?4) AND is_dir = 0 AND deleted IS NULL
+             WHERE (account, parent, name, version) > (?1, ?2, ?3, ?4) AND is_dir = 0
              ORDER BY account, parent, name, version LIMIT ?5",
         )?;
         let rows = query.query_map(params![account, parent, name, version, limit], |row| Ok(read_entry(row)))?;

@@ -74,7 +74,7 @@ pub struct SendEntry {
     pub created: Millis,
 }
 
-/// A directory or file in the records.
+/// A directory or file in the records; one that was deleted for good has none.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     /// Whose.
@@ -278,7 +278,8 @@ impl Tx<'_> {
     pub(crate) fn add_entries(&self, account: &str, message: &str, entries: &[NewEntry], now: Millis) -> Result<()> {
         let mut insert = self.db.prepare_cached(
             "INSERT INTO entry (account, parent, name, version, area, message, is_dir, store, size, created)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT DO NOTHING",
+             SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10
+             WHERE ?4 > 0 OR NOT EXISTS (SELECT 1 FROM entry WHERE account = ?1 AND parent = ?2 AND name = ?3)",
         )?;
         for entry in entries {
             let mut add = |version: i64| {
@@ -295,7 +296,7 @@ impl Tx<'_> {
                     now,
                 ])
             };
-            // Nearly every name is new; a look before each insertion would cost as much as the insertion.
+            // Nearly every name is new. The first version may be gone already while a later one is kept.
             if add(0)? == 0
                 && let Some(version) = self.next_version(account, entry)?
             {
@@ -308,7 +309,7 @@ impl Tx<'_> {
     /// The version under which a name that was used before may be used again; none while it is visible.
     fn next_version(&self, account: &str, entry: &NewEntry) -> Result<Option<i64>> {
         let mut query = self.db.prepare_cached(
-            "SELECT max(version) + 1, max(noncurrent IS NULL AND deleted IS NULL) FROM entry
+            "SELECT max(version) + 1, max(noncurrent IS NULL) FROM entry
              WHERE account = ?1 AND parent = ?2 AND name = ?3",
         )?;
         let (next, visible): (i64, bool) = query.query_row([account, &entry.parent, &entry.name], |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -322,7 +323,7 @@ impl Tx<'_> {
     pub fn entry(&self, account: &str, parent: &str, name: &str) -> Result<Option<Entry>> {
         let sql = format!(
             "SELECT {ENTRY} FROM entry WHERE account = ?1 AND parent = ?2 AND name = ?3
-             AND noncurrent IS NULL AND deleted IS NULL"
+             AND noncurrent IS NULL"
         );
         let mut query = self.db.prepare_cached(&sql)?;
         query
@@ -337,7 +338,7 @@ impl Tx<'_> {
     /// The database's.
     pub fn has_other_version(&self, entry: &Entry) -> Result<bool> {
         let mut query = self.db.prepare_cached(
-            "SELECT 1 FROM entry WHERE account = ?1 AND parent = ?2 AND name = ?3 AND deleted IS NULL
+            "SELECT 1 FROM entry WHERE account = ?1 AND parent = ?2 AND name = ?3
              AND NOT (version = ?4 AND noncurrent IS ?5)",
         )?;
         Ok(query.exists(params![entry.account, entry.parent, entry.name, entry.version, entry.noncurrent])?)
@@ -350,7 +351,7 @@ impl Tx<'_> {
     pub fn entries(&self, account: &str, parent: &str, after: &str, limit: u32) -> Result<Vec<Entry>> {
         let sql = format!(
             "SELECT {ENTRY} FROM entry WHERE account = ?1 AND parent = ?2 AND name > ?3
-             AND noncurrent IS NULL AND deleted IS NULL ORDER BY name LIMIT ?4"
+             AND noncurrent IS NULL ORDER BY name LIMIT ?4"
         );
         let mut query = self.db.prepare_cached(&sql)?;
         let rows = query.query_map(params![account, parent, after, limit], |row| Ok(read_entry(row)))?;
@@ -364,7 +365,7 @@ impl Tx<'_> {
     /// The database's.
     pub fn next_parent(&self, account: &str, prefix: &str, from: &str) -> Result<Option<String>> {
         let mut query = self.db.prepare_cached(
-            "SELECT parent FROM entry WHERE account = ?1 AND parent >= ?2 AND noncurrent IS NULL AND deleted IS NULL
+            "SELECT parent FROM entry WHERE account = ?1 AND parent >= ?2 AND noncurrent IS NULL
              ORDER BY parent LIMIT 1",
         )?;
         let found: Option<String> = query.query_row([account, from], |row| row.get(0)).optional()?;
@@ -376,7 +377,7 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn entries_of(&self, message: &str) -> Result<Vec<Entry>> {
-        let sql = format!("SELECT {ENTRY} FROM entry WHERE message = ?1 AND deleted IS NULL ORDER BY parent, name");
+        let sql = format!("SELECT {ENTRY} FROM entry WHERE message = ?1 ORDER BY parent, name");
         let mut query = self.db.prepare_cached(&sql)?;
         let rows = query.query_map([message], |row| Ok(read_entry(row)))?;
         rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
@@ -388,7 +389,7 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn unpublished(&self, limit: usize, enough: usize, pass_over: &dyn Fn(&str) -> bool) -> Result<Vec<(Entry, Option<Bytes>)>> {
-        let sql = format!("SELECT {ENTRY} FROM entry WHERE store <> '' AND deleted IS NULL");
+        let sql = format!("SELECT {ENTRY} FROM entry WHERE store <> ''");
         let mut query = self.db.prepare_cached(&sql)?;
         let mut rows = query.query([])?;
         let (mut found, mut bytes) = (Vec::new(), 0usize);

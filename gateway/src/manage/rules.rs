@@ -37,7 +37,7 @@ pub fn check_changes(config: &Config, before: &Objects, after: &Objects, changes
                 check_object(config, after, object).map_err(|why| broken(object, why))?;
                 check_beside(before, after, object).map_err(|why| broken(object, why))?;
             }
-            Change::Remove(kind, account, name) => removal::check(after, *kind, account, name)?,
+            Change::Remove(kind, account, name) => removal::check(before, after, *kind, account, name)?,
         }
     }
     Ok(())

@@ -15,6 +15,7 @@ use super::*;
 use crate::clock::{Clock as _, DAY, ManualClock, Millis};
 use crate::config::Config;
 use crate::journal::NewUpload;
+use crate::layout::Area;
 use crate::message::{Detail, Direction, Message, State};
 use crate::partnership::Partnership;
 
@@ -186,8 +187,8 @@ async fn a_message_is_sent_by_no_other_account() {
     assert!(bound.is_none(), "what another account received says nothing here");
 }
 
-#[tokio::test]
-async fn a_hold_is_laid_on_what_is_there_only_when_it_changes() {
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_covers_what_is_there_and_keeps_its_partner() {
     let Place { core, dir: _dir, .. } = place().await;
     plain_pair(&core).await;
     let message = message(Direction::Out, State::Failed, "j:1", START);
@@ -195,21 +196,25 @@ async fn a_hold_is_laid_on_what_is_there_only_when_it_changes() {
     let verdict = crate::receipts::Verdict::failed("no-mdn", "", "");
     let step = crate::outbox::ended(&core, message.clone(), verdict, None, &[State::Failed], START);
     core.journal.write(move |tx| tx.settle(&step, START)).await.unwrap();
-    let db = rusqlite::Connection::open(core.config.paths().db).unwrap();
+    tokio::task::block_in_place(|| core.storage.publish_batch()).unwrap();
     let held = || {
-        db.query_row("SELECT sum(hold) > 0 FROM entry", [], |row| row.get::<_, bool>(0))
-            .unwrap()
+        let long_after = START + 900 * crate::clock::DAY;
+        let count = core
+            .journal
+            .read(|tx| tx.count_sweep("acme", Area::Files, long_after, long_after))
+            .unwrap();
+        assert!(count.all > 0);
+        count.retire == 0
     };
+    assert!(!held());
     set_bob(&core, &[("hold", "true")]).await;
     assert!(held(), "what was there before");
-    db.execute("UPDATE entry SET hold = 0", []).unwrap();
-    set_bob(&core, &[("name", "Bob")]).await;
-    assert!(!held(), "no other field walks through the messages");
-    set_bob(&core, &[("hold", "false")]).await;
-    set_bob(&core, &[("hold", "true")]).await;
-    assert!(held());
+    let removed = partners::remove(&core, None, "BOB", false).await.unwrap_err();
+    let renamed = partners::set(&core, None, "BOB", &pairs(&[("as2_id", "ROB")]), false).await;
+    assert_eq!((removed.code, renamed.unwrap_err().code), ("held", "held"));
     set_bob(&core, &[("hold", "false")]).await;
     assert!(!held());
+    partners::remove(&core, None, "BOB", false).await.unwrap();
 }
 
 #[tokio::test]

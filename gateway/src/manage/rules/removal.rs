@@ -5,8 +5,8 @@ use crate::hint::{command, listed};
 use crate::journal::{ObjectKind, Objects};
 use crate::manage::{Refusal, Result};
 
-/// Refuses to remove what others need.
-pub(super) fn check(after: &Objects, kind: ObjectKind, account: &str, name: &str) -> Result<()> {
+/// Refuses to remove what others need, and a partner whose records it alone keeps under legal hold.
+pub(super) fn check(before: &Objects, after: &Objects, kind: ObjectKind, account: &str, name: &str) -> Result<()> {
     let (users, why, hint) = match kind {
         ObjectKind::Account => (contents(after, name), "it still has", "remove these first".to_owned()),
         ObjectKind::Station => {
@@ -16,6 +16,14 @@ pub(super) fn check(after: &Objects, kind: ObjectKind, account: &str, name: &str
             (partners, "partners name it:", hint)
         }
         ObjectKind::Certificate => (used_by(after, account, name), "it is used by", freed(after, account, name)),
+        ObjectKind::Partner if before.partner(account, name).is_some_and(|partner| partner.hold) => {
+            return Err(Refusal::failed(
+                "held",
+                format!("cannot remove or rename partner {name}"),
+                "it is under legal hold, which its records would lose",
+                command("partner set", name, "--hold false"),
+            ));
+        }
         ObjectKind::Partner | ObjectKind::User => return Ok(()),
     };
     if users.is_empty() {
