@@ -15,10 +15,12 @@ use std::time::{Duration, Instant};
 
 use as2_core::headers::Headers;
 use bytes::Bytes;
+use sftp_front::{MAX_UNNAMED, client_behind};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::block;
 use crate::listen::{Gate, MAX_CONNECTIONS};
 use connection::Connection;
 
@@ -75,7 +77,7 @@ pub trait Sink: Send + Sized {
 pub struct Arrival {
     /// The head.
     pub head: RawHead,
-    /// The other end of the connection.
+    /// The client: the other end of the connection, or whom a balancer there names.
     pub peer: SocketAddr,
     /// Whether it came over TLS.
     pub tls: bool,
@@ -128,6 +130,8 @@ impl Reply {
 pub struct Limits {
     /// Counts connections.
     pub gate: Arc<Gate>,
+    /// Blocks of balancers, whose connections begin with a PROXY header (version 2) that names the client.
+    pub balancers: Vec<String>,
     /// For a whole head, from its first byte; also for the TLS handshake.
     pub head_time: Duration,
     /// Between two requests.
@@ -150,6 +154,7 @@ impl Limits {
     pub fn new(max_connections_per_ip: usize) -> Self {
         Limits {
             gate: Gate::new(MAX_CONNECTIONS, max_connections_per_ip),
+            balancers: Vec::new(),
             head_time: Duration::from_secs(30),
             idle_time: Duration::from_secs(75),
             body_grace: Duration::from_secs(30),
@@ -158,6 +163,10 @@ impl Limits {
             answer_time: Duration::from_secs(60),
             linger_time: Duration::from_secs(5),
         }
+    }
+
+    fn is_balancer(&self, peer: SocketAddr) -> bool {
+        self.balancers.iter().any(|balancer| block::holds(balancer, peer.ip()))
     }
 }
 
@@ -170,18 +179,29 @@ pub async fn serve<R: Receive>(
     mut stop: watch::Receiver<bool>,
 ) {
     let mut connections = JoinSet::new();
+    let mut unnamed = JoinSet::new();
     let mut told = None;
     loop {
-        let accepted = tokio::select! {
+        let (accepted, is_named) = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break,
             Some(ended) = connections.join_next() => {
                 report(ended);
                 continue;
             }
-            accepted = listener.accept() => accepted,
+            Some(named) = unnamed.join_next() => match named {
+                Ok(Some(client)) => (Ok(client), true),
+                _ => continue,
+            },
+            accepted = listener.accept() => (accepted, false),
         };
         let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
+            Ok((stream, peer)) if !is_named && limits.is_balancer(peer) => {
+                if unnamed.len() < MAX_UNNAMED {
+                    unnamed.spawn(client_behind(stream, peer));
+                }
+                continue;
+            }
+            Ok(client) => client,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -191,7 +211,7 @@ pub async fn serve<R: Receive>(
         let Some(pass) = limits.gate.enter(peer.ip()) else {
             if told.is_none_or(|at: Instant| at.elapsed() >= TELL_AGAIN) {
                 told = Some(Instant::now());
-                tracing::warn!(%peer, "too many connections, of all or of one address; behind a balancer: as2.max_connections_per_ip");
+                tracing::warn!(%peer, "too many connections, of all or of one address (as2.max_connections_per_ip; a balancer belongs into as2.proxy_protocol_from)");
             }
             continue;
         };

@@ -64,6 +64,7 @@ pub use handler::SFTP_ONLY;
 pub use link::MAX_BEFORE_LOGIN;
 pub use packet::{MAX_DATA, MAX_PACKET};
 pub use path::{MAX_COMPONENT, MAX_COMPONENTS, MAX_PATH, PathError, VPath};
+pub use proxy::{MAX_UNNAMED, client_behind};
 pub use server::{Config, Error, Server};
 pub use session::{SessionInfo, WRITE_STALL, serve_pipe};
 pub use tree::{CloseSign, Closed, Download, Entry, Fault, Kind, Listing, OpenHow, SetStat, Space, Stat, Tree, Tried, Upload, Wait, Way};

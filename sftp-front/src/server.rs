@@ -3,7 +3,7 @@
 use crate::auth::{AlgorithmPolicy, Authenticator};
 use crate::budget::Pool;
 use crate::host_keys::{self, HostKeys};
-use crate::proxy;
+use crate::proxy::{MAX_UNNAMED, client_behind};
 use crate::session::{self, Session, SessionInfo};
 use crate::threads::Threads;
 use russh::keys::{Algorithm, PrivateKey};
@@ -40,10 +40,6 @@ const MAX_REKEY_BYTES: usize = 1 << 30;
 const MIN_REKEY_BYTES: usize = 1 << 20;
 /// Wait after a failed accept, such as one for want of file descriptors.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
-/// How long a balancer may take for its PROXY header.
-const PROXY_WAIT: Duration = Duration::from_secs(5);
-/// Connections whose PROXY header has not come yet, at most.
-const MAX_UNNAMED: usize = 256;
 /// Random early drop, as OpenSSH's `MaxStartups 50:30:100`: from this part of the most connections without a login on, new
 /// ones are dropped with this chance in per cent, rising to all at the limit. OpenSSH itself begins at a tenth, which would
 /// hit a partner that opens twenty sessions at once.
@@ -442,21 +438,6 @@ fn transport(config: &Config, keys: Vec<PrivateKey>) -> russh::server::Config {
         limits: russh::Limits::new(rekey_bytes, rekey_bytes, config.rekey_time),
         nodelay: true,
         ..Default::default()
-    }
-}
-
-/// The connection of the client that a balancer names; the balancer's own after a health check's header.
-async fn client_behind(mut tcp: TcpStream, balancer: SocketAddr) -> Option<(TcpStream, SocketAddr)> {
-    match tokio::time::timeout(PROXY_WAIT, proxy::read(&mut tcp)).await {
-        Ok(Ok(client)) => Some((tcp, client.unwrap_or(balancer))),
-        Ok(Err(error)) => {
-            tracing::warn!(%balancer, %error, "a connection without a good PROXY header");
-            None
-        }
-        Err(_) => {
-            tracing::warn!(%balancer, "no PROXY header in time");
-            None
-        }
     }
 }
 

@@ -165,6 +165,7 @@ impl Maker<'_> {
             partial_quota: values.size("as2.partial_quota"),
             max_connections_per_ip: values.number("as2.max_connections_per_ip"),
             unknown_partner: values.word("as2.unknown_partner", UnknownPartner::Mdn),
+            proxy_protocol_from: self.blocks("as2.proxy_protocol_from", "balancers'")?,
             send_workers: values.number("as2.send_workers"),
             connect_timeout: values.span("as2.connect_timeout"),
             response_timeout: values.span("as2.response_timeout"),

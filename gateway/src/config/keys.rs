@@ -114,6 +114,7 @@ pub const KEYS: &[Key] = &[
     key("as2.partial_quota", Kind::Size, r#""10GiB""#),
     key("as2.max_connections_per_ip", Kind::Number(1, MANY), "50"),
     key("as2.unknown_partner", Kind::Word(&["mdn", "http-422"]), r#""mdn""#),
+    key("as2.proxy_protocol_from", Kind::Texts, "[]"),
     key("as2.send_workers", Kind::Number(1, 1_000), "64"),
     key("as2.connect_timeout", Kind::Span, r#""10s""#),
     key("as2.response_timeout", Kind::Span, r#""300s""#),

@@ -133,7 +133,10 @@ impl Doors {
             tasks.push(tokio::spawn(Arc::clone(&front).serve(listener, stop.clone())));
         }
         let inbox = Arc::new(inbox::Inbox::new(Arc::clone(core)));
-        let limits = http::Limits::new(usize::try_from(config.as2.max_connections_per_ip).unwrap_or(usize::MAX));
+        let limits = http::Limits {
+            balancers: config.as2.proxy_protocol_from.clone(),
+            ..http::Limits::new(usize::try_from(config.as2.max_connections_per_ip).unwrap_or(usize::MAX))
+        };
         let plain = self.as2.into_iter().map(|listener| (listener, None));
         let secured = self
             .as2_tls

@@ -1,4 +1,4 @@
-//! Balancers in front of the SFTP door, with the PROXY protocol: one by hand, and haproxy.
+//! Balancers in front of the doors, with the PROXY protocol: one by hand, and haproxy.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 
 use tests::process::{free_port, run, run_with, tool};
-use tests::{Gateway, Sftp, wait_for};
+use tests::{Gateway, Pair, Sftp, wait_for};
 
 /// A balancer in front of a port, which says that every client is 192.0.2.7; its own port.
 fn balancer(behind: u16) -> u16 {
@@ -46,6 +46,40 @@ fn a_listed_balancer_names_the_client() {
     wait_for("the address to count", || (!through.logs_in()).then_some(()));
     gateway.ok(&["user", "set", "behind", "--allowed-ips", "192.0.2.0/24"]);
     wait_for("the address to count", || through.logs_in().then_some(()));
+}
+
+#[test]
+fn a_listed_balancer_names_the_partner() {
+    let bob = Gateway::stopped(&[
+        ("as2.proxy_protocol_from", "[\"127.0.0.0/8\"]"),
+        ("as2.max_connections_per_ip", "4"),
+    ]);
+    let pair = Pair::two_of(Gateway::stopped(&[]), bob);
+    let through = balancer(pair.bob().as2_port);
+    let url = format!("http://127.0.0.1:{through}/as2");
+    let before = pair.alice().json(&["partner", "show", "BOB"])["url"].as_str().unwrap().to_owned();
+    pair.alice().change(&["partner", "set", "BOB", "--url", &url]);
+    pair.bob().change(&["partner", "set", "ALICE", "--allowed-ips", "192.0.2.7"]);
+    pair.deliver("named.edi", b"a order through a balancer");
+    pair.bob().change(&["partner", "set", "ALICE", "--allowed-ips", "127.0.0.0/8"]);
+    pair.put("elsewhere.edi", b"from an address that is not the partner's");
+    let failed = pair.alice().reaches("out", "elsewhere.edi", "failed");
+    assert_eq!(failed["code"], "http-403", "{failed:#}");
+    assert!(pair.bob().log().contains("peer=192.0.2.7:40000"));
+    // The limit for one address is about the client too: it is full with the four that say nothing.
+    let waiting: Vec<_> = (0..4).map(|_| TcpStream::connect(("127.0.0.1", through)).unwrap()).collect();
+    pair.bob().wait("the address to have its connections", |gateway| {
+        let _ = run(&mut tool("curl", &["-s", "-m", "5", &url]));
+        gateway.log().contains("too many connections").then_some(())
+    });
+    drop(waiting);
+    // A balancer has to say whom it brings.
+    pair.alice().change(&["partner", "set", "BOB", "--url", &before]);
+    pair.put("unnamed.edi", b"without a header");
+    pair.bob().wait("the connection to be refused", |gateway| {
+        gateway.log().contains("without a good PROXY header").then_some(())
+    });
+    assert!(pair.bob().messages_of("in", "unnamed.edi").is_empty());
 }
 
 /// Where haproxy's connections come from: one that is listed, and one that is not.
