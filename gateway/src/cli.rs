@@ -5,6 +5,7 @@ mod account;
 mod apply;
 mod audit;
 mod backup;
+mod ban;
 mod cert;
 mod check;
 mod demo;
@@ -142,6 +143,9 @@ enum Command {
     /// SFTP sessions of the running server.
     #[command(subcommand)]
     Session(session::Verb),
+    /// Sources that the running server shuts out for failed SFTP logins.
+    #[command(subcommand)]
+    Ban(ban::Verb),
     /// Send files.
     Send(send::Send),
     /// Files that wait in send and are no messages: look, send as they are, delete.
@@ -254,6 +258,7 @@ async fn dispatch(ctx: &Ctx, command: Command) -> Outcome {
         Command::Cert(verb) => cert::run(ctx, verb).await,
         Command::User(verb) => user::run(ctx, verb).await,
         Command::Session(verb) => session::run(ctx, verb).await,
+        Command::Ban(verb) => ban::run(ctx, verb).await,
         Command::Send(args) => send::run(ctx, args).await,
         Command::Upload(verb) => upload::run(ctx, verb).await,
         Command::Message(verb) => message::run(ctx, verb).await,

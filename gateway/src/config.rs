@@ -221,6 +221,8 @@ pub struct Ban {
     pub within: Duration,
     /// Shut out for this long.
     pub length: Duration,
+    /// CIDR blocks that are never shut out.
+    pub except: Vec<String>,
 }
 
 /// `[uploads]`.
@@ -261,10 +263,10 @@ pub struct As2 {
     pub partial_quota: u64,
     /// Connections of one address.
     pub max_connections_per_ip: u32,
-    /// What a stranger is answered.
-    pub unknown_partner: UnknownPartner,
     /// Balancers, whose connections begin with a PROXY header (version 2), as CIDR blocks.
     pub proxy_protocol_from: Vec<String>,
+    /// What a stranger is answered.
+    pub unknown_partner: UnknownPartner,
     /// Messages posted side by side; checks and async MDNs have slots of their own. One that waits for its answer costs about
     /// 1 MiB and a slot, so there are many: some partners that do not answer must not hold up all others.
     pub send_workers: u32,

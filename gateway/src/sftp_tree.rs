@@ -156,7 +156,15 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Authenticator for Logins {
     fn admit(&self, addr: SocketAddr) -> bool {
-        block::admit(&self.core.config.sftp.allowed_ips, addr.ip()) && !self.penalties.is_shut(addr.ip(), Instant::now())
+        if !block::admit(&self.core.config.sftp.allowed_ips, addr.ip()) {
+            return false;
+        }
+        let refused = self.penalties.turn_away(addr.ip(), Instant::now());
+        if refused == Some(1) {
+            // Once each time: whoever comes with the right key now wonders why nothing answers.
+            tracing::info!(peer = %addr, "turned away: its source is shut out; `as2gate ban list` shows them");
+        }
+        refused.is_none()
     }
 
     fn is_proxy(&self, addr: SocketAddr) -> bool {

@@ -12,7 +12,7 @@ use crate::gateway::Core;
 use crate::manage::{Refusal, Result};
 use crate::sftp_tree::sessions::{self, SessionRow};
 
-/// How long a command waits for the server to end a session, and how often it looks.
+/// How long a command waits for the server to do it, and how often it looks.
 const WAIT: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -68,19 +68,27 @@ fn find(ctx: &Ctx, core: &Core, id: u64) -> Result<Option<SessionRow>> {
 
 async fn end(ctx: &Ctx, core: &Core, id: u64) -> Result<()> {
     sessions::end(core, id).await?;
+    if !until(|| Ok(find(ctx, core, id)?.is_none())).await? {
+        return Err(Refusal::failed(
+            "session-lives",
+            format!("session {id} has not ended yet"),
+            "the server was asked and did not do it in time",
+            "as2gate session list",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether the server does in time what it was asked for.
+pub(super) async fn until(is_done: impl Fn() -> Result<bool>) -> Result<bool> {
     let begun = std::time::Instant::now();
-    while find(ctx, core, id)?.is_some() {
+    while !is_done()? {
         if begun.elapsed() > WAIT {
-            return Err(Refusal::failed(
-                "session-lives",
-                format!("session {id} has not ended yet"),
-                "the server was asked and did not do it in time",
-                "as2gate session list",
-            ));
+            return Ok(false);
         }
         tokio::time::sleep(LOOK).await;
     }
-    Ok(())
+    Ok(true)
 }
 
 fn list(ctx: &Ctx, core: &Core) -> Result<()> {

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::block;
 use crate::config::Ban;
 use crate::listen::network;
 
@@ -24,6 +25,8 @@ struct Record {
     mute: u32,
     since: Instant,
     shut_until: Option<Instant>,
+    /// Connections that were turned away since it is shut out.
+    refused: u64,
     /// How often it was shut out in a row.
     bans: u32,
     /// Whose logins failed, by the hash of the name; none once it was several.
@@ -37,6 +40,7 @@ impl Record {
             mute: 0,
             since: now,
             shut_until: None,
+            refused: 0,
             bans: 0,
             user: None,
         }
@@ -49,10 +53,21 @@ impl Record {
         }
         let length = ban.length * 2u32.pow(self.bans.min(MAX_DOUBLINGS));
         self.shut_until = Some(now + length);
+        self.refused = 0;
         self.bans += 1;
         (self.count, self.mute, self.since) = (0, 0, now);
         Some(length)
     }
+}
+
+/// A source that is shut out.
+pub(super) struct Shut {
+    /// An IPv4 address, or the first of an IPv6 network.
+    pub(super) source: IpAddr,
+    /// For how long still.
+    pub(super) left: Duration,
+    /// Connections that were turned away since.
+    pub(super) refused: u64,
 }
 
 /// The sources with failures.
@@ -68,12 +83,34 @@ impl Penalties {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn is_shut(&self, peer: IpAddr, now: Instant) -> bool {
+    /// A connection of a source that is shut out: how many of it were turned away by now, with this one.
+    pub(super) fn turn_away(&self, peer: IpAddr, now: Instant) -> Option<u64> {
+        let mut sources = self.sources();
+        let record = sources.get_mut(&network(peer))?;
+        record.shut_until.filter(|until| *until > now)?;
+        record.refused += 1;
+        Some(record.refused)
+    }
+
+    /// The sources that are shut out, by address.
+    pub(super) fn shut(&self, now: Instant) -> Vec<Shut> {
         let sources = self.sources();
-        sources
-            .get(&network(peer))
-            .and_then(|record| record.shut_until)
-            .is_some_and(|until| until > now)
+        let shut = sources.iter().filter_map(|(source, record)| {
+            let left = record.shut_until?.checked_duration_since(now)?;
+            Some(Shut {
+                source: *source,
+                left,
+                refused: record.refused,
+            })
+        });
+        let mut shut: Vec<_> = shut.filter(|shut| !shut.left.is_zero()).collect();
+        shut.sort_by_key(|shut| shut.source);
+        shut
+    }
+
+    /// Lets a source in again, as if it had never failed; false if it had not.
+    pub(super) fn lift(&self, peer: IpAddr) -> bool {
+        self.sources().remove(&network(peer)).is_some()
     }
 
     /// A login that worked: the source begins anew if only this user's had failed. Who may log in as one user must not win by
@@ -113,6 +150,9 @@ impl Penalties {
 
     /// Adds to the record of a source, which begins anew when what is in it is over.
     fn record(&self, peer: IpAddr, ban: &Ban, now: Instant, add: impl FnOnce(&mut Record) -> Option<Duration>) -> Option<Duration> {
+        if ban.except.iter().any(|block| block::holds(block, peer)) {
+            return None;
+        }
         let mut sources = self.sources();
         if sources.len() >= MAX_SOURCES {
             sources.retain(|_, record| !is_over(record, ban, now));
@@ -148,7 +188,14 @@ mod tests {
         failures: 3,
         within: Duration::from_secs(60),
         length: Duration::from_secs(100),
+        except: Vec::new(),
     };
+
+    fn is_shut(penalties: &Penalties, peer: IpAddr, now: Instant) -> bool {
+        let is_shut = penalties.shut(now).iter().any(|shut| shut.source == network(peer));
+        assert_eq!(penalties.turn_away(peer, now).is_some(), is_shut);
+        is_shut
+    }
 
     fn fails(penalties: &Penalties, peer: IpAddr, now: Instant) -> Option<Duration> {
         (0..3).filter_map(|_| penalties.failed(peer, "acme", &BAN, now)).last()
@@ -159,9 +206,9 @@ mod tests {
         let (penalties, peer, mut now) = (Penalties::default(), "192.0.2.1".parse().unwrap(), Instant::now());
         for seconds in [100, 200, 400, 800, 1_600, 1_600] {
             assert_eq!(fails(&penalties, peer, now), Some(Duration::from_secs(seconds)));
-            assert!(penalties.is_shut(peer, now + Duration::from_secs(seconds - 1)));
+            assert!(is_shut(&penalties, peer, now + Duration::from_secs(seconds - 1)));
             now += Duration::from_secs(seconds + 1);
-            assert!(!penalties.is_shut(peer, now));
+            assert!(!is_shut(&penalties, peer, now));
         }
         // Quiet for as long as it was shut out: forgotten.
         assert_eq!(fails(&penalties, peer, now + Duration::from_secs(1_700)), Some(BAN.length));
@@ -176,9 +223,9 @@ mod tests {
             assert_eq!(penalties.failed(one, "acme", &BAN, now + Duration::from_secs(40 * n)), None);
         }
         assert!(fails(&penalties, net, now).is_some());
-        assert!(penalties.is_shut(same, now) && !penalties.is_shut(other, now) && !penalties.is_shut(two, now));
+        assert!(is_shut(&penalties, same, now) && !is_shut(&penalties, other, now) && !is_shut(&penalties, two, now));
         penalties.forgive(same, "acme");
-        assert!(!penalties.is_shut(net, now));
+        assert!(!is_shut(&penalties, net, now));
     }
 
     #[test]
@@ -192,7 +239,7 @@ mod tests {
         assert_eq!(["mallory", "mallory", "mallory"].map(&mut guess), [false; 3], "one's own slips");
         assert_eq!(["acme", "acme", "acme"].map(&mut guess), [false, false, true]);
         penalties.forgive(peer, "mallory");
-        assert!(penalties.is_shut(peer, now));
+        assert!(is_shut(&penalties, peer, now));
     }
 
     #[test]
@@ -204,7 +251,7 @@ mod tests {
             [told.next(), told.next(), told.next()].map(Option::flatten),
             [None, None, Some(BAN.length)]
         );
-        assert!(penalties.is_shut(mute, now) && !penalties.is_shut(mute, now + BAN.length));
+        assert!(is_shut(&penalties, mute, now) && !is_shut(&penalties, mute, now + BAN.length));
         for _ in 0..20 {
             assert_eq!(penalties.mute(shared, &BAN, now), None);
             assert_eq!(penalties.mute(shared, &BAN, now), None);
@@ -217,6 +264,33 @@ mod tests {
         assert!(penalties.failed(shared, "acme", &BAN, now).is_some());
         assert_eq!([(); 2].map(|()| penalties.mute(shared, &BAN, now)), [None; 2], "rare ones");
         assert_eq!(penalties.mute(shared, &BAN, now + BAN.within + Duration::from_secs(1)), None);
+    }
+
+    #[test]
+    fn a_ban_is_seen_and_lifted() {
+        let (penalties, now) = (Penalties::default(), Instant::now());
+        let [peer, same, other] = ["2001:db8::1", "2001:db8::2", "192.0.2.1"].map(|text| text.parse::<IpAddr>().unwrap());
+        fails(&penalties, peer, now);
+        assert_eq!([1, 2].map(|_| penalties.turn_away(same, now)), [Some(1), Some(2)]);
+        let shut = penalties.shut(now);
+        assert_eq!((shut.len(), shut[0].source, shut[0].left), (1, network(peer), BAN.length));
+        assert_eq!(shut[0].refused, 2);
+        assert!(!penalties.lift(other) && penalties.lift(same));
+        assert!(penalties.shut(now).is_empty() && penalties.turn_away(peer, now).is_none());
+        // It does not count as a second time.
+        assert_eq!(fails(&penalties, peer, now), Some(BAN.length));
+    }
+
+    #[test]
+    fn who_is_excepted_is_never_shut_out() {
+        let (penalties, now) = (Penalties::default(), Instant::now());
+        let ban = Ban {
+            except: vec!["192.0.2.0/24".to_owned()],
+            ..BAN
+        };
+        let [inside, outside] = ["192.0.2.1", "192.0.3.1"].map(|text| text.parse::<IpAddr>().unwrap());
+        let shut = |peer| (0..9).any(|_| penalties.failed(peer, "acme", &ban, now).is_some() || penalties.mute(peer, &ban, now).is_some());
+        assert!(!shut(inside) && shut(outside));
     }
 
     #[test]

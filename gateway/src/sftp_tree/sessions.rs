@@ -1,6 +1,7 @@
-//! The sessions of a running server as commands see them: the server keeps a board of them in the journal, and ends those
-//! that a command has put on a list there.
+//! The sessions of a running server, and the sources that it shuts out, as commands see them: the server keeps a board of them
+//! in the journal, and carries out what commands have written there.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -8,18 +9,18 @@ use serde::{Deserialize, Serialize};
 use sftp_front::Server;
 
 use super::Logins;
-use crate::clock::Millis;
+use crate::clock::{Millis, millis};
 use crate::gateway::{Core, Listening, is_served};
 use crate::journal::{JournalError, Tx};
 
-/// How often the server looks for sessions to end, and for changes to show.
+/// How often the server looks for orders, and for changes to show.
 const POLL: Duration = Duration::from_millis(300);
-/// How old the byte counts on the board may be.
+/// How old the counts on the board may be.
 const COUNTS: Duration = Duration::from_secs(5);
-/// Sessions shown, at most.
+/// Sessions shown, and sources that are shut out, at most.
 pub const MAX_SHOWN: usize = 1_000;
 const BOARD: &str = "sftp.sessions";
-const ENDINGS: &str = "sftp.end";
+const ORDERS: &str = "sftp.end";
 
 /// A session that has logged in.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -42,17 +43,43 @@ pub struct SessionRow {
     pub bytes_out: u64,
 }
 
+/// A source that is shut out for failed logins.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct BanRow {
+    /// An IPv4 address, or the first of the IPv6 network that it is.
+    pub source: IpAddr,
+    /// When it may come back.
+    pub until: Millis,
+    /// Connections that were turned away, at most 5 s ago.
+    pub refused: u64,
+}
+
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 struct Board {
     pid: u32,
     rows: Vec<SessionRow>,
+    #[serde(default)]
+    bans: Vec<BanRow>,
 }
 
-/// Sessions that a command wants to end, of the server with this process number.
+impl Board {
+    /// Whether it shows the same sessions and sources, whatever their counts.
+    fn names_same(&self, other: &Board) -> bool {
+        let ids = |board: &Board| board.rows.iter().map(|row| row.id).collect::<Vec<_>>();
+        let sources = |board: &Board| board.bans.iter().map(|ban| ban.source).collect::<Vec<_>>();
+        ids(self) == ids(other) && sources(self) == sources(other)
+    }
+}
+
+/// What commands want of the server with this process number.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Endings {
+struct Orders {
     pid: u32,
+    /// Sessions to end.
     ids: Vec<u64>,
+    /// Sources to let in again.
+    #[serde(default)]
+    lift: Vec<IpAddr>,
 }
 
 fn fact<T: Default + for<'a> Deserialize<'a>>(tx: &Tx<'_>, key: &str) -> Result<T, JournalError> {
@@ -71,13 +98,23 @@ fn set_fact<T: Serialize>(tx: &Tx<'_>, key: &str, value: &T) -> Result<(), Journ
 /// # Errors
 /// The journal's.
 pub fn list(core: &Core) -> Result<Vec<SessionRow>, JournalError> {
+    Ok(board(core)?.rows)
+}
+
+/// The sources that this server shuts out, by address; none without a server.
+///
+/// # Errors
+/// The journal's.
+pub fn bans(core: &Core) -> Result<Vec<BanRow>, JournalError> {
+    Ok(board(core)?.bans)
+}
+
+/// The board of the server that runs; an empty one without a server.
+fn board(core: &Core) -> Result<Board, JournalError> {
     let board: Board = core.journal.read(|tx| fact(tx, BOARD))?;
     let server = Listening::read(&core.journal).filter(|_| is_served(&core.config));
-    Ok(if server.is_some_and(|server| server.pid == board.pid) {
-        board.rows
-    } else {
-        Vec::new()
-    })
+    let is_its = server.is_some_and(|server| server.pid == board.pid);
+    Ok(if is_its { board } else { Board::default() })
 }
 
 /// Asks the server to end a session; it does so within a second.
@@ -85,20 +122,36 @@ pub fn list(core: &Core) -> Result<Vec<SessionRow>, JournalError> {
 /// # Errors
 /// The journal's.
 pub async fn end(core: &Core, id: u64) -> Result<(), JournalError> {
+    order(core, move |orders| add(&mut orders.ids, id)).await
+}
+
+/// Asks the server to let a source in again; it does so within a second.
+///
+/// # Errors
+/// The journal's.
+pub async fn lift(core: &Core, source: IpAddr) -> Result<(), JournalError> {
+    order(core, move |orders| add(&mut orders.lift, source)).await
+}
+
+fn add<T: PartialEq>(list: &mut Vec<T>, item: T) {
+    if list.len() < MAX_SHOWN && !list.contains(&item) {
+        list.push(item);
+    }
+}
+
+async fn order(core: &Core, add: impl FnOnce(&mut Orders) + Send + 'static) -> Result<(), JournalError> {
     core.journal
         .write(move |tx| {
             let board: Board = fact(tx, BOARD)?;
-            let mut endings: Endings = fact(tx, ENDINGS)?;
-            if endings.pid != board.pid {
-                endings = Endings {
+            let mut orders: Orders = fact(tx, ORDERS)?;
+            if orders.pid != board.pid {
+                orders = Orders {
                     pid: board.pid,
-                    ids: Vec::new(),
+                    ..Orders::default()
                 };
             }
-            if endings.ids.len() < MAX_SHOWN && !endings.ids.contains(&id) {
-                endings.ids.push(id);
-            }
-            set_fact(tx, ENDINGS, &endings)
+            add(&mut orders);
+            set_fact(tx, ORDERS, &orders)
         })
         .await
 }
@@ -130,35 +183,58 @@ async fn turn(
     if let Some(batch) = logins.trail.take() {
         core.journal.write(move |tx| batch.record(tx)).await?;
     }
-    let endings: Endings = core.journal.read(|tx| fact(tx, ENDINGS))?;
-    if !endings.ids.is_empty() {
-        if endings.pid == pid {
-            let ended = front.end_sessions(&|session| endings.ids.contains(&session.id));
-            tracing::info!(ended, "sessions ended by command");
+    let orders: Orders = core.journal.read(|tx| fact(tx, ORDERS))?;
+    if !orders.ids.is_empty() || !orders.lift.is_empty() {
+        if orders.pid == pid {
+            carry_out(&orders, logins, front);
         }
         // Those that a command added in between stay.
         core.journal
             .write(move |tx| {
-                let mut now: Endings = fact(tx, ENDINGS)?;
-                now.ids.retain(|id| now.pid == pid && !endings.ids.contains(id));
-                set_fact(tx, ENDINGS, &now)
+                let mut now: Orders = fact(tx, ORDERS)?;
+                now.ids.retain(|id| now.pid == pid && !orders.ids.contains(id));
+                now.lift.retain(|source| now.pid == pid && !orders.lift.contains(source));
+                set_fact(tx, ORDERS, &now)
             })
             .await?;
     }
     let board = Board {
         pid,
         rows: rows(core, front),
+        bans: shut_out(core, logins),
     };
-    let same_sessions = |old: &Board| old.rows.iter().map(|row| row.id).eq(board.rows.iter().map(|row| row.id));
     let is_due = shown
         .as_ref()
-        .is_none_or(|(old, at)| !same_sessions(old) || (at.elapsed() >= COUNTS && *old != board));
+        .is_none_or(|(old, at)| !old.names_same(&board) || (at.elapsed() >= COUNTS && *old != board));
     if is_due {
         let written = board.clone();
         core.journal.write(move |tx| set_fact(tx, BOARD, &written)).await?;
         *shown = Some((board, Instant::now()));
     }
     Ok(())
+}
+
+fn carry_out(orders: &Orders, logins: &Logins, front: &Server) {
+    if !orders.ids.is_empty() {
+        let ended = front.end_sessions(&|session| orders.ids.contains(&session.id));
+        tracing::info!(ended, "sessions ended by command");
+    }
+    for source in &orders.lift {
+        if logins.penalties.lift(*source) {
+            tracing::info!(%source, "let in again by command");
+        }
+    }
+}
+
+fn shut_out(core: &Core, logins: &Logins) -> Vec<BanRow> {
+    let (now, shut) = (core.clock.now(), logins.penalties.shut(Instant::now()));
+    let rows = shut.into_iter().take(MAX_SHOWN).map(|shut| BanRow {
+        source: shut.source,
+        // To the second: two looks at one ban are to say the same.
+        until: (now + millis(shut.left) + 500) / 1000 * 1000,
+        refused: shut.refused,
+    });
+    rows.collect()
 }
 
 fn rows(core: &Core, front: &Server) -> Vec<SessionRow> {

@@ -659,37 +659,42 @@ fn security_keys_have_to_be_touched() {
     }
 }
 
-#[test]
-fn strangers_shut_out_themselves_and_never_a_user() {
+/// A gateway that shuts sources out after three failures, for this long, with a user `victim`.
+fn strict_gateway(length: &str) -> Gateway {
     let gateway = Gateway::with(&[
         ("sftp.ban.failures", "3"),
         ("sftp.ban.within", "\"10m\""),
-        ("sftp.ban.for", "\"3s\""),
+        ("sftp.ban.for", &format!("{length:?}")),
+        ("sftp.ban.except", "[\"127.0.0.4\"]"),
         ("sftp.listen", "[\"0.0.0.0:0\"]"),
     ]);
-    let port = gateway.json(&["status"])["listening"]["sftp"][0]
-        .as_str()
-        .unwrap()
-        .rsplit_once(':')
-        .unwrap()
-        .1
-        .to_owned();
     gateway.ok(&["user", "add", "victim", "--generate-key", "--out", "victim.key"]);
+    gateway
+}
+
+/// Whether OpenSSH's client gets in as `victim` from an address of this machine.
+fn comes_in(gateway: &Gateway, from: &str, key: &Path) -> bool {
+    let listening = gateway.json(&["status"])["listening"]["sftp"][0].as_str().unwrap().to_owned();
+    let (_, port) = listening.rsplit_once(':').unwrap();
+    let mut command = tool("sftp", &["-F", "/dev/null", "-P", port, "-b", "-"]);
+    let bind = format!("BindAddress={from}");
+    for option in [
+        &identity(key),
+        &bind,
+        "StrictHostKeyChecking=no",
+        "UserKnownHostsFile=/dev/null",
+        "IdentitiesOnly=yes",
+    ] {
+        command.args(["-o", option]);
+    }
+    run_with(command.arg("victim@127.0.0.1"), "pwd\n").code == 0
+}
+
+#[test]
+fn strangers_shut_out_themselves_and_never_a_user() {
+    let gateway = strict_gateway("3s");
     let (right, wrong) = (gateway.path("victim.key"), gateway.ssh_key("wrong", "ed25519"));
-    let by = |from: &str, key: &Path| {
-        let mut command = tool("sftp", &["-F", "/dev/null", "-P", &port, "-b", "-"]);
-        let bind = format!("BindAddress={from}");
-        for option in [
-            &identity(key),
-            &bind,
-            "StrictHostKeyChecking=no",
-            "UserKnownHostsFile=/dev/null",
-            "IdentitiesOnly=yes",
-        ] {
-            command.args(["-o", option]);
-        }
-        run_with(command.arg("victim@127.0.0.1"), "pwd\n").code == 0
-    };
+    let by = |from: &str, key: &Path| comes_in(&gateway, from, key);
     // Fifty failures of one source: most meet a closed door.
     std::thread::scope(|scope| {
         for _ in 0..5 {
@@ -703,6 +708,31 @@ fn strangers_shut_out_themselves_and_never_a_user() {
     let began = Instant::now();
     wait_for("the penalty to end", || by("127.0.0.2", &right).then_some(()));
     assert!(began.elapsed() < Duration::from_secs(50));
+}
+
+#[test]
+fn who_is_shut_out_is_seen_and_let_in_again() {
+    let gateway = strict_gateway("1h");
+    let (right, wrong) = (gateway.path("victim.key"), gateway.ssh_key("wrong", "ed25519"));
+    let source = "127.0.0.3";
+    assert!(gateway.json(&["ban", "list"]).as_array().unwrap().is_empty());
+    for _ in 0..3 {
+        assert!(!comes_in(&gateway, source, &wrong) && !comes_in(&gateway, "127.0.0.4", &wrong));
+    }
+    assert!(comes_in(&gateway, "127.0.0.4", &right), "it is excepted");
+    assert!(!comes_in(&gateway, source, &right));
+    let ban = wait_for("the ban to be seen", || {
+        let bans = gateway.json(&["ban", "list"]);
+        bans.as_array().unwrap().first().filter(|ban| ban["refused"] != 0).cloned()
+    });
+    assert_eq!(ban["source"], source, "{ban}");
+    assert!(gateway.log().contains("turned away"));
+    let text = gateway.ok(&["ban", "lift", source]);
+    assert!(text.contains("127.0.0.3 may log in again"), "{text}");
+    assert!(gateway.json(&["ban", "list"]).as_array().unwrap().is_empty());
+    assert!(comes_in(&gateway, source, &right));
+    let again = gateway.cli(&["ban", "lift", source]);
+    assert!(again.code != 0 && again.stderr.contains("as2gate ban list"), "{}", again.stderr);
 }
 
 #[test]
