@@ -11,13 +11,13 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use keystore::secret::MasterKey;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use crate::certificate::Certificate;
 use crate::clock::{Clock, Millis, SystemClock};
 use crate::config::{self, Config};
-use crate::helper::{SpareCores, Turns};
+use crate::helper::{Bound, SpareCores, Turns};
 use crate::inbox::Brake;
 use crate::journal::{Journal, JournalError, Objects, UploadState};
 use crate::lifecycle::Rejections;
@@ -57,8 +57,8 @@ pub struct Core {
     pub owner: String,
     /// Posts messages and MDNs.
     pub poster: Poster,
-    /// Bounds cryptographic work to what the machine can do side by side.
-    pub crypto: Arc<Semaphore>,
+    /// How much cryptographic work goes on at once.
+    pub crypto: Bound,
     /// A second processor for a large message while others have nothing to do.
     pub(crate) spare: Arc<SpareCores>,
     /// Of messages whose MIC is computed again.
@@ -196,7 +196,7 @@ impl Core {
         let storage = Arc::new(Storage::open(&paths.data, Arc::clone(&journal), config.storage.min_free)?);
         let objects = journal.read(|tx| tx.objects())?;
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let crypto = Arc::new(Semaphore::new(cores * 2));
+        let crypto = Bound::of(cores);
         Ok(Arc::new(Core {
             config: Arc::new(config),
             journal,
@@ -205,7 +205,7 @@ impl Core {
             master,
             owner: format!("{}-{}", std::process::id(), random_tag()),
             poster: Poster::new(),
-            spare: Arc::new(SpareCores::new(Arc::clone(&crypto), cores)),
+            spare: Arc::new(SpareCores::within(&crypto, cores)),
             crypto,
             mic_turns: Turns::default(),
             brake: Brake::default(),

@@ -4,29 +4,72 @@
 use std::sync::Arc;
 
 use as2_core::helper::Helper;
-use tokio::sync::{Mutex, MutexGuard, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{AcquireError, Mutex, MutexGuard, OwnedSemaphorePermit, Semaphore};
 
 use crate::flow_error::FlowError;
 use crate::gateway::Core;
 
-/// A place within the bound for cryptographic work, waited for.
-///
-/// # Errors
-/// Ours only.
-pub(crate) async fn permit(core: &Core) -> Result<OwnedSemaphorePermit, FlowError> {
-    let permit = Arc::clone(&core.crypto).acquire_owned().await;
-    permit.map_err(|e| FlowError::Internal(e.to_string()))
+/// Contents of more bytes than this take a large part of a second, or minutes.
+const LARGE: u64 = 64 << 20;
+
+/// Bounds cryptographic work to what the machine can do side by side: two places for each processor, of which large contents get
+/// half, so that small ones never wait behind gigabytes.
+#[derive(Debug)]
+pub struct Bound {
+    places: Arc<Semaphore>,
+    large: Arc<Semaphore>,
 }
 
-/// Does cryptographic work on a blocking thread, within its bound.
+/// A place within the bound; dropping it gives it back.
+pub(crate) struct Permit {
+    _large: Option<OwnedSemaphorePermit>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Bound {
+    /// For a machine with so many processors.
+    #[must_use]
+    pub(crate) fn of(cores: usize) -> Self {
+        Bound {
+            places: Arc::new(Semaphore::new(cores * 2)),
+            large: Arc::new(Semaphore::new(cores)),
+        }
+    }
+
+    /// Whether a place for work on so many bytes is free at this moment.
+    pub(crate) fn has_room(&self, bytes: u64) -> bool {
+        self.places.available_permits() > 0 && (bytes <= LARGE || self.large.available_permits() > 0)
+    }
+
+    /// A place for work on so many bytes, waited for.
+    ///
+    /// # Errors
+    /// Ours only.
+    pub(crate) async fn permit(&self, bytes: u64) -> Result<Permit, FlowError> {
+        let of = |semaphore: &Arc<Semaphore>| Arc::clone(semaphore).acquire_owned();
+        let ours = |e: AcquireError| FlowError::Internal(e.to_string());
+        let large = if bytes > LARGE {
+            Some(of(&self.large).await.map_err(ours)?)
+        } else {
+            None
+        };
+        Ok(Permit {
+            _large: large,
+            _place: of(&self.places).await.map_err(ours)?,
+        })
+    }
+}
+
+/// Does cryptographic work on so many bytes, on a blocking thread and within its bound.
 ///
 /// # Errors
 /// Ours only.
 pub(crate) async fn with_permit<T: Send + 'static>(
     core: &Arc<Core>,
+    bytes: u64,
     work: impl FnOnce(&Arc<Core>) -> T + Send + 'static,
 ) -> Result<T, FlowError> {
-    let permit = permit(core).await?;
+    let permit = core.crypto.permit(bytes).await?;
     let core = Arc::clone(core);
     let work = tokio::task::spawn_blocking(move || {
         let done = work(&core);
@@ -61,16 +104,22 @@ pub(crate) struct SpareCores {
 }
 
 impl SpareCores {
-    /// `keep`: permits of `crypto` that are not for helping threads.
+    /// Within this bound; a place for each of the machine's processors is not for helping threads.
     #[must_use]
-    pub(crate) fn new(crypto: Arc<Semaphore>, keep: usize) -> Self {
-        SpareCores { crypto, keep }
+    pub(crate) fn within(bound: &Bound, cores: usize) -> Self {
+        SpareCores {
+            crypto: Arc::clone(&bound.places),
+            keep: cores,
+        }
     }
 
     /// For a command that works on a single message.
     #[must_use]
     pub(crate) fn for_one_message() -> Self {
-        SpareCores::new(Arc::new(Semaphore::new(1)), 0)
+        SpareCores {
+            crypto: Arc::new(Semaphore::new(1)),
+            keep: 0,
+        }
     }
 }
 
@@ -96,12 +145,27 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use std::sync::mpsc;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn large_contents_leave_places_for_small_ones() {
+        let bound = Bound::of(1);
+        // What is free is given at the first look.
+        let soon = |bytes| tokio::time::timeout(Duration::ZERO, bound.permit(bytes));
+        let large = soon(LARGE + 1).await.unwrap().unwrap();
+        assert!(bound.has_room(LARGE) && !bound.has_room(LARGE + 1));
+        assert!(soon(LARGE + 1).await.is_err(), "one processor, one of them");
+        let small = soon(LARGE).await.unwrap().unwrap();
+        assert!(soon(1).await.is_err(), "two places in all");
+        drop((large, small));
+        assert!(soon(LARGE + 1).await.is_ok());
+    }
 
     #[test]
     fn threads_are_lent_while_there_are_processors_to_spare() {
-        let crypto = Arc::new(Semaphore::new(4));
-        let helper = SpareCores::new(Arc::clone(&crypto), 2);
-        let _message = Arc::clone(&crypto).try_acquire_owned().unwrap();
+        let bound = Bound::of(2);
+        let helper = SpareCores::within(&bound, 2);
+        let _message = Arc::clone(&bound.places).try_acquire_owned().unwrap();
         let (release, held) = mpsc::channel::<()>();
         let (ended, wait) = mpsc::channel();
         let job = move || {

@@ -424,7 +424,7 @@ async fn checked(core: &Arc<Core>, taken: Taken) -> Result<Reply, FlowError> {
         return Ok(mdn.map_or_else(|| Reply::empty(200), reply::mdn));
     }
     let status = if taken.is_async() { taken.pair.partner.async_status } else { 204 };
-    if core.crypto.available_permits() == 0 {
+    if !core.crypto.has_room(taken.message.detail.raw_size) {
         // The queue on disk is the one that may grow.
         give_back(core, &taken.message, 0);
         return Ok(Reply::empty(status));

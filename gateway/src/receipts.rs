@@ -126,8 +126,8 @@ pub(crate) async fn read_mdn(
         let mdn = parse(pair, &headers, &body, &[]);
         return Ok(mdn.map(|mdn| Evidence { mdn, headers, body }));
     }
-    let pair = Arc::clone(pair);
-    with_permit(core, move |_| {
+    let (pair, bytes) = (Arc::clone(pair), u64::try_from(body.len()).unwrap_or(u64::MAX));
+    with_permit(core, bytes, move |_| {
         let mdn = parse(&pair, &headers, &body, &[]);
         mdn.map(|mdn| Evidence { mdn, headers, body })
     })

@@ -20,7 +20,7 @@ use crate::content_type;
 use crate::event::NewEvent;
 use crate::flow_error::FlowError;
 use crate::gateway::Core;
-use crate::helper::{permit, with_permit};
+use crate::helper::with_permit;
 use crate::hint::{command, option};
 use crate::journal::{self, Blob, Claim, Claimed, Filing, JournalError, NewEntry, Tx, head_key, mdn_key};
 use crate::layout::{self, Area, MdnDirection, Tray};
@@ -112,7 +112,7 @@ enum Step {
 /// Those of the check; nothing is decided then.
 pub(super) async fn decide(core: &Arc<Core>, taken: &Taken, staged: &Staged) -> Result<Decision, FlowError> {
     let lost = |e: oneshot::error::RecvError| FlowError::Internal(e.to_string());
-    let permit = permit(core).await?;
+    let permit = core.crypto.permit(staged.len).await?;
     let (tell, told) = oneshot::channel();
     let (checking, given, body) = (Arc::clone(core), taken.clone(), staged.inline.clone());
     let claim = taken.claim(core, staged);
@@ -163,7 +163,8 @@ fn bind(core: &Core, checked: Checked, claim: Claim, then: impl FnOnce(Decision)
 /// cryptographic work.
 async fn examine(core: &Arc<Core>, taken: &Taken) -> Result<Checked, FlowError> {
     let given = taken.clone();
-    let (mut checked, trouble) = with_permit(core, move |core| look(core, given, None)).await??;
+    let bytes = taken.message.detail.raw_size;
+    let (mut checked, trouble) = with_permit(core, bytes, move |core| look(core, given, None)).await??;
     checked.delay = brake(core, taken, trouble).await;
     if let Some(at) = &mut checked.filing.post_mdn_at {
         *at += millis(checked.delay);
@@ -460,7 +461,7 @@ pub(super) async fn open(core: &Arc<Core>, pair: &Arc<Partnership>, message: &Me
     let pair = Arc::clone(pair);
     let (raw, block) = (message.detail.raw.clone(), message.detail.head());
     let work = move |core: &Arc<Core>| pass(core, &pair, &core.storage.open_staged(&raw)?, &block);
-    with_permit(core, work).await?
+    with_permit(core, message.detail.raw_size, work).await?
 }
 
 fn pass(core: &Core, pair: &Partnership, content: &Content, block: &[u8]) -> Result<Found, FlowError> {

@@ -70,7 +70,7 @@ pub(super) async fn compose(
     partnership: &Arc<Partnership>,
 ) -> Result<Result<Packed, Trouble>, FlowError> {
     let pair = Arc::clone(partnership);
-    match with_permit(core, move |core| package(core, message, &pair)).await? {
+    match with_permit(core, message.size, move |core| package(core, message, &pair)).await? {
         Ok(packed) => Ok(Ok(packed)),
         Err(ComposeError::Trouble(trouble)) => Ok(Err(trouble)),
         Err(ComposeError::Storage(error)) => Err(error.into()),
@@ -311,7 +311,7 @@ pub(crate) async fn add_mics(core: &Arc<Core>, message: &mut Message, pair: &Arc
         return Ok(true);
     }
     let (pair, packaged) = (Arc::clone(pair), message.clone());
-    let mics = match with_permit(core, move |core| digests(core, &packaged, &pair, digest)).await? {
+    let mics = match with_permit(core, message.size, move |core| digests(core, &packaged, &pair, digest)).await? {
         Ok(Some(mics)) => mics,
         Err(ComposeError::Storage(error)) => return Err(error.into()),
         Ok(None) | Err(ComposeError::Trouble(_)) => return Ok(false),
