@@ -44,6 +44,11 @@ pub(super) fn to_retire_sql() -> String {
     )
 }
 
+/// At most ?4 entries of the account ?1 and the area ?2 that left the view up to ?3, found by that time and not by their account.
+pub(super) fn to_purge_sql() -> String {
+    format!("SELECT {ENTRY} FROM entry WHERE +account = ?1 AND area = ?2 AND noncurrent <= ?3 AND {FREE} LIMIT ?4")
+}
+
 impl Tx<'_> {
     /// Entries of an area made at or before a time that are still current, by path, behind the one given: a sweep walks once
     /// through the area. An index by age would save it that walk, once a day, and cost every message seven insertions.
@@ -65,8 +70,7 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn to_purge(&self, account: &str, area: Area, retired_before: Millis, limit: u32) -> Result<Vec<Entry>> {
-        let sql = format!("SELECT {ENTRY} FROM entry WHERE account = ?1 AND area = ?2 AND noncurrent <= ?3 AND {FREE} LIMIT ?4");
-        let mut query = self.db.prepare_cached(&sql)?;
+        let mut query = self.db.prepare_cached(&to_purge_sql())?;
         let rows = query.query_map(params![account, area.as_str(), retired_before, limit], |row| Ok(read_entry(row)))?;
         rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
     }

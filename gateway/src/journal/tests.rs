@@ -1039,8 +1039,13 @@ fn the_chain_of_events_holds_after_its_front_was_forgotten() {
 }
 
 #[test]
-fn what_is_forgotten_is_found_by_its_age() {
+fn what_is_deleted_or_forgotten_is_found_by_its_age() {
     let (_dir, journal) = journal();
+    let entries = plan(&journal, &lifecycle::to_purge_sql(), params!["acme", "files", 9, 3]);
+    assert!(
+        entries[0].contains("entry USING INDEX entry_noncurrent (noncurrent<?)"),
+        "{entries:?}"
+    );
     let messages = plan(&journal, &history::forgettable_sql(), params!["acme", 9, 3]);
     assert!(messages[0].contains("message_finished (finished<?)"), "{messages:?}");
     let scans = |step: &String| step.contains("SCAN") || step.contains("TEMP B-TREE");

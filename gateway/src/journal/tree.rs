@@ -279,7 +279,9 @@ impl Tx<'_> {
         let mut insert = self.db.prepare_cached(
             "INSERT INTO entry (account, parent, name, version, area, message, is_dir, store, size, created)
              SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10
-             WHERE ?4 > 0 OR NOT EXISTS (SELECT 1 FROM entry WHERE account = ?1 AND parent = ?2 AND name = ?3)",
+             WHERE ?4 > 0 OR ?5 NOT IN ('duplicate', 'raw-mdn')
+                OR NOT EXISTS (SELECT 1 FROM entry WHERE account = ?1 AND parent = ?2 AND name = ?3)
+             ON CONFLICT DO NOTHING",
         )?;
         for entry in entries {
             let mut add = |version: i64| {
@@ -296,7 +298,8 @@ impl Tx<'_> {
                     now,
                 ])
             };
-            // Nearly every name is new. The first version may be gone already while a later one is kept.
+            // Nearly every name is new, and a look before each insertion would cost as much as the insertion. But where a name may
+            // come again, its first version may be gone already while a later one is kept.
             if add(0)? == 0
                 && let Some(version) = self.next_version(account, entry)?
             {
