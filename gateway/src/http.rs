@@ -198,6 +198,8 @@ pub async fn serve<R: Receive>(
             Ok((stream, peer)) if !is_named && limits.is_balancer(peer) => {
                 if unnamed.len() < MAX_UNNAMED {
                     unnamed.spawn(client_behind(stream, peer));
+                } else if is_due(&mut told) {
+                    tracing::warn!(%peer, "too many connections whose PROXY header does not come");
                 }
                 continue;
             }
@@ -209,8 +211,7 @@ pub async fn serve<R: Receive>(
             }
         };
         let Some(pass) = limits.gate.enter(peer.ip()) else {
-            if told.is_none_or(|at: Instant| at.elapsed() >= TELL_AGAIN) {
-                told = Some(Instant::now());
+            if is_due(&mut told) {
                 tracing::warn!(%peer, "too many connections, of all or of one address (as2.max_connections_per_ip; a balancer belongs into as2.proxy_protocol_from)");
             }
             continue;
@@ -221,7 +222,7 @@ pub async fn serve<R: Receive>(
             drop(pass);
         });
     }
-    drop(listener);
+    drop((listener, unnamed));
     tls.iter().for_each(TlsAcceptor::end);
     let all_end = async {
         while let Some(ended) = connections.join_next().await {
@@ -232,6 +233,15 @@ pub async fn serve<R: Receive>(
         tracing::warn!(left = connections.len(), "requests are cut off at the stop");
     }
     connections.shutdown().await;
+}
+
+/// Whether the log is to say it again; then it was said now.
+fn is_due(told: &mut Option<Instant>) -> bool {
+    let is_due = told.is_none_or(|at| at.elapsed() >= TELL_AGAIN);
+    if is_due {
+        *told = Some(Instant::now());
+    }
+    is_due
 }
 
 async fn one<R: Receive>(

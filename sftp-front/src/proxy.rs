@@ -19,6 +19,7 @@ const MAX_REST: usize = 1024;
 
 const LOCAL: u8 = 0x20;
 const PROXY: u8 = 0x21;
+const UNSPECIFIED: u8 = 0x00;
 const TCP4: u8 = 0x11;
 const TCP6: u8 = 0x21;
 
@@ -53,7 +54,8 @@ async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Socket
     let mut rest = vec![0u8; len];
     stream.read_exact(&mut rest).await?;
     match (command, family) {
-        (LOCAL, _) => Ok(None),
+        // Unspecified: it does not know the client, and its own address counts.
+        (LOCAL, _) | (PROXY, UNSPECIFIED) => Ok(None),
         (PROXY, TCP4) => {
             let (ip, port) = (field::<4>(&rest, 0)?, field::<2>(&rest, 8)?);
             Ok(Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::from(ip)), u16::from_be_bytes(port))))
@@ -115,7 +117,9 @@ mod tests {
             parse(&ssh(header(PROXY, TCP6, &six))).await.unwrap(),
             Some("[2001:db8::7]:40000".parse().unwrap())
         );
-        assert_eq!(parse(&ssh(header(LOCAL, 0, &[]))).await.unwrap(), None);
+        for command in [LOCAL, PROXY] {
+            assert_eq!(parse(&ssh(header(command, UNSPECIFIED, &[]))).await.unwrap(), None);
+        }
     }
 
     #[tokio::test]

@@ -253,7 +253,7 @@ impl Server {
                 },
             }
         }
-        drop(listener);
+        drop((listener, unnamed));
         while connections.join_next().await.is_some() {}
     }
 
