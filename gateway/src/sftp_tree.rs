@@ -159,7 +159,7 @@ impl Authenticator for Logins {
         if !block::admit(&self.core.config.sftp.allowed_ips, addr.ip()) {
             return false;
         }
-        let refused = self.penalties.turn_away(addr.ip(), Instant::now());
+        let refused = self.penalties.turn_away(addr.ip(), &self.core.config.sftp.ban, Instant::now());
         if refused == Some(1) {
             // Once each time: whoever comes with the right key now wonders why nothing answers.
             tracing::info!(peer = %addr, "turned away: its source is shut out; `as2gate ban list` shows them");

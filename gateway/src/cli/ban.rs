@@ -12,7 +12,7 @@ use super::{Ctx, Outcome};
 use crate::gateway::Core;
 use crate::listen::network;
 use crate::manage::{Refusal, Result};
-use crate::sftp_tree::sessions::{self, BanRow};
+use crate::sftp_tree::sessions::{self, BanRow, MAX_SHOWN};
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Examples:
@@ -29,8 +29,9 @@ pub(crate) enum Verb {
   as2gate ban lift 203.0.113.7
   as2gate ban lift 2001:db8::1")]
     Lift {
-        /// Its address; of an IPv6 network, any.
-        address: IpAddr,
+        /// Its address; of an IPv6 network, any of it, or the network as it is listed.
+        #[arg(value_parser = source)]
+        source: IpAddr,
     },
 }
 
@@ -38,55 +39,68 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
     let core = ctx.core()?;
     match verb {
         Verb::List => list(ctx, &core)?,
-        Verb::Lift { address } => {
-            let ban = find(&core, address)?.ok_or_else(|| {
-                Refusal::not_found(
-                    format!("{address} is not shut out"),
+        Verb::Lift { source } => {
+            let source = network(source);
+            let bans = sessions::bans(&core)?;
+            // A board that is full does not show all.
+            if !is_among(&bans, source) && bans.len() < MAX_SHOWN {
+                return Err(Refusal::not_found(
+                    format!("{} is not shut out", shown(source)),
                     "its time is over, or it never was",
                     "as2gate ban list",
-                )
-            })?;
+                ));
+            }
             if !ctx.dry_run() {
-                sessions::lift(&core, address).await?;
-                if !until(|| Ok(find(&core, address)?.is_none())).await? {
+                sessions::lift(&core, source).await?;
+                if !until(|| Ok(!is_among(&sessions::bans(&core)?, source))).await? {
                     return Err(Refusal::failed(
                         "still-banned",
-                        format!("{} is still shut out", shown(&ban)),
+                        format!("{} is still shut out", shown(source)),
                         "the server was asked and did not do it in time",
                         "as2gate ban list",
                     ));
                 }
             }
-            let text = format!("{} {}", shown(&ban), ctx.tense("may log in again", "would be let in"));
+            let text = format!("{} {}", shown(source), ctx.tense("may log in again", "would be let in"));
             ctx.printer
-                .done(&json!({ "source": ban.source, "lifted": !ctx.dry_run() }), &ctx.would(text));
+                .done(&json!({ "source": shown(source), "lifted": !ctx.dry_run() }), &ctx.would(text));
         }
     }
     Ok(DONE)
 }
 
-fn find(core: &Core, address: IpAddr) -> Result<Option<BanRow>> {
-    Ok(sessions::bans(core)?.into_iter().find(|ban| ban.source == network(address)))
+fn is_among(bans: &[BanRow], source: IpAddr) -> bool {
+    bans.iter().any(|ban| ban.source == source)
 }
 
 /// An IPv6 host may choose among its whole /64, so that is what is shut out.
-fn shown(ban: &BanRow) -> String {
-    match ban.source {
+fn shown(source: IpAddr) -> String {
+    match source {
         IpAddr::V4(address) => address.to_string(),
         IpAddr::V6(address) => format!("{address}/64"),
     }
 }
 
+/// An address, or a network as the list shows it.
+fn source(text: &str) -> std::result::Result<IpAddr, String> {
+    let address = text.strip_suffix("/64").unwrap_or(text).parse();
+    address.map_err(|_| "it is no address; as2gate ban list shows who is shut out".to_owned())
+}
+
 fn list(ctx: &Ctx, core: &Core) -> Result<()> {
     let columns = [("source", "SOURCE"), ("until", "UNTIL"), ("refused", "TURNED AWAY")];
     let mut list = List::new(&columns, "nobody is shut out");
-    for ban in sessions::bans(core)? {
+    let bans = sessions::bans(core)?;
+    for ban in &bans {
         list.push(vec![
-            Cell::text(shown(&ban)),
+            Cell::text(shown(ban.source)),
             Cell::time(Some(ban.until), core.clock.now()),
             Cell::number(ban.refused),
         ]);
     }
     ctx.printer.list(&list);
+    if bans.len() == MAX_SHOWN {
+        ctx.printer.note("there are more than are shown");
+    }
     Ok(())
 }

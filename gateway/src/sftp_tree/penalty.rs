@@ -84,7 +84,10 @@ impl Penalties {
     }
 
     /// A connection of a source that is shut out: how many of it were turned away by now, with this one.
-    pub(super) fn turn_away(&self, peer: IpAddr, now: Instant) -> Option<u64> {
+    pub(super) fn turn_away(&self, peer: IpAddr, ban: &Ban, now: Instant) -> Option<u64> {
+        if is_excepted(peer, ban) {
+            return None;
+        }
         let mut sources = self.sources();
         let record = sources.get_mut(&network(peer))?;
         record.shut_until.filter(|until| *until > now)?;
@@ -150,7 +153,7 @@ impl Penalties {
 
     /// Adds to the record of a source, which begins anew when what is in it is over.
     fn record(&self, peer: IpAddr, ban: &Ban, now: Instant, add: impl FnOnce(&mut Record) -> Option<Duration>) -> Option<Duration> {
-        if ban.except.iter().any(|block| block::holds(block, peer)) {
+        if is_excepted(peer, ban) {
             return None;
         }
         let mut sources = self.sources();
@@ -170,6 +173,11 @@ impl Penalties {
         }
         add(record)
     }
+}
+
+/// It is never shut out, nor with others of its network.
+fn is_excepted(peer: IpAddr, ban: &Ban) -> bool {
+    ban.except.iter().any(|block| block::holds(block, peer))
 }
 
 /// Nothing has to be remembered: the failures are old, and after the last ban the source was quiet for as long again.
@@ -193,7 +201,7 @@ mod tests {
 
     fn is_shut(penalties: &Penalties, peer: IpAddr, now: Instant) -> bool {
         let is_shut = penalties.shut(now).iter().any(|shut| shut.source == network(peer));
-        assert_eq!(penalties.turn_away(peer, now).is_some(), is_shut);
+        assert_eq!(penalties.turn_away(peer, &BAN, now).is_some(), is_shut);
         is_shut
     }
 
@@ -271,12 +279,12 @@ mod tests {
         let (penalties, now) = (Penalties::default(), Instant::now());
         let [peer, same, other] = ["2001:db8::1", "2001:db8::2", "192.0.2.1"].map(|text| text.parse::<IpAddr>().unwrap());
         fails(&penalties, peer, now);
-        assert_eq!([1, 2].map(|_| penalties.turn_away(same, now)), [Some(1), Some(2)]);
+        assert_eq!([1, 2].map(|_| penalties.turn_away(same, &BAN, now)), [Some(1), Some(2)]);
         let shut = penalties.shut(now);
         assert_eq!((shut.len(), shut[0].source, shut[0].left), (1, network(peer), BAN.length));
         assert_eq!(shut[0].refused, 2);
         assert!(!penalties.lift(other) && penalties.lift(same));
-        assert!(penalties.shut(now).is_empty() && penalties.turn_away(peer, now).is_none());
+        assert!(penalties.shut(now).is_empty() && penalties.turn_away(peer, &BAN, now).is_none());
         // It does not count as a second time.
         assert_eq!(fails(&penalties, peer, now), Some(BAN.length));
     }
@@ -285,12 +293,16 @@ mod tests {
     fn who_is_excepted_is_never_shut_out() {
         let (penalties, now) = (Penalties::default(), Instant::now());
         let ban = Ban {
-            except: vec!["192.0.2.0/24".to_owned()],
+            except: ["192.0.2.0/24", "2001:db8::5"].map(str::to_owned).to_vec(),
             ..BAN
         };
         let [inside, outside] = ["192.0.2.1", "192.0.3.1"].map(|text| text.parse::<IpAddr>().unwrap());
         let shut = |peer| (0..9).any(|_| penalties.failed(peer, "acme", &ban, now).is_some() || penalties.mute(peer, &ban, now).is_some());
         assert!(!shut(inside) && shut(outside));
+        // Others of its network are no reason.
+        let [kept, other] = ["2001:db8::5", "2001:db8::6"].map(|text| text.parse::<IpAddr>().unwrap());
+        assert!(shut(other) && penalties.turn_away(other, &ban, now).is_some());
+        assert_eq!(penalties.turn_away(kept, &ban, now), None);
     }
 
     #[test]

@@ -185,7 +185,8 @@ async fn turn(
     }
     let orders: Orders = core.journal.read(|tx| fact(tx, ORDERS))?;
     if !orders.ids.is_empty() || !orders.lift.is_empty() {
-        if orders.pid == pid {
+        // Before it has shown anything, an order is for a former server that had the same number.
+        if orders.pid == pid && shown.is_some() {
             carry_out(&orders, logins, front);
         }
         // Those that a command added in between stay.
