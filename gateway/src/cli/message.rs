@@ -211,6 +211,23 @@ fn receipt(message: &Message) -> Cell {
     Cell::text(word)
 }
 
+/// The first words of the reason: the list has other columns as well.
+fn in_short(reason: &str) -> Cell {
+    /// Characters.
+    const MOST: usize = 48;
+    if reason.is_empty() {
+        return Cell::text("");
+    }
+    let whole = reason.split_whitespace().collect::<Vec<_>>().join(" ");
+    let cut: String = whole.chars().take(MOST).collect();
+    let shown = match cut.rsplit_once(' ') {
+        _ if cut == whole => whole,
+        Some((words, _)) => format!("{words}…"),
+        None => format!("{cut}…"),
+    };
+    Cell::short(shown, reason)
+}
+
 /// A message as programs see it: one object, times in RFC 3339.
 pub(crate) fn object(message: &Message) -> Value {
     let mut fields = Map::new();
@@ -245,6 +262,7 @@ pub(crate) fn object(message: &Message) -> Value {
 fn table(found: &[Message], state: Option<State>, now: Millis) -> List {
     let waiting = matches!(state, Some(State::Retrying | State::Queued | State::Sending | State::WaitingMdn));
     let reasons = waiting || matches!(state, Some(State::Failed | State::Held | State::Rejected | State::Quarantined));
+    let any = found.iter().any(|message| !message.reason.is_empty());
     let only = |shown: bool, head: &'static str| if shown { head } else { "" };
     let columns = [
         ("id", "ID"),
@@ -258,7 +276,7 @@ fn table(found: &[Message], state: Option<State>, now: Millis) -> List {
         ("mdn", only(!reasons, "MDN")),
         ("attempts", only(waiting, "TRIES")),
         ("next_try", only(waiting, "NEXT")),
-        ("reason", only(reasons, "REASON")),
+        ("reason", only(reasons || any, "REASON")),
         ("code", ""),
         ("message_id", ""),
         ("account", ""),
@@ -283,7 +301,11 @@ fn table(found: &[Message], state: Option<State>, now: Millis) -> List {
             receipt(message),
             Cell::number(u64::from(message.attempts)),
             Cell::time(message.next_try, now),
-            Cell::text(&message.reason),
+            if reasons {
+                Cell::text(&message.reason)
+            } else {
+                in_short(&message.reason)
+            },
             Cell::text(&message.code),
             Cell::text(&message.message_id),
             Cell::text(&message.account),

@@ -1,6 +1,6 @@
 //! Messages: sent, cancelled, sent again, exported.
 
-use tests::{Pair, order};
+use tests::{Gateway, Pair, order};
 
 #[test]
 fn files_are_sent_from_the_command_line() {
@@ -34,6 +34,29 @@ fn files_are_sent_from_the_command_line() {
 }
 
 #[test]
+fn the_list_has_reasons_where_there_are_some() {
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["station", "add", "ALICE"]);
+    gateway.ok(&["partner", "add", "BOB", "--url", "http://192.0.2.1/as2"]);
+    for name in ["a.edi", "b.edi"] {
+        gateway.file(name, &order(1));
+        gateway.ok(&["send", name, "--from", "ALICE", "--to", "BOB"]);
+    }
+    let before = gateway.ok(&["message", "list", "-o", "table"]);
+    assert!(before.lines().next().unwrap().ends_with("MDN"), "{before}");
+    let columns = |told: &str| told.lines().next().unwrap().to_owned();
+    let tsv = columns(&gateway.ok(&["message", "list"]));
+    gateway.sql(
+        "UPDATE message SET reason = 'cannot connect to 192.0.2.1:80: nobody answers there within the time given' WHERE file = 'a.edi'",
+    );
+    let list = gateway.ok(&["message", "list", "-o", "table"]);
+    assert!(list.lines().next().unwrap().ends_with("MDN  REASON"), "{list}");
+    assert!(list.contains("  cannot connect to 192.0.2.1:80: nobody answers…\n"), "{list}");
+    let told = gateway.ok(&["message", "list"]);
+    assert!(columns(&told) == tsv && told.contains("within the time given\t"), "{told}");
+}
+
+#[test]
 fn messages_are_cancelled_resent_and_exported() {
     let pair = Pair::two_with(&[("retry.max_tries", "1000")]);
     pair.bob().kill9();
@@ -49,6 +72,12 @@ fn messages_are_cancelled_resent_and_exported() {
     assert!(cancelled.code == 0 && cancelled.stderr.is_empty(), "{cancelled}");
     let failed = pair.alice().reaches("out", "stuck.edi", "failed");
     assert_eq!(failed["code"], "cancelled");
+    let list = pair.alice().ok(&["message", "list", "-o", "table"]);
+    let lines: Vec<&str> = list.lines().collect();
+    assert!(
+        lines[0].ends_with("MDN  REASON") && lines[1].ends_with("cancelled by an operator"),
+        "{list}"
+    );
     pair.bob().start();
     let resent = pair.alice().json(&["message", "resend", "--state", "failed", "--partner", "BOB"]);
     assert_eq!(resent.as_array().unwrap().len(), 1, "{resent:#}");
