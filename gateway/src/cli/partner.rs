@@ -79,7 +79,7 @@ pub(crate) enum Verb {
         /// AS2 id.
         id: String,
     },
-    /// Connect, send a small test message, check its MDN.
+    /// Connect, send a small test message once, check its MDN.
     #[command(after_help = "Examples:
   as2gate partner test BIGMART --from ACME_PROD
   as2gate partner test BIGMART --connect-only")]

@@ -11,6 +11,7 @@ use super::output::{Format, out, plain};
 use super::{Ctx, Outcome, message};
 use crate::clock::compact;
 use crate::gateway::{Core, is_served};
+use crate::hint::command;
 use crate::intake;
 use crate::manage::{Refusal, RefusalKind, Result, messages, objects, partners};
 use crate::message::{Message, State};
@@ -20,6 +21,9 @@ use crate::post::{Probe, ProbeStep, Target};
 
 /// What to do where something listens and does not speak HTTP.
 const NO_ANSWER: &str = "no message was sent; ask the partner whether this is its AS2 address, and whether by http:// or https://";
+
+/// What to do where something speaks HTTP and gives no receipt.
+const NO_MDN: &str = "ask the partner whether this is its AS2 address, and whether it sends the MDN that was asked for";
 
 /// What is tested.
 pub(super) struct Test {
@@ -86,6 +90,7 @@ pub(super) async fn run(ctx: &Ctx, core: &Arc<Core>, test: Test) -> Outcome {
     let mut sent = None;
     if report.is_good() && !test.connect_only && !ctx.dry_run() {
         let message = send_test(core, &station, id, test.timeout).await?;
+        let message = give_up(core, message).await?;
         // A message that never got so far was protected by nothing yet.
         if !message.message_id.is_empty() {
             report.add(Line::ok("protected by", algorithms(&message, &pair.partner)));
@@ -235,6 +240,33 @@ async fn send_test(core: &Arc<Core>, station: &str, partner: &str, timeout: Dura
     message::wait_until_final(core, id.as_str(), Some(timeout)).await
 }
 
+/// Nothing of a test goes out when nobody looks on any more.
+async fn give_up(core: &Arc<Core>, message: Message) -> Result<Message> {
+    if message.state.is_final() {
+        return Ok(message);
+    }
+    let why = match (message.state, message.reason.as_str()) {
+        (State::Held, reason) => reason.to_owned(),
+        (state, "") => format!("still {state} when the time was over"),
+        (state, reason) => format!("still {state} when the time was over: {reason}"),
+    };
+    let hint = match (message.state, message.detail.hint.as_str()) {
+        // It asks for what an operator decides about a message that somebody waits for.
+        (State::Held, _) => format!("as2gate message show {}", message.id.short()),
+        (_, "") => format!("{} waits longer", command("partner test", &message.partner, "--timeout TIME")),
+        (_, hint) => hint.to_owned(),
+    };
+    match messages::give_up(core, &message, &why, &hint, false).await {
+        Ok(ended) => Ok(ended),
+        Err(refusal) => {
+            // Its one try is under way, and ends it; or it has just ended.
+            let now = core.journal.read(|tx| tx.expect_message(message.id.as_str()))?;
+            let ends = now.state.is_final() || now.state == State::Sending;
+            if ends { Ok(now) } else { Err(refusal) }
+        }
+    }
+}
+
 /// What the test message was protected with.
 fn algorithms(message: &Message, partner: &Partner) -> String {
     let detail = &message.detail;
@@ -257,13 +289,16 @@ fn algorithms(message: &Message, partner: &Partner) -> String {
 fn verdicts(message: &Message) -> Vec<Line> {
     let detail = &message.detail;
     if message.state != State::Delivered {
-        let outcome = match message.reason.as_str() {
-            "" => format!("still {} when the time is over", message.state),
-            reason => format!("{}: {reason}", message.state),
+        let outcome = match message.state {
+            State::Sending => "still sending when the time is over; it is not posted again".to_owned(),
+            state => format!("{state}: {}; nothing more of it is sent", message.reason),
         };
-        let hint = match detail.hint.as_str() {
-            "" => format!("as2gate message follow {}", message.id.short()),
-            hint => hint.to_owned(),
+        let status = detail.tries.last().and_then(|last| last.status);
+        let answered = status.is_some_and(|status| (200..300).contains(&status));
+        let hint = match (message.code.as_str(), detail.hint.as_str()) {
+            ("no-mdn", _) if answered => NO_MDN.to_owned(),
+            (_, "") => format!("as2gate message show {}", message.id.short()),
+            (_, hint) => hint.to_owned(),
         };
         return vec![Line {
             ok: false,

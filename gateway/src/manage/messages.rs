@@ -313,6 +313,19 @@ fn anew(message: &Message, payload: &Staged, now: Millis) -> Message {
 /// # Errors
 /// When it was received, is final, or a try is under way.
 pub async fn cancel(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result<Message> {
+    let hint = if message.attempts > 0 {
+        "the partner may have received it"
+    } else {
+        ""
+    };
+    give_up(core, message, "cancelled by an operator", hint, dry_run).await
+}
+
+/// The same for another reason, with what is to be done next.
+///
+/// # Errors
+/// As [`cancel`].
+pub async fn give_up(core: &Arc<Core>, message: &Message, why: &str, hint: &str, dry_run: bool) -> Result<Message> {
     expect_sent(message, "cancel")?;
     let what = || format!("cannot cancel message {}", message.id);
     if message.state.is_final() {
@@ -331,12 +344,7 @@ pub async fn cancel(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
         return Ok(message.clone());
     }
     let now = core.clock.now();
-    let hint = if message.attempts > 0 {
-        "the partner may have received it"
-    } else {
-        ""
-    };
-    let verdict = Verdict::failed("cancelled", "cancelled by an operator", hint);
+    let verdict = Verdict::failed("cancelled", why, hint);
     let mut step = crate::outbox::ended(core, message.clone(), verdict, None, &[message.state], now);
     step.event = "message.cancelled";
     // The person has seen the row as it was; a try may have begun and ended since.

@@ -298,6 +298,12 @@ fn again(core: &Core, mut message: Message, pair: &Partnership, code: &str, reas
     let now = core.clock.now();
     let figures = figures(core, pair);
     let body_left = message.may_have_arrived();
+    if message.is_test() {
+        // Whoever tests looks on, and hears of the first trouble at once; nobody is there for the tries after that.
+        let code = if body_left { "no-mdn" } else { "not-delivered" };
+        let hint = format!("once the cause is mended: {}", command("partner test", &message.partner, ""));
+        return ended(core, message, Verdict::failed(code, reason, &hint), None, &WORKED_ON, now);
+    }
     if body_left && !pair.partner.detects_duplicates {
         let verdict = Verdict::Held {
             code: "outcome-unknown".to_owned(),

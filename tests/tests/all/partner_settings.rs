@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -634,7 +634,9 @@ fn partner_test_ends_in_time_and_tells_how_far_it_came() {
     });
     let ran = test(&[]);
     assert!(
-        ran.stdout.contains("no   test message") && ran.stdout.contains("retrying: HTTP 503") && ran.stderr.contains("HTTP 503"),
+        ran.stdout.contains("no   test message")
+            && ran.stdout.contains("failed: HTTP 503; nothing more of it is sent")
+            && ran.stderr.contains("HTTP 503"),
         "{ran}"
     );
     let told: serde_json::Value = serde_json::from_str(&test(&["-o", "json"]).stdout).unwrap();
@@ -649,16 +651,66 @@ fn partner_test_ends_in_time_and_tells_how_far_it_came() {
     for test in alice.messages("out") {
         let shown = alice.json(&["message", "show", test["id"].as_str().unwrap()]);
         assert_eq!(shown["marks"], serde_json::json!(["test"]), "{shown:#}");
+        assert_eq!(
+            (&shown["state"], shown["tries"].as_array().unwrap().len()),
+            (&"failed".into(), 1),
+            "{shown:#}"
+        );
     }
-    assert_eq!(
-        alice.json(&["message", "retry", "--state", "retrying", "-n"]),
-        serde_json::json!([])
-    );
+    assert_eq!(alice.json(&["message", "retry", "--state", "failed", "-n"]), serde_json::json!([]));
 
     // What was not even packaged, as it waits for those before it, was protected by nothing.
     alice.change(&["partner", "set", "BOB", "--in-order", "true"]);
+    pair.put("before.edi", &order(1));
+    alice.reaches("out", "before.edi", "retrying");
     let ran = test(&[]);
-    assert!(!ran.stdout.contains("protected by"), "{ran}");
+    assert!(
+        !ran.stdout.contains("protected by") && ran.stdout.contains("failed: still queued when the time was over"),
+        "{ran}"
+    );
+    assert!(
+        alice
+            .messages("out")
+            .iter()
+            .all(|message| message["file"] == "before.edi" || message["state"] == "failed")
+    );
+}
+
+#[test]
+fn a_failed_partner_test_posts_once_and_no_more() {
+    let pair = Pair::two_with(&[("retry.initial", "\"100ms\""), ("retry.mdn_wait", "\"1s\"")]);
+    let alice = pair.alice();
+    // A web server: it greets everybody, and hangs up on what it did not read.
+    let web = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", web.local_addr().unwrap());
+    let posts = Arc::new(AtomicUsize::new(0));
+    let reads = Arc::new(AtomicBool::new(false));
+    let (count, read) = (Arc::clone(&posts), Arc::clone(&reads));
+    std::thread::spawn(move || {
+        for mut stream in web.incoming().map_while(Result::ok) {
+            let mut verb = [0; 4];
+            let _ = stream.read_exact(&mut verb);
+            let is_post = verb == *b"POST";
+            count.fetch_add(usize::from(is_post), Ordering::SeqCst);
+            if !is_post || read.load(Ordering::SeqCst) {
+                let _ = stream.read(&mut [0; 1 << 16]);
+            }
+            let _ = stream.write_all(b"HTTP/1.0 200 OK\r\nContent-Type: text/html\r\n\r\n<html>It works!</html>");
+        }
+    });
+    alice.change(&["partner", "set", "BOB", "--url", &url]);
+    for (mode, all) in [("sync-signed", false), ("sync-signed", true), ("async-signed", true)] {
+        alice.change(&["partner", "set", "BOB", "--mdn", mode]);
+        reads.store(all, Ordering::SeqCst);
+        posts.store(0, Ordering::SeqCst);
+        let ran = alice.cli(&["partner", "test", "BOB", "--timeout", "10s"]);
+        assert!(ran.code == 6 && ran.stdout.contains("nothing more of it is sent"), "{ran}");
+        let test = alice.messages("out")[0].clone();
+        assert_eq!(test["state"], "failed", "{mode} {all}: {test:#}");
+        // Time enough for several tries of a message.
+        std::thread::sleep(Duration::from_millis(1_500));
+        assert_eq!(posts.load(Ordering::SeqCst), 1, "{mode} {all}: {ran}");
+    }
 }
 
 #[test]
