@@ -13,7 +13,7 @@ use super::{Ctx, Outcome, message};
 use crate::config::parse_duration;
 use crate::gateway::{Core, is_served};
 use crate::intake;
-use crate::manage::{Refusal, RefusalKind, Result};
+use crate::manage::{Refusal, RefusalKind, Result, messages};
 use crate::message::{Message, State};
 
 /// Send files.
@@ -67,10 +67,17 @@ pub(crate) async fn run(ctx: &Ctx, args: Send) -> Outcome {
             "as2gate serve, or leave --wait out",
         ));
     }
+    if let (true, Ok(pair)) = (args.wait, core.partnership(&args.from, &args.to)) {
+        // It would wait until somebody lifts the block.
+        messages::may_send(&pair.partner, "cannot wait for delivery".to_owned())?;
+    }
     if ctx.dry_run() {
         return would_send(ctx, &core, &args);
     }
     let (mut sent, refused) = submit(ctx, &core, &args).await;
+    if sent.iter().any(|message| message.state != State::Duplicate) {
+        note_block(ctx, &core, &args.from, &args.to);
+    }
     if args.wait {
         wait(ctx, &core, &args, &mut sent).await?;
     } else if !served && !sent.is_empty() {
@@ -93,7 +100,16 @@ fn would_send(ctx: &Ctx, core: &Core, args: &Send) -> Outcome {
             &ctx.would(format!("{} would go from {} to {}", file.display(), args.from, args.to)),
         );
     }
+    note_block(ctx, core, &args.from, &args.to);
     Ok(DONE)
+}
+
+/// Says that what was just accepted does not go out.
+pub(super) fn note_block(ctx: &Ctx, core: &Core, station: &str, partner: &str) {
+    let pair = core.partnership(station, partner).ok();
+    if let Some(words) = pair.and_then(|pair| messages::waits_for_block(&pair.partner)) {
+        ctx.printer.note(&format!("note: {words}"));
+    }
 }
 
 /// Hands every file in; those that are not taken are told at the end.

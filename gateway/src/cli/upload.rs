@@ -1,10 +1,12 @@
 //! `upload`: files that wait in `send` and are no messages.
 
+use std::collections::BTreeSet;
+
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::output::{Cell, List};
-use super::{Ctx, Outcome, message};
+use super::{Ctx, Outcome, message, send};
 use crate::clock::Millis;
 use crate::gateway::Core;
 use crate::journal::{UploadRow, UploadState};
@@ -106,6 +108,12 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             for row in &chosen {
                 let released = uploads::release(&core, row, name.as_deref(), ctx.dry_run()).await;
                 results.push(released.and_then(|message| released_as(ctx, row, message)));
+            }
+            if results.iter().any(Result::is_ok) {
+                let pairs: BTreeSet<_> = chosen.iter().map(|row| (&row.station, &row.partner)).collect();
+                pairs
+                    .into_iter()
+                    .for_each(|(station, partner)| send::note_block(ctx, &core, station, partner));
             }
             ctx.each_done("uploads", names.len() == 1, results)
         }

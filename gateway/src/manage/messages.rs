@@ -152,6 +152,15 @@ pub fn may_send(partner: &Partner, what: String) -> Result<()> {
     Ok(())
 }
 
+/// What waits for this partner because of a block, in words, with the command that lifts it.
+pub fn waits_for_block(partner: &Partner) -> Option<String> {
+    let lift = command("partner unblock", &partner.as2_id, "");
+    partner
+        .blocked
+        .out()
+        .then(|| format!("sending to {} is blocked: nothing goes out until {lift}", partner.as2_id))
+}
+
 /// Posts the async MDN of a received message again, the stored bytes, to the URL that the partner asked for.
 async fn retry_mdn(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result<Message> {
     let what = || format!("cannot retry message {}", message.id);

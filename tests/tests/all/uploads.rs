@@ -1085,6 +1085,10 @@ fn an_operator_sees_and_releases_what_waits_in_send() {
     let told = alice.json(&["upload", "release", "order.edi.part", "--dry-run"]);
     assert_eq!(told["name"], "order.edi.part");
     assert!(alice.messages("out").is_empty(), "a dry run sends nothing");
+    alice.ok(&["partner", "block", "BOB", "out"]);
+    let told = alice.cli(&["upload", "release", "order.edi.part", "--dry-run"]);
+    assert!(told.stderr.contains("as2gate partner unblock BOB"), "{told}");
+    alice.ok(&["partner", "unblock", "BOB"]);
     let sent = alice.json(&["upload", "release", &format!("{SEND}/order.edi.part")]);
     assert_eq!((&sent["file"], &sent["user"]), (&"order.edi.part".into(), &"alice-erp".into()));
     assert_eq!(pair.fetch(&pair.delivered("order.edi.part")), order(1));

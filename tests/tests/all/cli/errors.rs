@@ -146,6 +146,16 @@ fn what_is_not_there_or_cannot_go_is_said_at_once() {
         assert!(words.contains("as2gate partner unblock BOB"), "{args:?}: {words}");
     }
     assert_eq!(alice.messages("out").len(), 1);
+    let file = alice.file("second.edi", b"UNB+UNOA:2'").display().to_string();
+    let send = ["send", &file, "--from", "ALICE", "--to", "BOB"];
+    for more in [&["-n"][..], &[]] {
+        let ran = alice.cli(&[&send[..], more].concat());
+        let note = "note: sending to BOB is blocked: nothing goes out until as2gate partner unblock BOB\n";
+        assert!(ran.code == 0 && ran.stderr == note, "{ran}");
+    }
+    let words = alice.cli(&[&send[..], &["--wait", "--name", "third.edi"]].concat()).fails(5);
+    assert!(words.contains("as2gate partner unblock BOB"), "{words}");
+    assert_eq!(alice.messages("out").len(), 2);
     let again = alice.file("first.edi", b"UNB+UNOA:1'");
     let words = alice
         .cli(&["send", again.to_str().unwrap(), "/nowhere/at.all", "--from", "ALICE", "--to", "BOB"])
