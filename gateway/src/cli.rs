@@ -439,6 +439,31 @@ impl Ctx {
         }
     }
 
+    /// Writes a new file, or in a dry run only looks whether it could; `-` is standard output.
+    fn write_file(&self, file: &Path, text: &str, mode: u32) -> Result<()> {
+        if !self.dry_run() || file == Path::new("-") {
+            return write_file(file, text, mode);
+        }
+        self.expect_dir_of(file)?;
+        if file.exists() {
+            return Err(cannot_write(file, &std::io::ErrorKind::AlreadyExists.into()));
+        }
+        Ok(())
+    }
+
+    /// Whether there is a directory for a file that would be written.
+    fn expect_dir_of(&self, file: &Path) -> Result<()> {
+        match file.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.is_dir()) {
+            Some(_) => Err(cannot_write(file, &std::io::ErrorKind::NotFound.into())),
+            None => Ok(()),
+        }
+    }
+
+    /// `Wrote FILE`, or in a dry run that it would.
+    fn wrote(&self, file: &Path) -> String {
+        self.would(format!("{} {}", self.tense("Wrote", "would write"), file.display()))
+    }
+
     /// What was done, or in a dry run what would be.
     fn tense<'a>(&self, done: &'a str, would: &'a str) -> &'a str {
         if self.dry_run() { would } else { done }

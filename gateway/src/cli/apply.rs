@@ -109,8 +109,9 @@ pub(crate) fn export(ctx: &Ctx, args: &Export) -> Outcome {
     let text = apply::export(&all, ctx.account(), args.with_secrets);
     match &args.out {
         Some(file) => {
-            super::write_file(file, &text, 0o600)?;
-            ctx.printer.done(&json!({ "file": file }), &format!("Wrote {}", file.display()));
+            ctx.write_file(file, &text, 0o600)?;
+            ctx.printer
+                .done(&json!({ "file": file, "written": !ctx.dry_run() }), &ctx.wrote(file));
         }
         None if ctx.printer.format == Format::Json => {
             let tables: toml::Table = text.parse().map_err(|error: toml::de::Error| {

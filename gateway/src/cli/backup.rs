@@ -67,7 +67,7 @@ pub(crate) async fn restore(ctx: &Ctx, args: Restore) -> Outcome {
     let (dir, key, dry_run) = (args.dir.clone(), args.master_key, ctx.dry_run());
     let target = config.paths().data;
     let restored = blocking("the restore", move || backup::restore(&config, &dir, key.as_deref(), dry_run)).await;
-    if let (Some(file), true) = (&written, restored.is_err() || dry_run) {
+    if let (Some(file), true) = (&written, restored.is_err()) {
         // It would only stand in the way of the next try.
         let _ = std::fs::remove_file(file);
     }
@@ -95,6 +95,15 @@ fn configuration(ctx: &Ctx, dir: &Path) -> Result<(Option<PathBuf>, Config)> {
     let Some(file) = target.filter(|_| kept.is_file()) else {
         return Ok((None, Config::load(named, data_dir)?));
     };
+    if ctx.dry_run() {
+        // Its paths begin where it would be put.
+        let data = Config::load(Some(&kept), data_dir)?.paths().data;
+        let data = match data.strip_prefix(dir) {
+            Ok(below) => file.parent().unwrap_or(Path::new("")).join(below),
+            Err(_) => data,
+        };
+        return Ok((None, Config::load(Some(&kept), Some(&data))?));
+    }
     if let Some(parent) = file.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         make_dir(parent)?;
     }

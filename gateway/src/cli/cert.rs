@@ -562,17 +562,15 @@ fn shown(core: &Core, all: &Objects, certificate: &Certificate) -> Result<(Value
 fn export(ctx: &Ctx, certificate: &Certificate, form: &str, file: Option<PathBuf>) -> Result<()> {
     use std::io::Write as _;
     let pem = keystore::to_pem("CERTIFICATE", &certificate.der);
+    let exported = |file: &PathBuf| json!({ "name": certificate.name, "file": file, "written": !ctx.dry_run() });
     match (form, file) {
         ("pem", None) if ctx.printer.format == Format::Json => {
             ctx.printer.show(&json!({ "name": certificate.name, "pem": pem.as_str() }), "")
         }
         ("pem", None) => out(&pem),
         ("pem", Some(file)) => {
-            overwrite(&file, pem.as_bytes())?;
-            ctx.printer.done(
-                &json!({ "name": certificate.name, "file": file }),
-                &format!("Wrote {}", file.display()),
-            );
+            overwrite(ctx, &file, pem.as_bytes())?;
+            ctx.printer.done(&exported(&file), &ctx.wrote(&file));
         }
         (_, None) => {
             let mut stdout = std::io::stdout().lock();
@@ -582,18 +580,18 @@ fn export(ctx: &Ctx, certificate: &Certificate, form: &str, file: Option<PathBuf
                 .map_err(|error| Refusal::from_io("cannot write the certificate", &error))?;
         }
         (_, Some(file)) => {
-            overwrite(&file, &certificate.der)?;
-            ctx.printer.done(
-                &json!({ "name": certificate.name, "file": file }),
-                &format!("Wrote {}", file.display()),
-            );
+            overwrite(ctx, &file, &certificate.der)?;
+            ctx.printer.done(&exported(&file), &ctx.wrote(&file));
         }
     }
     Ok(())
 }
 
 /// A certificate is public and exported again at will: a file of that name is replaced.
-fn overwrite(file: &std::path::Path, bytes: &[u8]) -> Result<()> {
+fn overwrite(ctx: &Ctx, file: &std::path::Path, bytes: &[u8]) -> Result<()> {
+    if ctx.dry_run() {
+        return ctx.expect_dir_of(file);
+    }
     std::fs::write(file, bytes).map_err(|error| Refusal::from_io(format!("cannot write {}", file.display()), &error))
 }
 
@@ -603,13 +601,17 @@ async fn show_stores(ctx: &Ctx, core: &Core, reveal: bool) -> Result<()> {
         Some(id) => vec![accounts::choose(&all, Some(id))?.id.clone()],
         None => all.accounts.keys().cloned().collect(),
     };
+    if ctx.dry_run() && reveal {
+        let why = "passwords are shown with an event only, and a dry run leaves none";
+        return Err(Refusal::usage("no password was shown", why, "run it without -n"));
+    }
     let mut columns = vec![("account", "ACCOUNT"), ("file", "FILE"), ("format", "FORMAT")];
     if reveal {
         columns.push(("password", "PASSWORD"));
     }
     let mut list = List::new(&columns, "no accounts; as2gate account add ID");
     for account in &chosen {
-        let left_out = stores::write(core, account)?;
+        let left_out = if ctx.dry_run() { Vec::new() } else { stores::write(core, account)? };
         for name in left_out {
             ctx.printer
                 .note(&format!("note: certificate {name} is too odd for Java and not in trust.jks"));

@@ -30,6 +30,13 @@ pub(crate) struct Init {
 }
 
 pub(crate) async fn run(ctx: &Ctx, args: Init) -> Outcome {
+    if ctx.dry_run() {
+        return Err(Refusal::usage(
+            "init has no dry run",
+            "it only adds files, and never overwrites",
+            "run it in an empty directory",
+        ));
+    }
     if let Some(id) = ctx.account() {
         // Before anything is made: half of what was wished for would only be told "set up already" the next time.
         accounts::check_id(id)?;
@@ -127,13 +134,6 @@ fn configuration(ctx: &Ctx, args: &Init) -> Result<(Option<PathBuf>, Config)> {
     let Some(file) = target.filter(|_| !present) else {
         return Ok((None, Config::load(named, data_dir)?));
     };
-    if ctx.dry_run() {
-        return Err(Refusal::usage(
-            "init has no dry run",
-            "it only adds files, and never overwrites",
-            "run it in an empty directory",
-        ));
-    }
     // With --data-dir the directory itself is the place; else it is beside the file.
     let data = data_dir.is_none().then_some("data");
     let text = setup::config_text(data, args.public_url.as_deref(), args.sftp.as_deref(), args.as2.as_deref());

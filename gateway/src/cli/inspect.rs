@@ -77,13 +77,14 @@ pub(crate) fn run(ctx: &Ctx, args: &Inspect) -> Outcome {
             )
         })?);
     }
-    if let Some(dir) = &args.extract {
+    if let Some(dir) = args.extract.as_ref().filter(|_| !ctx.dry_run()) {
         std::fs::create_dir_all(dir).map_err(|error| Refusal::from_io(format!("cannot make {}", dir.display()), &error))?;
     }
     let mut also_hash: Vec<Digest> = Vec::new();
     loop {
         let mut sink = Sink {
             dir: args.extract.clone(),
+            dry_run: ctx.dry_run(),
             ..Sink::default()
         };
         let outcome = open(&args.file, skip, &headers, &identities, &signers, &also_hash, &mut sink)?;
@@ -258,6 +259,8 @@ struct Part {
 #[derive(Default)]
 struct Sink {
     dir: Option<PathBuf>,
+    /// Only tells what it would write.
+    dry_run: bool,
     parts: Vec<Part>,
     hash: Option<Sha256>,
     file: Option<File>,
@@ -268,7 +271,7 @@ impl Sink {
     fn discard(&mut self) {
         self.file = None;
         for part in self.parts.drain(..) {
-            if let Some(path) = part.path {
+            if let Some(path) = part.path.filter(|_| !self.dry_run) {
                 let _ = std::fs::remove_file(path);
             }
         }
@@ -292,7 +295,10 @@ impl PayloadSink for Sink {
                 path = dir.join(layout::numbered(&name, n));
                 n += 1;
             }
-            self.file = Some(File::create_new(&path).map_err(|error| SinkError(format!("cannot write {}: {error}", path.display())))?);
+            if !self.dry_run {
+                let made = File::create_new(&path).map_err(|error| SinkError(format!("cannot write {}: {error}", path.display())))?;
+                self.file = Some(made);
+            }
             target = Some(path);
         }
         self.parts.push(Part {
@@ -388,7 +394,7 @@ fn describe_message(message: &ReceivedMessage, sink: &Sink, lines: &mut Lines, o
         let path = part
             .path
             .as_ref()
-            .map(|path| format!("\nwrote {}", path.display()))
+            .map(|path| format!("\n{} {}", if sink.dry_run { "would write" } else { "wrote" }, path.display()))
             .unwrap_or_default();
         format!(
             "{name}   {}   {} bytes   sha256 {}{path}",

@@ -185,11 +185,11 @@ pub(crate) fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             let (text, old, new) = (read(&file)?, secret(passphrase)?, secret(new_passphrase)?);
             let made = convert(&text, old.as_ref().map(|p| p.as_str()), to, new.as_ref().map(|p| p.as_str()));
             let made = made.map_err(|error| Refusal::from_keystore(format!("cannot convert {}", file.display()), &error))?;
-            super::write_file(&target, &made.private, 0o400)?;
+            ctx.write_file(&target, &made.private, 0o400)?;
             if target.as_os_str() != "-" {
                 ctx.printer.done(
-                    &json!({ "file": target, "format": to.name(), "fingerprint": made.fingerprint }),
-                    &format!("Wrote {} ({to}, mode 0400)   fingerprint {}", target.display(), made.fingerprint),
+                    &json!({ "file": target, "format": to.name(), "fingerprint": made.fingerprint, "written": !ctx.dry_run() }),
+                    &format!("{} ({to}, mode 0400)   fingerprint {}", ctx.wrote(&target), made.fingerprint),
                 );
             }
         }

@@ -185,13 +185,13 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
 
 fn export(ctx: &Ctx, core: &Core, id: &str, dir: &Path) -> Outcome {
     let message = messages::choose(core, ctx.account(), id)?;
-    let done = messages::export(core, &message, dir)?;
-    let mut text = format!("Wrote {}\n", done.dir.display());
+    let done = messages::export(core, &message, dir, ctx.dry_run())?;
+    let mut text = format!("{}\n", ctx.wrote(&done.dir));
     done.files.iter().for_each(|file| text.push_str(&format!("      {file}\n")));
     done.expired
         .iter()
         .for_each(|file| text.push_str(&format!("      {file}: not kept any more, or deleted\n")));
-    let object = json!({ "id": message.id, "dir": done.dir, "files": done.files, "expired": done.expired });
+    let object = json!({ "id": message.id, "dir": done.dir, "files": done.files, "expired": done.expired, "written": !ctx.dry_run() });
     ctx.printer.done(&object, &text);
     Ok(if done.expired.is_empty() { DONE } else { PARTLY })
 }

@@ -53,8 +53,9 @@ pub(crate) fn man(ctx: &Ctx, args: &Man, described: Command) -> Outcome {
     if !ctx.dry_run() {
         let written = clap_mangen::generate_to(described, dir);
         written.map_err(|error| Refusal::from_io(format!("cannot write manual pages to {}", dir.display()), &error))?;
-        let text = format!("Wrote the manual pages to {}: begin with as2gate.1\n", dir.display());
-        ctx.printer.done(&json!({ "dir": dir }), &text);
     }
+    let wrote = ctx.tense("Wrote", "would write");
+    let text = ctx.would(format!("{wrote} the manual pages to {}: begin with as2gate.1\n", dir.display()));
+    ctx.printer.done(&json!({ "dir": dir, "written": !ctx.dry_run() }), &text);
     Ok(DONE)
 }

@@ -169,9 +169,9 @@ fn profile(ctx: &Ctx, core: &Core, id: &str, out: Option<PathBuf>) -> Result<()>
     let text = stations::profile(core, &all, station)?;
     match out {
         Some(file) => {
-            super::write_file(&file, &text, 0o644)?;
+            ctx.write_file(&file, &text, 0o644)?;
             ctx.printer
-                .done(&json!({ "as2_id": id, "file": file }), &format!("Wrote {}", file.display()));
+                .done(&json!({ "as2_id": id, "file": file, "written": !ctx.dry_run() }), &ctx.wrote(&file));
         }
         None if ctx.printer.format == output::Format::Json => ctx.printer.show(&json!({ "as2_id": id, "profile": text }), &text),
         None => output::out(&text),

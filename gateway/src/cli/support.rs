@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::audit::last_events;
 use super::error::DONE;
 use super::output::plain;
-use super::{Ctx, Outcome, check, message, status, write_file};
+use super::{Ctx, Outcome, check, message, status};
 use crate::clock::{Clock as _, SystemClock, rfc3339};
 use crate::config::Config;
 use crate::gateway::Core;
@@ -75,13 +75,13 @@ pub(crate) fn run(ctx: &Ctx, args: &SupportBundle) -> Outcome {
         .out
         .clone()
         .unwrap_or_else(|| PathBuf::from(format!("as2gate-support-{stamp}Z.txt")));
-    write_file(&file, &text, 0o600)?;
+    ctx.write_file(&file, &text, 0o600)?;
     if file.as_os_str() != "-" {
         let told = format!(
-            "Wrote {}; it names users, partners and files: read it before you send it",
-            file.display()
+            "{}; it names users, partners and files: read it before you send it",
+            ctx.wrote(&file)
         );
-        ctx.printer.done(&json!({ "file": file }), &told);
+        ctx.printer.done(&json!({ "file": file, "written": !ctx.dry_run() }), &told);
     }
     Ok(DONE)
 }

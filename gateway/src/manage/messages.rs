@@ -400,25 +400,34 @@ pub struct Exported {
 }
 
 /// Writes a message with all its evidence to `dir/<id>/`: `files/…`, `headers.txt`, `message.as2`, `<id>.mdn` and the row
-/// as `message.json`.
+/// as `message.json`. A dry run only tells what it would write.
 ///
 /// # Errors
 /// When the directory is there already, or the disk refuses.
-pub fn export(core: &Core, message: &Message, dir: &Path) -> Result<Exported> {
+pub fn export(core: &Core, message: &Message, dir: &Path, dry_run: bool) -> Result<Exported> {
     let id = message.id.as_str();
+    let done_dir = dir.join(id);
     let mut done = Exported {
-        dir: dir.join(id),
+        dir: done_dir.clone(),
         ..Exported::default()
     };
-    if done.dir.exists() {
+    if done_dir.exists() {
         return Err(Refusal::exists(
             format!("cannot export message {id}"),
-            format!("{} exists already", done.dir.display()),
+            format!("{} exists already", done_dir.display()),
             "choose another directory with --out",
         ));
     }
     let io = |error: &std::io::Error| Refusal::from_io(format!("cannot export message {id}"), error);
-    std::fs::create_dir_all(done.dir.join("files")).map_err(|error| io(&error))?;
+    let put = |content: &Content, name: &str| {
+        if dry_run {
+            return Ok(());
+        }
+        write(content, &done_dir.join(name)).map_err(|error| io(&error))
+    };
+    if !dry_run {
+        std::fs::create_dir_all(done_dir.join("files")).map_err(|error| io(&error))?;
+    }
     let entries = core.journal.read(|tx| tx.entries_of(id))?;
     let files: Vec<&Entry> = entries.iter().filter(|entry| !entry.is_dir).collect();
     for entry in &files {
@@ -427,7 +436,7 @@ pub fn export(core: &Core, message: &Message, dir: &Path) -> Result<Exported> {
             Area::Headers | Area::RawMessage | Area::RawMdn => entry.name.clone(),
         };
         match core.storage.open_entry(entry) {
-            Ok(content) => write(&content, &done.dir.join(&name)).map_err(|error| io(&error))?,
+            Ok(content) => put(&content, &name)?,
             Err(StorageError::Missing(_)) => {
                 done.expired.push(name);
                 continue;
@@ -447,12 +456,14 @@ pub fn export(core: &Core, message: &Message, dir: &Path) -> Result<Exported> {
         .collect::<Vec<_>>()
     {
         if let Ok(content) = core.storage.open_staged(key) {
-            write(&content, &done.dir.join(name)).map_err(|error| io(&error))?;
+            put(&content, name)?;
             done.files.push(name.clone());
         }
     }
     let row = serde_json::to_string_pretty(message).unwrap_or_default();
-    std::fs::write(done.dir.join("message.json"), row).map_err(|error| io(&error))?;
+    if !dry_run {
+        std::fs::write(done_dir.join("message.json"), row).map_err(|error| io(&error))?;
+    }
     done.files.push("message.json".to_owned());
     Ok(done)
 }

@@ -102,6 +102,27 @@ fn a_backup_under_load_holds_everything_that_its_journal_names() {
         }
         busy.store(false, Ordering::Relaxed);
     });
+    gateway.ok(&[
+        "--data-dir",
+        "nowhere",
+        "restore",
+        "safe-0",
+        "--master-key",
+        "data/master.key",
+        "-n",
+    ]);
+    gateway.ok(&[
+        "-c",
+        "elsewhere/as2gate.toml",
+        "restore",
+        "safe-0",
+        "--master-key",
+        "data/master.key",
+        "-n",
+    ]);
+    for place in ["nowhere", "elsewhere"] {
+        assert!(!gateway.path(place).exists(), "a dry run made {place}");
+    }
     // Each is whole in the eyes of `restore`, which looks at every file that the journal names.
     for n in 0..5 {
         let (data, safe) = (format!("data-{n}"), format!("safe-{n}"));

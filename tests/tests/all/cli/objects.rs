@@ -182,3 +182,51 @@ fn dry_runs_change_nothing() {
     assert_eq!(gateway.ok(&["export"]), before);
     assert!(!gateway.path("erp.key").exists());
 }
+
+#[test]
+fn dry_runs_write_no_files() {
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["station", "add", "ALICE"]);
+    gateway.ok(&["partner", "add", "BOB", "--url", "http://192.0.2.1/as2"]);
+    gateway.file("order.edi", &order(1));
+    gateway.file("there.toml", b"");
+    gateway.file("captured.as2", b"AS2-From: BOB\nAS2-To: ALICE\nContent-Type: text/plain\n\nABC");
+    let _ = gateway.ssh_key("erp", "ed25519");
+    gateway.ok(&["send", "order.edi", "--from", "ALICE", "--to", "BOB"]);
+    let sent = gateway.messages("out")[0]["id"].as_str().unwrap().to_owned();
+    let certificate = tests::pair::certificate_name(&gateway, "ALICE");
+    let files = || {
+        let all = tests::files_below(&gateway.path("")).into_iter();
+        all.filter(|file| !file.starts_with("data/db/")).collect::<Vec<_>>()
+    };
+    let before = files();
+    for (args, wrote) in [
+        (&["export", "--out", "all.toml"][..], "all.toml"),
+        (&["support-bundle"], "as2gate-support-"),
+        (&["support-bundle", "--out", "bundle.txt"], "bundle.txt"),
+        (&["station", "profile", "ALICE", "--out", "alice.txt"], "alice.txt"),
+        (&["cert", "export", &certificate, "--out", "alice.pem"], "alice.pem"),
+        (
+            &["cert", "export", &certificate, "--form", "der", "--out", "alice.cer"],
+            "alice.cer",
+        ),
+        (&["key", "convert", "erp-ed25519.key", "--to", "ppk", "--out", "erp.ppk"], "erp.ppk"),
+        (&["message", "export", &sent, "--out", "evidence"], "evidence"),
+    ] {
+        let told = gateway.ok(&[args, &["-n"]].concat());
+        assert!(told.starts_with(&format!("(dry run) would write {wrote}")), "{args:?}: {told}");
+    }
+    let told = gateway.ok(&["inspect", "captured.as2", "--extract", "out", "-n", "-o", "table"]);
+    assert!(told.contains("would write out/"), "{told}");
+    // The same refusals as without.
+    for args in [
+        &["export", "--out", "there.toml", "-n"][..],
+        &["export", "--out", "no/where.toml", "-n"],
+        &["cert", "stores", "--reveal", "-n"],
+        &["--data-dir", "fresh", "init", "-n"],
+    ] {
+        three_lines(&gateway.cli(args).stderr);
+    }
+    assert_eq!(files(), before);
+}
+
