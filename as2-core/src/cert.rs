@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use openssl::asn1::{Asn1Time, Asn1TimeRef};
 use openssl::pkey::{HasPublic, Id, PKey, PKeyRef, Private, Public};
-use openssl::x509::X509;
+use openssl::x509::{X509, X509Name, X509NameRef};
 
 use crate::algorithm::Digest;
 use crate::cms::ber::{self, Fault, Reader};
@@ -67,15 +67,6 @@ impl Certificate {
         let digest = crypto::hash(Digest::Sha256, der)?;
         let mut fingerprint = [0; 32];
         fingerprint.copy_from_slice(&digest);
-        let names = x509.subject_name().entries().map(|entry| {
-            let name = entry
-                .object()
-                .nid()
-                .short_name()
-                .map_or_else(|_| entry.object().to_string(), str::to_owned);
-            let value = entry.data().to_string().unwrap_or_else(|_| "?".to_owned());
-            format!("{name}={value}")
-        });
         let parsed = Parsed {
             issuer,
             serial,
@@ -83,7 +74,7 @@ impl Certificate {
             fingerprint,
             not_before: unix(x509.not_before()).map_err(invalid)?,
             not_after: unix(x509.not_after()).map_err(invalid)?,
-            subject: names.collect::<Vec<_>>().join(", "),
+            subject: in_words(x509.subject_name()),
             key,
             der: der.to_vec(),
         };
@@ -217,6 +208,25 @@ impl fmt::Debug for Identity {
             .field("certificate", &self.certificate)
             .finish_non_exhaustive()
     }
+}
+
+/// A Name for people: `CN=…, O=…` in its own order.
+fn in_words(name: &X509NameRef) -> String {
+    let names = name.entries().map(|entry| {
+        let name = entry
+            .object()
+            .nid()
+            .short_name()
+            .map_or_else(|_| entry.object().to_string(), str::to_owned);
+        let value = entry.data().to_string().unwrap_or_else(|_| "?".to_owned());
+        format!("{name}={value}")
+    });
+    names.collect::<Vec<_>>().join(", ")
+}
+
+/// The same of a Name in DER.
+pub(crate) fn name_in_words(der: &[u8]) -> String {
+    X509Name::from_der(der).map_or_else(|_| "an issuer that cannot be read".to_owned(), |name| in_words(&name))
 }
 
 /// Where the issuer's Name and the serial's contents lie (RFC 5280 §4.1).

@@ -157,6 +157,8 @@ pub struct Failure {
     pub mic: Option<Mic>,
     /// Our sink failed; the message itself may be good.
     pub sink: bool,
+    /// Whom it is encrypted for, if that is none of our keys: issuer and serial number, or key id. For us, as the detail is.
+    pub strangers: Vec<String>,
     rehash: Option<Digest>,
     /// The error keeps its own words even though it arose after decryption.
     named: bool,
@@ -201,6 +203,7 @@ impl From<Error> for Failure {
             error,
             mic: None,
             sink: false,
+            strangers: Vec::new(),
             rehash: None,
             named: false,
         }
@@ -352,6 +355,7 @@ struct Found {
     payload: u64,
     notes: Vec<String>,
     layers: Vec<String>,
+    strangers: Vec<String>,
     mdn: Option<Mdn>,
     mdn_signature: Option<MdnSignature>,
 }
@@ -487,7 +491,8 @@ impl<'a> Receiver<'a> {
             sink,
         };
         for piece in bytes.chunks(PIECE) {
-            if let Err(failure) = self.root.push(piece, &mut walk) {
+            if let Err(mut failure) = self.root.push(piece, &mut walk) {
+                failure.strangers = std::mem::take(&mut walk.found.strangers);
                 self.failed = Some(failure.clone());
                 return Err(failure);
             }
@@ -503,11 +508,15 @@ impl<'a> Receiver<'a> {
         if let Some(failure) = self.failed {
             return Err(failure);
         }
-        self.root.finish(&mut Walk {
+        let ended = self.root.finish(&mut Walk {
             job: &self.job,
             found: &mut self.found,
             sink,
-        })?;
+        });
+        if let Err(mut failure) = ended {
+            failure.strangers = self.found.strangers;
+            return Err(failure);
+        }
         if let Some(mdn) = self.found.mdn.take() {
             return Ok(Received::Mdn(Box::new(self.found.into_mdn(mdn))));
         }

@@ -225,7 +225,13 @@ impl Open {
         } = self;
         plain.clear();
         match cms {
-            Cms::Encrypted(opener) => opener.push(bytes, plain)?,
+            Cms::Encrypted(opener) => {
+                let pushed = opener.push(bytes, plain);
+                if pushed.is_err() {
+                    walk.found.strangers = opener.strangers().to_vec();
+                }
+                pushed?;
+            }
             Cms::Signed(verifier, own) => {
                 verifier.push(bytes, plain)?;
                 own.as_mut().map_or(Ok(()), |own| own.update(plain))?;
@@ -245,6 +251,9 @@ impl Open {
             }
             Cms::Encrypted(opener) => {
                 let opened = opener.finish(&mut self.plain);
+                if opened.is_err() {
+                    walk.found.strangers = opener.strangers().to_vec();
+                }
                 self.decrypted(opened, walk)
             }
             Cms::Signed(verifier, own) => {

@@ -30,6 +30,9 @@ const PIECE: usize = 256 * 1024;
 const MAX_PAYLOAD: u64 = 1 << 40;
 /// Most digests taken beside the usual ones.
 const MAX_REHASH: usize = 4;
+/// What to do where nothing was given that a signature could be held against.
+const NOT_CHECKED: &str =
+    "no signature was checked, for no pinned certificate was given: add --partner-cert FILE, the sender's (as2gate cert export NAME)";
 
 /// Open a captured AS2 message or MDN offline.
 #[derive(Debug, Args)]
@@ -351,7 +354,7 @@ fn report(ctx: &Ctx, args: &Inspect, headers: &Headers, outcome: std::result::Re
             describe_message(&message, &sink, &mut lines, &mut object);
             DONE
         }
-        Ok(Received::Mdn(mdn)) => describe_mdn(&mdn, &mut lines, &mut object),
+        Ok(Received::Mdn(mdn)) => describe_mdn(args, &mdn, &mut lines, &mut object),
         Err(failure) if failure.sink => {
             sink.discard();
             return Err(Refusal::failed(
@@ -434,7 +437,7 @@ fn describe_message(message: &ReceivedMessage, sink: &Sink, lines: &mut Lines, o
     );
 }
 
-fn describe_mdn(received: &ReceivedMdn, lines: &mut Lines, object: &mut Value) -> u8 {
+fn describe_mdn(args: &Inspect, received: &ReceivedMdn, lines: &mut Lines, object: &mut Value) -> u8 {
     let mdn = &received.mdn;
     let (signature, digest, signer, bad) = match &received.signature {
         MdnSignature::None => ("unsigned".to_owned(), None, None, false),
@@ -446,6 +449,7 @@ fn describe_mdn(received: &ReceivedMdn, lines: &mut Lines, object: &mut Value) -
         ),
         MdnSignature::Bad(why) => (format!("not proven: {why}"), None, None, true),
     };
+    let hint = if bad && args.partner_cert.is_empty() { NOT_CHECKED } else { "" };
     lines.extend([
         ("Kind", "MDN".to_owned()),
         ("Answers", mdn.original_message_id.clone()),
@@ -455,6 +459,7 @@ fn describe_mdn(received: &ReceivedMdn, lines: &mut Lines, object: &mut Value) -
         ("Recipient", mdn.final_recipient.clone()),
         ("Made by", mdn.reporting_ua.clone()),
         ("Says", mdn.text.trim().to_owned()),
+        ("Hint", hint.to_owned()),
     ]);
     add(
         object,
@@ -473,6 +478,7 @@ fn describe_mdn(received: &ReceivedMdn, lines: &mut Lines, object: &mut Value) -
             "original_recipient": mdn.original_recipient,
             "reporting_ua": mdn.reporting_ua,
             "text": mdn.text,
+            "hint": hint,
         }),
     );
     if bad { FAILED } else { DONE }
@@ -480,14 +486,19 @@ fn describe_mdn(received: &ReceivedMdn, lines: &mut Lines, object: &mut Value) -
 
 fn describe_failure(args: &Inspect, failure: &Failure, lines: &mut Lines, object: &mut Value) {
     let kind = failure.error.kind.as_str();
-    let hint = match (kind, args.key.is_some(), args.partner_cert.is_empty()) {
-        ("decryption-failed", false, _) => "it is encrypted: add --key and --cert",
-        ("authentication-failed", _, true) => "it is signed: add --partner-cert, which the signature is held against",
+    let hint = match (kind, args.key.is_some()) {
+        ("decryption-failed", false) => "it is encrypted: add --key and --cert",
+        ("decryption-failed", true) if !failure.strangers.is_empty() => {
+            "the key given is not that of its recipient: as2gate cert show NAME tells the serial"
+        }
+        // Inside of decrypted content a signature that does not hold may have the same word.
+        ("authentication-failed" | "decryption-failed", _) if args.partner_cert.is_empty() => NOT_CHECKED,
         _ => "",
     };
     lines.extend([
         ("Kind", "unreadable".to_owned()),
         ("Verdict", format!("{kind}: {}", failure.error.detail)),
+        ("Encrypted for", failure.strangers.join("\n")),
         ("MIC", failure.mic.as_ref().map(ToString::to_string).unwrap_or_default()),
         ("Hint", hint.to_owned()),
     ]);
@@ -497,6 +508,7 @@ fn describe_failure(args: &Inspect, failure: &Failure, lines: &mut Lines, object
             "kind": "unreadable",
             "verdict": kind,
             "detail": failure.error.detail,
+            "encrypted_for": failure.strangers,
             "mic": failure.mic.as_ref().map(ToString::to_string),
             "hint": hint,
         }),

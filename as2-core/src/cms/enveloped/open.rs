@@ -11,6 +11,8 @@ use crate::error::{Error, ErrorKind};
 
 /// Pairs of RecipientInfo and own key that are tried where no recipient identifier names us.
 pub const MAX_TRIALS: usize = 16;
+/// Recipients that are named in words where none of them is ours.
+const MAX_NAMED: usize = 8;
 /// Bytes of CCM ciphertext that are held back where the message does not say its length before the content: CCM authenticates
 /// the length first. With a definite length nothing is held.
 pub const MAX_CCM_HELD: usize = 16 * 1024 * 1024;
@@ -62,6 +64,7 @@ struct State {
     beside: Option<Beside>,
     body: Option<Body>,
     gather: Vec<u8>,
+    strangers: Vec<String>,
 }
 
 /// What the head said.
@@ -132,12 +135,19 @@ impl Opener {
             beside: None,
             body: None,
             gather: Vec::new(),
+            strangers: Vec::new(),
         };
         Opener {
             stream: Stream::new(ErrorKind::DecryptionFailed),
             state,
             failed: None,
         }
+    }
+
+    /// Whom the message is encrypted for, once that is known and if none of them is one of the identities.
+    #[must_use]
+    pub fn strangers(&self) -> &[String] {
+        &self.state.strangers
     }
 
     /// Lets a SHA-256 of the content go along with the decryption.
@@ -221,6 +231,9 @@ impl Layer for OpenLayer<'_> {
         let (head, start) = Head::read(bytes)?;
         // The length of a string in pieces is not known before its end.
         let length = start.header.length.filter(|_| start.header.id & 0x20 == 0);
+        if !head.names_one_of(&self.state.identities) {
+            self.state.strangers = head.recipients.iter().take(MAX_NAMED).map(Recipient::name).collect();
+        }
         Ok(head.unlock(self.state, length).map(|body| {
             self.state.body = Some(body);
             start
@@ -348,6 +361,11 @@ impl<'a> Head<'a> {
         #[cfg(test)]
         super::tests::tell_if_told_to(&choice)?;
         Ok((choice, offered))
+    }
+
+    fn names_one_of(&self, identities: &[Identity]) -> bool {
+        let mut certificates = identities.iter().map(Identity::certificate);
+        certificates.any(|certificate| self.recipients.iter().any(|recipient| recipient.names(certificate)))
     }
 
     /// The one pair that is named, or else a bounded number of trials. A name that is ours and then fails never falls through

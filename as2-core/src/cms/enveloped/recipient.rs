@@ -7,6 +7,7 @@ use crate::cms::agreement::{self, Agreed};
 use crate::cms::ber::{self, Fault, Reader};
 use crate::cms::oid;
 use crate::crypto::{self, Unwrapped, Wrapping};
+use crate::hex;
 
 /// Bytes of an encrypted content key: the largest RSA modulus.
 const MAX_WRAPPED: usize = crate::cert::MAX_RSA_BITS as usize / 8;
@@ -32,6 +33,25 @@ impl Recipient<'_> {
             Method::Transport { .. } => certificate.is_rsa(),
             Method::Agreement(_) => certificate.is_ec(),
         }
+    }
+
+    /// Whom it names, in words.
+    pub(super) fn name(&self) -> String {
+        let read = || -> Result<String, Fault> {
+            let mut fields = self.id.reader();
+            match self.method {
+                Method::Agreement(_) if self.id.id == ber::context(0) => Ok(format!("key id {}", hex(&fields.octets(MAX_SKI)?))),
+                _ if self.id.id != ber::SEQUENCE => Ok(format!("key id {}", hex(&self.id.octets(MAX_SKI)?))),
+                _ => {
+                    let issuer = crate::cert::name_in_words(fields.next()?.whole);
+                    let serial = fields.expect(ber::INTEGER)?.body;
+                    // The sign is no digit of it.
+                    let digits = serial.strip_prefix(&[0]).filter(|rest| !rest.is_empty()).unwrap_or(serial);
+                    Ok(format!("serial {} of {issuer}", hex(digits)))
+                }
+            }
+        };
+        read().unwrap_or_else(|_| "somebody whose name cannot be read".to_owned())
     }
 
     pub(super) fn names(&self, certificate: &Certificate) -> bool {

@@ -313,6 +313,33 @@ fn rsa_and_ec_recipients_of_one_message() {
 }
 
 #[test]
+fn recipients_that_we_are_not_are_named() {
+    let curve = testkit::ec(CURVES[0]);
+    let key_id = |identity: &Identity| format!("key id {}", crate::hex(identity.certificate().ski().unwrap()));
+    for (identity, options, wanted) in [
+        (testkit::rsa(), "", "serial 80c0ffee of O=Tests, CN=rsa".to_owned()),
+        (testkit::rsa(), "-keyid", key_id(testkit::rsa())),
+        (&curve, "-keyid", key_id(&curve)),
+    ] {
+        let bench = Bench::new(identity);
+        bench.put("in", &content(100));
+        bench.openssl(&format!(
+            "cms -encrypt -binary -outform DER -in in -out out -aes256 {options} -recip cert.pem"
+        ));
+        let sealed = bench.get("out");
+        let named = |identities: &[Identity]| {
+            let (mut opener, mut plain) = (Opener::new(identities, OpenPolicy::default()), Vec::new());
+            // It opens, or it does not.
+            let _ = opener.push(&sealed, &mut plain).and_then(|()| opener.finish(&mut plain));
+            opener.strangers().to_vec()
+        };
+        assert_eq!(named(&[]), [wanted.as_str()]);
+        assert_eq!(named(&[testkit::other().clone()]), [wanted.as_str()]);
+        assert!(named(&[testkit::other().clone(), identity.clone()]).is_empty(), "{wanted}");
+    }
+}
+
+#[test]
 fn recipients_stand_in_the_order_given() {
     let theirs = testkit::ec(CURVES[0]);
     for (recipients, transport) in [

@@ -81,6 +81,25 @@ fn inspect_takes_a_captured_message_apart() {
     ]);
     assert_ne!(ran.code, 0, "{ran}");
     assert!(names_in(&place.path("forged")).is_empty(), "nothing unverified is written");
+
+    // Whom it is for, and what was not given.
+    let shown = bob.json(&["cert", "show", &tests::pair::certificate_name(bob, "BOB")]);
+    let recipient = format!(
+        "serial {} of {}",
+        shown["serial"].as_str().unwrap(),
+        shown["issuer"].as_str().unwrap()
+    );
+    let wrong = mallory.path("both.pem").display().to_string();
+    for (key, hint) in [(&[][..], "add --key"), (&["--key", &wrong], "not that of its recipient")] {
+        let args = ["inspect", &raw, "--headers", &headers, "-o", "table"];
+        let told = place.cli(&[&args[..], key].concat()).stdout;
+        assert!(told.contains(&recipient) && told.contains(hint), "{recipient}: {told}");
+    }
+    let told = place.cli(&[&args[..8], &["-o", "table"]].concat()).stdout;
+    assert!(
+        told.contains("no pinned certificate was given: add --partner-cert FILE") && !told.contains("Encrypted for"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -101,6 +120,8 @@ fn inspect_reads_an_mdn() {
         text.contains("processed") && text.contains(mic) && text.contains(parcel.sent["message_id"].as_str().unwrap()),
         "{json:#}"
     );
+    let told = pair.alice().cli(&["inspect", &body, "--headers", &headers, "-o", "table"]);
+    assert!(told.code == 1 && told.stdout.contains("add --partner-cert FILE"), "{told}");
 }
 
 /// What OpenAS2 really sent, with the MIC that it logged.
