@@ -107,8 +107,21 @@ fn raw(value: &Value) -> String {
             .replace('\t', "\\t")
             .replace('\n', "\\n")
             .replace('\r', "\\r"),
-        Value::Array(list) if list.iter().all(Value::is_string) => list.iter().map(raw).collect::<Vec<_>>().join(","),
+        Value::Array(list) => list.iter().map(|value| inner(value, " ")).collect::<Vec<_>>().join(","),
+        Value::Object(_) => inner(value, ","),
         other => other.to_string(),
+    }
+}
+
+/// What stands inside of a cell: `name=value`, with this between the fields.
+fn inner(value: &Value, between: &str) -> String {
+    match value {
+        Value::Object(fields) => {
+            let fields = fields.iter().map(|(name, value)| format!("{name}={}", inner(value, " ")));
+            fields.collect::<Vec<_>>().join(between)
+        }
+        Value::Array(list) => list.iter().map(|value| inner(value, " ")).collect::<Vec<_>>().join(" "),
+        other => raw(other),
     }
 }
 
@@ -389,6 +402,13 @@ mod tests {
         assert_eq!(list.tsv(), "id\tnote\nlong-1\ta\\tb\x1b[31m\n");
         assert_eq!(list.table(false), "ID\n1\n");
         assert_eq!(list.object(&list.rows[0]), json!({"id": "long-1", "note": "a\tb\u{1b}[31m"}));
+        let object = json!({
+            "counts": { "at": ["x:1", "x:2"], "in": 2 }, "keys": [{ "days": 3, "kind": "rsa" }, { "kind": "ec" }], "n": 1, "names": ["a", "b\t"],
+        });
+        assert_eq!(
+            one_row(&object),
+            "counts\tkeys\tn\tnames\nat=x:1 x:2,in=2\tdays=3 kind=rsa,kind=ec\t1\ta,b\\t\n"
+        );
         assert_eq!(plain("a\x1b[31m\nb\u{202e}"), "a\u{fffd}[31m\nb\u{fffd}");
     }
 }

@@ -205,6 +205,21 @@ fn status_says_that_new_data_is_refused() {
 }
 
 #[test]
+fn status_for_scripts_is_plain_text() {
+    let gateway = Gateway::new();
+    let told = gateway.ok(&["status", "-o", "tsv"]);
+    let (names, cells) = told.trim_end().split_once('\n').unwrap();
+    let cell = |name: &str| {
+        let at = names.split('\t').position(|found| found == name).unwrap();
+        cells.split('\t').nth(at).unwrap().to_owned()
+    };
+    assert!(!told.contains(['{', '[', '"']), "{told}");
+    assert!(cell("listening").contains(&format!("as2=127.0.0.1:{}", gateway.as2_port)), "{told}");
+    assert!(cell("host_keys").starts_with("fingerprint=SHA256:"), "{told}");
+    assert!(cell("objects").contains("accounts=1,"), "{told}");
+}
+
+#[test]
 fn a_support_bundle_helps_and_gives_nothing_away() {
     let place = Place::new();
     let at = format!("127.0.0.1:{}", free_port());
