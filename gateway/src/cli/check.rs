@@ -44,7 +44,8 @@ pub(super) fn note(ctx: &Ctx, core: &Core, object: &str) -> Result<()> {
         return Ok(());
     }
     for (what, hint) in rules::warnings(&objects(core)?, core.clock.now()) {
-        if what.starts_with(object) {
+        // Two that look alike are told of in one line.
+        if what.starts_with(object) || what.contains(&format!(" and {object}have ")) {
             ctx.printer.note(&format!("note: {what}; {hint}"));
         }
     }

@@ -1,5 +1,7 @@
 //! What is legal and will not do its work.
 
+use std::collections::BTreeMap;
+
 use super::used_by;
 use crate::certificate::Certificate;
 use crate::clock::Millis;
@@ -30,6 +32,7 @@ pub fn warnings(objects: &Objects, now: Millis) -> Vec<Warning> {
         })
         .collect();
     objects.partners.values().for_each(|partner| of_partner(partner, &mut found));
+    look_alikes(objects, &mut found);
     let faulty: Vec<_> = objects.certificates.values().filter_map(|c| Some((c, fault(c, now)?))).collect();
     if !faulty.is_empty() {
         let settled = settled(objects, now);
@@ -69,6 +72,35 @@ fn of_partner(partner: &Partner, found: &mut Vec<Warning>) {
     }
     if partner.sign_certificate.is_empty() && (partner.require_signed || partner.mdn.is_signed()) {
         found.push((format!("partner {id} has no signing certificate"), certificate));
+    }
+}
+
+/// AS2 ids, or names, of an account that people take for one another: they differ in upper and lower case or in blanks only.
+fn look_alikes(objects: &Objects, found: &mut Vec<Warning>) {
+    let stations = objects.stations.values().map(|s| (&s.account, "station", &s.as2_id, &s.name));
+    let partners = objects.partners.values().map(|p| (&p.account, "partner", &p.as2_id, &p.name));
+    let mut alike: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for (account, noun, id, name) in stations.chain(partners) {
+        for (what, text) in [("AS2 ids", id), ("names", name)] {
+            let words: Vec<&str> = text.split_whitespace().collect();
+            let key = (account, what, words.join(" ").to_lowercase());
+            if !words.is_empty() {
+                alike.entry(key).or_default().push((noun, id, text));
+            }
+        }
+    }
+    for ((_, what, _), group) in alike {
+        let pairs = group.iter().zip(group.iter().skip(1));
+        for ((noun, id, text), (second, other, another)) in pairs.filter(|((.., one), (.., other))| one != other) {
+            let told = format!("{second} {other} and {noun} {id} have {what} that differ in case or blanks only");
+            found.push(if what == "names" {
+                let hint = command(&format!("{second} set"), other, "--name NAME");
+                (format!("{told}: {another}, {text}"), hint)
+            } else {
+                let hint = command(&format!("{second} rm"), other, "");
+                (told, format!("if one is a slip: {hint}"))
+            });
+        }
     }
 }
 

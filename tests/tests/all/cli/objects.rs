@@ -230,3 +230,29 @@ fn dry_runs_write_no_files() {
     assert_eq!(files(), before);
 }
 
+#[test]
+fn what_looks_alike_is_told_and_taken() {
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["station", "add", "ALICE", "--name", "Alice Ltd"]);
+    gateway.ok(&["partner", "add", "--from-station", "ALICE"]);
+    let add = |id: &str, name: &str| gateway.cli(&["partner", "add", id, "--url", "http://192.0.2.1/as2", "--name", name]);
+    assert!(!add("BIGMART", "Big Mart").stderr.contains("differ"));
+    let told = gateway.ok(&["check"]);
+    assert!(!told.contains("differ"), "{told}");
+    let twin = add("BigMart", "BIG  MART");
+    let ids = "partner BigMart and partner BIGMART have AS2 ids that differ in case or blanks only";
+    assert!(twin.code == 0 && twin.stderr.contains(ids), "{twin}");
+    assert!(add("alice", "").code == 0);
+    let told = gateway.ok(&["check"]);
+    for warning in [
+        &format!("warn  {ids}   (if one is a slip: as2gate partner rm BigMart)"),
+        "partner BigMart and partner BIGMART have names that differ in case or blanks only: BIG  MART, Big Mart",
+        "partner alice and partner ALICE have AS2 ids",
+    ] {
+        assert!(told.contains(warning), "{warning}: {told}");
+    }
+    // An older one that comes later in the alphabet.
+    gateway.ok(&["partner", "rm", "BIGMART"]);
+    let twin = add("BIGMART", "");
+    assert!(twin.stderr.contains(ids), "{twin}");
+}
