@@ -105,7 +105,7 @@ pub(crate) struct Globals {
     /// No colours.
     #[arg(long, global = true)]
     no_color: bool,
-    /// Answer yes to every question.
+    /// Answer yes to every question. Without a terminal rm and the like ask nothing; only a new AS2 id needs -y there.
     #[arg(short, long, global = true)]
     yes: bool,
     /// Check everything, change nothing.

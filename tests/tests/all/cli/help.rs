@@ -46,6 +46,22 @@ fn every_command_teaches_by_example() {
 }
 
 #[test]
+fn what_is_asked_without_a_terminal_stands_beside_the_answer() {
+    for command in [
+        &["partner", "rm", "--help"][..],
+        &["user", "rm", "-h"],
+        &["partner", "set", "--help"],
+    ] {
+        let help = Place::new().ok(command);
+        let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(
+            words.contains("--yes Answer yes to every question. Without a terminal rm and the like ask nothing"),
+            "{help}"
+        );
+    }
+}
+
+#[test]
 fn completions_are_scripts() {
     let place = Place::new();
     let script = place.ok(&["completions", "bash"]);
