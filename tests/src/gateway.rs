@@ -6,8 +6,9 @@ use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -26,6 +27,8 @@ pub struct Gateway {
     binary: PathBuf,
     variables: Vec<(String, String)>,
     server: Mutex<Option<Child>>,
+    /// What the clock that tests move begins at, in seconds from now.
+    noon: AtomicI64,
     /// Where SFTP answers while the server runs.
     pub sftp_port: u16,
     /// Where AS2 answers while the server runs.
@@ -81,6 +84,7 @@ impl Gateway {
             binary,
             variables,
             server: Mutex::new(None),
+            noon: AtomicI64::new(0),
             sftp_port,
             as2_port,
         };
@@ -272,8 +276,19 @@ impl Gateway {
         self.start();
     }
 
-    /// Moves the clock of server and commands to so many seconds from now.
+    /// Lets the clock begin at the next noon UTC: for tests that count days, through which no midnight may pass unasked.
+    pub fn begin_at_noon(&self) {
+        const DAY: i64 = 86_400;
+        const NOON: i64 = DAY / 2;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let now = i64::try_from(now).unwrap();
+        self.noon.store((NOON - now).rem_euclid(DAY), Ordering::Relaxed);
+        self.set_clock(0);
+    }
+
+    /// Moves the clock of server and commands to so many seconds from now, or from the noon that it began at.
     pub fn set_clock(&self, seconds: i64) {
+        let seconds = self.noon.load(Ordering::Relaxed) + seconds;
         // A rename, so that nobody reads half a number.
         fs::write(self.path("clock.new"), seconds.to_string()).unwrap();
         fs::rename(self.path("clock.new"), self.path("clock")).unwrap();

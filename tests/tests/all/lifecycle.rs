@@ -8,6 +8,17 @@ use tests::{Gateway, Pair, files_below, noise, order, wait_for};
 
 const DAY: i64 = 86_400;
 
+/// ALICE and BOB in one gateway, whose first day begins at noon: ages count from midnight, and none passes while a test runs.
+fn pair() -> Pair {
+    pair_with(&[])
+}
+
+fn pair_with(settings: &[(&str, &str)]) -> Pair {
+    let pair = Pair::one_with(settings);
+    pair.alice().begin_at_noon();
+    pair
+}
+
 /// Moves the clock and waits for the sweep that a new day brings.
 fn on_day(gateway: &Gateway, day: i64) {
     gateway.set_clock(day * DAY);
@@ -23,7 +34,7 @@ fn on_disk(gateway: &Gateway) -> (Vec<String>, Vec<String>) {
 
 #[test]
 fn records_leave_the_view_after_35_days_and_the_disk_after_70() {
-    let pair = Pair::one_gateway();
+    let pair = pair();
     let gateway = pair.alice();
     let parcel = pair.deliver("old.edi", &order(1));
     pair.put("old.edi", &order(2));
@@ -45,7 +56,7 @@ fn records_leave_the_view_after_35_days_and_the_disk_after_70() {
     }
     assert_eq!(on_disk(gateway).1, [""; 0]);
 
-    // Ages round up to the next midnight: on day 36 it is due wherever in the day this runs.
+    // Ages round up to the next midnight: what is made at noon is due on day 36.
     on_day(gateway, 36);
     for path in &paths {
         let _ = pair
@@ -82,7 +93,7 @@ fn records_leave_the_view_after_35_days_and_the_disk_after_70() {
 
 #[test]
 fn the_sweep_runs_by_itself_when_a_day_has_passed() {
-    let pair = Pair::one_gateway();
+    let pair = pair();
     pair.deliver("swept.edi", &order(1));
     pair.alice().published();
     pair.alice().set_clock(36 * DAY);
@@ -94,7 +105,7 @@ fn the_sweep_runs_by_itself_when_a_day_has_passed() {
 
 #[test]
 fn a_dry_run_tells_and_changes_nothing() {
-    let pair = Pair::one_gateway();
+    let pair = pair();
     let gateway = pair.alice();
     pair.deliver("dry.edi", &order(1));
     gateway.published();
@@ -126,7 +137,7 @@ fn what_is_not_final_stays() {
 
 #[test]
 fn parts_leave_the_view_after_a_day_and_the_disk_after_two() {
-    let pair = Pair::one_gateway();
+    let pair = pair();
     let gateway = pair.alice();
     let local = gateway.file("part.bin", &noise(12 << 20, 1));
     let line = format!("put {} AS2/send/ALICE/BOB/part.bin", quoted(local.to_str().unwrap()));
@@ -151,7 +162,7 @@ fn parts_leave_the_view_after_a_day_and_the_disk_after_two() {
 
 #[test]
 fn an_account_may_have_its_own_figures() {
-    let pair = Pair::one_gateway();
+    let pair = pair();
     let gateway = pair.alice();
     gateway.ok(&["account", "set", "acme", "--keep-messages", "90d"]);
     gateway.restart();
@@ -165,7 +176,7 @@ fn an_account_may_have_its_own_figures() {
 
 #[test]
 fn a_legal_hold_covers_what_comes_after_it() {
-    let pair = Pair::one_gateway();
+    let pair = pair();
     let gateway = pair.alice();
     pair.deliver("before.edi", &order(1));
     gateway.ok(&["partner", "set", "BOB", "--hold", "true"]);
@@ -186,7 +197,7 @@ fn a_legal_hold_covers_what_comes_after_it() {
 
 #[test]
 fn a_lost_file_keeps_no_other_from_coming_back() {
-    let pair = Pair::one_gateway();
+    let pair = pair();
     let gateway = pair.alice();
     let parcel = pair.deliver("old.edi", &order(1));
     gateway.published();
@@ -200,7 +211,7 @@ fn a_lost_file_keeps_no_other_from_coming_back() {
 
 #[test]
 fn the_brake_of_one_account_stops_no_other() {
-    let pair = Pair::one_gateway();
+    let pair = pair();
     let gateway = pair.alice();
     pair.deliver("swept.edi", &order(1));
     gateway.published();
@@ -227,7 +238,7 @@ fn head(gateway: &Gateway) -> String {
 
 #[test]
 fn messages_are_forgotten_when_their_history_is_over() {
-    let pair = Pair::one_with(&[("lifecycle.history", "\"100d\"")]);
+    let pair = pair_with(&[("lifecycle.history", "\"100d\"")]);
     let gateway = pair.alice();
     let early = head(gateway);
     pair.deliver("old.edi", &order(1));
