@@ -65,14 +65,15 @@ pub(crate) async fn run(ctx: &Ctx, args: Backup) -> Outcome {
 pub(crate) async fn restore(ctx: &Ctx, args: Restore) -> Outcome {
     let (written, config) = configuration(ctx, &args.dir)?;
     let (dir, key, dry_run) = (args.dir.clone(), args.master_key, ctx.dry_run());
-    let target = config.paths().data;
+    let target = full(&config.paths().data);
+    let new = written.as_ref().map(|file| created(ctx, file, &target)).unwrap_or_default();
     let restored = blocking("the restore", move || backup::restore(&config, &dir, key.as_deref(), dry_run)).await;
     if let (Some(file), true) = (&written, restored.is_err()) {
         // It would only stand in the way of the next try.
         let _ = std::fs::remove_file(file);
     }
     let manifest = restored?;
-    let text = told(ctx.tense("Restored", "Would restore"), &target, &manifest);
+    let text = told(ctx.tense("Restored", "Would restore"), &target, &manifest) + &new;
     let next = format!(
         "Next:\n  {}\n  {}   sends what was waiting when the backup was taken: stop the other server for good before\n",
         ctx.command("check"),
@@ -80,6 +81,24 @@ pub(crate) async fn restore(ctx: &Ctx, args: Restore) -> Outcome {
     );
     ctx.printer.done(&object(&target, &manifest), &format!("{}{next}", ctx.would(text)));
     Ok(DONE)
+}
+
+/// Where a relative path leads, which depends on the configuration's place, is said in full.
+fn full(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// The configuration that was put in its place, and what its own `data_dir` leads to if --data-dir was given instead.
+fn created(ctx: &Ctx, file: &Path, target: &Path) -> String {
+    let word = ctx.tense("Created ", "Would create ");
+    let text = format!("{word}   {}   the configuration of the backup\n", full(file).display());
+    match Config::load(Some(file), None).map(|alone| full(&alone.paths().data)) {
+        Ok(other) if other != target => format!(
+            "{text}  its data_dir is {}: go on with --data-dir, or change it there\n",
+            other.display()
+        ),
+        _ => text,
+    }
 }
 
 /// The configuration that counts here; where there is none, that of the backup is put in its place.

@@ -191,7 +191,7 @@ fn every_entry(page: impl Fn(Option<&Entry>) -> Result<Vec<Entry>, JournalError>
 pub fn restore(config: &Config, dir: &Path, master_key: Option<&Path>, dry_run: bool) -> Result<Manifest> {
     let manifest = read_manifest(dir)?;
     let paths = config.paths();
-    check_empty(&paths.data, &paths.db)?;
+    check_empty(config)?;
     let cannot = || format!("cannot restore {}", dir.display());
     let master = master_key_of(config, master_key).map_err(|refusal| Refusal { what: cannot(), ..refusal })?;
     if unhex(&manifest.proof).is_none_or(|proof| master.open(PROOF, &proof).is_err()) {
@@ -254,7 +254,8 @@ fn read_manifest(dir: &Path) -> Result<Manifest> {
 }
 
 /// Nothing is there but a configuration and a master key, which may be put there before.
-fn check_empty(data: &Path, db: &Path) -> Result<()> {
+fn check_empty(config: &Config) -> Result<()> {
+    let (data, db) = (&config.paths().data, &config.paths().db);
     let not_empty = |what: &Path| {
         Refusal::exists(
             format!("cannot restore into {}", data.display()),
@@ -269,8 +270,12 @@ fn check_empty(data: &Path, db: &Path) -> Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other.map_err(|error| Refusal::from_io(format!("cannot list {}", data.display()), &error))?,
     };
+    // The configuration may have any name, and `data_dir = "."` in it.
+    let configuration = config.file.as_ref().and_then(|file| fs::canonicalize(file).ok());
+    let is_configuration = |entry: &Path| configuration.is_some() && fs::canonicalize(entry).ok() == configuration;
     for entry in entries.filter_map(io::Result::ok) {
-        if entry.file_name() != CONFIG_FILE && entry.file_name() != "master.key" {
+        let is_known = entry.file_name() == CONFIG_FILE || entry.file_name() == "master.key";
+        if !is_known && !is_configuration(&entry.path()) {
             return Err(not_empty(&entry.path()));
         }
     }

@@ -81,6 +81,43 @@ fn what_is_restored_serves_the_same_tree_and_repeats_the_stored_mdn() {
 }
 
 #[test]
+fn a_relative_data_dir_is_restored_beside_its_configuration() {
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["station", "add", "ALICE"]);
+    gateway.ok(&["backup", "safe"]);
+    let restore = ["restore", "safe", "--master-key", "data/master.key"];
+    let shown = |name: &str| gateway.path(name).display().to_string();
+    let says = |told: &str, words: &[String]| assert!(words.iter().all(|words| told.contains(words)), "{words:?}: {told}");
+    let told = gateway.ok(&[&["-c", "conf/gate.toml"][..], &restore].concat());
+    says(&told, &[format!("Restored   {}   ", shown("conf/data")), shown("conf/gate.toml")]);
+    // Wherever it is started.
+    let file = shown("conf/gate.toml");
+    let elsewhere = run(gateway.command(&["-c", &file, "station", "list"]).current_dir("/")).ok();
+    assert!(elsewhere.contains("ALICE"), "{elsewhere}");
+
+    // The configuration in the data directory itself, whatever its name.
+    let kept = fs::read_to_string(gateway.path("safe/as2gate.toml")).unwrap();
+    fs::write(
+        gateway.path("safe/as2gate.toml"),
+        kept.replace("data_dir = \"data\"", "data_dir = \".\""),
+    )
+    .unwrap();
+    let told = gateway.ok(&[&["-c", "one/gate.toml"][..], &restore].concat());
+    says(&told, &[format!("Restored   {}   ", shown("one")), shown("one/gate.toml")]);
+    assert!(gateway.ok(&["-c", "one/gate.toml", "station", "list"]).contains("ALICE"));
+
+    // What the configuration says by itself is not where the files are.
+    let told = gateway.ok(&[&["-c", "two/gate.toml", "--data-dir", "apart"][..], &restore].concat());
+    says(
+        &told,
+        &[
+            format!("Restored   {}   ", shown("apart")),
+            format!("its data_dir is {}: go on with", shown("two")),
+        ],
+    );
+}
+
+#[test]
 fn a_backup_under_load_holds_everything_that_its_journal_names() {
     let pair = Pair::one_gateway();
     let gateway = pair.alice();
