@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{TcpListener, ToSocketAddrs as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use clap::Args;
@@ -14,6 +14,7 @@ use super::{Ctx, Outcome};
 use crate::clock::DAY;
 use crate::config::{Config, Secret};
 use crate::gateway::{self, Core, StartError, is_served};
+use crate::hint::quoted;
 use crate::journal::Objects;
 use crate::manage::host_keys::HostKeyState;
 use crate::manage::{Object, Refusal, RefusalKind, Result, certificates, host_keys, objects, rules};
@@ -99,6 +100,10 @@ pub(crate) fn run(ctx: &Ctx, args: &Check) -> Outcome {
                     Err(error) => Finding::bad("as2.tls", error.to_string(), error.hint()),
                 });
             }
+            if let Err(refusal) = host_keys::load(&core.config) {
+                findings.push(Finding::bad("host keys", refusal.why, &refusal.hint));
+            }
+            findings.extend(rights(&core.config));
             findings.extend(judge_objects(&core)?);
         }
         Err(error @ StartError::NotSetUp(_)) => {
@@ -279,7 +284,7 @@ pub(super) fn diagnose(config: &Config, opened: std::result::Result<&Core, &Star
     let mut findings = if is_ours { keys(config) } else { Vec::new() };
     findings.extend(ports(config, is_served(config)));
     if is_ours {
-        findings.extend(rights(&config.paths().data));
+        findings.extend(rights(config));
     }
     match opened {
         Ok(core) => findings.extend(contents(core)?),
@@ -309,17 +314,38 @@ fn keys(config: &Config) -> Vec<Finding> {
     vec![master, host]
 }
 
-/// Nobody else of this machine has any business in the data directory.
-fn rights(data: &Path) -> Option<Finding> {
-    let mode = std::fs::metadata(data).ok()?.permissions().mode() & 0o777;
-    let open = mode & 0o077 != 0;
-    open.then(|| {
-        Finding::warn(
-            "data directory",
-            format!("is {mode:04o}: other users of this machine get at it"),
-            &format!("chmod 700 {}", data.display()),
-        )
-    })
+/// Nobody else of this machine has any business in the data directory, and its user has to get at all of it.
+fn rights(config: &Config) -> Vec<Finding> {
+    let data = config.paths().data;
+    let me = rustix::process::geteuid().as_raw();
+    // For root all is open: it looks after the data directory of another, whose server has to read what is there.
+    let owner = std::fs::metadata(&data).map_or(me, |data| if me == 0 { data.uid() } else { me });
+    let mut findings = rights_of("data directory", &data, 0o700, owner);
+    for file in host_keys::files(config) {
+        findings.extend(rights_of("host key", &file, 0o600, owner));
+    }
+    findings
+}
+
+fn rights_of(name: &str, path: &Path, wanted: u32, owner: u32) -> Vec<Finding> {
+    let Ok(found) = std::fs::metadata(path) else { return Vec::new() };
+    let (mode, shown) = (found.mode() & 0o777, path.display());
+    let file = quoted(&path.to_string_lossy()).into_owned();
+    let needed = if found.is_dir() { 0o700 } else { 0o400 };
+    let who = if mode & 0o077 != 0 {
+        Some("other users of this machine get at it")
+    } else if mode & needed != needed {
+        Some("its own user does not get at it")
+    } else {
+        None
+    };
+    let told = who.map(|who| Finding::warn(name, format!("{shown} is {mode:04o}: {who}"), &format!("chmod {wanted:o} {file}")));
+    let mut findings = Vec::from_iter(told);
+    if found.uid() != owner {
+        let why = format!("{shown} belongs to user {}, not to {owner}", found.uid());
+        findings.push(Finding::warn(name, why, &format!("chown {owner} {file}")));
+    }
+    findings
 }
 
 /// What the data directory holds: database, events, room, certificates, settings.

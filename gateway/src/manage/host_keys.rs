@@ -68,17 +68,23 @@ pub fn create_missing(config: &Config) -> Result<Vec<String>> {
 /// # Errors
 /// A file that cannot be read or is no private key.
 pub fn load(config: &Config) -> Result<Vec<HostKey>> {
+    placed_keys(config).map(|(file, kind, state)| read(&file, kind, state)).collect()
+}
+
+/// Their files, which need not be ones that can be read.
+pub fn files(config: &Config) -> impl Iterator<Item = PathBuf> {
+    placed_keys(config).map(|(file, ..)| file)
+}
+
+fn placed_keys(config: &Config) -> impl Iterator<Item = (PathBuf, &str, HostKeyState)> {
     let dir = config.paths().host_keys;
-    let mut keys = Vec::new();
-    for state in [HostKeyState::Current, HostKeyState::Next] {
-        for kind in &config.sftp.host_keys {
-            let file = file_of(&dir, kind, state);
-            if file.exists() {
-                keys.push(read(&file, kind, state)?);
-            }
-        }
-    }
-    Ok(keys)
+    let states = [HostKeyState::Current, HostKeyState::Next].into_iter();
+    let all = states.flat_map(move |state| {
+        let dir = dir.clone();
+        let kinds = config.sftp.host_keys.iter();
+        kinds.map(move |kind| (file_of(&dir, kind, state), kind.as_str(), state))
+    });
+    all.filter(|(file, ..)| file.exists())
 }
 
 /// Makes the next key of a kind, to be announced.

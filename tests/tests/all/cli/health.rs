@@ -64,11 +64,15 @@ fn check_and_doctor_find_what_is_wrong() {
     let gateway = Gateway::stopped(&[]);
     gateway.ok(&["check"]);
     let open = |mode| fs::set_permissions(gateway.path("data"), fs::Permissions::from_mode(mode)).unwrap();
-    open(0o755);
-    assert!(
-        gateway.ok(&["doctor"]).contains("chmod 700"),
-        "others may look into the data directory"
-    );
+    for mode in [0o755, 0o500] {
+        open(mode);
+        for command in ["check", "doctor"] {
+            let ran = gateway.cli(&[command]);
+            // But for root, what cannot be written to cannot be opened.
+            let is_hidden = ran.code != 0 && command == "check";
+            assert!(is_hidden || ran.stdout.contains("chmod 700 data"), "{mode:o} {command}: {ran}");
+        }
+    }
     open(0o700);
     assert!(!gateway.ok(&["doctor"]).contains("chmod 700"));
     // A note beside an error would hide it.
@@ -87,6 +91,36 @@ fn check_and_doctor_find_what_is_wrong() {
     let ran = gateway.cli(&["serve"]);
     three_lines(&ran.stderr);
     assert!(ran.code != 0 && ran.stderr.contains("master.key"), "{ran}");
+}
+
+#[test]
+fn host_keys_that_others_get_at_or_the_server_does_not_are_told() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+    let gateway = Gateway::stopped(&[]);
+    let file = "data/host-keys/ssh_host_rsa_key";
+    let told = |words: &str| {
+        for command in ["check", "doctor"] {
+            let text = gateway.cli(&[command]).stdout;
+            assert!(text.contains(words), "{command} without {words}: {text}");
+        }
+    };
+    for mode in [0o640, 0o200] {
+        fs::set_permissions(gateway.path(file), fs::Permissions::from_mode(mode)).unwrap();
+        told(&format!("chmod 600 {file}"));
+    }
+    fs::set_permissions(gateway.path(file), fs::Permissions::from_mode(0o400)).unwrap();
+    let clean = gateway.ok(&["check"]);
+    assert!(!clean.contains("chmod") && !clean.contains("chown"), "{clean}");
+    // As after `sudo as2gate init` for a server of another user.
+    if fs::metadata("/proc/self").unwrap().uid() == 0 {
+        chown(gateway.path("data"), Some(12_345), None).unwrap();
+        told(&format!("chown 12345 {file}"));
+        chown(gateway.path(file), Some(12_345), None).unwrap();
+        assert!(!gateway.ok(&["check"]).contains(file));
+        assert!(gateway.ok(&["check"]).contains("ssh_host_ecdsa_key"));
+    }
+    fs::write(gateway.path(file), "nonsense").unwrap();
+    assert!(gateway.cli(&["check"]).fails(4).contains("host keys"));
 }
 
 #[test]
