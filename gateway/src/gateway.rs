@@ -31,7 +31,7 @@ use crate::telemetry::Registry;
 use crate::{intake, manage, worker};
 
 use doors::Doors;
-pub use doors::{Listening, ServeOptions};
+pub use doors::{Listening, ServeOptions, Started};
 pub(crate) use tls_door::check as check_tls;
 
 /// How long a stop waits for what is under way, and how much longer than for uploads.
@@ -393,9 +393,10 @@ impl Gateway {
         core.let_go(unnamed).await;
         worker::check_clock(&core).await;
         let doors = Doors::bind(&core, &options).await?;
-        doors.listening.remember(&core.journal).await?;
-        let (stop, stopped) = watch::channel(false);
         let listening = doors.listening.clone();
+        let started = Started::new(&core.config, &options);
+        listening.clone().remember(started, &core.journal).await?;
+        let (stop, stopped) = watch::channel(false);
         let mut tasks = doors.open(&core, &stopped)?;
         tasks.push(tokio::spawn(worker::run(
             Arc::clone(&core),

@@ -13,7 +13,7 @@ use super::output::{Cell, Format, List, out, plain, size};
 use super::{Ctx, Outcome};
 use crate::clock::DAY;
 use crate::config::{Config, Secret};
-use crate::gateway::{self, Core, StartError, is_served};
+use crate::gateway::{self, Core, Listening, StartError, Started, is_served};
 use crate::hint::quoted;
 use crate::journal::Objects;
 use crate::manage::host_keys::HostKeyState;
@@ -282,7 +282,12 @@ pub(super) fn diagnose(config: &Config, opened: std::result::Result<&Core, &Star
     // Where nothing is set up, or for this user to see, its keys are not lost.
     let is_ours = !matches!(opened, Err(StartError::NotSetUp(_) | StartError::Unreadable(..)));
     let mut findings = if is_ours { keys(config) } else { Vec::new() };
-    findings.extend(ports(config, is_served(config)));
+    let core = opened.ok();
+    if is_served(config) {
+        findings.extend(server(config, core));
+    } else {
+        findings.extend(ports(config));
+    }
     if is_ours {
         findings.extend(rights(config));
     }
@@ -385,30 +390,57 @@ fn contents(core: &Core) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// Ports that a server would bind, tried while none runs.
-fn ports(config: &Config, served: bool) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    if config.sftp.listen.iter().all(|address| !address.ends_with(":22")) {
-        let port = config
-            .sftp
-            .listen
-            .first()
-            .and_then(|address| address.rsplit_once(':'))
-            .map_or("none", |(_, port)| port);
-        findings.push(Finding::warn(
-            "sftp port",
-            format!("is {port}; clients expect 22"),
-            "needs CAP_NET_BIND_SERVICE, or socket activation",
-        ));
-    }
-    if served {
-        findings.push(Finding::ok("server", "runs on this data directory"));
+/// What the running server tells of itself: it goes by the configuration that it was started with.
+fn server(config: &Config, core: Option<&Core>) -> Vec<Finding> {
+    let listening = core.and_then(|core| Listening::read(&core.journal));
+    let doors: Option<Vec<String>> = listening.map(|listening| listening.sftp.iter().map(ToString::to_string).collect());
+    let mut findings = Vec::from_iter(sftp_port(doors.as_ref().unwrap_or(&config.sftp.listen)));
+    findings.push(Finding::ok("server", "runs on this data directory"));
+    let Some(started) = core.and_then(|core| Started::read(&core.journal)) else {
         return findings;
+    };
+    let changed = started.changed(config).join(", ");
+    let name = "configuration";
+    findings.push(match &started.file {
+        _ if changed.is_empty() => Finding::ok(name, "is what the server was started with"),
+        Some(file) if !started.is_of(config) => Finding::warn(
+            name,
+            format!("is not that of the running server, {}; it differs in {changed}", file.display()),
+            &format!("as2gate -c {} doctor", quoted(&file.to_string_lossy())),
+        ),
+        _ => Finding::warn(
+            name,
+            format!("differs from what the running server was started with: {changed}"),
+            "restart the server to take it over",
+        ),
+    });
+    findings
+}
+
+fn sftp_port(addresses: &[String]) -> Option<Finding> {
+    if addresses.iter().any(|address| address.ends_with(":22")) {
+        return None;
     }
+    let port = addresses
+        .first()
+        .and_then(|address| address.rsplit_once(':'))
+        .map_or("none", |(_, port)| port);
+    Some(Finding::warn(
+        "sftp port",
+        format!("is {port}; clients expect 22"),
+        "needs CAP_NET_BIND_SERVICE, or socket activation",
+    ))
+}
+
+/// Ports that a server would bind, tried while none runs.
+fn ports(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::from_iter(sftp_port(&config.sftp.listen));
+    let telemetry = Vec::from_iter(Some(config.telemetry.listen.clone()).filter(|address| !address.is_empty()));
     let lists = [
         ("sftp", &config.sftp.listen),
         ("as2", &config.as2.listen),
         ("as2 tls", &config.as2.tls.listen),
+        ("telemetry", &telemetry),
     ];
     for (name, address) in lists
         .into_iter()
@@ -418,13 +450,17 @@ fn ports(config: &Config, served: bool) -> Vec<Finding> {
             .to_socket_addrs()
             .and_then(|mut all| all.next().ok_or_else(|| std::io::Error::other("no such address")))
             .and_then(TcpListener::bind);
-        if let Err(error) = bound {
-            findings.push(Finding::bad(
-                &format!("{name} port"),
-                format!("{address}: {error}"),
-                "choose another address, or stop the program that uses it",
-            ));
-        }
+        let Err(error) = bound else { continue };
+        let (port, hint) = (format!("{name} port"), "choose another address, or stop the program that uses it");
+        findings.push(if name == "telemetry" {
+            Finding::warn(
+                &port,
+                format!("{address}: {error}; a server starts without health and metrics"),
+                hint,
+            )
+        } else {
+            Finding::bad(&port, format!("{address}: {error}"), hint)
+        });
     }
     findings.push(Finding::ok("server", "not running"));
     findings

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::error::DONE;
 use super::{Ctx, Outcome};
 use crate::clock::{DAY, Millis, rfc3339};
-use crate::gateway::{Core, Listening, is_served};
+use crate::gateway::{Core, Listening, Started, is_served};
 use crate::manage::certificates::{SOON_DAYS, expiring};
 use crate::manage::host_keys::{HostKey, HostKeyState};
 use crate::manage::{Result, host_keys, objects};
@@ -39,6 +39,8 @@ pub(crate) async fn run(ctx: &Ctx, _: &Status) -> Outcome {
 pub(super) struct Facts {
     running: bool,
     listening: Option<Listening>,
+    /// Keys of the configuration of which the running server was started with other values.
+    other_settings: Vec<&'static str>,
     answers: Vec<(&'static str, SocketAddr, bool)>,
     connections: Option<u64>,
     database: String,
@@ -61,6 +63,7 @@ pub(super) fn gather(core: &Core, database: String) -> Result<Facts> {
     let now = core.clock.now();
     let running = is_served(&core.config);
     let listening = Listening::read(&core.journal).filter(|_| running);
+    let started = Started::read(&core.journal).filter(|_| running);
     let answers = listening.as_ref().map(probe).unwrap_or_default();
     let connections = listening.as_ref().and_then(|listening| listening.telemetry).and_then(connections);
     let all = objects(core)?;
@@ -72,6 +75,7 @@ pub(super) fn gather(core: &Core, database: String) -> Result<Facts> {
     Ok(Facts {
         running,
         listening,
+        other_settings: started.map_or_else(Vec::new, |started| started.changed(&core.config)),
         answers,
         connections,
         database,
@@ -172,6 +176,10 @@ impl Facts {
         let counts = self.counts.iter().map(|(name, count)| format!("{name} {count}"));
         let mut lines = vec![self.doors(), self.work()];
         lines.extend(self.listening.as_ref().map(addresses));
+        if !self.other_settings.is_empty() {
+            let keys = self.other_settings.join(", ");
+            lines.push(format!("settings   the running server has other values of {keys}: as2gate doctor"));
+        }
         lines.push(format!("host keys  {}", keys.collect::<Vec<_>>().join("   ")));
         lines.push(format!("objects    {}\n", counts.collect::<Vec<_>>().join("   ")));
         lines.join("\n")
@@ -235,6 +243,7 @@ impl Facts {
             "time": rfc3339(self.now),
             "running": self.running,
             "listening": self.listening,
+            "other_settings": self.other_settings,
             "sftp": self.door("sftp"),
             "sftp_connections": self.connections,
             "as2": self.door("as2"),

@@ -193,6 +193,26 @@ impl Values {
         KEYS.iter().filter_map(|key| self.0.get(key.path).map(|setting| (key, setting)))
     }
 
+    /// A digest of each value that stands in the file or is a default, by key: enough to tell which ones are others now, without
+    /// keeping a value. What the environment or the command line gave is left out, for no change of the file counts there;
+    /// `data_dir` led to whoever compares.
+    #[must_use]
+    pub fn digests(&self) -> BTreeMap<String, String> {
+        let ours = self
+            .all()
+            .filter(|(key, setting)| key.path != "data_dir" && matches!(setting.source, Source::Default | Source::File(_)));
+        let digest = |(key, setting): (&Key, &Setting)| {
+            let value = match (key.path, &setting.source) {
+                // The same for every user, whichever port that one may bind.
+                ("sftp.listen", Source::Default) => key.default.to_owned(),
+                _ => setting.value.to_string(),
+            };
+            let sum = openssl::sha::sha256(format!("{} = {value}", key.path).as_bytes());
+            (key.path.to_owned(), as2_core::hex(&sum[..8]))
+        };
+        ours.map(digest).collect()
+    }
+
     pub(super) fn source(&self, path: &str) -> Source {
         self.0.get(path).map_or(Source::Default, |setting| setting.source.clone())
     }

@@ -1,6 +1,8 @@
 //! The doors of a server: bound before anything starts, so that one that cannot be is told, and then opened.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -52,10 +54,78 @@ impl Listening {
         serde_json::from_str(&text).ok()
     }
 
-    pub(super) async fn remember(&self, journal: &Journal) -> Result<(), StartError> {
-        let text = serde_json::to_string(self).map_err(|error| StartError::Io(error.to_string()))?;
+    pub(super) async fn remember(self, started: Started, journal: &Journal) -> Result<(), StartError> {
+        let word = Word {
+            listening: self,
+            started: Some(started),
+        };
+        let text = serde_json::to_string(&word).map_err(|error| StartError::Io(error.to_string()))?;
         Ok(journal.write(move |tx| tx.set_fact(Self::FACT, &text)).await?)
     }
+}
+
+/// What a server was started with, remembered so that commands can tell what has changed since.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Started {
+    /// The configuration file.
+    pub file: Option<PathBuf>,
+    /// A digest of each value that the file may change.
+    settings: BTreeMap<String, String>,
+}
+
+/// All that a server leaves word of. Servers of older versions left `started` out.
+#[derive(Serialize, Deserialize)]
+struct Word {
+    #[serde(flatten)]
+    listening: Listening,
+    started: Option<Started>,
+}
+
+impl Started {
+    pub(super) fn new(config: &Config, options: &ServeOptions) -> Self {
+        let mut settings = config.values.digests();
+        let overridden = [
+            ("sftp.listen", options.sftp.is_some()),
+            ("as2.listen", options.as2.is_some()),
+            ("telemetry.listen", options.telemetry.is_some()),
+        ];
+        for (key, _) in overridden.into_iter().filter(|(_, is_set)| *is_set) {
+            settings.remove(key);
+        }
+        Started {
+            file: file_of(config),
+            settings,
+        }
+    }
+
+    /// What the last server that started here told.
+    #[must_use]
+    pub fn read(journal: &Journal) -> Option<Self> {
+        let text = journal.read(|tx| tx.fact(Listening::FACT)).ok().flatten()?;
+        serde_json::from_str::<Word>(&text).ok()?.started
+    }
+
+    /// The keys that have another value now.
+    #[must_use]
+    pub fn changed(&self, config: &Config) -> Vec<&'static str> {
+        let now = config.values.digests();
+        let is_other = |key: &&str| match (self.settings.get(*key), now.get(*key)) {
+            (Some(then), Some(now)) => then != now,
+            _ => false,
+        };
+        config.values.all().map(|(key, _)| key.path).filter(is_other).collect()
+    }
+
+    /// Whether it was started with this very file.
+    #[must_use]
+    pub fn is_of(&self, config: &Config) -> bool {
+        self.file == file_of(config)
+    }
+}
+
+/// The configuration file, wherever one stands.
+fn file_of(config: &Config) -> Option<PathBuf> {
+    config.file.as_ref().and_then(|file| std::path::absolute(file).ok())
 }
 
 /// The bound listeners.
@@ -207,5 +277,33 @@ async fn bind_sftp(addresses: &[String]) -> Result<Vec<TcpListener>, StartError>
             listen::bind(&others).await.map_err(StartError::Io)
         }
         Err(why) => Err(StartError::Io(why)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    #[test]
+    fn what_the_command_line_and_the_environment_gave_is_not_compared() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = |text: &str, variable: Option<(&str, &str)>| {
+            std::fs::write(dir.path().join("as2gate.toml"), text).unwrap();
+            let variables = variable.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+            Config::load_with(None, Some(dir.path()), variables).unwrap()
+        };
+        let options = ServeOptions {
+            sftp: Some(vec!["127.0.0.1:0".to_owned()]),
+            ..ServeOptions::default()
+        };
+        let started = Started::new(&config("retry.max_tries = 5\n", Some(("AS2GATE_SFTP__BANNER", "hello"))), &options);
+        let later = "sftp.listen = [\"127.0.0.1:9\"]\nsftp.banner = \"bye\"\nas2.listen = [\"127.0.0.1:9\"]\n";
+        let later = config(later, None);
+        assert_eq!(started.changed(&later), ["as2.listen", "retry.max_tries"]);
+        assert!(started.is_of(&later));
+        // A server of an older version left no such word.
+        let old = serde_json::to_string(&Listening::default()).unwrap();
+        assert!(serde_json::from_str::<Word>(&old).unwrap().started.is_none());
     }
 }

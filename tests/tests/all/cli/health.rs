@@ -124,6 +124,67 @@ fn host_keys_that_others_get_at_or_the_server_does_not_are_told() {
 }
 
 #[test]
+fn doctor_tells_which_settings_the_running_server_does_not_have_yet() {
+    let gateway = Gateway::new();
+    let doctor = || gateway.ok(&["doctor"]);
+    let same = "configuration is what the server was started with";
+    assert!(doctor().contains(same), "{}", doctor());
+    assert_eq!(gateway.json(&["status"])["other_settings"], serde_json::json!([]));
+    let plain = fs::read(gateway.path("as2gate.toml")).unwrap();
+    gateway.configure(&[("retry.max_tries", "7"), ("sftp.banner", "\"planted-banner\"")]);
+    let told = doctor();
+    let words = "differs from what the running server was started with: sftp.banner, retry.max_tries   (restart the server";
+    assert!(told.contains(words), "{told}");
+    let status = gateway.ok(&["status", "-o", "table"]);
+    assert!(
+        status.contains("has other values of sftp.banner, retry.max_tries: as2gate doctor"),
+        "{status}"
+    );
+    assert_eq!(
+        gateway.json(&["status"])["other_settings"],
+        serde_json::json!(["sftp.banner", "retry.max_tries"])
+    );
+    // A variable of this shell is not the server's, and hides what the file says.
+    let here = run(gateway.command(&["doctor"]).env("AS2GATE_SFTP__BANNER", "mine")).ok();
+    assert!(here.contains("started with: retry.max_tries "), "{here}");
+
+    gateway.restart();
+    assert!(doctor().contains(same), "{}", doctor());
+    fs::write(gateway.path("other.toml"), plain).unwrap();
+    let other = gateway.ok(&["-c", "other.toml", "doctor"]);
+    let file = gateway.path("as2gate.toml");
+    let words = [
+        format!(
+            "is not that of the running server, {}; it differs in sftp.banner, retry.max_tries",
+            file.display()
+        ),
+        format!("as2gate -c {} doctor", file.display()),
+    ];
+    assert!(words.iter().all(|words| other.contains(words)), "{other}");
+    // Values are not kept, and nothing is said of a server that is gone.
+    let kept = gateway.sql("SELECT value FROM fact").concat();
+    assert!(!kept.contains("planted-banner") && !kept.contains("http://"), "{kept}");
+    assert_eq!(gateway.term(), 0);
+    assert!(!gateway.ok(&["-c", "other.toml", "doctor"]).contains("running server"));
+    assert_eq!(
+        gateway.json(&["-c", "other.toml", "status"])["other_settings"],
+        serde_json::json!([])
+    );
+}
+
+#[test]
+fn doctor_finds_the_telemetry_port_taken() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = taken.local_addr().unwrap().to_string();
+    let gateway = Gateway::stopped(&[("telemetry.listen", &format!("\"{at}\""))]);
+    // The server would start all the same.
+    let told = gateway.ok(&["doctor"]);
+    assert!(told.contains(&format!("warn  telemetry port {at}: ")), "{told}");
+    drop(taken);
+    assert!(!gateway.ok(&["doctor"]).contains("telemetry"));
+}
+
+#[test]
 fn a_directory_that_was_never_set_up_is_told_what_to_do() {
     let place = Place::new();
     let ran = place.cli(&["--data-dir", place.path("nothing").to_str().unwrap(), "station", "list"]);
