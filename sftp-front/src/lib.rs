@@ -5,7 +5,8 @@
 //!
 //! # The way of a byte
 //! * `server.rs` accepts the connection and applies the limits; `session.rs` watches over it (grace, idle, stop, kill), on
-//!   one of the threads of `threads.rs`. `proxy.rs` reads a balancer's word about who the client is.
+//!   one of the threads of `threads.rs`. What comes by a balancer waits in `balancer.rs` until `proxy.rs` has read who the
+//!   client is.
 //! * `link.rs` is the TCP stream that russh reads and decrypts; `handler.rs` has russh's callbacks: login, channels,
 //!   refusals. `login.rs` knows what a client has proven so far, `auth.rs` has the algorithms and who is asked about a
 //!   proof, `host_keys.rs` tells clients of keys to come.
@@ -33,6 +34,7 @@
 mod answers;
 mod attrs;
 mod auth;
+mod balancer;
 mod budget;
 mod channel;
 mod engine;
@@ -57,6 +59,7 @@ pub use auth::{
     AlgorithmPolicy, Authenticator, Certificate, MAX_CODE, MAX_PASSWORD, MAX_RSA_BITS, MAX_USER_NAME, MIN_RSA_BITS, Method, Peer, Presence,
     Proof, Proven, PublicKey, Refused, Step,
 };
+pub use balancer::{MAX_UNNAMED, client_behind};
 pub use budget::{MAX_CHANNELS, OWN_ANSWERS, OWN_SHARE, REQUEST_BUDGET};
 pub use engine::{MAX_CLOSED_NAMES, MAX_CLOSING, MAX_HANDLES};
 pub use facts::{MAX_EXTENTS, UploadFacts};
@@ -64,7 +67,6 @@ pub use handler::SFTP_ONLY;
 pub use link::MAX_BEFORE_LOGIN;
 pub use packet::{MAX_DATA, MAX_PACKET};
 pub use path::{MAX_COMPONENT, MAX_COMPONENTS, MAX_PATH, PathError, VPath};
-pub use proxy::{MAX_UNNAMED, client_behind};
 pub use server::{Config, Error, Server};
 pub use session::{SessionInfo, WRITE_STALL, serve_pipe};
 pub use tree::{CloseSign, Closed, Download, Entry, Fault, Kind, Listing, OpenHow, SetStat, Space, Stat, Tree, Tried, Upload, Wait, Way};

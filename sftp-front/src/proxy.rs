@@ -3,15 +3,9 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::net::TcpStream;
 
-/// How long a balancer may take for its PROXY header.
-const PROXY_WAIT: Duration = Duration::from_secs(5);
-/// Connections of one listener whose PROXY header has not come yet, at most; its caller counts them.
-pub const MAX_UNNAMED: usize = 256;
 /// How the header begins.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// Longest rest of a header, in bytes: addresses and further fields, which are skipped.
@@ -23,27 +17,11 @@ const UNSPECIFIED: u8 = 0x00;
 const TCP4: u8 = 0x11;
 const TCP6: u8 = 0x21;
 
-/// The connection of the client that a balancer names; the balancer's own after a health check's header. None without a good
-/// header within 5 s; the log says so.
-pub async fn client_behind(mut tcp: TcpStream, balancer: SocketAddr) -> Option<(TcpStream, SocketAddr)> {
-    match tokio::time::timeout(PROXY_WAIT, read(&mut tcp)).await {
-        Ok(Ok(client)) => Some((tcp, client.unwrap_or(balancer))),
-        Ok(Err(error)) => {
-            tracing::warn!(%balancer, %error, "a connection without a good PROXY header");
-            None
-        }
-        Err(_) => {
-            tracing::warn!(%balancer, "no PROXY header in time");
-            None
-        }
-    }
-}
-
 /// Reads one header; the client that it names, or `None` where the balancer speaks for itself (a health check).
 ///
 /// # Errors
 /// The stream's, and `InvalidData` for anything that is not a header of version 2 about TCP.
-async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<SocketAddr>> {
+pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<SocketAddr>> {
     let mut head = [0u8; 16];
     stream.read_exact(&mut head).await?;
     let (signature, [command, family, high, low]) = (&head[..12], [head[12], head[13], head[14], head[15]]);

@@ -1,9 +1,9 @@
 //! The listening side: configuration, limits on connections, the list of sessions.
 
 use crate::auth::{AlgorithmPolicy, Authenticator};
+use crate::balancer::{MAX_UNNAMED, client_behind};
 use crate::budget::Pool;
 use crate::host_keys::{self, HostKeys};
-use crate::proxy::{MAX_UNNAMED, client_behind};
 use crate::session::{self, Session, SessionInfo};
 use crate::threads::Threads;
 use russh::keys::{Algorithm, PrivateKey};
