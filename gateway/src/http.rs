@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use as2_core::headers::Headers;
 use bytes::Bytes;
-use sftp_front::{MAX_UNNAMED, client_behind};
+use sftp_front::Unnamed;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -179,7 +179,7 @@ pub async fn serve<R: Receive>(
     mut stop: watch::Receiver<bool>,
 ) {
     let mut connections = JoinSet::new();
-    let mut unnamed = JoinSet::new();
+    let mut unnamed = Unnamed::default();
     let mut told = None;
     loop {
         let (accepted, is_named) = tokio::select! {
@@ -188,17 +188,12 @@ pub async fn serve<R: Receive>(
                 report(ended);
                 continue;
             }
-            Some(named) = unnamed.join_next() => match named {
-                Ok(Some(client)) => (Ok(client), true),
-                _ => continue,
-            },
+            client = unnamed.named() => (Ok(client), true),
             accepted = listener.accept() => (accepted, false),
         };
         let (stream, peer) = match accepted {
             Ok((stream, peer)) if !is_named && limits.is_balancer(peer) => {
-                if unnamed.len() < MAX_UNNAMED {
-                    unnamed.spawn(client_behind(stream, peer));
-                } else if is_due(&mut told) {
+                if !unnamed.take(stream, peer) && is_due(&mut told) {
                     tracing::warn!(%peer, "too many connections whose PROXY header does not come");
                 }
                 continue;

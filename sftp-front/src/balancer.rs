@@ -4,17 +4,47 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
 use crate::proxy;
 
 /// How long a balancer may take for its PROXY header.
 const PROXY_WAIT: Duration = Duration::from_secs(5);
-/// Connections of one listener whose PROXY header has not come yet, at most; its caller counts them.
-pub const MAX_UNNAMED: usize = 256;
+/// Connections of one listener whose PROXY header has not come yet, at most.
+const MAX_UNNAMED: usize = 256;
+
+/// A connection and its client's address.
+type Client = (TcpStream, SocketAddr);
+
+/// The connections of one listener whose balancer has not named the client yet, at most 256. Dropping it closes them.
+#[derive(Debug, Default)]
+pub struct Unnamed(JoinSet<Option<Client>>);
+
+impl Unnamed {
+    /// Waits for the header of a connection from a balancer; false if too many wait already, and it is closed.
+    pub fn take(&mut self, tcp: TcpStream, balancer: SocketAddr) -> bool {
+        let has_room = self.0.len() < MAX_UNNAMED;
+        if has_room {
+            self.0.spawn(client_behind(tcp, balancer));
+        }
+        has_room
+    }
+
+    /// The next connection whose client is known; for ever without one. Cancel-safe.
+    pub async fn named(&mut self) -> (TcpStream, SocketAddr) {
+        loop {
+            match self.0.join_next().await {
+                Some(Ok(Some(client))) => return client,
+                Some(_) => {}
+                None => std::future::pending().await,
+            }
+        }
+    }
+}
 
 /// The connection of the client that a balancer names; the balancer's own after a health check's header. None without a good
 /// header within 5 s; the log says so.
-pub async fn client_behind(mut tcp: TcpStream, balancer: SocketAddr) -> Option<(TcpStream, SocketAddr)> {
+async fn client_behind(mut tcp: TcpStream, balancer: SocketAddr) -> Option<Client> {
     match tokio::time::timeout(PROXY_WAIT, proxy::read(&mut tcp)).await {
         Ok(Ok(client)) => Some((tcp, client.unwrap_or(balancer))),
         Ok(Err(error)) => {

@@ -59,7 +59,7 @@ pub use auth::{
     AlgorithmPolicy, Authenticator, Certificate, MAX_CODE, MAX_PASSWORD, MAX_RSA_BITS, MAX_USER_NAME, MIN_RSA_BITS, Method, Peer, Presence,
     Proof, Proven, PublicKey, Refused, Step,
 };
-pub use balancer::{MAX_UNNAMED, client_behind};
+pub use balancer::Unnamed;
 pub use budget::{MAX_CHANNELS, OWN_ANSWERS, OWN_SHARE, REQUEST_BUDGET};
 pub use engine::{MAX_CLOSED_NAMES, MAX_CLOSING, MAX_HANDLES};
 pub use facts::{MAX_EXTENTS, UploadFacts};

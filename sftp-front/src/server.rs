@@ -1,7 +1,7 @@
 //! The listening side: configuration, limits on connections, the list of sessions.
 
 use crate::auth::{AlgorithmPolicy, Authenticator};
-use crate::balancer::{MAX_UNNAMED, client_behind};
+use crate::balancer::Unnamed;
 use crate::budget::Pool;
 use crate::host_keys::{self, HostKeys};
 use crate::session::{self, Session, SessionInfo};
@@ -227,23 +227,17 @@ impl Server {
     pub async fn serve(self: Arc<Self>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
         let threads = Threads::start();
         let mut connections = JoinSet::new();
-        let mut unnamed = JoinSet::new();
+        let mut unnamed = Unnamed::default();
         let sessions_stop = stop.clone();
         loop {
             tokio::select! {
                 biased;
                 () = stopped(&mut stop) => break,
                 Some(_) = connections.join_next(), if !connections.is_empty() => {}
-                Some(named) = unnamed.join_next(), if !unnamed.is_empty() => {
-                    if let Ok(Some(client)) = named {
-                        self.begin(client, &threads, &mut connections, &sessions_stop);
-                    }
-                }
+                client = unnamed.named() => self.begin(client, &threads, &mut connections, &sessions_stop),
                 accepted = listener.accept() => match accepted {
                     Ok((tcp, addr)) if self.auth.is_proxy(addr) => {
-                        if unnamed.len() < MAX_UNNAMED {
-                            unnamed.spawn(client_behind(tcp, addr));
-                        }
+                        unnamed.take(tcp, addr);
                     }
                     Ok(client) => self.begin(client, &threads, &mut connections, &sessions_stop),
                     Err(e) => {
