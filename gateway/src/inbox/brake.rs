@@ -5,11 +5,12 @@
 //! the names in the headers prove nothing and a stranger must not slow a partner down.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Millis;
+use crate::listen::network;
 
 /// Failures an hour that delay nothing.
 const FREE_PER_HOUR: f64 = 20.0;
@@ -90,17 +91,11 @@ impl Level {
     }
 }
 
-/// One customer of an IPv6 provider has a whole /64.
-fn network(source: IpAddr) -> IpAddr {
-    match source.to_canonical() {
-        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from(u128::from(ip) & !u128::from(u64::MAX))),
-        v4 => v4,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::net::Ipv6Addr;
+
     use super::*;
 
     const V4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
