@@ -444,19 +444,11 @@ impl Ctx {
         if !self.dry_run() || file == Path::new("-") {
             return write_file(file, text, mode);
         }
-        self.expect_dir_of(file)?;
+        expect_dir_of(file)?;
         if file.exists() {
             return Err(cannot_write(file, &std::io::ErrorKind::AlreadyExists.into()));
         }
         Ok(())
-    }
-
-    /// Whether there is a directory for a file that would be written.
-    fn expect_dir_of(&self, file: &Path) -> Result<()> {
-        match file.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.is_dir()) {
-            Some(_) => Err(cannot_write(file, &std::io::ErrorKind::NotFound.into())),
-            None => Ok(()),
-        }
     }
 
     /// `Wrote FILE`, or in a dry run that it would.
@@ -553,6 +545,14 @@ fn write_file(file: &Path, text: &str, mode: u32) -> Result<()> {
         return Ok(());
     }
     crate::manage::host_keys::write_new(file, text, mode).map_err(|error| cannot_write(file, &error))
+}
+
+/// Whether there is a directory for a file that would be written.
+fn expect_dir_of(file: &Path) -> Result<()> {
+    match file.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.is_dir()) {
+        Some(_) => Err(cannot_write(file, &std::io::ErrorKind::NotFound.into())),
+        None => Ok(()),
+    }
 }
 
 fn cannot_write(file: &Path, error: &std::io::Error) -> Refusal {

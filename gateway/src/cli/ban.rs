@@ -52,14 +52,8 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             }
             if !ctx.dry_run() {
                 sessions::lift(&core, source).await?;
-                if !until(|| Ok(!is_among(&sessions::bans(&core)?, source))).await? {
-                    return Err(Refusal::failed(
-                        "still-banned",
-                        format!("{} is still shut out", shown(source)),
-                        "the server was asked and did not do it in time",
-                        "as2gate ban list",
-                    ));
-                }
+                let late = ("still-banned", format!("{} is still shut out", shown(source)), "as2gate ban list");
+                until(|| Ok(!is_among(&sessions::bans(&core)?, source)), late).await?;
             }
             let text = format!("{} {}", shown(source), ctx.tense("may log in again", "would be let in"));
             ctx.printer

@@ -590,7 +590,7 @@ fn export(ctx: &Ctx, certificate: &Certificate, form: &str, file: Option<PathBuf
 /// A certificate is public and exported again at will: a file of that name is replaced.
 fn overwrite(ctx: &Ctx, file: &std::path::Path, bytes: &[u8]) -> Result<()> {
     if ctx.dry_run() {
-        return ctx.expect_dir_of(file);
+        return super::expect_dir_of(file);
     }
     std::fs::write(file, bytes).map_err(|error| Refusal::from_io(format!("cannot write {}", file.display()), &error))
 }

@@ -68,27 +68,21 @@ fn find(ctx: &Ctx, core: &Core, id: u64) -> Result<Option<SessionRow>> {
 
 async fn end(ctx: &Ctx, core: &Core, id: u64) -> Result<()> {
     sessions::end(core, id).await?;
-    if !until(|| Ok(find(ctx, core, id)?.is_none())).await? {
-        return Err(Refusal::failed(
-            "session-lives",
-            format!("session {id} has not ended yet"),
-            "the server was asked and did not do it in time",
-            "as2gate session list",
-        ));
-    }
-    Ok(())
+    let late = ("session-lives", format!("session {id} has not ended yet"), "as2gate session list");
+    until(|| Ok(find(ctx, core, id)?.is_none()), late).await
 }
 
-/// Whether the server does in time what it was asked for.
-pub(super) async fn until(is_done: impl Fn() -> Result<bool>) -> Result<bool> {
+/// Waits until the server has done what it was asked for; `late` is the code, the words and the hint where it does not in time.
+pub(super) async fn until(is_done: impl Fn() -> Result<bool>, late: (&'static str, String, &str)) -> Result<()> {
     let begun = std::time::Instant::now();
     while !is_done()? {
         if begun.elapsed() > WAIT {
-            return Ok(false);
+            let (code, what, hint) = late;
+            return Err(Refusal::failed(code, what, "the server was asked and did not do it in time", hint));
         }
         tokio::time::sleep(LOOK).await;
     }
-    Ok(true)
+    Ok(())
 }
 
 fn list(ctx: &Ctx, core: &Core) -> Result<()> {
