@@ -1,5 +1,5 @@
 //! One SFTP channel: a reader that always drains the transport, a worker that exists only while there is work, helpers that
-//! close uploads beside it, and a writer that sends answers.
+//! open and close uploads beside it, and a writer that sends answers.
 //!
 //! The one law: **the reader never waits for the client's window.** russh runs a connection in one task; if that task waits
 //! to deliver data to us while we wait to send through it, both wait for ever, and stock clients that pipeline READs bring
@@ -51,7 +51,7 @@ struct Inbox {
     /// Budget held, for the queue and for what the engine has not run yet.
     charged: usize,
     worker: Worker,
-    /// Uploads that are being closed beside the worker, and a pause.
+    /// What goes on beside the worker, and a pause.
     aside: usize,
     /// The engine's request waits for its time: what arrives meanwhile waits in the queue.
     is_paused: bool,
@@ -444,7 +444,7 @@ impl Drop for Pending {
     fn drop(&mut self) {
         let channel = &self.channel;
         if !self.is_answered {
-            tracing::error!("closing an upload panicked");
+            tracing::error!("opening, syncing or closing an upload panicked");
             channel.cut();
         }
         channel.activity.touch();

@@ -2,23 +2,17 @@
 //! blocking threads, one at a time, and never waits for the client. Every open [`Upload`] ends in exactly one `close` or
 //! `abandon`: dropping the engine abandons what is still open.
 //!
-//! Requests run in order, but a CLOSE of an upload waits for the disk and the journal, and `fsync@openssh.com` for the disk,
-//! so they run [aside](Aside): the requests behind them go on, and their answers leave when they are known (draft-02 §6.1
-//! allows any order of answers). Only requests about the name that is closed, or the handle that is synced, wait for it, so
-//! what they see is as if all had run in order.
-//!
-//! An OPEN runs in order although it may take long in one case: a file that was accepted or parked is opened without TRUNC
-//! and has to be copied first. Nobody else waits for it, only the session that asked, which cannot go on with that file
-//! before. To let its other requests pass would need handles that exist before their upload does, in every request that
-//! names a handle, and room for the upload of an OPEN whose channel has ended meanwhile; no client was seen that gains by it.
+//! Requests run in order, but a CLOSE of an upload waits for the disk and the journal, `fsync@openssh.com` for the disk, and
+//! the OPEN of a file that is there already may have to copy it. So they run [aside](Aside): the requests behind them go on,
+//! and their answers leave when they are known (draft-02 §6.1 allows any order of answers). Only requests about the name that
+//! is opened or closed, or the handle that is synced, wait for it, so what they see is as if all had run in order.
 
 use crate::answers::{Answers, Outbox, full_read};
-use crate::facts::Ledger;
 use crate::packet::{self, Broken, Extension, Frame, Input, MAX_DATA, MAX_PACKET, Malformed, Request, pflags};
 use crate::path::{MAX_COMPONENT, MAX_PATH, VPath};
-use crate::reply::{PAGE, Reply, answer, malformed, status};
-use crate::tree::{CloseSign, Download, Fault, Kind, Listing, OpenHow, SetStat, Stat, Tree, Tried, Upload, Wait, Way};
-use crate::writing::{Counted, Lent, Writing};
+use crate::reply::{PAGE, Reply, answer, malformed, whole};
+use crate::tree::{CloseSign, Download, Fault, Kind, Listing, OpenHow, SetStat, Stat, Tree, Tried, Wait, Way};
+use crate::writing::{Counted, Lent, Opening, Writing};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::collections::{HashMap, VecDeque};
 use std::io::IoSlice;
@@ -31,8 +25,8 @@ use std::time::Duration;
 pub const MAX_HANDLES: usize = 256;
 /// Uploads closed by a channel whose names are watched for a [`CloseSign`].
 pub const MAX_CLOSED_NAMES: usize = 64;
-/// Uploads of a channel that are being closed or synced at a time; the next CLOSE or `fsync@openssh.com` waits for one.
-pub const MAX_CLOSING: usize = 16;
+/// Uploads of a channel that are being opened, closed or synced at a time; the next such request waits for one.
+pub const MAX_ASIDE: usize = 16;
 /// Longest READ of a handle that is also written: such answers are read at once and wait in memory.
 const MAX_MIXED_READ: usize = 32 << 10;
 /// Block size told by `statvfs@openssh.com`.
@@ -79,26 +73,38 @@ pub(crate) struct Engine {
     needs_thread: bool,
     greeted: bool,
     handles: HashMap<[u8; 8], Handle>,
-    /// Names of uploads that are being closed aside.
-    closing: Vec<Closing>,
-    /// Handles that are being synced aside.
-    syncing: Vec<[u8; 8]>,
+    /// What goes on aside.
+    tasks: Vec<Task>,
     closed: VecDeque<VPath>,
 }
 
-/// An upload that is being closed.
-struct Closing {
-    path: VPath,
-    /// How it ended.
-    end: Arc<OnceLock<bool>>,
+/// An upload that is being opened, synced or closed aside.
+struct Task {
+    /// The name that is opened or closed.
+    path: Option<VPath>,
+    /// The handle that is opened or synced.
+    handle: Option<[u8; 8]>,
+    /// Set before the answer leaves.
+    end: Arc<OnceLock<TaskEnd>>,
 }
 
-impl Closing {
+/// What came of a task.
+#[derive(Clone, Copy)]
+enum TaskEnd {
+    Opened,
+    Closed,
+    /// It was synced, or refused.
+    Other,
+}
+
+impl Task {
     /// Whether a request about `path` has to wait. Two names that are not ASCII may be one name in two forms, which is the
     /// tree's to know.
     fn concerns(&self, path: &VPath, below: bool) -> bool {
         let alike = |a: &VPath, b: &VPath| a == b || (!a.is_ascii() && !b.is_ascii());
-        alike(&self.path, path) || (below && self.path.is_within(path))
+        self.path
+            .as_ref()
+            .is_some_and(|name| alike(name, path) || (below && name.is_within(path)))
     }
 }
 
@@ -106,7 +112,7 @@ enum Handle {
     Dir(Box<dyn Listing>),
     Read(Arc<dyn Download>),
     Write(Box<Writing>),
-    /// One for writing that is being synced.
+    /// One for writing that is being opened or synced.
     Lent(Arc<Lent>),
 }
 
@@ -125,8 +131,7 @@ impl Engine {
             needs_thread: false,
             greeted: false,
             handles: HashMap::new(),
-            closing: Vec::new(),
-            syncing: Vec::new(),
+            tasks: Vec::new(),
             closed: VecDeque::new(),
         }
     }
@@ -193,7 +198,7 @@ impl Engine {
     fn frame(&mut self, frame: Frame, out: &mut Answers<'_>, aside: &dyn Aside) -> Result<Option<Frame>, Broken> {
         match frame {
             _ if !self.greeted => self.greet(&frame, out)?,
-            Frame::Write { ref handle, .. } if self.is_syncing(handle) => return Ok(Some(frame)),
+            Frame::Write { ref handle, .. } if self.is_lent(handle) => return Ok(Some(frame)),
             Frame::Write {
                 ref handle,
                 offset,
@@ -228,20 +233,22 @@ impl Engine {
     /// Runs a request, or lets it go on aside; false if it needs a thread that may wait.
     fn carry_out(&mut self, id: u32, request: Request<'_>, out: &mut Answers<'_>, aside: &dyn Aside) -> Result<bool, Broken> {
         if self.waits(&request) > self.may_wait {
-            self.needs_thread = true;
-            return Ok(false);
+            return Ok(self.wants_thread());
         }
         match request {
             Request::Read { handle, len, .. } if self.pauses(handle, Way::Out, mixed_len(len), aside) => return Ok(false),
             Request::Close { handle } => self.close(id, handle, out, aside)?,
             Request::Extended(Extension::Fsync { handle }) => self.sync(id, handle, out, aside)?,
-            Request::Open { path, flags, set } if self.may_wait < Wait::Long => {
-                let Some(result) = self.open_at_once(path, flags, set) else {
-                    self.needs_thread = true;
-                    return Ok(false);
-                };
-                answer(out, id, result)?;
-            }
+            Request::Open { path, flags, set } if is_for_writing(flags) => match self.may_write(path) {
+                Ok(path) => return self.open_write(id, path, how(flags, &set), out, aside),
+                // To tell of it may take long.
+                Err(_) if self.may_wait < Wait::Long => return Ok(self.wants_thread()),
+                Err(fault) => {
+                    self.tell_refused(request, &fault);
+                    answer(out, id, Err(fault))?;
+                }
+            },
+            Request::Open { .. } if self.may_wait < Wait::Long => return Ok(self.wants_thread()),
             request => {
                 // What takes long must not hold back the answers before it.
                 if matches!(request, Request::Extended(_)) {
@@ -252,6 +259,12 @@ impl Engine {
             }
         }
         Ok(true)
+    }
+
+    /// The request has to be run again by a thread that may wait.
+    fn wants_thread(&mut self) -> bool {
+        self.needs_thread = true;
+        false
     }
 
     /// Whether a request has to wait for its time. Downloads wait when they are sent.
@@ -285,7 +298,7 @@ impl Engine {
         }
     }
 
-    /// What another request may have to wait for: a CLOSE goes on aside, an OPEN is tried, a READ takes place when it is answered.
+    /// What another request may have to wait for: a CLOSE goes on aside, as may an OPEN, a READ takes place when it is answered.
     fn waits(&self, request: &Request<'_>) -> Wait {
         match request {
             Request::Close { handle } => match self.peek(handle) {
@@ -298,13 +311,13 @@ impl Engine {
         }
     }
 
-    /// Whether a request has to wait for an upload of the same name that is being closed, or for the sync of its handle.
+    /// Whether a request has to wait for an upload of the same name that is being opened or closed, or for the sync of its handle.
     fn must_wait(&mut self, request: &Request<'_>) -> bool {
         self.settle();
-        if self.closing.is_empty() && self.syncing.is_empty() {
+        if self.tasks.is_empty() {
             return false;
         }
-        let is_full = self.closing.len() + self.syncing.len() >= MAX_CLOSING;
+        let is_full = self.is_full();
         match request {
             Request::Close { handle } => {
                 let writing = match self.handle(handle) {
@@ -312,7 +325,7 @@ impl Engine {
                     Ok(Handle::Lent(_)) => return true,
                     _ => return false,
                 };
-                is_full || self.is_closing(&writing, false)
+                is_full || self.is_busy(&writing, false)
             }
             Request::Stat { path } | Request::Lstat { path } | Request::SetStat { path, .. } => self.waits_for(path, false),
             Request::Open { path, .. } | Request::Remove { path } | Request::MkDir { path, .. } => self.waits_for(path, false),
@@ -322,7 +335,7 @@ impl Engine {
                 Extension::PosixRename { from, to } => self.waits_for(from, true) || self.waits_for(to, true),
                 Extension::HardLink { old, new } => self.waits_for(old, true) || self.waits_for(new, true),
                 Extension::LsetStat { path, .. } => self.waits_for(path, false),
-                Extension::Fsync { handle } => self.is_syncing(handle) || (is_full && matches!(self.handle(handle), Ok(Handle::Write(_)))),
+                Extension::Fsync { handle } => self.is_lent(handle) || (is_full && matches!(self.handle(handle), Ok(Handle::Write(_)))),
                 Extension::StatVfs { .. }
                 | Extension::FstatVfs { .. }
                 | Extension::Limits
@@ -330,58 +343,68 @@ impl Engine {
                 | Extension::Home
                 | Extension::Names { .. } => false,
             },
-            Request::Read { handle, .. } | Request::Fstat { handle } | Request::FsetStat { handle, .. } => self.is_syncing(handle),
+            Request::Read { handle, .. } | Request::Fstat { handle } | Request::FsetStat { handle, .. } => self.is_lent(handle),
             Request::ReadLink { path } | Request::SymLink { path, .. } => self.waits_for(path, false),
             Request::ReadDir { .. } | Request::RealPath { .. } | Request::Unknown => false,
         }
     }
 
-    /// Whether a handle is being synced still.
-    fn is_syncing(&mut self, handle: &[u8]) -> bool {
-        if self.syncing.is_empty() {
+    /// Whether a handle is being opened or synced still.
+    fn is_lent(&mut self, handle: &[u8]) -> bool {
+        if self.tasks.is_empty() {
             return false;
         }
         self.settle();
-        self.syncing.iter().any(|key| key == handle)
+        matches!(self.peek(handle), Some(Handle::Lent(_)))
     }
 
     fn waits_for(&self, path: &[u8], below: bool) -> bool {
-        self.path(path).is_ok_and(|path| self.is_closing(&path, below))
+        self.path(path).is_ok_and(|path| self.is_busy(&path, below))
     }
 
-    fn is_closing(&self, path: &VPath, below: bool) -> bool {
-        self.closing.iter().any(|c| c.concerns(path, below))
+    fn is_busy(&self, path: &VPath, below: bool) -> bool {
+        self.tasks.iter().any(|task| task.concerns(path, below))
     }
 
-    /// Files away the names of uploads that have been closed meanwhile, and takes back those that have been synced.
+    fn is_full(&self) -> bool {
+        self.tasks.len() >= MAX_ASIDE
+    }
+
+    /// Takes back what has been opened or synced meanwhile, and files away the names of what has been closed.
     fn settle(&mut self) {
-        let handles = &mut self.handles;
-        self.syncing.retain(|key| {
-            let Some(handle @ Handle::Lent(_)) = handles.get_mut(key) else {
-                return false;
-            };
-            let Handle::Lent(lent) = handle else { return false };
-            match lent.back() {
-                Some(writing) => {
-                    *handle = Handle::Write(writing);
-                    false
-                }
-                None => true,
+        let (handles, closed) = (&mut self.handles, &mut self.closed);
+        self.tasks.retain(|task| {
+            let Some(end) = task.end.get() else { return true };
+            // One that could not be opened has no file.
+            if let Some(key) = task.handle
+                && let Some(Handle::Lent(lent)) = handles.remove(&key)
+                && let Some(writing) = lent.take()
+            {
+                handles.insert(key, Handle::Write(writing));
             }
-        });
-        let closed = &mut self.closed;
-        self.closing.retain(|c| match c.end.get() {
-            None => true,
-            Some(good) => {
-                if *good {
+            match (end, &task.path) {
+                (TaskEnd::Opened, Some(path)) => closed.retain(|p| p != path),
+                (TaskEnd::Closed, Some(path)) => {
                     if closed.len() == MAX_CLOSED_NAMES {
                         closed.pop_front();
                     }
-                    closed.push_back(c.path.clone());
+                    closed.push_back(path.clone());
                 }
-                false
+                _ => {}
             }
+            false
         });
+    }
+
+    /// Begins a task; what is returned is to be set at its end.
+    fn begin(&mut self, path: Option<VPath>, handle: Option<[u8; 8]>) -> Arc<OnceLock<TaskEnd>> {
+        let end = Arc::new(OnceLock::new());
+        self.tasks.push(Task {
+            path,
+            handle,
+            end: Arc::clone(&end),
+        });
+        end
     }
 
     /// The first packet must be INIT; whatever version above 3 it asks for, 3 is the answer (draft-02 §4).
@@ -405,8 +428,8 @@ impl Engine {
 
     fn run_request(&mut self, request: Request<'_>) -> Result<Reply, Fault> {
         match request {
-            Request::Open { path, flags, set } => self.open(path, flags, set),
-            // It does not come here: see `carry_out`.
+            // Those for writing do not come here, nor does a CLOSE: see `carry_out`.
+            Request::Open { path, flags, .. } => self.open_read(path, flags),
             Request::Close { .. } => Err(no_handle()),
             Request::Read { handle, offset, len } => self.read(handle, offset, len),
             Request::Stat { path } => self.stat(path, true),
@@ -427,7 +450,7 @@ impl Engine {
             Request::OpenDir { path } => {
                 self.room()?;
                 let listing = self.tree.list(&self.path(path)?)?;
-                self.keep(Handle::Dir(listing))
+                self.keep(Handle::Dir(listing)).map(Reply::Handle)
             }
             Request::ReadDir { handle } => match self.handle(handle)? {
                 Handle::Dir(listing) => {
@@ -457,52 +480,59 @@ impl Engine {
         }
     }
 
-    fn open(&mut self, path: &[u8], flags: u32, set: SetStat) -> Result<Reply, Fault> {
+    fn open_read(&mut self, path: &[u8], flags: u32) -> Result<Reply, Fault> {
         self.room()?;
         let path = self.path(path)?;
-        let has = |flag| flags & flag != 0;
-        if !has(pflags::WRITE) && !has(pflags::APPEND) {
-            if !has(pflags::READ) {
-                return Err(Fault::BadMessage("OPEN asks for neither reading nor writing".into()));
-            }
-            let file = self.tree.open_read(&path)?;
-            return self.keep(Handle::Read(file.into()));
+        if flags & pflags::READ == 0 {
+            return Err(Fault::BadMessage("OPEN asks for neither reading nor writing".into()));
         }
+        let file = self.tree.open_read(&path)?;
+        self.keep(Handle::Read(file.into())).map(Reply::Handle)
+    }
+
+    fn may_write(&self, path: &[u8]) -> Result<VPath, Fault> {
+        self.room()?;
+        let path = self.path(path)?;
         if self.shared.stopping.load(Ordering::SeqCst) {
             return Err(Fault::Failure("the server is stopping, try again later".into()));
         }
-        let how = how(flags, &set);
-        self.sign(&path, CloseSign::Reopened);
-        let open = Counted::new(&self.shared.uploads);
-        let upload = self.tree.open_write(&path, &how)?;
-        self.begin(path, how, open, upload)
+        Ok(path)
     }
 
-    /// OPEN for writing, if that takes no wait.
-    fn open_at_once(&mut self, path: &[u8], flags: u32, set: SetStat) -> Option<Result<Reply, Fault>> {
-        let path = self.path(path).ok()?;
-        if flags & pflags::WRITE == 0 || self.room().is_err() || self.shared.stopping.load(Ordering::SeqCst) || self.closed.contains(&path)
-        {
-            return None;
-        }
-        let how = how(flags, &set);
-        let open = Counted::new(&self.shared.uploads);
-        let upload = self.tree.open_write_at_once(&path, &how)?;
-        Some(upload.and_then(|upload| self.begin(path, how, open, upload)))
-    }
-
-    fn begin(&mut self, path: VPath, how: OpenHow, open: Counted, upload: Box<dyn Upload>) -> Result<Reply, Fault> {
-        let size = upload.stat().map_or(0, |s| s.size);
-        self.closed.retain(|p| *p != path);
-        let ledger = Ledger::new(how, &self.client, size);
-        self.keep(Handle::Write(Box::new(Writing {
+    /// OPEN for writing, which goes on aside unless it takes no wait; false if there is no room for that.
+    fn open_write(&mut self, id: u32, path: VPath, how: OpenHow, out: &mut Answers<'_>, aside: &dyn Aside) -> Result<bool, Broken> {
+        let is_again = self.closed.contains(&path);
+        let opening = Opening {
             tree: Arc::clone(&self.tree),
             path,
-            upload,
-            ledger,
-            fault: None,
-            open,
-        })))
+            how,
+            client: self.client.clone(),
+            open: Counted::new(&self.shared.uploads),
+        };
+        if !is_again && let Some(upload) = self.tree.open_write_at_once(&opening.path, &opening.how) {
+            let kept = upload.and_then(|upload| self.keep(Handle::Write(Box::new(opening.writing(upload)))));
+            answer(out, id, kept.map(Reply::Handle))?;
+            return Ok(true);
+        }
+        if self.is_full() {
+            return Ok(false);
+        }
+        // Nobody can name the handle before the answer has told it.
+        let lent = Lent::new(None);
+        let key = match self.keep(Handle::Lent(Arc::clone(&lent))) {
+            Ok(key) => key,
+            Err(fault) => return answer(out, id, Err(fault)).map(|()| true),
+        };
+        let end = self.begin(Some(opening.path.clone()), Some(key));
+        aside.run(Box::new(move || {
+            if is_again {
+                opening.tree.after_close(&opening.path, CloseSign::Reopened);
+            }
+            let result = lent.open(opening);
+            let _ = end.set(if result.is_ok() { TaskEnd::Opened } else { TaskEnd::Other });
+            whole(id, result.map(|()| Reply::Handle(key)))
+        }));
+        Ok(true)
     }
 
     fn write(&mut self, handle: &[u8], offset: u64, data: &[Bytes]) -> Result<(), Fault> {
@@ -557,10 +587,14 @@ impl Engine {
         };
         // Its answer must not overtake those of its own WRITEs.
         out.flush()?;
-        let lent = Lent::new(w);
+        let lent = Lent::new(Some(w));
         self.handles.insert(key, Handle::Lent(Arc::clone(&lent)));
-        self.syncing.push(key);
-        aside.run(Box::new(move || status(id, lent.sync())));
+        let end = self.begin(None, Some(key));
+        aside.run(Box::new(move || {
+            let result = lent.sync();
+            let _ = end.set(TaskEnd::Other);
+            whole(id, result.map(|()| Reply::Ok))
+        }));
         Ok(())
     }
 
@@ -589,18 +623,14 @@ impl Engine {
         }
         // Its answer must not overtake those of its own WRITEs.
         out.flush()?;
-        let end = Arc::new(OnceLock::new());
-        self.closing.push(Closing {
-            path: path.clone(),
-            end: Arc::clone(&end),
-        });
+        let end = self.begin(Some(path.clone()), None);
         let ended = move |result: Result<(), Fault>| {
             drop(open);
             if let Err(fault) = &result {
                 tree.refused(Tried::Write, &path.to_string(), fault);
             }
-            let _ = end.set(result.is_ok());
-            status(id, result)
+            let _ = end.set(if result.is_ok() { TaskEnd::Closed } else { TaskEnd::Other });
+            whole(id, result.map(|()| Reply::Ok))
         };
         if upload.closes_soon(&ledger.facts) {
             let answer = aside.expect();
@@ -743,7 +773,7 @@ impl Engine {
         };
         let tell = |tried, path| self.tree.refused(tried, &text(path), fault);
         match request {
-            Request::Open { path, flags, .. } if flags & (pflags::WRITE | pflags::APPEND) != 0 => tell(Tried::Write, path),
+            Request::Open { path, flags, .. } if is_for_writing(flags) => tell(Tried::Write, path),
             Request::Remove { path } => tell(Tried::Remove, path),
             Request::MkDir { path, .. } => tell(Tried::MkDir, path),
             Request::RmDir { path } => tell(Tried::RmDir, path),
@@ -778,7 +808,7 @@ impl Engine {
     }
 
     /// Files a handle under a random name, so that handles cannot be guessed or taken for another's.
-    fn keep(&mut self, handle: Handle) -> Result<Reply, Fault> {
+    fn keep(&mut self, handle: Handle) -> Result<[u8; 8], Fault> {
         let mut key = [0; 8];
         while key == [0; 8] || self.handles.contains_key(&key) {
             if openssl::rand::rand_bytes(&mut key).is_err() {
@@ -789,14 +819,14 @@ impl Engine {
             }
         }
         self.handles.insert(key, handle);
-        Ok(Reply::Handle(key))
+        Ok(key)
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
         for (_, handle) in self.handles.drain() {
-            // A panic here must not keep the other uploads from their end. One that is being synced ends with that.
+            // A panic here must not keep the other uploads from their end. One that is lent ends with its task.
             let end = AssertUnwindSafe(|| {
                 if let Handle::Write(w) = handle {
                     w.abandon()
@@ -807,6 +837,10 @@ impl Drop for Engine {
             }
         }
     }
+}
+
+fn is_for_writing(flags: u32) -> bool {
+    flags & (pflags::WRITE | pflags::APPEND) != 0
 }
 
 fn how(flags: u32, set: &SetStat) -> OpenHow {

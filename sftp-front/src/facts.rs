@@ -117,10 +117,10 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(crate) fn new(how: OpenHow, client: &str, size_at_open: u64) -> Self {
+    pub(crate) fn new(how: OpenHow, client: String, size_at_open: u64) -> Self {
         let facts = UploadFacts {
             how,
-            client: client.to_owned(),
+            client,
             size_at_open,
             size: size_at_open,
             blocks_uniform: true,
@@ -265,7 +265,7 @@ mod tests {
     const BLOCK: u32 = 261_120;
 
     fn ledger(how: OpenHow, size: u64) -> Ledger {
-        Ledger::new(how, "SSH-2.0-OpenSSH_9.2p1", size)
+        Ledger::new(how, "SSH-2.0-OpenSSH_9.2p1".to_owned(), size)
     }
 
     #[test]

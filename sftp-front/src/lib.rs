@@ -23,7 +23,7 @@
 //!
 //! # Limits
 //! Each limit is a constant beside the code that enforces it: [`MAX_PACKET`], [`MAX_DATA`], [`MAX_HANDLES`], [`MAX_PATH`],
-//! [`MAX_CLOSING`], [`MAX_COMPONENTS`], [`MAX_COMPONENT`], [`MAX_EXTENTS`], [`MAX_WAITING_ANSWERS`], [`MAX_WAITING_BYTES`],
+//! [`MAX_ASIDE`], [`MAX_COMPONENTS`], [`MAX_COMPONENT`], [`MAX_EXTENTS`], [`MAX_WAITING_ANSWERS`], [`MAX_WAITING_BYTES`],
 //! [`REQUEST_BUDGET`], [`OWN_SHARE`], [`OWN_ANSWERS`], [`MAX_BEFORE_LOGIN`], [`MAX_USER_NAME`], [`WRITE_STALL`]; those of
 //! connections are settings in [`Config`].
 //! No code path holds a whole file: an upload holds at most the request budget, a download two batches of 512 KiB, and all
@@ -61,7 +61,7 @@ pub use auth::{
 };
 pub use balancer::Unnamed;
 pub use budget::{MAX_CHANNELS, OWN_ANSWERS, OWN_SHARE, REQUEST_BUDGET};
-pub use engine::{MAX_CLOSED_NAMES, MAX_CLOSING, MAX_HANDLES};
+pub use engine::{MAX_ASIDE, MAX_CLOSED_NAMES, MAX_HANDLES};
 pub use facts::{MAX_EXTENTS, UploadFacts};
 pub use handler::SFTP_ONLY;
 pub use link::MAX_BEFORE_LOGIN;

@@ -32,10 +32,10 @@ pub(crate) fn malformed() -> Fault {
 }
 
 /// The whole answer of what ran aside.
-pub(crate) fn status(id: u32, result: Result<(), Fault>) -> Bytes {
+pub(crate) fn whole(id: u32, result: Result<Reply, Fault>) -> Bytes {
     let mut b = BytesMut::new();
     match result {
-        Ok(()) => packet::status(&mut b, id, Code::Ok, ""),
+        Ok(reply) => encode(&mut b, id, &reply),
         Err(fault) => packet::fault(&mut b, id, &fault),
     }
     b.freeze()

@@ -1,11 +1,42 @@
-//! A file being written through one handle: the upload, its record, its first fault. `fsync@openssh.com` waits for the disk,
-//! so meanwhile the file is [lent](Lent) to the work that goes on aside, and whatever names its handle waits.
+//! A file being written through one handle: the upload, its record, its first fault. Its OPEN may wait and
+//! `fsync@openssh.com` does, so meanwhile the file is [lent](Lent) to the work that goes on aside, and whatever names its
+//! handle waits.
 
 use crate::facts::Ledger;
 use crate::path::VPath;
-use crate::tree::{Fault, Tree, Tried, Upload};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use crate::tree::{Fault, OpenHow, Tree, Tried, Upload};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// An OPEN for writing.
+pub(crate) struct Opening {
+    pub(crate) tree: Arc<dyn Tree>,
+    pub(crate) path: VPath,
+    pub(crate) how: OpenHow,
+    pub(crate) client: String,
+    pub(crate) open: Counted,
+}
+
+impl Opening {
+    /// The file, once its upload is there.
+    pub(crate) fn writing(self, upload: Box<dyn Upload>) -> Writing {
+        let size = upload.stat().map_or(0, |stat| stat.size);
+        Writing {
+            tree: self.tree,
+            path: self.path,
+            upload,
+            ledger: Ledger::new(self.how, self.client, size),
+            fault: None,
+            open: self.open,
+        }
+    }
+
+    fn run(self) -> Result<Writing, Fault> {
+        let opened = self.tree.open_write(&self.path, &self.how);
+        let upload = opened.inspect_err(|fault| self.tree.refused(Tried::Write, &self.path.to_string(), fault))?;
+        Ok(self.writing(upload))
+    }
+}
 
 /// A file being written, and what is known about it.
 pub(crate) struct Writing {
@@ -64,41 +95,38 @@ impl Writing {
     }
 }
 
-/// A file that is being synced. Whoever lets go of it last abandons the file, if it was not [taken back](Lent::back).
-pub(crate) struct Lent {
-    file: Mutex<Option<Box<Writing>>>,
-    is_done: AtomicBool,
-}
+/// A file that is being opened or synced. Whoever lets go of it last abandons the file, if it was not [taken back](Lent::take).
+pub(crate) struct Lent(Mutex<Option<Box<Writing>>>);
 
 impl Lent {
-    pub(crate) fn new(file: Box<Writing>) -> Arc<Self> {
-        Arc::new(Self {
-            file: Mutex::new(Some(file)),
-            is_done: AtomicBool::new(false),
-        })
+    pub(crate) fn new(file: Option<Box<Writing>>) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(file)))
     }
 
-    /// The work. Should it panic, the file is abandoned.
+    pub(crate) fn open(&self, opening: Opening) -> Result<(), Fault> {
+        let opened = opening.run()?;
+        *self.file() = Some(Box::new(opened));
+        Ok(())
+    }
+
+    /// Should it panic, the file is abandoned.
     pub(crate) fn sync(&self) -> Result<(), Fault> {
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = file.as_mut().map_or(Ok(()), |file| file.sync());
-        self.is_done.store(true, Ordering::SeqCst);
-        result
+        self.file().as_mut().map_or(Ok(()), |file| file.sync())
     }
 
-    /// The file, once the work is done; it never waits.
-    pub(crate) fn back(&self) -> Option<Box<Writing>> {
-        if !self.is_done.load(Ordering::SeqCst) {
-            return None;
-        }
-        self.file.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// The file, after the work; none if it could not be opened.
+    pub(crate) fn take(&self) -> Option<Box<Writing>> {
+        self.file().take()
+    }
+
+    fn file(&self) -> MutexGuard<'_, Option<Box<Writing>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        let file = self.file.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(file) = file {
+        if let Some(file) = self.take() {
             file.abandon();
         }
     }

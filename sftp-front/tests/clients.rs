@@ -75,6 +75,9 @@ impl Tree for Directory {
         Ok(Box::new(Reading(File::open(self.real(path))?)))
     }
     fn open_write(&self, path: &VPath, how: &OpenHow) -> Result<Box<dyn Upload>, Fault> {
+        if path.name().is_some_and(|name| name.starts_with("opens")) {
+            std::thread::sleep(SLOW);
+        }
         let mut options = File::options();
         options.write(true).read(true).create(how.create).truncate(how.truncate);
         let file = if how.exclusive {
@@ -142,7 +145,7 @@ impl Download for Reading {
     }
 }
 
-/// How long the CLOSE of a file takes whose name begins with "slow", and the sync of one with "syncs".
+/// How long the CLOSE of a file takes whose name begins with "slow", the sync of one with "syncs", the OPEN of one with "opens".
 const SLOW: Duration = Duration::from_secs(2);
 
 /// How long others take to close a file whose name begins with "soon".
@@ -979,6 +982,71 @@ fn a_slow_sync_holds_up_its_own_handle_only() {
         Event::Abandoned(path, _) | Event::Closed(path, _) => path.name() == Some("syncs-and-goes"),
         _ => false,
     };
+    let log = w.log.lock().unwrap();
+    let ends: Vec<_> = log.iter().filter(|e| of(e)).collect();
+    assert!(matches!(ends[..], [Event::Abandoned(..)]), "{ends:?}");
+}
+
+#[test]
+fn a_slow_open_holds_up_its_own_name_only() {
+    let w = World::new();
+    fs::write(w.path("srv/there"), b"old").unwrap();
+    let mut raw = Raw::new(&w);
+    let write = |id, handle: &[u8], text: &[u8]| packet(6, id, &[handle, &0u64.to_be_bytes(), &string(text)]);
+    raw.send(&open_write(1, b"other"));
+    let other = raw.handle();
+    let began = Instant::now();
+    raw.send(
+        &[
+            open_write(2, b"opens"),
+            packet(17, 3, &[&string(b"there")]),
+            write(4, &other, b"ab"),
+            packet(4, 5, &[&other]),
+        ]
+        .concat(),
+    );
+    let ids: Vec<u8> = (0..3).map(|_| raw.answer().unwrap()[4]).collect();
+    assert!(ids == [3, 4, 5] && began.elapsed() < SLOW, "{ids:?} after {:?}", began.elapsed());
+    // The name that is being opened: it waits, and what comes behind it too.
+    raw.send(&[packet(17, 6, &[&string(b"opens")]), packet(17, 7, &[&string(b"there")])].concat());
+    let handle = raw.handle();
+    assert!(began.elapsed() >= SLOW);
+    assert_eq!(
+        (raw.answer().unwrap()[..5].to_vec(), raw.answer().unwrap()[4]),
+        (vec![105, 0, 0, 0, 6], 7)
+    );
+    raw.send(&[write(8, &handle, b"12"), packet(4, 9, &[&handle])].concat());
+    assert_eq!((raw.code(), raw.code()), ((8, 0), (9, 0)));
+    assert_eq!(
+        (fs::read(w.path("srv/opens")).unwrap(), w.closed("opens").bytes_written),
+        (b"12".to_vec(), 2)
+    );
+
+    // No more at a time than the limit, whether they fail or not; and the failed ones leave no handle behind.
+    let began = Instant::now();
+    let names: Vec<String> = (0..=sftp_front::MAX_ASIDE).map(|n| format!("no-directory/opens-{n}")).collect();
+    raw.send(&names.iter().flat_map(|name| open_write(10, name.as_bytes())).collect::<Vec<u8>>());
+    names.iter().for_each(|_| assert_eq!(raw.code(), (10, 2)));
+    assert!(began.elapsed() >= 2 * SLOW);
+    for n in 0..sftp_front::MAX_HANDLES {
+        raw.send(&open_write(11, format!("f{n}").as_bytes()));
+        raw.handle();
+    }
+    raw.send(&open_write(12, b"one-too-many"));
+    assert_eq!(raw.code(), (12, 4));
+    drop(raw);
+
+    // The connection lost meanwhile: it is abandoned, once.
+    let mut raw = Raw::new(&w);
+    raw.send(&[open_write(20, b"opens-and-goes"), packet(17, 21, &[&string(b"there")])].concat());
+    assert_eq!(raw.answer().unwrap()[4], 21);
+    raw.child.kill().unwrap();
+    raw.child.wait().unwrap();
+    let of = |e: &Event| match e {
+        Event::Abandoned(path, _) | Event::Closed(path, _) => path.name() == Some("opens-and-goes"),
+        _ => false,
+    };
+    w.wait("abandoned", |e| of(e).then_some(()));
     let log = w.log.lock().unwrap();
     let ends: Vec<_> = log.iter().filter(|e| of(e)).collect();
     assert!(matches!(ends[..], [Event::Abandoned(..)]), "{ends:?}");

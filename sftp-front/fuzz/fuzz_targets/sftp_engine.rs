@@ -43,7 +43,7 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tree::{CloseSign, Download, Entry, Fault, Kind, Listing, OpenHow, SetStat, Space, Stat, Tree, Upload, Wait};
 
-pub use engine::{MAX_CLOSED_NAMES, MAX_CLOSING, MAX_HANDLES};
+pub use engine::{MAX_ASIDE, MAX_CLOSED_NAMES, MAX_HANDLES};
 pub use packet::{MAX_DATA, MAX_PACKET};
 
 /// Most bytes of one file of the tree.
@@ -83,7 +83,7 @@ fuzz_target!(|data: &[u8]| {
     );
 });
 
-/// A CLOSE without a thread of its own.
+/// What goes on aside, without a thread of its own.
 struct AtOnce<'a>(&'a Outbox);
 
 impl Aside for AtOnce<'_> {
