@@ -104,7 +104,7 @@ impl Disposition {
         let mut parts = rest.split(';');
         let (mut last, mut comma) = Disposition::of(parts.next().unwrap_or_default());
         let mut told = Vec::new();
-        // COMPAT(DG 3Q07-8): several dispositions in one field; the worst one counts.
+        // COMPAT(Drummond 3Q07-8): several dispositions in one field; the worst one counts.
         for text in parts {
             let (next, next_comma) = Disposition::of(text);
             if !next.is_outcome() {
@@ -219,7 +219,7 @@ impl fmt::Display for Disposition {
     }
 }
 
-/// The part after the mode: `processed`, `processed/error: words`, or a bare `error: words` (DG 3Q13-1). What follows the word and
+/// The part after the mode: `processed`, `processed/error: words`, or a bare `error: words` (Drummond 3Q13-1). What follows the word and
 /// is not understood is a modifier too, and no plain yes; `true` if it is that and stands behind a comma.
 fn outcome(text: &str) -> (Kind, Option<(Severity, String)>, bool) {
     let text = text.trim();

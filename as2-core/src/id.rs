@@ -61,7 +61,7 @@ impl As2Id {
         let names: Vec<Option<String>> = match inside {
             Some(inside) => {
                 let once = unescape(inside);
-                // COMPAT: some products quote the quoted form again (`"\"A B\""`, `""A B""`).
+                // COMPAT(as2-lib): some products quote the quoted form again (`"\"A B\""`, `""A B""`).
                 let again = once.as_deref().unwrap_or(inside);
                 let twice = again.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).and_then(unescape);
                 vec![once, twice, Some(inside.to_owned())]
@@ -69,7 +69,7 @@ impl As2Id {
             None => vec![
                 Some(text.to_owned()),
                 Some(text.trim_matches('"').to_owned()),
-                // DG 1Q07-3: a name without quotes ends at the first blank.
+                // Drummond 1Q07-3: a name without quotes ends at the first blank.
                 text.split_once(' ').map(|(word, _)| word.to_owned()),
             ],
         };

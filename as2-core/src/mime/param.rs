@@ -23,7 +23,7 @@ impl MediaType {
     /// Never fails: what cannot be understood is not there.
     pub(crate) fn parse(value: &str) -> Self {
         let value = value.trim();
-        // COMPAT(L #95): a whole value in quotes.
+        // COMPAT(as2-lib #95): a whole value in quotes.
         let value = if value.starts_with('"') {
             value.trim_matches('"').trim_end()
         } else {

@@ -39,7 +39,7 @@ enum State {
 enum Mark {
     Opens,
     Closes,
-    /// COMPAT(DG 3Q09-5): nothing, for the input ends there: the dashes behind it were cut off.
+    /// COMPAT(Drummond 3Q09-5): nothing, for the input ends there: the dashes behind it were cut off.
     Breaks,
 }
 

@@ -1049,7 +1049,7 @@ fn signed_part(part: &[u8], attributes: bool, end: &[u8]) -> (Headers, Vec<u8>) 
     (headers, [b"--b\r\n", part, head, &p7s, end].concat())
 }
 
-/// COMPAT(DG 3Q09-5): a Content-Length that is short by the dashes of the last boundary.
+/// COMPAT(Drummond 3Q09-5): a Content-Length that is short by the dashes of the last boundary.
 #[test]
 fn a_body_that_is_cut_in_its_last_boundary_is_read() {
     let part = b"Content-Type: text/plain\r\nContent-Transfer-Encoding: binary\r\n\r\nx";

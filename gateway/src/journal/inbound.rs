@@ -277,7 +277,7 @@ impl Tx<'_> {
         self.record_message("message.received", message, now)
     }
 
-    /// Keeps evidence of a message that could not be claimed: unknown partner, reused Message-ID.
+    /// Keeps evidence of a message that could not be claimed, such as one with a reused Message-ID.
     ///
     /// # Errors
     /// The database's.

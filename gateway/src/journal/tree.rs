@@ -652,7 +652,7 @@ impl Tx<'_> {
         Ok(unnamed)
     }
 
-    /// Every store key that a row names: what a sweep must not touch.
+    /// Whether a row names this store key: what a sweep must not touch.
     ///
     /// # Errors
     /// The database's.

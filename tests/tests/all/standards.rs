@@ -125,6 +125,28 @@ fn each_file_named_in_the_map_of_the_code_is_there() {
     }
 }
 
+/// `COMPAT(libas2)`, `COMPAT(Drummond 3Q07-8)`, `COMPAT(as2-lib #95)`: each product has its row, and each report is named in it.
+#[test]
+fn each_product_that_the_code_tolerates_has_its_row() {
+    let page = fs::read_to_string(root().join("COMPATIBILITY.md")).unwrap();
+    let rows: Vec<&str> = page.lines().filter(|line| line.starts_with('|')).collect();
+    let tree = Tree::read();
+    let marks = tree
+        .text
+        .split(concat!("// ", "COMPAT("))
+        .skip(1)
+        .map(|rest| rest.split(')').next().unwrap());
+    let products: Vec<&str> = marks.flat_map(|mark| mark.split(", ")).collect();
+    assert!(products.len() > 10, "{products:?}");
+    for product in products {
+        let words: Vec<&str> = product.split([' ', '#']).filter(|word| !word.is_empty()).collect();
+        assert!(
+            rows.iter().any(|row| words.iter().all(|word| row.contains(word))),
+            "no row for {product}"
+        );
+    }
+}
+
 #[test]
 fn every_case_of_the_negative_list_has_its_test() {
     let (mut tree, mut cases) = (Tree::read(), Vec::new());

@@ -287,7 +287,7 @@ impl<'a> Signer<'a> {
         if found.is_some() || scheme != Signature::RsaPkcs1 {
             return found;
         }
-        // COMPAT(DG 3Q10-1): DigestInfo whose algorithm has no parameters, where the library wants NULL (as2.md Q55).
+        // COMPAT(Drummond 3Q10-1): DigestInfo whose algorithm has no parameters, where the library wants NULL (as2.md Q55).
         let info = ber::tlv(
             ber::SEQUENCE,
             &[ber::algorithm(oid::digest(digest), &[]), ber::tlv(ber::OCTET_STRING, &[value])],
