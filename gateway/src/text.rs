@@ -10,11 +10,17 @@ pub mod word {
     use super::*;
 
     /// Writes the word.
+    ///
+    /// # Errors
+    /// The serializer\'s.
     pub fn serialize<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(value)
     }
 
     /// Reads the word.
+    ///
+    /// # Errors
+    /// What is no text, or no such word.
     pub fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
     where
         T: FromStr,
@@ -30,6 +36,9 @@ pub mod word_or_none {
     use super::*;
 
     /// Writes the word or `none`.
+    ///
+    /// # Errors
+    /// The serializer\'s.
     pub fn serialize<T: Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
         match value {
             Some(value) => serializer.collect_str(value),
@@ -38,6 +47,9 @@ pub mod word_or_none {
     }
 
     /// Reads the word or `none`.
+    ///
+    /// # Errors
+    /// What is no text, or no such word.
     pub fn deserialize<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
     where
         T: FromStr,
@@ -57,11 +69,17 @@ pub mod word_list {
     use super::*;
 
     /// Writes the words.
+    ///
+    /// # Errors
+    /// The serializer\'s.
     pub fn serialize<T: Display, S: Serializer>(values: &[T], serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(values.iter().map(ToString::to_string))
     }
 
     /// Reads the words.
+    ///
+    /// # Errors
+    /// What is no text, or no such word.
     pub fn deserialize<'de, T, D>(deserializer: D) -> Result<Vec<T>, D::Error>
     where
         T: FromStr,

@@ -58,6 +58,9 @@ pub struct StorePasswords {
 
 impl StorePasswords {
     /// The passwords of an account's stores.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`]: the library failed.
     pub fn derive(master: &MasterKey, account: &str) -> Result<Self> {
         let of = |file: &str| master.derive_password(&format!("{account}/{file}"));
         Ok(Self {
@@ -100,6 +103,9 @@ impl Stores {
     }
 
     /// Keeps others from writing until it is dropped. Whoever writes what changes beside it reads that under the lock.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: the directory cannot be made or locked.
     pub fn lock(&self) -> Result<Locked<'_>> {
         self.make_dir()?;
         let locked = fs::File::open(&self.dir).and_then(|dir| dir.lock().map(|()| dir));
@@ -110,6 +116,9 @@ impl Stores {
     }
 
     /// Writes all three files under the lock.
+    ///
+    /// # Errors
+    /// Those of [`Stores::lock`] and of [`Locked::write`].
     pub fn write(
         &self,
         identity: &[StoreEntry],
@@ -158,6 +167,10 @@ impl Locked<'_> {
     ///
     /// Returns the aliases of certificates too odd for a PKCS#12 store that Java is to read; they are left out of it, and
     /// the rest is written.
+    ///
+    /// # Errors
+    /// An entry that no store can hold, [`Error::Io`] or [`Error::Crypto`]. Before the first file is in its place the old three are
+    /// untouched.
     pub fn write(
         &self,
         identity: &[StoreEntry],

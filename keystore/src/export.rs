@@ -36,6 +36,9 @@ pub(crate) fn wrap(text: &mut String, body: &str, width: usize) {
 }
 
 /// A PKCS#12 file of one key and its chain (leaf first) under a person's password.
+///
+/// # Errors
+/// [`Error::BadPassphrase`] if the password is empty; [`Error::Crypto`].
 pub fn pkcs12(alias: &str, pkcs8: &[u8], chain: &[Vec<u8>], password: &str) -> Result<Zeroizing<Vec<u8>>> {
     if password.is_empty() {
         return Err(Error::BadPassphrase("it is empty; choose one for the exported key"));

@@ -143,6 +143,9 @@ pub struct KeyPair {
 }
 
 /// Makes a key and a self-signed certificate, valid from an hour before `now` (Unix seconds) until `days` after it.
+///
+/// # Errors
+/// [`Error::BadSubject`]: a name or a validity out of range; [`Error::Crypto`].
 pub fn identity(spec: KeySpec, subject: &Subject, now: i64, days: u32) -> Result<KeyPair> {
     check(subject)?;
     if days == 0 || days > MAX_DAYS {

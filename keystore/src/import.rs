@@ -38,12 +38,18 @@ pub struct Imported {
 
 impl Imported {
     /// The first certificate; an error that says what to do if the file held only a private key.
+    ///
+    /// # Errors
+    /// [`Error::KeyWithoutCertificate`].
     pub fn certificate(&self) -> Result<&[u8]> {
         let first = self.certificates.first().map(Vec::as_slice);
         first.ok_or(Error::KeyWithoutCertificate)
     }
 
     /// The first certificate and its key; an error that says what to do if either is missing.
+    ///
+    /// # Errors
+    /// [`Error::CertificateWithoutKey`], [`Error::KeyWithoutCertificate`].
     pub fn key_pair(&self) -> Result<(&[u8], &[u8])> {
         let key = self.key.as_ref().ok_or(Error::CertificateWithoutKey)?;
         Ok((self.certificate()?, key.as_slice()))
@@ -51,11 +57,18 @@ impl Imported {
 }
 
 /// Reads PEM, DER, P7B, PKCS#12 or JKS, whichever it is. An expired certificate is no error here.
+///
+/// # Errors
+/// [`Error::TooLarge`] above [`MAX_IMPORT_BYTES`] bytes or [`MAX_ENTRIES`] entries, [`Error::SeveralKeys`] if it holds more than
+/// one, [`Error::PassphraseNeeded`] and [`Error::WrongPassphrase`], and what says that it is none of these formats or broken.
 pub fn import(bytes: &[u8], passphrase: Option<&str>) -> Result<Imported> {
     read(bytes, passphrase)?.choose(None)
 }
 
 /// Like [`import`], taking the entry `alias` of a store that holds several.
+///
+/// # Errors
+/// Those of [`import`]; [`Error::NoSuchAlias`] in the place of [`Error::SeveralKeys`].
 pub fn import_alias(bytes: &[u8], passphrase: Option<&str>, alias: &str) -> Result<Imported> {
     read(bytes, passphrase)?.choose(Some(alias))
 }

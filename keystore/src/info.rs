@@ -44,6 +44,9 @@ pub struct CertInfo {
 
 impl CertInfo {
     /// Reads a certificate in DER.
+    ///
+    /// # Errors
+    /// [`Error::Broken`]: no certificate in DER.
     pub fn from_der(der: &[u8]) -> Result<Self> {
         let x509 = parse(der)?;
         let digest = |algorithm| hash(algorithm, der).map(|d| hex(&d)).map_err(Error::crypto("hash a certificate"));

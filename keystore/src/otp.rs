@@ -18,6 +18,9 @@ pub const DIGITS: usize = 6;
 const DRIFT: i64 = 1;
 
 /// A fresh random secret.
+///
+/// # Errors
+/// [`Error::Crypto`]: no random bytes.
 pub fn new_secret() -> Result<Zeroizing<Vec<u8>>> {
     let mut secret = Zeroizing::new(vec![0; SECRET_BYTES]);
     random(&mut secret)?;
@@ -44,6 +47,9 @@ fn code(secret: &[u8], step: i64) -> Result<String> {
 
 /// The step whose code this is, of those around `now` (Unix seconds); the caller sees to it that each counts once. White
 /// space within the code is ignored: apps show it in groups.
+///
+/// # Errors
+/// [`Error::Crypto`]: the library failed.
 pub fn matching_step(secret: &[u8], given: &str, now: i64) -> Result<Option<i64>> {
     let given: String = given.chars().filter(|c| !c.is_whitespace()).collect();
     let present = now.div_euclid(STEP_SECONDS);

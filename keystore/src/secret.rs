@@ -36,6 +36,9 @@ pub struct MasterKey(Zeroizing<[u8; MASTER_KEY_BYTES]>);
 
 impl MasterKey {
     /// A fresh random key.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`]: no random bytes.
     pub fn generate() -> Result<Self> {
         let mut key = Zeroizing::new([0; MASTER_KEY_BYTES]);
         random(key.as_mut_slice())?;
@@ -64,6 +67,9 @@ impl MasterKey {
     }
 
     /// Reads the key's file; refuses one that group or others can read.
+    ///
+    /// # Errors
+    /// [`Error::MasterKeyExposed`], [`Error::MasterKeyBroken`], [`Error::Io`].
     pub fn load(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io("read the master key", path))?;
         // The mode of the open file, not of the path: nothing can be swapped in between.
@@ -81,6 +87,9 @@ impl MasterKey {
     }
 
     /// Makes a key and its file, mode 0600, durable when this returns; never overwrites.
+    ///
+    /// # Errors
+    /// [`Error::MasterKeyExists`], [`Error::Io`], [`Error::Crypto`].
     pub fn create(path: &Path) -> Result<Self> {
         let key = Self::generate()?;
         let mut file = OpenOptions::new()
@@ -103,6 +112,9 @@ impl MasterKey {
 
     /// Seals `plain` with AES-256-GCM under a fresh nonce. `context` (say, `station/ALICE/key/3`) must be given again to
     /// open it, so that a record moved to another place does not open there.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`]: the library failed.
     pub fn seal(&self, context: &str, plain: &[u8]) -> Result<Vec<u8>> {
         let key = self.derive(SEAL_LABEL)?;
         let mut nonce = [0; NONCE_BYTES];
@@ -121,6 +133,9 @@ impl MasterKey {
     }
 
     /// Opens what [`seal`](Self::seal) made under the same context.
+    ///
+    /// # Errors
+    /// [`Error::Unsealable`]: another master key, another context, or damage.
     pub fn open(&self, context: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
         let unsealable = || Error::Unsealable {
             context: context.to_owned(),
@@ -147,6 +162,9 @@ impl MasterKey {
 
     /// The password of one store file: the same label gives the same password, and no password leads to another.
     /// Lower-case hexadecimal, so that any shell and `keytool` take it as it is.
+    ///
+    /// # Errors
+    /// [`Error::Crypto`]: the library failed.
     pub fn derive_password(&self, label: &str) -> Result<Zeroizing<String>> {
         let secret = self.derive(&[PASSWORD_LABEL, label.as_bytes()].concat())?;
         let short = secret.get(..20).unwrap_or_default();
@@ -178,6 +196,9 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 /// The argon2id hash of a password as a PHC string (19 MiB, 2 passes, 1 lane; RFC 9106, OWASP's floor).
+///
+/// # Errors
+/// [`Error::BadPassphrase`]: empty, or longer than 1,024 bytes; [`Error::Crypto`].
 pub fn password_hash(password: &str) -> Result<String> {
     if password.is_empty() {
         return Err(Error::BadPassphrase("it is empty; choose one of at least 12 characters"));
@@ -208,6 +229,9 @@ pub fn is_password_hash(text: &str) -> bool {
 }
 
 /// A fresh password of 24 letters and digits that are not mistaken for each other: 120 bits.
+///
+/// # Errors
+/// [`Error::Crypto`]: no random bytes.
 pub fn new_password() -> Result<Zeroizing<String>> {
     const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
     let mut bytes = Zeroizing::new([0; 24]);

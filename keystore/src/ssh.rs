@@ -171,6 +171,9 @@ pub struct PublicKey {
 }
 
 /// A new host key.
+///
+/// # Errors
+/// [`Error::Crypto`]: the library failed.
 pub fn host_key(kind: KeyKind) -> Result<HostKey> {
     let key = Private::generate(kind, "")?;
     let blob = key.public_blob();
@@ -182,6 +185,10 @@ pub fn host_key(kind: KeyKind) -> Result<HostKey> {
 }
 
 /// A new key for a user. The private half exists only in what this returns.
+///
+/// # Errors
+/// [`Error::Unsupported`]: a comment of more than one line, or a format that cannot hold such a key; [`Error::BadPassphrase`];
+/// [`Error::Crypto`].
 pub fn user_key(kind: KeyKind, format: KeyFormat, passphrase: Option<&str>, comment: &str) -> Result<KeyFile> {
     if comment.len() > MAX_COMMENT_BYTES || comment.chars().any(char::is_control) {
         return Err(Error::Unsupported(format!(
@@ -194,6 +201,10 @@ pub fn user_key(kind: KeyKind, format: KeyFormat, passphrase: Option<&str>, comm
 }
 
 /// Reads a private key in any of our formats and writes it in another.
+///
+/// # Errors
+/// Those of reading it ([`Error::PassphraseNeeded`], [`Error::WrongPassphrase`], [`Error::PublicKeyGiven`], [`Error::Broken`],
+/// [`Error::TooLarge`] above [`MAX_PRIVATE_TEXT`] bytes), and those of [`user_key`].
 pub fn convert(text: &str, passphrase: Option<&str>, to: KeyFormat, new_passphrase: Option<&str>) -> Result<KeyFile> {
     check_new_passphrase(new_passphrase)?;
     write(&read(text, passphrase)?, to, new_passphrase)
@@ -201,6 +212,9 @@ pub fn convert(text: &str, passphrase: Option<&str>, to: KeyFormat, new_passphra
 
 /// What a private or public key file is, without its secret part. Encrypted PEM files need their passphrase; the others have
 /// their public half in the clear.
+///
+/// # Errors
+/// Those of reading a private key, as for [`convert`], or of [`parse_public`].
 pub fn show(text: &str, passphrase: Option<&str>) -> Result<Vec<PublicKey>> {
     let (blob, comment) = match kind_of(text) {
         None => return parse_public(text),

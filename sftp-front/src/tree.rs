@@ -122,9 +122,9 @@ pub struct OpenHow {
 /// Free and total space for `statvfs@openssh.com`, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
-    /// All space.
+    /// All space, in bytes.
     pub total: u64,
-    /// What is left.
+    /// What is left, in bytes.
     pub free: u64,
 }
 

@@ -27,6 +27,10 @@ const NOT_A_KEY: &str = "this is not an SSH public key; give the line of a .pub 
 const CUT_OFF: &str = "the key is cut off or damaged; copy the whole line again, without line breaks in it";
 
 /// Reads public keys: `.pub` files, `authorized_keys` text, RFC 4716, PEM.
+///
+/// # Errors
+/// [`Error::TooLarge`] above [`MAX_PUBLIC_TEXT`] bytes, [`Error::PrivateKeyGiven`], [`Error::Empty`], and [`Error::RefusedKey`] or
+/// [`Error::RefusedLine`] with what to do.
 pub fn parse_public(text: &str) -> Result<Vec<PublicKey>> {
     if text.len() > MAX_PUBLIC_TEXT {
         return Err(Error::TooLarge {
