@@ -90,6 +90,9 @@ pub enum StartError {
     /// This user may not look into the data directory.
     #[error("cannot look into {0}: {1}")]
     Unreadable(PathBuf, String),
+    /// Root works on the data directory of another user.
+    #[error("{0} belongs to user {1}, whose server could not read what root writes there")]
+    Foreign(PathBuf, u32),
     /// The journal's file has nothing in it: what the data directory holds would pass for worth nothing.
     #[error("the database {0} is empty")]
     Emptied(PathBuf),
@@ -125,6 +128,7 @@ impl StartError {
             StartError::OldServer => "restart the server with this version first",
             StartError::NotSetUp(_) => "`as2gate init` sets one up here; another is named with -c FILE or --data-dir DIR",
             StartError::Unreadable(..) => "run it as the user to whom the data directory belongs",
+            StartError::Foreign(..) => "run it as that user: sudo -u NAME as2gate …",
             StartError::Full(_) => "make room; nothing that was accepted is lost",
             StartError::Journal(JournalError::Newer { .. } | JournalError::Unknown { .. }) => {
                 "install the as2gate version that wrote it, or restore a backup"
@@ -169,6 +173,7 @@ impl Core {
     /// # Errors
     /// What is missing or broken.
     pub fn open(config: Config) -> Result<Arc<Self>, StartError> {
+        expect_own(&config.paths())?;
         // It would change the database below a server of the older version, which could not even be started again.
         if Journal::is_older(&config.paths().db).unwrap_or(false) && is_served(&config) {
             return Err(StartError::OldServer);
@@ -357,7 +362,10 @@ fn random_tag() -> String {
 /// Whether a server works on this data directory now.
 #[must_use]
 pub fn is_served(config: &Config) -> bool {
-    matches!(lock(config), Err(StartError::Locked(_)))
+    use rustix::fs::{FlockOperation, flock};
+    // Whoever only looks makes no file: root's would keep the server of another user from starting.
+    let busy = Err(rustix::io::Errno::WOULDBLOCK);
+    File::open(config.paths().lock).is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive) == busy)
 }
 
 /// A running server.
@@ -467,6 +475,16 @@ fn check_set_up(paths: &config::Paths) -> Result<(), StartError> {
         Ok(false) => Err(StartError::NotSetUp(paths.data.clone())),
         Err(error) => Err(StartError::Unreadable(paths.data.clone(), error.to_string())),
     }
+}
+
+/// What root makes, also the database's log, is closed to the user that the server runs as. The server itself may be root.
+fn expect_own(paths: &config::Paths) -> Result<(), StartError> {
+    use std::os::unix::fs::MetadataExt as _;
+    let owner = std::fs::metadata(&paths.db).map_or(0, |found| found.uid());
+    if owner != 0 && rustix::process::geteuid().is_root() {
+        return Err(StartError::Foreign(paths.data.clone(), owner));
+    }
+    Ok(())
 }
 
 fn is_empty(file: &Path) -> bool {

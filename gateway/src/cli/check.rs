@@ -329,7 +329,23 @@ fn rights(config: &Config) -> Vec<Finding> {
     for file in host_keys::files(config) {
         findings.extend(rights_of("host key", &file, 0o600, owner));
     }
+    findings.extend(foreign_places(&config.paths().store, owner));
     findings
+}
+
+/// Staged bytes go to directories by the beginnings of their names: one that another user has made takes none.
+fn foreign_places(store: &Path, owner: u32) -> Option<Finding> {
+    let places = std::fs::read_dir(store).ok()?;
+    let owners = places.filter_map(|place| Some(place.ok()?.metadata().ok()?.uid()));
+    let foreign = owners.filter(|found| *found != owner).count();
+    (foreign > 0).then(|| {
+        let why = format!(
+            "{foreign} places in {} belong to other users: uploads and messages fail there",
+            store.display()
+        );
+        let dir = quoted(&store.to_string_lossy()).into_owned();
+        Finding::bad("store", why, &format!("chown -R {owner} {dir}"))
+    })
 }
 
 fn rights_of(name: &str, path: &Path, wanted: u32, owner: u32) -> Vec<Finding> {

@@ -68,6 +68,11 @@ impl From<StartError> for Refusal {
             StartError::Tls(_) | StartError::HostKey(_) => (RefusalKind::Invalid, "key", "as2gate cannot start"),
             StartError::Emptied(_) => (RefusalKind::Failed, "journal", "the database cannot be opened"),
             StartError::Unreadable(..) => (RefusalKind::Denied, "storage", "the data directory cannot be used"),
+            StartError::Foreign(..) => (
+                RefusalKind::Denied,
+                "foreign",
+                "root does not work on another user's data directory",
+            ),
             StartError::Full(_) => (RefusalKind::Failed, "storage", "the disk is full"),
             StartError::Journal(_) => (RefusalKind::Failed, "journal", "the database cannot be opened"),
             StartError::Storage(_) => (RefusalKind::Failed, "storage", "the data directory cannot be used"),

@@ -108,11 +108,13 @@ fn system(config: &Config) -> String {
     )
 }
 
-/// The objects without what may be a token: the values of headers that partners get, and the queries of their URLs.
+/// The objects without what may be a token: the values of headers that partners get, and the queries of URLs.
 fn without_tokens(mut all: Objects) -> Objects {
     for partner in all.partners.values_mut() {
         partner.headers.values_mut().for_each(|value| HIDDEN.clone_into(value));
         partner.url = without_query(&partner.url);
+        partner.token_url = without_query(&partner.token_url);
+        partner.mdn_urls.iter_mut().for_each(|url| *url = without_query(url));
     }
     all
 }

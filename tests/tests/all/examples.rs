@@ -54,6 +54,45 @@ fn both_sides_of_the_demo_can_be_applied() {
     }
 }
 
+/// The commands at the head of the unit, in a directory of this test's; the user and the directories are there.
+#[test]
+fn the_unit_is_set_up_as_it_says() {
+    let unit = fs::read_to_string(example("systemd/as2gate.service")).unwrap();
+    let gateway = Gateway::stopped(&[]);
+    let (etc, var) = (gateway.path("etc"), gateway.path("var"));
+    fs::create_dir(&etc).unwrap();
+    fs::create_dir(&var).unwrap();
+    let here = |text: &str| {
+        text.replace("/etc/as2gate", etc.to_str().unwrap())
+            .replace("/var/lib/as2gate", var.to_str().unwrap())
+    };
+    let commands: Vec<String> = unit
+        .lines()
+        .filter_map(|line| line.strip_prefix("#   sudo -u as2gate as2gate "))
+        .map(here)
+        .collect();
+    assert!(commands.iter().any(|command| command.contains(" init ")), "{unit}");
+    for command in commands {
+        // Without it the data directory is the real one.
+        let more = if command.contains("--data-dir") {
+            Vec::new()
+        } else {
+            vec!["--data-dir", var.to_str().unwrap()]
+        };
+        gateway.ok(&command.split(' ').chain(more).collect::<Vec<_>>());
+    }
+    // The unit may write below one of the two only.
+    let names: Vec<_> = fs::read_dir(&etc).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["as2gate.toml"]);
+    assert!(var.join("master.key").is_file() && var.join("db/as2gate.db").is_file());
+    let run = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("ExecStart=/usr/local/bin/as2gate "))
+        .map(here);
+    let args = run.unwrap().replace(" serve", &format!(" --data-dir {} check", var.display()));
+    gateway.ok(&args.split(' ').collect::<Vec<_>>());
+}
+
 #[test]
 fn the_users_example_can_be_applied() {
     let gateway = Gateway::stopped(&[]);

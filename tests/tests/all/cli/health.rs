@@ -123,6 +123,43 @@ fn host_keys_that_others_get_at_or_the_server_does_not_are_told() {
     assert!(gateway.cli(&["check"]).fails(4).contains("host keys"));
 }
 
+/// What root writes beside the server of another user stops that server: its staged files, the database's log.
+#[test]
+fn root_does_not_write_on_another_users_data() {
+    use std::os::unix::fs::{MetadataExt as _, chown};
+    const OWNER: u32 = 12_345;
+    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+        return;
+    }
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["station", "add", "ALICE"]);
+    let mut left = vec![gateway.path("data")];
+    while let Some(path) = left.pop() {
+        chown(&path, Some(OWNER), Some(OWNER)).unwrap();
+        if path.is_dir() {
+            left.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+    }
+    for args in [&["status"][..], &["station", "add", "BOB"], &["message", "list"], &["doctor"]] {
+        let ran = gateway.cli(args);
+        let words = format!("{}{}", ran.stdout, ran.stderr);
+        assert!(
+            ran.code != 0 && words.contains("user 12345") && words.contains("sudo -u"),
+            "{args:?}: {ran}"
+        );
+    }
+    let _ = gateway.cli(&["station", "list"]).fails(5);
+    // As an older version's `sudo as2gate send` left it.
+    fs::create_dir(gateway.path("data/store/zz")).unwrap();
+    let told = gateway.cli(&["doctor"]).stdout;
+    assert!(told.contains("1 places") && told.contains("chown -R 12345 data/store"), "{told}");
+    let data = gateway.path("data");
+    let files = tests::files_below(&data);
+    let owner = |file: &String| fs::metadata(data.join(file)).unwrap().uid();
+    let foreign: Vec<_> = files.iter().filter(|file| owner(file) != OWNER).collect();
+    assert!(foreign.is_empty(), "{foreign:?}");
+}
+
 #[test]
 fn doctor_tells_which_settings_the_running_server_does_not_have_yet() {
     let gateway = Gateway::new();
@@ -334,6 +371,10 @@ fn a_support_bundle_helps_and_gives_nothing_away() {
         "bob",
         "--http-password",
         "file:password",
+        "--mdn-urls",
+        "https://b.example/mdn?token=planted-query",
+        "--token-url",
+        "https://b.example/token?key=planted-query",
     ]);
     let _ = place.ok(&["user", "add", "acme-erp", "--login", "password"]);
     let _ = place.ok(&["user", "password", "acme-erp", "--password", "file:password"]);
