@@ -99,7 +99,7 @@ pub(crate) enum Verb {
     #[command(after_help = "Examples:
   as2gate message resend 048291637
   as2gate message resend --state failed --dry-run
-  as2gate message resend --state failed --partner BIGMART")]
+  as2gate message resend --state failed --partner BIGMART --since 12h")]
     Resend(Which),
     /// Give up a message in work; its file goes to failed.
     #[command(after_help = "Examples:
@@ -124,12 +124,16 @@ pub(crate) struct Which {
     /// Ids, their nine digits, or Message-IDs.
     #[arg(required_unless_present = "state", conflicts_with = "state")]
     ids: Vec<String>,
-    /// All sent messages in this state; `retry` and `resend` leave those of `partner test` out.
+    /// All sent messages in this state, the oldest first; `retry` and `resend` leave out those of `partner test` and those
+    /// that were sent anew before, `resend` also those that the partner may have (no MDN came).
     #[arg(long, value_name = "STATE")]
     state: Option<State>,
     /// Of these, only those to this partner.
     #[arg(long, value_name = "ID", requires = "state")]
     partner: Option<String>,
+    /// Of these, only those from the last so long, like 24h.
+    #[arg(long, value_name = "TIME", requires = "state", value_parser = crate::config::parse_duration)]
+    since: Option<Duration>,
 }
 
 pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
@@ -344,9 +348,20 @@ fn shown(core: &Core, message: &Message) -> Result<String> {
         ("Hint", hint(message)),
         ("Marks", detail.marks.join(", ")),
         ("Previous", detail.previous.clone()),
+        ("Sent anew as", sent_anew_as(core, message)?),
         ("User", detail.user.clone()),
         ("Where", places(core, message)?.join("\n")),
     ]))
+}
+
+/// The message that took this one's place.
+fn sent_anew_as(core: &Core, message: &Message) -> Result<String> {
+    let is_over = message.direction == Direction::Out && matches!(message.state, State::Failed | State::Duplicate);
+    if !is_over {
+        return Ok(String::new());
+    }
+    let mut anew = core.journal.read(|tx| tx.sent_anew_since(message.id.as_str()))?;
+    Ok(anew.remove(message.id.as_str()).unwrap_or_default())
 }
 
 /// What to do next.
@@ -672,6 +687,7 @@ fn chosen(ctx: &Ctx, core: &Core, which: &Which, what: Move) -> Result<Vec<Messa
             direction: Some(Direction::Out),
             state: Some(state),
             partner: which.partner.clone(),
+            since: which.since.map(|span| core.clock.now() - millis(span)),
             limit: MAX_LIMIT,
             ..MessageFilter::default()
         };
@@ -679,7 +695,11 @@ fn chosen(ctx: &Ctx, core: &Core, which: &Which, what: Move) -> Result<Vec<Messa
         if found.is_empty() {
             messages::expect_names(core, ctx.account(), None, filter.partner.as_deref())?;
         }
-        found.retain(|message| what == Move::Cancel || !message.is_test());
+        // What was dropped in an order goes out in it.
+        found.reverse();
+        if what != Move::Cancel {
+            leave_out_done(ctx, core, &mut found, what)?;
+        }
         return Ok(found);
     }
     let mut seen = BTreeSet::new();
@@ -691,4 +711,29 @@ fn chosen(ctx: &Ctx, core: &Core, which: &Which, what: Move) -> Result<Vec<Messa
         }
     }
     Ok(found)
+}
+
+/// Of all messages in a state, nobody means those that would reach the partner twice.
+fn leave_out_done(ctx: &Ctx, core: &Core, found: &mut Vec<Message>, what: Move) -> Result<()> {
+    found.retain(|message| !message.is_test());
+    let Some(oldest) = found.first().map(|message| message.id.as_str().to_owned()) else {
+        return Ok(());
+    };
+    let anew = core.journal.read(|tx| tx.sent_anew_since(&oldest))?;
+    let mut leave_out = |is_left: &dyn Fn(&Message) -> bool, why: &str| {
+        let before = found.len();
+        found.retain(|message| !is_left(message));
+        match before - found.len() {
+            0 => {}
+            left => ctx.printer.note(&format!("left out: {left} {why}")),
+        }
+    };
+    leave_out(&|message| anew.contains_key(message.id.as_str()), "sent anew before");
+    if what == Move::Resend {
+        leave_out(
+            &|message| message.code == "no-mdn",
+            "that the partner may have; ask it, then resend them by their ids",
+        );
+    }
+    Ok(())
 }

@@ -1,5 +1,7 @@
 //! Message rows: reading them, and the two writes that every flow uses.
 
+use std::collections::HashMap;
+
 use rusqlite::{OptionalExtension as _, Row, params};
 
 use super::{JournalError, Result, Tx};
@@ -72,6 +74,20 @@ impl Tx<'_> {
                 "{text} names more than one message; give the whole id"
             ))),
         }
+    }
+
+    /// Which messages were sent anew, of those from `oldest` on, and as which: the last one, if it was several times.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn sent_anew_since(&self, oldest: &str) -> Result<HashMap<String, String>> {
+        // Ids follow the time, so that what was sent anew stands behind its former one.
+        let mut query = self.db.prepare_cached(
+            "SELECT detail ->> '$.previous', id FROM message
+             WHERE id > ?1 AND direction = 'out' AND state <> 'duplicate' AND detail ->> '$.previous' <> '' ORDER BY id",
+        )?;
+        let rows = query.query_map([oldest], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
     /// Messages, newest first.

@@ -56,6 +56,47 @@ fn the_list_has_reasons_where_there_are_some() {
     assert!(columns(&told) == tsv && told.contains("within the time given\t"), "{told}");
 }
 
+/// The recipe after an outage, typed after each one: nothing goes out twice, and all in the order in which it came.
+#[test]
+fn all_failed_messages_are_sent_anew_once_and_the_oldest_first() {
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["station", "add", "ALICE"]);
+    gateway.ok(&["partner", "add", "BOB", "--url", "http://192.0.2.1/as2"]);
+    let ids: Vec<String> = (1..=4)
+        .map(|n| {
+            let name = format!("step-{n}.edi");
+            gateway.file(&name, &order(n));
+            gateway.ok(&["send", &name, "--from", "ALICE", "--to", "BOB"]);
+            let id = gateway.messages_of("out", &name)[0]["id"].as_str().unwrap().to_owned();
+            gateway.ok(&["message", "cancel", &id]);
+            id
+        })
+        .collect();
+    gateway.sql(&format!("UPDATE message SET code = 'no-mdn' WHERE id = '{}'", ids[1]));
+    let told = gateway.cli(&["message", "resend", "--state", "failed", "-y"]);
+    assert!(told.stderr.contains("left out: 1 that the partner may have"), "{told}");
+    let lines: Vec<&str> = told.stdout.lines().collect();
+    assert_eq!(lines.len(), 3, "{told}");
+    for (line, id) in lines.iter().zip([&ids[0], &ids[2], &ids[3]]) {
+        assert!(line.starts_with(&format!("Message {id}   sent anew as ")), "{told}");
+    }
+    let anew = lines[0].rsplit(' ').next().unwrap();
+    assert!(gateway.ok(&["message", "show", &ids[0], "-o", "table"]).contains(anew));
+
+    // The next outage, with another file.
+    gateway.ok(&["message", "cancel", anew]);
+    for verb in ["resend", "retry"] {
+        let told = gateway.cli(&["message", verb, "--state", "failed", "-n", "-y"]);
+        assert!(told.stderr.contains("left out: 3 sent anew before"), "{told}");
+        assert!(!told.stdout.contains(&ids[0]), "{told}");
+        // One that was cancelled is only sent anew.
+        assert_eq!(told.stdout.contains(anew), verb == "resend", "{told}");
+    }
+    gateway.set_clock(3 * 3600);
+    let none = gateway.ok(&["message", "resend", "--state", "failed", "--since", "1h", "-n"]);
+    assert_eq!(none.trim(), "no messages");
+}
+
 #[test]
 fn messages_are_cancelled_resent_and_exported() {
     let pair = Pair::two_with(&[("retry.max_tries", "1000")]);
