@@ -30,10 +30,14 @@ pub(crate) enum Verb {
     },
     /// Add an account.
     #[command(after_help = "Examples:
-  as2gate account add acme --name Acme --timezone America/New_York")]
+  as2gate account add acme --name Acme --timezone America/New_York
+  as2gate account add acme --with-records")]
     Add {
         /// Its id: a-z, 0-9 and -, at most 40.
         id: String,
+        /// Take over what is kept of a removed account of this id, to be seen by the new one's users.
+        #[arg(long)]
+        with_records: bool,
         #[command(flatten)]
         settings: Settings<OfAccount>,
     },
@@ -60,8 +64,12 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
     match verb {
         Verb::List => list(ctx, &core)?,
         Verb::Show { id } => show(ctx, &core, &id)?,
-        Verb::Add { id, settings } => {
-            let account = accounts::add(&core, &id, &settings.pairs()?, ctx.dry_run()).await?;
+        Verb::Add {
+            id,
+            with_records,
+            settings,
+        } => {
+            let account = accounts::add(&core, &id, &settings.pairs()?, with_records, ctx.dry_run()).await?;
             ctx.printer.done(
                 &json!(account),
                 &ctx.would(format!("Account {}   home /{}", account.id, layout::home(&account.id))),

@@ -58,7 +58,7 @@ impl Demo {
 
     /// Fills the running server with an account, two stations, each the other's partner, and a user; what to do with them.
     pub(super) async fn furnish(&self, core: &Core) -> Result<String> {
-        accounts::add(core, ACCOUNT, &[], false).await?;
+        accounts::add(core, ACCOUNT, &[], false, false).await?;
         for id in STATIONS {
             let station = NewStation {
                 account: None,

@@ -55,7 +55,7 @@ pub(crate) async fn run(ctx: &Ctx, args: Init) -> Outcome {
     let core = Core::open(config)?;
     let mut text = created(&core, written.as_deref(), &made);
     if let Some(id) = ctx.account() {
-        let account = accounts::add(&core, id, &[], false).await?;
+        let account = accounts::add(&core, id, &[], false, false).await?;
         text.push_str(&format!("Created  account {}\n", account.id));
     }
     text.push_str(&next_steps(ctx, &core.config));

@@ -169,6 +169,19 @@ impl Tx<'_> {
         Ok(self.fact("objects.version")?.and_then(|value| value.parse().ok()).unwrap_or(0))
     }
 
+    /// Whether messages or files of an account are kept, which need not be there any more.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn has_records(&self, account: &str) -> Result<bool> {
+        Ok(self.db.query_row(
+            "SELECT EXISTS (SELECT 1 FROM entry WHERE account = ?1) OR EXISTS (SELECT 1 FROM message WHERE account = ?1)
+                 OR EXISTS (SELECT 1 FROM upload WHERE account = ?1)",
+            [account],
+            |row| row.get(0),
+        )?)
+    }
+
     /// Writes an account.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Accounts: the tenants.
 
-use super::{Change, Refusal, Result, edit, fields};
+use super::{Change, Object, Refusal, Result, edit, fields};
 use crate::account::Account;
 use crate::gateway::Core;
 use crate::hint::listed;
@@ -43,11 +43,11 @@ pub fn check_id(id: &str) -> Result<Account> {
     Account::new(id).map_err(|why| Refusal::invalid(format!("cannot add account {id}"), why, "choose an id like acme"))
 }
 
-/// Adds an account.
+/// Adds an account; one that takes over the records of a former account of this id only if that is wanted.
 ///
 /// # Errors
-/// When it exists, or breaks a rule.
-pub async fn add(core: &Core, id: &str, settings: &[(String, String)], dry_run: bool) -> Result<Account> {
+/// When it exists, has records without wanting them, or breaks a rule.
+pub async fn add(core: &Core, id: &str, settings: &[(String, String)], with_records: bool, dry_run: bool) -> Result<Account> {
     let account = fields::assign(&check_id(id)?, settings)?;
     edit(core, dry_run, |objects| {
         if objects.accounts.contains_key(id) {
@@ -57,9 +57,32 @@ pub async fn add(core: &Core, id: &str, settings: &[(String, String)], dry_run: 
                 format!("as2gate account set {id} …"),
             ));
         }
-        Ok((vec![account.clone().into()], account.clone()))
+        let changes = vec![account.clone().into()];
+        if !with_records {
+            expect_no_records(core, objects, &changes)?;
+        }
+        Ok((changes, account.clone()))
     })
     .await
+}
+
+/// What a removed account received and sent is shown to the users of the next account of its id: another customer's, perhaps.
+///
+/// # Errors
+/// When an account that is new in `changes` would have such records.
+pub(super) fn expect_no_records(core: &Core, before: &Objects, changes: &[Change]) -> Result<()> {
+    for change in changes {
+        let Change::Put(Object::Account(account)) = change else { continue };
+        let id = &account.id;
+        if !before.accounts.contains_key(id) && core.journal.read(|tx| tx.has_records(id))? {
+            return Err(Refusal::exists(
+                format!("cannot add account {id}"),
+                "messages and files of a removed account of this id are still kept, which the new one's users would see",
+                format!("choose another id; for the same customer again: as2gate account add {id} --with-records"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Changes settings of an account.

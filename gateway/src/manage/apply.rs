@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use super::{Change, Object, Refusal, Result, certificates, fields, find, overwrite, secrets};
+use super::{Change, Object, Refusal, Result, accounts, certificates, fields, find, overwrite, secrets};
 use crate::account::Account;
 use crate::certificate::{Certificate, Purpose};
 use crate::gateway::Core;
@@ -94,6 +94,7 @@ pub async fn apply(
     overwrite(core, dry_run, |objects| {
         let wanted = gather(core, objects, account, &documents)?;
         let changes = plan(core, objects, wanted, prune)?;
+        accounts::expect_no_records(core, objects, &changes)?;
         let differences = changes.iter().map(|change| difference(objects, change)).collect();
         Ok((changes, differences))
     })

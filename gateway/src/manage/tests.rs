@@ -41,7 +41,7 @@ pub(crate) async fn place_with(change: impl FnOnce(&mut Config)) -> Place {
     assert_eq!(setup::set_up(&config).map(|_| ()).unwrap_err().code, "exists");
     let clock = ManualClock::at(START);
     let core = Core::open_with_clock(config, Arc::new(clock.clone())).unwrap();
-    accounts::add(&core, "acme", &[], false).await.unwrap();
+    accounts::add(&core, "acme", &[], false, false).await.unwrap();
     Place { core, clock, dir }
 }
 
@@ -162,7 +162,7 @@ async fn a_message_is_sent_by_no_other_account() {
         .write(|tx| tx.remove_object(ObjectKind::Station, "acme", "ALICE"))
         .await;
     assert!(gone.unwrap());
-    accounts::add(&core, "beta", &[], false).await.unwrap();
+    accounts::add(&core, "beta", &[], false, false).await.unwrap();
     let new = NewStation {
         account: Some("beta".to_owned()),
         as2_id: "ALICE".to_owned(),

@@ -27,6 +27,33 @@ fn objects_of_a_newer_version_are_named() {
 }
 
 #[test]
+fn the_records_of_a_removed_account_are_not_the_next_ones() {
+    let gateway = Gateway::stopped(&[]);
+    let tenant = |args: &[&str]| gateway.ok(&[&["-a", "tenant"], args].concat());
+    gateway.ok(&["account", "add", "tenant"]);
+    gateway.ok(&["account", "rm", "tenant", "-y"]);
+    gateway.ok(&["account", "add", "tenant"]);
+    tenant(&["station", "add", "CAROL"]);
+    tenant(&["partner", "add", "DAVE", "--url", "http://192.0.2.1/as2"]);
+    gateway.file("secret.edi", &order(1));
+    tenant(&["send", "secret.edi", "--from", "CAROL", "--to", "DAVE"]);
+    tenant(&["message", "cancel", "--state", "queued"]);
+    let export = gateway.file("tenant.toml", tenant(&["export"]).as_bytes());
+    tenant(&["partner", "rm", "DAVE", "-y"]);
+    tenant(&["station", "rm", "CAROL", "-y"]);
+    for certificate in gateway.json(&["-a", "tenant", "cert", "list"]).as_array().unwrap() {
+        tenant(&["cert", "rm", certificate["name"].as_str().unwrap(), "-y"]);
+    }
+    gateway.ok(&["account", "rm", "tenant", "-y"]);
+    for args in [&["account", "add", "tenant"][..], &["apply", "-f", export.to_str().unwrap()]] {
+        let ran = gateway.cli(args);
+        assert!(ran.code != 0 && ran.stderr.contains("account add tenant --with-records"), "{ran}");
+    }
+    gateway.ok(&["account", "add", "tenant", "--with-records"]);
+    gateway.ok(&["account", "add", "tenant-2"]);
+}
+
+#[test]
 fn commands_work_beside_a_server_and_without_one() {
     let gateway = Gateway::stopped(&[]);
     gateway.ok(&["station", "add", "ALICE"]);
