@@ -180,7 +180,10 @@ impl Tx<'_> {
             show_duration(upload.window.unwrap_or_default()),
             if same { "same bytes" } else { "other bytes" }
         );
-        message.detail.hint = "upload it under another name, or wait until the window ends".to_owned();
+        message.detail.hint = format!(
+            "upload it under another name; `as2gate message resend {}` sends this very file",
+            message.id.short()
+        );
         message.detail.previous.clone_from(&winner);
         self.insert_message(&message)?;
         let entry = NewEntry::file(Area::Duplicate, parent, &name, &message.detail.payload, message.size);

@@ -13,7 +13,6 @@ use super::{Change, Object, Refusal, Result};
 use crate::account::Account;
 use crate::certificate::{Certificate, Purpose};
 use crate::config::Config;
-use crate::hint::option;
 use crate::journal::{ObjectKind, Objects};
 use crate::partner::Partner;
 use crate::station::Station;
@@ -141,8 +140,7 @@ fn check_station(objects: &Objects, station: &Station) -> Result<(), String> {
         let certificate = expect_certificate(objects, &station.account, name)?;
         if certificate.sealed_key.is_none() {
             return Err(format!(
-                "certificate {name} has no private key here, and a station signs and decrypts with one\nas2gate cert add NAME {} --file FILE",
-                option("station", &station.as2_id)
+                "certificate {name} has no private key here, and a station signs and decrypts with one\nas2gate cert add {name} --purpose station --file FILE"
             ));
         }
     }

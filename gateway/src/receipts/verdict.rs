@@ -185,7 +185,7 @@ fn negative(message: &Message, mdn: &Mdn) -> Verdict {
             command("station profile", station, "")
         ),
         "decryption-failed" => format!(
-            "we may hold an old certificate of the partner: ask for the current one, then as2gate cert add NAME {} --file FILE",
+            "we may hold an old certificate of the partner: ask for the current one, then as2gate cert add NAME {} --file FILE --use both",
             option("partner", partner)
         ),
         "insufficient-message-security" => format!(
