@@ -45,7 +45,7 @@ named! {
         Md5 = "md5",
         /// Legacy partners only.
         Sha1 = "sha1",
-        /// Allowed per partner.
+        /// Legacy partners only.
         Sha224 = "sha224",
         /// The default.
         Sha256 = "sha256",
@@ -63,6 +63,21 @@ named! {
 }
 
 impl Digest {
+    /// Too weak for what is agreed today: only who can do no better may have it.
+    #[must_use]
+    pub fn is_legacy(self) -> bool {
+        matches!(self, Digest::Md5 | Digest::Sha1 | Digest::Sha224)
+    }
+
+    /// We sign by it and ask for receipts by it; the others are for receipt.
+    #[must_use]
+    pub fn is_sent(self) -> bool {
+        matches!(
+            self,
+            Digest::Sha1 | Digest::Sha224 | Digest::Sha256 | Digest::Sha384 | Digest::Sha512
+        )
+    }
+
     /// The spelling on the wire: `micalg`, `Disposition-Notification-Options`, `Received-content-MIC` (RFC 5751 form;
     /// SHA-1 in the older form, which every product reads).
     #[must_use]

@@ -87,8 +87,7 @@ impl SecurityPolicy {
     pub fn allows(&self, digest: Digest) -> bool {
         match digest {
             Digest::Md5 => self.accept_md5,
-            Digest::Sha1 | Digest::Sha224 => self.legacy_sha1,
-            _ => true,
+            digest => self.legacy_sha1 || !digest.is_legacy(),
         }
     }
 

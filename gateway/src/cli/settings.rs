@@ -326,7 +326,12 @@ impl Noun for OfPartner {
             "NAME",
             "Certificate that encrypts to it",
         ),
-        word("sign", "sign", DIGESTS, "Digest of our signature"),
+        word(
+            "sign",
+            "sign",
+            DIGESTS,
+            "Digest of our signature; sha1 and sha224 with --legacy only",
+        ),
         word("signature-scheme", "signature_scheme", &["pkcs1", "pss"], "RSA signature scheme"),
         switch(
             "protect-algorithms",
@@ -369,7 +374,7 @@ impl Noun for OfPartner {
         text("der-max", "der_max", "SIZE", "Definite CMS lengths up to this size"),
         switch("require-signed", "require_signed", "Refuse unsigned messages"),
         switch("require-encrypted", "require_encrypted", "Refuse messages in clear"),
-        switch("legacy", "legacy", "Allow SHA-1, for old partners only"),
+        switch("legacy", "legacy", "Allow SHA-1 and SHA-224, for old partners only"),
         switch("accept-3des", "accept_3des", "Accept 3DES, for old partners only"),
         switch("accept-md5", "accept_md5", "Accept MD5, for old partners only"),
         switch(

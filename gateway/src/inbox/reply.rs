@@ -241,11 +241,7 @@ fn as_it_came(headers: &Headers, field: &str, name: &str) -> Result<As2Id, Error
 
 /// The digest of the MDN's own signature: the MIC's, else the first one asked for that fits this partner.
 fn receipt_digest(pair: &Partnership, receipt: &ReceiptRequest, mic: Option<&Mic>) -> Digest {
-    let fit = |digest: &Digest| match digest {
-        Digest::Sha256 | Digest::Sha384 | Digest::Sha512 => true,
-        Digest::Sha1 | Digest::Sha224 => pair.partner.legacy,
-        _ => false,
-    };
+    let fit = |digest: &Digest| digest.is_sent() && (pair.partner.legacy || !digest.is_legacy());
     let named = mic.map(|mic| mic.digest).filter(fit);
     named
         .or_else(|| receipt.micalgs.iter().copied().find(fit))

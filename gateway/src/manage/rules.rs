@@ -202,10 +202,13 @@ fn check_certificate(objects: &Objects, certificate: &Certificate) -> Result<(),
     Ok(())
 }
 
-/// What a new certificate may not have in common with others. Those that are there already stand in nobody's way.
+/// What a new certificate may not have in common with others, and which digests a partner may not get. What is there already
+/// stands in nobody's way.
 fn check_beside(before: &Objects, after: &Objects, object: &Object) -> Result<(), String> {
-    let Object::Certificate(certificate) = object else {
-        return Ok(());
+    let certificate = match object {
+        Object::Certificate(certificate) => certificate,
+        Object::Partner(partner) => return check_legacy(before, partner),
+        _ => return Ok(()),
     };
     let known = before.certificate(&certificate.account, &certificate.name);
     if known.is_some_and(|known| known.der == certificate.der && !known.owner.is_empty()) {
@@ -216,6 +219,18 @@ fn check_beside(before: &Objects, after: &Objects, object: &Object) -> Result<()
         check_number(after, certificate)?;
     }
     Ok(())
+}
+
+/// Journals of before took SHA-224 for any partner; [`warnings`] tells of it.
+fn check_legacy(before: &Objects, partner: &Partner) -> Result<(), String> {
+    let known = before.partner(&partner.account, &partner.as2_id);
+    let known = known.map(partner::legacy_digests).unwrap_or_default();
+    match partner::legacy_digests(partner).into_iter().find(|named| !known.contains(named)) {
+        None => Ok(()),
+        Some((field, digest)) => Err(format!(
+            "{field} names {digest}, which is allowed for old partners only\ntake sha256, or set legacy = true as well, if this partner can do no better"
+        )),
+    }
 }
 
 /// A message names the key that it is for by issuer and serial number, or by the key's identifier; only the first that is

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use as2_core::Error;
-use as2_core::algorithm::Digest;
 use as2_core::id::As2Id;
 use as2_core::mdn::Mdn;
 use as2_core::mic::Mic;
@@ -228,9 +227,12 @@ async fn check_mic(core: &Arc<Core>, message: &mut Message, pair: &Arc<Partnersh
         });
     };
     if candidates(message).contains(mic) {
-        let weak = matches!(mic.digest, Digest::Sha1 | Digest::Md5);
         return Ok(Verdict::Delivered {
-            marks: if weak { vec![mic.digest.name().to_uppercase()] } else { Vec::new() },
+            marks: if mic.digest.is_legacy() {
+                vec![mic.digest.name().to_uppercase()]
+            } else {
+                Vec::new()
+            },
         });
     }
     // The MDN may name an algorithm that was not computed while packaging; then it is computed now.

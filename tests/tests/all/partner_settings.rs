@@ -134,6 +134,50 @@ fn receipts_copies_and_signatures_are_as_the_partner_is_set() {
 }
 
 #[test]
+fn legacy_digests_are_for_legacy_partners_both_ways() {
+    let pair = Pair::two_gateways();
+    let (alice, bob) = (pair.alice(), pair.bob());
+    for (setting, value) in [("--sign", "sha1"), ("--sign", "sha224"), ("--micalgs", "sha256,sha224")] {
+        let words = alice.cli(&["partner", "set", "BOB", setting, value]).fails(4);
+        assert!(words.contains("old partners only") && words.contains("legacy = true"), "{words}");
+    }
+    bob.change(&["partner", "set", "ALICE", "--legacy"]);
+    alice.change(&["partner", "set", "BOB", "--sign", "sha224", "--legacy"]);
+    let parcel = pair.deliver("old.edi", &order(6));
+    let mic = parcel.sent["mic"].as_str().unwrap();
+    assert!(mic.ends_with(", sha-224"), "{mic}");
+    assert_eq!(parcel.sent["marks"], serde_json::json!(["SHA-224"]), "{:#}", parcel.sent);
+    // What leans on the switch keeps it on.
+    let words = alice.cli(&["partner", "set", "BOB", "--legacy", "false"]).fails(4);
+    assert!(words.contains("sign names sha224"), "{words}");
+
+    // Settings of before that rule are told of, stop no server and no other change, and go by the command that is named.
+    alice.sql(
+        "UPDATE object SET json = json_set(json, '$.legacy', json('false'), '$.micalgs', json('[\"sha224\", \"sha384\"]')) \
+         WHERE kind = 'partner' AND name = 'BOB'",
+    );
+    alice.restart();
+    let told = alice.ok(&["check"]);
+    let wanted = "warn  partner BOB has sign sha224 and micalgs sha224, ";
+    let mend = "as2gate partner set BOB --sign sha256 --micalgs sha384";
+    assert!(told.contains(wanted) && told.contains(&format!("({mend}, or ")), "{told}");
+    alice.change(&["partner", "set", "BOB", "--name", "Bob and sons"]);
+    let mend: Vec<&str> = mend.split(' ').skip(1).collect();
+    alice.change(&mend);
+    let told = alice.ok(&["check"]);
+    assert!(!told.contains("warn"), "{told}");
+    let parcel = pair.deliver("new.edi", &order(7));
+    assert!(parcel.sent["mic"].as_str().unwrap().ends_with(", sha-384"), "{:#}", parcel.sent);
+    // The log calls settled what is final.
+    let log = alice.log();
+    let settled: Vec<&str> = log.lines().filter(|line| line.contains("message settled")).collect();
+    assert!(
+        settled.len() == 2 && settled.iter().all(|line| line.contains("state=delivered")),
+        "{settled:?}"
+    );
+}
+
+#[test]
 fn a_variable_in_what_a_user_names_stays_text() {
     let pair = Pair::two_gateways();
     pair.alice().change(&["partner", "set", "BOB", "--subject", "[$file]"]);

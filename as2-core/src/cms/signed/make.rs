@@ -136,10 +136,7 @@ pub(super) fn signed_data(params: &SignParams<'_>, attributes: &[u8], signature:
 /// The AlgorithmIdentifier of a signature of ours (RFC 3370 §3.2, RFC 4056 §3, RFC 5754 §3.3).
 fn signature_algorithm(params: &SignParams<'_>) -> Result<Vec<u8>, Error> {
     let digest = params.digest;
-    if !matches!(
-        digest,
-        Digest::Sha1 | Digest::Sha224 | Digest::Sha256 | Digest::Sha384 | Digest::Sha512
-    ) {
+    if !digest.is_sent() {
         return Err(Error::invalid(format!("{digest} is not for signing")));
     }
     if params.identity.key().id() == openssl::pkey::Id::EC {

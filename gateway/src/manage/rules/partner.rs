@@ -106,25 +106,12 @@ pub(super) fn check_certificates(objects: &Objects, partner: &Partner) -> Result
 }
 
 fn check_algorithms(partner: &Partner) -> Result<(), String> {
-    match partner.sign {
-        Some(Digest::Sha1) if !partner.legacy => {
-            return Err(
-                "sign = \"sha1\" is allowed for old partners only\nset legacy = true as well, if this partner can do no better".to_owned(),
-            );
-        }
-        Some(Digest::Md5 | Digest::Sha3_256 | Digest::Sha3_384 | Digest::Sha3_512) => {
-            return Err("sign has to be one of: none, sha224, sha256, sha384, sha512, with legacy also sha1".to_owned());
-        }
-        _ => {}
+    if partner.sign.is_some_and(|digest| !digest.is_sent()) {
+        return Err("sign has to be one of: none, sha256, sha384, sha512, with legacy also sha1 and sha224".to_owned());
     }
     for (n, digest) in partner.micalgs.iter().enumerate() {
-        let fits = match digest {
-            Digest::Sha1 => partner.legacy,
-            Digest::Sha224 | Digest::Sha256 | Digest::Sha384 | Digest::Sha512 => true,
-            _ => false,
-        };
-        if !fits || partner.micalgs[..n].contains(digest) {
-            return Err("micalgs may hold, each once: sha224, sha256, sha384, sha512, with legacy also sha1".to_owned());
+        if !digest.is_sent() || partner.micalgs[..n].contains(digest) {
+            return Err("micalgs may hold, each once: sha256, sha384, sha512, with legacy also sha1 and sha224".to_owned());
         }
     }
     if matches!(
@@ -137,6 +124,13 @@ fn check_algorithms(partner: &Partner) -> Result<(), String> {
         return Err("key_transport by ecdh-sha1 or ecdh-sha224 is for receipt only\nuse ecdh-sha256".to_owned());
     }
     Ok(())
+}
+
+/// The settings that name a legacy digest though `legacy` is off: what comes back by it is refused here.
+pub(super) fn legacy_digests(partner: &Partner) -> Vec<(&'static str, Digest)> {
+    let sign = partner.sign.iter().map(|digest| ("sign", *digest));
+    let named = sign.chain(partner.micalgs.iter().map(|digest| ("micalgs", *digest)));
+    named.filter(|(_, digest)| digest.is_legacy() && !partner.legacy).collect()
 }
 
 /// Header names that a message's own lines have; a partner's extra lines may not double them.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::partner::legacy_digests;
 use super::used_by;
 use crate::certificate::Certificate;
 use crate::clock::Millis;
@@ -73,6 +74,34 @@ fn of_partner(partner: &Partner, found: &mut Vec<Warning>) {
     if partner.sign_certificate.is_empty() && (partner.require_signed || partner.mdn.is_signed()) {
         found.push((format!("partner {id} has no signing certificate"), certificate));
     }
+    if let Some((what, settings)) = legacy(partner) {
+        let hint = command("partner set", id, &settings);
+        found.push((what, format!("{hint}, or --legacy true if it can do no better")));
+    }
+}
+
+/// Digests that the partner's messages and MDNs may not have, and the settings without them.
+fn legacy(partner: &Partner) -> Option<(String, String)> {
+    let named = legacy_digests(partner);
+    let words: Vec<String> = named.iter().map(|(field, digest)| format!("{field} {digest}")).collect();
+    let mut mended = Vec::new();
+    if named.iter().any(|(field, _)| *field == "sign") {
+        mended.push("--sign sha256".to_owned());
+    }
+    if named.iter().any(|(field, _)| *field == "micalgs") {
+        let kept = partner.micalgs.iter().filter(|digest| !digest.is_legacy());
+        let kept: Vec<&str> = kept.map(|digest| digest.as_str()).collect();
+        mended.push(format!(
+            "--micalgs {}",
+            if kept.is_empty() { "sha256".to_owned() } else { kept.join(",") }
+        ));
+    }
+    let id = &partner.as2_id;
+    let what = format!(
+        "partner {id} has {}, and MDNs by that are refused without legacy",
+        words.join(" and ")
+    );
+    (!named.is_empty()).then(|| (what, mended.join(" ")))
 }
 
 /// AS2 ids, or names, of an account that people take for one another: they differ in upper and lower case or in blanks only.
