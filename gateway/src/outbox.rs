@@ -144,10 +144,11 @@ pub(crate) async fn settle(core: &Arc<Core>, step: impl Into<Arc<Settlement>>, n
         core.metrics.message("out", message.state.as_str());
     }
     let fields = (&message.station, &message.partner, &message.message_id);
+    let what = if message.state.is_final() { "settled" } else { "moved" };
     if message.state == State::Failed || message.state == State::Held {
-        tracing::warn!(id = %message.id, station = fields.0, partner = fields.1, message_id = fields.2, state = %message.state, code = message.code, reason = message.reason, "message settled");
+        tracing::warn!(id = %message.id, station = fields.0, partner = fields.1, message_id = fields.2, state = %message.state, code = message.code, reason = message.reason, "message {what}");
     } else {
-        tracing::info!(id = %message.id, station = fields.0, partner = fields.1, message_id = fields.2, state = %message.state, reason = message.reason, "message settled");
+        tracing::info!(id = %message.id, station = fields.0, partner = fields.1, message_id = fields.2, state = %message.state, reason = message.reason, "message {what}");
     }
     Ok(())
 }

@@ -53,7 +53,7 @@ pub const PRESETS: &[Preset] = &[
         name: "ibm-sterling",
         product: "IBM Sterling B2B Integrator",
         settings: &[],
-        advice: "It may sign without signed attributes, and cannot read CMSAlgorithmProtection, which is never sent from here.",
+        advice: "It may sign without signed attributes, and cannot read CMSAlgorithmProtection: leave protect_algorithms off.",
     },
     Preset {
         name: "oracle",
@@ -177,6 +177,8 @@ mod tests {
             assert_eq!(find(preset.name), Some(preset));
             assert_eq!(PRESETS.iter().filter(|other| other.name == preset.name).count(), 1);
             assert!(!preset.advice.is_empty() && !preset.product.is_empty());
+            // What may be set is not said to be impossible.
+            assert!(!preset.advice.contains("never"), "{}", preset.advice);
             let partner = fields::assign(&Partner::default(), &preset.before(Vec::new())).unwrap();
             let table = fields::table(&partner);
             let changed: Vec<&str> = table

@@ -229,6 +229,11 @@ pub fn profile(core: &Core, objects: &Objects, station: &Station) -> Result<Stri
         .certificates
         .values()
         .find(|c| c.account == station.account && c.replaces == certificate.name && !c.active_from.is_empty());
+    let (signature, transport) = if info.key.starts_with("RSA") {
+        ("RSA", "RSA key transport")
+    } else {
+        ("ECDSA", "ECDH key agreement with SHA-256 and AES key wrap")
+    };
     let lines = [
         ("AS2 id", station.as2_id.clone()),
         ("Name", station.name.clone()),
@@ -237,12 +242,9 @@ pub fn profile(core: &Core, objects: &Objects, station: &Station) -> Result<Stri
         ("URL for async MDNs", core.mdn_url(station)),
         (
             "Signature",
-            "SHA-256 with RSA (SHA-384, SHA-512 on request); detached, certificate included".to_owned(),
+            format!("SHA-256 with {signature} (SHA-384, SHA-512 on request); detached, certificate included"),
         ),
-        (
-            "Encryption",
-            "AES-256-CBC (AES-128, AES-192, GCM on request); RSA key transport".to_owned(),
-        ),
+        ("Encryption", format!("AES-256-CBC (AES-128, AES-192, GCM on request); {transport}")),
         ("Compression", "ZLIB understood, before or after signing".to_owned()),
         ("MDN", "synchronous and signed preferred; asynchronous possible".to_owned()),
         (

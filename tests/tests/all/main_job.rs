@@ -273,6 +273,18 @@ fn a_partner_that_is_away_is_tried_again_with_the_same_bytes() {
     assert!(parcel.sent["attempts"].as_u64().unwrap() > 1);
     assert_eq!(parcel.sent["message_id"], waiting["message_id"]);
     assert_eq!(pair.fetch(&parcel), order(8));
+    // The log calls settled what is final, and nothing else.
+    let log = pair.alice().log();
+    let states = |what: &str| {
+        let lines = log.lines().filter(|line| line.contains(what));
+        let of = |line: &str| {
+            line.split_once("state=")
+                .map(|(_, state)| state.split(' ').next().map(str::to_owned))
+        };
+        lines.filter_map(of).flatten().collect::<Vec<_>>()
+    };
+    assert_eq!(states("message settled"), ["delivered"], "{log}");
+    assert!(states("message moved").contains(&"retrying".to_owned()), "{log}");
 }
 
 #[test]

@@ -260,10 +260,17 @@ async fn what_partners_get_of_a_station_is_the_certificate_in_force() {
         "{}",
         profile()
     );
+    let says = |one: &str, other: &str| profile().contains(one) && profile().contains(other);
+    assert!(says("SHA-256 with RSA", "; RSA key transport"), "{}", profile());
     to_day(&clock, 3);
     let second = format!("{:<21}{}\n", "SHA-256 fingerprint", sha256("second"));
     assert!(
         profile().contains(&second) && !profile().contains("Next certificate"),
+        "{}",
+        profile()
+    );
+    assert!(
+        says("SHA-256 with ECDSA", "; ECDH key agreement") && !profile().contains("RSA"),
         "{}",
         profile()
     );
