@@ -86,6 +86,12 @@ words! {
 }
 
 impl State {
+    /// A sent message in which a worker's step may happen.
+    pub const WORKED_ON: [State; 4] = [State::Queued, State::Sending, State::WaitingMdn, State::Retrying];
+
+    /// A sent message in work: one that a worker has, or on which an operator decides.
+    pub const IN_WORK: [State; 5] = [State::Queued, State::Sending, State::WaitingMdn, State::Retrying, State::Held];
+
     /// Nothing moves any more by itself.
     #[must_use]
     pub fn is_final(self) -> bool {
@@ -93,11 +99,10 @@ impl State {
         matches!(self, Delivered | Failed | Duplicate | Filed | Rejected | Quarantined)
     }
 
-    /// A sent message in work.
+    /// It is [in work](State::IN_WORK).
     #[must_use]
     pub fn is_in_work(self) -> bool {
-        use State::{Held, Queued, Retrying, Sending, WaitingMdn};
-        matches!(self, Queued | Sending | WaitingMdn | Retrying | Held)
+        Self::IN_WORK.contains(&self)
     }
 }
 
@@ -417,6 +422,19 @@ pub struct Message {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_state_is_final_in_work_or_being_checked() {
+        for state in State::ALL {
+            let kinds = [state.is_final(), state.is_in_work(), *state == State::Received];
+            assert_eq!(kinds.iter().filter(|is| **is).count(), 1, "{state}");
+            assert_eq!(
+                State::WORKED_ON.contains(state),
+                state.is_in_work() && *state != State::Held,
+                "{state}"
+            );
+        }
+    }
 
     #[test]
     fn only_what_surely_did_not_arrive_counts_so() {

@@ -307,8 +307,7 @@ async fn apply(core: &Arc<Core>, message: Message, verdict: Verdict, evidence: E
         }
         verdict => verdict,
     };
-    let open = [State::Sending, State::WaitingMdn, State::Retrying, State::Held, State::Queued];
-    let step = outbox::ended(core, message, verdict, Some(evidence), &open, now);
+    let step = outbox::ended(core, message, verdict, Some(evidence), &State::IN_WORK, now);
     outbox::settle(core, step, now).await
 }
 

@@ -264,7 +264,7 @@ pub(crate) fn object(message: &Message) -> Value {
 
 /// The list's columns depend on what was asked for only in what people see.
 fn table(found: &[Message], state: Option<State>, now: Millis) -> List {
-    let waiting = matches!(state, Some(State::Retrying | State::Queued | State::Sending | State::WaitingMdn));
+    let waiting = state.is_some_and(|state| State::WORKED_ON.contains(&state));
     let reasons = waiting || matches!(state, Some(State::Failed | State::Held | State::Rejected | State::Quarantined));
     let any = found.iter().any(|message| !message.reason.is_empty());
     let only = |shown: bool, head: &'static str| if shown { head } else { "" };

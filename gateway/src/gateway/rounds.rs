@@ -80,8 +80,8 @@ pub(super) fn refresh_gauges(core: &Core, front: &sftp_front::Server) -> Result<
     core.metrics
         .set_sftp_connections(u64::try_from(front.connection_count()).unwrap_or(u64::MAX));
     let counts = core.journal.read(|tx| tx.count_states(Millis::MAX))?;
-    for state in State::ALL.iter().filter(|state| state.is_in_work()) {
-        let depth = counts.iter().find(|(counted, _)| counted == state).map_or(0, |(_, count)| *count);
+    for state in State::IN_WORK {
+        let depth = counts.iter().find(|(counted, _)| *counted == state).map_or(0, |(_, count)| *count);
         core.metrics.set_queue_depth(state.as_str(), depth);
     }
     let (all, now) = (core.objects(), core.clock.now());

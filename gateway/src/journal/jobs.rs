@@ -4,9 +4,11 @@ use std::collections::HashMap;
 
 use rusqlite::{OptionalExtension as _, params};
 
+use super::messages::state_list;
 use super::outbound::lane;
 use super::{JournalError, Result, Tx};
 use crate::clock::Millis;
+use crate::message::State;
 use crate::words;
 
 /// How long a claimed job belongs to its worker before somebody else may take it.
@@ -180,11 +182,15 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn adopt_jobless(&self, now: Millis) -> Result<Vec<String>> {
-        let sql = "SELECT id, account, station, partner, wanted, coalesce(next_try, ?1) FROM
+        let open = [&State::WORKED_ON[..], &[State::Received]].concat();
+        let sql = format!(
+            "SELECT id, account, station, partner, wanted, coalesce(next_try, ?1) FROM
                 (SELECT *, iif(direction = 'in', 'receive', 'send') AS wanted FROM message
-                 WHERE finished IS NULL AND state IN ('queued', 'sending', 'waiting-mdn', 'retrying', 'received')) AS open
-             WHERE NOT EXISTS (SELECT 1 FROM job WHERE job.kind = open.wanted AND job.message = open.id)";
-        let mut query = self.db.prepare_cached(sql)?;
+                 WHERE finished IS NULL AND state IN ({})) AS open
+             WHERE NOT EXISTS (SELECT 1 FROM job WHERE job.kind = open.wanted AND job.message = open.id)",
+            state_list(&open)
+        );
+        let mut query = self.db.prepare_cached(&sql)?;
         let mut rows = query.query([now])?;
         let mut adopted = Vec::new();
         while let Some(row) = rows.next()? {

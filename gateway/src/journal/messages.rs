@@ -194,13 +194,12 @@ impl Tx<'_> {
 
     /// Writes a row back, if it still stands in one of the expected states (R3).
     pub(super) fn update_message(&self, m: &Message, expected: &[State]) -> Result<()> {
-        let states: Vec<String> = expected.iter().map(|state| format!("'{state}'")).collect();
         let sql = format!(
             "UPDATE message SET message_id = ?2, bare_id = ?3, state = ?4, code = ?5, reason = ?6, file = ?7, size = ?8,
                 sha256 = ?9, content_type = ?10, subject = ?11, updated = ?12, finished = ?13, attempts = ?14,
                 next_try = ?15, detail = ?16
              WHERE id = ?1 AND state IN ({})",
-            states.join(",")
+            state_list(expected)
         );
         let changed = self.db.prepare_cached(&sql)?.execute(params![
             m.id.as_str(),
@@ -225,6 +224,12 @@ impl Tx<'_> {
         }
         Ok(())
     }
+}
+
+/// States as the list of an `IN`.
+pub(super) fn state_list(states: &[State]) -> String {
+    let words: Vec<String> = states.iter().map(|state| format!("'{state}'")).collect();
+    words.join(",")
 }
 
 /// A Message-ID without blanks and brackets: what comparisons go by.

@@ -497,7 +497,7 @@ impl Tx<'_> {
     /// `Conflict` if the fence or the state is gone.
     pub fn progress(&self, message: &Message, (job, fence): (i64, i64), blob: Option<&Blob>) -> Result<()> {
         self.check_fence(job, fence)?;
-        self.update_message(message, &[State::Queued, State::Sending, State::Retrying, State::WaitingMdn])?;
+        self.update_message(message, &State::WORKED_ON)?;
         if let Some((key, bytes)) = blob {
             self.put_blob(key, bytes)?;
         }

@@ -56,7 +56,7 @@ pub(super) async fn attempt(
     let settled = match settle(core, Arc::clone(&step), core.clock.now()).await {
         // The job has another holder meanwhile. A receipt that proves delivery counts all the same (durability.md §4.2).
         Err(FlowError::Journal(JournalError::Conflict(_))) if proof => {
-            let expected = vec![State::Queued, State::Sending, State::WaitingMdn, State::Retrying, State::Held];
+            let expected = State::IN_WORK.to_vec();
             settle(
                 core,
                 Settlement {

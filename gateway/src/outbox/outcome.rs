@@ -18,9 +18,6 @@ use crate::receipts::{self, Evidence, Timing, Verdict};
 /// Attempts of the partner's own answer that we honour in `Retry-After`, at most.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
 
-/// States in which a worker's step may happen.
-pub(super) const WORKED_ON: [State; 4] = [State::Queued, State::Sending, State::WaitingMdn, State::Retrying];
-
 /// What becomes of a message after a try.
 #[derive(Debug)]
 pub(super) enum After {
@@ -200,14 +197,14 @@ pub(super) fn step(core: &Core, mut message: Message, pair: &Partnership, after:
     let now = core.clock.now();
     message.updated = now;
     match after {
-        After::Ended(verdict, evidence) => ended(core, message, verdict, evidence.map(|boxed| *boxed), &WORKED_ON, now),
+        After::Ended(verdict, evidence) => ended(core, message, verdict, evidence.map(|boxed| *boxed), &State::WORKED_ON, now),
         After::WaitMdn => {
             let wait = millis(figures(core, pair).mdn_wait);
             message.state = State::WaitingMdn;
             message.reason = "posted; waiting for the MDN".to_owned();
             message.code = String::new();
             message.detail.mdn_due = Some(now + wait);
-            let mut step = Settlement::new(message, &WORKED_ON, "message.posted");
+            let mut step = Settlement::new(message, &State::WORKED_ON, "message.posted");
             step.next = Next::At(now + wait);
             step
         }
@@ -302,14 +299,14 @@ fn again(core: &Core, mut message: Message, pair: &Partnership, code: &str, reas
         // Whoever tests looks on, and hears of the first trouble at once; nobody is there for the tries after that.
         let code = if body_left { "no-mdn" } else { "not-delivered" };
         let hint = format!("once the cause is mended: {}", command("partner test", &message.partner, ""));
-        return ended(core, message, Verdict::failed(code, reason, &hint), None, &WORKED_ON, now);
+        return ended(core, message, Verdict::failed(code, reason, &hint), None, &State::WORKED_ON, now);
     }
     if body_left && !pair.partner.detects_duplicates {
         let verdict = Verdict::Held {
             code: "outcome-unknown".to_owned(),
             reason: format!("{reason}; the partner may hold the message and does not detect duplicates"),
         };
-        return ended(core, message, verdict, None, &WORKED_ON, now);
+        return ended(core, message, verdict, None, &State::WORKED_ON, now);
     }
     let first = message.detail.tries.first().map_or(message.created, |t| t.at);
     let tries = message.attempts.saturating_sub(message.detail.mdn_tries);
@@ -317,7 +314,7 @@ fn again(core: &Core, mut message: Message, pair: &Partnership, code: &str, reas
         let code = if body_left { "no-mdn" } else { "not-delivered" };
         let reason = format!("given up after {tries} tries: {reason}");
         let hint = format!("`as2gate message retry {}` once the cause is mended", message.id.short());
-        return ended(core, message, Verdict::failed(code, reason, hint), None, &WORKED_ON, now);
+        return ended(core, message, Verdict::failed(code, reason, hint), None, &State::WORKED_ON, now);
     }
     let wait = next_wait(&figures, tries.max(1), not_before);
     message.state = State::Retrying;
@@ -325,7 +322,7 @@ fn again(core: &Core, mut message: Message, pair: &Partnership, code: &str, reas
     message.reason = reason;
     message.next_try = Some(now + millis(wait));
     let due = now + millis(wait);
-    let mut settlement = Settlement::new(message, &WORKED_ON, "message.retrying");
+    let mut settlement = Settlement::new(message, &State::WORKED_ON, "message.retrying");
     settlement.next = Next::At(due);
     settlement
 }

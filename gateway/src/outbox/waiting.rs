@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::outcome::{WORKED_ON, ended, retry_or_cancel};
+use super::outcome::{ended, retry_or_cancel};
 use super::settle;
 use crate::clock::millis;
 use crate::flow_error::FlowError;
@@ -44,7 +44,7 @@ pub(super) async fn mdn_is_missing(core: &Arc<Core>, job: &Job, mut message: Mes
             reason: "the MDN did not come in time, and the partner does not detect duplicates".to_owned(),
         }
     };
-    let mut step = ended(core, message, verdict, None, &WORKED_ON, now);
+    let mut step = ended(core, message, verdict, None, &State::WORKED_ON, now);
     step.fence = Some((job.id, job.fence));
     settle(core, step, now).await
 }
@@ -90,7 +90,7 @@ pub(super) async fn not_now(
         };
         message.updated = now;
         message.next_try = Some(now + least);
-        let mut step = Settlement::new(message, &WORKED_ON, "message.waiting");
+        let mut step = Settlement::new(message, &State::WORKED_ON, "message.waiting");
         step.fence = Some(claim);
         step.next = Next::At(now + least);
         settle(core, step, now).await?;
@@ -107,7 +107,7 @@ pub(super) async fn not_now(
 pub(super) async fn give_up(core: &Arc<Core>, job: &Job, message: Message, code: &str, why: &str) -> Result<(), FlowError> {
     let now = core.clock.now();
     let hint = "upload it again, mended; `message list --state failed` shows all of these";
-    let mut step = ended(core, message, Verdict::failed(code, why, hint), None, &WORKED_ON, now);
+    let mut step = ended(core, message, Verdict::failed(code, why, hint), None, &State::WORKED_ON, now);
     // Bytes that are gone cannot be shown.
     step.entries.retain(|entry| {
         entry.store.is_empty() || step.blobs.iter().any(|(key, _)| *key == entry.store) || core.storage.open_staged(&entry.store).is_ok()
