@@ -8,6 +8,7 @@ pub mod account;
 pub mod block;
 pub mod certificate;
 pub mod clock;
+pub mod code;
 pub mod config;
 pub mod content_type;
 pub mod event;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{Millis, compact};
+use crate::code;
 use crate::config::DuplicateRelease;
 use crate::random::random;
 use crate::words;
@@ -356,21 +357,8 @@ impl Message {
     /// a try is under way: its answer counts, and after a crash the state alone tells that its outcome is unknown.
     #[must_use]
     pub fn can_be_retried(&self) -> bool {
-        const OPEN: [&str; 9] = [
-            "no-mdn",
-            "not-delivered",
-            "mdn-not-signed",
-            "mdn-signature-invalid",
-            "mdn-mismatch",
-            "redirect",
-            // Settings of ours, which somebody mends.
-            "destination-denied",
-            "bad-url",
-            "token-refused",
-        ];
-        let undecided = OPEN.contains(&self.code.as_str()) || self.code.starts_with("http-");
         (self.state.is_in_work() && self.state != State::Sending)
-            || (self.state == State::Failed && undecided && !self.message_id.is_empty())
+            || (self.state == State::Failed && code::may_be_retried(&self.code) && !self.message_id.is_empty())
     }
 }
 

@@ -14,6 +14,7 @@ use as2_core::receive::{
 };
 
 use crate::clock::Millis;
+use crate::code;
 use crate::flow_error::FlowError;
 use crate::gateway::Core;
 use crate::helper::with_permit;
@@ -285,10 +286,7 @@ fn keep_unknown(core: &Core, evidence: &Evidence) -> Option<String> {
 /// Given up without a word of its partner, which may still come: no MDN was in time, or a later try met something else while an
 /// earlier one may have arrived.
 fn may_be_late(message: &Message) -> bool {
-    const MET: [&str; 4] = ["redirect", "token-refused", "destination-denied", "bad-url"];
-    let code = message.code.as_str();
-    let is_met = || MET.contains(&code) || code.starts_with("http-");
-    message.state == State::Failed && (matches!(code, "no-mdn" | "not-delivered") || (is_met() && message.may_have_arrived()))
+    message.state == State::Failed && code::may_be_late(&message.code, message.may_have_arrived())
 }
 
 async fn apply(core: &Arc<Core>, message: Message, verdict: Verdict, evidence: Evidence) -> Result<(), FlowError> {

@@ -731,7 +731,7 @@ fn leave_out_done(ctx: &Ctx, core: &Core, found: &mut Vec<Message>, what: Move) 
     leave_out(&|message| anew.contains_key(message.id.as_str()), "sent anew before");
     if what == Move::Resend {
         leave_out(
-            &|message| message.code == "no-mdn",
+            &|message| message.code == crate::code::NO_MDN,
             "that the partner may have; ask it, then resend them by their ids",
         );
     }

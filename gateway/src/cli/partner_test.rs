@@ -10,6 +10,7 @@ use super::error::{DONE, REMOTE};
 use super::output::{Format, out, plain};
 use super::{Ctx, Outcome, message};
 use crate::clock::compact;
+use crate::code;
 use crate::gateway::{Core, is_served};
 use crate::hint::command;
 use crate::intake;
@@ -296,7 +297,7 @@ fn verdicts(message: &Message) -> Vec<Line> {
         let status = detail.tries.last().and_then(|last| last.status);
         let answered = status.is_some_and(|status| (200..300).contains(&status));
         let hint = match (message.code.as_str(), detail.hint.as_str()) {
-            ("no-mdn", _) if answered => NO_MDN.to_owned(),
+            (code::NO_MDN, _) if answered => NO_MDN.to_owned(),
             (_, "") => format!("as2gate message show {}", message.id.short()),
             (_, hint) => hint.to_owned(),
         };

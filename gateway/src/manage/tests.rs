@@ -193,7 +193,7 @@ async fn a_hold_covers_what_is_there_and_keeps_its_partner() {
     plain_pair(&core).await;
     let message = message(Direction::Out, State::Failed, "j:1", START);
     accept(&core, &message, b"abc").await;
-    let verdict = crate::receipts::Verdict::failed("no-mdn", "", "");
+    let verdict = crate::receipts::Verdict::failed(crate::code::NO_MDN, "", "");
     let step = crate::outbox::ended(&core, message.clone(), verdict, None, &[State::Failed], START);
     core.journal.write(move |tx| tx.settle(&step, START)).await.unwrap();
     tokio::task::block_in_place(|| core.storage.publish_batch()).unwrap();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::retry::{figures, next_wait};
 use crate::clock::{Millis, millis};
+use crate::code;
 use crate::flow_error::FlowError;
 use crate::gateway::Core;
 use crate::hint::command;
@@ -61,16 +62,16 @@ pub(super) async fn mdn_in(core: &Arc<Core>, pair: &Arc<Partnership>, answer: &A
 
 fn judge_error(error: &PostError) -> After {
     match error.stage {
-        Stage::Url => failed("bad-url", error.to_string(), &error.hint),
+        Stage::Url => failed(code::BAD_URL, error.to_string(), &error.hint),
         Stage::Denied if error.retry => After::Again {
-            code: "destination-denied",
+            code: code::DESTINATION_DENIED,
             reason: format!("{error}; {}", error.hint),
             not_before: None,
         },
-        Stage::Denied => failed("destination-denied", error.to_string(), &error.hint),
-        Stage::Token if !error.retry => failed("token-refused", error.to_string(), &error.hint),
+        Stage::Denied => failed(code::DESTINATION_DENIED, error.to_string(), &error.hint),
+        Stage::Token if !error.retry => failed(code::TOKEN_REFUSED, error.to_string(), &error.hint),
         _ => After::Again {
-            code: "not-delivered",
+            code: code::NOT_DELIVERED,
             reason: error.to_string(),
             not_before: None,
         },
@@ -97,7 +98,7 @@ fn judge_status(message: &Message, pair: &Partnership, answer: &Answer, now: Mil
             not_before: None,
         },
         (200..300, _) => failed(
-            "no-mdn",
+            code::NO_MDN,
             format!("HTTP {status} without the MDN that was asked for"),
             &format!(
                 "ask the partner whether the message arrived; `as2gate message retry {}` posts the same bytes again",
@@ -105,7 +106,7 @@ fn judge_status(message: &Message, pair: &Partnership, answer: &Answer, now: Mil
             ),
         ),
         (300..400, _) => failed(
-            "redirect",
+            code::REDIRECT,
             format!("HTTP {status}: redirects are not followed"),
             &format!(
                 "give it the address that it redirects to: {}",
@@ -124,7 +125,7 @@ fn judge_status(message: &Message, pair: &Partnership, answer: &Answer, now: Mil
             not_before: wait_asked(answer, now),
         },
         _ => failed(
-            &format!("http-{status}"),
+            &code::http(status),
             format!("HTTP {status}{}", body_excerpt(answer)),
             &status_hint(status, message),
         ),
@@ -297,7 +298,7 @@ fn again(core: &Core, mut message: Message, pair: &Partnership, code: &str, reas
     let body_left = message.may_have_arrived();
     if message.is_test() {
         // Whoever tests looks on, and hears of the first trouble at once; nobody is there for the tries after that.
-        let code = if body_left { "no-mdn" } else { "not-delivered" };
+        let code = if body_left { code::NO_MDN } else { code::NOT_DELIVERED };
         let hint = format!("once the cause is mended: {}", command("partner test", &message.partner, ""));
         return ended(core, message, Verdict::failed(code, reason, &hint), None, &State::WORKED_ON, now);
     }
@@ -311,7 +312,7 @@ fn again(core: &Core, mut message: Message, pair: &Partnership, code: &str, reas
     let first = message.detail.tries.first().map_or(message.created, |t| t.at);
     let tries = message.attempts.saturating_sub(message.detail.mdn_tries);
     if tries >= figures.max_tries || now - first >= millis(figures.max_time) {
-        let code = if body_left { "no-mdn" } else { "not-delivered" };
+        let code = if body_left { code::NO_MDN } else { code::NOT_DELIVERED };
         let reason = format!("given up after {tries} tries: {reason}");
         let hint = format!("`as2gate message retry {}` once the cause is mended", message.id.short());
         return ended(core, message, Verdict::failed(code, reason, hint), None, &State::WORKED_ON, now);

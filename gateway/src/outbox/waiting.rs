@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::outcome::{ended, retry_or_cancel};
 use super::settle;
 use crate::clock::millis;
+use crate::code;
 use crate::flow_error::FlowError;
 use crate::gateway::Core;
 use crate::hint::{command, option};
@@ -34,13 +35,13 @@ pub(super) async fn mdn_is_missing(core: &Arc<Core>, job: &Job, mut message: Mes
     }
     let verdict = if sees_repeats || message.is_test() {
         Verdict::failed(
-            "no-mdn",
+            code::NO_MDN,
             "the MDN did not come in time; the outcome is unknown",
             "ask the partner whether the message arrived; a late MDN still settles it",
         )
     } else {
         Verdict::Held {
-            code: "no-mdn".to_owned(),
+            code: code::NO_MDN.to_owned(),
             reason: "the MDN did not come in time, and the partner does not detect duplicates".to_owned(),
         }
     };

@@ -60,7 +60,7 @@ fn found(core: &Core, message: &Message) -> Message {
 async fn what_was_computed_for_one_mdn_is_there_for_the_next() {
     let Place { core, dir: _dir, .. } = place_with(|config| config.storage.min_free = 0).await;
     plain_pair(&core).await;
-    let message = sent(&core, State::Failed, "no-mdn").await;
+    let message = sent(&core, State::Failed, code::NO_MDN).await;
     take(&core, b"something else").await;
     let known = found(&core, &message).detail.mics;
     assert!(known.iter().any(|MicRecord { mic, .. }| mic.ends_with("512")), "{known:?}");

@@ -9,6 +9,7 @@ use as2_core::mic::Mic;
 use as2_core::receive::MdnSignature;
 
 use super::{Evidence, answered, bare};
+use crate::code;
 use crate::flow_error::FlowError;
 use crate::gateway::Core;
 use crate::hint::{command, option};
@@ -89,7 +90,7 @@ fn wrong_message(message: &Message, mdn: &Mdn, evidence: &Evidence, timing: Timi
             "the MDN answers {} instead of this message",
             mdn.original_message_id.escape_default()
         );
-        return Some(not_ours(timing, "mdn-mismatch", reason));
+        return Some(not_ours(timing, code::MDN_MISMATCH, reason));
     }
     let name = |field: &str| evidence.headers.get(field).map(|value| As2Id::readings(value.as_bytes()));
     let (from, to) = (name("AS2-From"), name("AS2-To"));
@@ -102,7 +103,7 @@ fn wrong_message(message: &Message, mdn: &Mdn, evidence: &Evidence, timing: Timi
     if !fits(&from, &message.partner) || !fits(&to, &message.station) {
         return Some(not_ours(
             timing,
-            "mdn-mismatch",
+            code::MDN_MISMATCH,
             "the MDN's AS2-From and AS2-To are not the swapped pair".to_owned(),
         ));
     }
@@ -140,7 +141,11 @@ fn signature_lacking(message: &Message, evidence: &Evidence, timing: Timing, pos
     match timing {
         Timing::InAnswer if !positive && unsigned => None,
         Timing::InAnswer => Some(Verdict::failed(
-            if unsigned { "mdn-not-signed" } else { "mdn-signature-invalid" },
+            if unsigned {
+                code::MDN_NOT_SIGNED
+            } else {
+                code::MDN_SIGNATURE_INVALID
+            },
             trouble,
             "the outcome is unknown: ask the partner; look at its signing certificate and the partner's setting mdn",
         )),
