@@ -58,8 +58,15 @@ impl MessageId {
     /// Without the angle brackets: what ids are compared by.
     #[must_use]
     pub fn bare(&self) -> &str {
-        self.0.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).unwrap_or(&self.0)
+        bare(&self.0)
     }
+}
+
+/// A Message-ID without blanks and angle brackets around it, also where only one is left or there are several: partners
+/// change them (as2.md Q21).
+#[must_use]
+pub fn bare(message_id: &str) -> &str {
+    message_id.trim().trim_start_matches('<').trim_end_matches('>')
 }
 
 impl fmt::Display for MessageId {
@@ -80,11 +87,14 @@ mod tests {
             ("a@b", "a@b"),
             (" <no-at> ", "no-at"),
             ("<../../x:*?>", "../../x:*?"),
+            ("<one@left", "one@left"),
+            ("right@one>", "right@one"),
+            ("<<two@each>>", "two@each"),
         ] {
             let id = MessageId::from_header(wire).unwrap();
             assert_eq!((id.as_str(), id.bare()), (wire.trim(), bare));
         }
-        for wire in ["", "<>", "<a b@c>", "a\u{1}", &"x".repeat(999)] {
+        for wire in ["", "<>", "<", "<a b@c>", "a\u{1}", &"x".repeat(999)] {
             assert_eq!(
                 MessageId::from_header(wire).unwrap_err().kind,
                 ErrorKind::InvalidMessageId,

@@ -11,6 +11,12 @@ pub type Millis = i64;
 /// A day in milliseconds.
 pub const DAY: Millis = 86_400_000;
 
+/// The midnight UTC at or before a moment.
+#[must_use]
+pub fn midnight(at: Millis) -> Millis {
+    at - at.rem_euclid(DAY)
+}
+
 /// Where `now` comes from. Leases, windows and life cycles ask only this.
 pub trait Clock: Send + Sync + 'static {
     /// The present moment.

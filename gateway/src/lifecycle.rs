@@ -11,7 +11,7 @@ use as2_core::hex;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::clock::{DAY, Millis, millis, rfc3339};
+use crate::clock::{DAY, Millis, midnight, millis, rfc3339};
 use crate::config::{Lifecycle, Stages};
 use crate::event::NewEvent;
 use crate::gateway::Core;
@@ -103,7 +103,7 @@ struct Due {
 
 impl Due {
     fn at(now: Millis, stages: Stages) -> Self {
-        let midnight = now - now.rem_euclid(DAY);
+        let midnight = midnight(now);
         Due {
             made: midnight - millis(stages.current),
             retired: midnight - millis(stages.noncurrent),
@@ -234,7 +234,7 @@ pub fn run(core: &Arc<Core>, by_hand: bool) -> Result<Plan, SweepError> {
 fn sweep_area(core: &Core, account: &str, area: Area, due: &Due) -> Result<(), SweepError> {
     // The rows say from which midnight the next stage counts, whatever the hour at which somebody came to look.
     let now = core.clock.now();
-    let midnight = now - now.rem_euclid(DAY);
+    let midnight = midnight(now);
     let mut last = None;
     loop {
         let entries = core
@@ -281,7 +281,7 @@ fn drop_parts(core: &Core, account: &str, tmp: Stages, now: Millis) -> Result<()
 
 /// The moment up to which messages have to have ended to be forgotten.
 fn history_due(now: Millis, lifecycle: &Lifecycle) -> Millis {
-    now - now.rem_euclid(DAY) - millis(lifecycle.history)
+    midnight(now) - millis(lifecycle.history)
 }
 
 /// Forgets messages whose files are gone for good and whose time in the history is over, and then the events that are older
@@ -438,7 +438,7 @@ fn restore_parents(core: &Core, account: &str, path: &str, now: Millis) -> Resul
 pub fn is_due(core: &Core) -> Result<bool, JournalError> {
     let now = core.clock.now();
     let run_at = millis(core.config.lifecycle.run_at);
-    let today = now - now.rem_euclid(DAY) + run_at;
+    let today = midnight(now) + run_at;
     let latest = if today <= now { today } else { today - DAY };
     let last = core
         .journal

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use as2_core::algorithm::Digest;
 use as2_core::headers::Headers;
 use as2_core::mdn::Mdn;
+use as2_core::message_id::bare;
 use as2_core::receive::{
     Incoming, Limits, MdnSignature, PartInfo, PayloadSink, Received, ReceivedMdn, Receiver, SecurityPolicy, SinkError,
 };
@@ -265,11 +266,6 @@ pub(crate) async fn take_nameless(
 /// The Message-ID that an MDN answers, without brackets.
 fn answered(mdn: &Mdn) -> &str {
     bare(&mdn.original_message_id)
-}
-
-/// A Message-ID without brackets, also where only one is left: partners change them (as2.md Q21).
-fn bare(message_id: &str) -> &str {
-    message_id.trim().trim_start_matches('<').trim_end_matches('>')
 }
 
 /// Keeps an MDN that belongs to nothing, for diagnosis; where. Nobody may find out which Message-IDs exist (security.md §4).

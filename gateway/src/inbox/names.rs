@@ -11,9 +11,6 @@ use crate::gateway::Core;
 use crate::message::Message;
 use crate::partner::Partner;
 
-/// A name is a duplicate for so long, as for the payload alert (durability.md §3.2).
-const WINDOW: Millis = 24 * 3600 * 1000;
-
 /// What is wrong with the names of a good message. Two messages of one name at the same moment may both pass: the rule is a
 /// service to the partner and guards nothing of ours.
 pub(super) fn fault(core: &Core, partner: &Partner, message: &Message, parts: &[Part], now: Millis) -> Result<Option<Error>, FlowError> {
@@ -30,7 +27,7 @@ pub(super) fn fault(core: &Core, partner: &Partner, message: &Message, parts: &[
     }
     let named = parts.iter().filter(|part| part.wanted.is_some());
     for part in named {
-        if let Some(earlier) = core.journal.read(|tx| tx.same_name_since(message, &part.name, now - WINDOW))? {
+        if let Some(earlier) = core.journal.read(|tx| tx.same_name_lately(message, &part.name, now))? {
             return Ok(Some(Error::new(
                 ErrorKind::DuplicateFilename,
                 format!("{} came with {earlier} already", part.name),

@@ -1,9 +1,9 @@
 //! What is known of a message after its files are gone, and how long (durability.md §9.3, "rows").
 
+use as2_core::message_id::bare;
 use rusqlite::{OptionalExtension as _, params};
 
 use super::lifecycle::held;
-use super::messages::bare;
 use super::{JournalError, Result, Tx};
 use crate::clock::Millis;
 

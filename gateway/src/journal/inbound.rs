@@ -1,17 +1,17 @@
 //! Receiving: which Message-IDs are bound, and the two ends of a received message (durability.md §3).
 
+use as2_core::message_id::bare;
 use rusqlite::{OptionalExtension as _, params};
 
 use super::jobs::{JobKind, LEASE};
-use super::messages::bare;
 use super::outbound::lane;
 use super::tree::{Blob, NewEntry, file_name};
 use super::{JournalError, Result, Tx};
-use crate::clock::Millis;
+use crate::clock::{DAY, Millis};
 use crate::message::{Message, State};
 
-/// The same payload name and MIC under another Message-ID is flagged for so long (durability.md §3.2).
-const SAME_PAYLOAD_WINDOW: Millis = 24 * 3600 * 1000;
+/// A name that came is a duplicate for so long, and flagged with the same MIC under another Message-ID (durability.md §3.2).
+const NAME_WINDOW: Millis = DAY;
 /// An earlier message of a pair with this name and MIC, by one look into an index.
 pub(super) const SAME_PAYLOAD: &str =
     "SELECT id FROM message WHERE account = ?1 AND station = ?2 AND partner = ?3 AND direction = 'in' AND state = 'filed'
@@ -387,11 +387,12 @@ impl Tx<'_> {
         Ok(message)
     }
 
-    /// Whether this partner sent a file of this name since a time.
+    /// Whether this partner sent a file of this name not long ago.
     ///
     /// # Errors
     /// The database's.
-    pub fn same_name_since(&self, message: &Message, name: &str, since: Millis) -> Result<Option<String>> {
+    pub fn same_name_lately(&self, message: &Message, name: &str, now: Millis) -> Result<Option<String>> {
+        let since = now - NAME_WINDOW;
         let (account, station, partner) = (&message.account, &message.station, &message.partner);
         let first = self
             .db
@@ -425,7 +426,7 @@ impl Tx<'_> {
                     received(message),
                     file.name,
                     now,
-                    now + SAME_PAYLOAD_WINDOW,
+                    now + NAME_WINDOW,
                     message.id.as_str()
                 ])?;
         }
@@ -445,7 +446,7 @@ impl Tx<'_> {
                 message.station,
                 message.partner,
                 message.file,
-                now - SAME_PAYLOAD_WINDOW,
+                now - NAME_WINDOW,
                 message.detail.mic,
                 message.id.as_str()
             ],

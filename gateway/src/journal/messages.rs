@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use as2_core::message_id::bare;
 use rusqlite::{OptionalExtension as _, Row, params};
 
 use super::{JournalError, Result, Tx};
@@ -230,15 +231,6 @@ impl Tx<'_> {
 pub(super) fn state_list(states: &[State]) -> String {
     let words: Vec<String> = states.iter().map(|state| format!("'{state}'")).collect();
     words.join(",")
-}
-
-/// A Message-ID without blanks and brackets: what comparisons go by.
-pub(super) fn bare(message_id: &str) -> &str {
-    let trimmed = message_id.trim();
-    trimmed
-        .strip_prefix('<')
-        .and_then(|inner| inner.strip_suffix('>'))
-        .unwrap_or(trimmed)
 }
 
 fn read_message(row: &Row<'_>) -> Result<Message> {

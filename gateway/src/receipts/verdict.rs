@@ -5,10 +5,11 @@ use std::sync::Arc;
 use as2_core::Error;
 use as2_core::id::As2Id;
 use as2_core::mdn::Mdn;
+use as2_core::message_id::bare;
 use as2_core::mic::Mic;
 use as2_core::receive::MdnSignature;
 
-use super::{Evidence, answered, bare};
+use super::{Evidence, answered};
 use crate::code;
 use crate::flow_error::FlowError;
 use crate::gateway::Core;
