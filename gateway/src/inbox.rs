@@ -30,6 +30,7 @@ use crate::gateway::Core;
 use crate::http::{Arrival, Receive, Reply, Sink};
 use crate::journal::{Claim, Claimed, Job, JournalError, file_name};
 use crate::message::{Detail, Direction, Message, State};
+use crate::partner::MdnMode;
 use crate::partnership::{Lack, Partnership};
 use crate::storage::{Draft, INLINE_MAX, Staged, StorageError};
 use crate::{receipts, worker};
@@ -530,7 +531,7 @@ fn new_message(arrival: &Arrival, pair: &Partnership, raw_sha256: String, len: u
         detail: Detail {
             raw_size: len,
             raw_sha256,
-            mdn_mode: "none".to_owned(),
+            mdn_mode: Some(MdnMode::None),
             ..Detail::default()
         },
         ..Message::new(Direction::In, State::Received, between, now)
@@ -551,12 +552,12 @@ fn new_message(arrival: &Arrival, pair: &Partnership, raw_sha256: String, len: u
 
 fn note_request(detail: &mut Detail, request: &ReceiptRequest) {
     let mode = match (&request.deliver_to, request.signed) {
-        (None, false) => "sync",
-        (None, true) => "sync-signed",
-        (Some(_), false) => "async",
-        (Some(_), true) => "async-signed",
+        (None, false) => MdnMode::Sync,
+        (None, true) => MdnMode::SyncSigned,
+        (Some(_), false) => MdnMode::Async,
+        (Some(_), true) => MdnMode::AsyncSigned,
     };
-    mode.clone_into(&mut detail.mdn_mode);
+    detail.mdn_mode = Some(mode);
     detail.mdn_url = request.deliver_to.clone().unwrap_or_default();
 }
 

@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use crate::clock::{Millis, compact};
 use crate::code;
 use crate::config::DuplicateRelease;
+use crate::partner::MdnMode;
 use crate::random::random;
+use crate::text::word_or_empty;
 use crate::words;
 
 /// Names a message everywhere: `20261122T002913123Z-048291637`, UTC milliseconds and nine random digits.
@@ -219,8 +221,9 @@ pub struct Detail {
     /// Further digests that a receipt may name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mics: Vec<MicRecord>,
-    /// Receipt mode, the words of the partner's setting.
-    pub mdn_mode: String,
+    /// The receipt asked for; of a sent message, once it is packed.
+    #[serde(with = "word_or_empty")]
+    pub mdn_mode: Option<MdnMode>,
     /// The receipt's disposition.
     pub mdn_disposition: String,
     /// How its signature stands: `signed`, `unsigned`, `unverified`.
@@ -468,6 +471,23 @@ mod tests {
         assert_eq!(frees(DuplicateRelease::Never), [[false, false], [false, false]]);
         assert_eq!(frees(DuplicateRelease::ProvablyUndelivered), [[true, true], [false, true]]);
         assert_eq!(frees(DuplicateRelease::AnyFailure), [[true, true], [true, true]]);
+    }
+
+    #[test]
+    fn the_mode_of_the_receipt_is_one_word_in_the_journal() {
+        for (word, mode) in [
+            ("", None),
+            ("none", Some(MdnMode::None)),
+            ("sync-signed", Some(MdnMode::SyncSigned)),
+            ("async", Some(MdnMode::Async)),
+        ] {
+            let row = format!(r#"{{"mdn_mode":"{word}"}}"#);
+            let detail: Result<Detail, _> = serde_json::from_str(&row);
+            assert_eq!(detail.as_ref().ok().and_then(|detail| detail.mdn_mode), mode, "{detail:?}");
+            assert_eq!(serde_json::json!(detail.ok())["mdn_mode"], word);
+        }
+        let old: Result<Detail, _> = serde_json::from_str("{}");
+        assert!(old.is_ok_and(|old| old.mdn_mode.is_none()));
     }
 
     #[test]

@@ -91,6 +91,31 @@ pub mod word_list {
     }
 }
 
+/// One word, where an empty text means that there is none.
+pub mod word_or_empty {
+    use super::*;
+
+    /// Writes the word or an empty text.
+    pub fn serialize<T: Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(value) => serializer.collect_str(value),
+            None => serializer.serialize_str(""),
+        }
+    }
+
+    /// Reads the word or an empty text.
+    pub fn deserialize<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+    where
+        T: FromStr,
+        T::Err: Display,
+        D: Deserializer<'de>,
+    {
+        let text = String::deserialize(deserializer)?;
+        let word = (!text.is_empty()).then(|| text.parse().map_err(D::Error::custom));
+        word.transpose()
+    }
+}
+
 /// Declares an enum of words with `as_str`, `Display`, `FromStr` and serde, all from one table.
 #[macro_export]
 macro_rules! words {

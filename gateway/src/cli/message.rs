@@ -18,6 +18,7 @@ use crate::journal::{Entry, MessageFilter};
 use crate::layout::{Area, send_dir};
 use crate::manage::{Result, messages};
 use crate::message::{Attempt, Direction, Message, State};
+use crate::partner::MdnMode;
 
 /// How often a follower looks.
 const LOOK: Duration = Duration::from_millis(100);
@@ -424,11 +425,15 @@ fn mic(message: &Message) -> String {
 
 fn mdn(message: &Message, now: Millis) -> String {
     let detail = &message.detail;
-    let mode = if detail.mdn_mode.starts_with("async") { "async" } else { "sync" };
-    match (detail.mdn_mode.as_str(), detail.mdn_at) {
+    let mode = if detail.mdn_mode.is_some_and(MdnMode::is_async) {
+        "async"
+    } else {
+        "sync"
+    };
+    match (detail.mdn_mode, detail.mdn_at) {
         // What is asked for is settled when the message is packed.
-        ("", None) if message.direction == Direction::Out => "not yet".to_owned(),
-        ("none" | "", None) => "none asked for".to_owned(),
+        (None, None) if message.direction == Direction::Out => "not yet".to_owned(),
+        (Some(MdnMode::None) | None, None) => "none asked for".to_owned(),
         (_, None) => match detail.mdn_due {
             Some(due) => format!("{mode}, due {}", local(due, now)),
             None if message.undelivered_mdn().is_some() => format!("{mode}, not delivered"),

@@ -16,7 +16,7 @@ use crate::hint::command;
 use crate::intake;
 use crate::manage::{Refusal, RefusalKind, Result, messages, objects, partners};
 use crate::message::{Message, State};
-use crate::partner::Partner;
+use crate::partner::{MdnMode, Partner};
 use crate::partnership::Partnership;
 use crate::post::{Probe, ProbeStep, Target};
 
@@ -282,7 +282,7 @@ fn algorithms(message: &Message, partner: &Partner) -> String {
         or_none(&detail.signed),
         or_none(&detail.encrypted),
         or_none(&detail.compressed),
-        or_none(&detail.mdn_mode)
+        detail.mdn_mode.unwrap_or(MdnMode::None)
     )
 }
 

@@ -23,6 +23,7 @@ use crate::hint::command;
 use crate::http::{Arrival, Reply};
 use crate::journal::{Blob, Filing};
 use crate::message::{Detail, Direction, Id, Message, State};
+use crate::partner::MdnMode;
 use crate::partnership::Partnership;
 use crate::random::try_random;
 use crate::storage::{Draft, StorageError};
@@ -309,7 +310,7 @@ fn strangers_row(core: &Core, arrival: &Arrival, from: &str, to: &str, error: &E
     let objects = core.objects();
     let account = objects.stations.get(to).map_or("", |station| &station.account);
     let mut detail = Detail {
-        mdn_mode: "none".to_owned(),
+        mdn_mode: Some(MdnMode::None),
         hint: format!(
             "ids are compared exactly; if it is one of yours: {}",
             command("partner add", &clean(from, 128), "--url URL --certificate FILE")

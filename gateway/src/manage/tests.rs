@@ -115,7 +115,7 @@ pub(crate) fn message(direction: Direction, state: State, key: &str, now: Millis
             payload: key.to_owned(),
             raw: key.to_owned(),
             raw_size: 3,
-            mdn_mode: "sync".to_owned(),
+            mdn_mode: Some(crate::partner::MdnMode::Sync),
             ..Detail::default()
         },
         ..Message::new(direction, state, ("acme", "ALICE", "BOB"), now)

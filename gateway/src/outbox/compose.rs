@@ -113,7 +113,7 @@ fn note(message: &mut Message, composed: &Composed, pair: &Partnership) {
     detail.signed = partner.sign.map(|digest| digest.to_string()).unwrap_or_default();
     detail.encrypted = partner.encrypt.map(|cipher| cipher.to_string()).unwrap_or_default();
     detail.compressed = partner.compress.to_string();
-    partner.mdn.as_str().clone_into(&mut detail.mdn_mode);
+    detail.mdn_mode = Some(partner.mdn);
 }
 
 /// Feeds the payload through the composer; with compression the first pass goes to a scratch draft.

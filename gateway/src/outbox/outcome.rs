@@ -82,7 +82,7 @@ fn judge_status(message: &Message, pair: &Partnership, answer: &Answer, now: Mil
     use crate::partner::MdnMode;
     let status = answer.status;
     // What was asked for is frozen with the message; the setting may have changed since.
-    let mode = message.detail.mdn_mode.parse().unwrap_or(pair.partner.mdn);
+    let mode = message.detail.mdn_mode.unwrap_or(pair.partner.mdn);
     match (status, mode) {
         (200..300, _) if !answer.body_sent => After::Again {
             code: "answer-too-early",

@@ -40,7 +40,7 @@ fn mdn(content: &[u8]) -> Evidence {
 async fn sent(core: &Core, state: State, code: &str) -> Message {
     let mut message = message(Direction::Out, state, "j:1", core.clock.now());
     message.message_id = "<1@alice>".to_owned();
-    "async".clone_into(&mut message.detail.mdn_mode);
+    message.detail.mdn_mode = Some(crate::partner::MdnMode::Async);
     code.clone_into(&mut message.code);
     message.finished = Some(core.clock.now());
     accept(core, &message, BODY).await;

@@ -16,6 +16,7 @@ use crate::gateway::Core;
 use crate::hint::{command, option};
 use crate::message::{Attempt, Message};
 use crate::outbox;
+use crate::partner::MdnMode;
 use crate::partnership::Partnership;
 use crate::storage::StorageError;
 
@@ -74,7 +75,7 @@ pub(crate) async fn verdict(
     if let Some(verdict) = signature_lacking(message, evidence, timing, positive) {
         return Ok(verdict);
     }
-    let proven = matches!(evidence.mdn.signature, MdnSignature::Verified { .. }) || !message.detail.mdn_mode.ends_with("signed");
+    let proven = matches!(evidence.mdn.signature, MdnSignature::Verified { .. }) || !wants_signed(message);
     if proven && (mdn.disposition.is_duplicate_notice() || (!positive && says_duplicate(&mdn.text))) {
         return Ok(duplicate_notice(message, mdn));
     }
@@ -121,15 +122,19 @@ fn not_ours(timing: Timing, code: &str, reason: String) -> Verdict {
     }
 }
 
+fn wants_signed(message: &Message) -> bool {
+    message.detail.mdn_mode.is_some_and(MdnMode::is_signed)
+}
+
 /// Rule 3: signed was asked, so only a signature by a pinned certificate lets it change anything; the one exception is a
 /// negative answer to our own POST, which nobody else could have given. What came by itself and is not signed counts only where
 /// we asked for just that, from whom has logged in.
 fn signature_lacking(message: &Message, evidence: &Evidence, timing: Timing, positive: bool) -> Option<Verdict> {
-    let asked = message.detail.mdn_mode.ends_with("signed");
+    let asked = wants_signed(message);
     let trouble = match &evidence.mdn.signature {
         MdnSignature::Verified { .. } => return None,
         MdnSignature::None if !asked => match timing {
-            Timing::Async { .. } if message.detail.mdn_mode != "async" => {
+            Timing::Async { .. } if message.detail.mdn_mode != Some(MdnMode::Async) => {
                 "the MDN came by itself and is not signed, and no such one was asked for".to_owned()
             }
             Timing::Async { logged_in: false } => "the MDN is neither signed nor sent with the partner's credentials".to_owned(),
