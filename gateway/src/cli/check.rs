@@ -17,7 +17,7 @@ use crate::gateway::{self, Core, Listening, StartError, Started, is_served};
 use crate::hint::quoted;
 use crate::journal::Objects;
 use crate::manage::host_keys::HostKeyState;
-use crate::manage::{Object, Refusal, RefusalKind, Result, certificates, host_keys, objects, rules};
+use crate::manage::{Refusal, RefusalKind, Result, certificates, find, host_keys, objects, rules};
 use crate::sftp_tree::revoked;
 
 /// Validate configuration and objects without starting.
@@ -146,13 +146,8 @@ pub(super) fn effective(config: &Config) -> List {
 fn judge_objects(core: &Core) -> Result<Vec<Finding>> {
     let all = objects(core)?;
     let mut findings = Vec::new();
-    let accounts = all.accounts.values().cloned().map(Object::Account);
-    let stations = all.stations.values().cloned().map(Object::Station);
-    let partners = all.partners.values().cloned().map(|p| Object::Partner(Box::new(p)));
-    let certificates = all.certificates.values().cloned().map(|c| Object::Certificate(Box::new(c)));
-    let users = all.users.values().cloned().map(|user| Object::User(Box::new(user)));
     let mut count = 0;
-    for object in accounts.chain(stations).chain(partners).chain(certificates).chain(users) {
+    for object in all.all().filter_map(|(kind, account, name)| find(&all, kind, account, name)) {
         count += 1;
         if let Err(why) = rules::check_object(&core.config, &all, &object) {
             let (why, hint) = why

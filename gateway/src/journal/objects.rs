@@ -75,6 +75,23 @@ impl Objects {
         self.user(name).filter(|user| user.account == account)
     }
 
+    /// Every object: noun, account and name, in the order of the nouns.
+    pub fn all(&self) -> impl Iterator<Item = (ObjectKind, &str, &str)> {
+        let of_kind = |kind| self.names(kind).into_iter().map(move |(account, name)| (kind, account, name));
+        ObjectKind::ALL.iter().flat_map(move |kind| of_kind(*kind))
+    }
+
+    /// Account and name of every object of a noun.
+    fn names(&self, kind: ObjectKind) -> Vec<(&str, &str)> {
+        match kind {
+            ObjectKind::Account => self.accounts.values().map(|a| (&*a.id, &*a.id)).collect(),
+            ObjectKind::Station => self.stations.values().map(|s| (&*s.account, &*s.as2_id)).collect(),
+            ObjectKind::Partner => self.partners.values().map(|p| (&*p.account, &*p.as2_id)).collect(),
+            ObjectKind::Certificate => self.certificates.values().map(|c| (&*c.account, &*c.name)).collect(),
+            ObjectKind::User => self.users.values().map(|u| (&*u.account, &*u.name)).collect(),
+        }
+    }
+
     /// The pairs of station and partner of an account that have directories, in order.
     pub fn pairs(&self, account: &str) -> impl Iterator<Item = (&Station, &Partner)> {
         self.stations

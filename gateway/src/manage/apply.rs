@@ -451,33 +451,14 @@ fn plan(core: &Core, objects: &Objects, wanted: Vec<Object>, prune: bool) -> Res
         }
     }
     if prune {
-        for (kind, account, name) in all_names(objects) {
-            if scope.contains(&account) && !named.contains(&(kind, account.clone(), name.clone())) && kind != ObjectKind::Account {
+        for (kind, account, name) in objects.all().filter(|(kind, ..)| *kind != ObjectKind::Account) {
+            let (account, name) = (account.to_owned(), name.to_owned());
+            if scope.contains(&account) && !named.contains(&(kind, account.clone(), name.clone())) {
                 changes.push(Change::Remove(kind, account, name));
             }
         }
     }
     Ok(changes)
-}
-
-fn all_names(objects: &Objects) -> Vec<(ObjectKind, String, String)> {
-    let users = objects
-        .users
-        .values()
-        .map(|u| (ObjectKind::User, u.account.clone(), u.name.clone()));
-    let partners = objects
-        .partners
-        .values()
-        .map(|p| (ObjectKind::Partner, p.account.clone(), p.as2_id.clone()));
-    let stations = objects
-        .stations
-        .values()
-        .map(|s| (ObjectKind::Station, s.account.clone(), s.as2_id.clone()));
-    let certificates = objects
-        .certificates
-        .values()
-        .map(|c| (ObjectKind::Certificate, c.account.clone(), c.name.clone()));
-    users.chain(partners).chain(stations).chain(certificates).collect()
 }
 
 fn difference(objects: &Objects, change: &Change) -> Difference {

@@ -1,5 +1,6 @@
 //! What a removal would leave dangling.
 
+use super::noun;
 use crate::certificate::Certificate;
 use crate::hint::{command, listed};
 use crate::journal::{ObjectKind, Objects};
@@ -39,17 +40,10 @@ pub(super) fn check(before: &Objects, after: &Objects, kind: ObjectKind, account
 
 /// Everything that an account has.
 fn contents(objects: &Objects, account: &str) -> Vec<String> {
-    let mut all = Vec::new();
-    let mut add = |noun: &str, owner: &str, name: &str| {
-        if owner == account {
-            all.push(format!("{noun} {name}"));
-        }
-    };
-    objects.stations.values().for_each(|s| add("station", &s.account, &s.as2_id));
-    objects.partners.values().for_each(|p| add("partner", &p.account, &p.as2_id));
-    objects.certificates.values().for_each(|c| add("cert", &c.account, &c.name));
-    objects.users.values().for_each(|u| add("user", &u.account, &u.name));
-    all
+    let of_account = objects
+        .all()
+        .filter(|(kind, owner, _)| *owner == account && *kind != ObjectKind::Account);
+    of_account.map(|(kind, _, name)| format!("{} {name}", noun(kind))).collect()
 }
 
 /// What frees a certificate: the switch that is planned already or, after one, to drop it where it goes on beside its successor.
