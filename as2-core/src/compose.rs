@@ -381,7 +381,7 @@ pub(crate) fn write_features(headers: &mut Headers, version: &str, product: &str
     Ok(())
 }
 
-pub(crate) fn write_extra(headers: &mut Headers, extra: &[(String, String)]) -> Result<(), Error> {
+fn write_extra(headers: &mut Headers, extra: &[(String, String)]) -> Result<(), Error> {
     for (name, value) in extra {
         let framing = ["Host", "Content-Length", "Transfer-Encoding", "Connection"]
             .iter()

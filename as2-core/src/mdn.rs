@@ -188,8 +188,6 @@ pub struct MdnOut<'a> {
     pub nonce: [u8; 16],
     /// Where an asynchronous MDN goes; adds `Recipient-Address`.
     pub recipient_url: Option<String>,
-    /// Further header lines.
-    pub extra_headers: Vec<(String, String)>,
 }
 
 /// Makes the headers and the body of an MDN (as2.md §5.1).
@@ -223,7 +221,6 @@ pub fn compose(out: MdnOut<'_>) -> Result<(Headers, Vec<u8>), Error> {
     headers.push(if out.recipient_url.is_some() { "User-Agent" } else { "Server" }, &out.product)?;
     compose::write_features(&mut headers, &out.as2_version, &out.product)?;
     headers.push("Content-Type", &content_type)?;
-    compose::write_extra(&mut headers, &out.extra_headers)?;
     Ok((headers, body))
 }
 
@@ -310,7 +307,6 @@ mod tests {
             subject: "receipt".to_owned(),
             nonce: [1; 16],
             recipient_url: None,
-            extra_headers: Vec::new(),
         }
     }
 

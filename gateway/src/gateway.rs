@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use crate::certificate::Certificate;
-use crate::clock::{Clock, Millis, SystemClock};
+use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
 use crate::helper::{Bound, SpareCores, Turns};
 use crate::inbox::Brake;
@@ -448,7 +448,7 @@ impl Running {
 
 /// Parts that were being resumed when the last server died went with its spool; nobody was promised them.
 fn forget_lost_parts(core: &Core) -> Result<(), StartError> {
-    let rows = core.journal.read(|tx| tx.uploads_before(Millis::MAX))?;
+    let rows = core.journal.read(|tx| tx.all_uploads())?;
     for row in rows
         .into_iter()
         .filter(|row| row.state == UploadState::Part && core.storage.open_staged(&row.store).is_err())

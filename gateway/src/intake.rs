@@ -450,7 +450,7 @@ pub fn bring_back(core: &Arc<Core>, row: UploadRow) {
 /// # Errors
 /// The journal's.
 pub fn bring_all_back(core: &Arc<Core>) -> Result<(), JournalError> {
-    let rows = core.journal.read(|tx| tx.uploads_before(Millis::MAX))?;
+    let rows = core.journal.read(|tx| tx.all_uploads())?;
     rows.into_iter()
         .filter(|row| row.reason == TAKEN_BACK)
         .for_each(|row| bring_back(core, row));

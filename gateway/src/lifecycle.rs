@@ -176,7 +176,7 @@ pub fn plan(core: &Core) -> Result<Plan, SweepError> {
 /// Parts of broken-off uploads: all, and those whose time is over.
 fn parts(core: &Core, account: &str, tmp: Stages, now: Millis) -> Result<(u64, u64), SweepError> {
     let before = Due::at(now, tmp).made - millis(tmp.noncurrent);
-    let rows = core.journal.read(|tx| tx.uploads_before(Millis::MAX))?;
+    let rows = core.journal.read(|tx| tx.all_uploads())?;
     let parts = rows.iter().filter(|row| row.account == account && row.state == UploadState::Part);
     let (mut all, mut old) = (0, 0);
     for row in parts {
@@ -267,7 +267,7 @@ fn sweep_area(core: &Core, account: &str, area: Area, due: &Due) -> Result<(), S
 
 fn drop_parts(core: &Core, account: &str, tmp: Stages, now: Millis) -> Result<(), SweepError> {
     let before = Due::at(now, tmp).made - millis(tmp.noncurrent);
-    let rows = core.journal.read(|tx| tx.uploads_before(Millis::MAX))?;
+    let rows = core.journal.read(|tx| tx.all_uploads())?;
     let old = rows
         .into_iter()
         .filter(|row| row.account == account && row.state == UploadState::Part && row.created <= before);

@@ -284,7 +284,6 @@ impl Corpus {
                 subject: "receipt".to_owned(),
                 nonce: [1; 16],
                 recipient_url: None,
-                extra_headers: Vec::new(),
             })?;
             receive(&headers, SecurityPolicy::default(), &mut || vec![body.clone()]).map_err(|kind| format!("{name}: {kind:?}"))?;
             self.put(

@@ -939,7 +939,6 @@ fn mdn_out(sign: bool) -> MdnOut<'static> {
         subject: "receipt".to_owned(),
         nonce: [3; 16],
         recipient_url: None,
-        extra_headers: Vec::new(),
     }
 }
 

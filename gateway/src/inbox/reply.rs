@@ -228,7 +228,6 @@ pub(super) fn compose_mdn(
         subject: "Message disposition notification".to_owned(),
         nonce: try_random()?,
         recipient_url: receipt.deliver_to.clone(),
-        extra_headers: Vec::new(),
     })?;
     Ok(((String::from_utf8_lossy(&headers.to_bytes()).into_owned(), body), signed))
 }

@@ -553,13 +553,13 @@ impl Tx<'_> {
         Ok(query.query_row([account, user], |row| Ok((row.get(0)?, row.get(1)?)))?)
     }
 
-    /// Every upload row last touched before a time, and those of all times with `i64::MAX`.
+    /// Every upload row.
     ///
     /// # Errors
     /// The database's.
-    pub fn uploads_before(&self, before: Millis) -> Result<Vec<UploadRow>> {
-        let mut query = self.db.prepare_cached(uploads!("updated < ?1"))?;
-        let rows = query.query_map([before], |row| Ok(read_upload(row)))?;
+    pub fn all_uploads(&self) -> Result<Vec<UploadRow>> {
+        let mut query = self.db.prepare_cached(uploads!("TRUE"))?;
+        let rows = query.query_map([], |row| Ok(read_upload(row)))?;
         rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
     }
 

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::{Refusal, Result};
-use crate::clock::Millis;
 use crate::event::NewEvent;
 use crate::gateway::Core;
 use crate::hint::{command, listed};
@@ -45,7 +44,7 @@ impl Filter {
 /// # Errors
 /// The journal's.
 pub fn list(core: &Core, filter: &Filter) -> Result<Vec<UploadRow>> {
-    let mut rows = core.journal.read(|tx| tx.uploads_before(Millis::MAX))?;
+    let mut rows = core.journal.read(|tx| tx.all_uploads())?;
     rows.retain(|row| filter.takes(row));
     rows.sort_by(|a, b| (a.updated, &a.name).cmp(&(b.updated, &b.name)));
     Ok(rows)
