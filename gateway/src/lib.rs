@@ -22,6 +22,7 @@ pub mod presets;
 mod random;
 pub mod station;
 pub mod text;
+pub mod url;
 pub mod user;
 pub mod variables;
 

@@ -13,7 +13,6 @@ mod exchange;
 mod pool;
 mod tls;
 mod token;
-mod url;
 pub(crate) mod wire;
 
 use std::fmt;
@@ -28,10 +27,10 @@ use openssl::ssl::SslConnector;
 use zeroize::Zeroizing;
 
 use crate::hint::{command, option};
+use crate::url::Url;
 use pool::{Place, Pool};
 pub use token::Grant;
 use token::{Authorization, Tokens};
-use url::Url;
 
 /// Longest body that goes over a connection that was used before: should it have ended, the body is sent twice, and beside a
 /// longer one a new connection costs nothing.
@@ -83,6 +82,14 @@ pub struct Target {
 }
 
 impl Target {
+    fn read_url(&self) -> Result<Url, PostError> {
+        if self.url.is_empty() {
+            return Err(PostError::new(Stage::Url, "there is no URL to send to", self.setting("--url URL")));
+        }
+        Url::parse(&self.url)
+            .map_err(|why| PostError::new(Stage::Url, format!("the URL {why}"), "set a URL like https://partner.example/as2"))
+    }
+
     /// The command that changes its partner so.
     fn setting(&self, options: &str) -> String {
         command("partner set", &self.partner, options)
@@ -372,7 +379,7 @@ impl Poster {
         max_answer: usize,
         shown: Option<&Authorization>,
     ) -> Result<Answer, PostError> {
-        let url = Url::parse(&target.url)?;
+        let url = target.read_url()?;
         let request = exchange::Request::post(target, &url, headers, body.len(), shown)?;
         let began = Instant::now();
         let place = target.keep_alive.then(|| Place::of(target, &url));
@@ -417,7 +424,7 @@ impl Poster {
     /// # Errors
     /// As [`Poster::post`].
     pub async fn ask(&self, target: &Target, headers: &Headers) -> Result<Answer, PostError> {
-        let url = Url::parse(&target.url)?;
+        let url = target.read_url()?;
         let shown = self.authorization(target).await?;
         let connection = self.connect(target, &url).await?;
         exchange::look(target, &url, connection, "HEAD", headers, shown.as_ref()).await
@@ -430,7 +437,7 @@ impl Poster {
     }
 
     async fn secure(&self, target: &Target, url: &Url, stream: tokio::net::TcpStream) -> Result<connect::Connection, PostError> {
-        if !url.https {
+        if !url.is_https() {
             return Ok(connect::Connection {
                 stream: Box::new(stream),
                 tls: None,
@@ -456,7 +463,7 @@ impl Poster {
     }
 
     async fn probe_into(&self, target: &Target, steps: &mut Steps) -> Result<(), PostError> {
-        let url = steps.note(Probe::Url, Url::parse(&target.url), |url| url.origin())?;
+        let url = steps.note(Probe::Url, target.read_url(), |url| url.origin())?;
         let route = steps.note(Probe::Resolve, connect::Route::find(target, &url).await, connect::Route::describe)?;
         let stream = steps.note(Probe::Connect, route.connect(target, &url).await, |stream| {
             stream
@@ -464,7 +471,7 @@ impl Poster {
                 .map_or_else(|_| "connected".to_owned(), |peer| format!("connected to {peer}"))
         })?;
         let connection = self.secure(target, &url, stream).await;
-        let connection = match url.https {
+        let connection = match url.is_https() {
             true => steps.note(Probe::Tls, connection, connect::Connection::describe)?,
             false => connection?,
         };

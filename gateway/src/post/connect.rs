@@ -10,8 +10,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_openssl::SslStream;
 
-use super::url::Url;
 use super::{PostError, Stage, Target, address, exchange};
+use crate::url::Url;
 
 /// Most addresses of one name that are tried.
 const MAX_TRIES: usize = 8;
@@ -70,9 +70,9 @@ impl Route {
     /// name behind it is resolved by the proxy, so only addresses and local names can be refused here.
     pub(super) async fn find(target: &Target, url: &Url) -> Result<Self, PostError> {
         // RFC 6761 §6.3: such a name is this machine, whatever a resolver says.
-        let local = url.host.trim_end_matches('.') == "localhost" || url.host.trim_end_matches('.').ends_with(".localhost");
-        if !target.allow_private && (local || address::spelled(&url.host).is_some_and(address::denied)) {
-            return Err(denied(target, &url.host, if local { "this machine" } else { &url.host }));
+        let local = url.host().trim_end_matches('.') == "localhost" || url.host().trim_end_matches('.').ends_with(".localhost");
+        if !target.allow_private && (local || address::spelled(url.host()).is_some_and(address::denied)) {
+            return Err(denied(target, url.host(), if local { "this machine" } else { url.host() }));
         }
         let Some(proxy) = &target.proxy else {
             let addresses = resolve(target, url).await?;
@@ -84,21 +84,15 @@ impl Route {
                 // What a name resolves to may be another address in an hour: a resolver that is ill, or one for our own networks.
                 return Err(PostError {
                     retry: true,
-                    ..denied(target, &url.host, &inner.ip().to_string())
+                    ..denied(target, url.host(), &inner.ip().to_string())
                 });
             }
             return Ok(Route { addresses, proxy: None });
         };
-        let proxy = Url::parse(&proxy.url).map_err(|error| PostError {
-            text: format!("proxy: {}", error.text),
-            ..error
-        })?;
-        if proxy.https {
-            return Err(PostError::new(
-                Stage::Url,
-                "proxy: only http:// proxies are spoken to",
-                target.setting("--proxy http://HOST:PORT"),
-            ));
+        let wrong = |text: String| PostError::new(Stage::Url, text, target.setting("--proxy http://HOST:PORT"));
+        let proxy = Url::parse(&proxy.url).map_err(|why| wrong(format!("proxy: the URL {why}")))?;
+        if proxy.is_https() {
+            return Err(wrong("proxy: only http:// proxies are spoken to".to_owned()));
         }
         Ok(Route {
             addresses: resolve(target, &proxy).await?,
@@ -109,7 +103,7 @@ impl Route {
     pub(super) fn describe(&self) -> String {
         let all: Vec<String> = self.addresses.iter().map(|addr| addr.ip().to_string()).collect();
         match &self.proxy {
-            Some(proxy) => format!("proxy {} is {}", proxy.host, all.join(", ")),
+            Some(proxy) => format!("proxy {} is {}", proxy.host(), all.join(", ")),
             None => all.join(", "),
         }
     }
@@ -118,7 +112,7 @@ impl Route {
     pub(super) async fn connect(&self, target: &Target, url: &Url) -> Result<TcpStream, PostError> {
         let mut stream = self.dial(target).await?;
         if let Some(proxy) = &self.proxy
-            && url.https
+            && url.is_https()
         {
             match timeout(target.connect_timeout, tunnel(&mut stream, target, url)).await {
                 Ok(outcome) => outcome?,
@@ -169,11 +163,11 @@ async fn resolve(target: &Target, url: &Url) -> Result<Vec<SocketAddr>, PostErro
     let failed = |why: String| {
         PostError::new(
             Stage::Resolve,
-            format!("cannot resolve {}: {why}", url.host),
+            format!("cannot resolve {}: {why}", url.host()),
             "look at the host name in the URL and at this machine's DNS",
         )
     };
-    let looked_up = timeout(target.connect_timeout, tokio::net::lookup_host((url.host.as_str(), url.port))).await;
+    let looked_up = timeout(target.connect_timeout, tokio::net::lookup_host((url.host(), url.port()))).await;
     let addresses: Vec<SocketAddr> = match looked_up {
         Ok(Ok(found)) => found.collect(),
         Ok(Err(error)) => return Err(failed(error.to_string())),

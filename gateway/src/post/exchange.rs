@@ -18,9 +18,9 @@ use zeroize::Zeroizing;
 use super::answer::{AnswerBody, AnswerHead, NoHead, read_head};
 use super::connect::Connection;
 use super::token::Authorization;
-use super::url::Url;
 use super::wire::{Framing, PIECE, Source};
 use super::{Answer, Body, PostError, Stage, Target, tls};
+use crate::url::Url;
 
 /// Longest answer that a probe reads.
 const MAX_LOOK: usize = 16 * 1024;
@@ -75,11 +75,11 @@ impl Request {
         length: Option<u64>,
         shown: Option<&Authorization>,
     ) -> Result<Self, PostError> {
-        let plain_proxy = target.proxy.as_ref().filter(|_| !url.https);
+        let plain_proxy = target.proxy.as_ref().filter(|_| !url.is_https());
         let path = if plain_proxy.is_some() {
-            format!("{}{}", url.origin(), url.target)
+            format!("{}{}", url.origin(), url.path_and_query())
         } else {
-            url.target.clone()
+            url.path_and_query().to_owned()
         };
         let start = format!("{method} {path} HTTP/1.1\r\n").into_bytes();
         let mut request = Request {

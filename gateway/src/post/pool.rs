@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use openssl::sha::Sha256;
 
 use super::connect::Connection;
-use super::url::Url;
 use super::{Credentials, Target, Tls};
+use crate::url::Url;
 
 /// How long a connection waits for its next request.
 const MAX_IDLE_TIME: Duration = Duration::from_secs(15);
@@ -37,7 +37,7 @@ impl Place {
             Tls::Only13 => 1,
             Tls::Legacy => 2,
         };
-        place.part(&[tls, u8::from(url.https), u8::from(target.allow_private)]);
+        place.part(&[tls, u8::from(url.is_https()), u8::from(target.allow_private)]);
         place.part(url.with_port().as_bytes());
         place.list(&target.pinned);
         place.option(target.client_identity.as_ref(), |place, identity| {

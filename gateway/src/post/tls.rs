@@ -14,8 +14,8 @@ use tokio::time::timeout;
 use tokio_openssl::SslStream;
 
 use super::connect::Connection;
-use super::url::Url;
 use super::{PostError, Stage, Target, Tls};
+use crate::url::Url;
 
 /// Shakes hands and checks whom we talk to.
 pub(super) async fn connect(
@@ -116,7 +116,7 @@ fn configure(roots: &OnceLock<SslConnector>, target: &Target, url: &Url, shown: 
     if let Some(identity) = &target.client_identity {
         show(&mut configuration, &identity.cert_chain, &identity.pkcs8)?;
     }
-    configuration.into_ssl(url.host.trim_end_matches('.'))
+    configuration.into_ssl(url.host().trim_end_matches('.'))
 }
 
 fn show(ssl: &mut SslRef, chain: &[Vec<u8>], pkcs8: &[u8]) -> Result<(), ErrorStack> {

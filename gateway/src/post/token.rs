@@ -11,8 +11,8 @@ use zeroize::Zeroizing;
 
 use super::exchange::basic;
 use super::pool::Digest;
-use super::url::Url;
 use super::{Body, Credentials, PostError, Poster, Stage, Target};
+use crate::url::Url;
 
 /// How long a token endpoint may take in all.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -53,7 +53,7 @@ impl Grant {
     /// the partner's business and count there only where it is the same server.
     fn target(&self, partner: &Target) -> Target {
         let is_same = match (Url::parse(&self.url), Url::parse(&partner.url)) {
-            (Ok(endpoint), Ok(partner)) => endpoint.origin() == partner.origin(),
+            (Ok(endpoint), Ok(partner)) => endpoint.same_origin(&partner),
             _ => false,
         };
         Target {
