@@ -18,7 +18,7 @@ use crate::partner::Partner;
 use crate::station::Station;
 use crate::user::User;
 
-pub use forms::{MAX_AS2_ID, MAX_CERTIFICATE_NAME, MAX_LIST, MAX_TEXT, MAX_URL, check_as2_id, check_url};
+pub use forms::{MAX_AS2_ID, MAX_CERTIFICATE_NAME, MAX_LIST, MAX_TEXT, check_as2_id, check_url};
 pub use removal::used_by;
 pub use warnings::warnings;
 

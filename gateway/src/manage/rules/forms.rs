@@ -2,13 +2,12 @@
 
 use crate::block;
 use crate::layout::{MAX_DIR_NAME, encode};
+use crate::url::Url;
 
 /// Longest AS2 id in characters (RFC 4130 §6.2).
 pub const MAX_AS2_ID: usize = 128;
 /// Longest name of a certificate.
 pub const MAX_CERTIFICATE_NAME: usize = 64;
-/// Longest URL.
-pub const MAX_URL: usize = 2_048;
 /// Longest text for people: names, subjects, mail addresses.
 pub const MAX_TEXT: usize = 255;
 /// Most entries of a list in an object.
@@ -60,38 +59,12 @@ pub(super) fn check_list(name: &str, list: &[String]) -> Result<(), String> {
     }
 }
 
-/// The rule for URLs: http or https, a host, no user name in it.
+/// The rule for URLs: one that can be posted to.
 ///
 /// # Errors
 /// The rule.
-pub fn check_url(name: &str, url: &str) -> Result<(), String> {
-    let wrong = |why: &str| {
-        Err(format!(
-            "{name} `{}` {why}\nwrite it like https://as2.example.com/as2",
-            url.escape_default()
-        ))
-    };
-    if url.len() > MAX_URL || !url.bytes().all(|b| b.is_ascii_graphic()) {
-        return wrong("is too long or has characters in it that a URL has not");
-    }
-    let Some(rest) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else {
-        return wrong("does not begin with http:// or https://");
-    };
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    if authority.contains('@') {
-        return wrong("has a user name in it; use http_auth");
-    }
-    let port_fits = match authority.strip_prefix('[') {
-        Some(inner) => inner.split_once(']').is_some_and(|(host, port)| {
-            host.parse::<std::net::Ipv6Addr>().is_ok()
-                && (port.is_empty() || port.strip_prefix(':').is_some_and(|p| p.parse::<u16>().is_ok()))
-        }),
-        None => match authority.split_once(':') {
-            Some((host, port)) => !host.is_empty() && port.parse::<u16>().is_ok(),
-            None => !authority.is_empty(),
-        },
-    };
-    if port_fits { Ok(()) } else { wrong("has no usable host or port") }
+pub fn check_url(name: &str, url: &str) -> Result<Url, String> {
+    Url::parse(url).map_err(|why| format!("{name} `{}` {why}\nwrite it like https://as2.example.com/as2", url.escape_default()))
 }
 
 /// The rule for address blocks: an address, or `address/bits`.
@@ -107,6 +80,7 @@ pub(super) fn check_cidr(block: &str) -> Result<(), String> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::url::MAX_URL;
 
     #[test]
     fn ids_urls_and_blocks() {
@@ -124,7 +98,12 @@ mod tests {
         for bad in ["", " a", "a ", "a\n", "ä", &"\"".repeat(100), &"x".repeat(129), &"/".repeat(100)] {
             assert!(check_as2_id(bad).is_err(), "{bad}");
         }
-        for good in ["http://localhost:8080/as2", "https://[::1]:4443/", "https://as2.example.com"] {
+        for good in [
+            "http://localhost:8080/as2",
+            "https://[::1]:4443/",
+            "https://as2.example.com",
+            "HTTPS://a.example/as2",
+        ] {
             assert!(check_url("url", good).is_ok(), "{good}");
         }
         for bad in [
@@ -135,8 +114,15 @@ mod tests {
             "http://a b/",
             "http://[::1/",
             "as2.example.com",
+            "http://127.0.0.1:0/as2",
+            "http://a,b/as2",
+            &format!("http://a.example/{}", "x".repeat(MAX_URL)),
         ] {
-            assert!(check_url("url", bad).is_err(), "{bad}");
+            let told = check_url("url", bad).unwrap_err();
+            assert!(
+                told.starts_with("url `") && told.ends_with("\nwrite it like https://as2.example.com/as2"),
+                "{told}"
+            );
         }
         assert!(check_cidr("192.0.2.0/24").is_ok() && check_cidr("::1").is_ok() && check_cidr("2001:db8::/32").is_ok());
         assert!(check_cidr("192.0.2.0/33").is_err() && check_cidr("x").is_err() && check_cidr("1.2.3.4/-1").is_err());

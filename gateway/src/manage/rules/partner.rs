@@ -3,7 +3,7 @@
 use as2_core::algorithm::{Cipher, Digest, KeyTransport};
 
 use super::expect_certificate;
-use super::forms::{MAX_TEXT, MAX_URL, check_as2_id, check_cidr, check_list, check_text, check_url};
+use super::forms::{MAX_TEXT, check_as2_id, check_cidr, check_list, check_text, check_url};
 use crate::config::parse_duration;
 use crate::content_type;
 use crate::journal::Objects;
@@ -59,15 +59,20 @@ fn check_texts(partner: &Partner) -> Result<(), String> {
 }
 
 fn check_urls(partner: &Partner) -> Result<(), String> {
-    for (name, url) in [("url", &partner.url), ("proxy", &partner.proxy), ("token_url", &partner.token_url)] {
-        if !url.is_empty() {
-            check_url(name, url)?;
-        }
-    }
-    if partner.proxy.starts_with("https:") {
+    let read = |name, url: &str| match url {
+        "" => Ok(None),
+        url => check_url(name, url).map(Some),
+    };
+    read("url", &partner.url)?;
+    if read("proxy", &partner.proxy)?.is_some_and(|proxy| proxy.is_https()) {
         return Err("proxy: only http:// proxies are spoken to; set it as http://host:port".to_owned());
     }
-    partner.mdn_urls.iter().try_for_each(|url| check_url("mdn_urls", url))
+    if read("token_url", &partner.token_url)?.is_some_and(|url| !url.is_https()) && !partner.private {
+        return Err(
+            "token_url: the client's secret goes there, which needs https\nhttp is for private addresses: --private true".to_owned(),
+        );
+    }
+    partner.mdn_urls.iter().try_for_each(|url| check_url("mdn_urls", url).map(drop))
 }
 
 /// The rules about the certificates that it names.
@@ -151,6 +156,8 @@ const OWN_HEADER_PREFIXES: &[&str] = &["as2-", "content-", "disposition-notifica
 fn check_http(partner: &Partner) -> Result<(), String> {
     /// Most header lines of a partner.
     const MAX_HEADERS: usize = 50;
+    /// Longest value of one.
+    const MAX_HEADER_VALUE: usize = 2_048;
     if partner.headers.len() > MAX_HEADERS {
         return Err(format!("headers has more than {MAX_HEADERS} lines"));
     }
@@ -163,7 +170,7 @@ fn check_http(partner: &Partner) -> Result<(), String> {
         if OWN_HEADERS.contains(&lower.as_str()) || OWN_HEADER_PREFIXES.iter().any(|prefix| lower.starts_with(prefix)) {
             return Err(format!("headers: {name} is written by the gateway itself"));
         }
-        if value.len() > MAX_URL || value.chars().any(char::is_control) {
+        if value.len() > MAX_HEADER_VALUE || value.chars().any(char::is_control) {
             return Err(format!("headers: the value of {name} is too long or has control characters in it"));
         }
         variables::check(&format!("headers: {name}"), value)?;
@@ -184,11 +191,6 @@ fn check_http(partner: &Partner) -> Result<(), String> {
     let has_client = !partner.http_auth.user.is_empty() && !partner.http_auth.password.is_empty();
     if !partner.token_url.is_empty() && !has_client {
         return Err("token_url needs the client's id and secret\ngive both: --http-user, --http-password".to_owned());
-    }
-    if partner.token_url.starts_with("http:") && !partner.private {
-        return Err(
-            "token_url: the client's secret goes there, which needs https\nhttp is for private addresses: --private true".to_owned(),
-        );
     }
     Ok(())
 }
@@ -246,6 +248,19 @@ mod tests {
         ] {
             assert_eq!(with(Cipher::Aes256Gcm, transport), sent, "{transport}");
         }
+    }
+
+    #[test]
+    fn urls_are_judged_by_what_they_say_not_by_how_they_are_written() {
+        let mut partner = Partner {
+            token_url: "HTTP://a.example/token".to_owned(),
+            ..Partner::default()
+        };
+        assert!(check_urls(&partner).unwrap_err().contains("needs https"));
+        partner.private = true;
+        assert!(check_urls(&partner).is_ok());
+        partner.proxy = "HTTPS://proxy.example:3128".to_owned();
+        assert!(check_urls(&partner).unwrap_err().contains("only http:// proxies"));
     }
 
     #[test]
