@@ -28,6 +28,7 @@ use crate::random::random;
 use crate::station::Station;
 use crate::storage::{self, Storage, StorageError};
 use crate::telemetry::Registry;
+use crate::url::Url;
 use crate::{intake, manage, worker};
 
 use doors::Doors;
@@ -308,12 +309,10 @@ impl Core {
         }
     }
 
-    /// The host part of our Message-IDs.
+    /// The host part of our Message-IDs: that of `public_url`, an IPv6 address with dashes for its colons, or `localhost`.
     #[must_use]
     pub fn host(&self) -> String {
-        let url = &self.config.public_url;
-        let host = url.split("://").nth(1).unwrap_or(url).split(['/', ':']).next().unwrap_or_default();
-        if host.is_empty() { "localhost".to_owned() } else { host.to_owned() }
+        Url::parse(&self.config.public_url).map_or_else(|_| "localhost".to_owned(), |url| url.host_in_ids())
     }
 
     /// Lets staged bytes go that no row names any more. Losing the call costs space until the orphan sweep, nothing else.

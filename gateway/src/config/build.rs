@@ -8,6 +8,7 @@ use super::{
     Stages, StorageSettings, Telemetry, Tls, UnknownPartner, Uploads,
 };
 use crate::block;
+use crate::url::Url;
 
 /// Bytes between two key exchanges that may be set.
 const REKEY_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 30;
@@ -70,12 +71,18 @@ impl Maker<'_> {
     }
 
     fn public_url(&self) -> Result<String, ConfigError> {
+        /// Longest host: a Message-ID has 255 characters, its own part among them.
+        const MAX_HOST: usize = 200;
         let url = self.values.text("public_url").trim_end_matches('/').to_owned();
-        if url.is_empty() || ["http://", "https://"].iter().any(|scheme| url.starts_with(scheme)) {
-            return Ok(url);
-        }
-        let why = format!("`{}` does not begin with http:// or https://", url.escape_default());
-        Err(self.wrong("public_url", why, "give the base of your AS2 URL, e.g. \"https://as2.example.com\""))
+        let why = match Url::parse(&url) {
+            _ if url.is_empty() => return Ok(url),
+            Err(why) => why,
+            Ok(_) if url.contains(['?', '#']) => "has a query or a fragment, and as2.path comes behind it".to_owned(),
+            Ok(read) if read.host().len() > MAX_HOST => format!("has a host of more than {MAX_HOST} characters"),
+            Ok(_) => return Ok(url),
+        };
+        let hint = "give the base of your AS2 URL, e.g. \"https://as2.example.com\"";
+        Err(self.wrong("public_url", format!("`{}` {why}", url.escape_default()), hint))
     }
 
     fn sftp(&self) -> Result<Sftp, ConfigError> {

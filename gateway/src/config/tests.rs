@@ -80,7 +80,11 @@ fn wrong_values_are_named() {
         ("sftp.listen = [\"22\"]", "address"),
         ("as2.tls.listen = [\"0.0.0.0:443\"]", "certificate"),
         ("as2.tls.key = \"-----BEGIN\"", "env:NAME"),
-        ("public_url = \"as2.example.com\"", "http://"),
+        ("public_url = \"as2.example.com\"", "does not begin with http://"),
+        ("public_url = \"https://as2.example.com?tenant=1\"", "has a query"),
+        ("public_url = \"https://as2.example.com/#x\"", "or a fragment"),
+        ("public_url = \"https://as2.example.com:0\"", "port"),
+        ("public_url = \"https://2001:db8::1\"", "without its brackets"),
         ("data_dir = 5", "quotes"),
         ("database.url = \"postgres://x\"", "sqlite"),
         ("lifecycle.run_at = \"24:00\"", "time of day"),
@@ -90,6 +94,8 @@ fn wrong_values_are_named() {
         let error = load(text, &[]).unwrap_err();
         assert!(error.why.contains(why), "{text}: {error:?}");
     }
+    let long = format!("public_url = \"https://{}.example.com\"", "x".repeat(200));
+    assert!(load(&long, &[]).unwrap_err().why.contains("200 characters"));
     assert!(load("data_dir = ", &[]).unwrap_err().what.contains("line 1"));
 }
 

@@ -9,6 +9,7 @@ use crate::gateway::Core;
 use crate::hint::{command, instead, option};
 use crate::journal::{ObjectKind, Objects};
 use crate::partner::{Blocked, Partner};
+use crate::url::Url;
 
 /// The partner of that AS2 id in an account; without an account named, the only one of that id.
 ///
@@ -151,17 +152,8 @@ fn refuse_known(objects: &Objects, account: &str, id: &str) -> Result<()> {
 /// public: what they resolve to is checked with each connection.
 #[must_use]
 pub fn is_private(url: &str) -> bool {
-    let authority = url
-        .split("://")
-        .nth(1)
-        .unwrap_or(url)
-        .split(['/', '?', '#'])
-        .next()
-        .unwrap_or_default();
-    let host = match authority.strip_prefix('[') {
-        Some(inner) => inner.split(']').next().unwrap_or_default(),
-        None => authority.split(':').next().unwrap_or_default(),
-    };
+    let Ok(url) = Url::parse(url) else { return false };
+    let host = url.host();
     match host.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
         Ok(IpAddr::V4(ip)) => ip.is_loopback() || ip.is_private() || ip.is_link_local() || ip.is_unspecified() || in_shared_space(ip),
         Ok(IpAddr::V6(ip)) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local() || ip.is_unspecified(),
@@ -247,6 +239,8 @@ mod tests {
             "http://10.1.2.3/",
             "http://100.64.0.1/",
             "http://gateway/as2",
+            "HTTP://LOCALHOST/",
+            "http://[FD00::1]:8080",
         ] {
             assert!(is_private(private), "{private}");
         }
@@ -255,6 +249,7 @@ mod tests {
             "http://8.8.8.8/",
             "https://[2600::1]/",
             "http://100.128.0.1/",
+            "not a url",
         ] {
             assert!(!is_private(public), "{public}");
         }

@@ -7,6 +7,7 @@ use crate::gateway::{Core, Listening};
 use crate::hint::{listed, quoted};
 use crate::journal::{ObjectKind, Objects};
 use crate::login::LoginStep;
+use crate::url::{Url, bracketed};
 use crate::user::{User, UserKind};
 
 /// A key to be made. No `Debug`: the passphrase is secret.
@@ -307,14 +308,8 @@ pub fn connect_command(core: &Core, user: &str, key_file: Option<&str>) -> Strin
     let listening = Listening::read(&core.journal).and_then(|listening| listening.sftp.first().map(ToString::to_string));
     let address = listening.or_else(|| config.sftp.listen.first().cloned()).unwrap_or_default();
     let (bound, port) = address.rsplit_once(':').unwrap_or(("", "22"));
-    let public = config
-        .public_url
-        .split("://")
-        .nth(1)
-        .unwrap_or_default()
-        .split(['/', ':'])
-        .next()
-        .unwrap_or_default();
+    let public = Url::parse(&config.public_url);
+    let public = public.as_ref().map_or("", Url::host);
     // Clients of other machines need a name: sftp.host or public_url. This one is for trying it out here.
     let wildcard = matches!(bound, "" | "0.0.0.0" | "[::]" | "127.0.0.1" | "[::1]");
     let host = match (config.sftp.host.as_str(), public) {
@@ -325,5 +320,7 @@ pub fn connect_command(core: &Core, user: &str, key_file: Option<&str>) -> Strin
     };
     let port = if port == "22" { String::new() } else { format!("-P {port} ") };
     let key = key_file.map(|file| format!("-i {} ", quoted(file))).unwrap_or_default();
-    format!("sftp {port}{key}{user}@{host}")
+    // sftp takes what is behind the first colon for a path, and shells brackets for a pattern.
+    let to = format!("{user}@{}", bracketed(host));
+    format!("sftp {port}{key}{}", quoted(&to))
 }

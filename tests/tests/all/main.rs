@@ -30,5 +30,6 @@ mod standards;
 mod stores;
 mod tls_door;
 mod uploads;
+mod urls;
 mod users;
 mod zips;
