@@ -19,6 +19,7 @@ use crate::gateway::Core;
 use crate::journal::{MessageFilter, Objects};
 use crate::manage::{Result, apply, objects};
 use crate::message::State;
+use crate::url::without_query;
 
 /// The last events, and the last messages of each state, that are told.
 const EVENTS: usize = 300;
@@ -112,16 +113,18 @@ fn system(config: &Config) -> String {
 fn without_tokens(mut all: Objects) -> Objects {
     for partner in all.partners.values_mut() {
         partner.headers.values_mut().for_each(|value| HIDDEN.clone_into(value));
-        partner.url = without_query(&partner.url);
-        partner.token_url = without_query(&partner.token_url);
-        partner.mdn_urls.iter_mut().for_each(|url| *url = without_query(url));
+        partner.url = hide_query(&partner.url);
+        partner.token_url = hide_query(&partner.token_url);
+        partner.mdn_urls.iter_mut().for_each(|url| *url = hide_query(url));
     }
     all
 }
 
-fn without_query(url: &str) -> String {
-    url.split_once('?')
-        .map_or_else(|| url.to_owned(), |(before, _)| format!("{before}?{HIDDEN}"))
+fn hide_query(url: &str) -> String {
+    match without_query(url) {
+        all if all == url => url.to_owned(),
+        before => format!("{before}?{HIDDEN}"),
+    }
 }
 
 fn messages(ctx: &Ctx, core: &Core) -> Result<String> {
@@ -139,7 +142,7 @@ fn messages(ctx: &Ctx, core: &Core) -> Result<String> {
                 fields.retain(|name, value| !LEFT_OUT.contains(&name.as_str()) && !value.is_null() && value != "");
                 for url in ["url", "mdn_url"] {
                     if let Some(value) = fields.get_mut(url) {
-                        *value = json!(without_query(value.as_str().unwrap_or_default()));
+                        *value = json!(hide_query(value.as_str().unwrap_or_default()));
                     }
                 }
             }

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 
 use tests::process::{run, tool};
-use tests::{Gateway, order};
+use tests::{Gateway, Pair, order};
 
 /// Whether these are the three lines of an error that says why, and what to write instead.
 #[track_caller]
@@ -92,4 +92,36 @@ fn a_gateway_at_an_ipv6_address_sends_and_receives() {
     assert!(connect.ends_with(" 'erp@[::1]'"), "{connect}");
     let said = run(tool("sh", &["-c", &script]).current_dir(gateway.path("."))).ok();
     assert!(said.contains("working directory"), "{said}");
+}
+
+#[test]
+fn credentials_go_with_an_async_mdn_however_its_address_is_written() {
+    let pair = Pair::two_gateways();
+    let (alice, bob) = (pair.alice(), pair.bob());
+    for gateway in [alice, bob] {
+        gateway.file("password.txt", b"secret of MDNs");
+    }
+    let here = format!("http://localhost:{}/as2", alice.as2_port);
+    alice.ok(&["station", "set", "ALICE", "--url", &here]);
+    let password = "file:password.txt";
+    alice.ok(&[
+        "partner",
+        "set",
+        "BOB",
+        "--mdn",
+        "async-signed",
+        "--inbound-user",
+        "mdns",
+        "--inbound-password",
+        password,
+    ]);
+    let (loud, user) = (
+        here.replace("localhost", "LOCALHOST"),
+        ["--http-user", "mdns", "--http-password", password],
+    );
+    bob.ok(&[&["partner", "set", "ALICE", "--url", &loud, "--private", "true"][..], &user].concat());
+    alice.restart();
+    bob.restart();
+    let parcel = pair.deliver("asked.edi", &order(1));
+    assert_eq!(parcel.sent["mdn_signature"], "signed");
 }
