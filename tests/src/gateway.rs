@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -363,6 +364,31 @@ impl Gateway {
     #[track_caller]
     pub fn show(&self, id: &str) -> Value {
         self.json(&["message", "show", id])
+    }
+
+    /// The page of metrics, where `telemetry.listen` is set.
+    #[must_use]
+    #[track_caller]
+    pub fn metrics(&self) -> String {
+        let status = self.json(&["status"]);
+        let address = status["listening"]["telemetry"].as_str().expect("an address").to_owned();
+        let mut stream = TcpStream::connect(&address).unwrap();
+        stream
+            .write_all(format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())
+            .unwrap();
+        let mut page = String::new();
+        stream.read_to_string(&mut page).unwrap();
+        assert!(page.starts_with("HTTP/1.1 200"), "{page}");
+        page
+    }
+
+    /// The value of a row of them, named with its labels.
+    #[must_use]
+    #[track_caller]
+    pub fn metric(&self, row: &str) -> Option<String> {
+        let page = self.metrics();
+        let mut rows = page.lines().filter_map(|line| line.rsplit_once(' '));
+        rows.find(|(name, _)| *name == row).map(|(_, value)| value.to_owned())
     }
 
     /// Changes the journal behind the gateway's back, or looks into it: the first column of what was asked for.

@@ -384,14 +384,19 @@ fn guide(ctx: &Ctx, core: &Core, id: &str) -> Result<()> {
 
 fn needs_renewal(ctx: &Ctx, core: &Core, within: Duration) -> Outcome {
     let all = objects(core)?;
-    let due = certificates::expiring(&all, core.clock.now(), millis(within));
+    let due = certificates::due(&core.config, &all, core.clock.now(), millis(within));
     let mut list = columns("nothing is due");
     due.iter()
-        .filter(|c| ctx.lists(&c.account))
+        .filter(|c| ctx.lists(&c.account) || certificates::is_own_tls(c))
         .for_each(|c| list.push(row(core, &all, c)));
     let nothing = list.is_empty();
     if !ctx.printer.quiet {
         ctx.printer.list(&list);
+        // The others' commands are those of `cert`.
+        if let Some(own) = due.iter().find(|c| certificates::is_own_tls(c)) {
+            let hint = certificates::renewal(&core.config, own);
+            ctx.printer.note(&format!("note: {}: {hint}", certificates::label(own)));
+        }
     }
     Ok(if nothing { DONE } else { FAILED })
 }
@@ -430,6 +435,9 @@ fn days_left(core: &Core, certificate: &Certificate) -> i64 {
 
 fn row(core: &Core, all: &Objects, certificate: &Certificate) -> Vec<Cell> {
     let mut used = rules::used_by(all, &certificate.account, &certificate.name);
+    if certificates::is_own_tls(certificate) {
+        used.push("our HTTPS (as2.tls.listen)".to_owned());
+    }
     if !certificate.replaces.is_empty() {
         let has_switched = certificate.takes_over_at().is_some_and(|at| at <= core.clock.now());
         let verb = if has_switched { "took over from" } else { "follows" };

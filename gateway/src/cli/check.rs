@@ -99,6 +99,7 @@ pub(crate) fn run(ctx: &Ctx, args: &Check) -> Outcome {
                     Ok(()) => Finding::ok("as2.tls", "certificate and key belong together"),
                     Err(error) => Finding::bad("as2.tls", error.to_string(), error.hint()),
                 });
+                findings.extend(expiry(&core, &Objects::default()));
             }
             if let Err(refusal) = host_keys::load(&core.config) {
                 findings.push(Finding::bad("host keys", refusal.why, &refusal.hint));
@@ -384,21 +385,25 @@ fn contents(core: &Core) -> Result<Vec<Finding>> {
     ];
     let all = objects(core)?;
     findings.extend(sealed(core, &all));
-    let now = core.clock.now();
-    let expiring = certificates::expiring(&all, now, certificates::SOON_DAYS * DAY);
-    // Those that are over are among the warnings.
-    for certificate in expiring.into_iter().filter(|c| c.ends() >= now) {
-        let day = certificates::day(certificate.not_after);
-        findings.push(Finding::warn(
-            "certificate",
-            format!("{} expires on {day}", certificate.name),
-            &format!("as2gate cert schedule {} --replace-with FILE --at TIME", certificate.name),
-        ));
-    }
+    findings.extend(expiry(core, &all));
     for (what, hint) in rules::warnings(&all, core.clock.now()) {
         findings.push(Finding::warn("", what, &hint));
     }
     Ok(findings)
+}
+
+/// Certificates among these objects that end soon, and that of our HTTPS.
+fn expiry(core: &Core, all: &Objects) -> Vec<Finding> {
+    let now = core.clock.now();
+    let due = certificates::due(&core.config, all, now, certificates::SOON_DAYS * DAY);
+    // Objects that are over are among the warnings.
+    let told = due.iter().filter(|c| c.ends() >= now || certificates::is_own_tls(c));
+    let findings = told.map(|c| {
+        let verb = if c.ends() < now { "expired" } else { "expires" };
+        let detail = format!("{} {verb} on {}", certificates::label(c), certificates::day(c.not_after));
+        Finding::warn("certificate", detail, &certificates::renewal(&core.config, c))
+    });
+    findings.collect()
 }
 
 /// What the running server tells of itself: it goes by the configuration that it was started with.

@@ -11,7 +11,7 @@ use super::error::DONE;
 use super::{Ctx, Outcome};
 use crate::clock::{DAY, Millis, rfc3339};
 use crate::gateway::{Core, Listening, Started, is_served};
-use crate::manage::certificates::{SOON_DAYS, expiring};
+use crate::manage::certificates::{SOON_DAYS, due, label};
 use crate::manage::host_keys::{HostKey, HostKeyState};
 use crate::manage::{Result, host_keys, objects};
 use crate::message::State;
@@ -52,7 +52,8 @@ pub(super) struct Facts {
     queue: u64,
     failed: u64,
     next_sweep: String,
-    expiring: Vec<(String, i64)>,
+    /// Name, name for people, and days that are left.
+    expiring: Vec<(String, String, i64)>,
     host_keys: Vec<HostKey>,
     counts: [(&'static str, usize); 5],
     now: Millis,
@@ -71,7 +72,7 @@ pub(super) fn gather(core: &Core, database: String) -> Result<Facts> {
     let count = |wanted: &dyn Fn(State) -> bool| states.iter().filter(|(state, _)| wanted(*state)).map(|(_, count)| count).sum();
     let (free, total) = (core.storage.free_bytes()?, core.storage.total_bytes()?);
     let run_at = core.config.lifecycle.run_at.as_secs();
-    let due = expiring(&all, now, SOON_DAYS * DAY);
+    let due = due(&core.config, &all, now, SOON_DAYS * DAY);
     Ok(Facts {
         running,
         listening,
@@ -88,7 +89,7 @@ pub(super) fn gather(core: &Core, database: String) -> Result<Facts> {
         next_sweep: format!("{:02}:{:02}", run_at / 3600, run_at / 60 % 60),
         expiring: due
             .iter()
-            .map(|c| (c.name.clone(), (c.not_after - now / 1000).div_euclid(86_400)))
+            .map(|c| (c.name.clone(), label(c).into_owned(), (c.not_after - now / 1000).div_euclid(86_400)))
             .collect(),
         host_keys: host_keys::load(&core.config)?,
         counts: [
@@ -211,7 +212,7 @@ impl Facts {
         let held = self.states.iter().filter(|(state, _)| *state == State::Held);
         let held: u64 = held.map(|(_, count)| count).sum();
         let held = if held > 0 { format!("   held {held}") } else { String::new() };
-        let expiring = self.expiring.iter().map(|(name, days)| {
+        let expiring = self.expiring.iter().map(|(_, name, days)| {
             if *days < 0 {
                 format!("{name} has expired")
             } else {
@@ -255,7 +256,7 @@ impl Facts {
             "failed_24h": self.failed,
             "states": states,
             "next_sweep": self.next_sweep,
-            "expiring": self.expiring.iter().map(|(name, days)| json!({ "name": name, "days": days })).collect::<Vec<_>>(),
+            "expiring": self.expiring.iter().map(|(name, _, days)| json!({ "name": name, "days": days })).collect::<Vec<_>>(),
             "host_keys": self.host_keys.iter().map(|key| json!({ "kind": key.kind, "state": key.state.as_str(), "fingerprint": key.fingerprint })).collect::<Vec<_>>(),
             "objects": objects,
         })

@@ -86,7 +86,7 @@ pub(super) fn refresh_gauges(core: &Core, front: &sftp_front::Server) -> Result<
     }
     let (all, now) = (core.objects(), core.clock.now());
     for days in EXPIRY_DAYS {
-        let due = manage::certificates::expiring(&all, now, days * DAY).len();
+        let due = manage::certificates::due(&core.config, &all, now, days * DAY).len();
         core.metrics.set_certificates_expiring(days, u64::try_from(due).unwrap_or(u64::MAX));
     }
     Ok(())
@@ -179,7 +179,7 @@ pub(super) async fn sweep(core: Arc<Core>, mut stop: watch::Receiver<bool>) {
 /// Tells the log, once a day, what needs a new certificate and who has not taken ours (as2.md SEC13).
 fn warn_of_certificates(core: &Core) {
     let (all, now) = (core.objects(), core.clock.now());
-    for certificate in manage::certificates::expiring(&all, now, EXPIRY_DAYS[0] * DAY) {
+    for certificate in manage::certificates::due(&core.config, &all, now, EXPIRY_DAYS[0] * DAY) {
         let day = manage::certificates::day(certificate.not_after);
         tracing::warn!(
             certificate = certificate.name,

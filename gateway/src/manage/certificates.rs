@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::{Change, Object, Refusal, Result, accounts, edit, rollover, rules, stations};
 use crate::certificate::{Certificate, Purpose, taken_over};
 use crate::clock::{DAY, Millis, rfc3339};
+use crate::config::{Config, Secret};
 use crate::gateway::Core;
 use crate::hint::{listed, option};
 use crate::journal::{ObjectKind, Objects};
@@ -746,6 +747,64 @@ pub fn expiring(objects: &Objects, now: Millis, within: Millis) -> Vec<&Certific
     found.retain(|c| needed(&settled, c) && !succeeded(&settled, c));
     found.sort_by_key(|certificate| certificate.not_after);
     found
+}
+
+/// What stands for the name of the certificate that our HTTPS shows: it is no object, but what this setting names.
+const OWN_TLS: &str = "as2.tls.cert";
+
+/// [`expiring`], with the certificate of our HTTPS among them.
+#[must_use]
+pub fn due<'a>(config: &Config, objects: &'a Objects, now: Millis, within: Millis) -> Vec<Cow<'a, Certificate>> {
+    let own = own_tls(config).filter(|own| own.ends() <= now.saturating_add(within));
+    let others = expiring(objects, now, within).into_iter().map(Cow::Borrowed);
+    let mut found: Vec<_> = own.map(Cow::Owned).into_iter().chain(others).collect();
+    found.sort_by_key(|certificate| certificate.not_after);
+    found
+}
+
+/// The certificate that our HTTPS shows, if it is on and there is one to be read; else the door and `check` tell what is wrong.
+fn own_tls(config: &Config) -> Option<Certificate> {
+    let text = config
+        .as2
+        .tls
+        .cert
+        .as_ref()
+        .filter(|_| !config.as2.tls.listen.is_empty())?
+        .read()
+        .ok()?;
+    let chain = openssl::x509::X509::stack_from_pem(text.as_bytes()).ok()?;
+    trusted(("", OWN_TLS), Purpose::Https, "", &chain.first()?.to_der().ok()?).ok()
+}
+
+/// Whether it is the certificate that our HTTPS shows.
+#[must_use]
+pub fn is_own_tls(certificate: &Certificate) -> bool {
+    certificate.account.is_empty() && certificate.name == OWN_TLS
+}
+
+/// Its name for people.
+#[must_use]
+pub fn label(certificate: &Certificate) -> Cow<'_, str> {
+    if is_own_tls(certificate) {
+        return Cow::Borrowed("our HTTPS certificate (as2.tls.cert)");
+    }
+    Cow::Borrowed(&certificate.name)
+}
+
+/// What to do about its end.
+#[must_use]
+pub fn renewal(config: &Config, certificate: &Certificate) -> String {
+    if !is_own_tls(certificate) {
+        return format!("as2gate cert schedule {} --replace-with FILE --at TIME", certificate.name);
+    }
+    match (&config.as2.tls.cert, &config.as2.tls.key) {
+        (Some(Secret::File(cert)), Some(Secret::File(key))) => format!(
+            "put the renewed certificate into {} and its key into {}; they are taken up without a restart",
+            cert.display(),
+            key.display()
+        ),
+        _ => "set as2.tls.cert and as2.tls.key to the renewed certificate and its key, and restart the server".to_owned(),
+    }
 }
 
 /// Whether a switch is planned that comes in time, and to a certificate that is valid then.

@@ -1,7 +1,6 @@
 //! What `examples/` shows has to work as it stands: it is what people copy.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use tests::Gateway;
@@ -108,15 +107,7 @@ fn the_users_example_can_be_applied() {
 #[test]
 fn alert_rules_name_metrics_that_exist() {
     let gateway = Gateway::with(&[("telemetry.listen", "\"127.0.0.1:0\"")]);
-    let status = gateway.json(&["status"]);
-    let address = status["listening"]["telemetry"].as_str().expect("an address").to_owned();
-    let mut stream = std::net::TcpStream::connect(&address).unwrap();
-    stream
-        .write_all(format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())
-        .unwrap();
-    let mut page = String::new();
-    stream.read_to_string(&mut page).unwrap();
-    assert!(page.starts_with("HTTP/1.1 200"), "{page}");
+    let page = gateway.metrics();
     let rules = fs::read_to_string(example("prometheus.rules")).unwrap();
     let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     let names: Vec<&str> = rules.split(|c| !is_name(c)).filter(|word| word.starts_with("as2gate_")).collect();

@@ -215,3 +215,55 @@ fn the_tls_door_shows_a_renewed_certificate_without_a_restart() {
     assert_eq!(renewed, run(fingerprint.arg(next.path("cert.pem"))).ok());
     assert!(scene.answers(None, &[]) && kept.is_open(), "it ends nobody's connection");
 }
+
+#[test]
+fn the_end_of_our_own_tls_certificate_is_told_wherever_ends_are() {
+    // Ten days.
+    let (server, port) = (Identity::new("bob-tls"), free_port());
+    let at = |file: &str| format!("\"file:{}\"", server.path(file).display());
+    let gateway = Gateway::stopped(&[
+        ("as2.tls.listen", &format!("[\"127.0.0.1:{port}\"]")),
+        ("as2.tls.cert", &at("cert.pem")),
+        ("as2.tls.key", &at("key.pem")),
+        ("telemetry.listen", "\"127.0.0.1:0\""),
+    ]);
+    let due = |within: &str| gateway.cli(&["cert", "needs-renewal", "--within", within]);
+    assert_eq!(due("5d").code, 0);
+    let told = due("30d");
+    let hint = format!("put the renewed certificate into {}", server.path("cert.pem").display());
+    assert!(
+        told.code == 1 && told.stdout.contains("as2.tls.cert\t") && told.stderr.contains(&hint),
+        "{told}"
+    );
+    let says = |command: &str, words: &str| {
+        let text = gateway.ok(&[command, "-o", "table"]);
+        assert!(text.contains(words), "{command} without {words}: {text}");
+    };
+    let name = "our HTTPS certificate (as2.tls.cert)";
+    says("status", &format!("{name} expires in "));
+    for command in ["check", "doctor"] {
+        says(command, &format!("{name} expires on "));
+        says(command, &hint);
+    }
+
+    gateway.set_clock(5 * 86_400);
+    gateway.start();
+    assert_eq!(gateway.json(&["status"])["expiring"][0]["name"], "as2.tls.cert");
+    let log = gateway.log();
+    assert!(
+        log.contains("a certificate in use expires") && log.contains("as2.tls.cert"),
+        "{log}"
+    );
+    gateway.wait("the metric", |gateway| {
+        let expiring = gateway.metric("as2gate_certificates_expiring{days=\"7\"}")?;
+        (expiring == "1").then_some(())
+    });
+    gateway.term();
+
+    gateway.set_clock(11 * 86_400);
+    assert_eq!(due("5d").code, 1);
+    says("status", &format!("{name} has expired"));
+    for command in ["check", "doctor"] {
+        says(command, &format!("{name} expired on "));
+    }
+}
