@@ -202,13 +202,19 @@ impl Taken {
                 tracing::info!(%id, station, partner, file, size, user, "upload accepted");
                 Landed::Queued(id)
             }
-            Accepted::Duplicate { winner, name } => {
+            Accepted::Duplicate { winner, name, same } => {
                 core.wake_publisher();
+                count_duplicate(core, same);
                 tracing::warn!(%id, station, partner, file, winner, kept_as = name, "duplicate name within the window");
                 Landed::Duplicate(id)
             }
         }
     }
+}
+
+/// The same bytes again harm nobody; others are ones that somebody wanted to send.
+fn count_duplicate(core: &Core, same: bool) {
+    core.metrics.message("out", if same { "repeated" } else { "duplicate" });
 }
 
 /// Keeps a file in `send` that is no message.
@@ -396,7 +402,10 @@ pub fn rename_pending(core: &Core, old: &Message, name: &str) -> Result<Option<L
         tracing::info!(%id, before = %old.id, file = name, "a rename within the release delay");
         match accepted {
             Accepted::Queued => Landed::Queued(id),
-            Accepted::Duplicate { .. } => Landed::Duplicate(id),
+            Accepted::Duplicate { same, .. } => {
+                count_duplicate(core, same);
+                Landed::Duplicate(id)
+            }
         }
     }))
 }

@@ -15,6 +15,19 @@ use crate::http;
 /// Most rows of one metric. Labels come from fixed sets, so this is never reached; a mistake must not fill the memory.
 const MAX_ROWS: usize = 256;
 
+/// What becomes of messages. Their rows are there from the start, as those of every fixed set: a counter whose first row is a 1
+/// has not increased, to whoever watches it.
+const RESULTS: &[&[&str]] = &[
+    &["in", "filed"],
+    &["in", "quarantined"],
+    &["in", "rejected"],
+    &["in", "unknown"],
+    &["out", "delivered"],
+    &["out", "duplicate"],
+    &["out", "failed"],
+    &["out", "repeated"],
+];
+
 /// Every metric of the server; rendered as Prometheus text 0.0.4.
 #[derive(Debug)]
 pub struct Registry {
@@ -41,7 +54,7 @@ struct Family {
 impl Default for Registry {
     fn default() -> Self {
         Registry {
-            messages: Family::counter("as2gate_as2_messages_total", "AS2 messages settled.", &["direction", "result"]),
+            messages: Family::counter("as2gate_as2_messages_total", "AS2 messages settled.", &["direction", "result"]).with_rows(RESULTS),
             delayed_answers: Family::counter(
                 "as2gate_as2_delayed_answers_total",
                 "Answers delayed because message after message did not decrypt.",
@@ -53,8 +66,8 @@ impl Default for Registry {
                 &["listener", "method", "status"],
             ),
             sftp_connections: Family::gauge("as2gate_sftp_connections", "SFTP connections open now.", &[]),
-            sftp_logins: Family::counter("as2gate_sftp_logins_total", "SFTP logins tried.", &["result"]),
-            sftp_bytes: Family::counter("as2gate_sftp_bytes_total", "Bytes moved by SFTP.", &["direction"]),
+            sftp_logins: Family::counter("as2gate_sftp_logins_total", "SFTP logins tried.", &["result"]).with_rows(&[&["failed"], &["ok"]]),
+            sftp_bytes: Family::counter("as2gate_sftp_bytes_total", "Bytes moved by SFTP.", &["direction"]).with_rows(&[&["in"], &["out"]]),
             certificates_expiring: Family::gauge(
                 "as2gate_certificates_expiring",
                 "Certificates in use without a successor that expire within so many days.",
@@ -72,7 +85,8 @@ impl Registry {
         Arc::new(Registry::default())
     }
 
-    /// A message came to its end: direction `in` or `out`, result e.g. `delivered`, `failed`, `filed`.
+    /// A message came to its end: direction `in` or `out`, result e.g. `delivered`, `failed`, `filed`; or was none, as its name
+    /// was used before: `duplicate` with other bytes, `repeated` with the same.
     pub fn message(&self, direction: &str, result: &str) {
         self.messages.add(&[direction, result], 1);
     }
@@ -92,7 +106,7 @@ impl Registry {
         self.sftp_connections.set(&[], open);
     }
 
-    /// A login was tried: result e.g. `ok`, `refused`.
+    /// A login was tried: result `ok` or `failed`.
     pub fn sftp_login(&self, result: &str) {
         self.sftp_logins.add(&[result], 1);
     }
@@ -144,6 +158,12 @@ impl Family {
             labels,
             rows: RwLock::default(),
         }
+    }
+
+    /// With these rows at 0.
+    fn with_rows(self, rows: &[&[&str]]) -> Self {
+        rows.iter().for_each(|labels| self.add(labels, 0));
+        self
     }
 
     fn gauge(name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Self {
@@ -248,6 +268,20 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
+    }
+
+    #[test]
+    fn rows_of_fixed_sets_are_there_before_their_first_event() {
+        let text = Registry::new().render();
+        for line in [
+            "as2gate_as2_messages_total{direction=\"out\",result=\"failed\"} 0",
+            "as2gate_as2_messages_total{direction=\"in\",result=\"rejected\"} 0",
+            "as2gate_sftp_logins_total{result=\"failed\"} 0",
+            "as2gate_sftp_bytes_total{direction=\"in\"} 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+        assert!(!text.contains("as2gate_http_requests_total{"), "{text}");
     }
 
     #[test]

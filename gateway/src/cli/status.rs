@@ -51,6 +51,8 @@ pub(super) struct Facts {
     states: Vec<(State, u64)>,
     queue: u64,
     failed: u64,
+    /// Uploads that were not sent, as their names were used before, of the last day.
+    duplicates: u64,
     next_sweep: String,
     /// Name, name for people, and days that are left.
     expiring: Vec<(String, String, i64)>,
@@ -85,6 +87,7 @@ pub(super) fn gather(core: &Core, database: String) -> Result<Facts> {
         has_room: core.storage.has_room(free),
         queue: count(&|state| !state.is_final()),
         failed: count(&|state| matches!(state, State::Failed | State::Rejected | State::Quarantined)),
+        duplicates: count(&|state| state == State::Duplicate),
         states,
         next_sweep: format!("{:02}:{:02}", run_at / 3600, run_at / 60 % 60),
         expiring: due
@@ -223,8 +226,12 @@ impl Facts {
             [] => "ok".to_owned(),
             _ => expiring.collect::<Vec<_>>().join(", "),
         };
+        let duplicates = match self.duplicates {
+            0 => String::new(),
+            n => format!("   duplicates 24h {n}, not sent"),
+        };
         format!(
-            "queue {}{held}   failed 24h {}   next sweep {} UTC   certificates: {certificates}",
+            "queue {}{held}   failed 24h {}{duplicates}   next sweep {} UTC   certificates: {certificates}",
             self.queue, self.failed, self.next_sweep
         )
     }
@@ -248,12 +255,14 @@ impl Facts {
             "sftp": self.door("sftp"),
             "sftp_connections": self.connections,
             "as2": self.door("as2"),
+            "as2_tls": self.door("as2_tls"),
             "database": self.database,
             "storage": self.storage(),
             "storage_free_bytes": self.free_bytes,
             "storage_free_percent": self.free_percent,
             "queue": self.queue,
             "failed_24h": self.failed,
+            "duplicates_24h": self.duplicates,
             "states": states,
             "next_sweep": self.next_sweep,
             "expiring": self.expiring.iter().map(|(name, _, days)| json!({ "name": name, "days": days })).collect::<Vec<_>>(),

@@ -42,6 +42,8 @@ pub enum Accepted {
         winner: String,
         /// Where it lies now.
         name: String,
+        /// It has the winner's bytes.
+        same: bool,
     },
 }
 
@@ -189,7 +191,7 @@ impl Tx<'_> {
         let entry = NewEntry::file(Area::Duplicate, parent, &name, &message.detail.payload, message.size);
         self.add_entries(&message.account, message.id.as_str(), &[entry], now)?;
         self.record_message("message.duplicate", &message, now)?;
-        Ok(Accepted::Duplicate { winner, name })
+        Ok(Accepted::Duplicate { winner, name, same })
     }
 
     /// The six-hour rule: `None` means that this message is the first (durability.md §6).

@@ -115,4 +115,17 @@ fn alert_rules_name_metrics_that_exist() {
     for name in names {
         assert!(page.contains(&format!("# TYPE {name} ")), "{name} is not shown");
     }
+    // A row that comes with its first event has not increased by it: those of a rule are there before.
+    let selectors: Vec<(&str, &str)> = rules
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("expr: "))
+        .filter_map(|expr| expr.split("as2gate_").nth(1)?.split_once('{'))
+        .filter_map(|(name, rest)| Some((name, rest.split_once('}')?.0)).filter(|_| name.ends_with("_total") && name.chars().all(is_name)))
+        .collect();
+    assert!(selectors.len() > 3, "{selectors:?}");
+    for (name, labels) in selectors {
+        let wanted: Vec<&str> = labels.split(", ").filter(|label| !label.contains("=~")).collect();
+        let has_row = |line: &str| line.starts_with(&format!("as2gate_{name}{{")) && wanted.iter().all(|label| line.contains(label));
+        assert!(page.lines().any(has_row), "no row for {name}{{{labels}}}: {page}");
+    }
 }

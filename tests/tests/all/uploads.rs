@@ -116,6 +116,30 @@ fn a_duplicate_does_not_extend_the_window() {
 }
 
 #[test]
+fn an_upload_that_is_not_sent_for_its_name_is_counted_and_told() {
+    let pair = Pair::one_with(&[("telemetry.listen", "\"127.0.0.1:0\"")]);
+    let alice = pair.alice();
+    let row = |result: &str| {
+        let row = format!("as2gate_as2_messages_total{{direction=\"out\",result=\"{result}\"}}");
+        alice.metric(&row).unwrap_or_else(|| panic!("no {row}"))
+    };
+    assert_eq!([row("duplicate"), row("repeated"), row("failed")], ["0"; 3]);
+    assert!(!alice.ok(&["status", "-o", "table"]).contains("duplicates"));
+    pair.deliver("used.edi", &order(1));
+    pair.put("used.edi", &order(1));
+    assert_eq!([row("duplicate"), row("repeated")], ["0", "1"]);
+    pair.put("used.edi", &order(2));
+    assert_eq!([row("duplicate"), row("repeated")], ["1", "1"]);
+    let told = alice.ok(&["status", "-o", "table"]);
+    assert!(told.contains("duplicates 24h 2, not sent"), "{told}");
+    let status = alice.json(&["status"]);
+    assert_eq!(
+        (&status["duplicates_24h"], &status["as2"], &status["as2_tls"]),
+        (&2.into(), &"ok".into(), &"off".into())
+    );
+}
+
+#[test]
 fn duplicates_are_kept_under_names_of_their_own() {
     let pair = Pair::one_gateway();
     let first = pair.deliver("twice.edi", &order(1));
