@@ -8,7 +8,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::error::DONE;
-use super::output::{Cell, List};
+use super::output::{Cell, List, ROWS};
 use super::{Ctx, Outcome};
 use crate::clock::{millis, rfc3339};
 use crate::config::parse_duration;
@@ -42,9 +42,9 @@ pub(crate) enum Verb {
         /// Only of the last time, e.g. 24h or 7d.
         #[arg(long, value_name = "TIME", value_parser = parse_duration)]
         since: Option<Duration>,
-        /// The last so many.
-        #[arg(long, value_name = "N", default_value_t = 100)]
-        limit: usize,
+        /// The last so many [default: 100].
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
     },
     /// Check that no event was changed, put in or taken out since it was written.
     #[command(after_help = "Examples:
@@ -73,12 +73,44 @@ pub(crate) fn run(ctx: &Ctx, verb: Verb) -> Outcome {
                 Some(span) => core.journal.read(|tx| tx.events_before(core.clock.now() - millis(span)))?,
                 None => 0,
             };
-            let events = last_events(ctx, &core, after, subject.as_deref(), kind.as_deref(), limit)?;
-            list(ctx, &core, &events);
+            let newest = Newest::of(ctx, &core, after, (subject.as_deref(), kind.as_deref()), limit)?;
+            list(ctx, &core, &newest.events);
+            newest.note(ctx);
         }
         Verb::Verify { head } => verify(ctx, &core, head.as_deref())?,
     }
     Ok(DONE)
+}
+
+/// What a list of events shows, oldest first.
+pub(super) struct Newest {
+    pub(super) events: VecDeque<Event>,
+    /// There are more, and nobody has said how many are wanted.
+    is_cut: bool,
+}
+
+impl Newest {
+    pub(super) fn of(
+        ctx: &Ctx,
+        core: &Core,
+        after: i64,
+        (subject, kind): (Option<&str>, Option<&str>),
+        limit: Option<usize>,
+    ) -> Result<Self> {
+        let most = limit.unwrap_or(ROWS as usize + 1);
+        let mut events = last_events(ctx, core, after, subject, kind, most)?;
+        let is_cut = limit.is_none() && events.len() == most;
+        if is_cut {
+            events.pop_front();
+        }
+        Ok(Newest { events, is_cut })
+    }
+
+    pub(super) fn note(&self, ctx: &Ctx) {
+        if self.is_cut {
+            ctx.printer.note_more();
+        }
+    }
 }
 
 /// The last events of the accounts in question, oldest first; at most 100,000.

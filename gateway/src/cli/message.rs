@@ -9,7 +9,7 @@ use clap::Subcommand;
 use serde_json::{Map, Value, json};
 
 use super::error::{DONE, FAILED, PARTLY, REMOTE};
-use super::output::{Cell, Format, List, facts, grouped, local, out, plain};
+use super::output::{Cell, Format, List, ROWS, facts, grouped, local, out, plain};
 use super::{Ctx, Outcome};
 use crate::clock::{Millis, millis, rfc3339};
 use crate::config::parse_duration;
@@ -63,9 +63,9 @@ pub(crate) enum Verb {
         /// Only older than this message: the next page.
         #[arg(long, value_name = "ID")]
         before: Option<String>,
-        /// At most so many.
-        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_LIMIT)))]
-        limit: u32,
+        /// At most so many [default: 100].
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_LIMIT)))]
+        limit: Option<u32>,
     },
     /// Show everything about a message.
     #[command(after_help = "Examples:
@@ -159,13 +159,20 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
                 file,
                 since: since.map(|span| core.clock.now() - millis(span)),
                 before,
-                limit,
+                limit: limit.unwrap_or(ROWS + 1),
             };
-            let found = core.journal.read(|tx| tx.messages(&filter))?;
+            let mut found = core.journal.read(|tx| tx.messages(&filter))?;
+            let is_cut = limit.is_none() && found.len() > ROWS as usize;
+            if is_cut {
+                found.truncate(ROWS as usize);
+            }
             if found.is_empty() {
                 messages::expect_names(&core, ctx.account(), filter.station.as_deref(), filter.partner.as_deref())?;
             }
             ctx.printer.list(&table(&found, state, core.clock.now()));
+            if is_cut {
+                ctx.printer.note_more();
+            }
         }
         Verb::Show { id } => {
             let message = messages::choose(&core, ctx.account(), &id)?;

@@ -19,6 +19,9 @@ pub(crate) enum Format {
     Json,
 }
 
+/// The newest so many rows of a list, unless its `--limit` says otherwise.
+pub(crate) const ROWS: u32 = 100;
+
 /// How to print.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Printer {
@@ -67,6 +70,11 @@ impl Printer {
         } else if !self.quiet {
             out(text);
         }
+    }
+
+    /// Says that there are more rows than the list has.
+    pub(crate) fn note_more(&self) {
+        self.note(&format!("note: the newest {ROWS}; --limit N shows more"));
     }
 
     /// A remark beside the result.

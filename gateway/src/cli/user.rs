@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use keystore::ssh::{KeyFile, KeyFormat, KeyKind, KeyOptions, MAX_PUBLIC_TEXT, PublicKey};
 use serde_json::{Value, json};
 
-use super::audit::{facts_cell, last_events};
+use super::audit::{Newest, facts_cell};
 use super::error::DONE;
 use super::output::{Cell, List, facts};
 use super::settings::{OfUser, Settings};
@@ -125,9 +125,9 @@ pub(crate) enum Verb {
     Log {
         /// One user; all without it.
         name: Option<String>,
-        /// The last so many.
-        #[arg(long, value_name = "N", default_value_t = 100)]
-        limit: usize,
+        /// The last so many [default: 100].
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
     },
 }
 
@@ -652,22 +652,23 @@ fn limits(user: &User) -> String {
     lists.chain(numbers).collect::<Vec<_>>().join("\n")
 }
 
-fn log(ctx: &Ctx, core: &Core, name: Option<&str>, limit: usize) -> Result<()> {
+fn log(ctx: &Ctx, core: &Core, name: Option<&str>, limit: Option<usize>) -> Result<()> {
     let columns = [("time", "TIME"), ("user", "USER"), ("kind", "EVENT"), ("facts", "FACTS")];
     let mut list = List::new(&columns, "nothing happened");
-    let events = last_events(ctx, core, 0, name, Some("user."), limit)?;
-    if let Some(name) = name.filter(|_| events.is_empty()) {
+    let newest = Newest::of(ctx, core, 0, (name, Some("user.")), limit)?;
+    if let Some(name) = name.filter(|_| newest.events.is_empty()) {
         // One that was removed has a log; one that never was has none.
         users::choose(&core.objects(), ctx.account(), name)?;
     }
-    for event in events {
+    for event in &newest.events {
         list.push(vec![
             Cell::time(Some(event.at), core.clock.now()),
             Cell::text(&event.subject),
             Cell::text(&event.kind),
-            facts_cell(&event),
+            facts_cell(event),
         ]);
     }
     ctx.printer.list(&list);
+    newest.note(ctx);
     Ok(())
 }

@@ -98,6 +98,43 @@ fn all_failed_messages_are_sent_anew_once_and_the_oldest_first() {
 }
 
 #[test]
+fn a_list_says_that_it_ends_before_its_end() {
+    let gateway = Gateway::stopped(&[]);
+    let more = |n: u32| {
+        let numbers = format!("WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {n})");
+        gateway.sql("DELETE FROM message");
+        gateway.sql("DELETE FROM event");
+        gateway.sql(&format!(
+            "INSERT INTO message (id, account, direction, station, partner, state, created, updated, detail)
+             {numbers} SELECT printf('20261122T150342118Z-%09d', i), 'acme', 'in', 'ALICE', 'BOB', 'filed', i, i, '{{}}' FROM n"
+        ));
+        gateway.sql(&format!(
+            "INSERT INTO event (at, account, kind, subject, facts, hash) {numbers} SELECT i, 'acme', 'user.login', 'erp', '{{}}', '' FROM n"
+        ));
+    };
+    let lists: [&[&str]; 3] = [&["message", "list"], &["audit", "list"], &["user", "log", "erp"]];
+    let rows_and_note = |list: &[&str]| {
+        let ran = gateway.cli(list);
+        (ran.stdout.lines().count() - 1, ran.stderr)
+    };
+    more(101);
+    for list in lists {
+        let note = "note: the newest 100; --limit N shows more\n".to_owned();
+        assert_eq!(rows_and_note(list), (100, note), "{list:?}");
+        assert_eq!(
+            rows_and_note(&[list, &["--limit", "101"]].concat()),
+            (101, String::new()),
+            "{list:?}"
+        );
+        assert_eq!(rows_and_note(&[list, &["--limit", "7"]].concat()), (7, String::new()), "{list:?}");
+    }
+    more(100);
+    for list in lists {
+        assert_eq!(rows_and_note(list), (100, String::new()), "{list:?}");
+    }
+}
+
+#[test]
 fn messages_are_cancelled_resent_and_exported() {
     let pair = Pair::two_with(&[("retry.max_tries", "1000")]);
     pair.bob().kill9();
