@@ -235,6 +235,7 @@ async fn command_line() -> ExitCode {
     };
     if !matches!(cli.command, Command::Serve(_)) {
         serve::log_to_stderr(ctx.globals.verbose);
+        crate::event::told_by(operator());
     }
     match dispatch(&ctx, cli.command).await {
         Ok(code) => ExitCode::from(code),
@@ -274,6 +275,26 @@ async fn dispatch(ctx: &Ctx, command: Command) -> Outcome {
         Command::Completions(args) => pages::completions(&args, Cli::command()),
         Command::Man(args) => pages::man(ctx, &args, Cli::command()),
     }
+}
+
+/// Who runs this command: the name of its user, and of whoever became that by `sudo`.
+fn operator() -> String {
+    let uid = rustix::process::getuid().as_raw();
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = user_name(&users, uid).map_or_else(|| format!("user {uid}"), str::to_owned);
+    match std::env::var("SUDO_USER") {
+        Ok(before) if !before.is_empty() => format!("{name}, by sudo of {}", before.chars().take(64).collect::<String>()),
+        _ => name,
+    }
+}
+
+/// The name of a user in the text of `/etc/passwd`; one of a directory service has none there.
+fn user_name(users: &str, uid: u32) -> Option<&str> {
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let (name, number) = (fields.next()?, fields.nth(1)?);
+        (number.parse() == Ok(uid)).then_some(name)
+    })
 }
 
 impl Ctx {
@@ -569,6 +590,13 @@ fn cannot_write(file: &Path, error: &std::io::Error) -> Refusal {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn users_have_names() {
+        let users = "root:x:0:0:root:/root:/bin/sh\nodd\nas2gate:x:998:998::/var/lib/as2gate:/bin/false\n";
+        let names = [0, 998, 7].map(|uid| user_name(users, uid));
+        assert_eq!(names, [Some("root"), Some("as2gate"), None]);
+    }
 
     #[test]
     fn the_grammar_is_sound_and_every_command_teaches_by_example() {

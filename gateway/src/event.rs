@@ -1,8 +1,18 @@
 //! One line of the journal's record: who did or decided what. Alerts will read these rows by cursor.
 
+use std::sync::OnceLock;
+
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Millis;
+
+/// Who runs the command that this process is; a server is nobody's.
+static OPERATOR: OnceLock<String> = OnceLock::new();
+
+/// From now on every event of this process carries the fact `operator`, with this name.
+pub fn told_by(operator: String) {
+    let _ = OPERATOR.set(operator);
+}
 
 /// An event row; its hash chains it to the one before (security.md §11).
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -32,4 +42,18 @@ pub struct NewEvent<'a> {
     pub subject: &'a str,
     /// Further facts.
     pub facts: serde_json::Value,
+}
+
+impl NewEvent<'_> {
+    /// Its facts as they are written.
+    pub(crate) fn all_facts(&self) -> String {
+        match OPERATOR.get() {
+            Some(operator) => {
+                let mut facts = self.facts.clone();
+                facts["operator"] = operator.as_str().into();
+                facts.to_string()
+            }
+            None => self.facts.to_string(),
+        }
+    }
 }

@@ -310,6 +310,12 @@ impl Message {
         }
     }
 
+    /// An operator sent the file of another one anew: nobody has uploaded it again.
+    #[must_use]
+    pub fn is_resent(&self) -> bool {
+        self.direction == Direction::Out && self.state != State::Duplicate && !self.detail.previous.is_empty()
+    }
+
     /// It only tried whether messages arrive: nobody waits for its file.
     #[must_use]
     pub fn is_test(&self) -> bool {

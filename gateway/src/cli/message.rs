@@ -357,7 +357,7 @@ fn shown(core: &Core, message: &Message) -> Result<String> {
         ("Marks", detail.marks.join(", ")),
         ("Previous", detail.previous.clone()),
         ("Sent anew as", sent_anew_as(core, message)?),
-        ("User", detail.user.clone()),
+        ("User", if message.is_resent() { String::new() } else { detail.user.clone() }),
         ("Where", places(core, message)?.join("\n")),
     ]))
 }

@@ -24,7 +24,7 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn record(&self, event: &NewEvent<'_>, at: Millis) -> Result<()> {
-        let facts = event.facts.to_string();
+        let facts = event.all_facts();
         let hash = link(&self.last_hash()?, at, event.account, event.kind, event.subject, &facts);
         let mut insert = self
             .db

@@ -521,6 +521,9 @@ impl Tx<'_> {
         if let Some(why) = message.undelivered_mdn() {
             facts["mdn"] = json!(why);
         }
+        if kind == "message.accepted" && !message.detail.previous.is_empty() {
+            facts["previous"] = json!(message.detail.previous);
+        }
         let event = NewEvent {
             account: &message.account,
             kind,

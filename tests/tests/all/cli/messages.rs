@@ -1,5 +1,6 @@
 //! Messages: sent, cancelled, sent again, exported.
 
+use tests::process::{run, tool};
 use tests::{Gateway, Pair, order};
 
 #[test]
@@ -95,6 +96,43 @@ fn all_failed_messages_are_sent_anew_once_and_the_oldest_first() {
     gateway.set_clock(3 * 3600);
     let none = gateway.ok(&["message", "resend", "--state", "failed", "--since", "1h", "-n"]);
     assert_eq!(none.trim(), "no messages");
+}
+
+#[test]
+fn events_of_commands_say_who_ran_them() {
+    let pair = Pair::one_gateway();
+    let gateway = pair.alice();
+    let parcel = pair.deliver("first.edi", &order(1));
+    let events = |kind: &str| gateway.json(&["audit", "list", "--kind", kind]).as_array().unwrap().clone();
+    let last = |kind: &str| events(kind).last().unwrap()["facts"].clone();
+    let me = run(&mut tool("id", &["-un"])).ok().trim().to_owned();
+    let plain = gateway
+        .command(&["partner", "set", "BOB", "--subject", "one"])
+        .env_remove("SUDO_USER")
+        .status();
+    assert!(plain.unwrap().success());
+    assert_eq!(last("partner.changed")["operator"], me.as_str());
+    let sudo = gateway
+        .command(&["message", "resend", parcel.sent_id()])
+        .env("SUDO_USER", "carol")
+        .status();
+    assert!(sudo.unwrap().success());
+    let accepted = events("message.accepted");
+    assert!(accepted[0]["facts"]["operator"].is_null(), "nobody ran a command: {accepted:#?}");
+    assert!(accepted[0]["facts"]["previous"].is_null());
+    let facts = &accepted[1]["facts"];
+    assert_eq!(facts["operator"], format!("{me}, by sudo of carol"));
+    assert_eq!(facts["previous"], parcel.sent_id());
+    // What the server does with it is its own.
+    gateway.wait("the end of the second one", |_| {
+        (events("message.delivered").len() == 2).then_some(())
+    });
+    assert!(last("message.delivered")["operator"].is_null());
+    gateway.ok(&["audit", "verify"]);
+    let shown = |id: &str| gateway.ok(&["message", "show", id, "-o", "table"]);
+    let again = shown(accepted[1]["subject"].as_str().unwrap());
+    assert!(shown(parcel.sent_id()).contains("alice-erp"));
+    assert!(again.contains(parcel.sent_id()) && !again.contains("alice-erp"), "{again}");
 }
 
 #[test]
