@@ -166,7 +166,7 @@ enum Command {
     Apply(apply::Apply),
     /// Write all objects as TOML.
     Export(apply::Export),
-    /// Copy everything but the master key to a new directory, beside a running server.
+    /// Copy everything but the master key and the files of TLS to a new directory, beside a running server.
     Backup(backup::Backup),
     /// Put a backup into an empty data directory.
     Restore(backup::Restore),

@@ -124,7 +124,26 @@ pub enum Secret {
     File(PathBuf),
 }
 
+impl std::fmt::Display for Secret {
+    /// Where it lies, never what it is.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Secret::Env(name) => write!(f, "the environment variable {name}"),
+            Secret::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
 impl Secret {
+    /// Whether there is something at its place.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        match self {
+            Secret::Env(name) => std::env::var_os(name).is_some(),
+            Secret::File(path) => path.exists(),
+        }
+    }
+
     /// Reads `env:NAME` or `file:PATH`; the empty text is no secret. A relative path starts at `base`.
     ///
     /// # Errors
@@ -561,6 +580,19 @@ impl Config {
             keystore: below("keystore"),
             host_keys: below("host-keys"),
         }
+    }
+
+    /// What the configuration names by key that lies beside all that is the data directory's own, and so in no backup.
+    #[must_use]
+    pub fn beside(&self) -> Vec<(&'static str, Secret)> {
+        let here = self.file.as_deref().and_then(Path::parent).map(Path::to_owned).unwrap_or_default();
+        let authorities = self.values.texts("sftp.user_ca");
+        let authorities = authorities.iter().filter_map(|entry| entry.strip_prefix("file:"));
+        let tls = [("as2.tls.cert", &self.as2.tls.cert), ("as2.tls.key", &self.as2.tls.key)];
+        let tls = tls.into_iter().filter_map(|(key, secret)| Some((key, secret.clone()?)));
+        tls.chain(self.sftp.revoked_keys.clone().map(|file| ("sftp.revoked_keys", Secret::File(file))))
+            .chain(authorities.map(|file| ("sftp.user_ca", Secret::File(here.join(file)))))
+            .collect()
     }
 
     /// The key that seals every other secret, from its file (mode 0600) or its environment variable (64 hex digits).

@@ -16,13 +16,14 @@ use crate::manage::{Refusal, Result, make_dir};
 /// Largest configuration that is put back, in bytes.
 const MAX_CONFIG: u64 = 1 << 20;
 
-/// Copy everything but the master key to a new directory, beside a running server.
+/// Copy everything but the master key and the files of TLS to a new directory, beside a running server.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   as2gate backup /backup/as2gate-2026-11-22
   as2gate backup /mnt/nas/as2gate-monday -o json
 
-The master key is not in it: keep it apart, for without it the private keys cannot be opened.")]
+The master key is not in it: keep it apart, for without it the private keys cannot be opened. Nor are files that the
+configuration names: as2.tls.cert and as2.tls.key, sftp.revoked_keys, sftp.user_ca. It says which these are.")]
 pub(crate) struct Backup {
     /// A directory that is not there yet.
     dir: PathBuf,
@@ -51,14 +52,19 @@ pub(crate) async fn run(ctx: &Ctx, args: Backup) -> Outcome {
     let (worker, dir) = (Arc::clone(&core), args.dir.clone());
     let manifest = blocking("the backup", move || backup::take(&worker, &dir)).await?;
     let mut text = told("Backup", &args.dir, &manifest);
-    text.push_str(&format!(
-        "Not in it: the master key, {}\n",
-        core.config.paths().master_key.display()
-    ));
+    let mut outside = vec![("master_key", core.config.master_key.clone())];
+    outside.extend(core.config.beside());
+    text.push_str("Not in it: keep copies of these apart; a restored gateway needs them at the same places\n");
+    for (key, place) in &outside {
+        text.push_str(&format!("  {key:<18} {place}\n"));
+    }
     for name in &manifest.missing {
         text.push_str(&format!("missing   {name}\n"));
     }
-    ctx.printer.done(&object(&args.dir, &manifest), &text);
+    let mut object = object(&args.dir, &manifest);
+    let outside = outside.iter().map(|(key, place)| json!({ "key": key, "place": place.to_string() }));
+    object["not_in_it"] = outside.collect();
+    ctx.printer.done(&object, &text);
     Ok(if manifest.missing.is_empty() { DONE } else { PARTLY })
 }
 
@@ -67,6 +73,9 @@ pub(crate) async fn restore(ctx: &Ctx, args: Restore) -> Outcome {
     let (dir, key, dry_run) = (args.dir.clone(), args.master_key, ctx.dry_run());
     let target = full(&config.paths().data);
     let new = written.as_ref().map(|file| created(ctx, file, &target)).unwrap_or_default();
+    // A dry run may go by the configuration in the backup, whose paths begin elsewhere.
+    let is_kept = config.file.as_deref() == Some(args.dir.join(CONFIG_FILE).as_path());
+    let beside = if is_kept { Vec::new() } else { config.beside() };
     let restored = blocking("the restore", move || backup::restore(&config, &dir, key.as_deref(), dry_run)).await;
     if let (Some(file), true) = (&written, restored.is_err()) {
         // It would only stand in the way of the next try.
@@ -74,12 +83,22 @@ pub(crate) async fn restore(ctx: &Ctx, args: Restore) -> Outcome {
     }
     let manifest = restored?;
     let text = told(ctx.tense("Restored", "Would restore"), &target, &manifest) + &new;
+    let missing: Vec<_> = beside.iter().filter(|(_, place)| !place.is_there()).collect();
+    let steps: String = missing
+        .iter()
+        .map(|(key, place)| format!("  put {key} to {place}: it is in no backup, and not there\n"))
+        .collect();
     let next = format!(
-        "Next:\n  {}\n  {}   sends what was waiting when the backup was taken: stop the other server for good before\n",
+        "Next:\n{steps}  {}\n  {}   sends what was waiting when the backup was taken: stop the other server for good before\n",
         ctx.command("check"),
         ctx.command("serve")
     );
-    ctx.printer.done(&object(&target, &manifest), &format!("{}{next}", ctx.would(text)));
+    let mut object = object(&target, &manifest);
+    object["to_be_put"] = missing
+        .iter()
+        .map(|(key, place)| json!({ "key": key, "place": place.to_string() }))
+        .collect();
+    ctx.printer.done(&object, &format!("{}{next}", ctx.would(text)));
     Ok(DONE)
 }
 

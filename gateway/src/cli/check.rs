@@ -73,25 +73,10 @@ pub(crate) fn run(ctx: &Ctx, args: &Check) -> Outcome {
         .as_ref()
         .map_or_else(|| "defaults only, no file".to_owned(), |file| file.display().to_string());
     findings.push(Finding::ok("configuration", file));
-    for (name, secret) in [("as2.tls.cert", &config.as2.tls.cert), ("as2.tls.key", &config.as2.tls.key)] {
-        if let Some(secret) = secret.as_ref().filter(|_| !config.as2.tls.listen.is_empty()) {
-            findings.push(match secret.read() {
-                Ok(_) => Finding::ok(name, shown(secret)),
-                Err(why) => Finding::bad(name, why, "give a readable PEM file"),
-            });
-        }
-    }
-    let are_readable = findings.iter().all(|finding| finding.level == "ok");
-    if let Some(file) = &config.sftp.revoked_keys {
-        findings.push(match revoked::check(file) {
-            Ok(()) => Finding::ok("sftp.revoked_keys", file.display().to_string()),
-            Err(why) => Finding::bad(
-                "sftp.revoked_keys",
-                why,
-                "give a list by ssh-keygen -k, or a text; until then nobody logs in with a key",
-            ),
-        });
-    }
+    let tls = tls_files(&config);
+    let are_readable = tls.iter().all(|finding| finding.level == "ok");
+    findings.extend(tls);
+    findings.extend(revoked_keys(&config));
     match Core::open(config) {
         Ok(core) => {
             if are_readable && !core.config.as2.tls.listen.is_empty() {
@@ -117,6 +102,41 @@ pub(crate) fn run(ctx: &Ctx, args: &Check) -> Outcome {
         Err(error) => return Err(error.into()),
     }
     finish(ctx, &findings, "configuration and objects are valid")
+}
+
+/// Files that the configuration names for TLS, which no backup has.
+fn tls_files(config: &Config) -> Vec<Finding> {
+    let files = [("as2.tls.cert", &config.as2.tls.cert), ("as2.tls.key", &config.as2.tls.key)];
+    let used = files
+        .into_iter()
+        .filter_map(|(name, secret)| secret.as_ref().map(|secret| (name, secret)))
+        .filter(|_| !config.as2.tls.listen.is_empty());
+    let findings = used.map(|(name, secret)| match secret.read() {
+        Ok(_) => Finding::ok(name, shown(secret)),
+        Err(why) if !secret.is_there() => {
+            Finding::bad(name, why, "put it there, after a restore from a copy of your own: no backup has it")
+        }
+        Err(why) => Finding::bad(name, why, "give a readable PEM file"),
+    });
+    findings.collect()
+}
+
+/// The same of keys that count no more.
+fn revoked_keys(config: &Config) -> Option<Finding> {
+    let file = config.sftp.revoked_keys.as_ref()?;
+    Some(match revoked::check(file) {
+        Ok(()) => Finding::ok("sftp.revoked_keys", file.display().to_string()),
+        Err(why) if !file.exists() => Finding::bad(
+            "sftp.revoked_keys",
+            format!("cannot read {}: {why}", file.display()),
+            "put it there, after a restore from a copy of your own: no backup has it; until then nobody logs in with a key",
+        ),
+        Err(why) => Finding::bad(
+            "sftp.revoked_keys",
+            why,
+            "give a list by ssh-keygen -k, or a text; until then nobody logs in with a key",
+        ),
+    })
 }
 
 fn shown(secret: &Secret) -> String {
@@ -278,6 +298,8 @@ pub(super) fn diagnose(config: &Config, opened: std::result::Result<&Core, &Star
     // Where nothing is set up, or for this user to see, its keys are not lost.
     let is_ours = !matches!(opened, Err(StartError::NotSetUp(_) | StartError::Unreadable(..)));
     let mut findings = if is_ours { keys(config) } else { Vec::new() };
+    findings.extend(tls_files(config));
+    findings.extend(revoked_keys(config));
     let core = opened.ok();
     if is_served(config) {
         findings.extend(server(config, core));

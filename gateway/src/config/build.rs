@@ -92,7 +92,7 @@ impl Maker<'_> {
             return Err(self.wrong("sftp.host_keys", why, "write [\"ed25519\", \"ecdsa\", \"rsa\"]"));
         }
         let user_ca = authorities(&values.texts("sftp.user_ca"), self.beside).map_err(|why| {
-            let hint = "write public keys, or file:PATH of a file with such lines";
+            let hint = "write public keys, or file:PATH of a file with such lines, which no backup has";
             self.wrong("sftp.user_ca", why, hint)
         })?;
         let revoked_keys = Some(values.text("sftp.revoked_keys")).filter(|file| !file.is_empty());

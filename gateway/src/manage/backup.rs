@@ -1,4 +1,4 @@
-//! Backups: a directory that holds everything but the master key, taken beside a running server; and the way back.
+//! Backups: a directory that holds everything but the master key and the files that the configuration names elsewhere, taken beside a running server; and the way back.
 //!
 //! ```text
 //! DIR/journal.db        the journal at one moment
@@ -273,9 +273,19 @@ fn check_empty(config: &Config) -> Result<()> {
     // The configuration may have any name, and `data_dir = "."` in it.
     let configuration = config.file.as_ref().and_then(|file| fs::canonicalize(file).ok());
     let is_configuration = |entry: &Path| configuration.is_some() && fs::canonicalize(entry).ok() == configuration;
+    // So may be what it names, which no backup has.
+    let beside: Vec<PathBuf> = config
+        .beside()
+        .into_iter()
+        .filter_map(|(_, place)| match place {
+            Secret::File(file) => fs::canonicalize(file).ok(),
+            Secret::Env(_) => None,
+        })
+        .collect();
+    let is_named = |entry: &Path| fs::canonicalize(entry).is_ok_and(|entry| beside.iter().any(|file| file.starts_with(&entry)));
     for entry in entries.filter_map(io::Result::ok) {
         let is_known = entry.file_name() == CONFIG_FILE || entry.file_name() == "master.key";
-        if !is_known && !is_configuration(&entry.path()) {
+        if !is_known && !is_configuration(&entry.path()) && !is_named(&entry.path()) {
             return Err(not_empty(&entry.path()));
         }
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
+use tests::peer::Identity;
 use tests::process::{run, tool};
 use tests::{Gateway, Pair, Sftp, noise, order};
 
@@ -115,6 +116,68 @@ fn a_relative_data_dir_is_restored_beside_its_configuration() {
             format!("its data_dir is {}: go on with", shown("two")),
         ],
     );
+}
+
+#[test]
+fn files_that_the_configuration_names_are_told_before_and_after() {
+    let gateway = Gateway::stopped(&[
+        ("as2.tls.listen", "[\"127.0.0.1:0\"]"),
+        ("as2.tls.cert", "\"file:data/tls/cert.pem\""),
+        ("as2.tls.key", "\"file:data/tls/key.pem\""),
+        ("sftp.revoked_keys", "\"revoked.txt\""),
+        ("sftp.user_ca", "[\"file:ca.pub\"]"),
+    ]);
+    let tls = Identity::new("gate");
+    let ca = fs::read_to_string(format!("{}.pub", gateway.ssh_key("ca", "ed25519").display())).unwrap();
+    // At the places that the configuration of this directory leads to.
+    let give = |dir: &str| {
+        for file in ["cert.pem", "key.pem"] {
+            gateway.file(&format!("{dir}data/tls/{file}"), &fs::read(tls.path(file)).unwrap());
+        }
+        gateway.file(&format!("{dir}revoked.txt"), b"# none\n");
+        gateway.file(&format!("{dir}ca.pub"), ca.as_bytes());
+    };
+    give("");
+    gateway.ok(&["check"]);
+    let told = gateway.ok(&["backup", "safe"]);
+    for line in [
+        "  master_key         data/master.key\n",
+        "  as2.tls.cert       data/tls/cert.pem\n",
+        "  as2.tls.key        data/tls/key.pem\n",
+        "  sftp.revoked_keys  revoked.txt\n",
+        "  sftp.user_ca       ca.pub\n",
+    ] {
+        assert!(told.contains(line), "{line}: {told}");
+    }
+
+    // Without its authorities no configuration is read, and so none is restored.
+    let restore = ["-c", "new/gate.toml", "restore", "safe", "--master-key", "data/master.key"];
+    assert!(gateway.cli(&restore).fails(4).contains("ca.pub"));
+    gateway.file("new/ca.pub", ca.as_bytes());
+    let told = gateway.ok(&restore);
+    for (key, file) in [
+        ("as2.tls.cert", "new/data/tls/cert.pem"),
+        ("as2.tls.key", "new/data/tls/key.pem"),
+        ("sftp.revoked_keys", "new/revoked.txt"),
+    ] {
+        assert!(told.contains(&format!("put {key} to {file}: it is in no backup")), "{told}");
+        for command in ["check", "doctor"] {
+            let found = gateway.cli(&["-c", "new/gate.toml", command]);
+            assert!(
+                found.code == 4 && found.stdout.contains(&format!("no    {key}: ")),
+                "{command} {key}: {found}"
+            );
+            assert!(found.stdout.contains("no backup has"), "{found}");
+        }
+    }
+    give("new/");
+    gateway.ok(&["-c", "new/gate.toml", "check"]);
+
+    // What was put there before stands in nobody's way, and is not asked for.
+    give("ready/");
+    let told = gateway.ok(&["-c", "ready/gate.toml", "restore", "safe", "--master-key", "data/master.key"]);
+    assert!(!told.contains("it is in no backup"), "{told}");
+    gateway.ok(&["-c", "ready/gate.toml", "check"]);
 }
 
 #[test]
