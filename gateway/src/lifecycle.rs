@@ -5,6 +5,7 @@
 
 mod rejected;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use as2_core::hex;
@@ -383,6 +384,43 @@ pub fn restore(core: &Core, account: &str, path: &str) -> Result<u64, SweepError
     }
     restore_parents(core, account, path, now)?;
     Ok(restored)
+}
+
+/// Brings back all of a message's files; how many. Their life begins anew.
+///
+/// # Errors
+/// The disk's or the journal's.
+pub fn restore_message(core: &Core, id: &str) -> Result<u64, SweepError> {
+    let now = core.clock.now();
+    let _restoring = core.storage.restoring()?;
+    let mut hidden = core.journal.read(|tx| tx.entries_of(id))?;
+    hidden.retain(|entry| entry.noncurrent.is_some());
+    hidden.sort_by(|a, b| (&a.parent, &a.name, b.version).cmp(&(&b.parent, &b.name, a.version)));
+    let places: BTreeSet<(String, String)> = hidden.iter().map(|e| (e.account.clone(), e.parent.clone())).collect();
+    let restored = bring_back(core, hidden, now)?;
+    for (account, place) in &places {
+        restore_parents(core, account, place, now)?;
+    }
+    Ok(restored)
+}
+
+/// The midnight UTC from which on a file that has left the view may be deleted for good; `None` of one that is in view.
+///
+/// # Errors
+/// Unreadable figures of its account.
+pub fn kept_until(core: &Core, entry: &Entry) -> Result<Option<Millis>, SweepError> {
+    let Some(left) = entry.noncurrent else { return Ok(None) };
+    let own = core
+        .objects()
+        .accounts
+        .get(&entry.account)
+        .and_then(|account| account.lifecycle.clone());
+    let figures = core.config.lifecycle.with(own.as_ref()).map_err(|why| SweepError::Figures {
+        account: entry.account.clone(),
+        why,
+    })?;
+    let end = left.saturating_add(millis(stages(&figures, entry.area).noncurrent));
+    Ok(Some(end.saturating_add((-end).rem_euclid(DAY))))
 }
 
 /// Brings these back; the number of files.

@@ -13,13 +13,13 @@ use crate::config::{Stages, show_duration};
 use crate::gateway::Core;
 use crate::layout;
 use crate::lifecycle::{self, Plan};
-use crate::manage::{Refusal, Result, accounts, objects};
+use crate::manage::{Refusal, Result, accounts, messages, objects};
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Examples:
   as2gate lifecycle status
   as2gate lifecycle run --dry-run
-  as2gate lifecycle restore AS2/files/ACME_PROD/BIGMART/inbox/20261122T150344391Z-730915526")]
+  as2gate lifecycle restore 730915526")]
 pub(crate) enum Verb {
     /// Show how much there is, how long it stays, and what the next sweep takes.
     #[command(after_help = "Examples:
@@ -31,13 +31,14 @@ pub(crate) enum Verb {
   as2gate lifecycle run --dry-run
   as2gate lifecycle run")]
     Run,
-    /// Bring back what is out of view and not deleted yet: a file, or all below a directory.
+    /// Bring back what is out of view and not deleted yet: all files of a message, a file, or all below a directory.
     #[command(after_help = "Examples:
+  as2gate lifecycle restore 730915526
   as2gate lifecycle restore AS2/files/ACME_PROD/BIGMART/inbox/20261122T150344391Z-730915526
   as2gate lifecycle restore AS2/raw-mdn/incoming")]
     Restore {
-        /// Path below the account's home, e.g. AS2/files/…
-        path: String,
+        /// A message: its id, the id's nine digits, or the Message-ID; or a path below the account's home, e.g. AS2/files/…
+        what: String,
     },
 }
 
@@ -51,7 +52,8 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             let plan = blocking("the sweep", move || lifecycle::run(&worker, true)).await?;
             report(ctx, &plan, false);
         }
-        Verb::Restore { path } => restore(ctx, &core, &path).await?,
+        Verb::Restore { what } if is_path(&what) => restore(ctx, &core, &what).await?,
+        Verb::Restore { what } => restore_message(ctx, &core, &what).await?,
     }
     Ok(DONE)
 }
@@ -94,6 +96,39 @@ fn status(ctx: &Ctx, core: &Core) -> Result<()> {
         ]);
     }
     ctx.printer.list(&list);
+    Ok(())
+}
+
+/// Ids have no slashes but for some Message-IDs, which have an @.
+fn is_path(what: &str) -> bool {
+    let below = what.trim_start_matches('/');
+    below == "AS2" || below.starts_with("AS2/") || layout::account_of(below).is_some() || what.contains('/') && !what.contains('@')
+}
+
+async fn restore_message(ctx: &Ctx, core: &Arc<Core>, id: &str) -> Result<()> {
+    let message = messages::choose(core, ctx.account(), id)?;
+    let hidden = core.journal.read(|tx| tx.entries_of(message.id.as_str()))?;
+    let hidden = hidden.iter().filter(|entry| !entry.is_dir && entry.noncurrent.is_some()).count();
+    if ctx.dry_run() {
+        ctx.printer.done(
+            &json!({ "id": message.id, "restored": 0, "would_restore": hidden }),
+            &format!("{hidden} files would come back"),
+        );
+        return Ok(());
+    }
+    let (worker, id) = (Arc::clone(core), message.id.clone());
+    let files = blocking("the restore", move || lifecycle::restore_message(&worker, id.as_str())).await?;
+    if files == 0 {
+        return Err(Refusal::not_found(
+            format!("nothing to restore of message {}", message.id),
+            "no file of it is out of view and still kept",
+            format!("as2gate message show {} says where its files are", message.id.short()),
+        ));
+    }
+    ctx.printer.done(
+        &json!({ "id": message.id, "restored": files }),
+        &format!("{files} files are back in view; their time begins anew"),
+    );
     Ok(())
 }
 

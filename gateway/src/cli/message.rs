@@ -16,6 +16,7 @@ use crate::config::parse_duration;
 use crate::gateway::{Core, is_served};
 use crate::journal::{Entry, MessageFilter};
 use crate::layout::{Area, send_dir};
+use crate::manage::certificates::day;
 use crate::manage::{Result, messages};
 use crate::message::{Attempt, Direction, Message, State};
 use crate::partner::MdnMode;
@@ -176,7 +177,12 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
         }
         Verb::Show { id } => {
             let message = messages::choose(&core, ctx.account(), &id)?;
-            ctx.printer.show(&object(&message), &shown(&core, &message)?);
+            let hidden = messages::hidden_until(&core, &message)?;
+            let mut object = object(&message);
+            if let Some(until) = hidden {
+                object["out_of_view_until"] = json!(rfc3339(until));
+            }
+            ctx.printer.show(&object, &shown(&core, &message, hidden)?);
         }
         Verb::Follow { id: Some(id), timeout, .. } => {
             let message = messages::choose(&core, ctx.account(), &id)?;
@@ -200,12 +206,28 @@ fn export(ctx: &Ctx, core: &Core, id: &str, dir: &Path) -> Outcome {
     let done = messages::export(core, &message, dir, ctx.dry_run())?;
     let mut text = format!("{}\n", ctx.wrote(&done.dir));
     done.files.iter().for_each(|file| text.push_str(&format!("      {file}\n")));
+    let until = messages::hidden_until(core, &message)?.map(|until| out_of_view(&message, until));
+    done.hidden
+        .iter()
+        .for_each(|file| text.push_str(&format!("      {file}: {}\n", until.as_deref().unwrap_or("out of view"))));
     done.expired
         .iter()
         .for_each(|file| text.push_str(&format!("      {file}: not kept any more, or deleted\n")));
-    let object = json!({ "id": message.id, "dir": done.dir, "files": done.files, "expired": done.expired, "written": !ctx.dry_run() });
+    let object = json!({
+        "id": message.id, "dir": done.dir, "files": done.files, "out_of_view": done.hidden, "expired": done.expired,
+        "written": !ctx.dry_run(),
+    });
     ctx.printer.done(&object, &text);
-    Ok(if done.expired.is_empty() { DONE } else { PARTLY })
+    Ok(if done.expired.is_empty() && done.hidden.is_empty() {
+        DONE
+    } else {
+        PARTLY
+    })
+}
+
+/// What is said of files that can be brought back.
+fn out_of_view(message: &Message, until: Millis) -> String {
+    format!("out of view until {}: {}", day(until / 1000), messages::restoring(message))
 }
 
 /// The receipt in one word: what stands behind the semicolon of the disposition.
@@ -332,7 +354,7 @@ fn table(found: &[Message], state: Option<State>, now: Millis) -> List {
     list
 }
 
-fn shown(core: &Core, message: &Message) -> Result<String> {
+fn shown(core: &Core, message: &Message, hidden: Option<Millis>) -> Result<String> {
     let detail = &message.detail;
     let now = core.clock.now();
     let (from, to) = match message.direction {
@@ -340,6 +362,8 @@ fn shown(core: &Core, message: &Message) -> Result<String> {
         Direction::In => (&message.partner, &message.station),
     };
     let next = message.next_try.filter(|_| !message.state.is_final());
+    let mut places = places(core, message)?;
+    places.extend(hidden.map(|until| out_of_view(message, until)));
     Ok(facts(&[
         ("Message", format!("{}   {}   {}", message.id, message.direction, message.state)),
         ("AS2", format!("{from} → {to}   {}", message.message_id)),
@@ -358,7 +382,7 @@ fn shown(core: &Core, message: &Message) -> Result<String> {
         ("Previous", detail.previous.clone()),
         ("Sent anew as", sent_anew_as(core, message)?),
         ("User", if message.is_resent() { String::new() } else { detail.user.clone() }),
-        ("Where", places(core, message)?.join("\n")),
+        ("Where", places.join("\n")),
     ]))
 }
 

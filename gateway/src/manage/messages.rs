@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::certificates::day;
 use super::{Refusal, RefusalKind, Result, objects, partners, stations};
 use crate::clock::Millis;
 use crate::flow_error::FlowError;
@@ -12,6 +13,7 @@ use crate::gateway::Core;
 use crate::hint::command;
 use crate::journal::{Accepted, Entry, JournalError, MessageFilter, NewUpload, Revived};
 use crate::layout::{self, Area};
+use crate::lifecycle;
 use crate::message::{Detail, Direction, FileRecord, Message, State};
 use crate::partner::Partner;
 use crate::receipts::{self, Verdict};
@@ -218,11 +220,7 @@ async fn revive(core: &Arc<Core>, message: &Message) -> Result<Revived> {
     };
     let what = format!("cannot retry message {}", message.id);
     let (Some(payload), Some(raw)) = (current(Area::Files), current(Area::RawMessage)) else {
-        return Err(Refusal::not_found(
-            what,
-            "its bytes have left the view",
-            "as2gate lifecycle restore PATH brings them back, while they are kept",
-        ));
+        return Err(out_of_reach(core, message, what)?);
     };
     let core = Arc::clone(core);
     let copied = tokio::task::spawn_blocking(move || Ok::<_, StorageError>((core.storage.restage(&payload)?, core.storage.restage(&raw)?)));
@@ -278,12 +276,43 @@ pub async fn resend(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
 fn payload_of(core: &Core, message: &Message) -> Result<Entry> {
     let entries = core.journal.read(|tx| tx.entries_of(message.id.as_str()))?;
     let shown = |e: &Entry| !e.is_dir && e.noncurrent.is_none() && matches!(e.area, Area::Files | Area::Duplicate);
-    entries.into_iter().find(shown).ok_or_else(|| {
-        Refusal::not_found(
-            format!("cannot resend message {}", message.id),
-            "its payload has left the view",
-            "as2gate lifecycle restore PATH brings it back, while it is kept",
-        )
+    match entries.into_iter().find(shown) {
+        Some(payload) => Ok(payload),
+        None => Err(out_of_reach(core, message, format!("cannot resend message {}", message.id))?),
+    }
+}
+
+/// The command that brings a message's files back into view.
+#[must_use]
+pub fn restoring(message: &Message) -> String {
+    format!("as2gate lifecycle restore {}", message.id.short())
+}
+
+/// Until when the files of a message that have left the view are kept, the first of them to be deleted; `None` if there are none.
+///
+/// # Errors
+/// The journal's, or unreadable figures of the account.
+pub fn hidden_until(core: &Core, message: &Message) -> Result<Option<Millis>> {
+    let entries = core.journal.read(|tx| tx.entries_of(message.id.as_str()))?;
+    let files = entries.iter().filter(|entry| !entry.is_dir);
+    let ends = files
+        .map(|entry| lifecycle::kept_until(core, entry))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(ends.into_iter().flatten().min())
+}
+
+/// Why bytes are not at hand that a message had.
+fn out_of_reach(core: &Core, message: &Message, what: String) -> Result<Refusal> {
+    Ok(match hidden_until(core, message)? {
+        Some(until) => {
+            let why = format!("its files are out of view, and kept until {}", day(until / 1000));
+            Refusal::not_found(what, why, format!("{} brings them back", restoring(message)))
+        }
+        None => Refusal::not_found(
+            what,
+            "its files are not kept any more",
+            "send the file itself again, where it came from",
+        ),
     })
 }
 
@@ -395,6 +424,8 @@ pub struct Exported {
     pub dir: PathBuf,
     /// Files in it.
     pub files: Vec<String>,
+    /// Records that are out of view.
+    pub hidden: Vec<String>,
     /// Records whose content has expired.
     pub expired: Vec<String>,
 }
@@ -438,7 +469,10 @@ pub fn export(core: &Core, message: &Message, dir: &Path, dry_run: bool) -> Resu
         match core.storage.open_entry(entry) {
             Ok(content) => put(&content, &name)?,
             Err(StorageError::Missing(_)) => {
-                done.expired.push(name);
+                match entry.noncurrent {
+                    Some(_) => done.hidden.push(name),
+                    None => done.expired.push(name),
+                }
                 continue;
             }
             Err(error) => return Err(error.into()),

@@ -92,6 +92,57 @@ fn records_leave_the_view_after_35_days_and_the_disk_after_70() {
 }
 
 #[test]
+fn a_message_out_of_view_says_until_when_and_comes_back_by_its_id() {
+    let pair = pair();
+    let gateway = pair.alice();
+    let parcel = pair.deliver("old.edi", &order(1));
+    gateway.published();
+    let shown = |id: &str| gateway.ok(&["message", "show", id, "-o", "table"]);
+    assert!(!shown(parcel.sent_id()).contains("out of view"));
+    on_day(gateway, 36);
+    let until = gateway.show(parcel.sent_id())["out_of_view_until"].as_str().unwrap().to_owned();
+    let (until, rest) = until.split_once('T').unwrap();
+    assert!(rest.starts_with("00:00:00"), "{rest}");
+    let (sent, got) = (parcel.sent_id(), parcel.got_id());
+    for id in [sent, got] {
+        let digits = id.rsplit('-').next().unwrap();
+        let words = format!("out of view until {until}: as2gate lifecycle restore {digits}");
+        assert!(shown(id).contains(&words), "{}", shown(id));
+        let told = gateway.cli(&["message", "export", id]);
+        assert!(told.code == 7 && told.stdout.contains(&format!("old.edi: {words}\n")), "{told}");
+        assert!(!told.stdout.contains("not kept any more"), "{told}");
+    }
+    let refused = gateway.cli(&["message", "resend", sent]).fails(3);
+    let digits = sent.rsplit('-').next().unwrap();
+    assert!(
+        refused.contains(&format!("kept until {until}")) && refused.contains(&format!("as2gate lifecycle restore {digits} brings")),
+        "{refused}"
+    );
+
+    let would = gateway.json(&["lifecycle", "restore", digits, "-n"])["would_restore"].clone();
+    assert_eq!(gateway.json(&["lifecycle", "restore", digits])["restored"], would);
+    assert!(would.as_u64().unwrap() >= 4, "payload, headers, message and MDN: {would}");
+    assert!(!shown(sent).contains("out of view") && shown(got).contains("out of view"));
+    let path = format!("AS2/files/ALICE/BOB/outbox/{sent}/old.edi");
+    assert_eq!(pair.alice_user.get(&path), order(1));
+    gateway.ok(&["message", "export", sent, "--out", "evidence"]);
+    assert_eq!(gateway.cli(&["lifecycle", "restore", digits]).code, 3, "nothing is left to restore");
+    let message_id = gateway.show(got)["message_id"].as_str().unwrap().to_owned();
+    gateway.ok(&["lifecycle", "restore", got]);
+    assert!(!message_id.is_empty() && !shown(got).contains("out of view"));
+
+    // The day that was named is the day.
+    on_day(gateway, 72);
+    let until = gateway.show(sent)["out_of_view_until"].as_str().unwrap().to_owned();
+    on_day(gateway, 106);
+    assert_eq!(gateway.show(sent)["out_of_view_until"], until.as_str());
+    on_day(gateway, 108);
+    assert!(gateway.show(sent)["out_of_view_until"].is_null());
+    let told = gateway.cli(&["message", "resend", sent]).fails(3);
+    assert!(told.contains("not kept any more"), "{told}");
+}
+
+#[test]
 fn the_sweep_runs_by_itself_when_a_day_has_passed() {
     let pair = pair();
     pair.deliver("swept.edi", &order(1));
