@@ -7,6 +7,7 @@ mod rejected;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use as2_core::hex;
 use serde::Serialize;
@@ -30,6 +31,10 @@ const FORGET_BATCH: u32 = 200;
 const BRAKE: u64 = 100;
 /// When the last sweep ended, as milliseconds.
 const FACT_LAST: &str = "lifecycle.last";
+/// Set once the directories are gone that sweeps of before left behind.
+const FACT_DIRECTORIES: &str = "lifecycle.directories";
+/// How old these have to be: a fresh one may be just about to be filled.
+const DIRECTORY_AGE: Duration = Duration::from_secs(48 * 3600);
 
 /// The row of a plan that counts messages and not files.
 pub const HISTORY: &str = "history";
@@ -206,6 +211,11 @@ pub fn run(core: &Arc<Core>, by_hand: bool) -> Result<Plan, SweepError> {
         }
     }
     forget(core, now, &|account| goes(account, HISTORY))?;
+    if core.journal.read(|tx| tx.fact(FACT_DIRECTORIES))?.is_none() {
+        let gone = core.storage.drop_unlisted_directories(DIRECTORY_AGE.as_secs())?;
+        core.journal.write_blocking(|tx| tx.set_fact(FACT_DIRECTORIES, "gone"))?;
+        tracing::info!(gone, "removed empty directories that earlier sweeps left behind");
+    }
     // What stopped for one account stops nobody else's.
     if let Some(row) = braked.first() {
         return Err(SweepError::Brake((*row).clone()));
@@ -248,6 +258,7 @@ fn sweep_area(core: &Core, account: &str, area: Area, due: &Due) -> Result<(), S
         for entry in &entries {
             core.storage.retire(entry)?;
         }
+        core.storage.drop_emptied(&entries);
         core.storage.sync_names()?;
         core.journal
             .write_blocking(move |tx| entries.iter().try_for_each(|entry| tx.retire_entry(entry, midnight).map(drop)))?;

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::{Context as _, Hold, Result, Storage, StorageError, make_dir, remove, sync_dir};
+use super::{Context as _, Hold, Result, Storage, StorageError, list, make_dir, old, remove, sync_dir};
 use crate::journal::{Entry, file_name};
+use crate::layout::{self, Area};
 
 /// Entries that one round publishes and syncs together.
 const MAX_BATCH: usize = 512;
@@ -132,14 +133,14 @@ impl Storage {
             made.insert(parent.to_owned());
         }
         let placed = match bytes {
-            Some(bytes) => replace(&target, |path| {
+            Some(bytes) => replace_below(&target, |path| {
                 let mut options = fs::OpenOptions::new();
                 let mut file = options.write(true).create_new(true).mode(0o600).open(path)?;
                 file.write_all(&bytes)
             }),
             None => {
                 let source = self.file_of(&entry.store)?;
-                replace(&target, |path| fs::hard_link(&source, path))
+                replace_below(&target, |path| fs::hard_link(&source, path))
             }
         };
         placed.context(|| format!("cannot publish {}", target.display()))
@@ -163,7 +164,7 @@ impl Storage {
         if let Some(dir) = target.parent() {
             make_dir(dir)?;
         }
-        match replace(&target, |path| fs::hard_link(&source, path)) {
+        match replace_below(&target, |path| fs::hard_link(&source, path)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if entry.noncurrent.is_none() && self.noncurrent_path(entry).exists() {
                     return Err(StorageError::Missing(source.display().to_string()));
@@ -241,6 +242,44 @@ impl Storage {
         Ok(())
     }
 
+    /// Removes the directories of messages in the tree that the last of these files has left. One that somebody has just made for
+    /// another file may go as well: whoever puts a file there makes it anew.
+    pub fn drop_emptied(&self, retired: &[Entry]) {
+        let left = retired.iter().filter(|entry| !entry.is_dir && is_in_its_own_directory(entry));
+        let mut dirs: Vec<PathBuf> = left
+            .filter_map(|entry| self.tree_path(entry).parent().map(Path::to_owned))
+            .collect();
+        dirs.dedup();
+        if !dirs.is_empty() {
+            self.between_rounds(|| dirs.iter().for_each(|dir| drop(fs::remove_dir(dir))));
+        }
+    }
+
+    /// Removes the empty directories of messages that no row shows: sweeps of before left them. Walks through all messages of the
+    /// tree, so it is for once.
+    ///
+    /// # Errors
+    /// The disk's or the journal's.
+    pub fn drop_unlisted_directories(&self, age_secs: u64) -> Result<u64> {
+        let mut gone = 0;
+        for home in list(&self.tree)? {
+            let name = home.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let Some(account) = layout::account_of(&name) else { continue };
+            for shelf in Area::ALL.iter().flat_map(|area| shelves(&home, *area)) {
+                let parent = shelf.strip_prefix(&home).unwrap_or(&shelf).to_string_lossy().into_owned();
+                // A shelf may hold millions.
+                for dir in fs::read_dir(&shelf).into_iter().flatten().flatten().map(|entry| entry.path()) {
+                    let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                    let is_empty = || fs::read_dir(&dir).is_ok_and(|mut held| held.next().is_none());
+                    if old(&dir, age_secs) && is_empty() && self.journal.read(|tx| tx.entry(account, &parent, &name))?.is_none() {
+                        gone += u64::from(self.between_rounds(|| fs::remove_dir(&dir)).is_ok());
+                    }
+                }
+            }
+        }
+        Ok(gone)
+    }
+
     /// Brings an entry's bytes back into the tree; false if they are lost. Redo-safe, and durable as what was retired.
     ///
     /// # Errors
@@ -266,6 +305,11 @@ impl Storage {
     /// The disk's; `Held` while a backup is taken.
     pub fn purge(&self, entry: &Entry) -> Result<()> {
         if entry.is_dir {
+            // Sweeps of before left it behind, empty.
+            let path = self.tree_path(entry);
+            if path.exists() {
+                let _ = self.between_rounds(|| fs::remove_dir(&path));
+            }
             return Ok(());
         }
         let path = self.noncurrent_path(entry);
@@ -339,6 +383,38 @@ fn prune(path: &Path, root: &Path) {
             return;
         }
         dir = current.parent();
+    }
+}
+
+/// The directories of an area that hold directories of messages: below station, partner and box.
+fn shelves(home: &Path, area: Area) -> Vec<PathBuf> {
+    let mut dirs = match area {
+        Area::Files | Area::Headers | Area::RawMessage => vec![home.join("AS2").join(area.as_str())],
+        Area::RawMdn | Area::Duplicate => Vec::new(),
+    };
+    for _ in 0..3 {
+        dirs = dirs.iter().flat_map(|dir| list(dir).unwrap_or_default()).collect();
+    }
+    dirs
+}
+
+/// Whether a file lies in the directory of its message, and not beside those of others.
+fn is_in_its_own_directory(entry: &Entry) -> bool {
+    entry.parent.rsplit('/').next() == Some(entry.message.as_str())
+}
+
+/// [`replace`], also where somebody who sweeps removes the directory while it is still empty.
+pub(super) fn replace_below(target: &Path, make: impl Fn(&Path) -> io::Result<()>) -> io::Result<()> {
+    let mut again = 0;
+    loop {
+        match replace(target, &make) {
+            // It is also what a lost source says, then as often.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && again < MAX_AGAIN => {
+                let _ = target.parent().map(make_dir);
+                again += 1;
+            }
+            other => return other,
+        }
     }
 }
 

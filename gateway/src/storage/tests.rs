@@ -315,3 +315,71 @@ fn a_sweep_beside_another_loses_no_directory_to_it() {
     });
     assert_eq!(std::fs::read_dir(dir.path().join("noncurrent")).unwrap().count(), 0);
 }
+
+/// Lists a file in the directory of its message, and publishes it; the rows of both.
+fn listed_below(storage: &Storage, message: &'static str) -> Vec<Entry> {
+    use crate::journal::NewEntry;
+    let staged = Staged::small(b"abc".to_vec());
+    let shelf = "AS2/files/ALICE/BOB/inbox";
+    let entries = [
+        NewEntry::dir(Area::Files, shelf.to_owned(), message),
+        NewEntry::file(Area::Files, format!("{shelf}/{message}"), "a.edi", &staged.key, 3),
+    ];
+    storage
+        .journal
+        .write_blocking(move |tx| {
+            let (key, bytes) = staged.blob().unwrap();
+            tx.put_blob(&key, &bytes)?;
+            tx.add_entries("acme", message, &entries, 1)
+        })
+        .unwrap();
+    storage.publish_listed().unwrap();
+    storage.journal.read(|tx| tx.entries_of(message)).unwrap()
+}
+
+#[test]
+fn the_directory_of_a_message_goes_with_its_files() {
+    let (dir, storage) = storage();
+    let shelf = dir.path().join("tree/mftg-acme/AS2/files/ALICE/BOB/inbox");
+    let entries = listed_below(&storage, "m1");
+    // As a sweep does it: the directory's row comes first, while it is full.
+    entries.iter().for_each(|entry| storage.retire(entry).unwrap());
+    storage.drop_emptied(&entries);
+    assert!(!shelf.join("m1").exists() && shelf.exists());
+    // What a sweep of before left goes when its row does, and in the end even without one.
+    for name in ["m1", "m2", "m3"] {
+        fs::create_dir(shelf.join(name)).unwrap();
+    }
+    let retired = entries.into_iter().find(|entry| entry.is_dir).unwrap();
+    storage.purge(&retired).unwrap();
+    assert!(!shelf.join("m1").exists());
+    listed_below(&storage, "m4");
+    let listed = listed_below(&storage, "m5");
+    fs::remove_file(storage.tree_path(&listed[1])).unwrap();
+    assert_eq!(storage.drop_unlisted_directories(3600).unwrap(), 0, "they are fresh");
+    assert_eq!(storage.drop_unlisted_directories(0).unwrap(), 2);
+    assert!(shelf.join("m4/a.edi").exists() && shelf.join("m5").exists());
+}
+
+#[test]
+fn a_sweep_beside_the_publisher_takes_no_directory_from_it() {
+    let (_dir, storage) = storage();
+    let listed = listed_below(&storage, "m0");
+    let dir = storage.tree_path(&listed[1]).parent().unwrap().to_owned();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Another process, whom no lock of ours holds up.
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let _ = fs::remove_dir(&dir);
+            }
+        });
+        for n in 0..2_000 {
+            let target = dir.join(n.to_string());
+            publish::replace_below(&target, |path| fs::write(path, b"abc")).unwrap();
+            fs::remove_file(&target).unwrap();
+            let _ = fs::remove_file(storage.tree_path(&listed[1]));
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+}

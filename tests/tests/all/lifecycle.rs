@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
+use tests::process::{run, tool};
 use tests::sftp::{SLOW, quoted};
 use tests::{Gateway, Pair, files_below, noise, order, wait_for};
 
@@ -30,6 +31,12 @@ fn on_day(gateway: &Gateway, day: i64) {
 fn on_disk(gateway: &Gateway) -> (Vec<String>, Vec<String>) {
     let noncurrent = files_below(&gateway.path("data/noncurrent"));
     (files_below(&gateway.tree("")), noncurrent)
+}
+
+/// The directories of messages in the tree.
+fn directories(gateway: &Gateway) -> Vec<String> {
+    let found = run(tool("find", &[".", "-type", "d", "-name", "20*Z-*"]).current_dir(gateway.tree("")));
+    found.stdout.lines().map(str::to_owned).collect()
 }
 
 #[test]
@@ -67,6 +74,7 @@ fn records_leave_the_view_after_35_days_and_the_disk_after_70() {
     assert_eq!(pair.alice_user.ls("AS2/duplicate/ALICE/BOB"), [""; 0]);
     let (current, noncurrent) = on_disk(gateway);
     assert_eq!(current, [""; 0], "still in the tree on disk");
+    assert_eq!(directories(gateway), [""; 0], "empty ones are still there");
     assert!(noncurrent.len() >= 9, "{noncurrent:?}");
     for file in &noncurrent {
         let mode = fs::metadata(gateway.path("data/noncurrent").join(file))
@@ -79,6 +87,7 @@ fn records_leave_the_view_after_35_days_and_the_disk_after_70() {
     // One is brought back and begins a new life.
     gateway.ok(&["lifecycle", "restore", &inbox]);
     assert_eq!(pair.bob_user.get(&paths[0]), order(1));
+    assert_eq!(directories(gateway).len(), 1);
 
     on_day(gateway, 70);
     assert!(!on_disk(gateway).1.is_empty(), "deleted too early");
@@ -87,6 +96,7 @@ fn records_leave_the_view_after_35_days_and_the_disk_after_70() {
     assert!(files_below(&gateway.path("data/store")).is_empty() || on_disk(gateway).1.len() == 1);
     on_day(gateway, 110);
     assert_eq!(on_disk(gateway), (Vec::new(), Vec::new()));
+    assert_eq!(directories(gateway), [""; 0]);
     // Rows outlive files.
     assert_eq!(gateway.messages("out").len(), 2);
 }
