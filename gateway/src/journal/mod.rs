@@ -178,7 +178,7 @@ impl Journal {
     /// When the file cannot be opened or has a newer schema.
     pub fn open(path: &Path) -> Result<Self> {
         let db = connect(path)?;
-        migrate(&db)?;
+        migrate(&db, STEPS)?;
         let (changes, queue) = mpsc::channel::<Change>();
         let recent = Arc::new(Recent::default());
         let shared = Arc::clone(&recent);
@@ -447,7 +447,7 @@ fn connect(path: &Path) -> Result<Connection> {
     let db = Connection::open(path)?;
     db.busy_timeout(BUSY_TIMEOUT)?;
     // FULL: in WAL mode NORMAL lost committed rows at a power cut (durability.md §10).
-    db.execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; PRAGMA temp_store=MEMORY;")?;
+    db.execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;")?;
     db.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     db.pragma_update(None, "journal_size_limit", MAX_IDLE_LOG)?;
     db.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
@@ -473,23 +473,32 @@ fn prepare_once(db: &Connection, statements: usize) -> Result<()> {
 }
 
 /// Brings the schema to [`SCHEMA_VERSION`], all steps or none.
-fn migrate(db: &Connection) -> Result<()> {
-    db.execute_batch("BEGIN IMMEDIATE")?;
+fn migrate(db: &Connection, steps: &[&str]) -> Result<()> {
+    // Millions of rows are sorted for an index: on the disk, and not in memory, which would have no bound.
+    db.execute_batch("PRAGMA temp_store=FILE; BEGIN IMMEDIATE")?;
     let outcome = db
         .query_row("PRAGMA user_version", [], |row| row.get(0))
         .map_err(Into::into)
-        .and_then(|found| advance(db, found));
+        .and_then(|found| advance(db, found, steps));
     db.execute_batch(if outcome.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
+    db.execute_batch("PRAGMA temp_store=MEMORY")?;
     outcome
 }
 
-fn advance(db: &Connection, found: i64) -> Result<()> {
+fn advance(db: &Connection, found: i64, steps: &[&str]) -> Result<()> {
     match found {
         0 => db.execute_batch(SCHEMA)?,
-        1..=SCHEMA_VERSION => {
+        1..SCHEMA_VERSION => {
+            tracing::info!(
+                from = found,
+                to = SCHEMA_VERSION,
+                "the journal is being brought up to date; with many millions of files this takes minutes, and a start that is cut off begins anew"
+            );
             let done = usize::try_from(found - 1).unwrap_or_default();
-            STEPS.iter().skip(done).try_for_each(|step| db.execute_batch(step))?;
+            steps.iter().skip(done).try_for_each(|step| db.execute_batch(step))?;
+            tracing::info!(version = SCHEMA_VERSION, "the journal is up to date");
         }
+        SCHEMA_VERSION => {}
         found => return Err(JournalError::Newer { found }),
     }
     if found != SCHEMA_VERSION {

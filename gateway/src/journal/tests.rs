@@ -762,6 +762,20 @@ fn the_first_event_of_a_moment_is_found_by_halving() {
 }
 
 #[test]
+fn steps_sort_on_the_disk_and_not_in_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = connect(&dir.path().join("as2gate.db")).unwrap();
+    db.pragma_update(None, "user_version", SCHEMA_VERSION - 1).unwrap();
+    let mut steps = vec![""; STEPS.len() - 1];
+    steps.push("CREATE TABLE seen AS SELECT temp_store FROM pragma_temp_store");
+    migrate(&db, &steps).unwrap();
+    let stored = |query: &str| db.query_row(query, [], |row| row.get::<_, i64>(0)).unwrap();
+    let (file, memory) = (1, 2);
+    assert_eq!(stored("SELECT temp_store FROM seen"), file);
+    assert_eq!(stored("PRAGMA temp_store"), memory);
+}
+
+#[test]
 fn a_journal_of_a_newer_version_is_left_alone() {
     let (dir, journal) = journal();
     drop(journal);
