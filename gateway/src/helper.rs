@@ -8,21 +8,21 @@ use tokio::sync::{AcquireError, Mutex, MutexGuard, OwnedSemaphorePermit, Semapho
 
 use crate::flow_error::FlowError;
 use crate::gateway::Core;
+use crate::weight::Weight;
 
-/// Contents of more bytes than this take a large part of a second, or minutes.
-const LARGE: u64 = 64 << 20;
-
-/// Bounds cryptographic work to what the machine can do side by side: two places for each processor, of which large contents get
-/// half, so that small ones never wait behind gigabytes.
+/// Bounds cryptographic work to what the machine can do side by side: two places for each processor. Large contents get half of
+/// them, and one is for small ones only, so that these never wait behind gigabytes, nor behind what inflates to some.
 #[derive(Debug)]
 pub struct Bound {
     places: Arc<Semaphore>,
+    not_small: Arc<Semaphore>,
     large: Arc<Semaphore>,
 }
 
 /// A place within the bound; dropping it gives it back.
 pub(crate) struct Permit {
     _large: Option<OwnedSemaphorePermit>,
+    _not_small: Option<OwnedSemaphorePermit>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -32,13 +32,16 @@ impl Bound {
     pub(crate) fn of(cores: usize) -> Self {
         Bound {
             places: Arc::new(Semaphore::new(cores * 2)),
+            not_small: Arc::new(Semaphore::new(cores * 2 - 1)),
             large: Arc::new(Semaphore::new(cores)),
         }
     }
 
     /// Whether a place for work on so many bytes is free at this moment.
     pub(crate) fn has_room(&self, bytes: u64) -> bool {
-        self.places.available_permits() > 0 && (bytes <= LARGE || self.large.available_permits() > 0)
+        let weight = Weight::of(bytes);
+        let free = |semaphore: &Semaphore| semaphore.available_permits() > 0;
+        free(&self.places) && (weight < Weight::Medium || free(&self.not_small)) && (weight < Weight::Large || free(&self.large))
     }
 
     /// A place for work on so many bytes, waited for.
@@ -48,13 +51,19 @@ impl Bound {
     pub(crate) async fn permit(&self, bytes: u64) -> Result<Permit, FlowError> {
         let of = |semaphore: &Arc<Semaphore>| Arc::clone(semaphore).acquire_owned();
         let ours = |e: AcquireError| FlowError::Internal(e.to_string());
-        let large = if bytes > LARGE {
-            Some(of(&self.large).await.map_err(ours)?)
-        } else {
-            None
+        let weight = Weight::of(bytes);
+        // The place last: whoever waits for the others holds none.
+        let large = match weight {
+            Weight::Large => Some(of(&self.large).await.map_err(ours)?),
+            Weight::Small | Weight::Medium => None,
+        };
+        let not_small = match weight {
+            Weight::Small => None,
+            Weight::Medium | Weight::Large => Some(of(&self.not_small).await.map_err(ours)?),
         };
         Ok(Permit {
             _large: large,
+            _not_small: not_small,
             _place: of(&self.places).await.map_err(ours)?,
         })
     }
@@ -97,8 +106,9 @@ impl Turns {
 /// many, every processor has a message of its own, and nothing is gained by splitting one.
 #[derive(Debug)]
 pub(crate) struct SpareCores {
-    /// The bound for cryptographic work; a thread that is lent counts.
+    /// The bound for cryptographic work; a thread that is lent counts, and is no small one.
     crypto: Arc<Semaphore>,
+    not_small: Arc<Semaphore>,
     /// Permits that stay for further messages.
     keep: usize,
 }
@@ -109,6 +119,7 @@ impl SpareCores {
     pub(crate) fn within(bound: &Bound, cores: usize) -> Self {
         SpareCores {
             crypto: Arc::clone(&bound.places),
+            not_small: Arc::clone(&bound.not_small),
             keep: cores,
         }
     }
@@ -118,6 +129,7 @@ impl SpareCores {
     pub(crate) fn for_one_message() -> Self {
         SpareCores {
             crypto: Arc::new(Semaphore::new(1)),
+            not_small: Arc::new(Semaphore::new(1)),
             keep: 0,
         }
     }
@@ -126,7 +138,8 @@ impl SpareCores {
 impl Helper for SpareCores {
     /// A thread of its own: one of a pool might queue behind the caller, which waits for it.
     fn run(&self, job: Box<dyn FnOnce() + Send>) -> bool {
-        let Ok(permit) = Arc::clone(&self.crypto).try_acquire_owned() else {
+        let lent = |semaphore: &Arc<Semaphore>| Arc::clone(semaphore).try_acquire_owned();
+        let (Ok(not_small), Ok(permit)) = (lent(&self.not_small), lent(&self.crypto)) else {
             return false;
         };
         if self.crypto.available_permits() < self.keep {
@@ -134,7 +147,7 @@ impl Helper for SpareCores {
         }
         let work = move || {
             job();
-            drop(permit);
+            drop((permit, not_small));
         };
         std::thread::Builder::new().name("digest".to_owned()).spawn(work).is_ok()
     }
@@ -147,18 +160,37 @@ mod tests {
     use std::sync::mpsc;
     use std::time::Duration;
 
+    const SMALL: u64 = 300 << 10;
+    const MEDIUM: u64 = 64 << 20;
+    const LARGE: u64 = MEDIUM + 1;
+
     #[tokio::test]
     async fn large_contents_leave_places_for_small_ones() {
-        let bound = Bound::of(1);
+        let bound = Bound::of(2);
         // What is free is given at the first look.
         let soon = |bytes| tokio::time::timeout(Duration::ZERO, bound.permit(bytes));
-        let large = soon(LARGE + 1).await.unwrap().unwrap();
-        assert!(bound.has_room(LARGE) && !bound.has_room(LARGE + 1));
-        assert!(soon(LARGE + 1).await.is_err(), "one processor, one of them");
-        let small = soon(LARGE).await.unwrap().unwrap();
-        assert!(soon(1).await.is_err(), "two places in all");
-        drop((large, small));
-        assert!(soon(LARGE + 1).await.is_ok());
+        let large = (soon(LARGE).await.unwrap().unwrap(), soon(LARGE).await.unwrap().unwrap());
+        assert!(bound.has_room(MEDIUM) && !bound.has_room(LARGE));
+        assert!(soon(LARGE).await.is_err(), "two processors, two of them");
+        let medium = soon(MEDIUM).await.unwrap().unwrap();
+        assert!(bound.has_room(SMALL) && !bound.has_room(MEDIUM));
+        assert!(soon(MEDIUM).await.is_err(), "it may inflate to gigabytes");
+        let small = soon(SMALL).await.unwrap().unwrap();
+        assert!(soon(1).await.is_err(), "four places in all");
+        drop((large, medium, small));
+        let small = [soon(1).await, soon(1).await, soon(1).await, soon(1).await];
+        assert!(small.iter().all(Result::is_ok), "small ones get all of them");
+        drop(small);
+        assert!(soon(LARGE).await.is_ok());
+    }
+
+    #[test]
+    fn a_thread_that_is_lent_is_not_the_place_of_a_small_one() {
+        let bound = Bound::of(2);
+        let helper = SpareCores::within(&bound, 2);
+        let _busy = Arc::clone(&bound.places).try_acquire_owned().unwrap();
+        let _others = Arc::clone(&bound.not_small).try_acquire_many_owned(3).unwrap();
+        assert!(!helper.run(Box::new(|| ())));
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod text;
 pub mod url;
 pub mod user;
 pub mod variables;
+mod weight;
 
 // Backends.
 pub mod journal;

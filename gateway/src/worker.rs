@@ -19,7 +19,8 @@ const SCAN: Duration = Duration::from_millis(500);
 const AGAIN: Millis = 30_000;
 /// Wait after a write that failed.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Checks that were left over by a fault of ours or a crash, at once; what they compute has its own bound (`helper.rs`).
+/// Checks of one kind that were left over, for want of room, by a fault of ours or a crash, at once; what they compute has its own
+/// bound (`helper.rs`).
 const CHECK_SLOTS: usize = 8;
 /// Async MDNs of ours that are posted at once, to all partners. They are small, and an address that does not answer holds its
 /// slot for a minute.
@@ -51,7 +52,7 @@ impl Steps {
 }
 
 /// Slots for each kind of job: one whose partners do not answer leaves the other kinds theirs.
-struct Slots([(JobKind, Arc<Semaphore>); 3]);
+struct Slots([(JobKind, Arc<Semaphore>); 5]);
 
 impl Slots {
     fn new(core: &Core) -> Self {
@@ -60,6 +61,8 @@ impl Slots {
         Slots([
             of(JobKind::Send, send),
             of(JobKind::Receive, CHECK_SLOTS),
+            of(JobKind::ReceiveMedium, CHECK_SLOTS),
+            of(JobKind::ReceiveLarge, CHECK_SLOTS),
             of(JobKind::Mdn, MDN_SLOTS),
         ])
     }
@@ -184,7 +187,7 @@ async fn claim(core: &Arc<Core>, free: Vec<(JobKind, usize)>) -> crate::journal:
     let found = core.journal.read_few(|tx| {
         tx.due_jobs(&free, &owner, now, &|account, lane, kind| match kind {
             JobKind::Send => lane_of(&objects, account, lane),
-            JobKind::Receive => Lane {
+            JobKind::Receive | JobKind::ReceiveMedium | JobKind::ReceiveLarge => Lane {
                 width: u32::MAX,
                 in_order: false,
             },
@@ -244,7 +247,7 @@ async fn work(core: &Arc<Core>, job: Job) -> bool {
     let (kind, message) = (job.kind, job.message.clone());
     let outcome = match kind {
         JobKind::Send => outbox::work(core, job).await,
-        JobKind::Receive => inbox::recover(core, job).await,
+        JobKind::Receive | JobKind::ReceiveMedium | JobKind::ReceiveLarge => inbox::recover(core, job).await,
         JobKind::Mdn => receipts::post_mdn(core, job).await,
     };
     if let Err(error) = &outcome {

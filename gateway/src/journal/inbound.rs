@@ -59,7 +59,7 @@ pub struct Claim {
 /// What a claim came to.
 #[derive(Clone, Debug)]
 pub enum Claimed {
-    /// Ours to check; the job of kind `receive` is held with fence 1.
+    /// Ours to check; its job is held with fence 1.
     New,
     /// The Message-ID is bound, or somebody is at it: nothing was stored.
     Bound(InboundRow),
@@ -137,7 +137,8 @@ impl Tx<'_> {
         let message = &claim.message;
         self.insert_message(message)?;
         let lane = lane(&message.station, &message.partner);
-        self.add_held_job(JobKind::Receive, (&message.account, message.id.as_str(), &lane), &claim.owner, now)?;
+        let kind = JobKind::check(message.detail.raw_size);
+        self.add_held_job(kind, (&message.account, message.id.as_str(), &lane), &claim.owner, now)?;
         Ok(Claimed::New)
     }
 
@@ -234,7 +235,7 @@ impl Tx<'_> {
     pub fn file_message(&self, mut filing: Filing, now: Millis) -> Result<()> {
         self.flag_same_payload(&mut filing.message, now)?;
         self.update_message(&filing.message, &[State::Received])?;
-        self.finish_job(JobKind::Receive, filing.message.id.as_str())?;
+        self.finish_receive(filing.message.id.as_str())?;
         self.end_binding(&filing, now)?;
         self.show_filed(&filing, now)
     }

@@ -9,6 +9,7 @@ use super::outbound::lane;
 use super::{JournalError, Result, Tx};
 use crate::clock::Millis;
 use crate::message::State;
+use crate::weight::Weight;
 use crate::words;
 
 /// How long a claimed job belongs to its worker before somebody else may take it.
@@ -25,10 +26,26 @@ words! {
     pub enum JobKind {
         /// Compose, post and settle a message.
         Send = "send",
-        /// Check and file a received message.
+        /// Check and file a received message that is small.
         Receive = "receive",
+        /// The same with one that may be much work, which small ones do not wait for.
+        ReceiveMedium = "receive-medium",
+        /// The same with a large one, which no others wait for.
+        ReceiveLarge = "receive-large",
         /// Post an async MDN.
         Mdn = "mdn",
+    }
+}
+
+impl JobKind {
+    /// Checks a message of so many bytes.
+    #[must_use]
+    pub fn check(bytes: u64) -> Self {
+        match Weight::of(bytes) {
+            Weight::Small => JobKind::Receive,
+            Weight::Medium => JobKind::ReceiveMedium,
+            Weight::Large => JobKind::ReceiveLarge,
+        }
     }
 }
 
@@ -187,7 +204,8 @@ impl Tx<'_> {
             "SELECT id, account, station, partner, wanted, coalesce(next_try, ?1) FROM
                 (SELECT *, iif(direction = 'in', 'receive', 'send') AS wanted FROM message
                  WHERE finished IS NULL AND state IN ({})) AS open
-             WHERE NOT EXISTS (SELECT 1 FROM job WHERE job.kind = open.wanted AND job.message = open.id)",
+             WHERE NOT EXISTS (SELECT 1 FROM job WHERE job.message = open.id
+                 AND job.kind IN (open.wanted, open.wanted || '-medium', open.wanted || '-large'))",
             state_list(&open)
         );
         let mut query = self.db.prepare_cached(&sql)?;
@@ -370,9 +388,17 @@ impl Tx<'_> {
     pub fn give_back_receive(&self, message: &str, due: Millis) -> Result<()> {
         self.db
             .prepare_cached(
-                "UPDATE job SET due = ?3, lease_owner = NULL, lease_until = NULL, tries = tries + 1 WHERE kind = ?1 AND message = ?2",
+                "UPDATE job SET due = ?2, lease_owner = NULL, lease_until = NULL, tries = tries + 1
+                 WHERE kind IN ('receive', 'receive-medium', 'receive-large') AND message = ?1",
             )?
-            .execute(params![JobKind::Receive.as_str(), message, due])?;
+            .execute(params![message, due])?;
+        Ok(())
+    }
+
+    pub(super) fn finish_receive(&self, message: &str) -> Result<()> {
+        self.db
+            .prepare_cached("DELETE FROM job WHERE kind IN ('receive', 'receive-medium', 'receive-large') AND message = ?1")?
+            .execute([message])?;
         Ok(())
     }
 

@@ -38,6 +38,51 @@ async fn receive(core: &Core, body: Option<&[u8]>) -> Message {
     message
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_message_waits_for_no_slot_of_a_large_one() {
+    let Place { core, dir: _dir, .. } = place().await;
+    plain_pair(&core).await;
+    let left = |n: u64, raw_size| {
+        let core = Arc::clone(&core);
+        async move {
+            let now = core.clock.now();
+            let mut message = message(Direction::In, State::Received, "j:1", now);
+            message.message_id = format!("<{n}@bob>");
+            message.detail.raw_size = raw_size;
+            let claim = Claim {
+                message: message.clone(),
+                inline: None,
+                owner: "a process that died".to_owned(),
+            };
+            core.journal.write(move |tx| tx.receive(claim, now)).await.unwrap();
+            message
+        }
+    };
+    let slots = Slots::new(&core);
+    let mut taken = Vec::new();
+    let mut claimed = async || {
+        let jobs = claim(&core, slots.free()).await.unwrap();
+        for job in &jobs {
+            taken.push(slots.take(job.kind).await.unwrap());
+        }
+        jobs
+    };
+    for (round, raw_size) in (0..).zip([1 << 30, 10 << 20]) {
+        for n in 0..20 {
+            left(100 * round + n, raw_size).await;
+        }
+        assert_eq!(claimed().await.len(), CHECK_SLOTS);
+        assert_eq!(claimed().await.len(), 0);
+    }
+    let small = left(1_000, 10 << 10).await;
+    let [job] = &claimed().await[..] else { panic!("it waits") };
+    assert_eq!(job.message, small.id.as_str());
+    // None is taken for one without a job.
+    assert!(core.journal.write(|tx| tx.adopt_jobless(1)).await.unwrap().is_empty());
+    let before = core.journal.read(|tx| tx.queue()).unwrap().0;
+    assert_eq!(before, 41);
+}
+
 fn found(core: &Core, message: &Message) -> Message {
     core.journal.read(|tx| tx.expect_message(message.id.as_str())).unwrap()
 }
