@@ -423,7 +423,8 @@ impl Tx<'_> {
             }
             message.detail.payload.clone_from(&revived.payload.key);
             message.detail.raw.clone_from(&revived.raw.key);
-            revived.gone.iter().try_for_each(|entry| self.purge_entry(entry).map(drop))?;
+            // Their bytes go next; a sweep finds what is left of them.
+            revived.gone.iter().try_for_each(|entry| self.retire_entry(entry, now).map(drop))?;
         }
         if message.attempts > 0 {
             message.state = State::Retrying;

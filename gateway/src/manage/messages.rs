@@ -123,14 +123,20 @@ pub async fn retry(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result
     let gone = revived.as_ref().map(|revived| revived.gone.clone()).unwrap_or_default();
     let (id, now) = (message.id.as_str().to_owned(), core.clock.now());
     let retried = core.journal.write(move |tx| tx.retry_now(&id, revived.as_ref(), now)).await?;
-    for entry in &gone {
+    for entry in gone {
         // The server may have failed again by now and shown the file anew.
-        if core
+        let is_shown = core
             .journal
             .read(|tx| tx.entry(&entry.account, &entry.parent, &entry.name))?
-            .is_none()
-        {
-            core.storage.unpublish_unless_held(entry);
+            .is_some();
+        let is_gone = is_shown || core.storage.unpublish_unless_held(&entry);
+        // Of one that was not published yet the publisher may just be putting the bytes out of view.
+        if is_gone && entry.store.is_empty() {
+            let retired = Entry {
+                noncurrent: Some(now),
+                ..entry
+            };
+            core.journal.write(move |tx| tx.purge_entry(&retired)).await?;
         }
     }
     core.wake();

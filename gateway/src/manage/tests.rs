@@ -217,6 +217,53 @@ async fn a_hold_covers_what_is_there_and_keeps_its_partner() {
     partners::remove(&core, None, "BOB", false).await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_retry_has_to_leave_in_the_tree_goes_later() {
+    let Place { core, clock, dir: _dir } = place_with(|config| config.storage.min_free = 0).await;
+    plain_pair(&core).await;
+    let in_failed = |id: &crate::message::Id| {
+        let mut entries = core.journal.read(|tx| tx.entries_of(id.as_str())).unwrap();
+        entries.retain(|entry| !entry.is_dir && entry.parent.contains("/failed/"));
+        entries
+    };
+    // Posts once and fails, and is retried.
+    let retried = |key: &'static str| {
+        let core = Arc::clone(&core);
+        async move {
+            let now = core.clock.now();
+            let mut message = message(Direction::Out, State::Retrying, key, now);
+            message.attempts = 1;
+            message.message_id = format!("<{key}@alice>");
+            accept(&core, &message, b"abc").await;
+            let verdict = crate::receipts::Verdict::failed("not-delivered", "", "");
+            let step = crate::outbox::ended(&core, message, verdict, None, &[State::Retrying], now);
+            let failed = step.message.clone();
+            core.journal.write(move |tx| tx.settle(&step, now)).await.unwrap();
+            tokio::task::block_in_place(|| core.storage.publish_listed()).unwrap();
+            messages::retry(&core, &failed, false).await.unwrap()
+        }
+    };
+    let at_once = retried("j:1").await;
+    assert_eq!(in_failed(&at_once.id), [], "the row goes with the bytes");
+    let backup = core.storage.hold().unwrap();
+    let held = retried("j:2").await;
+    drop(backup);
+    let [left] = &in_failed(&held.id)[..] else { panic!("no row") };
+    let path = core.storage.tree_path(left);
+    assert!(left.noncurrent.is_some() && path.exists());
+    let now = core.clock.now();
+    let verdict = crate::receipts::Verdict::Delivered { marks: Vec::new() };
+    let step = crate::outbox::ended(&core, held.clone(), verdict, None, &[State::Retrying], now);
+    core.journal.write(move |tx| tx.settle(&step, now)).await.unwrap();
+    clock.advance(std::time::Duration::from_secs(40 * 86_400));
+    tokio::task::block_in_place(|| {
+        core.storage.publish_listed().unwrap();
+        crate::lifecycle::run(&core, true).unwrap();
+    });
+    assert!(!path.exists() && !path.parent().unwrap().exists());
+    assert_eq!(in_failed(&held.id), []);
+}
+
 #[tokio::test]
 async fn two_local_stations_become_each_others_partners() {
     let Place { core, .. } = place().await;

@@ -177,11 +177,14 @@ impl Storage {
         target.parent().map_or(Ok(()), sync_dir)
     }
 
-    /// Removes a name whose bytes live on under a name that a backup which is being taken does not know; it stays meanwhile.
-    pub fn unpublish_unless_held(&self, entry: &Entry) {
-        if self.hold.unless_held(|| self.unpublish(entry)).is_none() {
+    /// Removes a name whose bytes live on under a name that a backup which is being taken does not know; it stays meanwhile, and
+    /// this is false.
+    pub fn unpublish_unless_held(&self, entry: &Entry) -> bool {
+        let is_gone = self.hold.unless_held(|| self.unpublish(entry)).is_some();
+        if !is_gone {
             tracing::info!(path = %self.published_path(entry).display(), "left behind for the backup that is being taken");
         }
+        is_gone
     }
 
     /// Deletes published bytes for good, in view or out of it.
