@@ -1,7 +1,8 @@
 //! All objects as TOML: written by `export`, read by `apply`, which shows the difference and makes it, all or nothing.
 //!
 //! Private keys and passwords stay out of an export unless asked for, and then they are sealed: only an installation with
-//! the same master key can use them. What a file leaves out in that way stays as it is.
+//! the same master key can use them. What a file leaves out in that way stays as it is, and so does a legal hold that it does not
+//! mention.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -33,6 +34,9 @@ struct Document {
     partner: Vec<Partner>,
     certificate: Vec<CertificateEntry>,
     user: Vec<User>,
+    /// Of each partner, whether the file says anything about its legal hold.
+    #[serde(skip)]
+    says_hold: Vec<bool>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -142,7 +146,7 @@ fn read(file: &Path) -> Result<Read> {
         ));
     }
     let text = std::fs::read_to_string(file).map_err(|error| cannot(&error))?;
-    let document = toml::from_str(&text).map_err(|error| {
+    let mut document: Document = toml::from_str(&text).map_err(|error: toml::de::Error| {
         let line = error
             .span()
             .and_then(|span| text.get(..span.start))
@@ -154,6 +158,11 @@ fn read(file: &Path) -> Result<Read> {
             "`as2gate export` shows the form of every object",
         )
     })?;
+    let partners = toml::from_str::<Table>(&text).ok().and_then(|mut all| all.remove("partner"));
+    document.says_hold = match partners {
+        Some(Value::Array(partners)) => partners.iter().map(|partner| partner.get("hold").is_some()).collect(),
+        _ => Vec::new(),
+    };
     let beside = file.parent().map(Path::to_owned).unwrap_or_default();
     Ok((beside, document))
 }
@@ -177,9 +186,13 @@ fn gather(core: &Core, objects: &Objects, account: Option<&str>, documents: &[Re
             station.account = account_of(&station.account, &format!("station {}", station.as2_id))?;
             wanted.push(Object::Station(station));
         }
-        for partner in &document.partner {
+        for (partner, says_hold) in document.partner.iter().zip(&document.says_hold) {
             let mut partner = partner.clone();
             partner.account = account_of(&partner.account, &format!("partner {}", partner.as2_id))?;
+            // Nobody lifts a legal hold by saying nothing about it.
+            if !says_hold && let Some(present) = objects.partner(&partner.account, &partner.as2_id) {
+                partner.hold = present.hold;
+            }
             keep_passwords(core, objects, &mut partner)?;
             wanted.push(Object::Partner(Box::new(partner)));
         }

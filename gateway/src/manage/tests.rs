@@ -660,6 +660,21 @@ async fn apply_takes_neither_a_login_twice_nor_a_partners_key() {
 }
 
 #[tokio::test]
+async fn apply_lifts_a_hold_only_where_the_file_says_so() {
+    let Place { core, .. } = place().await;
+    plain_pair(&core).await;
+    let text = apply::export(&objects(&core).unwrap(), None, false);
+    set_bob(&core, &[("hold", "true")]).await;
+    assert_eq!(apply_text(&core, &text).await.unwrap(), []);
+    let is_held = || objects(&core).unwrap().partner("acme", "BOB").unwrap().hold;
+    assert!(is_held());
+    let lifted = text.replace("[[partner]]\n", "[[partner]]\nhold = false\n");
+    let told = apply_text(&core, &lifted).await.unwrap();
+    assert_eq!((told.len(), &told[0].fields[..]), (1, &["hold".to_owned()][..]));
+    assert!(!is_held());
+}
+
+#[tokio::test]
 async fn apply_is_all_or_nothing_and_prunes_only_when_told() {
     let Place { core, .. } = place().await;
     station(&core, "ALICE").await;
