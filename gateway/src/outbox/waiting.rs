@@ -51,8 +51,8 @@ pub(super) async fn mdn_is_missing(core: &Arc<Core>, job: &Job, mut message: Mes
 }
 
 /// Our own set-up is not ready for this message: it waits, and goes out by itself once that is mended (`look_again`). Said once; a
-/// long queue to a partner that is blocked would fill the log and the events otherwise. `seen`: the version of the objects that
-/// this was judged by.
+/// long queue to a partner that is blocked would fill the log and the events otherwise. A test ends with it. `seen`: the version of
+/// the objects that this was judged by.
 pub(super) async fn not_now(
     core: &Arc<Core>,
     job: &Job,
@@ -62,6 +62,18 @@ pub(super) async fn not_now(
     why: &str,
 ) -> Result<(), FlowError> {
     let now = core.clock.now();
+    let mend = match what {
+        Lacking::PartnerBlocked => command("partner unblock", &message.partner, ""),
+        Lacking::NoCertificate => format!("as2gate cert add NAME {} --file FILE", option("partner", &message.partner)),
+        Lacking::NotConfigured | Lacking::NoIdentity | Lacking::CannotCompose => "mend the settings".to_owned(),
+    };
+    if message.is_test() {
+        // Whoever tests looks on, or has gone away: nothing of it goes out later.
+        let verdict = Verdict::failed(what.as_str(), why, &mend);
+        let mut step = ended(core, message, verdict, None, &WORKED_ON, now);
+        step.fence = Some((job.id, job.fence));
+        return settle(core, step, now).await;
+    }
     let state = match message.state {
         // What is unknown stays unknown.
         unknown @ (State::Sending | State::WaitingMdn) => unknown,
@@ -79,16 +91,7 @@ pub(super) async fn not_now(
         message.state = state;
         message.code = what.to_string();
         message.reason = why.to_owned();
-        let mend = match what {
-            Lacking::PartnerBlocked => command("partner unblock", &message.partner, ""),
-            Lacking::NoCertificate => format!("as2gate cert add NAME {} --file FILE", option("partner", &message.partner)),
-            Lacking::NotConfigured | Lacking::NoIdentity | Lacking::CannotCompose => "mend the settings".to_owned(),
-        };
-        message.detail.hint = if message.is_test() {
-            mend
-        } else {
-            format!("{mend}; the message goes out by itself within a minute")
-        };
+        message.detail.hint = format!("{mend}; the message goes out by itself within a minute");
         message.updated = now;
         message.next_try = Some(now + least);
         let mut step = Settlement::new(message, &State::WORKED_ON, "message.waiting");

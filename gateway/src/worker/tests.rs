@@ -162,6 +162,23 @@ async fn what_waits_for_settings_says_so_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_test_waits_for_no_settings() {
+    let Place { core, clock, dir: _dir } = place().await;
+    plain_pair(&core).await;
+    set_bob(&core, &[("blocked", "out")]).await;
+    let mut test = message(Direction::Out, State::Queued, "j:1", core.clock.now());
+    test.mark_as_test();
+    accept(&core, &test, b"abc").await;
+    assert_eq!(round(&core, &clock, Duration::ZERO).await, 1);
+    let ended = found(&core, &test);
+    assert_eq!((ended.state, ended.code.as_str()), (State::Failed, "partner-blocked"));
+    assert_eq!(ended.detail.hint, "as2gate partner unblock BOB");
+    set_bob(&core, &[("blocked", "none")]).await;
+    outbox::look_again(&core).await.unwrap();
+    assert_eq!(round(&core, &clock, MINUTE).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_is_set_back_makes_no_wait_longer() {
     let Place { core, clock, dir: _dir } = place().await;
     plain_pair(&core).await;
