@@ -263,11 +263,13 @@ fn sweep_area(core: &Core, account: &str, area: Area, due: &Due) -> Result<(), S
         core.journal
             .write_blocking(move |tx| entries.iter().try_for_each(|entry| tx.retire_entry(entry, midnight).map(drop)))?;
     }
+    let mut last = None;
     loop {
-        let entries = core.journal.read(|tx| tx.to_purge(account, area, due.retired, BATCH))?;
+        let (entries, end) = core.journal.read(|tx| tx.to_purge(account, area, due.retired, last, BATCH))?;
         if entries.is_empty() {
             return Ok(());
         }
+        last = end;
         for entry in &entries {
             core.storage.purge(entry)?;
         }

@@ -1,6 +1,6 @@
 //! The life of the records: current, non-current, deleted (durability.md §9).
 
-use rusqlite::params;
+use rusqlite::{ToSql, params};
 
 use super::outbound::Moved;
 use super::tree::{ENTRY, Entry, read_entry};
@@ -17,6 +17,13 @@ pub struct SweepCount {
     pub purge: u64,
     /// All that there is.
     pub all: u64,
+}
+
+/// How far a walk through what is to be deleted has come.
+#[derive(Clone, Copy, Debug)]
+pub struct PurgeMark {
+    noncurrent: Millis,
+    row: i64,
 }
 
 /// A message of a partner under legal hold (durability.md §9). That the partner's own row says so is the whole hold: laying and
@@ -44,9 +51,21 @@ pub(super) fn to_retire_sql() -> String {
     )
 }
 
-/// At most ?4 entries of the account ?1 and the area ?2 that left the view up to ?3, found by that time and not by their account.
+/// At most ?4 entries of the account ?1 and the area ?2 that left the view up to ?3, found by that time and not by their account:
+/// those that left it after ?5.
 pub(super) fn to_purge_sql() -> String {
-    format!("SELECT {ENTRY} FROM entry WHERE +account = ?1 AND area = ?2 AND noncurrent <= ?3 AND {FREE} LIMIT ?4")
+    format!(
+        "SELECT {ENTRY}, rowid FROM entry WHERE +account = ?1 AND area = ?2 AND noncurrent > ?5 AND noncurrent <= ?3 AND {FREE}
+         ORDER BY noncurrent, rowid LIMIT ?4"
+    )
+}
+
+/// The same, of those that left the view just at ?5 and have a row behind ?6: a sweep takes all of a day out of view at one moment.
+pub(super) fn to_purge_of_one_moment_sql() -> String {
+    format!(
+        "SELECT {ENTRY}, rowid FROM entry WHERE +account = ?1 AND area = ?2 AND noncurrent = ?5 AND rowid > ?6 AND ?5 <= ?3 AND {FREE}
+         ORDER BY rowid LIMIT ?4"
+    )
 }
 
 impl Tx<'_> {
@@ -65,14 +84,45 @@ impl Tx<'_> {
         rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
     }
 
-    /// Files of an area that became non-current at or before a time.
+    /// Files of an area that became non-current at or before a time, the oldest first, behind where a former look ended, and
+    /// where this one ends: nobody wades anew through those under hold.
     ///
     /// # Errors
     /// The database's.
-    pub fn to_purge(&self, account: &str, area: Area, retired_before: Millis, limit: u32) -> Result<Vec<Entry>> {
-        let mut query = self.db.prepare_cached(&to_purge_sql())?;
-        let rows = query.query_map(params![account, area.as_str(), retired_before, limit], |row| Ok(read_entry(row)))?;
-        rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
+    pub fn to_purge(
+        &self,
+        account: &str,
+        area: Area,
+        retired_before: Millis,
+        after: Option<PurgeMark>,
+        limit: u32,
+    ) -> Result<(Vec<Entry>, Option<PurgeMark>)> {
+        let (mut entries, mut end) = (Vec::new(), after);
+        let mut take = |query: &str, values: &[&dyn ToSql]| -> Result<u32> {
+            let mut query = self.db.prepare_cached(query)?;
+            let mut rows = query.query(values)?;
+            let mut count = 0;
+            while let Some(row) = rows.next()? {
+                let (noncurrent, row_id) = (row.get("noncurrent")?, row.get("rowid")?);
+                end = Some(PurgeMark { noncurrent, row: row_id });
+                entries.push(read_entry(row)?);
+                count += 1;
+            }
+            Ok(count)
+        };
+        let area = area.as_str();
+        let taken = match after {
+            Some(PurgeMark { noncurrent, row }) => take(
+                &to_purge_of_one_moment_sql(),
+                params![account, area, retired_before, limit, noncurrent, row],
+            )?,
+            None => 0,
+        };
+        if taken < limit {
+            let since = after.map_or(Millis::MIN, |mark| mark.noncurrent);
+            take(&to_purge_sql(), params![account, area, retired_before, limit - taken, since])?;
+        }
+        Ok((entries, end))
     }
 
     /// How many files of an area a sweep would take; directories do not count.

@@ -36,7 +36,7 @@ use tokio::sync::oneshot;
 pub use history::Trimmed;
 pub use inbound::{Claim, Claimed, Filing, InboundRow};
 pub use jobs::{Job, JobKind, LEASE, Lane};
-pub use lifecycle::SweepCount;
+pub use lifecycle::{PurgeMark, SweepCount};
 pub use messages::MessageFilter;
 pub use objects::{ObjectKind, Objects};
 pub(crate) use outbound::TAKEN_BACK;

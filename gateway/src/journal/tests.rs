@@ -1055,13 +1055,58 @@ fn the_chain_of_events_holds_after_its_front_was_forgotten() {
 #[test]
 fn what_is_deleted_or_forgotten_is_found_by_its_age() {
     let (_dir, journal) = journal();
-    let entries = plan(&journal, &lifecycle::to_purge_sql(), params!["acme", "files", 9, 3]);
-    assert!(
-        entries[0].contains("entry USING INDEX entry_noncurrent (noncurrent<?)"),
-        "{entries:?}"
+    // From where the last look ended, and in the order of the index: whoever has many under hold does not read them again and again.
+    let of_one_moment = plan(
+        &journal,
+        &lifecycle::to_purge_of_one_moment_sql(),
+        params!["acme", "files", 9, 3, 5, 7],
     );
+    let later = plan(&journal, &lifecycle::to_purge_sql(), params!["acme", "files", 9, 3, 5]);
+    for (plan, bounds) in [
+        (of_one_moment, "noncurrent=? AND rowid>?"),
+        (later, "noncurrent>? AND noncurrent<?"),
+    ] {
+        assert!(
+            plan[0].contains(&format!("entry USING INDEX entry_noncurrent ({bounds})")),
+            "{plan:?}"
+        );
+        assert!(!plan.iter().any(|step| step.contains("TEMP B-TREE")), "{plan:?}");
+    }
     let messages = plan(&journal, &history::forgettable_sql(), params!["acme", 9, 3]);
     assert!(messages[0].contains("message_finished (finished<?)"), "{messages:?}");
     let scans = |step: &String| step.contains("SCAN") || step.contains("TEMP B-TREE");
     assert!(!messages.iter().any(scans), "{messages:?}");
+}
+
+#[test]
+fn what_is_deleted_is_walked_through_once() {
+    let (_dir, journal) = journal();
+    // Two moments, and rows that are not free among them.
+    for n in 0..20i64 {
+        let mut message = upload(&format!("{n}.edi"), n).message;
+        message.detail.payload.clear();
+        message.finished = (n % 3 != 0).then_some(n);
+        let id = message.id.to_string();
+        let file = NewEntry::file(Area::RawMdn, "AS2/raw-mdn/outgoing".into(), &format!("{n}.mdn"), "", 3);
+        journal
+            .write_blocking(move |tx| {
+                tx.insert_message(&message)?;
+                tx.add_entries("acme", &id, &[file], 1)?;
+                let entry = tx.entries_of(&id)?.remove(0);
+                tx.retire_entry(&entry, if n < 12 { 5 } else { 6 })
+            })
+            .unwrap();
+    }
+    let (mut found, mut last) = (Vec::new(), None);
+    loop {
+        let (page, end) = journal.read(|tx| tx.to_purge("acme", Area::RawMdn, 6, last, 3)).unwrap();
+        if page.is_empty() {
+            break;
+        }
+        assert!(page.len() <= 3);
+        last = end;
+        found.extend(page.into_iter().map(|entry| entry.name));
+    }
+    let free: Vec<String> = (0..20).filter(|n| n % 3 != 0).map(|n| format!("{n}.mdn")).collect();
+    assert_eq!(found, free);
 }
