@@ -43,10 +43,19 @@ impl Unnamed {
 }
 
 /// The connection of the client that a balancer names; the balancer's own after a health check's header. None without a good
-/// header within 5 s; the log says so.
+/// header within 5 s; the log says so, except where nothing came at all before the end: whoever looks whether the door is open says
+/// nothing.
 async fn client_behind(mut tcp: TcpStream, balancer: SocketAddr) -> Option<Client> {
-    match tokio::time::timeout(PROXY_WAIT, proxy::read(&mut tcp)).await {
-        Ok(Ok(client)) => Some((tcp, client.unwrap_or(balancer))),
+    let header = async {
+        let ended = matches!(tcp.peek(&mut [0]).await, Ok(0) | Err(_));
+        if ended { Ok(Err(())) } else { proxy::read(&mut tcp).await.map(Ok) }
+    };
+    match tokio::time::timeout(PROXY_WAIT, header).await {
+        Ok(Ok(Err(()))) => {
+            tracing::debug!(%balancer, "a connection that ended without a PROXY header");
+            None
+        }
+        Ok(Ok(Ok(client))) => Some((tcp, client.unwrap_or(balancer))),
         Ok(Err(error)) => {
             tracing::warn!(%balancer, %error, "a connection without a good PROXY header");
             None

@@ -82,6 +82,27 @@ fn a_listed_balancer_names_the_partner() {
     assert!(pair.bob().messages_of("in", "unnamed.edi").is_empty());
 }
 
+#[test]
+fn a_look_whether_the_doors_are_open_is_no_bad_header() {
+    let anywhere = "[\"127.0.0.0/8\"]";
+    let gateway = Gateway::with(&[("sftp.proxy_protocol_from", anywhere), ("as2.proxy_protocol_from", anywhere)]);
+    gateway.ok(&["status"]);
+    let doors = [gateway.sftp_port, gateway.as2_port];
+    for door in doors {
+        drop(TcpStream::connect(("127.0.0.1", door)).unwrap());
+    }
+    // What a connection has to say is told still, and of each door once.
+    for door in doors {
+        TcpStream::connect(("127.0.0.1", door))
+            .unwrap()
+            .write_all(b"GET / HTTP/1.1\r\n\r\n")
+            .unwrap();
+    }
+    let bad = || gateway.log().matches("without a good PROXY header").count();
+    wait_for("both to be refused", || (bad() >= 2).then_some(()));
+    assert_eq!(bad(), 2, "{}", gateway.log());
+}
+
 /// Where haproxy's connections come from: one that is listed, and one that is not.
 const LISTED: &str = "127.0.0.9";
 const STRANGE: &str = "127.0.0.10";
