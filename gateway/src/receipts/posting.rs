@@ -45,8 +45,7 @@ pub async fn post_mdn(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
     let mut target = outbox::target(core, &pair, &url);
     target.response_timeout = MDN_POST;
     target.total_timeout = Some(MDN_POST);
-    if !matches!((Url::parse(&pair.partner.url), Url::parse(&url)), (Ok(given), Ok(to)) if given.same_path(&to)) {
-        // The sender chose the path; credentials belong to the address they were given for (as2.md SEC1).
+    if !has_our_login(&pair, &url) {
         target.credentials = None;
         target.client_identity = None;
     }
@@ -164,6 +163,14 @@ async fn give_up(core: &Arc<Core>, message: Message, code: &str, why: String, ev
         is_over
     };
     settle(core, message, event, ended, core.clock.now()).await
+}
+
+/// Whether our certificate and credentials for the partner go along to this address: they belong to the origin of its url, and to
+/// the addresses that its settings name besides, as they are (as2.md SEC1).
+fn has_our_login(pair: &Partnership, url: &str) -> bool {
+    let Ok(to) = Url::parse(url) else { return false };
+    let is = |named: &String, same: fn(&Url, &Url) -> bool| Url::parse(named).is_ok_and(|named| same(&named, &to));
+    is(&pair.partner.url, Url::same_origin) || pair.partner.mdn_urls.iter().any(|named| is(named, Url::same_address))
 }
 
 /// Why an async MDN may not go to this address; `None` where it may. They go only to origins that the partner's settings name;

@@ -175,6 +175,31 @@ fn who_proves_nothing_chooses_no_path_for_an_mdn() {
 }
 
 #[test]
+fn our_login_goes_along_to_the_origin_and_the_addresses_that_are_set() {
+    let stage = stage();
+    let (own, other) = (Door::open(|_| Some(200)), Door::open(|_| Some(200)));
+    let password = stage.gate.file("local/for-receipts.txt", b"secret");
+    let password = format!("file:{}", password.display());
+    let named = other.url("named");
+    let login = ["--http-user", "gate", "--http-password", &password];
+    partner(&stage, "ASKS", &own, &[&login[..], &["--mdn-urls", &named]].concat());
+    for (door, path, shown) in [
+        (&own, "mdn", true),
+        (&own, "mdn?order=1", true),
+        (&other, "named", true),
+        // The sender alone chose these.
+        (&other, "named?order=1", false),
+        (&other, "mdn", false),
+    ] {
+        let request = payload().signed(&stage.partner).message(&format!("<asks-{}@test>", next()));
+        let request = request.with("AS2-From", "ASKS").with("Receipt-Delivery-Option", &door.url(path));
+        assert_eq!(request.post(stage.gate.as2_port).status, 204);
+        let hit = door.called(path);
+        assert_eq!(hit.message.header("Authorization").is_some(), shown, "{path}: {}", hit.head);
+    }
+}
+
+#[test]
 fn a_repeat_that_asks_elsewhere_takes_no_mdn_away() {
     let stage = stage();
     let status = Arc::new(AtomicU16::new(503));
