@@ -12,7 +12,7 @@ mod reply;
 mod restart;
 mod transfer;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use as2_core::headers::Headers;
@@ -68,6 +68,8 @@ pub struct Spool {
     hash: Option<Sha256>,
     len: u64,
     max: u64,
+    /// Who posts without the login that is asked of its partner: an MDN, or nothing that is taken.
+    no_login: Option<SocketAddr>,
     transfer: Option<restart::Transfer>,
     refused: bool,
 }
@@ -76,7 +78,7 @@ impl Spool {
     fn take(&mut self, bytes: &Bytes) -> Result<(), Reply> {
         self.len = self.len.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
         if self.len > self.max {
-            return Err(reply::too_large(self.max));
+            return Err(self.no_login.map_or_else(|| reply::too_large(self.max), reply::unauthorized));
         }
         if self.transfer.as_ref().is_some_and(|transfer| transfer.overrun(self.len)) {
             return Err(reply::other_length());
@@ -133,6 +135,7 @@ impl Receive for Inbox {
             return mdns::admit(&self.core, arrival);
         }
         let max = self.core.config.as2.max_message;
+        let mut no_login = None;
         let (draft, transfer, max) = match relationship(&self.core, arrival) {
             Relationship::Known(pair) => {
                 if let Some(why) = foreign(&pair, arrival) {
@@ -140,8 +143,9 @@ impl Receive for Inbox {
                     return Err(Reply::text(403, &format!("{why}\r\n")));
                 }
                 let logged_in = reply::shows(arrival, pair.inbound_auth.as_ref());
-                if !logged_in && !mdns::is_for_mdns(&self.core, arrival) {
-                    return Err(reply::unauthorized(arrival));
+                no_login = (!logged_in).then_some(arrival.peer);
+                if !logged_in && !mdns::is_possible(arrival) {
+                    return Err(reply::unauthorized(arrival.peer));
                 }
                 self.core.storage.check_room().map_err(|error| reply::not_now(&error))?;
                 let max = match pair.partner.max_message {
@@ -175,6 +179,7 @@ impl Receive for Inbox {
             hash: (len == 0).then(Sha256::new),
             len,
             max,
+            no_login,
             transfer,
             refused: false,
         })
@@ -307,7 +312,7 @@ async fn receive(core: &Arc<Core>, arrival: &Arrival, spool: Spool) -> Result<Re
         return Ok(reply);
     }
     if !reply::shows(arrival, pair.inbound_auth.as_ref()) {
-        return Ok(reply::unauthorized(arrival));
+        return Ok(reply::unauthorized(arrival.peer));
     }
     let body = Body {
         draft,

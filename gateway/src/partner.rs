@@ -220,7 +220,7 @@ pub struct Partner {
     pub token_url: String,
     /// The scope that is asked for there; may be empty.
     pub token_scope: String,
-    /// Basic authentication that it has to show with messages; async MDNs to `as2.mdn_path` are proven by their signature.
+    /// Basic authentication that it has to show with messages; signed MDNs need none: their signature is their proof.
     pub inbound_auth: HttpAuth,
     /// Addresses and blocks that its messages and MDNs may come from; empty means any. Behind a proxy it is that one's.
     pub allowed_ips: Vec<String>,

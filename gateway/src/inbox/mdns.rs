@@ -13,12 +13,11 @@ use crate::storage::{Draft, StorageError};
 /// Bytes read at once of a body that may be an MDN.
 const PIECE: usize = 16 * 1024;
 
-/// Posted to the path of async MDNs. These need no login: their signature is their proof, and products send credentials
-/// only to the URL that they were given for. Without a signature they change nothing unless they show credentials.
-pub(super) fn is_for_mdns(core: &Core, arrival: &Arrival) -> bool {
-    let paths = &core.config.as2;
-    let path = arrival.head.target.split('?').next().unwrap_or_default();
-    path == paths.mdn_path && paths.mdn_path != paths.path
+/// Whether a request without the partner's login may be taken in all the same, until its body tells: async MDNs need none. Their
+/// signature is their proof, and products send credentials only to the URL that they were given for. Without a signature they
+/// change nothing unless they show credentials.
+pub(super) fn is_possible(arrival: &Arrival) -> bool {
+    arrival.head.headers.get("Disposition-Notification-To").is_none() && arrival.length.is_none_or(|length| length <= receipts::MAX_MDN)
 }
 
 /// An async MDN looks like a small message that asks for no receipt. `None`: it is something else.
@@ -62,6 +61,7 @@ pub(super) fn admit(core: &Arc<Core>, arrival: &Arrival) -> Result<Spool, Reply>
         hash: None,
         len: 0,
         max: receipts::MAX_MDN,
+        no_login: None,
         transfer: None,
         refused: false,
     })
@@ -74,8 +74,8 @@ pub(super) async fn take_nameless(core: &Arc<Core>, arrival: &Arrival, draft: Op
     let headers = &arrival.head.headers;
     let body = read(&draft)?;
     let allowed = |pair: &Partnership| {
-        let logged_in = reply::shows(arrival, pair.inbound_auth.as_ref()) || is_for_mdns(core, arrival);
-        logged_in && foreign(pair, arrival).is_none() && !pair.partner.blocked.inbound()
+        // Only its signature counts, so it needs no login.
+        foreign(pair, arrival).is_none() && !pair.partner.blocked.inbound()
     };
     Ok(if receipts::take_nameless(core, headers.clone(), body, allowed).await? {
         Reply::empty(200)

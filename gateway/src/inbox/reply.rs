@@ -1,5 +1,6 @@
 //! What goes back over the wire, and what is kept of messages that were refused at the door.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use as2_core::algorithm::Digest;
@@ -37,8 +38,8 @@ pub(super) fn too_large(max: u64) -> Reply {
 }
 
 /// 401 with its challenge (RFC 7617 §2).
-pub(super) fn unauthorized(arrival: &Arrival) -> Reply {
-    tracing::warn!(peer = %arrival.peer, "a POST without the partner's credentials refused");
+pub(super) fn unauthorized(peer: SocketAddr) -> Reply {
+    tracing::warn!(%peer, "a POST without the partner's credentials refused");
     let mut reply = Reply::text(401, "user name and password are missing or wrong\r\n");
     let _ = reply.headers.push("WWW-Authenticate", "Basic realm=\"AS2\", charset=\"UTF-8\"");
     reply

@@ -102,7 +102,7 @@ pub(super) fn held(core: &Core, arrival: &Arrival) -> Option<Reply> {
     let tag = tag(headers)?;
     headers.get("AS2-From").and(headers.get("AS2-To"))?;
     let held = match relationship(core, arrival) {
-        Relationship::Known(pair) if !reply::shows(arrival, pair.inbound_auth.as_ref()) => return Some(reply::unauthorized(arrival)),
+        Relationship::Known(pair) if !reply::shows(arrival, pair.inbound_auth.as_ref()) => return Some(reply::unauthorized(arrival.peer)),
         Relationship::Known(pair) if super::foreign(&pair, arrival).is_none() => {
             let look = || core.storage.partials().look(&pair_digest(&pair), &digest(&tag), oldest(core));
             match tokio::task::block_in_place(look) {

@@ -602,6 +602,34 @@ fn an_unsigned_async_mdn_shows_the_credentials_that_its_partner_has_to_show() {
     signed.reaches("waiting-mdn");
     signed.post_mdn(&Receipt::of(&signed.hit()).signed(&signed.stage.partner));
     signed.reaches("delivered");
+    // Nor where messages go, which need one, whether they look like an MDN or not.
+    let beside = Scene::play("async-signed", &login, |_, _| http(204, &[], ""));
+    beside.reaches("waiting-mdn");
+    let stage = &beside.stage;
+    let mdn = Receipt::of(&beside.hit()).signed(&stage.partner);
+    let large = Entity::new("application/edi-x12", vec![b'x'; 2 << 20]);
+    let messages = [payload(), payload().signed(&stage.partner), large].map(|entity| entity.message("<no-login@test>"));
+    for message in messages {
+        let silent = message
+            .clone()
+            .without("Disposition-Notification-To")
+            .without("Disposition-Notification-Options");
+        for request in [silent, message] {
+            let answer = request.with("AS2-From", &beside.partner).post(stage.gate.as2_port);
+            assert_eq!(answer.status, 401, "{}", answer.text());
+        }
+    }
+    let chunked = format!(
+        "POST /as2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAS2-From: {}\r\nAS2-To: {STATION}\r\nMessage-ID: <no-login@test>\r\n\
+         Content-Type: application/edi-x12\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n",
+        beside.partner,
+        2 << 20
+    );
+    let answer = raw(stage.gate.as2_port, chunked.as_bytes(), &vec![b'x'; (1 << 20) + 1]);
+    assert_eq!(answer.status, 401, "{}", answer.text());
+    assert!(stage.listed("<no-login@test>").is_empty());
+    assert_eq!(mdn.post(stage.gate.as2_port).status, 200);
+    beside.reaches("delivered");
 }
 
 /// How many MDNs are kept of a message; the one that proves the delivery has the message's name.
