@@ -272,7 +272,7 @@ pub struct As2 {
     pub listen: Vec<String>,
     /// Path announced for messages.
     pub path: String,
-    /// Path announced for async MDNs.
+    /// Path announced for async MDNs; empty means that of messages.
     pub mdn_path: String,
     /// Largest message in bytes.
     pub max_message: u64,

@@ -301,11 +301,12 @@ impl Core {
     /// Where partners post async MDNs for a station to.
     #[must_use]
     pub fn mdn_url(&self, station: &Station) -> String {
-        // One endpoint takes both, so a station with a URL of its own needs no second one.
-        if station.url.is_empty() {
-            format!("{}{}", self.base_url(), self.config.as2.mdn_path)
+        // One endpoint takes both. Partners that have it as our URL let MDNs go there that no signature proves the asking for.
+        let own = &self.config.as2.mdn_path;
+        if own.is_empty() || !station.url.is_empty() {
+            self.station_url(station)
         } else {
-            station.url.clone()
+            format!("{}{own}", self.base_url())
         }
     }
 

@@ -167,7 +167,10 @@ impl Maker<'_> {
         Ok(As2 {
             listen: values.texts("as2.listen"),
             path: self.url_path("as2.path")?,
-            mdn_path: self.url_path("as2.mdn_path")?,
+            mdn_path: match self.values.text("as2.mdn_path") {
+                none if none.is_empty() => none,
+                _ => self.url_path("as2.mdn_path")?,
+            },
             max_message: values.size("as2.max_message"),
             keep_partial: values.span("as2.keep_partial"),
             partial_quota: values.size("as2.partial_quota"),

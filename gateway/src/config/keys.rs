@@ -109,7 +109,7 @@ pub const KEYS: &[Key] = &[
     key("uploads.max_file", Kind::Size, r#""100GiB""#),
     key("as2.listen", Kind::Addresses, r#"["0.0.0.0:8080"]"#),
     key("as2.path", Kind::Text, r#""/as2""#),
-    key("as2.mdn_path", Kind::Text, r#""/mdn""#),
+    key("as2.mdn_path", Kind::Text, r#""""#),
     key("as2.max_message", Kind::Size, r#""100GiB""#),
     key("as2.keep_partial", Kind::Span, r#""1d""#),
     key("as2.partial_quota", Kind::Size, r#""10GiB""#),

@@ -1,7 +1,8 @@
 //! Every receipt mode with every combination of signing, encryption and compression.
 
 use serde_json::Value;
-use tests::{Pair, order};
+use tests::peer::Identity;
+use tests::{Gateway, Pair, order};
 
 /// All combinations of what is done to a message.
 fn packagings() -> Vec<(&'static str, &'static str, &'static str)> {
@@ -109,6 +110,36 @@ fn an_async_mdn_finds_its_message_between_two_processes() {
     assert_eq!(parcel.sent["mdn_mode"], "async-signed");
     assert_eq!(parcel.sent["mdn_signature"], "signed");
     assert_eq!(pair.fetch(&parcel), order(1));
+}
+
+#[test]
+fn a_negative_async_mdn_finds_its_message_between_two_processes() {
+    let pair = Pair::two_gateways();
+    pair.alice().change(&["partner", "set", "BOB", "--mdn", "async-signed"]);
+    // BOB holds a certificate that is not ALICE's any more: no signature proves to it who asks for the MDN.
+    let stale = Identity::new("alice").path("cert.pem").display().to_string();
+    pair.bob().ok(&["cert", "add", "stale", "--partner", "ALICE", "--file", &stale]);
+    pair.bob().change(&["partner", "set", "ALICE", "--sign-certificate", "stale"]);
+    pair.put("stale.edi", &order(1));
+    let failed = pair.alice().reaches("out", "stale.edi", "failed");
+    assert_eq!(failed["code"], "authentication-failed", "{failed:#}");
+    assert!(failed["hint"].to_string().contains("an old certificate of ours"), "{failed:#}");
+    assert_eq!(failed["mdn_signature"], "signed", "{failed:#}");
+}
+
+#[test]
+fn async_mdns_are_asked_for_where_messages_go_unless_they_have_a_path_of_their_own() {
+    let announced = |settings: &[(&str, &str)]| {
+        let gateway = Gateway::stopped(settings);
+        gateway.ok(&["station", "add", "ALICE"]);
+        let shown = gateway.json(&["station", "show", "ALICE"]);
+        assert!(shown["url"].as_str().unwrap().ends_with("/as2"), "{shown:#}");
+        let url = shown["mdn_url"].as_str().unwrap().to_owned();
+        assert!(gateway.ok(&["station", "profile", "ALICE"]).contains(&url));
+        url
+    };
+    assert!(announced(&[]).ends_with("/as2"));
+    assert!(announced(&[("as2.mdn_path", "\"/mdn\"")]).ends_with("/mdn"));
 }
 
 #[test]
