@@ -449,9 +449,37 @@ fn mic(message: &Message) -> String {
     let Some((value, digest)) = detail.mic.rsplit_once(',') else {
         return detail.mic.clone();
     };
-    let agrees = message.direction == Direction::Out && message.state == State::Delivered && !detail.mdn_disposition.is_empty();
-    let remark = if agrees { "   (the MDN agrees)" } else { "" };
+    let remark = mic_remark(message).map(|remark| format!("   ({remark})")).unwrap_or_default();
     format!("{}  {}{remark}", value.trim(), digest.trim())
+}
+
+/// What the MDN of a delivered message says to our MIC.
+fn mic_remark(message: &Message) -> Option<&'static str> {
+    let detail = &message.detail;
+    let has_mdn = message.direction == Direction::Out && message.state == State::Delivered && !detail.mdn_disposition.is_empty();
+    let has = |mark: &str| detail.marks.iter().any(|known| known == mark);
+    has_mdn.then(|| {
+        if has("no MIC") {
+            "no MIC in the MDN"
+        } else if has("receipt lost") {
+            "the first MDN was lost, and this one has not our MIC"
+        } else {
+            MIC_AGREES
+        }
+    })
+}
+
+/// What [`mic_remark`] says of an MDN with our MIC.
+const MIC_AGREES: &str = "the MDN agrees";
+
+/// The same for `partner test`: a part of the line about its MDN.
+pub(super) fn mic_words(message: &Message) -> String {
+    let digest = message.detail.mic.rsplit_once(',').map(|(_, name)| name.trim());
+    match (mic_remark(message), digest) {
+        (Some(MIC_AGREES), Some(digest)) => format!(", MIC {digest} agrees"),
+        (Some(MIC_AGREES), None) | (None, _) => String::new(),
+        (Some(remark), _) => format!(", {remark}"),
+    }
 }
 
 fn mdn(message: &Message, now: Millis) -> String {
@@ -772,4 +800,29 @@ fn leave_out_done(ctx: &Ctx, core: &Core, found: &mut Vec<Message>, what: Move) 
         );
     }
     Ok(())
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mic_agrees_only_with_one_in_the_mdn() {
+        let with = |mark: &str| {
+            let mut message = Message::new(Direction::Out, State::Delivered, ("a", "s", "p"), 0);
+            message.detail.mic = "x, sha-256".to_owned();
+            message.detail.mdn_disposition = "processed".to_owned();
+            message.detail.marks.push(mark.to_owned());
+            (mic(&message), mic_words(&message))
+        };
+        let (shown, told) = with("late");
+        assert!(
+            shown.ends_with("(the MDN agrees)") && told == ", MIC sha-256 agrees",
+            "{shown}{told}"
+        );
+        for (mark, remark) in [("no MIC", "no MIC in the MDN"), ("receipt lost", "the first MDN was lost")] {
+            let (shown, told) = with(mark);
+            assert!(shown.contains(remark) && told.contains(remark), "{shown}{told}");
+            assert!(!shown.contains("agrees") && !told.contains("agrees"), "{shown}{told}");
+        }
+    }
 }

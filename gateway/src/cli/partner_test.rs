@@ -310,15 +310,10 @@ fn verdicts(message: &Message) -> Vec<Line> {
     }
     let mut lines = vec![Line::ok("test message delivered", message.message_id.clone())];
     if !detail.mdn_disposition.is_empty() {
-        let digest = detail
-            .mic
-            .rsplit_once(',')
-            .map(|(_, name)| format!(", MIC {} agrees", name.trim()))
-            .unwrap_or_default();
         let signed = detail.mdn_signature.starts_with("signed");
         lines.push(Line::ok(
             if signed { "signed MDN" } else { "MDN" },
-            format!("{}{digest}", message::disposition(message)),
+            format!("{}{}", message::disposition(message), message::mic_words(message)),
         ));
     }
     lines

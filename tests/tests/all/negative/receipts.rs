@@ -97,6 +97,11 @@ fn a_wrong_mic_fails_and_a_missing_one_is_marked() {
     for scene in [missing, null] {
         let message = scene.reaches("delivered");
         assert!(message["marks"].to_string().contains("no MIC"), "{message:#}");
+        let shown = scene
+            .stage
+            .gate
+            .ok(&["message", "show", message["id"].as_str().unwrap(), "-o", "table"]);
+        assert!(shown.contains("(no MIC in the MDN)") && !shown.contains("agrees"), "{shown}");
     }
     assert_eq!(
         unreadable.reaches("failed")["code"],
