@@ -44,7 +44,7 @@ pub(super) fn note(ctx: &Ctx, core: &Core, object: &str) -> Result<()> {
     if ctx.dry_run() || ctx.printer.format == Format::Json {
         return Ok(());
     }
-    for (what, hint) in rules::warnings(&objects(core)?, core.clock.now()) {
+    for (what, hint) in rules::warnings(&core.config, &objects(core)?, core.clock.now()) {
         // Two that look alike are told of in one line.
         if what.starts_with(object) || what.contains(&format!(" and {object}have ")) {
             ctx.printer.note(&format!("note: {what}; {hint}"));
@@ -179,7 +179,7 @@ fn judge_objects(core: &Core) -> Result<Vec<Finding>> {
         }
     }
     findings.extend(sealed(core, &all));
-    for (what, hint) in rules::warnings(&all, core.clock.now()) {
+    for (what, hint) in rules::warnings(&core.config, &all, core.clock.now()) {
         findings.push(Finding::warn("", what, &hint));
     }
     findings.insert(0, Finding::ok("objects", format!("{count} read")));
@@ -408,7 +408,7 @@ fn contents(core: &Core) -> Result<Vec<Finding>> {
     let all = objects(core)?;
     findings.extend(sealed(core, &all));
     findings.extend(expiry(core, &all));
-    for (what, hint) in rules::warnings(&all, core.clock.now()) {
+    for (what, hint) in rules::warnings(&core.config, &all, core.clock.now()) {
         findings.push(Finding::warn("", what, &hint));
     }
     Ok(findings)

@@ -800,6 +800,7 @@ fn leave_out_done(ctx: &Ctx, core: &Core, found: &mut Vec<Message>, what: Move) 
         );
     }
     Ok(())
+}
 
 #[cfg(test)]
 mod tests {

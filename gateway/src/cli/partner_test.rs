@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use as2_core::headers::Headers;
 use serde_json::{Value, json};
 
 use super::error::{DONE, REMOTE};
@@ -254,6 +255,11 @@ async fn give_up(core: &Arc<Core>, message: Message) -> Result<Message> {
     let hint = match (message.state, message.detail.hint.as_str()) {
         // It asks for what an operator decides about a message that somebody waits for.
         (State::Held, _) => format!("as2gate message show {}", message.id.short()),
+        (State::WaitingMdn, _) if asked_at(&message).is_some() => format!(
+            "look whether the partner gets to {}, where the MDN was asked for; {} waits longer",
+            asked_at(&message).unwrap_or_default(),
+            command("partner test", &message.partner, "--timeout TIME")
+        ),
         (_, "") => format!("{} waits longer", command("partner test", &message.partner, "--timeout TIME")),
         (_, hint) => hint.to_owned(),
     };
@@ -266,6 +272,12 @@ async fn give_up(core: &Arc<Core>, message: Message) -> Result<Message> {
             if ends { Ok(now) } else { Err(refusal) }
         }
     }
+}
+
+/// Where an async MDN was asked for.
+fn asked_at(message: &Message) -> Option<String> {
+    let headers = Headers::parse(&message.detail.head()).ok()?;
+    headers.get("Receipt-Delivery-Option").map(|url| url.trim().to_owned())
 }
 
 /// What the test message was protected with.
@@ -297,7 +309,10 @@ fn verdicts(message: &Message) -> Vec<Line> {
         let status = detail.tries.last().and_then(|last| last.status);
         let answered = status.is_some_and(|status| (200..300).contains(&status));
         let hint = match (message.code.as_str(), detail.hint.as_str()) {
-            (code::NO_MDN, _) if answered => NO_MDN.to_owned(),
+            (code::NO_MDN, _) if answered => match asked_at(message) {
+                Some(url) => format!("{NO_MDN}, at {url}"),
+                None => NO_MDN.to_owned(),
+            },
             (_, "") => format!("as2gate message show {}", message.id.short()),
             (_, hint) => hint.to_owned(),
         };

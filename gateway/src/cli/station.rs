@@ -12,6 +12,7 @@ use super::settings::{OfStation, Settings};
 use super::{CertificateFile, Ctx, Outcome, check, output};
 use crate::certificate::taken_over;
 use crate::gateway::Core;
+use crate::hint::command;
 use crate::journal::Objects;
 use crate::manage::certificates::day;
 use crate::manage::stations::{self, NewStation};
@@ -167,6 +168,12 @@ fn profile(ctx: &Ctx, core: &Core, id: &str, out: Option<PathBuf>) -> Result<()>
     let all = objects(core)?;
     let station = stations::choose(&all, ctx.account(), id)?;
     let text = stations::profile(core, &all, station)?;
+    if core.config.public_url.is_empty() && station.url.is_empty() {
+        let set = command("station set", id, "--url URL");
+        let why = "its URL is this machine's own name, where no partner gets";
+        ctx.printer
+            .note(&format!("note: {why}; set public_url in the configuration, or {set}"));
+    }
     match out {
         Some(file) => {
             ctx.write_file(&file, &text, 0o644)?;
@@ -251,7 +258,7 @@ fn shown(core: &Core, all: &Objects, station: &Station) -> (Value, String) {
         fields.insert(
             "warnings".to_owned(),
             json!(
-                rules::warnings(all, now)
+                rules::warnings(&core.config, all, now)
                     .into_iter()
                     .filter(|(what, _)| what.contains(&format!("station {} ", station.as2_id)))
                     .map(|(what, _)| what)

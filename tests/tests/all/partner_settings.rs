@@ -742,6 +742,8 @@ fn a_failed_partner_test_posts_once_and_no_more() {
         posts.store(0, Ordering::SeqCst);
         let ran = alice.cli(&["partner", "test", "BOB", "--timeout", "10s"]);
         assert!(ran.code == 6 && ran.stdout.contains("nothing more of it is sent"), "{ran}");
+        let own = format!("http://127.0.0.1:{}/as2", alice.as2_port);
+        assert_eq!(ran.stderr.contains(&own), mode == "async-signed", "{ran}");
         let test = alice.messages("out")[0].clone();
         assert_eq!(test["state"], "failed", "{mode} {all}: {test:#}");
         // Time enough for several tries of a message.

@@ -1,11 +1,13 @@
 //! What is legal and will not do its work.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use super::partner::legacy_digests;
 use super::used_by;
 use crate::certificate::Certificate;
 use crate::clock::Millis;
+use crate::config::Config;
 use crate::hint::{command, option};
 use crate::journal::Objects;
 use crate::layout::Place;
@@ -22,7 +24,7 @@ type Warning = (String, String);
 
 /// What `check` says about an object that is legal and will not do its work.
 #[must_use]
-pub fn warnings(objects: &Objects, now: Millis) -> Vec<Warning> {
+pub fn warnings(config: &Config, objects: &Objects, now: Millis) -> Vec<Warning> {
     let bare = objects.stations.values().filter(|station| station.certificate.is_empty());
     let mut found: Vec<Warning> = bare
         .map(|station| {
@@ -33,6 +35,9 @@ pub fn warnings(objects: &Objects, now: Millis) -> Vec<Warning> {
         })
         .collect();
     objects.partners.values().for_each(|partner| of_partner(partner, &mut found));
+    if config.public_url.is_empty() {
+        found.extend(objects.partners.values().filter_map(|partner| unreachable(objects, partner)));
+    }
     look_alikes(objects, &mut found);
     let faulty: Vec<_> = objects.certificates.values().filter_map(|c| Some((c, fault(c, now)?))).collect();
     if !faulty.is_empty() {
@@ -102,6 +107,33 @@ fn legacy(partner: &Partner) -> Option<(String, String)> {
         words.join(" and ")
     );
     (!named.is_empty()).then(|| (what, mended.join(" ")))
+}
+
+/// Without a `public_url`, nor one of a station, async MDNs are asked for at this machine's own name, where only itself gets.
+fn unreachable(objects: &Objects, partner: &Partner) -> Option<Warning> {
+    let mut stations = objects.stations.values();
+    let station = stations.find(|s| s.account == partner.account && s.url.is_empty() && partner.trades_with(&s.as2_id))?;
+    let asked = partner.mdn.is_async() && !partner.url.is_empty() && !is_here(&partner.url);
+    asked.then(|| {
+        (
+            format!(
+                "partner {} is asked for async MDNs at http://localhost, where it does not get",
+                partner.as2_id
+            ),
+            format!(
+                "set public_url in the configuration, or {}",
+                command("station set", &station.as2_id, "--url URL")
+            ),
+        )
+    })
+}
+
+/// Whether a URL leads to this machine itself.
+fn is_here(url: &str) -> bool {
+    let uri = url.parse::<hyper::Uri>().ok();
+    let host = uri.as_ref().and_then(hyper::Uri::host).unwrap_or_default().to_ascii_lowercase();
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    host == "localhost" || host.ends_with(".localhost") || address.is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 /// AS2 ids, or names, of an account that people take for one another: they differ in upper and lower case or in blanks only.

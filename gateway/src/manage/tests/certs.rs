@@ -169,7 +169,7 @@ async fn an_alarm_is_about_the_certificate_in_force() {
     assert_eq!(written("big-next"), "big-2026", "nothing has made it final");
     assert_eq!(expiring_names(&core, 30), ["big-next"]);
     to_day(&clock, 21);
-    let warned = || rules::warnings(&objects(&core).unwrap(), clock.now());
+    let warned = || rules::warnings(&core.config, &objects(&core).unwrap(), clock.now());
     let ended = |name: &str| {
         warned()
             .iter()
@@ -517,7 +517,7 @@ async fn certificates_that_partners_may_refuse_are_told() {
         partner(&core, id, certificate).await.unwrap();
     }
     let told = |now| {
-        let all = rules::warnings(&objects(&core).unwrap(), now);
+        let all = rules::warnings(&core.config, &objects(&core).unwrap(), now);
         let mut told: Vec<String> = all.into_iter().map(|(what, _)| what).collect();
         told.sort();
         told

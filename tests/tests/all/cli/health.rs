@@ -94,6 +94,27 @@ fn check_and_doctor_find_what_is_wrong() {
 }
 
 #[test]
+fn async_mdns_that_are_asked_for_at_a_name_of_our_own_are_told() {
+    let gateway = Gateway::stopped(&[("public_url", "\"\"")]);
+    gateway.ok(&["station", "add", "ALICE"]);
+    let add = |id: &str, url: &str| gateway.cli(&["partner", "add", id, "--url", url, "--mdn", "async"]);
+    let told = "is asked for async MDNs at http://localhost";
+    assert!(add("FAR", "https://as2.far.example/as2").stderr.contains(told));
+    assert!(!add("NEAR", "http://127.0.0.1:9/as2").stderr.contains(told));
+    for command in ["check", "doctor"] {
+        let ran = gateway.cli(&[command]);
+        assert!(ran.stdout.contains(&format!("partner FAR {told}")), "{ran}");
+        assert!(!ran.stdout.contains(&format!("partner NEAR {told}")), "{ran}");
+        assert!(ran.stdout.contains("as2gate station set ALICE --url URL"), "{ran}");
+    }
+    let profile = || gateway.cli(&["station", "profile", "ALICE"]);
+    assert!(profile().stderr.contains("set public_url"), "{}", profile());
+    gateway.ok(&["station", "set", "ALICE", "--url", "https://as2.alice.example/as2"]);
+    assert!(profile().stderr.is_empty(), "{}", profile());
+    assert!(!gateway.cli(&["check"]).stdout.contains(told));
+}
+
+#[test]
 fn host_keys_that_others_get_at_or_the_server_does_not_are_told() {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
     let gateway = Gateway::stopped(&[]);
