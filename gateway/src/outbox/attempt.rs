@@ -43,7 +43,7 @@ pub(super) async fn attempt(
     });
     let mut message = recorded.await?;
 
-    let posted = restart::post(core, &message, &pair.partner, &target(core, pair, &pair.partner.url)).await?;
+    let posted = restart::post(core, &message, pair, &target(core, pair, &pair.partner.url)).await?;
     record(&mut message, &posted, core.clock.now() - began);
     let posted = posted.outcome;
     let after = outcome::judge(core, &mut message, pair, posted.as_ref()).await?;

@@ -7,16 +7,22 @@
 use as2_core::headers::Headers;
 
 use super::attempt::MAX_ANSWER;
+use super::retry::figures;
+use crate::clock::Millis;
 use crate::flow_error::FlowError;
 use crate::gateway::Core;
 use crate::message::{Attempt, Message};
 use crate::partner::Partner;
+use crate::partnership::Partnership;
 use crate::post::{Answer, PostError, Stage, Target};
 
 /// Shorter messages always go whole: asking costs as much as sending.
 pub(super) const WORTH_FROM: u64 = 64 * 1024;
 /// Begins the outcome of a try that found the partner still busy with the one before.
 const BUSY: &str = "the partner is busy with the try before";
+/// So many milliseconds after a POST its partner may be busy with it: this gateway lets a connection go that has been silent for
+/// two minutes, and says so until then.
+const BUSY_FOR: Millis = 120_000;
 /// What a HEAD says of us besides the transfer.
 const NAMES: [&str; 5] = ["AS2-Version", "AS2-From", "AS2-To", "ETag", "User-Agent"];
 
@@ -44,7 +50,8 @@ pub(super) struct Posted {
 ///
 /// # Errors
 /// Ours only.
-pub(super) async fn post(core: &Core, message: &Message, partner: &Partner, target: &Target) -> Result<Posted, FlowError> {
+pub(super) async fn post(core: &Core, message: &Message, pair: &Partnership, target: &Target) -> Result<Posted, FlowError> {
+    let partner = &pair.partner;
     let mut headers = Headers::parse(&message.detail.head()).map_err(|e| FlowError::Internal(e.to_string()))?;
     // Of the last try, or made while the partner was set otherwise.
     headers.remove("Content-Range");
@@ -57,7 +64,8 @@ pub(super) async fn post(core: &Core, message: &Message, partner: &Partner, targ
         let outcome = core.poster.post(target, &headers, body, MAX_ANSWER).await;
         return Ok(Posted { outcome, from: 0 });
     }
-    let mut from = match held(core, message, target, &headers).await {
+    let is_last = message.attempts.saturating_sub(message.detail.mdn_tries) >= figures(core, pair).max_tries;
+    let mut from = match held(core, message, target, &headers, is_last).await {
         Ok(held) => go_on_at(held, message.detail.raw_size),
         Err(error) => {
             return Ok(Posted {
@@ -92,11 +100,12 @@ async fn piece(
     Ok(core.poster.post(target, &headers, body, MAX_ANSWER).await)
 }
 
-/// Asks the partner how much it holds, if an earlier try may have left anything there.
+/// Asks the partner how much it holds, if an earlier try may have left anything there. What it says counts for nothing where it
+/// would be the `last` word on the message.
 ///
 /// # Errors
 /// No answer, or one that says "not now": beginning anew would waste what is there.
-async fn held(core: &Core, message: &Message, target: &Target, headers: &Headers) -> Result<u64, PostError> {
+async fn held(core: &Core, message: &Message, target: &Target, headers: &Headers, is_last: bool) -> Result<u64, PostError> {
     let earlier = message.detail.tries.split_last().map_or(&[][..], |(_, earlier)| earlier);
     if !earlier.iter().any(may_have_left) {
         return Ok(0);
@@ -113,10 +122,11 @@ async fn held(core: &Core, message: &Message, target: &Target, headers: &Headers
         body_sent: false,
         ..error
     })?;
-    let was_busy = earlier.last().is_some_and(|last| last.outcome.starts_with(BUSY));
     match answer.status {
         // A partner that says so for ever does not know the question (as2.md §9).
-        500 | 503 if !was_busy => Err(PostError::new(Stage::Head, format!("{BUSY}: HTTP {}", answer.status), "")),
+        500 | 503 if !is_last && may_be_busy(earlier, core.clock.now()) => {
+            Err(PostError::new(Stage::Head, format!("{BUSY}: HTTP {}", answer.status), ""))
+        }
         200..300 => Ok(answer
             .headers
             .get("Content-Length")
@@ -124,6 +134,12 @@ async fn held(core: &Core, message: &Message, target: &Target, headers: &Headers
             .unwrap_or(0)),
         _ => Ok(0),
     }
+}
+
+/// Whether the partner may still be busy with what was posted before.
+fn may_be_busy(earlier: &[Attempt], now: Millis) -> bool {
+    let posted = earlier.iter().rfind(|attempt| !attempt.outcome.starts_with(BUSY));
+    posted.is_none_or(|posted| now - (posted.at + posted.took) <= BUSY_FOR)
 }
 
 /// Whether bytes of the message may lie with the partner after this try.
@@ -156,6 +172,24 @@ mod tests {
     #[test]
     fn the_place_to_go_on_lies_within_the_message() {
         assert_eq!([0, 1, 99, 100, 101, u64::MAX].map(|held| go_on_at(held, 100)), [0, 1, 99, 99, 0, 0]);
+    }
+
+    #[test]
+    fn a_partner_is_busy_for_as_long_as_it_may_be_with_the_post_before() {
+        let attempt = |at, outcome: &str| Attempt {
+            n: 1,
+            at,
+            took: 5_000,
+            status: None,
+            outcome: outcome.to_owned(),
+            body_sent: false,
+            twice: false,
+        };
+        let busy = format!("{BUSY}: HTTP 503");
+        let tries = [attempt(0, "closed"), attempt(30_000, &busy), attempt(90_000, &busy)];
+        for earlier in [&tries[..1], &tries[..2], &tries[..]] {
+            assert!(may_be_busy(earlier, 125_000) && !may_be_busy(earlier, 125_001));
+        }
     }
 
     #[test]
