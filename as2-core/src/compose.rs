@@ -381,6 +381,22 @@ pub(crate) fn write_features(headers: &mut Headers, version: &str, product: &str
     Ok(())
 }
 
+/// Whether a message has this header line of its own, in some version or setting: an extra line may not double it.
+#[must_use]
+pub fn is_own_header(name: &str) -> bool {
+    const NAMES: [&str; 6] = [
+        "Message-ID",
+        "Date",
+        "Subject",
+        "MIME-Version",
+        "Recipient-Address",
+        "EDIINT-Features",
+    ];
+    const PREFIXES: [&str; 4] = ["AS2-", "Content-", "Disposition-Notification-", "Receipt-Delivery-"];
+    let begins = |prefix: &&str| name.get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix));
+    NAMES.iter().any(|own| own.eq_ignore_ascii_case(name)) || PREFIXES.iter().any(begins)
+}
+
 fn write_extra(headers: &mut Headers, extra: &[(String, String)]) -> Result<(), Error> {
     for (name, value) in extra {
         let framing = ["Host", "Content-Length", "Transfer-Encoding", "Connection"]
@@ -434,7 +450,41 @@ pub(crate) fn signature_head(boundary: &str) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn every_line_of_a_message_is_its_own_but_the_product() {
+        let id = |text: &str| As2Id::parse(text).unwrap();
+        let outgoing = Outgoing {
+            from: id("A"),
+            to: id("B"),
+            message_id: MessageId::new("1", "test").unwrap(),
+            now: 0,
+            subject: "s".to_owned(),
+            as2_version: "1.3".to_owned(),
+            recipient_url: "http://b.example/as2".to_owned(),
+            parts: Vec::new(),
+            sign: None,
+            encrypt: None,
+            compress: Compression::None,
+            transfer_encoding: TransferEncoding::Binary,
+            receipt: Some(
+                ReceiptRequest::sync("a".to_owned())
+                    .signed(vec![Digest::Sha256])
+                    .deliver_to("http://a.example/".to_owned()),
+            ),
+            der_max: 0,
+            extra_headers: Vec::new(),
+            product: "p/1".to_owned(),
+            nonce: [0; 16],
+            also_digest: Vec::new(),
+        };
+        let headers = message_headers(&outgoing).unwrap();
+        let others: Vec<_> = headers.iter().map(|(name, _)| name).filter(|name| !is_own_header(name)).collect();
+        assert_eq!(others, ["User-Agent"]);
+        assert!(headers.iter().count() > 10 && !is_own_header("X-Env") && !is_own_header("As2"));
+    }
 
     #[test]
     fn urls_are_shown_without_secrets() {

@@ -27,6 +27,7 @@ use openssl::ssl::SslConnector;
 use zeroize::Zeroizing;
 
 use crate::hint::{command, option};
+pub(crate) use exchange::is_ours;
 use crate::url::Url;
 use pool::{Place, Pool};
 pub use token::Grant;

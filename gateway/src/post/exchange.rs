@@ -43,6 +43,11 @@ const OURS: [&str; 9] = [
     "Proxy-Authorization",
 ];
 
+/// Whether lines of this name are written here alone, so that others of that name are dropped.
+pub(crate) fn is_ours(name: &str) -> bool {
+    OURS.iter().any(|own| own.eq_ignore_ascii_case(name))
+}
+
 /// A request's head, as it is sent and as it may be shown.
 pub(super) struct Request {
     head: Zeroizing<Vec<u8>>,

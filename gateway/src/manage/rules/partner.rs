@@ -1,6 +1,7 @@
 //! What a partner's settings may be.
 
 use as2_core::algorithm::{Cipher, Digest, KeyTransport};
+use as2_core::compose::is_own_header;
 
 use super::expect_certificate;
 use super::forms::{MAX_TEXT, check_as2_id, check_cidr, check_list, check_text, check_url};
@@ -8,6 +9,7 @@ use crate::config::parse_duration;
 use crate::content_type;
 use crate::journal::Objects;
 use crate::partner::Partner;
+use crate::post;
 use crate::variables;
 
 pub(super) fn check(objects: &Objects, partner: &Partner) -> Result<(), String> {
@@ -138,21 +140,6 @@ pub(super) fn legacy_digests(partner: &Partner) -> Vec<(&'static str, Digest)> {
     named.filter(|(_, digest)| digest.is_legacy() && !partner.legacy).collect()
 }
 
-/// Header names that a message's own lines have; a partner's extra lines may not double them.
-const OWN_HEADERS: &[&str] = &[
-    "host",
-    "content-length",
-    "transfer-encoding",
-    "connection",
-    "message-id",
-    "date",
-    "subject",
-    "mime-version",
-    "expect",
-    "authorization",
-];
-const OWN_HEADER_PREFIXES: &[&str] = &["as2-", "content-", "disposition-notification-", "receipt-delivery-"];
-
 fn check_http(partner: &Partner) -> Result<(), String> {
     /// Most header lines of a partner.
     const MAX_HEADERS: usize = 50;
@@ -166,9 +153,22 @@ fn check_http(partner: &Partner) -> Result<(), String> {
         if name.is_empty() || name.len() > MAX_TEXT || !name.bytes().all(token) {
             return Err(format!("headers: `{}` is not the name of a header", name.escape_default()));
         }
-        let lower = name.to_ascii_lowercase();
-        if OWN_HEADERS.contains(&lower.as_str()) || OWN_HEADER_PREFIXES.iter().any(|prefix| lower.starts_with(prefix)) {
-            return Err(format!("headers: {name} is written by the gateway itself"));
+        if is_own_header(name) || post::is_ours(name) {
+            let hint = match name.to_ascii_lowercase().as_str() {
+                "authorization" => "\nset http_auth instead: --http-user, --http-password",
+                "proxy-authorization" => "\nset proxy_auth instead: --proxy-user, --proxy-password",
+                _ => "",
+            };
+            return Err(format!("headers: {name} is the gateway's own to write{hint}"));
+        }
+        if let Some(other) = partner
+            .headers
+            .keys()
+            .find(|other| *other != name && other.eq_ignore_ascii_case(name))
+        {
+            return Err(format!(
+                "headers: {name} and {other} are one header, which a message has once\nleave one of them out"
+            ));
         }
         if value.len() > MAX_HEADER_VALUE || value.chars().any(char::is_control) {
             return Err(format!("headers: the value of {name} is too long or has control characters in it"));
@@ -271,7 +271,20 @@ mod tests {
         };
         partner.headers.insert("X-Env".to_owned(), "prod".to_owned());
         assert!(check_http(&partner).is_ok());
-        partner.headers.insert("AS2-From".to_owned(), "x".to_owned());
-        assert!(check_http(&partner).is_err());
+        for own in [
+            "AS2-From",
+            "EDIINT-Features",
+            "recipient-address",
+            "Content-Type",
+            "TE",
+            "upgrade",
+            "Proxy-Authorization",
+        ] {
+            let mut partner = partner.clone();
+            partner.headers.insert(own.to_owned(), "x".to_owned());
+            assert!(check_http(&partner).unwrap_err().contains("the gateway's own"), "{own}");
+        }
+        partner.headers.insert("x-env".to_owned(), "test".to_owned());
+        assert!(check_http(&partner).unwrap_err().contains("X-Env and x-env are one"));
     }
 }
