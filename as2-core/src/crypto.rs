@@ -401,6 +401,16 @@ impl KeyTransport {
         }
     }
 
+    /// How a content key goes to an EC key under this setting: those for RSA keys say nothing about it.
+    #[must_use]
+    pub fn for_ec(self) -> Self {
+        if self.ecdh_digest().is_some() {
+            self
+        } else {
+            KeyTransport::EcdhSha256
+        }
+    }
+
     /// The digest of ECDH's key derivation; none for the others.
     pub(crate) fn ecdh_digest(self) -> Option<Digest> {
         match self {

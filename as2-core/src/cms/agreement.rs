@@ -69,7 +69,7 @@ fn shared_info(wrap: &[u8], ukm: Option<&[u8]>, kek_len: usize) -> Vec<u8> {
 /// KeyAgreeRecipientInfo, version 3, for one certificate: issuer and serial, a fresh key of ours as the originator's, and a key
 /// wrap as strong as the content key.
 pub(super) fn recipient_info(certificate: &Certificate, transport: KeyTransport, cek: &[u8]) -> Result<Vec<u8>, Error> {
-    let digest = transport.ecdh_digest().unwrap_or(Digest::Sha256);
+    let digest = transport.for_ec().ecdh_digest().unwrap_or(Digest::Sha256);
     let unsendable = || Error::invalid(format!("{transport} is for receipt only"));
     let scheme = match digest {
         Digest::Sha256 | Digest::Sha384 | Digest::Sha512 => oid::ecdh(digest).ok_or_else(unsendable)?[0],

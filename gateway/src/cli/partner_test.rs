@@ -17,7 +17,7 @@ use crate::hint::command;
 use crate::intake;
 use crate::manage::{Refusal, RefusalKind, Result, messages, objects, partners};
 use crate::message::{Message, State};
-use crate::partner::{MdnMode, Partner};
+use crate::partner::MdnMode;
 use crate::partnership::Partnership;
 use crate::post::{Probe, ProbeStep, Target};
 
@@ -95,7 +95,7 @@ pub(super) async fn run(ctx: &Ctx, core: &Arc<Core>, test: Test) -> Outcome {
         let message = give_up(core, message).await?;
         // A message that never got so far was protected by nothing yet.
         if !message.message_id.is_empty() {
-            report.add(Line::ok("protected by", algorithms(&message, &pair.partner)));
+            report.add(Line::ok("protected by", algorithms(&message, &pair)));
         }
         verdicts(&message).into_iter().for_each(|line| report.add(line));
         sent = Some(message);
@@ -281,14 +281,19 @@ fn asked_at(message: &Message) -> Option<String> {
 }
 
 /// What the test message was protected with.
-fn algorithms(message: &Message, partner: &Partner) -> String {
-    let detail = &message.detail;
+fn algorithms(message: &Message, pair: &Partnership) -> String {
+    let (detail, partner) = (&message.detail, &pair.partner);
     let or_none = |text: &str| if text.is_empty() { "none".to_owned() } else { text.to_owned() };
-    let scheme = partner.sign.map(|_| format!(" {}", partner.signature_scheme)).unwrap_or_default();
-    let transport = partner
-        .encrypt
-        .map(|_| format!(" by {}", partner.key_transport))
-        .unwrap_or_default();
+    // Two settings are about RSA keys; the other kind of key has one way each.
+    let scheme = partner.sign.map(|_| match pair.signer() {
+        Some(identity) if identity.certificate().is_ec() => " by ECDSA".to_owned(),
+        _ => format!(" by {}", partner.signature_scheme),
+    });
+    let transport = partner.encrypt.map(|_| match &pair.recipient {
+        Some(certificate) if certificate.is_ec() => format!(" by {}", partner.key_transport.for_ec()),
+        _ => format!(" by {}", partner.key_transport),
+    });
+    let (scheme, transport) = (scheme.unwrap_or_default(), transport.unwrap_or_default());
     format!(
         "sign {}{scheme}, encrypt {}{transport}, compress {}, receipt {}",
         or_none(&detail.signed),

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use as2_core::Error;
+use as2_core::algorithm::Digest;
 use as2_core::id::As2Id;
 use as2_core::mdn::Mdn;
 use as2_core::message_id::bare;
 use as2_core::mic::Mic;
 use as2_core::receive::MdnSignature;
+use as2_core::{Error, ErrorKind};
 
 use super::{Evidence, answered};
 use crate::code;
@@ -153,13 +154,30 @@ fn signature_lacking(message: &Message, evidence: &Evidence, timing: Timing, pos
                 code::MDN_SIGNATURE_INVALID
             },
             trouble,
-            "the outcome is unknown: ask the partner; look at its signing certificate and the partner's setting mdn",
+            signature_hint(message, evidence),
         )),
         Timing::Async { .. } => Some(Verdict::Nothing {
             code: "mdn-unverified".to_owned(),
             reason: trouble,
         }),
     }
+}
+
+/// What to do about an MDN whose signature does not hold, or is not there.
+fn signature_hint(message: &Message, evidence: &Evidence) -> String {
+    let look = match &evidence.mdn.signature {
+        // Nothing else is asked of an MDN that has this word for it.
+        MdnSignature::Bad(why) if why.starts_with(ErrorKind::InsufficientMessageSecurity.as_str()) => {
+            let setting = if why.contains("md5") {
+                "--accept-md5 true"
+            } else {
+                "--legacy true"
+            };
+            format!("if it can do no better: {}", command("partner set", &message.partner, setting))
+        }
+        _ => "look at its signing certificate and the partner's setting mdn".to_owned(),
+    };
+    format!("the outcome is unknown: ask the partner; {look}")
 }
 
 /// COMPAT(mendelson, pyas2): a repeat whose first MDN was lost is answered with an error of these words (as2.md Q76).

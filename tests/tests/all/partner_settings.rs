@@ -775,6 +775,17 @@ fn partner_test_names_the_algorithms_that_were_used() {
     for word in ["384", "gcm", "oaep-sha256", "sync-signed"] {
         assert!(line.contains(word), "{word}: {told}");
     }
+    // What is said of RSA keys is not said of others.
+    let gateway = Gateway::stopped(&[]);
+    for id in ["ALICE", "BOB"] {
+        gateway.ok(&["station", "add", id, "--key", "ec-p256"]);
+    }
+    for id in ["ALICE", "BOB"] {
+        gateway.ok(&["partner", "add", "--from-station", id]);
+    }
+    gateway.start();
+    let told = gateway.ok(&["partner", "test", "BOB", "--from", "ALICE"]);
+    assert!(told.contains("sign sha256 by ECDSA, encrypt aes256-cbc by ecdh-sha256,"), "{told}");
 }
 
 /// Posts as they come: the file name in the Subject, and how many were open at once at most.

@@ -699,6 +699,25 @@ fn mdns_for_messages_that_were_never_sent_are_kept_for_diagnosis() {
 }
 
 #[test]
+fn an_mdn_signed_with_sha_1_names_the_setting_that_allows_it() {
+    let scene = Scene::play(
+        "sync-signed",
+        &[],
+        with_stage(|stage, hit, _| {
+            let receipt = Receipt::of(hit);
+            answer(200, &receipt.wrapped(receipt.entity().signed_with(&stage.partner, "sha1")))
+        }),
+    );
+    let message = scene.reaches("failed");
+    assert_eq!(message["code"], "mdn-signature-invalid", "{message:#}");
+    let hint = message["hint"].as_str().unwrap();
+    assert!(
+        hint.contains(&format!("as2gate partner set {} --legacy true", scene.partner)),
+        "{hint}"
+    );
+}
+
+#[test]
 fn a_negative_async_mdn_is_final() {
     let scene = Scene::play("async-signed", &[], |_, _| http(204, &[], ""));
     scene.reaches("waiting-mdn");
