@@ -54,6 +54,22 @@ pub(crate) fn file_name(headers: &Headers) -> Option<String> {
     (!name.is_empty() && !layer).then_some(name)
 }
 
+/// The name that a payload file came with and that says nothing to us, as it came: cut, and without control characters.
+pub(crate) fn strange_name(headers: &Headers) -> Option<String> {
+    /// Most of it that is told, in characters.
+    const MAX_TOLD: usize = 200;
+    if file_name(headers).is_some() {
+        return None;
+    }
+    let found = [("Content-Disposition", "filename"), ("Content-Type", "name")]
+        .iter()
+        .find_map(|(line, name)| {
+            let media = MediaType::parse(headers.get(line)?);
+            media.strange_name(name).map(str::to_owned)
+        })?;
+    Some(found.chars().filter(|c| !c.is_control()).take(MAX_TOLD).collect())
+}
+
 /// The one Content-Type of an entity; none is `None`.
 ///
 /// # Errors

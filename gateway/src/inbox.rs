@@ -15,7 +15,7 @@ mod transfer;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use as2_core::headers::Headers;
+use as2_core::headers::{Headers, for_people};
 use as2_core::hex;
 use as2_core::id::As2Id;
 use as2_core::message_id::MessageId;
@@ -532,7 +532,7 @@ fn new_message(arrival: &Arrival, pair: &Partnership, raw_sha256: String, len: u
     let between = (&*pair.station.account, &*pair.station.as2_id, &*pair.partner.as2_id);
     let mut message = Message {
         message_id: given.trim().to_owned(),
-        subject: reply::clean(headers.get("Subject").unwrap_or_default(), 500),
+        subject: reply::clean(&for_people(headers.get("Subject").unwrap_or_default()), 500),
         detail: Detail {
             raw_size: len,
             raw_sha256,

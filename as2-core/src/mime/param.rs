@@ -68,6 +68,18 @@ impl MediaType {
         found.filter(|text| !text.is_empty() && !text.contains(ESCAPE))
     }
 
+    /// A file name that came and is [none](Self::name_param) for us, as it came.
+    pub(crate) fn strange_name(&self, name: &str) -> Option<&str> {
+        if self.name_param(name).is_some() {
+            return None;
+        }
+        let forms = [format!("{name}*"), format!("{name}*0*"), name.to_owned()];
+        forms
+            .iter()
+            .find_map(|form| self.param(form))
+            .filter(|text| !text.trim().is_empty())
+    }
+
     /// `name*`, or `name*0`, `name*1*` … joined (RFC 2231 §3, §4).
     fn extended(&self, name: &str) -> Option<String> {
         if let Some(value) = self.param(&format!("{name}*")).filter(|text| text.len() <= MAX_NAME) {

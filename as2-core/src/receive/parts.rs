@@ -6,11 +6,12 @@ use crate::headers::Headers;
 use crate::mdn::{MAX_REPORT, Mdn};
 use crate::mime::scanner::{Piece, Scanner};
 use crate::mime::transfer::Decoder;
-use crate::mime::{Encoding, MediaType, broken, file_name};
+use crate::mime::{Encoding, MediaType, broken, file_name, strange_name};
 
 /// What the headers say about a payload.
 pub(super) struct LeafHead {
     file_name: Option<String>,
+    strange_name: Option<String>,
     content_type: Option<String>,
     encoding: Encoding,
 }
@@ -20,6 +21,7 @@ impl LeafHead {
         let media = headers.get("Content-Type").map(MediaType::parse);
         LeafHead {
             file_name: file_name(headers),
+            strange_name: strange_name(headers),
             content_type: media.map(|media| media.spelled).filter(|kind| !kind.is_empty()),
             encoding: encoding.clone(),
         }
@@ -37,12 +39,14 @@ impl Leaf {
         if let Encoding::Unknown(word) = &head.encoding {
             walk.found.note(&format!("unknown transfer encoding {}", word.escape_default()));
         }
+        note_strange(head.strange_name, walk);
         Leaf::begin(head.file_name, head.content_type, &head.encoding, walk)
     }
 
     /// A payload without headers of its own.
     pub(super) fn bare(walk: &mut Walk<'_, '_>) -> Result<Self, Failure> {
         let headers = walk.job.headers;
+        note_strange(strange_name(headers), walk);
         let media = headers
             .get("Content-Type")
             .map(MediaType::parse)
@@ -87,6 +91,12 @@ impl Leaf {
             walk.found.note("characters outside of base64 were passed over");
         }
         Ok(walk.sink.part_end()?)
+    }
+}
+
+fn note_strange(name: Option<String>, walk: &mut Walk<'_, '_>) {
+    if let Some(name) = name {
+        walk.found.note(&format!("a file name that cannot be read: {name}"));
     }
 }
 

@@ -779,6 +779,25 @@ fn compression_is_bounded_and_single() {
 }
 
 #[test]
+fn a_file_name_in_an_unknown_charset_is_noted_as_it_came() {
+    let payload = payload(1);
+    let (composed, body) = compose(outgoing(PLAIN, &payload), &payload, 3);
+    for (name, note) in [
+        ("filename=\"=?KOI8-R?B?+sHLwdou?=\"", Some("=?KOI8-R?B?+sHLwdou?=")),
+        ("filename*=iso-8859-2''zam%F3wienie.edi", Some("iso-8859-2''zam%F3wienie.edi")),
+        ("filename=smime.p7m", None),
+        ("filename=\"\"", None),
+    ] {
+        let mut headers = composed.headers.clone();
+        headers.remove("Content-Disposition");
+        headers.push("Content-Disposition", &format!("attachment; {name}")).unwrap();
+        let notes = message(take(&headers, &body, 9).0).notes;
+        let wanted = note.map(|name| format!("a file name that cannot be read: {name}"));
+        assert_eq!(notes, wanted.into_iter().collect::<Vec<_>>(), "{name}");
+    }
+}
+
+#[test]
 fn bodies_in_base64_are_read() {
     let payload = payload(1);
     for case in [

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use as2_core::headers::{Headers, for_people};
 use clap::Subcommand;
 use serde_json::{Map, Value, json};
 
@@ -285,6 +286,7 @@ pub(crate) fn object(message: &Message) -> Value {
         }
     }
     fields.insert("mdn".to_owned(), json!(disposition(message)));
+    fields.insert("subject".to_owned(), json!(subject(message)));
     let hint = hint(message);
     if !hint.is_empty() {
         fields.insert("hint".to_owned(), json!(hint));
@@ -346,7 +348,7 @@ fn table(found: &[Message], state: Option<State>, now: Millis) -> List {
             Cell::time(Some(message.updated), now),
             Cell::time(message.finished, now),
             Cell::text(&message.content_type),
-            Cell::text(&message.subject),
+            Cell::text(subject(message)),
             Cell::text(&message.sha256),
             Cell::text(&message.detail.previous),
         ]);
@@ -367,7 +369,7 @@ fn shown(core: &Core, message: &Message, hidden: Option<Millis>) -> Result<Strin
     Ok(facts(&[
         ("Message", format!("{}   {}   {}", message.id, message.direction, message.state)),
         ("AS2", format!("{from} → {to}   {}", message.message_id)),
-        ("Subject", message.subject.clone()),
+        ("Subject", subject(message)),
         ("File", files(message)),
         ("Security", security(message)),
         ("MIC", mic(message)),
@@ -394,6 +396,17 @@ fn sent_anew_as(core: &Core, message: &Message) -> Result<String> {
     }
     let mut anew = core.journal.read(|tx| tx.sent_anew_since(message.id.as_str()))?;
     Ok(anew.remove(message.id.as_str()).unwrap_or_default())
+}
+
+/// As the partner reads it, once a sent message is packed; the row keeps what it was made of.
+fn subject(message: &Message) -> String {
+    let head = (message.direction == Direction::Out)
+        .then(|| Headers::parse(&message.detail.head()).ok())
+        .flatten();
+    match head.as_ref().and_then(|head| head.get("Subject")) {
+        Some(packed) => for_people(packed).chars().filter(|c| !c.is_control()).collect(),
+        None => message.subject.clone(),
+    }
 }
 
 /// What to do next.

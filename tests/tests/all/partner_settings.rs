@@ -207,6 +207,36 @@ fn unknown_variables_are_refused_where_they_are_written() {
 }
 
 #[test]
+fn both_ends_show_the_subject_as_people_read_it() {
+    let pair = Pair::one_gateway();
+    let file = pair.alice().file("subject.edi", &order(1));
+    let subject = "Bestellung für März $file \u{20ac}$$5";
+    pair.alice().ok(&[
+        "send",
+        file.to_str().unwrap(),
+        "--from",
+        "ALICE",
+        "--to",
+        "BOB",
+        "--subject",
+        subject,
+    ]);
+    let parcel = pair.delivered("subject.edi");
+    let expanded = "Bestellung für März subject.edi \u{20ac}$5";
+    assert_eq!(
+        (&parcel.sent["subject"], &parcel.got["subject"]),
+        (&expanded.into(), &expanded.into())
+    );
+    // A repeat is made of what this one was made of.
+    pair.alice().ok(&["message", "resend", parcel.sent_id()]);
+    let again = wait_for("the repeat", || {
+        let all = pair.alice().messages_of("in", "subject.edi");
+        (all.len() == 2).then_some(all)
+    });
+    assert!(again.iter().all(|message| message["subject"] == expanded), "{again:#?}");
+}
+
+#[test]
 fn a_partner_may_have_to_log_in() {
     let pair = Pair::two_gateways();
     let password = "correct horse: battery";
