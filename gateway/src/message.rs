@@ -282,6 +282,9 @@ const MDN_UNDELIVERED: &str = "MDN not delivered";
 /// The mark of a message of `partner test`.
 const TEST: &str = "test";
 
+/// The mark of a received message that asks for certificates to be changed (CEM).
+const CERTIFICATE_EXCHANGE: &str = "certificate exchange";
+
 impl Message {
     /// One that begins between these: account, station, partner.
     #[must_use]
@@ -325,6 +328,17 @@ impl Message {
     /// Marks it so.
     pub fn mark_as_test(&mut self) {
         self.detail.marks.push(TEST.to_owned());
+    }
+
+    /// Its partner asks for certificates to be changed.
+    #[must_use]
+    pub fn is_certificate_exchange(&self) -> bool {
+        self.detail.marks.iter().any(|mark| mark == CERTIFICATE_EXCHANGE)
+    }
+
+    /// Marks it so.
+    pub fn mark_as_certificate_exchange(&mut self) {
+        self.detail.marks.push(CERTIFICATE_EXCHANGE.to_owned());
     }
 
     /// The partner asked for an async MDN of this received message, and it was held or given up: the mark that says so, with

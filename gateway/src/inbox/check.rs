@@ -200,6 +200,7 @@ fn conclude(core: &Core, mut taken: Taken, found: Found) -> Result<Checked, Flow
         }
         (Found::Good(facts, parts), None) => {
             note(message, &facts, &parts);
+            note_certificate_exchange(message, &pair, &parts);
             message.state = State::Filed;
             show_in_inbox(message, parts, &mut entries, &mut blobs);
             good_words(message, facts.mic)
@@ -394,6 +395,21 @@ fn note(message: &mut Message, facts: &ReceivedMessage, parts: &[Part]) {
     message.file = parts.first().map(|part| part.name.clone()).unwrap_or_default();
     message.content_type = parts.first().map(|part| part.content_type.clone()).unwrap_or_default();
     message.size = parts.iter().map(|part| part.staged.len).sum();
+}
+
+/// COMPAT(mendelson): certificates that are exchanged by messages (draft-meadors-certificate-exchange) are filed like others, and
+/// people do what they ask for.
+fn note_certificate_exchange(message: &mut Message, pair: &Partnership, parts: &[Part]) {
+    const MEDIA: &str = "application/ediint-cert-exchange+xml";
+    if !parts.iter().any(|part| part.content_type.eq_ignore_ascii_case(MEDIA)) {
+        return;
+    }
+    message.mark_as_certificate_exchange();
+    "the partner asks for its certificates to be changed (CEM), which is done by hand".clone_into(&mut message.reason);
+    let name = pair.partner.sign_certificate.first().map_or("NAME", String::as_str);
+    message.detail.hint = format!(
+        "ask the partner for the fingerprint of the certificate among its files, then as2gate cert schedule {name} --replace-with FILE"
+    );
 }
 
 /// The words of an MDN as the code of a message: one word in small letters.

@@ -275,7 +275,11 @@ impl Tx<'_> {
             return self.record_rejected(message, now);
         }
         self.note_names(message, now)?;
-        self.record_message("message.received", message, now)
+        self.record_message("message.received", message, now)?;
+        if message.is_certificate_exchange() {
+            self.record_message("message.certificate_exchange", message, now)?;
+        }
+        Ok(())
     }
 
     /// Keeps evidence of a message that could not be claimed, such as one with a reused Message-ID.

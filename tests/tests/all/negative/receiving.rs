@@ -815,3 +815,33 @@ fn a_repeat_during_the_post_of_an_async_mdn_gets_its_own() {
     stream.write_all(&http(200, &[], "")).unwrap();
     assert_eq!(first.message.body, second.message.body);
 }
+
+#[test]
+fn a_request_to_change_certificates_is_filed_and_told() {
+    let stage = stage();
+    let body = "--cem\r\nContent-Type: application/EDIINT-cert-exchange+xml\r\n\r\n<EDIINTCertificateExchangeRequest/>\r\n\
+                --cem\r\nContent-Type: application/pkcs7-mime; smime-type=certs-only; name=new.p7c\r\n\r\nMIIB\r\n--cem--\r\n";
+    let kind = "multipart/related; type=\"application/ediint-cert-exchange+xml\"; boundary=cem";
+    let id = format!("<cem-{}@test>", next());
+    let answer = Entity::new(kind, body)
+        .signed(&stage.partner)
+        .message(&id)
+        .post(stage.gate.as2_port);
+    assert_eq!(answer.disposition(), PROCESSED, "{}", answer.text());
+    let row = stage.listed(&id).pop().unwrap();
+    assert!(
+        row["reason"].as_str().unwrap().contains("certificates to be changed (CEM)"),
+        "{row:#}"
+    );
+    let id = row["id"].as_str().unwrap();
+    let shown = stage.gate.show(id);
+    assert_eq!(shown["state"], "filed");
+    assert!(shown["marks"].to_string().contains("certificate exchange"), "{shown:#}");
+    let hint = shown["hint"].as_str().unwrap();
+    assert!(
+        hint.contains("as2gate cert schedule ") && hint.contains("--replace-with FILE"),
+        "{hint}"
+    );
+    let events = stage.gate.ok(&["audit", "list", "--subject", id, "-o", "json"]);
+    assert!(events.contains("message.certificate_exchange"), "{events}");
+}
