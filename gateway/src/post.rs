@@ -27,8 +27,8 @@ use openssl::ssl::SslConnector;
 use zeroize::Zeroizing;
 
 use crate::hint::{command, option};
-pub(crate) use exchange::is_ours;
 use crate::url::Url;
+pub(crate) use exchange::is_ours;
 use pool::{Place, Pool};
 pub use token::Grant;
 use token::{Authorization, Tokens};

@@ -70,7 +70,7 @@ pub(super) async fn not_now(
     if message.is_test() {
         // Whoever tests looks on, or has gone away: nothing of it goes out later.
         let verdict = Verdict::failed(what.as_str(), why, &mend);
-        let mut step = ended(core, message, verdict, None, &WORKED_ON, now);
+        let mut step = ended(core, message, verdict, None, &State::WORKED_ON, now);
         step.fence = Some((job.id, job.fence));
         return settle(core, step, now).await;
     }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use as2_core::algorithm::Digest;
 use as2_core::id::As2Id;
 use as2_core::mdn::Mdn;
 use as2_core::message_id::bare;

@@ -14,6 +14,7 @@ use crate::layout::Place;
 use crate::login::LoginStep;
 use crate::manage::certificates::{day, settled};
 use crate::partner::Partner;
+use crate::url::Url;
 use crate::user::User;
 
 /// Shortest RSA key that is no reason for a warning (NIST SP 800-131A).
@@ -130,10 +131,11 @@ fn unreachable(objects: &Objects, partner: &Partner) -> Option<Warning> {
 
 /// Whether a URL leads to this machine itself.
 fn is_here(url: &str) -> bool {
-    let uri = url.parse::<hyper::Uri>().ok();
-    let host = uri.as_ref().and_then(hyper::Uri::host).unwrap_or_default().to_ascii_lowercase();
-    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
-    host == "localhost" || host.ends_with(".localhost") || address.is_ok_and(|ip| ip.to_canonical().is_loopback())
+    Url::parse(url).is_ok_and(|url| {
+        let host = url.host();
+        let address = host.parse::<IpAddr>();
+        host == "localhost" || host.ends_with(".localhost") || address.is_ok_and(|ip| ip.to_canonical().is_loopback())
+    })
 }
 
 /// AS2 ids, or names, of an account that people take for one another: they differ in upper and lower case or in blanks only.
