@@ -96,6 +96,9 @@ pub mod word_or_empty {
     use super::*;
 
     /// Writes the word or an empty text.
+    ///
+    /// # Errors
+    /// The serializer's.
     pub fn serialize<T: Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
         match value {
             Some(value) => serializer.collect_str(value),
@@ -104,6 +107,9 @@ pub mod word_or_empty {
     }
 
     /// Reads the word or an empty text.
+    ///
+    /// # Errors
+    /// What is no text, or no such word.
     pub fn deserialize<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
     where
         T: FromStr,
