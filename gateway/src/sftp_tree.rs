@@ -187,7 +187,7 @@ impl Authenticator for Logins {
         methods
     }
 
-    fn public_key(&self, user: &str, key: &PublicKey, peer: &Peer) -> Result<(), String> {
+    fn public_key(&self, user: &str, key: &PublicKey, peer: &Peer) -> Result<(), Refused> {
         self.refresh();
         let objects = self.core.objects();
         let user = objects.user(user).filter(|known| known.name == user);
@@ -213,7 +213,7 @@ impl Authenticator for Logins {
         let found = objects
             .user(user)
             .filter(|found| found.name == user && self.judge(address).holds(found, given))
-            .ok_or_else(|| Refused("the proofs lost their right meanwhile".to_owned()))?;
+            .ok_or_else(|| Refused::right("the proofs lost their right meanwhile"))?;
         let login = Login {
             account: found.account.clone(),
             user: user.to_owned(),
@@ -224,7 +224,7 @@ impl Authenticator for Logins {
             let mut sessions = locked(&self.sessions);
             let mine = sessions.values().filter(|login| login.user == user).count();
             if found.max_sessions > 0 && u64::try_from(mine).unwrap_or(u64::MAX) >= found.max_sessions {
-                return Err(Refused(format!("{user} has {mine} sessions (max_sessions)")));
+                return Err(Refused::right(format!("{user} has {mine} sessions (max_sessions)")));
             }
             sessions.insert(session, login);
         }
@@ -246,10 +246,11 @@ impl Authenticator for Logins {
         Ok(Arc::new(As2Tree::new(Arc::clone(&self.core), tools, found, session)))
     }
 
-    fn failed(&self, user: &str, tried: &[String], peer: &Peer) {
-        let shut = self
-            .penalties
-            .failed(peer.addr.ip(), user, &self.core.config.sftp.ban, Instant::now());
+    fn failed(&self, user: &str, tried: &[String], guessed: bool, peer: &Peer) {
+        let ban = &self.core.config.sftp.ban;
+        let shut = guessed
+            .then(|| self.penalties.failed(peer.addr.ip(), user, ban, Instant::now()))
+            .flatten();
         let (shut_seconds, tried) = (shut.map(|length| length.as_secs()), tried.join("; "));
         self.core.metrics.sftp_login("failed");
         tracing::warn!(user = %user.escape_default(), peer = %peer.addr, client = peer.client, tried, shut_seconds, "sftp login failed");

@@ -154,8 +154,8 @@ impl Proven {
 /// What a proof leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// It counts for nothing; the reason is for the log.
-    Refused(String),
+    /// It counts for nothing.
+    Refused(Refused),
     /// It counts, and one of these has to follow (RFC 4252 §5.1, partial success).
     Next(Vec<Method>),
     /// It was the last that was needed.
@@ -171,10 +171,31 @@ pub struct Peer {
     pub client: String,
 }
 
-/// A login that is refused although the key is right (account disabled, too many sessions); the text is for the log.
+/// A key, a proof or a login that is refused. The client never learns why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Refused(pub String);
+#[error("{why}")]
+pub struct Refused {
+    /// Why, for the log.
+    pub why: String,
+    /// It may have been a guess; not so if it was right, and something else is in the way (account disabled, too many sessions).
+    pub is_guess: bool,
+}
+
+impl Refused {
+    /// What was shown is wrong.
+    #[must_use]
+    pub fn guess(why: impl Into<String>) -> Self {
+        let why = why.into();
+        Self { why, is_guess: true }
+    }
+
+    /// What was shown is right.
+    #[must_use]
+    pub fn right(why: impl Into<String>) -> Self {
+        let why = why.into();
+        Self { why, is_guess: false }
+    }
+}
 
 /// The accounts. Methods run on blocking threads, but for [`admit`](Authenticator::admit).
 pub trait Authenticator: Send + Sync + 'static {
@@ -199,8 +220,8 @@ pub trait Authenticator: Send + Sync + 'static {
     /// Unknown users must take the same time as known ones; refusals are delayed to one second in any case.
     ///
     /// # Errors
-    /// It is not, or does not count now; why, for the log. The client never learns it.
-    fn public_key(&self, user: &str, key: &PublicKey, peer: &Peer) -> Result<(), String>;
+    /// It is not, or does not count now.
+    fn public_key(&self, user: &str, key: &PublicKey, peer: &Peer) -> Result<(), Refused>;
 
     /// What tells the user's password of this moment from earlier and later ones, as its hash does. Asked before a password is
     /// judged: one that is changed before the login is complete can be told from the one that was proven.
@@ -213,7 +234,7 @@ pub trait Authenticator: Send + Sync + 'static {
     fn prove(&self, user: &str, given: &[Proven], proof: &Proof, peer: &Peer) -> Step {
         match proof {
             Proof::Key(key) if given.is_empty() && self.public_key(user, key, peer).is_ok() => Step::Complete,
-            _ => Step::Refused("not allowed".to_owned()),
+            _ => Step::Refused(Refused::guess("not allowed")),
         }
     }
 
@@ -224,8 +245,9 @@ pub trait Authenticator: Send + Sync + 'static {
     fn login(&self, user: &str, given: &[Proven], peer: &Peer, session: u64) -> Result<Arc<dyn Tree>, Refused>;
 
     /// A connection ended without a login, or logged in as another user; called once for each user name that it had tried in
-    /// vain, with the reasons of the refusals, oldest first.
-    fn failed(&self, user: &str, tried: &[String], peer: &Peer);
+    /// vain, with the reasons of the refusals, oldest first. `guessed`: a [guess](Refused::is_guess) was among them that was not
+    /// followed by the right proof.
+    fn failed(&self, user: &str, tried: &[String], guessed: bool, peer: &Peer);
 
     /// A connection used up the time for a login and tried none.
     fn mute(&self, _peer: &Peer) {}

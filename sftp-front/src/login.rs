@@ -3,7 +3,7 @@
 //!
 //! Everything belongs to one user name: a client that names another begins anew.
 
-use crate::auth::{MAX_CODE, MAX_PASSWORD, Method, Presence, Proof, Proven, PublicKey, Step, sane_user, usable};
+use crate::auth::{MAX_CODE, MAX_PASSWORD, Method, Presence, Proof, Proven, PublicKey, Refused, Step, sane_user, usable};
 use crate::server::Server;
 use crate::session::Session;
 use crate::tree::Tree;
@@ -73,10 +73,18 @@ impl Login {
         }
     }
 
-    fn refuse(&self, user: &str, reason: String) -> Auth {
-        tracing::info!(session = self.session.id, user = %user.escape_default(), "login refused: {reason}");
-        self.session.refused(user, reason);
+    fn refuse(&self, user: &str, refused: Refused) -> Auth {
+        tracing::info!(session = self.session.id, user = %user.escape_default(), "login refused: {refused}");
+        self.session.refused(user, refused);
         self.rejected(false)
+    }
+
+    fn guess(&self, user: &str, why: impl Into<String>) -> Auth {
+        self.refuse(user, Refused::guess(why))
+    }
+
+    fn fault(&self, user: &str) -> Auth {
+        self.refuse(user, Refused::right("a fault of the server"))
     }
 
     pub(crate) async fn none(&mut self, user: &str) -> Auth {
@@ -98,16 +106,18 @@ impl Login {
             return None;
         }
         let Some(key) = self.fit(user, key, certificate, algorithm) else {
-            return Some(self.refuse(user, format!("publickey: no {algorithm} now, or a key that is not taken")));
+            return Some(self.guess(user, format!("publickey: no {algorithm} now, or a key that is not taken")));
         };
         let (peer, name, asked) = (self.session.peer(), user.to_owned(), key.clone());
         let known = self.server.ask(move |auth| auth.public_key(&name, &asked, &peer)).await;
-        let why = match known {
-            Some(Ok(())) => return Some(Auth::Accept),
-            Some(Err(why)) => why,
-            None => "a fault of the server".to_owned(),
-        };
-        Some(self.refuse(user, format!("publickey {}: {why}", key.fingerprint)))
+        Some(match known {
+            Some(Ok(())) => Auth::Accept,
+            Some(Err(refused)) => {
+                let why = format!("publickey {}: {refused}", key.fingerprint);
+                self.refuse(user, Refused { why, ..refused })
+            }
+            None => self.fault(user),
+        })
     }
 
     pub(crate) fn signature(&mut self, signature: &Signature) {
@@ -125,7 +135,7 @@ impl Login {
         });
         match key {
             Some(key) => self.prove(user, Proof::Key(key)).await,
-            None => self.refuse(user, "publickey: none now, or a key that is not taken".to_owned()),
+            None => self.guess(user, "publickey: none now, or a key that is not taken"),
         }
     }
 
@@ -140,7 +150,7 @@ impl Login {
     pub(crate) async fn password(&mut self, user: &str, password: &str) -> Auth {
         self.begin(user).await;
         if !sane_user(user) || !self.next.contains(&Method::Password) || password.len() > MAX_PASSWORD {
-            return self.refuse(user, "password: none now, or one that is too long".to_owned());
+            return self.guess(user, "password: none now, or one that is too long");
         }
         self.prove(user, Proof::Password(Zeroizing::new(password.to_owned()))).await
     }
@@ -149,7 +159,7 @@ impl Login {
     pub(crate) async fn question(&mut self, user: &str) -> Auth {
         self.begin(user).await;
         if !sane_user(user) || !self.next.contains(&Method::Code) {
-            return self.refuse(user, "code: none now".to_owned());
+            return self.guess(user, "code: none now");
         }
         Auth::Partial {
             name: Cow::Borrowed(""),
@@ -167,7 +177,7 @@ impl Login {
             Some(code) if self.user.as_deref() == Some(user) && self.next.contains(&Method::Code) => {
                 self.prove(user, Proof::Code(Zeroizing::new(code.to_owned()))).await
             }
-            _ => self.refuse(user, "code: no usable answer".to_owned()),
+            _ => self.guess(user, "code: no usable answer"),
         }
     }
 
@@ -190,7 +200,7 @@ impl Login {
         let judged = judged.await;
         drop(turn);
         let Some((step, proven)) = judged else {
-            return self.refuse(user, "a fault of the server".to_owned());
+            return self.fault(user);
         };
         match step {
             Step::Complete => {
@@ -203,7 +213,12 @@ impl Login {
                 self.next = methods;
                 self.rejected(true)
             }
-            Step::Refused(reason) => self.refuse(user, reason),
+            Step::Refused(refused) => {
+                if !refused.is_guess {
+                    self.session.proven(user);
+                }
+                self.refuse(user, refused)
+            }
         }
     }
 
@@ -228,10 +243,11 @@ impl Login {
                     .await;
                 return self.rejected(false);
             }
-            Some(Err(refused)) => refused.0,
-            None => "a fault of the server".to_owned(),
+            Some(Err(refused)) => refused,
+            None => Refused::right("a fault of the server"),
         };
         self.forget().await;
+        self.session.proven(user);
         self.refuse(user, refused)
     }
 
@@ -240,7 +256,11 @@ impl Login {
         let (others, peer) = (self.session.tried_beside(user), self.session.peer());
         if !others.is_empty() {
             self.server
-                .ask(move |auth| others.iter().for_each(|(name, reasons)| auth.failed(name, reasons, &peer)))
+                .ask(move |auth| {
+                    others
+                        .iter()
+                        .for_each(|tried| auth.failed(&tried.user, &tried.reasons, tried.guessed, &peer));
+                })
                 .await;
         }
     }

@@ -1,7 +1,7 @@
 //! One SSH connection from accept to logout: its timers, its end, and what its channels share. The transport runs in a
 //! task of russh's; this file watches over it from outside and ends it through the kill switch of the [`Link`].
 
-use crate::auth::Peer;
+use crate::auth::{Peer, Refused};
 use crate::budget::{Budget, Pool, REQUEST_BUDGET};
 use crate::channel::Channel;
 use crate::engine::{Engine, Shared};
@@ -101,11 +101,18 @@ pub(crate) struct Session {
 struct State {
     user: Option<String>,
     logged_in: bool,
-    /// User names that were refused, with the reasons.
-    tried: Vec<(String, Vec<String>)>,
+    tried: Vec<Tried>,
     channels: Vec<Weak<Channel>>,
     tasks: Vec<JoinHandle<()>>,
     cut: bool,
+}
+
+/// A user name that was refused.
+pub(crate) struct Tried {
+    pub(crate) user: String,
+    pub(crate) reasons: Vec<String>,
+    /// Something wrong was shown for it, and nothing right since.
+    pub(crate) guessed: bool,
 }
 
 impl Session {
@@ -148,23 +155,35 @@ impl Session {
     }
 
     /// Remembers a user name that was refused, and why.
-    pub(crate) fn refused(&self, user: &str, reason: String) {
+    pub(crate) fn refused(&self, user: &str, refused: Refused) {
         let mut state = self.state();
         state.user = None;
         let tried = &mut state.tried;
-        if let Some((_, reasons)) = tried.iter_mut().find(|(name, _)| name == user) {
-            if reasons.len() < MAX_REASONS {
-                reasons.push(reason);
+        if let Some(tried) = tried.iter_mut().find(|tried| tried.user == user) {
+            tried.guessed |= refused.is_guess;
+            if tried.reasons.len() < MAX_REASONS {
+                tried.reasons.push(refused.why);
             }
         } else if tried.len() < MAX_TRIED {
-            tried.push((user.to_owned(), vec![reason]));
+            tried.push(Tried {
+                user: user.to_owned(),
+                reasons: vec![refused.why],
+                guessed: refused.is_guess,
+            });
         }
     }
 
+    /// The right proof came: what was shown for this user before was no guess, but the other keys of an agent.
+    pub(crate) fn proven(&self, user: &str) {
+        let mut state = self.state();
+        let of_user = state.tried.iter_mut().filter(|tried| tried.user == user);
+        of_user.for_each(|tried| tried.guessed = false);
+    }
+
     /// Takes out the names that were tried in vain before this user's login.
-    pub(crate) fn tried_beside(&self, user: &str) -> Vec<(String, Vec<String>)> {
+    pub(crate) fn tried_beside(&self, user: &str) -> Vec<Tried> {
         let mut tried = std::mem::take(&mut self.state().tried);
-        tried.retain(|(name, _)| name != user);
+        tried.retain(|tried| tried.user != user);
         tried
     }
 
@@ -353,7 +372,9 @@ async fn farewell(server: &Server, session: &Session, link: &LinkState, reason: 
         .ask(move |auth| match user {
             Some(user) => auth.logout(id, &user, &reason, bytes_in, bytes_out),
             None if tried.is_empty() && reason == GRACE_OVER => auth.mute(&peer),
-            None => tried.iter().for_each(|(user, reasons)| auth.failed(user, reasons, &peer)),
+            None => tried
+                .iter()
+                .for_each(|tried| auth.failed(&tried.user, &tried.reasons, tried.guessed, &peer)),
         })
         .await;
 }

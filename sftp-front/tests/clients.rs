@@ -209,12 +209,12 @@ struct Accounts {
 }
 
 impl Authenticator for Accounts {
-    fn public_key(&self, user: &str, key: &PublicKey, _peer: &Peer) -> Result<(), String> {
+    fn public_key(&self, user: &str, key: &PublicKey, _peer: &Peer) -> Result<(), Refused> {
         let good = user == "alice" && key.openssh == self.key && key.algorithm == "ssh-ed25519";
         if good && key.blob.starts_with(b"\0\0\0\x0bssh-ed25519") {
             Ok(())
         } else {
-            Err("not alice's".to_owned())
+            Err(Refused::guess("not alice's"))
         }
     }
     fn login(&self, _user: &str, given: &[Proven], peer: &Peer, _session: u64) -> Result<Arc<dyn Tree>, Refused> {
@@ -226,8 +226,8 @@ impl Authenticator for Accounts {
             log: Arc::clone(&self.log),
         }))
     }
-    fn failed(&self, user: &str, tried: &[String], _peer: &Peer) {
-        assert!(!tried.is_empty());
+    fn failed(&self, user: &str, tried: &[String], guessed: bool, _peer: &Peer) {
+        assert!(!tried.is_empty() && guessed);
         self.log.lock().unwrap().push(Event::Failed(user.into()));
     }
     fn logout(&self, _session: u64, _user: &str, reason: &str, bytes_in: u64, bytes_out: u64) {

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use keystore::ssh::{KeyOptions, parse_public};
-use sftp_front::{Certificate, Method, Presence, Proof, Proven, PublicKey, Step};
+use sftp_front::{Certificate, Method, Presence, Proof, Proven, PublicKey, Refused, Step};
 
 use super::guesses::{Guesses, Outcome};
 use super::revoked::Revoked;
@@ -94,12 +94,20 @@ impl Judge<'_> {
         };
         let barred = user.and_then(|user| self.barred(user));
         let progress = user.filter(|_| barred.is_none()).map(|user| user.login.after(&steps));
+        // A password can be guessed: who does that must not learn by a penalty that stays away that one is right.
+        let is_guess = matches!(proof, Proof::Password(_));
         match (verdict, progress) {
-            (Err(why), _) => Step::Refused(why),
+            (Err(why), _) => Step::Refused(Refused::guess(why)),
             (Ok(()), Some(Progress::Complete)) => Step::Complete,
             (Ok(()), Some(Progress::Next(steps))) => Step::Next(steps.into_iter().map(method_of).collect()),
-            (Ok(()), Some(Progress::Astray)) => Step::Refused(format!("{}: right, but not a step of the user's login", steps_of(&steps))),
-            (Ok(()), None) => Step::Refused(format!("right, but {}", barred.unwrap_or_default())),
+            (Ok(()), Some(Progress::Astray)) => {
+                let why = format!("{}: right, but not a step of the user's login", steps_of(&steps));
+                Step::Refused(Refused { why, is_guess })
+            }
+            (Ok(()), None) => {
+                let why = format!("right, but {}", barred.unwrap_or_default());
+                Step::Refused(Refused { why, is_guess })
+            }
         }
     }
 
@@ -114,12 +122,13 @@ impl Judge<'_> {
         self.barred(user).is_none() && user.login.after(&steps) == Progress::Complete && given.iter().all(each)
     }
 
-    /// Whether a key is worth a signature.
-    pub(super) fn known(&self, user: Option<&User>, key: &PublicKey) -> Result<(), String> {
-        self.key_fits(user, key)?;
+    /// Whether a key is worth a signature. That one of a barred user is no guess tells those who know it already no more than
+    /// SSH tells them of all other users.
+    pub(super) fn known(&self, user: Option<&User>, key: &PublicKey) -> Result<(), Refused> {
+        self.key_fits(user, key).map_err(Refused::guess)?;
         match user.and_then(|user| self.barred(user)) {
             None => Ok(()),
-            Some(why) => Err(format!("right, but {why}")),
+            Some(why) => Err(Refused::right(format!("right, but {why}"))),
         }
     }
 

@@ -736,6 +736,33 @@ fn who_is_shut_out_is_seen_and_let_in_again() {
 }
 
 #[test]
+fn a_right_key_that_is_refused_is_no_guess() {
+    const TRIES: usize = 4;
+    let gateway = strict_gateway("1h");
+    let (right, wrong) = (gateway.path("victim.key"), gateway.ssh_key("wrong", "ed25519"));
+    let source = "127.0.0.3";
+    let refused = || (0..TRIES).for_each(|_| assert!(!comes_in(&gateway, source, &right)));
+    let listening = gateway.json(&["status"])["listening"]["sftp"][0].as_str().unwrap().to_owned();
+    let port = listening.rsplit_once(':').unwrap().1.parse().unwrap();
+    gateway.ok(&["user", "set", "victim", "--max-sessions", "1"]);
+    let held = Packets::of(&Sftp::new(port, "victim", &right));
+    refused();
+    let facts = last_event(&gateway, "victim", "user.login_failed");
+    assert!(
+        facts["tried"].as_str().unwrap().contains("max_sessions") && facts["shut"] == false,
+        "{facts}"
+    );
+    drop(held);
+    wait_for("the place to be free", || comes_in(&gateway, source, &right).then_some(()));
+    gateway.ok(&["user", "disable", "victim"]);
+    refused();
+    gateway.ok(&["user", "enable", "victim"]);
+    assert!(comes_in(&gateway, source, &right), "the source is shut out");
+    (0..3).for_each(|_| assert!(!comes_in(&gateway, source, &wrong)));
+    assert!(!comes_in(&gateway, source, &right), "wrong keys count");
+}
+
+#[test]
 fn unknown_users_take_as_long_as_known_ones() {
     const SAMPLES: &str = "200";
     let gateway = Gateway::with(&[("sftp.max_connections_per_ip", "100"), ("sftp.max_unauthenticated", "500")]);
