@@ -18,6 +18,7 @@ Prints one line for each answer that is not OK, and at the end `size N` if the n
     sshj                    STAT, OPEN, CLOSE, SETSTAT(mode, times)
     jsch                    STAT, OPEN, blocks of 32,000, CLOSE
     jsch-resume             LSTAT, OPEN for writing without truncation, the rest at its offset
+    spring                  NAME.writing, CLOSE, REMOVE of the target, which may only fail with "no such file", RENAME
     zero-first              an empty file, CLOSE, OPEN again without T, the bytes
     halves                  the two halves of a file on two handles of one name, as writers in parallel do
 """
@@ -265,6 +266,17 @@ class Play:
         self.wire.write(handle, self.data[size:], size, block=32_000)
         self.wire.close(handle)
         self.wire.wait()
+
+    def spring(self):
+        handle = self.fresh(f"{self.path}.writing", self.data, in_flight=16)
+        self.wire.wait()
+        self.wire.close(handle)
+        self.wire.wait()
+        self.wire.send(REMOVE, text(self.path))
+        code, = struct.unpack_from(">I", self.wire.wait(), 5)
+        if code not in (0, 2):
+            sys.exit(f"remove: {code}")
+        self.wire.rename(f"{self.path}.writing", self.path)
 
     def zero_first(self):
         self.wire.close(self.wire.open(self.path, WRITE | CREATE | TRUNCATE))

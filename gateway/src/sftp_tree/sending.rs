@@ -189,13 +189,11 @@ impl As2Tree {
                 self.core.let_go_blocking(vec![before.detail.payload]);
                 Ok(())
             }
+            // Not listed, whatever STAT still tells of it: programs that remove a name before they rename another to it take no
+            // other refusal than this (Spring Integration).
             Sent::Nothing => {
-                self.desk
-                    .recall(&self.user, &at.path, now(&self.core))
-                    .ok_or_else(Fault::no_such_file)?;
-                Err(Fault::PermissionDenied(
-                    "already handled; look into AS2/files and AS2/duplicate".to_owned(),
-                ))
+                self.desk.forget(&self.user, &at.path);
+                Err(Fault::no_such_file())
             }
         }
     }
@@ -237,7 +235,7 @@ impl As2Tree {
         let former = self.sent(to)?;
         let landed = intake::complete(&self.core, row, &to.name).map_err(unchanged)?;
         self.drop_former(former)?;
-        self.desk.remember(&self.user, &to.path, size, mtime, self.session, now(&self.core));
+        self.desk.remember(&self.user, &to.path, size, mtime, now(&self.core));
         tracing::debug!(?landed, "rename completed an upload");
         Ok(())
     }
@@ -295,8 +293,7 @@ impl As2Tree {
                 self.drop_former(former)?;
                 let mtime = seconds(message.created);
                 self.desk.forget(&self.user, &from.path);
-                self.desk
-                    .remember(&self.user, &to.path, message.size, mtime, self.session, now(&self.core));
+                self.desk.remember(&self.user, &to.path, message.size, mtime, now(&self.core));
                 return Ok(());
             }
         }
@@ -319,7 +316,7 @@ impl As2Tree {
     fn confirm(&self, at: &SendPath, row: UploadRow, mtime: u64) -> Result<(), Fault> {
         let size = row.size;
         intake::complete(&self.core, row, &at.name).map_err(unchanged)?;
-        self.desk.remember(&self.user, &at.path, size, mtime, self.session, now(&self.core));
+        self.desk.remember(&self.user, &at.path, size, mtime, now(&self.core));
         Ok(())
     }
 

@@ -725,7 +725,7 @@ impl End {
             self.desk.awaits_look(self.session, &self.path);
         }
         if !matches!(landed, Landed::Waits(_)) {
-            self.desk.remember(&self.user, &self.path, self.size, self.mtime, self.session, now);
+            self.desk.remember(&self.user, &self.path, self.size, self.mtime, now);
         }
         let facts =
             json!({ "path": self.path, "bytes": self.size, "sha256": self.sha256, "millis": elapsed(self.begun), "session": self.session });

@@ -37,6 +37,18 @@ fn what_cyberduck_and_java_programs_send() {
 }
 
 #[test]
+fn what_spring_integration_sends() {
+    let scene = Scene::of("replay");
+    let bytes = content();
+    scene.sends(&["spring"]);
+    // The name once more: its REMOVE meets a file that is gone.
+    let told = scene.drives("spring", "spring.edi", &bytes);
+    assert_eq!(told.code, 0, "{}", told.stderr);
+    let again = scene.pair.alice().reaches("out", "spring.edi", "duplicate");
+    assert_eq!(again["size"].as_u64(), Some(bytes.len() as u64));
+}
+
+#[test]
 fn two_writers_of_one_name_never_mix_their_halves() {
     let scene = Scene::of("replay");
     let bytes = content();
