@@ -310,12 +310,25 @@ class Sshfs(Client):
     """A mounted directory."""
 
     def put(self):
+        return self.mounted(lambda place: run(["cp", self.local, place / self.args.name]))
+
+    def times(self):
+        return self.mounted(lambda place: run(["cp", "-p", self.local, place / self.args.name]))
+
+    def tar(self):
+        packed = subprocess.run(["tar", "-c", "-C", pathlib.Path(self.local).parent, self.args.name], check=True, stdout=subprocess.PIPE)
+        return self.mounted(lambda place: subprocess.run(["tar", "-x", "-C", place], input=packed.stdout).returncode)
+
+    def mounted(self, do):
         place = pathlib.Path(tempfile.mkdtemp())
         code = run(["sshfs", "-p", self.args.port, "-o", f"IdentityFile={self.args.key}", *PLAIN[2:], f"{self.host}:{self.args.dir}", place])
         if code:
             return code
         try:
-            return run(["cp", self.local, place / self.args.name])
+            code = do(place)
+            # Its CLOSE comes when the program has gone on already: an unmount right behind would cut it off.
+            time.sleep(1)
+            return code
         finally:
             run(["fusermount3", "-u", place]) and run(["fusermount", "-u", place])
 

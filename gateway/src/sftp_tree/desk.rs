@@ -63,6 +63,8 @@ struct Fate {
     is_ending: bool,
     /// A later upload of its name has been finished: if this one breaks off, there is nothing to go on with.
     is_outdone: bool,
+    /// The time that its client set.
+    mtime: Option<u64>,
 }
 
 impl Fate {
@@ -104,6 +106,15 @@ impl Live {
 
     pub(super) fn is_removed(&self) -> bool {
         self.open.fate().is_removed
+    }
+
+    /// The time that its client set, on the handle or on the name.
+    pub(super) fn mtime(&self) -> Option<u64> {
+        self.open.fate().mtime
+    }
+
+    pub(super) fn touch(&self, mtime: u64) {
+        self.open.fate().mtime = Some(mtime);
     }
 
     /// A later upload of its name has been finished.
@@ -211,6 +222,7 @@ impl Desk {
                 is_removed: false,
                 is_ending: false,
                 is_outdone: false,
+                mtime: None,
             }),
         });
         let mut names = self.names();
@@ -257,7 +269,21 @@ impl Desk {
 
     /// The size of an upload of this user that is being written.
     pub(super) fn live_size(&self, user: &str, path: &str) -> Option<u64> {
-        self.names().live.get(&key(user, path)).and_then(|open| latest(open))
+        Some(self.live(user, path)?.0)
+    }
+
+    /// The same, and the time that its client set.
+    pub(super) fn live(&self, user: &str, path: &str) -> Option<(u64, Option<u64>)> {
+        let names = self.names();
+        let open = names.live.get(&key(user, path))?.last()?;
+        Some((open.size(), open.fate().mtime))
+    }
+
+    /// The client set a time on the name of what it is writing.
+    pub(super) fn touch_live(&self, user: &str, path: &str, mtime: u64) {
+        let names = self.names();
+        let open = names.live.get(&key(user, path)).into_iter().flatten();
+        open.for_each(|open| open.fate().mtime = Some(mtime));
     }
 
     /// The names of this user's uploads below a directory that are being written.

@@ -107,8 +107,8 @@ impl As2Tree {
     }
 
     pub(super) fn stat_send(&self, at: &SendPath) -> Result<Stat, Fault> {
-        if let Some(size) = self.desk.live_size(&self.user, &at.path) {
-            return Ok(file_stat(size, seconds(now(&self.core)), 0o640));
+        if let Some((size, mtime)) = self.desk.live(&self.user, &at.path) {
+            return Ok(file_stat(size, mtime.unwrap_or_else(|| seconds(now(&self.core))), 0o640));
         }
         let recalled = self.desk.recall(&self.user, &at.path, now(&self.core));
         match (self.sent(at)?, recalled) {
@@ -341,7 +341,25 @@ impl As2Tree {
         Ok(())
     }
 
+    /// The name of what is being written: `cp -p` and `tar` over sshfs set its times and mode before the CLOSE.
+    fn set_live(&self, at: &SendPath, size: u64, set: &SetStat) -> Result<(), Fault> {
+        if set.size.is_some_and(|wanted| wanted != size) {
+            let text = format!("{} is being written; set its size on its handle", at.name);
+            return Err(Fault::PermissionDenied(text));
+        }
+        if let Some((_, mtime)) = set.times {
+            self.desk.touch_live(&self.user, &at.path, mtime);
+        }
+        Ok(())
+    }
+
     pub(super) fn set_send(&self, at: &SendPath, set: &SetStat) -> Result<(), Fault> {
+        let live = self.desk.live_size(&self.user, &at.path);
+        if let Some(size) = live
+            && self.desk.is_writing(&self.user, self.session, &at.path)
+        {
+            return self.set_live(at, size, set);
+        }
         let recalled = self.desk.recall(&self.user, &at.path, now(&self.core));
         match self.sent(at)? {
             Sent::Waits(row) => {
@@ -374,7 +392,10 @@ impl As2Tree {
                 }
                 Ok(())
             }
-            Sent::Nothing => Err(Fault::no_such_file()),
+            Sent::Nothing => match live {
+                Some(size) => self.set_live(at, size, set),
+                None => Err(Fault::no_such_file()),
+            },
         }
     }
 }

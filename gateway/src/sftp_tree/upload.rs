@@ -41,7 +41,6 @@ pub(super) struct Writing {
     draft: Draft,
     hash: RunningHash,
     live: Live,
-    mtime: Option<u64>,
     /// The part or parked file that this goes on with or takes the place of.
     replaces: Option<UploadRow>,
     /// That one was an accepted file, and is one again if this breaks off.
@@ -201,7 +200,6 @@ impl Writing {
             draft: start.draft,
             hash: RunningHash::new(),
             live,
-            mtime: None,
             replaces: start.replaces,
             taken_back: start.taken_back,
             may_restart,
@@ -308,7 +306,7 @@ impl Writing {
         );
         let end = End {
             size: self.draft.len(),
-            mtime: self.mtime.unwrap_or_else(|| seconds(now(&self.core))),
+            mtime: self.live.mtime().unwrap_or_else(|| seconds(now(&self.core))),
             core: self.core,
             desk: self.desk,
             trail: self.trail,
@@ -594,7 +592,7 @@ impl Upload for Writing {
     }
 
     fn stat(&self) -> Result<Stat, Fault> {
-        let mtime = self.mtime.unwrap_or_else(|| seconds(now(&self.core)));
+        let mtime = self.live.mtime().unwrap_or_else(|| seconds(now(&self.core)));
         Ok(file_stat(self.draft.len(), mtime, 0o640))
     }
 
@@ -607,7 +605,7 @@ impl Upload for Writing {
             self.live.set(size);
         }
         if let Some((_, mtime)) = set.times {
-            self.mtime = Some(mtime);
+            self.live.touch(mtime);
         }
         Ok(())
     }

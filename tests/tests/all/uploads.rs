@@ -548,6 +548,36 @@ fn a_file_removed_before_its_close_is_never_sent() {
 }
 
 #[test]
+fn times_set_on_the_name_of_an_open_file_are_taken() {
+    // What sshfs makes of `cp -p` and `tar x`; paramiko's `utime` and `chmod` before the close.
+    let pair = Pair::one_gateway();
+    let mut client = Packets::of(&pair.alice_user);
+    let path = string(format!("{SEND}/times.edi").as_bytes());
+    let handle = opened(&mut client, "times.edi", PUT);
+    writes(&mut client, &handle, 0, &order(1));
+    let times: [&[u8]; 3] = [&8u32.to_be_bytes(), &1_000_000u32.to_be_bytes(), &1_234_567u32.to_be_bytes()];
+    assert_eq!(client.ask(9, &[&path, &times.concat()]).code(), Some(0), "times");
+    let mode: [&[u8]; 2] = [&4u32.to_be_bytes(), &0o600u32.to_be_bytes()];
+    assert_eq!(client.ask(9, &[&path, &mode.concat()]).code(), Some(0), "mode");
+    let size: [&[u8]; 2] = [&1u32.to_be_bytes(), &1u64.to_be_bytes()];
+    assert_eq!(client.ask(9, &[&path, &size.concat()]).code(), Some(3), "another size");
+    let shown = |client: &mut Packets| {
+        let attrs = client.ask(17, &[&path]);
+        assert_eq!(attrs.kind, 105, "{attrs:?}");
+        u32::from_be_bytes(attrs.body[attrs.body.len() - 4..].try_into().unwrap())
+    };
+    assert_eq!(shown(&mut client), 1_234_567);
+    assert_eq!(client.ask(4, &[&handle]).code(), Some(0));
+    assert_eq!(shown(&mut client), 1_234_567, "behind the CLOSE");
+    let parcel = pair.delivered("times.edi");
+    assert_eq!(pair.fetch(&parcel), order(1));
+    // Delivered, and not listed any more: STAT tells of it still, a REMOVE finds nothing, as one before a RENAME needs it.
+    assert_eq!(shown(&mut client), 1_234_567);
+    assert_eq!(client.ask(13, &[&path]).code(), Some(2), "REMOVE");
+    assert_eq!(client.ask(17, &[&path]).code(), Some(2), "STAT behind it");
+}
+
+#[test]
 fn a_file_renamed_before_its_close_goes_out_under_its_last_name_with_its_last_bytes() {
     let pair = Pair::one_gateway();
     let mut client = Packets::of(&pair.alice_user);

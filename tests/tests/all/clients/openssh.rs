@@ -33,7 +33,7 @@ fn dropbear_and_its_habits() {
 fn a_mounted_directory_takes_a_copied_file() {
     // A container without FUSE cannot mount.
     if std::path::Path::new("/dev/fuse").exists() {
-        Scene::of("sshfs").sends(&["put"]);
+        Scene::of("sshfs").sends(&["put", "times", "tar"]);
     } else {
         eprintln!("skipped: no /dev/fuse");
     }
