@@ -307,7 +307,8 @@ fn is_device(name: &str) -> bool {
         || (stem.len() == 4 && (stem.starts_with("COM") || stem.starts_with("LPT")) && stem.ends_with(|c: char| c.is_ascii_digit()))
 }
 
-/// Matches a file name against patterns with `*` as the only special character.
+/// Matches a file name against patterns with `*` as the only special character; ASCII letters match in either case, since systems
+/// that know no case write `INV1.TMP`.
 #[must_use]
 pub fn matches_any(name: &str, patterns: &[String]) -> bool {
     patterns.iter().any(|pattern| matches(name.as_bytes(), pattern.as_bytes()))
@@ -317,7 +318,7 @@ fn matches(name: &[u8], pattern: &[u8]) -> bool {
     match pattern.split_first() {
         None => name.is_empty(),
         Some((b'*', rest)) => (0..=name.len()).any(|skip| matches(&name[skip..], rest)),
-        Some((first, rest)) => name.first() == Some(first) && matches(&name[1..], rest),
+        Some((first, rest)) => name.first().is_some_and(|byte| byte.eq_ignore_ascii_case(first)) && matches(&name[1..], rest),
     }
 }
 
@@ -376,6 +377,7 @@ mod tests {
         let patterns: Vec<String> = ["*.part", ".*", "*~"].iter().map(|p| (*p).to_string()).collect();
         assert!(matches_any("a.part", &patterns) && matches_any(".x", &patterns) && matches_any("a~", &patterns));
         assert!(!matches_any("a.parts", &patterns));
+        assert!(matches_any("INV1.PART", &patterns) && matches_any("x.tmp", &["*.TMP".to_owned()]));
     }
 
     proptest! {

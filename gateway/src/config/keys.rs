@@ -94,7 +94,7 @@ pub const KEYS: &[Key] = &[
     key(
         "uploads.temp_names",
         Kind::Texts,
-        r#"["*.filepart", "*.part", "*.partial", "*.tmp", "*.crdownload", "*.inprogress", ".*", "*~"]"#,
+        r#"["*.filepart", "*.part", "*.partial", "*.tmp", "*.crdownload", "*.inprogress", "*.writing", "*.uploading", ".*", "*~"]"#,
     ),
     key("uploads.rename_completes", Kind::Switch, "true"),
     key("uploads.rename_within", Kind::Span, r#""24h""#),

@@ -21,7 +21,7 @@ fn every_key_has_the_default_of_the_reference() {
     assert_eq!(config.as2.max_message, 100 << 30);
     assert_eq!((config.as2.keep_partial.as_secs(), config.as2.partial_quota), (86_400, 10 << 30));
     assert_eq!(config.uploads.duplicate_window, Duration::from_secs(21_600));
-    assert_eq!(config.uploads.temp_names.len(), 8);
+    assert_eq!(config.uploads.temp_names.len(), 10);
     assert_eq!(config.lifecycle.messages.noncurrent, Duration::from_secs(35 * 86_400));
     assert_eq!(config.lifecycle.run_at, Duration::from_secs(600));
     assert_eq!((config.retry.factor, config.retry.jitter, config.retry.max_tries), (2.0, 0.2, 10));

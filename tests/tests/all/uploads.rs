@@ -197,6 +197,9 @@ fn temporary_names_wait_and_a_rename_completes_them() {
         "d.tmp",
         "e.crdownload",
         "f.inprogress",
+        "f.writing",
+        "i.UPLOADING",
+        "i.TMP",
         ".g.edi",
         "h.edi~",
     ];
