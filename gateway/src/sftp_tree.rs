@@ -21,7 +21,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use sftp_front::{Authenticator, Fault, Method, Peer, Proof, Proven, PublicKey, Refused, Step, Tree};
+use sftp_front::{Admission, Authenticator, Fault, Method, Peer, Proof, Proven, PublicKey, Refused, Step, Tree};
 
 use crate::block;
 use crate::clock::Millis;
@@ -155,16 +155,20 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Authenticator for Logins {
-    fn admit(&self, addr: SocketAddr) -> bool {
+    fn admit(&self, addr: SocketAddr) -> Admission {
         if !block::admit(&self.core.config.sftp.allowed_ips, addr.ip()) {
-            return false;
+            return Admission::Refused("sftp.allowed_ips");
         }
         let refused = self.penalties.turn_away(addr.ip(), &self.core.config.sftp.ban, Instant::now());
         if refused == Some(1) {
             // Once each time: whoever comes with the right key now wonders why nothing answers.
             tracing::info!(peer = %addr, "turned away: its source is shut out; `as2gate ban list` shows them");
         }
-        refused.is_none()
+        if refused.is_none() {
+            Admission::Granted
+        } else {
+            Admission::RefusedBefore
+        }
     }
 
     fn is_proxy(&self, addr: SocketAddr) -> bool {

@@ -6,7 +6,7 @@ use russh::keys::ssh_key::certificate::CertType;
 use russh::keys::ssh_key::public::KeyData;
 use russh::keys::ssh_key::{self, Signature};
 use russh::keys::{Algorithm, EcdsaCurve, HashAlg};
-use russh::{Preferred, cipher, compression, kex, mac};
+use russh::{AlgorithmKind, Preferred, cipher, compression, kex, mac};
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -162,6 +162,17 @@ pub enum Step {
     Complete,
 }
 
+/// Whether a connection may come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It may.
+    Granted,
+    /// It may not, by this setting, which the log has to name: the client sees nothing but its end.
+    Refused(&'static str),
+    /// It may not, and the log knows already.
+    RefusedBefore,
+}
+
 /// The other end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
@@ -200,8 +211,8 @@ impl Refused {
 /// The accounts. Methods run on blocking threads, but for [`admit`](Authenticator::admit).
 pub trait Authenticator: Send + Sync + 'static {
     /// Asked for each new connection before any byte is sent, in the accept loop: for ban and allow lists in memory.
-    fn admit(&self, _addr: SocketAddr) -> bool {
-        true
+    fn admit(&self, _addr: SocketAddr) -> Admission {
+        Admission::Granted
     }
 
     /// Whether connections from this address begin with a PROXY header (version 2) that names the client. Asked in the
@@ -273,6 +284,19 @@ pub enum AlgorithmPolicy {
 }
 
 impl AlgorithmPolicy {
+    /// Whether the compatible policy speaks one of these algorithms, of which this one speaks none.
+    pub(crate) fn is_too_new_for(self, kind: &AlgorithmKind, theirs: &[String]) -> bool {
+        let all = Self::Compatible.preferred();
+        let speaks = |name: &str| match kind {
+            AlgorithmKind::Kex => all.kex.iter().any(|known| known.as_ref() == name),
+            AlgorithmKind::Key => all.key.iter().any(|known| known.as_str() == name),
+            AlgorithmKind::Cipher => all.cipher.iter().any(|known| known.as_ref() == name),
+            AlgorithmKind::Mac => all.mac.iter().any(|known| known.as_ref() == name),
+            AlgorithmKind::Compression => false,
+        };
+        self == Self::Modern && theirs.iter().any(|name| speaks(name))
+    }
+
     pub(crate) fn preferred(self) -> Preferred {
         let mut kex = match self {
             Self::FipsLike => Vec::new(),

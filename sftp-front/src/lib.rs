@@ -56,8 +56,8 @@ mod writing;
 
 pub use answers::{MAX_WAITING_ANSWERS, MAX_WAITING_BYTES};
 pub use auth::{
-    AlgorithmPolicy, Authenticator, Certificate, MAX_CODE, MAX_PASSWORD, MAX_RSA_BITS, MAX_USER_NAME, MIN_RSA_BITS, Method, Peer, Presence,
-    Proof, Proven, PublicKey, Refused, Step,
+    Admission, AlgorithmPolicy, Authenticator, Certificate, MAX_CODE, MAX_PASSWORD, MAX_RSA_BITS, MAX_USER_NAME, MIN_RSA_BITS, Method,
+    Peer, Presence, Proof, Proven, PublicKey, Refused, Step,
 };
 pub use balancer::Unnamed;
 pub use budget::{MAX_CHANNELS, OWN_ANSWERS, OWN_SHARE, REQUEST_BUDGET};

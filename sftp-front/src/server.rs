@@ -1,13 +1,13 @@
 //! The listening side: configuration, limits on connections, the list of sessions.
 
-use crate::auth::{AlgorithmPolicy, Authenticator};
+use crate::auth::{Admission, AlgorithmPolicy, Authenticator, Peer};
 use crate::balancer::Unnamed;
 use crate::budget::Pool;
 use crate::host_keys::{self, HostKeys};
 use crate::session::{self, Session, SessionInfo};
 use crate::threads::Threads;
 use russh::keys::{Algorithm, PrivateKey};
-use russh::{MethodKind, MethodSet, SshId};
+use russh::{AlgorithmKind, MethodKind, MethodSet, SshId};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,8 +45,10 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// hit a partner that opens twenty sessions at once.
 const EARLY_PART: usize = 2;
 const EARLY_CHANCE: usize = 30;
-/// A refusal for want of a place is told so often at most, and how many were not.
+/// Refusals of one kind are told so often at most, and how many were not.
 const REFUSALS_EVERY: Duration = Duration::from_secs(10);
+/// Characters of a client's list of algorithms that the log is told.
+const MAX_TOLD: usize = 500;
 /// Passwords that are hashed at a time: each takes 19 MiB and a core.
 const HASHING: usize = 2;
 /// Longest identification of the server behind `SSH-2.0-`.
@@ -172,15 +174,39 @@ pub struct Server {
     sessions: Mutex<HashMap<u64, Arc<Session>>>,
     next_session: AtomicU64,
     slots: Arc<Mutex<Slots>>,
-    refusals: Mutex<Refusals>,
+    refusals: Refusals,
     pool: Arc<Pool>,
 }
 
-/// Connections refused since the last one that the log was told of.
+/// Connections that were refused; of each kind by itself, so that a flood of one hides no other.
 #[derive(Default)]
 struct Refusals {
+    limits: Quiet,
+    addresses: Quiet,
+    algorithms: Quiet,
+}
+
+/// What the log was not told since it was told last.
+#[derive(Default)]
+struct Quiet(Mutex<Untold>);
+
+#[derive(Default)]
+struct Untold {
     until: Option<Instant>,
     count: u64,
+}
+
+impl Quiet {
+    /// How many were not told, if this one is: a flood must not fill the log.
+    fn told(&self) -> Option<u64> {
+        let mut quiet = lock(&self.0);
+        if quiet.until.is_some_and(|until| Instant::now() < until) {
+            quiet.count += 1;
+            return None;
+        }
+        quiet.until = Some(Instant::now() + REFUSALS_EVERY);
+        Some(std::mem::take(&mut quiet.count))
+    }
 }
 
 impl Server {
@@ -204,7 +230,7 @@ impl Server {
             sessions: Mutex::default(),
             next_session: AtomicU64::new(1),
             slots: Arc::default(),
-            refusals: Mutex::default(),
+            refusals: Refusals::default(),
         }))
     }
 
@@ -352,34 +378,46 @@ impl Server {
         tokio::task::spawn_blocking(move || question(&*auth)).await.ok()
     }
 
-    /// A place for a connection, if the limits and the authenticator have one.
+    /// A place for a connection, if the limits and the authenticator have one. The client sees a closed connection only, so the
+    /// log has to say why.
     fn place(&self, addr: SocketAddr) -> Option<Slot> {
         match self.admit(addr.ip()) {
-            Ok(slot) if self.auth.admit(addr) => Some(slot),
-            Ok(_) => {
-                tracing::debug!(%addr, "connection refused: the address is shut out");
-                None
-            }
+            Ok(slot) => match self.auth.admit(addr) {
+                Admission::Granted => return Some(slot),
+                Admission::Refused(setting) => {
+                    if let Some(untold) = self.refusals.addresses.told() {
+                        tracing::warn!(%addr, setting, untold, "connection refused: the address is not allowed");
+                    }
+                }
+                Admission::RefusedBefore => tracing::debug!(%addr, "connection refused: the address is shut out"),
+            },
             Err(limit) => {
-                self.tell_refusal(addr, limit);
-                None
+                if let Some(untold) = self.refusals.limits.told() {
+                    tracing::warn!(%addr, limit, untold, "connection refused: a limit is reached");
+                }
             }
         }
+        None
     }
 
-    /// The client sees a closed connection only, so the log has to say why; a flood must not fill it.
-    fn tell_refusal(&self, addr: SocketAddr, limit: &str) {
-        let mut quiet = lock(&self.refusals);
-        let untold = quiet.count;
-        if quiet.until.is_some_and(|until| Instant::now() < until) {
-            quiet.count += 1;
-            return;
-        }
-        *quiet = Refusals {
-            until: Some(Instant::now() + REFUSALS_EVERY),
-            count: 0,
+    /// Nor does a client learn from most programs why there is no connection for want of common algorithms.
+    pub(crate) fn tell_no_algorithm(&self, peer: &Peer, kind: &AlgorithmKind, theirs: &[String]) {
+        let Some(untold) = self.refusals.algorithms.told() else { return };
+        let hint = if self.config.algorithms.is_too_new_for(kind, theirs) {
+            "sftp.algorithms = \"compatible\" lets older clients in"
+        } else {
+            "the client needs others"
         };
-        tracing::warn!(%addr, limit, untold, "connection refused: a limit is reached");
+        let theirs: String = theirs.join(",").chars().take(MAX_TOLD).collect();
+        tracing::warn!(
+            addr = %peer.addr,
+            client = peer.client,
+            ?kind,
+            theirs = %theirs.escape_default(),
+            hint,
+            untold,
+            "connection refused: no algorithm in common"
+        );
     }
 
     /// A place within the limits, or the one that is reached.

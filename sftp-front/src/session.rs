@@ -341,7 +341,12 @@ async fn serve(server: &Arc<Server>, session: &Arc<Session>, tcp: TcpStream, lin
     tokio::select! {
         result = &mut transport => match result {
             Ok(()) => "ended by the client".to_owned(),
-            Err(e) => e.to_string(),
+            Err(e) => {
+                if let russh::Error::NoCommonAlgo { kind, theirs, .. } = &e {
+                    server.tell_no_algorithm(&session.peer(), kind, theirs);
+                }
+                e.to_string()
+            }
         },
         reason = session.overseer(server, stop) => {
             let handle = handle.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use tests::process::{run, tool};
-use tests::{Gateway, Pair, Sftp, peer};
+use tests::{Gateway, Pair, Sftp, peer, wait_for};
 
 /// What attacks may cost in memory.
 const ALLOWED: u64 = 64 << 20;
@@ -179,6 +179,53 @@ fn a_source_of_connections_that_try_no_login_is_shut_out_where_nobody_logs_in() 
     });
     assert!(!greeted(&mut TcpStream::connect(("127.0.0.1", gateway.sftp_port)).unwrap()));
     assert!(!user.logs_in());
+}
+
+/// Whether a line of the log has all these words, soon.
+fn logs(gateway: &Gateway, words: &[&str]) {
+    gateway.wait(&format!("{words:?} in the log"), |gateway| {
+        let log = gateway.log();
+        log.lines().any(|line| words.iter().all(|word| line.contains(word))).then_some(())
+    });
+}
+
+/// What the server says first to a new connection; nothing if it closes it.
+fn greeting(gateway: &Gateway) -> Vec<u8> {
+    let mut stream = TcpStream::connect(("127.0.0.1", gateway.sftp_port)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut first = [0u8; 8];
+    let len = stream.read(&mut first).unwrap_or(0);
+    first[..len].to_vec()
+}
+
+#[test]
+fn who_is_refused_before_a_login_stands_in_the_log() {
+    let gateway = Gateway::with(&[]);
+    let old = Sftp::new(gateway.sftp_port, "old", &gateway.ssh_key("old", "ed25519"));
+    assert_ne!(old.ssh(&["-o", "KexAlgorithms=diffie-hellman-group14-sha1"], &["true"]).code, 0);
+    logs(
+        &gateway,
+        &[
+            "WARN",
+            "no algorithm in common",
+            "OpenSSH",
+            "sftp.algorithms",
+            "compatible",
+            "group14-sha1",
+        ],
+    );
+    let gateway = Gateway::with(&[("sftp.max_connections", "1")]);
+    wait_for("a place", || {
+        let held = TcpStream::connect(("127.0.0.1", gateway.sftp_port)).unwrap();
+        held.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let taken = (&mut &held).read(&mut [0u8; 8]).is_ok_and(|len| len > 0);
+        (taken && greeting(&gateway).is_empty()).then_some(())
+    });
+    logs(&gateway, &["WARN", "limit=\"max_connections\""]);
+
+    let gateway = Gateway::with(&[("sftp.allowed_ips", "[\"192.0.2.0/24\"]")]);
+    assert!(greeting(&gateway).is_empty());
+    logs(&gateway, &["WARN", "sftp.allowed_ips", "127.0.0.1"]);
 }
 
 #[test]
