@@ -205,9 +205,9 @@ pub struct Sftp {
     pub max_channels: u32,
     /// Failed tries of one connection.
     pub max_auth_tries: u32,
-    /// Time until login, in all.
+    /// Time until login, in all; never 0.
     pub login_grace: Duration,
-    /// Time without traffic.
+    /// Time without traffic after which a session ends; 0 = never.
     pub idle_timeout: Duration,
     /// Time that open uploads get when the server stops.
     pub drain: Duration,
@@ -215,7 +215,7 @@ pub struct Sftp {
     pub keepalive: Duration,
     /// Bytes after which new keys are exchanged.
     pub rekey_bytes: u64,
-    /// Time after which new keys are exchanged.
+    /// Time after which new keys are exchanged; 0 = never.
     pub rekey_time: Duration,
     /// Bytes of memory for the requests and answers of all connections.
     pub memory: u64,

@@ -38,6 +38,8 @@ const KEEPALIVE_MAX: usize = 3;
 /// Most bytes between two key exchanges (RFC 4253 §9), and the fewest: an exchange has to pay.
 const MAX_REKEY_BYTES: usize = 1 << 30;
 const MIN_REKEY_BYTES: usize = 1 << 20;
+/// Longer than any connection lasts, and short enough for a timer.
+const NEVER: Duration = Duration::from_secs(365 * 86_400);
 /// Wait after a failed accept, such as one for want of file descriptors.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 /// Random early drop, as OpenSSH's `MaxStartups 50:30:100`: from this part of the most connections without a login on, new
@@ -77,7 +79,7 @@ pub struct Config {
     pub max_auth_tries: usize,
     /// Time for the whole login, from the accept on.
     pub login_grace: Duration,
-    /// A session ends when no request has come and no answer has left for so long.
+    /// A session ends when no request has come and no answer has left for so long; zero for never.
     pub idle_timeout: Duration,
     /// How long open uploads may go on after the server was told to stop.
     pub drain: Duration,
@@ -85,7 +87,7 @@ pub struct Config {
     pub keepalive: Duration,
     /// New keys are exchanged after so many bytes in either direction, 1 GiB at most (RFC 4253 §9).
     pub rekey_bytes: usize,
-    /// New keys are exchanged after so long.
+    /// New keys are exchanged after so long; zero for never.
     pub rekey_time: Duration,
     /// Bytes that all connections together may hold in requests and answers, beyond
     /// [`OWN_SHARE`](crate::OWN_SHARE) of each.
@@ -449,6 +451,7 @@ impl Server {
 /// How russh is set up.
 fn transport(config: &Config, keys: Vec<PrivateKey>) -> russh::server::Config {
     let rekey_bytes = config.rekey_bytes.clamp(MIN_REKEY_BYTES, MAX_REKEY_BYTES);
+    let rekey_time = Some(config.rekey_time).filter(|time| !time.is_zero()).unwrap_or(NEVER);
     russh::server::Config {
         server_id: SshId::Standard(format!("SSH-2.0-{}", config.server_id).into()),
         // Until the first request; from then on `login.rs` says them with every answer.
@@ -467,7 +470,7 @@ fn transport(config: &Config, keys: Vec<PrivateKey>) -> russh::server::Config {
         inactivity_timeout: None,
         keepalive_interval: (!config.keepalive.is_zero()).then_some(config.keepalive),
         keepalive_max: KEEPALIVE_MAX,
-        limits: russh::Limits::new(rekey_bytes, rekey_bytes, config.rekey_time),
+        limits: russh::Limits::new(rekey_bytes, rekey_bytes, rekey_time),
         nodelay: true,
         ..Default::default()
     }

@@ -263,7 +263,8 @@ impl Session {
             if self.budget.is_greedy() && self.activity.idle() > UNFINISHED && !self.is_working() {
                 return "unfinished requests while memory is short";
             }
-            if logged_in && self.activity.idle() > config.idle_timeout && !self.is_working() {
+            let is_idle = !config.idle_timeout.is_zero() && self.activity.idle() > config.idle_timeout;
+            if logged_in && is_idle && !self.is_working() {
                 return "idle";
             }
         }

@@ -77,6 +77,7 @@ fn wrong_values_are_named() {
         ("sftp.proxy_protocol_from = [\"10.0.0.0/33\"]", "block"),
         ("sftp.allowed_ips = [\"10.0.0.300\"]", "block"),
         ("sftp.rekey_bytes = \"2GiB\"", "key exchanges"),
+        ("sftp.login_grace = \"0\"", "never log in"),
         ("sftp.listen = [\"22\"]", "address"),
         ("as2.tls.listen = [\"0.0.0.0:443\"]", "certificate"),
         ("as2.tls.key = \"-----BEGIN\"", "env:NAME"),
