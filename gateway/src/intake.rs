@@ -392,7 +392,8 @@ pub fn rename_pending(core: &Core, old: &Message, name: &str) -> Result<Option<L
         replaces: None,
     };
     let accepted = core.journal.write_blocking(move |tx| {
-        match tx.withdraw(&before, true, "renamed", "renamed by its user before it was sent", now)? {
+        let reason = format!("renamed by its user before it was sent: {} took over", upload.message.id);
+        match tx.withdraw(&before, true, "renamed", &reason, now)? {
             Some(_) => tx.accept_upload(upload, now).map(Some),
             None => Ok(None),
         }

@@ -127,7 +127,8 @@ impl Tx<'_> {
     pub fn count_states(&self, since: Millis) -> Result<Vec<(State, u64)>> {
         let mut query = self.db.prepare_cached(
             "SELECT state, count(*) FROM message WHERE finished IS NULL GROUP BY state
-             UNION ALL SELECT state, count(*) FROM message WHERE finished >= ?1 GROUP BY state",
+             UNION ALL SELECT state, count(*) FROM message WHERE finished >= ?1 AND code NOT IN ('renamed', 'cancelled')
+             GROUP BY state",
         )?;
         let rows = query.query_map([since], |row| Ok((row.get::<_, String>(0)?, row.get::<_, u64>(1)?)))?;
         rows.map(|row| {

@@ -101,6 +101,7 @@ pub async fn retry(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result
     if message.state == State::Sending {
         return Err(being_posted(format!("cannot retry message {}", message.id)));
     }
+    expect_not_renamed(message, || format!("cannot retry message {}", message.id))?;
     if !message.can_be_retried() {
         let hint = format!("as2gate message resend {} makes a new message of the same file", message.id.short());
         return Err(Refusal::failed(
@@ -252,6 +253,7 @@ pub async fn resend(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
             hint,
         ));
     }
+    expect_not_renamed(message, what)?;
     may_send(&core.partnership_of(message)?.partner, what())?;
     let payload = payload_of(core, message)?;
     if dry_run {
@@ -276,6 +278,15 @@ pub async fn resend(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
         }
         Accepted::Duplicate { winner, .. } => Err(Refusal::failed("duplicate", what(), format!("{winner} has the name"), "try again")),
     }
+}
+
+/// A message that was renamed has no bytes: another goes out with them.
+fn expect_not_renamed(message: &Message, what: impl Fn() -> String) -> Result<()> {
+    if message.code != "renamed" {
+        return Ok(());
+    }
+    let hint = "look at the message that took over";
+    Err(Refusal::failed("final", what(), message.reason.clone(), hint))
 }
 
 /// The payload as the tree shows it.

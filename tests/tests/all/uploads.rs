@@ -288,6 +288,23 @@ fn a_file_taken_back_within_the_release_delay_is_never_sent() {
 }
 
 #[test]
+fn a_rename_within_the_release_delay_is_no_failure() {
+    let pair = Pair::one_with(HOUR);
+    pair.put("early.edi", &order(1));
+    let id = pair.alice().messages("out")[0]["id"].as_str().unwrap().to_owned();
+    pair.alice_user.ok(&[&format!("rename {SEND}/early.edi {SEND}/final.edi")]);
+    let all = pair.alice().messages("out");
+    let after = all.iter().find(|message| message["file"] == "final.edi").unwrap()["id"]
+        .as_str()
+        .unwrap();
+    for verb in ["resend", "retry"] {
+        let told = pair.alice().cli(&["message", verb, &id]);
+        assert!(told.code != 0 && told.stderr.contains(after), "{told}");
+    }
+    assert_eq!(pair.alice().json(&["status"])["failed_24h"], 0);
+}
+
+#[test]
 fn a_file_put_again_within_the_release_delay_goes_out_once_with_the_later_bytes() {
     let pair = Pair::one_with(HOUR);
     pair.put("twice.edi", &order(1));
