@@ -75,7 +75,7 @@ pub struct Config {
     pub max_unauthenticated: usize,
     /// Most channels of one connection.
     pub max_channels: usize,
-    /// Most refused attempts to log in on one connection.
+    /// Most refused attempts to log in on one connection, beside the one that only asks for the methods.
     pub max_auth_tries: usize,
     /// Time for the whole login, from the accept on.
     pub login_grace: Duration,
@@ -465,7 +465,8 @@ fn transport(config: &Config, keys: Vec<PrivateKey>) -> russh::server::Config {
         channel_buffer_size: CHANNEL_BUFFER,
         event_buffer_size: EVENT_BUFFER,
         preferred: config.algorithms.preferred(),
-        max_auth_attempts: config.max_auth_tries,
+        // Clients begin with "none", which is no attempt, and counts for russh.
+        max_auth_attempts: config.max_auth_tries.saturating_add(1),
         // Our own timers do better: see `session.rs`.
         inactivity_timeout: None,
         keepalive_interval: (!config.keepalive.is_zero()).then_some(config.keepalive),

@@ -577,6 +577,23 @@ fn a_removed_user_is_cut() {
 }
 
 #[test]
+fn the_right_key_may_be_the_sixth() {
+    let w = World::new();
+    let wrong = ["w1", "w2", "w3", "w4"].map(|name| {
+        keygen(&w.path(name));
+        name
+    });
+    let mut child = w.client("sftp", "mallory");
+    for key in wrong.iter().chain(&["alice"]) {
+        child.arg("-i").arg(key);
+    }
+    let mut child = child.args(["-b", "-", "alice@127.0.0.1"]).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"pwd\n").unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[test]
 fn a_stop_lets_an_upload_end() {
     let w = World::new();
     let content = noise(3 << 20);
