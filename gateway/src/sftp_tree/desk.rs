@@ -2,7 +2,7 @@
 //! moved on but about which clients still ask (sftp.md §4.6).
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::clock::Millis;
@@ -49,6 +49,8 @@ pub(super) struct Desk {
 struct Open {
     session: u64,
     size: AtomicU64,
+    /// Another upload of its user has ended, and its bytes are counted elsewhere by now.
+    is_stale: AtomicBool,
     /// Locked behind the names.
     fate: Mutex<Fate>,
 }
@@ -97,6 +99,11 @@ impl Live {
 
     pub(super) fn get(&self) -> u64 {
         self.open.size()
+    }
+
+    /// Whether what else its user has in `send` has to be counted again; told once.
+    pub(super) fn is_stale(&self) -> bool {
+        self.open.is_stale.swap(false, Ordering::SeqCst)
     }
 
     /// Its path at this moment, and `None` if it was removed.
@@ -217,6 +224,7 @@ impl Desk {
         let open = Arc::new(Open {
             session,
             size: AtomicU64::new(0),
+            is_stale: AtomicBool::new(false),
             fate: Mutex::new(Fate {
                 path: path.to_owned(),
                 is_removed: false,
@@ -297,6 +305,13 @@ impl Desk {
                 (!name.contains('/')).then(|| (name.to_owned(), size))
             })
             .collect()
+    }
+
+    /// An upload of this user is in the journal now, and its [`Live`] about to go: the others have to count again.
+    pub(super) fn recount(&self, user: &str) {
+        let names = self.names();
+        let all = names.live.iter().filter(|((owner, _), _)| owner == user).flat_map(|(_, open)| open);
+        all.for_each(|open| open.is_stale.store(true, Ordering::SeqCst));
     }
 
     /// Number and bytes of this user's uploads that are being written, or were and take room still.

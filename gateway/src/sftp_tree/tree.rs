@@ -317,11 +317,20 @@ impl Tree for As2Tree {
         }
     }
 
+    /// A user with a quota sees that: programs look at it before they begin.
     fn space(&self) -> Option<Space> {
         let storage = &self.core.storage;
+        let (total, free) = (storage.total_bytes().ok()?, storage.free_bytes().ok()?);
+        let objects = self.core.objects();
+        let quota = objects.user_of(&self.account, &self.user).map_or(0, |user| user.quota_bytes);
+        if quota == 0 {
+            return Some(Space { total, free });
+        }
+        let usage = self.core.journal.read(|tx| tx.send_usage(&self.account, &self.user));
+        let taken = usage.ok()?.1.saturating_add(self.desk.live_total(&self.user).1);
         Some(Space {
-            total: storage.total_bytes().ok()?,
-            free: storage.free_bytes().ok()?,
+            total: quota,
+            free: free.min(quota.saturating_sub(taken)),
         })
     }
 }

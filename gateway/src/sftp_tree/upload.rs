@@ -239,17 +239,28 @@ impl Writing {
     }
 
     /// Whether this file may have `size` bytes beside the others of its user.
-    fn check_quota(&self, size: u64) -> Result<(), Fault> {
+    fn check_quota(&mut self, size: u64) -> Result<(), Fault> {
         let quota = self.quota();
-        if quota == 0 {
+        if quota == 0 || self.beside()?.saturating_add(size) <= quota {
             return Ok(());
         }
-        let (_, live) = self.desk.live_total(&self.user);
-        let beside = self.others.saturating_add(live.saturating_sub(self.live.get()));
+        // Something may have been sent or removed since the last look.
+        self.count_others()?;
+        let beside = self.beside()?;
         if beside.saturating_add(size) > quota {
             return Err(over_quota(quota, beside));
         }
         Ok(())
+    }
+
+    /// Bytes of the user's other files.
+    fn beside(&mut self) -> Result<u64, Fault> {
+        let (_, live) = self.desk.live_total(&self.user);
+        // Looked at behind the above: one that has ended since then counts twice for a moment, and never not at all.
+        if self.live.is_stale() {
+            self.count_others()?;
+        }
+        Ok(self.others.saturating_add(live.saturating_sub(self.live.get())))
     }
 
     fn did(&self, kind: &'static str, bytes: u64, more: (&str, &str)) {
@@ -304,6 +315,7 @@ impl Writing {
             },
             sha256.clone(),
         );
+        let has_quota = self.quota() > 0;
         let end = End {
             size: self.draft.len(),
             mtime: self.live.mtime().unwrap_or_else(|| seconds(now(&self.core))),
@@ -319,6 +331,7 @@ impl Writing {
             live: self.live,
             _taken_back: self.taken_back,
             looks_back: facts.client_looks_back() && facts.writes > 0,
+            has_quota,
         };
         arrived.staged = self.draft.stage().map_err(told)?;
         Ok((arrived, end))
@@ -364,7 +377,7 @@ impl Writing {
     }
 
     fn keep_part(self, reason: &str) {
-        let this = self;
+        let (this, has_quota) = (&self, self.quota() > 0);
         let core = Arc::clone(&this.core);
         let mut arrived = this.arrived(
             Staged {
@@ -374,12 +387,16 @@ impl Writing {
             },
             String::new(),
         );
+        let this = self;
         let kept = this.draft.keep_as_part().map_err(|error| error.to_string()).and_then(|staged| {
             arrived.staged = staged;
             intake::keep_part(&core, arrived, reason).map_err(|error| error.to_string())
         });
         if let Err(error) = kept {
             tracing::warn!(error, file = this.at.path, "a broken-off upload was not kept");
+        }
+        if has_quota {
+            this.desk.recount(&this.user);
         }
     }
 }
@@ -709,6 +726,7 @@ struct End {
     sha256: String,
     begun: Instant,
     live: Live,
+    has_quota: bool,
     /// Nothing is brought back that the decision has taken the place of.
     _taken_back: Option<TakenBack>,
     looks_back: bool,
@@ -718,6 +736,9 @@ impl End {
     fn of(self, landed: &Landed) {
         let now = now(&self.core);
         self.live.outdo();
+        if self.has_quota {
+            self.desk.recount(&self.user);
+        }
         drop(self.live);
         if self.looks_back && matches!(landed, Landed::Waits(UploadState::Parked)) {
             self.desk.awaits_look(self.session, &self.path);

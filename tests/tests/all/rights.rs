@@ -331,6 +331,45 @@ fn a_quota_counts_two_uploads_of_one_name() {
 }
 
 #[test]
+fn a_part_that_another_session_leaves_counts_at_once() {
+    let pair = waiting();
+    let gateway = pair.alice();
+    let user = gateway.user("parallel");
+    gateway.ok(&["user", "set", "parallel", "--quota-bytes", "100KiB"]);
+    let (mut one, mut other) = (Packets::of(&user), Packets::of(&user));
+    let open = |client: &mut Packets, name: &str| {
+        let path = string(format!("AS2/send/ALICE/BOB/{name}").as_bytes());
+        let opened = client.ask(3, &[&path, &0x1a_u32.to_be_bytes(), &[0; 4]]);
+        assert_eq!(opened.kind, 102, "{opened:?}");
+        string(&opened.text())
+    };
+    // Blocks of the quota, of which each takes 1 KiB.
+    let space = |client: &mut Packets| {
+        let told = client.ask(200, &[&string(b"statvfs@openssh.com"), &string(b"/")]);
+        let field = |at: usize| u64::from_be_bytes(told.body[at * 8..at * 8 + 8].try_into().unwrap());
+        (field(1) * field(2), field(1) * field(3))
+    };
+    assert_eq!(space(&mut one), (100 << 10, 100 << 10));
+    let (first, second) = (open(&mut one, "first.bin"), open(&mut other, "second.bin"));
+    assert_eq!(one.ask(6, &[&first, &[0; 8], &string(&[7; 60 << 10])]).code(), Some(0));
+    assert_eq!(other.ask(6, &[&second, &[0; 8], &string(&[7; 20 << 10])]).code(), Some(0));
+    assert_eq!(space(&mut other), (100 << 10, 20 << 10));
+    drop(one);
+    gateway.wait("the part", |gateway| {
+        let parts = gateway.json(&["upload", "list"]);
+        parts.as_array().unwrap().iter().any(|row| row["name"] == "first.bin").then_some(())
+    });
+    let offset = (20u64 << 10).to_be_bytes();
+    let refused = other.ask(6, &[&second, &offset, &string(&[7; 60 << 10])]);
+    assert_eq!(refused.code(), Some(4), "140 KiB together: {refused:?}");
+    assert_eq!(space(&mut other), (100 << 10, 20 << 10));
+    // What is removed makes room at once.
+    assert_eq!(other.ask(13, &[&string(b"AS2/send/ALICE/BOB/first.bin")]).code(), Some(0));
+    let third = open(&mut other, "third.bin");
+    assert_eq!(other.ask(6, &[&third, &[0; 8], &string(&[7; 60 << 10])]).code(), Some(0));
+}
+
+#[test]
 fn two_uploads_over_one_waiting_file_are_counted_right_in_any_order() {
     let pair = waiting();
     let gateway = pair.alice();
@@ -351,13 +390,11 @@ fn two_uploads_over_one_waiting_file_are_counted_right_in_any_order() {
             assert_eq!(opened.kind, 102, "{opened:?}");
             string(&opened.text())
         };
-        let write = |client: &mut Packets, handle: &[u8], kib: usize| {
-            let code = client.ask(6, &[handle, &[0; 8], &string(&vec![8; kib << 10])]).code();
-            assert_eq!(code, Some(0));
-        };
+        let write =
+            |client: &mut Packets, handle: &[u8], kib: usize| client.ask(6, &[handle, &[0; 8], &string(&vec![8; kib << 10])]).code();
         let (mut one, mut two) = (Packets::of(&user), Packets::of(&user));
         let (first, second) = (open(&mut one), open(&mut two));
-        write(&mut one, &first, 10);
+        assert_eq!(write(&mut one, &first, 10), Some(0));
         if first_ends == "leave" {
             drop(one);
             gateway.wait("the end of the first", |gateway| {
@@ -372,9 +409,9 @@ fn two_uploads_over_one_waiting_file_are_counted_right_in_any_order() {
             }
         }
         // 40 KiB of the other file, 110 of this, and 10 that were sent under another name, or whose place this takes.
-        write(&mut two, &second, 110);
-        let closed = two.ask(4, &[&second]);
-        assert_eq!(closed.code(), Some(if fits { 0 } else { 4 }), "{first_ends}: {closed:?}");
+        let expected = Some(if fits { 0 } else { 4 });
+        assert_eq!(write(&mut two, &second, 110), expected, "{first_ends}");
+        assert_eq!(two.ask(4, &[&second]).code(), expected, "{first_ends}");
     }
 }
 
