@@ -512,20 +512,63 @@ fn programs_are_refused() {
 
 #[test]
 fn a_wrong_key_or_user_is_refused() {
-    let w = World::with(|c| c.banner = "Hello there".into());
+    let w = World::with(|c| c.banner = "Hello there\nand here".into());
     for (key, user) in [("mallory", "alice"), ("alice", "bob")] {
         let out = w
             .client("ssh", key)
-            .args(["-o", "LogLevel=INFO", "-s"])
+            .args(["-v", "-s"])
             .arg(format!("{user}@127.0.0.1"))
             .arg("sftp")
             .output()
             .unwrap();
         let text = String::from_utf8_lossy(&out.stderr).into_owned();
         assert!(!out.status.success() && text.contains("Permission denied (publickey)"), "{text}");
+        assert!(text.contains("Hello there") && text.contains("and here"), "the banner: {text}");
         w.wait("failed", |e| matches!(e, Event::Failed(u) if u == user).then_some(()));
     }
     assert!(!w.log.lock().unwrap().iter().any(|e| matches!(e, Event::Login)));
+}
+
+/// The key exchanges of a session that runs this batch.
+fn exchanges(w: &World, batch: &str) -> usize {
+    let out = w.sftp(&["-v"], batch);
+    let text = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success(), "{text}");
+    text.matches("SSH2_MSG_NEWKEYS received").count()
+}
+
+#[test]
+fn keys_are_exchanged_again_by_our_limits_and_no_byte_is_lost() {
+    let content = noise(5 << 20);
+    let moved = |w: &World| {
+        fs::write(w.path("five"), &content).unwrap();
+        let count = exchanges(w, "put five there\nget there back\n!sleep 1.5\nls\n");
+        assert!(fs::read(w.path("srv/there")).unwrap() == content, "upload");
+        assert!(fs::read(w.path("back")).unwrap() == content, "download");
+        count
+    };
+    assert!(moved(&World::with(|c| c.rekey_bytes = 1 << 20)) >= 4, "by volume");
+    assert!(moved(&World::with(|c| c.rekey_time = Duration::from_secs(1))) >= 2, "by time");
+    let off = World::with(|c| (c.rekey_time, c.idle_timeout) = (Duration::ZERO, Duration::ZERO));
+    assert_eq!(moved(&off), 1, "zero turns a limit off");
+}
+
+#[test]
+fn a_stopped_client_is_gone() {
+    let w = World::with(|c| c.keepalive = Duration::from_millis(300));
+    let mut child = w.client("ssh", "alice").args(["-s", "alice@127.0.0.1", "sftp"]).spawn().unwrap();
+    w.wait("login", |e| matches!(e, Event::Login).then_some(()));
+    let send = |signal: &str| {
+        let status = Command::new("kill").args([signal, &child.id().to_string()]).status();
+        assert!(status.unwrap().success());
+    };
+    // One that answers stays, however long it says nothing.
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(w.server.sessions().len(), 1);
+    send("-STOP");
+    w.wait("logout", |e| matches!(e, Event::Logout(_)).then_some(()));
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 /// Starts an upload of a file that never ends, and waits until bytes have arrived.
@@ -617,6 +660,17 @@ fn a_stop_lets_an_upload_end() {
     w.closed("slow");
     w.wait("logout", |e| matches!(e, Event::Logout(_)).then_some(()));
     assert!(std::net::TcpStream::connect(w.addr).is_err());
+}
+
+#[test]
+fn a_stop_waits_for_an_upload_no_longer_than_it_was_told() {
+    let w = World::with(|c| c.drain = Duration::from_secs(2));
+    let mut child = endless(&w, "cut");
+    let asked = Instant::now();
+    w.stop.send_replace(true);
+    child.wait().unwrap();
+    assert!((Duration::from_secs(2)..Duration::from_secs(6)).contains(&asked.elapsed()));
+    abandoned_once(&w, "cut");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use super::error::DONE;
 use super::output::{Cell, List, facts};
 use super::settings::{OfUser, Settings};
 use super::{Ctx, Outcome, check};
+use crate::clock::rfc3339;
 use crate::gateway::Core;
 use crate::layout;
 use crate::login::{LoginStep, LoginWays};
@@ -369,6 +370,14 @@ async fn add(ctx: &Ctx, core: &Core, name: &str, key: &KeyArgs, settings: &Setti
     }
     let connect = users::connect_command(core, &user.name, private.as_deref());
     text.push_str(&format!("Connect:  {connect}\n"));
+    for key in users::keys(&user) {
+        if let Some(end) = key.options.expiry_time.filter(|end| end.saturating_mul(1000) <= core.clock.now()) {
+            let (key, end) = (&key.fingerprint, rfc3339(end.saturating_mul(1000)));
+            text.push_str(&format!(
+                "Note:     {key} is refused: its expiry-time= is over since {end} (read as UTC)\n"
+            ));
+        }
+    }
     for (step, verb, lack) in [
         (LoginStep::Password, "password", user.password.is_empty()),
         (LoginStep::Totp, "totp", user.totp.is_empty()),

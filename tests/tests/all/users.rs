@@ -25,6 +25,30 @@ fn ed25519_ecdsa_and_rsa_keys_log_in() {
         let user = gateway.login(name, &key);
         assert_eq!(user.ok(&["pwd"]).trim(), "Remote working directory: /mftg-acme", "{kind}");
     }
+    for bits in ["384", "521"] {
+        let (name, key) = (format!("ec-{bits}"), gateway.path(&format!("ec-{bits}.key")));
+        let args = ["-q", "-t", "ecdsa", "-b", bits, "-N", "", "-f", key.to_str().unwrap()];
+        let _ = run(&mut tool("ssh-keygen", &args)).ok();
+        gateway.ok(&["user", "add", &name, "--public-key", &format!("{}.pub", key.display())]);
+        assert!(gateway.login(&name, &key).logs_in(), "{bits}");
+    }
+}
+
+#[test]
+fn a_key_whose_time_is_over_is_said_to_be() {
+    let gateway = gateway();
+    let key = gateway.ssh_key("over", "ed25519");
+    let line = std::fs::read_to_string(format!("{}.pub", key.display())).unwrap();
+    let file = gateway.file("over.line", format!("expiry-time=\"20200101\" {line}").as_bytes());
+    let told = gateway.ok(&["user", "add", "over", "--public-key", file.to_str().unwrap(), "-o", "table"]);
+    assert!(
+        told.contains("expiry-time= is over since 2020-01-01") && told.contains("UTC"),
+        "{told}"
+    );
+    assert!(!gateway.login("over", &key).logs_in());
+    let file = gateway.file("later.line", format!("expiry-time=\"20990101\" {line}").as_bytes());
+    let told = gateway.ok(&["user", "add", "later", "--public-key", file.to_str().unwrap(), "-o", "table"]);
+    assert!(!told.contains("expiry-time"), "{told}");
 }
 
 #[test]
