@@ -22,10 +22,12 @@ impl Weight {
     /// That of so many bytes.
     #[must_use]
     pub(crate) fn of(bytes: u64) -> Self {
-        match bytes {
-            ..=SMALL => Weight::Small,
-            ..=LARGE => Weight::Medium,
-            _ => Weight::Large,
+        if bytes <= SMALL {
+            Weight::Small
+        } else if bytes <= LARGE {
+            Weight::Medium
+        } else {
+            Weight::Large
         }
     }
 }
