@@ -253,7 +253,8 @@ fn what_leaves_while_a_backup_is_taken_is_in_the_backup() {
     // The backup stands still with its copy of the journal in the making or made.
     let mut backup = gateway.command(&["backup", "safe", "-q"]).spawn().unwrap();
     let signal = |name: &str| run(&mut tool("kill", &[name, &backup.id().to_string()])).ok();
-    while !gateway.path("safe/journal.db").exists() {
+    // It is empty before the first look at what it is a copy of.
+    while fs::metadata(gateway.path("safe/journal.db")).map_or(0, |copy| copy.len()) == 0 {
         std::thread::sleep(std::time::Duration::from_micros(100));
     }
     let _ = signal("-STOP");
