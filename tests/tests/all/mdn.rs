@@ -117,8 +117,9 @@ fn a_negative_async_mdn_finds_its_message_between_two_processes() {
     let pair = Pair::two_gateways();
     pair.alice().change(&["partner", "set", "BOB", "--mdn", "async-signed"]);
     // BOB holds a certificate that is not ALICE's any more: no signature proves to it who asks for the MDN.
-    let stale = Identity::new("alice").path("cert.pem").display().to_string();
-    pair.bob().ok(&["cert", "add", "stale", "--partner", "ALICE", "--file", &stale]);
+    let stale = Identity::new("alice");
+    let file = stale.path("cert.pem").display().to_string();
+    pair.bob().ok(&["cert", "add", "stale", "--partner", "ALICE", "--file", &file]);
     pair.bob().change(&["partner", "set", "ALICE", "--sign-certificate", "stale"]);
     pair.put("stale.edi", &order(1));
     let failed = pair.alice().reaches("out", "stale.edi", "failed");
