@@ -372,14 +372,20 @@ fn a_sweep_beside_the_publisher_takes_no_directory_from_it() {
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 let _ = fs::remove_dir(&dir);
+                // Sweeps come once a day: one that never rests would win for ever.
+                std::thread::sleep(std::time::Duration::from_micros(20));
             }
         });
-        for n in 0..2_000 {
+        let put = |n: usize| {
             let target = dir.join(n.to_string());
-            publish::replace_below(&target, |path| fs::write(path, b"abc")).unwrap();
-            fs::remove_file(&target).unwrap();
+            publish::replace_below(&target, |path| fs::write(path, b"abc"))?;
+            fs::remove_file(&target)?;
             let _ = fs::remove_file(storage.tree_path(&listed[1]));
-        }
+            Ok::<_, io::Error>(())
+        };
+        let all = (0..2_000).try_for_each(put);
+        // The other one has to end before anything is judged.
         stop.store(true, Ordering::Relaxed);
+        all.unwrap();
     });
 }
