@@ -111,9 +111,9 @@ impl Step {
         }
     }
 
-    /// CLOSE and `fsync@openssh.com` run beside the requests behind them.
+    /// OPEN, CLOSE and `fsync@openssh.com` run beside the requests behind them.
     pub(super) fn may_be_late(&self) -> bool {
-        self.kind == CLOSE || (self.kind == EXTENDED && self.extension() == b"fsync@openssh.com")
+        matches!(self.kind, OPEN | CLOSE) || (self.kind == EXTENDED && self.extension() == b"fsync@openssh.com")
     }
 
     /// The name of an extended request.
