@@ -13,12 +13,6 @@ pub const MAX_FIELDS: usize = 200;
 /// Fields that there is room for before a block is read.
 const TYPICAL_FIELDS: usize = 20;
 
-/// A value for people to read: its RFC 2047 words decoded, as far as their charsets are known. May hold any character.
-#[must_use]
-pub fn for_people(value: &str) -> String {
-    crate::mime::param::decode_words(value).0
-}
-
 /// Where a field lies in the text of its block.
 #[derive(Clone)]
 struct Field {

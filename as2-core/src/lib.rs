@@ -23,3 +23,4 @@ pub mod receive;
 
 pub use error::{Error, ErrorKind};
 pub use hex::hex;
+pub use mime::for_people;

@@ -9,6 +9,12 @@ use crate::headers::Headers;
 
 pub(crate) use param::MediaType;
 
+/// A header's value for people to read: its RFC 2047 words decoded, as far as their charsets are known. May hold any character.
+#[must_use]
+pub fn for_people(value: &str) -> String {
+    param::decode_words(value).0
+}
+
 /// How a body's bytes are encoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Encoding {

@@ -15,7 +15,8 @@ mod transfer;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use as2_core::headers::{Headers, for_people};
+use as2_core::for_people;
+use as2_core::headers::Headers;
 use as2_core::hex;
 use as2_core::id::As2Id;
 use as2_core::message_id::MessageId;

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use as2_core::headers::{Headers, for_people};
+use as2_core::for_people;
+use as2_core::headers::Headers;
 use clap::Subcommand;
 use serde_json::{Map, Value, json};
 
