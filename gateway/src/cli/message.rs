@@ -383,7 +383,7 @@ fn shown(core: &Core, message: &Message, hidden: Option<Millis>) -> Result<Strin
         ("Hint", hint(message)),
         ("Marks", detail.marks.join(", ")),
         ("Previous", detail.previous.clone()),
-        ("Resent as", sent_anew_as(core, message)?),
+        ("Resent", sent_anew_as(core, message)?),
         ("User", if message.is_resent() { String::new() } else { detail.user.clone() }),
         ("Where", places.join("\n")),
     ]))
