@@ -12,7 +12,7 @@ pub mod word {
     /// Writes the word.
     ///
     /// # Errors
-    /// The serializer\'s.
+    /// The serializer's.
     pub fn serialize<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(value)
     }
@@ -38,12 +38,9 @@ pub mod word_or_none {
     /// Writes the word or `none`.
     ///
     /// # Errors
-    /// The serializer\'s.
+    /// The serializer's.
     pub fn serialize<T: Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
-        match value {
-            Some(value) => serializer.collect_str(value),
-            None => serializer.serialize_str("none"),
-        }
+        write_or("none", value, serializer)
     }
 
     /// Reads the word or `none`.
@@ -56,12 +53,54 @@ pub mod word_or_none {
         T::Err: Display,
         D: Deserializer<'de>,
     {
-        let text = String::deserialize(deserializer)?;
-        if text == "none" {
-            return Ok(None);
-        }
-        text.parse().map(Some).map_err(D::Error::custom)
+        read_or("none", deserializer)
     }
+}
+
+/// The same, where an empty text means that there is none.
+pub mod word_or_empty {
+    use super::*;
+
+    /// Writes the word or an empty text.
+    ///
+    /// # Errors
+    /// The serializer's.
+    pub fn serialize<T: Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+        write_or("", value, serializer)
+    }
+
+    /// Reads the word or an empty text.
+    ///
+    /// # Errors
+    /// What is no text, or no such word.
+    pub fn deserialize<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+    where
+        T: FromStr,
+        T::Err: Display,
+        D: Deserializer<'de>,
+    {
+        read_or("", deserializer)
+    }
+}
+
+fn write_or<T: Display, S: Serializer>(absent: &str, value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => serializer.collect_str(value),
+        None => serializer.serialize_str(absent),
+    }
+}
+
+fn read_or<'de, T, D>(absent: &str, deserializer: D) -> Result<Option<T>, D::Error>
+where
+    T: FromStr,
+    T::Err: Display,
+    D: Deserializer<'de>,
+{
+    let text = String::deserialize(deserializer)?;
+    if text == absent {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(D::Error::custom)
 }
 
 /// A list of them.
@@ -71,7 +110,7 @@ pub mod word_list {
     /// Writes the words.
     ///
     /// # Errors
-    /// The serializer\'s.
+    /// The serializer's.
     pub fn serialize<T: Display, S: Serializer>(values: &[T], serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(values.iter().map(ToString::to_string))
     }
@@ -88,37 +127,6 @@ pub mod word_list {
     {
         let words = Vec::<String>::deserialize(deserializer)?;
         words.iter().map(|word| word.parse().map_err(D::Error::custom)).collect()
-    }
-}
-
-/// One word, where an empty text means that there is none.
-pub mod word_or_empty {
-    use super::*;
-
-    /// Writes the word or an empty text.
-    ///
-    /// # Errors
-    /// The serializer's.
-    pub fn serialize<T: Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
-        match value {
-            Some(value) => serializer.collect_str(value),
-            None => serializer.serialize_str(""),
-        }
-    }
-
-    /// Reads the word or an empty text.
-    ///
-    /// # Errors
-    /// What is no text, or no such word.
-    pub fn deserialize<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
-    where
-        T: FromStr,
-        T::Err: Display,
-        D: Deserializer<'de>,
-    {
-        let text = String::deserialize(deserializer)?;
-        let word = (!text.is_empty()).then(|| text.parse().map_err(D::Error::custom));
-        word.transpose()
     }
 }
 
