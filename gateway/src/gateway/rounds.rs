@@ -85,9 +85,11 @@ pub(super) fn refresh_gauges(core: &Core, front: &sftp_front::Server) -> Result<
         core.metrics.set_queue_depth(state.as_str(), depth);
     }
     let (all, now) = (core.objects(), core.clock.now());
+    let due = manage::certificates::due(&core.config, &all, now, EXPIRY_DAYS[0] * DAY);
     for days in EXPIRY_DAYS {
-        let due = manage::certificates::due(&core.config, &all, now, days * DAY).len();
-        core.metrics.set_certificates_expiring(days, u64::try_from(due).unwrap_or(u64::MAX));
+        let within = due.iter().filter(|certificate| certificate.ends() <= now + days * DAY).count();
+        core.metrics
+            .set_certificates_expiring(days, u64::try_from(within).unwrap_or(u64::MAX));
     }
     Ok(())
 }
