@@ -49,6 +49,13 @@ impl JobKind {
     }
 }
 
+/// The kinds that check a received message, as the list of an `IN`.
+macro_rules! receiving {
+    () => {
+        "('receive', 'receive-medium', 'receive-large')"
+    };
+}
+
 /// How the jobs of one lane may run.
 #[derive(Clone, Copy, Debug)]
 pub struct Lane {
@@ -387,17 +394,19 @@ impl Tx<'_> {
     /// The database's.
     pub fn give_back_receive(&self, message: &str, due: Millis) -> Result<()> {
         self.db
-            .prepare_cached(
+            .prepare_cached(concat!(
                 "UPDATE job SET due = ?2, lease_owner = NULL, lease_until = NULL, tries = tries + 1
-                 WHERE kind IN ('receive', 'receive-medium', 'receive-large') AND message = ?1",
-            )?
+                 WHERE kind IN ",
+                receiving!(),
+                " AND message = ?1"
+            ))?
             .execute(params![message, due])?;
         Ok(())
     }
 
     pub(super) fn finish_receive(&self, message: &str) -> Result<()> {
         self.db
-            .prepare_cached("DELETE FROM job WHERE kind IN ('receive', 'receive-medium', 'receive-large') AND message = ?1")?
+            .prepare_cached(concat!("DELETE FROM job WHERE kind IN ", receiving!(), " AND message = ?1"))?
             .execute([message])?;
         Ok(())
     }
