@@ -252,16 +252,14 @@ async fn give_up(core: &Arc<Core>, message: Message) -> Result<Message> {
         (state, "") => format!("still {state} when the time was over"),
         (state, reason) => format!("still {state} when the time was over: {reason}"),
     };
-    let hint = match (message.state, message.detail.hint.as_str()) {
+    let longer = command("partner test", &message.partner, "--timeout TIME");
+    let asked = (message.state == State::WaitingMdn).then(|| asked_at(&message)).flatten();
+    let hint = match (asked, message.detail.hint.as_str()) {
         // It asks for what an operator decides about a message that somebody waits for.
-        (State::Held, _) => format!("as2gate message show {}", message.id.short()),
-        (State::WaitingMdn, _) if asked_at(&message).is_some() => format!(
-            "look whether the partner gets to {}, where the MDN was asked for; {} waits longer",
-            asked_at(&message).unwrap_or_default(),
-            command("partner test", &message.partner, "--timeout TIME")
-        ),
-        (_, "") => format!("{} waits longer", command("partner test", &message.partner, "--timeout TIME")),
-        (_, hint) => hint.to_owned(),
+        _ if message.state == State::Held => format!("as2gate message show {}", message.id.short()),
+        (Some(url), _) => format!("look whether the partner gets to {url}, where the MDN was asked for; {longer} waits longer"),
+        (None, "") => format!("{longer} waits longer"),
+        (None, hint) => hint.to_owned(),
     };
     match messages::give_up(core, &message, &why, &hint, false).await {
         Ok(ended) => Ok(ended),
