@@ -1,6 +1,6 @@
 //! Blocks of addresses, as settings name them: `192.0.2.0/24`, `2001:db8::/32`, or one address.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// Whether these blocks let an address in; none at all let in everybody.
 #[must_use]
@@ -40,6 +40,15 @@ pub fn holds(block: &str, address: IpAddr) -> bool {
             shift == 128 || net.to_bits() >> shift == address.to_bits() >> shift
         }
         _ => false,
+    }
+}
+
+/// What counts as one source: an IPv4 address, or an IPv6 /64, which is what one customer gets.
+#[must_use]
+pub fn network(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+        v4 => v4,
     }
 }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Millis;
-use crate::journal::Objects;
+use crate::objects::Objects;
 use crate::words;
 
 words! {

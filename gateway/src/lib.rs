@@ -16,6 +16,7 @@ mod hint;
 pub mod layout;
 pub mod login;
 pub mod message;
+pub mod objects;
 pub mod partner;
 pub mod partnership;
 pub mod presets;

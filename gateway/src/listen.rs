@@ -1,13 +1,15 @@
 //! Listening sockets, bound by us or handed over by systemd, and who may hold a connection.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
+
+use crate::block;
 
 /// Connections that the system keeps for us before we accept them.
 const BACKLOG: i32 = 1024;
@@ -140,7 +142,7 @@ impl Gate {
     /// A place for a connection from `ip`, if there is one.
     #[must_use]
     pub fn enter(self: &Arc<Self>, ip: IpAddr) -> Option<Pass> {
-        let ip = network(ip);
+        let ip = block::network(ip);
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let mine = held.by_ip.get(&ip).copied().unwrap_or_default();
         if held.all >= self.all || (self.per_ip > 0 && mine >= self.per_ip) {
@@ -171,14 +173,6 @@ impl Drop for Pass {
         } else {
             held.by_ip.insert(self.ip, left);
         }
-    }
-}
-
-/// What counts as one source: an IPv4 address, or an IPv6 /64, which is what one customer gets.
-pub(crate) fn network(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
-        v4 => v4,
     }
 }
 

@@ -9,7 +9,7 @@ use openssl::x509::{X509, X509Ref, X509VerifyResult};
 
 use crate::certificate::{Certificate, Purpose, in_force, successors};
 use crate::clock::Millis;
-use crate::journal::Objects;
+use crate::objects::Objects;
 use crate::partner::Partner;
 use crate::station::Station;
 

@@ -9,7 +9,8 @@ use tokio::task::JoinSet;
 
 use crate::clock::{Millis, millis};
 use crate::gateway::Core;
-use crate::journal::{self, Job, JobKind, JournalError, Lane, Objects, Tx};
+use crate::journal::{self, Job, JobKind, JournalError, Lane, Tx};
+use crate::objects::Objects;
 use crate::partner::Partner;
 use crate::{inbox, outbox, receipts};
 

@@ -9,8 +9,8 @@ use super::error::DONE;
 use super::output::{Cell, List};
 use super::session::until;
 use super::{Ctx, Outcome};
+use crate::block::network;
 use crate::gateway::Core;
-use crate::listen::network;
 use crate::manage::{Refusal, Result};
 use crate::sftp_tree::sessions::{self, BanRow, MAX_SHOWN};
 

@@ -17,9 +17,9 @@ use crate::config::parse_duration;
 use crate::event::NewEvent;
 use crate::gateway::Core;
 use crate::hint::{command, listed};
-use crate::journal::Objects;
 use crate::manage::certificates::{self, For, Switch, Use, When, colons, day};
 use crate::manage::{Refusal, Result, accounts, objects, rollover, rules, stores};
+use crate::objects::Objects;
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Examples:

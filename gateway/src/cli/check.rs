@@ -15,9 +15,9 @@ use crate::clock::DAY;
 use crate::config::{Config, Secret};
 use crate::gateway::{self, Core, Listening, StartError, Started, is_served};
 use crate::hint::quoted;
-use crate::journal::Objects;
 use crate::manage::host_keys::HostKeyState;
 use crate::manage::{Refusal, RefusalKind, Result, certificates, find, host_keys, objects, rules};
+use crate::objects::Objects;
 use crate::sftp_tree::revoked;
 
 /// Validate configuration and objects without starting.

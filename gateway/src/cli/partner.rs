@@ -14,9 +14,9 @@ use super::output::{Cell, List, facts};
 use super::settings::{OfPartner, Settings};
 use super::{CertificateFile, Ctx, Outcome, check, partner_test};
 use crate::gateway::Core;
-use crate::journal::Objects;
 use crate::manage::partners::{self, NewPartner};
 use crate::manage::{Result, objects};
+use crate::objects::Objects;
 use crate::partner::{Blocked, Partner};
 use crate::presets::{self, PRESETS};
 

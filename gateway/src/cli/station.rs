@@ -13,10 +13,10 @@ use super::{CertificateFile, Ctx, Outcome, check, output};
 use crate::certificate::taken_over;
 use crate::gateway::Core;
 use crate::hint::command;
-use crate::journal::Objects;
 use crate::manage::certificates::day;
 use crate::manage::stations::{self, NewStation};
 use crate::manage::{Result, objects, rules};
+use crate::objects::Objects;
 use crate::station::Station;
 
 #[derive(Debug, Subcommand)]

@@ -16,9 +16,10 @@ use super::{Ctx, Outcome, check, message, status};
 use crate::clock::{Clock as _, SystemClock, rfc3339};
 use crate::config::Config;
 use crate::gateway::Core;
-use crate::journal::{MessageFilter, Objects};
+use crate::journal::MessageFilter;
 use crate::manage::{Result, apply, objects};
 use crate::message::State;
+use crate::objects::Objects;
 use crate::url::without_query;
 
 /// The last events, and the last messages of each state, that are told.

@@ -9,8 +9,8 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::block::network;
 use crate::clock::Millis;
-use crate::listen::network;
 
 /// Failures an hour that delay nothing.
 const FREE_PER_HOUR: f64 = 20.0;

@@ -38,7 +38,6 @@ pub use inbound::{Claim, Claimed, Filing, InboundRow};
 pub use jobs::{Job, JobKind, LEASE, Lane};
 pub use lifecycle::{PurgeMark, SweepCount};
 pub use messages::MessageFilter;
-pub use objects::{ObjectKind, Objects};
 pub(crate) use outbound::TAKEN_BACK;
 pub use outbound::{Accepted, Moved, NewUpload, Next, Revived, Settlement, lane};
 pub use snapshot::Snapshot;

@@ -4,7 +4,7 @@ use super::{Change, Object, Refusal, Result, edit, fields};
 use crate::account::Account;
 use crate::gateway::Core;
 use crate::hint::listed;
-use crate::journal::{ObjectKind, Objects};
+use crate::objects::{ObjectKind, Objects};
 
 /// The account that a request is about: the one named, or the only one there is.
 ///

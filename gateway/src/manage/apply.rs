@@ -16,7 +16,7 @@ use super::{Change, Object, Refusal, Result, accounts, certificates, fields, fin
 use crate::account::Account;
 use crate::certificate::{Certificate, Purpose};
 use crate::gateway::Core;
-use crate::journal::{ObjectKind, Objects};
+use crate::objects::{ObjectKind, Objects};
 use crate::partner::{HttpAuth, Partner};
 use crate::partnership::password_context;
 use crate::station::Station;

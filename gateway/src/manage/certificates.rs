@@ -13,7 +13,7 @@ use crate::clock::{DAY, Millis, rfc3339};
 use crate::config::{Config, Secret};
 use crate::gateway::Core;
 use crate::hint::{listed, option};
-use crate::journal::{ObjectKind, Objects};
+use crate::objects::{ObjectKind, Objects};
 use crate::partner::Partner;
 use crate::words;
 

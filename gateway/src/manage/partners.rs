@@ -7,7 +7,7 @@ use super::{Change, Refusal, Result, accounts, edit, fields, secrets, stations};
 use crate::certificate::{Certificate, Purpose, in_force};
 use crate::gateway::Core;
 use crate::hint::{command, instead, option};
-use crate::journal::{ObjectKind, Objects};
+use crate::objects::{ObjectKind, Objects};
 use crate::partner::{Blocked, Partner};
 use crate::url::Url;
 

@@ -11,7 +11,7 @@ use crate::certificate::{Certificate, successors, taken_over};
 use crate::clock::{Millis, rfc3339};
 use crate::gateway::Core;
 use crate::hint::{command, option};
-use crate::journal::Objects;
+use crate::objects::Objects;
 use crate::partner::Partner;
 use crate::station::Station;
 use crate::words;

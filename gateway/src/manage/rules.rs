@@ -13,7 +13,7 @@ use super::{Change, Object, Refusal, Result};
 use crate::account::Account;
 use crate::certificate::{Certificate, Purpose};
 use crate::config::Config;
-use crate::journal::{ObjectKind, Objects};
+use crate::objects::{ObjectKind, Objects};
 use crate::partner::Partner;
 use crate::station::Station;
 use crate::user::User;

@@ -7,7 +7,7 @@ use super::{Change, Refusal, Result, accounts, edit, fields};
 use crate::certificate::{Certificate, Purpose, in_force};
 use crate::gateway::Core;
 use crate::hint::{command, instead, option};
-use crate::journal::{ObjectKind, Objects};
+use crate::objects::{ObjectKind, Objects};
 use crate::station::Station;
 
 /// How long a certificate that we make is valid: two years.

@@ -9,8 +9,8 @@ use super::{Change, Refusal, RefusalKind, Result, objects};
 use crate::certificate::{Certificate, Purpose};
 use crate::config::KeystoreFormat;
 use crate::gateway::Core;
-use crate::journal::ObjectKind;
 use crate::layout;
+use crate::objects::ObjectKind;
 
 /// Where the stores of an account are.
 #[must_use]

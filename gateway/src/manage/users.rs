@@ -5,8 +5,8 @@ use keystore::ssh::{KeyFile, KeyFormat, KeyKind, PublicKey, parse_public, user_k
 use super::{Change, Refusal, Result, accounts, edit, fields, objects, secrets};
 use crate::gateway::{Core, Listening};
 use crate::hint::{listed, quoted};
-use crate::journal::{ObjectKind, Objects};
 use crate::login::LoginStep;
+use crate::objects::{ObjectKind, Objects};
 use crate::url::{Url, bracketed};
 use crate::user::{User, UserKind};
 

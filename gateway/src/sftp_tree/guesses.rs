@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::listen::network;
+use crate::block::network;
 
 /// Wrong codes of a user from one source before it has to wait.
 const FREE: u32 = 3;

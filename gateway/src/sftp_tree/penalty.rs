@@ -10,8 +10,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::block;
+use crate::block::network;
 use crate::config::Ban;
-use crate::listen::network;
 
 /// Sources that are remembered, at most.
 const MAX_SOURCES: usize = 10_000;

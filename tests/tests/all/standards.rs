@@ -161,3 +161,72 @@ fn every_case_of_the_negative_list_has_its_test() {
     let wanted = (1..=20).map(|n| format!("X{n}")).chain((1..=26).map(|n| format!("S{n}")));
     assert_eq!(cases, wanted.collect::<Vec<_>>());
 }
+
+/// The rooms of the gateway, by the groups of its `lib.rs`: how far out each lies.
+fn rooms() -> Vec<(String, usize)> {
+    let lib = fs::read_to_string(root().join("gateway/src/lib.rs")).unwrap();
+    let groups = ["// Vocabulary.", "// Backends.", "// Flows.", "// Doors."];
+    let (mut level, mut rooms) = (0, Vec::new());
+    for line in lib.lines() {
+        if let Some(group) = groups.iter().position(|group| *group == line) {
+            level = group;
+        } else if let Some((_, room)) = line.strip_suffix(';').and_then(|line| line.split_once("mod ")) {
+            rooms.push((room.to_owned(), level));
+        }
+    }
+    rooms
+}
+
+/// What a source names of the crate's rooms, but for its tests: `crate::journal::Tx`, `use crate::{inbox, outbox}`.
+fn named_rooms(source: &str) -> Vec<String> {
+    let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let code = source.split("#[cfg(test)]").next().unwrap_or_default();
+    let places = code.split("crate::").skip(1);
+    places
+        .flat_map(|rest| match rest.strip_prefix('{') {
+            Some(list) => list
+                .split('}')
+                .next()
+                .unwrap_or_default()
+                .split(',')
+                .map(|name| word(name.trim()))
+                .collect(),
+            None => vec![word(rest)],
+        })
+        .collect()
+}
+
+/// Arrows go doors → flows → backends → vocabulary; `gateway.rs` wires them, and hands its `Core` to doors and flows.
+#[test]
+fn each_room_uses_what_lies_further_in() {
+    // The HTTP door is written like a library: the inbox implements its traits, as `sftp_tree` those of `sftp-front`.
+    const ALLOWED: [(&str, &str); 1] = [("inbox", "http")];
+    let rooms = rooms();
+    let level = |name: &str| match name {
+        "gateway" => Some(2),
+        name => rooms.iter().find(|(room, _)| room == name).map(|(_, level)| *level),
+    };
+    let base = root().join("gateway/src");
+    let mut files = Vec::new();
+    sources(&base, &mut files);
+    let (mut arrows, mut wrong) = (0, Vec::new());
+    for file in files {
+        let below = file.strip_prefix(&base).unwrap();
+        let room = below.iter().next().unwrap().to_string_lossy().trim_end_matches(".rs").to_owned();
+        let is_test = below
+            .iter()
+            .any(|part| part.to_string_lossy().trim_end_matches(".rs").ends_with("tests"));
+        if is_test || ["gateway", "main", "lib"].contains(&room.as_str()) {
+            continue;
+        }
+        let own = level(&room).unwrap_or_else(|| panic!("lib.rs does not name {room}"));
+        for named in named_rooms(&fs::read_to_string(&file).unwrap()) {
+            arrows += 1;
+            if level(&named).is_some_and(|other| other > own) && !ALLOWED.contains(&(room.as_str(), named.as_str())) {
+                wrong.push(format!("{} uses {named}", below.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(arrows > 500, "{arrows} arrows found");
+}

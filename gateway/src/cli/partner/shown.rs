@@ -6,10 +6,11 @@ use super::{headline, object};
 use crate::cli::output::{facts, local};
 use crate::clock::{Millis, rfc3339};
 use crate::gateway::Core;
-use crate::journal::{MessageFilter, Objects};
+use crate::journal::MessageFilter;
 use crate::manage::certificates::day;
 use crate::manage::{Result, fields};
 use crate::message::{Direction, Message};
+use crate::objects::Objects;
 use crate::partner::{Blocked, Partner};
 
 /// Settings that have a line of their own.

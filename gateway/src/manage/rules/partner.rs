@@ -7,7 +7,7 @@ use super::expect_certificate;
 use super::forms::{MAX_TEXT, check_as2_id, check_cidr, check_list, check_text, check_url};
 use crate::config::parse_duration;
 use crate::content_type;
-use crate::journal::Objects;
+use crate::objects::Objects;
 use crate::partner::Partner;
 use crate::post;
 use crate::variables;

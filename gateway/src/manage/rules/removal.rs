@@ -3,8 +3,8 @@
 use super::noun;
 use crate::certificate::Certificate;
 use crate::hint::{command, listed};
-use crate::journal::{ObjectKind, Objects};
 use crate::manage::{Refusal, Result};
+use crate::objects::{ObjectKind, Objects};
 
 /// Refuses to remove what others need, and a partner whose records it alone keeps under legal hold.
 pub(super) fn check(before: &Objects, after: &Objects, kind: ObjectKind, account: &str, name: &str) -> Result<()> {
