@@ -155,6 +155,19 @@ pub fn shelf(area: Area, station: &str, partner: &str, which: Tray) -> String {
     format!("AS2/{area}/{}/{}/{which}", encode(station), encode(partner))
 }
 
+/// The directory of [`Place::Shelf`].
+#[must_use]
+pub fn shelf_dir(parts: &[String]) -> String {
+    format!("AS2/{}", parts.join("/"))
+}
+
+/// Whether a directory holds files of one received message: `AS2/files/<S>/<P>/inbox/<message>`, or below that.
+#[must_use]
+pub fn is_received(dir: &str) -> bool {
+    let mut parts = dir.split('/').skip(1);
+    parts.next() == Some(Area::Files.as_str()) && parts.nth(2) == Some(Tray::Inbox.as_str()) && parts.next().is_some()
+}
+
 /// `AS2/duplicate/<S>/<P>`.
 #[must_use]
 pub fn duplicate_dir(station: &str, partner: &str) -> String {
@@ -356,6 +369,21 @@ mod tests {
             Place::Record("AS2/raw-mdn/incoming".into(), "x.mdn".into())
         );
         assert_eq!(Place::read(&["AS2", "files", "A", "B", "inbox", "id", "f", "g"]), Place::Nowhere);
+    }
+
+    #[test]
+    fn only_directories_below_an_inbox_hold_received_files() {
+        let inbox = shelf(Area::Files, "ALICE", "BOB", Tray::Inbox);
+        assert!(is_received(&format!("{inbox}/01J")) && is_received(&format!("{inbox}/01J/x")));
+        assert!(!is_received(&inbox));
+        let others = [
+            (Area::Files, Tray::Outbox),
+            (Area::RawMessage, Tray::Inbox),
+            (Area::Headers, Tray::Inbox),
+        ];
+        for (area, tray) in others {
+            assert!(!is_received(&format!("{}/01J", shelf(area, "ALICE", "BOB", tray))), "{area}");
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ impl As2Tree {
                 .collect(),
             _ => Vec::new(),
         };
-        let prefix = format!("AS2/{}/", parts.join("/"));
+        let prefix = format!("{}/", layout::shelf_dir(parts));
         let mut from = prefix.clone();
         // Jumps from child to child: '0' is the character behind '/'.
         while let Some(parent) = self
@@ -63,7 +63,7 @@ impl As2Tree {
         if configured || !tray_fits {
             return Ok(tray_fits);
         }
-        let below = format!("AS2/{}", parts.join("/"));
+        let below = layout::shelf_dir(parts);
         let found = self
             .core
             .journal
@@ -80,11 +80,7 @@ impl As2Tree {
         let is_duplicate = parts.first().is_some_and(|area| area == Area::Duplicate.as_str());
         match (parts.len(), is_mdn, is_duplicate) {
             (1, true, _) => Ok(Names::dirs(["incoming".to_owned(), "outgoing".to_owned()], self.since)),
-            (2, true, _) | (3, _, true) | (4, ..) => Ok(Records::of(
-                Arc::clone(&self.core),
-                &self.account,
-                format!("AS2/{}", parts.join("/")),
-            )),
+            (2, true, _) | (3, _, true) | (4, ..) => Ok(Records::of(Arc::clone(&self.core), &self.account, layout::shelf_dir(parts))),
             (3, ..) => Ok(Names::dirs(trays(parts).iter().map(|tray| (*tray).to_owned()), self.since)),
             _ => Ok(Names::dirs(self.area_children(parts)?, self.since)),
         }
@@ -101,15 +97,13 @@ impl As2Tree {
 
     /// A user with the right takes a fetched file out of its inbox; restorable for the time of the life cycle.
     pub(super) fn remove_record(&self, parent: &str, name: &str) -> Result<(), Fault> {
-        let mut parts = parent.split('/');
-        let is_inbox = parts.nth(1) == Some("files") && parts.nth(2) == Some("inbox") && parts.next().is_some();
         let allowed = self
             .core
             .objects()
             .user_of(&self.account, &self.user)
             .is_some_and(|user| user.delete_received);
         let entry = self.record(parent, name)?;
-        if !is_inbox || !allowed || entry.is_dir {
+        if !layout::is_received(parent) || !allowed || entry.is_dir {
             return Err(denied());
         }
         if !entry.store.is_empty() {
