@@ -270,13 +270,23 @@ fn sweep_area(core: &Core, account: &str, area: Area, due: &Due) -> Result<(), S
             return Ok(());
         }
         last = end;
-        for entry in &entries {
-            core.storage.purge(entry)?;
-        }
-        core.storage.sync_names()?;
-        core.journal
-            .write_blocking(move |tx| entries.iter().try_for_each(|entry| tx.purge_entry(entry).map(drop)))?;
+        purge(core, entries)?;
     }
+}
+
+/// Deletes entries for good. Each is looked at once more just before: whoever lays a hold meanwhile saves all that is still there.
+fn purge(core: &Core, entries: Vec<Entry>) -> Result<(), SweepError> {
+    let mut gone = Vec::with_capacity(entries.len());
+    for entry in entries {
+        if core.journal.read(|tx| tx.may_purge(&entry))? {
+            core.storage.purge(&entry)?;
+            gone.push(entry);
+        }
+    }
+    core.storage.sync_names()?;
+    core.journal
+        .write_blocking(move |tx| gone.iter().try_for_each(|entry| tx.purge_entry(entry).map(drop)))?;
+    Ok(())
 }
 
 fn drop_parts(core: &Core, account: &str, tmp: Stages, now: Millis) -> Result<(), SweepError> {
@@ -498,4 +508,38 @@ pub fn is_due(core: &Core) -> Result<bool, JournalError> {
         .unwrap_or(Millis::MIN);
     // A mark in the future comes from a clock that went wrong.
     Ok(last < latest || last > now)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use tokio::task::block_in_place;
+
+    use super::rejected::tests::{files_below, reject};
+    use super::*;
+    use crate::manage::tests::{place, plain_pair, set_bob};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_hold_saves_what_a_sweep_has_read_already() {
+        let place = place().await;
+        plain_pair(&place.core).await;
+        let core = &place.core;
+        let now = core.clock.now();
+        let id = reject(core, now, 3).await;
+        let entries = || core.journal.read(|tx| tx.entries_of(id.as_str())).unwrap();
+        block_in_place(|| {
+            core.storage.publish_listed().unwrap();
+            entries().into_iter().for_each(|entry| retire_now(core, entry).unwrap());
+        });
+        let read = entries();
+        let left = || files_below(&place.dir.path().join("noncurrent"));
+        assert!(read.iter().all(|entry| entry.noncurrent.is_some()) && left() == 1, "{read:?}");
+        set_bob(core, &[("hold", "true")]).await;
+        block_in_place(|| purge(core, read.clone())).unwrap();
+        assert_eq!((entries(), left()), (read.clone(), 1));
+        set_bob(core, &[("hold", "false")]).await;
+        block_in_place(|| purge(core, read)).unwrap();
+        assert_eq!((entries().len(), left()), (0, 0));
+    }
 }

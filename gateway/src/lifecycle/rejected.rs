@@ -76,7 +76,10 @@ fn bound_pair(core: &Core, station: &str, partner: &str) -> Result<u64, SweepErr
             .read(|tx| tx.rejected_over(station, partner, MAX_MESSAGES, MAX_BYTES, BATCH))?;
         let before = gone;
         for id in ids {
-            gone += u64::from(delete(core, id)?);
+            // Whoever lays a hold meanwhile saves the rest.
+            if !is_held(core, station, partner) {
+                gone += u64::from(delete(core, id)?);
+            }
         }
         if gone == before {
             break;
@@ -123,7 +126,7 @@ fn delete(core: &Core, id: String) -> Result<bool, SweepError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     #![allow(clippy::unwrap_used)]
 
     use tokio::task::block_in_place;
@@ -137,7 +140,7 @@ mod tests {
     use crate::storage::StorageError;
 
     /// A rejected message with a body of this size, its evidence published.
-    async fn reject(core: &Core, at: Millis, size: u64) -> Id {
+    pub(in crate::lifecycle) async fn reject(core: &Core, at: Millis, size: u64) -> Id {
         let mut row = message(Direction::In, State::Rejected, "", at);
         row.detail.raw_size = size;
         row.message_id = format!("<{}@bob>", row.id);
@@ -165,7 +168,7 @@ mod tests {
         block_in_place(|| bound_rejected(core)).unwrap()
     }
 
-    fn files_below(dir: &std::path::Path) -> usize {
+    pub(in crate::lifecycle) fn files_below(dir: &std::path::Path) -> usize {
         let mut all = 0;
         for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
             all += if entry.path().is_dir() { files_below(&entry.path()) } else { 1 };
