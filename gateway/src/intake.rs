@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::clock::{Millis, millis};
 use crate::gateway::Core;
-use crate::journal::{Accepted, Blob, JournalError, NewUpload, TAKEN_BACK, Tx, UploadRow, UploadState};
+use crate::journal::{Accepted, Blob, JournalError, NewUpload, Tx, UploadRow, UploadState, WaitReason};
 use crate::message::{Detail, Direction, FileRecord, Id, Message, State};
 use crate::partner::Partner;
 use crate::storage::{Content, Staged};
@@ -24,8 +24,8 @@ pub enum Sign {
     Finished,
     /// A plain CLOSE: probably finished.
     Plain,
-    /// It looks broken off; the reason in words.
-    Interrupted(&'static str),
+    /// It looks broken off.
+    Interrupted(WaitReason),
 }
 
 /// A file whose bytes are durable, or small and about to be.
@@ -66,15 +66,15 @@ pub enum Landed {
 
 /// Why a file would stay in `send` without being a message, if it would.
 #[must_use]
-pub fn waits(core: &Core, account: &str, partner: &str, name: &str, len: u64, sign: Sign) -> Option<(UploadState, &'static str)> {
+pub fn waits(core: &Core, account: &str, partner: &str, name: &str, len: u64, sign: Sign) -> Option<(UploadState, WaitReason)> {
     let allow_empty = || core.objects().partner(account, partner).is_some_and(|p| p.allow_empty);
     if len == 0 && !allow_empty() {
-        return Some((UploadState::Ignored, "empty files are not sent"));
+        return Some((UploadState::Ignored, WaitReason::Empty));
     }
     match sign {
         Sign::Interrupted(reason) => Some((UploadState::Parked, reason)),
         Sign::Finished | Sign::Plain if layout::matches_any(name, &core.config.uploads.temp_names) => {
-            Some((UploadState::Parked, "temporary name: rename it when it is complete"))
+            Some((UploadState::Parked, WaitReason::TemporaryName))
         }
         Sign::Finished | Sign::Plain => None,
     }
@@ -218,9 +218,9 @@ fn count_duplicate(core: &Core, same: bool) {
 }
 
 /// Keeps a file in `send` that is no message.
-fn wait(core: &Core, file: Arrived, state: UploadState, reason: &str) -> Result<Landed, JournalError> {
+fn wait(core: &Core, file: Arrived, state: UploadState, reason: WaitReason) -> Result<Landed, JournalError> {
     let now = core.clock.now();
-    tracing::info!(station = file.station, partner = file.partner, file = file.name, user = file.owner, %state, reason, "upload waits in send");
+    tracing::info!(station = file.station, partner = file.partner, file = file.name, user = file.owner, %state, reason = reason.text(), "upload waits in send");
     let blob = file.staged.blob();
     let row = UploadRow {
         account: file.account,
@@ -229,7 +229,7 @@ fn wait(core: &Core, file: Arrived, state: UploadState, reason: &str) -> Result<
         name: file.name,
         owner: file.owner,
         state,
-        reason: reason.to_owned(),
+        reason,
         store: file.staged.key,
         size: file.staged.len,
         sha256: file.sha256,
@@ -271,7 +271,7 @@ fn put(core: &Core, row: UploadRow, blob: Option<Blob>, replaces: Option<UploadR
 ///
 /// # Errors
 /// The journal's.
-pub fn keep_part(core: &Core, file: Arrived, reason: &str) -> Result<(), JournalError> {
+pub fn keep_part(core: &Core, file: Arrived, reason: WaitReason) -> Result<(), JournalError> {
     if file.staged.len == 0 {
         // The bytes of a part that was gone on with are gone: its row must not promise them.
         return match file.replaces.filter(|row| row.state == UploadState::Part) {
@@ -339,12 +339,12 @@ pub fn rename_waiting(
     to: UploadRow,
     name: &str,
     state: UploadState,
-    reason: &str,
+    reason: WaitReason,
 ) -> Result<(), JournalError> {
     let moved = UploadRow {
         name: name.to_owned(),
         state,
-        reason: reason.to_owned(),
+        reason,
         updated: core.clock.now(),
         ..to
     };
@@ -462,7 +462,7 @@ pub fn bring_back(core: &Arc<Core>, row: UploadRow) {
 pub fn bring_all_back(core: &Arc<Core>) -> Result<(), JournalError> {
     let rows = core.journal.read(|tx| tx.all_uploads())?;
     rows.into_iter()
-        .filter(|row| row.reason == TAKEN_BACK)
+        .filter(|row| row.reason == WaitReason::TakenBack)
         .for_each(|row| bring_back(core, row));
     Ok(())
 }

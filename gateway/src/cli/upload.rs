@@ -169,7 +169,7 @@ fn place(row: &UploadRow) -> String {
 fn object(row: &UploadRow) -> Value {
     json!({
         "station": row.station, "partner": row.partner, "name": row.name, "user": row.owner, "size": row.size,
-        "state": row.state.as_str(), "reason": row.reason, "account": row.account, "sha256": row.sha256,
+        "state": row.state.as_str(), "code": row.reason.as_str(), "reason": row.reason.text(), "account": row.account, "sha256": row.sha256,
     })
 }
 
@@ -183,6 +183,7 @@ fn table(rows: &[UploadRow], now: Millis) -> List {
         ("state", "STATE"),
         ("age", "AGE"),
         ("reason", "REASON"),
+        ("code", ""),
         ("updated", ""),
         ("created", ""),
         ("account", ""),
@@ -198,7 +199,8 @@ fn table(rows: &[UploadRow], now: Millis) -> List {
             Cell::size(row.size),
             Cell::text(row.state.to_string()),
             Cell::age(row.updated, now),
-            Cell::text(&row.reason),
+            Cell::text(row.reason.text()),
+            Cell::text(row.reason.as_str()),
             Cell::time(Some(row.updated), now),
             Cell::time(Some(row.created), now),
             Cell::text(&row.account),

@@ -38,17 +38,18 @@ pub use inbound::{Claim, Claimed, Filing, InboundRow};
 pub use jobs::{Job, JobKind, LEASE, Lane};
 pub use lifecycle::{PurgeMark, SweepCount};
 pub use messages::MessageFilter;
-pub(crate) use outbound::TAKEN_BACK;
 pub use outbound::{Accepted, Moved, NewUpload, Next, Revived, Settlement, lane};
 pub use snapshot::Snapshot;
-pub use tree::{Blob, Entry, NewEntry, SendEntry, UploadRow, UploadState, blob_key, file_key, file_name, head_key, mdn_file, mdn_key};
+pub use tree::{
+    Blob, Entry, NewEntry, SendEntry, UploadRow, UploadState, WaitReason, blob_key, file_key, file_name, head_key, mdn_file, mdn_key,
+};
 
 /// How long a writer waits for another process's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(15);
 /// Most changes that share one commit.
 const MAX_GROUP: usize = 256;
 /// The schema's version, kept in `user_version`.
-const SCHEMA_VERSION: i64 = 9;
+const SCHEMA_VERSION: i64 = 10;
 const SCHEMA: &str = include_str!("schema.sql");
 /// What takes a journal of version n + 1 to the next one, at place n.
 const STEPS: &[&str] = &[
@@ -64,6 +65,7 @@ const STEPS: &[&str] = &[
          WHERE direction = 'in' AND state IN ('rejected', 'quarantined');",
     include_str!("step_8.sql"),
     include_str!("step_9.sql"),
+    include_str!("step_10.sql"),
 ];
 /// Pages of the write-ahead log (4 KiB each) after which it is carried over into the database. Small contents live for a
 /// fraction of a second: with a longer log most of their pages are overwritten before they are carried over.

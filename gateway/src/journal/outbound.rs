@@ -6,7 +6,7 @@ use rusqlite::{OptionalExtension as _, params};
 use serde_json::json;
 
 use super::jobs::JobKind;
-use super::tree::{Blob, Entry, NewEntry, UploadRow, UploadState};
+use super::tree::{Blob, Entry, NewEntry, UploadRow, UploadState, WaitReason};
 use super::{JournalError, Result, Tx};
 use crate::clock::{Millis, compact, millis};
 use crate::config::show_duration;
@@ -123,10 +123,6 @@ impl Settlement {
         }
     }
 }
-
-/// Why an accepted upload waits again that was opened for writing within its release delay. What waits so at the start of a server
-/// goes out.
-pub(crate) const TAKEN_BACK: &str = "accepted, and opened for writing again before it was sent";
 
 /// The condition of messages that wait for our own settings.
 fn waiting() -> String {
@@ -310,7 +306,7 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn park_accepted(&self, id: &str, now: Millis) -> Result<Option<UploadRow>> {
-        let Some(message) = self.withdraw(id, true, "cancelled", TAKEN_BACK, now)? else {
+        let Some(message) = self.withdraw(id, true, "cancelled", WaitReason::TakenBack.text(), now)? else {
             return Ok(None);
         };
         let row = UploadRow {
@@ -320,7 +316,7 @@ impl Tx<'_> {
             name: message.file,
             owner: message.detail.user,
             state: UploadState::Parked,
-            reason: TAKEN_BACK.to_owned(),
+            reason: WaitReason::TakenBack,
             store: message.detail.payload,
             size: message.size,
             sha256: message.sha256,

@@ -1,4 +1,4 @@
--- Version 9 (an older journal gets there by the steps in mod.rs). Times are UTC milliseconds. Every row carries its
+-- Version 10 (an older journal gets there by the steps in mod.rs). Times are UTC milliseconds. Every row carries its
 -- account, but for `inbound`, which goes by the station (one account's only), and contents, which go by the rows that name them.
 -- WITHOUT ROWID is for small rows only: of longer ones SQLite keeps the end in a page of their own, and every index would
 -- repeat the long keys.
@@ -51,8 +51,8 @@ CREATE INDEX message_rejected ON message (station, partner, id, detail ->> '$.ra
     WHERE direction = 'in' AND state IN ('rejected', 'quarantined');
 CREATE INDEX message_finished ON message (finished) WHERE finished IS NOT NULL;
 CREATE INDEX message_open ON message (state) WHERE finished IS NULL;
-CREATE INDEX message_payload ON message (detail ->> '$.payload') WHERE finished IS NULL;
-CREATE INDEX message_raw ON message (detail ->> '$.raw') WHERE finished IS NULL;
+CREATE INDEX message_payload ON message (detail ->> '$.payload') WHERE finished IS NULL AND detail ->> '$.payload' IS NOT NULL;
+CREATE INDEX message_raw ON message (detail ->> '$.raw') WHERE finished IS NULL AND detail ->> '$.raw' IS NOT NULL;
 
 CREATE TABLE job (
     id          INTEGER PRIMARY KEY AUTOINCREMENT,   -- never used again: who read a job claims that one or none

@@ -446,7 +446,7 @@ fn a_part_stands_beside_what_it_is_to_replace_and_goes_with_it() {
         name: "a.edi".into(),
         owner: "erp".into(),
         state,
-        reason: "before".into(),
+        reason: WaitReason::TemporaryName,
         store: store.into(),
         size: 1,
         sha256: String::new(),
@@ -475,7 +475,7 @@ fn a_part_stands_beside_what_it_is_to_replace_and_goes_with_it() {
     new.replaces = Some(known.clone());
     journal
         .write_blocking(move |tx| {
-            tx.set_upload_reason(&known, "gone on with")?;
+            tx.set_upload_reason(&known, WaitReason::GoneOnWith)?;
             assert_eq!(tx.bring_back(new, 5)?, None);
             Ok(())
         })
@@ -622,14 +622,21 @@ fn old_journal(path: &Path, version: i64) -> Connection {
          INSERT INTO entry (account, parent, name, version, area, message, is_dir, store, size, created, noncurrent)
             VALUES ('acme', 'AS2/raw-mdn/outgoing', 'm0.mdn', 0, 'raw-mdn', 'm0', 0, '', 4, 6, 7),
                    ('acme', 'AS2/raw-mdn/outgoing', 'm0.mdn', 1, 'raw-mdn', 'm0', 0, 'j:2', 5, 8, NULL);
-         INSERT INTO entry (account, parent, name, version, area, message, is_dir, size, created, noncurrent, deleted)
-            VALUES ('acme', 'AS2/raw-mdn/outgoing', 'm0.mdn', 2, 'raw-mdn', 'm0', 0, 4, 6, 7, 8);
          INSERT INTO blob (key, bytes) VALUES ('j:1', x'01'), ('j:2', x'02');
          INSERT INTO upload (account, station, partner, name, owner, state, store, size, created, updated)
             VALUES ('acme', 'ALICE', 'BOB', 'waits.tmp', 'erp', 'parked', 'j:3', 1, 2, 3);
+         INSERT INTO upload (account, station, partner, name, owner, state, reason, store, size, created, updated)
+            VALUES ('acme', 'ALICE', 'BOB', 'back.edi', 'erp', 'parked', 'accepted, and opened for writing again before it was sent', 'j:4', 1, 2, 3);
          INSERT INTO job (id, kind, account, message, lane, due, fence, tries) VALUES (7, 'send', 'acme', 'm1', 'ALICE\nBOB', 5, 2, 3);",
     )
     .unwrap();
+    if version < 9 {
+        db.execute_batch(
+            "INSERT INTO entry (account, parent, name, version, area, message, is_dir, size, created, noncurrent, deleted)
+                VALUES ('acme', 'AS2/raw-mdn/outgoing', 'm0.mdn', 2, 'raw-mdn', 'm0', 0, 4, 6, 7, 8);",
+        )
+        .unwrap();
+    }
     db.pragma_update(None, "user_version", version).unwrap();
     db
 }
@@ -664,8 +671,9 @@ fn a_journal_of_an_older_version_becomes_one_of_today() {
         };
         assert_eq!(versions(&kept), [0, 1]);
         assert_eq!(kept.read(|tx| tx.unpublished(9, 9, &|_| false)).unwrap().len(), 1);
-        let uploads = kept.read(|tx| tx.own_uploads("acme", "ALICE", "BOB", "waits.tmp", "erp")).unwrap();
-        assert_eq!((uploads.len(), uploads[0].store.as_str(), uploads[0].updated), (1, "j:3", 3));
+        let uploads = kept.read(|tx| tx.all_uploads()).unwrap();
+        let uploads: Vec<_> = uploads.iter().map(|row| (row.store.as_str(), row.reason, row.updated)).collect();
+        assert_eq!(uploads, [("j:4", WaitReason::TakenBack, 3), ("j:3", WaitReason::TemporaryName, 3)]);
         let jobs = claim(&kept, "me", 10, false);
         let [job] = jobs.as_slice() else { panic!("{jobs:?}") };
         assert_eq!((job.id, job.message.as_str(), job.fence, job.tries), (7, "m1", 3, 3));

@@ -22,6 +22,61 @@ words! {
     }
 }
 
+words! {
+    /// Why it lies there. The words are kept in the journal; people are told [`WaitReason::text`].
+    pub enum WaitReason {
+        /// The connection was lost, or ended by somebody.
+        BrokenOff = "broken-off",
+        /// Bytes in the middle never came.
+        BytesMissing = "bytes-missing",
+        /// The client itself cut it: nothing but a new upload mends that.
+        AppendCut = "append-cut",
+        /// Its last block is a full one, as of an upload that was cancelled.
+        FullBlock = "full-block",
+        /// The size that was announced was not reached.
+        Short = "short",
+        /// Opened to be gone on with, and closed without that.
+        NothingAdded = "nothing-added",
+        /// Its name is a temporary one.
+        TemporaryName = "temporary-name",
+        /// It has no bytes, and the partner gets no such files.
+        Empty = "empty",
+        /// A rename brought it from elsewhere.
+        MovedHere = "moved-here",
+        /// A message that something is open to take the place of. What waits so at the start of a server goes out.
+        TakenBack = "taken-back",
+        /// The same, and more bytes were written behind it.
+        GoneOnWith = "gone-on-with",
+    }
+}
+
+impl WaitReason {
+    /// In words.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            WaitReason::BrokenOff => "broken off",
+            WaitReason::BytesMissing => "bytes are missing",
+            WaitReason::AppendCut => "looks interrupted: the client cut it while appending",
+            WaitReason::FullBlock => "looks interrupted: it ends on a full block",
+            WaitReason::Short => "looks interrupted: shorter than announced",
+            WaitReason::NothingAdded => "looks interrupted: nothing was added to what had been broken off",
+            WaitReason::TemporaryName => "temporary name: rename it when it is complete",
+            WaitReason::Empty => "empty files are not sent",
+            WaitReason::MovedHere => "moved here; upload it instead",
+            WaitReason::TakenBack => "accepted, and opened for writing again before it was sent",
+            WaitReason::GoneOnWith => "accepted, and then gone on with before it was sent",
+        }
+    }
+
+    /// A whole file by its CLOSE, but not by what it looks like.
+    #[must_use]
+    pub fn looks_interrupted(self) -> bool {
+        use WaitReason::{AppendCut, FullBlock, NothingAdded, Short};
+        matches!(self, AppendCut | FullBlock | Short | NothingAdded)
+    }
+}
+
 /// The query for upload rows that [`read_upload`] reads, of those that fit.
 macro_rules! uploads {
     ($which:literal) => {
@@ -45,10 +100,10 @@ pub struct UploadRow {
     pub name: String,
     /// The user that uploaded it.
     pub owner: String,
-    /// Why it waits.
+    /// What kind of waiting it is.
     pub state: UploadState,
-    /// In words.
-    pub reason: String,
+    /// Why it waits.
+    pub reason: WaitReason,
     /// Where the bytes are.
     pub store: String,
     /// Bytes.
@@ -491,7 +546,7 @@ impl Tx<'_> {
             row.name,
             row.owner,
             row.state.as_str(),
-            row.reason,
+            row.reason.as_str(),
             row.store,
             row.size,
             row.sha256,
@@ -618,7 +673,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database's.
-    pub fn set_upload_reason(&self, row: &UploadRow, reason: &str) -> Result<()> {
+    pub fn set_upload_reason(&self, row: &UploadRow, reason: WaitReason) -> Result<()> {
         self.db
             .prepare_cached(
                 "UPDATE upload SET reason = ?8 WHERE account = ?1 AND station = ?2 AND partner = ?3 AND name = ?4 AND owner = ?5
@@ -631,8 +686,8 @@ impl Tx<'_> {
                 row.name,
                 row.owner,
                 row.store,
-                row.reason,
-                reason,
+                row.reason.as_str(),
+                reason.as_str(),
             ])?;
         Ok(())
     }
@@ -686,7 +741,7 @@ fn read_upload(row: &Row<'_>) -> Result<UploadRow> {
         name: row.get(3)?,
         owner: row.get(4)?,
         state: row.get::<_, String>(5)?.parse().map_err(JournalError::Corrupt)?,
-        reason: row.get(6)?,
+        reason: row.get::<_, String>(6)?.parse().map_err(JournalError::Corrupt)?,
         store: row.get(7)?,
         size: row.get(8)?,
         sha256: row.get(9)?,

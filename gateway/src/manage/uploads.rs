@@ -142,7 +142,7 @@ pub async fn remove(core: &Core, row: &UploadRow, dry_run: bool) -> Result<()> {
             subject: &gone.owner,
             facts: json!({
                 "path": format!("{}/{}", layout::send_dir(&gone.station, &gone.partner), gone.name),
-                "bytes": gone.size, "sha256": gone.sha256, "state": gone.state.as_str(), "reason": gone.reason,
+                "bytes": gone.size, "sha256": gone.sha256, "state": gone.state.as_str(), "reason": gone.reason.text(),
             }),
         };
         tx.record(&event, now)

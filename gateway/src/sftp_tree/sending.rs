@@ -10,19 +10,13 @@ use super::listing::{Sends, file_stat, seconds};
 use super::tree::{As2Tree, denied};
 use super::{failure, now, unchanged};
 use crate::clock::millis;
-use crate::journal::{UploadRow, UploadState};
+use crate::journal::{UploadRow, UploadState, WaitReason};
 use crate::layout::{self, Place};
 use crate::message::{Message, State};
 use crate::{intake, lifecycle};
 
 /// Known pairs that a refusal names.
 const NAMED_PAIRS: usize = 5;
-
-/// How the reason of a parked file begins that looks broken off.
-pub(super) const INTERRUPTED: &str = "looks interrupted";
-
-/// Its reason when the client itself cut it: nothing but a new upload mends that.
-pub(super) const CUT_APPEND: &str = "looks interrupted: the client cut it while appending";
 
 /// A file in a send directory.
 pub(super) struct SendPath {
@@ -218,18 +212,19 @@ impl As2Tree {
         match self.renamed(&row, from, to) {
             Renamed::Complete => {}
             Renamed::Parked => {
-                let reason = row.reason.clone();
-                return intake::rename_waiting(&self.core, row.clone(), row, &to.name, UploadState::Parked, &reason).map_err(unchanged);
+                let reason = row.reason;
+                return intake::rename_waiting(&self.core, row.clone(), row, &to.name, UploadState::Parked, reason).map_err(unchanged);
             }
             Renamed::Ignored => {
-                let (user, from, reason) = (&self.user, &from.path, "moved here; upload it instead");
+                let (user, from) = (&self.user, &from.path);
                 tracing::warn!(user, from, to = to.path, "moved into send: ignored; upload it instead");
                 let moved = UploadRow {
                     station: to.station.clone(),
                     partner: to.partner.clone(),
                     ..row.clone()
                 };
-                return intake::rename_waiting(&self.core, row, moved, &to.name, UploadState::Ignored, reason).map_err(unchanged);
+                return intake::rename_waiting(&self.core, row, moved, &to.name, UploadState::Ignored, WaitReason::MovedHere)
+                    .map_err(unchanged);
             }
         }
         let former = self.sent(to)?;
@@ -271,7 +266,7 @@ impl As2Tree {
         let in_time = now(&self.core) - row.updated <= millis(uploads.rename_within);
         if !same_pair || row.state == UploadState::Ignored || !uploads.rename_completes || !(in_time || to_temp) {
             Renamed::Ignored
-        } else if to_temp || !from_temp || row.reason.starts_with(INTERRUPTED) {
+        } else if to_temp || !from_temp || row.reason.looks_interrupted() {
             Renamed::Parked
         } else {
             Renamed::Complete
@@ -322,7 +317,7 @@ impl As2Tree {
 
     /// Whether a sign that follows a CLOSE can still clear this file of looking broken off.
     fn may_confirm(&self, row: &UploadRow) -> bool {
-        let looked_cut = row.state == UploadState::Parked && row.reason.starts_with(INTERRUPTED) && row.reason != CUT_APPEND;
+        let looked_cut = row.state == UploadState::Parked && row.reason.looks_interrupted() && row.reason != WaitReason::AppendCut;
         let temp = layout::matches_any(&row.name, &self.core.config.uploads.temp_names);
         let delay = millis(self.core.config.uploads.release_after.max(std::time::Duration::from_secs(2)));
         looked_cut && row.owner == self.user && !temp && now(&self.core) - row.updated <= delay

@@ -12,13 +12,13 @@ use sftp_front::{Closed, Fault, OpenHow, SetStat, Stat, Upload, UploadFacts, Wai
 use super::desk::{Desk, Live};
 use super::listing::{file_stat, seconds};
 use super::pace::Pace;
-use super::sending::{CUT_APPEND, INTERRUPTED, SendPath, Sent};
+use super::sending::{SendPath, Sent};
 use super::trail::Trail;
 use super::tree::{As2Tree, elapsed};
 use super::{failure, now};
 use crate::gateway::Core;
 use crate::intake::{self, Arrived, Landed, Sign};
-use crate::journal::{TAKEN_BACK, UploadRow, UploadState};
+use crate::journal::{UploadRow, UploadState, WaitReason};
 use crate::layout;
 use crate::message::State;
 use crate::storage::{Draft, Staged, StorageError};
@@ -66,7 +66,7 @@ struct TakenBack {
 
 impl TakenBack {
     fn of(tree: &As2Tree, row: &UploadRow) -> Option<Self> {
-        (row.reason == TAKEN_BACK).then(|| {
+        (row.reason == WaitReason::TakenBack).then(|| {
             tree.desk.hold_back(&row.store);
             TakenBack {
                 core: Arc::clone(&tree.core),
@@ -84,7 +84,7 @@ impl TakenBack {
         if self.is_copied && !std::mem::replace(&mut self.is_gone_on_with, true) {
             let row = self.row.clone();
             self.core.journal.write_then(
-                move |tx| tx.set_upload_reason(&row, "accepted, and then gone on with before it was sent"),
+                move |tx| tx.set_upload_reason(&row, WaitReason::GoneOnWith),
                 |told| {
                     if let Err(error) = told {
                         tracing::warn!(%error, "an upload that is gone on with may go out as it was");
@@ -349,34 +349,30 @@ impl Writing {
 
     /// What the end of the upload says about it (sftp.md §4.2–§4.4).
     fn sign(&self, facts: &UploadFacts) -> Sign {
-        const FULL_BLOCK: &str = "looks interrupted: it ends on a full block";
-        const SHORT: &str = "looks interrupted: shorter than announced";
-        const NOTHING: &str = "looks interrupted: nothing was added to what had been broken off";
-        debug_assert!(
-            [CUT_APPEND, FULL_BLOCK, SHORT, NOTHING]
-                .iter()
-                .all(|reason| reason.starts_with(INTERRUPTED))
-        );
-        let was_cut = |row: &UploadRow| row.state == UploadState::Part || row.reason.starts_with(INTERRUPTED);
+        let was_cut = |row: &UploadRow| row.state == UploadState::Part || row.reason.looks_interrupted();
         if facts.declared_size_reached() || facts.size_confirmed() {
             Sign::Finished
         } else if facts.append_was_cut() {
-            Sign::Interrupted(CUT_APPEND)
+            Sign::Interrupted(WaitReason::AppendCut)
         } else if facts.declared_size_missed() {
-            Sign::Interrupted(SHORT)
+            Sign::Interrupted(WaitReason::Short)
         } else if facts.writes == 0 && self.replaces.as_ref().is_some_and(was_cut) {
-            Sign::Interrupted(NOTHING)
+            Sign::Interrupted(WaitReason::NothingAdded)
         } else if facts.ends_on_full_block() && (facts.writes > 1 || usize::try_from(facts.block_len) == Ok(sftp_front::MAX_DATA)) {
             // One block of the old length is just a small file. Under a temporary name the rename will tell.
             let is_temp = layout::matches_any(&self.at.name, &self.core.config.uploads.temp_names);
             let will_tell = is_temp && facts.client_renames_only_what_is_whole();
-            if will_tell { Sign::Plain } else { Sign::Interrupted(FULL_BLOCK) }
+            if will_tell {
+                Sign::Plain
+            } else {
+                Sign::Interrupted(WaitReason::FullBlock)
+            }
         } else {
             Sign::Plain
         }
     }
 
-    fn keep_part(self, reason: &str) {
+    fn keep_part(self, reason: WaitReason) {
         let (this, has_quota) = (&self, self.quota() > 0);
         let core = Arc::clone(&this.core);
         let mut arrived = this.arrived(
@@ -640,7 +636,7 @@ impl Upload for Writing {
             let text = format!("bytes are missing in {}; upload it whole", self.at.name);
             // What lies behind a hole cannot be resumed, and zeros must never pass for bytes.
             if self.draft.set_len(0).is_ok() {
-                self.keep_part("bytes are missing");
+                self.keep_part(WaitReason::BytesMissing);
             }
             return Err(Fault::Failure(text));
         }
@@ -701,7 +697,7 @@ impl Upload for Writing {
         let whole = if is_void { 0 } else { facts.size.min(this.draft.len()) };
         if this.draft.set_len(whole).is_ok() && (whole > 0 || facts.size_at_open > 0) {
             let (user, file) = (this.user.clone(), this.at.path.clone());
-            this.keep_part("broken off");
+            this.keep_part(WaitReason::BrokenOff);
             tracing::info!(user, file, size = whole, "upload broken off; kept for its user to resume");
         }
     }

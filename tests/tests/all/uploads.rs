@@ -1149,6 +1149,7 @@ fn an_operator_sees_and_releases_what_waits_in_send() {
             &order(1).len().into()
         )
     );
+    assert_eq!(row["code"], "temporary-name");
     assert!(row["reason"].as_str().unwrap().contains("temporary name") && row["age"].as_i64().unwrap() < 600);
     assert_eq!(waiting(alice, "touch.edi")["state"], "ignored");
     let parked = alice.json(&["upload", "list", "--state", "parked", "--user", "alice-erp"]);
