@@ -134,9 +134,21 @@ fn configuration(ctx: &Ctx, args: &Init) -> Result<(Option<PathBuf>, Config)> {
     let Some(file) = target.filter(|_| !present) else {
         return Ok((None, Config::load(named, data_dir)?));
     };
-    // With --data-dir the directory itself is the place; else it is beside the file.
-    let data = data_dir.is_none().then_some("data");
-    let text = setup::config_text(data, args.public_url.as_deref(), args.sftp.as_deref(), args.as2.as_deref());
+    // A file in the directory itself needs no word of where it is. Else a command without --data-dir would look beside the file.
+    let data = match (named, data_dir) {
+        (None, Some(_)) => None,
+        (Some(_), Some(dir)) => {
+            Some(std::path::absolute(dir).map_err(|error| Refusal::from_io(format!("cannot use {}", dir.display()), &error))?)
+        }
+        (_, None) => Some(PathBuf::from("data")),
+    };
+    let data = data.as_ref().map(|dir| dir.to_string_lossy());
+    let text = setup::config_text(
+        data.as_deref(),
+        args.public_url.as_deref(),
+        args.sftp.as_deref(),
+        args.as2.as_deref(),
+    );
     if let Some(parent) = file.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         std::fs::create_dir_all(parent).map_err(|error| Refusal::from_io(format!("cannot make {}", parent.display()), &error))?;
     }

@@ -273,6 +273,17 @@ fn a_data_directory_alone_is_enough() {
 }
 
 #[test]
+fn a_configuration_made_for_a_data_directory_knows_it() {
+    let place = Place::new();
+    let config = ["-c", "etc/as2gate.toml"];
+    place.ok(&[&config[..], &["--data-dir", "srv", "init", "--account", "acme"]].concat());
+    place.ok(&[&config[..], &["station", "add", "ALICE"]].concat());
+    let stations = place.ok(&["--data-dir", "srv", "station", "list"]);
+    assert!(stations.contains("ALICE"), "{stations}");
+    assert_eq!(names_in(&place.path("etc")), ["as2gate.toml"], "no data beside it");
+}
+
+#[test]
 fn init_with_an_account_that_cannot_be_makes_nothing() {
     let place = Place::new();
     let words = place.cli(&["init", "--account", "bad name"]).fails(4);
