@@ -13,7 +13,7 @@ pub use opaque::OpaqueVerifier;
 pub use verify::{SignatureFacts, Verified, peek, verify_detached};
 
 /// Bytes of one detached signature.
-pub const MAX_P7S: usize = 256 * 1024;
+pub const MAX_P7S: usize = 1 << 20;
 /// Certificates that a signature may bring.
 pub const MAX_CERTIFICATES: usize = 64;
 /// Signed attributes of one SignerInfo.
