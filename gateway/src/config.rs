@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::words;
 
-pub use units::{nearest, parse_duration, parse_size, show_duration};
+pub use units::{nearest, parse_duration, parse_size, show_duration, show_size};
 use values::{Source, Values};
 
 /// Names the configuration file when no `-c` is given.

@@ -2,7 +2,9 @@
 //! (`rounds.rs`), and stops all of it again.
 
 mod doors;
+pub mod health;
 mod rounds;
+pub mod status;
 mod tls_door;
 
 use std::fs::File;

@@ -7,9 +7,9 @@ use clap::Args;
 use serde_json::json;
 
 use super::error::{DONE, PARTLY};
-use super::output::{grouped, size};
+use super::output::grouped;
 use super::{Ctx, Outcome, blocking, read_file, write_file};
-use crate::config::{CONFIG_FILE, Config};
+use crate::config::{CONFIG_FILE, Config, show_size};
 use crate::manage::backup::{self, Manifest};
 use crate::manage::{Refusal, Result, make_dir};
 
@@ -161,7 +161,7 @@ fn told(word: &str, dir: &Path, manifest: &Manifest) -> String {
         dir.display(),
         manifest.taken,
         grouped(manifest.files),
-        size(manifest.bytes)
+        show_size(manifest.bytes)
     )
 }
 

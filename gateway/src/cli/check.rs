@@ -1,24 +1,17 @@
 //! `check` validates without starting; `doctor` looks at the machine.
 
 use std::collections::BTreeSet;
-use std::net::{TcpListener, ToSocketAddrs as _};
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::error::DONE;
-use super::output::{Cell, Format, List, out, plain, size};
+use super::output::{Cell, Format, List, out, plain};
 use super::{Ctx, Outcome};
-use crate::clock::DAY;
-use crate::config::{Config, Secret};
-use crate::gateway::{self, Core, Listening, StartError, Started, is_served};
-use crate::hint::quoted;
-use crate::manage::host_keys::HostKeyState;
-use crate::manage::{Refusal, RefusalKind, Result, certificates, find, host_keys, objects, rules};
-use crate::objects::Objects;
-use crate::sftp_tree::revoked;
+use crate::config::Config;
+use crate::gateway::health::{self, Finding, Level};
+use crate::gateway::{Core, StartError};
+use crate::manage::{Refusal, RefusalKind, Result, objects, rules};
 
 /// Validate configuration and objects without starting.
 #[derive(Debug, Args)]
@@ -67,83 +60,18 @@ pub(crate) fn run(ctx: &Ctx, args: &Check) -> Outcome {
         ctx.printer.list(&effective(&config));
         return Ok(DONE);
     }
-    let mut findings: Vec<Finding> = Vec::new();
-    let file = config
-        .file
-        .as_ref()
-        .map_or_else(|| "defaults only, no file".to_owned(), |file| file.display().to_string());
-    findings.push(Finding::ok("configuration", file));
-    let tls = tls_files(&config);
-    let are_readable = tls.iter().all(|finding| finding.level == "ok");
-    findings.extend(tls);
-    findings.extend(revoked_keys(&config));
-    match Core::open(config) {
-        Ok(core) => {
-            if are_readable && !core.config.as2.tls.listen.is_empty() {
-                findings.push(match gateway::check_tls(&core) {
-                    Ok(()) => Finding::ok("as2.tls", "certificate and key belong together"),
-                    Err(error) => Finding::bad("as2.tls", error.to_string(), error.hint()),
-                });
-                findings.extend(expiry(&core, &Objects::default()));
-            }
-            if let Err(refusal) = host_keys::load(&core.config) {
-                findings.push(Finding::bad("host keys", refusal.why, &refusal.hint));
-            }
-            findings.extend(rights(&core.config));
-            findings.extend(judge_objects(&core)?);
-        }
+    let findings = match Core::open(config.clone()) {
+        Ok(core) => health::check(&config, Ok(&core), "")?,
         Err(error @ StartError::NotSetUp(_)) => {
             let hint = format!(
                 "{} sets one up; another is named with -c FILE or --data-dir DIR",
                 ctx.command("init")
             );
-            findings.push(Finding::bad("data directory", error.to_string(), &hint));
+            health::check(&config, Err(&error), &hint)?
         }
         Err(error) => return Err(error.into()),
-    }
+    };
     finish(ctx, &findings, "configuration and objects are valid")
-}
-
-/// Files that the configuration names for TLS, which no backup has.
-fn tls_files(config: &Config) -> Vec<Finding> {
-    let files = [("as2.tls.cert", &config.as2.tls.cert), ("as2.tls.key", &config.as2.tls.key)];
-    let used = files
-        .into_iter()
-        .filter_map(|(name, secret)| secret.as_ref().map(|secret| (name, secret)))
-        .filter(|_| !config.as2.tls.listen.is_empty());
-    let findings = used.map(|(name, secret)| match secret.read() {
-        Ok(_) => Finding::ok(name, shown(secret)),
-        Err(why) if !secret.is_there() => {
-            Finding::bad(name, why, "put it there, after a restore from a copy of your own: no backup has it")
-        }
-        Err(why) => Finding::bad(name, why, "give a readable PEM file"),
-    });
-    findings.collect()
-}
-
-/// The same of keys that count no more.
-fn revoked_keys(config: &Config) -> Option<Finding> {
-    let file = config.sftp.revoked_keys.as_ref()?;
-    Some(match revoked::check(file) {
-        Ok(()) => Finding::ok("sftp.revoked_keys", file.display().to_string()),
-        Err(why) if !file.exists() => Finding::bad(
-            "sftp.revoked_keys",
-            format!("cannot read {}: {why}", file.display()),
-            "put it there, after a restore from a copy of your own: no backup has it; until then nobody logs in with a key",
-        ),
-        Err(why) => Finding::bad(
-            "sftp.revoked_keys",
-            why,
-            "give a list by ssh-keygen -k, or a text; until then nobody logs in with a key",
-        ),
-    })
-}
-
-fn shown(secret: &Secret) -> String {
-    match secret {
-        Secret::Env(name) => format!("from the environment variable {name}"),
-        Secret::File(path) => path.display().to_string(),
-    }
 }
 
 /// Every value in force and its source.
@@ -164,106 +92,29 @@ pub(super) fn effective(config: &Config) -> List {
     list
 }
 
-fn judge_objects(core: &Core) -> Result<Vec<Finding>> {
-    let all = objects(core)?;
-    let mut findings = Vec::new();
-    let mut count = 0;
-    for object in all.all().filter_map(|(kind, account, name)| find(&all, kind, account, name)) {
-        count += 1;
-        if let Err(why) = rules::check_object(&core.config, &all, &object) {
-            let (why, hint) = why
-                .split_once('\n')
-                .map(|(why, hint)| (why.to_owned(), hint.to_owned()))
-                .unwrap_or((why, String::new()));
-            findings.push(Finding::bad(&format!("{} {}", object.kind(), object.name()), why, &hint));
-        }
-    }
-    findings.extend(sealed(core, &all));
-    for (what, hint) in rules::warnings(&core.config, &all, core.clock.now()) {
-        findings.push(Finding::warn("", what, &hint));
-    }
-    findings.insert(0, Finding::ok("objects", format!("{count} read")));
-    Ok(findings)
-}
-
-/// A key sealed under another master key is found here, not with the first message.
-fn sealed(core: &Core, all: &Objects) -> Vec<Finding> {
-    let sealed = all.certificates.values().filter(|certificate| certificate.sealed_key.is_some());
-    let unopened = sealed.filter_map(|certificate| {
-        let refusal = crate::manage::stores::private_key(core, certificate).err()?;
-        Some(Finding::bad(
-            &format!("certificate {}", certificate.name),
-            refusal.why,
-            &refusal.hint,
-        ))
-    });
-    unopened.collect()
-}
-
-/// One line of a check.
-pub(super) struct Finding {
-    level: &'static str,
-    name: String,
-    detail: String,
-    hint: String,
-}
-
-impl Finding {
-    fn ok(name: &str, detail: impl Into<String>) -> Self {
-        Finding {
-            level: "ok",
-            name: name.to_owned(),
-            detail: detail.into(),
-            hint: String::new(),
-        }
-    }
-
-    fn warn(name: &str, detail: impl Into<String>, hint: &str) -> Self {
-        Finding {
-            level: "warn",
-            name: name.to_owned(),
-            detail: detail.into(),
-            hint: hint.to_owned(),
-        }
-    }
-
-    fn bad(name: &str, detail: impl Into<String>, hint: &str) -> Self {
-        Finding {
-            level: "no",
-            name: name.to_owned(),
-            detail: detail.into(),
-            hint: hint.to_owned(),
-        }
-    }
-
-    /// Level, name, detail and, in brackets, what to do.
-    pub(super) fn line(&self) -> String {
-        let Finding { level, name, detail, hint } = self;
-        let hint = if hint.is_empty() { String::new() } else { format!("   ({hint})") };
-        let joint = match (name.as_str(), *level) {
-            ("", _) => "",
-            (_, "no") => ": ",
-            _ => " ",
-        };
-        format!("{level:<4}  {name}{joint}{detail}{hint}")
-    }
+/// Level, name, detail and, in brackets, what to do.
+pub(super) fn line(finding: &Finding) -> String {
+    let Finding { level, name, detail, hint } = finding;
+    let hint = if hint.is_empty() { String::new() } else { format!("   ({hint})") };
+    let joint = match (name.as_str(), level) {
+        ("", _) => "",
+        (_, Level::Bad) => ": ",
+        _ => " ",
+    };
+    format!("{level:<4}  {name}{joint}{detail}{hint}")
 }
 
 /// Prints the findings; one that is bad is an error of exit code 4.
 fn finish(ctx: &Ctx, findings: &[Finding], all_well: &str) -> Outcome {
-    let bad = findings.iter().filter(|finding| finding.level == "no").count();
+    let bad = findings.iter().filter(|finding| finding.level == Level::Bad).count();
     if ctx.printer.format == Format::Json {
-        let rows: Vec<Value> = findings
-            .iter()
-            .map(|f| json!({ "level": f.level, "name": f.name, "detail": f.detail, "hint": f.hint }))
-            .collect();
-        ctx.printer.list_of(rows);
+        ctx.printer.list_of(findings.iter().map(|finding| json!(finding)).collect());
     } else if !ctx.printer.quiet {
         for finding in findings {
-            out(&plain(&finding.line()));
+            out(&plain(&line(finding)));
         }
     }
-    match findings.iter().find(|finding| finding.level == "no") {
+    match findings.iter().find(|finding| finding.level == Level::Bad) {
         None => {
             if ctx.printer.format != Format::Json && !ctx.printer.quiet {
                 ctx.printer.note(all_well);
@@ -290,253 +141,5 @@ fn finish(ctx: &Ctx, findings: &[Finding], all_well: &str) -> Outcome {
 pub(crate) fn doctor(ctx: &Ctx, _: &Doctor) -> Outcome {
     let config = ctx.config()?;
     let opened = Core::open(config.clone());
-    finish(ctx, &diagnose(&config, opened.as_ref().map(|core| &**core))?, "")
-}
-
-/// All that `doctor` looks at: of the machine, and of the data directory if it could be opened.
-pub(super) fn diagnose(config: &Config, opened: std::result::Result<&Core, &StartError>) -> Result<Vec<Finding>> {
-    // Where nothing is set up, or for this user to see, its keys are not lost.
-    let is_ours = !matches!(opened, Err(StartError::NotSetUp(_) | StartError::Unreadable(..)));
-    let mut findings = if is_ours { keys(config) } else { Vec::new() };
-    findings.extend(tls_files(config));
-    findings.extend(revoked_keys(config));
-    let core = opened.ok();
-    if is_served(config) {
-        findings.extend(server(config, core));
-    } else {
-        findings.extend(ports(config));
-    }
-    if is_ours {
-        findings.extend(rights(config));
-    }
-    match opened {
-        Ok(core) => findings.extend(contents(core)?),
-        Err(error) => findings.push(Finding::bad("data directory", error.to_string(), error.hint())),
-    }
-    Ok(findings)
-}
-
-fn keys(config: &Config) -> Vec<Finding> {
-    let master = match config.load_master_key() {
-        Ok(_) if matches!(config.master_key, Secret::File(_)) => Finding::ok("master.key", "is 0600"),
-        Ok(_) => Finding::ok("master key", "from the environment"),
-        Err(why) => Finding::bad("master key", why, "restore it from the backup; without it stored keys are lost"),
-    };
-    let host = match host_keys::load(config) {
-        Ok(keys) if keys.is_empty() => Finding::warn("host keys", "none yet", "as2gate init, or the first start, makes them"),
-        Ok(keys) => Finding::ok(
-            "host keys",
-            keys.iter()
-                .filter(|key| key.state == HostKeyState::Current)
-                .map(|key| format!("{} {}", key.kind, key.fingerprint))
-                .collect::<Vec<_>>()
-                .join("   "),
-        ),
-        Err(refusal) => Finding::bad("host keys", refusal.why, &refusal.hint),
-    };
-    vec![master, host]
-}
-
-/// Nobody else of this machine has any business in the data directory, and its user has to get at all of it.
-fn rights(config: &Config) -> Vec<Finding> {
-    let data = config.paths().data;
-    let me = rustix::process::geteuid().as_raw();
-    // For root all is open: it looks after the data directory of another, whose server has to read what is there.
-    let owner = std::fs::metadata(&data).map_or(me, |data| if me == 0 { data.uid() } else { me });
-    let mut findings = rights_of("data directory", &data, 0o700, owner);
-    for file in host_keys::files(config) {
-        findings.extend(rights_of("host key", &file, 0o600, owner));
-    }
-    findings.extend(foreign_places(&config.paths().store, owner));
-    findings
-}
-
-/// Staged bytes go to directories by the beginnings of their names: one that another user has made takes none.
-fn foreign_places(store: &Path, owner: u32) -> Option<Finding> {
-    let places = std::fs::read_dir(store).ok()?;
-    let owners = places.filter_map(|place| Some(place.ok()?.metadata().ok()?.uid()));
-    let foreign = owners.filter(|found| *found != owner).count();
-    (foreign > 0).then(|| {
-        let why = format!(
-            "{foreign} places in {} belong to other users: uploads and messages fail there",
-            store.display()
-        );
-        let dir = quoted(&store.to_string_lossy()).into_owned();
-        Finding::bad("store", why, &format!("chown -R {owner} {dir}"))
-    })
-}
-
-fn rights_of(name: &str, path: &Path, wanted: u32, owner: u32) -> Vec<Finding> {
-    let Ok(found) = std::fs::metadata(path) else { return Vec::new() };
-    let (mode, shown) = (found.mode() & 0o777, path.display());
-    let file = quoted(&path.to_string_lossy()).into_owned();
-    let needed = if found.is_dir() { 0o700 } else { 0o400 };
-    let who = if mode & 0o077 != 0 {
-        Some("other users of this machine get at it")
-    } else if mode & needed != needed {
-        Some("its own user does not get at it")
-    } else {
-        None
-    };
-    let told = who.map(|who| Finding::warn(name, format!("{shown} is {mode:04o}: {who}"), &format!("chmod {wanted:o} {file}")));
-    let mut findings = Vec::from_iter(told);
-    if found.uid() != owner {
-        let why = format!("{shown} belongs to user {}, not to {owner}", found.uid());
-        findings.push(Finding::warn(name, why, &format!("chown {owner} {file}")));
-    }
-    findings
-}
-
-/// What the data directory holds: database, events, room, certificates, settings.
-fn contents(core: &Core) -> Result<Vec<Finding>> {
-    let mut findings = vec![
-        match core.journal.integrity()?.as_str() {
-            "ok" => Finding::ok("database", "intact"),
-            other => Finding::bad("database", other, "stop the server and restore a backup"),
-        },
-        match core.journal.read(|tx| tx.verify_events(|_| ()))? {
-            Ok(chain) => Finding::ok("events", format!("{}, chain unbroken", chain.events)),
-            Err(seq) => Finding::bad(
-                "events",
-                format!("the chain breaks at event {seq}"),
-                "somebody changed the table; keep a copy of the database",
-            ),
-        },
-        space(core)?,
-        clock(core)?,
-    ];
-    let all = objects(core)?;
-    findings.extend(sealed(core, &all));
-    findings.extend(expiry(core, &all));
-    for (what, hint) in rules::warnings(&core.config, &all, core.clock.now()) {
-        findings.push(Finding::warn("", what, &hint));
-    }
-    Ok(findings)
-}
-
-/// Certificates among these objects that end soon, and that of our HTTPS.
-fn expiry(core: &Core, all: &Objects) -> Vec<Finding> {
-    let now = core.clock.now();
-    let due = certificates::due(&core.config, all, now, certificates::SOON_DAYS * DAY);
-    // Objects that are over are among the warnings.
-    let told = due.iter().filter(|c| c.ends() >= now || certificates::is_own_tls(c));
-    let findings = told.map(|c| {
-        let verb = if c.ends() < now { "expired" } else { "expires" };
-        let detail = format!("{} {verb} on {}", certificates::label(c), certificates::day(c.not_after));
-        Finding::warn("certificate", detail, &certificates::renewal(&core.config, c))
-    });
-    findings.collect()
-}
-
-/// What the running server tells of itself: it goes by the configuration that it was started with.
-fn server(config: &Config, core: Option<&Core>) -> Vec<Finding> {
-    let listening = core.and_then(|core| Listening::read(&core.journal));
-    let doors: Option<Vec<String>> = listening.map(|listening| listening.sftp.iter().map(ToString::to_string).collect());
-    let mut findings = Vec::from_iter(sftp_port(doors.as_ref().unwrap_or(&config.sftp.listen)));
-    findings.push(Finding::ok("server", "runs on this data directory"));
-    let Some(started) = core.and_then(|core| Started::read(&core.journal)) else {
-        return findings;
-    };
-    let changed = started.changed(config).join(", ");
-    let name = "configuration";
-    findings.push(match &started.file {
-        _ if changed.is_empty() => Finding::ok(name, "is what the server was started with"),
-        Some(file) if !started.is_of(config) => Finding::warn(
-            name,
-            format!("is not that of the running server, {}; it differs in {changed}", file.display()),
-            &format!("as2gate -c {} doctor", quoted(&file.to_string_lossy())),
-        ),
-        _ => Finding::warn(
-            name,
-            format!("differs from what the running server was started with: {changed}"),
-            "restart the server to take it over",
-        ),
-    });
-    findings
-}
-
-fn sftp_port(addresses: &[String]) -> Option<Finding> {
-    if addresses.iter().any(|address| address.ends_with(":22")) {
-        return None;
-    }
-    let port = addresses
-        .first()
-        .and_then(|address| address.rsplit_once(':'))
-        .map_or("none", |(_, port)| port);
-    Some(Finding::warn(
-        "sftp port",
-        format!("is {port}; clients expect 22"),
-        "needs CAP_NET_BIND_SERVICE, or socket activation",
-    ))
-}
-
-/// Ports that a server would bind, tried while none runs.
-fn ports(config: &Config) -> Vec<Finding> {
-    let mut findings = Vec::from_iter(sftp_port(&config.sftp.listen));
-    let telemetry = Vec::from_iter(Some(config.telemetry.listen.clone()).filter(|address| !address.is_empty()));
-    let lists = [
-        ("sftp", &config.sftp.listen),
-        ("as2", &config.as2.listen),
-        ("as2 tls", &config.as2.tls.listen),
-        ("telemetry", &telemetry),
-    ];
-    for (name, address) in lists
-        .into_iter()
-        .flat_map(|(name, list)| list.iter().map(move |address| (name, address)))
-    {
-        let bound = address
-            .to_socket_addrs()
-            .and_then(|mut all| all.next().ok_or_else(|| std::io::Error::other("no such address")))
-            .and_then(TcpListener::bind);
-        let Err(error) = bound else { continue };
-        let (port, hint) = (format!("{name} port"), "choose another address, or stop the program that uses it");
-        findings.push(if name == "telemetry" {
-            Finding::warn(
-                &port,
-                format!("{address}: {error}; a server starts without health and metrics"),
-                hint,
-            )
-        } else {
-            Finding::bad(&port, format!("{address}: {error}"), hint)
-        });
-    }
-    findings.push(Finding::ok("server", "not running"));
-    findings
-}
-
-fn space(core: &Core) -> Result<Finding> {
-    let (free, total) = (core.storage.free_bytes()?, core.storage.total_bytes()?);
-    let share = free.saturating_mul(100) / total.max(1);
-    let detail = format!("{} free ({share} %)", size(free));
-    if !core.storage.has_room(free) {
-        let why = format!("{detail}, less than storage.min_free: new data is refused");
-        return Ok(Finding::bad("disk", why, "make room"));
-    }
-    Ok(if share < 10 {
-        Finding::warn("disk", detail, "make room before it is full")
-    } else {
-        Finding::ok("disk", detail)
-    })
-}
-
-/// A clock that stands before what was recorded last was set back.
-fn clock(core: &Core) -> Result<Finding> {
-    let newest = core.journal.read(|tx| {
-        tx.messages(&crate::journal::MessageFilter {
-            limit: 1,
-            ..Default::default()
-        })
-    })?;
-    let now = core.clock.now();
-    let ahead = newest.first().map_or(0, |message| message.created - now);
-    // Clocks of one machine differ by nothing; a minute is a clock that was set.
-    if ahead > 60_000 {
-        let detail = format!("is {} s behind the newest message", ahead / 1000);
-        return Ok(Finding::warn(
-            "clock",
-            detail,
-            "synchronise it (NTP); windows and life cycles go by it",
-        ));
-    }
-    Ok(Finding::ok("clock", crate::clock::rfc3339(now)))
+    finish(ctx, &health::diagnose(&config, opened.as_ref().map(|core| &**core))?, "")
 }

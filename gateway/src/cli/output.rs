@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
 use crate::clock::{Millis, rfc3339};
+use crate::config::show_size;
 
 /// How results look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -167,7 +168,7 @@ impl Cell {
 
     pub(crate) fn size(bytes: u64) -> Self {
         Cell {
-            shown: size(bytes),
+            shown: show_size(bytes),
             value: json!(bytes),
         }
     }
@@ -322,20 +323,6 @@ pub(crate) fn plain(text: &str) -> String {
         .join("\n")
 }
 
-/// `1.2 kB`.
-pub(crate) fn size(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
-    if bytes < 1000 {
-        return format!("{bytes} B");
-    }
-    let (mut tenths, mut unit) = (bytes / 100, 0);
-    while tenths >= 10_000 && unit + 1 < UNITS.len() {
-        tenths /= 1000;
-        unit += 1;
-    }
-    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
-}
-
 /// `1,212`.
 pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -386,7 +373,7 @@ mod tests {
     #[test]
     fn numbers_are_for_people() {
         assert_eq!(
-            (size(999), size(1212), size(104_857_600)),
+            (show_size(999), show_size(1212), show_size(104_857_600)),
             ("999 B".to_owned(), "1.2 kB".to_owned(), "104.8 MB".to_owned())
         );
         assert_eq!(

@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 use super::audit::last_events;
 use super::error::DONE;
 use super::output::plain;
-use super::{Ctx, Outcome, check, message, status};
+use super::{Ctx, Outcome, check, message};
 use crate::clock::{Clock as _, SystemClock, rfc3339};
 use crate::config::Config;
-use crate::gateway::Core;
+use crate::gateway::{Core, health, status};
 use crate::journal::MessageFilter;
 use crate::manage::{Result, apply, objects};
 use crate::message::State;
@@ -55,10 +55,10 @@ pub(crate) fn run(ctx: &Ctx, args: &SupportBundle) -> Outcome {
     section("system", Ok(system(&config)));
     section("configuration", Ok(check::effective(&config).tsv().replace('\t', "   ")));
     let opened = Core::open(config.clone());
-    let findings = check::diagnose(&config, opened.as_ref().map(|core| &**core));
+    let findings = health::diagnose(&config, opened.as_ref().map(|core| &**core));
     section(
         "doctor",
-        findings.map(|all| all.iter().map(|finding| finding.line() + "\n").collect()),
+        findings.map(|all| all.iter().map(|finding| check::line(finding) + "\n").collect()),
     );
     if let Ok(core) = &opened {
         section(
