@@ -12,6 +12,7 @@ pub mod certificates;
 pub mod fields;
 pub mod host_keys;
 pub mod messages;
+pub mod partner_test;
 pub mod partners;
 pub mod rollover;
 pub mod rules;

@@ -341,6 +341,13 @@ impl Message {
         self.detail.marks.push(CERTIFICATE_EXCHANGE.to_owned());
     }
 
+    /// The receipt in one word: what stands behind the semicolon of the disposition.
+    #[must_use]
+    pub fn receipt_word(&self) -> String {
+        let text = &self.detail.mdn_disposition;
+        text.rsplit_once(';').map_or(text.as_str(), |(_, rest)| rest).trim().to_owned()
+    }
+
     /// The partner asked for an async MDN of this received message, and it was held or given up: the mark that says so, with
     /// the reason.
     #[must_use]

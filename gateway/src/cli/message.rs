@@ -232,15 +232,9 @@ fn out_of_view(message: &Message, until: Millis) -> String {
     format!("out of view until {}: {}", day(until / 1000), messages::restoring(message))
 }
 
-/// The receipt in one word: what stands behind the semicolon of the disposition.
-pub(crate) fn disposition(message: &Message) -> String {
-    let text = &message.detail.mdn_disposition;
-    text.rsplit_once(';').map_or(text.as_str(), |(_, rest)| rest).trim().to_owned()
-}
-
-/// The same for people, with the word that they have to do something.
+/// The receipt in one word, with another where people have to do something.
 fn receipt(message: &Message) -> Cell {
-    let word = disposition(message);
+    let word = message.receipt_word();
     if message.undelivered_mdn().is_some() {
         return Cell::short(format!("{word}, not delivered"), word);
     }
@@ -286,7 +280,7 @@ pub(crate) fn object(message: &Message) -> Value {
             attempt["at"] = json!(rfc3339(at));
         }
     }
-    fields.insert("mdn".to_owned(), json!(disposition(message)));
+    fields.insert("mdn".to_owned(), json!(message.receipt_word()));
     fields.insert("subject".to_owned(), json!(subject(message)));
     let hint = hint(message);
     if !hint.is_empty() {
@@ -463,37 +457,10 @@ fn mic(message: &Message) -> String {
     let Some((value, digest)) = detail.mic.rsplit_once(',') else {
         return detail.mic.clone();
     };
-    let remark = mic_remark(message).map(|remark| format!("   ({remark})")).unwrap_or_default();
+    let remark = messages::mic_remark(message)
+        .map(|remark| format!("   ({remark})"))
+        .unwrap_or_default();
     format!("{}  {}{remark}", value.trim(), digest.trim())
-}
-
-/// What the MDN of a delivered message says to our MIC.
-fn mic_remark(message: &Message) -> Option<&'static str> {
-    let detail = &message.detail;
-    let has_mdn = message.direction == Direction::Out && message.state == State::Delivered && !detail.mdn_disposition.is_empty();
-    let has = |mark: &str| detail.marks.iter().any(|known| known == mark);
-    has_mdn.then(|| {
-        if has("no MIC") {
-            "no MIC in the MDN"
-        } else if has("receipt lost") {
-            "the first MDN was lost, and this one has not our MIC"
-        } else {
-            MIC_AGREES
-        }
-    })
-}
-
-/// What [`mic_remark`] says of an MDN with our MIC.
-const MIC_AGREES: &str = "the MDN agrees";
-
-/// The same for `partner test`: a part of the line about its MDN.
-pub(super) fn mic_words(message: &Message) -> String {
-    let digest = message.detail.mic.rsplit_once(',').map(|(_, name)| name.trim());
-    match (mic_remark(message), digest) {
-        (Some(MIC_AGREES), Some(digest)) => format!(", MIC {digest} agrees"),
-        (Some(MIC_AGREES), None) | (None, _) => String::new(),
-        (Some(remark), _) => format!(", {remark}"),
-    }
 }
 
 fn mdn(message: &Message, now: Millis) -> String {
@@ -518,7 +485,7 @@ fn mdn(message: &Message, now: Millis) -> String {
             format!(
                 "{mode}, {}, {}   {}{}",
                 detail.mdn_signature,
-                disposition(message),
+                message.receipt_word(),
                 local(at, now),
                 posted.unwrap_or_default()
             )
@@ -563,19 +530,6 @@ fn places(core: &Core, message: &Message) -> Result<Vec<String>> {
         .iter()
         .map(|entry| below(&format!("{}/{}", entry.parent, entry.name)))
         .collect())
-}
-
-/// Waits until a message is final or held, or the time is over; the message as it is then.
-pub(crate) async fn wait_until_final(core: &Arc<Core>, id: &str, timeout: Option<Duration>) -> Result<Message> {
-    let began = Instant::now();
-    loop {
-        let message = core.journal.read(|tx| tx.expect_message(id))?;
-        let late = timeout.is_some_and(|limit| began.elapsed() >= limit);
-        if late || message.state.is_final() || message.state == State::Held {
-            return Ok(message);
-        }
-        tokio::time::sleep(LOOK).await;
-    }
 }
 
 /// The exit code that a message's end stands for.
@@ -827,7 +781,7 @@ mod tests {
             message.detail.mic = "x, sha-256".to_owned();
             message.detail.mdn_disposition = "processed".to_owned();
             message.detail.marks.push(mark.to_owned());
-            (mic(&message), mic_words(&message))
+            (mic(&message), messages::mic_words(&message))
         };
         let (shown, told) = with("late");
         assert!(

@@ -14,6 +14,7 @@ use super::output::{Cell, List, facts};
 use super::settings::{OfPartner, Settings};
 use super::{CertificateFile, Ctx, Outcome, check, partner_test};
 use crate::gateway::Core;
+use crate::manage::partner_test::Test;
 use crate::manage::partners::{self, NewPartner};
 use crate::manage::{Result, objects};
 use crate::objects::Objects;
@@ -146,7 +147,7 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             connect_only,
             timeout,
         } => {
-            let test = partner_test::Test {
+            let test = Test {
                 id,
                 from,
                 connect_only,

@@ -137,7 +137,7 @@ async fn submit(ctx: &Ctx, core: &Arc<Core>, args: &Send) -> (Vec<Message>, Vec<
 
 async fn wait(ctx: &Ctx, core: &Arc<Core>, args: &Send, sent: &mut [Message]) -> Result<()> {
     for message in sent {
-        *message = message::wait_until_final(core, message.id.as_str(), args.timeout).await?;
+        *message = messages::wait_until_final(core, message.id.as_str(), args.timeout).await?;
         if !message.state.is_final() && message.state != State::Held {
             return Err(late(message));
         }
@@ -145,7 +145,7 @@ async fn wait(ctx: &Ctx, core: &Arc<Core>, args: &Send, sent: &mut [Message]) ->
             continue;
         }
         let why = if message.reason.is_empty() {
-            message::disposition(message)
+            message.receipt_word()
         } else {
             message.reason.clone()
         };

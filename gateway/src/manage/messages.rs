@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::certificates::day;
 use super::{Refusal, RefusalKind, Result, objects, partners, stations};
@@ -23,6 +24,9 @@ use crate::storage::{Content, Staged, StorageError};
 const FOLLOWED: Millis = 1_000;
 /// Bytes copied at a time.
 const PIECE: usize = 128 * 1024;
+
+/// How often a message is looked at by whoever waits for it.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The message that a person names: `<id>`, its nine digits, or the Message-ID.
 ///
@@ -530,5 +534,52 @@ fn write(content: &Content, path: &Path) -> std::io::Result<()> {
         }
         file.write_all(buffer.get(..n).unwrap_or_default())?;
         at += u64::try_from(n).unwrap_or(u64::MAX);
+    }
+}
+
+/// Waits until a message is final or held, or the time is over; the message as it is then.
+///
+/// # Errors
+/// The journal's.
+pub async fn wait_until_final(core: &Arc<Core>, id: &str, timeout: Option<Duration>) -> Result<Message> {
+    let began = Instant::now();
+    loop {
+        let message = core.journal.read(|tx| tx.expect_message(id))?;
+        let late = timeout.is_some_and(|limit| began.elapsed() >= limit);
+        if late || message.state.is_final() || message.state == State::Held {
+            return Ok(message);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// What the MDN of a delivered message says to our MIC.
+#[must_use]
+pub fn mic_remark(message: &Message) -> Option<&'static str> {
+    let detail = &message.detail;
+    let has_mdn = message.direction == Direction::Out && message.state == State::Delivered && !detail.mdn_disposition.is_empty();
+    let has = |mark: &str| detail.marks.iter().any(|known| known == mark);
+    has_mdn.then(|| {
+        if has("no MIC") {
+            "no MIC in the MDN"
+        } else if has("receipt lost") {
+            "the first MDN was lost, and this one has not our MIC"
+        } else {
+            MIC_AGREES
+        }
+    })
+}
+
+/// What [`mic_remark`] says of an MDN with our MIC.
+const MIC_AGREES: &str = "the MDN agrees";
+
+/// The same for `partner test`: a part of the line about its MDN.
+#[must_use]
+pub fn mic_words(message: &Message) -> String {
+    let digest = message.detail.mic.rsplit_once(',').map(|(_, name)| name.trim());
+    match (mic_remark(message), digest) {
+        (Some(MIC_AGREES), Some(digest)) => format!(", MIC {digest} agrees"),
+        (Some(MIC_AGREES), None) | (None, _) => String::new(),
+        (Some(remark), _) => format!(", {remark}"),
     }
 }
