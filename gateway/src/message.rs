@@ -279,6 +279,10 @@ impl Detail {
 /// The mark of a received message whose async MDN was held or given up begins so.
 const MDN_UNDELIVERED: &str = "MDN not delivered";
 
+/// The mark of a delivered message whose MDN has no MIC.
+pub const NO_MIC: &str = "no MIC";
+/// The mark of one whose first MDN was lost, and whose next one has another MIC.
+pub const RECEIPT_LOST: &str = "receipt lost";
 /// The mark of a message of `partner test`.
 const TEST: &str = "test";
 

@@ -15,7 +15,7 @@ use crate::hint::command;
 use crate::journal::{Accepted, Entry, JournalError, MessageFilter, NewUpload, Revived};
 use crate::layout::{self, Area};
 use crate::lifecycle;
-use crate::message::{Detail, Direction, FileRecord, Message, State};
+use crate::message::{Detail, Direction, FileRecord, Message, NO_MIC, RECEIPT_LOST, State};
 use crate::partner::Partner;
 use crate::receipts::{self, Verdict};
 use crate::storage::{Content, Staged, StorageError};
@@ -560,9 +560,9 @@ pub fn mic_remark(message: &Message) -> Option<&'static str> {
     let has_mdn = message.direction == Direction::Out && message.state == State::Delivered && !detail.mdn_disposition.is_empty();
     let has = |mark: &str| detail.marks.iter().any(|known| known == mark);
     has_mdn.then(|| {
-        if has("no MIC") {
+        if has(NO_MIC) {
             "no MIC in the MDN"
-        } else if has("receipt lost") {
+        } else if has(RECEIPT_LOST) {
             "the first MDN was lost, and this one has not our MIC"
         } else {
             MIC_AGREES

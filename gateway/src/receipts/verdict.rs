@@ -14,7 +14,7 @@ use crate::code;
 use crate::flow_error::FlowError;
 use crate::gateway::Core;
 use crate::hint::{command, option};
-use crate::message::{Attempt, Message};
+use crate::message::{Attempt, Message, NO_MIC, RECEIPT_LOST};
 use crate::outbox;
 use crate::partner::MdnMode;
 use crate::partnership::Partnership;
@@ -190,7 +190,7 @@ fn duplicate_notice(message: &Message, mdn: &Mdn) -> Verdict {
     let posted_before = tries.next().is_some_and(|last| last.twice) || tries.any(Attempt::may_have_arrived);
     if posted_before {
         let equal = mdn.mic.as_ref().is_some_and(|mic| candidates(message).contains(mic));
-        let marks = if equal { Vec::new() } else { vec!["receipt lost".to_owned()] };
+        let marks = if equal { Vec::new() } else { vec![RECEIPT_LOST.to_owned()] };
         return Verdict::Delivered { marks };
     }
     Verdict::Held {
@@ -251,7 +251,7 @@ async fn check_mic(core: &Arc<Core>, message: &mut Message, pair: &Arc<Partnersh
         }
         // COMPAT(pyas2, OpenAS2): no MIC for unsigned messages or without micalg (as2.md Q9).
         return Ok(Verdict::Delivered {
-            marks: vec!["no MIC".to_owned()],
+            marks: vec![NO_MIC.to_owned()],
         });
     };
     if candidates(message).contains(mic) {
