@@ -200,6 +200,7 @@ fn a_key_and_a_password_are_asked_for_in_turn() {
     }
 }
 
+/// russh before 0.61.0, CVE-2026-46705.
 #[test]
 fn what_one_user_has_proven_counts_for_no_other() {
     let gateway = gateway();

@@ -68,6 +68,7 @@ fn every_cipher_and_mac_covers_packets_of_every_length() {
     }
 }
 
+/// ProFTPD CVE-2019-12815, bssh 214: neither copies nor links.
 #[test]
 fn extensions_are_offered_and_refused_as_told() {
     let pair = Pair::one_with(&[("uploads.release_after", "\"1h\"")]);

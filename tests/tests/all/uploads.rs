@@ -413,6 +413,7 @@ fn a_part_is_shown_to_its_own_user_only() {
     assert_eq!(pair.bob_user.ls(SEND), [""; 0]);
 }
 
+/// Cleo CVE-2024-50623, CVE-2024-55956.
 #[test]
 fn keystore_and_tmp_are_listed_and_closed() {
     let pair = Pair::one_gateway();
@@ -1090,6 +1091,7 @@ fn illegal_file_names_are_refused_with_the_reason() {
     assert!(longest.starts_with(&got) && got.len() >= 200, "{got}");
 }
 
+/// SFTPGo CVE-2026-30915.
 #[test]
 fn ids_with_blanks_and_slashes_have_directories_of_their_own() {
     let gateway = Gateway::stopped(&[]);

@@ -194,13 +194,27 @@ fn passwords_are_not_offered() {
     );
 }
 
+/// SFTPGo CVE-2026-30915: no name is a path; Wing FTP CVE-2025-47812: nor has it control characters.
 #[test]
 fn user_names_follow_the_vendors_rule() {
     let gateway = gateway();
     let key = gateway.ssh_key("names", "ed25519");
     let public = format!("{}.pub", key.display());
     let long = "x".repeat(65);
-    for name in ["a.b", "a b", "\u{e4}", "a/b", "", "a@b", long.as_str(), "-a"] {
+    for name in [
+        "a.b",
+        "a b",
+        "\u{e4}",
+        "a/b",
+        "..",
+        "../a",
+        "a\nb",
+        "a\x1b",
+        "",
+        "a@b",
+        long.as_str(),
+        "-a",
+    ] {
         let ran = gateway.cli(&["user", "add", "--public-key", &public, "--", name]);
         assert!(ran.code == 4 || ran.code == 2, "{name:?}: {ran}");
         assert!(ran.stderr.contains("must not begin with -"), "the message states the rule: {ran}");
@@ -267,6 +281,7 @@ fn weak_keys_are_refused_with_the_reason() {
     assert!(words.contains("1024 bits is too short"), "{words}");
 }
 
+/// SFTPGo's git and rsync commands.
 #[test]
 fn there_is_no_shell_and_no_command() {
     let gateway = gateway();
@@ -275,6 +290,8 @@ fn there_is_no_shell_and_no_command() {
         (vec![], vec!["id"]),
         (vec!["-tt"], vec![]),
         (vec!["-T"], vec!["cat", "/etc/passwd"]),
+        (vec![], vec!["git-upload-pack", "x.git"]),
+        (vec![], vec!["rsync", "--server", ".", "AS2/send"]),
         (vec!["-s"], vec!["shell"]),
     ] {
         let ran = user.ssh(&before, &after);
