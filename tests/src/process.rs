@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::LazyLock;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -104,6 +104,40 @@ pub fn tool(program: &str, args: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(args).env("LC_ALL", "C.UTF-8");
     command
+}
+
+/// Whether a program that a test cannot do without is installed; where it is not, the test says so and ends.
+#[must_use]
+#[track_caller]
+pub fn is_installed(program: &str) -> bool {
+    let found = run(&mut tool("sh", &["-c", &format!("command -v {program}")])).code == 0;
+    if !found {
+        eprintln!("skipped: {program} is not installed");
+    }
+    found
+}
+
+/// A server of others, until it is dropped.
+pub struct Server(Child);
+
+impl Server {
+    /// Starts it and waits until it listens on a port. What it says goes into a file.
+    #[must_use]
+    #[track_caller]
+    pub fn start(command: &mut Command, port: u16, log: &Path) -> Self {
+        let log = File::create(log).unwrap();
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        let server = Server(command.spawn().unwrap());
+        wait_for("the server to listen", || TcpStream::connect(("127.0.0.1", port)).ok());
+        server
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Looks until there is something, and fails with `what` when patience ends.

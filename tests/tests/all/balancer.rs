@@ -4,9 +4,8 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Stdio};
 
-use tests::process::{free_port, run, run_with, tool};
+use tests::process::{Server, free_port, is_installed, run, run_with, tool};
 use tests::{Gateway, Pair, Sftp, wait_for};
 
 /// A balancer in front of a port, which says that every client is 192.0.2.7; its own port.
@@ -108,22 +107,14 @@ const LISTED: &str = "127.0.0.9";
 const STRANGE: &str = "127.0.0.10";
 
 struct Haproxy {
-    child: Child,
+    _server: Server,
     /// Ports: in front of the listed balancer, the same over IPv6, in front of the unlisted one.
     ports: [u16; 3],
 }
 
-impl Drop for Haproxy {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 impl Haproxy {
     fn start(gateway: &Gateway) -> Option<Self> {
-        if run(&mut tool("sh", &["-c", "command -v haproxy"])).code != 0 {
-            eprintln!("skipped: haproxy is not installed");
+        if !is_installed("haproxy") {
             return None;
         }
         let ports = [free_port(), free_port(), free_port()];
@@ -144,16 +135,11 @@ impl Haproxy {
             stats.display()
         );
         let file = gateway.file("haproxy.cfg", config.as_bytes());
-        let log = std::fs::File::create(gateway.path("haproxy.log")).unwrap();
-        let child = tool("haproxy", &["-db", "-f", file.to_str().unwrap()])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let haproxy = Haproxy { child, ports };
-        wait_for("haproxy to listen", || TcpStream::connect(("127.0.0.1", strange)).ok());
-        Some(haproxy)
+        let mut command = tool("haproxy", &["-db", "-f", file.to_str().unwrap()]);
+        Some(Haproxy {
+            _server: Server::start(&mut command, strange, &gateway.path("haproxy.log")),
+            ports,
+        })
     }
 
     /// What the last check of a server that is over came to, such as `UP L4OK`.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tests::peer::Identity;
-use tests::process::{PATIENCE, free_port, run, tool};
+use tests::process::{PATIENCE, Server, free_port, run, tool};
 use tests::wire::exchange;
 use tests::{Gateway, Pair, order, wait_for};
 
@@ -577,34 +577,20 @@ fn an_unpacked_zip_arrives_as_several_files() {
     assert!(failed["reason"].to_string().contains("over 200 times its size"), "{failed:#}");
 }
 
-/// A web server of Python over TLS, with one protocol version, until it is dropped.
-struct TlsServer(std::process::Child, u16);
-
-impl TlsServer {
-    fn new(identity: &Identity, version: &str) -> Self {
-        let port = free_port();
-        let script = "import http.server, ssl, sys\n\
+/// A web server of Python over TLS, with one protocol version, and its port.
+fn tls_server(identity: &Identity, version: &str) -> (Server, u16) {
+    let port = free_port();
+    let script = "import http.server, ssl, sys\n\
                       c = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)\n\
                       c.load_cert_chain(sys.argv[2])\n\
                       c.minimum_version = c.maximum_version = getattr(ssl.TLSVersion, sys.argv[3])\n\
                       s = http.server.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), http.server.SimpleHTTPRequestHandler)\n\
                       s.socket = c.wrap_socket(s.socket, server_side=True)\n\
                       s.serve_forever()";
-        let both = identity.path("both.pem");
-        let args = ["-c", script, &port.to_string(), both.to_str().unwrap(), version];
-        let mut command = tool("python3", &args);
-        let quiet = || std::process::Stdio::null();
-        let child = command.stdin(quiet()).stdout(quiet()).stderr(quiet()).spawn().unwrap();
-        wait_for("the TLS server", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
-        TlsServer(child, port)
-    }
-}
-
-impl Drop for TlsServer {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+    let both = identity.path("both.pem");
+    let args = ["-c", script, &port.to_string(), both.to_str().unwrap(), version];
+    let server = Server::start(&mut tool("python3", &args), port, &identity.path(version));
+    (server, port)
 }
 
 #[test]
@@ -612,7 +598,7 @@ fn partner_test_tells_each_step_and_what_to_do() {
     let gateway = Gateway::stopped(&[]);
     gateway.ok(&["station", "add", "ALICE"]);
     let peer = Identity::new("peer");
-    let (old, new) = (TlsServer::new(&peer, "TLSv1_2"), TlsServer::new(&peer, "TLSv1_3"));
+    let (old, new) = (tls_server(&peer, "TLSv1_2"), tls_server(&peer, "TLSv1_3"));
     let url = |port: u16| format!("https://127.0.0.1:{port}/as2");
     let certificate = peer.path("cert.pem").display().to_string();
     let add = ["partner", "add", "PEER", "--private", "true", "--certificate", &certificate];
@@ -656,7 +642,7 @@ fn partner_test_tells_each_step_and_what_to_do() {
     let ran = test();
     assert!(ran.code == 0 && ran.stdout.contains("TLSv1.3"), "{ran}");
     // Another certificate than the pinned one.
-    let other = TlsServer::new(&Identity::new("other"), "TLSv1_3");
+    let other = tls_server(&Identity::new("other"), "TLSv1_3");
     gateway.ok(&["partner", "set", "PEER", "--url", &url(other.1)]);
     fails_with("TLS", "compare the fingerprint");
     // Nobody there; no such name; a name inside our own networks.
