@@ -488,6 +488,10 @@ impl Poster {
                 Err(error) => Err(error),
             };
         }
+        // Only a proxy says 407 (RFC 9110 §15.5.8): the partner was not asked.
+        if answer.as_ref().is_ok_and(|answer| answer.status == 407) {
+            answer = Err(connect::locked_out(target, 407));
+        }
         // There is no message that the partner might hold.
         if let Err(error) = &mut answer
             && error.hint == exchange::MAY_HOLD

@@ -15,6 +15,7 @@ use crate::message::{Message, State};
 use crate::partnership::Partnership;
 use crate::post::{Answer, PostError, Stage};
 use crate::receipts::{self, Evidence, Timing, Verdict};
+use crate::url::Url;
 
 /// Attempts of the partner's own answer that we honour in `Retry-After`, at most.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
@@ -127,7 +128,7 @@ fn judge_status(message: &Message, pair: &Partnership, answer: &Answer, now: Mil
         _ => failed(
             &code::http(status),
             format!("HTTP {status}{}", body_excerpt(answer)),
-            &status_hint(status, message),
+            &status_hint(status, message, pair),
         ),
     }
 }
@@ -165,10 +166,17 @@ fn body_excerpt(answer: &Answer) -> String {
     if text.is_empty() { String::new() } else { format!(": {text}") }
 }
 
-fn status_hint(status: u16, message: &Message) -> String {
+fn status_hint(status: u16, message: &Message, pair: &Partnership) -> String {
     let set = |options: &str| command("partner set", &message.partner, options);
     let station = &message.station;
+    let in_clear = || Url::parse(&pair.partner.url).is_ok_and(|url| !url.is_https());
     match status {
+        // COMPAT(tinyproxy): it says 401 to a wrong password, where others say 407.
+        401 if !pair.partner.proxy.is_empty() && in_clear() => format!(
+            "the partner or the proxy wants credentials: {}, or {}",
+            set("--http-user USER --http-password file:PATH"),
+            set("--proxy-user USER --proxy-password file:PATH")
+        ),
         401 => format!(
             "the partner wants credentials: {}",
             set("--http-user USER --http-password file:PATH")

@@ -159,6 +159,11 @@ fn proxy_failed(target: &Target, text: String) -> PostError {
     PostError::new(Stage::Connect, text, format!("look at the proxy and how we log in there: {mend}"))
 }
 
+/// The proxy does not let us through.
+pub(super) fn locked_out(target: &Target, status: u16) -> PostError {
+    proxy_failed(target, format!("the proxy wants other credentials: HTTP {status}"))
+}
+
 async fn resolve(target: &Target, url: &Url) -> Result<Vec<SocketAddr>, PostError> {
     let failed = |why: String| {
         PostError::new(
@@ -206,7 +211,8 @@ async fn tunnel(stream: &mut TcpStream, target: &Target, url: &Url) -> Result<()
         .map_err(|why| wrong(format!("the proxy's answer cannot be read: {why}")))?;
     match status {
         200..300 => Ok(()),
-        407 => Err(wrong("the proxy wants other credentials: HTTP 407".to_owned())),
+        // COMPAT(tinyproxy): it says 401 to a wrong password. Nobody but the proxy answers here.
+        401 | 407 => Err(locked_out(target, status)),
         _ => Err(wrong(format!("the proxy refuses to connect to {authority}: HTTP {status}"))),
     }
 }

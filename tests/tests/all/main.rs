@@ -18,6 +18,7 @@ mod main_job;
 mod mdn;
 mod memory;
 mod negative;
+mod partner_connections;
 mod partner_settings;
 mod python_peer;
 mod restart;
