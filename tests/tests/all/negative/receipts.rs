@@ -699,22 +699,24 @@ fn mdns_for_messages_that_were_never_sent_are_kept_for_diagnosis() {
 }
 
 #[test]
-fn an_mdn_signed_with_sha_1_names_the_setting_that_allows_it() {
-    let scene = Scene::play(
-        "sync-signed",
-        &[],
-        with_stage(|stage, hit, _| {
-            let receipt = Receipt::of(hit);
-            answer(200, &receipt.wrapped(receipt.entity().signed_with(&stage.partner, "sha1")))
-        }),
-    );
-    let message = scene.reaches("failed");
-    assert_eq!(message["code"], "mdn-signature-invalid", "{message:#}");
-    let hint = message["hint"].as_str().unwrap();
-    assert!(
-        hint.contains(&format!("as2gate partner set {} --legacy true", scene.partner)),
-        "{hint}"
-    );
+fn an_mdn_signed_with_an_old_digest_names_the_setting_that_allows_it() {
+    let _held = stage();
+    for (digest, switch) in [("sha1", "--legacy"), ("md5", "--accept-md5")] {
+        let play = |options: &[&str]| {
+            let signs = with_stage(move |stage, hit, _| {
+                let receipt = Receipt::of(hit);
+                answer(200, &receipt.wrapped(receipt.entity().signed_with(&stage.partner, digest)))
+            });
+            Scene::play("sync-signed", options, signs)
+        };
+        let scene = play(&[]);
+        let message = scene.reaches("failed");
+        assert_eq!(message["code"], "mdn-signature-invalid", "{message:#}");
+        let hint = message["hint"].as_str().unwrap();
+        let command = format!("as2gate partner set {} {switch} true", scene.partner);
+        assert!(hint.contains(&command), "{hint}");
+        play(&[switch, "true"]).reaches("delivered");
+    }
 }
 
 #[test]

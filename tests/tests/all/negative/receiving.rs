@@ -201,6 +201,7 @@ fn algorithms_that_were_not_agreed_are_too_little_security() {
     let mic = sha256(&content.text());
     let cases = [
         ("old-digest", content.signed_with(&stage.partner, "sha1"), Some(mic.as_str())),
+        ("older-digest", content.signed_with(&stage.partner, "md5"), Some(mic.as_str())),
         // Decided before any use of a key, so nothing is known of the content.
         (
             "old-cipher",
@@ -315,13 +316,58 @@ fn a_rejected_body_under_mended_headers_is_checked_anew() {
 }
 
 #[test]
-fn a_sha1_receipt_is_no_receipt_while_the_legacy_switch_is_off() {
+fn an_old_receipt_is_no_receipt_while_its_switch_is_off() {
     let stage = stage();
-    let options = "signed-receipt-protocol=optional, pkcs7-signature; signed-receipt-micalg=required, sha1";
-    let request = payload().signed(&stage.partner).message("<sha1@test>");
-    let request = request.with("Disposition-Notification-Options", options);
-    let said = "failed/Failure: unsupported MIC-algorithms";
-    refused(&stage, &request, said, "unsupported-mic-algorithms", false, None);
+    for digest in ["sha1", "md5"] {
+        let options = format!("signed-receipt-protocol=optional, pkcs7-signature; signed-receipt-micalg=required, {digest}");
+        let request = payload().signed(&stage.partner).message(&format!("<{digest}@test>"));
+        let request = request.with("Disposition-Notification-Options", &options);
+        let said = "failed/Failure: unsupported MIC-algorithms";
+        refused(&stage, &request, said, "unsupported-mic-algorithms", false, None);
+    }
+}
+
+/// Each of the two switches is for its own digests; what is signed by us stays signed by what holds.
+#[test]
+fn md5_is_taken_and_receipted_where_the_partner_is_set_so_and_nowhere_else() {
+    let stage = stage();
+    let plain = ["--require-encrypted", "false"];
+    stage.add("MD5", 9, &[&plain[..], &["--accept-md5", "true"]].concat());
+    stage.add("LEGACY", 9, &[&plain[..], &["--legacy", "true"]].concat());
+    stage.gate.followed();
+    let weak = "processed/error: insufficient-message-security";
+    for (from, digest, said) in [
+        ("MD5", "md5", "processed"),
+        ("MD5", "sha1", weak),
+        ("LEGACY", "md5", weak),
+        ("LEGACY", "sha1", "processed"),
+    ] {
+        let content = payload();
+        let id = format!("<{digest}-of-{from}@test>");
+        let options = format!("signed-receipt-protocol=required, pkcs7-signature; signed-receipt-micalg=optional, {digest}, sha-256");
+        let request = content.signed_with(&stage.partner, digest).message(&id).with("AS2-From", from);
+        let answer = request.with("Disposition-Notification-Options", &options).post(stage.gate.as2_port);
+        assert_eq!(
+            answer.disposition(),
+            format!("automatic-action/MDN-sent-automatically; {said}"),
+            "{digest} of {from}: {}",
+            answer.text()
+        );
+        let used = if said == weak { "sha256" } else { digest };
+        let mic = super::craft::digest(used, &content.text());
+        let line = format!("received-content-mic: {mic}, {}\r\n", used.replace("sha256", "sha-256"));
+        assert!(
+            answer.text().to_ascii_lowercase().contains(&line.to_ascii_lowercase()),
+            "not {line}: {}",
+            answer.text()
+        );
+        let by = if said == weak || digest == "md5" { "sha-256" } else { digest };
+        let kind = answer.header("Content-Type").unwrap();
+        assert!(
+            kind.starts_with("multipart/signed") && kind.contains(&format!("micalg={by};")),
+            "{kind}"
+        );
+    }
 }
 
 #[test]
