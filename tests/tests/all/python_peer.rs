@@ -187,6 +187,35 @@ fn they_send_with_every_packaging_and_mdn() {
 }
 
 #[test]
+fn who_asks_for_an_async_mdn_gets_the_status_that_is_set() {
+    let world = World::new();
+    let port = free_port().to_string();
+    let receipts_to = format!("http://127.0.0.1:{port}/mdn");
+    world.gateway.change(&["partner", "set", "PY", "--mdn-urls", &receipts_to]);
+    let sends = |n: u32, mdn: &str| {
+        let file = world.gateway.file("asked.edi", &order(n));
+        let options = ["--sign", "sha256", "--mdn", mdn, "--mdn-port", &port];
+        world.peer.send(&world.url(), &file, &options)
+    };
+    for (n, status) in [(1, 204), (2, 202), (3, 200)] {
+        if status != 204 {
+            let set = ["partner", "set", "PY", "--async-status", &status.to_string()];
+            world.gateway.change(&set);
+        }
+        let told = sends(n, "async");
+        assert_eq!(
+            (&told["http"], &told["disposition"]),
+            (&status.into(), &"processed".into()),
+            "{told:#}"
+        );
+    }
+    // Others are none of its business.
+    assert_eq!([&sends(4, "none")["http"], &sends(5, "sync")["http"]], [204, 200]);
+    let refused = world.gateway.cli(&["partner", "set", "PY", "--async-status", "201"]).fails(4);
+    assert!(refused.contains("200, 202 or 204"), "{refused}");
+}
+
+#[test]
 fn ids_with_quotes_and_backslashes_are_understood_on_both_sides() {
     // RFC 4130 §6.2: quoted-strings, in which `"` and `\` stand escaped.
     let (station, partner) = (r#"AL "I\CE""#, r#""P\Y""#);
