@@ -134,6 +134,55 @@ fn receipts_copies_and_signatures_are_as_the_partner_is_set() {
 }
 
 #[test]
+fn an_envelope_has_definite_lengths_up_to_the_size_that_is_set_and_chunks_above() {
+    const MOST: usize = 200_000;
+    let pair = Pair::two_gateways();
+    let (alice, bob) = (pair.alice(), pair.bob());
+    alice.change(&["partner", "set", "BOB", "--der-max", &MOST.to_string()]);
+    let at = |path: &std::path::Path| path.display().to_string();
+    let sender = bob.file("alice.crt", tests::pair::station_certificate(alice, "ALICE").as_bytes());
+    let certificate = bob.file("bob.crt", tests::pair::station_certificate(bob, "BOB").as_bytes());
+    let key = tests::pair::private_key(bob, "bob.pem");
+    for size in [MOST, MOST + 1] {
+        let bytes: Vec<u8> = order(8).into_iter().cycle().take(size).collect();
+        let parcel = pair.deliver(&format!("{size}.edi"), &bytes);
+        let raw = format!("AS2/raw-message/BOB/ALICE/inbox/{}/message.as2", parcel.got_id());
+        let raw = pair.bob_user.get(&raw);
+        let length = format!("Content-Length: {}\r\n", raw.len());
+        let headers = headers_of(&pair, &parcel.got);
+        assert!(headers.contains(&length), "{size}: no {length} in {headers}");
+
+        let file = bob.file("message.as2", &raw);
+        let parsed = run(&mut tool("openssl", &["asn1parse", "-inform", "DER", "-in", &at(&file)])).ok();
+        // The pieces of the content stand last, behind the tag [0] that they are under.
+        let (before, content) = parsed.rsplit_once("cont [ 0 ]").unwrap();
+        let length = |line: &str| line.split(" l=").nth(1)?.split_whitespace().next()?.parse::<usize>().ok();
+        let pieces: Vec<usize> = content
+            .lines()
+            .filter(|line| line.contains("OCTET STRING"))
+            .filter_map(length)
+            .collect();
+        if size <= MOST {
+            assert!(!parsed.contains("l=inf") && pieces.is_empty(), "{pieces:?}");
+            assert!(before.lines().last().and_then(length).is_some_and(|all| all > size), "{before}");
+        } else {
+            let (last, full) = pieces.split_last().unwrap();
+            assert!(full == [64 << 10; 3] && *last < 64 << 10, "{pieces:?}");
+            assert!(before.lines().last().unwrap().contains("l=inf"), "{before}");
+        }
+
+        let (opened, content) = (at(&bob.path("opened")), at(&bob.path("content")));
+        let from = ["-decrypt", "-binary", "-inform", "DER", "-in", &at(&file), "-out", &opened];
+        let with = ["-recip", &at(&certificate), "-inkey", &at(&key)];
+        let _ = run(&mut tool("openssl", &[&["cms"][..], &from, &with].concat())).ok();
+        let from = ["-verify", "-inform", "SMIME", "-in", &opened, "-out", &content];
+        let with = ["-certfile", &at(&sender), "-nointern", "-noverify"];
+        let _ = run(&mut tool("openssl", &[&["cms"][..], &from, &with].concat())).ok();
+        assert!(std::fs::read(&content).unwrap().ends_with(&bytes), "{size}: other bytes");
+    }
+}
+
+#[test]
 fn legacy_digests_are_for_legacy_partners_both_ways() {
     let pair = Pair::two_gateways();
     let (alice, bob) = (pair.alice(), pair.bob());
