@@ -1,4 +1,5 @@
 """The gateway under test, with a station for each kind of key; and a proxy that loses the first answer."""
+import base64
 import glob
 import json
 import os
@@ -8,17 +9,10 @@ import subprocess
 import threading
 import time
 
+from cases import KEYS, ROLLS, STATIONS
 from products import free_port, spawn
 
 PATIENCE = 60  # seconds until every message of one product and direction has to be final
-KEYS = ("rsa", "ec-p256", "ec-p384")
-# Stations with an old and a new certificate: the switch is to come, or has been.
-ROLLS = {"ours-before": "GATE-before", "ours-after": "GATE-after"}
-STATIONS = ["GATE", *(f"GATE-{key}" for key in KEYS[1:]), *ROLLS.values()]
-
-
-def station(case):
-    return ROLLS.get(case.roll) or ("GATE" if case.key == "rsa" else f"GATE-{case.key}")
 
 
 def self_signed(stem, kind, subject, *more):
@@ -123,6 +117,15 @@ class Gateway:
         place = os.path.join(self.home, "data/tree/mftg-acme/AS2/headers/*/*/outbox", message["id"], "headers.txt")
         return self.read(place).decode("latin-1")
 
+    def key_transport(self, message):
+        """How the content key of an encrypted message went, as `openssl cms` reads its raw bytes."""
+        raw = self.read(os.path.join(self.home, "data/tree/mftg-acme/AS2/raw-message/*/*/*", message["id"], "message.as2"))
+        raw = raw if raw.startswith(b"0") else base64.b64decode(raw)
+        printed = subprocess.run(["openssl", "cms", "-cmsout", "-print", "-noout", "-inform", "DER"], input=raw, capture_output=True, check=True)
+        words = re.search(rb"keyEncryptionAlgorithm:(.*?)(encryptedKey|recipientEncryptedKeys):", printed.stdout, re.S)[1].decode("latin-1")
+        (digest,) = re.findall(r"sha\d+", words)[:1] or ["sha1"]
+        return "pkcs1" if "rsaEncryption" in words else f"{'oaep' if 'rsaesOaep' in words else 'ecdh'}-{digest}"
+
     def filed(self, message, name):
         """The bytes of a received file."""
         return self.read(os.path.join(self.home, "data/tree/mftg-acme/AS2/files/*/*/inbox", message["id"], glob.escape(name)))
@@ -171,7 +174,7 @@ class Lossy:
             answer += piece
             head, blank, body = answer.partition(b"\r\n\r\n")
             length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
-            if blank and length and len(body) >= int(length[1]):
+            if blank and (b" 204 " in head[:16] or length and len(body) >= int(length[1])):
                 break
         return answer
 

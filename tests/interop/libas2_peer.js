@@ -57,7 +57,7 @@ function bytes (node) {
   return Buffer.isBuffer(node.content) ? node.content : Buffer.from(node.content || '', 'utf8')
 }
 
-async function receive (request, body, via) {
+async function receive (request, body, via, early) {
   const [me, station] = [unquoted(request.headers['as2-to']), unquoted(request.headers['as2-from'])]
   const facts = { status: 'processed' }
   const node = await AS2Parser.parse(whole(request.rawHeaders, body))
@@ -81,7 +81,10 @@ async function receive (request, body, via) {
   const mdn = await made.dispositionNode.buildObject()
   const to = request.headers['receipt-delivery-option']
   if (!to) return mdn
-  setImmediate(() => post(to, mdn.headers, Buffer.from(mdn.body, 'utf8')).catch(() => {}))
+  const login = via.web === 'basic' ? { Authorization: CREDENTIALS } : {}
+  const once = () => post(to, { ...mdn.headers, ...login }, Buffer.from(mdn.body, 'utf8'), via.web)
+  if (early) await once()
+  setImmediate(() => once().catch(() => {}))
   return null
 }
 
@@ -106,7 +109,7 @@ async function send (order) {
   const ciphers = { '3des': 'des-EDE3-CBC' }
   const encrypt = order.encrypt && (ciphers[order.encrypt] || order.encrypt.replace(/-(cbc|gcm)$/, mode => mode.toUpperCase()))
   const composer = new AS2Composer({
-    message: { filename: one.name, contentType: one.type, content: fs.readFileSync(one.file), contentDisposition: 'attachment' },
+    message: { filename: one.name || undefined, contentType: one.type, content: fs.readFileSync(one.file), contentDisposition: 'attachment' },
     agreement: agreement(order.me, order.to, { mdnUrl: url, url: order.url, sign: digestName(order.sign) || false, encrypt: encrypt || false, hostMdn: mdn })
   })
   const options = await composer.toRequestOptions()
@@ -148,8 +151,8 @@ function handle (web, request, answer) {
     try {
       if (web === 'basic' && request.headers.authorization !== CREDENTIALS) {
         status = 401
-      } else if (request.url === '/as2') {
-        const mdn = await receive(request, body, via)
+      } else if (request.url.startsWith('/as2')) {
+        const mdn = await receive(request, body, via, request.url.endsWith('?early'))
         if (mdn) { headers = mdn.headers; reply = mdn.body }
       } else if (request.url === '/mdn') {
         waiting.get(unquoted(request.headers['as2-to']))({ status: 200, raw: request.rawHeaders, body })

@@ -108,8 +108,8 @@ def file_name(headers):
 
 def attachment(kind, name, data):
     """A payload part; a name beyond ASCII as RFC 2231 writes it."""
-    named = f'filename="{name}"' if name.isascii() else f"filename*=UTF-8''{quote(name)}"
-    return entity(kind, data, f"Content-Disposition: attachment; {named}", "Content-Transfer-Encoding: binary")
+    named = f'; filename="{name}"' if name.isascii() else f"; filename*=UTF-8''{quote(name)}"
+    return entity(kind, data, f"Content-Disposition: attachment{named if name else ''}", "Content-Transfer-Encoding: binary")
 
 
 def related(pieces):
@@ -165,7 +165,6 @@ class OpenSsl(wire.Peer):
                 made = decoded(headers, body)
                 printed = cms("-cmsout", "-print", "-noout", "-inform", "DER", data=made).decode("latin-1")
                 facts["encrypt"] = re.search(r"contentEncryptionAlgorithm:\s+algorithm: ([\w-]+)", printed)[1].lower()
-                facts["transport"] = "oaep" if "rsaesOaep" in printed else "kari" if "d.kari" in printed else "pkcs1"
                 data = cms("-decrypt", "-binary", "-inform", "DER", "-recip", own, "-inkey", own, data=made)
             else:
                 facts["files"], payload = self.payload(headers, body)
@@ -263,6 +262,8 @@ class OpenSsl(wire.Peer):
         options = ["-recip", self.path(self.certificate(station, "encrypt"))]
         if order["transport"].startswith("oaep"):
             options += ["-keyopt", "rsa_padding_mode:oaep", "-keyopt", f"rsa_oaep_md:{order['transport'][5:]}"]
+        if order["transport"].startswith("ecdh"):
+            options += ["-keyopt", f"ecdh_kdf_md:{order['transport'][5:]}"]
         made = cms("-encrypt", "-binary", "-outform", "DER", CIPHERS[order["encrypt"]], *options, data=data)
         kind = "authEnveloped-data" if order["encrypt"].endswith("gcm") else "enveloped-data"
         return entity(f"application/pkcs7-mime; smime-type={kind}; name=smime.p7m", made, "Content-Transfer-Encoding: binary")

@@ -88,7 +88,7 @@ class HttpPeer:
             self.process.wait()
 
     def id(self, case):
-        return case.peer.replace("Peer", self.short) or f"{self.short}-{case.id}"
+        return case.peer.replace("Peer", self.short)[:128] or f"{self.short}-{case.id}"
 
     def port(self, case):
         return self.ports[case.web]
@@ -98,6 +98,16 @@ class HttpPeer:
 
     def partner(self, _case):
         return {}
+
+    @staticmethod
+    def own(case):
+        """The station for which the product's own key in a case was made."""
+        return case.station
+
+    @staticmethod
+    def key_transport(case):
+        """How the product wraps the content keys of a case."""
+        return case.transport
 
     @staticmethod
     def help(_case):
@@ -141,11 +151,13 @@ class PyAs2(HttpPeer):
     @staticmethod
     def limit(case, direction):
         if case.encrypt.endswith("-gcm"):
-            return "no AES-GCM"
+            return "no AES-GCM (constants.py)"
         if case.key != "rsa":
-            return "RSA keys only"
+            return "RSA keys only (cms.py)"
+        if case.transport != "pkcs1" and direction == "they send":
+            return "RSA PKCS#1 v1.5 always: Message.build passes no key_enc_alg on (as2.py)"
         if case.transport not in ("pkcs1", "oaep-sha1"):
-            return "OAEP with SHA-1 only"
+            return "OAEP with SHA-1 only (oscrypto)"
         if case.scheme == "pss" and direction == "they send":
             return "writes no parameters with RSASSA-PSS, which then means SHA-1, and uses another digest"
         if case.compress == "after-sign" and direction == "they send":
@@ -182,22 +194,27 @@ class LibAs2(HttpPeer):
     @staticmethod
     def limit(case, direction):
         if case.compress:
-            return "no compression"
+            return "no compression (AS2Crypto.js)"
         if case.key != "rsa":
             return "RSA keys only: names no curve for the others"
         if case.encrypt.endswith("-gcm"):
             return "no AuthEnvelopedData: puts AES-GCM into EnvelopedData, against RFC 5083 and 5084"
         if case.sign == "sha224":
-            return "no SHA-224"
+            return "no SHA-224 (Constants.js)"
         if case.transport not in ("pkcs1", "oaep-sha512") and direction == "they send":
-            return "no choice of the key transport: OAEP with SHA-512 always"
+            return "no choice of the key transport: OAEP with SHA-512 always (pkijs)"
         if case.scheme == "pss":
-            return "no RSASSA-PSS"
+            return "no RSASSA-PSS (AS2SignedData.js)"
         if case.files and direction == "they send":
             return "composes messages of one payload"
-        if case.id == "N4":
+        if '"' in case.peer:
             return "writes an AS2 name with quotes as an encoded word (RFC 2047), and reads none that is escaped"
         return ""
+
+    @staticmethod
+    def key_transport(_case):
+        # Rows of another key transport than OAEP with SHA-512 are its limit, where that is their point.
+        return "oaep-sha512"
 
     def partner(self, case):
         # It reads every part as text.
@@ -223,33 +240,45 @@ class OpenAs2:
     def limit(case, direction):
         if case.encrypt.endswith("-gcm"):
             return "no AES-GCM"
-        if case.key != "rsa":
-            return "RSA keys only: signs with SHA256WITHEC, which there is not"
+        if case.key != "rsa" and case.encrypt:
+            return "encrypts to RSA keys only, and has one certificate for each partner"
         if case.scheme == "pss" and direction == "they send":
             return "does not sign by RSASSA-PSS"
         if case.transport != "pkcs1":
-            return "RSA PKCS#1 v1.5 only"
+            return "RSA PKCS#1 v1.5 only (BcRSAKeyTransEnvelopedRecipient)"
         if case.web in ("client-certificate", "basic") and direction == "we send":
             return "its receiver asks for no client certificate and no credentials"
-        if case.roll.startswith("ours"):
-            return "one certificate for each partner, for signatures and encryption alike"
+        if case.early:
+            return "answers, and then sends its MDN, once (AS2ReceiverHandler)"
+        if len(case.file) > 255 and direction == "they send":
+            return "names a file as the file system does, which ends at 255 bytes"
         if case.files:
             return "one payload in a message"
-        if case.id == "N4":
-            return "does not read escaped quotes in an AS2 name"
-        if case.id == "N1" and direction == "they send":
-            return "does not take an MDN when its own AS2 name has to be quoted"
-        if case.id == "C1" and direction == "they send":
+        if case.compress and not case.sign and not case.encrypt and direction == "they send":
             return "leaves the MIME headers out of the MIC of a message that is only compressed, against RFC 5402"
         return ""
 
+    key_transport = staticmethod(HttpPeer.key_transport)
+
     @staticmethod
-    def help(_case):
-        return ""
+    def own(case):
+        # One key for all that it can do.
+        return case.station if case.key != "rsa" and case.encrypt else "GATE"
+
+    @staticmethod
+    def help(case):
+        if case.roll.startswith("ours"):
+            return "one certificate for each partner: encrypts to the one that it verifies with"
+        return "signs by RSA: its SHA256WITHEC is no name of a signature" if case.key != "rsa" else ""
 
     def id(self, case):
-        # Without a comma, which ends a value in its configuration.
-        return case.peer.replace("Peer", self.short).replace(",", "") or f"{self.short}{case.id}"
+        return case.peer.replace("Peer", self.short)[:128] or f"{self.short}{case.id}"
+
+    def known_as(self, case, direction):
+        """The AS2 name in its configuration, in quotes where it wants them: receiving, it takes off those around blanks only."""
+        name = self.id(case)
+        quotes = '"' in name or " " in name and direction == "they send"
+        return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"' if quotes else name
 
     def server(self, case):
         """TLS 1.2 is a setting of the whole server, so that case has one to itself."""
@@ -269,6 +298,7 @@ class OpenAs2:
         return name if case.sign or case.encrypt or case.compress else "payload-1.x12"
 
     def start(self, cases, gateway_urls):
+        self.stations = {case.station for case in cases}
         self.stores()
         old = [case for case in cases if case.web == "tls1.2"]
         for name, protocol, members in (("main", "TLSv1.3", [case for case in cases if case not in old]), ("tls12", "TLSv1.2", old)):
@@ -285,7 +315,8 @@ class OpenAs2:
     def stores(self):
         """In the form that BouncyCastle 1.66 reads: certs.p12 with the keys of messages, tls.p12 with that of TLS, trust.p12 with the gateway's."""
         self.store_key("certs.p12", "oa", "GATE.own")
-        self.trust("certs.p12", "gate", "GATE.pem")
+        for station in self.stations:
+            self.trust("certs.p12", station.lower(), f"{station}.pem")
         self.store_key("tls.p12", "tls", "tls")
         self.trust("trust.p12", "gate", "gateway-tls.pem")
         with open(os.path.join(self.home, ".mailcap"), "w", encoding="utf-8") as file:
@@ -313,14 +344,16 @@ class OpenAs2:
         if not found:
             return None, {}
         with open(found[0], "rb") as file:
-            return file.read(), {}
+            return file.read(), {"files": [os.path.basename(found[0])]}
 
     def send(self, case, order):
         (one,) = order["files"]
         home = self.server(case).home
         shutil.copy(one["file"], os.path.join(home, "stage"))
-        os.rename(os.path.join(home, "stage"), os.path.join(home, "outbox", case.id, one["name"]))
-        self.settled.add(case)
+        os.rename(os.path.join(home, "stage"), os.path.join(home, "outbox", case.id, one["name"] or case.id))
+        # A message without a receipt goes nowhere.
+        if case.mdn:
+            self.settled.add(case)
         return {}
 
     def finish(self, patience):
@@ -419,21 +452,24 @@ class OpenAs2Server:
         return ours
 
     def partnerships(self):
-        lines = ['<partner name="GATE" as2_id="GATE" x509_alias="gate" email="gate@gate.test"/>']
+        stations = sorted(self.product.stations)
+        lines = [f'<partner name="{name}" as2_id="{name}" x509_alias="{name.lower()}" email="gate@gate.test"/>' for name in stations]
         for case in self.cases:
-            name = quoteattr(self.product.id(case))
-            lines.append(f'<partner name="{case.id}" as2_id={name} x509_alias="oa" email="oa@peer.test"/>')
-            for sender, receiver, fields in ((case.id, "GATE", self.sending(case)), ("GATE", case.id, {"protocol": "as2"})):
+            names = {"they send": case.id, "we send": f"{case.id}-receives"}
+            for direction, name in names.items():
+                lines.append(f'<partner name="{name}" as2_id={quoteattr(self.product.known_as(case, direction))} x509_alias="oa" email="oa@peer.test"/>')
+            for sender, receiver, fields in ((names["they send"], case.station, self.sending(case)), (case.station, names["we send"], {"protocol": "as2"})):
                 lines.append(f'<partnership name="{sender}-{receiver}"><sender name="{sender}"/><receiver name="{receiver}"/>')
                 lines += [f"<attribute name={quoteattr(key)} value={quoteattr(value)}/>" for key, value in fields.items()]
                 lines.append("</partnership>")
         return "<partnerships>\n" + "\n".join(lines) + "\n</partnerships>\n"
 
     def poller(self, case):
-        ids = f"sender.as2_id={self.product.id(case)}, receiver.as2_id=GATE"
+        # By the partners' own names: a comma in an AS2 name would end it here.
+        ids = f"sender.name={case.id}, receiver.name={case.station}"
         return f'''<module classname="org.openas2.processor.receiver.AS2DirectoryPollingModule" outboxdir="%home%/outbox/{case.id}"
  errordir="%home%/error/{case.id}" sentdir="%home%/sent/{case.id}" stored_sent_filename="$msg.attributes.filename$" interval="1"
- defaults={quoteattr(ids)} sendfilename="true" mimetype="{'application/octet-stream' if case.size else 'application/edi-x12'}"/>
+ defaults={quoteattr(ids)} sendfilename="{'false' if case.unnamed else 'true'}" mimetype="{'application/octet-stream' if case.size else 'application/edi-x12'}"/>
 '''
 
     def config(self):
@@ -451,7 +487,7 @@ class OpenAs2Server:
 <module classname="org.openas2.processor.resender.DirectoryResenderModule" resenddir="%home%/resend" errordir="%home%/resend-error" resenddelay="1"/>
 {pollers}{self.tracking() if self.product.tracking else ''}
 <module classname="org.openas2.processor.storage.MDNFileModule" filename="%home%/mdn/$mdn.msg.sender.as2_id$-$mdn.msg.receiver.as2_id$/$date.yyyyMMddhhmmssSSS$" protocol="as2" tempdir="%home%/temp"/>
-<module classname="org.openas2.processor.storage.MessageFileModule" filename="%home%/inbox/$msg.receiver.as2_id$/$msg.attributes.filename$" protocol="as2" tempdir="%home%/temp"/>
+<module classname="org.openas2.processor.storage.MessageFileModule" filename="%home%/inbox/$msg.receiver.as2_id$/$msg.content-disposition.filename$" protocol="as2" tempdir="%home%/temp"/>
 <module classname="org.openas2.processor.receiver.AS2ReceiverModule" address="127.0.0.1" port="{self.ports['http']}" errordir="%home%/inbox-error"/>
 <module classname="org.openas2.processor.receiver.AS2ReceiverModule" address="127.0.0.1" port="{self.ports['https']}" errordir="%home%/inbox-error"
  protocol="https" ssl_protocol="TLS" ssl_keystore="%home%/../tls.p12" ssl_keystore_password="interop"/>

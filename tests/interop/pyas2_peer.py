@@ -58,7 +58,7 @@ class PyAs2(wire.Peer):
         message = Message(self.us(order["me"], self.mdn_url(order)), self.them(order["to"], **settings))
         (one,) = order["files"]
         with open(one["file"], "rb") as file:
-            message.build(file.read(), filename=one["name"], content_type=one["type"], subject="from the peer")
+            message.build(file.read(), filename=one["name"] or None, content_type=one["type"], subject="from the peer")
         status, headers, body = self.post(order, one_line(message.headers), message.content)
         told = {"http": status}
         if not order["mdn"]:

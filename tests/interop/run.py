@@ -7,7 +7,7 @@ One gateway runs; every case is a partner of its own, with its own settings. A c
 for byte, under its name, with the packaging that was meant, over the transport that was meant, and the sender has verified
 the receipt that it asked for (with the MIC, where the product computes one: pyas2lib for signed messages, libas2 never).
 With --limits only the cases run that are said to be beyond a product. One that passes may be no limit any more, if the
-product did what the case means: the scheme of its signature and its key transport are not looked at here.
+product did what the case means: the scheme of a signature of theirs, and AS2 Restart, are not looked at here.
 Exit status 0 only if every case passed that the product itself can do.
 """
 import argparse
@@ -21,8 +21,8 @@ import sys
 import time
 import zipfile
 
-from cases import CASES
-from gateway import KEYS, PATIENCE, ROLLS, STATIONS, Gateway, Lossy, self_signed, station
+from cases import CASES, KEYS, ROLLS, STATIONS
+from gateway import PATIENCE, Gateway, Lossy, self_signed
 from products import PRODUCTS
 
 WHOLE_RUN = 900  # seconds until the run ends itself
@@ -43,10 +43,10 @@ def partner_toml(product, case, url):
         "signature_scheme": case.scheme,
         "encrypt": (case.encrypt if case.encrypt != "3des" else "aes128-cbc") or "none",
         "compress": case.compress or "none",
-        "key_transport": case.transport,
+        "key_transport": case.transport if "we send" in case.directions else "pkcs1",
         "mdn": case.receipt,
         # The very address, since not every message proves by a signature who named it.
-        "mdn_urls": [url.rsplit("/", 1)[0] + "/mdn"],
+        "mdn_urls": [product.url(case).rsplit("/", 1)[0] + "/mdn"],
         "legacy": case.sign == "sha1" or case.sign == "sha224",
         "accept_3des": case.encrypt == "3des",
         "sign_certificate": [name],
@@ -59,8 +59,12 @@ def partner_toml(product, case, url):
     if case.web == "client-certificate":
         fields["client_certificate"] = "GATE-tls"
     if case.web == "basic":
-        fields["http_auth"] = {"user": "gate", "password": "secret"}
-    text = certificate_toml(name, "partner", product, f"{station(case)}.own.crt", product.id(case))
+        fields["http_auth"] = fields["inbound_auth"] = {"user": "gate", "password": "secret"}
+    if case.restart:
+        fields["restart"] = True
+    if case.early:
+        fields["url"] += "?early"
+    text = certificate_toml(name, "partner", product, f"{product.own(case)}.own.crt", product.id(case))
     if case.roll == "theirs":
         text += certificate_toml(f"{name}-old", "partner", product, "old.crt", product.id(case))
         fields["sign_certificate"] = [f"{name}-old", name]
@@ -122,7 +126,7 @@ class Runner:
         for case in filter(chosen, self.all):
             if direction not in case.directions:
                 continue
-            limit = product.limit(case, direction)
+            limit = "no AS2 Restart" if case.restart else product.limit(case, direction)
             if limit and not self.args.limits:
                 self.rows.append((product, case, direction, "limit", limit))
             elif bool(limit) == self.args.limits:
@@ -132,7 +136,8 @@ class Runner:
         """The files of a case: name, content type, path."""
         word = "to" if direction == "we send" else "from"
         kind = "application/octet-stream" if case.size else "application/edi-x12"
-        names = case.files or ((case.file or f"{case.id}.{'bin' if case.size else 'edi'}", kind),)
+        name = "" if case.unnamed else case.file or f"{case.id}.{'bin' if case.size else 'edi'}"
+        names = case.files or ((name, kind),)
         found = []
         for number, (name, kind) in enumerate(names):
             path = os.path.join(product.home, "files", f"{case.id}-{word}-{number}")
@@ -153,7 +158,7 @@ class Runner:
         for case in self.cases(product, "we send", chosen):
             cases[case] = self.files(product, case, "we send")
             name, path = self.upload(product, case, cases[case])
-            self.gateway.run("send", "--from", station(case), "--to", product.id(case), "--name", name, path)
+            self.gateway.run("send", "--from", case.station, "--to", product.id(case), "--name", name, path)
         found = self.gateway.settled("out", [product.id(case) for case in cases], "delivered")
         for case, files in cases.items():
             self.note(product, case, "we send", self.sent(product, case, files, found.get(product.id(case))))
@@ -185,10 +190,12 @@ class Runner:
             return f"the peer got other bytes ({got and len(got)} instead of {len(expected)}): {json.dumps(facts)[:600]}"
         if case.mdn and not str(whole.get("mdn_disposition")).endswith("processed") and not case.repeat:
             return f"disposition {whole.get('mdn_disposition')}"
-        wanted = {"sign": case.sign, "encrypt": case.encrypt, "compress": bool(case.compress)}
+        wanted = {"sign": case.sign, "encrypt": case.encrypt, "compress": bool(case.compress), "scheme": case.scheme}
         for key, value in wanted.items():
             if facts.get(key) is not None and plain(facts[key]) != plain(value):
                 return f"{key}: the peer saw {facts[key]}, meant was {value}"
+        if case.encrypt and (seen := self.gateway.key_transport(whole)) != case.transport:
+            return f"the content key went by {seen}, meant was {case.transport}"
         names = [one["name"] for one in files]
         if (case.file or case.files) and facts.get("files", names) != names:
             return f"the peer saw the file names {facts['files']}"
@@ -227,7 +234,7 @@ class Runner:
         """Has the product send; what came of it at once."""
         try:
             return product.send(case, {
-                "me": product.id(case), "to": station(case), "url": self.gateway_url(product, case), "files": files,
+                "me": product.id(case), "to": case.station, "url": self.gateway_url(product, case), "files": files,
                 "sign": case.sign, "encrypt": case.encrypt, "compress": case.compress, "mdn": case.mdn,
                 "mdn_signed": case.mdn_signed, "scheme": case.scheme, "transport": case.transport, "web": case.web,
                 "repeat": case.repeat,
@@ -264,6 +271,9 @@ class Runner:
         for key, value in wanted.items():
             if plain(whole[key]) != plain(value):
                 return f"{key}: it came with {whole[key]}, meant was {value}"
+        meant = product.key_transport(case)
+        if case.encrypt and (seen := self.gateway.key_transport(whole)) != meant:
+            return f"the content key came by {seen}, meant was {meant}"
         if case.mdn and told.get("status") != "processed":
             return f"the peer reads the MDN as {json.dumps(told)[:1500]}"
         if case.mdn and told.get("mdn_signed", case.mdn_signed) != case.mdn_signed:
@@ -287,24 +297,23 @@ class Runner:
             file.write(objects)
         self.gateway.run("apply", "-f", file.name)
         self.gateway.start()
+        needs_certificate = lambda case: case.web == "client-certificate"
         self.both_ways(lambda case: case.web == "http")
         # Over TLS every way: asynchronous MDNs come to the address that the station tells now.
         self.gateway.run("station", "set", "GATE", "--url", f"https://127.0.0.1:{self.gateway.tls_port}/as2")
-        needs_certificate = lambda case: case.web == "client-certificate"
         time.sleep(FOLLOWS)
-        self.both_ways(lambda case: case.web != "http", lambda case: case.web != "http" and not needs_certificate(case))
+        self.both_ways(lambda case: case.web != "http" and not needs_certificate(case))
         # Now nobody connects by TLS without a pinned certificate.
         self.gateway.stop()
         self.gateway.configure("required")
         self.gateway.start()
-        for product in self.products:
-            self.they_send(product, needs_certificate)
+        self.both_ways(needs_certificate)
 
-    def both_ways(self, ours, theirs=None):
+    def both_ways(self, chosen):
         for product in self.products:
             began = time.monotonic()
-            self.we_send(product, ours)
-            self.they_send(product, theirs or ours)
+            self.we_send(product, chosen)
+            self.they_send(product, chosen)
             print(f"{product.title}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
 
     def start_products(self, work):

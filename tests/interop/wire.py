@@ -1,6 +1,7 @@
 """What the Python peers share: loopback HTTP and HTTPS servers, a POST, and the three paths that every peer answers.
 
-    POST /as2    an AS2 message; what the peer made of it goes to HOME/in/<AS2-To, percent-encoded>.json and .payload
+    POST /as2    an AS2 message; what the peer made of it goes to HOME/in/<AS2-To, percent-encoded>.json and .payload.
+                 With ?early its asynchronous MDN goes before the answer, and once more after it
     POST /mdn    an asynchronous MDN
     POST /send   {"me", "to", "url", "file", …}: sends one message and answers with what came of it, as JSON
 """
@@ -124,9 +125,7 @@ class Peer:
             return header[1:-1].replace('\\"', '"').replace("\\\\", "\\")
         return header
 
-    def as2(self, headers, body, via):
-        if via["web"] == "basic" and value(headers, "Authorization") != CREDENTIALS:
-            return 401, [("WWW-Authenticate", 'Basic realm="peer"')], b""
+    def as2(self, headers, body, via, early):
         try:
             facts, payload, mdn, url = self.receive(headers, body)
         except Exception:
@@ -134,13 +133,18 @@ class Peer:
             return 500, [], b""
         self.note(headers, {**facts, "via": via}, payload)
         if mdn and url:
-            context = tls(self.home, "https", server=False)
+            mdn = mdn[0] + ([("Authorization", CREDENTIALS)] if via["web"] == "basic" else []), mdn[1]
+            context = tls(self.home, via["web"], server=False)
+            if early:
+                post(url, *mdn, context)
             threading.Thread(target=post, args=(url, *mdn, context), daemon=True).start()
         return (200, *mdn) if mdn and not url else (200, [], b"")
 
     def answer(self, path, headers, body, via):
-        if path == "/as2":
-            return self.as2(headers, body, via)
+        if via["web"] == "basic" and value(headers, "Authorization") != CREDENTIALS:
+            return 401, [("WWW-Authenticate", 'Basic realm="peer"')], b""
+        if path.startswith("/as2"):
+            return self.as2(headers, body, via, path.endswith("?early"))
         if path == "/mdn":
             self.waiting[self.name(value(headers, "AS2-To"))].put((headers, body))
             return 200, [], b""
