@@ -10,7 +10,7 @@ use super::{Change, Refusal, Result, edit, partners, stations};
 use crate::certificate::{Certificate, successors, taken_over};
 use crate::clock::{Millis, rfc3339};
 use crate::gateway::Core;
-use crate::hint::{command, option};
+use crate::hint::{command, listed, option};
 use crate::objects::Objects;
 use crate::partner::Partner;
 use crate::station::Station;
@@ -380,7 +380,7 @@ pub fn warnings(objects: &Objects) -> Vec<(String, String)> {
             "certificate {} takes over at {} and is not confirmed by {}",
             c.name,
             c.active_from,
-            missing.join(", ")
+            listed(missing.iter().map(String::as_str), "")
         );
         (!missing.is_empty()).then(|| (what, command("cert rollover", &c.owner, "")))
     });
