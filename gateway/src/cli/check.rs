@@ -61,13 +61,15 @@ pub(crate) fn run(ctx: &Ctx, args: &Check) -> Outcome {
         return Ok(DONE);
     }
     let findings = match Core::open(config.clone()) {
-        Ok(core) => health::check(&config, Ok(&core), "")?,
+        Ok(core) => health::check(&config, Some(&core))?,
         Err(error @ StartError::NotSetUp(_)) => {
             let hint = format!(
                 "{} sets one up; another is named with -c FILE or --data-dir DIR",
                 ctx.command("init")
             );
-            health::check(&config, Err(&error), &hint)?
+            let mut findings = health::check(&config, None)?;
+            findings.push(Finding::bad("data directory", error.to_string(), &hint));
+            findings
         }
         Err(error) => return Err(error.into()),
     };

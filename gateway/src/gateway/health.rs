@@ -61,7 +61,9 @@ impl Finding {
         }
     }
 
-    fn bad(name: &str, detail: impl Into<String>, hint: &str) -> Self {
+    /// Something that does not work.
+    #[must_use]
+    pub fn bad(name: &str, detail: impl Into<String>, hint: &str) -> Self {
         Finding {
             level: Level::Bad,
             name: name.to_owned(),
@@ -71,12 +73,11 @@ impl Finding {
     }
 }
 
-/// All that `check` looks at: what the configuration names, and the objects of the data directory if one could be opened; `set_up` is
-/// what to do where none is.
+/// All that `check` looks at: what the configuration names, and the objects of the data directory, if there is one.
 ///
 /// # Errors
 /// The journal's.
-pub fn check(config: &Config, opened: Result<&Core, &StartError>, set_up: &str) -> manage::Result<Vec<Finding>> {
+pub fn check(config: &Config, core: Option<&Core>) -> manage::Result<Vec<Finding>> {
     let file = config.file.as_ref();
     let file = file.map_or_else(|| "defaults only, no file".to_owned(), |file| file.display().to_string());
     let mut findings = vec![Finding::ok("configuration", file)];
@@ -84,13 +85,7 @@ pub fn check(config: &Config, opened: Result<&Core, &StartError>, set_up: &str) 
     let are_readable = tls.iter().all(|finding| finding.level == Level::Ok);
     findings.extend(tls);
     findings.extend(revoked_keys(config));
-    let core = match opened {
-        Ok(core) => core,
-        Err(error) => {
-            findings.push(Finding::bad("data directory", error.to_string(), set_up));
-            return Ok(findings);
-        }
-    };
+    let Some(core) = core else { return Ok(findings) };
     if are_readable && !config.as2.tls.listen.is_empty() {
         findings.push(match check_tls(core) {
             Ok(()) => Finding::ok("as2.tls", "certificate and key belong together"),
