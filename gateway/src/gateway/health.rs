@@ -261,9 +261,7 @@ fn contents(core: &Core) -> manage::Result<Vec<Finding>> {
     let all = objects(core)?;
     findings.extend(sealed(core, &all));
     findings.extend(expiry(core, &all));
-    for (what, hint) in rules::warnings(&core.config, &all, core.clock.now()) {
-        findings.push(Finding::warn("", what, &hint));
-    }
+    findings.extend(warnings(core, &all));
     Ok(findings)
 }
 
@@ -409,11 +407,15 @@ fn judge_objects(core: &Core) -> manage::Result<Vec<Finding>> {
         }
     }
     findings.extend(sealed(core, &all));
-    for (what, hint) in rules::warnings(&core.config, &all, core.clock.now()) {
-        findings.push(Finding::warn("", what, &hint));
-    }
+    findings.extend(warnings(core, &all));
     findings.insert(0, Finding::ok("objects", format!("{count} read")));
     Ok(findings)
+}
+
+/// What is legal among these objects and will not do its work.
+fn warnings(core: &Core, all: &Objects) -> impl Iterator<Item = Finding> + use<> {
+    let found = rules::warnings(&core.config, all, core.clock.now());
+    found.into_iter().map(|(what, hint)| Finding::warn("", what, &hint))
 }
 
 /// A key sealed under another master key is found here, not with the first message.

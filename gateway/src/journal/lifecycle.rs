@@ -36,21 +36,10 @@ macro_rules! held {
 pub(super) use held;
 
 /// An entry of a message that is not final, or of a held one, stays.
-macro_rules! free {
-    () => {
-        concat!(
-            "NOT EXISTS (SELECT 1 FROM message WHERE message.id = entry.message AND (finished IS NULL OR ",
-            held!(),
-            "))"
-        )
-    };
-}
-const FREE: &str = free!();
-
-/// This version of a name, if it left the view at ?5 and is free.
-const MAY_PURGE: &str = concat!(
-    "SELECT 1 FROM entry WHERE account = ?1 AND parent = ?2 AND name = ?3 AND version = ?4 AND noncurrent = ?5 AND ",
-    free!()
+const FREE: &str = concat!(
+    "NOT EXISTS (SELECT 1 FROM message WHERE message.id = entry.message AND (finished IS NULL OR ",
+    held!(),
+    "))"
 );
 
 /// At most ?7 current entries of the account ?1 behind the path ?2/?3, version ?4, and before ?5, made up to ?6.
@@ -177,7 +166,9 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn may_purge(&self, entry: &Entry) -> Result<bool> {
-        let mut query = self.db.prepare_cached(MAY_PURGE)?;
+        let sql =
+            format!("SELECT 1 FROM entry WHERE account = ?1 AND parent = ?2 AND name = ?3 AND version = ?4 AND noncurrent = ?5 AND {FREE}");
+        let mut query = self.db.prepare_cached(&sql)?;
         Ok(query.exists(params![entry.account, entry.parent, entry.name, entry.version, entry.noncurrent])?)
     }
 
