@@ -114,7 +114,7 @@ def kernels(bench):
     `openssl speed` of the system says for each, in series; by turns, since the machine is not equally fast all the time.
     """
     runs = max(bench.args.runs, 5)
-    results = by_turns(runs, ours=lambda: json.loads(output(bench.example, "speed", bench.place / "keys", bench.args.size, 1)),
+    results = by_turns(runs, ours=lambda: json.loads(output(bench.example, "speed", bench.place / "keys", bench.args.size)),
                        digest=lambda: openssl_speed("sha256"), encrypt=lambda: openssl_speed("aes-256-cbc"),
                        decrypt=lambda: openssl_speed("aes-256-cbc", "-decrypt"))
     digest, encrypt, decrypt = (median(results[what]) for what in ("digest", "encrypt", "decrypt"))

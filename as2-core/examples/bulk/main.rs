@@ -3,7 +3,7 @@
 //! `bulk compose KEYS PAYLOAD BODY` signs (SHA-256) as alice and encrypts (AES-256-CBC) to bob; writes BODY and BODY.headers.
 //! With `AS2_FUSED=off` in the environment, digest and cipher go one after the other.
 //! `bulk open KEYS BODY PAYLOAD` decrypts and verifies as bob. Both print the MIC.
-//! `bulk speed KEYS MIB RUNS` works from memory to memory in several ways by turns, see memory.rs; prints the medians as JSON.
+//! `bulk speed KEYS MIB` works from memory to memory in several ways, see memory.rs; prints their rates as JSON.
 //! KEYS is a directory with `alice.cer`, `alice.key`, `bob.cer`, `bob.key`: DER, the keys as unencrypted PKCS#8.
 
 // An example may read and write files; the library may not.
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         ["compose", keys, payload, body] => compose(Path::new(keys), Path::new(payload), Path::new(body)),
-        ["speed", keys, size, runs] => memory::speed(Path::new(keys), size, runs),
+        ["speed", keys, size] => memory::speed(Path::new(keys), size),
         ["open", keys, body, payload] => open(Path::new(keys), Path::new(body), Path::new(payload)),
         _ => Err("usage: bulk compose KEYS PAYLOAD BODY | bulk open KEYS BODY PAYLOAD | bulk speed KEYS MIB RUNS".into()),
     };

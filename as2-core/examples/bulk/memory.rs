@@ -64,8 +64,8 @@ struct Bench {
     body: Vec<u8>,
 }
 
-/// Gives for each way the medians in MB per CPU second of its busier thread and per second of wall time, as JSON.
-pub(super) fn speed(keys: &Path, size: &str, runs: &str) -> Result<String> {
+/// Gives for each way its rates in MB per CPU second of its busier thread and per second of wall time, as JSON.
+pub(super) fn speed(keys: &Path, size: &str) -> Result<String> {
     let (alice, bob) = (identity(keys, "alice")?, [identity(keys, "bob")?]);
     let mut bench = Bench {
         signers: [alice.certificate().clone()],
@@ -80,29 +80,20 @@ pub(super) fn speed(keys: &Path, size: &str, runs: &str) -> Result<String> {
     let mut body = Vec::with_capacity(bench.piece.len() * (bench.pieces as usize + 1));
     bench.headers = pack(&bench, Kernel::Fused, None, |out| body.extend_from_slice(out))?.headers;
     bench.body = body;
-    let mut costs = WAYS.map(|_| (Vec::new(), Vec::new()));
-    for _ in 0..runs.parse::<usize>()?.max(1) {
-        for ((cpu, wall), (name, way)) in costs.iter_mut().zip(WAYS) {
-            HELPED.store(0, Ordering::Release);
-            let began = (cpu_nanoseconds()?, Instant::now());
-            way(&bench)?;
-            wall.push(began.1.elapsed().as_secs_f64());
-            let own = cpu_nanoseconds()? - began.0;
-            while name.ends_with("helped") && HELPED.load(Ordering::Acquire) == 0 {
-                std::thread::yield_now();
-            }
-            cpu.push(own.max(HELPED.load(Ordering::Acquire)) as f64 / 1e9);
+    let rate = |seconds: f64| (bench.pieces * PIECE as u64) as f64 / 1e6 / seconds;
+    let mut rates = Vec::new();
+    for (name, way) in WAYS {
+        HELPED.store(0, Ordering::Release);
+        let began = (cpu_nanoseconds()?, Instant::now());
+        way(&bench)?;
+        let wall = began.1.elapsed().as_secs_f64();
+        let own = cpu_nanoseconds()? - began.0;
+        while name.ends_with("helped") && HELPED.load(Ordering::Acquire) == 0 {
+            std::thread::yield_now();
         }
+        let cpu = own.max(HELPED.load(Ordering::Acquire)) as f64 / 1e9;
+        rates.push(format!("\"{name}\": {{\"cpu\": {:.1}, \"wall\": {:.1}}}", rate(cpu), rate(wall)));
     }
-    let rate = |seconds: &mut Vec<f64>| {
-        seconds.sort_by(f64::total_cmp);
-        (bench.pieces * PIECE as u64) as f64 / 1e6 / seconds.get(seconds.len() / 2).copied().unwrap_or(f64::NAN)
-    };
-    let rates: Vec<String> = costs
-        .iter_mut()
-        .zip(WAYS)
-        .map(|((cpu, wall), (name, _))| format!("\"{name}\": {{\"cpu\": {:.1}, \"wall\": {:.1}}}", rate(cpu), rate(wall)))
-        .collect();
     Ok(format!("{{{}, \"supported\": {}}}", rates.join(", "), is_fused_supported()))
 }
 
