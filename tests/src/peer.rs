@@ -54,6 +54,17 @@ impl Identity {
     pub fn path(&self, file: &str) -> PathBuf {
         self.dir.path().join(file)
     }
+
+    /// The settings of a gateway with a TLS door at this port that shows it.
+    #[must_use]
+    pub fn door(&self, port: u16) -> [(&'static str, String); 3] {
+        let at = |file: &str| format!("\"file:{}\"", self.path(file).display());
+        [
+            ("as2.tls.listen", format!("[\"127.0.0.1:{port}\"]")),
+            ("as2.tls.cert", at("cert.pem")),
+            ("as2.tls.key", at("key.pem")),
+        ]
+    }
 }
 
 /// pyas2lib's side of a partnership.

@@ -227,12 +227,7 @@ impl Proxy {
 /// ALICE and BOB, who has a TLS door besides, and a proxy for ALICE who has the right password in one file and a wrong one in another.
 fn behind_a_proxy() -> Option<(Pair, Proxy, u16)> {
     let (tls, port) = (Identity::new("bob-tls"), free_port());
-    let at = |file: &str| format!("\"file:{}\"", tls.path(file).display());
-    let bob = Gateway::stopped(&[
-        ("as2.tls.listen", &format!("[\"127.0.0.1:{port}\"]")),
-        ("as2.tls.cert", &at("cert.pem")),
-        ("as2.tls.key", &at("key.pem")),
-    ]);
+    let bob = Gateway::stopped(&tls.door(port).each_ref().map(|(key, value)| (*key, value.as_str())));
     // What a shell says of proxies leads nowhere, and is not asked.
     let elsewhere = ["http_proxy", "https_proxy", "HTTPS_PROXY", "ALL_PROXY"];
     let elsewhere = elsewhere.map(|name| (name.to_owned(), "http://127.0.0.1:9".to_owned()));

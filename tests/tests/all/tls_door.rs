@@ -26,13 +26,9 @@ impl Scene {
     /// A gateway that knows no client's certificate yet, and the partner ALICE.
     fn new(client_auth: &str) -> Self {
         let (server, port) = (Identity::new("bob-tls"), free_port());
-        let at = |file: &str| format!("\"file:{}\"", server.path(file).display());
-        let gateway = Gateway::stopped(&[
-            ("as2.tls.listen", &format!("[\"127.0.0.1:{port}\"]")),
-            ("as2.tls.cert", &at("cert.pem")),
-            ("as2.tls.key", &at("key.pem")),
-            ("as2.tls.client_auth", &format!("\"{client_auth}\"")),
-        ]);
+        let door = server.door(port);
+        let [listen, cert, key] = door.each_ref().map(|(key, value)| (*key, value.as_str()));
+        let gateway = Gateway::stopped(&[listen, cert, key, ("as2.tls.client_auth", &format!("\"{client_auth}\""))]);
         gateway.start();
         let alice = Identity::new("alice");
         let certificate = alice.path("cert.pem").display().to_string();
@@ -220,13 +216,9 @@ fn the_tls_door_shows_a_renewed_certificate_without_a_restart() {
 fn the_end_of_our_own_tls_certificate_is_told_wherever_ends_are() {
     // Ten days.
     let (server, port) = (Identity::new("bob-tls"), free_port());
-    let at = |file: &str| format!("\"file:{}\"", server.path(file).display());
-    let gateway = Gateway::stopped(&[
-        ("as2.tls.listen", &format!("[\"127.0.0.1:{port}\"]")),
-        ("as2.tls.cert", &at("cert.pem")),
-        ("as2.tls.key", &at("key.pem")),
-        ("telemetry.listen", "\"127.0.0.1:0\""),
-    ]);
+    let door = server.door(port);
+    let [listen, cert, key] = door.each_ref().map(|(key, value)| (*key, value.as_str()));
+    let gateway = Gateway::stopped(&[listen, cert, key, ("telemetry.listen", "\"127.0.0.1:0\"")]);
     let due = |within: &str| gateway.cli(&["cert", "needs-renewal", "--within", within]);
     assert_eq!(due("5d").code, 0);
     let told = due("30d");

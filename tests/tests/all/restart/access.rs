@@ -80,14 +80,9 @@ fn bytes_of(method: &str, headers: &[(String, String)], length: usize, body: &[u
 fn only_the_pinned_client_certificate_learns_what_is_held() {
     let (server, alice, mallory) = (Identity::new("bob-tls"), Identity::new("alice-tls"), Identity::new("mallory-tls"));
     let tls = free_port();
-    let at = |file: &str| format!("\"file:{}\"", server.path(file).display());
-    let (listen, cert, key) = (format!("[\"127.0.0.1:{tls}\"]"), at("cert.pem"), at("key.pem"));
-    let settings = [
-        ("as2.tls.listen", listen.as_str()),
-        ("as2.tls.cert", &cert),
-        ("as2.tls.key", &key),
-        ("as2.tls.client_auth", "\"optional\""),
-    ];
+    let door = server.door(tls);
+    let [listen, cert, key] = door.each_ref().map(|(key, value)| (*key, value.as_str()));
+    let settings = [listen, cert, key, ("as2.tls.client_auth", "\"optional\"")];
     let pair = Pair::two_gateways();
     let payload = noise(SIZE, 32);
     let request = pair.captured("pinned.bin", &payload).with("ETag", "\"pinned.bin\"");
