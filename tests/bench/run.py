@@ -6,7 +6,8 @@ run.py [--target DIR] [--part NAME]... [--runs N] [options of the parts]
 Each part is a module beside this one, with a function `measure(bench)` that gives rows, and perhaps `options(parser)`. What a part
 leaves on the disk goes after it, or after the last one if it sets MANY_FILES: for five minutes an ext4 without a journal looks at
 every inode that was deleted before it makes a new file, which then costs the next part's servers up to half as much CPU again. For
-the same reason such a part does not begin sooner after the end of a former run.
+the same reason such a part does not begin sooner after the end of a former run, and what stands side by side in the place of a
+part (ours, each rival) gets block groups of its own: what one deletes while it works would cost the others.
 Prints a table and writes DIR/bench.json: an array of objects with part, name, unit, ours, rival, rival_value, ratio, goal, met,
 runs (measure.py, `row`, says what they mean). Every figure is the median of the runs; the last lines name the goals that were
 missed. Payloads are read warm. CPU seconds are user and system time; peak memory is the kernel's high-water mark (VmHWM).
@@ -18,6 +19,7 @@ import json
 import os
 import pathlib
 import shutil
+import subprocess
 import time
 
 import measure
@@ -53,6 +55,8 @@ def main():
         place = args.target / "bench" / name
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
+        # A hint for ext4 only (chattr(1), T); other file systems refuse it.
+        subprocess.run(["chattr", "+T", place], check=False, stderr=subprocess.DEVNULL)
         print(f"measuring {name} (load {os.getloadavg()[0]:.2f}) …", flush=True)
         rows += [{"part": name, **row} for row in known[name].measure(measure.Bench(args, place))]
         if getattr(known[name], "MANY_FILES", False):
