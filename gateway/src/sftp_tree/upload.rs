@@ -1,5 +1,8 @@
 //! A file being uploaded: into the spool, hashed on the way, decided about at CLOSE.
 
+mod quota;
+mod start;
+
 use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,13 +23,12 @@ use crate::gateway::Core;
 use crate::intake::{self, Arrived, Landed, Sign};
 use crate::journal::{UploadRow, UploadState, WaitReason};
 use crate::layout;
-use crate::message::State;
 use crate::storage::{Draft, Staged, StorageError};
+use quota::check_quotas;
+use start::{Start, TakenBack, exists};
 
 /// Free space is looked at again after so many bytes.
 const ROOM_EVERY: u64 = 8 << 20;
-/// Bytes copied at once of a file that is gone on with.
-const PIECE: usize = 256 * 1024;
 
 pub(super) struct Writing {
     core: Arc<Core>,
@@ -50,57 +52,6 @@ pub(super) struct Writing {
     room_checked: u64,
     /// Bytes of the user's other files in `send`, as of the last look.
     others: u64,
-}
-
-/// An accepted file that was taken back within its release delay, for as long as something is open that is to take its place. If
-/// nothing does, it is a message again.
-struct TakenBack {
-    core: Arc<Core>,
-    desk: Arc<Desk>,
-    row: UploadRow,
-    /// The upload has begun with a copy of it.
-    is_copied: bool,
-    /// Bytes were added to that: it was a beginning, and does not go out.
-    is_gone_on_with: bool,
-}
-
-impl TakenBack {
-    fn of(tree: &As2Tree, row: &UploadRow) -> Option<Self> {
-        (row.reason == WaitReason::TakenBack).then(|| {
-            tree.desk.hold_back(&row.store);
-            TakenBack {
-                core: Arc::clone(&tree.core),
-                desk: Arc::clone(&tree.desk),
-                row: row.clone(),
-                is_copied: false,
-                is_gone_on_with: false,
-            }
-        })
-    }
-
-    /// Bytes are written, in the place of all that was copied or behind it.
-    fn written(&mut self, anew: bool) {
-        self.is_copied &= !anew;
-        if self.is_copied && !std::mem::replace(&mut self.is_gone_on_with, true) {
-            let row = self.row.clone();
-            self.core.journal.write_then(
-                move |tx| tx.set_upload_reason(&row, WaitReason::GoneOnWith),
-                |told| {
-                    if let Err(error) = told {
-                        tracing::warn!(%error, "an upload that is gone on with may go out as it was");
-                    }
-                },
-            );
-        }
-    }
-}
-
-impl Drop for TakenBack {
-    fn drop(&mut self) {
-        if self.desk.end_hold(&self.row.store) && !self.is_gone_on_with {
-            intake::bring_back(&self.core, self.row.clone());
-        }
-    }
 }
 
 /// SHA-256 of everything written so far, as long as it comes in order.
@@ -205,62 +156,6 @@ impl Writing {
             may_restart,
             room_checked: 0,
         }
-    }
-
-    /// Looks again at what else of its user lies in `send`.
-    fn count_others(&mut self) -> Result<(), Fault> {
-        if self.quota() == 0 {
-            return Ok(());
-        }
-        let former = self.replaces.as_ref();
-        let name = former.map_or(&self.at.name, |row| &row.name);
-        let (taken, now) = self
-            .core
-            .journal
-            .read(|tx| {
-                let now = tx.own_uploads(&self.account, &self.at.station, &self.at.partner, name, &self.user)?;
-                Ok((tx.send_usage(&self.account, &self.user)?.1, now))
-            })
-            .map_err(failure)?;
-        // Another upload of the name may have ended meanwhile: what waits there now goes only if this one comes to wait there
-        // too, or goes on with it.
-        let waits = *name == self.at.name && layout::matches_any(name, &self.core.config.uploads.temp_names);
-        let goes = waits || former.is_some_and(|former| now.iter().any(|row| row.store == former.store));
-        let freed: u64 = if goes { now.iter().map(|row| row.size).sum() } else { 0 };
-        self.others = taken.saturating_sub(freed);
-        Ok(())
-    }
-
-    fn quota(&self) -> u64 {
-        self.core
-            .objects()
-            .user_of(&self.account, &self.user)
-            .map_or(0, |user| user.quota_bytes)
-    }
-
-    /// Whether this file may have `size` bytes beside the others of its user.
-    fn check_quota(&mut self, size: u64) -> Result<(), Fault> {
-        let quota = self.quota();
-        if quota == 0 || self.beside()?.saturating_add(size) <= quota {
-            return Ok(());
-        }
-        // Something may have been sent or removed since the last look.
-        self.count_others()?;
-        let beside = self.beside()?;
-        if beside.saturating_add(size) > quota {
-            return Err(over_quota(quota, beside));
-        }
-        Ok(())
-    }
-
-    /// Bytes of the user's other files.
-    fn beside(&mut self) -> Result<u64, Fault> {
-        let (_, live) = self.desk.live_total(&self.user);
-        // Looked at behind the above: one that has ended since then counts twice for a moment, and never not at all.
-        if self.live.is_stale() {
-            self.count_others()?;
-        }
-        Ok(self.others.saturating_add(live.saturating_sub(self.live.get())))
     }
 
     fn did(&self, kind: &'static str, bytes: u64, more: (&str, &str)) {
@@ -397,98 +292,10 @@ impl Writing {
     }
 }
 
-/// What an upload begins with.
-struct Start {
-    draft: Draft,
-    replaces: Option<UploadRow>,
-    taken_back: Option<TakenBack>,
-}
-
-impl Start {
-    fn of(tree: &As2Tree, at: &SendPath, how: &OpenHow) -> Result<Self, Fault> {
-        let fresh = |replaces: Option<UploadRow>| Start {
-            draft: tree.core.storage.draft(),
-            taken_back: replaces.as_ref().and_then(|row| TakenBack::of(tree, row)),
-            replaces,
-        };
-        match tree.sent(at)? {
-            Sent::Nothing if !how.create => Err(Fault::no_such_file()),
-            Sent::Nothing => Ok(fresh(None)),
-            Sent::Waits(_) | Sent::Message(_) if how.exclusive => Err(exists(at)),
-            Sent::Waits(row) if row.owner != tree.user && how.append => Err(Fault::PermissionDenied(format!(
-                "the {} that is there is another user's; upload yours whole",
-                at.name
-            ))),
-            Sent::Waits(row) if row.owner != tree.user => Ok(fresh(None)),
-            Sent::Waits(row) if how.truncate => Ok(fresh(Some(*row))),
-            Sent::Waits(row) => Self::go_on(tree, *row),
-            Sent::Message(message) => {
-                let mine = message.detail.user == tree.user && message.state == State::Queued;
-                let parked = if mine {
-                    intake::park_accepted(&tree.core, message.id.as_str()).map_err(failure)?
-                } else {
-                    None
-                };
-                match parked {
-                    Some(row) if how.truncate => Ok(fresh(Some(row))),
-                    Some(row) => Self::go_on(tree, row),
-                    // It would go on with bytes that are not its own any more.
-                    None if how.append || (how.read && !how.truncate) => {
-                        Err(Fault::PermissionDenied(format!("already accepted for sending as {}", message.id)))
-                    }
-                    None => Ok(fresh(None)),
-                }
-            }
-        }
-    }
-
-    fn go_on(tree: &As2Tree, row: UploadRow) -> Result<Self, Fault> {
-        let mut taken_back = TakenBack::of(tree, &row);
-        let draft = if row.state == UploadState::Part {
-            // Nobody was promised these bytes: they move, and a crash loses them.
-            tree.core.storage.resume(&row.store).or_else(|error| match error {
-                StorageError::Missing(_) | StorageError::Io { .. } => Ok(tree.core.storage.draft()),
-                other => Err(told(other)),
-            })?
-        } else {
-            copy(&tree.core, &row.store)?
-        };
-        if let Some(taken_back) = &mut taken_back {
-            taken_back.is_copied = true;
-        }
-        Ok(Start {
-            draft,
-            replaces: Some(row),
-            taken_back,
-        })
-    }
-}
-
 /// What becomes of an open upload whose name its user has removed: programs remove what they could not finish, and close it
 /// behind that (Go's deferred `Close`).
 fn removed() -> Fault {
     Fault::Failure("the file was removed while it was being written".to_owned())
-}
-
-/// What an OPEN with EXCL gets for a name that its user sees (sftp.md §4.8).
-fn exists(at: &SendPath) -> Fault {
-    Fault::Failure(format!("{} exists already", at.name))
-}
-
-/// A copy of durable bytes to go on with; the original stays until the copy is decided about.
-fn copy(core: &Core, key: &str) -> Result<Draft, Fault> {
-    let content = core.storage.open_staged(key).map_err(failure)?;
-    let mut draft = core.storage.draft();
-    let mut checked = 0;
-    let copied = content.for_each(PIECE, |piece| {
-        if draft.len() >= checked {
-            core.storage.check_room()?;
-            checked = draft.len() + ROOM_EVERY;
-        }
-        draft.append(piece)
-    });
-    copied.map_err(told)?;
-    Ok(draft)
 }
 
 fn check_size(core: &Core, size: u64) -> Result<(), Fault> {
@@ -498,43 +305,6 @@ fn check_size(core: &Core, size: u64) -> Result<(), Fault> {
     } else {
         Ok(())
     }
-}
-
-/// Whether the user may have this file in `send`; one that takes the place of its own former one is no new one. Looked at
-/// before anything is moved: a refusal leaves a part as it was.
-fn check_quotas(tree: &As2Tree, at: &SendPath, how: &OpenHow) -> Result<(), Fault> {
-    let objects = tree.core.objects();
-    let Some(user) = objects.user_of(&tree.account, &tree.user) else {
-        return Ok(());
-    };
-    if user.quota_files == 0 && user.quota_bytes == 0 {
-        return Ok(());
-    }
-    let (files, bytes) = tree
-        .core
-        .journal
-        .read(|tx| tx.send_usage(&tree.account, &tree.user))
-        .map_err(failure)?;
-    let (live_files, live_bytes) = tree.desk.live_total(&tree.user);
-    let former = match tree.sent(at)? {
-        Sent::Waits(row) if row.owner == tree.user => Some(row.size),
-        Sent::Message(message) if message.detail.user == tree.user && message.state == State::Queued => Some(message.size),
-        _ => None,
-    };
-    let quota = user.quota_files;
-    if quota > 0 && former.is_none() && files.saturating_add(live_files) >= quota {
-        return Err(Fault::Failure(format!("over the quota of {quota} files in send (quota_files)")));
-    }
-    let quota = user.quota_bytes;
-    let taken = bytes.saturating_add(live_bytes).saturating_sub(former.unwrap_or(0));
-    if quota > 0 && (taken >= quota || taken.saturating_add(how.declared_size.unwrap_or(0)) > quota) {
-        return Err(over_quota(quota, taken));
-    }
-    Ok(())
-}
-
-fn over_quota(quota: u64, taken: u64) -> Fault {
-    Fault::Failure(format!("over the quota of {quota} bytes in send (quota_bytes); {taken} are taken"))
 }
 
 /// A storage fault in words for the client.
