@@ -3,9 +3,10 @@
 use as2_core::message_id::bare;
 use rusqlite::{OptionalExtension as _, params};
 
+use super::contents::{Blob, file_name};
 use super::jobs::{JobKind, LEASE};
 use super::outbound::lane;
-use super::tree::{Blob, NewEntry, file_name};
+use super::tree::NewEntry;
 use super::{JournalError, Result, Tx};
 use crate::clock::{DAY, Millis};
 use crate::message::{Message, State};

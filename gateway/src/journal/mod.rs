@@ -8,6 +8,7 @@
 //! Other processes (the command line) write beside a server through the same verbs; [`Journal::version`] tells that
 //! something changed.
 
+mod contents;
 mod events;
 mod history;
 mod inbound;
@@ -19,6 +20,7 @@ mod outbound;
 mod recent;
 mod snapshot;
 mod tree;
+mod uploads;
 
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::panic::AssertUnwindSafe;
@@ -33,6 +35,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
+pub use contents::{Blob, blob_key, file_key, file_name, head_key, mdn_file, mdn_key};
 pub use history::Trimmed;
 pub use inbound::{Claim, Claimed, Filing, InboundRow};
 pub use jobs::{Job, JobKind, LEASE, Lane};
@@ -40,9 +43,8 @@ pub use lifecycle::{PurgeMark, SweepCount};
 pub use messages::MessageFilter;
 pub use outbound::{Accepted, Moved, NewUpload, Next, Revived, Settlement, lane};
 pub use snapshot::Snapshot;
-pub use tree::{
-    Blob, Entry, NewEntry, SendEntry, UploadRow, UploadState, WaitReason, blob_key, file_key, file_name, head_key, mdn_file, mdn_key,
-};
+pub use tree::{Entry, NewEntry, SendEntry};
+pub use uploads::{UploadRow, UploadState, WaitReason};
 
 /// How long a writer waits for another process's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(15);

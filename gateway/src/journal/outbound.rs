@@ -5,8 +5,10 @@ use std::time::Duration;
 use rusqlite::{OptionalExtension as _, params};
 use serde_json::json;
 
+use super::contents::Blob;
 use super::jobs::JobKind;
-use super::tree::{Blob, Entry, NewEntry, UploadRow, UploadState, WaitReason};
+use super::tree::{Entry, NewEntry};
+use super::uploads::{UploadRow, UploadState, WaitReason};
 use super::{JournalError, Result, Tx};
 use crate::clock::{Millis, compact, millis};
 use crate::config::show_duration;

@@ -847,7 +847,7 @@ fn the_same_payload_and_the_same_name_are_looked_up_in_an_index() {
 #[test]
 fn who_names_a_content_is_looked_up_in_indexes() {
     let (_dir, journal) = journal();
-    let plan = plan(&journal, &format!("SELECT {}", tree::NAMED), ["j:a"]);
+    let plan = plan(&journal, &format!("SELECT {}", contents::NAMED), ["j:a"]);
     let found = |index: &str| plan.iter().any(|step| step.contains(index));
     let indexes = ["entry_unpublished", "upload_store", "message_payload", "message_raw"];
     assert!(indexes.into_iter().all(found), "{plan:?}");
