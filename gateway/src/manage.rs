@@ -9,6 +9,7 @@ pub mod accounts;
 pub mod apply;
 pub mod backup;
 pub mod certificates;
+pub mod expiry;
 pub mod fields;
 pub mod host_keys;
 pub mod messages;
@@ -20,6 +21,7 @@ pub mod secrets;
 pub mod setup;
 pub mod stations;
 pub mod stores;
+pub mod switch;
 pub mod uploads;
 pub mod users;
 
@@ -462,6 +464,20 @@ pub fn with_changes(before: &Objects, changes: &[Change]) -> Objects {
     let mut after = before.clone();
     make_changes(&mut after, changes);
     after
+}
+
+/// Of several writes of one object only the last counts.
+fn last_of_each(changes: Vec<Change>) -> Vec<Change> {
+    let key = |change: &Change| match change {
+        Change::Put(object) => (object.kind(), object.account().to_owned(), object.name().to_owned()),
+        Change::Remove(kind, account, name) => (*kind, account.clone(), name.clone()),
+    };
+    let keys: Vec<_> = changes.iter().map(key).collect();
+    let numbered = changes.into_iter().enumerate();
+    numbered
+        .filter(|(n, _)| !keys[n + 1..].contains(&keys[*n]))
+        .map(|(_, change)| change)
+        .collect()
 }
 
 /// Makes changes to a snapshot.

@@ -17,8 +17,9 @@ use crate::config::parse_duration;
 use crate::event::NewEvent;
 use crate::gateway::Core;
 use crate::hint::{command, listed};
-use crate::manage::certificates::{self, For, Switch, Use, When, colons, day};
-use crate::manage::{Refusal, Result, accounts, objects, rollover, rules, stores};
+use crate::manage::certificates::{self, For, Use, colons, day};
+use crate::manage::switch::{Switch, When};
+use crate::manage::{Refusal, Result, accounts, expiry, objects, rollover, rules, stores, switch};
 use crate::objects::Objects;
 
 #[derive(Debug, Subcommand)]
@@ -320,7 +321,7 @@ async fn renew(
         at,
         name: new_name,
     };
-    let certificate = certificates::renew(core, &switch, key, ctx.dry_run()).await?;
+    let certificate = switch::renew(core, &switch, key, ctx.dry_run()).await?;
     switched(ctx, core, &certificate, name)?;
     ctx.printer.note(&format!(
         "send the new certificate to your partners: as2gate cert export {}",
@@ -355,7 +356,7 @@ async fn schedule(
         at: at.map_or(When::Now, When::At),
         name: wanted.as_deref(),
     };
-    let certificate = certificates::schedule(core, &switch, &new, ctx.dry_run()).await?;
+    let certificate = switch::schedule(core, &switch, &new, ctx.dry_run()).await?;
     switched(ctx, core, &certificate, name)
 }
 
@@ -384,18 +385,18 @@ fn guide(ctx: &Ctx, core: &Core, id: &str) -> Result<()> {
 
 fn needs_renewal(ctx: &Ctx, core: &Core, within: Duration) -> Outcome {
     let all = objects(core)?;
-    let due = certificates::due(&core.config, &all, core.clock.now(), millis(within));
+    let due = expiry::due(&core.config, &all, core.clock.now(), millis(within));
     let mut list = columns("nothing is due");
     due.iter()
-        .filter(|c| ctx.lists(&c.account) || certificates::is_own_tls(c))
+        .filter(|c| ctx.lists(&c.account) || expiry::is_own_tls(c))
         .for_each(|c| list.push(row(core, &all, c)));
     let nothing = list.is_empty();
     if !ctx.printer.quiet {
         ctx.printer.list(&list);
         // The others' commands are those of `cert`.
-        if let Some(own) = due.iter().find(|c| certificates::is_own_tls(c)) {
-            let hint = certificates::renewal(&core.config, own);
-            ctx.printer.note(&format!("note: {}: {hint}", certificates::label(own)));
+        if let Some(own) = due.iter().find(|c| expiry::is_own_tls(c)) {
+            let hint = expiry::renewal(&core.config, own);
+            ctx.printer.note(&format!("note: {}: {hint}", expiry::label(own)));
         }
     }
     Ok(if nothing { DONE } else { FAILED })
@@ -435,7 +436,7 @@ fn days_left(core: &Core, certificate: &Certificate) -> i64 {
 
 fn row(core: &Core, all: &Objects, certificate: &Certificate) -> Vec<Cell> {
     let mut used = rules::used_by(all, &certificate.account, &certificate.name);
-    if certificates::is_own_tls(certificate) {
+    if expiry::is_own_tls(certificate) {
         used.push("our HTTPS (as2.tls.listen)".to_owned());
     }
     if !certificate.replaces.is_empty() {

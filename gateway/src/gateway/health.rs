@@ -12,7 +12,7 @@ use crate::config::{Config, Secret, show_size};
 use crate::hint::quoted;
 use crate::journal::MessageFilter;
 use crate::manage::host_keys::HostKeyState;
-use crate::manage::{self, certificates, find, host_keys, objects, rules};
+use crate::manage::{self, certificates, expiry, find, host_keys, objects, rules};
 use crate::objects::Objects;
 use crate::sftp_tree::revoked;
 use crate::words;
@@ -268,13 +268,13 @@ fn contents(core: &Core) -> manage::Result<Vec<Finding>> {
 /// Certificates among these objects that end soon, and that of our HTTPS.
 fn expiry(core: &Core, all: &Objects) -> Vec<Finding> {
     let now = core.clock.now();
-    let due = certificates::due(&core.config, all, now, certificates::SOON_DAYS * DAY);
+    let due = expiry::due(&core.config, all, now, expiry::SOON_DAYS * DAY);
     // Objects that are over are among the warnings.
-    let told = due.iter().filter(|c| c.ends() >= now || certificates::is_own_tls(c));
+    let told = due.iter().filter(|c| c.ends() >= now || expiry::is_own_tls(c));
     let findings = told.map(|c| {
         let verb = if c.ends() < now { "expired" } else { "expires" };
-        let detail = format!("{} {verb} on {}", certificates::label(c), certificates::day(c.not_after));
-        Finding::warn("certificate", detail, &certificates::renewal(&core.config, c))
+        let detail = format!("{} {verb} on {}", expiry::label(c), certificates::day(c.not_after));
+        Finding::warn("certificate", detail, &expiry::renewal(&core.config, c))
     });
     findings.collect()
 }

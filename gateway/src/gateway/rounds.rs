@@ -33,7 +33,7 @@ const PUBLISH_SCAN: Duration = Duration::from_secs(1);
 const ORPHAN_SWEEP: Duration = Duration::from_secs(3600);
 const ORPHAN_AGE: Duration = Duration::from_secs(48 * 3600);
 /// Days before the end of a certificate at which it is counted, the longest first.
-const EXPIRY_DAYS: [i64; 2] = [manage::certificates::SOON_DAYS, 7];
+const EXPIRY_DAYS: [i64; 2] = [manage::expiry::SOON_DAYS, 7];
 /// How often the log names certificates that need somebody.
 const CERTIFICATE_WARNING: Duration = Duration::from_secs(24 * 3600);
 
@@ -85,7 +85,7 @@ pub(super) fn refresh_gauges(core: &Core, front: &sftp_front::Server) -> Result<
         core.metrics.set_queue_depth(state.as_str(), depth);
     }
     let (all, now) = (core.objects(), core.clock.now());
-    let due = manage::certificates::due(&core.config, &all, now, EXPIRY_DAYS[0] * DAY);
+    let due = manage::expiry::due(&core.config, &all, now, EXPIRY_DAYS[0] * DAY);
     for days in EXPIRY_DAYS {
         let within = due.iter().filter(|certificate| certificate.ends() <= now + days * DAY).count();
         core.metrics
@@ -181,7 +181,7 @@ pub(super) async fn sweep(core: Arc<Core>, mut stop: watch::Receiver<bool>) {
 /// Tells the log, once a day, what needs a new certificate and who has not taken ours (as2.md SEC13).
 fn warn_of_certificates(core: &Core) {
     let (all, now) = (core.objects(), core.clock.now());
-    for certificate in manage::certificates::due(&core.config, &all, now, EXPIRY_DAYS[0] * DAY) {
+    for certificate in manage::expiry::due(&core.config, &all, now, EXPIRY_DAYS[0] * DAY) {
         let day = manage::certificates::day(certificate.not_after);
         tracing::warn!(
             certificate = certificate.name,

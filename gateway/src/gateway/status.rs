@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Core, Listening, Started, is_served};
 use crate::clock::{DAY, Millis, rfc3339};
-use crate::manage::certificates::{SOON_DAYS, due, label};
+use crate::manage::expiry::{SOON_DAYS, due, label};
 use crate::manage::host_keys::HostKey;
 use crate::manage::{Result, host_keys, objects};
 use crate::message::State;

@@ -1,20 +1,16 @@
-//! Certificates: key pairs and trusted certificates, their import, their switch to a successor, their end.
-
-use std::borrow::Cow;
-use std::collections::BTreeSet;
+//! Certificates: key pairs and trusted certificates, their import and their use.
 
 use jiff::Timestamp;
-use keystore::{CertInfo, Imported, KeyPair, KeySpec};
+use keystore::{CertInfo, Imported, KeyPair};
 use zeroize::Zeroizing;
 
-use super::{Change, Object, Refusal, Result, accounts, edit, rollover, rules, stations};
-use crate::certificate::{Certificate, Purpose, taken_over};
-use crate::clock::{DAY, Millis, rfc3339};
-use crate::config::{Config, Secret};
+use super::switch::finalize;
+use super::{Change, Object, Refusal, Result, accounts, edit, last_of_each, rollover, rules, stations};
+use crate::certificate::{Certificate, Purpose};
+use crate::clock::Millis;
 use crate::gateway::Core;
 use crate::hint::{listed, option};
 use crate::objects::{ObjectKind, Objects};
-use crate::partner::Partner;
 use crate::words;
 
 /// A file with a certificate, as somebody gives it. No `Debug`: it may hold a key.
@@ -68,7 +64,7 @@ impl NewCertificate {
     }
 
     /// The certificates, and the key pair if there has to be one.
-    fn read(&self, with_private: bool) -> Result<(Option<KeyPair>, Trusted)> {
+    pub(super) fn read(&self, with_private: bool) -> Result<(Option<KeyPair>, Trusted)> {
         if !with_private {
             return self.trusted().map(|chain| (None, chain));
         }
@@ -353,7 +349,7 @@ pub async fn add(core: &Core, account: Option<&str>, name: &str, new: &NewCertif
             For::Https => (Purpose::Https, ""),
             For::Purpose(purpose) => (*purpose, ""),
         };
-        let mut changes = settle(objects, &account, core.clock.now());
+        let mut changes = finalize(objects, &account, core.clock.now());
         let objects = &super::with_changes(objects, &changes);
         let certificate = match &pair {
             Some(pair) => with_key(core, (&account, name), purpose, owner, pair)?,
@@ -400,290 +396,6 @@ fn give(core: &Core, objects: &Objects, account: &str, certificate: &Certificate
     }
 }
 
-/// Time that partners get to take a station's next certificate, unless told otherwise.
-const NOTICE: Millis = 14 * DAY;
-/// So long ago is now all the same: somebody has typed the time, or another machine's clock has given it.
-const PAST: Millis = 10 * 60_000;
-/// Expiry is mentioned so many days before.
-pub const SOON_DAYS: i64 = 30;
-
-/// When a switch happens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum When {
-    /// At once.
-    Now,
-    /// At this time.
-    At(Timestamp),
-    /// After two weeks' notice, and before the old one expires.
-    AfterNotice,
-}
-
-impl When {
-    fn resolve(self, now: Millis, old: &Certificate) -> Millis {
-        match self {
-            When::Now => now,
-            When::At(at) => at.as_millisecond(),
-            When::AfterNotice => now
-                .saturating_add(NOTICE)
-                .min(old.not_after.saturating_mul(1000).saturating_sub(DAY))
-                .max(now),
-        }
-    }
-}
-
-/// Plans the switch from a certificate to its successor, or makes it at once.
-pub struct Switch<'a> {
-    /// Of this account.
-    pub account: Option<&'a str>,
-    /// The certificate to be replaced.
-    pub old: &'a str,
-    /// When.
-    pub at: When,
-    /// The successor's name; `None` makes one.
-    pub name: Option<&'a str>,
-}
-
-/// Replaces a certificate by one from a file.
-///
-/// # Errors
-/// When the old one is not there or unused, or the file cannot be used.
-pub async fn schedule(core: &Core, switch: &Switch<'_>, new: &NewCertificate, dry_run: bool) -> Result<Certificate> {
-    let before = super::objects(core)?;
-    let old = choose(&before, switch.account, switch.old)?;
-    let (pair, Trusted { leaf, others }) = new.read(old.sealed_key.is_some())?;
-    edit(core, dry_run, |objects| {
-        let old = choose(objects, switch.account, switch.old)?;
-        let successor = |name: &str| match &pair {
-            Some(pair) => with_key(core, (&old.account, name), old.purpose, &old.owner, pair),
-            None => trusted((&old.account, name), old.purpose, &old.owner, &leaf),
-        };
-        let (mut changes, new) = replace(core, objects, old, switch, &successor)?;
-        changes.extend(issuers(objects, &new, &others)?);
-        Ok((changes, new))
-    })
-    .await
-}
-
-/// Replaces a station's certificate by a new self-signed one with a new key.
-///
-/// # Errors
-/// When it is not there or belongs to no station.
-pub async fn renew(core: &Core, switch: &Switch<'_>, key: KeySpec, dry_run: bool) -> Result<Certificate> {
-    let before = super::objects(core)?;
-    let old = choose(&before, switch.account, switch.old)?;
-    let Some(station) = before.stations.get(&old.owner).filter(|_| old.sealed_key.is_some()) else {
-        let hint = format!("for a partner's: as2gate cert schedule {} --replace-with FILE --at TIME", old.name);
-        return Err(Refusal::failed(
-            "not-a-station",
-            format!("cannot renew {}", old.name),
-            "only a station's own certificate can be made anew",
-            hint,
-        ));
-    };
-    let pair = stations::make_pair(core, key, station)?;
-    edit(core, dry_run, |objects| {
-        let old = choose(objects, switch.account, switch.old)?;
-        let successor = |name: &str| with_key(core, (&old.account, name), old.purpose, &old.owner, &pair);
-        replace(core, objects, old, switch, &successor)
-    })
-    .await
-}
-
-fn replace(
-    core: &Core,
-    objects: &Objects,
-    old: &Certificate,
-    switch: &Switch<'_>,
-    successor: &dyn Fn(&str) -> Result<Certificate>,
-) -> Result<(Vec<Change>, Certificate)> {
-    let now = core.clock.now();
-    let at = switch.at.resolve(now, old);
-    if matches!(switch.at, When::At(_)) && at < now - PAST {
-        return Err(Refusal::invalid(
-            format!("cannot replace {}", old.name),
-            format!("{} is in the past", rfc3339(at)),
-            "--now makes the switch at once; else give a time to come",
-        ));
-    }
-    let name = match switch.name {
-        Some(name) => {
-            expect_free(objects, &old.account, name)?;
-            name.to_owned()
-        }
-        None => free_name(objects, &old.account, &successor_name(&old.name, at)),
-    };
-    let mut new = successor(&name)?;
-    worth_replacing(old, &new, at.max(now))?;
-    // Switches whose time has come are made final first, so that one certificate has at most one successor under way.
-    let mut changes = settle(objects, &old.account, now);
-    let settled = super::with_changes(objects, &changes);
-    if rules::used_by(&settled, &old.account, &old.name).is_empty() {
-        let hint = "as2gate cert add NAME --partner ID --file FILE adds one without replacing another";
-        return Err(Refusal::failed(
-            "not-in-use",
-            format!("cannot replace {}", old.name),
-            "nobody uses it",
-            hint,
-        ));
-    }
-    let planned = settled
-        .certificates
-        .values()
-        .filter(|c| c.account == old.account && c.replaces == old.name && !c.active_from.is_empty());
-    changes.extend(planned.map(|c| {
-        Certificate {
-            replaces: String::new(),
-            active_from: String::new(),
-            ..c.clone()
-        }
-        .into()
-    }));
-    new.replaces.clone_from(&old.name);
-    new.active_from = crate::clock::rfc3339(at);
-    let result = new.clone();
-    changes.push(new.into());
-    if at <= now {
-        let after = super::with_changes(objects, &changes);
-        changes.extend(settle(&after, &old.account, now));
-    }
-    Ok((last_of_each(changes), result))
-}
-
-/// Another certificate than the old one, and one that is still valid when it takes over.
-fn worth_replacing(old: &Certificate, new: &Certificate, at: Millis) -> Result<()> {
-    if new.fingerprint == old.fingerprint {
-        return Err(Refusal::invalid(
-            format!("cannot replace {}", old.name),
-            "the new certificate is the same as the old one",
-            "look whether it is the right file",
-        ));
-    }
-    if new.ends() <= at {
-        let why = format!(
-            "the new certificate expires on {}, and would take over at {}",
-            day(new.not_after),
-            crate::clock::rfc3339(at)
-        );
-        return Err(Refusal::invalid(
-            format!("cannot replace {}", old.name),
-            why,
-            "ask for one that is valid",
-        ));
-    }
-    Ok(())
-}
-
-/// `bigmart-enc` at a time in 2027 → `bigmart-enc-2027`; `alice-2026` → `alice-2027`.
-fn successor_name(old: &str, at: Millis) -> String {
-    let base = match old.rsplit_once('-') {
-        Some((base, year)) if year.len() == 4 && year.bytes().all(|b| b.is_ascii_digit()) => base,
-        _ => old,
-    };
-    let zoned = Timestamp::from_millisecond(at).map(|at| at.to_zoned(jiff::tz::TimeZone::UTC));
-    format!("{base}-{}", zoned.map_or(1970, |at| at.year()))
-}
-
-/// Makes past switches final: owners name the successor; the old one goes on to verify and decrypt beside it.
-pub(super) fn settle(objects: &Objects, account: &str, now: Millis) -> Vec<Change> {
-    settle_in(&mut objects.clone(), account, now)
-}
-
-/// The same, if one of these settings names a certificate: that is meant as it is, and no switch of the past goes on from it.
-pub(super) fn settle_for(settings: &[(String, String)], objects: &Objects, account: &str, now: Millis) -> Vec<Change> {
-    let names = |field: &str| field.ends_with("certificate") || field == "also_decrypt";
-    if settings.iter().any(|(field, _)| names(field)) {
-        settle(objects, account, now)
-    } else {
-        Vec::new()
-    }
-}
-
-/// The objects as they are once the switches are final whose time has come; until somebody changes something they are not
-/// written so.
-#[must_use]
-pub fn settled(objects: &Objects, now: Millis) -> Cow<'_, Objects> {
-    let due = |c: &&Certificate| c.takes_over_at().is_some_and(|at| at <= now);
-    let accounts: BTreeSet<&str> = objects.certificates.values().filter(due).map(|c| c.account.as_str()).collect();
-    if accounts.is_empty() {
-        return Cow::Borrowed(objects);
-    }
-    let mut state = objects.clone();
-    for account in accounts {
-        settle_in(&mut state, account, now);
-    }
-    Cow::Owned(state)
-}
-
-fn settle_in(state: &mut Objects, account: &str, now: Millis) -> Vec<Change> {
-    let objects = &*state;
-    let planned = |c: &&Certificate| c.account == account && c.takes_over_at().is_some();
-    // Each chain once, from the certificate in force at its start: of thousands few are to be replaced.
-    let replaced: BTreeSet<&str> = objects.certificates.values().filter(planned).map(|c| c.replaces.as_str()).collect();
-    let in_force = |name: &&str| objects.certificate(account, name).is_some_and(|c| c.takes_over_at().is_none());
-    let due: Vec<Certificate> = replaced
-        .into_iter()
-        .filter(in_force)
-        .flat_map(|name| taken_over(objects, account, name, now))
-        .cloned()
-        .collect();
-    let mut changes: Vec<Change> = Vec::new();
-    for successor in due {
-        let (old, new) = (&successor.replaces, &successor.name);
-        let mut step: Vec<Change> = vec![
-            Certificate {
-                replaces: String::new(),
-                active_from: String::new(),
-                ..successor.clone()
-            }
-            .into(),
-        ];
-        for station in state.stations.values().filter(|s| s.account == account && s.certificate == *old) {
-            let mut station = station.clone();
-            station.certificate.clone_from(new);
-            step.push(station.into());
-        }
-        for partner in state.partners.values().filter(|p| p.account == account) {
-            let changed = handed_on(partner, old, new);
-            if changed != *partner {
-                step.push(changed.into());
-            }
-        }
-        super::make_changes(state, &step);
-        changes.extend(step);
-    }
-    changes
-}
-
-/// A partner once one certificate has taken over from another.
-pub(super) fn handed_on(partner: &Partner, old: &str, new: &str) -> Partner {
-    let mut changed = partner.clone();
-    for list in [&mut changed.sign_certificate, &mut changed.https_certificate] {
-        if list.iter().any(|name| name == old) && !list.iter().any(|name| name == new) {
-            list.push(new.to_owned());
-        }
-    }
-    for single in [&mut changed.encrypt_certificate, &mut changed.client_certificate] {
-        if single == old {
-            new.clone_into(single);
-        }
-    }
-    changed
-}
-
-/// Of several writes of one object only the last counts.
-pub(super) fn last_of_each(changes: Vec<Change>) -> Vec<Change> {
-    let key = |change: &Change| match change {
-        Change::Put(object) => (object.kind(), object.account().to_owned(), object.name().to_owned()),
-        Change::Remove(kind, account, name) => (*kind, account.clone(), name.clone()),
-    };
-    let keys: Vec<_> = changes.iter().map(key).collect();
-    let numbered = changes.into_iter().enumerate();
-    numbered
-        .filter(|(n, _)| !keys[n + 1..].contains(&keys[*n]))
-        .map(|(_, change)| change)
-        .collect()
-}
-
 /// Removes an unused certificate, and the private key with it.
 ///
 /// # Errors
@@ -693,7 +405,7 @@ pub async fn remove(core: &Core, account: Option<&str>, name: &str, dry_run: boo
         let certificate = choose(objects, account, name)?;
         // A station decrypts with every key pair that belongs to it; only the one that signs is held, and a switch whose
         // time has come has let the old one go.
-        let mut changes = settle(objects, &certificate.account, core.clock.now());
+        let mut changes = finalize(objects, &certificate.account, core.clock.now());
         expect_unplanned(&super::with_changes(objects, &changes), &certificate.account, name)?;
         changes.push(Change::Remove(
             ObjectKind::Certificate,
@@ -733,104 +445,6 @@ fn expect_unplanned(settled: &Objects, account: &str, name: &str) -> Result<()> 
         return Ok(());
     };
     Err(Refusal::failed("in-use", format!("cannot remove certificate {name}"), why, hint))
-}
-
-/// Certificates in use that expire within a time and have no successor by then, the most urgent first.
-#[must_use]
-pub fn expiring(objects: &Objects, now: Millis, within: Millis) -> Vec<&Certificate> {
-    let soon = |c: &&Certificate| c.ends() <= now.saturating_add(within);
-    let mut found: Vec<&Certificate> = objects.certificates.values().filter(soon).collect();
-    if found.is_empty() {
-        return found;
-    }
-    let settled = settled(objects, now);
-    found.retain(|c| needed(&settled, c) && !succeeded(&settled, c));
-    found.sort_by_key(|certificate| certificate.not_after);
-    found
-}
-
-/// What stands for the name of the certificate that our HTTPS shows: it is no object, but what this setting names.
-const OWN_TLS: &str = "as2.tls.cert";
-
-/// [`expiring`], with the certificate of our HTTPS among them.
-#[must_use]
-pub fn due<'a>(config: &Config, objects: &'a Objects, now: Millis, within: Millis) -> Vec<Cow<'a, Certificate>> {
-    let own = own_tls(config).filter(|own| own.ends() <= now.saturating_add(within));
-    let others = expiring(objects, now, within).into_iter().map(Cow::Borrowed);
-    let mut found: Vec<_> = own.map(Cow::Owned).into_iter().chain(others).collect();
-    found.sort_by_key(|certificate| certificate.not_after);
-    found
-}
-
-/// The certificate that our HTTPS shows, if it is on and there is one to be read; else the door and `check` tell what is wrong.
-fn own_tls(config: &Config) -> Option<Certificate> {
-    let text = config
-        .as2
-        .tls
-        .cert
-        .as_ref()
-        .filter(|_| !config.as2.tls.listen.is_empty())?
-        .read()
-        .ok()?;
-    let chain = openssl::x509::X509::stack_from_pem(text.as_bytes()).ok()?;
-    trusted(("", OWN_TLS), Purpose::Https, "", &chain.first()?.to_der().ok()?).ok()
-}
-
-/// Whether it is the certificate that our HTTPS shows.
-#[must_use]
-pub fn is_own_tls(certificate: &Certificate) -> bool {
-    certificate.account.is_empty() && certificate.name == OWN_TLS
-}
-
-/// Its name for people.
-#[must_use]
-pub fn label(certificate: &Certificate) -> Cow<'_, str> {
-    if is_own_tls(certificate) {
-        return Cow::Borrowed("our HTTPS certificate (as2.tls.cert)");
-    }
-    Cow::Borrowed(&certificate.name)
-}
-
-/// What to do about its end.
-#[must_use]
-pub fn renewal(config: &Config, certificate: &Certificate) -> String {
-    if !is_own_tls(certificate) {
-        return format!("as2gate cert schedule {} --replace-with FILE --at TIME", certificate.name);
-    }
-    match (&config.as2.tls.cert, &config.as2.tls.key) {
-        (Some(Secret::File(cert)), Some(Secret::File(key))) => format!(
-            "put the renewed certificate into {} and its key into {}; they are taken up without a restart",
-            cert.display(),
-            key.display()
-        ),
-        _ => "set as2.tls.cert and as2.tls.key to the renewed certificate and its key, and restart the server".to_owned(),
-    }
-}
-
-/// Whether a switch is planned that comes in time, and to a certificate that is valid then.
-fn succeeded(settled: &Objects, old: &Certificate) -> bool {
-    let mut next = settled
-        .certificates
-        .values()
-        .filter(|c| c.account == old.account && c.replaces == old.name);
-    next.any(|c| c.takes_over_at().is_some_and(|at| at < old.ends() && at < c.ends()))
-}
-
-/// Whether somebody needs a certificate: one that counts only beside another that outlives it is not missed.
-fn needed(settled: &Objects, certificate: &Certificate) -> bool {
-    let (account, name) = (&certificate.account, &certificate.name);
-    let outlives = |other: &String| {
-        settled
-            .certificate(account, other)
-            .is_some_and(|other| other.not_after > certificate.not_after)
-    };
-    let relies = |list: &Vec<String>| list.contains(name) && !list.iter().any(outlives);
-    let mut stations = settled.stations.values().filter(|s| s.account == *account);
-    let mut partners = settled.partners.values().filter(|p| p.account == *account);
-    stations.any(|s| s.certificate == *name || s.also_decrypt.contains(name))
-        || partners.any(|p| {
-            p.encrypt_certificate == *name || p.client_certificate == *name || relies(&p.sign_certificate) || relies(&p.https_certificate)
-        })
 }
 
 /// `2028-11-21` of a time in unix seconds.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::certificates::{self, NewCertificate};
-use super::{Change, Refusal, Result, accounts, edit, fields, secrets, stations};
+use super::{Change, Refusal, Result, accounts, edit, fields, last_of_each, secrets, stations, switch};
 use crate::certificate::{Certificate, Purpose, in_force};
 use crate::gateway::Core;
 use crate::hint::{command, instead, option};
@@ -174,7 +174,7 @@ fn in_shared_space(ip: std::net::Ipv4Addr) -> bool {
 pub async fn set(core: &Core, account: Option<&str>, id: &str, settings: &[(String, String)], dry_run: bool) -> Result<Partner> {
     edit(core, dry_run, |objects| {
         let account = choose(objects, account, id)?.account.as_str();
-        let mut changes = certificates::settle_for(settings, objects, account, core.clock.now());
+        let mut changes = switch::finalize_for(settings, objects, account, core.clock.now());
         let objects = &super::with_changes(objects, &changes);
         let old = choose(objects, Some(account), id)?;
         let mut new = fields::assign(old, settings)?;
@@ -187,7 +187,7 @@ pub async fn set(core: &Core, account: Option<&str>, id: &str, settings: &[(Stri
         }
         if new.as2_id == old.as2_id {
             changes.push(new.clone().into());
-            return Ok((certificates::last_of_each(changes), new));
+            return Ok((last_of_each(changes), new));
         }
         refuse_known(objects, &old.account, &new.as2_id)?;
         secrets::rebind_passwords(&core.master, &mut new, &old.as2_id)?;
@@ -199,7 +199,7 @@ pub async fn set(core: &Core, account: Option<&str>, id: &str, settings: &[(Stri
             (ObjectKind::Partner, &old.as2_id),
             &new.as2_id,
         ));
-        Ok((certificates::last_of_each(changes), new))
+        Ok((last_of_each(changes), new))
     })
     .await
 }

@@ -5,8 +5,9 @@
 
 use serde::Serialize;
 
-use super::certificates::{self, choose, settle};
-use super::{Change, Refusal, Result, edit, partners, stations};
+use super::certificates::choose;
+use super::switch::finalize;
+use super::{Change, Refusal, Result, edit, last_of_each, partners, stations};
 use crate::certificate::{Certificate, successors, taken_over};
 use crate::clock::{Millis, rfc3339};
 use crate::gateway::Core;
@@ -311,8 +312,8 @@ pub async fn switch(core: &Core, account: Option<&str>, name: &str, at: Option<j
         };
         let mut changes: Vec<Change> = vec![new.clone().into()];
         let after = super::with_changes(objects, &changes);
-        changes.extend(settle(&after, &new.account, now));
-        Ok((certificates::last_of_each(changes), new))
+        changes.extend(finalize(&after, &new.account, now));
+        Ok((last_of_each(changes), new))
     })
     .await
 }
@@ -324,7 +325,7 @@ pub async fn switch(core: &Core, account: Option<&str>, name: &str, at: Option<j
 pub async fn cancel(core: &Core, account: Option<&str>, name: &str, dry_run: bool) -> Result<Certificate> {
     edit(core, dry_run, |objects| {
         let account = choose(objects, account, name)?.account.as_str();
-        let mut changes = settle(objects, account, core.clock.now());
+        let mut changes = finalize(objects, account, core.clock.now());
         let objects = &super::with_changes(objects, &changes);
         let planned = choose(objects, Some(account), name)?;
         if planned.takes_over_at().is_none() {
@@ -341,7 +342,7 @@ pub async fn cancel(core: &Core, account: Option<&str>, name: &str, dry_run: boo
             ..planned.clone()
         };
         changes.push(new.clone().into());
-        Ok((certificates::last_of_each(changes), new))
+        Ok((last_of_each(changes), new))
     })
     .await
 }

@@ -8,7 +8,7 @@ mod warnings;
 
 use jiff::Timestamp;
 
-use super::certificates::handed_on;
+use super::switch::handed_on;
 use super::{Change, Object, Refusal, Result};
 use crate::account::Account;
 use crate::certificate::{Certificate, Purpose};

@@ -3,7 +3,7 @@
 use keystore::{CertInfo, KeyPair, KeySpec, Subject, generate};
 
 use super::certificates::{self, NewCertificate};
-use super::{Change, Refusal, Result, accounts, edit, fields};
+use super::{Change, Refusal, Result, accounts, edit, fields, last_of_each, switch};
 use crate::certificate::{Certificate, Purpose, in_force};
 use crate::gateway::Core;
 use crate::hint::{command, instead, option};
@@ -122,7 +122,7 @@ pub(super) fn make_pair(core: &Core, key: KeySpec, station: &Station) -> Result<
 pub async fn set(core: &Core, account: Option<&str>, id: &str, settings: &[(String, String)], dry_run: bool) -> Result<Station> {
     edit(core, dry_run, |objects| {
         let account = choose(objects, account, id)?.account.as_str();
-        let mut changes = certificates::settle_for(settings, objects, account, core.clock.now());
+        let mut changes = switch::finalize_for(settings, objects, account, core.clock.now());
         let objects = &super::with_changes(objects, &changes);
         let old = choose(objects, Some(account), id)?;
         let new = fields::assign(old, settings)?;
@@ -139,7 +139,7 @@ pub async fn set(core: &Core, account: Option<&str>, id: &str, settings: &[(Stri
             expect_idle(core, old, "rename")?;
             changes.extend(rename(objects, old, &new)?);
         }
-        Ok((certificates::last_of_each(changes), new))
+        Ok((last_of_each(changes), new))
     })
     .await
 }

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use keystore::KeySpec;
 use keystore::ssh::{KeyFormat, KeyKind};
 
-use super::certificates::{For, NewCertificate, Switch, Use, When};
+use super::certificates::{For, NewCertificate, Use};
 use super::stations::NewStation;
+use super::switch::{Switch, When};
 use super::users::{KeySource, KeyWish};
 use super::*;
 use crate::clock::{Clock as _, DAY, ManualClock, Millis};
@@ -335,7 +336,7 @@ async fn a_switch_takes_over_when_its_time_comes() {
         at: When::At(at),
         name: Some("big-next"),
     };
-    let planned = certificates::schedule(&core, &switch, &foreign("big next"), false).await.unwrap();
+    let planned = switch::schedule(&core, &switch, &foreign("big next"), false).await.unwrap();
     assert_eq!((planned.replaces.as_str(), planned.owner.as_str()), ("big-2026", "BIG"));
     assert_eq!(
         objects(&core).unwrap().partner("acme", "BIG").unwrap().encrypt_certificate,
@@ -357,7 +358,7 @@ async fn a_switch_takes_over_when_its_time_comes() {
         at: When::Now,
         name: None,
     };
-    let third = certificates::schedule(&core, &switch, &foreign("big third"), false).await.unwrap();
+    let third = switch::schedule(&core, &switch, &foreign("big third"), false).await.unwrap();
     let now = objects(&core).unwrap();
     let partner = now.partner("acme", "BIG").unwrap();
     assert_eq!(partner.encrypt_certificate, third.name);
@@ -372,15 +373,11 @@ async fn a_switch_takes_over_when_its_time_comes() {
         at: When::Now,
         name: None,
     };
-    let renewed = certificates::renew(&core, &switch, KeySpec::EcP256, false).await.unwrap();
+    let renewed = switch::renew(&core, &switch, KeySpec::EcP256, false).await.unwrap();
     let now = objects(&core).unwrap();
     assert_eq!(now.stations["ALICE"].certificate, renewed.name);
     assert_eq!(now.certificate("acme", "alice-2026").unwrap().owner, "ALICE");
-    assert!(
-        certificates::expiring(&now, clock.now(), 400 * DAY)
-            .iter()
-            .any(|c| c.name == third.name)
-    );
+    assert!(expiry::expiring(&now, clock.now(), 400 * DAY).iter().any(|c| c.name == third.name));
 }
 
 #[tokio::test]
@@ -822,7 +819,7 @@ async fn switches_happen_in_the_order_of_their_moments() {
         clock.advance(std::time::Duration::from_millis((now - clock.now()).unsigned_abs()));
         // What counts before anybody changes anything is what is settled then.
         let pair = Partnership::resolve(&objects, &core.master, "ALICE", "BIG", now).unwrap();
-        let after = with_changes(&objects, &certificates::settle(&objects, "acme", now));
+        let after = with_changes(&objects, &switch::finalize(&objects, "acme", now));
         let later = Partnership::resolve(&after, &core.master, "ALICE", "BIG", now).unwrap();
         assert_eq!((pair.identities.len(), later.identities.len()), (3, 3));
         let recipient = |pair: &Partnership| pair.recipient.as_ref().unwrap().der().to_vec();

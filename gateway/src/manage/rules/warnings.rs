@@ -11,7 +11,8 @@ use crate::config::Config;
 use crate::hint::{command, option};
 use crate::layout::Place;
 use crate::login::LoginStep;
-use crate::manage::certificates::{day, settled};
+use crate::manage::certificates::day;
+use crate::manage::switch::finalized;
 use crate::objects::Objects;
 use crate::partner::Partner;
 use crate::url::Url;
@@ -42,7 +43,7 @@ pub fn warnings(config: &Config, objects: &Objects, now: Millis) -> Vec<Warning>
     look_alikes(objects, &mut found);
     let faulty: Vec<_> = objects.certificates.values().filter_map(|c| Some((c, fault(c, now)?))).collect();
     if !faulty.is_empty() {
-        let settled = settled(objects, now);
+        let settled = finalized(objects, now);
         for (certificate, fault) in faulty {
             if !used_by(&settled, &certificate.account, &certificate.name).is_empty() {
                 let switch = format!("as2gate cert schedule {} --replace-with FILE", certificate.name);

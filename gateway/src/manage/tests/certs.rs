@@ -121,7 +121,7 @@ fn to_day(clock: &ManualClock, day: u64) {
 
 fn expiring_names(core: &Core, within: i64) -> Vec<String> {
     let all = objects(core).unwrap();
-    let due = certificates::expiring(&all, core.clock.now(), within * DAY);
+    let due = expiry::expiring(&all, core.clock.now(), within * DAY);
     due.iter().map(|c| c.name.clone()).collect()
 }
 
@@ -160,7 +160,7 @@ async fn an_alarm_is_about_the_certificate_in_force() {
     let Place { core, clock, dir: _dir } = place().await;
     partner(&core, "BIG", made("big", 12).file()).await.unwrap();
     assert_eq!(expiring_names(&core, 30), ["big-2026"]);
-    certificates::schedule(&core, &switch("big-2026", "big-next", 2), &made("next", 20).file(), false)
+    switch::schedule(&core, &switch("big-2026", "big-next", 2), &made("next", 20).file(), false)
         .await
         .unwrap();
     assert!(expiring_names(&core, 15).is_empty(), "a switch is planned");
@@ -187,22 +187,22 @@ async fn an_alarm_is_about_the_certificate_in_force() {
 async fn a_switch_that_comes_too_late_silences_no_alarm() {
     let Place { core, dir: _dir, .. } = place().await;
     partner(&core, "BIG", made("big", 4).file()).await.unwrap();
-    certificates::schedule(&core, &switch("big-2026", "late", 6), &made("late", 400).file(), false)
+    switch::schedule(&core, &switch("big-2026", "late", 6), &made("late", 400).file(), false)
         .await
         .unwrap();
     assert_eq!(expiring_names(&core, 10), ["big-2026"]);
     // One that is over when it would begin.
     let short = made("short", 5).file();
-    let refused = certificates::schedule(&core, &switch("big-2026", "short", 6), &short, false)
+    let refused = switch::schedule(&core, &switch("big-2026", "short", 6), &short, false)
         .await
         .unwrap_err();
     assert!(refused.why.contains("2026-11-27"), "{refused}");
     let mut all = objects(&core).unwrap();
     let late = all.certificates.get_mut(&("acme".to_owned(), "late".to_owned())).unwrap();
     (late.active_from, late.not_after) = ("2026-11-25T00:00:00Z".to_owned(), START / 1000 + 86_400);
-    let due = certificates::expiring(&all, START, 3 * DAY);
+    let due = expiry::expiring(&all, START, 3 * DAY);
     assert!(due.is_empty(), "not within this time");
-    let due = certificates::expiring(&all, START, 10 * DAY);
+    let due = expiry::expiring(&all, START, 10 * DAY);
     assert_eq!(due.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["big-2026"]);
 }
 
@@ -210,7 +210,7 @@ async fn a_switch_that_comes_too_late_silences_no_alarm() {
 async fn a_further_certificate_leaves_encryption_to_the_one_in_force() {
     let Place { core, clock, dir: _dir } = place().await;
     partner(&core, "BIG", made("big", 4).file()).await.unwrap();
-    certificates::schedule(&core, &switch("big-2026", "big-next", 2), &made("next", 400).file(), false)
+    switch::schedule(&core, &switch("big-2026", "big-next", 2), &made("next", 400).file(), false)
         .await
         .unwrap();
     to_day(&clock, 5);
@@ -228,7 +228,7 @@ async fn a_further_certificate_leaves_encryption_to_the_one_in_force() {
 async fn a_setting_after_a_switch_counts_as_it_is_written() {
     let Place { core, clock, dir: _dir } = place().await;
     partner(&core, "BIG", made("big", 300).file()).await.unwrap();
-    certificates::schedule(&core, &switch("big-2026", "big-next", 2), &made("next", 400).file(), false)
+    switch::schedule(&core, &switch("big-2026", "big-next", 2), &made("next", 400).file(), false)
         .await
         .unwrap();
     to_day(&clock, 5);
@@ -246,7 +246,7 @@ async fn a_setting_after_a_switch_counts_as_it_is_written() {
 async fn what_partners_get_of_a_station_is_the_certificate_in_force() {
     let Place { core, clock, dir: _dir } = place().await;
     station(&core, "ALICE").await;
-    certificates::renew(&core, &switch("alice-2026", "second", 2), KeySpec::EcP256, false)
+    switch::renew(&core, &switch("alice-2026", "second", 2), KeySpec::EcP256, false)
         .await
         .unwrap();
     let profile = || {
@@ -313,7 +313,7 @@ async fn a_successor_that_cannot_encrypt_is_refused() {
     let ed = made("ed", 400).with(&ed);
     for (new, word) in [(file(&[&ed.certificate]), "Ed25519"), (named_file(None, PSS.to_owned()), "RSA-PSS")] {
         for days in [0, 2] {
-            let refused = certificates::schedule(&core, &switch("big-2026", "next", days), &new, false)
+            let refused = switch::schedule(&core, &switch("big-2026", "next", days), &new, false)
                 .await
                 .unwrap_err();
             assert!(refused.why.contains(word) && refused.why.contains("signs only"), "{refused}");
@@ -332,9 +332,7 @@ async fn a_successor_that_cannot_encrypt_is_refused() {
         .unwrap();
     }
     let good = made("next", 400).file();
-    certificates::schedule(&core, &switch("big-2026", "next", 2), &good, false)
-        .await
-        .unwrap();
+    switch::schedule(&core, &switch("big-2026", "next", 2), &good, false).await.unwrap();
 }
 
 #[tokio::test]
@@ -405,7 +403,7 @@ async fn a_next_certificate_is_not_removed_before_its_switch_is_called_off() {
     let Place { core, clock, dir: _dir } = place().await;
     station(&core, "ALICE").await;
     partner(&core, "BIG", made("big", 300).file()).await.unwrap();
-    certificates::renew(&core, &switch("alice-2026", "second", 2), KeySpec::EcP256, false)
+    switch::renew(&core, &switch("alice-2026", "second", 2), KeySpec::EcP256, false)
         .await
         .unwrap();
     let confirm = |name: &'static str, taken: bool| {
@@ -442,13 +440,13 @@ async fn a_next_certificate_is_not_removed_before_its_switch_is_called_off() {
     remove("second").await.unwrap();
 
     // The one before may go, once those who had taken it have taken the one after.
-    certificates::renew(&core, &switch("alice-2026", "third", 3), KeySpec::EcP256, false)
+    switch::renew(&core, &switch("alice-2026", "third", 3), KeySpec::EcP256, false)
         .await
         .unwrap();
     confirm("third", true).await;
     to_day(&clock, 4);
     remove("alice-2026").await.unwrap();
-    certificates::renew(&core, &switch("third", "fourth", 5), KeySpec::EcP256, false)
+    switch::renew(&core, &switch("third", "fourth", 5), KeySpec::EcP256, false)
         .await
         .unwrap();
     to_day(&clock, 6);
@@ -457,7 +455,7 @@ async fn a_next_certificate_is_not_removed_before_its_switch_is_called_off() {
     remove("third").await.unwrap();
 
     // A partner's, too.
-    certificates::schedule(&core, &switch("big-2026", "next", 9), &made("next", 400).file(), false)
+    switch::schedule(&core, &switch("big-2026", "next", 9), &made("next", 400).file(), false)
         .await
         .unwrap();
     let (code, _, hint) = remove("next").await.unwrap_err();
@@ -503,7 +501,7 @@ async fn our_tls_certificate_is_shown_with_its_issuers() {
         at: When::Now,
         ..switch("client", "client-next", 0)
     };
-    certificates::schedule(&core, &at_once, &new, false).await.unwrap();
+    switch::schedule(&core, &at_once, &new, false).await.unwrap();
     core.refresh_objects().unwrap();
     assert_eq!(shown(), [next.certificate, other]);
 }
@@ -534,7 +532,7 @@ async fn certificates_that_partners_may_refuse_are_told() {
 async fn a_time_in_the_past_replaces_no_certificate() {
     let Place { core, dir: _dir, .. } = place().await;
     partner(&core, "BIG", made("big", 400).file()).await.unwrap();
-    let refused = certificates::schedule(&core, &switch("big-2026", "next", -1), &made("next", 400).file(), false)
+    let refused = switch::schedule(&core, &switch("big-2026", "next", -1), &made("next", 400).file(), false)
         .await
         .unwrap_err();
     assert!(
@@ -571,7 +569,7 @@ async fn two_key_pairs_of_a_station_are_told_apart() {
     stations::add(&core, &new, false).await.unwrap();
     // Another key under the issuer and serial number of the first: messages name both by the same words.
     let same = with_its_key(&made("alice", 400).with(&ec_key()));
-    let refused = certificates::schedule(&core, &switch("alice-2026", "next", 2), &same, false)
+    let refused = switch::schedule(&core, &switch("alice-2026", "next", 2), &same, false)
         .await
         .unwrap_err();
     assert!(
@@ -585,7 +583,7 @@ async fn two_key_pairs_of_a_station_are_told_apart() {
         ..made("alice", 400)
     };
     let other = with_its_key(&other.with(&ec_key()));
-    certificates::schedule(&core, &switch("alice-2026", "next", 2), &other, false)
+    switch::schedule(&core, &switch("alice-2026", "next", 2), &other, false)
         .await
         .unwrap();
     // The same key in a certificate made anew under the old number is no matter: it opens what is for either.

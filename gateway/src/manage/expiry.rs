@@ -1,0 +1,110 @@
+//! The end of certificates: whose is near, who would miss it, and what to do.
+
+use std::borrow::Cow;
+
+use super::certificates::trusted;
+use super::switch::finalized;
+use crate::certificate::{Certificate, Purpose};
+use crate::clock::Millis;
+use crate::config::{Config, Secret};
+use crate::objects::Objects;
+
+/// Expiry is mentioned so many days before.
+pub const SOON_DAYS: i64 = 30;
+/// What stands for the name of the certificate that our HTTPS shows: it is no object, but what this setting names.
+const OWN_TLS: &str = "as2.tls.cert";
+
+/// Certificates in use that expire within a time and have no successor by then, the most urgent first.
+#[must_use]
+pub fn expiring(objects: &Objects, now: Millis, within: Millis) -> Vec<&Certificate> {
+    let soon = |c: &&Certificate| c.ends() <= now.saturating_add(within);
+    let mut found: Vec<&Certificate> = objects.certificates.values().filter(soon).collect();
+    if found.is_empty() {
+        return found;
+    }
+    let settled = finalized(objects, now);
+    found.retain(|c| needed(&settled, c) && !succeeded(&settled, c));
+    found.sort_by_key(|certificate| certificate.not_after);
+    found
+}
+
+/// [`expiring`], with the certificate of our HTTPS among them.
+#[must_use]
+pub fn due<'a>(config: &Config, objects: &'a Objects, now: Millis, within: Millis) -> Vec<Cow<'a, Certificate>> {
+    let own = own_tls(config).filter(|own| own.ends() <= now.saturating_add(within));
+    let others = expiring(objects, now, within).into_iter().map(Cow::Borrowed);
+    let mut found: Vec<_> = own.map(Cow::Owned).into_iter().chain(others).collect();
+    found.sort_by_key(|certificate| certificate.not_after);
+    found
+}
+
+/// The certificate that our HTTPS shows, if it is on and there is one to be read; else the door and `check` tell what is wrong.
+fn own_tls(config: &Config) -> Option<Certificate> {
+    let text = config
+        .as2
+        .tls
+        .cert
+        .as_ref()
+        .filter(|_| !config.as2.tls.listen.is_empty())?
+        .read()
+        .ok()?;
+    let chain = openssl::x509::X509::stack_from_pem(text.as_bytes()).ok()?;
+    trusted(("", OWN_TLS), Purpose::Https, "", &chain.first()?.to_der().ok()?).ok()
+}
+
+/// Whether it is the certificate that our HTTPS shows.
+#[must_use]
+pub fn is_own_tls(certificate: &Certificate) -> bool {
+    certificate.account.is_empty() && certificate.name == OWN_TLS
+}
+
+/// Its name for people.
+#[must_use]
+pub fn label(certificate: &Certificate) -> Cow<'_, str> {
+    if is_own_tls(certificate) {
+        return Cow::Borrowed("our HTTPS certificate (as2.tls.cert)");
+    }
+    Cow::Borrowed(&certificate.name)
+}
+
+/// What to do about its end.
+#[must_use]
+pub fn renewal(config: &Config, certificate: &Certificate) -> String {
+    if !is_own_tls(certificate) {
+        return format!("as2gate cert schedule {} --replace-with FILE --at TIME", certificate.name);
+    }
+    match (&config.as2.tls.cert, &config.as2.tls.key) {
+        (Some(Secret::File(cert)), Some(Secret::File(key))) => format!(
+            "put the renewed certificate into {} and its key into {}; they are taken up without a restart",
+            cert.display(),
+            key.display()
+        ),
+        _ => "set as2.tls.cert and as2.tls.key to the renewed certificate and its key, and restart the server".to_owned(),
+    }
+}
+
+/// Whether a switch is planned that comes in time, and to a certificate that is valid then.
+fn succeeded(settled: &Objects, old: &Certificate) -> bool {
+    let mut next = settled
+        .certificates
+        .values()
+        .filter(|c| c.account == old.account && c.replaces == old.name);
+    next.any(|c| c.takes_over_at().is_some_and(|at| at < old.ends() && at < c.ends()))
+}
+
+/// Whether somebody needs a certificate: one that counts only beside another that outlives it is not missed.
+fn needed(settled: &Objects, certificate: &Certificate) -> bool {
+    let (account, name) = (&certificate.account, &certificate.name);
+    let outlives = |other: &String| {
+        settled
+            .certificate(account, other)
+            .is_some_and(|other| other.not_after > certificate.not_after)
+    };
+    let relies = |list: &Vec<String>| list.contains(name) && !list.iter().any(outlives);
+    let mut stations = settled.stations.values().filter(|s| s.account == *account);
+    let mut partners = settled.partners.values().filter(|p| p.account == *account);
+    stations.any(|s| s.certificate == *name || s.also_decrypt.contains(name))
+        || partners.any(|p| {
+            p.encrypt_certificate == *name || p.client_certificate == *name || relies(&p.sign_certificate) || relies(&p.https_certificate)
+        })
+}
