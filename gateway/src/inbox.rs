@@ -5,8 +5,11 @@
 
 mod brake;
 mod check;
+mod files;
 mod mdns;
 mod names;
+mod receipt;
+mod refused;
 mod repeat;
 mod reply;
 mod restart;
@@ -289,7 +292,7 @@ async fn receive(core: &Arc<Core>, arrival: &Arrival, spool: Spool) -> Result<Re
     }
     let pair = match relationship(core, arrival) {
         Relationship::Known(pair) => pair,
-        Relationship::Unknown(from, to) => return reply::stranger(core, arrival, &from, &to).await,
+        Relationship::Unknown(from, to) => return refused::stranger(core, arrival, &from, &to).await,
         Relationship::Broken(lack) => return Err(lack.into()),
     };
     let Spool {
@@ -345,7 +348,7 @@ async fn take_in(core: &Arc<Core>, arrival: &Arrival, pair: Arc<Partnership>, bo
     let now = core.clock.now();
     let (message, receipt) = match new_message(arrival, &pair, sha256, len, now) {
         Ok(fields) => fields,
-        Err((message, error)) => return reply::refuse(core, &pair, arrival, *message, error, draft).await,
+        Err((message, error)) => return refused::refuse(core, &pair, arrival, *message, error, draft).await,
     };
     let mut taken = Taken {
         pair,
@@ -447,7 +450,7 @@ async fn checked(core: &Arc<Core>, taken: Taken) -> Result<Reply, FlowError> {
 
 /// Checks a claimed message in a task of its own: it must not stay claimed after a panic, nor after a fault of ours, which
 /// leaves it to the worker.
-async fn guarded(core: Arc<Core>, taken: Taken) -> Result<Option<reply::Mdn>, FlowError> {
+async fn guarded(core: Arc<Core>, taken: Taken) -> Result<Option<receipt::Mdn>, FlowError> {
     let taken = Arc::new(taken);
     let checking = tokio::spawn({
         let (core, taken) = (Arc::clone(&core), Arc::clone(&taken));

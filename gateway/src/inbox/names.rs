@@ -4,7 +4,7 @@
 use as2_core::{Error, ErrorKind};
 use unicode_normalization::UnicodeNormalization as _;
 
-use super::check::Part;
+use super::files::Part;
 use crate::clock::Millis;
 use crate::flow_error::FlowError;
 use crate::gateway::Core;

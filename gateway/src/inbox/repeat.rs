@@ -10,7 +10,9 @@ use as2_core::receipt::ReceiptRequest;
 use as2_core::{Error, ErrorKind};
 
 use super::check::{Found, brake, code_of, hold_back, note_security, open, trouble};
-use super::reply::{self, Says, keep_refused};
+use super::receipt::Says;
+use super::refused::keep_refused;
+use super::reply;
 use super::{Taken, checked, drop_staged};
 use crate::clock::Millis;
 use crate::flow_error::FlowError;
