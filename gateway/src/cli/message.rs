@@ -1,9 +1,10 @@
 //! `message`: what was sent and received.
 
-use std::collections::BTreeSet;
+mod follow;
+mod moves;
+
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use as2_core::for_people;
 use as2_core::headers::Headers;
@@ -11,24 +12,20 @@ use clap::Subcommand;
 use serde_json::{Map, Value, json};
 
 use super::error::{DONE, FAILED, PARTLY, REMOTE};
-use super::output::{Cell, Format, List, ROWS, facts, grouped, local, out, plain};
+use super::output::{Cell, List, ROWS, facts, grouped, local};
 use super::{Ctx, Outcome};
 use crate::clock::{Millis, millis, rfc3339};
 use crate::config::parse_duration;
-use crate::gateway::{Core, is_served};
+use crate::gateway::Core;
 use crate::journal::{Entry, MessageFilter};
 use crate::layout::{Area, send_dir};
 use crate::manage::certificates::day;
 use crate::manage::{Result, messages};
 use crate::message::{Attempt, Direction, Message, State};
 use crate::partner::MdnMode;
+use follow::{follow_all, follow_one};
+use moves::{Move, each};
 
-/// How often a follower looks.
-const LOOK: Duration = Duration::from_millis(100);
-/// A clock that was set back by less hides no event: 1 h in milliseconds.
-const CLOCK_STEP: i64 = 3_600_000;
-/// Work that is due later than this does not keep `--until-idle` waiting.
-const SOON: Millis = 5_000;
 /// Most rows of one list.
 const MAX_LIMIT: u32 = 100_000;
 
@@ -539,235 +536,6 @@ pub(crate) fn verdict(message: &Message) -> u8 {
         State::Failed | State::Held => REMOTE,
         _ => FAILED,
     }
-}
-
-async fn follow_one(ctx: &Ctx, core: &Arc<Core>, message: &Message, timeout: Option<Duration>) -> Outcome {
-    note_if_idle(ctx, core);
-    let began = Instant::now();
-    let mut cursor = core.journal.read(|tx| tx.events_before(message.created - CLOCK_STEP))?;
-    let mut shown = false;
-    loop {
-        let id = message.id.as_str();
-        let events = core.journal.read(|tx| tx.events(cursor, Some(id), Some("message."), 500))?;
-        cursor = events.last().map_or(cursor, |event| event.seq);
-        shown |= !events.is_empty();
-        print_events(ctx, core, &events);
-        let current = core.journal.read(|tx| tx.expect_message(id))?;
-        if current.state.is_final() || current.state == State::Held {
-            if !shown && !ctx.printer.quiet {
-                print_state(ctx, &current, core.clock.now());
-            }
-            return Ok(verdict(&current));
-        }
-        if timeout.is_some_and(|limit| began.elapsed() >= limit) {
-            return Ok(FAILED);
-        }
-        tokio::time::sleep(LOOK).await;
-    }
-}
-
-async fn follow_all(ctx: &Ctx, core: &Arc<Core>, until_idle: bool, timeout: Option<Duration>) -> Outcome {
-    note_if_idle(ctx, core);
-    let began = Instant::now();
-    let mut cursor = last_event(core)?;
-    loop {
-        // Asked before the events are read: what makes it idle is among them.
-        let idle = until_idle && is_idle(core)?;
-        let events = core.journal.read(|tx| tx.events(cursor, None, Some("message."), 500))?;
-        cursor = events.last().map_or(cursor, |event| event.seq);
-        let ours: Vec<_> = events.into_iter().filter(|event| ctx.lists(&event.account)).collect();
-        print_events(ctx, core, &ours);
-        if idle {
-            return Ok(DONE);
-        }
-        if timeout.is_some_and(|limit| began.elapsed() >= limit) {
-            return Ok(FAILED);
-        }
-        tokio::time::sleep(LOOK).await;
-    }
-}
-
-/// Without a server nothing moves: better said than waited for.
-fn note_if_idle(ctx: &Ctx, core: &Core) {
-    if !is_served(&core.config) {
-        ctx.printer.note("note: no server is running here; as2gate serve");
-    }
-}
-
-/// The newest event, found by halving: there may be millions.
-fn last_event(core: &Core) -> Result<i64> {
-    let after = |seq: i64| -> Result<Option<i64>> {
-        Ok(core
-            .journal
-            .read(|tx| tx.events(seq, None, None, 1))?
-            .first()
-            .map(|event| event.seq))
-    };
-    let (mut low, mut step) = (0, 1i64);
-    while let Some(found) = after(low + step - 1)? {
-        low = found;
-        step *= 2;
-    }
-    while step > 1 {
-        step /= 2;
-        if let Some(found) = after(low + step - 1)? {
-            low = found;
-        }
-    }
-    Ok(low)
-}
-
-/// Nothing is in work, and nothing is due within the next seconds.
-fn is_idle(core: &Core) -> Result<bool> {
-    let states = core.journal.read(|tx| tx.count_states(Millis::MAX))?;
-    if states
-        .iter()
-        .any(|(state, count)| *count > 0 && !state.is_final() && *state != State::Held)
-    {
-        return Ok(false);
-    }
-    let (jobs, oldest) = core.journal.read(|tx| tx.queue())?;
-    Ok(jobs == 0 || oldest.is_none_or(|due| due > core.clock.now() + SOON))
-}
-
-fn print_events(ctx: &Ctx, core: &Core, events: &[crate::event::Event]) {
-    if ctx.printer.quiet {
-        return;
-    }
-    for event in events {
-        let word = |name: &str| event.facts[name].as_str().unwrap_or_default().to_owned();
-        if ctx.printer.format == Format::Json {
-            let mut line = json!({ "time": rfc3339(event.at), "event": event.kind, "id": event.subject, "account": event.account });
-            if let (Some(line), Some(facts)) = (line.as_object_mut(), event.facts.as_object()) {
-                line.extend(facts.clone());
-            }
-            out(&line.to_string());
-            continue;
-        }
-        let digits = event.subject.rsplit('-').next().unwrap_or_default();
-        let code = if word("code").is_empty() {
-            String::new()
-        } else {
-            format!("  {}", word("code"))
-        };
-        let line = format!(
-            "{}  {digits}  {:<3}  {}  {}  {}  {}{code}",
-            local(event.at, core.clock.now()),
-            word("direction"),
-            word("station"),
-            word("partner"),
-            word("file"),
-            event.kind.trim_start_matches("message.")
-        );
-        out(&plain(&line));
-    }
-}
-
-fn print_state(ctx: &Ctx, message: &Message, now: Millis) {
-    if ctx.printer.format == Format::Json {
-        out(&object(message).to_string());
-    } else {
-        out(&plain(&format!(
-            "{}  {}  {}",
-            local(message.updated, now),
-            message.id.short(),
-            message.state
-        )));
-    }
-}
-
-/// What a person wants done with messages.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Move {
-    Retry,
-    Resend,
-    Cancel,
-}
-
-async fn each(ctx: &Ctx, core: &Arc<Core>, which: Which, what: Move) -> Outcome {
-    let chosen = chosen(ctx, core, &which, what)?;
-    if which.state.is_some() && chosen.len() > 1 {
-        ctx.confirm(&format!("{} messages; go on?", chosen.len()))?;
-    }
-    let mut results = Vec::new();
-    for message in &chosen {
-        let done = match what {
-            Move::Retry => messages::retry(core, message, ctx.dry_run()).await,
-            Move::Resend => messages::resend(core, message, ctx.dry_run()).await,
-            Move::Cancel => messages::cancel(core, message, ctx.dry_run()).await,
-        };
-        results.push(done.map(|after| {
-            let word = match what {
-                Move::Retry => {
-                    let what = if after.direction == Direction::In { "its MDN " } else { "" };
-                    format!("{what}{} out again now", ctx.tense("goes", "would go"))
-                }
-                Move::Resend if ctx.dry_run() => "would be sent anew".to_owned(),
-                Move::Resend => format!("sent anew as {}", after.id),
-                Move::Cancel => ctx.tense("cancelled", "would be cancelled").to_owned(),
-            };
-            (object(&after), ctx.would(format!("Message {}   {word}", message.id)))
-        }));
-    }
-    ctx.each_done("messages", which.state.is_none() && which.ids.len() == 1, results)
-}
-
-fn chosen(ctx: &Ctx, core: &Core, which: &Which, what: Move) -> Result<Vec<Message>> {
-    if let Some(state) = which.state {
-        let filter = MessageFilter {
-            account: ctx.account().map(str::to_owned),
-            direction: Some(Direction::Out),
-            state: Some(state),
-            partner: which.partner.clone(),
-            since: which.since.map(|span| core.clock.now() - millis(span)),
-            limit: MAX_LIMIT,
-            ..MessageFilter::default()
-        };
-        let mut found = core.journal.read(|tx| tx.messages(&filter))?;
-        if found.is_empty() {
-            messages::expect_names(core, ctx.account(), None, filter.partner.as_deref())?;
-        }
-        // What was dropped in an order goes out in it.
-        found.reverse();
-        if what != Move::Cancel {
-            leave_out_done(ctx, core, &mut found, what)?;
-        }
-        return Ok(found);
-    }
-    let mut seen = BTreeSet::new();
-    let mut found = Vec::new();
-    for id in &which.ids {
-        let message = messages::choose(core, ctx.account(), id)?;
-        if seen.insert(message.id.clone()) {
-            found.push(message);
-        }
-    }
-    Ok(found)
-}
-
-/// Of all messages in a state, nobody means those that would reach the partner twice.
-fn leave_out_done(ctx: &Ctx, core: &Core, found: &mut Vec<Message>, what: Move) -> Result<()> {
-    found.retain(|message| !message.is_test());
-    let Some(oldest) = found.first().map(|message| message.id.as_str().to_owned()) else {
-        return Ok(());
-    };
-    let anew = core.journal.read(|tx| tx.sent_anew_since(&oldest))?;
-    let mut leave_out = |is_left: &dyn Fn(&Message) -> bool, why: &str| {
-        let before = found.len();
-        found.retain(|message| !is_left(message));
-        match before - found.len() {
-            0 => {}
-            left => ctx.printer.note(&format!("left out: {left} {why}")),
-        }
-    };
-    leave_out(&|message| anew.contains_key(message.id.as_str()), "sent anew before");
-    if what == Move::Resend {
-        leave_out(
-            &|message| message.code == crate::code::NO_MDN,
-            "that the partner may have; ask it, then resend them by their ids",
-        );
-    }
-    Ok(())
 }
 
 #[cfg(test)]

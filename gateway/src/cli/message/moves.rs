@@ -1,0 +1,107 @@
+//! What a person wants done with messages, one or many.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::{MAX_LIMIT, Which, object};
+use crate::cli::{Ctx, Outcome};
+use crate::clock::millis;
+use crate::gateway::Core;
+use crate::journal::MessageFilter;
+use crate::manage::{Result, messages};
+use crate::message::{Direction, Message};
+
+/// What a person wants done with messages.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Move {
+    Retry,
+    Resend,
+    Cancel,
+}
+
+/// Does it to each of those that are meant.
+pub(super) async fn each(ctx: &Ctx, core: &Arc<Core>, which: Which, what: Move) -> Outcome {
+    let chosen = chosen(ctx, core, &which, what)?;
+    if which.state.is_some() && chosen.len() > 1 {
+        ctx.confirm(&format!("{} messages; go on?", chosen.len()))?;
+    }
+    let mut results = Vec::new();
+    for message in &chosen {
+        let done = match what {
+            Move::Retry => messages::retry(core, message, ctx.dry_run()).await,
+            Move::Resend => messages::resend(core, message, ctx.dry_run()).await,
+            Move::Cancel => messages::cancel(core, message, ctx.dry_run()).await,
+        };
+        results.push(done.map(|after| {
+            let word = match what {
+                Move::Retry => {
+                    let what = if after.direction == Direction::In { "its MDN " } else { "" };
+                    format!("{what}{} out again now", ctx.tense("goes", "would go"))
+                }
+                Move::Resend if ctx.dry_run() => "would be sent anew".to_owned(),
+                Move::Resend => format!("sent anew as {}", after.id),
+                Move::Cancel => ctx.tense("cancelled", "would be cancelled").to_owned(),
+            };
+            (object(&after), ctx.would(format!("Message {}   {word}", message.id)))
+        }));
+    }
+    ctx.each_done("messages", which.state.is_none() && which.ids.len() == 1, results)
+}
+
+fn chosen(ctx: &Ctx, core: &Core, which: &Which, what: Move) -> Result<Vec<Message>> {
+    if let Some(state) = which.state {
+        let filter = MessageFilter {
+            account: ctx.account().map(str::to_owned),
+            direction: Some(Direction::Out),
+            state: Some(state),
+            partner: which.partner.clone(),
+            since: which.since.map(|span| core.clock.now() - millis(span)),
+            limit: MAX_LIMIT,
+            ..MessageFilter::default()
+        };
+        let mut found = core.journal.read(|tx| tx.messages(&filter))?;
+        if found.is_empty() {
+            messages::expect_names(core, ctx.account(), None, filter.partner.as_deref())?;
+        }
+        // What was dropped in an order goes out in it.
+        found.reverse();
+        if what != Move::Cancel {
+            leave_out_done(ctx, core, &mut found, what)?;
+        }
+        return Ok(found);
+    }
+    let mut seen = BTreeSet::new();
+    let mut found = Vec::new();
+    for id in &which.ids {
+        let message = messages::choose(core, ctx.account(), id)?;
+        if seen.insert(message.id.clone()) {
+            found.push(message);
+        }
+    }
+    Ok(found)
+}
+
+/// Of all messages in a state, nobody means those that would reach the partner twice.
+fn leave_out_done(ctx: &Ctx, core: &Core, found: &mut Vec<Message>, what: Move) -> Result<()> {
+    found.retain(|message| !message.is_test());
+    let Some(oldest) = found.first().map(|message| message.id.as_str().to_owned()) else {
+        return Ok(());
+    };
+    let anew = core.journal.read(|tx| tx.sent_anew_since(&oldest))?;
+    let mut leave_out = |is_left: &dyn Fn(&Message) -> bool, why: &str| {
+        let before = found.len();
+        found.retain(|message| !is_left(message));
+        match before - found.len() {
+            0 => {}
+            left => ctx.printer.note(&format!("left out: {left} {why}")),
+        }
+    };
+    leave_out(&|message| anew.contains_key(message.id.as_str()), "sent anew before");
+    if what == Move::Resend {
+        leave_out(
+            &|message| message.code == crate::code::NO_MDN,
+            "that the partner may have; ask it, then resend them by their ids",
+        );
+    }
+    Ok(())
+}
