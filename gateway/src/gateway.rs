@@ -1,14 +1,14 @@
 //! The composition root: opens the backends, binds and opens the doors (`doors.rs`, `tls_door.rs`), starts the flows and what recurs
-//! (`rounds.rs`), and stops all of it again.
+//! (`rounds.rs`), and stops all of it again. `start.rs` looks at the data directory first.
 
 mod doors;
 pub mod health;
 mod rounds;
+mod start;
 pub mod status;
 mod tls_door;
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -16,12 +16,11 @@ use keystore::secret::MasterKey;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
-use crate::certificate::Certificate;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::helper::{Bound, SpareCores, Turns};
 use crate::inbox::Brake;
-use crate::journal::{Journal, JournalError, UploadState};
+use crate::journal::{Journal, JournalError};
 use crate::lifecycle::Rejections;
 use crate::message::Message;
 use crate::objects::Objects;
@@ -29,13 +28,15 @@ use crate::partnership::{Lack, Partnership, PartnershipCache};
 use crate::post::Poster;
 use crate::random::random;
 use crate::station::Station;
-use crate::storage::{self, Storage, StorageError};
+use crate::storage::Storage;
 use crate::telemetry::Registry;
 use crate::url::Url;
-use crate::{intake, manage, worker};
+use crate::{intake, worker};
 
 use doors::Doors;
 pub use doors::{Listening, ServeOptions, Started};
+pub use start::StartError;
+use start::{adopt_jobless, check_master_key, check_set_up, expect_own, forget_lost_parts, has_room, lock};
 pub(crate) use tls_door::check as check_tls;
 
 /// How long a stop waits for what is under way, and how much longer than for uploads.
@@ -77,97 +78,6 @@ pub struct Core {
     partnerships: PartnershipCache,
     wake_worker: Arc<Notify>,
     wake_publisher: Arc<Notify>,
-}
-
-/// Why the gateway cannot start: what, why, and what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// Another server has the data directory.
-    #[error("another as2gate server uses {0}")]
-    Locked(PathBuf),
-    /// The server that runs is of an older version, whose journal this one would bring up to date.
-    #[error("the server that is running is of an older version")]
-    OldServer,
-    /// The data directory was never set up.
-    #[error("{0} is not a data directory")]
-    NotSetUp(PathBuf),
-    /// This user may not look into the data directory.
-    #[error("cannot look into {0}: {1}")]
-    Unreadable(PathBuf, String),
-    /// Root works on the data directory of another user.
-    #[error("{0} belongs to user {1}, whose server could not read what root writes there")]
-    Foreign(PathBuf, u32),
-    /// The journal's file has nothing in it: what the data directory holds would pass for worth nothing.
-    #[error("the database {0} is empty")]
-    Emptied(PathBuf),
-    /// No room is left to open the journal: SQLite calls that an I/O error.
-    #[error("no room is left on the disk of {0}")]
-    Full(PathBuf),
-    /// The journal's word.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    /// The storage's word.
-    #[error(transparent)]
-    Storage(#[from] StorageError),
-    /// The keystore's word.
-    #[error("{0}")]
-    Key(String),
-    /// Certificate or key of the TLS listener.
-    #[error("{0}")]
-    Tls(String),
-    /// A host key that cannot be used.
-    #[error("{0}")]
-    HostKey(String),
-    /// A listener cannot be bound, or something else of the system.
-    #[error("{0}")]
-    Io(String),
-}
-
-impl StartError {
-    /// What to do next.
-    #[must_use]
-    pub fn hint(&self) -> &'static str {
-        match self {
-            StartError::Locked(_) => "stop the other server, or give this one its own --data-dir",
-            StartError::OldServer => "restart the server with this version first",
-            StartError::NotSetUp(_) => "`as2gate init` sets one up here; another is named with -c FILE or --data-dir DIR",
-            StartError::Unreadable(..) => "run it as the user to whom the data directory belongs",
-            StartError::Foreign(..) => "run it as that user: sudo -u NAME as2gate …",
-            StartError::Full(_) => "make room; nothing that was accepted is lost",
-            StartError::Journal(JournalError::Newer { .. } | JournalError::Unknown { .. }) => {
-                "install the as2gate version that wrote it, or restore a backup"
-            }
-            StartError::Emptied(_) => "restore a backup; to begin anew, remove the data directory and run `as2gate init`",
-            StartError::Journal(error) if is_damage(error) => {
-                "stop the server, keep a copy of the data directory, and restore a backup: as2gate restore --help"
-            }
-            StartError::Journal(_) => "look at the disk and the rights of the data directory; `as2gate doctor` checks the database",
-            StartError::Storage(_) => "look at the disk and the rights of the data directory",
-            StartError::HostKey(_) => {
-                "put it back from a backup; where its file is missing a new key is made, which every client has to be told of"
-            }
-            StartError::Key(_) => "look at master_key in the configuration and at the file's rights",
-            StartError::Tls(_) => "give as2.tls.cert and as2.tls.key files in PEM that belong together",
-            StartError::Io(why) if why.contains("Permission denied") => {
-                "ports below 1024 need root, CAP_NET_BIND_SERVICE or a socket of systemd; or set another: sftp.listen, as2.listen"
-            }
-            StartError::Io(why) if why.contains("not an address") => "write it like 0.0.0.0:2022 or [::]:2022",
-            StartError::Io(_) => "choose another address, or stop the program that uses it",
-        }
-    }
-}
-
-/// The file of the journal is not what SQLite wrote.
-fn is_damage(error: &JournalError) -> bool {
-    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
-    let JournalError::Sqlite(error) = error else { return false };
-    matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
-}
-
-/// Whether the disk has room for what opening a journal writes.
-fn has_room(data: &Path) -> bool {
-    const NEEDED: u64 = 1 << 20;
-    storage::free_bytes(data).is_ok_and(|free| free >= NEEDED)
 }
 
 /// A command that works on the data directory, beside a server or without one.
@@ -446,89 +356,5 @@ impl Running {
                 abort.abort();
             }
         }
-    }
-}
-
-/// Parts that were being resumed when the last server died went with its spool; nobody was promised them.
-fn forget_lost_parts(core: &Core) -> Result<(), StartError> {
-    let rows = core.journal.read(|tx| tx.all_uploads())?;
-    for row in rows
-        .into_iter()
-        .filter(|row| row.state == UploadState::Part && core.storage.open_staged(&row.store).is_err())
-    {
-        core.journal.write_blocking(move |tx| tx.remove_upload(&row))?;
-    }
-    Ok(())
-}
-
-/// A message in work that nobody would work on is a fault of ours, and not one to keep.
-async fn adopt_jobless(core: &Core) -> Result<(), StartError> {
-    let now = core.clock.now();
-    for id in core.journal.write(move |tx| tx.adopt_jobless(now)).await? {
-        tracing::warn!(id, "a message in work had no job; it has one now");
-    }
-    Ok(())
-}
-
-/// Whether somebody has set up the data directory, and this user gets at it.
-fn check_set_up(paths: &config::Paths) -> Result<(), StartError> {
-    match paths.db.try_exists() {
-        Ok(true) if is_empty(&paths.db) && is_empty(&paths.db.with_extension("db-wal")) => Err(StartError::Emptied(paths.db.clone())),
-        Ok(true) => Ok(()),
-        Ok(false) => Err(StartError::NotSetUp(paths.data.clone())),
-        Err(error) => Err(StartError::Unreadable(paths.data.clone(), error.to_string())),
-    }
-}
-
-/// What root makes, also the database's log, is closed to the user that the server runs as. The server itself may be root.
-fn expect_own(paths: &config::Paths) -> Result<(), StartError> {
-    use std::os::unix::fs::MetadataExt as _;
-    let owner = std::fs::metadata(&paths.db).map_or(0, |found| found.uid());
-    if owner != 0 && rustix::process::geteuid().is_root() {
-        return Err(StartError::Foreign(paths.data.clone(), owner));
-    }
-    Ok(())
-}
-
-fn is_empty(file: &Path) -> bool {
-    std::fs::metadata(file).map_or(true, |metadata| metadata.len() == 0)
-}
-
-/// Whether the master key is the one under which the private keys were sealed: with another one, every message would fail.
-fn check_master_key(core: &Core) -> Result<(), StartError> {
-    let objects = core.objects();
-    let mut sealed = objects.certificates.values().filter(|certificate| certificate.sealed_key.is_some());
-    let Some(first) = sealed.next() else { return Ok(()) };
-    let opens = |certificate: &Certificate| manage::stores::private_key(core, certificate).is_ok();
-    // A single one that is damaged is no reason to stand still.
-    if opens(first) || sealed.any(opens) {
-        return Ok(());
-    }
-    Err(StartError::Key(format!(
-        "the master key is not the one that sealed the private keys here; none of them opens, {} for one",
-        first.name
-    )))
-}
-
-/// Takes the data directory for this process.
-fn lock(config: &Config) -> Result<File, StartError> {
-    let paths = config.paths();
-    check_set_up(&paths)?;
-    let io = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
-            StartError::Unreadable(paths.data.clone(), error.to_string())
-        }
-        _ => StartError::Io(format!("cannot open {}: {error}", paths.lock.display())),
-    };
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&paths.lock)
-        .map_err(io)?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(StartError::Locked(paths.data)),
-        Err(error) => Err(io(error.into())),
     }
 }
