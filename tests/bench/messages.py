@@ -42,14 +42,14 @@ def options(parser):
 
 
 def measure(bench):
-    ceiling = os.cpu_count() / (3 * rsa_seconds())
     with Ours(bench, DELAY) as ours, Ours(bench, 0) as putting, Theirs(bench) as theirs:
         for side in (ours, putting, theirs):
             side.load(WARM_UP)
         count, runs = bench.args.messages, bench.args.runs
-        got = by_turns(runs, ours=lambda: ours.load(count), putting=lambda: putting.load(count), theirs=lambda: theirs.load(count),
+        got = by_turns(runs, rsa=rsa_seconds, ours=lambda: ours.load(count), putting=lambda: putting.load(count), theirs=lambda: theirs.load(count),
                        shipped=lambda: theirs.load(count // 4, outboxes=1))
         syncs = ours.syncs(count)
+    ceiling = os.cpu_count() / (3 * median(got["rsa"]))
     of = lambda figure, whose="theirs", rival=RIVAL, who="ours": {
         "ours": median(got[who], lambda load: load[figure]), "rival": rival,
         "rival_value": median(got[whose], lambda load: load[figure]), "runs": runs}
