@@ -41,8 +41,8 @@ pub(super) enum Sent {
 enum Renamed {
     /// A message: it got its final name.
     Complete,
-    /// It goes on waiting under the new name.
-    Parked,
+    /// It goes on waiting as it does, under the new name.
+    Waits,
     /// It was moved here, which is no upload.
     Ignored,
 }
@@ -211,9 +211,9 @@ impl As2Tree {
         let (mtime, size) = (seconds(row.updated), row.size);
         match self.renamed(&row, from, to) {
             Renamed::Complete => {}
-            Renamed::Parked => {
-                let reason = row.reason;
-                return intake::rename_waiting(&self.core, row.clone(), row, &to.name, UploadState::Parked, reason).map_err(unchanged);
+            Renamed::Waits => {
+                let (state, reason) = (row.state, row.reason);
+                return intake::rename_waiting(&self.core, row.clone(), row, &to.name, state, reason).map_err(unchanged);
             }
             Renamed::Ignored => {
                 let (user, from) = (&self.user, &from.path);
@@ -264,10 +264,13 @@ impl As2Tree {
         let from_temp = layout::matches_any(&from.name, &uploads.temp_names);
         let same_pair = from.station == to.station && from.partner == to.partner;
         let in_time = now(&self.core) - row.updated <= millis(uploads.rename_within);
-        if !same_pair || row.state == UploadState::Ignored || !uploads.rename_completes || !(in_time || to_temp) {
+        if same_pair && row.reason == WaitReason::Empty {
+            // No upload would mend that.
+            Renamed::Waits
+        } else if !same_pair || row.state == UploadState::Ignored || !uploads.rename_completes || !(in_time || to_temp) {
             Renamed::Ignored
         } else if to_temp || !from_temp || row.reason.looks_interrupted() {
-            Renamed::Parked
+            Renamed::Waits
         } else {
             Renamed::Complete
         }

@@ -1154,6 +1154,8 @@ fn an_operator_sees_and_releases_what_waits_in_send() {
     assert_eq!(row["code"], "temporary-name");
     assert!(row["reason"].as_str().unwrap().contains("temporary name") && row["age"].as_i64().unwrap() < 600);
     assert_eq!(waiting(alice, "touch.edi")["state"], "ignored");
+    pair.alice_user.ok(&[&format!("rename {SEND}/touch.edi {SEND}/touched.edi")]);
+    assert_eq!(waiting(alice, "touched.edi")["code"], "empty", "a new name is no other reason");
     let parked = alice.json(&["upload", "list", "--state", "parked", "--user", "alice-erp"]);
     assert_eq!(parked.as_array().unwrap().len(), 2);
     assert_eq!(alice.json(&["upload", "list", "--partner", "ALICE"]), Value::Array(Vec::new()));
@@ -1173,14 +1175,14 @@ fn an_operator_sees_and_releases_what_waits_in_send() {
     let parcel = pair.delivered("other.edi");
     assert_eq!(pair.fetch(&parcel), order(2));
     assert_eq!(parcel.sent["marks"], serde_json::json!(["released by an operator"]));
-    assert_eq!(pair.alice_user.ls(SEND), ["touch.edi"]);
+    assert_eq!(pair.alice_user.ls(SEND), ["touched.edi"]);
 
     // An empty file goes out where the partner may have one.
-    let refused = alice.cli(&["upload", "release", "touch.edi"]);
+    let refused = alice.cli(&["upload", "release", "touched.edi"]);
     assert!(refused.code == 4 && refused.stderr.contains("--allow-empty"), "{refused}");
     alice.ok(&["partner", "set", "BOB", "--allow-empty", "true"]);
-    alice.ok(&["upload", "release", "touch.edi"]);
-    assert_eq!(pair.fetch(&pair.delivered("touch.edi")), b"");
+    alice.ok(&["upload", "release", "touched.edi"]);
+    assert_eq!(pair.fetch(&pair.delivered("touched.edi")), b"");
     assert_eq!(alice.json(&["upload", "list"]), Value::Array(Vec::new()));
 }
 
