@@ -413,16 +413,26 @@ fn reject(message: &mut Message, error: &Error) {
             "the partner may use an old certificate of ours: send it what `{}` prints",
             command("station profile", &message.station, "")
         ),
-        ErrorKind::InsufficientMessageSecurity => format!(
-            "ask the partner to sign and encrypt, or allow what it does: {}",
-            command(
-                "partner set",
-                &message.partner,
-                "--require-signed false --require-encrypted false --legacy true"
-            )
-        ),
+        ErrorKind::InsufficientMessageSecurity => insufficient(&message.partner, &error.detail),
         _ => "the raw message is kept in raw-message; `as2gate inspect` opens it".to_owned(),
     };
+}
+
+/// What to do about too little security: no more is given up than the message lacks.
+fn insufficient(partner: &str, lack: &str) -> String {
+    let (wish, options) = match lack {
+        "neither signed nor encrypted" => ("sign and encrypt", "--require-signed false --require-encrypted false"),
+        "not signed" => ("sign", "--require-signed false"),
+        "not encrypted" => ("encrypt", "--require-encrypted false"),
+        "3DES is not allowed" => ("encrypt by AES", "--accept-3des true"),
+        "MD5 is not allowed" => ("sign by SHA-256", "--accept-md5 true"),
+        "SHA-1 is not allowed" | "SHA-224 is not allowed" => ("sign by SHA-256", "--legacy true"),
+        _ => return "ask the partner to sign by SHA-256 and to encrypt by AES".to_owned(),
+    };
+    format!(
+        "ask the partner to {wish}, or allow what it does: {}",
+        command("partner set", partner, options)
+    )
 }
 
 fn inbox_shelf(message: &Message) -> String {

@@ -191,6 +191,8 @@ fn less_security_than_agreed_is_told_with_a_mic() {
         let rows = stage.listed(&format!("<{id}@test>"));
         assert!(rows.iter().any(|row| row["code"] == "insufficient-message-security"), "{rows:#?}");
         assert!(rows.iter().all(|row| row["state"] == "rejected"), "{rows:#?}");
+        let cure = format!("as2gate partner set {id} {option} false");
+        assert!(rows[0]["hint"].as_str().unwrap().ends_with(&cure), "no more than that: {rows:#?}");
     }
 }
 
@@ -200,19 +202,23 @@ fn algorithms_that_were_not_agreed_are_too_little_security() {
     let content = payload();
     let mic = sha256(&content.text());
     let cases = [
-        ("old-digest", content.signed_with(&stage.partner, "sha1"), Some(mic.as_str())),
-        ("older-digest", content.signed_with(&stage.partner, "md5"), Some(mic.as_str())),
+        ("legacy", content.signed_with(&stage.partner, "sha1"), Some(mic.as_str())),
+        ("accept-md5", content.signed_with(&stage.partner, "md5"), Some(mic.as_str())),
         // Decided before any use of a key, so nothing is known of the content.
         (
-            "old-cipher",
+            "accept-3des",
             content.signed(&stage.partner).encrypted_with(&stage.ours, "-des3"),
             None,
         ),
     ];
-    for (name, entity, mic) in cases {
+    for (setting, entity, mic) in cases {
         let said = "processed/error: insufficient-message-security";
-        let request = entity.message(&format!("<{name}@test>"));
+        let id = format!("<{setting}@test>");
+        let request = entity.message(&id);
         refused(&stage, &request, said, "insufficient-message-security", true, mic);
+        let hint = stage.listed(&id)[0]["hint"].to_string();
+        assert!(hint.ends_with(&format!(" --{setting} true\"")), "the one setting that allows it: {hint}");
+        assert_eq!(hint.matches("--").count(), 1, "{hint}");
     }
 }
 
