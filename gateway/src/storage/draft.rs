@@ -248,12 +248,19 @@ impl Draft {
     /// Forces what is written to the disk; small drafts have nothing to force yet.
     ///
     /// # Errors
-    /// The disk's. A failed sync is never repeated on the same file: the draft is lost (R8).
-    pub fn sync(&self) -> Result<()> {
-        match &self.place {
-            DraftPlace::File { file, path } => file.sync_data().context(|| format!("cannot sync {}", path.display())),
-            DraftPlace::Memory(_) | DraftPlace::Gone => Ok(()),
+    /// The disk's. A failed sync is never repeated on the same file, since the kernel takes for written what it could not write:
+    /// the bytes are gone (R8).
+    pub fn sync(&mut self) -> Result<()> {
+        let DraftPlace::File { file, path } = &self.place else {
+            return Ok(());
+        };
+        let synced = file.sync_data().context(|| format!("cannot sync {}", path.display()));
+        if synced.is_err() {
+            let _ = fs::remove_file(path);
+            self.place = DraftPlace::Gone;
+            self.len = 0;
         }
+        synced
     }
 
     /// Makes the bytes durable under a name of our own.
@@ -326,9 +333,13 @@ impl Draft {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true).mode(0o600);
         let file = options.open(&path).context(|| format!("cannot make {}", path.display()))?;
-        let written = file.write_all_at(memory, 0).context(|| format!("cannot write {}", path.display()));
+        if let Err(error) = file.write_all_at(memory, 0) {
+            // What was taken stays where it is: a file that is cut off must not pass for it.
+            let _ = fs::remove_file(&path);
+            return Err(error).context(|| format!("cannot write {}", path.display()));
+        }
         self.place = DraftPlace::File { file, path };
-        written
+        Ok(())
     }
 }
 

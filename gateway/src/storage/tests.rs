@@ -86,6 +86,23 @@ fn a_dropped_draft_leaves_nothing() {
 }
 
 #[test]
+fn bytes_whose_sync_failed_are_never_promised() {
+    let (dir, storage) = storage();
+    let mut draft = storage.draft();
+    draft.append(&[7; 100_000]).unwrap();
+    let draft::DraftPlace::File { file, .. } = &mut draft.place else {
+        panic!("a large draft is in a file")
+    };
+    // A pipe cannot be synced (EINVAL).
+    let (reader, _writer) = std::io::pipe().unwrap();
+    *file = std::os::fd::OwnedFd::from(reader).into();
+    draft.sync().unwrap_err();
+    assert!(draft.is_empty(), "what is kept to be gone on with has none of them");
+    assert_eq!(draft.keep_as_part().unwrap().len, 0);
+    assert_eq!(std::fs::read_dir(dir.path().join("spool")).unwrap().count(), 0);
+}
+
+#[test]
 fn a_part_goes_on_where_it_stopped() {
     let (_dir, storage) = storage();
     let mut draft = storage.draft();
