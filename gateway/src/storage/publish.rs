@@ -136,7 +136,8 @@ impl Storage {
             Some(bytes) => replace_below(&target, |path| {
                 let mut options = fs::OpenOptions::new();
                 let mut file = options.write(true).create_new(true).mode(0o600).open(path)?;
-                file.write_all(&bytes)
+                // Nobody should find half of it, least of all once the disk has room again.
+                file.write_all(&bytes).inspect_err(|_| drop(fs::remove_file(path)))
             }),
             None => {
                 let source = self.file_of(&entry.store)?;
@@ -427,7 +428,7 @@ fn replace(target: &Path, make: impl Fn(&Path) -> io::Result<()>) -> io::Result<
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let beside = target.with_file_name(format!(".{}.new", super::draft::name()));
             make(&beside)?;
-            fs::rename(&beside, target)?;
+            fs::rename(&beside, target).inspect_err(|_| drop(fs::remove_file(&beside)))?;
             // Two names of one file: then the rename did nothing.
             match fs::remove_file(&beside) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
