@@ -254,6 +254,15 @@ impl Core {
         }
     }
 
+    /// Lets staged bytes go whose deciding transaction did not run: whoever sent them sends them again. Where it may have been
+    /// written after all, they stay until the orphan sweep.
+    pub(crate) fn let_go_undecided(&self, error: &JournalError, keys: &[String]) {
+        if matches!(error, JournalError::Closed) {
+            let is_unnamed = |key: &&String| matches!(self.journal.read(|tx| tx.names_store_key(key)), Ok(false));
+            keys.iter().filter(is_unnamed).for_each(|key| self.storage.discard(key));
+        }
+    }
+
     /// Loads the objects again if somebody changed them; true if so.
     pub(crate) fn refresh_objects(&self) -> Result<bool, JournalError> {
         if self.journal.version()? == self.objects().version {
@@ -338,9 +347,9 @@ impl Gateway {
 }
 
 impl Running {
-    /// Waits until it cannot go on: nothing can be decided any more, and so nothing promised.
+    /// Waits until it cannot go on: nothing can be decided any more, and so nothing promised, or a door or a round has ended by itself.
     pub async fn broken(&self) {
-        while !self.core.journal.has_stopped() {
+        while !self.core.journal.has_stopped() && !self.tasks.iter().any(JoinHandle::is_finished) {
             tokio::time::sleep(BROKEN_POLL).await;
         }
     }

@@ -85,6 +85,11 @@ pub fn waits(core: &Core, account: &str, partner: &str, name: &str, len: u64, si
 /// # Errors
 /// The journal's; then nothing was decided and the bytes are let go by the next sweep.
 pub fn land(core: &Core, file: Arrived, sign: Sign) -> Result<Landed, JournalError> {
+    let key = file.staged.key.clone();
+    decided(core, file, sign).inspect_err(|error| core.let_go_undecided(error, &[key]))
+}
+
+fn decided(core: &Core, file: Arrived, sign: Sign) -> Result<Landed, JournalError> {
     if let Some((state, reason)) = waits(core, &file.account, &file.partner, &file.name, file.staged.len, sign) {
         return wait(core, file, state, reason);
     }

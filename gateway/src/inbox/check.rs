@@ -48,8 +48,9 @@ pub(super) struct Checked {
 /// Checks a claimed message, files or rejects it, and gives back its MDN as header block and body.
 pub(super) async fn check(core: &Arc<Core>, taken: &Taken) -> Result<Option<Mdn>, FlowError> {
     let Checked { filing, at, delay } = examine(core, taken).await?;
-    let (message, mdn) = (filing.message.clone(), filing.mdn.clone());
-    core.journal.write_sure(move |tx| tx.file_message(filing, at)).await?;
+    let (message, mdn, parts) = (filing.message.clone(), filing.mdn.clone(), filing.staged_parts());
+    let filing = core.journal.write_sure(move |tx| tx.file_message(filing, at)).await;
+    filing.inspect_err(|error| core.let_go_undecided(error, &parts))?;
     filed(core, &message);
     if taken.is_sync() && taken.source.is_some() {
         hold_back(delay).await;

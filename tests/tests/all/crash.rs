@@ -252,6 +252,11 @@ sys.stdin.read()";
     let _ = holder.stdout.as_mut().unwrap().read(&mut [0; 6]).unwrap();
     answer(&mut first);
     drop(first);
+    // An upload that could not be decided about takes no room: its client comes again.
+    let local = alice.file("large.edi", &[b'x'; 100_000]);
+    let refused = pair.alice_user.run(&[&format!("put {} AS2/send/ALICE/BOB/large.edi", local.display())]);
+    assert_ne!(refused.code, 0, "{refused}");
+    assert_eq!(tests::files_below(&alice.path("data/store")), [""; 0]);
     // What became of the post could not be written, and then not that its job is nobody's any more: 15 s each, or more behind others.
     wait_within(Duration::from_secs(120), "the job to be given back in vain", || {
         alice.log().contains("cannot give a failed job back yet").then_some(())
