@@ -72,7 +72,7 @@ pub(crate) async fn run(ctx: &Ctx, args: Serve) -> Outcome {
             _ = int.recv() => break "SIGINT",
             () = running.broken() => {
                 // Whoever watches over it starts it anew, which takes up what was left.
-                tracing::error!("the journal is not written any more after a fault of ours; ending");
+                tracing::error!("the journal is not written any more, or a part of the server has ended, after a fault of ours; ending");
                 return Ok(FAILED);
             }
             _ = hup.recv() => tracing::warn!("SIGHUP: objects follow by themselves; restart to take a changed configuration"),
@@ -148,6 +148,8 @@ fn start_log(config: &Config, verbose: u8) -> Result<()> {
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // It would tell by a write to the same place, and panic where that fails: a full disk or a reader that has gone.
+        .log_internal_errors(false)
         .with_ansi(false);
     let started = match config.telemetry.log_format {
         LogFormat::Text => lines.try_init(),
@@ -177,6 +179,7 @@ pub(crate) fn log_to_stderr(verbose: u8) {
         let _ = tracing_subscriber::fmt()
             .with_env_filter(EnvFilter::new(level))
             .with_writer(std::io::stderr)
+            .log_internal_errors(false)
             .with_ansi(false)
             .try_init();
     }

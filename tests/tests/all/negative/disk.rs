@@ -2,6 +2,9 @@
 //! one, the watermark stands in for it, and the output says so.
 
 use std::fs;
+use std::process::Stdio;
+
+use tests::packets::{Packets, string};
 
 use super::*;
 
@@ -225,4 +228,65 @@ fn what_cannot_be_unpacked_for_want_of_room_is_never_receipted_as_good() {
     );
     assert!(hit.message.header("Content-Type").unwrap().starts_with("multipart/signed"));
     assert_eq!(disk.stage.listed("<async@test>")[0]["state"], "filed");
+}
+
+#[test]
+fn a_disk_that_runs_full_under_an_upload_turns_no_byte_into_a_zero() {
+    const BLOCK: usize = 32 << 10;
+    let disk = Disk::new();
+    if !disk.mounted {
+        return aloud("nothing was proven about a disk that runs full under an upload");
+    }
+    let (gate, user) = (&disk.stage.gate, &disk.stage.user);
+    let (dir, bytes) = (format!("AS2/send/{STATION}/{CRAFT}"), noise(5 * BLOCK - 100, 9));
+    let mut session = Packets::of(user);
+    let path = string(format!("{dir}/cut.edi").as_bytes());
+    let create = session.ask(3, &[&path, &0x1a_u32.to_be_bytes(), &0_u32.to_be_bytes()]);
+    let handle = string(&create.text());
+    let mut write = |n: usize| {
+        let (at, data) = ((n * BLOCK) as u64, string(&bytes[n * BLOCK..(n + 1) * BLOCK]));
+        session.ask(6, &[&handle, &at.to_be_bytes(), &data]).code().unwrap()
+    };
+    assert_eq!([write(0), write(1)], [0, 0]);
+    // The third does not fit into the memory of a small file any more, nor on the disk.
+    disk.fill(0);
+    assert_ne!(write(2), 0);
+    disk.make_room();
+    drop(session);
+    let kept = wait_for("what was taken to be kept", || user.size(&dir));
+    assert_eq!(kept, 2 * BLOCK as u64);
+
+    let local = gate.file("cut.edi", &bytes);
+    user.ok(&[&format!("reput {} {dir}/cut.edi", local.display())]);
+    let outbox = format!("AS2/outbox/{STATION}/{CRAFT}");
+    wait_for("the message to be on its way", || {
+        user.ls(&outbox).contains(&"cut.edi".to_owned()).then_some(())
+    });
+    assert!(user.get(&format!("{outbox}/cut.edi")) == bytes, "what arrives is what was uploaded");
+}
+
+#[test]
+fn a_log_that_cannot_be_written_ends_nothing() {
+    let stage = Stage::new(&[]);
+    assert_eq!(stage.gate.term(), 0);
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = stage.gate.command(&["serve"]);
+    let mut server = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(full).spawn().unwrap();
+    wait_for("the door", || std::net::TcpStream::connect(("127.0.0.1", stage.gate.as2_port)).ok());
+    for n in 0..30 {
+        let stranger = payload()
+            .signed(&stage.stranger)
+            .message(&format!("<{n}@test>"))
+            .with("AS2-From", "NOBODY");
+        let told = stranger.post(stage.gate.as2_port);
+        assert!(told.disposition().ends_with("unknown-trading-relationship"), "{n}: {}", told.text());
+    }
+    let local = stage.gate.file("a.edi", &order(1));
+    for n in 0..8 {
+        stage.user.put(&local, &format!("AS2/send/{STATION}/{CRAFT}/{n}.edi"));
+    }
+    assert!(server.try_wait().unwrap().is_none(), "it still runs");
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert_eq!(stage.gate.messages("out").len(), 8);
 }

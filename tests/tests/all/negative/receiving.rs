@@ -217,7 +217,10 @@ fn algorithms_that_were_not_agreed_are_too_little_security() {
         let request = entity.message(&id);
         refused(&stage, &request, said, "insufficient-message-security", true, mic);
         let hint = stage.listed(&id)[0]["hint"].to_string();
-        assert!(hint.ends_with(&format!(" --{setting} true\"")), "the one setting that allows it: {hint}");
+        assert!(
+            hint.ends_with(&format!(" --{setting} true\"")),
+            "the one setting that allows it: {hint}"
+        );
         assert_eq!(hint.matches("--").count(), 1, "{hint}");
     }
 }
