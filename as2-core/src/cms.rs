@@ -14,7 +14,7 @@ pub(crate) mod testkit;
 
 pub use compressed::{Compressor, Deflater, Inflater, compressed_prefix};
 pub use enveloped::{EnvelopePlan, Form, OpenPolicy, Opened, Opener, Sealer};
-pub use signed::{OpaqueVerifier, SignParams, SignatureFacts, Verified, p7s, p7s_len, peek, verify_detached};
+pub use signed::{OpaqueVerifier, SignParams, Verified, p7s, p7s_len, peek, verify_detached};
 
 /// Bytes of a message that are enough for [`content_type_of`].
 pub const CONTENT_TYPE_PREFIX: usize = 64;

@@ -1,6 +1,6 @@
 //! SignedData (RFC 5652 §5): the detached signature of `multipart/signed`, and the opaque form on receipt.
 //!
-//! Nothing that a message brings is trusted: certificates in it are listed, never used. Whoever signed is found among the
+//! Nothing that a message brings is trusted: certificates in it are stepped over. Whoever signed is found among the
 //! certificates that the caller pinned.
 
 mod attributes;
@@ -10,7 +10,7 @@ mod verify;
 
 pub use make::{SignParams, p7s, p7s_len};
 pub use opaque::OpaqueVerifier;
-pub use verify::{SignatureFacts, Verified, peek, verify_detached};
+pub use verify::{Verified, peek, verify_detached};
 
 /// Bytes of one detached signature.
 pub const MAX_P7S: usize = 1 << 20;

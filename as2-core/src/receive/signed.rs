@@ -94,7 +94,7 @@ impl Signed {
         let Signed { parts, line, .. } = self;
         let strict = parts.place.decrypted;
         let p7s = read_signature(&parts.signature, strict)?;
-        let digest = peek(&p7s)?.digest;
+        let digest = peek(&p7s)?;
 
         let policy = walk.job.policy;
         let taken = std::mem::replace(&mut parts.hashes, Hashes::new(&[])?).finish()?;

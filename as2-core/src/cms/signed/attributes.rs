@@ -1,4 +1,4 @@
-//! The signed attributes (RFC 5652 §11, RFC 6211) and their time.
+//! The signed attributes (RFC 5652 §11, RFC 6211), and how a time is written in them.
 
 use super::{MAX_ATTRIBUTES, MAX_SIGNATURE};
 use crate::cms::ber::{self, Element, Fault};
@@ -12,7 +12,6 @@ pub(super) const UTC_TIME_END: i64 = 2_524_608_000;
 pub(super) struct Attributes<'a> {
     pub(super) content_type: &'a [u8],
     pub(super) message_digest: Vec<u8>,
-    pub(super) signing_time: Option<i64>,
     pub(super) algorithms: Option<Algorithms<'a>>,
 }
 
@@ -41,7 +40,7 @@ impl<'a> Algorithms<'a> {
 impl<'a> Attributes<'a> {
     /// Each at most once and with one value; the first two must be there (RFC 5652 §11).
     pub(super) fn read(element: Element<'a>) -> Result<Self, Fault> {
-        let (mut content_type, mut message_digest, mut signing_time, mut algorithms) = (None, None, None, None);
+        let (mut content_type, mut message_digest, mut time, mut algorithms) = (None, None, None, None);
         let mut attributes = element.reader();
         let mut count = 0;
         while !attributes.is_empty() {
@@ -56,7 +55,7 @@ impl<'a> Attributes<'a> {
             let again = match kind {
                 oid::CONTENT_TYPE => content_type.replace(values.expect(ber::OID)?.body).is_some(),
                 oid::MESSAGE_DIGEST => message_digest.replace(values.octets(MAX_SIGNATURE)?).is_some(),
-                oid::SIGNING_TIME => signing_time.replace(values.next()?).is_some(),
+                oid::SIGNING_TIME => time.replace(values.next()?).is_some(),
                 oid::ALGORITHM_PROTECTION => algorithms.replace(Algorithms::read(&values.expect(ber::SEQUENCE)?)?).is_some(),
                 _ => continue,
             };
@@ -68,7 +67,6 @@ impl<'a> Attributes<'a> {
             (Some(content_type), Some(message_digest)) => Ok(Attributes {
                 content_type,
                 message_digest,
-                signing_time: signing_time.and_then(|time| unix_time(&time)),
                 algorithms,
             }),
             _ => Err(Fault::Bad("a signed attribute is missing")),
@@ -97,31 +95,6 @@ pub(super) fn utc_time(unix: i64) -> Result<String, Error> {
         year % 100,
         days + 1
     ))
-}
-
-/// Reads UTCTime or GeneralizedTime in whole seconds and UTC; none for other forms (RFC 5652 §11.3).
-pub(super) fn unix_time(element: &Element<'_>) -> Option<i64> {
-    let digits = element.body.strip_suffix(b"Z")?;
-    if !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let pairs: Vec<i64> = digits
-        .chunks_exact(2)
-        .map(|pair| i64::from(pair[0] - b'0') * 10 + i64::from(pair[1] - b'0'))
-        .collect();
-    let (year, rest) = match (element.id, digits.len()) {
-        (ber::UTC_TIME, 12) => (if pairs[0] < 50 { 2000 + pairs[0] } else { 1900 + pairs[0] }, &pairs[1..]),
-        (ber::GENERALIZED_TIME, 14) => (pairs[0] * 100 + pairs[1], &pairs[2..]),
-        _ => return None,
-    };
-    let &[month, day, hour, minute, second] = rest else { return None };
-    if !(1..=12).contains(&month) || !(1..=month_days(year, month)).contains(&day) || hour > 23 || minute > 59 || second > 60 {
-        return None;
-    }
-    // Leap years before the first of January; exact for every year of four digits.
-    let leaps = |year: i64| (year - 1) / 4 - (year - 1) / 100 + (year - 1) / 400;
-    let days = (year - 1970) * 365 + leaps(year) - leaps(1970) + (1..month).map(|month| month_days(year, month)).sum::<i64>() + day - 1;
-    Some(days * 86_400 + hour * 3600 + minute * 60 + second)
 }
 
 fn year_days(year: i64) -> i64 {

@@ -1,6 +1,6 @@
 //! SignedData that holds its content.
 
-use super::verify::{Verified, read_parts, unauthentic};
+use super::verify::{Verified, read_signer, unauthentic};
 use crate::algorithm::Digest;
 use crate::cert::Certificate;
 use crate::cms::ber::{self, Fault, Reader};
@@ -63,22 +63,22 @@ impl OpaqueVerifier {
                 let mut reader = Reader::new(&tail);
                 reader.close(base, inner)?;
                 reader.close(base, info)?;
-                let parts = read_parts(&mut reader)?;
+                let signer = read_signer(&mut reader)?;
                 reader.close(base, data)?;
                 reader.close(base, explicit)?;
                 reader.close(base, outer)?;
                 end_of_message(&reader)?;
-                Ok(parts)
+                Ok(signer)
             };
-            let parts = read().map_err(|fault: Fault| fault.into_error(ErrorKind::AuthenticationFailed))?;
+            let signer = read().map_err(|fault: Fault| fault.into_error(ErrorKind::AuthenticationFailed))?;
             let digests = state.hashers.drain(..).map(|hasher| Ok((hasher.digest(), hasher.finish()?)));
             let digests = digests.collect::<Result<Vec<_>, Error>>()?;
             // A signer's digest must be announced (RFC 5652 §5.1); one that is not cannot be verified in one pass.
             let announced = |name: Digest| digests.iter().any(|(digest, _)| *digest == name);
-            if !oid::digest_of(parts.signer.digest).is_none_or(announced) {
+            if !oid::digest_of(signer.digest).is_none_or(announced) {
                 return Err(unauthentic("the signer's digest was not announced"));
             }
-            parts.signer.verify(&digests, pinned, allowed)
+            signer.verify(&digests, pinned, allowed)
         })
     }
 

@@ -54,10 +54,7 @@ fn every_key_scheme_and_digest() {
                 let signature = sign(&params(identity, digest, *scheme), &text);
                 let pinned = [testkit::other().certificate().clone(), identity.certificate().clone()];
                 let verified = verify(&signature, &text, &pinned).unwrap();
-                assert_eq!(
-                    (verified.digest, verified.signing_time, verified.has_attributes),
-                    (digest, Some(NOW), true)
-                );
+                assert_eq!((verified.digest, verified.has_attributes), (digest, true));
                 assert_eq!(&verified.signer, identity.certificate());
             }
         }
@@ -100,22 +97,18 @@ fn failures_have_their_kinds() {
 #[test]
 fn what_a_signature_says() {
     let signature = sign(&params(testkit::rsa(), Digest::Sha384, SignatureScheme::RsaPss), b"text");
-    let facts = peek(&signature).unwrap();
+    assert_eq!(peek(&signature).unwrap(), Some(Digest::Sha384));
+    let has = |bytes: &[u8], part: &[u8]| memchr::memmem::find(bytes, part).is_some();
     let certificate = testkit::rsa().certificate();
-    assert_eq!(facts.digest, Some(Digest::Sha384));
-    assert_eq!(
-        facts.signer_issuer_serial,
-        Some((certificate.issuer_der().to_vec(), certificate.serial().to_vec()))
-    );
-    assert_eq!(
-        (facts.signing_time, facts.certificates),
-        (Some(NOW), vec![certificate.der().to_vec()])
-    );
+    let time = ber::tlv(ber::UTC_TIME, &[utc_time(NOW).unwrap()]);
+    assert!(has(&signature, certificate.der()) && has(&signature, &time));
     let bare = SignParams {
         include_certificate: false,
         ..params(testkit::rsa(), Digest::Sha256, SignatureScheme::RsaPkcs1)
     };
-    assert!(peek(&sign(&bare, b"text")).unwrap().certificates.is_empty());
+    let signature = sign(&bare, b"text");
+    assert!(!has(&signature, certificate.der()) && has(&signature, certificate.issuer_der()));
+    assert_eq!(peek(&signature).unwrap(), Some(Digest::Sha256));
     assert!(p7s(&bare, &[0; 20], NOW).is_err() && p7s(&bare, &[0; 32], UTC_TIME_END).is_err());
 }
 
@@ -187,6 +180,32 @@ fn protected_algorithms_are_held_against_those_used() {
 }
 
 #[test]
+fn no_signed_attribute_that_counts_stands_twice() {
+    let text = b"text";
+    let params = SignParams {
+        protect_algorithms: true,
+        ..params(testkit::rsa(), Digest::Sha256, SignatureScheme::RsaPkcs1)
+    };
+    let set = signed_attributes(&params, &crypto::hash(params.digest, text).unwrap(), NOW).unwrap();
+    let (mut members, mut once) = (Reader::new(&set).next().unwrap().reader(), Vec::new());
+    while !members.is_empty() {
+        once.push(members.next().unwrap().whole.to_vec());
+    }
+    let verify = |attributes: Vec<Vec<u8>>| {
+        let set = ber::set_of(ber::SET, attributes);
+        let value = crypto::hash(params.digest, &set).unwrap();
+        let signature = crypto::sign_digest(testkit::rsa().key(), params.scheme, params.digest, &value).unwrap();
+        let p7s = signed_data(&params, &set, &signature).unwrap();
+        verify(&p7s, text, &[testkit::rsa().certificate().clone()])
+    };
+    assert!(once.len() == 4 && verify(once.clone()).is_ok());
+    for again in &once {
+        let error = verify([&once[..], std::slice::from_ref(again)].concat()).unwrap_err();
+        assert!(error.detail.contains("twice"), "{}", error.detail);
+    }
+}
+
+#[test]
 fn we_accept_openssls() {
     let ec = testkit::ec(Nid::X9_62_PRIME256V1);
     let text = content(1000);
@@ -213,7 +232,7 @@ fn we_accept_openssls() {
         let p7s = bench.get("p7s");
         let verified = verify(&p7s, &text, &[identity.certificate().clone()]).expect(options);
         assert_eq!((verified.digest, verified.has_attributes), (digest, attributes), "{options}");
-        assert_eq!(peek(&p7s).unwrap().digest, Some(digest));
+        assert_eq!(peek(&p7s).unwrap(), Some(digest));
         assert!(verify(&p7s, b"other", &[identity.certificate().clone()]).is_err());
     }
 }
@@ -371,26 +390,18 @@ fn a_signature_has_exactly_one_signer() {
 }
 
 #[test]
-fn times_come_back() {
-    for unix in [0, 951_782_399, 951_782_400, 1_709_251_199, NOW, UTC_TIME_END - 1] {
-        let text = utc_time(unix).unwrap();
-        let element = Element {
-            id: ber::UTC_TIME,
-            body: text.as_bytes(),
-            whole: &[],
-        };
-        assert_eq!(unix_time(&element), Some(unix), "{text}");
+fn times_are_written_in_utc() {
+    for (unix, text) in [
+        (0, "700101000000Z"),
+        (951_782_399, "000228235959Z"),
+        (951_782_400, "000229000000Z"),
+        (1_709_251_199, "240229235959Z"),
+        (NOW, "260921141320Z"),
+        (UTC_TIME_END - 1, "491231235959Z"),
+    ] {
+        assert_eq!(utc_time(unix).unwrap(), text);
     }
-    assert_eq!(utc_time(1_709_251_199).unwrap(), "240229235959Z");
-    let general = |body| {
-        unix_time(&Element {
-            id: ber::GENERALIZED_TIME,
-            body,
-            whole: &[],
-        })
-    };
-    assert_eq!(general(b"20500101000000Z"), Some(UTC_TIME_END));
-    assert_eq!((general(b"20500230000000Z"), general(b"2050"), general(b"")), (None, None, None));
+    assert!(utc_time(-1).is_err() && utc_time(UTC_TIME_END).is_err());
 }
 
 /// A signature value over what PKCS #1 would pad, if its DigestInfo looked like this.

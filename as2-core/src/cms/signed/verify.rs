@@ -22,48 +22,17 @@ pub struct Verified {
     pub content_digest: Vec<u8>,
     /// The pinned certificate under which it holds.
     pub signer: Certificate,
-    /// What the signer claims, in Unix seconds; signed, yet not proven.
-    pub signing_time: Option<i64>,
     /// Whether the signature covers attributes, and through them the content. If not, the caller must see to it that the content
     /// does not begin like DER attributes, with 0x31: one could be passed off as the other.
     pub has_attributes: bool,
 }
 
-/// What a signature says about itself; nothing of it is proven.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SignatureFacts {
-    /// The SignerInfo's digest, if it is known: it must be taken of the content.
-    pub digest: Option<Digest>,
-    /// Issuer (DER) and serial (contents) of the SignerInfo.
-    pub signer_issuer_serial: Option<(Vec<u8>, Vec<u8>)>,
-    /// Subject key identifier of the SignerInfo.
-    pub signer_ski: Option<Vec<u8>>,
-    /// The claimed time of the SignerInfo, in Unix seconds.
-    pub signing_time: Option<i64>,
-    /// The certificates that came along, as they are.
-    pub certificates: Vec<Vec<u8>>,
-}
-
-/// Reads the structure of a detached signature, to decide which digests the content needs.
+/// Reads the structure of a detached signature, to decide which digest the content needs: the SignerInfo's, if it is known.
 ///
 /// # Errors
 /// `AuthenticationFailed` if it is no detached SignedData within the limits.
-pub fn peek(p7s: &[u8]) -> Result<SignatureFacts, Error> {
-    let Parts { certificates, signer } = read_detached(p7s)?;
-    let attributes = signer.attributes.and_then(|attributes| Attributes::read(attributes).ok());
-    let id = signer.id;
-    Ok(SignatureFacts {
-        digest: oid::digest_of(signer.digest),
-        signer_issuer_serial: Some(id).filter(|id| id.id == ber::SEQUENCE).and_then(|id| {
-            let mut fields = id.reader();
-            Some((fields.next().ok()?.whole.to_vec(), fields.expect(ber::INTEGER).ok()?.body.to_vec()))
-        }),
-        signer_ski: Some(id)
-            .filter(|id| id.id & !0x20 == 0x80)
-            .and_then(|id| id.octets(MAX_SIGNATURE).ok()),
-        signing_time: attributes.and_then(|attributes| attributes.signing_time),
-        certificates: certificates.iter().map(|der| der.to_vec()).collect(),
-    })
+pub fn peek(p7s: &[u8]) -> Result<Option<Digest>, Error> {
+    Ok(oid::digest_of(read_detached(p7s)?.digest))
 }
 
 /// Verifies a detached signature, BER or DER, under the pinned certificates. `content_digests` holds the content's digests, at
@@ -79,18 +48,11 @@ pub fn verify_detached(
     pinned: &[Certificate],
     allowed: &dyn Fn(Digest) -> bool,
 ) -> Result<Verified, Error> {
-    read_detached(p7s)?.signer.verify(content_digests, pinned, allowed)
+    read_detached(p7s)?.verify(content_digests, pinned, allowed)
 }
 
 pub(super) fn unauthentic(detail: &str) -> Error {
     Error::new(ErrorKind::AuthenticationFailed, detail)
-}
-
-/// What follows the content in SignedData.
-pub(super) struct Parts<'a> {
-    pub(super) certificates: Vec<&'a [u8]>,
-    /// Exactly one (security.md §6): of several nobody could say whose the message is.
-    pub(super) signer: Signer<'a>,
 }
 
 /// One SignerInfo (RFC 5652 §5.3).
@@ -106,7 +68,7 @@ pub(super) struct Signer<'a> {
     signature: Vec<u8>,
 }
 
-fn read_detached(p7s: &[u8]) -> Result<Parts<'_>, Error> {
+fn read_detached(p7s: &[u8]) -> Result<Signer<'_>, Error> {
     if p7s.len() > MAX_P7S {
         return Err(unauthentic("signature too large"));
     }
@@ -130,23 +92,24 @@ fn read_detached(p7s: &[u8]) -> Result<Parts<'_>, Error> {
         if !content.is_empty() {
             return Err(Fault::Bad("a detached signature with content"));
         }
-        let parts = read_parts(&mut data)?;
+        let signer = read_signer(&mut data)?;
         data.finish()?;
-        Ok(parts)
+        Ok(signer)
     };
     read().map_err(|fault| fault.into_error(ErrorKind::AuthenticationFailed))
 }
 
-/// Certificates, CRLs (ignored) and the SignerInfo.
-pub(super) fn read_parts<'a>(data: &mut Reader<'a>) -> Result<Parts<'a>, Fault> {
-    let mut certificates = Vec::new();
+/// What follows the content in SignedData: certificates and CRLs, which nothing is read of, and exactly one SignerInfo
+/// (security.md §6): of several nobody could say whose the message is.
+pub(super) fn read_signer<'a>(data: &mut Reader<'a>) -> Result<Signer<'a>, Fault> {
     if let Some(bag) = data.optional(ber::context(0))? {
-        let mut bag = bag.reader();
+        let (mut bag, mut count) = (bag.reader(), 0);
         while !bag.is_empty() {
-            if certificates.len() == MAX_CERTIFICATES {
+            count += 1;
+            if count > MAX_CERTIFICATES {
                 return Err(Fault::Bad("too many certificates"));
             }
-            certificates.push(bag.next()?.whole);
+            bag.next()?;
         }
     }
     data.optional(ber::context(1))?;
@@ -155,7 +118,7 @@ pub(super) fn read_parts<'a>(data: &mut Reader<'a>) -> Result<Parts<'a>, Fault> 
     if !infos.is_empty() {
         return Err(Fault::Bad("more than one signer"));
     }
-    Ok(Parts { certificates, signer })
+    Ok(signer)
 }
 
 impl<'a> Signer<'a> {
@@ -198,21 +161,21 @@ impl<'a> Signer<'a> {
                 format!("the content's {digest} digest was not taken"),
             )
         })?;
-        let (signer, signing_time) = match self.attributes {
+        let signer = match self.attributes {
             None => {
                 let signer = self.find_signer(scheme, digest, &content, pinned);
-                (signer.ok_or_else(|| unauthentic("no pinned certificate fits"))?, None)
+                signer.ok_or_else(|| unauthentic("no pinned certificate fits"))?
             }
             Some(element) => {
                 let signer = self.find_attribute_signer(element, scheme, digest, pinned)?;
-                (signer, self.signed_time(element, digest, &content)?)
+                self.check_attributes(element, digest, &content)?;
+                signer
             }
         };
         Ok(Verified {
             digest,
             content_digest: content,
             signer,
-            signing_time,
             has_attributes: self.attributes.is_some(),
         })
     }
@@ -227,8 +190,8 @@ impl<'a> Signer<'a> {
         }
     }
 
-    /// The time in attributes whose signature holds; refuses them unless they are this content's and this SignerInfo's.
-    fn signed_time(&self, element: Element<'_>, digest: Digest, content: &[u8]) -> Result<Option<i64>, Error> {
+    /// Refuses attributes whose signature holds unless they are this content's and this SignerInfo's.
+    fn check_attributes(&self, element: Element<'_>, digest: Digest, content: &[u8]) -> Result<(), Error> {
         let attributes = Attributes::read(element).map_err(|fault| fault.into_error(ErrorKind::AuthenticationFailed))?;
         if !self.has_algorithms_of(&attributes) {
             return Err(unauthentic("the signed algorithms are others"));
@@ -242,7 +205,7 @@ impl<'a> Signer<'a> {
                 format!("the content's {digest} digest is not the signed one"),
             ));
         }
-        Ok(attributes.signing_time)
+        Ok(())
     }
 
     /// CMSAlgorithmProtection, where there is one, names the algorithms of the SignerInfo (RFC 6211 §3). Absent parameters and
