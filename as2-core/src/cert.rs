@@ -6,13 +6,11 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use openssl::asn1::{Asn1Time, Asn1TimeRef};
+use openssl::asn1::Asn1Time;
 use openssl::pkey::{HasPublic, Id, PKey, PKeyRef, Private, Public};
 use openssl::x509::{X509, X509Name, X509NameRef};
 
-use crate::algorithm::Digest;
 use crate::cms::ber::{self, Fault, Reader};
-use crate::crypto;
 use crate::error::Error;
 
 /// Largest certificate, in bytes.
@@ -39,10 +37,7 @@ struct Parsed {
     issuer: Range<usize>,
     serial: Range<usize>,
     ski: Option<Vec<u8>>,
-    fingerprint: [u8; 32],
     key: PKey<Public>,
-    not_before: i64,
-    not_after: i64,
     subject: String,
 }
 
@@ -50,8 +45,8 @@ impl Certificate {
     /// Reads one certificate in DER.
     ///
     /// # Errors
-    /// `Invalid` if it is no certificate, is larger than [`MAX_CERTIFICATE`], is followed by other bytes, or holds a key that
-    /// is not usable or out of bounds.
+    /// `Invalid` if it is no certificate, is larger than [`MAX_CERTIFICATE`], is followed by other bytes, says no dates,
+    /// or holds a key that is not usable or out of bounds.
     pub fn from_der(der: &[u8]) -> Result<Self, Error> {
         if der.len() > MAX_CERTIFICATE {
             return Err(Error::invalid("certificate too large"));
@@ -64,16 +59,14 @@ impl Certificate {
         let x509 = X509::from_der(der).map_err(invalid)?;
         let key = x509.public_key().map_err(invalid)?;
         check_key(&key)?;
-        let digest = crypto::hash(Digest::Sha256, der)?;
-        let mut fingerprint = [0; 32];
-        fingerprint.copy_from_slice(&digest);
+        // Only a date has a distance to another one.
+        for date in [x509.not_before(), x509.not_after()] {
+            Asn1Time::from_unix(0).and_then(|epoch| epoch.diff(date)).map_err(invalid)?;
+        }
         let parsed = Parsed {
             issuer,
             serial,
             ski: x509.subject_key_id().map(|id| id.as_slice().to_vec()),
-            fingerprint,
-            not_before: unix(x509.not_before()).map_err(invalid)?,
-            not_after: unix(x509.not_after()).map_err(invalid)?,
             subject: in_words(x509.subject_name()),
             key,
             der: der.to_vec(),
@@ -105,28 +98,10 @@ impl Certificate {
         self.inner.ski.as_deref()
     }
 
-    /// SHA-256 over the DER bytes.
-    #[must_use]
-    pub fn fingerprint(&self) -> [u8; 32] {
-        self.inner.fingerprint
-    }
-
     /// The key that it certifies.
     #[must_use]
     pub fn public_key(&self) -> &PKey<Public> {
         &self.inner.key
-    }
-
-    /// Start of validity in Unix seconds.
-    #[must_use]
-    pub fn not_before(&self) -> i64 {
-        self.inner.not_before
-    }
-
-    /// End of validity in Unix seconds.
-    #[must_use]
-    pub fn not_after(&self) -> i64 {
-        self.inner.not_after
     }
 
     /// The subject for people: `CN=…, O=…` in the certificate's order. May hold any character; not for comparison.
@@ -276,11 +251,6 @@ fn check_key<T: HasPublic>(key: &PKeyRef<T>) -> Result<(), Error> {
     }
 }
 
-fn unix(time: &Asn1TimeRef) -> Result<i64, openssl::error::ErrorStack> {
-    let since = Asn1Time::from_unix(0)?.diff(time)?;
-    Ok(i64::from(since.days) * 86_400 + i64::from(since.secs))
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -294,12 +264,7 @@ mod tests {
         assert_eq!(certificate.serial(), [0, 0x80, 0xc0, 0xff, 0xee]);
         assert_eq!(certificate.issuer_der(), x509.issuer_name().to_der().unwrap());
         assert_eq!(certificate.ski().unwrap().len(), 20);
-        assert_eq!((certificate.not_before(), certificate.not_after()), (1_700_000_000, 4_000_000_000));
         assert_eq!(certificate.subject(), "O=Tests, CN=rsa");
-        assert_eq!(
-            certificate.fingerprint().to_vec(),
-            crypto::hash(Digest::Sha256, certificate.der()).unwrap()
-        );
         assert!(certificate.is_rsa());
     }
 
@@ -310,6 +275,12 @@ mod tests {
             assert!(Certificate::from_der(&der[..length]).is_err());
         }
         assert!(Certificate::from_der(&[der, &[0]].concat()).is_err());
+        for date in [&b"231114221320Z"[..], b"20961002070640Z"] {
+            let mut undated = der.to_vec();
+            let at = memchr::memmem::find(der, date).unwrap();
+            undated[at] = b'x';
+            assert!(Certificate::from_der(&undated).is_err());
+        }
         let pkcs8 = testkit::rsa().key().private_key_to_pkcs8().unwrap();
         assert!(Identity::new(der, &pkcs8).is_ok());
         assert!(Identity::new(testkit::other().certificate().der(), &pkcs8).is_err());

@@ -140,7 +140,7 @@ fn receive_once(
                 !policy.require_encrypted || message.encrypted.is_some(),
                 "in clear, against the policy"
             );
-            let signed = message.signed.as_ref().map(|signed| (signed.digest, signed.signer.fingerprint()));
+            let signed = message.signed.as_ref().map(|signed| (signed.digest, signed.signer.der()));
             format!(
                 "{signed:?} {:?} {} {:?} {:?}",
                 message.encrypted, message.compressed, message.mic, message.layers
