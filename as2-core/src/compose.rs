@@ -5,7 +5,6 @@
 //! outermost entity become HTTP headers. The compressed length is not known beforehand, so compression takes two passes: the
 //! first makes zlib bytes, which the caller keeps in a scratch file and feeds to the second.
 
-mod date;
 mod entity;
 mod pass;
 
@@ -14,6 +13,7 @@ use std::sync::Arc;
 use crate::algorithm::{Cipher, Compression, Digest, KeyTransport, SignatureScheme};
 use crate::cert::{Certificate, Identity};
 use crate::cms::Form;
+use crate::date::imf_fixdate;
 use crate::error::Error;
 use crate::headers::Headers;
 use crate::helper::Helper;
@@ -357,7 +357,7 @@ pub(crate) fn write_common(
     headers.push("AS2-From", &from.to_header())?;
     headers.push("AS2-To", &to.to_header())?;
     headers.push("Message-ID", message_id.as_str())?;
-    headers.push("Date", &date::imf_fixdate(now))?;
+    headers.push("Date", &imf_fixdate(now))?;
     if subject.chars().any(char::is_control) {
         return Err(Error::invalid("the subject holds control characters"));
     }

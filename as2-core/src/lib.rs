@@ -7,6 +7,7 @@ pub mod cert;
 pub mod cms;
 pub mod compose;
 mod crypto;
+mod date;
 pub mod disposition;
 mod error;
 pub mod headers;

@@ -1,12 +1,8 @@
-//! The signed attributes (RFC 5652 §11, RFC 6211), and how a time is written in them.
+//! The signed attributes (RFC 5652 §11, RFC 6211).
 
 use super::{MAX_ATTRIBUTES, MAX_SIGNATURE};
 use crate::cms::ber::{self, Element, Fault};
 use crate::cms::oid;
-use crate::error::Error;
-
-/// UTCTime has no longer a meaning from 2050-01-01 (RFC 5280 §4.1.2.5.1); Unix seconds.
-pub(super) const UTC_TIME_END: i64 = 2_524_608_000;
 
 /// The signed attributes that count.
 pub(super) struct Attributes<'a> {
@@ -71,44 +67,5 @@ impl<'a> Attributes<'a> {
             }),
             _ => Err(Fault::Bad("a signed attribute is missing")),
         }
-    }
-}
-
-/// `YYMMDDhhmmssZ` for 1970 to 2049.
-pub(super) fn utc_time(unix: i64) -> Result<String, Error> {
-    if !(0..UTC_TIME_END).contains(&unix) {
-        return Err(Error::invalid("the signing time is not in 1970 to 2049"));
-    }
-    let (mut year, mut days) = (1970, unix / 86_400);
-    while days >= year_days(year) {
-        days -= year_days(year);
-        year += 1;
-    }
-    let mut month = 1;
-    while days >= month_days(year, month) {
-        days -= month_days(year, month);
-        month += 1;
-    }
-    let (hour, minute, second) = (unix / 3600 % 24, unix / 60 % 60, unix % 60);
-    Ok(format!(
-        "{:02}{month:02}{:02}{hour:02}{minute:02}{second:02}Z",
-        year % 100,
-        days + 1
-    ))
-}
-
-fn year_days(year: i64) -> i64 {
-    if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) {
-        366
-    } else {
-        365
-    }
-}
-
-fn month_days(year: i64, month: i64) -> i64 {
-    match month {
-        2 => year_days(year) - 337,
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
     }
 }

@@ -1,11 +1,11 @@
 //! Making a detached signature, of a length that is known beforehand.
 
-use super::attributes::utc_time;
 use crate::algorithm::{Digest, SignatureScheme};
 use crate::cert::Identity;
 use crate::cms::ber;
 use crate::cms::oid;
 use crate::crypto;
+use crate::date::utc_time;
 use crate::error::{Error, ErrorKind};
 
 /// Signatures made until one has the predicted length (ECDSA); two are needed on average.
