@@ -2,7 +2,7 @@
 
 use super::entity::{Entity, Kind, Place};
 use super::parts::{Leaf, LeafHead};
-use super::{Failure, MAX_LAYERS, MdnSignature, SignedBy, Walk, insufficient};
+use super::{Failure, Job, MAX_LAYERS, MdnSignature, SignedBy, Walk, insufficient};
 use crate::cms::{CONTENT_TYPE_PREFIX, ContentKind, Inflater, OpaqueVerifier, OpenPolicy, Opened, Opener, Verified, content_type_of};
 use crate::crypto;
 use crate::error::{Error, ErrorKind};
@@ -175,34 +175,7 @@ impl Layer {
         }
         let mut place = self.place.inside(Kind::Content)?;
         place.layers += 1;
-        let (cms, words) = match kind {
-            ContentKind::Enveloped | ContentKind::AuthEnveloped if place.decrypted => return Err(broken("encrypted twice").into()),
-            ContentKind::Enveloped | ContentKind::AuthEnveloped => {
-                place.decrypted = true;
-                let policy = OpenPolicy {
-                    accept_3des: walk.job.policy.accept_3des,
-                };
-                let mut opener = Opener::new(walk.job.identities, policy);
-                if walk.job.kernel == Kernel::Fused {
-                    opener = opener.beside(&walk.job.beside);
-                }
-                (Cms::Encrypted(Box::new(opener)), "enveloped-data")
-            }
-            ContentKind::Compressed if place.compressed => {
-                return Err(Error::new(ErrorKind::DecompressionFailed, "compressed twice").into());
-            }
-            ContentKind::Compressed => {
-                place.compressed = true;
-                let inflater = Inflater::new(walk.job.limits.max_payload.saturating_add(1 << 20)).part_of(walk.job.length);
-                (Cms::Compressed(Box::new(inflater)), "compressed-data zlib")
-            }
-            ContentKind::Signed if place.signed => return Err(broken("signed twice").into()),
-            ContentKind::Signed => {
-                place.signed = true;
-                let own = walk.job.hashes(&[walk.job.mic_digest(None)])?;
-                (Cms::Signed(Box::default(), Some(own)), "signed-data")
-            }
-        };
+        let (cms, words) = Cms::of(kind, &mut place, walk.job)?;
         let line = walk.found.layers.len();
         walk.found.layers.push(words.to_owned());
         let mut open = Open {
@@ -215,6 +188,41 @@ impl Layer {
         open.push(&head, walk)?;
         self.open = Some(open);
         Ok(())
+    }
+}
+
+impl Cms {
+    /// For content of this kind, of which there may be one layer; with its words for the list of layers. `place` becomes that of
+    /// what lies inside.
+    fn of(kind: ContentKind, place: &mut Place, job: &Job<'_>) -> Result<(Self, &'static str), Failure> {
+        Ok(match kind {
+            ContentKind::Enveloped | ContentKind::AuthEnveloped if place.decrypted => return Err(broken("encrypted twice").into()),
+            ContentKind::Enveloped | ContentKind::AuthEnveloped => {
+                place.decrypted = true;
+                let policy = OpenPolicy {
+                    accept_3des: job.policy.accept_3des,
+                };
+                let mut opener = Opener::new(job.identities, policy);
+                if job.kernel == Kernel::Fused {
+                    opener = opener.beside(&job.beside);
+                }
+                (Cms::Encrypted(Box::new(opener)), "enveloped-data")
+            }
+            ContentKind::Compressed if place.compressed => {
+                return Err(Error::new(ErrorKind::DecompressionFailed, "compressed twice").into());
+            }
+            ContentKind::Compressed => {
+                place.compressed = true;
+                let inflater = Inflater::new(job.limits.max_payload.saturating_add(1 << 20)).part_of(job.length);
+                (Cms::Compressed(Box::new(inflater)), "compressed-data zlib")
+            }
+            ContentKind::Signed if place.signed => return Err(broken("signed twice").into()),
+            ContentKind::Signed => {
+                place.signed = true;
+                let own = job.hashes(&[job.mic_digest(None)])?;
+                (Cms::Signed(Box::default(), Some(own)), "signed-data")
+            }
+        })
     }
 }
 
