@@ -179,6 +179,12 @@ impl Disposition {
         self.kind == Kind::Processed && matches!(self.modifier, None | Some((Severity::Warning, _)))
     }
 
+    /// `failed`: the receipt that was asked for cannot be made (RFC 4130 §7.5.4).
+    #[must_use]
+    pub fn is_failed(&self) -> bool {
+        self.kind == Kind::Failed
+    }
+
     /// Whether it calls the message a repeat of one that was processed (as2.md Q76).
     #[must_use]
     pub fn is_duplicate_notice(&self) -> bool {
@@ -304,12 +310,16 @@ mod tests {
             told(ErrorKind::UnsupportedMicAlgorithms),
             "automatic-action/MDN-sent-automatically; failed/Failure: unsupported MIC-algorithms"
         );
+        for kind in [ErrorKind::UnsupportedFormat, ErrorKind::UnsupportedMicAlgorithms] {
+            assert!(Disposition::error(&Error::new(kind, "")).is_failed());
+        }
+        assert!(!Disposition::error(&Error::new(ErrorKind::DecryptionFailed, "failed/")).is_failed());
         let warning = Disposition::warning("duplicate-document");
         assert_eq!(
             warning.to_string(),
             "automatic-action/MDN-sent-automatically; processed/warning: duplicate-document"
         );
-        assert!(warning.is_positive() && warning.is_duplicate_notice());
+        assert!(warning.is_positive() && warning.is_duplicate_notice() && !warning.is_failed());
     }
 
     #[test]

@@ -54,11 +54,6 @@ impl Says {
             explanation: (error.kind != ErrorKind::DecryptionFailed).then(|| advice.to_owned()),
         }
     }
-
-    /// `failed`: the receipt that was asked for cannot be made (RFC 4130 §7.5.3).
-    fn is_failed(&self) -> bool {
-        self.disposition.to_string().contains("failed/")
-    }
 }
 
 /// Makes an MDN for a message of this pair, and tells whether it is signed. `failed` ones and those for strangers go
@@ -71,7 +66,7 @@ pub(super) fn compose_mdn(
     says: Says,
 ) -> Result<(Mdn, bool), Error> {
     let now = core.clock.now();
-    let sign = pair.filter(|_| receipt.signed && !says.is_failed()).and_then(|pair| {
+    let sign = pair.filter(|_| receipt.signed && !says.disposition.is_failed()).and_then(|pair| {
         Some(as2_core::compose::Signing {
             identity: pair.signer()?,
             digest: receipt_digest(pair, receipt, says.mic.as_ref()),
