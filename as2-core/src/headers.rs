@@ -143,13 +143,6 @@ impl Headers {
         self.all(name).next()
     }
 
-    /// The bytes of the first value under this name.
-    #[must_use]
-    pub fn get_raw(&self, name: &str) -> Option<&[u8]> {
-        let mut fields = self.fields.iter();
-        fields.find(|f| self.name(f).eq_ignore_ascii_case(name)).map(|f| self.raw(f))
-    }
-
     /// Every value under this name, in order.
     pub fn all<'s>(&'s self, name: &str) -> impl Iterator<Item = &'s str> {
         self.fields

@@ -10,9 +10,3 @@ pub enum Kernel {
     /// Digest and cipher one after the other.
     Separate,
 }
-
-/// Whether this machine can work as [`Kernel::Fused`].
-#[must_use]
-pub fn is_fused_supported() -> bool {
-    as2_fused::is_supported() && as2_fused::is_open_supported()
-}

@@ -92,7 +92,7 @@ pub struct Locked<'a> {
 }
 
 impl Stores {
-    /// The stores in `dir`, which [`write`](Self::write) makes when it is missing.
+    /// The stores in `dir`, which [`lock`](Self::lock) makes when it is missing.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self { dir: dir.into() }
     }
@@ -113,21 +113,6 @@ impl Stores {
             stores: self,
             _dir: locked.map_err(Error::io("lock", &self.dir))?,
         })
-    }
-
-    /// Writes all three files under the lock.
-    ///
-    /// # Errors
-    /// Those of [`Stores::lock`] and of [`Locked::write`].
-    pub fn write(
-        &self,
-        identity: &[StoreEntry],
-        trust: &[TrustEntry],
-        https: &[StoreEntry],
-        passwords: &StorePasswords,
-        format: StoreFormat,
-    ) -> Result<Vec<String>> {
-        self.lock()?.write(identity, trust, https, passwords, format)
     }
 
     fn make_dir(&self) -> Result<()> {

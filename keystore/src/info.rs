@@ -22,8 +22,6 @@ pub struct CertInfo {
     pub subject: String,
     /// The issuer, likewise.
     pub issuer: String,
-    /// The subject's common name, if it has one.
-    pub common_name: Option<String>,
     /// Serial number, lower-case hexadecimal.
     pub serial_hex: String,
     /// Start of validity, Unix seconds.
@@ -53,7 +51,6 @@ impl CertInfo {
         Ok(Self {
             subject: name(x509.subject_name()),
             issuer: name(x509.issuer_name()),
-            common_name: common_name(x509.subject_name()),
             serial_hex: serial(&x509),
             not_before: unix(x509.not_before())?,
             not_after: unix(x509.not_after())?,
@@ -89,10 +86,6 @@ fn name(name: &X509NameRef) -> String {
         format!("{label}={}", printable(entry))
     });
     parts.collect::<Vec<_>>().join(", ")
-}
-
-fn common_name(name: &X509NameRef) -> Option<String> {
-    name.entries_by_nid(Nid::COMMONNAME).last().map(printable)
 }
 
 /// As text for a terminal: a name in a partner's certificate must not move the cursor.

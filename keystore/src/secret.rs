@@ -45,11 +45,6 @@ impl MasterKey {
         Ok(Self(key))
     }
 
-    /// A key held elsewhere: a credential, a KMS, a test.
-    pub fn from_bytes(bytes: [u8; MASTER_KEY_BYTES]) -> Self {
-        Self(Zeroizing::new(bytes))
-    }
-
     /// A key as 64 hexadecimal digits, the form of its file; white space around it is ignored.
     pub fn from_hex(text: &str) -> Option<Self> {
         let digits = text.trim().as_bytes();

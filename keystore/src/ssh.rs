@@ -99,14 +99,6 @@ impl KeyFormat {
             KeyFormat::Ppk2 => "ppk2",
         }
     }
-
-    fn extension(self) -> &'static str {
-        match self {
-            KeyFormat::Openssh => "",
-            KeyFormat::Pem => ".pem",
-            KeyFormat::Ppk3 | KeyFormat::Ppk2 => ".ppk",
-        }
-    }
 }
 
 impl fmt::Display for KeyFormat {
@@ -149,8 +141,6 @@ pub struct KeyFile {
     pub public_line: String,
     /// `SHA256:…`.
     pub fingerprint: String,
-    /// `id_ed25519`, `id_rsa.ppk`…
-    pub file_name_hint: String,
 }
 
 /// A public key that a user may log in with.
@@ -246,16 +236,10 @@ fn write(key: &Private, format: KeyFormat, passphrase: Option<&str>) -> Result<K
     };
     let blob = key.public_blob();
     let line = format!("{} {} {}", key.algorithm(), STANDARD.encode(&blob), key.comment);
-    let name = match key.algorithm() {
-        "ssh-ed25519" => "id_ed25519",
-        "ssh-rsa" => "id_rsa",
-        _ => "id_ecdsa",
-    };
     Ok(KeyFile {
         private,
         public_line: line.trim_end().to_owned(),
         fingerprint: public::fingerprint(&blob),
-        file_name_hint: format!("{name}{}", format.extension()),
     })
 }
 

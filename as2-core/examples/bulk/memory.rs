@@ -12,7 +12,7 @@ use as2_core::cert::{Certificate, Identity};
 use as2_core::compose::{Composed, Composer, Finished};
 use as2_core::headers::Headers;
 use as2_core::helper::Helper;
-use as2_core::kernel::{Kernel, is_fused_supported};
+use as2_core::kernel::Kernel;
 use as2_core::receive::{PartInfo, PayloadSink, Receiver, SinkError};
 use openssl::symm::{Cipher, Crypter, Mode};
 
@@ -94,7 +94,8 @@ pub(super) fn speed(keys: &Path, size: &str) -> Result<String> {
         let cpu = own.max(HELPED.load(Ordering::Acquire)) as f64 / 1e9;
         rates.push(format!("\"{name}\": {{\"cpu\": {:.1}, \"wall\": {:.1}}}", rate(cpu), rate(wall)));
     }
-    Ok(format!("{{{}, \"supported\": {}}}", rates.join(", "), is_fused_supported()))
+    let supported = as2_fused::is_supported() && as2_fused::is_open_supported();
+    Ok(format!("{{{}, \"supported\": {supported}}}", rates.join(", ")))
 }
 
 fn encrypt_in_series(bench: &Bench) -> Result<()> {

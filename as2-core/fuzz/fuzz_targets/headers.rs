@@ -16,8 +16,8 @@ fuzz_target!(|data: &[u8]| {
     assert!(headers.len() <= MAX_FIELDS, "too many fields");
     let again = Headers::parse(&headers.to_bytes()).expect("our own block");
     assert_eq!(headers, again, "a block changes when it is written");
-    for (name, _) in headers.iter() {
-        field(headers.get_raw(name).expect("a field"));
+    for (_, value) in headers.iter() {
+        field(value.as_bytes());
     }
     if let Ok(Some(request)) = ReceiptRequest::from_headers(&headers) {
         let mut written = Headers::new();

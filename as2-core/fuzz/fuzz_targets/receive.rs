@@ -40,10 +40,10 @@ fuzz_target!(|data: &[u8]| {
 fn seal(headers: &mut Headers, body: &[u8]) -> Vec<u8> {
     let mut plain = Vec::new();
     for name in ["Content-Type", "Content-Disposition"] {
-        if let Some(value) = headers.get_raw(name) {
+        if let Some(value) = headers.get(name) {
             plain.extend_from_slice(name.as_bytes());
             plain.extend_from_slice(b": ");
-            plain.extend_from_slice(value);
+            plain.extend_from_slice(value.as_bytes());
             plain.extend_from_slice(b"\r\n");
         }
         headers.remove(name);

@@ -51,7 +51,7 @@ fn the_master_keys_file_is_private_and_never_overwritten() {
 
 #[test]
 fn derived_passwords_are_stable_and_differ_by_label() {
-    let key = MasterKey::from_bytes([7; 32]);
+    let key = MasterKey::from_hex(&"07".repeat(32)).unwrap();
     let password = key.derive_password("acme/trust.jks").unwrap();
     assert_eq!(*password, *key.derive_password("acme/trust.jks").unwrap());
     assert_ne!(*password, *key.derive_password("acme/https.jks").unwrap());

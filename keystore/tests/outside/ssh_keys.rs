@@ -525,8 +525,6 @@ fn converting_checks_what_it_is_given() {
     let key = user_key(KeyKind::Ed25519, KeyFormat::Openssh, None, "").unwrap();
     assert!(error(convert(&key.private, None, KeyFormat::Pem, Some(""))).contains("empty"));
     assert!(user_key(KeyKind::Ed25519, KeyFormat::Ppk3, None, "two\nlines").is_err());
-    let names: Vec<String> = FORMATS.map(|f| convert(&key.private, None, f, None).unwrap().file_name_hint).into();
-    assert_eq!(names, ["id_ed25519", "id_ed25519.pem", "id_ed25519.ppk", "id_ed25519.ppk"]);
     for (text, format) in ["openssh", "pem", "ppk", "ppk2"].into_iter().zip(FORMATS) {
         assert_eq!(text.parse::<KeyFormat>().unwrap(), format);
         assert_eq!(format.to_string(), text);

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use keystore::{KeySpec, MasterKey, StoreEntry, StoreFormat, StorePasswords, Stores, Subject, TrustEntry, identity, import_alias};
+use keystore::{Error, KeySpec, MasterKey, StoreEntry, StoreFormat, StorePasswords, Stores, Subject, TrustEntry, identity, import_alias};
 
 use crate::{Bench, NOW, error, has};
 
@@ -28,7 +28,18 @@ fn trusted(alias: &str) -> TrustEntry {
 }
 
 fn passwords() -> StorePasswords {
-    StorePasswords::derive(&MasterKey::from_bytes([3; 32]), "acme").unwrap()
+    StorePasswords::derive(&MasterKey::from_hex(&"03".repeat(32)).unwrap(), "acme").unwrap()
+}
+
+/// As the program writes them.
+fn write(
+    stores: &Stores,
+    identity: &[StoreEntry],
+    trust: &[TrustEntry],
+    https: &[StoreEntry],
+    format: StoreFormat,
+) -> Result<Vec<String>, Error> {
+    stores.lock()?.write(identity, trust, https, &passwords(), format)
 }
 
 fn list(bench: &Bench, file: &str, password: &str) -> String {
@@ -47,7 +58,7 @@ fn keytool_lists_all_three_in_both_formats() {
         let p = passwords();
         let identity = [entry("ALICE-current"), entry("ALICE-next"), entry("Bob's Büro")];
         let trust = [trusted("bigmart"), trusted("partner-2")];
-        let left_out = stores.write(&identity, &trust, &[entry("https")], &p, format).unwrap();
+        let left_out = write(&stores, &identity, &trust, &[entry("https")], format).unwrap();
         assert!(left_out.is_empty());
         for file in ["identity.jks", "trust.jks", "https.jks"] {
             assert_eq!(mode(&stores.dir().join(file)), 0o600, "{file}");
@@ -94,7 +105,7 @@ fn keytool_opens_empty_stores() {
     for format in [StoreFormat::Pkcs12, StoreFormat::Jks] {
         let bench = Bench::new();
         let p = passwords();
-        Stores::new(bench.path("k")).write(&[], &[], &[], &p, format).unwrap();
+        write(&Stores::new(bench.path("k")), &[], &[], &[], format).unwrap();
         if !has("keytool") {
             return;
         }
@@ -109,15 +120,20 @@ fn keytool_opens_empty_stores() {
 fn each_file_has_its_own_password() {
     let bench = Bench::new();
     let p = passwords();
-    Stores::new(bench.path("k"))
-        .write(&[entry("a")], &[trusted("b")], &[entry("c")], &p, StoreFormat::Jks)
-        .unwrap();
+    write(
+        &Stores::new(bench.path("k")),
+        &[entry("a")],
+        &[trusted("b")],
+        &[entry("c")],
+        StoreFormat::Jks,
+    )
+    .unwrap();
     let trust = bench.read("k/trust.jks");
     assert!(import_alias(&trust, Some(&p.trust), "b").is_ok());
     for other in [&p.identity, &p.https] {
         assert!(error(import_alias(&trust, Some(other), "b")).contains("wrong passphrase"));
     }
-    let acme2 = StorePasswords::derive(&MasterKey::from_bytes([3; 32]), "acme2").unwrap();
+    let acme2 = StorePasswords::derive(&MasterKey::from_hex(&"03".repeat(32)).unwrap(), "acme2").unwrap();
     assert_ne!(*acme2.trust, *p.trust);
 }
 
@@ -126,10 +142,10 @@ fn writing_again_replaces_and_cleans_up_after_a_crash() {
     let bench = Bench::new();
     let stores = Stores::new(bench.path("k"));
     let p = passwords();
-    stores.write(&[], &[trusted("old")], &[], &p, StoreFormat::Pkcs12).unwrap();
+    write(&stores, &[], &[trusted("old")], &[], StoreFormat::Pkcs12).unwrap();
     std::fs::write(bench.path("k/.trust.jks.tmp"), "left by a crash").unwrap();
     std::fs::set_permissions(bench.path("k"), std::fs::Permissions::from_mode(0o755)).unwrap();
-    stores.write(&[], &[trusted("new")], &[], &p, StoreFormat::Pkcs12).unwrap();
+    write(&stores, &[], &[trusted("new")], &[], StoreFormat::Pkcs12).unwrap();
     let bytes = bench.read("k/trust.jks");
     assert!(import_alias(&bytes, Some(&p.trust), "new").is_ok());
     assert!(import_alias(&bytes, Some(&p.trust), "old").is_err());
@@ -141,15 +157,14 @@ fn writing_again_replaces_and_cleans_up_after_a_crash() {
 fn an_error_leaves_the_old_stores() {
     let bench = Bench::new();
     let stores = Stores::new(bench.path("k"));
-    let p = passwords();
-    stores.write(&[entry("a")], &[], &[], &p, StoreFormat::Pkcs12).unwrap();
+    write(&stores, &[entry("a")], &[], &[], StoreFormat::Pkcs12).unwrap();
     let before = bench.read("k/identity.jks");
     let twice = [trusted("Same"), trusted("same")];
-    let words = error(stores.write(&[entry("b")], &twice, &[], &p, StoreFormat::Pkcs12));
+    let words = error(write(&stores, &[entry("b")], &twice, &[], StoreFormat::Pkcs12));
     assert!(words.contains("\"same\""), "{words}");
     assert_eq!(before, bench.read("k/identity.jks"));
     let blocked = Stores::new(bench.write("file", "x").join("k"));
-    assert!(error(blocked.write(&[], &[], &[], &p, StoreFormat::Jks)).contains("make the directory"));
+    assert!(error(write(&blocked, &[], &[], &[], StoreFormat::Jks)).contains("make the directory"));
 }
 
 #[test]
@@ -166,9 +181,7 @@ fn an_odd_certificate_does_not_stop_the_store() {
     garbage.certificate = vec![0x30, 0];
     let p = passwords();
     let trust = [trusted("good"), odd, below, garbage];
-    let left_out = Stores::new(bench.path("s"))
-        .write(&[], &trust, &[], &p, StoreFormat::Pkcs12)
-        .unwrap();
+    let left_out = write(&Stores::new(bench.path("s")), &[], &trust, &[], StoreFormat::Pkcs12).unwrap();
     assert_eq!(left_out, ["odd", "garbage"]);
     if has("keytool") {
         let out = list(&bench, "s/trust.jks", &p.trust);
