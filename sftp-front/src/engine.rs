@@ -612,11 +612,10 @@ impl Engine {
             tree,
             path,
             upload,
-            mut ledger,
+            ledger,
             fault,
             open,
         } = w;
-        ledger.facts.pending_input_at_close = self.input.len() as u64;
         if let Some(fault) = fault {
             upload.abandon(&ledger.facts);
             return answer(out, id, Err(fault));

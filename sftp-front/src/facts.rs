@@ -20,41 +20,22 @@ pub struct UploadFacts {
     pub size_at_open: u64,
     /// Size now: what a reader of the file would get.
     pub size: u64,
-    /// Bytes written through this handle.
-    pub bytes_written: u64,
     /// WRITE requests that succeeded.
     pub writes: u64,
-    /// End of the farthest byte written.
-    pub highest_offset: u64,
-    /// A WRITE did not begin where the one before had ended.
-    pub out_of_order: bool,
     /// Bytes between 0 and `size` were never written.
     pub gap: bool,
     /// WRITE, FSETSTAT or sync requests that failed or came after a failed one.
     pub failed: u64,
-    /// Offset of the first WRITE.
-    pub first_offset: Option<u64>,
-    /// The first WRITE went to offset 0 of a file that had content and was opened without TRUNC and APPEND: a restart,
-    /// the old content does not count.
-    pub restarted: bool,
     /// Length of the first WRITE.
     pub block_len: u32,
     /// All WRITEs had the length of the first.
     pub blocks_uniform: bool,
-    /// Length of the last WRITE.
-    pub tail_len: u32,
-    /// `fsync@openssh.com` was answered with success, and nothing was written after it.
-    pub fsynced: bool,
-    /// There was an FSETSTAT of any kind.
-    pub had_fsetstat: bool,
     /// Size of the last FSETSTAT that named one.
     pub size_set: Option<u64>,
     /// That size was the size of the file already.
     pub size_set_matched: bool,
     /// There was a WRITE after it.
     pub written_after_size_set: bool,
-    /// Bytes of further requests that had arrived when CLOSE was run.
-    pub pending_input_at_close: u64,
 }
 
 impl UploadFacts {
@@ -113,7 +94,6 @@ impl UploadFacts {
 pub(crate) struct Ledger {
     pub(crate) facts: UploadFacts,
     extents: Extents,
-    next_offset: Option<u64>,
 }
 
 impl Ledger {
@@ -129,7 +109,6 @@ impl Ledger {
         Self {
             facts,
             extents: Extents::from_start(size_at_open),
-            next_offset: None,
         }
     }
 
@@ -168,32 +147,24 @@ impl Ledger {
     pub(crate) fn wrote(&mut self, offset: u64, len: u32) {
         let f = &mut self.facts;
         let end = offset.saturating_add(u64::from(len));
-        if f.first_offset.is_none() {
-            f.first_offset = Some(offset);
+        if f.writes == 0 {
             f.block_len = len;
+            // A restart: the old content does not count.
             if offset == 0 && f.size_at_open > 0 && !f.how.append && !f.how.truncate {
-                f.restarted = true;
                 f.size = 0;
                 self.extents = Extents::default();
             }
         }
-        f.out_of_order |= self.next_offset.is_some_and(|next| next != offset);
-        self.next_offset = Some(end);
         f.writes += 1;
-        f.bytes_written = f.bytes_written.saturating_add(u64::from(len));
-        f.highest_offset = f.highest_offset.max(end);
         f.size = f.size.max(end);
         f.blocks_uniform &= len == f.block_len;
-        f.tail_len = len;
         f.written_after_size_set = f.size_set.is_some();
-        f.fsynced = false;
         self.extents.add(offset, end);
         self.note_gap();
     }
 
     /// Records an FSETSTAT that succeeded.
     pub(crate) fn set(&mut self, size: Option<u64>) {
-        self.facts.had_fsetstat = true;
         if let Some(size) = size {
             self.facts.size_set = Some(size);
             self.facts.size_set_matched = size == self.facts.size;
@@ -278,10 +249,10 @@ mod tests {
         let mut l = ledger(how, 0);
         l.wrote(0, BLOCK);
         l.wrote(u64::from(BLOCK), BLOCK);
-        assert!(l.facts.ends_on_full_block() && !l.facts.gap && !l.facts.out_of_order);
+        assert!(l.facts.ends_on_full_block() && !l.facts.gap);
         l.wrote(u64::from(BLOCK) * 2, 10);
         assert!(!l.facts.ends_on_full_block());
-        assert_eq!((l.facts.size, l.facts.tail_len, l.facts.block_len), (522_250, 10, BLOCK));
+        assert_eq!((l.facts.size, l.facts.block_len), (522_250, BLOCK));
     }
 
     #[test]
@@ -295,8 +266,9 @@ mod tests {
         );
         l.wrote(0, 100);
         l.wrote(100, 50);
+        assert_eq!((l.facts.size_at_open, l.facts.size), (900, 150));
         l.set(Some(150));
-        assert!(l.facts.restarted && l.facts.size_confirmed() && !l.facts.gap);
+        assert!(l.facts.size_confirmed() && !l.facts.gap);
     }
 
     #[test]
@@ -327,7 +299,7 @@ mod tests {
         l.wrote(20, 10);
         assert!(l.facts.gap && !l.facts.declared_size_reached() && !l.facts.declared_size_missed());
         l.wrote(0, 10);
-        assert!(!l.facts.gap && l.facts.out_of_order && l.facts.declared_size_reached());
+        assert!(!l.facts.gap && l.facts.declared_size_reached());
         l.set(Some(40));
         assert!(l.facts.gap && !l.facts.size_confirmed());
     }

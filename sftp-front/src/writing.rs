@@ -87,11 +87,7 @@ impl Writing {
     }
 
     fn sync(&mut self) -> Result<(), Fault> {
-        self.attempt(|w| {
-            w.upload.sync()?;
-            w.ledger.facts.fsynced = true;
-            Ok(())
-        })
+        self.attempt(|w| w.upload.sync())
     }
 }
 
