@@ -3,11 +3,12 @@
 //! one file is a single descriptor, so a client that asks for a whole file at once (paramiko does) costs no memory.
 
 use crate::budget::Budget;
+use crate::lock::locked;
 use crate::packet::{self, Broken, Code, DATA_HEAD, MAX_DATA};
 use crate::tree::Download;
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 
@@ -98,7 +99,7 @@ struct Buffers {
 
 impl Buffers {
     fn kept(&self) -> MutexGuard<'_, Vec<(Box<[u8]>, OwnedSemaphorePermit)>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.kept)
     }
 
     /// A buffer for a batch if the pool has room for it, else one for a single READ.
@@ -176,7 +177,7 @@ struct State {
 
 impl Drop for Outbox {
     fn drop(&mut self) {
-        let s = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let s = locked(&self.state);
         self.buffers.budget.taken(s.bytes + s.out.iter().sum::<usize>());
     }
 }
@@ -197,7 +198,7 @@ impl Outbox {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 
     pub(crate) fn ready(&self, bytes: Bytes, count: usize) -> Result<(), Broken> {

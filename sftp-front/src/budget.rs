@@ -4,10 +4,11 @@
 //! and for the others, which are there already, the connection goes that has left its answers unread for the longest. What
 //! they owe the pool meanwhile is bounded too: who would add to it beyond that goes at once.
 
+use crate::lock::locked;
 use crate::packet::Broken;
 use std::cmp::Reverse;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
@@ -57,7 +58,7 @@ impl Pool {
     }
 
     fn debts(&self) -> MutexGuard<'_, Debts> {
-        self.debts.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.debts)
     }
 
     /// Takes bytes for answers, at once; for what there is no room, connections are told to go that hold as much together.
@@ -261,7 +262,7 @@ impl Budget {
     }
 
     fn unread(&self) -> MutexGuard<'_, Unread> {
-        self.unread.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.unread)
     }
 
     /// Whether this connection keeps bytes of the pool while others find it empty.
@@ -278,7 +279,7 @@ impl Budget {
     }
 
     fn held(&self) -> MutexGuard<'_, usize> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.held)
     }
 }
 

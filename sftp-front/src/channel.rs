@@ -10,6 +10,7 @@
 use crate::answers::{Outbox, ToSend};
 use crate::budget::{Budget, REQUEST_BUDGET};
 use crate::engine::{Aside, Engine, Expected, Work};
+use crate::lock::locked;
 use crate::packet::{Broken, PIECE_COST};
 use crate::session::Activity;
 use crate::threads;
@@ -21,7 +22,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::runtime::Handle;
@@ -154,7 +155,7 @@ impl Channel {
     }
 
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
-        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.inbox)
     }
 
     /// Serves a client at the other end of two pipes, to the end of its requests.

@@ -42,6 +42,7 @@ mod facts;
 mod handler;
 mod host_keys;
 mod link;
+mod lock;
 mod login;
 mod longname;
 mod packet;

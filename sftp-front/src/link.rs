@@ -1,11 +1,12 @@
 //! The TCP stream as russh sees it: with a kill switch that ends a connection however wedged it may be, byte counters, and
 //! an ear for the client's identification line, which russh tells too late for the login.
 
+use crate::lock::locked;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -55,7 +56,7 @@ impl LinkState {
     /// From now on reads and writes fail.
     pub(crate) fn kill(&self) {
         self.dead.store(true, Ordering::SeqCst);
-        let wakers = std::mem::take(&mut *self.wakers.lock().unwrap_or_else(PoisonError::into_inner));
+        let wakers = std::mem::take(&mut *locked(&self.wakers));
         wakers.into_iter().flatten().for_each(Waker::wake);
     }
 
@@ -112,7 +113,7 @@ impl LinkState {
 
     /// Registers for [`kill`](Self::kill), then tells whether it has happened.
     fn dead(&self, side: usize, cx: &Context<'_>) -> bool {
-        if let Some(slot) = self.wakers.lock().unwrap_or_else(PoisonError::into_inner).get_mut(side)
+        if let Some(slot) = locked(&self.wakers).get_mut(side)
             && !slot.as_ref().is_some_and(|w| w.will_wake(cx.waker()))
         {
             *slot = Some(cx.waker().clone());

@@ -4,6 +4,7 @@ use crate::auth::{Admission, AlgorithmPolicy, Authenticator, Peer};
 use crate::balancer::Unnamed;
 use crate::budget::Pool;
 use crate::host_keys::{self, HostKeys};
+use crate::lock::locked;
 use crate::session::{self, Session, SessionInfo};
 use crate::threads::Threads;
 use russh::keys::{Algorithm, PrivateKey};
@@ -11,7 +12,7 @@ use russh::{AlgorithmKind, MethodKind, MethodSet, SshId};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -201,7 +202,7 @@ struct Untold {
 impl Quiet {
     /// How many were not told, if this one is: a flood must not fill the log.
     fn told(&self) -> Option<u64> {
-        let mut quiet = lock(&self.0);
+        let mut quiet = locked(&self.0);
         if quiet.until.is_some_and(|until| Instant::now() < until) {
             quiet.count += 1;
             return None;
@@ -321,19 +322,19 @@ impl Server {
     /// Connections open now, logged in or not.
     #[must_use]
     pub fn connection_count(&self) -> usize {
-        lock(&self.slots).total
+        locked(&self.slots).total
     }
 
     fn all(&self) -> Vec<Arc<Session>> {
-        lock(&self.sessions).values().cloned().collect()
+        locked(&self.sessions).values().cloned().collect()
     }
 
     pub(crate) fn register(&self, session: &Arc<Session>) {
-        lock(&self.sessions).insert(session.id, Arc::clone(session));
+        locked(&self.sessions).insert(session.id, Arc::clone(session));
     }
 
     pub(crate) fn unregister(&self, id: u64) {
-        lock(&self.sessions).remove(&id);
+        locked(&self.sessions).remove(&id);
     }
 
     pub(crate) fn pool(&self) -> Arc<Pool> {
@@ -425,7 +426,7 @@ impl Server {
     /// A place within the limits, or the one that is reached.
     fn admit(&self, ip: IpAddr) -> Result<Slot, &'static str> {
         let key = network(ip);
-        let mut slots = lock(&self.slots);
+        let mut slots = locked(&self.slots);
         let here = slots.per_ip.get(&key).copied().unwrap_or(0);
         let c = &self.config;
         if slots.total >= c.max_connections {
@@ -501,10 +502,6 @@ pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|s| *s).await;
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// What counts as one source: an IPv4 address, or an IPv6 /64, which is what one customer gets.
 fn network(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
@@ -529,8 +526,8 @@ pub(crate) struct Slot {
 
 impl Slot {
     pub(crate) fn logged_in(&self) {
-        if std::mem::take(&mut *lock(&self.unauthenticated)) {
-            let mut slots = lock(&self.slots);
+        if std::mem::take(&mut *locked(&self.unauthenticated)) {
+            let mut slots = locked(&self.slots);
             slots.unauthenticated = slots.unauthenticated.saturating_sub(1);
         }
     }
@@ -539,7 +536,7 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.logged_in();
-        let mut slots = lock(&self.slots);
+        let mut slots = locked(&self.slots);
         slots.total = slots.total.saturating_sub(1);
         if let Some(n) = slots.per_ip.get_mut(&self.key) {
             *n -= 1;

@@ -7,13 +7,14 @@ use crate::channel::Channel;
 use crate::engine::{Engine, Shared};
 use crate::handler::Handler;
 use crate::link::{Link, LinkState};
+use crate::lock::locked;
 use crate::server::{Server, Slot, stopped};
 use crate::tree::Tree;
 use russh::server::Msg;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -117,7 +118,7 @@ pub(crate) struct Tried {
 
 impl Session {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 
     pub(crate) fn peer(&self) -> Peer {
@@ -335,7 +336,7 @@ async fn serve(server: &Arc<Server>, session: &Arc<Session>, tcp: TcpStream, lin
     let handle = Mutex::new(None);
     let transport = async {
         let running = russh::server::run_stream(server.transport(), Link::new(tcp, Arc::clone(link)), handler).await?;
-        *handle.lock().unwrap_or_else(PoisonError::into_inner) = Some(running.handle());
+        *locked(&handle) = Some(running.handle());
         running.await
     };
     tokio::pin!(transport);
@@ -350,7 +351,7 @@ async fn serve(server: &Arc<Server>, session: &Arc<Session>, tcp: TcpStream, lin
             }
         },
         reason = session.overseer(server, stop) => {
-            let handle = handle.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let handle = locked(&handle).take();
             if let Some(handle) = handle {
                 let goodbye = async {
                     let _ = handle.disconnect(russh::Disconnect::ByApplication, reason.to_owned(), String::new()).await;

@@ -3,10 +3,11 @@
 //! handle waits.
 
 use crate::facts::Ledger;
+use crate::lock::locked;
 use crate::path::VPath;
 use crate::tree::{Fault, OpenHow, Tree, Tried, Upload};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// An OPEN for writing.
 pub(crate) struct Opening {
@@ -116,7 +117,7 @@ impl Lent {
     }
 
     fn file(&self) -> MutexGuard<'_, Option<Box<Writing>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0)
     }
 }
 

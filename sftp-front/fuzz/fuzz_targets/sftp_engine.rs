@@ -16,6 +16,8 @@ mod budget;
 mod engine;
 #[path = "../../src/facts.rs"]
 mod facts;
+#[path = "../../src/lock.rs"]
+mod lock;
 #[path = "../../src/longname.rs"]
 mod longname;
 #[path = "../../src/packet.rs"]
