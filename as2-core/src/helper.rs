@@ -2,7 +2,7 @@
 
 /// Runs work beside the caller's own. This crate starts no threads; the caller decides whether it has one to spare.
 ///
-/// It is asked at most once for each message and digest run, and only for content of more than [`HELP_FROM`] bytes.
+/// It is asked at most once for each message and digest run, and only for content of [`HELP_FROM`] bytes and more.
 pub trait Helper: Send + Sync {
     /// Runs `job` beside the caller, which soon waits for it: it must not queue behind the caller. `false`: no, and the
     /// caller does the work itself.

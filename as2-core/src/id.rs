@@ -20,7 +20,7 @@ impl As2Id {
     /// A name as it stands in our own configuration, without quotes and escapes.
     ///
     /// # Errors
-    /// Empty, over 128 characters, or characters outside printable ASCII.
+    /// Empty, over 128 characters, characters outside printable ASCII, or blanks around it.
     pub fn parse(name: &str) -> Result<Self, Error> {
         let legal = (1..=MAX_LEN).contains(&name.len()) && name.bytes().all(|b| (32..127).contains(&b)) && name.trim() == name;
         if legal {
@@ -45,7 +45,7 @@ impl As2Id {
 
     /// What a header's value may mean, the RFC's reading first: `"` and `\` stand escaped between quotes. Further ones are for
     /// products that quote twice, do not escape, or forget the quotes of a name with blanks; a relationship decides among
-    /// them. At least one, at most four.
+    /// them. At least one, at most three.
     ///
     /// # Errors
     /// [`ErrorKind::UnknownTradingRelationship`]: a value that can be nobody's name.

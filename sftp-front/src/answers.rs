@@ -1,4 +1,4 @@
-//! Answers on their way out, in request order but for those of a CLOSE. The engine appends and never waits; the writer of
+//! Answers on their way out, in request order but for those of what runs aside. The engine appends and never waits; the writer of
 //! the channel takes them in batches. A READ stays a descriptor until its answer is about to be sent, and a run of READs of
 //! one file is a single descriptor, so a client that asks for a whole file at once (paramiko does) costs no memory.
 

@@ -208,7 +208,8 @@ impl Refused {
     }
 }
 
-/// The accounts. Methods run on blocking threads, but for [`admit`](Authenticator::admit).
+/// The accounts. Methods run on blocking threads, but for [`is_proxy`](Authenticator::is_proxy) and
+/// [`admit`](Authenticator::admit).
 pub trait Authenticator: Send + Sync + 'static {
     /// Asked for each new connection before any byte is sent, in the accept loop: for ban and allow lists in memory.
     fn admit(&self, _addr: SocketAddr) -> Admission {
@@ -273,7 +274,7 @@ pub trait Authenticator: Send + Sync + 'static {
 /// server (CVE-2002-20001).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AlgorithmPolicy {
-    /// ML-KEM and Curve25519; AES-GCM, ChaCha20, AES-CTR; SHA-2; Ed25519, ECDSA, RSA with SHA-2. Every client that is
+    /// ML-KEM and Curve25519; AES-GCM, ChaCha20, AES-CTR; UMAC-128, SHA-2; Ed25519, ECDSA, RSA with SHA-2. Every client that is
     /// still cared for connects with its defaults, libssh2 1.10 (2021) through the plain SHA-2 MACs.
     #[default]
     Modern,

@@ -42,7 +42,8 @@ pub(crate) struct Pool {
 
 #[derive(Default)]
 struct Debts {
-    /// Bytes of answers for which there was no room: not more than `bytes / MOST` and one answer for each connection.
+    /// Bytes for which there was no room: of answers not more than `bytes / MOST` and one for each connection, and what
+    /// connections that must go take for their requests.
     owed: usize,
     members: Vec<Weak<Budget>>,
 }

@@ -56,7 +56,7 @@ struct Inbox {
     aside: usize,
     /// The engine's request waits for its time: what arrives meanwhile waits in the queue.
     is_paused: bool,
-    /// One of them has ended since the worker last looked.
+    /// Something aside has ended since the worker last looked.
     is_due: bool,
     end: Option<End>,
 }

@@ -1,6 +1,6 @@
 //! The SFTP server of one channel as a plain state machine: bytes in, calls of the [`Tree`], answers out. It runs on
-//! blocking threads, one at a time, and never waits for the client. Every open [`Upload`] ends in exactly one `close` or
-//! `abandon`: dropping the engine abandons what is still open.
+//! one thread at a time, the connection's own or a blocking one, and never waits for the client. Every open
+//! [`Upload`](crate::tree::Upload) ends in exactly one `close` or `abandon`: dropping the engine abandons what is still open.
 //!
 //! Requests run in order, but a CLOSE of an upload waits for the disk and the journal, `fsync@openssh.com` for the disk, and
 //! the OPEN of a file that is there already may have to copy it. So they run [aside](Aside): the requests behind them go on,

@@ -10,11 +10,11 @@
 //! * `link.rs` is the TCP stream that russh reads and decrypts; `handler.rs` has russh's callbacks: login, channels,
 //!   refusals. `login.rs` knows what a client has proven so far, `auth.rs` has the algorithms and who is asked about a
 //!   proof, `host_keys.rs` tells clients of keys to come.
-//! * `channel.rs` takes the decrypted bytes of one channel and gives them to a worker on a blocking thread. **A packet
-//!   enters there**, in `Channel::accept`.
-//! * `engine.rs` runs the requests in order, all but a CLOSE and a sync, which must not hold up the others: `packet.rs` cuts
-//!   and reads them, `path.rs` parses every path once, `attrs.rs` the attributes, `writing.rs` has the open upload and
-//!   `facts.rs` its record. **A byte lands** in `Engine::write`, which calls [`Upload::write_pieces`].
+//! * `channel.rs` takes the decrypted bytes of one channel and gives them to a worker: here, if they are quickly worked off,
+//!   else on a blocking thread. **A packet enters there**, in `Channel::accept`.
+//! * `engine.rs` runs the requests in order, but for OPEN, CLOSE and sync of an upload, which must not hold up the others:
+//!   `packet.rs` cuts and reads them, `path.rs` parses every path once, `attrs.rs` the attributes, `writing.rs` has the open
+//!   upload and `facts.rs` its record. **A byte lands** in `Engine::write`, which calls [`Upload::write_pieces`].
 //! * Answers are encoded in `reply.rs` and leave through `answers.rs`; the data of a READ are fetched there just before they
 //!   are sent. `longname.rs` makes the lines of a listing.
 //!

@@ -11,7 +11,7 @@ pub const MAX_PACKET: usize = 262_144;
 /// Longest WRITE and READ, advertised by `limits@openssh.com`. OpenSSH uploads in blocks of this length, and since it is
 /// no power of two or ten, a file that ends on a full block was most probably cut off (see [`UploadFacts`](crate::UploadFacts)).
 pub const MAX_DATA: usize = 261_120;
-/// Longest handle that is looked at (draft-02 §6.2).
+/// Longest handle that is looked at (draft-02 §7).
 const MAX_HANDLE: usize = 256;
 /// Longest text of a status answer.
 const MAX_STATUS_TEXT: usize = 512;

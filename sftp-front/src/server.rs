@@ -62,7 +62,8 @@ const MAX_SERVER_ID: usize = 100;
 pub struct Config {
     /// Host keys, each the text of an unencrypted OpenSSH private key file.
     pub host_keys: Vec<String>,
-    /// Host keys to come, of any type: clients learn them after a login, and nothing uses them yet.
+    /// Host keys to come: clients learn them after a login, and nothing uses them yet. Of these and of those in use, types that the
+    /// algorithms do not have are passed over.
     pub next_host_keys: Vec<String>,
     /// Algorithms offered.
     pub algorithms: AlgorithmPolicy,
@@ -90,8 +91,8 @@ pub struct Config {
     pub rekey_bytes: usize,
     /// New keys are exchanged after so long; zero for never.
     pub rekey_time: Duration,
-    /// Bytes that all connections together may hold in requests and answers, beyond
-    /// [`OWN_SHARE`](crate::OWN_SHARE) of each.
+    /// Bytes that all connections together may hold in requests and answers, beyond [`OWN_SHARE`](crate::OWN_SHARE) and
+    /// [`OWN_ANSWERS`](crate::OWN_ANSWERS) of each.
     pub memory: usize,
     /// Software name in the identification line, without `SSH-2.0-`.
     pub server_id: String,
@@ -133,7 +134,7 @@ impl std::fmt::Debug for Config {
 /// A configuration that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// A host key is unreadable, encrypted, too short, or of a type that the policy excludes; none at all is also wrong.
+    /// A host key is unreadable, encrypted or too short, or there is none of a type that the policy has.
     #[error("host key: {0}")]
     HostKey(String),
     /// `server_id` is empty, too long, or not printable ASCII without spaces and `-`.

@@ -25,10 +25,10 @@ use tokio::task::JoinHandle;
 pub const WRITE_STALL: Duration = Duration::from_secs(120);
 /// User names of one connection that are remembered as tried in vain.
 const MAX_TRIED: usize = 16;
-/// A client that leaves requests unfinished for so long while memory is short has to go.
-const UNFINISHED: Duration = Duration::from_secs(30);
 /// Reasons that are remembered for each.
 const MAX_REASONS: usize = 8;
+/// A client that leaves requests unfinished for so long while memory is short has to go.
+const UNFINISHED: Duration = Duration::from_secs(30);
 /// How often the timers are looked at.
 const TICK: Duration = Duration::from_millis(500);
 /// The same while the server is stopping.

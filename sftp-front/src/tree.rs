@@ -1,7 +1,8 @@
 //! What the server serves, as traits: a [`Tree`] is one login's view of a file system, an [`Upload`] a file being
 //! written, a [`Download`] a file being read, a [`Listing`] a directory being read. The crate knows nothing of what lies
-//! behind them. All methods are synchronous and run on blocking threads; several channels of one connection may call one
-//! `Tree` at the same time, but an `Upload` or `Listing` is called by one thread at a time, in the client's order.
+//! behind them. All methods are synchronous. They run on blocking threads, but for what the traits themselves call quick
+//! ([`Wait`], [`Tree::open_write_at_once`], [`Upload::close_soon`]). Several channels of one connection may call one `Tree` at
+//! the same time, but an `Upload` or `Listing` is called by one thread at a time, in the client's order.
 
 use crate::facts::UploadFacts;
 use crate::path::VPath;
@@ -56,7 +57,7 @@ impl From<io::Error> for Fault {
     }
 }
 
-/// File or directory; there are no links and no devices in a [`Tree`].
+/// File or directory; whatever else a [`Tree`] holds, such as links, is shown as a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A directory.
@@ -105,7 +106,7 @@ pub struct Entry {
 pub struct OpenHow {
     /// READ was asked for as well.
     pub read: bool,
-    /// APPEND: offsets are ignored; the engine turns them into the end of the file.
+    /// APPEND: the engine turns offsets into the end of the file, and refuses those behind it.
     pub append: bool,
     /// CREAT.
     pub create: bool,
@@ -341,7 +342,7 @@ pub type Closed = Box<dyn FnOnce(Result<(), Fault>) + Send>;
 /// A file being written. Ends in exactly one call of [`close`](Upload::close),
 /// [`close_soon`](Upload::close_soon) or [`abandon`](Upload::abandon).
 pub trait Upload: Send {
-    /// Writes all of `data` at `offset`. After a fault the engine calls nothing but `stat` and `abandon`.
+    /// Writes all of `data` at `offset`. After a fault the engine calls nothing but `stat`, `read_at` and `abandon`.
     ///
     /// # Errors
     /// Any fault; it stays with the handle and is answered to its later requests too.

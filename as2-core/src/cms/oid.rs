@@ -1,4 +1,4 @@
-//! Object identifiers (contents bytes) and the algorithms that they name (RFC 5652, 5754, 8702, 3565, 5084, 5753, 8017, 8410).
+//! Object identifiers (contents bytes) and the algorithms that they name (RFC 5652, 5754, 9688, 3565, 5084, 5753, 8017, 8410).
 
 use crate::algorithm::{Cipher, Digest};
 
@@ -108,7 +108,7 @@ pub(crate) fn is_refused_cipher(oid: &[u8]) -> bool {
     REFUSED.contains(&oid)
 }
 
-/// `ecdsa-with-…` (RFC 5758 §3.2, RFC 8702 §3.2); none for MD5.
+/// `ecdsa-with-…` (RFC 5758 §3.2, RFC 9688 §3.2); none for MD5.
 pub(crate) fn ecdsa_with(digest: Digest) -> Option<&'static [u8]> {
     Some(match digest {
         Digest::Md5 => return None,
@@ -123,7 +123,7 @@ pub(crate) fn ecdsa_with(digest: Digest) -> Option<&'static [u8]> {
     })
 }
 
-/// `…WithRSAEncryption` (RFC 8017 appendix A.2.4), with OIW's older name for SHA-1.
+/// `…WithRSAEncryption` (RFC 8017 appendix A.2.4, RFC 9688 §3.1), with OIW's older name for SHA-1.
 pub(crate) fn is_with_rsa(digest: Digest, oid: &[u8]) -> bool {
     let pkcs1: &[u8] = match digest {
         Digest::Md5 => &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 4],

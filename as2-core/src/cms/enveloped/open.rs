@@ -384,7 +384,7 @@ impl<'a> Head<'a> {
     }
 }
 
-/// The vector or nonce, and the bytes of the tag (RFC 3565 §2.3, RFC 5084 §3).
+/// The vector or nonce, and the bytes of the tag (RFC 3565 §4.1, RFC 5084 §3).
 pub(super) fn cipher_parameters(cipher: Cipher, parameters: &[u8]) -> Result<(Vec<u8>, usize), Fault> {
     let mut reader = Reader::new(parameters);
     let mut tag_len = 0;

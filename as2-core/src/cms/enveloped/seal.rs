@@ -290,7 +290,7 @@ fn der_prefix(kind: &[u8], body: &[u8], content_info: &[u8], sealed: u64, mac: u
     (prefix, with_header(outer))
 }
 
-/// The same with indefinite lengths: four elements around the pieces, ten bytes to end them.
+/// The same with indefinite lengths: five elements around the pieces, ten bytes to end them.
 fn ber_prefix(kind: &[u8], body: &[u8], content_info: &[u8], sealed: u64, mac: u64) -> (Vec<u8>, u64) {
     let prefix = [
         &[0x30, 0x80],

@@ -36,7 +36,7 @@ pub fn peek(p7s: &[u8]) -> Result<Option<Digest>, Error> {
 }
 
 /// Verifies a detached signature, BER or DER, under the pinned certificates. `content_digests` holds the content's digests, at
-/// least those that [`peek`] names; `allowed` decides about digests before any key is used.
+/// least the one that [`peek`] names; `allowed` decides about digests before any key is used.
 ///
 /// # Errors
 /// `AuthenticationFailed` if it holds under no pinned certificate, `IntegrityCheckFailed` if it does and the content is not the
