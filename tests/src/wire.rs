@@ -1,9 +1,11 @@
-//! HTTP by hand: requests exactly as a test wants them, and answers as they came.
+//! HTTP by hand: requests exactly as a test wants them, and answers as they came; and a partner's server that plays a script.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::peer::Identity;
 use crate::process::tool;
@@ -31,6 +33,17 @@ pub struct Answer {
     pub headers: Vec<(String, String)>,
     /// The body.
     pub body: Vec<u8>,
+}
+
+/// A request as it came to a partner.
+#[derive(Clone, Debug)]
+pub struct Hit {
+    /// When all of it was there.
+    pub at: Instant,
+    /// The request line and the header lines.
+    pub head: String,
+    /// Headers and body.
+    pub message: Request,
 }
 
 /// The lines of a header block, folded ones joined.
@@ -123,6 +136,80 @@ impl Answer {
         self.header("Content-Type")
             .is_some_and(|value| value.to_ascii_lowercase().starts_with("multipart/signed"))
     }
+}
+
+/// An answer in full, as a server writes it.
+#[must_use]
+pub fn http(status: u16, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
+    let mut head = format!(
+        "HTTP/1.1 {status} Status\r\nConnection: close\r\nContent-Length: {}\r\n",
+        body.len()
+    );
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    format!("{head}\r\n{body}").into_bytes()
+}
+
+/// Reads one request; nothing if the peer goes away inside of it.
+#[must_use]
+pub fn read_request(stream: &mut TcpStream) -> Option<Hit> {
+    let mut bytes = Vec::new();
+    let mut piece = [0u8; 64 * 1024];
+    let mut more = |bytes: &mut Vec<u8>| match stream.read(&mut piece) {
+        Ok(n) if n > 0 => bytes.extend_from_slice(&piece[..n]),
+        _ => bytes.clear(),
+    };
+    let end = loop {
+        if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+            break end;
+        }
+        more(&mut bytes);
+        if bytes.is_empty() {
+            return None;
+        }
+    };
+    let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+    let headers = header_lines(head.split_once("\r\n")?.1);
+    let message = Request { headers, body: Vec::new() };
+    let len: usize = message.header("Content-Length").map_or(Some(0), |len| len.parse().ok())?;
+    while bytes.len() < end + 4 + len {
+        more(&mut bytes);
+        if bytes.is_empty() {
+            return None;
+        }
+    }
+    let message = Request {
+        body: bytes.split_off(end + 4),
+        ..message
+    };
+    Some(Hit {
+        at: Instant::now(),
+        head,
+        message,
+    })
+}
+
+/// A partner's server, for as long as the process lives. The script makes of each request, and of how many have come by then,
+/// the bytes to write before it closes. What came so far.
+pub fn serve(listener: TcpListener, script: impl Fn(&Hit, usize) -> Vec<u8> + Send + Sync + 'static) -> Arc<Mutex<Vec<Hit>>> {
+    let hits = Arc::new(Mutex::new(Vec::new()));
+    let (seen, script) = (Arc::clone(&hits), Arc::new(script));
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let (seen, script) = (Arc::clone(&seen), Arc::clone(&script));
+            thread::spawn(move || {
+                let Some(hit) = read_request(&mut stream) else { return };
+                let count = {
+                    let mut seen = seen.lock().unwrap();
+                    seen.push(hit.clone());
+                    seen.len()
+                };
+                let _ = stream.write_all(&script(&hit, count));
+            });
+        }
+    });
+    hits
 }
 
 /// One request on a connection of its own.

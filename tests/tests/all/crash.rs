@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Mutex;
@@ -11,7 +12,8 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
-use tests::process::{as2gate, tool, wait_within};
+use tests::process::{accepted, as2gate, tool, wait_within};
+use tests::wire::{http, read_request};
 use tests::{Gateway, Pair, Random, noise};
 
 /// Clients that put files at the same time.
@@ -229,16 +231,15 @@ fn the_crash_test_finds_a_gateway_that_promises_first() {
 fn a_journal_that_cannot_be_written_for_a_while_leaves_no_message_behind() {
     let pair = Pair::two_gateways();
     let alice = pair.alice();
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/as2", listener.local_addr().unwrap());
     alice.change(&["partner", "set", "BOB", "--url", &url, "--mdn", "none"]);
     pair.put("held.edi", b"UNB+UNOA:1'");
-    let answer = |stream: &mut std::net::TcpStream| {
-        let mut piece = [0; 65536];
-        let _ = stream.read(&mut piece);
-        let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    let answer = |mut stream: TcpStream| {
+        assert!(read_request(&mut stream).is_some());
+        stream.write_all(&http(204, &[], "")).unwrap();
     };
-    let (mut first, _) = listener.accept().unwrap();
+    let first = accepted(&listener);
     let lock = "import sqlite3, sys
 db = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=10)
 db.execute('BEGIN IMMEDIATE')
@@ -250,8 +251,7 @@ sys.stdin.read()";
         .spawn()
         .unwrap();
     let _ = holder.stdout.as_mut().unwrap().read(&mut [0; 6]).unwrap();
-    answer(&mut first);
-    drop(first);
+    answer(first);
     // An upload that could not be decided about takes no room: its client comes again.
     let local = alice.file("large.edi", &[b'x'; 100_000]);
     let refused = pair.alice_user.run(&[&format!("put {} AS2/send/ALICE/BOB/large.edi", local.display())]);
@@ -264,7 +264,6 @@ sys.stdin.read()";
     drop(holder.stdin.take());
     assert!(holder.wait().unwrap().success());
     // The same bytes under the same Message-ID, without a restart.
-    let (mut again, _) = listener.accept().unwrap();
-    answer(&mut again);
+    answer(accepted(&listener));
     alice.reaches("out", "held.edi", "delivered");
 }

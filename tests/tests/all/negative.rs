@@ -25,11 +25,11 @@ use serde_json::Value;
 use tests::pair::station_certificate;
 use tests::peer::Identity;
 use tests::process::{accepted, free_port, run, run_with, tool};
-use tests::wire::{Answer, Request, raw};
+use tests::wire::{Answer, Hit, Request, http, raw, read_request};
 use tests::{Gateway, Sftp, Shared, noise, order, wait_for};
 
-use craft::{Entity, Receipt, compressed, payload, sha256, zlib};
-use scene::{Scene, answer, good, http, post_mdn, read_request, with_stage};
+use craft::{Entity, Receipt, compressed, mic_of, payload, sha256, zlib};
+use scene::{Scene, answer, good, post_mdn, with_stage};
 
 const STATION: &str = "GATE";
 /// The partner whose messages this module makes by hand.

@@ -1,6 +1,6 @@
 //! Settings of a partner as they show on the wire: variables, logins, limits of time.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tests::peer::Identity;
 use tests::process::{PATIENCE, Server, free_port, run, tool};
-use tests::wire::exchange;
+use tests::wire::{Hit, exchange, http, serve};
 use tests::{Gateway, Pair, order, wait_for};
 
 /// The header block that came with a received message.
@@ -420,71 +420,43 @@ fn a_post_without_the_credentials_is_challenged_before_its_body() {
     }
 }
 
-/// A partner that wants a token: `/token` gives them to who knows the client's secret, `/as2` takes the newest only. What it saw:
-/// path and credentials of each request. `revokes`: each token that it gives is a new one.
-fn bearer_partner(next: Arc<AtomicUsize>, revokes: bool) -> (u16, Arc<Mutex<Vec<String>>>) {
+/// A partner that wants a token: `/token` gives them to who knows the client's secret, `/as2` takes the newest only. Its port, and
+/// what came. `revokes`: each token that it gives is a new one.
+fn bearer_partner(next: Arc<AtomicUsize>, revokes: bool) -> (u16, Arc<Mutex<Vec<Hit>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let log = Arc::clone(&seen);
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().map_while(Result::ok) {
-            let mut reader = BufReader::new(stream.try_clone().unwrap());
-            let head: Vec<String> = (&mut reader)
-                .lines()
-                .map_while(Result::ok)
-                .take_while(|line| !line.is_empty())
-                .collect();
-            let field = |name: &str| {
-                head.iter()
-                    .find_map(|line| line.strip_prefix(name))
-                    .unwrap_or_default()
-                    .trim()
-                    .to_owned()
-            };
-            let mut body = vec![0; field("Content-Length:").parse().unwrap_or(0)];
-            let _ = reader.read_exact(&mut body);
-            let (path, shown) = (head.first().cloned().unwrap_or_default(), field("Authorization:"));
-            log.lock()
-                .unwrap()
-                .push(format!("{} {shown}", path.split(' ').nth(1).unwrap_or_default()));
-            if revokes && path.contains("/token") {
-                // Who comes side by side has time to ask for one too.
-                std::thread::sleep(Duration::from_millis(500));
-                next.fetch_add(1, Ordering::SeqCst);
-            }
-            let newest = format!("t{}", next.load(Ordering::SeqCst));
-            let answer = if !path.contains("/token") {
-                let status = if shown == format!("Bearer {newest}") {
-                    "204 No Content"
-                } else {
-                    "401 Unauthorized"
-                };
-                format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-            } else if shown == "Basic Y2xpZW50OnMlM0Fl" && body == b"grant_type=client_credentials&scope=as2.send" {
-                let json = format!(r#"{{"access_token":"{newest}","token_type":"Bearer","expires_in":3600}}"#);
-                format!(
-                    "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{json}",
-                    json.len()
-                )
-            } else {
-                let json = r#"{"error":"invalid_client"}"#;
-                format!(
-                    "HTTP/1.1 401 Unauthorized\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{json}",
-                    json.len()
-                )
-            };
-            let _ = stream.write_all(answer.as_bytes());
+    let hits = serve(listener, move |hit, _| {
+        let (path, shown) = shown_to(hit);
+        let wants_token = path == "/token";
+        if revokes && wants_token {
+            // Who comes side by side has time to ask for one too.
+            std::thread::sleep(Duration::from_millis(500));
+            next.fetch_add(1, Ordering::SeqCst);
+        }
+        let newest = format!("t{}", next.load(Ordering::SeqCst));
+        if !wants_token {
+            http(if shown == format!("Bearer {newest}") { 204 } else { 401 }, &[], "")
+        } else if shown == "Basic Y2xpZW50OnMlM0Fl" && hit.message.body == b"grant_type=client_credentials&scope=as2.send" {
+            let json = format!(r#"{{"access_token":"{newest}","token_type":"Bearer","expires_in":3600}}"#);
+            http(200, &[], &json)
+        } else {
+            http(401, &[], r#"{"error":"invalid_client"}"#)
         }
     });
-    (port, seen)
+    (port, hits)
+}
+
+/// Path and credentials of a request.
+fn shown_to(hit: &Hit) -> (&str, &str) {
+    let path = hit.head.split(' ').nth(1).unwrap_or_default();
+    (path, hit.message.header("Authorization").unwrap_or_default())
 }
 
 #[test]
 fn a_token_is_fetched_kept_and_fetched_again_when_it_is_withdrawn() {
     let pair = Pair::two_gateways();
     let newest = Arc::new(AtomicUsize::new(1));
-    let (port, seen) = bearer_partner(Arc::clone(&newest), false);
+    let (port, hits) = bearer_partner(Arc::clone(&newest), false);
     pair.alice().file("right.txt", b"s:e");
     pair.alice().file("wrong.txt", b"s:f");
     let set = |more: &[&str]| {
@@ -514,9 +486,10 @@ fn a_token_is_fetched_kept_and_fetched_again_when_it_is_withdrawn() {
         String::from_utf8_lossy(&headers).contains("Authorization: Bearer ***"),
         "a token in the evidence"
     );
-    let fetch = "/token Basic Y2xpZW50OnMlM0Fl";
-    let wanted = [fetch, "/as2 Bearer t1", "/as2 Bearer t1", "/as2 Bearer t1", fetch, "/as2 Bearer t2"];
-    assert_eq!(*seen.lock().unwrap(), wanted);
+    let (fetch, post, again) = (("/token", "Basic Y2xpZW50OnMlM0Fl"), ("/as2", "Bearer t1"), ("/as2", "Bearer t2"));
+    let seen = hits.lock().unwrap().clone();
+    let seen: Vec<_> = seen.iter().map(shown_to).collect();
+    assert_eq!(seen, [fetch, post, post, post, fetch, again]);
 
     set(&["--http-password", "file:wrong.txt"]);
     let failed = sends("refused.edi", "failed");
@@ -529,7 +502,7 @@ fn a_token_is_fetched_kept_and_fetched_again_when_it_is_withdrawn() {
 #[test]
 fn messages_side_by_side_share_one_token() {
     let pair = Pair::two_gateways();
-    let (port, seen) = bearer_partner(Arc::new(AtomicUsize::new(0)), true);
+    let (port, hits) = bearer_partner(Arc::new(AtomicUsize::new(0)), true);
     pair.alice().file("right.txt", b"s:e");
     let (url, token_url) = (format!("http://127.0.0.1:{port}/as2"), format!("http://127.0.0.1:{port}/token"));
     pair.alice().change(
@@ -550,8 +523,9 @@ fn messages_side_by_side_share_one_token() {
     for name in &names {
         pair.alice().reaches("out", name, "delivered");
     }
-    let fetched = seen.lock().unwrap().iter().filter(|line| line.starts_with("/token")).count();
-    assert_eq!(fetched, 1, "{:?}", seen.lock().unwrap());
+    let seen = hits.lock().unwrap().clone();
+    let seen: Vec<_> = seen.iter().map(shown_to).collect();
+    assert_eq!(seen.iter().filter(|(path, _)| *path == "/token").count(), 1, "{seen:?}");
 }
 
 #[test]
@@ -728,12 +702,7 @@ fn partner_test_ends_in_time_and_tells_how_far_it_came() {
 
     let busy = TcpListener::bind("127.0.0.1:0").unwrap();
     point_to(&busy);
-    std::thread::spawn(move || {
-        for mut stream in busy.incoming().map_while(Result::ok) {
-            let _ = stream.read(&mut [0; 65536]);
-            let _ = stream.write_all(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-        }
-    });
+    serve(busy, |_, _| http(503, &[], ""));
     let ran = test(&[]);
     assert!(
         ran.stdout.contains("no   test message")
@@ -853,10 +822,10 @@ fn partner_test_names_the_algorithms_that_were_used() {
     assert!(told.contains("sign sha256 by ECDSA, encrypt aes256-cbc by ecdh-sha256,"), "{told}");
 }
 
-/// Posts as they come: the file name in the Subject, and how many were open at once at most.
+/// Posts as they come, and how many were open at once at most.
 struct Counter {
     url: String,
-    names: Arc<Mutex<Vec<String>>>,
+    hits: Arc<Mutex<Vec<Hit>>>,
     peak: Arc<AtomicUsize>,
 }
 
@@ -865,62 +834,23 @@ impl Counter {
     fn new(busy: usize, together: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/as2", listener.local_addr().unwrap());
-        let (names, peak, open) = (
-            Arc::new(Mutex::new(Vec::new())),
-            Arc::new(AtomicUsize::new(0)),
-            Arc::new(AtomicUsize::new(0)),
-        );
-        let (seen, most) = (Arc::clone(&names), Arc::clone(&peak));
-        std::thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                let (seen, most, open) = (Arc::clone(&seen), Arc::clone(&most), Arc::clone(&open));
-                std::thread::spawn(move || {
-                    most.fetch_max(open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                    serve_once(stream, &seen, busy, || {
-                        wait_for("others beside it", || (most.load(Ordering::SeqCst) >= together).then_some(()));
-                    });
-                    open.fetch_sub(1, Ordering::SeqCst);
-                });
-            }
+        let (peak, open) = (Arc::new(AtomicUsize::new(0)), AtomicUsize::new(0));
+        let most = Arc::clone(&peak);
+        let hits = serve(listener, move |_, count| {
+            most.fetch_max(open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            wait_for("others beside it", || (most.load(Ordering::SeqCst) >= together).then_some(()));
+            std::thread::sleep(Duration::from_millis(300));
+            open.fetch_sub(1, Ordering::SeqCst);
+            http(if count <= busy { 503 } else { 204 }, &[], "")
         });
-        Counter { url, names, peak }
+        Counter { url, hits, peak }
     }
-}
 
-fn serve_once(mut stream: std::net::TcpStream, seen: &Mutex<Vec<String>>, busy: usize, wait: impl Fn()) {
-    let (mut bytes, mut piece) = (Vec::new(), [0; 65536]);
-    let head = loop {
-        let n = stream.read(&mut piece).unwrap_or(0);
-        bytes.extend_from_slice(&piece[..n]);
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        if let Some((head, _)) = text.split_once("\r\n\r\n") {
-            break head.to_owned();
-        }
-        if n == 0 {
-            return;
-        }
-    };
-    let field = |name: &str| {
-        let line = head.lines().find_map(|line| line.strip_prefix(name));
-        line.unwrap_or_default().trim().to_owned()
-    };
-    let whole = head.len() + 4 + field("Content-Length:").parse::<usize>().unwrap_or(0);
-    while bytes.len() < whole {
-        let n = stream.read(&mut piece).unwrap_or(0);
-        if n == 0 {
-            return;
-        }
-        bytes.extend_from_slice(&piece[..n]);
+    /// The file names, which the posts have as their subject, in order.
+    fn names(&self) -> Vec<String> {
+        let hits = self.hits.lock().unwrap();
+        hits.iter().map(|hit| hit.message.header("Subject").unwrap().to_owned()).collect()
     }
-    let count = {
-        let mut seen = seen.lock().unwrap();
-        seen.push(field("Subject:"));
-        seen.len()
-    };
-    wait();
-    std::thread::sleep(Duration::from_millis(300));
-    let status = if count <= busy { "503 Busy" } else { "204 No Content" };
-    let _ = stream.write_all(format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").as_bytes());
 }
 
 fn send_six(pair: &Pair, counter: &Counter, options: &[&str]) {
@@ -949,7 +879,7 @@ fn no_more_posts_at_once_than_the_partner_takes() {
     let pair = Pair::two_gateways();
     let counter = Counter::new(0, 2);
     send_six(&pair, &counter, &["--max-parallel", "2"]);
-    assert_eq!((counter.names.lock().unwrap().len(), counter.peak.load(Ordering::SeqCst)), (6, 2));
+    assert_eq!((counter.names().len(), counter.peak.load(Ordering::SeqCst)), (6, 2));
 }
 
 #[test]
@@ -957,7 +887,9 @@ fn an_ordered_partner_gets_one_after_the_other_even_past_a_retry() {
     let pair = Pair::two_gateways();
     let counter = Counter::new(1, 1);
     send_six(&pair, &counter, &["--in-order", "true"]);
-    let names = counter.names.lock().unwrap().clone();
-    assert_eq!(names, ["f1.edi", "f1.edi", "f2.edi", "f3.edi", "f4.edi", "f5.edi", "f6.edi"]);
+    assert_eq!(
+        counter.names(),
+        ["f1.edi", "f1.edi", "f2.edi", "f3.edi", "f4.edi", "f5.edi", "f6.edi"]
+    );
     assert_eq!(counter.peak.load(Ordering::SeqCst), 1);
 }

@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 use tests::order;
 use tests::peer::Identity;
 use tests::process::{run, run_with, tool};
-use tests::wire::Request;
+use tests::wire::{Hit, Request};
 
-use super::scene::Hit;
 use super::{CRAFT, STATION, next};
 
 /// A MIME entity: header lines and a body.
@@ -130,6 +129,16 @@ pub(super) fn digest(algorithm: &str, text: &str) -> String {
     run_with(&mut tool("sh", &["-c", &digest]), text).ok().trim().to_owned()
 }
 
+/// The digest of what is signed in a request.
+pub(super) fn mic_of(hit: &Hit, algorithm: &str) -> String {
+    let text = String::from_utf8_lossy(&hit.message.body).into_owned();
+    let mark = text.lines().next().unwrap_or_default().to_owned();
+    let Some(content) = text.split(&format!("{mark}\r\n")).nth(1) else {
+        return String::new();
+    };
+    digest(algorithm, content.strip_suffix("\r\n").unwrap_or(content))
+}
+
 /// A DER value with a long length.
 pub(super) fn der(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     let content = parts.concat();
@@ -175,7 +184,7 @@ impl Receipt {
     pub(super) fn of(hit: &Hit) -> Self {
         Receipt {
             disposition: "processed".to_owned(),
-            mic: hit.mic(),
+            mic: mic_of(hit, "sha256"),
             original: hit.message.header("Message-ID").unwrap().to_owned(),
             from: hit.message.header("AS2-To").unwrap().to_owned(),
             text: "Received.".to_owned(),

@@ -4,7 +4,6 @@
 use std::sync::atomic::AtomicU16;
 use std::time::Instant;
 
-use super::scene::Hit;
 use super::*;
 
 /// Messages posted to a partner at once, by default.

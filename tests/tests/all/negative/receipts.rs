@@ -117,9 +117,9 @@ fn a_wrong_mic_fails_and_a_missing_one_is_marked() {
 #[test]
 fn a_mic_by_an_algorithm_that_nobody_asked_for_is_computed() {
     let _held = stage();
-    let by_sha512 = |hit: &scene::Hit| {
+    let by_sha512 = |hit: &Hit| {
         let mut receipt = Receipt::of(hit);
-        receipt.mic = format!("{}, sha-512", hit.mic_by("sha512"));
+        receipt.mic = format!("{}, sha-512", mic_of(hit, "sha512"));
         receipt
     };
     let at_once = Scene::play(
@@ -497,7 +497,7 @@ fn a_late_mdn_settles_a_message_whose_file_has_left_the_view() {
     };
     let by_sha512 = |scene: &Scene| {
         let mut receipt = Receipt::of(&scene.hit());
-        receipt.mic = format!("{}, sha-512", scene.hit().mic_by("sha512"));
+        receipt.mic = format!("{}, sha-512", mic_of(&scene.hit(), "sha512"));
         scene.post_mdn(&receipt.signed(&stage.partner));
     };
     // Out of view: a MIC by any algorithm can be checked, and the file comes back where it belongs now.

@@ -1,46 +1,16 @@
 //! The partner that plays what it is told.
 
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Instant;
 
 use serde_json::Value;
 use tests::process::{PATIENCE, free_port, wait_seeing};
-use tests::wire::{Request, exchange, header_lines};
+use tests::wire::{Hit, Request, exchange, http, serve};
 use tests::{order, wait_for};
 
-use super::craft::{Receipt, digest};
+use super::craft::Receipt;
 use super::{QUIET, STATION, Stage, next, stage};
-
-/// A request as it came.
-#[derive(Clone)]
-pub(super) struct Hit {
-    pub(super) at: Instant,
-    pub(super) head: String,
-    pub(super) message: Request,
-}
-
-impl Hit {
-    /// SHA-256 of what is signed in it.
-    pub(super) fn mic(&self) -> String {
-        self.mic_by("sha256")
-    }
-
-    /// The digest of what is signed in it.
-    pub(super) fn mic_by(&self, algorithm: &str) -> String {
-        let text = String::from_utf8_lossy(&self.message.body).into_owned();
-        let mark = text.lines().next().unwrap_or_default().to_owned();
-        let Some(content) = text.split(&format!("{mark}\r\n")).nth(1) else {
-            return String::new();
-        };
-        digest(algorithm, content.strip_suffix("\r\n").unwrap_or(content))
-    }
-}
-
-/// What the partner does once it has the whole request: bytes to write before it closes.
-pub(super) type Script = dyn Fn(&Hit, usize) -> Vec<u8> + Send + Sync;
 
 /// One message to one partner that plays a script.
 pub(super) struct Scene {
@@ -49,60 +19,10 @@ pub(super) struct Scene {
     pub(super) hits: Arc<Mutex<Vec<Hit>>>,
 }
 
-/// An answer in full.
-pub(super) fn http(status: u16, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
-    let mut head = format!(
-        "HTTP/1.1 {status} Status\r\nConnection: close\r\nContent-Length: {}\r\n",
-        body.len()
-    );
-    for (name, value) in headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
-    }
-    format!("{head}\r\n{body}").into_bytes()
-}
-
 /// An MDN in an answer.
 pub(super) fn answer(status: u16, mdn: &Request) -> Vec<u8> {
     let headers: Vec<_> = mdn.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     http(status, &headers, std::str::from_utf8(&mdn.body).unwrap())
-}
-
-/// Reads one request; nothing if the peer goes away inside of it.
-pub(super) fn read_request(stream: &mut TcpStream) -> Option<Hit> {
-    let mut bytes = Vec::new();
-    let mut piece = [0u8; 64 * 1024];
-    let mut more = |bytes: &mut Vec<u8>| match stream.read(&mut piece) {
-        Ok(n) if n > 0 => bytes.extend_from_slice(&piece[..n]),
-        _ => bytes.clear(),
-    };
-    let end = loop {
-        if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
-            break end;
-        }
-        more(&mut bytes);
-        if bytes.is_empty() {
-            return None;
-        }
-    };
-    let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
-    let headers = header_lines(head.split_once("\r\n")?.1);
-    let message = Request { headers, body: Vec::new() };
-    let len: usize = message.header("Content-Length")?.parse().ok()?;
-    while bytes.len() < end + 4 + len {
-        more(&mut bytes);
-        if bytes.is_empty() {
-            return None;
-        }
-    }
-    let message = Request {
-        body: bytes.split_off(end + 4),
-        ..message
-    };
-    Some(Hit {
-        at: Instant::now(),
-        head,
-        message,
-    })
 }
 
 impl Scene {
@@ -119,23 +39,7 @@ impl Scene {
     ) -> Self {
         let port = free_port();
         let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
-        let hits = Arc::new(Mutex::new(Vec::new()));
-        let (seen, script): (_, Arc<Script>) = (Arc::clone(&hits), Arc::new(script));
-        thread::spawn(move || {
-            for mut stream in listener.incoming().map_while(Result::ok) {
-                let (seen, script) = (Arc::clone(&seen), Arc::clone(&script));
-                thread::spawn(move || {
-                    let Some(hit) = read_request(&mut stream) else { return };
-                    let count = {
-                        let mut seen = seen.lock().unwrap();
-                        seen.push(hit.clone());
-                        seen.len()
-                    };
-                    let _ = stream.write_all(&script(&hit, count));
-                });
-            }
-        });
-        Self::towards(stage, port, mode, options, &order(next()), hits)
+        Self::towards(stage, port, mode, options, &order(next()), serve(listener, script))
     }
 
     pub(super) fn towards(stage: &Arc<Stage>, port: u16, mode: &str, options: &[&str], bytes: &[u8], hits: Arc<Mutex<Vec<Hit>>>) -> Self {
