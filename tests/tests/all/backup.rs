@@ -5,10 +5,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tests::peer::Identity;
-use tests::process::{run, tool};
+use tests::process::{PATIENCE, run, tool};
 use tests::{Gateway, Pair, Sftp, noise, order};
 
 /// Every file that SFTP shows below a place, with its bytes.
@@ -252,10 +253,17 @@ fn what_leaves_while_a_backup_is_taken_is_in_the_backup() {
     let published = || fs::read_dir(gateway.tree("files/ALICE/BOB/outbox")).map_or(0, Iterator::count);
     // The backup stands still with its copy of the journal in the making or made.
     let mut backup = gateway.command(&["backup", "safe", "-q"]).spawn().unwrap();
-    let signal = |name: &str| run(&mut tool("kill", &[name, &backup.id().to_string()])).ok();
+    let id = backup.id().to_string();
+    let signal = |name: &str| run(&mut tool("kill", &[name, &id])).ok();
     // It is empty before the first look at what it is a copy of.
+    let end = Instant::now() + PATIENCE;
     while fs::metadata(gateway.path("safe/journal.db")).map_or(0, |copy| copy.len()) == 0 {
-        std::thread::sleep(std::time::Duration::from_micros(100));
+        let ended = backup.try_wait().unwrap();
+        assert!(
+            ended.is_none() && Instant::now() < end,
+            "nothing was copied; the backup ended: {ended:?}"
+        );
+        std::thread::sleep(Duration::from_micros(100));
     }
     let _ = signal("-STOP");
     let (removed, renamed) = names.split_first().unwrap();
@@ -272,7 +280,7 @@ fn what_leaves_while_a_backup_is_taken_is_in_the_backup() {
         let delivered = sent.iter().filter(|message| message["state"] == "delivered").count();
         (delivered == renamed.len() && published() == renamed.len()).then_some(())
     });
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    std::thread::sleep(Duration::from_secs(1));
     let _ = signal("-CONT");
     assert!(
         backup.wait().unwrap().success(),
