@@ -4,11 +4,11 @@ use std::io::{Read as _, Write as _};
 use std::process::{Child, Stdio};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tests::Gateway;
 use tests::peer::Identity;
-use tests::process::{PATIENCE, free_port, run, run_with, tool, wait_for};
+use tests::process::{PATIENCE, free_port, run, run_with, tool, wait_for, wait_seeing};
 use tests::wire::tls_client;
 
 /// How soon a running server follows its objects and its files at the latest; it needs about 0.3 and 5 seconds, and its share of the
@@ -72,16 +72,11 @@ impl Scene {
 
     #[track_caller]
     fn becomes(&self, client: &Identity, answered: bool) {
-        let end = Instant::now() + FOLLOWS;
-        while self.answers(Some(client), &[]) != answered {
-            assert!(
-                Instant::now() < end,
-                "still {}\n{}",
-                if answered { "refused" } else { "accepted" },
-                self.gateway.log()
-            );
-            thread::sleep(Duration::from_millis(100));
-        }
+        let still = if answered { "refused" } else { "accepted" };
+        wait_seeing(FOLLOWS, || match self.answers(Some(client), &[]) == answered {
+            true => Ok(()),
+            false => Err(format!("still {still}\n{}", self.gateway.log())),
+        });
     }
 
     /// SHA-256 of the certificate that the server shows.

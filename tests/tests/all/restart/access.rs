@@ -129,7 +129,14 @@ fn only_the_pinned_client_certificate_learns_what_is_held() {
     let mut input = child.stdin.take().unwrap();
     input.write_all(&start).unwrap();
     input.flush().unwrap();
-    thread::sleep(Duration::from_secs(1));
+    let store = pair.bob().path("data/partial");
+    pair.bob().wait("some of it on disk", |_| {
+        let files = tests::files_below(&store);
+        files
+            .iter()
+            .any(|file| file != "boot" && std::fs::metadata(store.join(file)).is_ok_and(|meta| meta.len() > 0))
+            .then_some(())
+    });
     child.kill().unwrap();
     child.wait().unwrap();
 
