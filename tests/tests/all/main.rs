@@ -20,6 +20,7 @@ mod memory;
 mod negative;
 mod partner_connections;
 mod partner_settings;
+mod partner_test;
 mod python_peer;
 mod restart;
 mod rights;
