@@ -13,6 +13,9 @@ macro_rules! named {
             /// Every value.
             pub const ALL: &'static [$name] = &[$($name::$variant),+];
 
+            /// Our words for them, in order.
+            pub const WORDS: &'static [&'static str] = &[$($word),+];
+
             /// Our word for it, as settings and listings spell it.
             #[must_use]
             pub fn as_str(self) -> &'static str {
@@ -31,7 +34,7 @@ macro_rules! named {
             fn from_str(text: &str) -> Result<Self, String> {
                 match text {
                     $($word => Ok($name::$variant),)+
-                    other => Err(format!("`{}` is not one of: {}", other.escape_default(), [$($word),+].join(", "))),
+                    other => Err(format!("`{}` is not one of: {}", other.escape_default(), Self::WORDS.join(", "))),
                 }
             }
         }

@@ -142,6 +142,9 @@ macro_rules! words {
             /// Every value, in order.
             pub const ALL: &'static [$name] = &[$($name::$variant),+];
 
+            /// Their words, in order.
+            pub const WORDS: &'static [&'static str] = &[$($word),+];
+
             /// The word for it in TOML, JSON, logs and on the command line.
             #[must_use]
             pub fn as_str(self) -> &'static str {
@@ -160,7 +163,7 @@ macro_rules! words {
             fn from_str(text: &str) -> std::result::Result<Self, String> {
                 match text {
                     $($word => Ok($name::$variant),)+
-                    other => Err(format!("`{other}` is not one of: {}", [$($word),+].join(", "))),
+                    other => Err(format!("`{other}` is not one of: {}", Self::WORDS.join(", "))),
                 }
             }
         }

@@ -2,10 +2,12 @@
 
 use std::marker::PhantomData;
 
+use as2_core::algorithm::{Compression, SignatureScheme};
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
 use crate::manage::{Refusal, Result, secrets};
+use crate::partner::{MdnMode, TlsMode, TransferEncoding, Zip};
 
 /// What a flag takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -279,6 +281,7 @@ impl Noun for OfUser {
 #[derive(Clone, Debug)]
 pub(crate) struct OfPartner;
 
+// Those that we send, and none: more are accepted on receipt.
 const DIGESTS: &[&str] = &["none", "sha1", "sha224", "sha256", "sha384", "sha512"];
 const CIPHERS: &[&str] = &["none", "aes128-cbc", "aes192-cbc", "aes256-cbc", "aes128-gcm", "aes256-gcm"];
 
@@ -306,12 +309,7 @@ impl Noun for OfPartner {
             "TYPE",
             "Content type of payloads; auto goes by extension, detect by the first bytes (X12, EDIFACT, XML)",
         ),
-        word(
-            "zip",
-            "zip",
-            &["as-is", "unpack"],
-            "Send an uploaded zip as it is, or as several attachments",
-        ),
+        word("zip", "zip", Zip::WORDS, "Send an uploaded zip as it is, or as several attachments"),
         switch("allow-empty", "allow_empty", "Send files of zero bytes"),
         switch("hold", "hold", "Legal hold: its records have no end"),
         text(
@@ -332,7 +330,12 @@ impl Noun for OfPartner {
             DIGESTS,
             "Digest of our signature; sha1 and sha224 with --legacy only",
         ),
-        word("signature-scheme", "signature_scheme", &["pkcs1", "pss"], "RSA signature scheme"),
+        word(
+            "signature-scheme",
+            "signature_scheme",
+            SignatureScheme::WORDS,
+            "RSA signature scheme",
+        ),
         switch(
             "protect-algorithms",
             "protect_algorithms",
@@ -364,11 +367,11 @@ impl Noun for OfPartner {
             "originator_copy",
             "Encrypt to our own certificate as well, so that a sent message can be opened here",
         ),
-        word("compress", "compress", &["none", "before-sign", "after-sign"], "Compression"),
+        word("compress", "compress", Compression::WORDS, "Compression"),
         word(
             "transfer-encoding",
             "transfer_encoding",
-            &["binary", "base64"],
+            TransferEncoding::WORDS,
             "How the payload travels inside the message",
         ),
         text("der-max", "der_max", "SIZE", "Definite CMS lengths up to this size"),
@@ -392,12 +395,7 @@ impl Noun for OfPartner {
             "duplicate_warning",
             "Answer a repeated Message-ID with a warning, instead of the first MDN again",
         ),
-        word(
-            "mdn",
-            "mdn",
-            &["none", "sync", "sync-signed", "async", "async-signed"],
-            "Receipt asked for",
-        ),
+        word("mdn", "mdn", MdnMode::WORDS, "Receipt asked for"),
         text(
             "micalgs",
             "micalgs",
@@ -418,7 +416,7 @@ impl Noun for OfPartner {
         word(
             "tls",
             "tls",
-            &["default", "1.3", "legacy"],
+            TlsMode::WORDS,
             "TLS towards it: 1.2 and later, 1.3 only, or 1.0 and later",
         ),
         text(
@@ -528,4 +526,25 @@ impl Noun for OfPartner {
         switch("strict-mic", "strict_mic", "A verified MDN without MIC is a failure"),
         text("as2-version", "as2_version", "1.2", "AS2-Version that we announce"),
     ];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manage::fields::assign;
+    use crate::partner::Partner;
+
+    #[test]
+    fn a_partner_takes_every_word_that_its_flags_offer() {
+        let mut words = 0;
+        for field in OfPartner::FIELDS {
+            let Takes::Word(offered) = field.takes else { continue };
+            for word in offered {
+                let set = [(field.key.to_owned(), (*word).to_owned())];
+                assert!(assign(&Partner::default(), &set).is_ok(), "--{} {word}", field.flag);
+                words += 1;
+            }
+        }
+        assert!(words > 30, "{words}");
+    }
 }

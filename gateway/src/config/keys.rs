@@ -1,6 +1,8 @@
 //! Every key of the configuration with its kind and default: the one table that reading, checking, the environment and
 //! `check --effective` go by.
 
+use super::{Algorithms, ClientAuth, DuplicateRelease, KeystoreFormat, LogFormat, UnknownPartner};
+
 /// What a key's value has to be.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
@@ -70,7 +72,7 @@ pub const KEYS: &[Key] = &[
         Kind::Words(&["ed25519", "ecdsa", "rsa"]),
         r#"["ed25519", "ecdsa", "rsa"]"#,
     ),
-    key("sftp.algorithms", Kind::Word(&["modern", "compatible", "fips-like"]), r#""modern""#),
+    key("sftp.algorithms", Kind::Word(Algorithms::WORDS), r#""modern""#),
     key("sftp.max_connections", Kind::Number(1, MANY), "200"),
     key("sftp.max_connections_per_ip", Kind::Number(1, MANY), "20"),
     key("sftp.max_unauthenticated", Kind::Number(1, MANY), "100"),
@@ -103,7 +105,7 @@ pub const KEYS: &[Key] = &[
     key("uploads.duplicate_window", Kind::Span, r#""6h""#),
     key(
         "uploads.duplicate_release",
-        Kind::Word(&["never", "provably-undelivered", "any-failure"]),
+        Kind::Word(DuplicateRelease::WORDS),
         r#""provably-undelivered""#,
     ),
     key("uploads.max_file", Kind::Size, r#""100GiB""#),
@@ -115,14 +117,14 @@ pub const KEYS: &[Key] = &[
     key("as2.partial_quota", Kind::Size, r#""10GiB""#),
     key("as2.max_connections_per_ip", Kind::Number(1, MANY), "50"),
     key("as2.proxy_protocol_from", Kind::Texts, "[]"),
-    key("as2.unknown_partner", Kind::Word(&["mdn", "http-422"]), r#""mdn""#),
+    key("as2.unknown_partner", Kind::Word(UnknownPartner::WORDS), r#""mdn""#),
     key("as2.send_workers", Kind::Number(1, 1_000), "64"),
     key("as2.connect_timeout", Kind::Span, r#""10s""#),
     key("as2.response_timeout", Kind::Span, r#""300s""#),
     key("as2.tls.listen", Kind::Addresses, "[]"),
     key("as2.tls.cert", Kind::Secret, r#""""#),
     key("as2.tls.key", Kind::Secret, r#""""#),
-    key("as2.tls.client_auth", Kind::Word(&["none", "optional", "required"]), r#""none""#),
+    key("as2.tls.client_auth", Kind::Word(ClientAuth::WORDS), r#""none""#),
     key("retry.initial", Kind::Span, r#""30s""#),
     key("retry.factor", Kind::Fraction(1.0, 100.0), "2.0"),
     key("retry.max_wait", Kind::Span, r#""1h""#),
@@ -131,7 +133,7 @@ pub const KEYS: &[Key] = &[
     key("retry.jitter", Kind::Fraction(0.0, 1.0), "0.2"),
     key("retry.mdn_wait", Kind::Span, r#""60m""#),
     key("retry.mdn_tries", Kind::Number(0, MANY), "3"),
-    key("keystore.format", Kind::Word(&["pkcs12", "jks"]), r#""pkcs12""#),
+    key("keystore.format", Kind::Word(KeystoreFormat::WORDS), r#""pkcs12""#),
     key("database.url", Kind::Text, r#""sqlite:db/as2gate.db""#),
     key("storage.kind", Kind::Word(&["local"]), r#""local""#),
     key("storage.min_free", Kind::Size, r#""1GiB""#),
@@ -145,7 +147,7 @@ pub const KEYS: &[Key] = &[
     key("lifecycle.run_at", Kind::TimeOfDay, r#""00:10""#),
     key("telemetry.listen", Kind::Address, r#""127.0.0.1:9090""#),
     key("telemetry.log", Kind::Text, r#""info""#),
-    key("telemetry.log_format", Kind::Word(&["text", "json"]), r#""text""#),
+    key("telemetry.log_format", Kind::Word(LogFormat::WORDS), r#""text""#),
 ];
 
 /// The key of a path.
