@@ -25,7 +25,7 @@ use crate::listen::{Gate, MAX_CONNECTIONS};
 use connection::Connection;
 
 pub use head::{MAX_FIELDS, MAX_HEAD, RawHead};
-pub use tls::{ClientAuth, ServerTls, TlsAcceptor};
+pub use tls::{ServerTls, TlsAcceptor};
 
 /// How long running requests may take to end once the server stops.
 const STOP_GRACE: Duration = Duration::from_secs(30);

@@ -27,6 +27,7 @@ use openssl::ssl::SslConnector;
 use zeroize::Zeroizing;
 
 use crate::hint::{command, option};
+use crate::partner::TlsMode;
 use crate::url::Url;
 pub(crate) use exchange::is_ours;
 use pool::{Place, Pool};
@@ -54,7 +55,7 @@ pub struct Target {
     /// `http` or `https`, at most 2,000 characters, without credentials in it.
     pub url: String,
     /// Which TLS is good enough.
-    pub tls: Tls,
+    pub tls: TlsMode,
     /// Certificates in DER. Not empty: the server has to show exactly one of them, and nothing else counts.
     pub pinned: Vec<Vec<u8>>,
     /// Shown if the server asks for one.
@@ -114,18 +115,6 @@ pub enum Credentials {
     Basic((String, Zeroizing<String>)),
     /// A token that is fetched by this.
     Token(Grant),
-}
-
-/// Which TLS is good enough.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Tls {
-    /// 1.2 and later.
-    #[default]
-    Default,
-    /// 1.3 and later.
-    Only13,
-    /// 1.0 and later, with the ciphers of their time.
-    Legacy,
 }
 
 /// A TLS client certificate.
@@ -447,9 +436,9 @@ impl Poster {
             });
         }
         let roots = match target.tls {
-            Tls::Default => &self.roots,
-            Tls::Only13 => &self.roots_13,
-            Tls::Legacy => &self.roots_legacy,
+            TlsMode::Default => &self.roots,
+            TlsMode::Only13 => &self.roots_13,
+            TlsMode::Legacy => &self.roots_legacy,
         };
         tls::connect(roots, target, url, stream).await
     }

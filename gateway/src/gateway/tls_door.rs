@@ -4,7 +4,7 @@ use zeroize::Zeroizing;
 
 use super::{Core, StartError};
 use crate::certificate::{Certificate, Purpose, successors};
-use crate::config::{self, Secret};
+use crate::config::{ClientAuth, Secret};
 use crate::http::{self, ServerTls};
 
 /// The acceptor, and the settings that it was last given.
@@ -19,7 +19,7 @@ impl TlsDoor {
     /// Reads certificate and key. Without any certificate of a partner it opens all the same: one may be added any time.
     pub(super) fn new(core: &Core) -> Result<Self, String> {
         let given = read(core)?;
-        if given.client_auth != http::ClientAuth::None && given.client_cas.is_empty() {
+        if given.client_auth != ClientAuth::None && given.client_cas.is_empty() {
             tracing::warn!(
                 hint = "cert add NAME --partner ID --use https --file FILE",
                 "as2.tls.client_auth is set, but no partner's TLS certificate is known: no client's certificate is accepted"
@@ -88,18 +88,14 @@ fn read(core: &Core) -> Result<ServerTls, String> {
     Ok(ServerTls {
         cert_pem: file("cert", &settings.cert)?.as_bytes().to_vec(),
         key_pem: Zeroizing::new(file("key", &settings.key)?.as_bytes().to_vec()),
-        client_auth: match settings.client_auth {
-            config::ClientAuth::None => http::ClientAuth::None,
-            config::ClientAuth::Optional => http::ClientAuth::Optional,
-            config::ClientAuth::Required => http::ClientAuth::Required,
-        },
+        client_auth: settings.client_auth,
         client_cas: pinned(core),
     })
 }
 
 /// Clients that show a certificate have to show one that is pinned for a partner, or that a known issuer of such ones made.
 fn pinned(core: &Core) -> Vec<Vec<u8>> {
-    if core.config.as2.tls.client_auth == config::ClientAuth::None {
+    if core.config.as2.tls.client_auth == ClientAuth::None {
         return Vec::new();
     }
     let objects = core.objects();

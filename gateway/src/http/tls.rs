@@ -14,21 +14,11 @@ use tokio::sync::watch;
 use tokio_openssl::SslStream;
 use zeroize::Zeroizing;
 
+use crate::config::ClientAuth;
+
 /// Ciphers of TLS 1.2; those of 1.3 are the library's.
 const CIPHERS: &str =
     "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:ECDHE+AES:AES128-GCM-SHA256:AES256-GCM-SHA384:!aNULL:!eNULL:!MD5:!3DES:!PSK:!DSS";
-
-/// Whether clients show a certificate.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ClientAuth {
-    /// It is not asked for.
-    #[default]
-    None,
-    /// Asked for; a client without one is served too.
-    Optional,
-    /// No connection without one.
-    Required,
-}
 
 /// What a TLS listener shows and asks.
 #[derive(Clone, PartialEq, Eq)]

@@ -12,9 +12,9 @@ use crate::gateway::Core;
 use crate::journal::{Blob, Job, JournalError, NewEntry, Settlement, head_key};
 use crate::layout::{Area, Tray};
 use crate::message::{Attempt, Message, State};
-use crate::partner::{MdnMode, TlsMode};
+use crate::partner::MdnMode;
 use crate::partnership::Partnership;
-use crate::post::{Body, ClientIdentity, Credentials, Grant, Proxy, Target, Tls};
+use crate::post::{Body, ClientIdentity, Credentials, Grant, Proxy, Target};
 use crate::receipts;
 use crate::storage::{Content, Staged};
 
@@ -116,11 +116,7 @@ pub(crate) fn target(core: &Core, pair: &Partnership, url: &str) -> Target {
     Target {
         partner: partner.as2_id.clone(),
         url: url.to_owned(),
-        tls: match partner.tls {
-            TlsMode::Default => Tls::Default,
-            TlsMode::Only13 => Tls::Only13,
-            TlsMode::Legacy => Tls::Legacy,
-        },
+        tls: partner.tls,
         pinned: pair.pinned_tls.clone(),
         client_identity: pair
             .tls_identity

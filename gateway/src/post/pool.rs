@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use openssl::sha::Sha256;
 
 use super::connect::Connection;
-use super::{Credentials, Target, Tls};
+use super::{Credentials, Target};
+use crate::partner::TlsMode;
 use crate::url::Url;
 
 /// How long a connection waits for its next request.
@@ -33,9 +34,9 @@ impl Place {
     pub(super) fn of(target: &Target, url: &Url) -> Self {
         let mut place = Digest(Sha256::new());
         let tls = match target.tls {
-            Tls::Default => 0,
-            Tls::Only13 => 1,
-            Tls::Legacy => 2,
+            TlsMode::Default => 0,
+            TlsMode::Only13 => 1,
+            TlsMode::Legacy => 2,
         };
         place.part(&[tls, u8::from(url.is_https()), u8::from(target.allow_private)]);
         place.part(url.with_port().as_bytes());

@@ -3,7 +3,7 @@
 
 use super::tests::{acceptor, message, server, target};
 use super::*;
-use crate::http::ClientAuth;
+use crate::config::ClientAuth;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -193,7 +193,7 @@ async fn other_settings_are_another_place() {
             ..base()
         },
         Target {
-            tls: Tls::Only13,
+            tls: TlsMode::Only13,
             ..base()
         },
         Target {

@@ -16,14 +16,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::*;
-use crate::http::{self, Arrival, ClientAuth, Limits, Receive, Reply, ServerTls, Sink, TlsAcceptor};
+use crate::config::ClientAuth;
+use crate::http::{self, Arrival, Limits, Receive, Reply, ServerTls, Sink, TlsAcceptor};
 
 pub(super) fn target(url: String) -> Target {
     Target {
         partner: "BIGMART".to_owned(),
         total_timeout: None,
         url,
-        tls: Tls::Default,
+        tls: TlsMode::Default,
         pinned: Vec::new(),
         client_identity: None,
         credentials: None,
@@ -392,7 +393,7 @@ async fn a_file_that_shrank_is_not_padded() {
 async fn only_pinned_or_known_certificates_are_trusted() {
     let (acceptor, der) = acceptor("localhost", ClientAuth::None, Vec::new());
     let server = server(Some(acceptor)).await;
-    let post = async |pinned: Vec<Vec<u8>>, tls: Tls| {
+    let post = async |pinned: Vec<Vec<u8>>, tls: TlsMode| {
         let mut target = target(format!("https://127.0.0.1:{}/", server.port));
         (target.pinned, target.tls) = (pinned, tls);
         Poster::new()
@@ -400,11 +401,11 @@ async fn only_pinned_or_known_certificates_are_trusted() {
             .await
     };
     let other = self_signed("localhost").0.to_der().unwrap();
-    let good = post(vec![other.clone(), der.clone()], Tls::Default).await.unwrap();
+    let good = post(vec![other.clone(), der.clone()], TlsMode::Default).await.unwrap();
     assert!(good.tls.unwrap().starts_with("TLSv1.3 TLS_"));
-    assert_eq!(post(vec![der], Tls::Legacy).await.unwrap().status, 200);
+    assert_eq!(post(vec![der], TlsMode::Legacy).await.unwrap().status, 200);
     for (pinned, words) in [(vec![other], "not the one pinned"), (Vec::new(), "not trusted")] {
-        let error = post(pinned, Tls::Default).await.unwrap_err();
+        let error = post(pinned, TlsMode::Default).await.unwrap_err();
         assert_eq!((error.stage, error.body_sent), (Stage::TlsTrust, false), "{error}");
         assert!(
             error.text.contains(words) && error.text.contains("SHA-256") && !error.hint.is_empty(),

@@ -14,7 +14,8 @@ use tokio::time::timeout;
 use tokio_openssl::SslStream;
 
 use super::connect::Connection;
-use super::{PostError, Stage, Target, Tls};
+use super::{PostError, Stage, Target};
+use crate::partner::TlsMode;
 use crate::url::Url;
 
 /// Shakes hands and checks whom we talk to.
@@ -132,12 +133,12 @@ fn show(ssl: &mut SslRef, chain: &[Vec<u8>], pkcs8: &[u8]) -> Result<(), ErrorSt
     ssl.set_private_key(&key)
 }
 
-fn connector(tls: Tls) -> Result<SslConnector, ErrorStack> {
+fn connector(tls: TlsMode) -> Result<SslConnector, ErrorStack> {
     let mut builder = SslConnector::builder(SslMethod::tls_client())?;
     match tls {
-        Tls::Default => builder.set_min_proto_version(Some(SslVersion::TLS1_2))?,
-        Tls::Only13 => builder.set_min_proto_version(Some(SslVersion::TLS1_3))?,
-        Tls::Legacy => {
+        TlsMode::Default => builder.set_min_proto_version(Some(SslVersion::TLS1_2))?,
+        TlsMode::Only13 => builder.set_min_proto_version(Some(SslVersion::TLS1_3))?,
+        TlsMode::Legacy => {
             builder.set_cipher_list("ALL:!aNULL:!eNULL:@SECLEVEL=0")?;
             builder.set_security_level(0);
             builder.set_min_proto_version(Some(SslVersion::TLS1))?;
@@ -187,15 +188,15 @@ fn explain(ssl: &SslRef, target: &Target, error: &openssl::ssl::Error, shown: &s
             "something else than TLS answers there; if it is plain HTTP: {}",
             target.setting("--url http://…")
         ),
-        Tls::Default => format!(
+        TlsMode::Default => format!(
             "ask whether the port speaks TLS 1.2 or later; for an old server: {}",
             target.setting("--tls legacy")
         ),
-        Tls::Only13 => format!(
+        TlsMode::Only13 => format!(
             "ask whether the port speaks TLS 1.3; for a server that does not: {}",
             target.setting("--tls default")
         ),
-        Tls::Legacy => "ask whether the port really speaks TLS".to_owned(),
+        TlsMode::Legacy => "ask whether the port really speaks TLS".to_owned(),
     };
     PostError::new(Stage::Tls, format!("the TLS handshake failed: {text}"), hint)
 }
