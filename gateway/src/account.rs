@@ -1,11 +1,11 @@
-//! The account: the tenant that owns everything below it.
+//! The account: it owns everything below it.
 
 use serde::{Deserialize, Serialize};
 
 /// Longest account id in characters.
 pub const MAX_ACCOUNT_ID: usize = 40;
 
-/// The tenant; one storage root, SFTP home `/mftg-<id>`.
+/// One owner; one storage root, SFTP home `/mftg-<id>`.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Account {

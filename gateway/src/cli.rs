@@ -125,7 +125,7 @@ enum Command {
     Status(status::Status),
     /// Look for what could go wrong: keys, ports, disk, clock, database.
     Doctor(check::Doctor),
-    /// Tenants.
+    /// Accounts: each has stations, partners and users of its own.
     #[command(subcommand)]
     Account(account::Verb),
     /// Our AS2 identities.

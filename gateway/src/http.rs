@@ -48,7 +48,7 @@ pub trait Receive: Send + Sync + 'static {
     fn receive(&self, arrival: Arrival, sink: Self::Sink) -> impl Future<Output = Reply> + Send;
 
     /// Answers a HEAD that asks how much is held of a body that broke off; `None` where it asks for nothing of the kind.
-    fn held(&self, _arrival: &Arrival) -> impl Future<Output = Option<Reply>> + Send {
+    fn kept_bytes(&self, _arrival: &Arrival) -> impl Future<Output = Option<Reply>> + Send {
         async { None }
     }
 

@@ -189,8 +189,8 @@ impl Receive for Inbox {
         })
     }
 
-    async fn held(&self, arrival: &Arrival) -> Option<Reply> {
-        restart::held(&self.core, arrival)
+    async fn kept_bytes(&self, arrival: &Arrival) -> Option<Reply> {
+        restart::kept_bytes(&self.core, arrival)
     }
 
     fn answered(&self, tls: bool, method: &'static str, status: u16) {

@@ -206,7 +206,7 @@ pub type Result<T, E = Refusal> = std::result::Result<T, E>;
 /// Any object.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Object {
-    /// A tenant.
+    /// Owns the others.
     Account(Account),
     /// One of our AS2 identities.
     Station(Station),

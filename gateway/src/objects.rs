@@ -13,7 +13,7 @@ use crate::words;
 words! {
     /// The nouns that are objects.
     pub enum ObjectKind {
-        /// A tenant.
+        /// Owns the others.
         Account = "account",
         /// One of our AS2 identities.
         Station = "station",

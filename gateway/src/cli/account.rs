@@ -1,4 +1,4 @@
-//! `account`: tenants.
+//! `account`: who owns everything else.
 
 use clap::Subcommand;
 use serde_json::json;

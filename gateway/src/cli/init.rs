@@ -101,7 +101,7 @@ fn next_steps(ctx: &Ctx, config: &Config) -> String {
     let (next, why) = if ctx.account().is_some() {
         (ctx.command("station add ALICE"), "your first AS2 identity")
     } else {
-        (ctx.command("account add ID"), "the tenant that owns everything else")
+        (ctx.command("account add ID"), "the account that owns everything else")
     };
     format!(
         "\nNext:\n  {start:<35} sftp {sftp}   as2 {as2}   telemetry {}\n  {next:<35} {why}\n",

@@ -162,8 +162,8 @@ pub(super) async fn sweep(core: Arc<Core>, mut stop: watch::Receiver<bool>) {
         }
         let due = lifecycle::is_due(&core).unwrap_or(false);
         if due && tokio::time::Instant::now() >= quiet_until {
-            let core2 = Arc::clone(&core);
-            let swept = tokio::task::spawn_blocking(move || lifecycle::run(&core2, false)).await;
+            let sweeping = Arc::clone(&core);
+            let swept = tokio::task::spawn_blocking(move || lifecycle::run(&sweeping, false)).await;
             if let Ok(Err(error)) = swept {
                 match error {
                     SweepError::Storage(StorageError::Held) => tracing::info!("the life cycle goes on after the backup"),

@@ -145,8 +145,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, R: Receive> Connection<S, R> {
             "HEAD" => {
                 let target = parsed.head.target.clone();
                 let receiver = Arc::clone(&self.receiver);
-                let held = receiver.held(&self.arrival(parsed.head, None)).await;
-                let reply = held.unwrap_or_else(|| Reply::empty(receiver.look(&target).status));
+                let kept = receiver.kept_bytes(&self.arrival(parsed.head, None)).await;
+                let reply = kept.unwrap_or_else(|| Reply::empty(receiver.look(&target).status));
                 let bodiless = Reply { body: Vec::new(), ..reply };
                 self.reply("HEAD", bodiless, after).await
             }

@@ -195,14 +195,14 @@ fn conclude(core: &Core, mut taken: Taken, found: Found) -> Result<Checked, Flow
         }
     };
     Ok(Checked {
-        filing: ended(core, taken, says, (entries, blobs), now)?,
+        filing: as_filed(core, taken, says, (entries, blobs), now)?,
         at: now,
         delay: Duration::ZERO,
     })
 }
 
 /// The end of a message with what it shows and, if one was asked for, its MDN.
-fn ended(
+fn as_filed(
     core: &Core,
     taken: Taken,
     says: Says,
@@ -335,7 +335,7 @@ pub(super) async fn give_up(core: &Arc<Core>, mut taken: Taken) -> Result<(), Fl
     if core.storage.open_staged(raw).is_err() {
         evidence.0.retain(|entry| entry.store != *raw);
     }
-    let filing = ended(core, taken, Says::error(&error, None), evidence, now)?;
+    let filing = as_filed(core, taken, Says::error(&error, None), evidence, now)?;
     let message = filing.message.clone();
     core.journal.write(move |tx| tx.file_message(filing, now)).await?;
     tell(core, &message);
@@ -442,7 +442,7 @@ fn inbox_shelf(message: &Message) -> String {
 
 /// Raw message and header block, as the tree shows them.
 pub(super) fn evidence_entries(message: &Message) -> (Vec<NewEntry>, Vec<Blob>) {
-    let block = Staged::held(head_key(message.id.as_str()), message.detail.head());
+    let block = Staged::in_memory(head_key(message.id.as_str()), message.detail.head());
     let entries = NewEntry::evidence(message, Tray::Inbox, &block);
     (entries.into(), block.blob().into_iter().collect())
 }
@@ -452,7 +452,7 @@ pub(super) fn mdn_file(message: &Message, (block, body): &Mdn) -> (NewEntry, Blo
     let bytes = journal::mdn_file(block, body);
     // That of a filed message is bound to its Message-ID for good; another one's binding may be taken over.
     let staged = match message.state {
-        State::Filed => Staged::held(mdn_key(message.id.as_str()), bytes),
+        State::Filed => Staged::in_memory(mdn_key(message.id.as_str()), bytes),
         _ => Staged::small(bytes),
     };
     let name = format!("{}.mdn", message.id);

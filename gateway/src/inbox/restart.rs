@@ -19,7 +19,7 @@ use crate::flow_error::FlowError;
 use crate::gateway::Core;
 use crate::http::{Arrival, Reply};
 use crate::partnership::Partnership;
-use crate::storage::{Draft, Held, INLINE_MAX, Place, StorageError};
+use crate::storage::{Draft, INLINE_MAX, Kept, Place, StorageError};
 
 /// Most parts kept for one pair; their bytes are bounded by `as2.partial_quota`.
 const MAX_PARTS: usize = 20;
@@ -97,25 +97,25 @@ impl Transfer {
 }
 
 /// Answers a HEAD that asks how much is held; `None` if it does not ask.
-pub(super) fn held(core: &Core, arrival: &Arrival) -> Option<Reply> {
+pub(super) fn kept_bytes(core: &Core, arrival: &Arrival) -> Option<Reply> {
     let headers = &arrival.head.headers;
     let tag = tag(headers)?;
     headers.get("AS2-From").and(headers.get("AS2-To"))?;
-    let held = match relationship(core, arrival) {
+    let kept = match relationship(core, arrival) {
         Relationship::Known(pair) if !reply::shows(arrival, pair.inbound_auth.as_ref()) => return Some(reply::unauthorized(arrival.peer)),
         Relationship::Known(pair) if super::foreign(&pair, arrival).is_none() => {
             let look = || core.storage.partials().look(&pair_digest(&pair), &digest(&tag), oldest(core));
             match tokio::task::block_in_place(look) {
-                Some(held) => held,
+                Some(kept) => kept,
                 None => return Some(busy()),
             }
         }
         // Strangers and others learn nothing.
-        _ => Ok(Held::Nothing),
+        _ => Ok(Kept::Nothing),
     };
-    Some(match held {
-        Ok(held) => Reply {
-            length: Some(bytes(held)),
+    Some(match kept {
+        Ok(kept) => Reply {
+            length: Some(bytes(kept)),
             ..Reply::empty(200)
         },
         Err(error) => reply::not_now(&error),
@@ -145,12 +145,12 @@ pub(super) fn open(core: &Core, arrival: &Arrival, pair: &Partnership) -> Result
     transfer.total = range.map(|range| range.total).or(arrival.length);
     let failed = |error: StorageError| reply::not_now(&error);
     tokio::task::block_in_place(|| {
-        let held = transfer.place.held(oldest(core)).map_err(failed)?;
+        let kept = transfer.place.kept_bytes(oldest(core)).map_err(failed)?;
         if range.is_some_and(|range| !range.is_sound(arrival.length)) {
-            return Err(unsatisfiable(bytes(held)));
+            return Err(unsatisfiable(bytes(kept)));
         }
         if first > 0 {
-            return go_on(core, transfer, held, first);
+            return go_on(core, transfer, kept, first);
         }
         let small = transfer.total.is_some_and(|total| total <= INLINE_MAX as u64);
         let draft = if small || transfer.fits(core, 1).map_err(failed)? {
@@ -167,18 +167,18 @@ pub(super) fn open(core: &Core, arrival: &Arrival, pair: &Partnership) -> Result
 }
 
 /// The rest of what is held, or its last byte again.
-fn go_on(core: &Core, transfer: Transfer, held: Held, first: u64) -> Result<Opened, Reply> {
-    let last_again = transfer.total == Some(first + 1) && bytes(held) == first + 1;
-    let draft = match held {
-        Held::Whole(_) if last_again => None,
-        Held::Part(len) if len == first || last_again => {
+fn go_on(core: &Core, transfer: Transfer, kept: Kept, first: u64) -> Result<Opened, Reply> {
+    let last_again = transfer.total == Some(first + 1) && bytes(kept) == first + 1;
+    let draft = match kept {
+        Kept::Whole(_) if last_again => None,
+        Kept::Part(len) if len == first || last_again => {
             let draft = transfer.place.go_on(&core.storage, first);
             Some(draft.map_err(|error| reply::not_now(&error))?)
         }
-        _ => return Err(unsatisfiable(bytes(held))),
+        _ => return Err(unsatisfiable(bytes(kept))),
     };
     tracing::info!(
-        held = bytes(held),
+        held = bytes(kept),
         first,
         total = transfer.total,
         "a transfer that broke off goes on"
@@ -253,10 +253,10 @@ pub(crate) fn oldest(core: &Core) -> Millis {
     core.clock.now() - millis(core.config.as2.keep_partial)
 }
 
-fn bytes(held: Held) -> u64 {
-    match held {
-        Held::Nothing => 0,
-        Held::Part(len) | Held::Whole(len) => len,
+fn bytes(kept: Kept) -> u64 {
+    match kept {
+        Kept::Nothing => 0,
+        Kept::Part(len) | Kept::Whole(len) => len,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Accounts: the tenants.
+//! Accounts.
 
 use super::{Change, Object, Refusal, Result, edit, fields};
 use crate::account::Account;

@@ -181,7 +181,7 @@ pub(super) fn keep_evidence(step: &mut Settlement, answered: bool) {
     let message = &step.message;
     // The row of a delivered message keeps its head; another's may get that of its next try.
     let block = match message.state {
-        State::Delivered => Staged::held(head_key(message.id.as_str()), message.detail.head()),
+        State::Delivered => Staged::in_memory(head_key(message.id.as_str()), message.detail.head()),
         _ => Staged::small(message.detail.head()),
     };
     let has_head = answered || message.state.is_final();

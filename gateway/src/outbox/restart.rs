@@ -65,8 +65,8 @@ pub(super) async fn post(core: &Core, message: &Message, pair: &Partnership, tar
         return Ok(Posted { outcome, from: 0 });
     }
     let is_last = message.attempts.saturating_sub(message.detail.mdn_tries) >= figures(core, pair).max_tries;
-    let mut from = match held(core, message, target, &headers, is_last).await {
-        Ok(held) => go_on_at(held, message.detail.raw_size),
+    let mut from = match kept_bytes(core, message, target, &headers, is_last).await {
+        Ok(kept) => go_on_at(kept, message.detail.raw_size),
         Err(error) => {
             return Ok(Posted {
                 outcome: Err(error),
@@ -105,7 +105,7 @@ async fn piece(
 ///
 /// # Errors
 /// No answer, or one that says "not now": beginning anew would waste what is there.
-async fn held(core: &Core, message: &Message, target: &Target, headers: &Headers, is_last: bool) -> Result<u64, PostError> {
+async fn kept_bytes(core: &Core, message: &Message, target: &Target, headers: &Headers, is_last: bool) -> Result<u64, PostError> {
     let earlier = message.detail.tries.split_last().map_or(&[][..], |(_, earlier)| earlier);
     if !earlier.iter().any(may_have_left) {
         return Ok(0);

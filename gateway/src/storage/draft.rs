@@ -56,12 +56,12 @@ impl Staged {
     /// Small contents that the deciding transaction keeps.
     #[must_use]
     pub fn small(bytes: Vec<u8>) -> Self {
-        Self::held(blob_key(&small_name()), bytes)
+        Self::in_memory(blob_key(&small_name()), bytes)
     }
 
     /// Small contents that the journal holds under this key once the deciding transaction is through.
     #[must_use]
-    pub fn held(key: String, bytes: Vec<u8>) -> Self {
+    pub fn in_memory(key: String, bytes: Vec<u8>) -> Self {
         let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         Staged {
             key,

@@ -33,7 +33,7 @@ use std::time::Instant;
 pub use content::Content;
 pub use draft::{Draft, Staged};
 pub use hold::Hold;
-pub use partial::{Held, Partials, Place, Usage};
+pub use partial::{Kept, Partials, Place, Usage};
 pub use unknown::UnknownMdns;
 
 use hold::HoldLock;

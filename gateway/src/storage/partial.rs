@@ -36,7 +36,7 @@ type Busy = Arc<Mutex<HashSet<PathBuf>>>;
 
 /// What is held of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Held {
+pub enum Kept {
     /// Nothing.
     Nothing,
     /// So many bytes from its beginning.
@@ -100,11 +100,11 @@ impl Partials {
         })
     }
 
-    /// What is held of a transfer, as [`Place::held`], without keeping others from its place; `None` while somebody has it.
-    pub fn look(&self, pair: &str, transfer: &str, oldest: Millis) -> Option<Result<Held>> {
+    /// What is held of a transfer, as [`Place::kept_bytes`], without keeping others from its place; `None` while somebody has it.
+    pub fn look(&self, pair: &str, transfer: &str, oldest: Millis) -> Option<Result<Kept>> {
         let stem = self.dir.join(pair).join(transfer);
         let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        (!busy.contains(&stem)).then(|| held(&stem, oldest))
+        (!busy.contains(&stem)).then(|| kept_bytes(&stem, oldest))
     }
 
     /// What a pair uses, without the transfer at `place`.
@@ -175,8 +175,8 @@ impl Place {
     ///
     /// # Errors
     /// The disk's.
-    pub fn held(&self, oldest: Millis) -> Result<Held> {
-        held(&self.stem, oldest)
+    pub fn kept_bytes(&self, oldest: Millis) -> Result<Kept> {
+        kept_bytes(&self.stem, oldest)
     }
 
     /// Forgets what is held.
@@ -280,15 +280,15 @@ impl Draft {
     }
 }
 
-fn held(stem: &Path, oldest: Millis) -> Result<Held> {
+fn kept_bytes(stem: &Path, oldest: Millis) -> Result<Kept> {
     let Some(file) = file_of(stem)?.filter(|file| written(file) >= oldest) else {
-        return Ok(Held::Nothing);
+        return Ok(Kept::Nothing);
     };
     if synced(&file).is_some() {
-        return Ok(Held::Part(len(&file)));
+        return Ok(Kept::Part(len(&file)));
     }
     let length = fs::read_to_string(&file).ok().and_then(|text| text.parse().ok());
-    Ok(length.map_or(Held::Nothing, Held::Whole))
+    Ok(length.map_or(Kept::Nothing, Kept::Whole))
 }
 
 /// The file of a transfer, whatever its extension.

@@ -141,15 +141,15 @@ fn a_part_is_gone_on_with_and_becomes_a_whole() {
         let (place, draft) = broken_off(&storage, "bb", &body[..cut]);
         assert!(storage.partials().place("aa", "bb").is_none(), "two writers at one place");
         draft.keep().unwrap();
-        assert_eq!(place.held(0).unwrap(), Held::Part(cut as u64));
-        assert_eq!(place.held(Millis::MAX).unwrap(), Held::Nothing, "too old");
+        assert_eq!(place.kept_bytes(0).unwrap(), Kept::Part(cut as u64));
+        assert_eq!(place.kept_bytes(Millis::MAX).unwrap(), Kept::Nothing, "too old");
         let mut draft = place.go_on(&storage, cut as u64).unwrap();
         draft.append(&body[cut..]).unwrap();
         let staged = draft.whole().stage().unwrap();
         assert_eq!(read_all(&storage.open_staged(&staged.key).unwrap()), body);
-        assert_eq!(place.held(0).unwrap(), Held::Nothing);
+        assert_eq!(place.kept_bytes(0).unwrap(), Kept::Nothing);
         place.came_whole(200_000).unwrap();
-        assert_eq!(place.held(0).unwrap(), Held::Whole(200_000));
+        assert_eq!(place.kept_bytes(0).unwrap(), Kept::Whole(200_000));
     }
 }
 
@@ -169,7 +169,7 @@ fn parts_count_for_their_pair_and_are_swept_when_they_are_old() {
         1,
         "only the one that nobody works on"
     );
-    assert_eq!(place.held(0).unwrap(), Held::Part(1_000));
+    assert_eq!(place.kept_bytes(0).unwrap(), Kept::Part(1_000));
 }
 
 #[test]
@@ -186,12 +186,12 @@ fn after_a_kill_all_is_held_and_after_a_power_cut_what_was_synced() {
     let (fresh, draft) = broken_off(&storage, "fresh", &body);
     drop(draft);
     storage.partials().adopt().unwrap();
-    assert_eq!(kept.held(0).unwrap(), Held::Part(200_000));
-    assert_eq!(fresh.held(0).unwrap(), Held::Part(100_000));
+    assert_eq!(kept.kept_bytes(0).unwrap(), Kept::Part(200_000));
+    assert_eq!(fresh.kept_bytes(0).unwrap(), Kept::Part(100_000));
     fs::write(dir.path().join("partial/boot"), "another boot").unwrap();
     storage.partials().adopt().unwrap();
-    assert_eq!(kept.held(0).unwrap(), Held::Part(100_000));
-    assert_eq!(fresh.held(0).unwrap(), Held::Nothing);
+    assert_eq!(kept.kept_bytes(0).unwrap(), Kept::Part(100_000));
+    assert_eq!(fresh.kept_bytes(0).unwrap(), Kept::Nothing);
 }
 
 /// Lists a small file to be published.
