@@ -137,6 +137,7 @@ fn judge(pair: &Pair, book: &Book) -> Vec<String> {
     let promised = book.promised.lock().unwrap();
     let doubtful = book.doubtful.lock().unwrap();
     println!("{} puts done, {} broken", promised.len(), doubtful.len());
+    assert!(!promised.is_empty(), "nothing was promised that could be lost");
     let (sent, got) = wait_within(SETTLES_WITHIN, "every message to be final", || {
         let (sent, got) = (all(pair.alice()), all(pair.bob()));
         sent.iter().chain(&got).all(is_final).then_some((sent, got))

@@ -197,7 +197,8 @@ fn the_sender_learns_that_its_security_did_not_suffice() {
         assert_eq!(inbox(&pair), [""; 0]);
         let kept = format!("AS2/files/ALICE/BOB/failed/{}/{name}", failed["id"].as_str().unwrap());
         assert_eq!(pair.alice_user.get(&kept), order(1));
-        assert!(!failed["hint"].as_str().unwrap_or_default().is_empty() || !failed["reason"].as_str().unwrap().is_empty());
+        let hint = failed["hint"].as_str().unwrap();
+        assert!(hint.contains("as2gate partner set BOB --sign DIGEST --encrypt CIPHER"), "{hint}");
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdout, Stdio};
-use std::time::Duration;
 
 use tests::process::tool;
 use tests::{Gateway, wait_for};
@@ -54,6 +53,16 @@ fn parent(gateway: &Gateway, doors: &[&str]) -> Parent {
     parent
 }
 
+/// Waits until a client has a connection to this port, whoever has it at the other end.
+fn connected(port: u16) {
+    // The other end, and the state ESTABLISHED (proc_pid_net_tcp(5)).
+    let wanted = format!(":{port:04X} 01");
+    wait_for("the client to connect", || {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        table.lines().any(|line| line.contains(&wanted)).then_some(())
+    });
+}
+
 /// Words of the parent; the server's ready line is among them.
 fn answer(parent: &mut Parent, word: &str) -> String {
     let mut said = parent.tell(word);
@@ -74,7 +83,7 @@ fn a_restart_keeps_the_sockets_and_the_clients_that_wait() {
         let user = user.clone();
         move || user.logs_in()
     });
-    std::thread::sleep(Duration::from_millis(500));
+    connected(gateway.sftp_port);
     assert_eq!(answer(&mut parent, "start"), "ready", "{}", gateway.log());
     assert!(early.join().unwrap(), "{}", gateway.log());
     let page = |port: u16| std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
@@ -82,7 +91,7 @@ fn a_restart_keeps_the_sockets_and_the_clients_that_wait() {
 
     assert_eq!(answer(&mut parent, "stop"), "STOPPING=1 0", "{}", gateway.log());
     let between = std::thread::spawn(move || user.logs_in());
-    std::thread::sleep(Duration::from_millis(500));
+    connected(gateway.sftp_port);
     assert!(!between.is_finished() && page(gateway.as2_port), "the sockets are still open");
     assert_eq!(answer(&mut parent, "start"), "ready");
     assert!(between.join().unwrap(), "{}", gateway.log());

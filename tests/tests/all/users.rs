@@ -112,7 +112,9 @@ fn a_disabled_user_cannot_log_in_and_loses_its_open_session() {
     let user = gateway.user("disabled");
     let mut session = user.start(&[], &["pwd"]);
     // The client sits at its prompt with the connection open.
-    gateway.wait("the session", |gateway| gateway.log().contains("disabled").then_some(()));
+    gateway.wait("the session", |gateway| {
+        gateway.log().contains("sftp login user=\"disabled\"").then_some(())
+    });
     assert!(user.logs_in());
     assert!(session.try_wait().unwrap().is_none());
     gateway.ok(&["user", "disable", "disabled"]);
@@ -150,6 +152,9 @@ fn a_rotated_key_takes_over_at_once() {
     let gateway = gateway();
     let user = gateway.user("rotated");
     let mut session = user.start(&[], &["pwd"]);
+    gateway.wait("the session", |gateway| {
+        gateway.log().contains("sftp login user=\"rotated\"").then_some(())
+    });
     assert!(user.logs_in());
     gateway.ok(&["user", "key", "rotate", "rotated", "--out", "rotated-2.key"]);
     let new = user.with_key(&gateway.path("rotated-2.key"));
