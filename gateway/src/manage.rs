@@ -37,7 +37,7 @@ use crate::gateway::Core;
 use crate::hint::command;
 use crate::journal::{JournalError, Tx};
 use crate::lifecycle::SweepError;
-use crate::objects::{ObjectKind, Objects};
+use crate::objects::{Object, ObjectKind, Objects};
 use crate::partner::Partner;
 use crate::partnership::Lack;
 use crate::station::Station;
@@ -203,59 +203,6 @@ impl From<Lack> for Refusal {
 /// The result of everything here.
 pub type Result<T, E = Refusal> = std::result::Result<T, E>;
 
-/// Any object.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Object {
-    /// Owns the others.
-    Account(Account),
-    /// One of our AS2 identities.
-    Station(Station),
-    /// A remote AS2 identity.
-    Partner(Box<Partner>),
-    /// A key pair or trusted certificate.
-    Certificate(Box<Certificate>),
-    /// An SFTP login.
-    User(Box<User>),
-}
-
-impl Object {
-    /// Its noun.
-    #[must_use]
-    pub fn kind(&self) -> ObjectKind {
-        match self {
-            Object::Account(_) => ObjectKind::Account,
-            Object::Station(_) => ObjectKind::Station,
-            Object::Partner(_) => ObjectKind::Partner,
-            Object::Certificate(_) => ObjectKind::Certificate,
-            Object::User(_) => ObjectKind::User,
-        }
-    }
-
-    /// Whose it is.
-    #[must_use]
-    pub fn account(&self) -> &str {
-        match self {
-            Object::Account(account) => &account.id,
-            Object::Station(station) => &station.account,
-            Object::Partner(partner) => &partner.account,
-            Object::Certificate(certificate) => &certificate.account,
-            Object::User(user) => &user.account,
-        }
-    }
-
-    /// What it is known by.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        match self {
-            Object::Account(account) => &account.id,
-            Object::Station(station) => &station.as2_id,
-            Object::Partner(partner) => &partner.as2_id,
-            Object::Certificate(certificate) => &certificate.name,
-            Object::User(user) => &user.name,
-        }
-    }
-}
-
 /// One step of a plan.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
@@ -405,11 +352,7 @@ pub(crate) fn make_dir(dir: &Path) -> Result<()> {
 
 fn carry_out(tx: &Tx<'_>, change: &Change, now: crate::clock::Millis) -> crate::journal::Result<()> {
     match change {
-        Change::Put(Object::Account(account)) => tx.put_account(account, now),
-        Change::Put(Object::Station(station)) => tx.put_station(station, now),
-        Change::Put(Object::Partner(partner)) => tx.put_partner(partner, now),
-        Change::Put(Object::Certificate(certificate)) => tx.put_certificate(certificate, now),
-        Change::Put(Object::User(user)) => tx.put_user(user, now),
+        Change::Put(object) => tx.put_object(object, now),
         Change::Remove(kind, account, name) => tx.remove_object(*kind, account, name).map(|_| ()),
     }
 }
@@ -484,19 +427,7 @@ fn last_of_each(changes: Vec<Change>) -> Vec<Change> {
 fn make_changes(after: &mut Objects, changes: &[Change]) {
     for change in changes {
         match change.clone() {
-            Change::Put(Object::Account(account)) => drop(after.accounts.insert(account.id.clone(), account)),
-            Change::Put(Object::Station(station)) => drop(after.stations.insert(station.as2_id.clone(), station)),
-            Change::Put(Object::Partner(partner)) => {
-                drop(after.partners.insert((partner.account.clone(), partner.as2_id.clone()), *partner));
-            }
-            Change::Put(Object::Certificate(certificate)) => {
-                drop(
-                    after
-                        .certificates
-                        .insert((certificate.account.clone(), certificate.name.clone()), *certificate),
-                );
-            }
-            Change::Put(Object::User(user)) => drop(after.users.insert(user.name.to_ascii_lowercase(), *user)),
+            Change::Put(object) => after.put(object),
             Change::Remove(kind, account, name) => match kind {
                 ObjectKind::Account => drop(after.accounts.remove(&name)),
                 ObjectKind::Station => drop(after.stations.remove(&name)),

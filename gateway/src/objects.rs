@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
+
 use crate::account::Account;
 use crate::certificate::Certificate;
 use crate::partner::Partner;
@@ -26,6 +28,60 @@ words! {
     }
 }
 
+/// Any object; written, it is its fields.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Object {
+    /// A tenant.
+    Account(Account),
+    /// One of our AS2 identities.
+    Station(Station),
+    /// A remote AS2 identity.
+    Partner(Box<Partner>),
+    /// A key pair or trusted certificate.
+    Certificate(Box<Certificate>),
+    /// An SFTP login.
+    User(Box<User>),
+}
+
+impl Object {
+    /// Its noun.
+    #[must_use]
+    pub fn kind(&self) -> ObjectKind {
+        match self {
+            Object::Account(_) => ObjectKind::Account,
+            Object::Station(_) => ObjectKind::Station,
+            Object::Partner(_) => ObjectKind::Partner,
+            Object::Certificate(_) => ObjectKind::Certificate,
+            Object::User(_) => ObjectKind::User,
+        }
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn account(&self) -> &str {
+        match self {
+            Object::Account(account) => &account.id,
+            Object::Station(station) => &station.account,
+            Object::Partner(partner) => &partner.account,
+            Object::Certificate(certificate) => &certificate.account,
+            Object::User(user) => &user.account,
+        }
+    }
+
+    /// What it is known by.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Object::Account(account) => &account.id,
+            Object::Station(station) => &station.as2_id,
+            Object::Partner(partner) => &partner.as2_id,
+            Object::Certificate(certificate) => &certificate.name,
+            Object::User(user) => &user.name,
+        }
+    }
+}
+
 /// A snapshot of all objects.
 #[derive(Clone, Debug, Default)]
 pub struct Objects {
@@ -44,6 +100,18 @@ pub struct Objects {
 }
 
 impl Objects {
+    /// Adds an object, or puts it in the place of the one of its name.
+    pub fn put(&mut self, object: Object) {
+        let name = object.name().to_owned();
+        match object {
+            Object::Account(account) => drop(self.accounts.insert(name, account)),
+            Object::Station(station) => drop(self.stations.insert(name, station)),
+            Object::Partner(partner) => drop(self.partners.insert((partner.account.clone(), name), *partner)),
+            Object::Certificate(certificate) => drop(self.certificates.insert((certificate.account.clone(), name), *certificate)),
+            Object::User(user) => drop(self.users.insert(name.to_ascii_lowercase(), *user)),
+        }
+    }
+
     /// A partner of an account.
     #[must_use]
     pub fn partner(&self, account: &str, as2_id: &str) -> Option<&Partner> {

@@ -2,17 +2,11 @@
 
 use rusqlite::types::{FromSql, ToSql};
 use rusqlite::{OptionalExtension as _, params};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::{JournalError, Result, Tx};
-use crate::account::Account;
 use crate::certificate::Certificate;
 use crate::clock::Millis;
-use crate::objects::{ObjectKind, Objects};
-use crate::partner::Partner;
-use crate::station::Station;
-use crate::user::User;
+use crate::objects::{Object, ObjectKind, Objects};
 
 /// An object's fields; the error names the one that is not known, without the list of all that are.
 fn read<T: serde::de::DeserializeOwned>(object: &str, json: &str) -> Result<T> {
@@ -44,37 +38,21 @@ impl Tx<'_> {
         let mut rows = rows.query([])?;
         while let Some(row) = rows.next()? {
             let (kind, name, json): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
-            let object = format!("{kind} {name}");
-            let kind = kind.parse::<ObjectKind>();
-            match kind.map_err(|why| JournalError::Unknown {
-                object: object.clone(),
-                why,
-            })? {
-                ObjectKind::Account => {
-                    let account: Account = read(&object, &json)?;
-                    objects.accounts.insert(account.id.clone(), account);
-                }
-                ObjectKind::Station => {
-                    let station: Station = read(&object, &json)?;
-                    objects.stations.insert(station.as2_id.clone(), station);
-                }
-                ObjectKind::Partner => {
-                    let partner: Partner = read(&object, &json)?;
-                    objects.partners.insert((partner.account.clone(), partner.as2_id.clone()), partner);
-                }
-                ObjectKind::Certificate => {
-                    let mut certificate: Certificate = read(&object, &json)?;
-                    certificate.der = row.get(3)?;
-                    certificate.sealed_key = row.get(4)?;
-                    objects
-                        .certificates
-                        .insert((certificate.account.clone(), certificate.name.clone()), certificate);
-                }
-                ObjectKind::User => {
-                    let user: User = read(&object, &json)?;
-                    objects.users.insert(user.name.to_ascii_lowercase(), user);
-                }
-            }
+            let what = format!("{kind} {name}");
+            let kind = kind
+                .parse::<ObjectKind>()
+                .map_err(|why| JournalError::Unknown { object: what.clone(), why })?;
+            objects.put(match kind {
+                ObjectKind::Account => Object::Account(read(&what, &json)?),
+                ObjectKind::Station => Object::Station(read(&what, &json)?),
+                ObjectKind::Partner => Object::Partner(read(&what, &json)?),
+                ObjectKind::Certificate => Object::Certificate(Box::new(Certificate {
+                    der: row.get(3)?,
+                    sealed_key: row.get(4)?,
+                    ..read(&what, &json)?
+                })),
+                ObjectKind::User => Object::User(read(&what, &json)?),
+            });
         }
         Ok(objects)
     }
@@ -107,69 +85,24 @@ impl Tx<'_> {
         )?)
     }
 
-    /// Writes an account.
+    /// Writes an object, a certificate with its bytes and sealed key. A new station takes nothing over from one of another account
+    /// that had its id: the Message-IDs which that received say nothing here, and their MDNs are not for its partners.
     ///
     /// # Errors
-    /// The database's.
-    pub fn put_account(&self, account: &Account, now: Millis) -> Result<()> {
-        self.put(ObjectKind::Account, &account.id, &account.id, account, (None, None), now)
-    }
-
-    /// Writes a station; its AS2 id is unique on the server. A new one takes nothing over from one of another account that had
-    /// the id: the Message-IDs which that received say nothing here, and their MDNs are not for its partners.
-    ///
-    /// # Errors
-    /// A conflict if another account has that id.
-    pub fn put_station(&self, station: &Station, now: Millis) -> Result<()> {
-        self.db.execute(
-            "DELETE FROM inbound WHERE station = ?1 AND NOT EXISTS (SELECT 1 FROM object WHERE kind = 'station' AND name = ?1)
-             AND message IN (SELECT id FROM message WHERE station = ?1 AND account <> ?2)",
-            [&station.as2_id, &station.account],
-        )?;
-        self.put(ObjectKind::Station, &station.account, &station.as2_id, station, (None, None), now)
-    }
-
-    /// Writes a partner.
-    ///
-    /// # Errors
-    /// The database's.
-    pub fn put_partner(&self, partner: &Partner, now: Millis) -> Result<()> {
-        self.put(ObjectKind::Partner, &partner.account, &partner.as2_id, partner, (None, None), now)
-    }
-
-    /// Writes a certificate with its bytes and sealed key.
-    ///
-    /// # Errors
-    /// The database's.
-    pub fn put_certificate(&self, certificate: &Certificate, now: Millis) -> Result<()> {
-        let blobs = (Some(certificate.der.as_slice()), certificate.sealed_key.as_deref());
-        self.put(
-            ObjectKind::Certificate,
-            &certificate.account,
-            &certificate.name,
-            certificate,
-            blobs,
-            now,
-        )
-    }
-
-    /// Writes a user; the name is unique on the server, whatever its case.
-    ///
-    /// # Errors
-    /// A conflict if the name is taken.
-    pub fn put_user(&self, user: &User, now: Millis) -> Result<()> {
-        self.put(ObjectKind::User, &user.account, &user.name, user, (None, None), now)
-    }
-
-    fn put<T: Serialize + DeserializeOwned>(
-        &self,
-        kind: ObjectKind,
-        account: &str,
-        name: &str,
-        object: &T,
-        (der, sealed): (Option<&[u8]>, Option<&[u8]>),
-        now: Millis,
-    ) -> Result<()> {
+    /// A conflict if the name is taken: that of a station or user is unique on the server, a user's whatever its case.
+    pub fn put_object(&self, object: &Object, now: Millis) -> Result<()> {
+        let (kind, account, name) = (object.kind(), object.account(), object.name());
+        let (der, sealed) = match object {
+            Object::Certificate(certificate) => (Some(certificate.der.as_slice()), certificate.sealed_key.as_deref()),
+            _ => (None, None),
+        };
+        if kind == ObjectKind::Station {
+            self.db.execute(
+                "DELETE FROM inbound WHERE station = ?1 AND NOT EXISTS (SELECT 1 FROM object WHERE kind = 'station' AND name = ?1)
+                 AND message IN (SELECT id FROM message WHERE station = ?1 AND account <> ?2)",
+                [name, account],
+            )?;
+        }
         let json = serde_json::to_string(object)?;
         let done = self.db.execute(
             "INSERT INTO object (kind, account, name, json, der, sealed, changed) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)

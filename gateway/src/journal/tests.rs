@@ -9,6 +9,7 @@ use super::*;
 use crate::layout;
 use crate::layout::Area;
 use crate::message::{Detail, Direction, Message, State};
+use crate::objects::Object;
 use crate::partner::Partner;
 
 const WINDOW: Duration = Duration::from_secs(21_600);
@@ -979,7 +980,8 @@ fn history_is_forgotten_only_when_nothing_hangs_on_it() {
             hold,
             ..Partner::default()
         };
-        journal.write_blocking(move |tx| tx.put_partner(&partner, 8)).unwrap();
+        let partner = Object::Partner(Box::new(partner));
+        journal.write_blocking(move |tx| tx.put_object(&partner, 8)).unwrap();
     };
     let forget = || journal.write_blocking(|tx| tx.forget_messages("acme", 9, 100)).unwrap();
     set_hold(true);

@@ -23,13 +23,7 @@ impl Object {
     /// The fields in TOML form; a certificate's bytes are not among them.
     #[must_use]
     pub fn table(&self) -> Table {
-        match self {
-            Object::Account(account) => table(account),
-            Object::Station(station) => table(station),
-            Object::Partner(partner) => table(partner),
-            Object::Certificate(certificate) => table(certificate),
-            Object::User(user) => table(user),
-        }
+        table(self)
     }
 }
 

@@ -615,7 +615,8 @@ async fn the_key_stores_are_written_from_what_counts_then() {
     tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
     let quick = made("quick", 300).with(&ec_key()).certificate;
     let quick = certificates::trusted(("acme", "quick"), Purpose::PartnerChain, "", &quick).unwrap();
-    core.journal.write(move |tx| tx.put_certificate(&quick, START)).await.unwrap();
+    let quick = Object::Certificate(Box::new(quick));
+    core.journal.write(move |tx| tx.put_object(&quick, START)).await.unwrap();
     drop(held);
     slow.await.unwrap();
     let bytes = std::fs::read(dir.join("trust.jks")).unwrap();
