@@ -47,12 +47,10 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn events(&self, after: i64, subject: Option<&str>, kind: Option<&str>, limit: u32) -> Result<Vec<Event>> {
-        let mut query = self.db.prepare_cached(
-            "SELECT seq, at, account, kind, subject, facts FROM event
+        let sql = "SELECT seq, at, account, kind, subject, facts FROM event
              WHERE seq > ?1 AND (?2 IS NULL OR subject = ?2) AND (?3 IS NULL OR kind LIKE ?3 || '%')
-             ORDER BY seq LIMIT ?4",
-        )?;
-        let rows = query.query_map(params![after, subject, kind, limit], |row| {
+             ORDER BY seq LIMIT ?4";
+        self.all(sql, params![after, subject, kind, limit], |row| {
             let facts: String = row.get(5)?;
             Ok(Event {
                 seq: row.get(0)?,
@@ -62,8 +60,7 @@ impl Tx<'_> {
                 subject: row.get(4)?,
                 facts: serde_json::from_str(&facts).unwrap_or_default(),
             })
-        })?;
-        Ok(rows.collect::<rusqlite::Result<_>>()?)
+        })
     }
 
     /// The number of the last event before a moment, found by halving: they are in the order of time.

@@ -74,11 +74,9 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn forget_messages(&self, account: &str, ended_before: Millis, limit: u32) -> Result<usize> {
-        let mut query = self.db.prepare_cached(&forgettable_sql())?;
-        let rows = query.query_map(params![account, ended_before, limit], |row| {
+        let messages = self.all(&forgettable_sql(), params![account, ended_before, limit], |row| {
             Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get::<_, String>(3)?])
         })?;
-        let messages = rows.collect::<rusqlite::Result<Vec<_>>>()?;
         for message in &messages {
             self.forget_message(message)?;
         }
@@ -99,9 +97,9 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn rejected_over(&self, station: &str, partner: &str, messages: u32, bytes: u64, limit: u32) -> Result<Vec<String>> {
-        let mut query = self.db.prepare_cached(REJECTED_OVER)?;
-        let rows = query.query_map(params![station, partner, messages, bytes, limit], |row| row.get(0))?;
-        Ok(rows.collect::<rusqlite::Result<_>>()?)
+        self.all(REJECTED_OVER, params![station, partner, messages, bytes, limit], |row| {
+            Ok(row.get(0)?)
+        })
     }
 
     /// Forgets a rejected message whose published bytes are gone already, with all that names it; the store keys of the others.

@@ -299,14 +299,12 @@ impl Tx<'_> {
 
     /// At most so many lanes that have jobs, each found by one step in the index.
     fn lanes(&self, limit: usize) -> Result<Vec<(String, String)>> {
-        let mut query = self.db.prepare_cached(
-            "WITH RECURSIVE lanes (lane) AS (
+        let sql = "WITH RECURSIVE lanes (lane) AS (
                 SELECT min(lane) FROM job
                 UNION ALL SELECT (SELECT min(lane) FROM job WHERE lane > lanes.lane) FROM lanes WHERE lanes.lane IS NOT NULL)
-             SELECT (SELECT account FROM job WHERE job.lane = lanes.lane LIMIT 1), lane FROM lanes WHERE lane IS NOT NULL LIMIT ?1",
-        )?;
-        let rows = query.query_map([i64::try_from(limit).unwrap_or(i64::MAX)], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        Ok(rows.collect::<rusqlite::Result<_>>()?)
+             SELECT (SELECT account FROM job WHERE job.lane = lanes.lane LIMIT 1), lane FROM lanes WHERE lane IS NOT NULL LIMIT ?1";
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.all(sql, [limit], |row| Ok((row.get(0)?, row.get(1)?)))
     }
 
     /// How many jobs of each lane this process holds.
@@ -330,12 +328,9 @@ impl Tx<'_> {
              WHERE lane = ?1 AND kind = ?2 AND due <= ?3 AND (lease_owner IS NULL OR lease_owner <> ?4)
              ORDER BY due, id LIMIT ?5"
         };
-        let mut query = self.db.prepare_cached(sql)?;
-        let rows = query.query_map(params![lane, kind.as_str(), now, owner, most], |row| {
+        self.all(sql, params![lane, kind.as_str(), now, owner, most], |row| {
             Ok((row.get(7)?, read_job(row)?))
-        })?;
-        rows.map(|row| row.map_err(JournalError::from).and_then(|(due, job)| Ok((due, job?))))
-            .collect()
+        })
     }
 
     /// Keeps a lease alive during long work.
@@ -479,21 +474,14 @@ fn held(changed: usize) -> Result<()> {
     Ok(())
 }
 
-fn read_job(row: &rusqlite::Row<'_>) -> rusqlite::Result<Result<Job>> {
-    let kind: String = row.get(1)?;
-    let job = |kind| -> rusqlite::Result<Job> {
-        Ok(Job {
-            id: row.get(0)?,
-            kind,
-            account: row.get(2)?,
-            message: row.get(3)?,
-            lane: row.get(4)?,
-            fence: row.get(5)?,
-            tries: row.get(6)?,
-        })
-    };
-    match kind.parse() {
-        Ok(kind) => Ok(Ok(job(kind)?)),
-        Err(text) => Ok(Err(JournalError::Corrupt(text))),
-    }
+fn read_job(row: &rusqlite::Row<'_>) -> Result<Job> {
+    Ok(Job {
+        id: row.get(0)?,
+        kind: row.get::<_, String>(1)?.parse().map_err(JournalError::Corrupt)?,
+        account: row.get(2)?,
+        message: row.get(3)?,
+        lane: row.get(4)?,
+        fence: row.get(5)?,
+        tries: row.get(6)?,
+    })
 }

@@ -77,11 +77,11 @@ impl Tx<'_> {
     pub fn to_retire(&self, account: &str, area: Area, made_before: Millis, after: Option<&Entry>, limit: u32) -> Result<Vec<Entry>> {
         let (from, to) = layout::below(area);
         let (parent, name, version) = after.map_or((from.as_str(), "", -1), |e| (e.parent.as_str(), e.name.as_str(), e.version));
-        let mut query = self.db.prepare_cached(&to_retire_sql())?;
-        let rows = query.query_map(params![account, parent, name, version, to, made_before, limit], |row| {
-            Ok(read_entry(row))
-        })?;
-        rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
+        self.all(
+            &to_retire_sql(),
+            params![account, parent, name, version, to, made_before, limit],
+            read_entry,
+        )
     }
 
     /// Files of an area that became non-current at or before a time, the oldest first, behind where a former look ended, and
@@ -220,9 +220,7 @@ impl Tx<'_> {
              AND (parent, name, -version) > (?4, ?5, -?6)
              ORDER BY parent, name, version DESC LIMIT ?3"
         );
-        let mut query = self.db.prepare_cached(&sql)?;
-        let rows = query.query_map(params![account, path, limit, parent, name, version], |row| Ok(read_entry(row)))?;
-        rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
+        self.all(&sql, params![account, path, limit, parent, name, version], read_entry)
     }
 
     /// Brings an entry back whose bytes are back already, even if a sweep forgot it meanwhile; false if its name is

@@ -65,9 +65,7 @@ impl Tx<'_> {
         }
         let digits = text.len() == 9 && text.bytes().all(|b| b.is_ascii_digit());
         let sql = format!("SELECT {COLUMNS} FROM message WHERE bare_id = ?1 OR (?2 AND id LIKE '%-' || ?1) LIMIT 2");
-        let mut query = self.db.prepare_cached(&sql)?;
-        let found = query.query_map(params![bare(text), digits], |row| Ok(read_message(row)))?;
-        let mut found = found.collect::<rusqlite::Result<Result<Vec<_>>>>()??;
+        let mut found = self.all(&sql, params![bare(text), digits], read_message)?;
         match (found.pop(), found.pop()) {
             (Some(message), None) => Ok(message),
             (None, _) => Err(JournalError::NotFound(format!("no message {text}"))),
@@ -83,12 +81,10 @@ impl Tx<'_> {
     /// The database's.
     pub fn sent_anew_since(&self, oldest: &str) -> Result<HashMap<String, String>> {
         // Ids follow the time, so that what was sent anew stands behind its former one.
-        let mut query = self.db.prepare_cached(
-            "SELECT detail ->> '$.previous', id FROM message
-             WHERE id > ?1 AND direction = 'out' AND state <> 'duplicate' AND detail ->> '$.previous' <> '' ORDER BY id",
-        )?;
-        let rows = query.query_map([oldest], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        Ok(rows.collect::<rusqlite::Result<_>>()?)
+        let sql = "SELECT detail ->> '$.previous', id FROM message
+             WHERE id > ?1 AND direction = 'out' AND state <> 'duplicate' AND detail ->> '$.previous' <> '' ORDER BY id";
+        let pairs = self.all(sql, [oldest], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(pairs.into_iter().collect())
     }
 
     /// Messages, newest first.
@@ -102,8 +98,8 @@ impl Tx<'_> {
              AND (?6 IS NULL OR file = ?6) AND (?7 IS NULL OR created >= ?7) AND (?8 IS NULL OR id < ?8)
              ORDER BY id DESC LIMIT ?9"
         );
-        let mut query = self.db.prepare_cached(&sql)?;
-        let rows = query.query_map(
+        self.all(
+            &sql,
             params![
                 filter.account,
                 filter.direction.map(Direction::as_str),
@@ -115,9 +111,8 @@ impl Tx<'_> {
                 filter.before,
                 if filter.limit == 0 { 100 } else { filter.limit },
             ],
-            |row| Ok(read_message(row)),
-        )?;
-        rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
+            read_message,
+        )
     }
 
     /// How many messages stand in each state, for `status`.
@@ -125,17 +120,13 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn count_states(&self, since: Millis) -> Result<Vec<(State, u64)>> {
-        let mut query = self.db.prepare_cached(
-            "SELECT state, count(*) FROM message WHERE finished IS NULL GROUP BY state
+        let sql = "SELECT state, count(*) FROM message WHERE finished IS NULL GROUP BY state
              UNION ALL SELECT state, count(*) FROM message WHERE finished >= ?1 AND code NOT IN ('renamed', 'cancelled')
-             GROUP BY state",
-        )?;
-        let rows = query.query_map([since], |row| Ok((row.get::<_, String>(0)?, row.get::<_, u64>(1)?)))?;
-        rows.map(|row| {
-            let (state, count) = row?;
-            Ok((state.parse().map_err(JournalError::Corrupt)?, count))
+             GROUP BY state";
+        self.all(sql, [since], |row| {
+            let state: String = row.get(0)?;
+            Ok((state.parse().map_err(JournalError::Corrupt)?, row.get(1)?))
         })
-        .collect()
     }
 
     /// How many messages of a station are not at their end.
@@ -156,9 +147,7 @@ impl Tx<'_> {
     pub fn sent_by_message_id(&self, bare_id: &str) -> Result<Vec<Message>> {
         // The index holds no empty ones, and SQLite uses it only where the query says that it wants none.
         let sql = format!("SELECT {COLUMNS} FROM message WHERE bare_id = ?1 AND bare_id <> '' AND direction = 'out' ORDER BY id LIMIT 3");
-        let mut query = self.db.prepare_cached(&sql)?;
-        let found = query.query_map([bare_id], |row| Ok(read_message(row)))?;
-        found.collect::<rusqlite::Result<Result<Vec<_>>>>()?
+        self.all(&sql, [bare_id], read_message)
     }
 
     /// Adds a row.

@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use recent::Recent;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, Params, Row};
 use tokio::sync::oneshot;
 
 pub use contents::{Blob, blob_key, file_key, file_name, head_key, mdn_file, mdn_key};
@@ -440,6 +440,11 @@ impl Tx<'_> {
     /// A statement that is used so often that it is not parsed each time.
     fn run(&self, statement: &str) -> rusqlite::Result<()> {
         self.db.prepare_cached(statement)?.execute([]).map(|_| ())
+    }
+
+    /// All rows of a query.
+    fn all<T>(&self, sql: &str, params: impl Params, read: fn(&Row<'_>) -> Result<T>) -> Result<Vec<T>> {
+        self.db.prepare_cached(sql)?.query_and_then(params, read)?.collect()
     }
 }
 

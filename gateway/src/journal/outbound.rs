@@ -377,9 +377,7 @@ impl Tx<'_> {
             "SELECT DISTINCT station, partner FROM message WHERE finished IS NULL AND direction = 'out' AND {}",
             waiting()
         );
-        let mut query = self.db.prepare_cached(&sql)?;
-        let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        Ok(rows.collect::<rusqlite::Result<_>>()?)
+        self.all(&sql, [], |row| Ok((row.get(0)?, row.get(1)?)))
     }
 
     /// Makes these due that wait for our own settings.

@@ -5,7 +5,7 @@ use std::path::Path;
 use rusqlite::{Connection, OpenFlags, params};
 
 use super::recent::Recent;
-use super::tree::{Entry, read_entry};
+use super::tree::{ENTRY, Entry, read_entry};
 use super::{Journal, Result, Tx, connect_reader};
 
 /// A closed copy of the journal, opened to be read.
@@ -59,13 +59,10 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn store_keys(&self) -> Result<Vec<String>> {
-        let mut query = self.db.prepare(
-            "SELECT detail ->> '$.payload' FROM message WHERE finished IS NULL AND detail ->> '$.payload' LIKE 'f:%'
+        let sql = "SELECT detail ->> '$.payload' FROM message WHERE finished IS NULL AND detail ->> '$.payload' LIKE 'f:%'
              UNION SELECT detail ->> '$.raw' FROM message WHERE finished IS NULL AND detail ->> '$.raw' LIKE 'f:%'
-             UNION SELECT store FROM upload WHERE store LIKE 'f:%'",
-        )?;
-        let keys = query.query_map([], |row| row.get(0))?;
-        Ok(keys.collect::<rusqlite::Result<_>>()?)
+             UNION SELECT store FROM upload WHERE store LIKE 'f:%'";
+        self.all(sql, [], |row| Ok(row.get(0)?))
     }
 
     /// Files of the records in the order of their names, out of view or not, after the one given.
@@ -76,12 +73,11 @@ impl Tx<'_> {
         let (account, parent, name, version) = last.map_or(("", "", "", -1), |e| {
             (e.account.as_str(), e.parent.as_str(), e.name.as_str(), e.version)
         });
-        let mut query = self.db.prepare_cached(
-            "SELECT account, parent, name, version, area, message, is_dir, store, size, created, noncurrent FROM entry
+        let sql = format!(
+            "SELECT {ENTRY} FROM entry
              WHERE (account, parent, name, version) > (?1, ?2, ?3, ?4) AND is_dir = 0
-             ORDER BY account, parent, name, version LIMIT ?5",
-        )?;
-        let rows = query.query_map(params![account, parent, name, version, limit], |row| Ok(read_entry(row)))?;
-        rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
+             ORDER BY account, parent, name, version LIMIT ?5"
+        );
+        self.all(&sql, params![account, parent, name, version, limit], read_entry)
     }
 }

@@ -193,9 +193,7 @@ impl Tx<'_> {
             "SELECT {ENTRY} FROM entry WHERE account = ?1 AND parent = ?2 AND name > ?3
              AND noncurrent IS NULL ORDER BY name LIMIT ?4"
         );
-        let mut query = self.db.prepare_cached(&sql)?;
-        let rows = query.query_map(params![account, parent, after, limit], |row| Ok(read_entry(row)))?;
-        rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
+        self.all(&sql, params![account, parent, after, limit], read_entry)
     }
 
     /// The first directory with records at or after a path, of those that begin with a prefix: how a listing finds the
@@ -218,9 +216,7 @@ impl Tx<'_> {
     /// The database's.
     pub fn entries_of(&self, message: &str) -> Result<Vec<Entry>> {
         let sql = format!("SELECT {ENTRY} FROM entry WHERE message = ?1 ORDER BY parent, name");
-        let mut query = self.db.prepare_cached(&sql)?;
-        let rows = query.query_map([message], |row| Ok(read_entry(row)))?;
-        rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
+        self.all(&sql, [message], read_entry)
     }
 
     /// Entries whose bytes are not yet at their place in the tree, with the bytes of those that live in the journal: at
@@ -271,20 +267,17 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn send_listing(&self, account: &str, station: &str, partner: &str, after: &str, limit: u32) -> Result<Vec<SendEntry>> {
-        let mut query = self.db.prepare_cached(
-            "SELECT file, max(id), size, created FROM message
+        let sql = "SELECT file, max(id), size, created FROM message
              WHERE account = ?1 AND station = ?2 AND partner = ?3 AND direction = 'out' AND finished IS NULL AND file > ?4
-             GROUP BY file ORDER BY file LIMIT ?5",
-        )?;
-        let rows = query.query_map(params![account, station, partner, after, limit], |row| {
+             GROUP BY file ORDER BY file LIMIT ?5";
+        self.all(sql, params![account, station, partner, after, limit], |row| {
             Ok(SendEntry {
                 name: row.get(0)?,
                 message: row.get(1)?,
                 size: row.get(2)?,
                 created: row.get(3)?,
             })
-        })?;
-        Ok(rows.collect::<rusqlite::Result<_>>()?)
+        })
     }
 
     /// The newest message in work whose file has this name.

@@ -153,11 +153,8 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn own_uploads(&self, account: &str, station: &str, partner: &str, name: &str, owner: &str) -> Result<Vec<UploadRow>> {
-        let mut query = self.db.prepare_cached(uploads!(
-            "account = ?1 AND station = ?2 AND partner = ?3 AND name = ?4 AND owner = ?5 ORDER BY state <> 'part'"
-        ))?;
-        let rows = query.query_map([account, station, partner, name, owner], |row| Ok(read_upload(row)))?;
-        rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
+        let sql = uploads!("account = ?1 AND station = ?2 AND partner = ?3 AND name = ?4 AND owner = ?5 ORDER BY state <> 'part'");
+        self.all(sql, [account, station, partner, name, owner], read_upload)
     }
 
     /// Uploads of a pair that this user sees, by name: all parked and ignored ones, and the user's own parts. Of several with one
@@ -166,11 +163,10 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn uploads(&self, account: &str, station: &str, partner: &str, owner: &str) -> Result<Vec<UploadRow>> {
-        let mut query = self.db.prepare_cached(uploads!(
+        let sql = uploads!(
             "account = ?1 AND station = ?2 AND partner = ?3 AND (owner = ?4 OR state <> 'part') ORDER BY name, owner <> ?4, state <> 'part'"
-        ))?;
-        let rows = query.query_map([account, station, partner, owner], |row| Ok(read_upload(row)))?;
-        rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
+        );
+        self.all(sql, [account, station, partner, owner], read_upload)
     }
 
     /// The rows of one name in `send`, of all owners.
@@ -178,11 +174,8 @@ impl Tx<'_> {
     /// # Errors
     /// The database's, or an unreadable value.
     pub fn uploads_named(&self, account: &str, station: &str, partner: &str, name: &str) -> Result<Vec<UploadRow>> {
-        let mut query = self
-            .db
-            .prepare_cached(uploads!("account = ?1 AND station = ?2 AND partner = ?3 AND name = ?4"))?;
-        let rows = query.query_map([account, station, partner, name], |row| Ok(read_upload(row)))?;
-        rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
+        let sql = uploads!("account = ?1 AND station = ?2 AND partner = ?3 AND name = ?4");
+        self.all(sql, [account, station, partner, name], read_upload)
     }
 
     /// Number and bytes of what a user has in `send`: waiting files, parts and messages in work.
@@ -205,9 +198,7 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn all_uploads(&self) -> Result<Vec<UploadRow>> {
-        let mut query = self.db.prepare_cached(uploads!("TRUE"))?;
-        let rows = query.query_map([], |row| Ok(read_upload(row)))?;
-        rows.collect::<rusqlite::Result<Result<Vec<_>>>>()?
+        self.all(uploads!("TRUE"), [], read_upload)
     }
 
     /// Removes an upload row.
