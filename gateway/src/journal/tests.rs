@@ -6,6 +6,7 @@ use std::time::Duration;
 use rusqlite::params;
 
 use super::*;
+use crate::clock::Millis;
 use crate::layout;
 use crate::layout::Area;
 use crate::message::{Detail, Direction, Message, State};
@@ -768,6 +769,9 @@ fn the_first_event_of_a_moment_is_found_by_halving() {
         accept(&journal, file, at);
     }
     assert_eq!([0, 10, 11, 20, 21, 30, 31].map(before), [0, 0, 2, 2, 3, 3, 4]);
+    // The clock was set back: the last of all is the last all the same.
+    accept(&journal, "e", 5);
+    assert_eq!(before(Millis::MAX), 5);
 }
 
 #[test]

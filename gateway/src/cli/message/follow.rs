@@ -52,7 +52,7 @@ pub(super) async fn follow_one(ctx: &Ctx, core: &Arc<Core>, message: &Message, t
 pub(super) async fn follow_all(ctx: &Ctx, core: &Arc<Core>, until_idle: bool, timeout: Option<Duration>) -> Outcome {
     note_if_idle(ctx, core);
     let began = Instant::now();
-    let mut cursor = last_event(core)?;
+    let mut cursor = core.journal.read(|tx| tx.events_before(Millis::MAX))?;
     loop {
         // Asked before the events are read: what makes it idle is among them.
         let idle = until_idle && is_idle(core)?;
@@ -75,29 +75,6 @@ fn note_if_idle(ctx: &Ctx, core: &Core) {
     if !is_served(&core.config) {
         ctx.printer.note("note: no server is running here; as2gate serve");
     }
-}
-
-/// The newest event, found by halving: there may be millions.
-fn last_event(core: &Core) -> Result<i64> {
-    let after = |seq: i64| -> Result<Option<i64>> {
-        Ok(core
-            .journal
-            .read(|tx| tx.events(seq, None, None, 1))?
-            .first()
-            .map(|event| event.seq))
-    };
-    let (mut low, mut step) = (0, 1i64);
-    while let Some(found) = after(low + step - 1)? {
-        low = found;
-        step *= 2;
-    }
-    while step > 1 {
-        step /= 2;
-        if let Some(found) = after(low + step - 1)? {
-            low = found;
-        }
-    }
-    Ok(low)
 }
 
 /// Nothing is in work, and nothing is due within the next seconds.
