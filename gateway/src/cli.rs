@@ -512,19 +512,6 @@ impl CertificateFile {
     }
 }
 
-/// Runs work that blocks on a thread of its own.
-async fn blocking<T, E>(what: &str, work: impl FnOnce() -> std::result::Result<T, E> + Send + 'static) -> Result<T>
-where
-    T: Send + 'static,
-    E: Into<Refusal> + Send + 'static,
-{
-    let done = tokio::task::spawn_blocking(work).await.map_err(|error| {
-        let hint = "look at the log, then run it again";
-        Refusal::failed("internal", format!("{what} stopped"), error.to_string(), hint)
-    })?;
-    done.map_err(Into::into)
-}
-
 /// A secret from `env:NAME`, `file:PATH` or, with `-`, a line of standard input.
 fn read_secret(source: &str) -> Result<Zeroizing<String>> {
     if source != "-" {

@@ -344,6 +344,18 @@ async fn write(core: &Core, before: &Objects, changes: &[Change]) -> Result<bool
     Ok(done.await?)
 }
 
+/// Runs work that blocks on a thread of its own. `what` is said if it panics.
+pub(crate) async fn blocking<T, E>(what: impl Into<String>, work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T>
+where
+    T: Send + 'static,
+    E: Into<Refusal> + Send + 'static,
+{
+    let done = tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Refusal::failed("internal", what, error.to_string(), "look at the log, then run it again"))?;
+    done.map_err(Into::into)
+}
+
 /// Makes a directory and those above it, readable by nobody else.
 pub(crate) fn make_dir(dir: &Path) -> Result<()> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);

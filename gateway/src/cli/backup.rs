@@ -8,10 +8,10 @@ use serde_json::json;
 
 use super::error::{DONE, PARTLY};
 use super::output::grouped;
-use super::{Ctx, Outcome, blocking, read_file, write_file};
+use super::{Ctx, Outcome, read_file, write_file};
 use crate::config::{CONFIG_FILE, Config, show_size};
 use crate::manage::backup::{self, Manifest};
-use crate::manage::{Refusal, Result, make_dir};
+use crate::manage::{Refusal, Result, blocking, make_dir};
 
 /// Largest configuration that is put back, in bytes.
 const MAX_CONFIG: u64 = 1 << 20;
@@ -50,7 +50,7 @@ pub(crate) async fn run(ctx: &Ctx, args: Backup) -> Outcome {
         return Err(Refusal::usage("backup has no dry run", why, "run it without -n"));
     }
     let (worker, dir) = (Arc::clone(&core), args.dir.clone());
-    let manifest = blocking("the backup", move || backup::take(&worker, &dir)).await?;
+    let manifest = blocking("the backup stopped", move || backup::take(&worker, &dir)).await?;
     let mut text = told("Backup", &args.dir, &manifest);
     let mut outside = vec![("master_key", core.config.master_key.clone())];
     outside.extend(core.config.beside());
@@ -76,7 +76,10 @@ pub(crate) async fn restore(ctx: &Ctx, args: Restore) -> Outcome {
     // A dry run may go by the configuration in the backup, whose paths begin elsewhere.
     let is_kept = config.file.as_deref() == Some(args.dir.join(CONFIG_FILE).as_path());
     let beside = if is_kept { Vec::new() } else { config.beside() };
-    let restored = blocking("the restore", move || backup::restore(&config, &dir, key.as_deref(), dry_run)).await;
+    let restored = blocking("the restore stopped", move || {
+        backup::restore(&config, &dir, key.as_deref(), dry_run)
+    })
+    .await;
     if let (Some(file), true) = (&written, restored.is_err()) {
         // It would only stand in the way of the next try.
         let _ = std::fs::remove_file(file);

@@ -8,12 +8,12 @@ use serde_json::json;
 
 use super::error::DONE;
 use super::output::{Cell, Format, List};
-use super::{Ctx, Outcome, blocking};
+use super::{Ctx, Outcome};
 use crate::config::{Stages, show_duration};
 use crate::gateway::Core;
 use crate::layout;
 use crate::lifecycle::{self, Plan};
-use crate::manage::{Refusal, Result, accounts, messages, objects};
+use crate::manage::{Refusal, Result, accounts, blocking, messages, objects};
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Examples:
@@ -49,7 +49,7 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Run if ctx.dry_run() => report(ctx, &lifecycle::plan(&core)?, true),
         Verb::Run => {
             let worker = Arc::clone(&core);
-            let plan = blocking("the sweep", move || lifecycle::run(&worker, true)).await?;
+            let plan = blocking("the sweep stopped", move || lifecycle::run(&worker, true)).await?;
             report(ctx, &plan, false);
         }
         Verb::Restore { what } if is_path(&what) => restore(ctx, &core, &what).await?,
@@ -117,7 +117,7 @@ async fn restore_message(ctx: &Ctx, core: &Arc<Core>, id: &str) -> Result<()> {
         return Ok(());
     }
     let (worker, id) = (Arc::clone(core), message.id.clone());
-    let files = blocking("the restore", move || lifecycle::restore_message(&worker, id.as_str())).await?;
+    let files = blocking("the restore stopped", move || lifecycle::restore_message(&worker, id.as_str())).await?;
     if files == 0 {
         return Err(Refusal::not_found(
             format!("nothing to restore of message {}", message.id),
@@ -150,7 +150,7 @@ async fn restore(ctx: &Ctx, core: &Arc<Core>, path: &str) -> Result<()> {
         return Ok(());
     }
     let (worker, owner, target) = (Arc::clone(core), account.clone(), below.clone());
-    let files = blocking("the restore", move || lifecycle::restore(&worker, &owner, &target)).await?;
+    let files = blocking("the restore stopped", move || lifecycle::restore(&worker, &owner, &target)).await?;
     if files == 0 {
         let why = "no file below that path is out of view and still kept";
         return Err(Refusal::not_found(

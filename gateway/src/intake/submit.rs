@@ -12,7 +12,7 @@ use crate::gateway::Core;
 use crate::hint::{command, instead};
 use crate::journal::JournalError;
 use crate::layout;
-use crate::manage::{Refusal, RefusalKind, Result};
+use crate::manage::{Refusal, RefusalKind, Result, blocking};
 use crate::message::Message;
 use crate::storage::{Staged, StorageError};
 
@@ -55,9 +55,7 @@ pub async fn submit(core: &Arc<Core>, station: &str, partner: &str, mut what: Su
         .map_err(|why| Refusal::new(RefusalKind::Invalid, "bad-name", cannot(), why, "give another name"))?;
     what.name = name;
     let (core, station, partner) = (Arc::clone(core), station.to_owned(), partner.to_owned());
-    let work = tokio::task::spawn_blocking(move || queue_file(&core, account, station, partner, what));
-    work.await
-        .map_err(|error| Refusal::failed("internal", "cannot send the file", error.to_string(), "look at the log"))?
+    blocking("cannot send the file", move || queue_file(&core, account, station, partner, what)).await
 }
 
 /// Stages the file and makes it a message.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::certificates::day;
-use super::{Refusal, RefusalKind, Result, objects, partners, stations};
+use super::{Refusal, RefusalKind, Result, blocking, objects, partners, stations};
 use crate::clock::Millis;
 use crate::flow_error::FlowError;
 use crate::gateway::Core;
@@ -234,10 +234,8 @@ async fn revive(core: &Arc<Core>, message: &Message) -> Result<Revived> {
         return Err(out_of_reach(core, message, what)?);
     };
     let core = Arc::clone(core);
-    let copied = tokio::task::spawn_blocking(move || Ok::<_, StorageError>((core.storage.restage(&payload)?, core.storage.restage(&raw)?)));
-    let (payload, raw) = copied
-        .await
-        .map_err(|error| Refusal::failed("internal", what, error.to_string(), "try again"))??;
+    let copy = move || Ok::<_, StorageError>((core.storage.restage(&payload)?, core.storage.restage(&raw)?));
+    let (payload, raw) = blocking(what, copy).await?;
     Ok(Revived { payload, raw, gone })
 }
 
@@ -264,8 +262,7 @@ pub async fn resend(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
         return Ok(message.clone());
     }
     let storage = Arc::clone(&core.storage);
-    let staged = tokio::task::spawn_blocking(move || storage.restage(&payload)).await;
-    let staged: Staged = staged.map_err(|error| Refusal::failed("internal", what(), error.to_string(), "try again"))??;
+    let staged = blocking(what(), move || storage.restage(&payload)).await?;
     let now = core.clock.now();
     let anew = anew(message, &staged, now);
     let upload = NewUpload {

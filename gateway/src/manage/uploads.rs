@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{Refusal, Result};
+use super::{Refusal, Result, blocking};
 use crate::event::NewEvent;
 use crate::gateway::Core;
 use crate::hint::{command, listed};
@@ -109,10 +109,9 @@ pub async fn release(core: &Arc<Core>, row: &UploadRow, name: Option<&str>, dry_
     if dry_run {
         return Ok(None);
     }
-    let (worker, waiting) = (Arc::clone(core), row.clone());
-    let landed = tokio::task::spawn_blocking(move || intake::send_waiting(&worker, waiting, &name)).await;
-    let landed = landed.map_err(|error| Refusal::failed("internal", cannot(), error.to_string(), "try again"))?;
-    match landed.map_err(|error| moved(cannot(), error))? {
+    let (worker, waiting, what) = (Arc::clone(core), row.clone(), cannot());
+    let send = move || intake::send_waiting(&worker, waiting, &name).map_err(|error| moved(what, error));
+    match blocking(cannot(), send).await? {
         Landed::Queued(id) | Landed::Duplicate(id) => Ok(Some(core.journal.read(|tx| tx.expect_message(id.as_str()))?)),
         Landed::Waits(state) => Err(Refusal::failed(
             "not-sent",
