@@ -112,7 +112,7 @@ impl Core {
             false => StartError::Full(paths.data.clone()),
         })?;
         let journal = Arc::new(journal);
-        let storage = Arc::new(Storage::open(&paths.data, Arc::clone(&journal), config.storage.min_free)?);
+        let storage = Arc::new(Storage::open(&paths, Arc::clone(&journal), config.storage.min_free)?);
         let objects = journal.read(|tx| tx.objects())?;
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let crypto = Bound::of(cores);

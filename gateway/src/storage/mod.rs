@@ -38,6 +38,7 @@ pub use unknown::UnknownMdns;
 
 use hold::HoldLock;
 
+use crate::config::Paths;
 use crate::journal::{Entry, Journal, JournalError, file_key, file_name};
 use crate::layout;
 
@@ -127,20 +128,20 @@ pub struct Storage {
 }
 
 impl Storage {
-    /// Opens (and makes) the directories below `data`.
+    /// Opens (and makes) the directories.
     ///
     /// # Errors
     /// When a directory cannot be made, or they do not lie on one file system (R13).
-    pub fn open(data: &Path, journal: Arc<Journal>, min_free: u64) -> Result<Self> {
+    pub fn open(paths: &Paths, journal: Arc<Journal>, min_free: u64) -> Result<Self> {
         let storage = Storage {
-            spool: data.join("spool"),
-            store: data.join("store"),
-            tree: data.join("tree"),
-            noncurrent: data.join("noncurrent"),
-            partials: Partials::new(data),
-            unknown_mdns: UnknownMdns::new(data),
-            hold: HoldLock::new(&data.join("store")),
-            restoring: HoldLock::new(&data.join("noncurrent")),
+            spool: paths.spool.clone(),
+            store: paths.store.clone(),
+            tree: paths.tree.clone(),
+            noncurrent: paths.noncurrent.clone(),
+            partials: Partials::new(&paths.data),
+            unknown_mdns: UnknownMdns::new(&paths.data),
+            hold: HoldLock::new(&paths.store),
+            restoring: HoldLock::new(&paths.noncurrent),
             journal,
             min_free,
             started: Instant::now(),

@@ -2,13 +2,22 @@
 
 use super::*;
 use crate::clock::Millis;
+use crate::config::Config;
 use crate::layout::Area;
 
 fn storage() -> (tempfile::TempDir, Storage) {
     let dir = tempfile::tempdir().unwrap();
-    let journal = Arc::new(Journal::open(&dir.path().join("db")).unwrap());
-    let storage = Storage::open(dir.path(), journal, 0).unwrap();
+    let storage = open(dir.path(), 0);
     (dir, storage)
+}
+
+fn open(dir: &Path, min_free: u64) -> Storage {
+    let config = Config {
+        data_dir: dir.to_owned(),
+        ..Config::default()
+    };
+    let journal = Arc::new(Journal::open(&dir.join("db")).unwrap());
+    Storage::open(&config.paths(), journal, min_free).unwrap()
 }
 
 fn read_all(content: &Content) -> Vec<u8> {
@@ -65,9 +74,8 @@ fn what_would_pass_the_watermark_is_not_begun() {
     // Others use the disk as well, so the steps are wide.
     const STEP: u64 = 4 << 30;
     let dir = tempfile::tempdir().unwrap();
-    let journal = Arc::new(Journal::open(&dir.path().join("db")).unwrap());
     let min_free = free_bytes(dir.path()).unwrap().saturating_sub(STEP);
-    let storage = Storage::open(dir.path(), journal, min_free).unwrap();
+    let storage = open(dir.path(), min_free);
     storage.check_room_for(0).unwrap();
     storage.check_room_for(STEP / 4).unwrap();
     for much in [STEP * 2, u64::MAX] {
