@@ -30,6 +30,11 @@ pub(crate) fn option(name: &str, id: &str) -> String {
     format!("--{name}{between}{}", quoted(id))
 }
 
+/// A rule's word, which is why and, behind a line break if there is one, what to do next; empty if there is none.
+pub(crate) fn with_hint(why: &str) -> (&str, &str) {
+    why.split_once('\n').unwrap_or((why, ""))
+}
+
 /// Why an AS2 id is not found, and what helps: to look at the spelling, or to `add` the first one.
 pub(crate) fn instead<'a>(kind: &str, known: impl Iterator<Item = &'a str>, add: &'static str) -> (String, &'static str) {
     let mut known = known.peekable();

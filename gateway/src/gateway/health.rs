@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{Core, Listening, StartError, Started, check_tls, is_served};
 use crate::clock::{DAY, rfc3339};
 use crate::config::{Config, Secret, show_size};
-use crate::hint::quoted;
+use crate::hint::{quoted, with_hint};
 use crate::journal::MessageFilter;
 use crate::manage::host_keys::HostKeyState;
 use crate::manage::{self, certificates, expiry, find, host_keys, objects, rules};
@@ -399,11 +399,8 @@ fn judge_objects(core: &Core) -> manage::Result<Vec<Finding>> {
     for object in all.all().filter_map(|(kind, account, name)| find(&all, kind, account, name)) {
         count += 1;
         if let Err(why) = rules::check_object(&core.config, &all, &object) {
-            let (why, hint) = why
-                .split_once('\n')
-                .map(|(why, hint)| (why.to_owned(), hint.to_owned()))
-                .unwrap_or((why, String::new()));
-            findings.push(Finding::bad(&format!("{} {}", object.kind(), object.name()), why, &hint));
+            let (why, hint) = with_hint(&why);
+            findings.push(Finding::bad(&format!("{} {}", object.kind(), object.name()), why, hint));
         }
     }
     findings.extend(sealed(core, &all));

@@ -9,7 +9,7 @@ use openssl::sha::Sha256;
 
 use super::{Arrived, Landed, drawn, queue};
 use crate::gateway::Core;
-use crate::hint::{command, instead};
+use crate::hint::{command, instead, with_hint};
 use crate::journal::JournalError;
 use crate::layout;
 use crate::manage::{Refusal, RefusalKind, Result, blocking};
@@ -42,7 +42,7 @@ pub async fn submit(core: &Arc<Core>, station: &str, partner: &str, mut what: Su
     let account = check_pair(core, station, partner)?;
     let cannot = || format!("cannot send {}", what.file.display());
     crate::variables::check("subject", &what.subject).map_err(|why| {
-        let (why, hint) = why.split_once('\n').unwrap_or((&why, ""));
+        let (why, hint) = with_hint(&why);
         Refusal::new(RefusalKind::Invalid, "bad-subject", cannot(), why, hint)
     })?;
     let own = what.file.file_name().unwrap_or_default().to_string_lossy();

@@ -13,6 +13,7 @@ use super::{Change, Object, Refusal, Result};
 use crate::account::Account;
 use crate::certificate::{Certificate, Purpose};
 use crate::config::Config;
+use crate::hint::with_hint;
 use crate::objects::{ObjectKind, Objects};
 use crate::partner::Partner;
 use crate::station::Station;
@@ -33,8 +34,8 @@ pub fn check_changes(config: &Config, before: &Objects, after: &Objects, changes
         match change {
             Change::Put(object) => {
                 check_owner(before, object)?;
-                check_object(config, after, object).map_err(|why| broken(object, why))?;
-                check_beside(before, after, object).map_err(|why| broken(object, why))?;
+                check_object(config, after, object).map_err(|why| broken(object, &why))?;
+                check_beside(before, after, object).map_err(|why| broken(object, &why))?;
             }
             Change::Remove(kind, account, name) => removal::check(before, after, *kind, account, name)?,
         }
@@ -42,16 +43,13 @@ pub fn check_changes(config: &Config, before: &Objects, after: &Objects, changes
     Ok(())
 }
 
-fn broken(object: &Object, why: String) -> Refusal {
-    let (why, hint) = why
-        .split_once('\n')
-        .map(|(why, hint)| (why.to_owned(), hint.to_owned()))
-        .unwrap_or((why, String::new()));
+fn broken(object: &Object, why: &str) -> Refusal {
+    let (why, hint) = with_hint(why);
     let hint = if hint.is_empty() {
         let verb = if object.kind() == ObjectKind::Certificate { "add" } else { "set" };
         format!("as2gate {} {verb} --help shows the form of every setting", noun(object.kind()))
     } else {
-        hint
+        hint.to_owned()
     };
     Refusal::invalid(format!("cannot take {} {}", object.kind(), object.name()), why, hint)
 }
