@@ -14,6 +14,7 @@ pub mod content_type;
 pub mod event;
 mod hint;
 pub mod layout;
+mod lock;
 pub mod login;
 pub mod message;
 pub mod objects;

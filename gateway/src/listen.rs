@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
 use crate::block;
+use crate::lock::locked;
 
 /// Connections that the system keeps for us before we accept them.
 const BACKLOG: i32 = 1024;
@@ -143,7 +144,7 @@ impl Gate {
     #[must_use]
     pub fn enter(self: &Arc<Self>, ip: IpAddr) -> Option<Pass> {
         let ip = block::network(ip);
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = locked(&self.held);
         let mine = held.by_ip.get(&ip).copied().unwrap_or_default();
         if held.all >= self.all || (self.per_ip > 0 && mine >= self.per_ip) {
             return None;
@@ -159,13 +160,13 @@ impl Gate {
     /// Connections held now.
     #[must_use]
     pub fn held(&self) -> usize {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).all
+        locked(&self.held).all
     }
 }
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        let mut held = self.gate.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = locked(&self.gate.held);
         held.all = held.all.saturating_sub(1);
         let left = held.by_ip.get(&self.ip).copied().unwrap_or_default().saturating_sub(1);
         if left == 0 {

@@ -32,7 +32,7 @@ words! {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Object {
-    /// A tenant.
+    /// Owns the others.
     Account(Account),
     /// One of our AS2 identities.
     Station(Station),

@@ -18,7 +18,7 @@ mod upload;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use sftp_front::{Admission, Authenticator, Fault, Method, Peer, Proof, Proven, PublicKey, Refused, Step, Tree};
@@ -30,6 +30,7 @@ use crate::config::{Algorithms, Config};
 use crate::event::NewEvent;
 use crate::gateway::Core;
 use crate::journal::JournalError;
+use crate::lock::locked;
 use crate::login::Progress;
 use crate::manage::host_keys::{self, HostKey, HostKeyState};
 use desk::Desk;
@@ -148,10 +149,6 @@ impl Logins {
             tracing::error!(%error, "cannot record a login");
         }
     }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Authenticator for Logins {

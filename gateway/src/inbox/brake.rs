@@ -6,11 +6,12 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use crate::block::network;
 use crate::clock::Millis;
+use crate::lock::locked;
 
 /// Failures an hour that delay nothing.
 const FREE_PER_HOUR: f64 = 20.0;
@@ -50,7 +51,7 @@ pub(super) struct Braked {
 impl Brake {
     /// Counts a failure.
     pub(super) fn failed(&self, source: Option<IpAddr>, station: &str, partner: &str, now: Millis) -> Braked {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = locked(&self.0);
         let of_pair = counts.pairs.entry((station.to_owned(), partner.to_owned())).or_default().add(now);
         let Some(source) = source.map(network) else { return of_pair };
         if counts.sources.len() >= MAX_SOURCES && !counts.sources.contains_key(&source) {

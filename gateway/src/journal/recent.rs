@@ -3,9 +3,11 @@
 //! is used twice; what is not here is read from the database.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use bytes::Bytes;
+
+use crate::lock::locked;
 
 /// Most bytes that are kept.
 const MAX_BYTES: usize = 8 << 20;
@@ -43,7 +45,7 @@ impl Recent {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0)
     }
 }
 

@@ -2,13 +2,14 @@
 //! the disk with bodies that are kept as evidence for weeks.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use tokio::sync::Notify;
 
 use super::SweepError;
 use crate::gateway::Core;
 use crate::journal::JournalError;
+use crate::lock::locked;
 use crate::message::Message;
 
 /// Rejected messages of a pair that are kept; the oldest go first.
@@ -34,7 +35,7 @@ impl Rejections {
     }
 
     fn pairs(&self) -> MutexGuard<'_, BTreeSet<(String, String)>> {
-        self.pairs.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.pairs)
     }
 
     /// Wakes one that waits after [`Rejections::note`].

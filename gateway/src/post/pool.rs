@@ -5,13 +5,14 @@
 //! connected under the old one is never used again. An address was checked when the connection was made; no name is
 //! resolved for one that is used again.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use openssl::sha::Sha256;
 
 use super::connect::Connection;
 use super::{Credentials, Target};
+use crate::lock::locked;
 use crate::partner::TlsMode;
 use crate::url::Url;
 
@@ -126,7 +127,7 @@ impl Waiting {
 impl Pool {
     /// A connection to this place on which nothing has happened since its last answer.
     pub(super) fn take(&self, place: Place) -> Option<Connection> {
-        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = locked(&self.0);
         while let Some(at) = idle.waiting.iter().rposition(|waiting| waiting.place == place) {
             let waiting = idle.waiting.remove(at);
             if waiting.is_good() {
@@ -138,7 +139,7 @@ impl Pool {
 
     /// Keeps a connection whose answer was read to its end.
     pub(super) fn put(&self, place: Place, connection: Connection) {
-        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = locked(&self.0);
         if idle.waiting.iter().filter(|waiting| waiting.place == place).count() >= MAX_IDLE_PER_PLACE {
             return;
         }
@@ -162,7 +163,7 @@ async fn sweep(pool: Weak<Mutex<Idle>>) {
     loop {
         tokio::time::sleep(SWEEP).await;
         let Some(pool) = pool.upgrade() else { return };
-        let mut idle = pool.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = locked(&pool);
         idle.waiting.retain(Waiting::is_good);
         idle.swept = !idle.waiting.is_empty();
         if !idle.swept {

@@ -1,7 +1,7 @@
 //! TLS to a partner: pinned certificates or the system's roots.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use openssl::error::ErrorStack;
@@ -15,6 +15,7 @@ use tokio_openssl::SslStream;
 
 use super::connect::Connection;
 use super::{PostError, Stage, Target};
+use crate::lock::locked;
 use crate::partner::TlsMode;
 use crate::url::Url;
 
@@ -75,14 +76,11 @@ struct Shown(Arc<Mutex<Option<String>>>);
 
 impl Shown {
     fn note(&self, certificate: &X509Ref) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert_with(|| describe(certificate));
+        locked(&self.0).get_or_insert_with(|| describe(certificate));
     }
 
     fn text(&self) -> String {
-        let shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let shown = locked(&self.0);
         shown.as_ref().map(|shown| format!("; it shows {shown}")).unwrap_or_default()
     }
 }

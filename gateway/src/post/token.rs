@@ -2,7 +2,7 @@
 //! `Authorization: Bearer` (RFC 6750 §2.1), and kept until shortly before they end.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use as2_core::headers::Headers;
@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 use super::exchange::basic;
 use super::pool::Digest;
 use super::{Body, Credentials, PostError, Poster, Stage, Target};
+use crate::lock::locked;
 use crate::url::Url;
 
 /// How long a token endpoint may take in all.
@@ -137,13 +138,13 @@ impl Tokens {
     }
 
     fn turn(&self, grant: &Grant) -> Arc<tokio::sync::Mutex<()>> {
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut turns = locked(&self.turns);
         turns.retain(|_, turn| Arc::strong_count(turn) > 1);
         Arc::clone(turns.entry(grant.digest()).or_default())
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 32], Token>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.kept)
     }
 }
 

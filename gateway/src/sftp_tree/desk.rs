@@ -3,9 +3,10 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::clock::Millis;
+use crate::lock::locked;
 
 /// How long a name keeps answering after its upload: a mount that stays for weeks must not see it for so long.
 const AFTERGLOW: Millis = 10 * 60 * 1000;
@@ -81,7 +82,7 @@ impl Open {
     }
 
     fn fate(&self) -> MutexGuard<'_, Fate> {
-        self.fate.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.fate)
     }
 }
 
@@ -163,12 +164,12 @@ impl Drop for Live {
 
 impl Desk {
     fn names(&self) -> MutexGuard<'_, Names> {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.names)
     }
 
     /// Held from the look at a quota until the upload [is counted](Self::write).
     pub(super) fn turn(&self) -> MutexGuard<'_, ()> {
-        self.quotas.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.quotas)
     }
 
     pub(super) fn begin(&self, session: u64) {

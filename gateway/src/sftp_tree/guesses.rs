@@ -4,9 +4,10 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use crate::block::network;
+use crate::lock::locked;
 
 /// Wrong codes of a user from one source before it has to wait.
 const FREE: u32 = 3;
@@ -66,7 +67,7 @@ pub(super) enum Outcome {
 
 impl Guesses {
     fn records(&self) -> MutexGuard<'_, HashMap<String, Record>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0)
     }
 
     /// Whether a code may be tried now, in Unix seconds. It counts as wrong until [`end`](Self::end), so that many at the same

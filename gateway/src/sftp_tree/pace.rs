@@ -1,10 +1,12 @@
 //! Bandwidth of users: all sessions of a user take turns at one clock for each way.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sftp_front::Way;
+
+use crate::lock::locked;
 
 /// Users whose clocks are kept, at most; a clock that is let go forgets no more than the turns of a few blocks.
 const MAX_CLOCKS: usize = 10_000;
@@ -29,7 +31,7 @@ impl Pace {
             Way::In => &self.0[0],
             Way::Out => &self.0[1],
         };
-        let mut due = clock.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut due = locked(clock);
         let start = due.unwrap_or(now).max(now);
         let nanos = u128::try_from(bytes).unwrap_or(u128::MAX).saturating_mul(1_000_000_000) / u128::from(rate);
         let end = start + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
@@ -44,7 +46,7 @@ pub(super) struct Clocks(Mutex<HashMap<String, Arc<Pace>>>);
 
 impl Clocks {
     pub(super) fn of(&self, user: &str) -> Arc<Pace> {
-        let mut clocks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut clocks = locked(&self.0);
         if clocks.len() >= MAX_CLOCKS {
             clocks.retain(|_, pace| Arc::strong_count(pace) > 1);
         }

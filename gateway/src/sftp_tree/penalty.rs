@@ -6,12 +6,13 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::block;
 use crate::block::network;
 use crate::config::Ban;
+use crate::lock::locked;
 
 /// Sources that are remembered, at most.
 const MAX_SOURCES: usize = 10_000;
@@ -80,7 +81,7 @@ pub(super) struct Penalties {
 
 impl Penalties {
     fn sources(&self) -> MutexGuard<'_, HashMap<IpAddr, Record>> {
-        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.sources)
     }
 
     /// A connection of a source that is shut out: how many of it were turned away by now, with this one.

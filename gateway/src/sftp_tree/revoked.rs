@@ -6,11 +6,13 @@ use std::fs::{File, Metadata};
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::SystemTime;
 
 use keystore::ssh::Revocations;
 use sftp_front::PublicKey;
+
+use crate::lock::locked;
 
 /// Largest list, in bytes; in memory it takes a few times as much.
 const MAX_BYTES: u64 = 4 << 20;
@@ -81,7 +83,7 @@ impl Revoked {
     }
 
     fn refreshed(&self, file: &Path) -> MutexGuard<'_, LastRead> {
-        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut read = locked(&self.read);
         let before = read.fault.take();
         read.fault = refresh(file, &mut read, before.as_deref()).err();
         if let Some(error) = read.fault.as_deref().filter(|error| Some(*error) != before.as_deref()) {

@@ -1,13 +1,14 @@
 //! What users did to files, on its way into the journal. These events follow the deeds within a second and share commits,
 //! so that no transfer waits for them; what must not be lost about a file is recorded with the decision about it.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use serde_json::Value;
 
 use crate::clock::Millis;
 use crate::event::NewEvent;
 use crate::journal::{JournalError, Tx};
+use crate::lock::locked;
 
 /// Events that wait for the next write, at most; further ones are counted in the log only.
 const MAX_WAITING: usize = 10_000;
@@ -31,7 +32,7 @@ pub(super) struct Batch(Vec<Deed>);
 impl Trail {
     pub(super) fn add(&self, kind: &'static str, account: &str, user: &str, facts: Value, at: Millis) {
         tracing::info!(user, %facts, "{kind}");
-        let mut deeds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut deeds = locked(&self.0);
         if deeds.len() < MAX_WAITING {
             deeds.push(Deed {
                 at,
@@ -47,7 +48,7 @@ impl Trail {
 
     /// Takes what waits, if anything does.
     pub(super) fn take(&self) -> Option<Batch> {
-        let deeds = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let deeds = std::mem::take(&mut *locked(&self.0));
         (!deeds.is_empty()).then_some(Batch(deeds))
     }
 }

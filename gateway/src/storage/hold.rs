@@ -5,11 +5,12 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use rustix::fs::{FlockOperation, flock};
 
 use super::{Context as _, Result};
+use crate::lock::locked;
 
 /// What lets bytes go takes the lock shared and at once, a backup for itself and for all its time.
 pub(super) struct HoldLock {
@@ -42,7 +43,7 @@ impl HoldLock {
 
     /// Does what lets bytes go, unless a backup is being taken, or it cannot be seen whether one is.
     pub(super) fn unless_held<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
-        let mut opened = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut opened = locked(&self.file);
         let kept = opened.take().map_or_else(|| open(&self.dir), Ok);
         let file = kept.inspect_err(|error| tracing::error!(%error, "nothing is let go")).ok()?;
         let done = match flock(&file, FlockOperation::NonBlockingLockShared) {

@@ -11,12 +11,13 @@
 use std::collections::HashSet;
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::UNIX_EPOCH;
 
 use super::draft::{Draft, DraftPlace};
 use super::{Context as _, Result, Storage, list, make_dir, sync_dir};
 use crate::clock::{Millis, millis};
+use crate::lock::locked;
 
 /// Bytes after which a body in progress is synced, so that a power cut costs no more than these.
 pub(super) const SYNC_EVERY: u64 = 64 << 20;
@@ -66,7 +67,7 @@ pub struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.stem);
+        locked(&self.busy).remove(&self.stem);
     }
 }
 
@@ -93,7 +94,7 @@ impl Partials {
     #[must_use]
     pub fn place(&self, pair: &str, transfer: &str) -> Option<Place> {
         let stem = self.dir.join(pair).join(transfer);
-        let free = self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(stem.clone());
+        let free = locked(&self.busy).insert(stem.clone());
         free.then(|| Place {
             stem,
             busy: Arc::clone(&self.busy),
@@ -103,7 +104,7 @@ impl Partials {
     /// What is held of a transfer, as [`Place::kept_bytes`], without keeping others from its place; `None` while somebody has it.
     pub fn look(&self, pair: &str, transfer: &str, oldest: Millis) -> Option<Result<Kept>> {
         let stem = self.dir.join(pair).join(transfer);
-        let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let busy = locked(&self.busy);
         (!busy.contains(&stem)).then(|| kept_bytes(&stem, oldest))
     }
 
@@ -135,7 +136,7 @@ impl Partials {
         let mut gone = 0;
         for pair in list(&self.dir)?.into_iter().filter(|path| path.is_dir()) {
             for file in files(&pair)? {
-                let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+                let busy = locked(&self.busy);
                 if !busy.contains(&file.with_extension("")) && written(&file) < oldest {
                     gone += u64::from(fs::remove_file(&file).is_ok());
                 }

@@ -6,7 +6,6 @@ use std::io;
 use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -14,6 +13,7 @@ use bytes::Bytes;
 use super::{Context as _, Hold, Result, Storage, StorageError, list, make_dir, old, remove, sync_dir};
 use crate::journal::{Entry, file_name};
 use crate::layout::{self, Area};
+use crate::lock::locked;
 
 /// Entries that one round publishes and syncs together.
 const MAX_BATCH: usize = 512;
@@ -43,7 +43,7 @@ impl Storage {
     /// # Errors
     /// The disk's or the journal's.
     pub fn publish_batch(&self) -> Result<Round> {
-        let mut failed = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failed = locked(&self.publishing);
         failed.retain(|_, at| at.elapsed() < FAILED_PAUSE);
         let entries = self
             .journal
@@ -105,7 +105,7 @@ impl Storage {
 
     /// Does something while nothing is published.
     pub fn between_rounds<T>(&self, work: impl FnOnce() -> T) -> T {
-        let _nobody_publishes = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _nobody_publishes = locked(&self.publishing);
         work()
     }
 

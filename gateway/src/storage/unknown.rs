@@ -9,6 +9,7 @@ use std::sync::Mutex;
 
 use super::{Context as _, Result, make_dir};
 use crate::clock::Millis;
+use crate::lock::locked;
 
 /// How many are kept.
 const KEPT: usize = 16;
@@ -36,7 +37,7 @@ impl UnknownMdns {
     /// # Errors
     /// The disk's.
     pub fn keep(&self, bytes: &[u8], now: Millis) -> Result<Option<PathBuf>> {
-        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut last = locked(&self.last);
         if (*last..last.saturating_add(PAUSE)).contains(&now) {
             return Ok(None);
         }
