@@ -501,11 +501,7 @@ pub fn is_due(core: &Core) -> Result<bool, JournalError> {
     let run_at = millis(core.config.lifecycle.run_at);
     let today = midnight(now) + run_at;
     let latest = if today <= now { today } else { today - DAY };
-    let last = core
-        .journal
-        .read(|tx| tx.fact(FACT_LAST))?
-        .and_then(|text| text.parse::<Millis>().ok())
-        .unwrap_or(Millis::MIN);
+    let last = core.journal.read(|tx| tx.number_fact(FACT_LAST))?.unwrap_or(Millis::MIN);
     // A mark in the future comes from a clock that went wrong.
     Ok(last < latest || last > now)
 }

@@ -319,8 +319,7 @@ async fn write(core: &Core, before: &Objects, changes: &[Change]) -> Result<bool
     let (version, changes) = (before.version, changes.to_vec());
     let events: Vec<_> = changes.iter().map(|change| describe(before, change)).collect();
     let done = core.journal.write(move |tx| {
-        let current = tx.fact("objects.version")?.and_then(|value| value.parse().ok()).unwrap_or(0);
-        if version != current {
+        if tx.objects_version()? != version {
             return Ok(false);
         }
         for (change, (kind, facts)) in changes.iter().zip(events) {

@@ -131,15 +131,13 @@ pub async fn run(core: Arc<Core>, wake: Arc<Notify>, mut stop: watch::Receiver<b
 
 /// Sees, before anything is claimed or accepted, that the clock was set back since somebody served here.
 pub async fn check_clock(core: &Core) {
-    let noted = core.journal.read(|tx| tx.fact(FACT_CLOCK));
+    let noted = core.journal.read(|tx| tx.number_fact(FACT_CLOCK));
     let noted = noted.unwrap_or_else(|error| {
         tracing::error!(%error, "cannot tell whether the clock was set back");
         None
     });
     let now = core.clock.now();
-    let step = noted
-        .and_then(|text| text.parse::<Millis>().ok())
-        .map_or(0, |last| last.saturating_sub(now));
+    let step = noted.map_or(0, |last| last.saturating_sub(now));
     if step > STEP {
         set_back(core, step).await;
     }

@@ -68,8 +68,8 @@ impl Tx<'_> {
     }
 
     /// The counter that every change of an object raises.
-    pub(super) fn objects_version(&self) -> Result<i64> {
-        Ok(self.fact("objects.version")?.and_then(|value| value.parse().ok()).unwrap_or(0))
+    pub(crate) fn objects_version(&self) -> Result<i64> {
+        Ok(self.number_fact("objects.version")?.unwrap_or(0))
     }
 
     /// Whether messages or files of an account are kept, which need not be there any more.
@@ -142,6 +142,11 @@ impl Tx<'_> {
     /// The database's.
     pub fn fact(&self, key: &str) -> Result<Option<String>> {
         self.fact_of(key)
+    }
+
+    /// The same, of a number; none if it is no number.
+    pub(crate) fn number_fact(&self, key: &str) -> Result<Option<i64>> {
+        Ok(self.fact(key)?.and_then(|text| text.parse().ok()))
     }
 
     /// The same, of any type.

@@ -286,8 +286,7 @@ impl Judge<'_> {
         let Some(step) = step else { return Ok(Outcome::Wrong) };
         let key = format!("totp/{}/{}", user.account, user.name);
         let fresh = self.core.journal.write_blocking(move |tx| {
-            let used = tx.fact(&key)?.and_then(|step| step.parse().ok()).unwrap_or(i64::MIN);
-            if step <= used {
+            if tx.number_fact(&key)?.is_some_and(|used| step <= used) {
                 return Ok(false);
             }
             tx.set_fact(&key, &step.to_string())?;
