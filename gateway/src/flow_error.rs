@@ -6,7 +6,8 @@ use crate::journal::JournalError;
 use crate::partnership::Lack;
 use crate::storage::StorageError;
 
-/// What went wrong on our side while working on a message. The job's lease runs out and it is tried again.
+/// What went wrong on our side while working on a message. The worker gives the job back, and it is tried again
+/// after a pause.
 #[derive(Debug, thiserror::Error)]
 pub enum FlowError {
     /// The journal's word.

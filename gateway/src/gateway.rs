@@ -277,7 +277,8 @@ impl Core {
 }
 
 fn random_tag() -> String {
-    // A fixed tag would only make leases of a dead process last until they run out.
+    // Numbers of processes come again, in a container each time: without it, what a dead process held would look like our own, and
+    // nobody would claim it.
     format!("{:016x}", u64::from_le_bytes(random()))
 }
 

@@ -12,7 +12,7 @@ use crate::message::State;
 use crate::weight::Weight;
 use crate::words;
 
-/// How long a claimed job belongs to its worker before somebody else may take it.
+/// How long a claimed job counts as held unless its worker renews that; what is held is not taken back. Nobody claims a job by it.
 pub const LEASE: Millis = 300_000;
 /// Due jobs that are read one by one for their lanes. If more are due, the lanes are walked through, each a step in the index,
 /// so that a long queue of one pair costs no more than a short one.

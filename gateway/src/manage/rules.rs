@@ -219,7 +219,7 @@ fn check_beside(before: &Objects, after: &Objects, object: &Object) -> Result<()
     Ok(())
 }
 
-/// Journals of before took SHA-224 for any partner; [`warnings`] tells of it.
+/// Digests of old partners are for those; one that the partner's settings name already may stay, and [`warnings`] tells of it.
 fn check_legacy(before: &Objects, partner: &Partner) -> Result<(), String> {
     let known = before.partner(&partner.account, &partner.as2_id);
     let known = known.map(partner::legacy_digests).unwrap_or_default();
