@@ -41,7 +41,7 @@ use crate::config::Config;
 use crate::gateway::Core;
 use crate::hint::quoted;
 use crate::manage::certificates::NewCertificate;
-use crate::manage::{Refusal, Result, accounts, secrets};
+use crate::manage::{Refusal, Result, accounts, secrets, write_new};
 use output::{Format, Printer};
 
 /// Largest certificate file read, in bytes; the keystore refuses longer ones.
@@ -552,7 +552,7 @@ fn write_file(file: &Path, text: &str, mode: u32) -> Result<()> {
         output::out(text);
         return Ok(());
     }
-    crate::manage::host_keys::write_new(file, text, mode).map_err(|error| cannot_write(file, &error))
+    write_new(file, text.as_bytes(), mode).map_err(|error| cannot_write(file, &error))
 }
 
 /// Whether there is a directory for a file that would be written.

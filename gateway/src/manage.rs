@@ -25,7 +25,8 @@ pub mod switch;
 pub mod uploads;
 pub mod users;
 
-use std::os::unix::fs::DirBuilderExt as _;
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use serde_json::json;
@@ -359,6 +360,13 @@ where
 pub(crate) fn make_dir(dir: &Path) -> Result<()> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(|error| Refusal::from_io(format!("cannot make {}", dir.display()), &error))
+}
+
+/// Writes a new file with this mode, durably; never over another.
+pub(crate) fn write_new(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 fn carry_out(tx: &Tx<'_>, change: &Change, now: crate::clock::Millis) -> crate::journal::Result<()> {

@@ -231,6 +231,9 @@ impl Resolver<'_> {
     }
 }
 
+/// Marks a password that only the master key opens.
+pub const SEALED: &str = "sealed:";
+
 /// What a partner's sealed password is bound to.
 #[must_use]
 pub fn password_context(label: &str, account: &str, partner: &str) -> String {
@@ -239,7 +242,7 @@ pub fn password_context(label: &str, account: &str, partner: &str) -> String {
 
 fn open_password(master: &MasterKey, text: &str, label: &str, account: &str, partner: &str) -> Result<zeroize::Zeroizing<String>, Lack> {
     use base64::Engine as _;
-    let Some(sealed) = text.strip_prefix("sealed:") else {
+    let Some(sealed) = text.strip_prefix(SEALED) else {
         return Ok(zeroize::Zeroizing::new(text.to_owned()));
     };
     let broken = |why: String| Lack::Key(format!("password of partner {partner}: {why}"));

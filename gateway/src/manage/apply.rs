@@ -18,7 +18,7 @@ use crate::certificate::{Certificate, Purpose};
 use crate::gateway::Core;
 use crate::objects::{ObjectKind, Objects};
 use crate::partner::{HttpAuth, Partner};
-use crate::partnership::password_context;
+use crate::partnership::{SEALED, password_context};
 use crate::station::Station;
 use crate::user::User;
 
@@ -307,7 +307,7 @@ fn keep_passwords(core: &Core, objects: &Objects, partner: &mut Partner) -> Resu
         if auth.password.starts_with("env:") || auth.password.starts_with("file:") {
             auth.password = secrets::read(&auth.password)?.as_str().to_owned();
         }
-        if auth.password.starts_with(secrets::SEALED) && old.is_none_or(|old| old.password != auth.password) {
+        if auth.password.starts_with(SEALED) && old.is_none_or(|old| old.password != auth.password) {
             open_sealed(
                 core,
                 &password_context(label, &account, &id),
@@ -348,10 +348,7 @@ fn keep_credentials(core: &Core, objects: &Objects, user: &mut User) -> Result<(
 }
 
 fn opens_to(core: &Core, sealed: &HttpAuth, context: &str, plain: &str) -> bool {
-    let bytes = sealed
-        .password
-        .strip_prefix(secrets::SEALED)
-        .and_then(|text| STANDARD.decode(text).ok());
+    let bytes = sealed.password.strip_prefix(SEALED).and_then(|text| STANDARD.decode(text).ok());
     bytes
         .and_then(|bytes| core.master.open(context, &bytes).ok())
         .is_some_and(|opened| opened.as_slice() == plain.as_bytes())
@@ -396,7 +393,7 @@ fn certificate(core: &Core, objects: &Objects, account: &str, beside: &Path, ent
         }
         None => String::new(),
     };
-    certificate.sealed_key = match entry.private_key.strip_prefix(secrets::SEALED) {
+    certificate.sealed_key = match entry.private_key.strip_prefix(SEALED) {
         Some(sealed) => Some(open_key(core, &certificate, sealed)?),
         None if !entry.private_key.is_empty() => {
             return Err(Refusal::invalid(
@@ -431,7 +428,7 @@ fn open_key(core: &Core, certificate: &Certificate, sealed: &str) -> Result<Vec<
 fn open_sealed(core: &Core, context: &str, sealed: &str, what: &str) -> Result<Vec<u8>> {
     let what = format!("cannot take {what}");
     let bytes = STANDARD
-        .decode(sealed.strip_prefix(secrets::SEALED).unwrap_or(sealed))
+        .decode(sealed.strip_prefix(SEALED).unwrap_or(sealed))
         .map_err(|error| Refusal::invalid(what.clone(), error.to_string(), "export it again"))?;
     core.master
         .open(context, &bytes)
@@ -515,7 +512,7 @@ pub fn export(objects: &Objects, account: Option<&str>, with_secrets: bool) -> S
         if let Some(sealed) = certificate.sealed_key.as_ref().filter(|_| with_secrets) {
             table.insert(
                 "private_key".to_owned(),
-                Value::String(format!("{}{}", secrets::SEALED, STANDARD.encode(sealed))),
+                Value::String(format!("{SEALED}{}", STANDARD.encode(sealed))),
             );
         }
         section(&mut text, "certificate", &table, &["name", "account", "purpose"], &empty_owner());

@@ -13,15 +13,14 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use as2_core::hex;
 use keystore::MasterKey;
 use serde::{Deserialize, Serialize};
 
-use super::{Refusal, Result, make_dir};
+use super::{Refusal, Result, make_dir, write_new};
 use crate::clock::rfc3339;
 use crate::config::{CONFIG_FILE, Config, Secret};
 use crate::gateway::Core;
@@ -109,7 +108,7 @@ pub fn take(core: &Core, dir: &Path) -> Result<Manifest> {
         let hint = "look whether the data directory is whole: `as2gate doctor`";
         return Err(Refusal::failed("broken-store", "the backup is not whole", why, hint));
     }
-    write_new(&dir.join(MANIFEST), text.as_bytes())?;
+    write(&dir.join(MANIFEST), text.as_bytes())?;
     sync(dir)?;
     Ok(manifest)
 }
@@ -336,7 +335,7 @@ fn seal_host_keys(master: &MasterKey, from: &Path, to: &Path) -> Result<()> {
         let text = read_whole(&path, MAX_SMALL)?;
         let sealed = master.seal(&host_key_label(&name), &text);
         let sealed = sealed.map_err(|error| Refusal::from_keystore("cannot seal a host key", &error))?;
-        write_new(&to.join(name), &sealed)?;
+        write(&to.join(name), &sealed)?;
     }
     Ok(())
 }
@@ -346,7 +345,7 @@ fn open_host_keys(master: &MasterKey, from: &Path, to: &Path) -> Result<()> {
     for (name, path) in host_keys_of(from)? {
         let text = master.open(&host_key_label(&name), &read_whole(&path, MAX_SMALL)?);
         let text = text.map_err(|error| Refusal::from_keystore("cannot open a host key", &error))?;
-        write_new(&to.join(name), &text)?;
+        write(&to.join(name), &text)?;
     }
     Ok(())
 }
@@ -389,13 +388,8 @@ fn copy_file(from: &Path, to: &Path) -> Result<()> {
     Ok(Content::open(from)?.copy_to(to)?)
 }
 
-fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut options = fs::OpenOptions::new();
-    let written = options.write(true).create_new(true).mode(0o600).open(path).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()
-    });
-    written.map_err(|error| Refusal::from_io(format!("cannot write {}", path.display()), &error))
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_new(path, bytes, 0o600).map_err(|error| Refusal::from_io(format!("cannot write {}", path.display()), &error))
 }
 
 /// A file of at most `max` bytes; a longer one is refused, never cut.

@@ -3,14 +3,12 @@
 //! A new key is made ahead, beside the one in use, and announced; clients that know OpenSSH's `hostkeys-00` learn it at their
 //! next login. When it takes over, the old one is put aside and no longer announced. A running server follows the files.
 
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use keystore::ssh::{KeyFormat, KeyKind, convert, host_key};
 use zeroize::Zeroizing;
 
-use super::{Refusal, Result, make_dir};
+use super::{Refusal, Result, make_dir, write_new};
 use crate::config::Config;
 
 /// Largest host key file read, in bytes.
@@ -188,7 +186,7 @@ fn create(dir: &Path, kind: &str, state: HostKeyState) -> Result<()> {
     let key = kind.parse::<KeyKind>().and_then(host_key).map_err(|error| cannot(&error))?;
     // Under another name first: a crash leaves no half of a key, and of two processes one wins.
     let fresh = dir.join(format!(".ssh_host_{kind}_key.{}", std::process::id()));
-    let written = write_new(&fresh, &key.private, 0o600).and_then(|()| match std::fs::hard_link(&fresh, &path) {
+    let written = write_new(&fresh, key.private.as_bytes(), 0o600).and_then(|()| match std::fs::hard_link(&fresh, &path) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
         _ => Ok(()),
     });
@@ -217,11 +215,4 @@ fn read(path: &Path, kind: &str, state: HostKeyState) -> Result<HostKey> {
         path: path.to_owned(),
         private: key.private,
     })
-}
-
-/// Writes a new file with this mode, durably; never over another.
-pub(crate) fn write_new(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
 }

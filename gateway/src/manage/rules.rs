@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::hint::with_hint;
 use crate::objects::{ObjectKind, Objects};
 use crate::partner::Partner;
+use crate::partnership::SEALED;
 use crate::station::Station;
 use crate::user::User;
 
@@ -298,7 +299,7 @@ fn check_user(user: &User) -> Result<(), String> {
     if !user.password.is_empty() && !keystore::is_password_hash(&user.password) {
         return Err("password is not an argon2id hash of an agreed cost".to_owned());
     }
-    if !user.totp.is_empty() && !user.totp.starts_with(super::secrets::SEALED) {
+    if !user.totp.is_empty() && !user.totp.starts_with(SEALED) {
         return Err("totp is not a sealed secret; `as2gate user totp NAME` makes one".to_owned());
     }
     for block in &user.allowed_ips {

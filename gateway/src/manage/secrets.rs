@@ -9,11 +9,9 @@ use zeroize::Zeroizing;
 use super::{Refusal, Result};
 use crate::config::Secret;
 use crate::partner::{HttpAuth, Partner};
-use crate::partnership::password_context;
+use crate::partnership::{SEALED, password_context};
 use crate::user::User;
 
-/// Marks a password that only the master key opens.
-pub const SEALED: &str = "sealed:";
 /// Shortest password of a user, in characters.
 pub const MIN_USER_PASSWORD: usize = 12;
 /// Longest password in bytes.
