@@ -523,8 +523,8 @@ fn passes(error: &FlowError) -> bool {
 /// Leaves a message to a later check, however many there were: it was promised, and is not rejected for what is lacking here.
 async fn postpone(core: &Core, job: &Job, why: &str) {
     tracing::error!(id = job.message, why, "a received message cannot be checked yet");
-    let (id, fence, due) = (job.id, job.fence, core.clock.now() + PAUSE);
-    worker::insist(core, move |tx| tx.postpone_job(id, fence, due)).await;
+    let (lease, due) = (job.lease, core.clock.now() + PAUSE);
+    worker::insist(core, move |tx| tx.postpone_job(lease, due)).await;
 }
 
 type NewMessage = Result<(Message, Option<ReceiptRequest>), (Box<Message>, as2_core::Error)>;

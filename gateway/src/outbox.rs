@@ -121,12 +121,12 @@ pub async fn look_again(core: &Arc<Core>) -> Result<(), JournalError> {
 
 /// Renews the job's lease while the work beside it lasts.
 async fn keep_lease(core: &Arc<Core>, job: &Job) -> Infallible {
-    let (id, fence) = (job.id, job.fence);
+    let lease = job.lease;
     let pause = std::time::Duration::from_millis(crate::journal::LEASE.unsigned_abs() / 3);
     loop {
         tokio::time::sleep(pause).await;
         let now = core.clock.now();
-        if let Err(JournalError::Conflict(_)) = core.journal.write(move |tx| tx.renew_job(id, fence, now)).await {
+        if let Err(JournalError::Conflict(_)) = core.journal.write(move |tx| tx.renew_job(lease, now)).await {
             return std::future::pending().await;
         }
     }

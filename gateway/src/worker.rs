@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::clock::{Millis, millis};
 use crate::gateway::Core;
-use crate::journal::{self, Job, JobKind, JournalError, Lane, Tx};
+use crate::journal::{self, Job, JobKind, JournalError, Lane, Lease, Tx};
 use crate::objects::Objects;
 use crate::partner::Partner;
 use crate::{inbox, outbox, receipts};
@@ -169,12 +169,12 @@ async fn set_back(core: &Core, step: Millis) {
 
 /// Works on a job, and gives its slot back.
 async fn hold(core: Arc<Core>, job: Job, slot: Option<OwnedSemaphorePermit>, wake: Arc<Notify>) {
-    let (id, fence) = (job.id, job.fence);
+    let lease = job.lease;
     let working = Arc::clone(&core);
     // A task of its own: a panic there must not leave the job claimed.
     let done = tokio::spawn(async move { work(&working, job).await }).await;
     if !done.unwrap_or(false) {
-        give_back(&core, id, fence).await;
+        give_back(&core, lease).await;
     }
     drop(slot);
     wake.notify_one();
@@ -220,9 +220,9 @@ fn partner_of<'a>(objects: &'a Objects, account: &str, lane: &str) -> Option<&'a
 }
 
 /// The job is due again after a pause, unless its flow has ended it or given it back already.
-async fn give_back(core: &Core, id: i64, fence: i64) {
+async fn give_back(core: &Core, lease: Lease) {
     let due = core.clock.now() + AGAIN;
-    insist(core, move |tx| tx.put_back_job(id, fence, due)).await;
+    insist(core, move |tx| tx.put_back_job(lease, due)).await;
 }
 
 /// Gives a claim back, as often as it takes: one that stays ours while nobody works on it is not looked at again before the

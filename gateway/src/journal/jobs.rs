@@ -65,11 +65,20 @@ pub struct Lane {
     pub in_order: bool,
 }
 
-/// A claimed job. Every later change names the fence, so that a late holder is unmasked.
+/// Which claim of a job it is. Every later change names it, so that a late holder is unmasked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The job's row.
+    pub job: i64,
+    /// Number of this claim.
+    pub fence: i64,
+}
+
+/// A claimed job.
 #[derive(Clone, Debug)]
 pub struct Job {
-    /// Row.
-    pub id: i64,
+    /// Its holder's claim.
+    pub lease: Lease,
     /// What to do.
     pub kind: JobKind,
     /// Whose.
@@ -78,8 +87,6 @@ pub struct Job {
     pub message: String,
     /// Station and partner.
     pub lane: String,
-    /// Number of this claim.
-    pub fence: i64,
     /// Tries so far.
     pub tries: u32,
 }
@@ -176,7 +183,7 @@ impl Tx<'_> {
                     free.extend((lane.held..).zip(jobs).map(|(before, (due, job))| (before, due, job)));
                 }
             }
-            free.sort_by_key(|(before, due, job)| (*before, *due, job.id));
+            free.sort_by_key(|(before, due, job)| (*before, *due, job.lease.job));
             due_jobs.extend(free.into_iter().take(*limit).map(|(_, _, job)| job));
         }
         Ok(due_jobs)
@@ -192,8 +199,8 @@ impl Tx<'_> {
             let mut update = self.db.prepare_cached(
                 "UPDATE job SET lease_owner = ?2, lease_until = ?3, fence = fence + 1 WHERE id = ?1 AND fence = ?4 AND message = ?5",
             )?;
-            if update.execute(params![job.id, owner, now + LEASE, job.fence, job.message])? > 0 {
-                job.fence += 1;
+            if update.execute(params![job.lease.job, owner, now + LEASE, job.lease.fence, job.message])? > 0 {
+                job.lease.fence += 1;
                 claimed.push(job);
             }
         }
@@ -337,11 +344,11 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// `Conflict` if the job has another holder.
-    pub fn renew_job(&self, id: i64, fence: i64, now: Millis) -> Result<()> {
+    pub fn renew_job(&self, lease: Lease, now: Millis) -> Result<()> {
         let changed = self
             .db
             .prepare_cached("UPDATE job SET lease_until = ?3 WHERE id = ?1 AND fence = ?2")?
-            .execute(params![id, fence, now + LEASE])?;
+            .execute(params![lease.job, lease.fence, now + LEASE])?;
         held(changed)
     }
 
@@ -349,26 +356,26 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// `Conflict` if the job has another holder.
-    pub fn put_back_job(&self, id: i64, fence: i64, due: Millis) -> Result<()> {
-        self.free_job(id, fence, due, 1)
+    pub fn put_back_job(&self, lease: Lease, due: Millis) -> Result<()> {
+        self.free_job(lease, due, 1)
     }
 
     /// The same, without counting a try.
     ///
     /// # Errors
     /// `Conflict` if the job has another holder.
-    pub fn postpone_job(&self, id: i64, fence: i64, due: Millis) -> Result<()> {
-        self.free_job(id, fence, due, 0)
+    pub fn postpone_job(&self, lease: Lease, due: Millis) -> Result<()> {
+        self.free_job(lease, due, 0)
     }
 
-    fn free_job(&self, id: i64, fence: i64, due: Millis, tries: u32) -> Result<()> {
+    fn free_job(&self, lease: Lease, due: Millis, tries: u32) -> Result<()> {
         let changed = self
             .db
             .prepare_cached(
                 "UPDATE job SET due = ?3, lease_owner = NULL, lease_until = NULL, tries = tries + ?4
                  WHERE id = ?1 AND fence = ?2",
             )?
-            .execute(params![id, fence, due, tries])?;
+            .execute(params![lease.job, lease.fence, due, tries])?;
         held(changed)
     }
 
@@ -413,14 +420,14 @@ impl Tx<'_> {
     pub fn end_job(&self, job: &Job) -> Result<()> {
         self.db
             .prepare_cached("DELETE FROM job WHERE id = ?1 AND fence = ?2")?
-            .execute(params![job.id, job.fence])?;
+            .execute([job.lease.job, job.lease.fence])?;
         Ok(())
     }
 
     /// The fence must still be ours.
-    pub(super) fn check_fence(&self, id: i64, fence: i64) -> Result<()> {
+    pub(super) fn check_fence(&self, lease: Lease) -> Result<()> {
         let mut query = self.db.prepare_cached("SELECT count(*) FROM job WHERE id = ?1 AND fence = ?2")?;
-        held(query.query_row(params![id, fence], |row| row.get(0))?)
+        held(query.query_row([lease.job, lease.fence], |row| row.get(0))?)
     }
 
     pub(super) fn finish_job(&self, kind: JobKind, message: &str) -> Result<()> {
@@ -476,12 +483,14 @@ fn held(changed: usize) -> Result<()> {
 
 fn read_job(row: &rusqlite::Row<'_>) -> Result<Job> {
     Ok(Job {
-        id: row.get(0)?,
+        lease: Lease {
+            job: row.get(0)?,
+            fence: row.get(5)?,
+        },
         kind: row.get::<_, String>(1)?.parse().map_err(JournalError::Corrupt)?,
         account: row.get(2)?,
         message: row.get(3)?,
         lane: row.get(4)?,
-        fence: row.get(5)?,
         tries: row.get(6)?,
     })
 }

@@ -6,7 +6,7 @@ use rusqlite::{OptionalExtension as _, params};
 use serde_json::json;
 
 use super::contents::Blob;
-use super::jobs::JobKind;
+use super::jobs::{JobKind, Lease};
 use super::tree::{Entry, NewEntry};
 use super::uploads::{UploadRow, UploadState, WaitReason};
 use super::{JournalError, Result, Tx};
@@ -58,8 +58,8 @@ pub struct Settlement {
     pub expected: Vec<State>,
     /// Last change of the row that the decision was made on; `None` where the state is enough.
     pub seen: Option<Millis>,
-    /// The holder's job and fence; `None` for evidence that counts whatever the fence says.
-    pub fence: Option<(i64, i64)>,
+    /// The holder's claim of the job; `None` for evidence that counts whoever holds it.
+    pub lease: Option<Lease>,
     /// Small contents to keep.
     pub blobs: Vec<Blob>,
     /// What becomes visible.
@@ -115,7 +115,7 @@ impl Settlement {
             message,
             expected: expected.to_vec(),
             seen: None,
-            fence: None,
+            lease: None,
             blobs: Vec::new(),
             entries: Vec::new(),
             moved: None,
@@ -360,8 +360,8 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// `Conflict` if the job has another holder.
-    pub fn wait_on(&self, message: &Message, (job, fence): (i64, i64), due: Millis) -> Result<()> {
-        self.put_back_job(job, fence, due)?;
+    pub fn wait_on(&self, message: &Message, lease: Lease, due: Millis) -> Result<()> {
+        self.put_back_job(lease, due)?;
         self.db
             .prepare_cached("UPDATE message SET next_try = ?2 WHERE id = ?1")?
             .execute(params![message.id.as_str(), due])?;
@@ -441,8 +441,8 @@ impl Tx<'_> {
     pub fn settle(&self, step: &Settlement, now: Millis) -> Result<Vec<String>> {
         let message = &step.message;
         let id = message.id.as_str();
-        if let Some((job, fence)) = step.fence {
-            self.check_fence(job, fence)?;
+        if let Some(lease) = step.lease {
+            self.check_fence(lease)?;
         }
         if let Some(seen) = step.seen
             && self.expect_message(id)?.updated != seen
@@ -467,10 +467,10 @@ impl Tx<'_> {
         if step.frees_name {
             self.free_window(message, now)?;
         }
-        match (step.next, step.fence) {
+        match (step.next, step.lease) {
             (Next::Keep, _) => {}
             (Next::End, _) => self.finish_job(JobKind::Send, id)?,
-            (Next::At(due), Some((job, fence))) => self.put_back_job(job, fence, due)?,
+            (Next::At(due), Some(lease)) => self.put_back_job(lease, due)?,
             (Next::At(due), None) => self.add_job(JobKind::Send, &message.account, id, &scope(message), due)?,
         }
         self.record_message(step.event, message, now)?;
@@ -494,8 +494,8 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// `Conflict` if the fence or the state is gone.
-    pub fn progress(&self, message: &Message, (job, fence): (i64, i64), blob: Option<&Blob>) -> Result<()> {
-        self.check_fence(job, fence)?;
+    pub fn progress(&self, message: &Message, lease: Lease, blob: Option<&Blob>) -> Result<()> {
+        self.check_fence(lease)?;
         self.update_message(message, &State::WORKED_ON)?;
         if let Some((key, bytes)) = blob {
             self.put_blob(key, bytes)?;

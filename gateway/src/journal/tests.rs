@@ -211,8 +211,8 @@ fn a_claimed_job_is_nobody_elses_until_its_process_is_gone() {
     assert!(claim("boot-1", 11).is_empty());
     let second = claim("boot-2", 12);
     assert_eq!(second.len(), 1, "a lease of a dead process is void");
-    let (job, fence) = (first[0].id, first[0].fence);
-    let late = journal.write_blocking(move |tx| tx.put_back_job(job, fence, 99));
+    let lease = first[0].lease;
+    let late = journal.write_blocking(move |tx| tx.put_back_job(lease, 99));
     assert!(matches!(late, Err(JournalError::Conflict(_))), "the late holder is unmasked");
 }
 
@@ -394,7 +394,7 @@ fn a_sure_change_that_refuses_before_it_writes_fails_alone() {
         },
         Failing::Unwritten,
     );
-    let refused = journal.asked(|tx| tx.renew_job(7, 1, 5), Failing::Unwritten);
+    let refused = journal.asked(|tx| tx.renew_job(Lease { job: 7, fence: 1 }, 5), Failing::Unwritten);
     let second = journal.asked(|tx| tx.set_fact("second", "1"), Failing::Unwritten);
     hold.send(()).unwrap();
     let ended = [first, refused, second].map(|sent| sent.unwrap().blocking_recv().unwrap().is_ok());
@@ -429,13 +429,13 @@ fn an_ordered_lane_waits_for_its_oldest() {
     let claim = |now| claim(&journal, "me", now, true);
     let first = claim(10);
     assert_eq!(first.len(), 1);
-    let (id, fence) = (first[0].id, first[0].fence);
-    journal.write_blocking(move |tx| tx.put_back_job(id, fence, 1_000)).unwrap();
+    let lease = first[0].lease;
+    journal.write_blocking(move |tx| tx.put_back_job(lease, 1_000)).unwrap();
     assert!(
         claim(20).is_empty(),
         "the older one waits for its next try, so the younger one waits too"
     );
-    assert_eq!(claim(1_000).first().map(|job| job.id), Some(id));
+    assert_eq!(claim(1_000).first().map(|job| job.lease.job), Some(lease.job));
 }
 
 #[test]
@@ -678,11 +678,11 @@ fn a_journal_of_an_older_version_becomes_one_of_today() {
         assert_eq!(uploads, [("j:4", WaitReason::TakenBack, 3), ("j:3", WaitReason::TemporaryName, 3)]);
         let jobs = claim(&kept, "me", 10, false);
         let [job] = jobs.as_slice() else { panic!("{jobs:?}") };
-        assert_eq!((job.id, job.message.as_str(), job.fence, job.tries), (7, "m1", 3, 3));
+        assert_eq!((job.lease, job.message.as_str(), job.tries), (Lease { job: 7, fence: 3 }, "m1", 3));
         let job = job.clone();
         kept.write_blocking(move |tx| tx.end_job(&job)).unwrap();
         assert_eq!(accept(&kept, "a.edi", 10), Accepted::Queued);
-        assert_eq!(claim(&kept, "me", 10, false)[0].id, 8, "an id is not used again");
+        assert_eq!(claim(&kept, "me", 10, false)[0].lease.job, 8, "an id is not used again");
     }
 }
 

@@ -36,9 +36,9 @@ pub(super) async fn attempt(
 ) -> Result<(), FlowError> {
     let began = core.clock.now();
     begin(&mut message, began);
-    let claim = (job.id, job.fence);
+    let lease = job.lease;
     let recorded = core.journal.write_sure(move |tx| {
-        tx.progress(&message, claim, blob.as_ref())?;
+        tx.progress(&message, lease, blob.as_ref())?;
         Ok(message)
     });
     let mut message = recorded.await?;
@@ -49,7 +49,7 @@ pub(super) async fn attempt(
     let after = outcome::judge(core, &mut message, pair, posted.as_ref()).await?;
     let id = message.id.clone();
     let mut step = outcome::step(core, message, pair, after);
-    step.fence = Some(claim);
+    step.lease = Some(lease);
     keep_evidence(&mut step, posted.is_ok());
     let proof = step.message.state == State::Delivered && step.message.detail.mdn_at.is_some();
     let step = Arc::new(step);
@@ -60,7 +60,7 @@ pub(super) async fn attempt(
             settle(
                 core,
                 Settlement {
-                    fence: None,
+                    lease: None,
                     expected,
                     ..Arc::unwrap_or_clone(step)
                 },

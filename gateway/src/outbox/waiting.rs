@@ -24,8 +24,8 @@ pub(super) async fn mdn_is_missing(core: &Arc<Core>, job: &Job, mut message: Mes
     let now = core.clock.now();
     let due = message.detail.mdn_due.unwrap_or(now);
     if now < due {
-        let (id, fence) = (job.id, job.fence);
-        core.journal.write(move |tx| tx.put_back_job(id, fence, due)).await?;
+        let lease = job.lease;
+        core.journal.write(move |tx| tx.put_back_job(lease, due)).await?;
         return Ok(());
     }
     let sees_repeats = pair.partner.detects_duplicates;
@@ -46,7 +46,7 @@ pub(super) async fn mdn_is_missing(core: &Arc<Core>, job: &Job, mut message: Mes
         }
     };
     let mut step = ended(core, message, verdict, None, &State::WORKED_ON, now);
-    step.fence = Some((job.id, job.fence));
+    step.lease = Some(job.lease);
     settle(core, step, now).await
 }
 
@@ -71,7 +71,7 @@ pub(super) async fn not_now(
         // Whoever tests looks on, or has gone away: nothing of it goes out later.
         let verdict = Verdict::failed(what.as_str(), why, &mend);
         let mut step = ended(core, message, verdict, None, &State::WORKED_ON, now);
-        step.fence = Some((job.id, job.fence));
+        step.lease = Some(job.lease);
         return settle(core, step, now).await;
     }
     let state = match message.state {
@@ -80,12 +80,12 @@ pub(super) async fn not_now(
         _ if message.attempts == 0 && message.message_id.is_empty() => State::Queued,
         _ => State::Retrying,
     };
-    let (id, claim) = (message.id.as_str().to_owned(), (job.id, job.fence));
+    let (id, lease) = (message.id.as_str().to_owned(), job.lease);
     let least = millis(core.config.retry.initial.min(LEAST_WAIT));
     if message.state == state && message.code == what.as_str() && message.reason == why {
         // As long again as it waited already: the row is as old as the trouble.
         let due = now + (now - message.updated).clamp(least, millis(MOST_WAIT));
-        core.journal.write_sure(move |tx| tx.wait_on(&message, claim, due)).await?;
+        core.journal.write_sure(move |tx| tx.wait_on(&message, lease, due)).await?;
         tracing::debug!(id, code = what.as_str(), "still waits for settings");
     } else {
         message.state = state;
@@ -95,7 +95,7 @@ pub(super) async fn not_now(
         message.updated = now;
         message.next_try = Some(now + least);
         let mut step = Settlement::new(message, &State::WORKED_ON, "message.waiting");
-        step.fence = Some(claim);
+        step.lease = Some(lease);
         step.next = Next::At(now + least);
         settle(core, step, now).await?;
     }
@@ -116,7 +116,7 @@ pub(super) async fn give_up(core: &Arc<Core>, job: &Job, message: Message, code:
     step.entries.retain(|entry| {
         entry.store.is_empty() || step.blobs.iter().any(|(key, _)| *key == entry.store) || core.storage.open_staged(&entry.store).is_ok()
     });
-    step.fence = Some((job.id, job.fence));
+    step.lease = Some(job.lease);
     settle(core, step, now).await
 }
 
@@ -129,6 +129,6 @@ pub(super) async fn hold(core: &Arc<Core>, job: &Job, mut message: Message, why:
     message.detail.hint = format!("ask the partner; {}", retry_or_cancel(&message));
     message.updated = now;
     let mut step = Settlement::new(message, &[State::Sending], "message.held");
-    step.fence = Some((job.id, job.fence));
+    step.lease = Some(job.lease);
     settle(core, step, now).await
 }

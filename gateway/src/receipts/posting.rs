@@ -145,9 +145,9 @@ async fn later(
         return give_up(core, message, "mdn-not-delivered", why.to_owned(), "mdn.failed").await;
     }
     let wait = outbox::next_wait(figures, job.tries + 1, asked);
-    let (id, fence, due) = (job.id, job.fence, now + millis(wait));
+    let (lease, due) = (job.lease, now + millis(wait));
     tracing::warn!(id = %message.id, station = message.station, partner = message.partner, why, "MDN not delivered yet");
-    core.journal.write(move |tx| tx.put_back_job(id, fence, due)).await?;
+    core.journal.write(move |tx| tx.put_back_job(lease, due)).await?;
     Ok(())
 }
 
