@@ -356,8 +356,7 @@ fn ports(config: &Config) -> Vec<Finding> {
 }
 
 fn space(core: &Core) -> manage::Result<Finding> {
-    let (free, total) = (core.storage.free_bytes()?, core.storage.total_bytes()?);
-    let share = free.saturating_mul(100) / total.max(1);
+    let (free, share) = core.storage.free_share()?;
     let detail = format!("{} free ({share} %)", show_size(free));
     if !core.storage.has_room(free) {
         let why = format!("{detail}, less than storage.min_free: new data is refused");

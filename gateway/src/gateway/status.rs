@@ -72,7 +72,7 @@ pub fn gather(core: &Core, database: String) -> Result<Facts> {
     let all = objects(core)?;
     let states = core.journal.read(|tx| tx.count_states(now - DAY))?;
     let count = |wanted: &dyn Fn(State) -> bool| states.iter().filter(|(state, _)| wanted(*state)).map(|(_, count)| count).sum();
-    let (free, total) = (core.storage.free_bytes()?, core.storage.total_bytes()?);
+    let (free_bytes, free_percent) = core.storage.free_share()?;
     let run_at = core.config.lifecycle.run_at.as_secs();
     let due = due(&core.config, &all, now, SOON_DAYS * DAY);
     Ok(Facts {
@@ -82,9 +82,9 @@ pub fn gather(core: &Core, database: String) -> Result<Facts> {
         answers,
         connections,
         database,
-        free_percent: free.saturating_mul(100) / total.max(1),
-        free_bytes: free,
-        has_room: core.storage.has_room(free),
+        free_percent,
+        free_bytes,
+        has_room: core.storage.has_room(free_bytes),
         queue: count(&|state| !state.is_final()),
         failed: count(&|state| matches!(state, State::Failed | State::Rejected | State::Quarantined)),
         duplicates: count(&|state| state == State::Duplicate),

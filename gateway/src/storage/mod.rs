@@ -218,6 +218,15 @@ impl Storage {
         Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
     }
 
+    /// Free bytes for us on the file system, and how many of a hundred they are.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn free_share(&self) -> Result<(u64, u64)> {
+        let (free, total) = (self.free_bytes()?, self.total_bytes()?);
+        Ok((free, free.saturating_mul(100) / total.max(1)))
+    }
+
     /// Begins a write.
     #[must_use]
     pub fn draft(&self) -> Draft {
