@@ -44,6 +44,14 @@ pub(crate) struct Serve {
 }
 
 pub(crate) async fn run(ctx: &Ctx, args: Serve) -> Outcome {
+    if ctx.dry_run() {
+        let hint = "as2gate check looks at the configuration, as2gate doctor at the machine as well";
+        return Err(Refusal::usage(
+            "serve has no dry run",
+            "a server that runs sends and receives",
+            hint,
+        ));
+    }
     let demo = args.demo.then(|| Demo::new(ctx)).transpose()?;
     let config = demo.as_ref().map_or_else(|| ctx.config(), Demo::config)?;
     start_log(&config, ctx.globals.verbose)?;

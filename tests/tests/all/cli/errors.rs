@@ -16,6 +16,7 @@ fn errors_have_three_lines_and_their_exit_code() {
         (2, &["message", "list", "--state", "nonsense"]),
         (2, &["message", "resend", "--partner", "BOB"]),
         (2, &["no-such-noun"]),
+        (2, &["serve", "-n"]),
         (2, &["partner", "set", "BOB", "--encript", "none"]),
         (2, &["partner", "set", "BOB"]),
         (3, &["partner", "show", "NOBODY"]),
