@@ -11,10 +11,11 @@ use super::receipt::{Mdn, Says, compose_mdn, receipted};
 use super::reply::{clean, mdn, without_secrets};
 use crate::flow_error::FlowError;
 use crate::gateway::Core;
-use crate::hint::command;
+use crate::hint::{command, option};
 use crate::http::{Arrival, Reply};
 use crate::journal::{Blob, Filing};
 use crate::message::{Detail, Direction, Message, State};
+use crate::objects::Objects;
 use crate::partner::MdnMode;
 use crate::partnership::Partnership;
 use crate::storage::Draft;
@@ -71,12 +72,10 @@ fn strangers_row(core: &Core, arrival: &Arrival, from: &str, to: &str, error: &E
     let headers = &arrival.head.headers;
     let objects = core.objects();
     let account = objects.stations.get(to).map_or("", |station| &station.account);
+    let (why, hint) = lack(&objects, from, to);
     let mut detail = Detail {
         mdn_mode: Some(MdnMode::None),
-        hint: format!(
-            "ids are compared exactly; if it is one of yours: {}",
-            command("partner add", &clean(from, 128), "--url URL --certificate FILE")
-        ),
+        hint,
         ..Detail::default()
     };
     let head = without_secrets(&arrival.head.bytes);
@@ -84,11 +83,42 @@ fn strangers_row(core: &Core, arrival: &Arrival, from: &str, to: &str, error: &E
     Message {
         message_id: clean(headers.get("Message-ID").unwrap_or_default(), 998),
         code: error.kind.as_str().to_owned(),
-        reason: format!("from {}: no such pair of station and partner", arrival.peer.ip()),
+        reason: format!("from {}: {why}", arrival.peer.ip()),
         subject: clean(headers.get("Subject").unwrap_or_default(), 500),
         finished: Some(now),
         detail,
         ..Message::new(Direction::In, State::Rejected, (account, &clean(to, 128), &clean(from, 128)), now)
+    }
+}
+
+/// What a pair lacks, and what to do about it. Only the list of rejected messages has it: whoever asks at the door learns nothing.
+fn lack(objects: &Objects, from: &str, to: &str) -> (&'static str, String) {
+    let known = |account: &str| objects.partner(account, from);
+    let Some(station) = objects.stations.get(to) else {
+        // This line is no account's, and shows no account's stations: it goes by who knows the partner.
+        let hint = match objects.accounts.keys().any(|account| known(account).is_some()) {
+            true => "a partner of this name is known: ask it to correct its AS2-To; as2gate station list",
+            false => "AS2-To has to be one of ours, exactly as written: as2gate station list",
+        };
+        return ("no such station", hint.to_owned());
+    };
+    match known(&station.account) {
+        Some(partner) if partner.blocked.inbound() && partner.trades_with(to) => (
+            "the partner is blocked",
+            format!("once its messages may pass again: {}", command("partner unblock", from, "")),
+        ),
+        Some(partner) if from != to && !partner.trades_with(to) => {
+            let stations: Vec<&str> = partner.stations.iter().map(String::as_str).chain([to]).collect();
+            let set = command("partner set", from, &option("stations", &stations.join(",")));
+            ("the partner does not trade with this station", format!("if it is to: {set}"))
+        }
+        _ => (
+            "no such partner",
+            format!(
+                "ids are compared exactly; if it is one of yours: {}",
+                command("partner add", &clean(from, 128), "--url URL --certificate FILE")
+            ),
+        ),
     }
 }
 
@@ -170,4 +200,29 @@ pub(super) async fn keep_refused(
     core.rejections.note(&record.await?);
     core.wake();
     Ok(made)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::manage::tests::{Place, place, plain_pair, set_bob, station};
+
+    #[tokio::test]
+    async fn the_list_says_what_a_pair_lacks() {
+        let Place { core, dir: _dir, .. } = place().await;
+        plain_pair(&core).await;
+        station(&core, "CAROL").await;
+        let hint = |from: &str, to: &str| lack(&core.objects(), from, to).1;
+        assert!(hint("MALLORY", "ALICE").contains("as2gate partner add MALLORY --url"));
+        for from in ["BOB", "MALLORY"] {
+            let told = hint(from, "ALIC");
+            assert_eq!(told.contains("correct its AS2-To"), from == "BOB", "{told}");
+            assert!(told.ends_with("as2gate station list") && !told.contains("ALICE"), "{told}");
+        }
+        set_bob(&core, &[("stations", "CAROL")]).await;
+        assert!(hint("BOB", "ALICE").ends_with("as2gate partner set BOB --stations CAROL,ALICE"));
+        set_bob(&core, &[("stations", "*"), ("blocked", "in")]).await;
+        assert!(hint("BOB", "ALICE").ends_with("as2gate partner unblock BOB"));
+    }
 }

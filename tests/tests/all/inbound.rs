@@ -85,6 +85,10 @@ fn a_stranger_is_told_so_by_an_unsigned_mdn() {
     );
     let rows = listed(&pair, "<stranger.edi@test>");
     assert_eq!((rows.len(), &rows[0]["partner"]), (1, &Value::from("MALLORY")));
+    assert!(
+        rows[0]["hint"].as_str().unwrap().contains("as2gate partner add MALLORY "),
+        "{rows:?}"
+    );
     let other = captured(&pair, "no-such-station.edi")
         .with("AS2-To", "NOBODY")
         .post(pair.bob().as2_port);
@@ -93,6 +97,8 @@ fn a_stranger_is_told_so_by_an_unsigned_mdn() {
         "{}",
         other.text()
     );
+    let rows = listed(&pair, "<no-such-station.edi@test>");
+    assert!(rows[0]["hint"].as_str().unwrap().contains("correct its AS2-To"), "{rows:?}");
 }
 
 #[test]
@@ -321,6 +327,11 @@ fn a_blocked_partner_is_answered_like_a_stranger() {
     pair.bob().restart();
     let answer = request.post(pair.bob().as2_port);
     assert!(answer.disposition().ends_with("unknown-trading-relationship"), "{}", answer.text());
+    let rows = listed(&pair, request.header("Message-ID").unwrap());
+    assert!(
+        rows[0]["hint"].as_str().unwrap().ends_with("as2gate partner unblock ALICE"),
+        "{rows:?}"
+    );
     pair.bob().ok(&["partner", "unblock", "ALICE"]);
     pair.bob().restart();
     assert!(request.post(pair.bob().as2_port).disposition().ends_with("processed"));
