@@ -115,6 +115,14 @@ fn alert_rules_name_metrics_that_exist() {
     for name in names {
         assert!(page.contains(&format!("# TYPE {name} ")), "{name} is not shown");
     }
+    // What a partner sends and is not filed is refused, whatever the reason is called.
+    let came = "as2gate_as2_messages_total{direction=\"in\",result=";
+    let results: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix(came)?.split('"').nth(1)).collect();
+    let refused = rules.lines().find(|line| line.contains("direction=\"in\"")).unwrap();
+    assert!(results.contains(&"unknown"), "{page}");
+    for result in results.into_iter().filter(|result| *result != "filed") {
+        assert!(refused.contains(result), "{result}: {refused}");
+    }
     // A row that comes with its first event has not increased by it: those of a rule are there before.
     let selectors: Vec<(&str, &str)> = rules
         .lines()
