@@ -102,7 +102,17 @@ pub fn in_force<'a>(objects: &'a Objects, account: &str, name: &'a str, now: Mil
     newest.or_else(|| objects.certificate(account, name))
 }
 
+/// Shortest RSA key that is no reason for a warning (NIST SP 800-131A).
+const LEAST_RSA_BITS: u32 = 2048;
+
 impl Certificate {
+    /// The size of an RSA key that is too short today.
+    #[must_use]
+    pub fn short_rsa_bits(&self) -> Option<u32> {
+        let bits = self.key.strip_prefix("RSA ")?.parse().ok()?;
+        Some(bits).filter(|bits| *bits < LEAST_RSA_BITS)
+    }
+
     /// When it takes over from the one that it replaces, in milliseconds since 1970; `None` if no switch to it is planned.
     #[must_use]
     pub fn takes_over_at(&self) -> Option<Millis> {

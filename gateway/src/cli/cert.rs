@@ -89,7 +89,8 @@ pub(crate) enum Verb {
     #[command(after_help = "Examples:
   as2gate cert renew acme-2026                           in two weeks; partners get it first
   as2gate cert renew acme-2026 --at 2026-12-05T06:00Z
-  as2gate cert renew acme-2026 --now                     signs with it at once")]
+  as2gate cert renew acme-2026 --now                     signs with it at once
+  as2gate cert renew acme-2026 --key rsa-4096            with another key than it has")]
     Renew {
         /// The certificate to replace.
         name: String,
@@ -102,9 +103,9 @@ pub(crate) enum Verb {
         /// Name of the new one.
         #[arg(long = "name", value_name = "NAME")]
         new_name: Option<String>,
-        /// Its key.
-        #[arg(long, value_name = "TYPE", default_value = "rsa-3072")]
-        key: KeySpec,
+        /// Its key, e.g. rsa-3072 or ec-p384 [default: of the type and size of the old one].
+        #[arg(long, value_name = "TYPE")]
+        key: Option<KeySpec>,
     },
     /// Switch to another certificate at a time; old and new are valid side by side around it.
     #[command(after_help = "Examples:
@@ -308,7 +309,7 @@ async fn renew(
     name: &str,
     (at, at_once): (Option<Timestamp>, bool),
     new_name: Option<&str>,
-    key: KeySpec,
+    key: Option<KeySpec>,
 ) -> Result<()> {
     let at = match (at_once, at) {
         (true, _) => When::Now,

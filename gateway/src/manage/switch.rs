@@ -76,11 +76,12 @@ pub async fn schedule(core: &Core, switch: &Switch<'_>, new: &NewCertificate, dr
     .await
 }
 
-/// Replaces a station's certificate by a new self-signed one with a new key.
+/// Replaces a station's certificate by a new self-signed one with a new key, of the old one's type and size unless another is
+/// named: partners' products take that one.
 ///
 /// # Errors
-/// When it is not there or belongs to no station.
-pub async fn renew(core: &Core, switch: &Switch<'_>, key: KeySpec, dry_run: bool) -> Result<Certificate> {
+/// When it is not there or belongs to no station, or its key is of a type that is not made here.
+pub async fn renew(core: &Core, switch: &Switch<'_>, key: Option<KeySpec>, dry_run: bool) -> Result<Certificate> {
     let before = super::objects(core)?;
     let old = choose(&before, switch.account, switch.old)?;
     let Some(station) = before.stations.get(&old.owner).filter(|_| old.sealed_key.is_some()) else {
@@ -92,13 +93,32 @@ pub async fn renew(core: &Core, switch: &Switch<'_>, key: KeySpec, dry_run: bool
             hint,
         ));
     };
-    let pair = stations::make_pair(core, key, station)?;
+    let pair = stations::make_pair(core, key.map_or_else(|| like(old), Ok)?, station)?;
     edit(core, dry_run, |objects| {
         let old = choose(objects, switch.account, switch.old)?;
         let successor = |name: &str| with_key(core, (&old.account, name), old.purpose, &old.owner, &pair);
         replace(core, objects, old, switch, &successor)
     })
     .await
+}
+
+/// A key like this one; what is too short today grows.
+pub(super) fn like(old: &Certificate) -> Result<KeySpec> {
+    if old.short_rsa_bits().is_some() {
+        return Ok(KeySpec::default());
+    }
+    old.key.parse().map_err(|_| {
+        Refusal::failed(
+            "key-type",
+            format!("cannot renew {} with a key like its own", old.name),
+            format!("{} is not made here", old.key),
+            format!(
+                "as2gate cert renew {} --key TYPE; {}",
+                old.name,
+                KeySpec::ALL.map(KeySpec::name).join(", ")
+            ),
+        )
+    })
 }
 
 fn replace(

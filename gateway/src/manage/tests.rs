@@ -373,7 +373,7 @@ async fn a_switch_takes_over_when_its_time_comes() {
         at: When::Now,
         name: None,
     };
-    let renewed = switch::renew(&core, &switch, KeySpec::EcP256, false).await.unwrap();
+    let renewed = switch::renew(&core, &switch, Some(KeySpec::EcP256), false).await.unwrap();
     let now = objects(&core).unwrap();
     assert_eq!(now.stations["ALICE"].certificate, renewed.name);
     assert_eq!(now.certificate("acme", "alice-2026").unwrap().owner, "ALICE");

@@ -18,9 +18,6 @@ use crate::partner::Partner;
 use crate::url::Url;
 use crate::user::User;
 
-/// Shortest RSA key that is no reason for a warning (NIST SP 800-131A).
-const LEAST_RSA_BITS: u32 = 2048;
-
 /// What is wrong, and the command that mends it.
 type Warning = (String, String);
 
@@ -58,13 +55,12 @@ pub fn warnings(config: &Config, objects: &Objects, now: Millis) -> Vec<Warning>
 
 /// Why partners may refuse what is made with this certificate.
 fn fault(certificate: &Certificate, now: Millis) -> Option<String> {
-    let rsa_bits = certificate.key.strip_prefix("RSA ").and_then(|bits| bits.parse::<u32>().ok());
     if certificate.ends() < now {
         Some("has expired".to_owned())
     } else if certificate.not_before.saturating_mul(1000) > now {
         Some(format!("is not valid before {}", day(certificate.not_before)))
     } else {
-        let bits = rsa_bits.filter(|bits| *bits < LEAST_RSA_BITS)?;
+        let bits = certificate.short_rsa_bits()?;
         Some(format!("has a key of {bits} bits, which is too short today,"))
     }
 }

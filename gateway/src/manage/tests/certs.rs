@@ -246,7 +246,7 @@ async fn a_setting_after_a_switch_counts_as_it_is_written() {
 async fn what_partners_get_of_a_station_is_the_certificate_in_force() {
     let Place { core, clock, dir: _dir } = place().await;
     station(&core, "ALICE").await;
-    switch::renew(&core, &switch("alice-2026", "second", 2), KeySpec::EcP256, false)
+    switch::renew(&core, &switch("alice-2026", "second", 2), Some(KeySpec::EcP256), false)
         .await
         .unwrap();
     let profile = || {
@@ -403,7 +403,7 @@ async fn a_next_certificate_is_not_removed_before_its_switch_is_called_off() {
     let Place { core, clock, dir: _dir } = place().await;
     station(&core, "ALICE").await;
     partner(&core, "BIG", made("big", 300).file()).await.unwrap();
-    switch::renew(&core, &switch("alice-2026", "second", 2), KeySpec::EcP256, false)
+    switch::renew(&core, &switch("alice-2026", "second", 2), Some(KeySpec::EcP256), false)
         .await
         .unwrap();
     let confirm = |name: &'static str, taken: bool| {
@@ -440,13 +440,13 @@ async fn a_next_certificate_is_not_removed_before_its_switch_is_called_off() {
     remove("second").await.unwrap();
 
     // The one before may go, once those who had taken it have taken the one after.
-    switch::renew(&core, &switch("alice-2026", "third", 3), KeySpec::EcP256, false)
+    switch::renew(&core, &switch("alice-2026", "third", 3), Some(KeySpec::EcP256), false)
         .await
         .unwrap();
     confirm("third", true).await;
     to_day(&clock, 4);
     remove("alice-2026").await.unwrap();
-    switch::renew(&core, &switch("third", "fourth", 5), KeySpec::EcP256, false)
+    switch::renew(&core, &switch("third", "fourth", 5), Some(KeySpec::EcP256), false)
         .await
         .unwrap();
     to_day(&clock, 6);
