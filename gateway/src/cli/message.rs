@@ -507,12 +507,12 @@ fn seconds(ms: Millis) -> f64 {
     Duration::from_millis(ms.max(0).unsigned_abs()).as_secs_f64()
 }
 
-/// Where the message's records lie below `AS2/`, the payload first; of one in work, where its file is seen.
+/// Where the message's records lie, as SFTP shows it and `lifecycle restore` takes it, the payload first; of one in work, where its
+/// file is seen.
 fn places(core: &Core, message: &Message) -> Result<Vec<String>> {
-    let below = |path: &str| path.trim_start_matches("AS2/").to_owned();
     if message.state.is_in_work() {
         let dir = send_dir(&message.station, &message.partner);
-        return Ok(vec![below(&format!("{dir}/{}", message.file))]);
+        return Ok(vec![format!("{dir}/{}", message.file)]);
     }
     let rank = |entry: &Entry| match entry.area {
         Area::Files | Area::Duplicate => 0,
@@ -523,10 +523,7 @@ fn places(core: &Core, message: &Message) -> Result<Vec<String>> {
     let mut entries = core.journal.read(|tx| tx.entries_of(message.id.as_str()))?;
     entries.retain(|entry| !entry.is_dir && entry.noncurrent.is_none());
     entries.sort_by_key(rank);
-    Ok(entries
-        .iter()
-        .map(|entry| below(&format!("{}/{}", entry.parent, entry.name)))
-        .collect())
+    Ok(entries.iter().map(|entry| format!("{}/{}", entry.parent, entry.name)).collect())
 }
 
 /// The exit code that a message's end stands for.

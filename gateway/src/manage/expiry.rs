@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use keystore::CertInfo;
+
 use super::certificates::trusted;
 use super::switch::finalized;
 use crate::certificate::{Certificate, Purpose};
@@ -67,11 +69,27 @@ pub fn label(certificate: &Certificate) -> Cow<'_, str> {
     Cow::Borrowed(&certificate.name)
 }
 
+/// The command that puts another in its place: one that we made is made anew, any other comes in a file.
+#[must_use]
+pub fn replacing(certificate: &Certificate) -> String {
+    if is_made_here(certificate) {
+        return format!("as2gate cert renew {}", certificate.name);
+    }
+    format!("as2gate cert schedule {} --replace-with FILE", certificate.name)
+}
+
+/// Whether it is a station's own and signed by itself.
+fn is_made_here(certificate: &Certificate) -> bool {
+    let is_self_signed = || CertInfo::from_der(&certificate.der).is_ok_and(|info| info.self_signed);
+    certificate.purpose == Purpose::Station && certificate.sealed_key.is_some() && is_self_signed()
+}
+
 /// What to do about its end.
 #[must_use]
 pub fn renewal(config: &Config, certificate: &Certificate) -> String {
     if !is_own_tls(certificate) {
-        return format!("as2gate cert schedule {} --replace-with FILE --at TIME", certificate.name);
+        let at = if is_made_here(certificate) { "" } else { " --at TIME" };
+        return replacing(certificate) + at;
     }
     match (&config.as2.tls.cert, &config.as2.tls.key) {
         (Some(Secret::File(cert)), Some(Secret::File(key))) => format!(

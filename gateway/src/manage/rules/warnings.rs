@@ -12,6 +12,7 @@ use crate::hint::{command, option};
 use crate::layout::Place;
 use crate::login::LoginStep;
 use crate::manage::certificates::day;
+use crate::manage::expiry::replacing;
 use crate::manage::switch::finalized;
 use crate::objects::Objects;
 use crate::partner::Partner;
@@ -43,8 +44,8 @@ pub fn warnings(config: &Config, objects: &Objects, now: Millis) -> Vec<Warning>
         let settled = finalized(objects, now);
         for (certificate, fault) in faulty {
             if !used_by(&settled, &certificate.account, &certificate.name).is_empty() {
-                let switch = format!("as2gate cert schedule {} --replace-with FILE", certificate.name);
-                found.push((format!("certificate {} {fault} and is in use", certificate.name), switch));
+                let what = format!("certificate {} {fault} and is in use", certificate.name);
+                found.push((what, replacing(certificate)));
             }
         }
     }

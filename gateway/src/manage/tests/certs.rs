@@ -243,6 +243,40 @@ async fn a_setting_after_a_switch_counts_as_it_is_written() {
 }
 
 #[tokio::test]
+async fn a_renewed_certificate_has_a_key_like_the_old_one() {
+    let Place { core, dir: _dir, .. } = place().await;
+    station(&core, "ALICE").await;
+    let renew = async |old: &str, key| switch::renew(&core, &switch(old, &format!("{old}-next"), 2), key, true).await;
+    assert_eq!(renew("alice-2026", None).await.unwrap().key, "RSA 2048");
+    switch::renew(&core, &switch("alice-2026", "second", 2), Some(KeySpec::EcP384), false)
+        .await
+        .unwrap();
+    assert_eq!(renew("second", None).await.unwrap().key, "EC P-384");
+    assert_eq!(renew("second", Some(KeySpec::EcP256)).await.unwrap().key, "EC P-256");
+    // One that was brought along: too short, or of a kind that is not made here.
+    let like = |key: &str| {
+        let second = objects(&core).unwrap().certificate("acme", "second").unwrap().clone();
+        switch::like(&Certificate {
+            key: key.to_owned(),
+            ..second
+        })
+    };
+    assert_eq!(like("RSA 1024").unwrap(), KeySpec::default());
+    let refused = like("EC brainpoolP256r1").unwrap_err();
+    assert!(refused.hint.starts_with("as2gate cert renew second --key TYPE"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn what_is_offered_for_a_certificate_that_ends_goes_by_who_made_it() {
+    let Place { core, dir: _dir, .. } = place().await;
+    station(&core, "ALICE").await;
+    partner(&core, "BIG", made("big", 300).file()).await.unwrap();
+    let offered = |name: &str| expiry::renewal(&core.config, objects(&core).unwrap().certificate("acme", name).unwrap());
+    assert_eq!(offered("alice-2026"), "as2gate cert renew alice-2026");
+    assert_eq!(offered("big-2026"), "as2gate cert schedule big-2026 --replace-with FILE --at TIME");
+}
+
+#[tokio::test]
 async fn what_partners_get_of_a_station_is_the_certificate_in_force() {
     let Place { core, clock, dir: _dir } = place().await;
     station(&core, "ALICE").await;

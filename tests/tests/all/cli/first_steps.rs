@@ -168,7 +168,7 @@ fn the_walk_through_of_the_manual_works_as_printed() {
             "MIC sha-256 (the MDN agrees)",
             "MDN sync, signed, processed",
             "Attempts 1 HTTP 200",
-            "Where files/ALICE/BOB/outbox/",
+            "Where AS2/files/ALICE/BOB/outbox/",
         ],
     );
     let id = {
