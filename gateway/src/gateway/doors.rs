@@ -264,20 +264,26 @@ fn ready(core: &Arc<Core>, front: &Arc<sftp_front::Server>) -> telemetry::Ready 
     })
 }
 
-/// Port 22 needs a privilege; without it the door is at 2022.
+/// Port 22 needs a privilege, and is often another's; without it the door is at 2022.
 async fn bind_sftp(addresses: &[String]) -> Result<Vec<TcpListener>, StartError> {
-    match listen::bind(addresses).await {
-        Ok(listeners) => Ok(listeners),
-        Err(why) if addresses.iter().any(|address| address.ends_with(":22")) => {
-            let others: Vec<String> = addresses
-                .iter()
-                .map(|a| a.strip_suffix(":22").map_or_else(|| a.clone(), |host| format!("{host}:2022")))
-                .collect();
+    match (listen::bind(addresses).await, without_22(addresses)) {
+        (Ok(listeners), _) => Ok(listeners),
+        (Err(why), Some(others)) => {
             tracing::warn!(why, "sftp answers on port 2022 instead of 22");
             listen::bind(&others).await.map_err(StartError::Io)
         }
-        Err(why) => Err(StartError::Io(why)),
+        (Err(why), None) => Err(StartError::Io(why)),
     }
+}
+
+/// Where SFTP answers if not all of these addresses are to be had, port 22 among them.
+pub(super) fn without_22(addresses: &[String]) -> Option<Vec<String>> {
+    let is_22 = |address: &String| address.ends_with(":22");
+    let other = |address: &String| {
+        let host = address.strip_suffix(":22");
+        host.map_or_else(|| address.clone(), |host| format!("{host}:2022"))
+    };
+    addresses.iter().any(is_22).then(|| addresses.iter().map(other).collect())
 }
 
 #[cfg(test)]

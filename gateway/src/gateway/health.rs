@@ -1,11 +1,13 @@
 //! Whether all is as it should be: what `check` and `doctor` look at.
 
+use std::io::ErrorKind;
 use std::net::{TcpListener, ToSocketAddrs as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use serde::Serialize;
 
+use super::doors::without_22;
 use super::{Core, Listening, StartError, Started, check_tls, is_served};
 use crate::clock::{DAY, rfc3339};
 use crate::config::{Config, Secret, show_size};
@@ -283,7 +285,7 @@ fn expiry(core: &Core, all: &Objects) -> Vec<Finding> {
 fn server(config: &Config, core: Option<&Core>) -> Vec<Finding> {
     let listening = core.and_then(|core| Listening::read(&core.journal));
     let doors: Option<Vec<String>> = listening.map(|listening| listening.sftp.iter().map(ToString::to_string).collect());
-    let mut findings = Vec::from_iter(sftp_port(doors.as_ref().unwrap_or(&config.sftp.listen)));
+    let mut findings = Vec::from_iter(sftp_port(config, doors.as_ref().unwrap_or(&config.sftp.listen)));
     findings.push(Finding::ok("server", "runs on this data directory"));
     let Some(started) = core.and_then(|core| Started::read(&core.journal)) else {
         return findings;
@@ -306,27 +308,61 @@ fn server(config: &Config, core: Option<&Core>) -> Vec<Finding> {
     findings
 }
 
-fn sftp_port(addresses: &[String]) -> Option<Finding> {
-    if addresses.iter().any(|address| address.ends_with(":22")) {
+/// What is said of an SFTP port that clients have to be told of, with what gives them 22.
+fn sftp_port(config: &Config, addresses: &[String]) -> Option<Finding> {
+    let is_22 = |address: &&String| address.ends_with(":22");
+    if addresses.iter().any(|address| is_22(&address)) {
         return None;
     }
-    let port = addresses
-        .first()
-        .and_then(|address| address.rsplit_once(':'))
-        .map_or("none", |(_, port)| port);
-    Some(Finding::warn(
-        "sftp port",
-        format!("is {port}; clients expect 22"),
-        "needs CAP_NET_BIND_SERVICE, or socket activation",
-    ))
+    let first = addresses.first().and_then(|address| address.rsplit_once(':'));
+    let (host, port) = first.unwrap_or(("0.0.0.0", "none"));
+    let (wanted, next) = match config.sftp.listen.iter().find(is_22) {
+        Some(address) => (address.clone(), "restart the server"),
+        None => (format!("{host}:22"), "set sftp.listen"),
+    };
+    let hint = match bind(&wanted) {
+        Ok(_) => format!("{wanted} is free: {next}; without root it needs CAP_NET_BIND_SERVICE, or socket activation"),
+        Err(error) => {
+            let (why, hint) = obstacle("sftp", &error);
+            format!("{wanted} {why}: {hint}")
+        }
+    };
+    Some(Finding::warn("sftp port", format!("is {port}; clients expect 22"), &hint))
+}
+
+fn bind(address: &str) -> std::io::Result<TcpListener> {
+    let mut found = address.to_socket_addrs()?;
+    let first = found.next().ok_or_else(|| std::io::Error::other("no such address"))?;
+    TcpListener::bind(first)
+}
+
+/// What keeps a door from an address, and what to do about it.
+fn obstacle(door: &str, error: &std::io::Error) -> (String, String) {
+    let key = format!("{}.listen", door.replace(' ', "."));
+    match error.kind() {
+        ErrorKind::AddrInUse => (
+            "is taken by another program".to_owned(),
+            format!("choose another address in {key}, or move that program (on port 22 mostly sshd)"),
+        ),
+        ErrorKind::PermissionDenied => (
+            "needs a privilege".to_owned(),
+            format!("give as2gate CAP_NET_BIND_SERVICE or a socket of systemd, or choose a port of 1024 or above in {key}"),
+        ),
+        _ => (
+            format!("cannot be had: {error}"),
+            format!("choose an address of this machine in {key}"),
+        ),
+    }
 }
 
 /// Ports that a server would bind, tried while none runs.
 fn ports(config: &Config) -> Vec<Finding> {
-    let mut findings = Vec::from_iter(sftp_port(&config.sftp.listen));
+    let sftp = &config.sftp.listen;
+    let mut findings = Vec::from_iter(sftp_port(config, sftp));
+    let falls_back = without_22(sftp).is_some_and(|others| others.iter().all(|address| bind(address).is_ok()));
     let telemetry = Vec::from_iter(Some(config.telemetry.listen.clone()).filter(|address| !address.is_empty()));
     let lists = [
-        ("sftp", &config.sftp.listen),
+        ("sftp", sftp),
         ("as2", &config.as2.listen),
         ("as2 tls", &config.as2.tls.listen),
         ("telemetry", &telemetry),
@@ -335,20 +371,13 @@ fn ports(config: &Config) -> Vec<Finding> {
         .into_iter()
         .flat_map(|(name, list)| list.iter().map(move |address| (name, address)))
     {
-        let bound = address
-            .to_socket_addrs()
-            .and_then(|mut all| all.next().ok_or_else(|| std::io::Error::other("no such address")))
-            .and_then(TcpListener::bind);
-        let Err(error) = bound else { continue };
-        let (port, hint) = (format!("{name} port"), "choose another address, or stop the program that uses it");
-        findings.push(if name == "telemetry" {
-            Finding::warn(
-                &port,
-                format!("{address}: {error}; a server starts without health and metrics"),
-                hint,
-            )
-        } else {
-            Finding::bad(&port, format!("{address}: {error}"), hint)
+        let Err(error) = bind(address) else { continue };
+        let (why, hint) = obstacle(name, &error);
+        let (port, detail) = (format!("{name} port"), format!("{address} {why}"));
+        findings.push(match name {
+            "sftp" if falls_back => Finding::warn(&port, format!("{detail}; a server answers at 2022 instead"), &hint),
+            "telemetry" => Finding::warn(&port, format!("{detail}; a server starts without health and metrics"), &hint),
+            _ => Finding::bad(&port, detail, &hint),
         });
     }
     findings.push(Finding::ok("server", "not running"));

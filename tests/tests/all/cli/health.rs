@@ -231,13 +231,46 @@ fn doctor_tells_which_settings_the_running_server_does_not_have_yet() {
 }
 
 #[test]
+fn doctor_tells_that_2022_answers_where_22_is_not_to_be_had() {
+    let address = "127.22.22.22:22";
+    // Who may not have the port finds it closed, whoever has it.
+    let (taken, why) = match std::net::TcpListener::bind(address) {
+        Ok(taken) => (Some(taken), "is taken by another program"),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => (None, "needs a privilege"),
+        Err(error) => panic!("{error}"),
+    };
+    let gateway = Gateway::stopped(&[("sftp.listen", &format!("[\"{address}\"]"))]);
+    let told = gateway.ok(&["doctor"]);
+    assert!(
+        told.contains(&format!("warn  sftp port {address} {why}; a server answers at 2022 instead")) && told.contains("in sftp.listen"),
+        "{told}"
+    );
+    // Where that one is gone as well, a server does not start.
+    let other = std::net::TcpListener::bind("127.22.22.22:2022").unwrap();
+    let told = gateway.cli(&["doctor"]).stdout;
+    assert!(told.contains(&format!("no    sftp port: {address} {why}   (")), "{told}");
+    drop(other);
+    // A server that runs on another port, because it was told so.
+    drop(taken);
+    let gateway = Gateway::stopped(&[("sftp.listen", "[\"127.22.22.22:2222\"]")]);
+    let told = gateway.ok(&["doctor"]);
+    assert!(
+        told.contains("sftp port is 2222; clients expect 22") && told.contains(address),
+        "{told}"
+    );
+}
+
+#[test]
 fn doctor_finds_the_telemetry_port_taken() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let at = taken.local_addr().unwrap().to_string();
     let gateway = Gateway::stopped(&[("telemetry.listen", &format!("\"{at}\""))]);
     // The server would start all the same.
     let told = gateway.ok(&["doctor"]);
-    assert!(told.contains(&format!("warn  telemetry port {at}: ")), "{told}");
+    assert!(
+        told.contains(&format!("warn  telemetry port {at} is taken by another program; ")),
+        "{told}"
+    );
     drop(taken);
     assert!(!gateway.ok(&["doctor"]).contains("telemetry"));
 }
