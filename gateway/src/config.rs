@@ -411,7 +411,7 @@ fn text(value: &toml::Value) -> Result<&str, String> {
 pub struct Telemetry {
     /// Address of `/metrics`, `/healthz`, `/readyz`; empty means off.
     pub listen: String,
-    /// What is logged, e.g. `info,sftp=debug`.
+    /// What is logged, e.g. `info,sftp=debug`; areas are `as2` and `sftp`.
     pub log: String,
     /// How lines look.
     pub log_format: LogFormat,

@@ -136,11 +136,9 @@ fn start_log(config: &Config, verbose: u8) -> Result<()> {
         1 => "debug".to_owned(),
         _ => "trace".to_owned(),
     };
-    // Areas go by the names of the product, not of crates.
-    let wanted = wanted.replace("sftp=", "sftp_front=").replace("as2=", "as2_core=");
     let filter = EnvFilter::builder()
         .with_default_directive(LevelFilter::INFO.into())
-        .parse(&wanted)
+        .parse(in_modules(&wanted))
         .map_err(|error| {
             Refusal::new(
                 RefusalKind::Invalid,
@@ -173,6 +171,35 @@ fn start_log(config: &Config, verbose: u8) -> Result<()> {
     })
 }
 
+/// Areas of the log go by names of the product, and each is several modules.
+const AREAS: &[(&str, &[&str])] = &[
+    (
+        "as2",
+        &[
+            "as2_core",
+            "gateway::http",
+            "gateway::inbox",
+            "gateway::outbox",
+            "gateway::post",
+            "gateway::receipts",
+        ],
+    ),
+    ("sftp", &["sftp_front", "gateway::sftp_tree"]),
+];
+
+/// What is to be logged, with modules in place of areas: `sftp=debug` → `sftp_front=debug,gateway::sftp_tree=debug`.
+fn in_modules(wanted: &str) -> String {
+    let mut all = Vec::new();
+    for directive in wanted.split(',') {
+        let (area, level) = directive.split_at(directive.find('=').unwrap_or(directive.len()));
+        match AREAS.iter().find(|(name, _)| *name == area.trim()) {
+            Some((_, modules)) => all.extend(modules.iter().map(|module| format!("{module}{level}"))),
+            None => all.push(directive.to_owned()),
+        }
+    }
+    all.join(",")
+}
+
 /// Commands log warnings only, unless asked for more. What the flows say about the decisions that were asked of them is the
 /// command's result, which it tells itself.
 pub(crate) fn log_to_stderr(verbose: u8) {
@@ -190,5 +217,30 @@ pub(crate) fn log_to_stderr(verbose: u8) {
             .log_internal_errors(false)
             .with_ansi(false)
             .try_init();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn areas_of_the_log_are_all_their_modules() {
+        assert_eq!(in_modules("warn, sftp=debug"), "warn,sftp_front=debug,gateway::sftp_tree=debug");
+        let as2 = in_modules("as2=trace,gateway::objects=debug");
+        for module in [
+            "as2_core",
+            "gateway::inbox",
+            "gateway::outbox",
+            "gateway::receipts",
+            "gateway::post",
+            "gateway::http",
+        ] {
+            assert!(as2.split(',').any(|one| one == format!("{module}=trace")), "{as2}");
+        }
+        assert!(as2.ends_with(",gateway::objects=debug"), "{as2}");
+        for unchanged in ["info", "sftp_front=debug", "gateway::sftp_tree=info", "[span{a=1,b=2}]=debug"] {
+            assert_eq!(in_modules(unchanged), unchanged);
+        }
     }
 }
