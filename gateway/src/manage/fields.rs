@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use super::{Object, Refusal, Result};
-use crate::config::nearest;
+use crate::config::{nearest, parse_duration, parse_size};
 
 /// The tables whose entries are named with a dot, e.g. `http_auth.user`.
 const NESTED: &[&str] = &["http_auth", "inbound_auth", "proxy_auth", "retry", "headers", "lifecycle"];
@@ -67,31 +67,73 @@ pub fn assign<T: Serialize + DeserializeOwned>(object: &T, settings: &[(String, 
                 || "`set --help` lists the settings and their values".to_owned(),
                 |near| format!("did you mean `{near}`?"),
             );
-            Refusal::invalid(format!("cannot set {name}"), in_words(why, text), hint)
+            Refusal::invalid(format!("cannot set {name}"), in_words(why, &name, text), hint)
         };
         let mut last = String::new();
-        let fitting = candidates(lookup(&fields, &name), text).into_iter().find_map(|value| {
-            let mut trial = fields.clone();
-            put(&mut trial, &name, value);
-            match Value::Table(trial.clone()).try_into::<T>() {
-                Ok(_) => Some(trial),
-                Err(error) => {
-                    last = error.message().to_owned();
-                    None
+        let fitting = candidates(lookup(&fields, &name), Unit::of(&name), text)
+            .into_iter()
+            .find_map(|value| {
+                let mut trial = fields.clone();
+                put(&mut trial, &name, value);
+                match Value::Table(trial.clone()).try_into::<T>() {
+                    Ok(_) => Some(trial),
+                    Err(error) => {
+                        last = error.message().to_owned();
+                        None
+                    }
                 }
-            }
-        });
+            });
         fields = fitting.ok_or_else(|| wrong(&last))?;
     }
     let outcome = Value::Table(fields).try_into::<T>();
     outcome.map_err(|error| Refusal::invalid("cannot set", error.message().to_owned(), "`set --help` lists the settings"))
 }
 
+/// What the number in a field counts, and so which units it may be written with.
+#[derive(Clone, Copy)]
+enum Unit {
+    Bytes,
+    Seconds,
+    Pieces,
+}
+
+impl Unit {
+    fn of(field: &str) -> Self {
+        match field {
+            "bandwidth" | "der_max" | "max_message" | "quota_bytes" => Unit::Bytes,
+            _ if field.ends_with("_timeout") => Unit::Seconds,
+            _ => Unit::Pieces,
+        }
+    }
+
+    /// A bare number, or one with a unit of this kind.
+    fn read(self, text: &str) -> Option<i64> {
+        let bare = text.parse().ok();
+        bare.or_else(|| match self {
+            Unit::Bytes => i64::try_from(parse_size(text).ok()?).ok(),
+            Unit::Seconds => {
+                let span = parse_duration(text).ok().filter(|span| span.subsec_nanos() == 0)?;
+                i64::try_from(span.as_secs()).ok()
+            }
+            Unit::Pieces => None,
+        })
+    }
+
+    /// What else it takes than a whole number.
+    fn or_else(self) -> &'static str {
+        match self {
+            Unit::Bytes => ", nor a size like 10MB",
+            Unit::Seconds => " of seconds, nor a time in whole seconds like 30s or 2m",
+            Unit::Pieces => "",
+        }
+    }
+}
+
 /// What a value is refused for; a wrong type in words for people.
-fn in_words(why: &str, text: &str) -> String {
+fn in_words(why: &str, field: &str, text: &str) -> String {
     let text = text.escape_debug();
     if why.contains("expected u64") || why.contains("expected u32") {
-        format!("`{text}` is no whole number, nor a size like 10MB or a time like 30s")
+        format!("`{text}` is no whole number{}", Unit::of(field).or_else())
     } else if why.contains("expected a boolean") {
         format!("`{text}` is neither true nor false")
     } else {
@@ -100,7 +142,7 @@ fn in_words(why: &str, text: &str) -> String {
 }
 
 /// The values that a text may stand for, the likeliest first: the type of what is there decides.
-fn candidates(present: Option<&Value>, text: &str) -> Vec<Value> {
+fn candidates(present: Option<&Value>, unit: Unit, text: &str) -> Vec<Value> {
     let plain = || Value::String(text.to_owned());
     let list = || {
         let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
@@ -108,18 +150,7 @@ fn candidates(present: Option<&Value>, text: &str) -> Vec<Value> {
     };
     match present {
         Some(Value::Array(_)) => vec![list()],
-        Some(Value::Integer(_)) => {
-            let number = text
-                .parse()
-                .ok()
-                .or_else(|| crate::config::parse_size(text).ok().and_then(|n| i64::try_from(n).ok()));
-            let number = number.or_else(|| {
-                crate::config::parse_duration(text)
-                    .ok()
-                    .and_then(|span| i64::try_from(span.as_secs()).ok())
-            });
-            number.map_or_else(|| vec![plain()], |n| vec![Value::Integer(n)])
-        }
+        Some(Value::Integer(_)) => vec![unit.read(text).map_or_else(plain, Value::Integer)],
         Some(Value::Boolean(_)) => match text {
             "true" | "yes" | "on" => vec![Value::Boolean(true)],
             "false" | "no" | "off" => vec![Value::Boolean(false)],
@@ -128,8 +159,7 @@ fn candidates(present: Option<&Value>, text: &str) -> Vec<Value> {
         // Absent: a field that is left out while empty. Its type shows in what it takes.
         None => {
             let mut all = vec![plain(), list()];
-            let size = || crate::config::parse_size(text).ok().and_then(|n| i64::try_from(n).ok());
-            all.extend(text.parse().ok().or_else(size).map(Value::Integer));
+            all.extend(unit.read(text).map(Value::Integer));
             all
         }
         Some(_) => vec![plain()],
@@ -215,6 +245,40 @@ mod tests {
             );
         }
         assert_eq!(why("delete_received", "maybe"), "`maybe` is neither true nor false");
+    }
+
+    #[test]
+    fn a_unit_of_another_kind_is_no_number() {
+        let partner = Partner::default();
+        let stored = |name: &str, text: &str| table(&set(&partner, name, text).unwrap()).get(name).and_then(Value::as_integer);
+        for (name, text, number) in [
+            ("max_message", "10MB", 10_000_000),
+            ("der_max", "4096", 4096),
+            ("connect_timeout", "2m", 120),
+            ("total_timeout", "3000ms", 3),
+            ("response_timeout", "0", 0),
+            ("max_parallel", "3", 3),
+        ] {
+            assert_eq!(stored(name, text), Some(number), "{name} {text}");
+        }
+        for (name, text) in [
+            ("max_message", "30s"),
+            ("der_max", "1h"),
+            ("connect_timeout", "10MB"),
+            ("response_timeout", "500ms"),
+            ("response_timeout", "1500ms"),
+            ("max_parallel", "2kB"),
+            ("max_parallel", "2s"),
+            ("retry.max_tries", "2kB"),
+        ] {
+            let why = set(&partner, name, text).unwrap_err().why;
+            assert!(why.starts_with(&format!("`{text}` is no whole number")), "{name}: {why}");
+        }
+        let user: User = serde_json::from_str(r#"{"name":"u"}"#).unwrap();
+        let user = |name: &str, text: &str| assign(&user, &[(name.to_owned(), text.to_owned())]);
+        assert_eq!(user("quota_bytes", "1GiB").unwrap().quota_bytes, 1 << 30);
+        assert_eq!(user("bandwidth", "1MB").unwrap().bandwidth, 1_000_000);
+        assert!(user("quota_files", "1kB").is_err() && user("quota_bytes", "1h").is_err());
     }
 
     #[test]
