@@ -100,6 +100,7 @@ fn settings(all: &Objects, partner: &Partner) -> Vec<(&'static str, String)> {
         ("Blocked", blocked.map(|blocked| blocked.to_string()).unwrap_or_default()),
         ("HTTP user", partner.http_auth.user.clone()),
         ("Logs in as", partner.inbound_auth.user.clone()),
+        ("Proxy user", partner.proxy_auth.user.clone()),
         ("Settings", others(partner).join("\n")),
     ]
 }
@@ -116,4 +117,29 @@ fn others(partner: &Partner) -> Vec<String> {
     let differs = |(name, value): &(&String, &toml::Value)| !SHOWN_ABOVE.contains(&name.as_str()) && defaults.get(*name) != Some(*value);
     let others = settings.iter().filter(differs);
     others.map(|(name, value)| format!("{name} = {value}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::partner::HttpAuth;
+
+    #[test]
+    fn logins_are_shown_without_their_passwords() {
+        let login = |user: &str| HttpAuth {
+            user: user.to_owned(),
+            password: "sealed:x".to_owned(),
+        };
+        let partner = Partner {
+            http_auth: login("out"),
+            inbound_auth: login("in"),
+            proxy_auth: login("by"),
+            ..Partner::default()
+        };
+        let lines = settings(&Objects::default(), &partner);
+        for line in [("HTTP user", "out"), ("Logs in as", "in"), ("Proxy user", "by")] {
+            assert!(lines.iter().any(|(name, value)| (*name, value.as_str()) == line), "{lines:?}");
+        }
+        assert!(!lines.iter().any(|(_, value)| value.contains("sealed")), "{lines:?}");
+    }
 }
