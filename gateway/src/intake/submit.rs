@@ -168,11 +168,12 @@ fn stage(core: &Core, path: &Path) -> Result<(Staged, String)> {
             "make room or look at the disk",
         )
     };
-    core.storage.check_room().map_err(full)?;
     let mut file = std::fs::File::open(path).map_err(cannot)?;
-    if file.metadata().map_err(cannot)?.is_dir() {
+    let found = file.metadata().map_err(cannot)?;
+    if found.is_dir() {
         return Err(refused(RefusalKind::Invalid, "bad-file", "it is a directory".to_owned()));
     }
+    core.storage.check_room_for(found.len()).map_err(full)?;
     let mut draft = core.storage.draft();
     let mut hash = Sha256::new();
     let mut buffer = vec![0u8; PIECE];
@@ -191,7 +192,37 @@ fn stage(core: &Core, path: &Path) -> Result<(Staged, String)> {
             ));
         }
         hash.update(piece);
-        draft.append(piece).map_err(full)?;
+        // The length of a pipe is told by nobody before.
+        core.storage.check_room().and_then(|()| draft.append(piece)).map_err(full)?;
     }
     Ok((draft.stage().map_err(full)?, hex(&hash.finish())))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::manage::tests::{place_with, plain_pair};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_would_pass_the_watermark_is_not_read() {
+        // Others use the disk as well, so the steps are wide.
+        const STEP: u64 = 4 << 30;
+        let place = place_with(|config| {
+            let free = crate::storage::free_bytes(&std::env::temp_dir()).unwrap();
+            config.storage.min_free = free.saturating_sub(STEP);
+            config.uploads.max_file = 1 << 20;
+        })
+        .await;
+        plain_pair(&place.core).await;
+        let file = place.dir.path().join("large.edi");
+        std::fs::File::create(&file).unwrap().set_len(2 * STEP).unwrap();
+        let what = Submission {
+            file,
+            ..Submission::default()
+        };
+        let refused = submit(&place.core, "ALICE", "BOB", what).await.unwrap_err();
+        assert_eq!(refused.code, "storage", "{refused:?}");
+    }
 }

@@ -310,9 +310,10 @@ impl Storage {
     /// A staged copy of an entry's bytes that lives on its own: for a resend.
     ///
     /// # Errors
-    /// The disk's.
+    /// The disk's; `Full` if the watermark would be passed.
     pub fn restage(&self, entry: &Entry) -> Result<Staged> {
         let content = self.open_entry(entry)?;
+        self.check_room_for(content.len())?;
         let mut draft = self.draft();
         content.for_each(COPY_PIECE, |piece| draft.append(piece))?;
         draft.stage()

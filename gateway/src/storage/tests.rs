@@ -84,6 +84,31 @@ fn what_would_pass_the_watermark_is_not_begun() {
 }
 
 #[test]
+fn a_copy_for_a_resend_leaves_the_watermark() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Arc::new(Journal::open(&dir.path().join("db")).unwrap());
+    let storage = Storage::open(dir.path(), journal, u64::MAX).unwrap();
+    let entry = Entry {
+        account: "acme".to_owned(),
+        parent: "AS2/files/A/B/outbox/1".to_owned(),
+        name: "sent.edi".to_owned(),
+        version: 0,
+        area: Area::Files,
+        message: "1".to_owned(),
+        is_dir: false,
+        store: String::new(),
+        size: 3,
+        created: 0,
+        noncurrent: None,
+    };
+    let path = storage.tree_path(&entry);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, "abc").unwrap();
+    assert!(storage.restage(&entry).unwrap_err().is_full());
+    assert_eq!(fs::read_dir(dir.path().join("store")).unwrap().count(), 0);
+}
+
+#[test]
 fn a_dropped_draft_leaves_nothing() {
     let (dir, storage) = storage();
     let mut draft = storage.draft();
