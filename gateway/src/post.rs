@@ -18,12 +18,10 @@ pub(crate) mod wire;
 use std::fmt;
 use std::fs::File;
 use std::future::Future;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use as2_core::headers::Headers;
 use bytes::Bytes;
-use openssl::ssl::SslConnector;
 use zeroize::Zeroizing;
 
 use crate::hint::{command, option};
@@ -31,6 +29,7 @@ use crate::partner::TlsMode;
 use crate::url::Url;
 pub(crate) use exchange::is_ours;
 use pool::{Place, Pool};
+use tls::Roots;
 pub use token::Grant;
 use token::{Authorization, Tokens};
 
@@ -38,12 +37,12 @@ use token::{Authorization, Tokens};
 /// longer one a new connection costs nothing.
 const MAX_REPEATED: u64 = 4 << 20;
 
-/// Posts messages and MDNs. Cheap to share; keeps the system's roots after the first use, and connections and tokens for a while.
+/// Posts messages and MDNs. Cheap to share; keeps the system's roots until they change, and connections and tokens for a while.
 #[derive(Default)]
 pub struct Poster {
-    roots: OnceLock<SslConnector>,
-    roots_13: OnceLock<SslConnector>,
-    roots_legacy: OnceLock<SslConnector>,
+    roots: Roots,
+    roots_13: Roots,
+    roots_legacy: Roots,
     pool: Pool,
     tokens: Tokens,
 }

@@ -1,14 +1,17 @@
 //! TLS to a partner: pinned certificates or the system's roots.
 
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
+use std::time::{Instant, SystemTime};
 
 use openssl::error::ErrorStack;
 use openssl::hash::MessageDigest;
 use openssl::pkey::PKey;
 use openssl::ssl::{Ssl, SslConnector, SslMethod, SslOptions, SslRef, SslVerifyMode, SslVersion};
 use openssl::x509::{X509, X509Ref, X509VerifyResult};
+use openssl_probe::ProbeResult;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_openssl::SslStream;
@@ -20,12 +23,7 @@ use crate::partner::TlsMode;
 use crate::url::Url;
 
 /// Shakes hands and checks whom we talk to.
-pub(super) async fn connect(
-    roots: &OnceLock<SslConnector>,
-    target: &Target,
-    url: &Url,
-    stream: TcpStream,
-) -> Result<Connection, PostError> {
+pub(super) async fn connect(roots: &Roots, target: &Target, url: &Url, stream: TcpStream) -> Result<Connection, PostError> {
     let shown = Shown::default();
     let ssl = configure(roots, target, url, &shown).map_err(|error| {
         PostError::new(
@@ -85,14 +83,46 @@ impl Shown {
     }
 }
 
-fn configure(roots: &OnceLock<SslConnector>, target: &Target, url: &Url, shown: &Shown) -> Result<Ssl, ErrorStack> {
-    let connector = match roots.get() {
-        Some(connector) => connector.clone(),
-        None => {
-            let built = connector(target.tls)?;
-            roots.get_or_init(|| built).clone()
+/// The system's roots as they were read last. The system renews them while we run, so that they are read anew when a file or a
+/// directory of theirs has changed.
+#[derive(Default)]
+pub(super) struct Roots(Mutex<Option<(Vec<Stamp>, SslConnector)>>);
+
+/// Where something lies on the disk, since when, and how long it is.
+type Stamp = Option<(u64, SystemTime, u64)>;
+
+impl Roots {
+    fn connector(&self, tls: TlsMode, places: &ProbeResult) -> Result<SslConnector, ErrorStack> {
+        let stamps: Vec<Stamp> = places.cert_file.iter().chain(&places.cert_dir).map(|path| stamp(path)).collect();
+        let mut read = locked(&self.0);
+        if let Some((of, connector)) = &*read
+            && *of == stamps
+        {
+            return Ok(connector.clone());
         }
-    };
+        match (connector(tls, places), &*read) {
+            (Ok(connector), _) => {
+                *read = Some((stamps, connector.clone()));
+                Ok(connector)
+            }
+            // Somebody may be just about to write it.
+            (Err(error), Some((_, connector))) => {
+                tracing::warn!(%error, "cannot read the system's roots anew; those of before count");
+                Ok(connector.clone())
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+}
+
+fn stamp(path: &Path) -> Stamp {
+    let found = std::fs::metadata(path).ok()?;
+    Some((found.ino(), found.modified().ok()?, found.len()))
+}
+
+fn configure(roots: &Roots, target: &Target, url: &Url, shown: &Shown) -> Result<Ssl, ErrorStack> {
+    // A library that was built into the program does not know where this system keeps its roots.
+    let connector = roots.connector(target.tls, &openssl_probe::probe())?;
     let mut configuration = connector.configure()?;
     let (pinned, shown) = (target.pinned.clone(), shown.clone());
     configuration.set_verify_hostname(pinned.is_empty());
@@ -131,7 +161,7 @@ fn show(ssl: &mut SslRef, chain: &[Vec<u8>], pkcs8: &[u8]) -> Result<(), ErrorSt
     ssl.set_private_key(&key)
 }
 
-fn connector(tls: TlsMode) -> Result<SslConnector, ErrorStack> {
+fn connector(tls: TlsMode, places: &ProbeResult) -> Result<SslConnector, ErrorStack> {
     let mut builder = SslConnector::builder(SslMethod::tls_client())?;
     match tls {
         TlsMode::Default => builder.set_min_proto_version(Some(SslVersion::TLS1_2))?,
@@ -145,12 +175,10 @@ fn connector(tls: TlsMode) -> Result<SslConnector, ErrorStack> {
     // COMPAT: old servers end an answer without close_notify. An MDN has an end and a signature of its own.
     builder.set_options(SslOptions::IGNORE_UNEXPECTED_EOF | SslOptions::NO_COMPRESSION);
     builder.set_alpn_protos(b"\x08http/1.1")?;
-    // A library that was built into the program does not know where this system keeps its roots.
-    let found = openssl_probe::probe();
-    if let Some(file) = &found.cert_file {
+    if let Some(file) = &places.cert_file {
         builder.load_verify_locations(Some(file), None)?;
     }
-    for dir in &found.cert_dir {
+    for dir in &places.cert_dir {
         builder.load_verify_locations(None, Some(dir))?;
     }
     Ok(builder.build())
@@ -256,4 +284,58 @@ fn describe(certificate: &X509Ref) -> String {
         certificate.not_after(),
         digest.unwrap_or_default()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn changed_roots_count_without_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("bundle.pem");
+        let places = ProbeResult {
+            cert_file: Some(file.clone()),
+            cert_dir: Vec::new(),
+        };
+        // As the system does it: a new file takes the place of the old one.
+        let put = |text: &[u8]| {
+            std::fs::write(dir.path().join("new"), text).unwrap();
+            std::fs::rename(dir.path().join("new"), &file).unwrap();
+        };
+        let pem = |cn: &str| {
+            let subject = keystore::Subject {
+                cn: cn.to_owned(),
+                ..keystore::Subject::default()
+            };
+            let pair = keystore::identity(keystore::KeySpec::EcP256, &subject, 1_795_359_600, 400).unwrap();
+            X509::from_der(&pair.certificate).unwrap().to_pem().unwrap()
+        };
+        let roots = Roots::default();
+        let trusted = || {
+            let connector = roots.connector(TlsMode::Default, &places).unwrap();
+            let names = connector
+                .context()
+                .cert_store()
+                .all_certificates()
+                .into_iter()
+                .map(|root| describe(&root));
+            (std::ptr::from_ref(connector.context()), names.collect::<Vec<_>>().join("\n"))
+        };
+        put(&pem("first root"));
+        let (one, names) = trusted();
+        assert!(names.contains("first root"), "{names}");
+        assert_eq!(trusted().0, one, "read once");
+        put(&pem("second root"));
+        let (other, names) = trusted();
+        assert!(
+            other != one && names.contains("second root") && !names.contains("first root"),
+            "{names}"
+        );
+        // One that cannot be read takes nothing away.
+        put(b"-----BEGIN CERTIFICATE-----\nhalf");
+        assert_eq!(trusted().0, other);
+    }
 }
