@@ -27,7 +27,6 @@ use crate::block;
 use crate::clock::Millis;
 use crate::config::keys::MAX_CHANNELS;
 use crate::config::{Algorithms, Config};
-use crate::event::NewEvent;
 use crate::gateway::Core;
 use crate::journal::JournalError;
 use crate::lock::locked;
@@ -39,7 +38,7 @@ use pace::Clocks;
 use penalty::Penalties;
 use proofs::{Judge, describe, method_of};
 use revoked::Revoked;
-use trail::Trail;
+use trail::{Deed, Trail};
 use tree::As2Tree;
 
 /// How often the host keys are looked at.
@@ -127,26 +126,16 @@ impl Logins {
     /// A login in the log, the metrics and the journal.
     fn record(&self, kind: &'static str, user: &str, facts: serde_json::Value) {
         let account = self.core.objects().user(user).map(|user| user.account.clone()).unwrap_or_default();
-        let (user, now) = (
-            user.chars().take(crate::user::MAX_USER_NAME).collect::<String>(),
-            self.core.clock.now(),
-        );
-        // What the user did before stands before.
-        let deeds = self.trail.take();
-        let event = move |tx: &crate::journal::Tx<'_>| {
-            deeds.map_or(Ok(()), |deeds| deeds.record(tx))?;
-            tx.record(
-                &NewEvent {
-                    account: &account,
-                    kind,
-                    subject: &user,
-                    facts,
-                },
-                now,
-            )
+        let deed = Deed {
+            at: self.core.clock.now(),
+            account,
+            kind,
+            user: user.chars().take(crate::user::MAX_USER_NAME).collect(),
+            facts,
         };
-        if let Err(error) = self.core.journal.write_blocking(event) {
-            tracing::error!(%error, "cannot record a login");
+        // What the user did before stands before.
+        if let Err(error) = self.trail.write_with(&self.core.journal, deed) {
+            tracing::error!(%error, "cannot record a login yet");
         }
     }
 }

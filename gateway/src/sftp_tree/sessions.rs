@@ -180,9 +180,7 @@ async fn turn(
     pid: u32,
     shown: &mut Option<(Board, Instant)>,
 ) -> Result<(), JournalError> {
-    if let Some(batch) = logins.trail.take() {
-        core.journal.write(move |tx| batch.record(tx)).await?;
-    }
+    logins.trail.write(&core.journal).await?;
     let orders: Orders = core.journal.read(|tx| fact(tx, ORDERS))?;
     if !orders.ids.is_empty() || !orders.lift.is_empty() {
         // Before it has shown anything, an order is for a former server that had the same number.
