@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde::{Deserialize, Serialize};
+
 /// A moment in UTC milliseconds since 1970.
 pub type Millis = i64;
 
@@ -21,6 +23,38 @@ pub fn midnight(at: Millis) -> Millis {
 pub trait Clock: Send + Sync + 'static {
     /// The present moment.
     fn now(&self) -> Millis;
+
+    /// How long the machine has been running, which nobody sets.
+    fn uptime(&self) -> Uptime;
+}
+
+/// How long the machine has been running, sleep included, and since which start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uptime {
+    boot: String,
+    up: Millis,
+}
+
+impl Uptime {
+    /// The time that has passed for certain since an earlier look. How long a machine was off nobody knows.
+    #[must_use]
+    pub fn since(&self, earlier: &Uptime) -> Millis {
+        if self.boot == earlier.boot && self.up >= earlier.up {
+            self.up - earlier.up
+        } else {
+            self.up
+        }
+    }
+
+    /// Linux's; a machine that does not tell has just been started each time.
+    fn of_machine() -> Self {
+        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+        let seconds = read("/proc/uptime").split('.').next().and_then(|text| text.parse::<i64>().ok());
+        Uptime {
+            boot: read("/proc/sys/kernel/random/boot_id").trim().to_owned(),
+            up: seconds.unwrap_or(0).saturating_mul(1000),
+        }
+    }
 }
 
 /// The machine's clock, shifted by the number of seconds that stands in a file, if one was named.
@@ -54,33 +88,55 @@ impl Clock for SystemClock {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         millis(since).saturating_add(self.shift())
     }
+
+    fn uptime(&self) -> Uptime {
+        Uptime::of_machine()
+    }
 }
 
 /// A clock that stands still until somebody moves it.
 #[derive(Clone, Default)]
-pub struct ManualClock(Arc<AtomicI64>);
+pub struct ManualClock {
+    now: Arc<AtomicI64>,
+    up: Arc<AtomicI64>,
+}
 
 impl ManualClock {
     /// A clock that shows `at`.
     #[must_use]
     pub fn at(at: Millis) -> Self {
-        ManualClock(Arc::new(AtomicI64::new(at)))
+        let clock = ManualClock::default();
+        clock.now.store(at, Ordering::SeqCst);
+        clock
     }
 
-    /// Moves the clock on.
+    /// Time passes.
     pub fn advance(&self, by: Duration) {
-        self.0.fetch_add(millis(by), Ordering::SeqCst);
+        self.set_forward(by);
+        self.up.fetch_add(millis(by), Ordering::SeqCst);
+    }
+
+    /// Sets the clock forward: no time passes.
+    pub fn set_forward(&self, by: Duration) {
+        self.now.fetch_add(millis(by), Ordering::SeqCst);
     }
 
     /// Sets the clock back.
     pub fn set_back(&self, by: Duration) {
-        self.0.fetch_sub(millis(by), Ordering::SeqCst);
+        self.now.fetch_sub(millis(by), Ordering::SeqCst);
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> Millis {
-        self.0.load(Ordering::SeqCst)
+        self.now.load(Ordering::SeqCst)
+    }
+
+    fn uptime(&self) -> Uptime {
+        Uptime {
+            boot: "manual".to_owned(),
+            up: self.up.load(Ordering::SeqCst),
+        }
     }
 }
 
@@ -116,5 +172,17 @@ mod tests {
     fn forms_are_utc_with_milliseconds() {
         assert_eq!(rfc3339(1_795_306_153_123), "2026-11-22T00:09:13.123Z");
         assert_eq!(compact(1_795_306_153_123), "20261122T000913123Z");
+    }
+
+    #[test]
+    fn a_start_hides_how_long_a_machine_was_off() {
+        let look = |boot: &str, up| Uptime { boot: boot.to_owned(), up };
+        assert_eq!(look("a", 900).since(&look("a", 200)), 700);
+        assert_eq!(look("b", 900).since(&look("a", 200)), 900);
+        // A container that was started anew on the same machine.
+        assert_eq!(look("a", 100).since(&look("a", 200)), 100);
+        let now = Uptime::of_machine();
+        assert!(!now.boot.is_empty() && now.up > 0, "{now:?}");
+        assert!((0..60_000).contains(&Uptime::of_machine().since(&now)));
     }
 }

@@ -3,6 +3,7 @@
 //! Ages round up to the next midnight UTC, never down. What is not final, and what is under legal hold, stays. A step
 //! moves the bytes first, makes that durable, a batch with one sync, and marks the rows after; it may be repeated at any point.
 
+mod brake;
 mod rejected;
 
 use std::collections::BTreeSet;
@@ -10,25 +11,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use as2_core::hex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::clock::{DAY, Millis, midnight, millis, rfc3339};
 use crate::config::{Lifecycle, Stages};
 use crate::event::NewEvent;
 use crate::gateway::Core;
-use crate::journal::{Entry, JournalError, Tx, UploadState};
+use crate::journal::{Entry, JournalError, Tx, UploadRow, UploadState};
 use crate::layout::{self, Area};
 use crate::storage::StorageError;
 
+use brake::Brake;
+pub use brake::held;
 pub use rejected::{Rejections, bound_rejected};
 
 /// Entries that one transaction marks.
 const BATCH: u32 = 500;
 /// Messages, names or events that one transaction forgets; other writers wait meanwhile.
 const FORGET_BATCH: u32 = 200;
-/// An automatic sweep that would take more files of an area than this, and more than a fifth of all, waits for a person.
-const BRAKE: u64 = 100;
 /// When the last sweep ended, as milliseconds.
 const FACT_LAST: &str = "lifecycle.last";
 /// Set once the directories are gone that sweeps of before left behind.
@@ -47,7 +48,7 @@ pub struct Plan {
 }
 
 /// One account's area.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PlanRow {
     /// Whose.
     pub account: String,
@@ -62,17 +63,21 @@ pub struct PlanRow {
 }
 
 impl PlanRow {
-    /// More goes than a usual day takes.
-    fn is_suspicious(&self) -> bool {
-        self.gone() > BRAKE && self.gone() > self.all / 5
-    }
-
     fn gone(&self) -> u64 {
         self.noncurrent + self.delete
     }
 
-    fn things(&self) -> &'static str {
-        if self.area == HISTORY { "messages" } else { "files" }
+    /// How much of what it is, in words.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let things = if self.area == HISTORY { "messages" } else { "files" };
+        format!(
+            "{} of {} {things} of account {}, {}",
+            self.gone(),
+            self.all,
+            self.account,
+            self.area
+        )
     }
 }
 
@@ -93,15 +98,16 @@ pub enum SweepError {
         /// Why.
         why: String,
     },
-    /// Suspiciously much would go.
+    /// Much is due that the time since the last sweep does not explain.
     #[error(
-        "the sweep would take {} of {} {} of account {}, {}; look at it with `as2gate lifecycle run --dry-run` and start it by hand with `as2gate lifecycle run`",
-        .0.gone(), .0.all, .0.things(), .0.account, .0.area
+        "{} wait for a person, as the clock jumped or a life cycle was shortened; look at it with `as2gate lifecycle run --dry-run` and start it by hand with `as2gate lifecycle run`",
+        .0.words()
     )]
     Brake(PlanRow),
 }
 
 /// The moments before which a stage has ended: made or taken out of view at or before them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Due {
     made: Millis,
     retired: Millis,
@@ -114,6 +120,100 @@ impl Due {
             made: midnight - millis(stages.current),
             retired: midnight - millis(stages.noncurrent),
         }
+    }
+
+    fn later(self, by: Millis) -> Self {
+        Due {
+            made: self.made.saturating_add(by),
+            retired: self.retired.saturating_add(by),
+        }
+    }
+
+    fn min(self, other: Due) -> Self {
+        Due {
+            made: self.made.min(other.made),
+            retired: self.retired.min(other.retired),
+        }
+    }
+}
+
+/// What a row of a plan is about.
+#[derive(Clone, Copy)]
+enum Kind {
+    Area(Area),
+    /// Of uploads that broke off.
+    Parts,
+    History,
+}
+
+/// What a sweep does for one account in one area.
+struct Share {
+    account: String,
+    kind: Kind,
+    stages: Stages,
+}
+
+impl Share {
+    fn all_of(account: &str, lifecycle: &Lifecycle) -> Vec<Share> {
+        let tmp = lifecycle.tmp.current.saturating_add(lifecycle.tmp.noncurrent);
+        let areas = Area::ALL.iter().map(|area| (Kind::Area(*area), stages(lifecycle, *area)));
+        let all = areas.chain([(Kind::Parts, one_stage(tmp)), (Kind::History, one_stage(lifecycle.history))]);
+        let shares = all.map(|(kind, stages)| Share {
+            account: account.to_owned(),
+            kind,
+            stages,
+        });
+        shares.collect()
+    }
+
+    fn area(&self) -> &'static str {
+        match self.kind {
+            Kind::Area(area) => area.as_str(),
+            Kind::Parts => "tmp",
+            Kind::History => HISTORY,
+        }
+    }
+
+    fn due(&self, now: Millis) -> Due {
+        Due::at(now, self.stages)
+    }
+
+    /// What goes up to these moments.
+    fn count(&self, core: &Core, due: Due) -> Result<PlanRow, JournalError> {
+        let (noncurrent, delete, all) = match self.kind {
+            Kind::Area(area) => {
+                let count = core.journal.read(|tx| tx.count_sweep(&self.account, area, due.made, due.retired))?;
+                (count.retire, count.purge, count.all)
+            }
+            Kind::Parts => {
+                let parts = parts(core, &self.account)?;
+                let old = parts.iter().filter(|row| row.created <= due.made).count();
+                (0, counted(old), counted(parts.len()))
+            }
+            Kind::History => {
+                let (forget, messages) = core.journal.read(|tx| tx.count_history(&self.account, due.made))?;
+                (0, forget, messages)
+            }
+        };
+        Ok(PlanRow {
+            account: self.account.clone(),
+            area: self.area().to_owned(),
+            noncurrent,
+            delete,
+            all,
+        })
+    }
+}
+
+fn counted(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+/// Of what goes in one step.
+fn one_stage(span: Duration) -> Stages {
+    Stages {
+        current: span,
+        noncurrent: span,
     }
 }
 
@@ -144,52 +244,31 @@ fn figures(core: &Core) -> Result<Vec<(String, Lifecycle)>, SweepError> {
     own.collect()
 }
 
+fn shares(core: &Core) -> Result<Vec<Share>, SweepError> {
+    let all = figures(core)?;
+    Ok(all
+        .iter()
+        .flat_map(|(account, lifecycle)| Share::all_of(account, lifecycle))
+        .collect())
+}
+
 /// What a sweep would do now.
 ///
 /// # Errors
 /// The journal's, or unreadable figures.
 pub fn plan(core: &Core) -> Result<Plan, SweepError> {
-    let now = core.clock.now();
-    let mut rows = Vec::new();
-    for (account, lifecycle) in figures(core)? {
-        for area in Area::ALL {
-            let due = Due::at(now, stages(&lifecycle, *area));
-            let count = core.journal.read(|tx| tx.count_sweep(&account, *area, due.made, due.retired))?;
-            rows.push(PlanRow {
-                account: account.clone(),
-                area: area.to_string(),
-                noncurrent: count.retire,
-                delete: count.purge,
-                all: count.all,
-            });
-        }
-        let (parts, old) = parts(core, &account, lifecycle.tmp, now)?;
-        let ended = history_due(now, &lifecycle);
-        let (forget, messages) = core.journal.read(|tx| tx.count_history(&account, ended))?;
-        for (area, delete, all) in [("tmp", old, parts), (HISTORY, forget, messages)] {
-            rows.push(PlanRow {
-                account: account.clone(),
-                area: area.to_owned(),
-                noncurrent: 0,
-                delete,
-                all,
-            });
-        }
-    }
-    Ok(Plan { rows })
+    let (now, shares) = (core.clock.now(), shares(core)?);
+    let rows = shares.iter().map(|share| share.count(core, share.due(now)));
+    Ok(Plan {
+        rows: rows.collect::<Result<_, _>>()?,
+    })
 }
 
-/// Parts of broken-off uploads: all, and those whose time is over.
-fn parts(core: &Core, account: &str, tmp: Stages, now: Millis) -> Result<(u64, u64), SweepError> {
-    let before = Due::at(now, tmp).made - millis(tmp.noncurrent);
-    let rows = core.journal.read(|tx| tx.all_uploads())?;
-    let parts = rows.iter().filter(|row| row.account == account && row.state == UploadState::Part);
-    let (mut all, mut old) = (0, 0);
-    for row in parts {
-        all += 1;
-        old += u64::from(row.created <= before);
-    }
-    Ok((all, old))
+/// Parts of broken-off uploads.
+fn parts(core: &Core, account: &str) -> Result<Vec<UploadRow>, JournalError> {
+    let mut rows = core.journal.read(|tx| tx.all_uploads())?;
+    rows.retain(|row| row.account == account && row.state == UploadState::Part);
+    Ok(rows)
 }
 
 /// Sweeps now. `by_hand`: a person has looked, so the brake does not count.
@@ -197,32 +276,40 @@ fn parts(core: &Core, account: &str, tmp: Stages, now: Millis) -> Result<(u64, u
 /// # Errors
 /// The first trouble; what was done stays done, and the next sweep goes on.
 pub fn run(core: &Arc<Core>, by_hand: bool) -> Result<Plan, SweepError> {
-    let plan = plan(core)?;
-    let braked: Vec<&PlanRow> = plan.rows.iter().filter(|row| !by_hand && row.is_suspicious()).collect();
-    let goes = |account: &str, area: &str| !braked.iter().any(|row| row.account == account && row.area == area);
-    let now = core.clock.now();
-    for (account, lifecycle) in figures(core)? {
-        for area in Area::ALL.iter().filter(|area| goes(&account, area.as_str())) {
-            let due = Due::at(now, stages(&lifecycle, *area));
-            sweep_area(core, &account, *area, &due)?;
-        }
-        if goes(&account, "tmp") {
-            drop_parts(core, &account, lifecycle.tmp, now)?;
+    let (now, shares) = (core.clock.now(), shares(core)?);
+    let mut brake = Brake::new(core, now, by_hand)?;
+    let mut plan = Plan::default();
+    let mut borders = Vec::with_capacity(shares.len());
+    for share in &shares {
+        let (row, due) = brake.judge(core, share)?;
+        plan.rows.push(row);
+        borders.push((share, due));
+    }
+    let mut histories = Vec::new();
+    for (share, due) in borders {
+        match share.kind {
+            Kind::Area(area) => sweep_area(core, &share.account, area, &due)?,
+            Kind::Parts => drop_parts(core, &share.account, due.made)?,
+            Kind::History => histories.push((share.account.clone(), due.made)),
         }
     }
-    forget(core, now, &|account| goes(account, HISTORY))?;
+    // Refused messages to stations that are not here belong to nobody, who waits for no person.
+    let nobody = Share {
+        account: String::new(),
+        kind: Kind::History,
+        stages: one_stage(core.config.lifecycle.history),
+    };
+    histories.push((String::new(), brake.keep_pace(&nobody).made));
+    forget(core, now, histories)?;
     if core.journal.read(|tx| tx.fact(FACT_DIRECTORIES))?.is_none() {
         let gone = core.storage.drop_unlisted_directories(DIRECTORY_AGE.as_secs())?;
         core.journal.write_blocking(|tx| tx.set_fact(FACT_DIRECTORIES, "gone"))?;
         tracing::info!(gone, "removed empty directories that earlier sweeps left behind");
     }
-    // What stopped for one account stops nobody else's.
-    if let Some(row) = braked.first() {
-        return Err(SweepError::Brake((*row).clone()));
-    }
+    let held = brake.held().first().cloned();
     core.journal.write_blocking(move |tx| {
-        tx.forget_windows(now)?;
-        tx.set_fact(FACT_LAST, &now.to_string())
+        tx.forget_windows(brake.believed())?;
+        brake.note(tx)
     })?;
     // Noted where whoever rewrites the table does not get at it (security.md §11).
     let head = core.journal.read(|tx| tx.last_hash())?;
@@ -239,7 +326,7 @@ pub fn run(core: &Arc<Core>, by_hand: bool) -> Result<Plan, SweepError> {
             "life cycle"
         );
     }
-    Ok(plan)
+    held.map_or(Ok(plan), |row| Err(SweepError::Brake(row)))
 }
 
 fn sweep_area(core: &Core, account: &str, area: Area, due: &Due) -> Result<(), SweepError> {
@@ -289,13 +376,9 @@ fn purge(core: &Core, entries: Vec<Entry>) -> Result<(), SweepError> {
     Ok(())
 }
 
-fn drop_parts(core: &Core, account: &str, tmp: Stages, now: Millis) -> Result<(), SweepError> {
-    let before = Due::at(now, tmp).made - millis(tmp.noncurrent);
-    let rows = core.journal.read(|tx| tx.all_uploads())?;
-    let old = rows
-        .into_iter()
-        .filter(|row| row.account == account && row.state == UploadState::Part && row.created <= before);
-    for row in old {
+fn drop_parts(core: &Core, account: &str, before: Millis) -> Result<(), SweepError> {
+    let parts = parts(core, account)?;
+    for row in parts.into_iter().filter(|row| row.created <= before) {
         let store = row.store.clone();
         core.journal.write_blocking(move |tx| tx.remove_upload(&row))?;
         core.let_go_blocking(vec![store]);
@@ -303,21 +386,12 @@ fn drop_parts(core: &Core, account: &str, tmp: Stages, now: Millis) -> Result<()
     Ok(())
 }
 
-/// The moment up to which messages have to have ended to be forgotten.
-fn history_due(now: Millis, lifecycle: &Lifecycle) -> Millis {
-    midnight(now) - millis(lifecycle.history)
-}
-
-/// Forgets messages whose files are gone for good and whose time in the history is over, and then the events that are older
-/// than every message that is still known.
-fn forget(core: &Core, now: Millis, goes: &dyn Fn(&str) -> bool) -> Result<(), SweepError> {
-    let mut known = figures(core)?;
-    // Refused messages to stations that are not here belong to nobody.
-    known.push((String::new(), core.config.lifecycle.clone()));
+/// Forgets messages whose files are gone for good and that ended up to the moment of their account, and then the events that are
+/// older than every message that is still known.
+fn forget(core: &Core, now: Millis, histories: Vec<(String, Millis)>) -> Result<(), SweepError> {
     // Whose sweep is held back keeps its events too.
-    let oldest = known.iter().map(|(_, lifecycle)| history_due(now, lifecycle)).min();
-    for (account, lifecycle) in known.into_iter().filter(|(account, _)| goes(account)) {
-        let ended = history_due(now, &lifecycle);
+    let oldest = histories.iter().map(|(_, ended)| *ended).min();
+    for (account, ended) in histories {
         let messages = repeat(core, {
             let account = account.clone();
             move |tx| tx.forget_messages(&account, ended, FORGET_BATCH)

@@ -39,6 +39,7 @@ pub struct Registry {
     sftp_bytes: Family,
     queue_depth: Family,
     certificates_expiring: Family,
+    sweep_holds: Family,
 }
 
 /// One metric and its rows, a row for each combination of labels.
@@ -72,6 +73,11 @@ impl Default for Registry {
                 "as2gate_certificates_expiring",
                 "Certificates in use without a successor that expire within so many days.",
                 &["days"],
+            ),
+            sweep_holds: Family::gauge(
+                "as2gate_lifecycle_held",
+                "Areas of accounts in which the life cycle waits for a person.",
+                &[],
             ),
             queue_depth: Family::gauge("as2gate_as2_queue_depth", "Messages to be sent, by state.", &["state"]),
         }
@@ -126,6 +132,11 @@ impl Registry {
         self.certificates_expiring.set(&[&days.to_string()], count);
     }
 
+    /// In so many areas of accounts the life cycle waits for a person.
+    pub fn set_sweep_holds(&self, areas: u64) {
+        self.sweep_holds.set(&[], areas);
+    }
+
     /// The text that a scraper reads.
     #[must_use]
     pub fn render(&self) -> String {
@@ -142,6 +153,7 @@ impl Registry {
             &self.sftp_bytes,
             &self.queue_depth,
             &self.certificates_expiring,
+            &self.sweep_holds,
         ] {
             family.render(&mut out);
         }

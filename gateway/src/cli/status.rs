@@ -52,6 +52,13 @@ fn text(facts: &Facts) -> String {
     let counts = facts.counts.iter().map(|(name, count)| format!("{name} {count}"));
     let mut lines = vec![doors(facts), work(facts)];
     lines.extend(facts.listening.as_ref().map(addresses));
+    if let Some((first, others)) = facts.sweep_holds.split_first() {
+        let more = match others.len() {
+            0 => String::new(),
+            n => format!(" and {n} more"),
+        };
+        lines.push(format!("sweep      {}{more} wait for a person: as2gate doctor", first.words()));
+    }
     if !facts.other_settings.is_empty() {
         let keys = facts.other_settings.join(", ");
         lines.push(format!("settings   the running server has other values of {keys}: as2gate doctor"));

@@ -13,6 +13,7 @@ use crate::clock::{DAY, rfc3339};
 use crate::config::{Config, Secret, show_size};
 use crate::hint::{quoted, with_hint};
 use crate::journal::MessageFilter;
+use crate::lifecycle;
 use crate::manage::host_keys::HostKeyState;
 use crate::manage::{self, certificates, expiry, find, host_keys, objects, rules};
 use crate::objects::Objects;
@@ -260,6 +261,7 @@ fn contents(core: &Core) -> manage::Result<Vec<Finding>> {
         space(core)?,
         clock(core)?,
     ];
+    findings.extend(sweep(core)?);
     let all = objects(core)?;
     findings.extend(sealed(core, &all));
     findings.extend(expiry(core, &all));
@@ -418,6 +420,17 @@ fn clock(core: &Core) -> manage::Result<Finding> {
         ));
     }
     Ok(Finding::ok("clock", rfc3339(now)))
+}
+
+/// What the brake of the life cycle holds.
+fn sweep(core: &Core) -> manage::Result<Vec<Finding>> {
+    let held = lifecycle::held(core)?;
+    let findings = held.iter().map(|row| {
+        let detail = format!("{} wait for a person: the clock jumped, or a life cycle was shortened", row.words());
+        let hint = "set the clock or the life cycle right; if they are, `as2gate lifecycle run --dry-run` shows what goes and `as2gate lifecycle run` lets it go";
+        Finding::warn("life cycle", detail, hint)
+    });
+    Ok(findings.collect())
 }
 
 fn judge_objects(core: &Core) -> manage::Result<Vec<Finding>> {

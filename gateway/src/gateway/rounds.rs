@@ -84,6 +84,8 @@ pub(super) fn refresh_gauges(core: &Core, front: &sftp_front::Server) -> Result<
         let depth = counts.iter().find(|(counted, _)| *counted == state).map_or(0, |(_, count)| *count);
         core.metrics.set_queue_depth(state.as_str(), depth);
     }
+    let held = lifecycle::held(core)?.len();
+    core.metrics.set_sweep_holds(u64::try_from(held).unwrap_or(u64::MAX));
     let (all, now) = (core.objects(), core.clock.now());
     let due = manage::expiry::due(&core.config, &all, now, EXPIRY_DAYS[0] * DAY);
     for days in EXPIRY_DAYS {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Core, Listening, Started, is_served};
 use crate::clock::{DAY, Millis, rfc3339};
+use crate::lifecycle::{self, PlanRow};
 use crate::manage::expiry::{SOON_DAYS, due, label};
 use crate::manage::host_keys::HostKey;
 use crate::manage::{Result, host_keys, objects};
@@ -48,6 +49,8 @@ pub struct Facts {
     pub duplicates: u64,
     /// `HH:MM`, UTC.
     pub next_sweep: String,
+    /// What the last sweep left for a person.
+    pub sweep_holds: Vec<PlanRow>,
     /// Name, name for people, and days that are left.
     pub expiring: Vec<(String, String, i64)>,
     /// Of the SFTP door.
@@ -90,6 +93,7 @@ pub fn gather(core: &Core, database: String) -> Result<Facts> {
         duplicates: count(&|state| state == State::Duplicate),
         states,
         next_sweep: format!("{:02}:{:02}", run_at / 3600, run_at / 60 % 60),
+        sweep_holds: lifecycle::held(core)?,
         expiring: due
             .iter()
             .map(|c| (c.name.clone(), label(c).into_owned(), (c.not_after - now / 1000).div_euclid(86_400)))
@@ -189,6 +193,7 @@ impl Facts {
             "duplicates_24h": self.duplicates,
             "states": states,
             "next_sweep": self.next_sweep,
+            "sweep_holds": self.sweep_holds,
             "expiring": self.expiring.iter().map(|(name, _, days)| json!({ "name": name, "days": days })).collect::<Vec<_>>(),
             "host_keys": self.host_keys.iter().map(|key| json!({ "kind": key.kind, "state": key.state.as_str(), "fingerprint": key.fingerprint })).collect::<Vec<_>>(),
             "objects": objects,

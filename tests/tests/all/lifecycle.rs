@@ -291,6 +291,25 @@ fn the_brake_of_one_account_stops_no_other() {
     let kept = gateway.json(&["lifecycle", "status", "-a", "busy"]);
     let area = kept.as_array().unwrap().iter().find(|row| row["area"] == "raw-mdn").unwrap();
     assert_eq!((&area["files"], &area["next_noncurrent"]), (&101.into(), &101.into()), "{kept}");
+
+    // It is told, until a person has decided.
+    let words = "101 of 101 files of account busy, raw-mdn wait for a person";
+    assert_eq!(gateway.json(&["status"])["sweep_holds"][0]["noncurrent"], 101);
+    for command in ["status", "doctor"] {
+        let told = gateway.cli(&[command, "-o", "table"]).stdout;
+        assert!(told.contains(words), "{command}: {told}");
+    }
+    let metric = |value: &str| {
+        gateway.wait("the gauge", |gateway| {
+            let shown = gateway.metric("as2gate_lifecycle_held")?;
+            (shown == value).then_some(())
+        });
+    };
+    metric("1");
+    gateway.ok(&["lifecycle", "run", "-y"]);
+    assert_eq!(gateway.json(&["status"])["sweep_holds"], serde_json::json!([]));
+    assert!(!gateway.cli(&["doctor", "-o", "table"]).stdout.contains(words));
+    metric("0");
 }
 
 /// The hash of the last event.

@@ -1,0 +1,293 @@
+//! How much an automatic sweep takes without a person (durability.md §9.3).
+//!
+//! From one sweep to the next, the moments up to which things are due move on as fast as time passes. What becomes due by that
+//! goes, however much it is. Moments that went farther were moved by something else: a clock that jumped, or a life cycle that
+//! was shortened. If much is due by that alone, the area is swept as far as time explains, and the rest waits for a person.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Due, FACT_LAST, PlanRow, Share};
+use crate::clock::{Millis, Uptime};
+use crate::gateway::Core;
+use crate::journal::{JournalError, Tx};
+
+/// More than this, and more than a fifth of all, is much.
+const FLOOR: u64 = 100;
+/// What is held against no clock: due is what is due at midnight, whenever a sweep comes, and a machine is off at times.
+const SLACK: Millis = 26 * 3_600_000;
+/// How far the last sweep came.
+const FACT_PACE: &str = "lifecycle.pace";
+
+/// How far a sweep came, by a clock that is believed.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Pace {
+    at: Millis,
+    uptime: Uptime,
+    due: BTreeMap<String, Due>,
+    /// What waits for a person.
+    held: Vec<PlanRow>,
+}
+
+/// The brake in one sweep.
+pub(super) struct Brake {
+    now: Millis,
+    /// What the next sweep goes by.
+    next: Pace,
+    /// Nothing is held against a person, nor against the first sweep of all.
+    last: Option<Pace>,
+    /// For certain since the last one.
+    passed: Millis,
+}
+
+impl Brake {
+    pub(super) fn new(core: &Core, now: Millis, by_hand: bool) -> Result<Self, JournalError> {
+        let last = if by_hand { None } else { last(core)? };
+        let uptime = core.clock.uptime();
+        Ok(Brake {
+            now,
+            passed: last.as_ref().map_or(0, |last| uptime.since(&last.uptime)),
+            next: Pace {
+                at: now,
+                uptime,
+                ..Pace::default()
+            },
+            last,
+        })
+    }
+
+    /// What goes of an area, and up to which moments.
+    pub(super) fn judge(&mut self, core: &Core, share: &Share) -> Result<(PlanRow, Due), JournalError> {
+        let due = share.due(self.now);
+        let row = share.count(core, due)?;
+        let explained = self.explained(share, SLACK);
+        if explained != due && row.gone() > FLOOR {
+            let usual = share.count(core, explained)?;
+            let beyond = PlanRow {
+                noncurrent: row.noncurrent.saturating_sub(usual.noncurrent),
+                delete: row.delete.saturating_sub(usual.delete),
+                ..row.clone()
+            };
+            if beyond.gone() > FLOOR && beyond.gone() > row.all / 5 {
+                self.next.held.push(beyond);
+                // Without the slack: it would add up.
+                self.keep(share, self.explained(share, 0));
+                return Ok((usual, explained));
+            }
+        }
+        self.keep(share, due);
+        Ok((row, due))
+    }
+
+    /// Up to which moments a share is swept that no person looks after: as far as time explains.
+    pub(super) fn keep_pace(&mut self, share: &Share) -> Due {
+        let due = self.explained(share, SLACK);
+        self.keep(share, due);
+        due
+    }
+
+    /// What is due at most by the time that has passed.
+    fn explained(&self, share: &Share, slack: Millis) -> Due {
+        let due = share.due(self.now);
+        let Some(last) = &self.last else { return due };
+        let was = last.due.get(&key(share)).copied().unwrap_or_else(|| share.due(last.at));
+        was.later(self.passed + slack).min(due)
+    }
+
+    fn keep(&mut self, share: &Share, due: Due) {
+        self.next.due.insert(key(share), due);
+    }
+
+    /// What waits for a person.
+    pub(super) fn held(&self) -> &[PlanRow] {
+        &self.next.held
+    }
+
+    /// The time, unless the clock jumped.
+    pub(super) fn believed(&self) -> Millis {
+        self.passed_until(SLACK)
+    }
+
+    fn passed_until(&self, slack: Millis) -> Millis {
+        let since = self.last.as_ref().map(|last| last.at.saturating_add(self.passed + slack));
+        since.map_or(self.now, |until| until.min(self.now))
+    }
+
+    /// The sweep has ended.
+    pub(super) fn note(mut self, tx: &Tx<'_>) -> Result<(), JournalError> {
+        if self.next.held.is_empty() {
+            tx.set_fact(FACT_LAST, &self.now.to_string())?;
+        } else {
+            self.next.at = self.passed_until(0);
+        }
+        tx.set_fact(FACT_PACE, &serde_json::to_string(&self.next)?)
+    }
+}
+
+fn key(share: &Share) -> String {
+    format!("{}/{}", share.account, share.area())
+}
+
+fn last(core: &Core) -> Result<Option<Pace>, JournalError> {
+    let (pace, last) = core.journal.read(|tx| Ok((tx.fact(FACT_PACE)?, tx.fact(FACT_LAST)?)))?;
+    if let Some(pace) = pace {
+        return Ok(Some(serde_json::from_str(&pace)?));
+    }
+    // Sweeps of before noted no more than when they ended.
+    let at = last.and_then(|text| text.parse().ok());
+    Ok(at.map(|at| Pace { at, ..Pace::default() }))
+}
+
+/// What the last automatic sweep left for a person, by account and area.
+///
+/// # Errors
+/// The journal's.
+pub fn held(core: &Core) -> Result<Vec<PlanRow>, JournalError> {
+    Ok(last(core)?.map(|pace| pace.held).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::time::Duration;
+
+    use tokio::task::block_in_place;
+
+    use super::*;
+    use crate::clock::{Clock as _, DAY};
+    use crate::config::Stages;
+    use crate::lifecycle::{Plan, SweepError, is_due, run};
+    use crate::manage::accounts;
+    use crate::manage::tests::{Place, place, place_with};
+
+    const A_DAY: Duration = Duration::from_secs(86_400);
+
+    fn sql(place: &Place, statement: &str) {
+        let db = rusqlite::Connection::open(place.core.config.paths().db).unwrap();
+        db.busy_timeout(A_DAY).unwrap();
+        db.execute(statement, []).unwrap();
+    }
+
+    /// So many MDNs come; nobody misses their bytes.
+    fn come(place: &Place, count: u64) {
+        let now = place.clock.now();
+        let some = format!("WITH RECURSIVE n (k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM n WHERE k < {count})");
+        sql(
+            place,
+            &format!(
+                "{some} INSERT INTO entry (account, parent, name, area, message, is_dir, size, created)
+                 SELECT 'acme', 'AS2/raw-mdn/incoming', '{now}-' || k || '.mdn', 'raw-mdn', '', 0, 9, {now} FROM n"
+            ),
+        );
+    }
+
+    fn sweep(place: &Place, by_hand: bool) -> Result<Plan, SweepError> {
+        block_in_place(|| run(&place.core, by_hand))
+    }
+
+    fn mdns(place: &Place) -> PlanRow {
+        let plan = crate::lifecycle::plan(&place.core).unwrap();
+        plan.rows.into_iter().find(|row| row.area == "raw-mdn").unwrap()
+    }
+
+    /// What the brake holds of how many.
+    fn braked(place: &Place) -> Option<(u64, u64)> {
+        let told = match sweep(place, false) {
+            Ok(_) => None,
+            Err(SweepError::Brake(row)) => Some((row.gone(), row.all)),
+            Err(error) => panic!("{error}"),
+        };
+        let held = held(&place.core).unwrap();
+        assert_eq!(held.first().map(|row| (row.gone(), row.all)), told);
+        assert_eq!(is_due(&place.core).unwrap(), told.is_some(), "it is tried again");
+        told
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn usual_days_are_never_braked() {
+        let days = |n| A_DAY * n;
+        for (stage, step, count) in [(2, 1, 60), (2, 1, 500), (35, 30, 420), (1, 3, 200)] {
+            let place = place_with(|config| {
+                config.lifecycle.messages = Stages {
+                    current: days(stage),
+                    noncurrent: days(stage),
+                }
+            })
+            .await;
+            assert_eq!(braked(&place), None);
+            for round in 0..8 {
+                come(&place, count);
+                place.clock.advance(days(step));
+                assert_eq!(braked(&place), None, "{stage} days, {count} every {step} days, round {round}");
+            }
+            let kept = u64::from(2 * stage / step + 2) * count;
+            assert!(mdns(&place).all <= kept, "{:?}", mdns(&place));
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_clock_that_jumped_takes_nothing() {
+        let place = place().await;
+        assert_eq!(braked(&place), None);
+        let day = place.clock.now() / DAY * DAY;
+        for _ in 0..3 {
+            come(&place, 50);
+            place.clock.advance(A_DAY);
+            assert_eq!(braked(&place), None);
+        }
+        // One name is free again when the sweep comes, of the other the clock says so.
+        for (name, ends) in [("over", day), ("ahead", day + 20 * DAY)] {
+            sql(
+                &place,
+                &format!("INSERT INTO name_window VALUES ('acme', 's', '{name}', 0, {ends}, 'm')"),
+            );
+        }
+        place.clock.set_forward(40 * A_DAY);
+        for _ in 0..3 {
+            assert_eq!(braked(&place), Some((150, 150)));
+            place.clock.advance(A_DAY / 24);
+        }
+        assert_eq!(mdns(&place).noncurrent, 150, "all are there");
+        let db = rusqlite::Connection::open(place.core.config.paths().db).unwrap();
+        let names: String = db
+            .query_row("SELECT group_concat(name_key) FROM name_window", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(names, "ahead", "what comes behind a braked area is done");
+        // Set right, it has done no harm.
+        place.clock.set_back(40 * A_DAY);
+        place.clock.advance(A_DAY);
+        assert_eq!(braked(&place), None);
+        // A person may believe it.
+        place.clock.set_forward(40 * A_DAY);
+        assert_eq!(braked(&place), Some((150, 150)));
+        sweep(&place, true).unwrap();
+        assert_eq!((mdns(&place).noncurrent, held(&place.core).unwrap().len()), (0, 0));
+        assert_eq!(braked(&place), None);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_life_cycle_shortened_by_a_slip_takes_no_more_than_before() {
+        let place = place().await;
+        for _ in 0..8 {
+            assert_eq!(braked(&place), None);
+            come(&place, 110);
+            place.clock.advance(5 * A_DAY);
+        }
+        assert_eq!(braked(&place), None);
+        assert_eq!(mdns(&place).all, 880);
+        let slip = ["current", "noncurrent"].map(|stage| (format!("lifecycle.messages.{stage}"), "1d".to_owned()));
+        accounts::set(&place.core, "acme", &slip, false).await.unwrap();
+        place.core.refresh_objects().unwrap();
+        place.clock.advance(A_DAY);
+        assert_eq!(braked(&place), Some((770, 880)));
+        // What the days make due goes on leaving: the disk does not fill while nobody looks.
+        let before = mdns(&place).noncurrent;
+        place.clock.advance(10 * A_DAY);
+        assert!(braked(&place).is_some());
+        assert_eq!(mdns(&place).noncurrent, before - 220);
+        sweep(&place, true).unwrap();
+        assert_eq!(braked(&place), None);
+    }
+}
