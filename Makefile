@@ -22,7 +22,7 @@ build: ## build the release binary as2gate
 	@$(CARGO) build $(FLAGS) --bin as2gate
 	@echo "built $(AS2GATE_BIN)"
 
-test: ## run every test; whole-system tests use OpenSSH, OpenSSL, keytool, pyas2lib and ten SFTP clients
+test: ## run every test; whole-system tests use OpenSSH, OpenSSL, keytool, pyas2lib and SFTP clients
 	@.ci/prerequisites $(TEST_TOOLS)
 	@$(MAKE) --no-print-directory build
 	@$(CARGO) test $(FLAGS) --no-fail-fast -- --test-threads=4
