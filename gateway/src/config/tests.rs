@@ -37,6 +37,9 @@ fn the_file_overrides_defaults_and_the_environment_the_file() {
         ("AS2GATE_RETRY__INITIAL", "5s"),
         ("AS2GATE_AS2__LISTEN", "127.0.0.1:0"),
         ("AS2GATE_ACCOUNT", "acme"),
+        ("AS2GATE_PUBLIC_URL", "https://as2.acme.example"),
+        ("AS2GATE_TEST_CLOCK", "clock"),
+        ("AS2GATE_PORT_8080_TCP", "tcp://10.0.0.1:8080"),
         ("AS2GATE_SFTP__BAN__WITHIN", "\"1m\""),
     ];
     let config = load(text, &env).unwrap();
@@ -45,6 +48,7 @@ fn the_file_overrides_defaults_and_the_environment_the_file() {
     assert_eq!(config.sftp.ban.failures, 3);
     assert_eq!(config.sftp.ban.within, Duration::from_secs(60));
     assert_eq!(config.as2.listen, ["127.0.0.1:0"]);
+    assert_eq!(config.public_url, "https://as2.acme.example");
     assert!(
         config.data_dir.ends_with("data") && config.data_dir.is_absolute(),
         "a path in the file starts at the file"
@@ -62,6 +66,11 @@ fn unknown_keys_name_line_and_nearest_key() {
     assert!(error.hint.contains("sftp.listen"), "{}", error.hint);
     let error = load("", &[("AS2GATE_SFTP__LISEN", "x")]).unwrap_err();
     assert!(error.what.contains("AS2GATE_SFTP__LISEN"), "{error}");
+    for (name, key) in [("AS2GATE_PUBLC_URL", "public_url"), ("AS2GATE_SFTP_LISTEN", "sftp.listen")] {
+        let error = load("", &[(name, "x")]).unwrap_err();
+        assert!(error.what.starts_with(name) && error.hint.contains(key), "{error:?}");
+    }
+    assert!(load("", &[("AS2GATE_SFTP", "x")]).is_err(), "a section has no value");
     assert!(
         load("[console]\nlisten = \"127.0.0.1:9080\"\n", &[]).is_err(),
         "later keys are unknown today"

@@ -16,6 +16,9 @@ use super::{ConfigError, Secret};
 pub const MAX_CONFIG_FILE: usize = 1 << 20;
 /// What begins the name of an environment variable that overrides a key.
 pub const ENV_PREFIX: &str = "AS2GATE_";
+/// What else begins so without its prefix: options, what tests use, and what Kubernetes sets beside a service named as2gate.
+const OTHERS: [&str; 7] = ["CONFIG", "ACCOUNT", "BIN", "SABOTAGE_BIN", "SEED", "KILLS", "BIG_MIB"];
+const OTHERS_BEGIN: [&str; 3] = ["TEST_", "SERVICE_", "PORT"];
 /// The standard port of SFTP, and the one used where it cannot be bound.
 const SFTP_PORT_FALLBACK: &str = "0.0.0.0:2022";
 
@@ -116,7 +119,11 @@ impl Values {
     /// # Errors
     /// The first variable with an unknown key or a wrong value.
     pub fn lay_env(&mut self, variables: impl Iterator<Item = (String, String)>) -> Result<(), ConfigError> {
-        let mut ours: Vec<(String, String)> = variables.filter(|(name, _)| name.starts_with(ENV_PREFIX)).collect();
+        let is_ours = |name: &str| {
+            name.strip_prefix(ENV_PREFIX)
+                .is_some_and(|rest| !OTHERS.contains(&rest) && !OTHERS_BEGIN.iter().any(|begin| rest.starts_with(begin)))
+        };
+        let mut ours: Vec<(String, String)> = variables.filter(|(name, _)| is_ours(name)).collect();
         ours.sort();
         for (name, text) in ours {
             let path = name
@@ -124,20 +131,20 @@ impl Values {
                 .unwrap_or_default()
                 .to_ascii_lowercase()
                 .replace("__", ".");
-            if find(&path).is_none() && !is_section(&path) {
-                // Others' variables (AS2GATE_CONFIG, AS2GATE_ACCOUNT, …) have no section.
-                if path.contains('.') {
-                    return Err(unknown(&path, &name));
-                }
-                continue;
-            }
             let parsed = format!("v = {text}").parse::<Table>().ok().and_then(|mut table| table.remove("v"));
             let value = match (parsed, find(&path)) {
                 (Some(Value::Table(table)), None) => {
                     self.lay_table(&table, &format!("{path}."), &|_| Source::Env(name.clone()), None)?;
                     continue;
                 }
-                (_, None) => return Err(unknown(&path, &name)),
+                (_, None) => {
+                    let error = unknown(&path, &name);
+                    let hint = format!(
+                        "{}; names of keys look like AS2GATE_SFTP__LISTEN, and a variable of yours needs another name",
+                        error.hint
+                    );
+                    return Err(ConfigError { hint, ..error });
+                }
                 (Some(Value::String(value)), Some(_)) => Value::String(value),
                 (_, Some(key)) if is_textual(key.kind) => Value::String(text),
                 (parsed, Some(_)) => parsed.unwrap_or(Value::String(text)),
