@@ -9,6 +9,7 @@ use super::error::DONE;
 use super::output::{Cell, Format, List, out, plain};
 use super::{Ctx, Outcome};
 use crate::config::Config;
+use crate::config::values::{Setting, Source};
 use crate::gateway::health::{self, Finding, Level};
 use crate::gateway::{Core, StartError};
 use crate::manage::{Refusal, RefusalKind, Result, objects, rules};
@@ -18,9 +19,10 @@ use crate::manage::{Refusal, RefusalKind, Result, objects, rules};
 #[command(after_help = "Examples:
   as2gate check
   as2gate check --effective            every value and where it came from
+  as2gate check --effective -v         and what it means
   as2gate check -c new.toml            before it is put in place")]
 pub(crate) struct Check {
-    /// Print every value in force and its source.
+    /// Print every value in force and its source; with -v also its default and what it means.
     #[arg(long)]
     effective: bool,
 }
@@ -57,7 +59,11 @@ pub(super) fn note_certificates<'a>(ctx: &Ctx, core: &Core, names: impl IntoIter
 pub(crate) fn run(ctx: &Ctx, args: &Check) -> Outcome {
     let config = ctx.config()?;
     if args.effective {
-        ctx.printer.list(&effective(&config));
+        match (ctx.globals.verbose, ctx.printer.format) {
+            (0, _) => ctx.printer.list(&effective(&config)),
+            (_, Format::Table) => out(&plain(&explained(&config))),
+            _ => ctx.printer.list(&listed(&config, true)),
+        }
         return Ok(DONE);
     }
     let findings = match Core::open(config.clone()) {
@@ -78,20 +84,67 @@ pub(crate) fn run(ctx: &Ctx, args: &Check) -> Outcome {
 
 /// Every value in force and its source.
 pub(super) fn effective(config: &Config) -> List {
-    let mut list = List::new(&[("key", "KEY"), ("value", "VALUE"), ("source", "SOURCE")], "");
+    listed(config, false)
+}
+
+/// The same, and on demand what it means.
+fn listed(config: &Config, with_meaning: bool) -> List {
+    let columns = [
+        ("key", "KEY"),
+        ("value", "VALUE"),
+        ("source", "SOURCE"),
+        ("default", "DEFAULT"),
+        ("meaning", "MEANING"),
+    ];
+    let count = if with_meaning { columns.len() } else { 3 };
+    let mut list = List::new(&columns[..count], "");
     for (key, setting) in config.values.all() {
         let value = serde_json::to_value(&setting.value).unwrap_or_default();
-        let source = match (&setting.source, &config.file) {
-            (crate::config::values::Source::File(line), Some(file)) => format!("{}, line {line}", file.display()),
-            (source, _) => source.to_string(),
-        };
-        list.push(vec![
+        let mut row = vec![
             Cell::text(key.path),
             Cell::short(setting.value.to_string(), value),
-            Cell::text(source),
-        ]);
+            Cell::text(source(config, setting)),
+            Cell::text(key.default),
+            Cell::text(key.meaning()),
+        ];
+        row.truncate(count);
+        list.push(row);
     }
     list
+}
+
+fn source(config: &Config, setting: &Setting) -> String {
+    match (&setting.source, &config.file) {
+        (Source::File(line), Some(file)) => format!("{}, line {line}", file.display()),
+        (source, _) => source.to_string(),
+    }
+}
+
+/// The same for people, one key a block.
+fn explained(config: &Config) -> String {
+    /// Columns of a line.
+    const WIDTH: usize = 100;
+    let mut text = String::new();
+    for (key, setting) in config.values.all() {
+        let from = match setting.source {
+            Source::Default => "default".to_owned(),
+            _ => format!("{}; default {}", source(config, setting), key.default),
+        };
+        text.push_str(&format!("{} = {}   ({from})", key.path, setting.value));
+        let mut column = WIDTH;
+        for word in key.meaning().split(' ') {
+            let width = word.chars().count() + 1;
+            if column + width > WIDTH {
+                text.push_str("\n   ");
+                column = 3;
+            }
+            text.push_str(&format!(" {word}"));
+            column += width;
+        }
+        text.push_str("\n\n");
+    }
+    let rules = "A changed file needs a restart. docs/CONFIGURATION.md tells about units, the environment and HTTPS.\n";
+    text + rules
 }
 
 /// Level, name, detail and, in brackets, what to do.

@@ -124,3 +124,32 @@ fn an_account_may_keep_records_for_another_time() {
         assert!(Config::default().lifecycle.with(Some(&wrong.parse().unwrap())).is_err(), "{wrong}");
     }
 }
+
+/// The page for people has every key as the table of keys has it.
+#[test]
+fn the_page_of_the_configuration_is_that_of_the_keys() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/CONFIGURATION.md");
+    let page = std::fs::read_to_string(&file).unwrap();
+    let begin = page.find("\n## Keys before any section\n").unwrap();
+    let mut wanted = page[..begin].to_owned();
+    let mut last = None;
+    for key in keys::KEYS {
+        assert!(!key.help.ends_with('.') && !key.help.contains('|'), "{}", key.path);
+        let (section, name) = key.path.split_once('.').unwrap_or(("", key.path));
+        if last != Some(section) {
+            let head = if section.is_empty() {
+                "Keys before any section".to_owned()
+            } else {
+                format!("`[{section}]`")
+            };
+            wanted.push_str(&format!("\n## {head}\n\n| key | default | meaning |\n|---|---|---|\n"));
+            last = Some(section);
+        }
+        wanted.push_str(&format!("| `{name}` | `{}` | {} |\n", key.default, key.meaning()));
+    }
+    if page != wanted {
+        let new = std::env::temp_dir().join("as2gate-CONFIGURATION.md");
+        std::fs::write(&new, wanted).unwrap();
+        panic!("the tables differ from keys.rs: cp {} docs/CONFIGURATION.md", new.display());
+    }
+}

@@ -58,7 +58,10 @@ pub fn set_up(config: &Config) -> Result<SetUp> {
 #[must_use]
 pub fn config_text(data_dir: Option<&str>, public_url: Option<&str>, sftp: Option<&str>, as2: Option<&str>) -> String {
     let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
-    let mut text = "# as2gate configuration. Every key has a default; `as2gate check --effective` shows them all.\n".to_owned();
+    let mut text =
+        "# as2gate configuration. Every key has a default; `as2gate check --effective -v` shows and explains them all. Restart to\n\
+                    # take a change; docs/CONFIGURATION.md tells more.\n"
+            .to_owned();
     if let Some(dir) = data_dir {
         text.push_str(&format!("data_dir = {}\n", quoted(dir)));
     }
