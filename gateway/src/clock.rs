@@ -71,9 +71,13 @@ impl SystemClock {
     /// The clock of this process.
     #[must_use]
     pub fn from_env() -> Self {
-        SystemClock {
-            shift: std::env::var_os(Self::SHIFT_FILE).map(PathBuf::from),
-        }
+        SystemClock { shift: Self::shift_file() }
+    }
+
+    /// The file that shifts the clock of this process.
+    #[must_use]
+    pub fn shift_file() -> Option<PathBuf> {
+        std::env::var_os(Self::SHIFT_FILE).map(PathBuf::from)
     }
 
     fn shift(&self) -> Millis {

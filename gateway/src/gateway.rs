@@ -312,6 +312,13 @@ impl Gateway {
     /// # Errors
     /// What stands in the way; then nothing runs.
     pub async fn start(config: Config, options: ServeOptions) -> Result<Running, StartError> {
+        if let Some(file) = SystemClock::shift_file() {
+            tracing::warn!(
+                file = %file.display(),
+                "{} is set: the clock goes by that file, and so do all rules and events; it is for tests only",
+                SystemClock::SHIFT_FILE
+            );
+        }
         let lock = lock(&config)?;
         let core = Core::open_here(config)?;
         check_master_key(&core)?;
