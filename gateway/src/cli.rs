@@ -603,6 +603,19 @@ mod tests {
     }
 
     #[test]
+    fn the_help_of_message_list_tells_every_state() {
+        let command = Cli::command();
+        let list = command
+            .find_subcommand("message")
+            .and_then(|message| message.find_subcommand("list"));
+        let help = list.and_then(|list| list.get_after_help()).unwrap().to_string();
+        for state in crate::message::State::ALL {
+            let told = format!("  {:<13}", state.as_str());
+            assert!(help.lines().any(|line| line.starts_with(&told)), "{state}");
+        }
+    }
+
+    #[test]
     fn every_example_parses() {
         fn examples(command: &clap::Command, all: &mut Vec<String>) {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();

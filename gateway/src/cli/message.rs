@@ -40,9 +40,25 @@ pub(crate) enum Verb {
     #[command(after_help = "Examples:
   as2gate message list
   as2gate message list --state retrying
-  as2gate message list --partner BIGMART --direction in --since 7d -o json")]
+  as2gate message list --partner BIGMART --direction in --since 7d -o json
+
+States of what is sent:
+  queued       waits for its release, a free place or a setting; goes out by itself
+  sending      is being posted
+  waiting-mdn  was posted, its async MDN is due
+  retrying     a try failed, the next one has its time
+  held         the partner may have it and does not detect duplicates: `retry` or `cancel`
+  delivered    the receipt says so (or none was asked for)
+  failed       given up, with a reason: `retry` posts the same bytes, `resend` a new message
+  duplicate    its name was used within six hours, nothing was sent: `resend`, or another name
+
+States of what is received:
+  received     on disk, not checked yet
+  filed        checked, in the inbox
+  rejected     refused, and the partner was told why
+  quarantined  a known Message-ID with other content: kept aside, look at it")]
     List {
-        /// Only in this state.
+        /// Only in this state (see below).
         #[arg(long, value_name = "STATE")]
         state: Option<State>,
         /// Only in or out.
