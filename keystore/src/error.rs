@@ -83,7 +83,7 @@ pub enum Error {
     #[error("the {0} holds neither a certificate nor a private key; export it with the certificate")]
     NothingInside(Format),
     /// A store of several keys, where one is wanted.
-    #[error("the {format} holds several private keys ({aliases}); say which one by its alias")]
+    #[error("the {format} holds several private keys ({aliases}); say which one with --alias NAME")]
     SeveralKeys {
         /// The store's format.
         format: Format,

@@ -40,9 +40,12 @@ const NOT_CHECKED: &str =
   as2gate inspect message.as2 --headers headers.txt
   as2gate inspect message.as2 --headers headers.txt --key key.pem --cert cert.pem --partner-cert partner.pem
   as2gate inspect message.as2 --headers headers.txt --key key.pem --cert cert.pem --extract out
+  as2gate inspect message.as2 --headers headers.txt --key data/keystore/mftg-acme/identity.jks --alias alice-2026 --passphrase -
   as2gate inspect 20261122T150342118Z-048291637.mdn --partner-cert partner.pem -o json
 
-Without --partner-cert no signature can be verified; without --key nothing can be decrypted. An MDN from raw-mdn has its
+Without --partner-cert no signature can be verified; without --key nothing can be decrypted. The key and the certificate of a
+station are in its account's store: `as2gate cert stores --reveal` shows its place, DATA/keystore/mftg-ACCOUNT/identity.jks, and
+its password; `as2gate station show ID` the name of the certificate, which is the alias. An MDN from raw-mdn has its
 headers in the same file. Exit code 1: the message would be refused.")]
 pub(crate) struct Inspect {
     /// The body as it was on the wire.
