@@ -222,7 +222,8 @@ pub struct Partner {
     pub token_scope: String,
     /// Basic authentication that it has to show with messages; signed MDNs need none: their signature is their proof.
     pub inbound_auth: HttpAuth,
-    /// Addresses and blocks that its messages and MDNs may come from; empty means any. Behind a proxy it is that one's.
+    /// Addresses and blocks that its messages and MDNs may come from; empty means any. Behind a balancer it is that one's, unless it is in
+    /// `as2.proxy_protocol_from`.
     pub allowed_ips: Vec<String>,
     /// Further header lines on each message; values may hold variables.
     pub headers: BTreeMap<String, String>,
@@ -351,5 +352,44 @@ impl Partner {
     #[must_use]
     pub fn trades_with(&self, station: &str) -> bool {
         self.as2_id != station && self.stations.iter().any(|s| s == "*" || s == station)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// What people copy names a default wherever it shows another value, and names it rightly.
+    #[test]
+    fn the_example_of_a_partner_names_the_defaults() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/partner/partner.toml");
+        let text = std::fs::read_to_string(file).unwrap();
+        let (_, settings) = text.split_once("[[partner]]").unwrap();
+        let defaults = serde_json::to_value(Partner::default()).unwrap();
+        let mut seen = 0;
+        for line in settings.lines() {
+            let setting = line.strip_prefix("# ").unwrap_or(line);
+            let Some((key, rest)) = setting.split_once(" = ") else { continue };
+            let Some(default) = defaults.get(key) else { continue };
+            let default = match default {
+                serde_json::Value::Array(list) => list.iter().filter_map(|item| item.as_str()).collect(),
+                serde_json::Value::Object(_) => String::new(),
+                serde_json::Value::String(text) => text.clone(),
+                other => other.to_string(),
+            };
+            let (value, comment) = rest.split_once(" # ").unwrap_or((rest, ""));
+            let shown = value.trim().trim_matches('"');
+            let named = comment
+                .split_once("default: ")
+                .map(|(_, rest)| rest.split([';', ',', ' ']).next().unwrap());
+            if matches!(default.as_str(), "" | "0") || shown == default {
+                assert!(named.is_none_or(|named| named == default), "{line}");
+            } else {
+                assert_eq!(named, Some(default.as_str()), "{line}");
+                seen += 1;
+            }
+        }
+        assert!(seen > 5, "{seen}");
     }
 }

@@ -5,9 +5,10 @@ use std::marker::PhantomData;
 use as2_core::algorithm::{Compression, SignatureScheme};
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+use serde_json::Value;
 
 use crate::manage::{Refusal, Result, secrets};
-use crate::partner::{MdnMode, TlsMode, TransferEncoding, Zip};
+use crate::partner::{MdnMode, Partner, TlsMode, TransferEncoding, Zip};
 
 /// What a flag takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,10 +63,35 @@ const fn word(flag: &'static str, key: &'static str, words: &'static [&'static s
     }
 }
 
+impl Field {
+    /// What it is, with its default where it has one that says something: an empty text or 0 is told in words.
+    fn help_with(&self, defaults: &Value) -> String {
+        let default = self.key.split('.').try_fold(defaults, |value, name| value.get(name));
+        let default = match default {
+            Some(Value::String(text)) => text.clone(),
+            Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","),
+            Some(Value::Number(number)) if number.as_u64() != Some(0) => number.to_string(),
+            Some(Value::Bool(switch)) => switch.to_string(),
+            _ => String::new(),
+        };
+        let default = if default.is_empty() {
+            default
+        } else {
+            format!(" [default: {default}]")
+        };
+        format!("{}{default}", self.help)
+    }
+}
+
 /// A noun with settable fields.
 pub(crate) trait Noun {
     /// Its flags.
     const FIELDS: &'static [Field];
+
+    /// An object with every default, as `--help` names them.
+    fn defaults() -> Value {
+        Value::Null
+    }
 }
 
 /// The settings given on a command line.
@@ -115,11 +141,12 @@ impl<N> Settings<N> {
 impl<N: Noun> Args for Settings<N> {
     fn augment_args(command: Command) -> Command {
         let mut command = command.next_help_heading("Settings");
+        let defaults = N::defaults();
         for field in N::FIELDS {
             let arg = Arg::new(field.flag)
                 .long(field.flag)
                 .value_name(field.value)
-                .help(field.help)
+                .help(field.help_with(&defaults))
                 .action(ArgAction::Set);
             let arg = match field.takes {
                 Takes::Text | Takes::Secret => arg,
@@ -286,6 +313,10 @@ const DIGESTS: &[&str] = &["none", "sha1", "sha224", "sha256", "sha384", "sha512
 const CIPHERS: &[&str] = &["none", "aes128-cbc", "aes192-cbc", "aes256-cbc", "aes128-gcm", "aes256-gcm"];
 
 impl Noun for OfPartner {
+    fn defaults() -> Value {
+        serde_json::to_value(Partner::default()).unwrap_or_default()
+    }
+
     const FIELDS: &'static [Field] = &[
         text("url", "url", "URL", "Where messages are posted to"),
         text("name", "name", "TEXT", "Name for people"),
@@ -374,7 +405,12 @@ impl Noun for OfPartner {
             TransferEncoding::WORDS,
             "How the payload travels inside the message",
         ),
-        text("der-max", "der_max", "SIZE", "Definite CMS lengths up to this size"),
+        text(
+            "der-max",
+            "der_max",
+            "SIZE",
+            "Definite CMS lengths up to this size in bytes, pieces above",
+        ),
         switch("require-signed", "require_signed", "Refuse unsigned messages"),
         switch("require-encrypted", "require_encrypted", "Refuse messages in clear"),
         switch("legacy", "legacy", "Allow SHA-1 and SHA-224, for old partners only"),
@@ -506,7 +542,12 @@ impl Noun for OfPartner {
             "TIME",
             "Time for a whole POST to it; 0 means no limit while bytes move",
         ),
-        text("retry-initial", "retry.initial", "TIME", "First wait before another try"),
+        text(
+            "retry-initial",
+            "retry.initial",
+            "TIME",
+            "First wait before another try; this and the four below are the server's unless set",
+        ),
         text("retry-max-wait", "retry.max_wait", "TIME", "Longest wait"),
         text("retry-max-tries", "retry.max_tries", "N", "Tries in all"),
         text("retry-max-time", "retry.max_time", "TIME", "Time in all"),
@@ -515,7 +556,7 @@ impl Noun for OfPartner {
             "max-parallel",
             "max_parallel",
             "N",
-            "Messages posted to it at once, and async MDNs as well",
+            "Messages posted to it at once; beside them as many async MDNs of ours, 8 at most",
         ),
         switch("in-order", "in_order", "One message after the other"),
         switch(
@@ -530,9 +571,9 @@ impl Noun for OfPartner {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::manage::fields::assign;
-    use crate::partner::Partner;
 
     #[test]
     fn a_partner_takes_every_word_that_its_flags_offer() {
@@ -546,5 +587,27 @@ mod tests {
             }
         }
         assert!(words > 30, "{words}");
+    }
+
+    #[test]
+    fn the_help_of_a_partners_settings_names_the_defaults() {
+        let command = Settings::<OfPartner>::augment_args(Command::new("set"));
+        let help = |flag: &str| {
+            let arg = command.get_arguments().find(|arg| arg.get_long() == Some(flag)).unwrap();
+            arg.get_help().unwrap().to_string()
+        };
+        for (flag, default) in [
+            ("sign", "sha256"),
+            ("encrypt", "aes256-cbc"),
+            ("mdn", "sync-signed"),
+            ("require-signed", "true"),
+            ("legacy", "false"),
+            ("stations", "*"),
+            ("max-parallel", "4"),
+            ("as2-version", "1.2"),
+        ] {
+            assert!(help(flag).ends_with(&format!(" [default: {default}]")), "{}", help(flag));
+        }
+        assert!(!help("url").contains("default:") && !help("retry-initial").contains("default:"));
     }
 }
