@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tests::process::{run, tool};
-use tests::wire::{Hit, exchange, http, serve};
+use tests::wire::{Hit, exchange, header_lines, http, serve};
 use tests::{Gateway, Pair, order, wait_for};
 
 /// The header block that came with a received message.
@@ -41,6 +41,30 @@ fn variables_fill_subject_file_name_and_headers() {
     let headers = headers_of(&pair, &got);
     let line = format!("X-Source: order-1.edi;{}", sent["id"].as_str().unwrap());
     assert!(headers.lines().any(|found| found == line), "{headers}");
+}
+
+#[test]
+fn messages_and_receipts_announce_the_version_and_what_it_has() {
+    let pair = Pair::two_gateways();
+    let announced = |file: &str, version: &str, features: Option<&str>| {
+        let parcel = pair.deliver(file, &order(9));
+        let mdn = pair.alice_user.get(&format!("AS2/raw-mdn/incoming/{}.mdn", parcel.sent_id()));
+        let mdn = String::from_utf8_lossy(&mdn).into_owned();
+        let (head, _) = mdn.split_once("\r\n\r\n").unwrap();
+        for block in [&headers_of(&pair, &parcel.got), head] {
+            let lines = header_lines(block);
+            let field = |name: &str| lines.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str());
+            assert_eq!(field("AS2-Version"), Some(version), "{block}");
+            assert_eq!(field("EDIINT-Features"), features, "{block}");
+        }
+    };
+    let multiple = Some("multiple-attachments");
+    announced("unset.edi", "1.2", multiple);
+    for (version, features) in [("1.1", None), ("1.2", multiple), ("1.3", multiple)] {
+        pair.alice().change(&["partner", "set", "BOB", "--as2-version", version]);
+        pair.bob().change(&["partner", "set", "ALICE", "--as2-version", version]);
+        announced(&format!("order-{version}.edi"), version, features);
+    }
 }
 
 #[test]
