@@ -255,7 +255,9 @@ sys.stdin.read()";
     answer(first);
     // An upload that could not be decided about takes no room: its client comes again.
     let local = alice.file("large.edi", &[b'x'; 100_000]);
-    let refused = pair.alice_user.run(&[&format!("put {} AS2/send/ALICE/BOB/large.edi", local.display())]);
+    let refused = pair
+        .alice_user
+        .run(&[&format!("put {} AS2/send/ALICE/BOB/large.edi", local.display())]);
     assert_ne!(refused.code, 0, "{refused}");
     assert_eq!(tests::files_below(&alice.path("data/store")), [""; 0]);
     // What became of the post could not be written, and then not that its job is nobody's any more: 15 s each, or more behind others.
