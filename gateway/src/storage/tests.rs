@@ -86,8 +86,7 @@ fn what_would_pass_the_watermark_is_not_begun() {
 #[test]
 fn a_copy_for_a_resend_leaves_the_watermark() {
     let dir = tempfile::tempdir().unwrap();
-    let journal = Arc::new(Journal::open(&dir.path().join("db")).unwrap());
-    let storage = Storage::open(dir.path(), journal, u64::MAX).unwrap();
+    let storage = open(dir.path(), u64::MAX);
     let entry = Entry {
         account: "acme".to_owned(),
         parent: "AS2/files/A/B/outbox/1".to_owned(),
