@@ -40,6 +40,7 @@ fn the_file_overrides_defaults_and_the_environment_the_file() {
         ("AS2GATE_PUBLIC_URL", "https://as2.acme.example"),
         ("AS2GATE_TEST_CLOCK", "clock"),
         ("AS2GATE_PORT_8080_TCP", "tcp://10.0.0.1:8080"),
+        ("AS2GATE_BIGMART_PASSWORD", "a secret that env: names"),
         ("AS2GATE_SFTP__BAN__WITHIN", "\"1m\""),
     ];
     let config = load(text, &env).unwrap();

@@ -16,9 +16,6 @@ use super::{ConfigError, Secret};
 pub const MAX_CONFIG_FILE: usize = 1 << 20;
 /// What begins the name of an environment variable that overrides a key.
 pub const ENV_PREFIX: &str = "AS2GATE_";
-/// What else begins so without its prefix: options, what tests use, and what Kubernetes sets beside a service named as2gate.
-const OTHERS: [&str; 7] = ["CONFIG", "ACCOUNT", "BIN", "SABOTAGE_BIN", "SEED", "KILLS", "BIG_MIB"];
-const OTHERS_BEGIN: [&str; 3] = ["TEST_", "SERVICE_", "PORT"];
 /// The standard port of SFTP, and the one used where it cannot be bound.
 const SFTP_PORT_FALLBACK: &str = "0.0.0.0:2022";
 
@@ -119,11 +116,7 @@ impl Values {
     /// # Errors
     /// The first variable with an unknown key or a wrong value.
     pub fn lay_env(&mut self, variables: impl Iterator<Item = (String, String)>) -> Result<(), ConfigError> {
-        let is_ours = |name: &str| {
-            name.strip_prefix(ENV_PREFIX)
-                .is_some_and(|rest| !OTHERS.contains(&rest) && !OTHERS_BEGIN.iter().any(|begin| rest.starts_with(begin)))
-        };
-        let mut ours: Vec<(String, String)> = variables.filter(|(name, _)| is_ours(name)).collect();
+        let mut ours: Vec<(String, String)> = variables.filter(|(name, _)| name.starts_with(ENV_PREFIX)).collect();
         ours.sort();
         for (name, text) in ours {
             let path = name
@@ -131,6 +124,9 @@ impl Values {
                 .unwrap_or_default()
                 .to_ascii_lowercase()
                 .replace("__", ".");
+            if is_others(&path) {
+                continue;
+            }
             let parsed = format!("v = {text}").parse::<Table>().ok().and_then(|mut table| table.remove("v"));
             let value = match (parsed, find(&path)) {
                 (Some(Value::Table(table)), None) => {
@@ -140,7 +136,7 @@ impl Values {
                 (_, None) => {
                     let error = unknown(&path, &name);
                     let hint = format!(
-                        "{}; names of keys look like AS2GATE_SFTP__LISTEN, and a variable of yours needs another name",
+                        "{}; names of keys look like AS2GATE_SFTP__LISTEN, and a variable of yours needs a name that is not so near to one",
                         error.hint
                     );
                     return Err(ConfigError { hint, ..error });
@@ -284,6 +280,13 @@ fn place(source: &Source, file: Option<&str>) -> String {
         Some(file) => format!("{file}, {source}"),
         None => source.to_string(),
     }
+}
+
+/// Whether a variable is no slip in the name of a key: a secret that `env:NAME` reads, an option of the command line, or what
+/// Kubernetes sets beside a service named as2gate.
+fn is_others(path: &str) -> bool {
+    let is_section = KEYS.iter().any(|key| key.path.split('.').next() == Some(path));
+    !path.contains('.') && !is_section && nearest(path, KEYS.iter().map(|key| key.path)).is_none()
 }
 
 fn unknown(path: &str, at: &str) -> ConfigError {
