@@ -207,7 +207,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn usual_days_are_never_braked() {
-        let days = |n| A_DAY * n;
+        let days = |n: u32| A_DAY * n;
         for (stage, step, count) in [(2, 1, 60), (2, 1, 500), (35, 30, 420), (1, 3, 200)] {
             let place = place_with(|config| {
                 config.lifecycle.messages = Stages {

@@ -51,7 +51,8 @@ fn messages_and_receipts_announce_the_version_and_what_it_has() {
         let mdn = pair.alice_user.get(&format!("AS2/raw-mdn/incoming/{}.mdn", parcel.sent_id()));
         let mdn = String::from_utf8_lossy(&mdn).into_owned();
         let (head, _) = mdn.split_once("\r\n\r\n").unwrap();
-        for block in [&headers_of(&pair, &parcel.got), head] {
+        let message = headers_of(&pair, &parcel.got);
+        for block in [message.as_str(), head] {
             let lines = header_lines(block);
             let field = |name: &str| lines.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str());
             assert_eq!(field("AS2-Version"), Some(version), "{block}");

@@ -56,6 +56,22 @@ fn the_environment_overrides_and_check_tells_where_values_come_from() {
     );
     let ran = run(gateway.command(&["check"]).env("AS2GATE_UPLOADS__RELAESE_AFTER", "9s"));
     assert!(ran.fails(4).contains("release_after"));
+    let ran = run(gateway.command(&["check"]).env("AS2GATE_PUBLC_URL", "https://as2.example.com"));
+    assert!(ran.fails(4).contains("public_url"));
+    let told = gateway.ok(&["check", "--effective", "-v", "-o", "table"]);
+    let (_, block) = told.split_once("uploads.release_after = \"7s\"").unwrap();
+    let (block, _) = block.split_once("\n\n").unwrap();
+    assert!(block.contains("default \"2s\"") && block.contains("\n    Wait between"), "{block}");
+    let rows = gateway.json(&["check", "--effective", "-v"]);
+    let explained = |row: &serde_json::Value| row["meaning"].as_str().is_some_and(|text| text.len() > 10);
+    assert!(rows.as_array().unwrap().iter().all(explained), "{rows:#}");
+}
+
+#[test]
+fn a_shifted_clock_is_told_at_the_start() {
+    let gateway = Gateway::new();
+    let log = gateway.log();
+    assert!(log.contains("WARN") && log.contains("AS2GATE_TEST_CLOCK is set"), "{log}");
 }
 
 #[test]
