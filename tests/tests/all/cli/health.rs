@@ -253,6 +253,7 @@ fn doctor_tells_that_2022_answers_where_22_is_not_to_be_had() {
     let (taken, why) = match std::net::TcpListener::bind(address) {
         Ok(taken) => (Some(taken), "is taken by another program"),
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => (None, "needs a privilege"),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => (None, "is taken by another program"),
         Err(error) => panic!("{error}"),
     };
     let gateway = Gateway::stopped(&[("sftp.listen", &format!("[\"{address}\"]"))]);
