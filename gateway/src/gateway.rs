@@ -312,13 +312,6 @@ impl Gateway {
     /// # Errors
     /// What stands in the way; then nothing runs.
     pub async fn start(config: Config, options: ServeOptions) -> Result<Running, StartError> {
-        if let Some(file) = SystemClock::shift_file() {
-            tracing::warn!(
-                file = %file.display(),
-                "{} is set: the clock goes by that file, and so do all rules and events; it is for tests only",
-                SystemClock::SHIFT_FILE
-            );
-        }
         let lock = lock(&config)?;
         let core = Core::open_here(config)?;
         check_master_key(&core)?;
@@ -344,6 +337,13 @@ impl Gateway {
         tasks.push(tokio::spawn(rounds::publish(Arc::clone(&core), stopped.clone())));
         tasks.push(tokio::spawn(rounds::bound_rejected(Arc::clone(&core), stopped.clone())));
         tasks.push(tokio::spawn(rounds::sweep(Arc::clone(&core), stopped)));
+        if let Some(file) = SystemClock::shift_file() {
+            tracing::warn!(
+                file = %file.display(),
+                "{} is set: the clock goes by that file, and so do all rules and events; it is for tests only",
+                SystemClock::SHIFT_FILE
+            );
+        }
         Ok(Running {
             listening,
             core,

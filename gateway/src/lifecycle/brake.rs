@@ -157,12 +157,19 @@ mod tests {
 
     use super::*;
     use crate::clock::{Clock as _, DAY};
-    use crate::config::Stages;
+    use crate::config::{Config, Stages};
     use crate::lifecycle::{Plan, SweepError, is_due, run};
     use crate::manage::accounts;
-    use crate::manage::tests::{Place, place, place_with};
+    use crate::manage::tests::{Place, place_with};
 
     const A_DAY: Duration = Duration::from_secs(86_400);
+
+    /// A place whose account the sweeps know.
+    async fn place(change: impl FnOnce(&mut Config)) -> Place {
+        let place = place_with(change).await;
+        place.core.refresh_objects().unwrap();
+        place
+    }
 
     fn sql(place: &Place, statement: &str) {
         let db = rusqlite::Connection::open(place.core.config.paths().db).unwrap();
@@ -209,7 +216,7 @@ mod tests {
     async fn usual_days_are_never_braked() {
         let days = |n: u32| A_DAY * n;
         for (stage, step, count) in [(2, 1, 60), (2, 1, 500), (35, 30, 420), (1, 3, 200)] {
-            let place = place_with(|config| {
+            let place = place(|config| {
                 config.lifecycle.messages = Stages {
                     current: days(stage),
                     noncurrent: days(stage),
@@ -229,7 +236,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_clock_that_jumped_takes_nothing() {
-        let place = place().await;
+        let place = place(|_| ()).await;
         assert_eq!(braked(&place), None);
         let day = place.clock.now() / DAY * DAY;
         for _ in 0..3 {
@@ -269,7 +276,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_life_cycle_shortened_by_a_slip_takes_no_more_than_before() {
-        let place = place().await;
+        let place = place(|_| ()).await;
         for _ in 0..8 {
             assert_eq!(braked(&place), None);
             come(&place, 110);

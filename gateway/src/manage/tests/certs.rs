@@ -244,13 +244,14 @@ async fn a_setting_after_a_switch_counts_as_it_is_written() {
 
 #[tokio::test]
 async fn a_renewed_certificate_has_a_key_like_the_old_one() {
-    let Place { core, dir: _dir, .. } = place().await;
+    let Place { core, clock, dir: _dir } = place().await;
     station(&core, "ALICE").await;
-    let renew = async |old: &str, key| switch::renew(&core, &switch(old, &format!("{old}-next"), 2), key, true).await;
+    let renew = async |old: &str, key| switch::renew(&core, &switch(old, &format!("{old}-next"), 5), key, true).await;
     assert_eq!(renew("alice-2026", None).await.unwrap().key, "RSA 2048");
     switch::renew(&core, &switch("alice-2026", "second", 2), Some(KeySpec::EcP384), false)
         .await
         .unwrap();
+    to_day(&clock, 3);
     assert_eq!(renew("second", None).await.unwrap().key, "EC P-384");
     assert_eq!(renew("second", Some(KeySpec::EcP256)).await.unwrap().key, "EC P-256");
     // One that was brought along: too short, or of a kind that is not made here.
