@@ -273,7 +273,7 @@ fn a_lost_file_keeps_no_other_from_coming_back() {
 
 #[test]
 fn the_brake_of_one_account_stops_no_other() {
-    let pair = pair();
+    let pair = pair_with(&[("telemetry.listen", "\"127.0.0.1:0\"")]);
     let gateway = pair.alice();
     pair.deliver("swept.edi", &order(1));
     gateway.published();
