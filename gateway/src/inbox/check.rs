@@ -426,8 +426,8 @@ fn insufficient(partner: &str, lack: &str) -> String {
         "not signed" => ("sign", "--require-signed false"),
         "not encrypted" => ("encrypt", "--require-encrypted false"),
         "3DES is not allowed" => ("encrypt by AES", "--accept-3des true"),
-        "MD5 is not allowed" => ("sign by SHA-256", "--accept-md5 true"),
-        "SHA-1 is not allowed" | "SHA-224 is not allowed" => ("sign by SHA-256", "--legacy true"),
+        "md5 is not allowed" => ("sign by SHA-256", "--accept-md5 true"),
+        "sha1 is not allowed" | "sha224 is not allowed" => ("sign by SHA-256", "--legacy true"),
         _ => return "ask the partner to sign by SHA-256 and to encrypt by AES".to_owned(),
     };
     format!(

@@ -167,13 +167,12 @@ fn less_security_than_agreed_is_told_with_a_mic() {
         ("STRICT1", "--require-signed", plain, bare),
         ("STRICT2", "--require-encrypted", content.signed(&stage.partner), whole),
     ] {
-        stage.add(id, 9, &[]);
         let other = if option == "--require-signed" {
             "--require-encrypted"
         } else {
             "--require-signed"
         };
-        stage.gate.ok(&["partner", "set", id, option, "true", other, "false"]);
+        stage.add(id, 9, &[option, "true", other, "false"]);
         let request = entity.message(&format!("<{id}@test>")).with("AS2-From", id);
         // The running server follows within two seconds.
         let answer = wait_for("the new partner", || {
