@@ -19,6 +19,8 @@ const FLOOR: u64 = 100;
 const SLACK: Millis = 26 * 3_600_000;
 /// How far the last sweep came.
 const FACT_PACE: &str = "lifecycle.pace";
+/// What it left for a person. Apart from the above, which grows with the accounts: the gauges ask for this every few seconds.
+const FACT_HELD: &str = "lifecycle.held";
 
 /// How far a sweep came, by a clock that is believed.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -26,8 +28,6 @@ struct Pace {
     at: Millis,
     uptime: Uptime,
     due: BTreeMap<String, Due>,
-    /// What waits for a person.
-    held: Vec<PlanRow>,
 }
 
 /// The brake in one sweep.
@@ -35,6 +35,8 @@ pub(super) struct Brake {
     now: Millis,
     /// What the next sweep goes by.
     next: Pace,
+    /// What waits for a person.
+    held: Vec<PlanRow>,
     /// Nothing is held against a person, nor against the first sweep of all.
     last: Option<Pace>,
     /// For certain since the last one.
@@ -53,6 +55,7 @@ impl Brake {
                 uptime,
                 ..Pace::default()
             },
+            held: Vec::new(),
             last,
         })
     }
@@ -70,7 +73,7 @@ impl Brake {
                 ..row.clone()
             };
             if beyond.gone() > FLOOR && beyond.gone() > row.all / 5 {
-                self.next.held.push(beyond);
+                self.held.push(beyond);
                 // Without the slack: it would add up.
                 self.keep(share, self.explained(share, 0));
                 return Ok((usual, explained));
@@ -101,7 +104,7 @@ impl Brake {
 
     /// What waits for a person.
     pub(super) fn held(&self) -> &[PlanRow] {
-        &self.next.held
+        &self.held
     }
 
     /// The time, unless the clock jumped.
@@ -116,11 +119,12 @@ impl Brake {
 
     /// The sweep has ended.
     pub(super) fn note(mut self, tx: &Tx<'_>) -> Result<(), JournalError> {
-        if self.next.held.is_empty() {
+        if self.held.is_empty() {
             tx.set_fact(FACT_LAST, &self.now.to_string())?;
         } else {
             self.next.at = self.passed_until(0);
         }
+        tx.set_fact(FACT_HELD, &serde_json::to_string(&self.held)?)?;
         tx.set_fact(FACT_PACE, &serde_json::to_string(&self.next)?)
     }
 }
@@ -144,7 +148,8 @@ fn last(core: &Core) -> Result<Option<Pace>, JournalError> {
 /// # Errors
 /// The journal's.
 pub fn held(core: &Core) -> Result<Vec<PlanRow>, JournalError> {
-    Ok(last(core)?.map(|pace| pace.held).unwrap_or_default())
+    let held = core.journal.read(|tx| tx.fact(FACT_HELD))?;
+    held.map_or_else(|| Ok(Vec::new()), |held| Ok(serde_json::from_str(&held)?))
 }
 
 #[cfg(test)]
