@@ -29,7 +29,7 @@ pub(super) struct Trail(Mutex<Vec<Deed>>);
 
 /// Deeds to be written in one change.
 #[derive(Clone, Default)]
-pub(super) struct Batch(Vec<Deed>);
+struct Batch(Vec<Deed>);
 
 impl Trail {
     pub(super) fn add(&self, kind: &'static str, account: &str, user: &str, facts: Value, at: Millis) {
@@ -49,12 +49,12 @@ impl Trail {
     }
 
     /// Takes what waits.
-    pub(super) fn take(&self) -> Batch {
+    fn take(&self) -> Batch {
         Batch(std::mem::take(&mut *locked(&self.0)))
     }
 
     /// Puts what could not be written back in front of what has come meanwhile.
-    pub(super) fn put_back(&self, batch: Batch) {
+    fn put_back(&self, batch: Batch) {
         let mut deeds = locked(&self.0);
         let later = std::mem::replace(&mut *deeds, batch.0);
         deeds.extend(later);
