@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::algorithm::Digest;
+
 /// The kinds of trouble; each has exactly one form on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
@@ -14,7 +16,7 @@ pub enum ErrorKind {
     /// Broken, oversized or doubled compression.
     DecompressionFailed,
     /// Less security than agreed, or a forbidden algorithm.
-    InsufficientMessageSecurity,
+    InsufficientMessageSecurity(Lack),
     /// A Message-ID that cannot be used.
     InvalidMessageId,
     /// AS2-From or AS2-To is unknown.
@@ -42,7 +44,7 @@ impl ErrorKind {
             ErrorKind::IntegrityCheckFailed => "integrity-check-failed",
             ErrorKind::DecryptionFailed => "decryption-failed",
             ErrorKind::DecompressionFailed => "decompression-failed",
-            ErrorKind::InsufficientMessageSecurity => "insufficient-message-security",
+            ErrorKind::InsufficientMessageSecurity(_) => "insufficient-message-security",
             ErrorKind::InvalidMessageId => "invalid-message-id",
             ErrorKind::UnknownTradingRelationship => "unknown-trading-relationship",
             ErrorKind::DuplicateFilename => "duplicate-filename",
@@ -51,6 +53,45 @@ impl ErrorKind {
             ErrorKind::UnsupportedFormat => "unsupported format",
             ErrorKind::UnsupportedMicAlgorithms => "unsupported MIC-algorithms",
         }
+    }
+}
+
+/// In what a message is less secure than agreed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lack {
+    /// It is neither signed nor encrypted.
+    Both,
+    /// It is not signed.
+    Signature,
+    /// It is not encrypted.
+    Encryption,
+    /// It is signed by a digest that this partner may not use, as old ones by default.
+    Digest(Digest),
+    /// It is encrypted by 3DES, which this partner may not use.
+    TripleDes,
+    /// It uses a digest that nobody may use.
+    BrokenDigest,
+    /// It uses a cipher that nobody may use.
+    BrokenCipher,
+}
+
+impl fmt::Display for Lack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Lack::Both => "neither signed nor encrypted",
+            Lack::Signature => "not signed",
+            Lack::Encryption => "not encrypted",
+            Lack::Digest(digest) => return write!(f, "{digest} is not allowed"),
+            Lack::TripleDes => "3DES is not allowed",
+            Lack::BrokenDigest => "a digest that is never allowed",
+            Lack::BrokenCipher => "a cipher that is never allowed",
+        })
+    }
+}
+
+impl From<Lack> for Error {
+    fn from(lack: Lack) -> Self {
+        Error::new(ErrorKind::InsufficientMessageSecurity(lack), lack.to_string())
     }
 }
 

@@ -22,6 +22,6 @@ mod mime;
 pub mod receipt;
 pub mod receive;
 
-pub use error::{Error, ErrorKind};
+pub use error::{Error, ErrorKind, Lack};
 pub use hex::hex;
 pub use mime::for_people;

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use crate::algorithm::{Cipher, Digest};
 use crate::cert::{Certificate, Identity};
 use crate::crypto::Beside;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Lack};
 use crate::headers::Headers;
 use crate::helper::Helper;
 use crate::kernel::Kernel;
@@ -286,7 +286,7 @@ pub enum MdnSignature {
         signer: Certificate,
     },
     /// There is one, and it proves nothing.
-    Bad(String),
+    Bad(Error),
 }
 
 /// What is the same for the whole message.
@@ -522,15 +522,11 @@ impl<'a> Receiver<'a> {
         let policy = &self.job.policy;
         let lacks_signature = policy.require_signed && self.found.signed.is_none();
         let lack = match (lacks_signature, policy.require_encrypted && self.found.encrypted.is_none()) {
-            (true, true) => "neither signed nor encrypted",
-            (true, false) => "not signed",
-            (false, true) => "not encrypted",
+            (true, true) => Lack::Both,
+            (true, false) => Lack::Signature,
+            (false, true) => Lack::Encryption,
             (false, false) => return Ok(Received::Message(self.found.into_message())),
         };
-        Err(Failure::named(insufficient(lack), self.found.mic))
+        Err(Failure::named(lack.into(), self.found.mic))
     }
-}
-
-fn insufficient(lack: &str) -> Error {
-    Error::new(ErrorKind::InsufficientMessageSecurity, lack)
 }

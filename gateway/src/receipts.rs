@@ -191,6 +191,14 @@ pub(crate) fn policy(pair: &Partnership) -> SecurityPolicy {
     }
 }
 
+/// The option of a partner by which [its policy](policy) accepts an old digest.
+pub(crate) fn accepting(digest: Digest) -> &'static str {
+    match digest {
+        Digest::Md5 => "--accept-md5 true",
+        _ => "--legacy true",
+    }
+}
+
 /// Takes an MDN that a partner posted, `logged_in` if it had to. Whatever it is, the partner gets a 2xx once this returns.
 pub(crate) async fn take_async(core: &Arc<Core>, pair: &Arc<Partnership>, evidence: Evidence, logged_in: bool) -> Result<(), FlowError> {
     for _ in 1..LOOKS {

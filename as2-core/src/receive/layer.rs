@@ -2,10 +2,10 @@
 
 use super::entity::{Entity, Kind, Place};
 use super::parts::{Leaf, LeafHead};
-use super::{Failure, Job, MAX_LAYERS, MdnSignature, SignedBy, Walk, insufficient};
+use super::{Failure, Job, MAX_LAYERS, MdnSignature, SignedBy, Walk};
 use crate::cms::{CONTENT_TYPE_PREFIX, ContentKind, Inflater, OpaqueVerifier, OpenPolicy, Opened, Opener, Verified, content_type_of};
 use crate::crypto;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Lack};
 use crate::kernel::Kernel;
 use crate::mic::{Digests, Hashes, Mic};
 use crate::mime::transfer::Base64;
@@ -341,7 +341,7 @@ impl Open {
                 Ok(())
             }
             Err(error) if walk.found.mdn.is_some() && !place.decrypted => {
-                walk.found.mdn_signature = Some(MdnSignature::Bad(error.to_string()));
+                walk.found.mdn_signature = Some(MdnSignature::Bad(error));
                 Ok(())
             }
             Err(error) => {
@@ -399,7 +399,10 @@ fn unsigned_either_way(walk: &Walk<'_, '_>) -> Failure {
     let mut value = vec![0; crypto::digest_len(digest)];
     match crypto::random(&mut value) {
         Ok(()) => Failure::named(
-            insufficient("not signed, and not decrypted to its end"),
+            Error::new(
+                ErrorKind::InsufficientMessageSecurity(Lack::Signature),
+                "not signed, and not decrypted to its end",
+            ),
             Some(Mic { digest, value }),
         ),
         Err(error) => error.into(),

@@ -81,7 +81,7 @@ impl Signed {
         match self.judge(walk) {
             // What an unproven MDN says is kept and shown.
             Err(failure) if walk.found.mdn.is_some() && !failure.is_ours() && !self.parts.place.decrypted => {
-                walk.found.mdn_signature = Some(MdnSignature::Bad(failure.error.to_string()));
+                walk.found.mdn_signature = Some(MdnSignature::Bad(failure.error));
                 Ok(())
             }
             other => other,

@@ -487,13 +487,14 @@ fn requirements_are_held_against_what_was_found() {
         require_encrypted: true,
         ..SecurityPolicy::default()
     };
-    for case in [
-        PLAIN,
-        Case { sign: true, ..PLAIN },
-        Case {
-            encrypt: Some(Cipher::Aes256Cbc),
-            ..PLAIN
-        },
+    let encrypted = Case {
+        encrypt: Some(Cipher::Aes256Cbc),
+        ..PLAIN
+    };
+    for (case, lack) in [
+        (PLAIN, Lack::Both),
+        (Case { sign: true, ..PLAIN }, Lack::Encryption),
+        (encrypted, Lack::Signature),
     ] {
         let (composed, body) = compose(outgoing(case, &payload), &payload, 3);
         let incoming = Incoming {
@@ -501,7 +502,7 @@ fn requirements_are_held_against_what_was_found() {
             ..incoming(&composed.headers, &identities, &signers)
         };
         let failure = receive(incoming, &body, 4).0.unwrap_err();
-        assert_eq!(failure.error.kind, ErrorKind::InsufficientMessageSecurity, "{case:?}");
+        assert_eq!(failure.error.kind, ErrorKind::InsufficientMessageSecurity(lack), "{case:?}");
         assert_eq!(failure.mic, composed.mic, "{case:?}");
     }
     let (composed, body) = compose(outgoing(FULL, &payload), &payload, 3);
@@ -542,7 +543,10 @@ fn micalg_is_a_hint_and_digests_are_held_against_the_policy() {
     let mut headers = composed.headers.clone();
     headers.remove("Disposition-Notification-Options");
     let failure = take(&headers, &body, 0).0.unwrap_err();
-    assert_eq!(failure.error.kind, ErrorKind::InsufficientMessageSecurity);
+    assert_eq!(
+        failure.error.kind,
+        ErrorKind::InsufficientMessageSecurity(Lack::Digest(Digest::Sha1))
+    );
     assert_eq!(failure.mic.unwrap().digest, Digest::Sha256);
     let policy = SecurityPolicy {
         legacy_sha1: true,
@@ -594,7 +598,7 @@ fn after_decryption_everything_broken_is_one_answer() {
                     ErrorKind::DecryptionFailed => assert!(failure.mic.is_none()),
                     // The content was complete in structure, and only the signature did not hold.
                     ErrorKind::IntegrityCheckFailed | ErrorKind::AuthenticationFailed => {}
-                    ErrorKind::InsufficientMessageSecurity => assert!(failure.mic.is_some() || at < 700, "{at}: {failure}"),
+                    ErrorKind::InsufficientMessageSecurity(_) => assert!(failure.mic.is_some() || at < 700, "{at}: {failure}"),
                     other => panic!("{other:?} at {at}: {failure}"),
                 },
             }
@@ -633,7 +637,7 @@ fn after_decryption_everything_broken_is_one_answer() {
         .unwrap_err();
         assert_eq!(
             (failure.error.kind, failure.mic.is_some()),
-            (ErrorKind::InsufficientMessageSecurity, true)
+            (ErrorKind::InsufficientMessageSecurity(Lack::Signature), true)
         );
     }
 }

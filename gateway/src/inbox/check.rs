@@ -8,7 +8,7 @@ use as2_core::disposition::Disposition;
 use as2_core::headers::Headers;
 use as2_core::mic::Mic;
 use as2_core::receive::{Failure, Incoming, Limits, Received, ReceivedMessage, Receiver};
-use as2_core::{Error, ErrorKind};
+use as2_core::{Error, ErrorKind, Lack};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
@@ -278,7 +278,10 @@ pub(super) fn trouble(found: &Found) -> Option<ErrorKind> {
 /// How much later the answer to a message leaves that did not decrypt; nothing for all others. The answer about missing
 /// security counts too, since bad padding may hide behind it (see `unsigned_either_way` in `as2-core`).
 pub(super) async fn brake(core: &Core, taken: &Taken, trouble: Option<ErrorKind>) -> Duration {
-    if !matches!(trouble, Some(ErrorKind::DecryptionFailed | ErrorKind::InsufficientMessageSecurity)) {
+    if !matches!(
+        trouble,
+        Some(ErrorKind::DecryptionFailed | ErrorKind::InsufficientMessageSecurity(_))
+    ) {
         return Duration::ZERO;
     }
     let (message, now) = (&taken.message, core.clock.now());
@@ -414,21 +417,20 @@ fn reject(message: &mut Message, error: &Error) {
             "the partner may use an old certificate of ours: send it what `{}` prints",
             command("station profile", &message.station, "")
         ),
-        ErrorKind::InsufficientMessageSecurity => insufficient(&message.partner, &error.detail),
+        ErrorKind::InsufficientMessageSecurity(lack) => insufficient(&message.partner, lack),
         _ => "the raw message is kept in raw-message; `as2gate inspect` opens it".to_owned(),
     };
 }
 
 /// What to do about too little security: no more is given up than the message lacks.
-fn insufficient(partner: &str, lack: &str) -> String {
+fn insufficient(partner: &str, lack: Lack) -> String {
     let (wish, options) = match lack {
-        "neither signed nor encrypted" => ("sign and encrypt", "--require-signed false --require-encrypted false"),
-        "not signed" => ("sign", "--require-signed false"),
-        "not encrypted" => ("encrypt", "--require-encrypted false"),
-        "3DES is not allowed" => ("encrypt by AES", "--accept-3des true"),
-        "md5 is not allowed" => ("sign by SHA-256", "--accept-md5 true"),
-        "sha1 is not allowed" | "sha224 is not allowed" => ("sign by SHA-256", "--legacy true"),
-        _ => return "ask the partner to sign by SHA-256 and to encrypt by AES".to_owned(),
+        Lack::Both => ("sign and encrypt", "--require-signed false --require-encrypted false"),
+        Lack::Signature => ("sign", "--require-signed false"),
+        Lack::Encryption => ("encrypt", "--require-encrypted false"),
+        Lack::TripleDes => ("encrypt by AES", "--accept-3des true"),
+        Lack::Digest(digest) => ("sign by SHA-256", receipts::accepting(digest)),
+        Lack::BrokenDigest | Lack::BrokenCipher => return "ask the partner to sign by SHA-256 and to encrypt by AES".to_owned(),
     };
     format!(
         "ask the partner to {wish}, or allow what it does: {}",

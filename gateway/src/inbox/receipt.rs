@@ -35,7 +35,7 @@ impl Says {
             ErrorKind::UnknownTradingRelationship => "The AS2-From or AS2-To identifier is not registered here.",
             ErrorKind::AuthenticationFailed => "The signature does not belong to the certificate that is registered here.",
             ErrorKind::IntegrityCheckFailed => "The content was altered after it was signed.",
-            ErrorKind::InsufficientMessageSecurity => {
+            ErrorKind::InsufficientMessageSecurity(_) => {
                 "The message is less protected than agreed: it has to be signed and encrypted with allowed algorithms."
             }
             ErrorKind::InvalidMessageId => "The Message-ID cannot be used.",

@@ -7,9 +7,9 @@ use as2_core::mdn::Mdn;
 use as2_core::message_id::bare;
 use as2_core::mic::Mic;
 use as2_core::receive::MdnSignature;
-use as2_core::{Error, ErrorKind};
+use as2_core::{Error, ErrorKind, Lack};
 
-use super::{Evidence, answered};
+use super::{Evidence, accepting, answered};
 use crate::code;
 use crate::flow_error::FlowError;
 use crate::gateway::Core;
@@ -165,14 +165,12 @@ fn signature_lacking(message: &Message, evidence: &Evidence, timing: Timing, pos
 /// What to do about an MDN whose signature does not hold, or is not there.
 fn signature_hint(message: &Message, evidence: &Evidence) -> String {
     let look = match &evidence.mdn.signature {
-        // Nothing else is asked of an MDN that has this word for it.
-        MdnSignature::Bad(why) if why.starts_with(ErrorKind::InsufficientMessageSecurity.as_str()) => {
-            let setting = if why.contains("md5") {
-                "--accept-md5 true"
-            } else {
-                "--legacy true"
-            };
-            format!("if it can do no better: {}", command("partner set", &message.partner, setting))
+        MdnSignature::Bad(Error {
+            kind: ErrorKind::InsufficientMessageSecurity(Lack::Digest(digest)),
+            ..
+        }) => {
+            let set = command("partner set", &message.partner, accepting(*digest));
+            format!("if it can do no better: {set}")
         }
         _ => "look at its signing certificate and the partner's setting mdn".to_owned(),
     };

@@ -7,7 +7,7 @@ use crate::cms::ber::{self, Fault, Reader};
 use crate::cms::octets::{Layer, Start, Stream, end_of_message};
 use crate::cms::oid;
 use crate::crypto::{self, Beside, CipherStream, KeyChoice, TAG_LEN, decryption_failed};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Lack};
 
 /// Pairs of RecipientInfo and own key that are tried where no recipient identifier names us.
 pub const MAX_TRIALS: usize = 16;
@@ -328,14 +328,13 @@ impl<'a> Head<'a> {
     }
 
     fn allowed_cipher(&self, policy: OpenPolicy) -> Result<Cipher, Error> {
-        let insufficient = |what: &str| Err(Error::new(ErrorKind::InsufficientMessageSecurity, what));
         match oid::cipher_of(self.cipher) {
-            Some(Cipher::TripleDesCbc) if !policy.accept_3des => insufficient("3DES is not allowed"),
+            Some(Cipher::TripleDesCbc) if !policy.accept_3des => Err(Lack::TripleDes.into()),
             Some(cipher) if cipher.is_authenticated() != self.authenticated => {
                 Err(decryption_failed("the cipher does not belong to this kind of enveloped data"))
             }
             Some(cipher) => Ok(cipher),
-            None if oid::is_refused_cipher(self.cipher) => insufficient("a cipher that is never allowed"),
+            None if oid::is_refused_cipher(self.cipher) => Err(Lack::BrokenCipher.into()),
             None => Err(decryption_failed("unknown cipher")),
         }
     }

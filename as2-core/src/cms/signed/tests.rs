@@ -11,7 +11,7 @@ use crate::cms::oid;
 use crate::cms::testkit::{self, Bench, content, in_pieces};
 use crate::crypto;
 use crate::date::{UTC_TIME_END, utc_time};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Lack};
 use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
 
@@ -74,7 +74,7 @@ fn failures_have_their_kinds() {
     );
     assert_eq!(kind(verify(&signature, &text, &[])), ErrorKind::AuthenticationFailed);
     let refused = verify_detached(&signature, &digests(&text), &[], &|digest| digest != Digest::Sha256);
-    assert_eq!(kind(refused), ErrorKind::InsufficientMessageSecurity);
+    assert_eq!(kind(refused), ErrorKind::InsufficientMessageSecurity(Lack::Digest(Digest::Sha256)));
     assert_eq!(
         kind(verify_detached(&signature, &[], &pinned, &|_| true)),
         ErrorKind::UnexpectedProcessingError

@@ -11,7 +11,7 @@ use crate::cms::enveloped::{explicit_digest, mgf1_digest, names_certificate};
 use crate::cms::octets::end_of_message;
 use crate::cms::oid;
 use crate::crypto::{self, Signature};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Lack};
 
 /// What a signature proves.
 #[derive(Clone, Debug)]
@@ -181,11 +181,10 @@ impl<'a> Signer<'a> {
     }
 
     fn allowed_digest(&self, allowed: &dyn Fn(Digest) -> bool) -> Result<Digest, Error> {
-        let insufficient = |detail: String| Err(Error::new(ErrorKind::InsufficientMessageSecurity, detail));
         match oid::digest_of(self.digest) {
-            Some(digest) if !allowed(digest) => insufficient(format!("{digest} is not allowed")),
+            Some(digest) if !allowed(digest) => Err(Lack::Digest(digest).into()),
             Some(digest) => Ok(digest),
-            None if oid::is_refused_digest(self.digest) => insufficient("a digest that is never allowed".into()),
+            None if oid::is_refused_digest(self.digest) => Err(Lack::BrokenDigest.into()),
             None => Err(unauthentic("unknown digest")),
         }
     }

@@ -162,7 +162,11 @@ fn opens(name: &str, mic: &str) {
         assert_eq!(message.encrypted, Some(Cipher::TripleDesCbc), "{name}");
     }
     let by_default = incoming(&headers, &identities, &signers);
-    is_refused(name, ErrorKind::InsufficientMessageSecurity, receive(by_default, &body, 0));
+    is_refused(
+        name,
+        ErrorKind::InsufficientMessageSecurity(Lack::TripleDes),
+        receive(by_default, &body, 0),
+    );
     let other_key = [testkit::other().clone()];
     let to_another = Incoming {
         identities: &other_key,
@@ -208,7 +212,11 @@ fn verifies(name: &str, mic: &str) {
         assert_eq!(message.encrypted, None, "{name}");
     }
     let clear = Incoming { policy: strict(), ..whole };
-    let failure = is_refused(name, ErrorKind::InsufficientMessageSecurity, receive(clear, body, 0));
+    let failure = is_refused(
+        name,
+        ErrorKind::InsufficientMessageSecurity(Lack::Encryption),
+        receive(clear, body, 0),
+    );
     assert_eq!(failure.mic.unwrap().to_string(), mic, "{name}");
     let server_as_signer = [certificate("server")];
     let by_another = Incoming {
