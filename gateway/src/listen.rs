@@ -1,7 +1,8 @@
 //! Listening sockets, bound by us or handed over by systemd, and who may hold a connection.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
 use std::sync::{Arc, Mutex};
@@ -17,28 +18,86 @@ const BACKLOG: i32 = 1024;
 /// Most HTTP connections in all (security.md §7).
 pub const MAX_CONNECTIONS: usize = 1_000;
 
-/// Binds every address, `"0.0.0.0:8080"` or `"localhost:8080"`; port 0 lets the system choose.
+/// An address that a door cannot have.
+#[derive(Debug, thiserror::Error)]
+#[error("{address} {why}", why = self.why())]
+pub struct Obstacle {
+    /// The setting that asks for it.
+    key: &'static str,
+    /// As it stands there.
+    address: String,
+    error: io::Error,
+}
+
+impl Obstacle {
+    /// What keeps the door from it.
+    fn why(&self) -> String {
+        match self.error.kind() {
+            io::ErrorKind::AddrInUse => "is taken by another program".to_owned(),
+            io::ErrorKind::PermissionDenied => "needs a privilege".to_owned(),
+            _ => format!("cannot be had: {}", self.error),
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        let key = self.key;
+        match self.error.kind() {
+            io::ErrorKind::AddrInUse if self.address.ends_with(":22") => {
+                format!("choose another address in {key}, or move that program, mostly sshd, to another port")
+            }
+            io::ErrorKind::AddrInUse => format!("choose another address in {key}, or stop that program"),
+            io::ErrorKind::PermissionDenied => {
+                format!("give as2gate CAP_NET_BIND_SERVICE or a socket of systemd, or choose a port of 1024 or above in {key}")
+            }
+            _ => format!("choose an address of this machine in {key}"),
+        }
+    }
+}
+
+/// Binds every address of a setting, `"0.0.0.0:8080"` or `"localhost:8080"`; port 0 lets the system choose.
 ///
 /// # Errors
-/// The address that cannot be bound, and why.
-pub async fn bind(addrs: &[String]) -> Result<Vec<TcpListener>, String> {
-    let mut listeners = Vec::with_capacity(addrs.len());
-    for text in addrs {
-        let found: Vec<SocketAddr> = match tokio::net::lookup_host(text.as_str()).await {
-            Ok(found) => found.collect(),
-            Err(error) => return Err(format!("{text} is not an address to listen on: {error}")),
-        };
-        if found.is_empty() {
-            return Err(format!("{text} is not an address to listen on: it resolves to nothing"));
-        }
-        for addr in found {
-            listeners.push(bind_one(addr).map_err(|error| format!("cannot listen on {text}: {error}"))?);
+/// The first address that cannot be had.
+pub async fn bind(key: &'static str, addresses: &[String]) -> Result<Vec<TcpListener>, Obstacle> {
+    let mut listeners = Vec::with_capacity(addresses.len());
+    for address in addresses {
+        let told = obstacle(key, address);
+        let found = tokio::net::lookup_host(address.as_str()).await.map_err(told)?;
+        for listener in bind_found(found).map_err(told)? {
+            listeners.push(TcpListener::from_std(listener).map_err(told)?);
         }
     }
     Ok(listeners)
 }
 
-fn bind_one(addr: SocketAddr) -> std::io::Result<TcpListener> {
+/// Whether an address could be had now.
+///
+/// # Errors
+/// What stands in the way.
+pub fn try_bind(key: &'static str, address: &str) -> Result<(), Obstacle> {
+    let bound = address.to_socket_addrs().and_then(bind_found);
+    bound.map(drop).map_err(obstacle(key, address))
+}
+
+fn obstacle(key: &'static str, address: &str) -> impl Fn(io::Error) -> Obstacle + Copy {
+    move |error| Obstacle {
+        key,
+        address: address.to_owned(),
+        error,
+    }
+}
+
+fn bind_found(found: impl Iterator<Item = SocketAddr>) -> io::Result<Vec<std::net::TcpListener>> {
+    let listeners: Vec<_> = found.map(bind_one).collect::<io::Result<_>>()?;
+    match listeners.is_empty() {
+        true => Err(io::Error::other("it resolves to nothing")),
+        false => Ok(listeners),
+    }
+}
+
+fn bind_one(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     // A restart must not wait for the old connections' TIME_WAIT.
     socket.set_reuse_address(true)?;
@@ -49,7 +108,7 @@ fn bind_one(addr: SocketAddr) -> std::io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket.into())
 }
 
 /// The doors that systemd may hold open while the server restarts: names for `FileDescriptorName=` (sd_listen_fds(3)).
@@ -78,7 +137,7 @@ impl Inherited {
                     DOORS.join(", ")
                 )
             })?;
-            let told = |error: std::io::Error| format!("the socket handed over as `{name}` cannot be used: {error}");
+            let told = |error: io::Error| format!("the socket handed over as `{name}` cannot be used: {error}");
             let listener = passed
                 .take_tcp_listener(k)
                 .map_err(told)?
@@ -183,11 +242,19 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn errors_name_the_address() {
-        let held = bind(&["127.0.0.1:0".to_owned()]).await.unwrap();
+    async fn what_keeps_a_door_from_an_address_is_told() {
+        let bind = async |address: &str| bind("as2.listen", &[address.to_owned()]).await;
+        let held = bind("127.0.0.1:0").await.unwrap();
         let taken = held[0].local_addr().unwrap().to_string();
-        assert!(bind(std::slice::from_ref(&taken)).await.unwrap_err().contains(&taken));
-        assert!(bind(&["nonsense".to_owned()]).await.unwrap_err().contains("nonsense"));
+        let obstacle = bind(&taken).await.unwrap_err();
+        assert_eq!(obstacle.to_string(), format!("{taken} is taken by another program"));
+        assert!(obstacle.hint().contains("as2.listen"), "{}", obstacle.hint());
+        assert_eq!(try_bind("as2.listen", &taken).unwrap_err().to_string(), obstacle.to_string());
+        // An address of documentation, which is nobody's.
+        for address in ["nonsense", "192.0.2.1:8080"] {
+            let told = bind(address).await.unwrap_err().to_string();
+            assert!(told.starts_with(&format!("{address} cannot be had: ")), "{told}");
+        }
     }
 
     #[test]

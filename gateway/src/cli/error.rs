@@ -76,7 +76,7 @@ impl From<StartError> for Refusal {
             StartError::Full(_) => (RefusalKind::Failed, "storage", "the disk is full"),
             StartError::Journal(_) => (RefusalKind::Failed, "journal", "the database cannot be opened"),
             StartError::Storage(_) => (RefusalKind::Failed, "storage", "the data directory cannot be used"),
-            StartError::Io(_) => (RefusalKind::Failed, "system", "as2gate cannot start"),
+            StartError::Address(_) | StartError::Io(_) => (RefusalKind::Failed, "system", "as2gate cannot start"),
         };
         Refusal::new(kind, code, what, error.to_string(), hint)
     }

@@ -128,6 +128,9 @@ fn file_of(config: &Config) -> Option<PathBuf> {
     config.file.as_ref().and_then(|file| std::path::absolute(file).ok())
 }
 
+/// The setting of the SFTP door's addresses.
+const SFTP: &str = "sftp.listen";
+
 /// The bound listeners.
 pub(super) struct Doors {
     pub(super) listening: Listening,
@@ -141,20 +144,19 @@ pub(super) struct Doors {
 impl Doors {
     pub(super) async fn bind(core: &Core, options: &ServeOptions) -> Result<Self, StartError> {
         let config = &core.config;
-        let bind = async |addresses: &[String]| listen::bind(addresses).await.map_err(StartError::Io);
         let mut inherited = listen::Inherited::take().map_err(StartError::Io)?;
         let sftp = match (inherited.door("sftp"), &options.sftp) {
             (Some(listeners), _) => listeners,
-            (None, Some(addresses)) => bind(addresses).await?,
+            (None, Some(addresses)) => listen::bind(SFTP, addresses).await?,
             (None, None) => bind_sftp(&config.sftp.listen).await?,
         };
         let as2 = match inherited.door("as2") {
             Some(listeners) => listeners,
-            None => bind(options.as2.as_ref().unwrap_or(&config.as2.listen)).await?,
+            None => listen::bind("as2.listen", options.as2.as_ref().unwrap_or(&config.as2.listen)).await?,
         };
         let as2_tls = match inherited.door("as2-tls") {
             Some(listeners) => listeners,
-            None => bind(&config.as2.tls.listen).await?,
+            None => listen::bind("as2.tls.listen", &config.as2.tls.listen).await?,
         };
         let tls = if as2_tls.is_empty() {
             None
@@ -164,14 +166,14 @@ impl Doors {
         let address = options.telemetry.as_ref().unwrap_or(&config.telemetry.listen);
         // A second server on one machine must not fail for want of the same metrics port.
         let wanted = Vec::from_iter((!address.is_empty()).then(|| address.clone()));
-        let telemetry = match (inherited.door("telemetry"), listen::bind(&wanted)) {
+        let telemetry = match (inherited.door("telemetry"), listen::bind("telemetry.listen", &wanted)) {
             (Some(listeners), _) => Ok(listeners),
             (None, binding) => binding.await,
         };
         let telemetry = match telemetry {
             Ok(listeners) => listeners,
             Err(error) => {
-                tracing::warn!(error, "no telemetry");
+                tracing::warn!(%error, "no telemetry");
                 Vec::new()
             }
         };
@@ -266,13 +268,12 @@ fn ready(core: &Arc<Core>, front: &Arc<sftp_front::Server>) -> telemetry::Ready 
 
 /// Port 22 needs a privilege, and is often another's; without it the door is at 2022.
 async fn bind_sftp(addresses: &[String]) -> Result<Vec<TcpListener>, StartError> {
-    match (listen::bind(addresses).await, without_22(addresses)) {
-        (Ok(listeners), _) => Ok(listeners),
+    match (listen::bind(SFTP, addresses).await, without_22(addresses)) {
         (Err(why), Some(others)) => {
-            tracing::warn!(why, "sftp answers on port 2022 instead of 22");
-            listen::bind(&others).await.map_err(StartError::Io)
+            tracing::warn!(%why, "sftp answers on port 2022 instead of 22");
+            Ok(listen::bind(SFTP, &others).await?)
         }
-        (Err(why), None) => Err(StartError::Io(why)),
+        (bound, _) => Ok(bound?),
     }
 }
 

@@ -1,7 +1,5 @@
 //! Whether all is as it should be: what `check` and `doctor` look at.
 
-use std::io::ErrorKind;
-use std::net::{TcpListener, ToSocketAddrs as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -14,6 +12,7 @@ use crate::config::{Config, Secret, show_size};
 use crate::hint::{quoted, with_hint};
 use crate::journal::MessageFilter;
 use crate::lifecycle;
+use crate::listen::try_bind;
 use crate::manage::host_keys::HostKeyState;
 use crate::manage::{self, certificates, expiry, find, host_keys, objects, rules};
 use crate::objects::Objects;
@@ -92,7 +91,7 @@ pub fn check(config: &Config, core: Option<&Core>) -> manage::Result<Vec<Finding
     if are_readable && !config.as2.tls.listen.is_empty() {
         findings.push(match check_tls(core) {
             Ok(()) => Finding::ok("as2.tls", "certificate and key belong together"),
-            Err(error) => Finding::bad("as2.tls", error.to_string(), error.hint()),
+            Err(error) => Finding::bad("as2.tls", error.to_string(), &error.hint()),
         });
         findings.extend(expiry(core, &Objects::default()));
     }
@@ -125,7 +124,7 @@ pub fn diagnose(config: &Config, opened: Result<&Core, &StartError>) -> manage::
     }
     match opened {
         Ok(core) => findings.extend(contents(core)?),
-        Err(error) => findings.push(Finding::bad("data directory", error.to_string(), error.hint())),
+        Err(error) => findings.push(Finding::bad("data directory", error.to_string(), &error.hint())),
     }
     Ok(findings)
 }
@@ -322,60 +321,31 @@ fn sftp_port(config: &Config, addresses: &[String]) -> Option<Finding> {
         Some(address) => (address.clone(), "restart the server"),
         None => (format!("{host}:22"), "set sftp.listen"),
     };
-    let hint = match bind(&wanted) {
-        Ok(_) => format!("{wanted} is free: {next}; without root it needs CAP_NET_BIND_SERVICE, or socket activation"),
-        Err(error) => {
-            let (why, hint) = obstacle("sftp", &error);
-            format!("{wanted} {why}: {hint}")
-        }
+    let hint = match try_bind("sftp.listen", &wanted) {
+        Ok(()) => format!("{wanted} is free: {next}; without root it needs CAP_NET_BIND_SERVICE, or socket activation"),
+        Err(obstacle) => format!("{obstacle}: {}", obstacle.hint()),
     };
     Some(Finding::warn("sftp port", format!("is {port}; clients expect 22"), &hint))
-}
-
-fn bind(address: &str) -> std::io::Result<TcpListener> {
-    let mut found = address.to_socket_addrs()?;
-    let first = found.next().ok_or_else(|| std::io::Error::other("no such address"))?;
-    TcpListener::bind(first)
-}
-
-/// What keeps a door from an address, and what to do about it.
-fn obstacle(door: &str, error: &std::io::Error) -> (String, String) {
-    let key = format!("{}.listen", door.replace(' ', "."));
-    match error.kind() {
-        ErrorKind::AddrInUse => (
-            "is taken by another program".to_owned(),
-            format!("choose another address in {key}, or move that program (on port 22 mostly sshd)"),
-        ),
-        ErrorKind::PermissionDenied => (
-            "needs a privilege".to_owned(),
-            format!("give as2gate CAP_NET_BIND_SERVICE or a socket of systemd, or choose a port of 1024 or above in {key}"),
-        ),
-        _ => (
-            format!("cannot be had: {error}"),
-            format!("choose an address of this machine in {key}"),
-        ),
-    }
 }
 
 /// Ports that a server would bind, tried while none runs.
 fn ports(config: &Config) -> Vec<Finding> {
     let sftp = &config.sftp.listen;
     let mut findings = Vec::from_iter(sftp_port(config, sftp));
-    let falls_back = without_22(sftp).is_some_and(|others| others.iter().all(|address| bind(address).is_ok()));
+    let falls_back = without_22(sftp).is_some_and(|others| others.iter().all(|address| try_bind("sftp.listen", address).is_ok()));
     let telemetry = Vec::from_iter(Some(config.telemetry.listen.clone()).filter(|address| !address.is_empty()));
     let lists = [
-        ("sftp", sftp),
-        ("as2", &config.as2.listen),
-        ("as2 tls", &config.as2.tls.listen),
-        ("telemetry", &telemetry),
+        ("sftp", "sftp.listen", sftp),
+        ("as2", "as2.listen", &config.as2.listen),
+        ("as2 tls", "as2.tls.listen", &config.as2.tls.listen),
+        ("telemetry", "telemetry.listen", &telemetry),
     ];
-    for (name, address) in lists
+    for (name, key, address) in lists
         .into_iter()
-        .flat_map(|(name, list)| list.iter().map(move |address| (name, address)))
+        .flat_map(|(name, key, list)| list.iter().map(move |address| (name, key, address)))
     {
-        let Err(error) = bind(address) else { continue };
-        let (why, hint) = obstacle(name, &error);
-        let (port, detail) = (format!("{name} port"), format!("{address} {why}"));
+        let Err(obstacle) = try_bind(key, address) else { continue };
+        let (port, detail, hint) = (format!("{name} port"), obstacle.to_string(), obstacle.hint());
         findings.push(match name {
             "sftp" if falls_back => Finding::warn(&port, format!("{detail}; a server answers at 2022 instead"), &hint),
             "telemetry" => Finding::warn(&port, format!("{detail}; a server starts without health and metrics"), &hint),

@@ -1,5 +1,6 @@
 //! What stands in the way of a start, and what is put right before the doors open.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -7,6 +8,7 @@ use super::Core;
 use crate::certificate::Certificate;
 use crate::config::{Config, Paths};
 use crate::journal::{JournalError, UploadState};
+use crate::listen::Obstacle;
 use crate::manage;
 use crate::storage::{self, StorageError};
 
@@ -49,7 +51,10 @@ pub enum StartError {
     /// A host key that cannot be used.
     #[error("{0}")]
     HostKey(String),
-    /// A listener cannot be bound, or something else of the system.
+    /// An address that a door cannot have.
+    #[error(transparent)]
+    Address(#[from] Obstacle),
+    /// Something else of the system.
     #[error("{0}")]
     Io(String),
 }
@@ -57,8 +62,9 @@ pub enum StartError {
 impl StartError {
     /// What to do next.
     #[must_use]
-    pub fn hint(&self) -> &'static str {
-        match self {
+    pub fn hint(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            StartError::Address(obstacle) => return Cow::Owned(obstacle.hint()),
             StartError::Locked(_) => "stop the other server, or give this one its own --data-dir",
             StartError::OldServer => "restart the server with this version first",
             StartError::NotSetUp(_) => "`as2gate init` sets one up here; another is named with -c FILE or --data-dir DIR",
@@ -79,12 +85,8 @@ impl StartError {
             }
             StartError::Key(_) => "look at master_key in the configuration and at the file's rights",
             StartError::Tls(_) => "give as2.tls.cert and as2.tls.key files in PEM that belong together",
-            StartError::Io(why) if why.contains("Permission denied") => {
-                "ports below 1024 need root, CAP_NET_BIND_SERVICE or a socket of systemd; or set another: sftp.listen, as2.listen"
-            }
-            StartError::Io(why) if why.contains("not an address") => "write it like 0.0.0.0:2022 or [::]:2022",
-            StartError::Io(_) => "choose another address, or stop the program that uses it",
-        }
+            StartError::Io(_) => "look at what the system says; `as2gate doctor` tells of more",
+        })
     }
 }
 

@@ -293,6 +293,24 @@ fn doctor_finds_the_telemetry_port_taken() {
 }
 
 #[test]
+fn a_server_tells_which_address_it_cannot_have_and_which_setting_asks_for_it() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    // An address of documentation, which is nobody's.
+    for (key, address, why) in [
+        ("sftp.listen", taken.as_str(), "is taken by another program"),
+        ("as2.listen", taken.as_str(), "is taken by another program"),
+        ("as2.listen", "192.0.2.1:8080", "cannot be had"),
+    ] {
+        let gateway = Gateway::stopped(&[(key, &format!("[\"{address}\"]"))]);
+        let ran = gateway.cli(&["serve"]);
+        three_lines(&ran.stderr);
+        let told = format!("why:   {address} {why}");
+        assert!(ran.code != 0 && ran.stderr.contains(&told) && ran.stderr.contains(key), "{ran}");
+    }
+}
+
+#[test]
 fn a_directory_that_was_never_set_up_is_told_what_to_do() {
     let place = Place::new();
     let ran = place.cli(&["--data-dir", place.path("nothing").to_str().unwrap(), "station", "list"]);
