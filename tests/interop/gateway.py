@@ -12,7 +12,7 @@ import time
 from cases import KEYS, ROLLS, STATIONS
 from products import free_port, spawn
 
-PATIENCE = 60  # seconds until every message of one product and direction has to be final
+PATIENCE = 240  # seconds until every message of one product and direction has to be final
 
 
 def self_signed(stem, kind, subject, *more):
@@ -49,7 +49,7 @@ class Gateway:
                 f'data_dir = "data"\npublic_url = "http://127.0.0.1:{self.port}"\nas2.listen = ["127.0.0.1:{self.port}"]\n'
                 f'as2.tls = {{ listen = ["127.0.0.1:{self.tls_port}"], cert = "file:tls.crt", key = "file:tls.key", client_auth = "{client_auth}" }}\n'
                 f'sftp.listen = ["127.0.0.1:{self.sftp_port}"]\ntelemetry.listen = ""\n'
-                'retry.initial = "1s"\nretry.max_wait = "2s"\nretry.max_tries = 3\nretry.mdn_wait = "40s"\n'
+                'retry.initial = "1s"\nretry.max_wait = "2s"\nretry.max_tries = 3\nretry.mdn_wait = "180s"\n'
             )
 
     def roll(self, name):

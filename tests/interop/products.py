@@ -18,7 +18,7 @@ from xml.sax.saxutils import quoteattr
 import wire
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-TIMEOUT = 60  # seconds for one order to a peer
+TIMEOUT = 240  # seconds for one order to a peer
 
 
 def port_block():
@@ -388,12 +388,14 @@ class OpenAs2Server:
             "javax.net.ssl.trustStore": store.format("trust"), "javax.net.ssl.trustStorePassword": "interop",
             "javax.net.ssl.keyStore": store.format("tls"), "javax.net.ssl.keyStorePassword": "interop",
         }
+        # It holds a message several times.
+        heap = "2g" if any(case.size >= 10_000_000 for case in cases) else "512m"
         flags = [f"-D{key}={value}" for key, value in properties.items()]
         jars = os.path.join(product.tools, "openas2", "*")
         if product.tracking:
             self.make_tracking_table(jars)
         self.process = spawn(
-            ["java", "-Xmx512m", *flags, "-cp", jars, "org.openas2.app.OpenAS2Server", os.path.join(home, "config.xml")], home)
+            ["java", f"-Xmx{heap}", *flags, "-cp", jars, "org.openas2.app.OpenAS2Server", os.path.join(home, "config.xml")], home)
 
     def tracking(self):
         """Its tracking module as in its distribution, which has it in an H2 database of its own."""
@@ -429,7 +431,7 @@ class OpenAs2Server:
     def sending(self, case):
         """The attributes of the partnership from this side to the gateway."""
         ours = {
-            "protocol": "as2", "content_transfer_encoding": "binary", "subject": "from the peer", "no_chunked_max_size": "100000000",
+            "protocol": "as2", "content_transfer_encoding": "binary", "subject": "from the peer", "no_chunked_max_size": "200000000",
             "resend_requires_new_message_id": "false",
             "as2_url": self.gateway_urls[case], "resend_max_retries": "3" if case.repeat else "0", "as2_mdn_options": "none",
             "prevent_canonicalization_for_mic": "true" if case.size else "false",

@@ -25,7 +25,7 @@ from cases import CASES, KEYS, ROLLS, STATIONS
 from gateway import PATIENCE, Gateway, Lossy, self_signed
 from products import PRODUCTS
 
-WHOLE_RUN = 900  # seconds until the run ends itself
+WHOLE_RUN = 1500  # seconds until the run ends itself
 FOLLOWS = 2  # seconds until a running server has seen a change of its objects
 TLS_OF = {"tls1.2": "TLSv1.2", "tls1.3": "TLSv1.3"}
 

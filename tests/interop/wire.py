@@ -20,7 +20,7 @@ from urllib.parse import quote, urlsplit
 
 OPENSSL_HAS_ZLIB = subprocess.run(
     ["openssl", "cms", "-compress", "-outform", "DER"], input=b"x", capture_output=True, check=False).returncode == 0
-TIMEOUT = 40  # seconds for an answer or an asynchronous MDN
+TIMEOUT = 180  # seconds for an answer or an asynchronous MDN
 
 
 # The kinds of listener that a peer has, each on a port of its own.
