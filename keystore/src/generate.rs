@@ -14,13 +14,15 @@ use openssl::ec::{Asn1Flag, EcGroup, EcKey};
 use openssl::error::ErrorStack;
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
-use openssl::pkey::{PKey, Private};
+use openssl::pkey::{Id, PKey, Private};
 use openssl::rsa::Rsa;
+use openssl::stack::Stack;
 use openssl::x509::extension::{SubjectAlternativeName, SubjectKeyIdentifier};
-use openssl::x509::{X509, X509Builder, X509Name};
+use openssl::x509::{X509, X509Builder, X509Name, X509ReqBuilder};
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
+use crate::info::parse;
 use crate::secret::random;
 
 /// Longest common name and organization (RFC 5280 appendix A, ub-common-name).
@@ -85,14 +87,6 @@ impl KeySpec {
             KeySpec::EcP521 => ec_key(Nid::SECP521R1),
         }
     }
-
-    fn digest(self) -> MessageDigest {
-        match self {
-            KeySpec::EcP384 => MessageDigest::sha384(),
-            KeySpec::EcP521 => MessageDigest::sha512(),
-            _ => MessageDigest::sha256(),
-        }
-    }
 }
 
 impl fmt::Display for KeySpec {
@@ -153,7 +147,7 @@ pub fn identity(spec: KeySpec, subject: &Subject, now: i64, days: u32) -> Result
     }
     let key = spec.generate().map_err(Error::crypto("make a key"))?;
     let serial = serial_number()?;
-    let certificate = certificate(spec, subject, &key, &serial, now, days)
+    let certificate = certificate(subject, &key, &serial, now, days)
         .and_then(|certificate| certificate.to_der())
         .map_err(Error::crypto("make a certificate"))?;
     let pkcs8 = key.private_key_to_pkcs8().map_err(Error::crypto("write a key"))?;
@@ -161,6 +155,66 @@ pub fn identity(spec: KeySpec, subject: &Subject, now: i64, days: u32) -> Result
         pkcs8: Zeroizing::new(pkcs8),
         certificate,
     })
+}
+
+/// A certificate signing request (PKCS#10 in DER, RFC 2986) for a key that has a certificate already: under its name, and with the
+/// host names that stand in it.
+///
+/// # Errors
+/// [`Error::Broken`]: no certificate in DER; [`Error::Crypto`].
+pub fn request(certificate: &[u8], pkcs8: &[u8]) -> Result<Vec<u8>> {
+    let certificate = parse(certificate)?;
+    let signed = |key: PKey<Private>| {
+        let mut builder = X509ReqBuilder::new()?;
+        builder.set_version(0)?;
+        builder.set_subject_name(certificate.subject_name())?;
+        builder.set_pubkey(&key)?;
+        if let Some(names) = same_alt_names(&certificate) {
+            let mut extensions = Stack::new()?;
+            extensions.push(names.build(&builder.x509v3_context(None))?)?;
+            builder.add_extensions(&extensions)?;
+        }
+        builder.sign(&key, digest_for(&key))?;
+        builder.build().to_der()
+    };
+    PKey::private_key_from_pkcs8(pkcs8)
+        .and_then(signed)
+        .map_err(Error::crypto("make a certificate signing request"))
+}
+
+/// The digest of about the key's strength.
+fn digest_for(key: &PKey<Private>) -> MessageDigest {
+    match (key.id(), key.bits()) {
+        (Id::EC, 385..) => MessageDigest::sha512(),
+        (Id::EC, 257..) => MessageDigest::sha384(),
+        _ => MessageDigest::sha256(),
+    }
+}
+
+/// The hosts and mail addresses of a certificate.
+fn same_alt_names(certificate: &X509) -> Option<SubjectAlternativeName> {
+    let mut names = SubjectAlternativeName::new();
+    let found = certificate.subject_alt_names()?;
+    let mut any = false;
+    for name in &found {
+        if let Some(host) = name.dnsname() {
+            names.dns(host);
+        } else if let Some(address) = name.ipaddress().and_then(ip) {
+            names.ip(&address.to_string());
+        } else if let Some(address) = name.email() {
+            names.email(address);
+        } else {
+            continue;
+        }
+        any = true;
+    }
+    any.then_some(names)
+}
+
+/// The address of four or sixteen bytes.
+fn ip(bytes: &[u8]) -> Option<IpAddr> {
+    let four = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    four.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
 }
 
 fn check(subject: &Subject) -> Result<()> {
@@ -203,7 +257,7 @@ fn serial_number() -> Result<[u8; SERIAL_BYTES]> {
     Ok(serial)
 }
 
-fn certificate(spec: KeySpec, subject: &Subject, key: &PKey<Private>, serial: &[u8], now: i64, days: u32) -> Result<X509, ErrorStack> {
+fn certificate(subject: &Subject, key: &PKey<Private>, serial: &[u8], now: i64, days: u32) -> Result<X509, ErrorStack> {
     let name = name(subject)?;
     let from = now.saturating_sub(BACKDATED_SECONDS);
     let until = now.saturating_add(i64::from(days) * SECONDS_PER_DAY);
@@ -222,7 +276,7 @@ fn certificate(spec: KeySpec, subject: &Subject, key: &PKey<Private>, serial: &[
         let alt_name = alt_name.build(&builder.x509v3_context(None, None))?;
         builder.append_extension(alt_name)?;
     }
-    builder.sign(key, spec.digest())?;
+    builder.sign(key, digest_for(key))?;
     Ok(builder.build())
 }
 

@@ -63,6 +63,12 @@ impl CertInfo {
     }
 }
 
+/// Whether two certificates are of one key; one that cannot be read is of none.
+pub fn of_one_key(one: &[u8], other: &[u8]) -> bool {
+    let key = |der| parse(der).ok()?.public_key().ok();
+    matches!((key(one), key(other)), (Some(one), Some(other)) if one.public_eq(&other))
+}
+
 /// A certificate that fills `der` to its end, as openssl sees it.
 pub(crate) fn parse(der: &[u8]) -> Result<X509> {
     let whole = der::first(der).is_some_and(|element| element.raw.len() == der.len());

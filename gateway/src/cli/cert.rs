@@ -56,7 +56,7 @@ pub(crate) enum Verb {
         /// It is this partner's.
         #[arg(long, value_name = "ID", group = "whose")]
         partner: Option<String>,
-        /// It is this station's; the file has the private key in it.
+        /// It is this station's; its private key is in the file, or here since `cert request`.
         #[arg(long, value_name = "ID", group = "whose")]
         station: Option<String>,
         /// It is nobody's yet: station, partner, partner-chain, https, https-chain.
@@ -81,6 +81,20 @@ pub(crate) enum Verb {
         /// pem or der.
         #[arg(long, value_name = "FORM", default_value = "pem", value_parser = ["pem", "der"])]
         form: String,
+        /// Write here instead.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Write a certificate signing request (PKCS#10) for a CA, for a key that is here.
+    ///
+    /// What the CA issues needs no key in its file: `cert schedule` and `cert add` find the one that is here. To have a new
+    /// key signed, make it first: `cert renew`.
+    #[command(after_help = "Examples:
+  as2gate cert request acme-2026 --out acme.csr
+  as2gate cert schedule acme-2026 --replace-with acme-from-ca.crt      what the CA issued")]
+    Request {
+        /// The certificate whose key and subject it is for.
+        name: String,
         /// Write here instead.
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
@@ -205,6 +219,10 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Export { name, form, out: file } => {
             let all = objects(&core)?;
             export(ctx, certificates::choose(&all, ctx.account(), &name)?, &form, file)?;
+        }
+        Verb::Request { name, out: file } => {
+            let all = objects(&core)?;
+            request(ctx, &core, certificates::choose(&all, ctx.account(), &name)?, file)?;
         }
         Verb::Renew {
             name,
@@ -571,38 +589,46 @@ fn shown(core: &Core, all: &Objects, certificate: &Certificate) -> Result<(Value
 
 fn export(ctx: &Ctx, certificate: &Certificate, form: &str, file: Option<PathBuf>) -> Result<()> {
     use std::io::Write as _;
-    let pem = keystore::to_pem("CERTIFICATE", &certificate.der);
-    let exported = |file: &PathBuf| json!({ "name": certificate.name, "file": file, "written": !ctx.dry_run() });
-    match (form, file) {
-        ("pem", None) if ctx.printer.format == Format::Json => {
-            ctx.printer.show(&json!({ "name": certificate.name, "pem": pem.as_str() }), "")
-        }
-        ("pem", None) => out(&pem),
-        ("pem", Some(file)) => {
-            overwrite(ctx, &file, pem.as_bytes())?;
-            ctx.printer.done(&exported(&file), &ctx.wrote(&file));
-        }
+    match (form, &file) {
+        ("pem", _) => give_pem(ctx, &certificate.name, &keystore::to_pem("CERTIFICATE", &certificate.der), file),
+        (_, Some(file)) => overwrite(ctx, &certificate.name, file, &certificate.der),
         (_, None) => {
             let mut stdout = std::io::stdout().lock();
             stdout
                 .write_all(&certificate.der)
                 .and_then(|()| stdout.flush())
-                .map_err(|error| Refusal::from_io("cannot write the certificate", &error))?;
+                .map_err(|error| Refusal::from_io("cannot write the certificate", &error))
         }
-        (_, Some(file)) => {
-            overwrite(ctx, &file, &certificate.der)?;
-            ctx.printer.done(&exported(&file), &ctx.wrote(&file));
-        }
+    }
+}
+
+fn request(ctx: &Ctx, core: &Core, certificate: &Certificate, file: Option<PathBuf>) -> Result<()> {
+    let der = certificates::request(core, certificate)?;
+    give_pem(ctx, &certificate.name, &keystore::to_pem("CERTIFICATE REQUEST", &der), file)?;
+    let schedule = format!("as2gate cert schedule {} --replace-with FILE --at TIME", certificate.name);
+    ctx.printer.note(&format!("when the CA has signed it: {schedule}"));
+    Ok(())
+}
+
+fn give_pem(ctx: &Ctx, name: &str, pem: &str, file: Option<PathBuf>) -> Result<()> {
+    match file {
+        Some(file) => return overwrite(ctx, name, &file, pem.as_bytes()),
+        None if ctx.printer.format == Format::Json => ctx.printer.show(&json!({ "name": name, "pem": pem }), ""),
+        None => out(pem),
     }
     Ok(())
 }
 
-/// A certificate is public and exported again at will: a file of that name is replaced.
-fn overwrite(ctx: &Ctx, file: &std::path::Path, bytes: &[u8]) -> Result<()> {
+/// What is public and exported again at will: a file of that name is replaced.
+fn overwrite(ctx: &Ctx, name: &str, file: &std::path::Path, bytes: &[u8]) -> Result<()> {
     if ctx.dry_run() {
-        return super::expect_dir_of(file);
+        super::expect_dir_of(file)?;
+    } else {
+        std::fs::write(file, bytes).map_err(|error| Refusal::from_io(format!("cannot write {}", file.display()), &error))?;
     }
-    std::fs::write(file, bytes).map_err(|error| Refusal::from_io(format!("cannot write {}", file.display()), &error))
+    let exported = json!({ "name": name, "file": file, "written": !ctx.dry_run() });
+    ctx.printer.done(&exported, &ctx.wrote(file));
+    Ok(())
 }
 
 async fn show_stores(ctx: &Ctx, core: &Core, reveal: bool) -> Result<()> {

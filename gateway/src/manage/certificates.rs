@@ -5,7 +5,7 @@ use keystore::{CertInfo, Imported, KeyPair};
 use zeroize::Zeroizing;
 
 use super::switch::finalize;
-use super::{Change, Object, Refusal, Result, accounts, edit, last_of_each, rollover, rules, stations};
+use super::{Change, Object, Refusal, Result, accounts, edit, last_of_each, rollover, rules, stations, stores};
 use crate::certificate::{Certificate, Purpose};
 use crate::clock::Millis;
 use crate::gateway::Core;
@@ -48,27 +48,26 @@ impl NewCertificate {
     /// # Errors
     /// When the file does not open, or lacks one of them.
     pub fn key_pair(&self) -> Result<KeyPair> {
-        self.key_pair_and_issuers().map(|(pair, _)| pair)
+        paired(self.import()?).map(|(pair, _)| pair)
     }
 
-    fn key_pair_and_issuers(&self) -> Result<(KeyPair, Vec<Vec<u8>>)> {
-        let imported = self.import()?;
-        let (certificate, key) = imported
-            .key_pair()
-            .map_err(|error| Refusal::from_keystore("cannot take this key pair", &error))?;
-        let pair = KeyPair {
-            pkcs8: Zeroizing::new(key.to_vec()),
-            certificate: certificate.to_vec(),
-        };
-        Ok((pair, imported.certificates.into_iter().skip(1).collect()))
-    }
-
-    /// The certificates, and the key pair if there has to be one.
-    pub(super) fn read(&self, with_private: bool) -> Result<(Option<KeyPair>, Trusted)> {
+    /// The certificates, and the key pair if there has to be one. Its key is in the file or, where a CA issued the certificate for a
+    /// key of this account, here.
+    pub(super) fn read(&self, with_private: bool, core: &Core, account: &str) -> Result<(Option<KeyPair>, Trusted)> {
         if !with_private {
             return self.trusted().map(|chain| (None, chain));
         }
-        let (pair, others) = self.key_pair_and_issuers()?;
+        let mut imported = self.import()?;
+        if let (None, Some(leaf)) = (&imported.key, imported.certificates.first()) {
+            let objects = super::objects(core)?;
+            let mut ours = objects
+                .certificates
+                .values()
+                .filter(|c| c.account == account && c.sealed_key.is_some());
+            let of_its_key = ours.find(|c| keystore::of_one_key(&c.der, leaf));
+            imported.key = of_its_key.map(|c| stores::private_key(core, c)).transpose()?;
+        }
+        let (pair, others) = paired(imported)?;
         let leaf = pair.certificate.clone();
         Ok((Some(pair), Trusted { leaf, others }))
     }
@@ -95,6 +94,18 @@ impl NewCertificate {
             others: all.collect(),
         })
     }
+}
+
+/// The key pair of a file, and the issuers.
+fn paired(imported: Imported) -> Result<(KeyPair, Vec<Vec<u8>>)> {
+    let (certificate, key) = imported
+        .key_pair()
+        .map_err(|error| Refusal::from_keystore("cannot take this key pair", &error))?;
+    let pair = KeyPair {
+        pkcs8: Zeroizing::new(key.to_vec()),
+        certificate: certificate.to_vec(),
+    };
+    Ok((pair, imported.certificates.into_iter().skip(1).collect()))
 }
 
 /// A partner's file is not to have a private key in it.
@@ -325,6 +336,27 @@ pub enum For {
     Purpose(Purpose),
 }
 
+impl For {
+    /// Whose objects they are.
+    fn account(&self, objects: &Objects, account: Option<&str>) -> Result<String> {
+        Ok(match self {
+            For::Station(id, _) => stations::choose(objects, account, id)?.account.clone(),
+            For::Partner(id, _) => super::partners::choose(objects, account, id)?.account.clone(),
+            For::Https | For::Purpose(_) => accounts::choose(objects, account)?.id.clone(),
+        })
+    }
+}
+
+/// A certificate signing request for the key of a certificate, PKCS#10 in DER.
+///
+/// # Errors
+/// When its private key is not here.
+pub fn request(core: &Core, certificate: &Certificate) -> Result<Vec<u8>> {
+    let key = stores::private_key(core, certificate)?;
+    let made = keystore::request(&certificate.der, &key);
+    made.map_err(|error| Refusal::from_keystore(format!("cannot make a request for {}", certificate.name), &error))
+}
+
 /// Adds a certificate and gives it to its owner.
 ///
 /// # Errors
@@ -334,13 +366,10 @@ pub async fn add(core: &Core, account: Option<&str>, name: &str, new: &NewCertif
         whom,
         For::Station(..) | For::Https | For::Purpose(Purpose::Station | Purpose::Https)
     );
-    let (pair, Trusted { leaf, others }) = new.read(with_private)?;
+    let account = whom.account(&super::objects(core)?, account)?;
+    let (pair, Trusted { leaf, others }) = new.read(with_private, core, &account)?;
     edit(core, dry_run, |objects| {
-        let account = match whom {
-            For::Station(id, _) => stations::choose(objects, account, id)?.account.clone(),
-            For::Partner(id, _) => super::partners::choose(objects, account, id)?.account.clone(),
-            For::Https | For::Purpose(_) => accounts::choose(objects, account)?.id.clone(),
-        };
+        let account = whom.account(objects, Some(&account))?;
         expect_free(objects, &account, name)?;
         let (purpose, owner) = match whom {
             For::Station(id, _) => (Purpose::Station, id.as_str()),

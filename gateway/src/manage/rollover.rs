@@ -6,6 +6,7 @@
 use serde::Serialize;
 
 use super::certificates::choose;
+use super::expiry::is_made_here;
 use super::switch::finalize;
 use super::{Change, Refusal, Result, edit, last_of_each, partners, stations};
 use crate::certificate::{Certificate, successors, taken_over};
@@ -117,7 +118,7 @@ fn of_station(objects: &Objects, station: &Station, now: Millis) -> Rollover {
     let (confirmed, missing) = subject.map_or_else(Default::default, |c| confirmations(objects, c));
     let name = subject.map_or("NEXT", |c| c.name.as_str());
     let all_told = missing.is_empty();
-    let order = [
+    let mut order = vec![
         (
             begun,
             "make the next key pair; both decrypt from then on".to_owned(),
@@ -147,6 +148,12 @@ fn of_station(objects: &Objects, station: &Station, now: Millis) -> Rollover {
             format!("as2gate cert rm {}", old.first().copied().unwrap_or(&station.certificate)),
         ),
     ];
+    // Partners that take one of a CA may take no other.
+    if objects.certificate(account, current).is_some_and(|c| !is_made_here(c)) {
+        let issued = begun && subject.is_some_and(|c| !is_made_here(c));
+        let what = format!("have the CA sign it, and take what it gives: as2gate cert schedule {current} --replace-with FILE --at TIME");
+        order.insert(1, (issued, what, format!("as2gate cert request {name} --out {name}.csr")));
+    }
     Rollover {
         confirmed,
         missing,
@@ -190,7 +197,7 @@ fn of_partner(objects: &Objects, partner: &Partner, now: Millis) -> Rollover {
     } else {
         format!("as2gate cert schedule {current} --replace-with FILE --at TIME")
     };
-    let order = [
+    let order = vec![
         (begun, "take its next certificate; both verify from then on".to_owned(), take),
         (
             switched,
@@ -243,7 +250,7 @@ fn named(before: &str, ids: &[String]) -> String {
 }
 
 /// The first step that is not done is next.
-fn in_order<const N: usize>(order: [(bool, String, String); N]) -> Vec<Step> {
+fn in_order(order: Vec<(bool, String, String)>) -> Vec<Step> {
     let first_open = order.iter().position(|(done, ..)| !done);
     let steps = order.into_iter().enumerate().map(|(n, (done, what, command))| Step {
         progress: match done {

@@ -62,7 +62,7 @@ pub struct Switch<'a> {
 pub async fn schedule(core: &Core, switch: &Switch<'_>, new: &NewCertificate, dry_run: bool) -> Result<Certificate> {
     let before = super::objects(core)?;
     let old = choose(&before, switch.account, switch.old)?;
-    let (pair, Trusted { leaf, others }) = new.read(old.sealed_key.is_some())?;
+    let (pair, Trusted { leaf, others }) = new.read(old.sealed_key.is_some(), core, &old.account)?;
     edit(core, dry_run, |objects| {
         let old = choose(objects, switch.account, switch.old)?;
         let successor = |name: &str| match &pair {

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use keystore::{CertInfo, Format, KeyPair, KeySpec, Subject, identity, import, import_alias, pkcs12, to_pem};
+use keystore::{CertInfo, Format, KeyPair, KeySpec, Subject, identity, import, import_alias, of_one_key, pkcs12, request, to_pem};
 
 use crate::{Bench, NOW, error, fixture, has};
 
@@ -71,6 +71,45 @@ fn openssl_accepts_every_kind_of_identity() {
         bench.run("openssl cms -encrypt -aes256 -in payload -outform DER -out sealed -binary cert.pem");
         bench.run("openssl cms -decrypt -in sealed -inform DER -inkey key.pem -recip cert.pem -out opened -binary");
         assert_eq!(bench.read("payload"), bench.read("opened"));
+    }
+}
+
+#[test]
+fn a_ca_signs_our_request_and_the_key_is_known_again() {
+    let (ca, _) = chain();
+    for (spec, cn, digest) in [
+        (KeySpec::Rsa2048, "ALICE", "sha256"),
+        (KeySpec::EcP384, "edi.example.com", "SHA384"),
+        (KeySpec::EcP521, "192.0.2.7", "SHA512"),
+    ] {
+        let pair = identity(spec, &subject(cn), NOW, 730).unwrap();
+        let der = request(&pair.certificate, &pair.pkcs8).unwrap();
+        ca.write("ours.csr", to_pem("CERTIFICATE REQUEST", &der).as_bytes());
+        let text = ca.run("openssl req -in ours.csr -verify -noout -text -nameopt utf8,sep_comma_plus");
+        let subject = ca.run("openssl req -in ours.csr -noout -subject -nameopt RFC2253");
+        ca.write("ours.pem", to_pem("CERTIFICATE", &pair.certificate).as_bytes());
+        assert_eq!(
+            subject,
+            ca.run("openssl x509 -in ours.pem -noout -subject -nameopt RFC2253"),
+            "{spec}"
+        );
+        assert!(
+            text.contains("verify OK") && text.to_lowercase().contains(&digest.to_lowercase()),
+            "{text}"
+        );
+        let host = match cn {
+            "ALICE" => "",
+            "192.0.2.7" => "IP Address:192.0.2.7",
+            name => &format!("DNS:{name}"),
+        };
+        assert!(
+            text.contains(host) && text.contains("Subject Alternative Name") != host.is_empty(),
+            "{text}"
+        );
+        ca.run("openssl x509 -req -in ours.csr -CA root.pem -CAkey root.key -CAcreateserial -days 30 -outform DER -out issued.der");
+        let issued = ca.read("issued.der");
+        assert!(of_one_key(&issued, &pair.certificate) && !of_one_key(&issued, &self::pair().certificate));
+        assert!(!of_one_key(&issued, b"no certificate") && !CertInfo::from_der(&issued).unwrap().self_signed);
     }
 }
 

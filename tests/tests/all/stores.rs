@@ -663,6 +663,94 @@ fn a_rollover_is_guided_from_the_new_key_to_the_end_of_the_old_one() {
 }
 
 #[test]
+fn a_ca_signs_the_key_of_a_station_which_never_leaves_it() {
+    let pair = Pair::two_gateways();
+    let (alice, bob) = (pair.alice(), pair.bob());
+    let old = certificate_name(alice, "ALICE");
+    let known = bob.json(&["partner", "show", "ALICE"])["sign_certificate"][0]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let ca = |line: &str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        run(tool("openssl", &words).current_dir(alice.path(""))).ok()
+    };
+    ca("req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -subj /CN=CA -days 3650");
+    let sign = |csr: &str, out: &str| {
+        ca(&format!(
+            "x509 -req -in {csr} -CA ca.pem -CAkey ca.key -CAcreateserial -days 365 -out {out}"
+        ));
+        alice.path(out).to_str().unwrap().to_owned()
+    };
+    alice.ok(&["cert", "request", &old, "--out", alice.path("alice.csr").to_str().unwrap()]);
+    let issued = sign("alice.csr", "issued.pem");
+
+    // One of a key that is not here has to bring it.
+    ca("req -newkey rsa:2048 -nodes -keyout other.key -out other.csr -subj /CN=ALICE");
+    let other = sign("other.csr", "other.pem");
+    let ran = alice.cli(&["cert", "schedule", &old, "--replace-with", &other]);
+    assert!(
+        ran.code != 0 && ran.stderr.contains("without its private key, and no key here is its own"),
+        "{ran}"
+    );
+
+    alice.ok(&["cert", "schedule", &old, "--replace-with", &issued, "--name", "alice-ca"]);
+    bob.ok(&["cert", "schedule", &known, "--replace-with", &issued]);
+    alice.ok(&["cert", "rm", &old, "--yes"]);
+    let shown = alice.json(&["cert", "show", "alice-ca"]);
+    assert_eq!(
+        (&shown["issuer"], &shown["private_key"]),
+        (&"CN=CA".into(), &true.into()),
+        "{shown:#}"
+    );
+    alice.followed();
+    bob.followed();
+    assert_eq!(pair.fetch(&pair.deliver("signed-by-the-ca.edi", &order(1))), order(1));
+    // And back, encrypted to it.
+    bob.ok(&[
+        "send",
+        "--from",
+        "BOB",
+        "--to",
+        "ALICE",
+        bob.file("back.edi", &order(2)).to_str().unwrap(),
+    ]);
+    alice.wait("the answer", |alice| {
+        let filed = alice.messages("in").into_iter().find(|message| message["file"] == "back.edi")?;
+        (filed["state"] == "filed").then_some(())
+    });
+
+    // The next key is the CA's business, too.
+    let (guide, steps) = progress(alice, "ALICE");
+    assert_eq!(steps, ["next", "later", "later", "later", "later", "later"]);
+    let next_request = &guide["steps"][1];
+    assert!(
+        next_request["command"].as_str().unwrap().starts_with("as2gate cert request "),
+        "{guide:#}"
+    );
+    alice.ok(&["cert", "renew", "alice-ca", "--at", &in_days(9), "--name", "alice-next"]);
+    assert_eq!(progress(alice, "ALICE").1[..3], ["done", "next", "later"]);
+    alice.ok(&["cert", "request", "alice-next", "--out", alice.path("next.csr").to_str().unwrap()]);
+    let issued = sign("next.csr", "next.pem");
+    alice.ok(&[
+        "cert",
+        "schedule",
+        "alice-ca",
+        "--replace-with",
+        &issued,
+        "--at",
+        &in_days(9),
+        "--name",
+        "alice-next-ca",
+    ]);
+    let (guide, steps) = progress(alice, "ALICE");
+    assert_eq!(
+        (steps[..3].join(" ").as_str(), &guide["next"]),
+        ("done done next", &"alice-next-ca".into())
+    );
+}
+
+#[test]
 fn a_certificate_that_was_added_waits_to_be_compared() {
     let pair = Pair::two_gateways();
     let (alice, bob) = (pair.alice(), pair.bob());
