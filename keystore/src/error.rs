@@ -105,7 +105,7 @@ pub enum Error {
     KeyWithoutCertificate,
     /// A certificate came where a key pair is wanted.
     #[error(
-        "this is a certificate without its private key, and no key here is its own; give the file with both (.p12, .pfx, .jks, or key and certificate in one .pem)"
+        "this is a certificate without its private key; give the file with both (.p12, .pfx, .jks, or key and certificate in one .pem)"
     )]
     CertificateWithoutKey,
     /// The private key is of no certificate in the file.

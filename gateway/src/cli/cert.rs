@@ -100,6 +100,9 @@ pub(crate) enum Verb {
         out: Option<PathBuf>,
     },
     /// Make a station's certificate anew, with a new key.
+    ///
+    /// Where a CA issued the old one, only the key is made, for `cert request`; with --at or --now its self-signed certificate
+    /// takes over all the same.
     #[command(after_help = "Examples:
   as2gate cert renew acme-2026                           in two weeks; partners get it first
   as2gate cert renew acme-2026 --at 2026-12-05T06:00Z
@@ -341,6 +344,17 @@ async fn renew(
         name: new_name,
     };
     let certificate = switch::renew(core, &switch, key, ctx.dry_run()).await?;
+    if certificate.active_from.is_empty() {
+        ctx.printer.done(
+            &object(core, &with(core, &certificate)?, &certificate),
+            &ctx.would(headline(&certificate)),
+        );
+        ctx.printer.note(&format!(
+            "{name} is a CA's work; have the CA sign the new key as well: as2gate cert request {}",
+            certificate.name
+        ));
+        return Ok(());
+    }
     switched(ctx, core, &certificate, name)?;
     ctx.printer.note(&format!(
         "send the new certificate to your partners: as2gate cert export {}",
@@ -605,8 +619,13 @@ fn export(ctx: &Ctx, certificate: &Certificate, form: &str, file: Option<PathBuf
 fn request(ctx: &Ctx, core: &Core, certificate: &Certificate, file: Option<PathBuf>) -> Result<()> {
     let der = certificates::request(core, certificate)?;
     give_pem(ctx, &certificate.name, &keystore::to_pem("CERTIFICATE REQUEST", &der), file)?;
-    let schedule = format!("as2gate cert schedule {} --replace-with FILE --at TIME", certificate.name);
-    ctx.printer.note(&format!("when the CA has signed it: {schedule}"));
+    let all = objects(core)?;
+    let in_force = switch::finalized(&all, core.clock.now());
+    let station = in_force.stations.get(&certificate.owner).map(|station| &station.certificate);
+    let replaced = station.unwrap_or(&certificate.name);
+    ctx.printer.note(&format!(
+        "when the CA has signed it: as2gate cert schedule {replaced} --replace-with FILE --at TIME"
+    ));
     Ok(())
 }
 

@@ -65,7 +65,14 @@ impl NewCertificate {
                 .values()
                 .filter(|c| c.account == account && c.sealed_key.is_some());
             let of_its_key = ours.find(|c| keystore::of_one_key(&c.der, leaf));
-            imported.key = of_its_key.map(|c| stores::private_key(core, c)).transpose()?;
+            let Some(of_its_key) = of_its_key else {
+                return Err(Refusal::invalid(
+                    "cannot take this certificate",
+                    "its private key is neither in the file nor here",
+                    "give the file with both (.p12, .pfx, .jks, or key and certificate in one .pem)",
+                ));
+            };
+            imported.key = Some(stores::private_key(core, of_its_key)?);
         }
         let (pair, others) = paired(imported)?;
         let leaf = pair.certificate.clone();
@@ -435,7 +442,17 @@ pub async fn remove(core: &Core, account: Option<&str>, name: &str, dry_run: boo
         // A station decrypts with every key pair that belongs to it; only the one that signs is held, and a switch whose
         // time has come has let the old one go.
         let mut changes = finalize(objects, &certificate.account, core.clock.now());
-        expect_unplanned(&super::with_changes(objects, &changes), &certificate.account, name)?;
+        let settled = super::with_changes(objects, &changes);
+        expect_unplanned(&settled, &certificate.account, name)?;
+        // One that waits for its CA follows nobody then.
+        let waits = |c: &&Certificate| c.account == certificate.account && c.replaces == name && c.active_from.is_empty();
+        changes.extend(settled.certificates.values().filter(waits).map(|c| {
+            Certificate {
+                replaces: String::new(),
+                ..c.clone()
+            }
+            .into()
+        }));
         changes.push(Change::Remove(
             ObjectKind::Certificate,
             certificate.account.clone(),

@@ -81,7 +81,7 @@ pub fn replacing(certificate: &Certificate) -> String {
 /// Whether it is a station's own and signed by itself.
 pub(super) fn is_made_here(certificate: &Certificate) -> bool {
     let is_self_signed = || CertInfo::from_der(&certificate.der).is_ok_and(|info| info.self_signed);
-    certificate.purpose == Purpose::Station && certificate.sealed_key.is_some() && is_self_signed()
+    certificate.purpose == Purpose::Station && certificate.sealed_key.is_some() && !certificate.owner.is_empty() && is_self_signed()
 }
 
 /// What to do about its end.

@@ -107,13 +107,14 @@ fn of_station(objects: &Objects, station: &Station, now: Millis) -> Rollover {
     let account = station.account.as_str();
     let plan = successor(objects, account, &station.certificate, now);
     // The certificate that the change is about: the planned one or, once it is over, the one in force.
-    let subject = plan
-        .map(|(next, _)| next)
-        .or_else(|| objects.certificate(account, &station.certificate));
-    let switched = plan.is_none_or(|(_, due)| due);
+    let present = objects.certificate(account, &station.certificate);
+    let waiting = present.filter(|_| plan.is_none()).and_then(|present| awaiting_ca(objects, present));
+    let subject = plan.map(|(next, _)| next).or(waiting).or(present);
+    let switched = waiting.is_none() && plan.is_none_or(|(_, due)| due);
     let current = plan.map_or(station.certificate.as_str(), in_force);
     let old = other_key_pairs(objects, station, subject);
     let begun = plan.is_some() || !old.is_empty();
+    let by_ca = objects.certificate(account, current).is_some_and(|c| !is_made_here(c));
     let subject = subject.filter(|_| begun);
     let (confirmed, missing) = subject.map_or_else(Default::default, |c| confirmations(objects, c));
     let name = subject.map_or("NEXT", |c| c.name.as_str());
@@ -122,7 +123,7 @@ fn of_station(objects: &Objects, station: &Station, now: Millis) -> Rollover {
         (
             begun,
             "make the next key pair; both decrypt from then on".to_owned(),
-            format!("as2gate cert renew {current} --at TIME"),
+            format!("as2gate cert renew {current}{}", if by_ca { "" } else { " --at TIME" }),
         ),
         (
             begun && all_told,
@@ -149,7 +150,7 @@ fn of_station(objects: &Objects, station: &Station, now: Millis) -> Rollover {
         ),
     ];
     // Partners that take one of a CA may take no other.
-    if objects.certificate(account, current).is_some_and(|c| !is_made_here(c)) {
+    if by_ca {
         let issued = begun && subject.is_some_and(|c| !is_made_here(c));
         let what = format!("have the CA sign it, and take what it gives: as2gate cert schedule {current} --replace-with FILE --at TIME");
         order.insert(1, (issued, what, format!("as2gate cert request {name} --out {name}.csr")));
@@ -159,6 +160,12 @@ fn of_station(objects: &Objects, station: &Station, now: Millis) -> Rollover {
         missing,
         ..standing(&station.as2_id, current, plan, in_order(order))
     }
+}
+
+/// The key pair that was made to follow one of a CA's, and that the CA has not signed yet.
+fn awaiting_ca<'a>(objects: &'a Objects, present: &Certificate) -> Option<&'a Certificate> {
+    let follows = |c: &&Certificate| c.account == present.account && c.replaces == present.name && c.active_from.is_empty();
+    objects.certificates.values().find(follows)
 }
 
 /// The station's key pairs but for this one.
@@ -374,13 +381,21 @@ pub fn relying(objects: &Objects, certificate: &Certificate) -> Vec<String> {
     confirmed
 }
 
-/// Partners that will not know a station's next certificate when it takes over, in the words of `check`.
+/// What partners will not know or not take of a station's next certificate when it takes over, in the words of `check`.
 #[must_use]
 pub fn warnings(objects: &Objects) -> Vec<(String, String)> {
     let planned = objects
         .certificates
         .values()
         .filter(|c| c.sealed_key.is_some() && !c.active_from.is_empty());
+    let unsigned = planned.clone().filter_map(|c| {
+        let old = objects.certificate(&c.account, &c.replaces)?;
+        let what = format!(
+            "certificate {}, which is self-signed, takes over at {} from {}, which a CA issued",
+            c.name, c.active_from, old.name
+        );
+        (is_made_here(c) && !is_made_here(old)).then(|| (what, command("cert rollover", &c.owner, "")))
+    });
     let unconfirmed = planned.filter_map(|c| {
         objects.stations.get(&c.owner)?;
         let (_, missing) = confirmations(objects, c);
@@ -392,5 +407,5 @@ pub fn warnings(objects: &Objects) -> Vec<(String, String)> {
         );
         (!missing.is_empty()).then(|| (what, command("cert rollover", &c.owner, "")))
     });
-    unconfirmed.collect()
+    unsigned.chain(unconfirmed).collect()
 }

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use keystore::KeySpec;
 
 use super::certificates::{NewCertificate, Trusted, choose, day, expect_free, free_name, issuers, trusted, with_key};
+use super::expiry::is_made_here;
 use super::{Change, Refusal, Result, edit, last_of_each, rules, stations};
 use crate::certificate::{Certificate, taken_over};
 use crate::clock::{DAY, Millis, rfc3339};
@@ -77,7 +78,8 @@ pub async fn schedule(core: &Core, switch: &Switch<'_>, new: &NewCertificate, dr
 }
 
 /// Replaces a station's certificate by a new self-signed one with a new key, of the old one's type and size unless another is
-/// named: partners' products take that one.
+/// named: partners' products take that one. Where a CA issued the old one and no time is named, none is set: the new key waits
+/// for the CA.
 ///
 /// # Errors
 /// When it is not there or belongs to no station, or its key is of a type that is not made here.
@@ -97,6 +99,14 @@ pub async fn renew(core: &Core, switch: &Switch<'_>, key: Option<KeySpec>, dry_r
     edit(core, dry_run, |objects| {
         let old = choose(objects, switch.account, switch.old)?;
         let successor = |name: &str| with_key(core, (&old.account, name), old.purpose, &old.owner, &pair);
+        if switch.at == When::AfterNotice && !is_made_here(old) {
+            let at = switch.at.resolve(core.clock.now(), old);
+            let new = Certificate {
+                replaces: old.name.clone(),
+                ..successor(&successors_name(objects, old, switch, at)?)?
+            };
+            return Ok((vec![new.clone().into()], new));
+        }
         replace(core, objects, old, switch, &successor)
     })
     .await
@@ -137,14 +147,7 @@ fn replace(
             "--now makes the switch at once; else give a time to come",
         ));
     }
-    let name = match switch.name {
-        Some(name) => {
-            expect_free(objects, &old.account, name)?;
-            name.to_owned()
-        }
-        None => free_name(objects, &old.account, &successor_name(&old.name, at)),
-    };
-    let mut new = successor(&name)?;
+    let mut new = successor(&successors_name(objects, old, switch, at)?)?;
     worth_replacing(old, &new, at.max(now))?;
     // Switches whose time has come are made final first, so that one certificate has at most one successor under way.
     let mut changes = finalize(objects, &old.account, now);
@@ -161,7 +164,7 @@ fn replace(
     let planned = settled
         .certificates
         .values()
-        .filter(|c| c.account == old.account && c.replaces == old.name && !c.active_from.is_empty());
+        .filter(|c| c.account == old.account && c.replaces == old.name);
     changes.extend(planned.map(|c| {
         Certificate {
             replaces: String::new(),
@@ -179,6 +182,14 @@ fn replace(
         changes.extend(finalize(&after, &old.account, now));
     }
     Ok((last_of_each(changes), result))
+}
+
+/// The name that is wanted, if it is free, or one made of the old one's.
+fn successors_name(objects: &Objects, old: &Certificate, switch: &Switch<'_>, at: Millis) -> Result<String> {
+    match switch.name {
+        Some(name) => expect_free(objects, &old.account, name).map(|()| name.to_owned()),
+        None => Ok(free_name(objects, &old.account, &successor_name(&old.name, at))),
+    }
 }
 
 /// Another certificate than the old one, and one that is still valid when it takes over.

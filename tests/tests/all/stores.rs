@@ -689,10 +689,7 @@ fn a_ca_signs_the_key_of_a_station_which_never_leaves_it() {
     ca("req -newkey rsa:2048 -nodes -keyout other.key -out other.csr -subj /CN=ALICE");
     let other = sign("other.csr", "other.pem");
     let ran = alice.cli(&["cert", "schedule", &old, "--replace-with", &other]);
-    assert!(
-        ran.code != 0 && ran.stderr.contains("without its private key, and no key here is its own"),
-        "{ran}"
-    );
+    assert!(ran.code != 0 && ran.stderr.contains("neither in the file nor here"), "{ran}");
 
     alice.ok(&["cert", "schedule", &old, "--replace-with", &issued, "--name", "alice-ca"]);
     bob.ok(&["cert", "schedule", &known, "--replace-with", &issued]);
@@ -728,9 +725,15 @@ fn a_ca_signs_the_key_of_a_station_which_never_leaves_it() {
         next_request["command"].as_str().unwrap().starts_with("as2gate cert request "),
         "{guide:#}"
     );
-    alice.ok(&["cert", "renew", "alice-ca", "--at", &in_days(9), "--name", "alice-next"]);
-    assert_eq!(progress(alice, "ALICE").1[..3], ["done", "next", "later"]);
-    alice.ok(&["cert", "request", "alice-next", "--out", alice.path("next.csr").to_str().unwrap()]);
+    // No time makes it sign by itself with what the CA has not signed.
+    alice.ok(&["cert", "renew", "alice-ca", "--name", "alice-next"]);
+    let (guide, steps) = progress(alice, "ALICE");
+    assert_eq!((steps[..3].join(" ").as_str(), &guide["next"]), ("done next later", &Value::Null));
+    assert!(alice.ok(&["cert", "list", "-o", "table"]).contains("follows alice-ca"));
+    let command = guide["steps"][1]["command"].as_str().unwrap();
+    assert!(command.starts_with("as2gate cert request alice-next "), "{guide:#}");
+    let ran = alice.cli(&["cert", "request", "alice-next", "--out", alice.path("next.csr").to_str().unwrap()]);
+    assert!(ran.stderr.contains("as2gate cert schedule alice-ca "), "{ran}");
     let issued = sign("next.csr", "next.pem");
     alice.ok(&[
         "cert",
@@ -748,6 +751,11 @@ fn a_ca_signs_the_key_of_a_station_which_never_leaves_it() {
         (steps[..3].join(" ").as_str(), &guide["next"]),
         ("done done next", &"alice-next-ca".into())
     );
+    alice.ok(&["cert", "rm", "alice-next", "--yes"]);
+    // Whoever wants it all the same is told.
+    alice.ok(&["cert", "renew", "alice-ca", "--at", &in_days(9)]);
+    let checked = alice.cli(&["check"]);
+    assert!((checked.stdout + &checked.stderr).contains("which is self-signed, takes over"));
 }
 
 #[test]
