@@ -40,6 +40,10 @@ fn the_file_overrides_defaults_and_the_environment_the_file() {
         ("AS2GATE_PUBLIC_URL", "https://as2.acme.example"),
         ("AS2GATE_TEST_CLOCK", "clock"),
         ("AS2GATE_PORT_8080_TCP", "tcp://10.0.0.1:8080"),
+        ("AS2GATE_SFTP_PORT", "tcp://10.0.0.1:2022"),
+        ("AS2GATE_PUBLIC_SERVICE_HOST", "10.0.0.1"),
+        ("AS2GATE_AS2__TLS__KEY", "env:AS2GATE_AS2_TLS_KEY"),
+        ("AS2GATE_AS2_TLS_KEY", "a secret"),
         ("AS2GATE_BIGMART_PASSWORD", "a secret that env: names"),
         ("AS2GATE_SFTP__BAN__WITHIN", "\"1m\""),
     ];

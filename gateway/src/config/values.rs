@@ -118,7 +118,13 @@ impl Values {
     pub fn lay_env(&mut self, variables: impl Iterator<Item = (String, String)>) -> Result<(), ConfigError> {
         let mut ours: Vec<(String, String)> = variables.filter(|(name, _)| name.starts_with(ENV_PREFIX)).collect();
         ours.sort();
+        let in_layers = texts(&self.0).filter_map(|text| text.strip_prefix("env:").map(str::to_owned));
+        let in_variables = ours.iter().filter_map(|(_, text)| text.strip_prefix("env:").map(str::to_owned));
+        let secrets: Vec<String> = in_layers.chain(in_variables).collect();
         for (name, text) in ours {
+            if secrets.contains(&name) || is_of_kubernetes(&name, &text) {
+                continue;
+            }
             let path = name
                 .strip_prefix(ENV_PREFIX)
                 .unwrap_or_default()
@@ -282,8 +288,22 @@ fn place(source: &Source, file: Option<&str>) -> String {
     }
 }
 
-/// Whether a variable is no slip in the name of a key: a secret that `env:NAME` reads, an option of the command line, or what
-/// Kubernetes sets beside a service named as2gate.
+/// Every text among the values.
+fn texts<'a>(values: &'a BTreeMap<&'static str, Setting>) -> impl Iterator<Item = &'a str> {
+    values.values().flat_map(|setting| match &setting.value {
+        Value::Array(list) => list.iter().filter_map(Value::as_str).collect(),
+        value => Vec::from_iter(value.as_str()),
+    })
+}
+
+/// What Kubernetes sets in every pod beside a service named as2gate-…: `AS2GATE_SFTP_PORT=tcp://10.0.0.1:2022` and parts of that.
+fn is_of_kubernetes(name: &str, text: &str) -> bool {
+    let is_address = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| text.starts_with(scheme));
+    let is_part = ["_SERVICE_HOST", "_SERVICE_PORT"].iter().any(|end| name.ends_with(end));
+    is_address || is_part
+}
+
+/// Whether a variable is no slip in the name of a key: a secret that the command line reads, or an option of it.
 fn is_others(path: &str) -> bool {
     let is_section = KEYS.iter().any(|key| key.path.split('.').next() == Some(path));
     !path.contains('.') && !is_section && nearest(path, KEYS.iter().map(|key| key.path)).is_none()
