@@ -22,7 +22,7 @@ pub const MAX_CONNECTIONS: usize = 1_000;
 #[derive(Debug, thiserror::Error)]
 #[error("{address} {why}", why = self.why())]
 pub struct Obstacle {
-    /// The setting that asks for it.
+    /// The setting or option that asks for it.
     key: &'static str,
     /// As it stands there.
     address: String,
@@ -45,13 +45,14 @@ impl Obstacle {
         let key = self.key;
         match self.error.kind() {
             io::ErrorKind::AddrInUse if self.address.ends_with(":22") => {
-                format!("choose another address in {key}, or move that program, mostly sshd, to another port")
+                format!("choose another address for {key}, or move that program, mostly sshd, to another port")
             }
-            io::ErrorKind::AddrInUse => format!("choose another address in {key}, or stop that program"),
+            io::ErrorKind::AddrInUse => format!("choose another address for {key}, or stop that program"),
             io::ErrorKind::PermissionDenied => {
-                format!("give as2gate CAP_NET_BIND_SERVICE or a socket of systemd, or choose a port of 1024 or above in {key}")
+                format!("give as2gate CAP_NET_BIND_SERVICE or a socket of systemd, or choose a port of 1024 or above for {key}")
             }
-            _ => format!("choose an address of this machine in {key}"),
+            io::ErrorKind::AddrNotAvailable => format!("choose an address of this machine for {key}"),
+            _ => "write it like 0.0.0.0:2022 or [::]:2022".to_owned(),
         }
     }
 }

@@ -147,12 +147,15 @@ impl Doors {
         let mut inherited = listen::Inherited::take().map_err(StartError::Io)?;
         let sftp = match (inherited.door("sftp"), &options.sftp) {
             (Some(listeners), _) => listeners,
-            (None, Some(addresses)) => listen::bind(SFTP, addresses).await?,
+            (None, Some(addresses)) => listen::bind("--sftp", addresses).await?,
             (None, None) => bind_sftp(&config.sftp.listen).await?,
         };
         let as2 = match inherited.door("as2") {
             Some(listeners) => listeners,
-            None => listen::bind("as2.listen", options.as2.as_ref().unwrap_or(&config.as2.listen)).await?,
+            None => match &options.as2 {
+                Some(addresses) => listen::bind("--as2", addresses).await?,
+                None => listen::bind("as2.listen", &config.as2.listen).await?,
+            },
         };
         let as2_tls = match inherited.door("as2-tls") {
             Some(listeners) => listeners,

@@ -259,7 +259,7 @@ fn doctor_tells_that_2022_answers_where_22_is_not_to_be_had() {
     let gateway = Gateway::stopped(&[("sftp.listen", &format!("[\"{address}\"]"))]);
     let told = gateway.ok(&["doctor"]);
     assert!(
-        told.contains(&format!("warn  sftp port {address} {why}; a server answers at 2022 instead")) && told.contains("in sftp.listen"),
+        told.contains(&format!("warn  sftp port {address} {why}; a server answers at 2022 instead")) && told.contains("for sftp.listen"),
         "{told}"
     );
     // Where that one is gone as well, a server does not start.
@@ -307,6 +307,16 @@ fn a_server_tells_which_address_it_cannot_have_and_which_setting_asks_for_it() {
         three_lines(&ran.stderr);
         let told = format!("why:   {address} {why}");
         assert!(ran.code != 0 && ran.stderr.contains(&told) && ran.stderr.contains(key), "{ran}");
+    }
+    let gateway = Gateway::stopped(&[]);
+    for (option, address, hint) in [
+        ("--as2", taken.as_str(), "another address for --as2"),
+        ("--sftp", "2022", "write it like 0.0.0.0:2022"),
+        ("--as2", "localhost", "write it like 0.0.0.0:2022"),
+    ] {
+        let ran = gateway.cli(&["serve", option, address]);
+        three_lines(&ran.stderr);
+        assert!(ran.code != 0 && ran.stderr.contains(hint), "{ran}");
     }
 }
 
