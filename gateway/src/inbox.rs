@@ -249,11 +249,23 @@ fn relationship(core: &Core, arrival: &Arrival) -> Relationship {
         .iter()
         .flat_map(|to| froms.iter().map(move |from| core.partnership(to.as_str(), from.as_str())));
     let found = pairs.find(|found| matches!(found, Ok(_) | Err(Lack::Key(_))));
-    let (from, to) = (first(&froms), first(&tos));
     match found {
         Some(Ok(pair)) if !pair.partner.blocked.inbound() => Relationship::Known(pair),
+        Some(Ok(pair)) => Relationship::Unknown(pair.partner.as2_id.clone(), pair.station.as2_id.clone()),
         Some(Err(lack @ Lack::Key(_))) => Relationship::Broken(lack),
-        _ => Relationship::Unknown(from, to),
+        _ => {
+            // The reading that somebody here has, if there is one: that is what the operator knows.
+            let objects = core.objects();
+            let station = tos.iter().find(|to| objects.stations.contains_key(to.as_str()));
+            let is_partner = |from: &&As2Id| {
+                objects
+                    .accounts
+                    .keys()
+                    .any(|account| objects.partner(account, from.as_str()).is_some())
+            };
+            let or_first = |known: Option<&As2Id>, all: &[As2Id]| known.map_or_else(|| first(all), |id| id.as_str().to_owned());
+            Relationship::Unknown(or_first(froms.iter().find(is_partner), &froms), or_first(station, &tos))
+        }
     }
 }
 

@@ -334,6 +334,15 @@ fn a_blocked_partner_is_answered_like_a_stranger() {
     assert!(answer.disposition().ends_with("unknown-trading-relationship"), "{}", answer.text());
     let told = hint(&pair, request.header("Message-ID").unwrap());
     assert!(told.ends_with("as2gate partner unblock ALICE"), "{told}");
+    // Also where its name comes in a form that only the second reading knows.
+    let quoted = request
+        .clone()
+        .with("AS2-From", r#""\"ALICE\"""#)
+        .with("Message-ID", "<quoted@test>");
+    let answer = quoted.post(pair.bob().as2_port);
+    assert!(answer.disposition().ends_with("unknown-trading-relationship"), "{}", answer.text());
+    let told = hint(&pair, "<quoted@test>");
+    assert!(told.ends_with("as2gate partner unblock ALICE"), "{told}");
     pair.bob().ok(&["partner", "unblock", "ALICE"]);
     pair.bob().restart();
     assert!(request.post(pair.bob().as2_port).disposition().ends_with("processed"));
