@@ -182,12 +182,13 @@ const AREAS: &[(&str, &[&str])] = &[
             "gateway::outbox",
             "gateway::post",
             "gateway::receipts",
+            "gateway::worker",
         ],
     ),
-    ("sftp", &["sftp_front", "gateway::sftp_tree"]),
+    ("sftp", &["sftp_front", "gateway::sftp_tree", "gateway::intake"]),
 ];
 
-/// What is to be logged, with modules in place of areas: `sftp=debug` → `sftp_front=debug,gateway::sftp_tree=debug`.
+/// What is to be logged, with modules in place of areas: `sftp=debug` → `sftp_front=debug,gateway::sftp_tree=debug,…`.
 fn in_modules(wanted: &str) -> String {
     let mut all = Vec::new();
     for directive in wanted.split(',') {
@@ -226,7 +227,10 @@ mod tests {
 
     #[test]
     fn areas_of_the_log_are_all_their_modules() {
-        assert_eq!(in_modules("warn, sftp=debug"), "warn,sftp_front=debug,gateway::sftp_tree=debug");
+        assert_eq!(
+            in_modules("warn, sftp=debug"),
+            "warn,sftp_front=debug,gateway::sftp_tree=debug,gateway::intake=debug"
+        );
         let as2 = in_modules("as2=trace,gateway::objects=debug");
         for module in [
             "as2_core",
@@ -235,6 +239,7 @@ mod tests {
             "gateway::receipts",
             "gateway::post",
             "gateway::http",
+            "gateway::worker",
         ] {
             assert!(as2.split(',').any(|one| one == format!("{module}=trace")), "{as2}");
         }

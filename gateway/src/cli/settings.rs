@@ -77,7 +77,7 @@ impl Field {
         let default = if default.is_empty() {
             default
         } else {
-            format!(" [default: {default}]")
+            format!(" [a new one has {default}]")
         };
         format!("{}{default}", self.help)
     }
@@ -606,7 +606,7 @@ mod tests {
             ("max-parallel", "4"),
             ("as2-version", "1.2"),
         ] {
-            assert!(help(flag).ends_with(&format!(" [default: {default}]")), "{}", help(flag));
+            assert!(help(flag).ends_with(&format!(" [a new one has {default}]")), "{}", help(flag));
         }
         assert!(!help("url").contains("default:") && !help("retry-initial").contains("default:"));
     }

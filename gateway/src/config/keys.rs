@@ -309,7 +309,7 @@ pub const KEYS: &[Key] = &[
         "as2.max_message",
         Kind::Size,
         r#""100GiB""#,
-        "Largest message received (HTTP 413 above); a partner may have a lower limit of its own (`max_message`)",
+        "Largest message received (HTTP 413 above); a partner may have a limit of its own in its place (`max_message`)",
     ),
     key(
         "as2.keep_partial",
