@@ -36,23 +36,24 @@ pub struct Uptime {
 }
 
 impl Uptime {
-    /// The time that has passed for certain since an earlier look. How long a machine was off nobody knows.
+    /// The time that has passed for certain since an earlier look, which is `by_clock` ago by the clock. How long a machine was
+    /// off nobody knows; and another machine, to which the data was brought, may have been up for longer than that.
     #[must_use]
-    pub fn since(&self, earlier: &Uptime) -> Millis {
+    pub fn since(&self, earlier: &Uptime, by_clock: Millis) -> Millis {
         if self.boot == earlier.boot && self.up >= earlier.up {
             self.up - earlier.up
         } else {
-            self.up
+            self.up.min(by_clock.max(0))
         }
     }
 
-    /// Linux's; a machine that does not tell has just been started each time.
+    /// Linux's. Where a container or a service does not see which start it was, only a shorter uptime tells of another one.
     fn of_machine() -> Self {
-        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-        let seconds = read("/proc/uptime").split('.').next().and_then(|text| text.parse::<i64>().ok());
+        let up = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         Uptime {
-            boot: read("/proc/sys/kernel/random/boot_id").trim().to_owned(),
-            up: seconds.unwrap_or(0).saturating_mul(1000),
+            boot: boot.trim().to_owned(),
+            up: up.tv_sec.saturating_mul(1000),
         }
     }
 }
@@ -181,12 +182,16 @@ mod tests {
     #[test]
     fn a_start_hides_how_long_a_machine_was_off() {
         let look = |boot: &str, up| Uptime { boot: boot.to_owned(), up };
-        assert_eq!(look("a", 900).since(&look("a", 200)), 700);
-        assert_eq!(look("b", 900).since(&look("a", 200)), 900);
-        // A container that was started anew on the same machine.
-        assert_eq!(look("a", 100).since(&look("a", 200)), 100);
+        assert_eq!(look("a", 900).since(&look("a", 200), 0), 700);
+        assert_eq!(look("b", 900).since(&look("a", 200), 5000), 900);
+        // Another machine, and one whose clock is behind.
+        assert_eq!(look("b", 900).since(&look("a", 200), 30), 30);
+        assert_eq!(look("b", 900).since(&look("a", 200), -30), 0);
+        // Which start it was is not to be seen.
+        assert_eq!(look("", 900).since(&look("", 200), 5000), 700);
+        assert_eq!(look("", 100).since(&look("", 200), 5000), 100);
         let now = Uptime::of_machine();
         assert!(!now.boot.is_empty() && now.up > 0, "{now:?}");
-        assert!((0..60_000).contains(&Uptime::of_machine().since(&now)));
+        assert!((0..60_000).contains(&Uptime::of_machine().since(&now, 0)));
     }
 }

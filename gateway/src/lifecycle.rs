@@ -114,6 +114,12 @@ struct Due {
 }
 
 impl Due {
+    /// Before anything was made, and far enough from it that no time leads there.
+    const NEVER: Due = Due {
+        made: Millis::MIN / 2,
+        retired: Millis::MIN / 2,
+    };
+
     fn at(now: Millis, stages: Stages) -> Self {
         let midnight = midnight(now);
         Due {

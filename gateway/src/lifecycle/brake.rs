@@ -23,11 +23,14 @@ const FACT_PACE: &str = "lifecycle.pace";
 const FACT_HELD: &str = "lifecycle.held";
 
 /// How far a sweep came, by a clock that is believed.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Pace {
     at: Millis,
     uptime: Uptime,
     due: BTreeMap<String, Due>,
+    /// That of before the clock was set back, which counts again once the clock is there again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    before: Option<Box<Pace>>,
 }
 
 /// The brake in one sweep.
@@ -39,24 +42,46 @@ pub(super) struct Brake {
     held: Vec<PlanRow>,
     /// Nothing is held against a person, nor against the first sweep of all.
     last: Option<Pace>,
+    /// The last sweep noted its time and no more, as those of before did: nothing explains what is due.
+    is_first: bool,
     /// For certain since the last one.
     passed: Millis,
+    /// What stood in the journal at the beginning; a person's sweep may come in between.
+    read: Option<String>,
+    by_hand: bool,
 }
 
 impl Brake {
     pub(super) fn new(core: &Core, now: Millis, by_hand: bool) -> Result<Self, JournalError> {
-        let last = if by_hand { None } else { last(core)? };
+        let (read, ended) = core.journal.read(|tx| Ok((tx.fact(FACT_PACE)?, tx.fact(FACT_LAST)?)))?;
+        let pace = read.as_deref().map(serde_json::from_str::<Pace>).transpose()?;
+        let is_first = pace.is_none();
+        let ended = ended.and_then(|text| text.parse().ok());
+        let last = pace.or_else(|| ended.map(|at| Pace { at, ..Pace::default() }));
+        let (last, before) = match last {
+            _ if by_hand => (None, None),
+            None => (None, None),
+            Some(mut last) => match last.before.take() {
+                Some(before) if before.at <= now => (Some(*before), None),
+                None if last.at > now => (Some(last.clone()), Some(Box::new(last))),
+                before => (Some(last), before),
+            },
+        };
         let uptime = core.clock.uptime();
         Ok(Brake {
             now,
-            passed: last.as_ref().map_or(0, |last| uptime.since(&last.uptime)),
+            passed: last.as_ref().map_or(0, |last| uptime.since(&last.uptime, now - last.at)),
             next: Pace {
                 at: now,
                 uptime,
-                ..Pace::default()
+                due: BTreeMap::new(),
+                before,
             },
             held: Vec::new(),
             last,
+            is_first,
+            read,
+            by_hand,
         })
     }
 
@@ -85,8 +110,13 @@ impl Brake {
 
     /// Up to which moments a share is swept that no person looks after: as far as time explains.
     pub(super) fn keep_pace(&mut self, share: &Share) -> Due {
-        let due = self.explained(share, SLACK);
-        self.keep(share, due);
+        let explained = |slack| match (&self.last, self.is_first) {
+            (Some(last), true) => share.due(last.at).later(slack).min(share.due(self.now)),
+            _ => self.explained(share, slack),
+        };
+        let (due, without_slack) = (explained(SLACK), explained(0));
+        let is_all = due == share.due(self.now);
+        self.keep(share, if is_all { due } else { without_slack });
         due
     }
 
@@ -94,7 +124,11 @@ impl Brake {
     fn explained(&self, share: &Share, slack: Millis) -> Due {
         let due = share.due(self.now);
         let Some(last) = &self.last else { return due };
-        let was = last.due.get(&key(share)).copied().unwrap_or_else(|| share.due(last.at));
+        let was = match last.due.get(&key(share)) {
+            Some(was) => *was,
+            None if self.is_first => Due::NEVER,
+            None => share.due(last.at),
+        };
         was.later(self.passed + slack).min(due)
     }
 
@@ -117,8 +151,11 @@ impl Brake {
         since.map_or(self.now, |until| until.min(self.now))
     }
 
-    /// The sweep has ended.
+    /// The sweep has ended. What a person decided meanwhile stands.
     pub(super) fn note(mut self, tx: &Tx<'_>) -> Result<(), JournalError> {
+        if !self.by_hand && tx.fact(FACT_PACE)? != self.read {
+            return Ok(());
+        }
         if self.held.is_empty() {
             tx.set_fact(FACT_LAST, &self.now.to_string())?;
         } else {
@@ -131,16 +168,6 @@ impl Brake {
 
 fn key(share: &Share) -> String {
     format!("{}/{}", share.account, share.area())
-}
-
-fn last(core: &Core) -> Result<Option<Pace>, JournalError> {
-    let (pace, last) = core.journal.read(|tx| Ok((tx.fact(FACT_PACE)?, tx.fact(FACT_LAST)?)))?;
-    if let Some(pace) = pace {
-        return Ok(Some(serde_json::from_str(&pace)?));
-    }
-    // Sweeps of before noted no more than when they ended.
-    let at = last.and_then(|text| text.parse().ok());
-    Ok(at.map(|at| Pace { at, ..Pace::default() }))
 }
 
 /// What the last automatic sweep left for a person, by account and area.
@@ -279,8 +306,8 @@ mod tests {
         assert_eq!(braked(&place), None);
     }
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_life_cycle_shortened_by_a_slip_takes_no_more_than_before() {
+    /// Forty days, 110 MDNs each five, and then the life cycle is shortened by a slip.
+    async fn shortened() -> Place {
         let place = place(|_| ()).await;
         for _ in 0..8 {
             assert_eq!(braked(&place), None);
@@ -293,6 +320,90 @@ mod tests {
         accounts::set(&place.core, "acme", &slip, false).await.unwrap();
         place.core.refresh_objects().unwrap();
         place.clock.advance(A_DAY);
+        place
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_long_uptime_of_another_machine_explains_nothing() {
+        let place = shortened().await;
+        sql(
+            &place,
+            "UPDATE fact SET value = json_set(value, '$.uptime.boot', 'another') WHERE key = 'lifecycle.pace'",
+        );
+        assert_eq!(braked(&place), Some((770, 880)));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_first_sweep_of_this_kind_takes_nothing_much_without_a_person() {
+        let place = shortened().await;
+        sql(&place, "DELETE FROM fact WHERE key IN ('lifecycle.pace', 'lifecycle.held')");
+        let held = braked(&place);
+        assert!(held.is_some_and(|(gone, all)| gone >= 770 && all == 880), "{held:?}");
+        place.clock.advance(A_DAY);
+        assert!(braked(&place).is_some(), "it waits on");
+        sweep(&place, true).unwrap();
+        place.clock.advance(A_DAY);
+        assert_eq!(braked(&place), None);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_sweep_while_the_clock_was_back_holds_nothing_once_it_is_right() {
+        let place = place(|config| {
+            config.lifecycle.messages = Stages {
+                current: 2 * A_DAY,
+                noncurrent: 2 * A_DAY,
+            }
+        })
+        .await;
+        for day in 0..12 {
+            assert_eq!(braked(&place), None, "day {day}");
+            if day == 6 {
+                place.clock.set_back(365 * A_DAY);
+                assert_eq!(braked(&place), None);
+                place.clock.advance(A_DAY / 24);
+                assert_eq!(braked(&place), None);
+                place.clock.set_forward(365 * A_DAY);
+            }
+            come(&place, 500);
+            place.clock.advance(A_DAY);
+        }
+        assert!(mdns(&place).all <= 3000, "{:?}", mdns(&place));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_a_person_swept_meanwhile_is_not_held_again() {
+        let place = shortened().await;
+        let mut brake = Brake::new(&place.core, place.clock.now(), false).unwrap();
+        for share in crate::lifecycle::shares(&place.core).unwrap() {
+            brake.judge(&place.core, &share).unwrap();
+        }
+        assert!(!brake.held().is_empty());
+        sweep(&place, true).unwrap();
+        block_in_place(|| place.core.journal.write_blocking(|tx| brake.note(tx))).unwrap();
+        assert_eq!(held(&place.core).unwrap().len(), 0);
+        assert_eq!(braked(&place), None);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_slack_of_one_sweep_is_not_added_to_that_of_the_next() {
+        let place = shortened().await;
+        place.clock.set_forward(3 * 365 * A_DAY);
+        let of_nobody = || {
+            let pace = place.core.journal.read(|tx| tx.fact(FACT_PACE)).unwrap().unwrap();
+            serde_json::from_str::<Pace>(&pace).unwrap().due["/history"].made
+        };
+        assert!(braked(&place).is_some());
+        let first = of_nobody();
+        for _ in 0..4 {
+            place.clock.advance(A_DAY / 24);
+            assert!(braked(&place).is_some());
+        }
+        assert_eq!(of_nobody() - first, 4 * DAY / 24);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_life_cycle_shortened_by_a_slip_takes_no_more_than_before() {
+        let place = shortened().await;
         assert_eq!(braked(&place), Some((770, 880)));
         // What the days make due goes on leaving: the disk does not fill while nobody looks.
         let before = mdns(&place).noncurrent;
