@@ -193,7 +193,7 @@ impl Share {
             }
             Kind::Parts => {
                 let parts = parts(core, &self.account)?;
-                let old = parts.iter().filter(|row| row.created <= due.made).count();
+                let old = parts.iter().filter(|row| row.updated <= due.made).count();
                 (0, counted(old), counted(parts.len()))
             }
             Kind::History => {
@@ -384,7 +384,7 @@ fn purge(core: &Core, entries: Vec<Entry>) -> Result<(), SweepError> {
 
 fn drop_parts(core: &Core, account: &str, before: Millis) -> Result<(), SweepError> {
     let parts = parts(core, account)?;
-    for row in parts.into_iter().filter(|row| row.created <= before) {
+    for row in parts.into_iter().filter(|row| row.updated <= before) {
         let store = row.store.clone();
         core.journal.write_blocking(move |tx| tx.remove_upload(&row))?;
         core.let_go_blocking(vec![store]);
