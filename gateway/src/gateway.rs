@@ -254,10 +254,10 @@ impl Core {
         }
     }
 
-    /// Lets staged bytes go whose deciding transaction did not run: whoever sent them sends them again. Where it may have been
-    /// written after all, they stay until the orphan sweep.
+    /// Lets staged bytes go whose deciding transaction was refused or undone: whoever sent them sends them again. Where it may have
+    /// been written after all, they stay until the orphan sweep.
     pub(crate) fn let_go_undecided(&self, error: &JournalError, keys: &[String]) {
-        if matches!(error, JournalError::Closed) {
+        if error.is_undone() {
             let is_unnamed = |key: &&String| matches!(self.journal.read(|tx| tx.names_store_key(key)), Ok(false));
             keys.iter().filter(is_unnamed).for_each(|key| self.storage.discard(key));
         }

@@ -384,7 +384,8 @@ async fn take_in(core: &Arc<Core>, arrival: &Arrival, pair: Arc<Partnership>, bo
         return reply;
     }
     let claim = taken.claim(core, &staged);
-    let claimed = core.journal.write_sure(move |tx| tx.receive(claim, now)).await?;
+    let claimed = core.journal.write_sure(move |tx| tx.receive(claim, now)).await;
+    let claimed = claimed.inspect_err(|error| core.let_go_undecided(error, std::slice::from_ref(&staged.key)))?;
     whole(transfer);
     match claimed {
         Claimed::New => checked(core, taken).await,

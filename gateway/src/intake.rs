@@ -83,10 +83,21 @@ pub fn waits(core: &Core, account: &str, partner: &str, name: &str, len: u64, si
 /// Decides about a file whose last byte came. For blocking threads.
 ///
 /// # Errors
-/// The journal's; then nothing was decided and the bytes are let go by the next sweep.
+/// The journal's; then nothing was decided, and a part that was gone on with is the part that it was.
 pub fn land(core: &Core, file: Arrived, sign: Sign) -> Result<Landed, JournalError> {
     let key = file.staged.key.clone();
-    decided(core, file, sign).inspect_err(|error| core.let_go_undecided(error, &[key]))
+    let part = file.replaces.clone().filter(|row| row.state == UploadState::Part);
+    decided(core, file, sign).inspect_err(|error| {
+        let is_unnamed = || matches!(core.journal.read(|tx| tx.names_store_key(&key)), Ok(false));
+        if let Some(part) = part
+            && error.is_undone()
+            && is_unnamed()
+            && let Err(error) = core.storage.put_back(&key, &part.store, part.size)
+        {
+            tracing::warn!(%error, file = part.name, "a part that was gone on with is lost");
+        }
+        core.let_go_undecided(error, &[key]);
+    })
 }
 
 fn decided(core: &Core, file: Arrived, sign: Sign) -> Result<Landed, JournalError> {

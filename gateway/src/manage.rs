@@ -156,14 +156,17 @@ impl From<JournalError> for Refusal {
             JournalError::Newer { .. } | JournalError::Unknown { .. } => {
                 Refusal::invalid("the journal cannot be used", why, "install the newer as2gate")
             }
-            JournalError::Sqlite(_) | JournalError::Open(_) | JournalError::Corrupt(_) | JournalError::Commit(_) | JournalError::Closed => {
-                Refusal::failed(
-                    "journal",
-                    "the journal did not take it",
-                    why,
-                    "`as2gate doctor` checks the database and the disk",
-                )
-            }
+            JournalError::Sqlite(_)
+            | JournalError::Open(_)
+            | JournalError::Corrupt(_)
+            | JournalError::Commit(_)
+            | JournalError::Undone(_)
+            | JournalError::Closed => Refusal::failed(
+                "journal",
+                "the journal did not take it",
+                why,
+                "`as2gate doctor` checks the database and the disk",
+            ),
         }
     }
 }

@@ -22,6 +22,16 @@ pub const ACCOUNT: &str = "acme";
 /// Lines of the log that a failing wait shows.
 const LOG_TAIL: usize = 20;
 
+/// A program that holds a journal for as long as this is there.
+pub struct HeldJournal(Child);
+
+impl Drop for HeldJournal {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
 /// A gateway with its data directory.
 pub struct Gateway {
     dir: TempDir,
@@ -422,6 +432,23 @@ db.commit()";
             };
             versions.any(followed).then_some(())
         });
+    }
+
+    /// Holds the journal, so that nobody can write it until this is dropped.
+    #[must_use]
+    pub fn hold_journal(&self) -> HeldJournal {
+        let hold = "import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=10)
+db.execute('BEGIN IMMEDIATE')
+print('held', flush=True)
+sys.stdin.read()";
+        let mut holder = tool("python3", &["-c", hold, self.path("data/db/as2gate.db").to_str().unwrap()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        holder.stdout.as_mut().unwrap().read_exact(&mut [0; 5]).unwrap();
+        HeldJournal(holder)
     }
 
     /// Waits until all records are published. That their files are there is too early: the publisher tells the journal after it,

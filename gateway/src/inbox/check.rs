@@ -126,11 +126,13 @@ pub(super) async fn decide(core: &Arc<Core>, taken: &Taken, staged: &Staged) -> 
 }
 
 /// Has the journal bind and file a message; `then` is told what came of it.
-fn bind(core: &Core, checked: Checked, claim: Claim, then: impl FnOnce(Decision) + Send + 'static) {
+fn bind(core: &Arc<Core>, checked: Checked, claim: Claim, then: impl FnOnce(Decision) + Send + 'static) {
     let Checked { filing, at, delay } = checked;
     let (message, mdn, parts) = (filing.message.clone(), filing.mdn.clone(), filing.staged_parts());
     let change = move |tx: &Tx<'_>| tx.receive_and_file(&claim, filing, at);
+    let told = Arc::clone(core);
     core.journal.write_then(change, move |claimed| {
+        let claimed = claimed.inspect_err(|error| told.let_go_undecided(error, &parts));
         then(claimed.map(|claimed| {
             Box::new(Decided {
                 claimed,

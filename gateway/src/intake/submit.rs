@@ -89,7 +89,9 @@ fn queue_file(core: &Core, account: String, station: String, partner: String, wh
         message.mark_as_test();
     }
     let failed = |error: JournalError| Refusal::failed("journal", "cannot send the file", error.to_string(), "as2gate doctor");
-    match queue(core, arrived, message, now, now).map_err(failed)? {
+    let key = arrived.staged.key.clone();
+    let queued = queue(core, arrived, message, now, now).inspect_err(|error| core.let_go_undecided(error, &[key]));
+    match queued.map_err(failed)? {
         Landed::Queued(id) | Landed::Duplicate(id) => core.journal.read(|tx| tx.expect_message(id.as_str())).map_err(failed),
         Landed::Waits(_) => Err(Refusal::failed(
             "not-sent",

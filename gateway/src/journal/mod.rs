@@ -99,9 +99,12 @@ pub enum JournalError {
         /// The field or value, and what was expected.
         why: String,
     },
-    /// The group of changes is not durable, and none of them happened.
+    /// The group of changes is not known to be durable, and none of them counts.
     #[error("journal cannot commit: {0}")]
     Commit(String),
+    /// The group of changes was undone: none of them happened.
+    #[error("journal cannot commit: {0}")]
+    Undone(String),
     /// Written by a newer version.
     #[error("journal has schema version {found}, this program knows {SCHEMA_VERSION}; install the newer as2gate")]
     Newer {
@@ -119,6 +122,14 @@ pub enum JournalError {
     Closed,
 }
 
+impl JournalError {
+    /// Whether nothing of the change was written, for certain. What could not be made durable may come back after a crash.
+    #[must_use]
+    pub fn is_undone(&self) -> bool {
+        !matches!(self, JournalError::Commit(_))
+    }
+}
+
 impl From<serde_json::Error> for JournalError {
     fn from(error: serde_json::Error) -> Self {
         JournalError::Corrupt(error.to_string())
@@ -131,7 +142,27 @@ pub type Result<T> = std::result::Result<T, JournalError>;
 /// Runs as the first of its group or behind others.
 type Change = Box<dyn FnOnce(&Tx<'_>, Turn) -> Ran + Send>;
 /// Sends the answer, once the group's commit is known.
-type Release = Box<dyn FnOnce(std::result::Result<(), String>) + Send>;
+type Release = Box<dyn FnOnce(Committed) + Send>;
+/// Whether a group is durable, or why not.
+type Committed = std::result::Result<(), Failed>;
+
+/// Why a group is not durable.
+#[derive(Clone)]
+struct Failed {
+    why: String,
+    /// Nothing of it was written.
+    undone: bool,
+}
+
+impl From<Failed> for JournalError {
+    fn from(failed: Failed) -> Self {
+        if failed.undone {
+            JournalError::Undone(failed.why)
+        } else {
+            JournalError::Commit(failed.why)
+        }
+    }
+}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Turn {
@@ -392,9 +423,9 @@ where
         let before = tx.db.total_changes();
         let outcome = if guarded { in_savepoint(tx, change) } else { change(tx) };
         let spoilt = outcome.is_err() && !guarded && tx.db.total_changes() != before;
-        let release = Box::new(move |committed: std::result::Result<(), String>| {
+        let release = Box::new(move |committed: Committed| {
             answer(match (outcome, committed) {
-                (Ok(_), Err(text)) => Err(JournalError::Commit(text)),
+                (Ok(_), Err(failed)) => Err(failed.into()),
                 (outcome, _) => outcome,
             });
         });
@@ -529,7 +560,7 @@ fn write_loop(writer: &Mutex<Connection>, recent: &Recent, queue: &mpsc::Receive
 /// A group that has ended, whose askers wait for the answer.
 struct Ended {
     releases: Vec<Release>,
-    committed: std::result::Result<(), String>,
+    committed: Committed,
 }
 
 impl Ended {
@@ -566,11 +597,17 @@ fn commit(db: &Connection, recent: &Recent, first: Change, queue: Option<&mpsc::
     }
     let (releases, spoilt) = run_group(&tx, first, queue);
     let committed = if spoilt {
-        Err("a change of the same group failed".to_owned())
+        Err(Failed {
+            why: "a change of the same group failed".to_owned(),
+            undone: true,
+        })
     } else {
         tx.run("COMMIT").map_err(|error| {
             tracing::error!(%error, "the journal cannot commit");
-            error.to_string()
+            Failed {
+                undone: error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull),
+                why: error.to_string(),
+            }
         })
     };
     if committed.is_err() {

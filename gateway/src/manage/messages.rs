@@ -125,9 +125,13 @@ pub async fn retry(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result
     } else {
         None
     };
-    let gone = revived.as_ref().map(|revived| revived.gone.clone()).unwrap_or_default();
+    let (gone, copies) = revived
+        .as_ref()
+        .map(|revived| (revived.gone.clone(), vec![revived.payload.key.clone(), revived.raw.key.clone()]))
+        .unwrap_or_default();
     let (id, now) = (message.id.as_str().to_owned(), core.clock.now());
-    let retried = core.journal.write(move |tx| tx.retry_now(&id, revived.as_ref(), now)).await?;
+    let retried = core.journal.write(move |tx| tx.retry_now(&id, revived.as_ref(), now)).await;
+    let retried = retried.inspect_err(|error| core.let_go_undecided(error, &copies))?;
     for entry in gone {
         // The server may have failed again by now and shown the file anew.
         let is_shown = core
@@ -234,7 +238,13 @@ async fn revive(core: &Arc<Core>, message: &Message) -> Result<Revived> {
         return Err(out_of_reach(core, message, what)?);
     };
     let core = Arc::clone(core);
-    let copy = move || Ok::<_, StorageError>((core.storage.restage(&payload)?, core.storage.restage(&raw)?));
+    let copy = move || {
+        // Both or none.
+        core.storage.check_room_for(payload.size.saturating_add(raw.size))?;
+        let payload = core.storage.restage(&payload)?;
+        let raw = core.storage.restage(&raw).inspect_err(|_| core.storage.discard(&payload.key))?;
+        Ok::<_, StorageError>((payload, raw))
+    };
     let (payload, raw) = blocking(what, copy).await?;
     Ok(Revived { payload, raw, gone })
 }
@@ -272,7 +282,8 @@ pub async fn resend(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
         inline: staged.blob(),
         replaces: None,
     };
-    match core.journal.write(move |tx| tx.accept_upload(upload, now)).await? {
+    let accepted = core.journal.write(move |tx| tx.accept_upload(upload, now)).await;
+    match accepted.inspect_err(|error| core.let_go_undecided(error, &[staged.key]))? {
         Accepted::Queued => {
             core.wake();
             Ok(anew)

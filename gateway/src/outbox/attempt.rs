@@ -36,12 +36,13 @@ pub(super) async fn attempt(
 ) -> Result<(), FlowError> {
     let began = core.clock.now();
     begin(&mut message, began);
-    let lease = job.lease;
+    let (lease, composed) = (job.lease, message.detail.raw.clone());
     let recorded = core.journal.write_sure(move |tx| {
         tx.progress(&message, lease, blob.as_ref())?;
         Ok(message)
     });
-    let mut message = recorded.await?;
+    let recorded = recorded.await;
+    let mut message = recorded.inspect_err(|error| core.let_go_undecided(error, &[composed]))?;
 
     let posted = restart::post(core, &message, pair, &target(core, pair, &pair.partner.url)).await?;
     record(&mut message, &posted, core.clock.now() - began);

@@ -319,6 +319,22 @@ impl Storage {
         draft.stage()
     }
 
+    /// Staged bytes that went on with a part are that part again, cut to what it had; for bytes that nobody decided about.
+    ///
+    /// # Errors
+    /// The disk's; `Missing` if the bytes are in the journal and not in a file.
+    pub fn put_back(&self, key: &str, part: &str, len: u64) -> Result<()> {
+        let (staged, part) = (self.file_of(key)?, self.file_of(part)?);
+        let cut = |file: fs::File| match file.metadata()?.len() >= len {
+            true => file.set_len(len),
+            // Its client has cut it itself.
+            false => Err(io::ErrorKind::UnexpectedEof.into()),
+        };
+        let cut = fs::File::options().write(true).open(&staged).and_then(cut);
+        cut.and_then(|()| fs::rename(&staged, &part))
+            .context(|| format!("cannot put {} back", part.display()))
+    }
+
     /// Lets staged bytes go; what is not there is gone already. Small ones live in the journal and go with their rows. While a
     /// backup is taken they stay, until the orphan sweep.
     pub fn discard(&self, key: &str) {

@@ -2,18 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
-use tests::process::{accepted, as2gate, tool, wait_within};
-use tests::wire::{http, read_request};
+use tests::process::{accepted, as2gate, wait_within};
+use tests::wire::{exchange, http, read_request};
 use tests::{Gateway, Pair, Random, noise};
 
 /// Clients that put files at the same time.
@@ -229,6 +228,28 @@ fn the_crash_test_finds_a_gateway_that_promises_first() {
 }
 
 #[test]
+fn what_was_not_decided_about_takes_no_room() {
+    let pair = Pair::one_gateway();
+    let alice = pair.alice();
+    let large = alice.file("large.edi", &[b'x'; 100_000]);
+    let sender = [
+        ("AS2-From", "BOB"),
+        ("AS2-To", "ALICE"),
+        ("Message-ID", "<undecided@test>"),
+        ("Content-Type", "application/edifact"),
+    ];
+    let sender = sender.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let held = alice.hold_journal();
+    let refused = exchange(alice.as2_port, "POST", "/as2", &sender, &[b'x'; 100_000]);
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    let refused = alice.cli(&["send", "--from", "ALICE", "--to", "BOB", large.to_str().unwrap()]);
+    assert_ne!(refused.code, 0, "{refused}");
+    assert_eq!(tests::files_below(&alice.path("data/store")), [""; 0]);
+    drop(held);
+    alice.ok(&["send", "--from", "ALICE", "--to", "BOB", large.to_str().unwrap()]);
+}
+
+#[test]
 fn a_journal_that_cannot_be_written_for_a_while_leaves_no_message_behind() {
     let pair = Pair::two_gateways();
     let alice = pair.alice();
@@ -241,17 +262,7 @@ fn a_journal_that_cannot_be_written_for_a_while_leaves_no_message_behind() {
         stream.write_all(&http(204, &[], "")).unwrap();
     };
     let first = accepted(&listener);
-    let lock = "import sqlite3, sys
-db = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=10)
-db.execute('BEGIN IMMEDIATE')
-print('locked', flush=True)
-sys.stdin.read()";
-    let mut holder = tool("python3", &["-c", lock, alice.path("data/db/as2gate.db").to_str().unwrap()])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let _ = holder.stdout.as_mut().unwrap().read(&mut [0; 6]).unwrap();
+    let held = alice.hold_journal();
     answer(first);
     // An upload that could not be decided about takes no room: its client comes again.
     let local = alice.file("large.edi", &[b'x'; 100_000]);
@@ -264,8 +275,7 @@ sys.stdin.read()";
     wait_within(Duration::from_secs(120), "the job to be given back in vain", || {
         alice.log().contains("cannot give a failed job back yet").then_some(())
     });
-    drop(holder.stdin.take());
-    assert!(holder.wait().unwrap().success());
+    drop(held);
     // The same bytes under the same Message-ID, without a restart.
     answer(accepted(&listener));
     alice.reaches("out", "held.edi", "delivered");

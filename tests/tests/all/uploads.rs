@@ -672,6 +672,30 @@ fn what_was_broken_off_is_not_sent_by_a_close_that_adds_nothing() {
 }
 
 #[test]
+fn a_resumed_upload_that_was_not_decided_about_is_the_part_that_it_was() {
+    let pair = Pair::one_gateway();
+    let alice = pair.alice();
+    let bytes = noise(400_000, 29);
+    let local = alice.file("whole.bin", &bytes);
+    let mut client = Packets::of(&pair.alice_user);
+    let handle = opened(&mut client, "part.bin", PUT);
+    writes(&mut client, &handle, 0, &bytes[..150_000]);
+    drop(client);
+    wait_for("the part", || (pair.alice_user.ls(SEND) == ["part.bin"]).then_some(()));
+    let reput = format!("reput {} {SEND}/part.bin", local.display());
+    for _ in 0..2 {
+        let held = alice.hold_journal();
+        let refused = pair.alice_user.run(&[&reput]);
+        assert_ne!(refused.code, 0, "{refused}");
+        drop(held);
+        assert_eq!(pair.alice_user.size(SEND), Some(150_000));
+        assert_eq!(tests::files_below(&alice.path("data/store")).len(), 1);
+    }
+    pair.alice_user.ok(&[&reput]);
+    assert!(pair.fetch(&pair.delivered("part.bin")) == bytes);
+}
+
+#[test]
 fn an_upload_is_gone_on_with_only_where_its_beginning_is() {
     const REPUT: u32 = 0xe;
     let pair = Pair::one_gateway();
