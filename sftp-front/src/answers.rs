@@ -14,8 +14,10 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
 
 /// Most answers that wait for a client which does not read; a run of READs counts as one.
 pub const MAX_WAITING_ANSWERS: usize = 65_536;
-/// Most bytes of finished answers that wait for a client which does not read.
+/// Most bytes of answers that wait for a client which does not read.
 pub const MAX_WAITING_BYTES: usize = 16 << 20;
+/// What a run of READs counts for while it waits, in bytes.
+const RUN_COST: usize = 64;
 /// Small answers are joined up to this length.
 const JOIN: usize = 32 << 10;
 /// Bytes read and sent in one go. One such batch is being sent while the next is read, which is all the memory that a
@@ -171,7 +173,7 @@ struct State {
     queue: VecDeque<Answer>,
     answers: usize,
     bytes: usize,
-    /// Of the batches that are being sent, the bytes of finished answers.
+    /// Of the batches that are being sent, what they count for.
     out: VecDeque<usize>,
 }
 
@@ -219,6 +221,7 @@ impl Outbox {
             return Ok(());
         }
         s.answers += 1;
+        s.bytes += RUN_COST;
         s.queue.push_back(Answer::Reads(Reads {
             file: Arc::clone(file),
             id,
@@ -226,7 +229,8 @@ impl Outbox {
             step: len,
             count: 1,
         }));
-        self.pushed(s)
+        let charged = self.buffers.budget.answered(RUN_COST);
+        self.pushed(s).and(charged)
     }
 
     fn pushed(&self, s: MutexGuard<'_, State>) -> Result<(), Broken> {
@@ -348,7 +352,9 @@ impl Outbox {
                         break;
                     }
                     size += one * usize::try_from(run.count).unwrap_or(usize::MAX);
+                    ready += RUN_COST;
                     s.answers = s.answers.saturating_sub(1);
+                    s.bytes = s.bytes.saturating_sub(RUN_COST);
                     batch.push(Answer::Reads(run));
                 }
             }

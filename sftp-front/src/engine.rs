@@ -5,7 +5,8 @@
 //! Requests run in order, but a CLOSE of an upload waits for the disk and the journal, `fsync@openssh.com` for the disk, and
 //! the OPEN of a file that is there already may have to copy it. So they run [aside](Aside): the requests behind them go on,
 //! and their answers leave when they are known (draft-02 §6.1 allows any order of answers). Only requests about the name that
-//! is opened or closed, or the handle that is synced, wait for it, so what they see is as if all had run in order.
+//! is opened or closed, or the handle that is synced, wait for it, and with them what stands behind them: what they see is as if all
+//! had run in order. An upload with a fault is answered at once, by that fault.
 
 use crate::answers::{Answers, Outbox, full_read};
 use crate::packet::{self, Broken, Extension, Frame, Input, MAX_DATA, MAX_PACKET, Malformed, Request, pflags};
@@ -198,7 +199,7 @@ impl Engine {
     fn frame(&mut self, frame: Frame, out: &mut Answers<'_>, aside: &dyn Aside) -> Result<Option<Frame>, Broken> {
         match frame {
             _ if !self.greeted => self.greet(&frame, out)?,
-            Frame::Write { ref handle, .. } if self.is_lent(handle) => return Ok(Some(frame)),
+            Frame::Write { ref handle, .. } | Frame::BadWrite { ref handle, .. } if self.is_lent(handle) => return Ok(Some(frame)),
             Frame::Write {
                 ref handle,
                 offset,
@@ -211,7 +212,13 @@ impl Engine {
             Frame::Write { ref handle, ref data, .. } if self.pauses(handle, Way::In, data.iter().map(Bytes::len).sum(), aside) => {
                 return Ok(Some(frame));
             }
-            Frame::BadWrite { id } => out.put(|b| packet::fault(b, id, &malformed()))?,
+            Frame::BadWrite { id, handle } => {
+                // What it was to write is missing in the file.
+                if let Ok(Handle::Write(w)) = self.handle(&handle) {
+                    let _ = w.attempt(|_| Err(malformed()));
+                }
+                out.put(|b| packet::fault(b, id, &malformed()))?;
+            }
             Frame::Write { id, handle, offset, data } => {
                 let result = self.write(&handle, offset, &data).map(|()| Reply::Ok);
                 drop(data);

@@ -8,11 +8,12 @@ use std::collections::VecDeque;
 
 /// Longest packet after its length field, as OpenSSH; a longer one ends the channel.
 pub const MAX_PACKET: usize = 262_144;
-/// Longest WRITE and READ, advertised by `limits@openssh.com`. OpenSSH uploads in blocks of this length, and since it is
+/// Longest answer to a READ, and the length of both READ and WRITE that `limits@openssh.com` advertises; a longer WRITE is taken as
+/// far as [`MAX_PACKET`] lets it. OpenSSH uploads in blocks of this length, and since it is
 /// no power of two or ten, a file that ends on a full block was most probably cut off (see [`UploadFacts`](crate::UploadFacts)).
 pub const MAX_DATA: usize = 261_120;
 /// Longest handle that is looked at (draft-02 §7).
-const MAX_HANDLE: usize = 256;
+const MAX_HANDLE_BYTES: usize = 256;
 /// Longest text of a status answer.
 const MAX_STATUS_TEXT: usize = 512;
 /// From this many pieces on, an unfinished packet is joined: a client that sends single bytes pays for them, not we.
@@ -110,7 +111,7 @@ pub(crate) enum Frame {
         data: Vec<Bytes>,
     },
     /// A WRITE whose lengths do not fit.
-    BadWrite { id: u32 },
+    BadWrite { id: u32, handle: Bytes },
     /// Any other type, in one piece.
     Other { kind: u8, body: Bytes },
 }
@@ -185,9 +186,9 @@ impl Input {
         let mut head = self.take(8);
         let (id, handle_len) = (head.get_u32(), usize::try_from(head.get_u32()).unwrap_or(usize::MAX));
         let mut rest = length - 8;
-        if handle_len > MAX_HANDLE || rest < handle_len + 12 {
+        if handle_len > MAX_HANDLE_BYTES || rest < handle_len + 12 {
             self.take(rest);
-            return Ok(Frame::BadWrite { id });
+            return Ok(Frame::BadWrite { id, handle: Bytes::new() });
         }
         let handle = self.take(handle_len);
         let mut head = self.take(12);
@@ -195,7 +196,7 @@ impl Input {
         rest -= handle_len + 12;
         if data_len > rest {
             self.take(rest);
-            return Ok(Frame::BadWrite { id });
+            return Ok(Frame::BadWrite { id, handle });
         }
         let mut data = Vec::new();
         self.take_pieces(data_len, &mut data);
@@ -621,7 +622,7 @@ mod tests {
         bytes.unsplit(write_packet(2, b"h", 9, b"next"));
         let mut input = Input::default();
         input.push(bytes.freeze());
-        assert!(matches!(input.next(), Ok(Some(Frame::BadWrite { id: 1 }))));
+        assert!(matches!(input.next(), Ok(Some(Frame::BadWrite { id: 1, .. }))));
         assert!(matches!(input.next(), Ok(Some(Frame::Write { id: 2, offset: 9, .. }))));
         assert_eq!(input.len(), 0);
     }

@@ -683,16 +683,29 @@ fn a_resumed_upload_that_was_not_decided_about_is_the_part_that_it_was() {
     drop(client);
     wait_for("the part", || (pair.alice_user.ls(SEND) == ["part.bin"]).then_some(()));
     let reput = format!("reput {} {SEND}/part.bin", local.display());
-    for _ in 0..2 {
-        let held = alice.hold_journal();
-        let refused = pair.alice_user.run(&[&reput]);
-        assert_ne!(refused.code, 0, "{refused}");
-        drop(held);
-        assert_eq!(pair.alice_user.size(SEND), Some(150_000));
-        assert_eq!(tests::files_below(&alice.path("data/store")).len(), 1);
-    }
+    let held = alice.hold_journal();
+    let refused = pair.alice_user.run(&[&reput]);
+    assert_ne!(refused.code, 0, "{refused}");
+    drop(held);
+    assert_eq!(pair.alice_user.size(SEND), Some(150_000));
+    assert_eq!(tests::files_below(&alice.path("data/store")).len(), 1);
     pair.alice_user.ok(&[&reput]);
     assert!(pair.fetch(&pair.delivered("part.bin")) == bytes);
+}
+
+#[test]
+fn a_write_that_cannot_be_read_fails_its_upload() {
+    let pair = Pair::one_with(&[("uploads.release_after", "\"1s\"")]);
+    let mut client = Packets::of(&pair.alice_user);
+    let handle = opened(&mut client, "torn.edi", PUT);
+    writes(&mut client, &handle, 0, &order(1));
+    // It announces more than it has.
+    let torn: [&[u8]; 4] = [&handle, &[0; 8], &1000u32.to_be_bytes(), b"short"];
+    assert_eq!(client.ask(6, &torn).code(), Some(5));
+    assert_eq!(client.ask(4, &[&handle]).code(), Some(5), "the CLOSE has the fault");
+    stays(Duration::from_secs(3), "what has a hole is not sent", || {
+        outcomes(pair.alice(), "torn.edi").is_empty()
+    });
 }
 
 #[test]
