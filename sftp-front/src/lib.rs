@@ -22,11 +22,12 @@
 //! `sftp-server` in suites that others wrote.
 //!
 //! # Limits
-//! Each limit is a constant beside the code that enforces it: [`MAX_PACKET`], [`MAX_DATA`], [`MAX_HANDLES`], [`MAX_PATH`],
-//! [`MAX_ASIDE`], [`MAX_COMPONENTS`], [`MAX_COMPONENT`], [`MAX_EXTENTS`], [`MAX_WAITING_ANSWERS`], [`MAX_WAITING_BYTES`],
-//! [`REQUEST_BUDGET`], [`OWN_SHARE`], [`OWN_ANSWERS`], [`MAX_BEFORE_LOGIN`], [`MAX_USER_NAME`], [`WRITE_STALL`]; those of
-//! connections are settings in [`Config`].
-//! No code path holds a whole file: an upload holds at most the request budget, a download two batches of 512 KiB, and all
+//! Each limit is a constant beside the code that enforces it. Those of the protocol are exported: [`MAX_PACKET`], [`MAX_DATA`],
+//! [`MAX_HANDLES`], [`MAX_PATH`], [`MAX_ASIDE`], [`MAX_CLOSED_NAMES`], [`MAX_COMPONENTS`], [`MAX_COMPONENT`], [`MAX_EXTENTS`]; and
+//! those of one connection's memory: [`REQUEST_BUDGET`], [`OWN_SHARE`], [`OWN_ANSWERS`], [`MAX_CHANNELS`],
+//! [`MAX_WAITING_ANSWERS`], [`MAX_WAITING_BYTES`]. Buffers are private: read-ahead in `channel.rs`, batches in `answers.rs`, windows
+//! in `server.rs`. How many connections there may be is a setting in [`Config`].
+//! No code path holds a whole file: an upload holds at most the request budget, a download three buffers of 768 KiB, and all
 //! connections together what `budget.rs` lets them.
 
 #![warn(missing_docs)]

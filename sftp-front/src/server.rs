@@ -19,7 +19,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 /// Window that a client may fill before we answer, in bytes: 16 MiB carries 100 MiB/s over 50 ms of round trip, eight times
-/// as much as russh's default. The byte budget of the channel, not this window, is what bounds memory.
+/// as much as russh's default. The byte budget of the connection, not this window, is what bounds memory.
 const WINDOW: u32 = 16 << 20;
 /// The window of a client that is near, once it has filled half of the first one. OpenSSH's client reads ahead as much as the
 /// window takes, and with 16 MiB that falls out of its processor's cache: half as much work again for each byte.
