@@ -42,11 +42,10 @@ pub(super) struct Brake {
     held: Vec<PlanRow>,
     /// Nothing is held against a person, nor against the first sweep of all.
     last: Option<Pace>,
-    /// The last sweep noted its time and no more, as those of before did: nothing explains what is due.
-    is_first: bool,
     /// For certain since the last one.
     passed: Millis,
-    /// What stood in the journal at the beginning; a person's sweep may come in between.
+    /// What stood in the journal at the beginning; a person's sweep may come in between. Where nothing did, the last sweep noted its
+    /// time and no more, as those of before did, and nothing explains what is due.
     read: Option<String>,
     by_hand: bool,
 }
@@ -55,11 +54,9 @@ impl Brake {
     pub(super) fn new(core: &Core, now: Millis, by_hand: bool) -> Result<Self, JournalError> {
         let (read, ended) = core.journal.read(|tx| Ok((tx.fact(FACT_PACE)?, tx.fact(FACT_LAST)?)))?;
         let pace = read.as_deref().map(serde_json::from_str::<Pace>).transpose()?;
-        let is_first = pace.is_none();
         let ended = ended.and_then(|text| text.parse().ok());
         let last = pace.or_else(|| ended.map(|at| Pace { at, ..Pace::default() }));
-        let (last, before) = match last {
-            _ if by_hand => (None, None),
+        let (last, before) = match last.filter(|_| !by_hand) {
             None => (None, None),
             Some(mut last) => match last.before.take() {
                 Some(before) if before.at <= now => (Some(*before), None),
@@ -79,7 +76,6 @@ impl Brake {
             },
             held: Vec::new(),
             last,
-            is_first,
             read,
             by_hand,
         })
@@ -110,8 +106,8 @@ impl Brake {
 
     /// Up to which moments a share is swept that no person looks after: as far as time explains.
     pub(super) fn keep_pace(&mut self, share: &Share) -> Due {
-        let explained = |slack| match (&self.last, self.is_first) {
-            (Some(last), true) => share.due(last.at).later(slack).min(share.due(self.now)),
+        let explained = |slack| match (&self.last, &self.read) {
+            (Some(last), None) => share.due(last.at).later(slack).min(share.due(self.now)),
             _ => self.explained(share, slack),
         };
         let (due, without_slack) = (explained(SLACK), explained(0));
@@ -126,7 +122,7 @@ impl Brake {
         let Some(last) = &self.last else { return due };
         let was = match last.due.get(&key(share)) {
             Some(was) => *was,
-            None if self.is_first => Due::NEVER,
+            None if self.read.is_none() => Due::NEVER,
             None => share.due(last.at),
         };
         was.later(self.passed + slack).min(due)
