@@ -257,10 +257,13 @@ impl Core {
     /// Lets staged bytes go whose deciding transaction was refused or undone: whoever sent them sends them again. Where it may have
     /// been written after all, they stay until the orphan sweep.
     pub(crate) fn let_go_undecided(&self, error: &JournalError, keys: &[String]) {
-        if error.is_undone() {
-            let is_unnamed = |key: &&String| matches!(self.journal.read(|tx| tx.names_store_key(key)), Ok(false));
-            keys.iter().filter(is_unnamed).for_each(|key| self.storage.discard(key));
-        }
+        let undecided = keys.iter().filter(|key| self.is_undecided(error, key));
+        undecided.for_each(|key| self.storage.discard(key));
+    }
+
+    /// Whether the transaction that ended by this error left nothing behind, and nothing else names these staged bytes.
+    pub(crate) fn is_undecided(&self, error: &JournalError, key: &str) -> bool {
+        error.is_undone() && matches!(self.journal.read(|tx| tx.names_store_key(key)), Ok(false))
     }
 
     /// Loads the objects again if somebody changed them; true if so.

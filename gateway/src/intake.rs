@@ -88,10 +88,8 @@ pub fn land(core: &Core, file: Arrived, sign: Sign) -> Result<Landed, JournalErr
     let key = file.staged.key.clone();
     let part = file.replaces.clone().filter(|row| row.state == UploadState::Part);
     decided(core, file, sign).inspect_err(|error| {
-        let is_unnamed = || matches!(core.journal.read(|tx| tx.names_store_key(&key)), Ok(false));
         if let Some(part) = part
-            && error.is_undone()
-            && is_unnamed()
+            && core.is_undecided(error, &key)
             && let Err(error) = core.storage.put_back(&key, &part.store, part.size)
         {
             tracing::warn!(%error, file = part.name, "a part that was gone on with is lost");
