@@ -50,12 +50,16 @@ impl Uptime {
     /// Linux's. Where a container or a service does not see which start it was, only a shorter uptime tells of another one.
     fn of_machine() -> Self {
         let up = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         Uptime {
-            boot: boot.trim().to_owned(),
+            boot: boot_id().trim().to_owned(),
             up: up.tv_sec.saturating_mul(1000),
         }
     }
+}
+
+/// Which start of the machine this is, as Linux tells it; empty where it does not.
+pub(crate) fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default()
 }
 
 /// The machine's clock, shifted by the number of seconds that stands in a file, if one was named.

@@ -16,15 +16,13 @@ use std::time::UNIX_EPOCH;
 
 use super::draft::{Draft, DraftPlace};
 use super::{Context as _, Result, Storage, list, make_dir, sync_dir};
-use crate::clock::{Millis, millis};
+use crate::clock::{Millis, boot_id, millis};
 use crate::lock::locked;
 
 /// Bytes after which a body in progress is synced, so that a power cut costs no more than these.
 pub(super) const SYNC_EVERY: u64 = 64 << 20;
 /// Extension of the mark of a transfer that came whole.
 const WHOLE: &str = "whole";
-/// Where Linux names the boot of the machine.
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// The directory of parts.
 pub struct Partials {
@@ -151,7 +149,7 @@ impl Partials {
     /// # Errors
     /// The disk's.
     pub fn adopt(&self) -> Result<()> {
-        let (note, boot) = (self.dir.join("boot"), fs::read_to_string(BOOT_ID).unwrap_or_default());
+        let (note, boot) = (self.dir.join("boot"), boot_id());
         if !boot.is_empty() && fs::read_to_string(&note).is_ok_and(|noted| noted == boot) {
             return Ok(());
         }
