@@ -257,14 +257,9 @@ fn relationship(core: &Core, arrival: &Arrival) -> Relationship {
             // The reading that somebody here has, if there is one: that is what the operator knows.
             let objects = core.objects();
             let station = tos.iter().find(|to| objects.stations.contains_key(to.as_str()));
-            let is_partner = |from: &&As2Id| {
-                objects
-                    .accounts
-                    .keys()
-                    .any(|account| objects.partner(account, from.as_str()).is_some())
-            };
+            let partner = froms.iter().find(|from| objects.is_partner(from.as_str()));
             let or_first = |known: Option<&As2Id>, all: &[As2Id]| known.map_or_else(|| first(all), |id| id.as_str().to_owned());
-            Relationship::Unknown(or_first(froms.iter().find(is_partner), &froms), or_first(station, &tos))
+            Relationship::Unknown(or_first(partner, &froms), or_first(station, &tos))
         }
     }
 }

@@ -118,6 +118,12 @@ impl Objects {
         self.partners.get(&(account.to_owned(), as2_id.to_owned()))
     }
 
+    /// Whether any account has a partner of this id.
+    #[must_use]
+    pub fn is_partner(&self, as2_id: &str) -> bool {
+        self.accounts.keys().any(|account| self.partner(account, as2_id).is_some())
+    }
+
     /// A certificate of an account.
     #[must_use]
     pub fn certificate(&self, account: &str, name: &str) -> Option<&Certificate> {

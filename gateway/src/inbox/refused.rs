@@ -96,7 +96,7 @@ fn lack(objects: &Objects, from: &str, to: &str) -> (&'static str, String) {
     let known = |account: &str| objects.partner(account, from);
     let Some(station) = objects.stations.get(to) else {
         // This line is no account's, and shows no account's stations: it goes by who knows the partner.
-        let hint = match objects.accounts.keys().any(|account| known(account).is_some()) {
+        let hint = match objects.is_partner(from) {
             true => "a partner of this name is known: ask it to correct its AS2-To; as2gate station list",
             false => "AS2-To has to be one of ours, exactly as written: as2gate station list",
         };
