@@ -113,6 +113,22 @@ impl Certificate {
         Some(bits).filter(|bits| *bits < LEAST_RSA_BITS)
     }
 
+    /// The same that follows no other certificate.
+    #[must_use]
+    pub fn following_none(&self) -> Self {
+        Certificate {
+            replaces: String::new(),
+            active_from: String::new(),
+            ..self.clone()
+        }
+    }
+
+    /// Whether it follows this one as soon as a CA has signed its key: no time is set.
+    #[must_use]
+    pub fn awaits_ca(&self, old: &Certificate) -> bool {
+        self.account == old.account && self.replaces == old.name && self.active_from.is_empty()
+    }
+
     /// When it takes over from the one that it replaces, in milliseconds since 1970; `None` if no switch to it is planned.
     #[must_use]
     pub fn takes_over_at(&self) -> Option<Millis> {

@@ -1,10 +1,9 @@
 //! Keys and certificates at rest.
 //!
-//! In reading order: [`MasterKey`] seals everything secret; [`generate`] makes identities and
-//! requests for certificates; [`mod@import`] and [`mod@export`]
-//! carry certificates and keys across the border in the formats people have; [`info`] shows them; [`dir`] writes the
-//! three Java-readable stores of an account; [`ssh`] makes and reads SSH host keys and users' keys; [`otp`] has the codes of
-//! authenticator apps.
+//! In reading order: [`MasterKey`] seals everything secret; [`generate`] makes identities and requests for
+//! certificates; [`mod@import`] and [`mod@export`] carry certificates and keys across the border in the formats people have;
+//! [`info`] shows them; [`dir`] writes the three Java-readable stores of an account; [`ssh`] makes and reads SSH host keys and
+//! users' keys; [`otp`] has the codes of authenticator apps.
 //!
 //! The crate knows no AS2, HTTP or SFTP packets and reads no clock. Files are touched only by [`MasterKey::load`],
 //! [`MasterKey::create`] and [`dir`]. Certificates and keys cross its border as DER bytes, SSH keys as OpenSSH text.

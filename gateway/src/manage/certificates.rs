@@ -445,14 +445,8 @@ pub async fn remove(core: &Core, account: Option<&str>, name: &str, dry_run: boo
         let settled = super::with_changes(objects, &changes);
         expect_unplanned(&settled, &certificate.account, name)?;
         // One that waits for its CA follows nobody then.
-        let waits = |c: &&Certificate| c.account == certificate.account && c.replaces == name && c.active_from.is_empty();
-        changes.extend(settled.certificates.values().filter(waits).map(|c| {
-            Certificate {
-                replaces: String::new(),
-                ..c.clone()
-            }
-            .into()
-        }));
+        let waiting = settled.certificates.values().filter(|c| c.awaits_ca(certificate));
+        changes.extend(waiting.map(|c| c.following_none().into()));
         changes.push(Change::Remove(
             ObjectKind::Certificate,
             certificate.account.clone(),

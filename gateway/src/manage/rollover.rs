@@ -108,7 +108,8 @@ fn of_station(objects: &Objects, station: &Station, now: Millis) -> Rollover {
     let plan = successor(objects, account, &station.certificate, now);
     // The certificate that the change is about: the planned one or, once it is over, the one in force.
     let present = objects.certificate(account, &station.certificate);
-    let waiting = present.filter(|_| plan.is_none()).and_then(|present| awaiting_ca(objects, present));
+    let awaiting_ca = |present| objects.certificates.values().find(|c| c.awaits_ca(present));
+    let waiting = present.filter(|_| plan.is_none()).and_then(awaiting_ca);
     let subject = plan.map(|(next, _)| next).or(waiting).or(present);
     let switched = waiting.is_none() && plan.is_none_or(|(_, due)| due);
     let current = plan.map_or(station.certificate.as_str(), in_force);
@@ -160,12 +161,6 @@ fn of_station(objects: &Objects, station: &Station, now: Millis) -> Rollover {
         missing,
         ..standing(&station.as2_id, current, plan, in_order(order))
     }
-}
-
-/// The key pair that was made to follow one of a CA's, and that the CA has not signed yet.
-fn awaiting_ca<'a>(objects: &'a Objects, present: &Certificate) -> Option<&'a Certificate> {
-    let follows = |c: &&Certificate| c.account == present.account && c.replaces == present.name && c.active_from.is_empty();
-    objects.certificates.values().find(follows)
 }
 
 /// The station's key pairs but for this one.
@@ -350,11 +345,7 @@ pub async fn cancel(core: &Core, account: Option<&str>, name: &str, dry_run: boo
                 "as2gate cert list",
             ));
         }
-        let new = Certificate {
-            replaces: String::new(),
-            active_from: String::new(),
-            ..planned.clone()
-        };
+        let new = planned.following_none();
         changes.push(new.clone().into());
         Ok((last_of_each(changes), new))
     })

@@ -165,14 +165,7 @@ fn replace(
         .certificates
         .values()
         .filter(|c| c.account == old.account && c.replaces == old.name);
-    changes.extend(planned.map(|c| {
-        Certificate {
-            replaces: String::new(),
-            active_from: String::new(),
-            ..c.clone()
-        }
-        .into()
-    }));
+    changes.extend(planned.map(|c| c.following_none().into()));
     new.replaces.clone_from(&old.name);
     new.active_from = crate::clock::rfc3339(at);
     let result = new.clone();
@@ -272,14 +265,7 @@ fn finalize_in(state: &mut Objects, account: &str, now: Millis) -> Vec<Change> {
     let mut changes: Vec<Change> = Vec::new();
     for successor in due {
         let (old, new) = (&successor.replaces, &successor.name);
-        let mut step: Vec<Change> = vec![
-            Certificate {
-                replaces: String::new(),
-                active_from: String::new(),
-                ..successor.clone()
-            }
-            .into(),
-        ];
+        let mut step: Vec<Change> = vec![successor.following_none().into()];
         for station in state.stations.values().filter(|s| s.account == account && s.certificate == *old) {
             let mut station = station.clone();
             station.certificate.clone_from(new);
