@@ -1,8 +1,9 @@
 //! Time, as the rules see it: UTC milliseconds from one place, so that tests can move it.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,11 @@ pub trait Clock: Send + Sync + 'static {
 
     /// How long the machine has been running, which nobody sets.
     fn uptime(&self) -> Uptime;
+
+    /// Both at one moment.
+    fn both(&self) -> (Millis, Uptime) {
+        (self.now(), self.uptime())
+    }
 }
 
 /// How long the machine has been running, sleep included, and since which start.
@@ -48,12 +54,38 @@ impl Uptime {
     }
 
     /// Linux's. Where a container or a service does not see which start it was, only a shorter uptime tells of another one.
-    fn of_machine() -> Self {
+    fn of_machine(shift: Millis) -> Self {
+        static BOOT: OnceLock<String> = OnceLock::new();
         let up = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         Uptime {
-            boot: boot_id().trim().to_owned(),
-            up: up.tv_sec.saturating_mul(1000),
+            boot: BOOT.get_or_init(|| boot_id().trim().to_owned()).clone(),
+            up: (up.tv_sec.saturating_mul(1000) + up.tv_nsec / 1_000_000).saturating_add(shift),
         }
+    }
+}
+
+/// The jumps ahead that the clock made while this process looked: what they took is no time that passed.
+#[derive(Debug, Default)]
+pub struct Jumps(Mutex<VecDeque<(Millis, Millis)>>);
+
+impl Jumps {
+    /// So many are remembered.
+    const MOST: usize = 32;
+
+    /// At this moment of before, the clock jumped ahead so far.
+    pub fn note(&self, at: Millis, step: Millis) {
+        let mut jumps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        jumps.push_back((at, step));
+        if jumps.len() > Self::MOST {
+            jumps.pop_front();
+        }
+    }
+
+    /// The time that has passed since a moment.
+    #[must_use]
+    pub fn passed(&self, since: Millis, now: Millis) -> Millis {
+        let jumps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        now - since - jumps.iter().filter(|(at, _)| since <= *at).map(|(_, step)| step).sum::<Millis>()
     }
 }
 
@@ -64,7 +96,8 @@ pub(crate) fn boot_id() -> String {
 
 /// The machine's clock, shifted by the number of seconds that stands in a file, if one was named.
 ///
-/// The file is how a whole-system test moves the time of a server that runs as a process of its own.
+/// The file is how a whole-system test moves the time of a server that runs as a process of its own. A second number is for the
+/// uptime, where the clock is to jump; without one, so much time has passed.
 pub struct SystemClock {
     shift: Option<PathBuf>,
 }
@@ -85,22 +118,36 @@ impl SystemClock {
         std::env::var_os(Self::SHIFT_FILE).map(PathBuf::from)
     }
 
-    fn shift(&self) -> Millis {
-        let Some(path) = &self.shift else { return 0 };
-        let seconds = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<i64>().ok());
-        seconds.unwrap_or(0).saturating_mul(1000)
+    /// Of the clock and of the uptime.
+    fn shifts(&self) -> (Millis, Millis) {
+        let Some(path) = &self.shift else { return (0, 0) };
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let mut numbers = text.split_whitespace().map_while(|word| word.parse::<i64>().ok());
+        let clock = numbers.next().unwrap_or(0);
+        let uptime = numbers.next().unwrap_or(clock);
+        (clock.saturating_mul(1000), uptime.saturating_mul(1000))
     }
 }
 
 impl Clock for SystemClock {
     fn now(&self) -> Millis {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        millis(since).saturating_add(self.shift())
+        shown(self.shifts().0)
     }
 
     fn uptime(&self) -> Uptime {
-        Uptime::of_machine()
+        Uptime::of_machine(self.shifts().1)
     }
+
+    fn both(&self) -> (Millis, Uptime) {
+        let (clock, uptime) = self.shifts();
+        (shown(clock), Uptime::of_machine(uptime))
+    }
+}
+
+/// What the machine's clock shows, shifted.
+fn shown(shift: Millis) -> Millis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    millis(since).saturating_add(shift)
 }
 
 /// A clock that stands still until somebody moves it.
@@ -184,6 +231,18 @@ mod tests {
     }
 
     #[test]
+    fn jumps_are_no_time_that_passed() {
+        let jumps = Jumps::default();
+        jumps.note(1_000, 90_000);
+        assert_eq!(jumps.passed(500, 91_500), 1_000);
+        assert_eq!(jumps.passed(91_000, 91_500), 500);
+        for _ in 0..2 * Jumps::MOST {
+            jumps.note(200_000, 1);
+        }
+        assert_eq!(jumps.passed(91_000, 91_500), 500 - i64::try_from(Jumps::MOST).unwrap_or(0));
+    }
+
+    #[test]
     fn a_start_hides_how_long_a_machine_was_off() {
         let look = |boot: &str, up| Uptime { boot: boot.to_owned(), up };
         assert_eq!(look("a", 900).since(&look("a", 200), 0), 700);
@@ -194,8 +253,8 @@ mod tests {
         // Which start it was is not to be seen.
         assert_eq!(look("", 900).since(&look("", 200), 5000), 700);
         assert_eq!(look("", 100).since(&look("", 200), 5000), 100);
-        let now = Uptime::of_machine();
+        let now = Uptime::of_machine(0);
         assert!(!now.boot.is_empty() && now.up > 0, "{now:?}");
-        assert!((0..60_000).contains(&Uptime::of_machine().since(&now, 0)));
+        assert!((0..60_000).contains(&Uptime::of_machine(0).since(&now, 0)));
     }
 }

@@ -16,7 +16,7 @@ use keystore::secret::MasterKey;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, Jumps, SystemClock};
 use crate::config::Config;
 use crate::helper::{Bound, SpareCores, Turns};
 use crate::inbox::Brake;
@@ -56,6 +56,8 @@ pub struct Core {
     pub storage: Arc<Storage>,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// Where it jumped.
+    pub(crate) jumps: Jumps,
     /// Opens sealed keys.
     pub master: MasterKey,
     /// This process, as the owner of leases.
@@ -121,6 +123,7 @@ impl Core {
             journal,
             storage,
             clock,
+            jumps: Jumps::default(),
             master,
             owner: format!("{}-{}", std::process::id(), random_tag()),
             poster: Poster::new(),

@@ -2,12 +2,12 @@
 //! kind has slots of its own, and each pair a share of them.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
-use crate::clock::{Millis, millis};
+use crate::clock::{Clock, Millis, Uptime};
 use crate::gateway::Core;
 use crate::journal::{self, Job, JobKind, JournalError, Lane, Lease, Tx};
 use crate::objects::Objects;
@@ -30,25 +30,33 @@ const MDN_SLOTS: usize = 64;
 const MDN_SHARE: u32 = 8;
 
 /// A clock that is set back by less is no matter.
-const STEP: Millis = 5_000;
+const BACK: Millis = 5_000;
+/// Nor is one that is set ahead by less (durability.md §6).
+const AHEAD: Millis = 300_000;
 /// The latest time that was seen, as milliseconds: a clock may also be set right while nobody serves.
 const FACT_CLOCK: &str = "clock.last";
 /// How far the clock goes on until that is written down again.
 const NOTE_EVERY: Millis = 60_000;
 
-/// Sees that the clock was set back: what was due in a minute would be due in a minute and as much as that.
-struct Steps(Instant, Millis);
+/// Sees that the clock was set: what was due in a minute would be due in a minute and as much as that, or at once.
+struct Steps {
+    at: Millis,
+    uptime: Uptime,
+}
 
 impl Steps {
-    fn new(now: Millis) -> Self {
-        Steps(Instant::now(), now)
+    fn new(clock: &dyn Clock) -> Self {
+        let (at, uptime) = clock.both();
+        Steps { at, uptime }
     }
 
-    /// By how much since it was asked last, if it was.
-    fn back(&mut self, now: Millis) -> Option<Millis> {
-        let expected = self.1 + millis(self.0.elapsed());
-        *self = Steps::new(now);
-        Some(expected - now).filter(|step| *step > STEP)
+    /// How far it was set ahead since this was asked last, less than 0 if back, and where it would stand.
+    fn look(&mut self, clock: &dyn Clock) -> Option<(Millis, Millis)> {
+        let now = Steps::new(clock);
+        let would_be = self.at + now.uptime.since(&self.uptime, now.at - self.at);
+        let step = now.at - would_be;
+        *self = now;
+        (!(-BACK..=AHEAD).contains(&step)).then_some((step, would_be))
     }
 }
 
@@ -85,15 +93,15 @@ impl Slots {
 pub async fn run(core: Arc<Core>, wake: Arc<Notify>, mut stop: watch::Receiver<bool>) {
     let slots = Slots::new(&core);
     let mut running = JoinSet::new();
-    let mut steps = Steps::new(core.clock.now());
+    let mut steps = Steps::new(&*core.clock);
     let mut noted = Millis::MIN;
     loop {
         if *stop.borrow() {
             break;
         }
         let now = core.clock.now();
-        if let Some(step) = steps.back(now) {
-            set_back(&core, step).await;
+        if let Some((step, would_be)) = steps.look(&*core.clock) {
+            follow_clock(&core, step, would_be).await;
             noted = now;
         }
         if now >= noted.saturating_add(NOTE_EVERY) {
@@ -137,9 +145,8 @@ pub async fn check_clock(core: &Core) {
         None
     });
     let now = core.clock.now();
-    let step = noted.map_or(0, |last| last.saturating_sub(now));
-    if step > STEP {
-        set_back(core, step).await;
+    if let Some(last) = noted.filter(|last| last.saturating_sub(now) > BACK) {
+        follow_clock(core, now - last, last).await;
     }
 }
 
@@ -150,20 +157,32 @@ async fn note_clock(core: &Core, now: Millis) {
     }
 }
 
-/// All waits, and the windows of names, are as long as they were before the clock was set back.
-async fn set_back(core: &Core, step: Millis) {
-    tracing::error!(
-        seconds = step / 1000,
-        "the clock was set back; what waits, waits no longer for it, but times that were recorded before are ahead"
-    );
-    let now = core.clock.now();
-    let pulled = core.journal.write_sure(move |tx| {
-        tx.pull_jobs(step, now)?;
-        tx.pull_windows(step, now)?;
-        tx.set_fact(FACT_CLOCK, &now.to_string())
+/// All waits, and the windows of names, are as long as they were before the clock was set, from where it would stand now.
+async fn follow_clock(core: &Core, step: Millis, would_be: Millis) {
+    let (seconds, now) = (step / 1000, core.clock.now());
+    if step < 0 {
+        tracing::error!(
+            seconds,
+            "the clock was set back; what waits, waits no longer for it, but times that were recorded before are ahead"
+        );
+    } else {
+        core.jumps.note(would_be, step);
+        tracing::error!(
+            seconds,
+            "the clock jumped ahead; what waits, waits as long as before. If it is wrong now, set it right: certificates, logins and \
+             times in messages go by it"
+        );
+    }
+    let moved = core.journal.write_sure(move |tx| {
+        // After a step back what is ahead of the clock was set by the old one.
+        let from = would_be.min(now);
+        tx.shift_jobs(step, from)?;
+        tx.shift_windows(step, from)?;
+        tx.set_fact(FACT_CLOCK, &now.to_string())?;
+        tx.record_clock(seconds, now)
     });
-    if let Err(error) = pulled.await {
-        tracing::error!(%error, "jobs and names wait longer by what the clock was set back");
+    if let Err(error) = moved.await {
+        tracing::error!(%error, "jobs and names wait longer, or shorter, by what the clock was set");
     }
 }
 

@@ -297,11 +297,21 @@ impl Gateway {
         self.set_clock(0);
     }
 
-    /// Moves the clock of server and commands to so many seconds from now, or from the noon that it began at.
+    /// Moves the clock of server and commands to so many seconds from now, or from the noon that it began at, as if they had passed.
     pub fn set_clock(&self, seconds: i64) {
         let seconds = self.noon.load(Ordering::Relaxed) + seconds;
+        self.shift_clock(&seconds.to_string());
+    }
+
+    /// Has the clock of server and commands jump there, while no time passes.
+    pub fn jump_clock(&self, seconds: i64) {
+        let noon = self.noon.load(Ordering::Relaxed);
+        self.shift_clock(&format!("{} {noon}", noon + seconds));
+    }
+
+    fn shift_clock(&self, text: &str) {
         // A rename, so that nobody reads half a number.
-        fs::write(self.path("clock.new"), seconds.to_string()).unwrap();
+        fs::write(self.path("clock.new"), text).unwrap();
         fs::rename(self.path("clock.new"), self.path("clock")).unwrap();
     }
 

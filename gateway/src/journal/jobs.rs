@@ -379,14 +379,14 @@ impl Tx<'_> {
         held(changed)
     }
 
-    /// Has everything that waits be due so much earlier: the clock was set back.
+    /// Has everything that waits beyond this moment be due so much later, or earlier: the clock was set.
     ///
     /// # Errors
     /// The database's.
-    pub fn pull_jobs(&self, step: Millis, now: Millis) -> Result<()> {
+    pub fn shift_jobs(&self, step: Millis, from: Millis) -> Result<()> {
         self.db
-            .prepare_cached("UPDATE job SET due = due - ?1 WHERE due > ?2")?
-            .execute([step, now])?;
+            .prepare_cached("UPDATE job SET due = due + ?1 WHERE due > ?2")?
+            .execute([step, from])?;
         Ok(())
     }
 

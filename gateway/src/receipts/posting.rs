@@ -141,7 +141,7 @@ async fn later(
 ) -> Result<(), FlowError> {
     let now = core.clock.now();
     let began = message.detail.mdn_asked_again.unwrap_or(message.created);
-    if job.tries + 1 >= figures.max_tries || now - began >= millis(figures.max_time) {
+    if job.tries + 1 >= figures.max_tries || core.jumps.passed(began, now) >= millis(figures.max_time) {
         return give_up(core, message, "mdn-not-delivered", why.to_owned(), "mdn.failed").await;
     }
     let wait = outbox::next_wait(figures, job.tries + 1, asked);

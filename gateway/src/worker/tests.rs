@@ -182,18 +182,52 @@ async fn a_test_waits_for_no_settings() {
 async fn a_clock_that_is_set_back_makes_no_wait_longer() {
     let Place { core, clock, dir: _dir } = place().await;
     plain_pair(&core).await;
-    let mut steps = Steps::new(core.clock.now());
+    let mut steps = Steps::new(&clock);
     clock.advance(60 * MINUTE);
-    assert_eq!(steps.back(core.clock.now()), None);
+    assert_eq!(steps.look(&clock), None);
     set_bob(&core, &[("blocked", "out")]).await;
     accept(&core, &message(Direction::Out, State::Queued, "j:1", core.clock.now()), b"abc").await;
     assert_eq!(round(&core, &clock, Duration::ZERO).await, 1);
     assert_eq!(round(&core, &clock, MINUTE / 4).await, 0, "it waits for half a minute");
     clock.set_back(60 * MINUTE);
-    let step = steps.back(core.clock.now()).unwrap();
-    set_back(&core, step).await;
+    let (step, would_be) = steps.look(&clock).unwrap();
+    follow_clock(&core, step, would_be).await;
     assert_eq!(round(&core, &clock, Duration::ZERO).await, 0);
     assert_eq!(round(&core, &clock, MINUTE).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_jumps_ahead_ends_no_wait_and_no_window() {
+    let Place { core, clock, dir: _dir } = place().await;
+    plain_pair(&core).await;
+    set_bob(&core, &[("blocked", "out")]).await;
+    let first = message(Direction::Out, State::Queued, "j:1", core.clock.now());
+    accept_as(&core, &first, "first.edi").await;
+    assert_eq!(round(&core, &clock, Duration::ZERO).await, 1);
+    let mut steps = Steps::new(&clock);
+    clock.set_forward(4 * MINUTE);
+    assert_eq!(steps.look(&clock), None, "so much is no matter");
+    clock.set_back(4 * MINUTE);
+    let mut steps = Steps::new(&clock);
+    clock.advance(MINUTE / 4);
+    clock.set_forward(25 * 60 * MINUTE);
+    let (step, would_be) = steps.look(&clock).unwrap();
+    assert_eq!(would_be + step, core.clock.now());
+    follow_clock(&core, step, would_be).await;
+    assert_eq!(steps.look(&clock), None);
+    assert_eq!(round(&core, &clock, Duration::ZERO).await, 0, "it waits for half a minute");
+    assert_eq!(round(&core, &clock, MINUTE).await, 1);
+    // The name is free six hours after its file came.
+    let again = || message(Direction::Out, State::Queued, "j:2", core.clock.now());
+    clock.advance(358 * MINUTE);
+    assert!(!accept_as(&core, &again(), "first.edi").await);
+    clock.advance(MINUTE);
+    assert!(accept_as(&core, &again(), "first.edi").await);
+    // What is given up after a day is given up after a day.
+    assert!((0..2 * 360).contains(&(core.jumps.passed(first.created, core.clock.now()) / 60_000)));
+    let told = core.journal.read(|tx| tx.events(0, None, Some("clock."), 9)).unwrap();
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].facts["seconds"], 25 * 3600);
 }
 
 #[tokio::test(flavor = "multi_thread")]
