@@ -249,6 +249,12 @@ pub struct Detail {
     /// The message that this one repeats (resend), or whose name it doubles.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub previous: String,
+    /// The partner's MDN says verifiably that it holds nothing after the last try.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub refused: bool,
+    /// When an operator last had it posted again: its tries count from then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retried: Option<Retried>,
     /// What to do next, for a failed one.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub hint: String,
@@ -376,13 +382,29 @@ impl Message {
         self.detail.tries.iter().any(Attempt::may_have_arrived)
     }
 
-    /// Whether its name may be used again at once now that it failed (durability.md §6). `refused`: the partner said so
-    /// verifiably, it holds nothing.
+    /// The partner may have held it already when the last try came.
     #[must_use]
-    pub fn frees_name(&self, rule: DuplicateRelease, refused: bool) -> bool {
+    pub fn may_have_arrived_before(&self) -> bool {
+        let mut tries = self.detail.tries.iter().rev();
+        tries.next().is_some_and(|last| last.twice) || tries.any(Attempt::may_have_arrived)
+    }
+
+    /// The partner may hold what failed here: some try may have arrived, other than one that it refused.
+    #[must_use]
+    pub fn partner_may_hold_it(&self) -> bool {
+        if self.detail.refused {
+            self.may_have_arrived_before()
+        } else {
+            self.may_have_arrived()
+        }
+    }
+
+    /// Whether its name may be used again at once now that it failed (durability.md §6).
+    #[must_use]
+    pub fn frees_name(&self, rule: DuplicateRelease) -> bool {
         match rule {
             DuplicateRelease::Never => false,
-            DuplicateRelease::ProvablyUndelivered => refused || !self.may_have_arrived(),
+            DuplicateRelease::ProvablyUndelivered => !self.partner_may_hold_it(),
             DuplicateRelease::AnyFailure => true,
         }
     }
@@ -484,8 +506,7 @@ mod tests {
 
     #[test]
     fn a_failed_message_frees_its_name_by_one_rule() {
-        let mut lost = crate::manage::tests::message(Direction::Out, State::Failed, "j:1", 0);
-        let mut arrived = lost.clone();
+        let message = crate::manage::tests::message(Direction::Out, State::Failed, "j:1", 0);
         let tried = |body_sent| Attempt {
             n: 1,
             at: 0,
@@ -495,13 +516,28 @@ mod tests {
             body_sent,
             twice: false,
         };
-        lost.detail.tries.push(tried(false));
-        arrived.detail.tries.push(tried(true));
-        // Of what did not arrive and what may have, each without the partner's refusal and with it.
-        let frees = |rule| [&lost, &arrived].map(|message| [false, true].map(|refused| message.frees_name(rule, refused)));
-        assert_eq!(frees(DuplicateRelease::Never), [[false, false], [false, false]]);
-        assert_eq!(frees(DuplicateRelease::ProvablyUndelivered), [[true, true], [false, true]]);
-        assert_eq!(frees(DuplicateRelease::AnyFailure), [[true, true], [true, true]]);
+        // What did not arrive, what may have with the last try, and what may have with an earlier one; each without the partner's
+        // refusal of the last try and with it.
+        let tries = [
+            vec![tried(false), tried(false)],
+            vec![tried(false), tried(true)],
+            vec![tried(true), tried(true)],
+        ];
+        let frees = |rule| {
+            tries.clone().map(|tries| {
+                [false, true].map(|refused| {
+                    let mut message = message.clone();
+                    (message.detail.tries, message.detail.refused) = (tries.clone(), refused);
+                    message.frees_name(rule)
+                })
+            })
+        };
+        assert_eq!(frees(DuplicateRelease::Never), [[false; 2]; 3]);
+        assert_eq!(
+            frees(DuplicateRelease::ProvablyUndelivered),
+            [[true, true], [false, true], [false, false]]
+        );
+        assert_eq!(frees(DuplicateRelease::AnyFailure), [[true; 2]; 3]);
     }
 
     #[test]

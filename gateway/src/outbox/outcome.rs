@@ -243,8 +243,9 @@ pub(crate) fn ended(
             refused,
         } => {
             (message.code, message.reason, message.detail.hint) = (code, reason, hint);
+            message.detail.refused = refused;
             let mut step = finish(message, State::Failed, evidence, expected, now);
-            step.frees_name = step.message.frees_name(core.config.uploads.duplicate_release, refused);
+            step.frees_name = step.message.frees_name(core.config.uploads.duplicate_release);
             step
         }
         Verdict::Held { code, reason } => {

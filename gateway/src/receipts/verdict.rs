@@ -14,7 +14,7 @@ use crate::code;
 use crate::flow_error::FlowError;
 use crate::gateway::Core;
 use crate::hint::{command, option};
-use crate::message::{Attempt, Message, NO_MIC, RECEIPT_LOST};
+use crate::message::{Message, NO_MIC, RECEIPT_LOST};
 use crate::outbox;
 use crate::partner::MdnMode;
 use crate::partnership::Partnership;
@@ -34,7 +34,7 @@ pub enum Timing {
 pub enum Verdict {
     /// It proves delivery.
     Delivered { marks: Vec<String> },
-    /// It ends the message. `refused`: verifiably, the partner holds nothing.
+    /// It ends the message. `refused`: verifiably, the partner holds nothing after the last try.
     Failed {
         code: String,
         reason: String,
@@ -76,7 +76,7 @@ pub(crate) async fn verdict(
         return Ok(verdict);
     }
     let proven = matches!(evidence.mdn.signature, MdnSignature::Verified { .. }) || !wants_signed(message);
-    if proven && (mdn.disposition.is_duplicate_notice() || (!positive && says_duplicate(&mdn.text))) {
+    if proven && (mdn.disposition.is_duplicate_notice() || (!positive && says_duplicate(message, &mdn.text))) {
         return Ok(duplicate_notice(message, mdn));
     }
     if !positive {
@@ -177,16 +177,26 @@ fn signature_hint(message: &Message, evidence: &Evidence) -> String {
     format!("the outcome is unknown: ask the partner; {look}")
 }
 
-/// COMPAT(mendelson, pyas2): a repeat whose first MDN was lost is answered with an error of these words (as2.md Q76).
-fn says_duplicate(text: &str) -> bool {
+/// COMPAT(mendelson, pyas2): a repeat whose first MDN was lost is answered with an error of these words (as2.md Q76). Of a first
+/// try only their own words are taken for that: others may mean the contents by a "duplicate".
+fn says_duplicate(message: &Message, text: &str) -> bool {
     let text = text.to_ascii_lowercase();
-    text.contains("already processed") || text.contains("already been processed") || text.contains("duplicate message")
+    let any_words = || {
+        let names = [&message.file, &message.subject].map(|name| name.to_ascii_lowercase());
+        let without = names
+            .iter()
+            .filter(|name| !name.is_empty())
+            .fold(text.clone(), |text, name| text.replace(name, ""));
+        without.contains("duplicate")
+    };
+    text.contains("already processed")
+        || text.contains("already been processed")
+        || text.contains("duplicate message")
+        || (message.may_have_arrived_before() && any_words())
 }
 
 fn duplicate_notice(message: &Message, mdn: &Mdn) -> Verdict {
-    let mut tries = message.detail.tries.iter().rev();
-    let posted_before = tries.next().is_some_and(|last| last.twice) || tries.any(Attempt::may_have_arrived);
-    if posted_before {
+    if message.may_have_arrived_before() {
         let equal = mdn.mic.as_ref().is_some_and(|mic| candidates(message).contains(mic));
         let marks = if equal { Vec::new() } else { vec![RECEIPT_LOST.to_owned()] };
         return Verdict::Delivered { marks };
@@ -225,7 +235,11 @@ fn negative(message: &Message, mdn: &Mdn) -> Verdict {
     Verdict::Failed {
         code,
         reason: format!("{} {}", mdn.disposition, first_line).trim().to_owned(),
-        hint,
+        hint: if message.may_have_arrived_before() {
+            format!("an earlier try may have arrived: ask the partner first; {hint}")
+        } else {
+            hint
+        },
         refused: true,
     }
 }

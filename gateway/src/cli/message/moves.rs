@@ -99,7 +99,7 @@ fn leave_out_done(ctx: &Ctx, core: &Core, found: &mut Vec<Message>, what: Move) 
     leave_out(&|message| anew.contains_key(message.id.as_str()), "sent anew before");
     if what == Move::Resend {
         leave_out(
-            &|message| message.code == crate::code::NO_MDN,
+            &Message::partner_may_hold_it,
             "that the partner may have; ask it, then resend them by their ids",
         );
     }
