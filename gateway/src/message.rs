@@ -172,6 +172,15 @@ impl Attempt {
     }
 }
 
+/// An operator had a message posted again.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Retried {
+    /// When.
+    pub at: Millis,
+    /// Tries that were made before.
+    pub after: u32,
+}
+
 /// A digest that a receipt may name: what it covers, the algorithm, base64.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct MicRecord {
@@ -407,6 +416,27 @@ impl Message {
             DuplicateRelease::ProvablyUndelivered => !self.partner_may_hold_it(),
             DuplicateRelease::AnyFailure => true,
         }
+    }
+
+    /// Tries that count against the most that there are: since an operator had it posted again, if one did, and none of those for
+    /// want of an MDN.
+    #[must_use]
+    pub fn tries_that_count(&self) -> u32 {
+        let before = self.detail.retried.map_or(0, |retried| retried.after);
+        self.attempts.saturating_sub(before).saturating_sub(self.detail.mdn_tries)
+    }
+
+    /// Since when they are counted.
+    #[must_use]
+    pub fn tried_since(&self) -> Millis {
+        let first = || self.detail.tries.first().map_or(self.created, |first| first.at);
+        self.detail.retried.map_or_else(first, |retried| retried.at)
+    }
+
+    /// An operator had it posted again, and that try was not made yet.
+    #[must_use]
+    pub fn is_retried(&self) -> bool {
+        self.detail.retried.is_some_and(|retried| retried.after == self.attempts)
     }
 
     /// Whether the same bytes may be posted again: it is in work, or it failed without the partner's verified word. Not while

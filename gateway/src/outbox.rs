@@ -77,14 +77,10 @@ async fn step(core: &Arc<Core>, job: &Job, message: Message) -> Result<(), FlowE
     if message.state == State::WaitingMdn {
         return waiting::mdn_is_missing(core, job, message, &partnership).await;
     }
-    if message.state == State::Sending && !partnership.partner.detects_duplicates {
-        return waiting::hold(
-            core,
-            job,
-            message,
-            "the server stopped while it was posting, and the partner does not detect duplicates",
-        )
-        .await;
+    if !partnership.partner.detects_duplicates
+        && let Some(why) = unasked_repeat(&message)
+    {
+        return waiting::hold(core, job, message, why).await;
     }
     let (message, blob) = if message.message_id.is_empty() {
         match compose::compose(core, message.clone(), &partnership).await? {
@@ -96,6 +92,18 @@ async fn step(core: &Arc<Core>, job: &Job, message: Message) -> Result<(), FlowE
         (message, None)
     };
     attempt::attempt(core, job, message, blob, &partnership).await
+}
+
+/// Why another try of a message could reach its partner twice, and nobody asked for it.
+fn unasked_repeat(message: &Message) -> Option<&'static str> {
+    match message.state {
+        State::Sending => Some("the server stopped while it was posting, and the partner does not detect duplicates"),
+        // It may have been set so since the last try.
+        State::Retrying if message.may_have_arrived() && !message.is_retried() => {
+            Some("the partner may hold the message and does not detect duplicates")
+        }
+        _ => None,
+    }
 }
 
 /// Makes due what waits for settings, of every pair that may be sent to by now: for when objects changed.

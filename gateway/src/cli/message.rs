@@ -288,6 +288,9 @@ pub(crate) fn object(message: &Message) -> Value {
             fields.insert(name.to_owned(), json!(rfc3339(at)));
         }
     }
+    if let Some(retried) = &message.detail.retried {
+        fields["retried"]["at"] = json!(rfc3339(retried.at));
+    }
     for attempt in fields.get_mut("tries").and_then(Value::as_array_mut).into_iter().flatten() {
         if let Some(at) = attempt["at"].as_i64() {
             attempt["at"] = json!(rfc3339(at));

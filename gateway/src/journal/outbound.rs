@@ -14,7 +14,7 @@ use crate::clock::{Millis, compact, millis};
 use crate::config::show_duration;
 use crate::event::NewEvent;
 use crate::layout::{self, Area};
-use crate::message::{Lacking, Message, MicRecord, State};
+use crate::message::{Lacking, Message, MicRecord, Retried, State};
 use crate::random::random;
 use crate::storage::Staged;
 
@@ -429,6 +429,11 @@ impl Tx<'_> {
         if message.attempts > 0 {
             message.state = State::Retrying;
         }
+        message.detail.retried = Some(Retried {
+            at: now,
+            after: message.attempts,
+        });
+        (message.detail.mdn_tries, message.detail.refused) = (0, false);
         message.next_try = Some(now);
         message.finished = None;
         message.updated = now;

@@ -318,9 +318,8 @@ fn again(core: &Core, mut message: Message, pair: &Partnership, code: &str, reas
         };
         return ended(core, message, verdict, None, &State::WORKED_ON, now);
     }
-    let first = message.detail.tries.first().map_or(message.created, |t| t.at);
-    let tries = message.attempts.saturating_sub(message.detail.mdn_tries);
-    if tries >= figures.max_tries || now - first >= millis(figures.max_time) {
+    let tries = message.tries_that_count();
+    if tries >= figures.max_tries || core.jumps.passed(message.tried_since(), now) >= millis(figures.max_time) {
         let code = if body_left { code::NO_MDN } else { code::NOT_DELIVERED };
         let reason = format!("given up after {tries} tries: {reason}");
         let hint = format!("`as2gate message retry {}` once the cause is mended", message.id.short());

@@ -64,7 +64,7 @@ pub(super) async fn post(core: &Core, message: &Message, pair: &Partnership, tar
         let outcome = core.poster.post(target, &headers, body, MAX_ANSWER).await;
         return Ok(Posted { outcome, from: 0 });
     }
-    let is_last = message.attempts.saturating_sub(message.detail.mdn_tries) >= figures(core, pair).max_tries;
+    let is_last = message.tries_that_count() >= figures(core, pair).max_tries;
     let mut from = match kept_bytes(core, message, target, &headers, is_last).await {
         Ok(kept) => go_on_at(kept, message.detail.raw_size),
         Err(error) => {

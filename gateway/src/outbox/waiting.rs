@@ -122,13 +122,13 @@ pub(super) async fn give_up(core: &Arc<Core>, job: &Job, message: Message, code:
 
 /// Leaves the message to an operator.
 pub(super) async fn hold(core: &Arc<Core>, job: &Job, mut message: Message, why: &str) -> Result<(), FlowError> {
-    let now = core.clock.now();
+    let (now, before) = (core.clock.now(), message.state);
     message.state = State::Held;
     message.code = "outcome-unknown".to_owned();
     message.reason = why.to_owned();
     message.detail.hint = format!("ask the partner; {}", retry_or_cancel(&message));
     message.updated = now;
-    let mut step = Settlement::new(message, &[State::Sending], "message.held");
+    let mut step = Settlement::new(message, &[before], "message.held");
     step.lease = Some(job.lease);
     settle(core, step, now).await
 }
