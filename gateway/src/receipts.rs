@@ -27,7 +27,7 @@ use crate::partnership::Partnership;
 use crate::random::random;
 use crate::storage::Staged;
 
-pub(crate) use posting::address_of_repeat;
+pub(crate) use posting::{address_of_repeat, superseded};
 pub use posting::{post_mdn, stored_mdn};
 pub(crate) use verdict::verdict;
 pub use verdict::{Timing, Verdict};

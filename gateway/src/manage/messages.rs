@@ -194,6 +194,9 @@ async fn retry_mdn(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result
             hint,
         ));
     }
+    if let Some(why) = receipts::superseded(core, message).map_err(|error| refusal(error, what()))? {
+        return Err(Refusal::failed("superseded", what(), why, "look at that one"));
+    }
     if receipts::stored_mdn(core, message)
         .map_err(|error| refusal(error, what()))?
         .is_none()

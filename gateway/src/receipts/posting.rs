@@ -11,7 +11,7 @@ use crate::flow_error::FlowError;
 use crate::gateway::Core;
 use crate::journal::Job;
 use crate::layout::Area;
-use crate::message::Message;
+use crate::message::{Message, State};
 use crate::outbox;
 use crate::partnership::Partnership;
 use crate::post::{Body, Stage};
@@ -33,6 +33,9 @@ pub async fn post_mdn(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
     let Some((headers, body)) = stored_mdn(core, &message)? else {
         return end(core, job).await;
     };
+    if let Some(why) = superseded(core, &message)? {
+        return give_up(core, message, "mdn-superseded", why, "mdn.held").await;
+    }
     let pair = match core.partnership_of(&message) {
         Ok(pair) => pair,
         Err(lack) => return later(core, &job, message, &core.config.retry, &lack.to_string(), None).await,
@@ -92,6 +95,20 @@ pub fn stored_mdn(core: &Core, message: &Message) -> Result<Option<(String, Vec<
     let body = bytes.split_off(end + 4);
     bytes.truncate(end + 2);
     Ok(Some((String::from_utf8_lossy(&bytes).into_owned(), body)))
+}
+
+/// Why the MDN of a rejected message is void: its partner posted it again, under the same Message-ID, and one of these two MDNs
+/// would contradict the other.
+pub(crate) fn superseded(core: &Core, message: &Message) -> Result<Option<String>, FlowError> {
+    if message.state != State::Rejected {
+        return Ok(None);
+    }
+    let bound = core
+        .journal
+        .read(|tx| tx.inbound(&message.station, &message.partner, &message.message_id))?;
+    // Ids follow the time: what is bound since is behind it.
+    let later = bound.filter(|row| row.message.as_str() > message.id.as_str());
+    Ok(later.map(|row| format!("it was received again, as {}", row.message)))
 }
 
 async fn end(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
