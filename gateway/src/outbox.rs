@@ -18,7 +18,7 @@ use std::sync::Arc;
 use crate::clock::Millis;
 use crate::flow_error::FlowError;
 use crate::gateway::Core;
-use crate::journal::{Job, JournalError, Settlement};
+use crate::journal::{Job, JournalError, Next, Settlement};
 use crate::message::{Lacking, Message, State};
 use crate::storage::StorageError;
 
@@ -148,6 +148,10 @@ pub(crate) async fn settle(core: &Arc<Core>, step: impl Into<Arc<Settlement>>, n
     let unnamed = core.journal.write_sure(move |tx| tx.settle(&written, now)).await?;
     unnamed.iter().for_each(|key| core.storage.discard(key));
     core.wake();
+    if step.next == Next::Keep {
+        tracing::debug!(id = %message.id, event = step.event, "kept beside the message");
+        return Ok(());
+    }
     if message.state.is_final() {
         core.metrics.message("out", message.state.as_str());
     }

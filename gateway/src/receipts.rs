@@ -229,7 +229,7 @@ async fn take_once(core: &Arc<Core>, pair: &Arc<Partnership>, evidence: Evidence
     };
     if message.state.is_final() && !may_be_late(&message) {
         // Whatever it says; its MIC may be one that would have to be computed.
-        return keep_beside(core, message, &evidence, core.clock.now(), "mdn.repeated").await;
+        return keep_repeated(core, message, &evidence, core.clock.now()).await;
     }
     let verdict = verdict(core, &mut message, pair, &evidence, Timing::Async { logged_in }).await?;
     apply(core, message, verdict, evidence).await
@@ -301,8 +301,8 @@ async fn apply(core: &Arc<Core>, message: Message, verdict: Verdict, evidence: E
             marks.push("late".to_owned());
             return deliver_late(core, message, marks, evidence, now).await;
         }
-        _ if message.state.is_final() => return keep_beside(core, message, &evidence, now, "mdn.repeated").await,
-        Verdict::Held { .. } if message.state == State::Held => return keep_beside(core, message, &evidence, now, "mdn.repeated").await,
+        _ if message.state.is_final() => return keep_repeated(core, message, &evidence, now).await,
+        Verdict::Held { .. } if message.state == State::Held => return keep_repeated(core, message, &evidence, now).await,
         Verdict::Nothing { code, reason } => {
             tracing::warn!(id = %message.id, code, reason, "MDN changes nothing");
             return keep_beside(core, message, &evidence, now, "mdn.unverified").await;
@@ -316,9 +316,25 @@ async fn apply(core: &Arc<Core>, message: Message, verdict: Verdict, evidence: E
 /// Keeps an MDN that came too late to move its message.
 pub(crate) async fn keep_late(core: &Arc<Core>, id: &str, evidence: &Evidence) -> Result<(), FlowError> {
     match core.journal.read_few(|tx| tx.message(id))? {
-        Some(message) => keep_beside(core, message, evidence, core.clock.now(), "mdn.repeated").await,
+        Some(message) => keep_repeated(core, message, evidence, core.clock.now()).await,
         None => Ok(()),
     }
+}
+
+/// Keeps one of a message that is decided. Where its partner says with its signature the contrary of what was decided, a person has
+/// to look; who else says so may be anybody.
+async fn keep_repeated(core: &Arc<Core>, message: Message, evidence: &Evidence, now: Millis) -> Result<(), FlowError> {
+    let disposition = &evidence.mdn.mdn.disposition;
+    let contradicts = !disposition.is_duplicate_notice() && disposition.is_positive() != (message.state == State::Delivered);
+    let is_signed = matches!(evidence.mdn.signature, MdnSignature::Verified { .. });
+    if !(contradicts && is_signed && message.state.is_final()) {
+        return keep_beside(core, message, evidence, now, "mdn.repeated").await;
+    }
+    tracing::warn!(
+        id = %message.id, station = message.station, partner = message.partner, message_id = message.message_id, state = %message.state,
+        says = %disposition, "an MDN contradicts what was decided; it changes nothing: ask the partner"
+    );
+    keep_beside(core, message, evidence, now, "mdn.contradicting").await
 }
 
 /// Kept and shown, unless there are [enough](MAX_BESIDE) already; the message stays as it is.
