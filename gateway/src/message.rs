@@ -298,6 +298,8 @@ const MDN_UNDELIVERED: &str = "MDN not delivered";
 pub const NO_MIC: &str = "no MIC";
 /// The mark of one whose first MDN was lost, and whose next one has another MIC.
 pub const RECEIPT_LOST: &str = "receipt lost";
+/// The mark of a received message whose partner sent the same name and bytes under another Message-ID begins so.
+const SAME_PAYLOAD: &str = "same payload as ";
 /// The mark of a message of `partner test`.
 const TEST: &str = "test";
 
@@ -336,6 +338,18 @@ impl Message {
     #[must_use]
     pub fn is_resent(&self) -> bool {
         self.direction == Direction::Out && self.state != State::Duplicate && !self.detail.previous.is_empty()
+    }
+
+    /// Its partner sent the same before, as this message, under another Message-ID.
+    pub fn mark_same_payload(&mut self, earlier: &str) {
+        self.detail.marks.push(format!("{SAME_PAYLOAD}{earlier}"));
+    }
+
+    /// It may have been booked twice, or not as it was sent: a person should look.
+    #[must_use]
+    pub fn is_doubtful(&self) -> bool {
+        let mut marks = self.detail.marks.iter();
+        marks.any(|mark| mark == RECEIPT_LOST || mark.starts_with(SAME_PAYLOAD))
     }
 
     /// It only tried whether messages arrive: nobody waits for its file.

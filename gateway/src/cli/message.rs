@@ -333,6 +333,7 @@ fn table(found: &[Message], state: Option<State>, now: Millis) -> List {
         ("subject", ""),
         ("sha256", ""),
         ("previous", ""),
+        ("marks", ""),
     ];
     let mut list = List::new(&columns, "no messages");
     for message in found {
@@ -362,6 +363,7 @@ fn table(found: &[Message], state: Option<State>, now: Millis) -> List {
             Cell::text(subject(message)),
             Cell::text(&message.sha256),
             Cell::text(&message.detail.previous),
+            Cell::text(message.detail.marks.join(", ")),
         ]);
     }
     list

@@ -47,10 +47,13 @@ pub(super) struct Checked {
 
 /// Checks a claimed message, files or rejects it, and gives back its MDN as header block and body.
 pub(super) async fn check(core: &Arc<Core>, taken: &Taken) -> Result<Option<Mdn>, FlowError> {
-    let Checked { filing, at, delay } = examine(core, taken).await?;
-    let (message, mdn, parts) = (filing.message.clone(), filing.mdn.clone(), filing.staged_parts());
-    let filing = core.journal.write_sure(move |tx| tx.file_message(filing, at)).await;
-    filing.inspect_err(|error| core.let_go_undecided(error, &parts))?;
+    let Checked { mut filing, at, delay } = examine(core, taken).await?;
+    let (mdn, parts) = (filing.mdn.clone(), filing.staged_parts());
+    let decided = core.journal.write_sure(move |tx| {
+        tx.file_message(&mut filing, at)?;
+        Ok(filing.message)
+    });
+    let message = decided.await.inspect_err(|error| core.let_go_undecided(error, &parts))?;
     filed(core, &message);
     if taken.is_sync() && taken.source.is_some() {
         hold_back(delay).await;
@@ -127,13 +130,16 @@ pub(super) async fn decide(core: &Arc<Core>, taken: &Taken, staged: &Staged) -> 
 
 /// Has the journal bind and file a message; `then` is told what came of it.
 fn bind(core: &Arc<Core>, checked: Checked, claim: Claim, then: impl FnOnce(Decision) + Send + 'static) {
-    let Checked { filing, at, delay } = checked;
-    let (message, mdn, parts) = (filing.message.clone(), filing.mdn.clone(), filing.staged_parts());
-    let change = move |tx: &Tx<'_>| tx.receive_and_file(&claim, filing, at);
+    let Checked { mut filing, at, delay } = checked;
+    let (mdn, parts) = (filing.mdn.clone(), filing.staged_parts());
+    let change = move |tx: &Tx<'_>| {
+        let claimed = tx.receive_and_file(&claim, &mut filing, at)?;
+        Ok((claimed, filing.message))
+    };
     let told = Arc::clone(core);
-    core.journal.write_then(change, move |claimed| {
-        let claimed = claimed.inspect_err(|error| told.let_go_undecided(error, &parts));
-        then(claimed.map(|claimed| {
+    core.journal.write_then(change, move |decided| {
+        let decided = decided.inspect_err(|error| told.let_go_undecided(error, &parts));
+        then(decided.map(|(claimed, message)| {
             Box::new(Decided {
                 claimed,
                 message,
@@ -340,10 +346,12 @@ pub(super) async fn give_up(core: &Arc<Core>, mut taken: Taken) -> Result<(), Fl
     if core.storage.open_staged(raw).is_err() {
         evidence.0.retain(|entry| entry.store != *raw);
     }
-    let filing = as_filed(core, taken, Says::error(&error, None), evidence, now)?;
-    let message = filing.message.clone();
-    core.journal.write(move |tx| tx.file_message(filing, now)).await?;
-    tell(core, &message);
+    let mut filing = as_filed(core, taken, Says::error(&error, None), evidence, now)?;
+    let decided = core.journal.write(move |tx| {
+        tx.file_message(&mut filing, now)?;
+        Ok(filing.message)
+    });
+    tell(core, &decided.await?);
     core.wake();
     Ok(())
 }
@@ -351,7 +359,10 @@ pub(super) async fn give_up(core: &Arc<Core>, mut taken: Taken) -> Result<(), Fl
 fn tell(core: &Core, message: &Message) {
     core.metrics.message("in", message.state.as_str());
     let fields = (&message.station, &message.partner, &message.message_id);
-    if message.state == State::Filed {
+    if message.state == State::Filed && message.is_doubtful() {
+        let marks = message.detail.marks.join(", ");
+        tracing::warn!(id = %message.id, station = fields.0, partner = fields.1, message_id = fields.2, file = message.file, size = message.size, marks, "message filed");
+    } else if message.state == State::Filed {
         tracing::info!(id = %message.id, station = fields.0, partner = fields.1, message_id = fields.2, file = message.file, size = message.size, "message filed");
     } else {
         tracing::warn!(id = %message.id, station = fields.0, partner = fields.1, message_id = fields.2, code = message.code, reason = message.reason, "message rejected");

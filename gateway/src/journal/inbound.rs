@@ -143,17 +143,18 @@ impl Tx<'_> {
         Ok(Claimed::New)
     }
 
-    /// Binds a small message that was checked before it was kept, and files, rejects or quarantines it in the same step.
+    /// Binds a small message that was checked before it was kept, and files, rejects or quarantines it in the same step. What it
+    /// marks it with stands in `filing`.
     ///
     /// # Errors
     /// The database's.
-    pub fn receive_and_file(&self, claim: &Claim, mut filing: Filing, now: Millis) -> Result<Claimed> {
-        if let Some(row) = self.bind(claim, &Binding::ended(&filing), now)? {
+    pub fn receive_and_file(&self, claim: &Claim, filing: &mut Filing, now: Millis) -> Result<Claimed> {
+        if let Some(row) = self.bind(claim, &Binding::ended(filing), now)? {
             return Ok(Claimed::Bound(row));
         }
         self.flag_same_payload(&mut filing.message, now)?;
         self.insert_message(&filing.message)?;
-        self.show_filed(&filing, now)?;
+        self.show_filed(filing, now)?;
         Ok(Claimed::New)
     }
 
@@ -229,16 +230,16 @@ impl Tx<'_> {
         .transpose()
     }
 
-    /// Files, rejects or quarantines a received message, with its MDN, in one step.
+    /// Files, rejects or quarantines a received message, with its MDN, in one step. What it marks it with stands in `filing`.
     ///
     /// # Errors
     /// `Conflict` if somebody else ended it.
-    pub fn file_message(&self, mut filing: Filing, now: Millis) -> Result<()> {
+    pub fn file_message(&self, filing: &mut Filing, now: Millis) -> Result<()> {
         self.flag_same_payload(&mut filing.message, now)?;
         self.update_message(&filing.message, &[State::Received])?;
         self.finish_receive(filing.message.id.as_str())?;
-        self.end_binding(&filing, now)?;
-        self.show_filed(&filing, now)
+        self.end_binding(filing, now)?;
+        self.show_filed(filing, now)
     }
 
     fn end_binding(&self, filing: &Filing, now: Millis) -> Result<()> {
@@ -459,7 +460,7 @@ impl Tx<'_> {
             |row| row.get::<_, String>(0),
         );
         if let Some(earlier) = row.optional()? {
-            message.detail.marks.push(format!("same payload as {earlier}"));
+            message.mark_same_payload(&earlier);
         }
         Ok(())
     }

@@ -527,6 +527,9 @@ impl Tx<'_> {
         if let Some(why) = message.undelivered_mdn() {
             facts["mdn"] = json!(why);
         }
+        if !message.detail.marks.is_empty() {
+            facts["marks"] = json!(message.detail.marks);
+        }
         if kind == "message.accepted" && !message.detail.previous.is_empty() {
             facts["previous"] = json!(message.detail.previous);
         }

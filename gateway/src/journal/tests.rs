@@ -721,9 +721,11 @@ fn filing(message_id: &str, state: State, mdn: &[u8], now: i64) -> (Claim, Filin
 fn what_a_row_holds_is_kept_once_and_shown_after_a_restart() {
     let (dir, journal) = journal();
     let take = |journal: &Journal, state, mdn: &[u8], now| {
-        let (claim, filing) = filing("<a@b>", state, mdn, now);
+        let (claim, mut filing) = filing("<a@b>", state, mdn, now);
         assert!(matches!(
-            journal.write_blocking(move |tx| tx.receive_and_file(&claim, filing, now)).unwrap(),
+            journal
+                .write_blocking(move |tx| tx.receive_and_file(&claim, &mut filing, now))
+                .unwrap(),
             Claimed::New
         ));
     };
@@ -963,9 +965,11 @@ fn what_came_back_is_not_deleted_by_who_read_it_before() {
 fn history_is_forgotten_only_when_nothing_hangs_on_it() {
     let (_dir, journal) = journal();
     let take = |message_id: &str, now| {
-        let (claim, filing) = filing(message_id, State::Filed, b"yes", now);
+        let (claim, mut filing) = filing(message_id, State::Filed, b"yes", now);
         let id = claim.message.id.to_string();
-        journal.write_blocking(move |tx| tx.receive_and_file(&claim, filing, now)).unwrap();
+        journal
+            .write_blocking(move |tx| tx.receive_and_file(&claim, &mut filing, now))
+            .unwrap();
         id
     };
     let end = |id: &str, now| {
