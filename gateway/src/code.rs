@@ -4,6 +4,8 @@
 pub const NO_MDN: &str = "no-mdn";
 /// The partner was not reached.
 pub const NOT_DELIVERED: &str = "not-delivered";
+/// Somebody without the partner's certificate was reached. What it ends as is one of the two above.
+pub const TLS_UNTRUSTED: &str = "tls-untrusted";
 /// The MDN came in the answer, without the signature that was asked for.
 pub const MDN_NOT_SIGNED: &str = "mdn-not-signed";
 /// The MDN came in the answer, and its signature does not hold.

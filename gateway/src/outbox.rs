@@ -16,6 +16,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use crate::clock::Millis;
+use crate::code;
 use crate::flow_error::FlowError;
 use crate::gateway::Core;
 use crate::journal::{Job, JournalError, Next, Settlement};
@@ -157,8 +158,10 @@ pub(crate) async fn settle(core: &Arc<Core>, step: impl Into<Arc<Settlement>>, n
     }
     let fields = (&message.station, &message.partner, &message.message_id);
     let what = if message.state.is_final() { "settled" } else { "moved" };
-    if message.state == State::Failed || message.state == State::Held {
-        tracing::warn!(id = %message.id, station = fields.0, partner = fields.1, message_id = fields.2, state = %message.state, code = message.code, reason = message.reason, "message {what}");
+    let wants_a_look = matches!(message.state, State::Failed | State::Held) || message.code == code::TLS_UNTRUSTED || message.is_doubtful();
+    if wants_a_look {
+        let marks = message.detail.marks.join(", ");
+        tracing::warn!(id = %message.id, station = fields.0, partner = fields.1, message_id = fields.2, state = %message.state, code = message.code, reason = message.reason, marks, "message {what}");
     } else {
         tracing::info!(id = %message.id, station = fields.0, partner = fields.1, message_id = fields.2, state = %message.state, reason = message.reason, "message {what}");
     }

@@ -71,6 +71,11 @@ fn judge_error(error: &PostError) -> After {
         },
         Stage::Denied => failed(code::DESTINATION_DENIED, error.to_string(), &error.hint),
         Stage::Token if !error.retry => failed(code::TOKEN_REFUSED, error.to_string(), &error.hint),
+        Stage::TlsTrust => After::Again {
+            code: code::TLS_UNTRUSTED,
+            reason: format!("{error}; {}", error.hint),
+            not_before: None,
+        },
         _ => After::Again {
             code: code::NOT_DELIVERED,
             reason: error.to_string(),

@@ -388,6 +388,13 @@ fn names_and_certificates_that_do_not_hold_are_no_delivery() {
         Scene::towards(&stage, 9, "none", &options, &order(1), Arc::default()).reaches("failed")
     });
     let _ = (server.kill(), server.wait());
+    // Somebody else answers there: that is told at the first try.
+    let untrusted = |partner: &serde_json::Value| {
+        let events = format!("SELECT facts ->> '$.code' FROM event WHERE kind = 'message.retrying' AND facts ->> '$.partner' = {partner}");
+        stage.gate.sql(&events.replace('"', "'"))
+    };
+    assert_eq!(untrusted(&ended[0]["partner"]), ["tls-untrusted"]);
+    assert_eq!(untrusted(&ended[1]["partner"]), ["not-delivered"]);
     for message in ended {
         assert_eq!(
             (&message["code"], &message["attempts"]),
