@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -55,6 +56,7 @@ pub(crate) async fn run(ctx: &Ctx, args: Serve) -> Outcome {
     let demo = args.demo.then(|| Demo::new(ctx)).transpose()?;
     let config = demo.as_ref().map_or_else(|| ctx.config(), Demo::config)?;
     start_log(&config, ctx.globals.verbose)?;
+    leave_no_core();
     let json_lines = config.telemetry.log_format == LogFormat::Json || ctx.globals.output == Some(Format::Json);
     let some = |list: Vec<String>| (!list.is_empty()).then_some(list);
     let options = ServeOptions {
@@ -95,6 +97,19 @@ pub(crate) async fn run(ctx: &Ctx, args: Serve) -> Outcome {
     }
     tracing::info!("stopped");
     Ok(DONE)
+}
+
+/// A core file would hold private keys and customers' files (security.md §12). The hard limit stays: whoever looks for a fault may raise
+/// it for this process.
+fn leave_no_core() {
+    let hard = getrlimit(Resource::Core).maximum;
+    let none = Rlimit {
+        current: Some(0),
+        maximum: hard,
+    };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        tracing::warn!(%error, "a crash may leave a core file with private keys: set the limit for core files to 0");
+    }
 }
 
 /// `<time> INFO as2gate 0.1.0 ready sftp=… as2=… telemetry=…`, on standard output whatever is logged.

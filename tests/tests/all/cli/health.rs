@@ -1,6 +1,8 @@
 //! What is wrong with a configuration, a data directory or a server is found and told, and `serve` does not start on it.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
 
 use tests::Gateway;
 use tests::process::{free_port, run};
@@ -72,6 +74,22 @@ fn a_shifted_clock_is_told_at_the_start() {
     let gateway = Gateway::new();
     let log = gateway.log();
     assert!(log.contains("WARN") && log.contains("AS2GATE_TEST_CLOCK is set"), "{log}");
+}
+
+#[test]
+fn a_crash_of_the_server_leaves_no_core_file() {
+    let gateway = Gateway::stopped(&[]);
+    // From a shell that asks for them.
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "ulimit -S -c $(ulimit -H -c); exec \"$0\" serve"]);
+    shell.arg(gateway.command(&[]).get_program()).current_dir(gateway.path("."));
+    let mut server = shell.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut ready = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+    let limits = fs::read_to_string(format!("/proc/{}/limits", server.id())).unwrap();
+    let _ = (server.kill(), server.wait());
+    let line = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(line.split_whitespace().nth(4), Some("0"), "{line}");
 }
 
 #[test]
