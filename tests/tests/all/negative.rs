@@ -12,6 +12,7 @@ mod receipts;
 mod receiving;
 mod scene;
 mod sending;
+mod twice;
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
