@@ -283,7 +283,7 @@ fn the_brake_of_one_account_stops_no_other() {
          INSERT INTO entry (account, parent, name, area, message, is_dir, size, created)
          SELECT 'busy', 'AS2/raw-mdn/incoming', k || '.mdn', 'raw-mdn', '', 0, 9, strftime('%s', 'now') * 1000 FROM n",
     );
-    gateway.set_clock(36 * DAY);
+    gateway.jump_clock(36 * DAY);
     wait_for("the daily sweep", || on_disk(gateway).0.is_empty().then_some(()));
     gateway.wait("the brake", |gateway| {
         gateway.log().contains("101 of 101 files of account busy, raw-mdn").then_some(())
