@@ -28,11 +28,28 @@ pub trait Clock: Send + Sync + 'static {
     /// How long the machine has been running, which nobody sets.
     fn uptime(&self) -> Uptime;
 
-    /// Both at one moment.
-    fn both(&self) -> (Millis, Uptime) {
-        (self.now(), self.uptime())
+    /// The machine's clock was set, and this one goes on as before until [`Clock::follow`].
+    fn step(&self) -> Option<Step> {
+        None
     }
+
+    /// Goes by the machine's clock again: what waits goes by the step.
+    fn follow(&self) {}
 }
+
+/// The machine's clock was set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Ahead by so much, or back, if less than 0.
+    pub by: Millis,
+    /// Where it would stand now.
+    pub from: Millis,
+}
+
+/// A clock that is set back by less is no matter.
+const BACK: Millis = 5_000;
+/// Nor is one that is set ahead by less (durability.md §6).
+const AHEAD: Millis = 300_000;
 
 /// How long the machine has been running, sleep included, and since which start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,14 +71,18 @@ impl Uptime {
     }
 
     /// Linux's. Where a container or a service does not see which start it was, only a shorter uptime tells of another one.
-    fn of_machine(shift: Millis) -> Self {
+    fn of_boot(up: Millis) -> Self {
         static BOOT: OnceLock<String> = OnceLock::new();
-        let up = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         Uptime {
             boot: BOOT.get_or_init(|| boot_id().trim().to_owned()).clone(),
-            up: (up.tv_sec.saturating_mul(1000) + up.tv_nsec / 1_000_000).saturating_add(shift),
+            up,
         }
     }
+}
+
+fn uptime_of_machine() -> Millis {
+    let up = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    up.tv_sec.saturating_mul(1000) + up.tv_nsec / 1_000_000
 }
 
 /// The jumps ahead that the clock made while this process looked: what they took is no time that passed.
@@ -72,12 +93,24 @@ impl Jumps {
     /// So many are remembered.
     const MOST: usize = 32;
 
-    /// At this moment of before, the clock jumped ahead so far.
-    pub fn note(&self, at: Millis, step: Millis) {
+    /// A step ahead is a jump; one back takes the last jumps back.
+    pub fn note(&self, step: Step) {
         let mut jumps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        jumps.push_back((at, step));
-        if jumps.len() > Self::MOST {
-            jumps.pop_front();
+        if step.by > 0 {
+            jumps.push_back((step.from, step.by));
+            if jumps.len() > Self::MOST {
+                jumps.pop_front();
+            }
+        }
+        let mut back = -step.by;
+        while back > 0
+            && let Some((_, by)) = jumps.back_mut()
+        {
+            let taken = back.min(*by);
+            (*by, back) = (*by - taken, back - taken);
+            if *by == 0 {
+                jumps.pop_back();
+            }
         }
     }
 
@@ -100,6 +133,8 @@ pub(crate) fn boot_id() -> String {
 /// uptime, where the clock is to jump; without one, so much time has passed.
 pub struct SystemClock {
     shift: Option<PathBuf>,
+    /// How far it is ahead of the uptime.
+    ahead: AtomicI64,
 }
 
 impl SystemClock {
@@ -109,7 +144,12 @@ impl SystemClock {
     /// The clock of this process.
     #[must_use]
     pub fn from_env() -> Self {
-        SystemClock { shift: Self::shift_file() }
+        let clock = SystemClock {
+            shift: Self::shift_file(),
+            ahead: AtomicI64::new(0),
+        };
+        clock.follow();
+        clock
     }
 
     /// The file that shifts the clock of this process.
@@ -129,25 +169,45 @@ impl SystemClock {
     }
 }
 
-impl Clock for SystemClock {
-    fn now(&self) -> Millis {
-        shown(self.shifts().0)
-    }
-
-    fn uptime(&self) -> Uptime {
-        Uptime::of_machine(self.shifts().1)
-    }
-
-    fn both(&self) -> (Millis, Uptime) {
+impl SystemClock {
+    /// What the machine shows: its clock and its uptime.
+    fn machine(&self) -> (Millis, Millis) {
         let (clock, uptime) = self.shifts();
-        (shown(clock), Uptime::of_machine(uptime))
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        (millis(since).saturating_add(clock), uptime_of_machine().saturating_add(uptime))
     }
 }
 
-/// What the machine's clock shows, shifted.
-fn shown(shift: Millis) -> Millis {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    millis(since).saturating_add(shift)
+impl Clock for SystemClock {
+    fn now(&self) -> Millis {
+        let (clock, up) = self.machine();
+        let (ahead, was) = (clock - up, self.ahead.load(Ordering::Relaxed));
+        if is_step(ahead - was) {
+            return up + was;
+        }
+        self.ahead.store(ahead, Ordering::Relaxed);
+        clock
+    }
+
+    fn uptime(&self) -> Uptime {
+        Uptime::of_boot(self.machine().1)
+    }
+
+    fn step(&self) -> Option<Step> {
+        let (clock, up) = self.machine();
+        let from = up + self.ahead.load(Ordering::Relaxed);
+        let step = Step { by: clock - from, from };
+        is_step(step.by).then_some(step)
+    }
+
+    fn follow(&self) {
+        let (clock, up) = self.machine();
+        self.ahead.store(clock - up, Ordering::Relaxed);
+    }
+}
+
+fn is_step(by: Millis) -> bool {
+    !(-BACK..=AHEAD).contains(&by)
 }
 
 /// A clock that stands still until somebody moves it.
@@ -155,6 +215,7 @@ fn shown(shift: Millis) -> Millis {
 pub struct ManualClock {
     now: Arc<AtomicI64>,
     up: Arc<AtomicI64>,
+    step: Arc<AtomicI64>,
 }
 
 impl ManualClock {
@@ -177,6 +238,11 @@ impl ManualClock {
         self.now.fetch_add(millis(by), Ordering::SeqCst);
     }
 
+    /// Sets the machine's clock, which this one follows when it is told.
+    pub fn step_by(&self, by: Millis) {
+        self.step.store(by, Ordering::SeqCst);
+    }
+
     /// Sets the clock back.
     pub fn set_back(&self, by: Duration) {
         self.now.fetch_sub(millis(by), Ordering::SeqCst);
@@ -193,6 +259,15 @@ impl Clock for ManualClock {
             boot: "manual".to_owned(),
             up: self.up.load(Ordering::SeqCst),
         }
+    }
+
+    fn step(&self) -> Option<Step> {
+        let (by, from) = (self.step.load(Ordering::SeqCst), self.now());
+        is_step(by).then_some(Step { by, from })
+    }
+
+    fn follow(&self) {
+        self.now.fetch_add(self.step.swap(0, Ordering::SeqCst), Ordering::SeqCst);
     }
 }
 
@@ -222,6 +297,7 @@ pub fn compact(at: Millis) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -233,13 +309,51 @@ mod tests {
     #[test]
     fn jumps_are_no_time_that_passed() {
         let jumps = Jumps::default();
-        jumps.note(1_000, 90_000);
+        let step = |from, by| jumps.note(Step { by, from });
+        step(1_000, 90_000);
         assert_eq!(jumps.passed(500, 91_500), 1_000);
         assert_eq!(jumps.passed(91_000, 91_500), 500);
+        // Set right in two steps, and further back.
+        step(92_000, -60_000);
+        assert_eq!(jumps.passed(500, 31_500), 1_000);
+        step(32_000, -40_000);
+        assert_eq!(jumps.passed(500, 1_500), 1_000);
         for _ in 0..2 * Jumps::MOST {
-            jumps.note(200_000, 1);
+            step(200_000, 1);
         }
         assert_eq!(jumps.passed(91_000, 91_500), 500 - i64::try_from(Jumps::MOST).unwrap_or(0));
+    }
+
+    #[test]
+    fn a_step_is_shown_once_it_is_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("clock");
+        let set = |text: &str| std::fs::write(&file, text).unwrap();
+        set("0");
+        let clock = SystemClock {
+            shift: Some(file.clone()),
+            ahead: AtomicI64::new(0),
+        };
+        clock.follow();
+        let before = clock.now();
+        let near = |at: Millis, by: Millis| (by..by + 60_000).contains(&(at - before));
+        // Time passes; small steps are followed at once.
+        for (text, by) in [("7200", 7_200), ("7320 7200", 7_320)] {
+            set(text);
+            assert_eq!(clock.step(), None, "{text}");
+            assert!(near(clock.now(), by * 1000), "{text}");
+        }
+        for (text, by) in [("97320 7200", 90_000), ("3720 7200", -3_600)] {
+            set(text);
+            assert!(near(clock.now(), 7_320_000), "{text}");
+            let step = clock.step().unwrap();
+            assert!((step.by - by * 1000).abs() < 1000 && near(step.from, 7_320_000), "{text}: {step:?}");
+            clock.follow();
+            assert!(near(clock.now(), 7_320_000 + by * 1000), "{text}");
+            assert_eq!(clock.step(), None);
+            set("7320 7200");
+            clock.follow();
+        }
     }
 
     #[test]
@@ -253,8 +367,8 @@ mod tests {
         // Which start it was is not to be seen.
         assert_eq!(look("", 900).since(&look("", 200), 5000), 700);
         assert_eq!(look("", 100).since(&look("", 200), 5000), 100);
-        let now = Uptime::of_machine(0);
+        let now = Uptime::of_boot(uptime_of_machine());
         assert!(!now.boot.is_empty() && now.up > 0, "{now:?}");
-        assert!((0..60_000).contains(&Uptime::of_machine(0).since(&now, 0)));
+        assert!((0..60_000).contains(&Uptime::of_boot(uptime_of_machine()).since(&now, 0)));
     }
 }

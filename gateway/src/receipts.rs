@@ -29,6 +29,7 @@ use crate::storage::Staged;
 
 pub(crate) use posting::{address_of_repeat, superseded};
 pub use posting::{post_mdn, stored_mdn};
+use verdict::says_duplicate;
 pub(crate) use verdict::verdict;
 pub use verdict::{Timing, Verdict};
 
@@ -324,15 +325,16 @@ pub(crate) async fn keep_late(core: &Arc<Core>, id: &str, evidence: &Evidence) -
 /// Keeps one of a message that is decided. Where its partner says with its signature the contrary of what was decided, a person has
 /// to look; who else says so may be anybody.
 async fn keep_repeated(core: &Arc<Core>, message: Message, evidence: &Evidence, now: Millis) -> Result<(), FlowError> {
-    let disposition = &evidence.mdn.mdn.disposition;
-    let contradicts = !disposition.is_duplicate_notice() && disposition.is_positive() != (message.state == State::Delivered);
+    let mdn = &evidence.mdn.mdn;
+    let repeats = mdn.disposition.to_string() == message.detail.mdn_disposition || says_duplicate(&message, mdn);
+    let contradicts = !repeats && mdn.disposition.is_positive() != (message.state == State::Delivered);
     let is_signed = matches!(evidence.mdn.signature, MdnSignature::Verified { .. });
     if !(contradicts && is_signed && message.state.is_final()) {
         return keep_beside(core, message, evidence, now, "mdn.repeated").await;
     }
     tracing::warn!(
         id = %message.id, station = message.station, partner = message.partner, message_id = message.message_id, state = %message.state,
-        says = %disposition, "an MDN contradicts what was decided; it changes nothing: ask the partner"
+        says = %mdn.disposition, "an MDN contradicts what was decided; it changes nothing: ask the partner"
     );
     keep_beside(core, message, evidence, now, "mdn.contradicting").await
 }

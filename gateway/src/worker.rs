@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
-use crate::clock::{Clock, Millis, Uptime};
+use crate::clock::{Millis, Step};
 use crate::gateway::Core;
 use crate::journal::{self, Job, JobKind, JournalError, Lane, Lease, Tx};
 use crate::objects::Objects;
@@ -29,36 +29,12 @@ const MDN_SLOTS: usize = 64;
 /// The part of these that one pair may have; less where its `max_parallel` is.
 const MDN_SHARE: u32 = 8;
 
-/// A clock that is set back by less is no matter.
-const BACK: Millis = 5_000;
-/// Nor is one that is set ahead by less (durability.md §6).
-const AHEAD: Millis = 300_000;
+/// A clock that is behind the latest time by less is no matter.
+const BEHIND: Millis = 5_000;
 /// The latest time that was seen, as milliseconds: a clock may also be set right while nobody serves.
 const FACT_CLOCK: &str = "clock.last";
 /// How far the clock goes on until that is written down again.
 const NOTE_EVERY: Millis = 60_000;
-
-/// Sees that the clock was set: what was due in a minute would be due in a minute and as much as that, or at once.
-struct Steps {
-    at: Millis,
-    uptime: Uptime,
-}
-
-impl Steps {
-    fn new(clock: &dyn Clock) -> Self {
-        let (at, uptime) = clock.both();
-        Steps { at, uptime }
-    }
-
-    /// How far it was set ahead since this was asked last, less than 0 if back, and where it would stand.
-    fn look(&mut self, clock: &dyn Clock) -> Option<(Millis, Millis)> {
-        let now = Steps::new(clock);
-        let would_be = self.at + now.uptime.since(&self.uptime, now.at - self.at);
-        let step = now.at - would_be;
-        *self = now;
-        (!(-BACK..=AHEAD).contains(&step)).then_some((step, would_be))
-    }
-}
 
 /// Slots for each kind of job: one whose partners do not answer leaves the other kinds theirs.
 struct Slots([(JobKind, Arc<Semaphore>); 5]);
@@ -93,17 +69,17 @@ impl Slots {
 pub async fn run(core: Arc<Core>, wake: Arc<Notify>, mut stop: watch::Receiver<bool>) {
     let slots = Slots::new(&core);
     let mut running = JoinSet::new();
-    let mut steps = Steps::new(&*core.clock);
     let mut noted = Millis::MIN;
     loop {
         if *stop.borrow() {
             break;
         }
-        let now = core.clock.now();
-        if let Some((step, would_be)) = steps.look(&*core.clock) {
-            follow_clock(&core, step, would_be).await;
-            noted = now;
+        if let Some(step) = core.clock.step()
+            && follow_clock(&core, step).await
+        {
+            noted = core.clock.now();
         }
+        let now = core.clock.now();
         if now >= noted.saturating_add(NOTE_EVERY) {
             noted = now;
             note_clock(&core, now).await;
@@ -145,8 +121,12 @@ pub async fn check_clock(core: &Core) {
         None
     });
     let now = core.clock.now();
-    if let Some(last) = noted.filter(|last| last.saturating_sub(now) > BACK) {
-        follow_clock(core, now - last, last).await;
+    if let Some(last) = noted.filter(|last| last.saturating_sub(now) > BEHIND) {
+        let step = Step {
+            by: now - last,
+            from: last,
+        };
+        follow_clock(core, step).await;
     }
 }
 
@@ -157,16 +137,16 @@ async fn note_clock(core: &Core, now: Millis) {
     }
 }
 
-/// All waits, and the windows of names, are as long as they were before the clock was set, from where it would stand now.
-async fn follow_clock(core: &Core, step: Millis, would_be: Millis) {
-    let (seconds, now) = (step / 1000, core.clock.now());
-    if step < 0 {
+/// All waits, and the windows of names, are as long as they were before the clock was set; then the clock of this process goes by it.
+/// Whether it does.
+async fn follow_clock(core: &Core, step: Step) -> bool {
+    let (seconds, at) = (step.by / 1000, step.from + step.by);
+    if step.by < 0 {
         tracing::error!(
             seconds,
             "the clock was set back; what waits, waits no longer for it, but times that were recorded before are ahead"
         );
     } else {
-        core.jumps.note(would_be, step);
         tracing::error!(
             seconds,
             "the clock jumped ahead; what waits, waits as long as before. If it is wrong now, set it right: certificates, logins and \
@@ -174,16 +154,16 @@ async fn follow_clock(core: &Core, step: Millis, would_be: Millis) {
         );
     }
     let moved = core.journal.write_sure(move |tx| {
-        // After a step back what is ahead of the clock was set by the old one.
-        let from = would_be.min(now);
-        tx.shift_jobs(step, from)?;
-        tx.shift_windows(step, from)?;
-        tx.set_fact(FACT_CLOCK, &now.to_string())?;
-        tx.record_clock(seconds, now)
+        tx.follow_clock(step)?;
+        tx.set_fact(FACT_CLOCK, &at.to_string())
     });
     if let Err(error) = moved.await {
-        tracing::error!(%error, "jobs and names wait longer, or shorter, by what the clock was set");
+        tracing::error!(%error, "jobs and names cannot follow the clock yet");
+        return false;
     }
+    core.jumps.note(step);
+    core.clock.follow();
+    true
 }
 
 /// Works on a job, and gives its slot back.

@@ -142,7 +142,7 @@ pub(crate) struct Which {
     #[arg(required_unless_present = "state", conflicts_with = "state")]
     ids: Vec<String>,
     /// All sent messages in this state, the oldest first; `retry` and `resend` leave out those of `partner test` and those
-    /// that were sent anew before, `resend` also those that the partner may have (no MDN came).
+    /// that were sent anew before, `resend` also failed ones that the partner may have.
     #[arg(long, value_name = "STATE")]
     state: Option<State>,
     /// Of these, only those to this partner.

@@ -33,20 +33,6 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// The clock was set ahead by so many seconds, or back.
-    ///
-    /// # Errors
-    /// The database's.
-    pub fn record_clock(&self, seconds: i64, at: Millis) -> Result<()> {
-        let event = NewEvent {
-            account: "",
-            kind: "clock.set",
-            subject: "",
-            facts: serde_json::json!({ "seconds": seconds }),
-        };
-        self.record(&event, at)
-    }
-
     /// The hash of the last event, which stands for all before it; empty without any.
     ///
     /// # Errors

@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 
 use rusqlite::{OptionalExtension as _, params};
+use serde_json::json;
 
 use super::messages::state_list;
 use super::outbound::lane;
 use super::{JournalError, Result, Tx};
-use crate::clock::Millis;
+use crate::clock::{Millis, Step};
+use crate::event::NewEvent;
 use crate::message::State;
 use crate::weight::Weight;
 use crate::words;
@@ -379,15 +381,31 @@ impl Tx<'_> {
         held(changed)
     }
 
-    /// Has everything that waits beyond this moment be due so much later, or earlier: the clock was set.
+    /// The clock was set: what waits is due so much later, or earlier, and so are the windows of names, as is recorded. What a command
+    /// wrote since, by the new clock, stays as it is, and so does what waits for longer than the step.
     ///
     /// # Errors
     /// The database's.
-    pub fn shift_jobs(&self, step: Millis, from: Millis) -> Result<()> {
-        self.db
-            .prepare_cached("UPDATE job SET due = due + ?1 WHERE due > ?2")?
-            .execute([step, from])?;
-        Ok(())
+    pub fn follow_clock(&self, step: Step) -> Result<()> {
+        let Step { by, from } = step;
+        let (after, before) = if by > 0 { (from, from + by) } else { (from + by, Millis::MAX) };
+        for sql in [
+            "UPDATE job SET due = due + ?1 WHERE due > ?2 AND due < ?3",
+            "UPDATE message SET next_try = next_try + ?1 WHERE finished IS NULL AND next_try > ?2 AND next_try < ?3",
+        ] {
+            self.db.execute(sql, [by, after, before])?;
+        }
+        // After a step back, those of before the clock went wrong are right.
+        let windows = "UPDATE name_window SET opened_at = opened_at + ?1, expires_at = expires_at + ?1
+             WHERE iif(?1 > 0, expires_at > ?2 AND opened_at <= ?2, opened_at > ?2)";
+        self.db.execute(windows, [by, after])?;
+        let event = NewEvent {
+            account: "",
+            kind: "clock.set",
+            subject: "",
+            facts: json!({ "seconds": by / 1000 }),
+        };
+        self.record(&event, from + by)
     }
 
     /// Gives the check of a received message back to the workers, due later.

@@ -80,9 +80,10 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn sent_anew_since(&self, oldest: &str) -> Result<HashMap<String, String>> {
-        // What was sent anew was written after its former one, whatever the clock said, which ids follow.
+        // What was sent anew was written after its former one, whatever the clock said, which ids follow. The sign has the index of
+        // ids searched, not the table from its first row.
         let sql = "SELECT detail ->> '$.previous', id FROM message
-             WHERE rowid > (SELECT min(rowid) FROM message WHERE id >= ?1)
+             WHERE rowid > (SELECT min(+rowid) FROM message WHERE id >= ?1)
                AND direction = 'out' AND state <> 'duplicate' AND detail ->> '$.previous' <> '' ORDER BY rowid";
         let pairs = self.all(sql, [oldest], |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok(pairs.into_iter().collect())

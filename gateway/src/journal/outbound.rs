@@ -240,21 +240,6 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Has windows begin and end so much later, or earlier, since the clock was set: those that end beyond this moment or, where
-    /// it was set back, were opened beyond it. Those of before it went wrong are right.
-    ///
-    /// # Errors
-    /// The database's.
-    pub fn shift_windows(&self, step: Millis, from: Millis) -> Result<()> {
-        self.db
-            .prepare_cached(
-                "UPDATE name_window SET opened_at = opened_at + ?1, expires_at = expires_at + ?1
-                 WHERE iif(?1 > 0, expires_at, opened_at) > ?2",
-            )?
-            .execute([step, from])?;
-        Ok(())
-    }
-
     /// Forgets windows that have ended; nothing depends on them any more.
     ///
     /// # Errors

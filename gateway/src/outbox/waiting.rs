@@ -124,6 +124,7 @@ pub(super) async fn give_up(core: &Arc<Core>, job: &Job, message: Message, code:
 pub(super) async fn hold(core: &Arc<Core>, job: &Job, mut message: Message, why: &str) -> Result<(), FlowError> {
     let (now, before) = (core.clock.now(), message.state);
     message.state = State::Held;
+    message.next_try = None;
     message.code = "outcome-unknown".to_owned();
     message.reason = why.to_owned();
     message.detail.hint = format!("ask the partner; {}", retry_or_cancel(&message));

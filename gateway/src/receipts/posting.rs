@@ -9,7 +9,7 @@ use crate::clock::{Millis, millis};
 use crate::config::Retry;
 use crate::flow_error::FlowError;
 use crate::gateway::Core;
-use crate::journal::Job;
+use crate::journal::{InboundRow, Job};
 use crate::layout::Area;
 use crate::message::{Message, State};
 use crate::outbox;
@@ -34,7 +34,7 @@ pub async fn post_mdn(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
         return end(core, job).await;
     };
     if let Some(why) = superseded(core, &message)? {
-        return give_up(core, message, "mdn-superseded", why, "mdn.held").await;
+        return void(core, message, &why).await;
     }
     let pair = match core.partnership_of(&message) {
         Ok(pair) => pair,
@@ -106,9 +106,19 @@ pub(crate) fn superseded(core: &Core, message: &Message) -> Result<Option<String
     let bound = core
         .journal
         .read(|tx| tx.inbound(&message.station, &message.partner, &message.message_id))?;
-    // Ids follow the time: what is bound since is behind it.
-    let later = bound.filter(|row| row.message.as_str() > message.id.as_str());
-    Ok(later.map(|row| format!("it was received again, as {}", row.message)))
+    // What is told of as a repeat names the first copy as its previous one.
+    let other = |row: &InboundRow| ![message.id.as_str(), &message.detail.previous].contains(&row.message.as_str());
+    Ok(bound.filter(other).map(|row| format!("it was received again, as {}", row.message)))
+}
+
+async fn void(core: &Arc<Core>, message: Message, why: &str) -> Result<(), FlowError> {
+    tracing::info!(id = %message.id, station = message.station, partner = message.partner, why, "MDN void");
+    let mark = format!("MDN void: {why}");
+    let ended = move |row: &mut Message| {
+        row.detail.marks.push(mark);
+        true
+    };
+    settle(core, message, "mdn.void", ended, core.clock.now()).await
 }
 
 async fn end(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {

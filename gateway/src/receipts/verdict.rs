@@ -76,7 +76,7 @@ pub(crate) async fn verdict(
         return Ok(verdict);
     }
     let proven = matches!(evidence.mdn.signature, MdnSignature::Verified { .. }) || !wants_signed(message);
-    if proven && (mdn.disposition.is_duplicate_notice() || (!positive && says_duplicate(message, &mdn.text))) {
+    if proven && says_duplicate(message, mdn) {
         return Ok(duplicate_notice(message, mdn));
     }
     if !positive {
@@ -177,10 +177,12 @@ fn signature_hint(message: &Message, evidence: &Evidence) -> String {
     format!("the outcome is unknown: ask the partner; {look}")
 }
 
+/// The partner knows the message already.
+///
 /// COMPAT(mendelson, pyas2): a repeat whose first MDN was lost is answered with an error of these words (as2.md Q76). Of a first
 /// try only their own words are taken for that: others may mean the contents by a "duplicate".
-fn says_duplicate(message: &Message, text: &str) -> bool {
-    let text = text.to_ascii_lowercase();
+pub(super) fn says_duplicate(message: &Message, mdn: &Mdn) -> bool {
+    let text = mdn.text.to_ascii_lowercase();
     let any_words = || {
         let names = [&message.file, &message.subject].map(|name| name.to_ascii_lowercase());
         let without = names
@@ -189,10 +191,13 @@ fn says_duplicate(message: &Message, text: &str) -> bool {
             .fold(text.clone(), |text, name| text.replace(name, ""));
         without.contains("duplicate")
     };
-    text.contains("already processed")
-        || text.contains("already been processed")
-        || text.contains("duplicate message")
-        || (message.may_have_arrived_before() && any_words())
+    let says = || {
+        text.contains("already processed")
+            || text.contains("already been processed")
+            || text.contains("duplicate message")
+            || (message.may_have_arrived_before() && any_words())
+    };
+    mdn.disposition.is_duplicate_notice() || (!mdn.disposition.is_positive() && says())
 }
 
 fn duplicate_notice(message: &Message, mdn: &Mdn) -> Verdict {

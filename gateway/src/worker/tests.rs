@@ -8,6 +8,7 @@ use crate::manage::tests::{Place, accept, message, place, place_with, plain_bob,
 use crate::message::{Direction, Message, State};
 
 const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: i64 = 3_600_000;
 
 /// Lets the time pass, and works on all that is due then; how many jobs that were.
 async fn round(core: &Arc<Core>, clock: &ManualClock, later: Duration) -> usize {
@@ -182,16 +183,14 @@ async fn a_test_waits_for_no_settings() {
 async fn a_clock_that_is_set_back_makes_no_wait_longer() {
     let Place { core, clock, dir: _dir } = place().await;
     plain_pair(&core).await;
-    let mut steps = Steps::new(&clock);
     clock.advance(60 * MINUTE);
-    assert_eq!(steps.look(&clock), None);
+    assert_eq!(core.clock.step(), None);
     set_bob(&core, &[("blocked", "out")]).await;
     accept(&core, &message(Direction::Out, State::Queued, "j:1", core.clock.now()), b"abc").await;
     assert_eq!(round(&core, &clock, Duration::ZERO).await, 1);
     assert_eq!(round(&core, &clock, MINUTE / 4).await, 0, "it waits for half a minute");
-    clock.set_back(60 * MINUTE);
-    let (step, would_be) = steps.look(&clock).unwrap();
-    follow_clock(&core, step, would_be).await;
+    clock.step_by(-HOUR);
+    assert!(follow_clock(&core, core.clock.step().unwrap()).await);
     assert_eq!(round(&core, &clock, Duration::ZERO).await, 0);
     assert_eq!(round(&core, &clock, MINUTE).await, 1);
 }
@@ -204,19 +203,19 @@ async fn a_clock_that_jumps_ahead_ends_no_wait_and_no_window() {
     let first = message(Direction::Out, State::Queued, "j:1", core.clock.now());
     accept_as(&core, &first, "first.edi").await;
     assert_eq!(round(&core, &clock, Duration::ZERO).await, 1);
-    let mut steps = Steps::new(&clock);
-    clock.set_forward(4 * MINUTE);
-    assert_eq!(steps.look(&clock), None, "so much is no matter");
-    clock.set_back(4 * MINUTE);
-    let mut steps = Steps::new(&clock);
     clock.advance(MINUTE / 4);
-    clock.set_forward(25 * 60 * MINUTE);
-    let (step, would_be) = steps.look(&clock).unwrap();
-    assert_eq!(would_be + step, core.clock.now());
-    follow_clock(&core, step, would_be).await;
-    assert_eq!(steps.look(&clock), None);
+    clock.step_by(HOUR / 15);
+    assert_eq!(core.clock.step(), None, "so much is no matter");
+    clock.step_by(25 * HOUR);
+    // A command that goes by the machine's clock already.
+    let since = message(Direction::Out, State::Queued, "j:3", core.clock.now() + 25 * HOUR);
+    assert!(accept_as(&core, &since, "since.edi").await);
+    let shown = found(&core, &first).next_try.unwrap();
+    assert!(follow_clock(&core, core.clock.step().unwrap()).await);
+    assert_eq!((core.clock.step(), found(&core, &first).next_try), (None, Some(shown + 25 * HOUR)));
+    assert_eq!(round(&core, &clock, Duration::ZERO).await, 1, "what was sent since");
     assert_eq!(round(&core, &clock, Duration::ZERO).await, 0, "it waits for half a minute");
-    assert_eq!(round(&core, &clock, MINUTE).await, 1);
+    assert_eq!(round(&core, &clock, MINUTE).await, 2);
     // The name is free six hours after its file came.
     let again = || message(Direction::Out, State::Queued, "j:2", core.clock.now());
     clock.advance(358 * MINUTE);
@@ -224,7 +223,9 @@ async fn a_clock_that_jumps_ahead_ends_no_wait_and_no_window() {
     clock.advance(MINUTE);
     assert!(accept_as(&core, &again(), "first.edi").await);
     // What is given up after a day is given up after a day.
-    assert!((0..2 * 360).contains(&(core.jumps.passed(first.created, core.clock.now()) / 60_000)));
+    assert_eq!(core.jumps.passed(first.created, core.clock.now()) / 60_000, 360);
+    // That of the command too.
+    assert!(accept_as(&core, &again(), "since.edi").await);
     let told = core.journal.read(|tx| tx.events(0, None, Some("clock."), 9)).unwrap();
     assert_eq!(told.len(), 1);
     assert_eq!(told[0].facts["seconds"], 25 * 3600);

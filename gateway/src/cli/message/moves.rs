@@ -9,7 +9,7 @@ use crate::clock::millis;
 use crate::gateway::Core;
 use crate::journal::MessageFilter;
 use crate::manage::{Result, messages};
-use crate::message::{Direction, Message};
+use crate::message::{Direction, Message, State};
 
 /// What a person wants done with messages.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -99,7 +99,7 @@ fn leave_out_done(ctx: &Ctx, core: &Core, found: &mut Vec<Message>, what: Move) 
     leave_out(&|message| anew.contains_key(message.id.as_str()), "sent anew before");
     if what == Move::Resend {
         leave_out(
-            &Message::partner_may_hold_it,
+            &|message| message.state == State::Failed && message.partner_may_hold_it(),
             "that the partner may have; ask it, then resend them by their ids",
         );
     }

@@ -150,6 +150,9 @@ fn an_mdn_that_changes_nothing_is_counted_as_nothing() {
     scene.reaches("delivered");
     scene.post_mdn(&first);
     scene.post_mdn(&error.signed(&stage.stranger));
+    let mut known = receipt.clone().says("processed/error: unexpected-processing-error");
+    "This message has already been processed.".clone_into(&mut known.text);
+    scene.post_mdn(&known.signed(&stage.partner));
     let row = r#"as2gate_as2_messages_total{direction="out",result="delivered"}"#;
     assert_eq!(stage.gate.metric(row).as_deref(), Some("1"));
     let contradicting = |kind| stage.gate.sql(&format!("SELECT count(*) FROM event WHERE kind = '{kind}'"));
@@ -163,4 +166,29 @@ fn an_mdn_that_changes_nothing_is_counted_as_nothing() {
         "{log}"
     );
     assert_eq!(log.matches("message settled").count(), 1, "{log}");
+}
+
+#[test]
+fn a_clock_that_jumps_gives_nothing_up_and_frees_no_name() {
+    let stage = Arc::new(Stage::new(&[("retry.initial", "\"1s\""), ("retry.max_wait", "\"1s\"")]));
+    let scene = Scene::of(&stage, "sync-signed", &["--retry-max-tries", "99"], |_, _| http(503, &[], "Later."));
+    scene.reaches("retrying");
+    let gate = &stage.gate;
+    gate.jump_clock(3 * 86_400);
+    gate.wait("the jump to be told", |gate| {
+        gate.log().contains("the clock jumped ahead").then_some(())
+    });
+    assert_eq!(
+        gate.sql("SELECT facts ->> '$.seconds' FROM event WHERE kind = 'clock.set'").len(),
+        1
+    );
+    let tries = scene.message()["attempts"].as_u64().unwrap();
+    gate.wait("tries after it", |_| {
+        (scene.message()["attempts"].as_u64().unwrap() > tries + 2).then_some(())
+    });
+    assert_eq!(scene.message()["state"], "retrying", "{:#}", scene.message());
+    let file = gate.file(&format!("local/{}.edi", scene.partner), &order(next()));
+    let _ = gate.cli(&["send", "--from", STATION, "--to", &scene.partner, file.to_str().unwrap()]);
+    let list = gate.json(&["message", "list", "--direction", "out", "--partner", &scene.partner]);
+    assert_eq!(list[0]["state"], "duplicate", "{list:#}");
 }
