@@ -503,20 +503,35 @@ async fn check_again(core: &Arc<Core>, job: &Job) -> Result<(), FlowError> {
         return Ok(());
     };
     let pair = core.partnership_of(&message)?;
-    let headers = as2_core::headers::Headers::parse(&message.detail.head()).map_err(|e| FlowError::Internal(e.to_string()))?;
-    let receipt = ReceiptRequest::from_headers(&headers).unwrap_or_default();
+    let receipt = receipt_asked(&message)?;
+    if job.tries >= MAX_CHECKS {
+        tracing::error!(%id, tries = job.tries, "a received message cannot be checked; given up");
+        let why = "every check failed by a fault of ours; see the log";
+        return check::give_up(core, message, Some(&pair), receipt, why).await;
+    }
+    tracing::info!(%id, "finishing a received message");
     let taken = Taken {
         pair,
         message,
         receipt,
         source: None,
     };
-    if job.tries >= MAX_CHECKS {
-        tracing::error!(%id, tries = job.tries, "a received message cannot be checked; given up");
-        return check::give_up(core, taken).await;
-    }
-    tracing::info!(%id, "finishing a received message");
     check::check(core, &taken).await.map(drop)
+}
+
+/// The receipt that a received message asks for.
+fn receipt_asked(message: &Message) -> Result<Option<ReceiptRequest>, FlowError> {
+    let headers = Headers::parse(&message.detail.head()).map_err(|e| FlowError::Internal(e.to_string()))?;
+    Ok(ReceiptRequest::from_headers(&headers).unwrap_or_default())
+}
+
+/// An operator gives up a received message that is not checked yet.
+///
+/// # Errors
+/// Ours; a conflict if its check has just ended.
+pub(crate) async fn reject_unchecked(core: &Arc<Core>, message: Message, why: &str) -> Result<(), FlowError> {
+    let (pair, receipt) = (core.partnership_of(&message).ok(), receipt_asked(&message)?);
+    check::give_up(core, message, pair.as_ref(), receipt, why).await
 }
 
 /// Whether a check failed by what has nothing to do with the message, and ends without it: a full disk, a locked journal, a

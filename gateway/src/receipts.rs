@@ -27,7 +27,7 @@ use crate::partnership::Partnership;
 use crate::random::random;
 use crate::storage::Staged;
 
-pub(crate) use posting::{address_of_repeat, superseded};
+pub(crate) use posting::{address_of_repeat, give_up_mdn, superseded};
 pub use posting::{post_mdn, stored_mdn};
 use verdict::says_duplicate;
 pub(crate) use verdict::verdict;

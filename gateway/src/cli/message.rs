@@ -118,7 +118,8 @@ States of what is received:
   as2gate message resend --state failed --dry-run
   as2gate message resend --state failed --partner BIGMART --since 12h")]
     Resend(Which),
-    /// Give up a message in work; its file goes to failed.
+    /// Give up a message in work: its file goes to failed. A received one that is not checked yet is rejected; of one that was, the
+    /// async MDN is given up that we owe.
     #[command(after_help = "Examples:
   as2gate message cancel 048291637")]
     Cancel(Which),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use as2_core::disposition::Disposition;
 use as2_core::headers::Headers;
 use as2_core::mic::Mic;
+use as2_core::receipt::ReceiptRequest;
 use as2_core::receive::{Failure, Incoming, Limits, Received, ReceivedMessage, Receiver};
 use as2_core::{Error, ErrorKind, Lack};
 use bytes::Bytes;
@@ -202,8 +203,9 @@ fn conclude(core: &Core, mut taken: Taken, found: Found) -> Result<Checked, Flow
             Says::error(&failure.error, failure.mic)
         }
     };
+    let receipt = taken.receipt.as_ref().map(|receipt| (&pair, receipt));
     Ok(Checked {
-        filing: as_filed(core, taken, says, (entries, blobs), now)?,
+        filing: as_filed(core, taken.message, receipt, says, (entries, blobs), now)?,
         at: now,
         delay: Duration::ZERO,
     })
@@ -212,22 +214,17 @@ fn conclude(core: &Core, mut taken: Taken, found: Found) -> Result<Checked, Flow
 /// The end of a message with what it shows and, if one was asked for, its MDN.
 fn as_filed(
     core: &Core,
-    taken: Taken,
+    mut message: Message,
+    receipt: Option<(&Arc<Partnership>, &ReceiptRequest)>,
     says: Says,
     (mut entries, mut blobs): (Vec<NewEntry>, Vec<Blob>),
     now: Millis,
 ) -> Result<Filing, FlowError> {
-    let Taken {
-        pair,
-        mut message,
-        receipt,
-        ..
-    } = taken;
     message.updated = now;
     message.finished = Some(now);
-    let mdn = match &receipt {
-        Some(receipt) => Some(
-            receipted(core, &pair, &mut message, receipt, says)
+    let mdn = match receipt {
+        Some((pair, receipt)) => Some(
+            receipted(core, pair, &mut message, receipt, says)
                 .map_err(|error| FlowError::Internal(format!("cannot make an MDN: {error}")))?,
         ),
         None => None,
@@ -331,22 +328,26 @@ pub(super) async fn hold_back(delay: Duration) {
     }
 }
 
-/// A message that no try could check: rejected with all its evidence and, if it asked for one, an MDN that says so, so that
-/// its partner may send it again.
-pub(super) async fn give_up(core: &Arc<Core>, mut taken: Taken) -> Result<(), FlowError> {
+/// A message that is not checked any more: rejected with all its evidence and, if it asked for one, an MDN that says so, so that
+/// its partner may send it again. There is none without the pair that it would be of.
+pub(super) async fn give_up(
+    core: &Arc<Core>,
+    mut message: Message,
+    pair: Option<&Arc<Partnership>>,
+    receipt: Option<ReceiptRequest>,
+    why: &str,
+) -> Result<(), FlowError> {
     let now = core.clock.now();
-    let error = Error::new(
-        ErrorKind::UnexpectedProcessingError,
-        "every check failed by a fault of ours; see the log",
-    );
-    reject(&mut taken.message, &error);
-    let mut evidence = evidence_entries(&taken.message);
+    let error = Error::new(ErrorKind::UnexpectedProcessingError, why);
+    reject(&mut message, &error);
+    let mut evidence = evidence_entries(&message);
     // Bytes that are gone cannot be shown.
-    let raw = &taken.message.detail.raw;
+    let raw = &message.detail.raw;
     if core.storage.open_staged(raw).is_err() {
         evidence.0.retain(|entry| entry.store != *raw);
     }
-    let mut filing = as_filed(core, taken, Says::error(&error, None), evidence, now)?;
+    let receipt = pair.zip(receipt.as_ref());
+    let mut filing = as_filed(core, message, receipt, Says::error(&error, None), evidence, now)?;
     let decided = core.journal.write(move |tx| {
         tx.file_message(&mut filing, now)?;
         Ok(filing.message)

@@ -464,6 +464,15 @@ impl Tx<'_> {
         Ok(changed > 0)
     }
 
+    /// Whether a message has such a job.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn has_job(&self, kind: JobKind, message: &str) -> Result<bool> {
+        let mut query = self.db.prepare_cached("SELECT 1 FROM job WHERE kind = ?1 AND message = ?2")?;
+        Ok(query.exists(params![kind.as_str(), message])?)
+    }
+
     /// Whether a worker holds the job of a message at this moment.
     pub(super) fn job_is_held(&self, kind: JobKind, message: &str, now: Millis) -> Result<bool> {
         let mut query = self

@@ -12,7 +12,8 @@ use crate::clock::Millis;
 use crate::flow_error::FlowError;
 use crate::gateway::Core;
 use crate::hint::command;
-use crate::journal::{Accepted, Entry, JournalError, MessageFilter, NewUpload, Revived};
+use crate::inbox;
+use crate::journal::{Accepted, Entry, JobKind, JournalError, MessageFilter, NewUpload, Revived};
 use crate::layout::{self, Area};
 use crate::lifecycle;
 use crate::message::{Detail, Direction, FileRecord, Message, NO_MIC, RECEIPT_LOST, State};
@@ -378,11 +379,17 @@ fn anew(message: &Message, payload: &Staged, now: Millis) -> Message {
     }
 }
 
-/// Gives a message in work up: its file goes to `failed`.
+/// Gives a message in work up: its file goes to `failed`. A received one that is not checked yet is rejected; of one that was, the
+/// async MDN is given up that we owe.
 ///
 /// # Errors
-/// When it was received, is final, or a try is under way.
+/// When it is final, or a try is under way.
 pub async fn cancel(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result<Message> {
+    let id = message.id.as_str();
+    let owes_mdn = core.journal.read(|tx| tx.has_job(JobKind::Mdn, id))?;
+    if message.state == State::Received || owes_mdn {
+        return cancel_received(core, message, dry_run).await;
+    }
     let hint = if message.attempts > 0 {
         "the partner may have received it"
     } else {
@@ -391,10 +398,23 @@ pub async fn cancel(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
     give_up(core, message, "cancelled by an operator", hint, dry_run).await
 }
 
-/// The same for another reason, with what is to be done next.
+async fn cancel_received(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result<Message> {
+    const WHY: &str = "cancelled by an operator";
+    if dry_run {
+        return Ok(message.clone());
+    }
+    let cancelled = match message.state {
+        State::Received => inbox::reject_unchecked(core, message.clone(), WHY).await,
+        _ => receipts::give_up_mdn(core, message.clone(), WHY).await,
+    };
+    cancelled.map_err(|error| refusal(error, format!("cannot cancel message {}", message.id)))?;
+    Ok(core.journal.read(|tx| tx.expect_message(message.id.as_str()))?)
+}
+
+/// Gives up a sent message for another reason, with what is to be done next.
 ///
 /// # Errors
-/// As [`cancel`].
+/// When it was received, is final, or a try is under way.
 pub async fn give_up(core: &Arc<Core>, message: &Message, why: &str, hint: &str, dry_run: bool) -> Result<Message> {
     expect_sent(message, "cancel")?;
     let what = || format!("cannot cancel message {}", message.id);

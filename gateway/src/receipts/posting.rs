@@ -178,6 +178,14 @@ async fn later(
     Ok(())
 }
 
+/// An operator gives up the MDN that is owed for a message. A try that is under way may deliver it all the same.
+///
+/// # Errors
+/// Ours only.
+pub(crate) async fn give_up_mdn(core: &Arc<Core>, message: Message, why: &str) -> Result<(), FlowError> {
+    give_up(core, message, "mdn-cancelled", why.to_owned(), "mdn.cancelled").await
+}
+
 async fn give_up(core: &Arc<Core>, message: Message, code: &str, why: String, event: &'static str) -> Result<(), FlowError> {
     tracing::warn!(id = %message.id, station = message.station, partner = message.partner, code, why, "MDN not delivered");
     let (url, asked) = (message.detail.mdn_url.clone(), message.detail.mdn_asked_again);
