@@ -3,7 +3,8 @@
 //!
 //! Every change goes the same way through [`edit`]: a plan is made on a snapshot, the objects as they would be are checked
 //! against the rules (`rules.rs`), and all of it is written in one transaction, unless somebody else changed something in
-//! between: then the plan is made again. The key stores on disk follow (`stores.rs`).
+//! between: then the plan is made again. That transaction asks whether messages in work need what leaves (`in_work.rs`). The key
+//! stores on disk follow (`stores.rs`).
 
 pub mod accounts;
 pub mod apply;
@@ -12,6 +13,7 @@ pub mod certificates;
 pub mod expiry;
 pub mod fields;
 pub mod host_keys;
+mod in_work;
 pub mod messages;
 pub mod partner_test;
 pub mod partners;
@@ -301,10 +303,12 @@ pub async fn overwrite<T>(core: &Core, dry_run: bool, plan: impl Fn(&Objects) ->
         }
         let after = with_changes(&before, &changes);
         rules::check_changes(&core.config, &before, &after, &changes)?;
+        let leaving = in_work::leaving(&before, &after, &changes);
         if dry_run || changes.is_empty() {
-            return Ok(outcome);
+            let refused = core.journal.read(|tx| in_work::refused(tx, &leaving))?;
+            return refused.map_or(Ok(outcome), Err);
         }
-        if write(core, &before, &changes).await? {
+        if write(core, &before, &changes, leaving).await? {
             stores::follow(core, &changes)?;
             return Ok(outcome);
         }
@@ -317,14 +321,18 @@ pub async fn overwrite<T>(core: &Core, dry_run: bool, plan: impl Fn(&Objects) ->
     ))
 }
 
-/// Writes the changes with their events; false if the objects are no longer those of the plan.
-async fn write(core: &Core, before: &Objects, changes: &[Change]) -> Result<bool> {
+/// Writes the changes with their events, unless messages in work need what leaves; false if the objects are no longer those of the
+/// plan.
+async fn write(core: &Core, before: &Objects, changes: &[Change], leaving: Vec<in_work::Leaving>) -> Result<bool> {
     let now = core.clock.now();
     let (version, changes) = (before.version, changes.to_vec());
     let events: Vec<_> = changes.iter().map(|change| describe(before, change)).collect();
     let done = core.journal.write(move |tx| {
         if tx.objects_version()? != version {
-            return Ok(false);
+            return Ok(Ok(false));
+        }
+        if let Some(refusal) = in_work::refused(tx, &leaving)? {
+            return Ok(Err(refusal));
         }
         for (change, (kind, facts)) in changes.iter().zip(events) {
             carry_out(tx, change, now)?;
@@ -342,9 +350,9 @@ async fn write(core: &Core, before: &Objects, changes: &[Change]) -> Result<bool
                 now,
             )?;
         }
-        Ok(true)
+        Ok(Ok(true))
     });
-    Ok(done.await?)
+    done.await?
 }
 
 /// Runs work that blocks on a thread of its own. `what` is said if it panics.

@@ -217,9 +217,13 @@ async fn add(ctx: &Ctx, core: &Core, add: Add) -> Result<()> {
 async fn set(ctx: &Ctx, core: &Core, id: &str, as2_id: Option<String>, settings: &Settings<OfPartner>) -> Result<()> {
     let mut pairs = settings.pairs()?;
     if let Some(new) = as2_id.filter(|new| new != id) {
-        let explanation = format!("folders and history of {id} stay under that name; {new} begins with empty ones");
-        ctx.confirm_by_name(&explanation, id)?;
+        let explanation = format!(
+            "folders and history of {id} stay under that name; {new} begins with empty ones, and knows no receipts and repeats of what was {id}'s"
+        );
         pairs.push(("as2_id".to_owned(), new));
+        // Nobody is asked about what will be refused.
+        partners::set(core, ctx.account(), id, &pairs, true).await?;
+        ctx.confirm_by_name(&explanation, id)?;
     } else if pairs.is_empty() {
         partners::choose(&objects(core)?, ctx.account(), id)?;
         settings.some("partner", id)?;

@@ -151,8 +151,10 @@ async fn set(ctx: &Ctx, core: &Core, id: &str, as2_id: Option<String>, settings:
         let explanation = format!(
             "folders and history of {id} stay under that name; {new} begins with empty ones, and every partner has to learn the new id"
         );
-        ctx.confirm_by_name(&explanation, id)?;
         pairs.push(("as2_id".to_owned(), new));
+        // Nobody is asked about what will be refused.
+        stations::set(core, ctx.account(), id, &pairs, true).await?;
+        ctx.confirm_by_name(&explanation, id)?;
     } else if pairs.is_empty() {
         stations::choose(&objects(core)?, ctx.account(), id)?;
         settings.some("station", id)?;

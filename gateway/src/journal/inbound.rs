@@ -161,6 +161,7 @@ impl Tx<'_> {
     /// Takes the Message-ID and keeps the raw body, or gives the row that has it.
     fn bind(&self, claim: &Claim, binding: &Binding<'_>, now: Millis) -> Result<Option<InboundRow>> {
         let message = &claim.message;
+        self.expect_pair(message)?;
         let mut upsert = self.db.prepare_cached(
             "INSERT INTO inbound (station, partner, bare_id, message, state, raw_sha256, mic, mdn_headers, mdn_body, lease_owner,
                 lease_until, fence, updated)

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use as2_core::message_id::bare;
-use rusqlite::{OptionalExtension as _, Row, params};
+use rusqlite::{OptionalExtension as _, Params, Row, params};
 
 use super::{JournalError, Result, Tx};
 use crate::clock::Millis;
@@ -31,6 +31,18 @@ pub struct MessageFilter {
     /// At most so many; 0 means 100.
     pub limit: u32,
 }
+
+/// What is not at its end of something that is to be removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InWork {
+    /// How many messages.
+    pub count: u64,
+    /// The oldest of them.
+    pub first: Vec<Id>,
+}
+
+/// Messages that [`InWork`] names.
+const NAMED: u32 = 5;
 
 const COLUMNS: &str = "id, account, direction, station, partner, message_id, state, code, reason, file, size, sha256, \
                        content_type, subject, created, updated, finished, attempts, next_try, detail";
@@ -131,15 +143,36 @@ impl Tx<'_> {
         })
     }
 
-    /// How many messages of a station are not at their end.
+    /// What of an account, or of a station or partner in it, is not at its end: what is sent or not checked yet, and what was
+    /// received and is owed its async MDN.
     ///
     /// # Errors
     /// The database's.
-    pub fn count_open(&self, account: &str, station: &str) -> Result<u64> {
-        let mut query = self
-            .db
-            .prepare_cached("SELECT count(*) FROM message WHERE finished IS NULL AND account = ?1 AND station = ?2")?;
-        Ok(query.query_row([account, station], |row| row.get(0))?)
+    pub fn in_work(&self, account: &str, station: Option<&str>, partner: Option<&str>) -> Result<InWork> {
+        const WHOSE: &str = "account = ?1 AND (?2 IS NULL OR station = ?2) AND (?3 IS NULL OR partner = ?3)";
+        let which = format!(
+            "SELECT id FROM message WHERE finished IS NULL AND {WHOSE}
+             UNION SELECT id FROM message WHERE id IN (SELECT message FROM job WHERE kind = 'mdn') AND {WHOSE}"
+        );
+        self.first_of(&which, params![account, station, partner])
+    }
+
+    /// What a station received that is not checked yet.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn unchecked(&self, account: &str, station: &str) -> Result<InWork> {
+        let which = "SELECT id FROM message WHERE finished IS NULL AND state = 'received' AND account = ?1 AND station = ?2";
+        self.first_of(which, [account, station])
+    }
+
+    fn first_of(&self, which: &str, params: impl Params) -> Result<InWork> {
+        let sql = format!("SELECT id, count(*) OVER () FROM ({which}) ORDER BY id LIMIT {NAMED}");
+        let rows = self.all(&sql, params, |row| Ok((Id::stored(row.get(0)?), row.get(1)?)))?;
+        Ok(InWork {
+            count: rows.first().map_or(0, |(_, count)| *count),
+            first: rows.into_iter().map(|(id, _)| id).collect(),
+        })
     }
 
     /// The sent message that an async MDN names.

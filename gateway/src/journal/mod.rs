@@ -40,7 +40,7 @@ pub use history::Trimmed;
 pub use inbound::{Claim, Claimed, Filing, InboundRow};
 pub use jobs::{Job, JobKind, LEASE, Lane, Lease};
 pub use lifecycle::{PurgeMark, SweepCount};
-pub use messages::MessageFilter;
+pub use messages::{InWork, MessageFilter};
 pub use outbound::{Accepted, Moved, NewUpload, Next, Revived, Settlement, lane};
 pub use snapshot::Snapshot;
 pub use tree::{Entry, NewEntry, SendEntry};

@@ -6,6 +6,7 @@ use rusqlite::{OptionalExtension as _, params};
 use super::{JournalError, Result, Tx};
 use crate::certificate::Certificate;
 use crate::clock::Millis;
+use crate::message::Message;
 use crate::objects::{Object, ObjectKind, Objects};
 
 /// An object's fields; the error names the one that is not known, without the list of all that are.
@@ -83,6 +84,25 @@ impl Tx<'_> {
             [account],
             |row| row.get(0),
         )?)
+    }
+
+    /// Whoever accepts a message looked at the objects before. Once its station or partner is removed it would wait, and go to
+    /// whoever gets the name next.
+    ///
+    /// # Errors
+    /// `Conflict` if one of them is not there any more.
+    pub(super) fn expect_pair(&self, message: &Message) -> Result<()> {
+        let mut query = self.db.prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM object WHERE kind = 'station' AND account = ?1 AND name = ?2)
+                AND EXISTS (SELECT 1 FROM object WHERE kind = 'partner' AND account = ?1 AND name = ?3)",
+        )?;
+        if query.query_row([&message.account, &message.station, &message.partner], |row| row.get(0))? {
+            return Ok(());
+        }
+        let (station, partner) = (&message.station, &message.partner);
+        Err(JournalError::Conflict(format!(
+            "station {station} or partner {partner} was removed"
+        )))
     }
 
     /// Writes an object, a certificate with its bytes and sealed key. A new station takes nothing over from one of another account

@@ -147,9 +147,10 @@ impl Tx<'_> {
     /// The acceptance point of an upload: name window, row, job, event, all or nothing.
     ///
     /// # Errors
-    /// The database's.
+    /// `Conflict` if its pair or its waiting file is gone.
     pub fn accept_upload(&self, upload: NewUpload, now: Millis) -> Result<Accepted> {
         let mut message = upload.message;
+        self.expect_pair(&message)?;
         if let Some(row) = &upload.replaces
             && self.outdo_upload(row)?.is_empty()
             && row.store == message.detail.payload

@@ -12,13 +12,39 @@ use crate::layout::Area;
 use crate::message::{Detail, Direction, Message, State};
 use crate::objects::Object;
 use crate::partner::Partner;
+use crate::station::Station;
 
 const WINDOW: Duration = Duration::from_secs(21_600);
 
 fn journal() -> (tempfile::TempDir, Arc<Journal>) {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(&dir.path().join("as2gate.db")).unwrap();
+    put_pair(&journal);
     (dir, Arc::new(journal))
+}
+
+/// Puts the station and the partner there that all messages are of.
+fn put_pair(journal: &Journal) {
+    let station = Station {
+        as2_id: "ALICE".to_owned(),
+        account: "acme".to_owned(),
+        name: String::new(),
+        email: String::new(),
+        url: String::new(),
+        certificate: String::new(),
+        also_decrypt: Vec::new(),
+    };
+    let partner = Partner {
+        account: "acme".to_owned(),
+        as2_id: "BOB".to_owned(),
+        ..Partner::default()
+    };
+    journal
+        .write_blocking(move |tx| {
+            tx.put_object(&Object::Station(station), 0)?;
+            tx.put_object(&Object::Partner(Box::new(partner)), 0)
+        })
+        .unwrap();
 }
 
 fn upload(file: &str, now: i64) -> NewUpload {
@@ -653,6 +679,7 @@ fn a_journal_of_an_older_version_becomes_one_of_today() {
         let old = dir.path().join(format!("{version}.db"));
         let db = old_journal(&old, version);
         let kept = Journal::open(&old).unwrap();
+        put_pair(&kept);
         assert_eq!(
             schema_of(&db),
             schema_of(&Connection::open(&new).unwrap()),

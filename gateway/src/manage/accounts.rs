@@ -107,7 +107,7 @@ pub async fn set(core: &Core, id: &str, settings: &[(String, String)], dry_run: 
 /// Removes an account that owns nothing any more.
 ///
 /// # Errors
-/// When it is not there, or still owns something.
+/// When it is not there, still owns something, or messages of it are in work.
 pub async fn remove(core: &Core, id: &str, dry_run: bool) -> Result<()> {
     edit(core, dry_run, |objects| {
         choose(objects, Some(id))?;

@@ -83,7 +83,7 @@ pub struct Difference {
 /// Brings the objects into the state that the files describe.
 ///
 /// # Errors
-/// A file that cannot be read, an object that breaks a rule: then nothing is changed.
+/// A file that cannot be read, an object that breaks a rule, one to be removed with messages in work: then nothing is changed.
 pub async fn apply(
     core: &Core,
     account: Option<&str>,

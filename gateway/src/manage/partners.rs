@@ -170,7 +170,7 @@ fn in_shared_space(ip: std::net::Ipv4Addr) -> bool {
 /// Changes settings of a partner.
 ///
 /// # Errors
-/// When it is not there, or a setting does not fit.
+/// When it is not there, a setting does not fit, or it would get another AS2 id while messages of it are in work.
 pub async fn set(core: &Core, account: Option<&str>, id: &str, settings: &[(String, String)], dry_run: bool) -> Result<Partner> {
     edit(core, dry_run, |objects| {
         let account = choose(objects, account, id)?.account.as_str();
@@ -215,7 +215,7 @@ pub async fn block(core: &Core, account: Option<&str>, id: &str, which: Blocked,
 /// Removes a partner. Its certificates stay, belonging to nobody; its records stay until their life ends.
 ///
 /// # Errors
-/// When it is not there.
+/// When it is not there, or messages of it are in work.
 pub async fn remove(core: &Core, account: Option<&str>, id: &str, dry_run: bool) -> Result<()> {
     edit(core, dry_run, |objects| {
         let partner = choose(objects, account, id)?;

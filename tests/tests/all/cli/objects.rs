@@ -54,6 +54,38 @@ fn the_records_of_a_removed_account_are_not_the_next_ones() {
 }
 
 #[test]
+fn what_is_in_work_keeps_its_station_and_its_partner_at_every_door() {
+    let pair = Pair::two_with(&[("retry.max_tries", "1000")]);
+    let alice = pair.alice();
+    pair.bob().kill9();
+    pair.put("stuck.edi", &order(1));
+    let stuck = alice.reaches("out", "stuck.edi", "retrying");
+    let less = alice.file("less.toml", b"[[account]]\nid = \"acme\"\n");
+    let doors = [
+        &["partner", "rm", "BOB"][..],
+        &["partner", "set", "BOB", "--as2-id", "ROB"],
+        &["station", "rm", "ALICE"],
+        &["station", "set", "ALICE", "--as2-id", "CAROL"],
+        &["apply", "-f", less.to_str().unwrap(), "--prune"],
+    ];
+    let short = stuck["id"].as_str().unwrap().rsplit('-').next().unwrap();
+    let cancel = format!("as2gate message cancel {short}");
+    for door in doors {
+        // Nobody is asked first: without a terminal the question would be the refusal.
+        for answer in ["-n", "-y", "-q"] {
+            let words = alice.cli(&[door, &[answer]].concat()).fails(1);
+            assert!(words.contains("1 of its messages is in work") && words.contains(&cancel), "{words}");
+        }
+    }
+    alice.ok(&["message", "cancel", short]);
+    assert!(alice.cli(doors[1]).fails(5).contains("stay under that name"));
+    for door in [doors[1], doors[3], doors[4]] {
+        alice.ok(&[door, &["-y"]].concat());
+    }
+    assert_eq!(alice.json(&["partner", "list"]).as_array().unwrap().len(), 0);
+}
+
+#[test]
 fn commands_work_beside_a_server_and_without_one() {
     let gateway = Gateway::stopped(&[]);
     gateway.ok(&["station", "add", "ALICE"]);
