@@ -30,6 +30,7 @@ pub(crate) use compose::add_mics;
 pub use compose::receipt_request;
 pub(crate) use outcome::{ended, keep, wait_asked};
 pub(crate) use retry::{figures, next_wait};
+pub(crate) use waiting::held;
 
 /// Works on one claimed message until it rests.
 ///

@@ -10,7 +10,7 @@ use super::error::{DONE, PARTLY};
 use super::output::grouped;
 use super::{Ctx, Outcome, read_file, write_file};
 use crate::config::{CONFIG_FILE, Config, show_size};
-use crate::manage::backup::{self, Manifest};
+use crate::manage::backup::{self, Manifest, Restored};
 use crate::manage::{Refusal, Result, blocking, make_dir};
 
 /// Largest configuration that is put back, in bytes.
@@ -34,7 +34,11 @@ pub(crate) struct Backup {
 #[command(after_help = "Examples:
   as2gate restore /backup/as2gate-2026-11-22 --master-key /safe/master.key
   as2gate --data-dir /srv/as2 restore /backup/as2gate-2026-11-22 --master-key /safe/master.key
-  as2gate restore /backup/as2gate-2026-11-22 --dry-run")]
+  as2gate restore /backup/as2gate-2026-11-22 --dry-run
+
+What was on its way when the backup was taken goes out again, under the same Message-ID. What was on its way to a partner
+that does not detect duplicates is held instead, for it may have arrived since: ask the partner, then `message retry` or
+`message cancel`.")]
 pub(crate) struct Restore {
     /// The directory that `backup` wrote.
     dir: PathBuf,
@@ -84,15 +88,22 @@ pub(crate) async fn restore(ctx: &Ctx, args: Restore) -> Outcome {
         // It would only stand in the way of the next try.
         let _ = std::fs::remove_file(file);
     }
-    let manifest = restored?;
+    let Restored { manifest, held } = restored?;
     let text = told(ctx.tense("Restored", "Would restore"), &target, &manifest) + &new;
     let missing: Vec<_> = beside.iter().filter(|(_, place)| !place.is_there()).collect();
     let steps: String = missing
         .iter()
         .map(|(key, place)| format!("  put {key} to {place}: it is in no backup, and not there\n"))
         .collect();
+    let of_held = match held {
+        0 => String::new(),
+        held => format!(
+            "  {}   {held} may have arrived since, and their partners do not detect duplicates: ask them\n",
+            ctx.command("message list --state held")
+        ),
+    };
     let next = format!(
-        "Next:\n{steps}  {}\n  {}   sends what was waiting when the backup was taken: stop the other server for good before\n",
+        "Next:\n{steps}  {}\n{of_held}  {}   sends what was waiting when the backup was taken: stop the other server for good before\n",
         ctx.command("check"),
         ctx.command("serve")
     );
@@ -101,6 +112,7 @@ pub(crate) async fn restore(ctx: &Ctx, args: Restore) -> Outcome {
         .iter()
         .map(|(key, place)| json!({ "key": key, "place": place.to_string() }))
         .collect();
+    object["held"] = json!(held);
     ctx.printer.done(&object, &format!("{}{next}", ctx.would(text)));
     Ok(DONE)
 }

@@ -175,6 +175,18 @@ impl Tx<'_> {
         })
     }
 
+    /// What is sent to a partner by itself, now or later.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn on_its_way(&self, account: &str, partner: &str) -> Result<Vec<String>> {
+        let sql = format!(
+            "SELECT id FROM message WHERE finished IS NULL AND account = ?1 AND partner = ?2 AND state IN ({}) ORDER BY id",
+            state_list(&State::WORKED_ON)
+        );
+        self.all(&sql, [account, partner], |row| Ok(row.get(0)?))
+    }
+
     /// The sent message that an async MDN names.
     ///
     /// # Errors

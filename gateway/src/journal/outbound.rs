@@ -412,9 +412,7 @@ impl Tx<'_> {
             // Their bytes go next; a sweep finds what is left of them.
             revived.gone.iter().try_for_each(|entry| self.retire_entry(entry, now).map(drop))?;
         }
-        if message.attempts > 0 {
-            message.state = State::Retrying;
-        }
+        message.state = if message.attempts > 0 { State::Retrying } else { State::Queued };
         message.detail.retried = Some(Retried {
             at: now,
             after: message.attempts,

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OpenFlags, params};
 
 use super::recent::Recent;
 use super::tree::{ENTRY, Entry, read_entry};
-use super::{Journal, Result, Tx, connect_reader};
+use super::{Journal, Result, STEPS, Tx, connect, connect_reader, migrate};
 
 /// A closed copy of the journal, opened to be read.
 pub struct Snapshot {
@@ -25,6 +25,22 @@ impl Journal {
         db.execute_batch("PRAGMA query_only=OFF;")?;
         db.execute("VACUUM INTO ?1", [to.to_string_lossy()])?;
         Snapshot::open(to)
+    }
+
+    /// Changes a closed copy before anybody opens it, and leaves it one file.
+    ///
+    /// # Errors
+    /// The database's, or the change's own; then nothing is changed.
+    pub fn change_copy<T>(path: &Path, change: impl FnOnce(&Tx<'_>) -> Result<T>) -> Result<T> {
+        let db = connect(path)?;
+        migrate(&db, STEPS)?;
+        let recent = Recent::default();
+        db.execute_batch("BEGIN IMMEDIATE")?;
+        let outcome = change(&Tx { db: &db, recent: &recent });
+        db.execute_batch(if outcome.is_ok() { "COMMIT" } else { "ROLLBACK" })?;
+        db.flush_prepared_statement_cache();
+        db.execute_batch("PRAGMA journal_mode=DELETE")?;
+        outcome
     }
 }
 

@@ -21,10 +21,11 @@ use keystore::MasterKey;
 use serde::{Deserialize, Serialize};
 
 use super::{Refusal, Result, make_dir, write_new};
-use crate::clock::rfc3339;
+use crate::clock::{Clock as _, Millis, SystemClock, rfc3339};
 use crate::config::{CONFIG_FILE, Config, Secret};
 use crate::gateway::Core;
-use crate::journal::{Entry, JournalError};
+use crate::journal::{self, Entry, Journal, JournalError, Snapshot, Tx};
+use crate::outbox;
 use crate::storage::{Content, StorageError};
 
 /// The form of the directory.
@@ -183,11 +184,22 @@ fn every_entry(page: impl Fn(Option<&Entry>) -> Result<Vec<Entry>, JournalError>
     }
 }
 
+/// What a restore put in place.
+pub struct Restored {
+    /// Of the backup.
+    pub manifest: Manifest,
+    /// Messages that wait for an operator, for they may have arrived since the backup.
+    pub held: usize,
+}
+
 /// Puts a backup into an empty data directory. For blocking threads.
+///
+/// What was on its way goes out again, for it may not have arrived; partners see by its Message-ID what came before. Those that do not
+/// would take it twice: theirs is held.
 ///
 /// # Errors
 /// When it is no whole backup, the master key is missing or another one, or the data directory is not empty.
-pub fn restore(config: &Config, dir: &Path, master_key: Option<&Path>, dry_run: bool) -> Result<Manifest> {
+pub fn restore(config: &Config, dir: &Path, master_key: Option<&Path>, dry_run: bool) -> Result<Restored> {
     let manifest = read_manifest(dir)?;
     let paths = config.paths();
     check_empty(config)?;
@@ -199,7 +211,8 @@ pub fn restore(config: &Config, dir: &Path, master_key: Option<&Path>, dry_run: 
         return Err(Refusal::invalid(cannot(), why, hint));
     }
     if dry_run {
-        return Ok(manifest);
+        let held = Snapshot::open(&dir.join(JOURNAL))?.read(may_arrive_twice)?.len();
+        return Ok(Restored { manifest, held });
     }
     make_dir(&paths.data)?;
     if let (Secret::File(file), Some(given)) = (&config.master_key, master_key)
@@ -212,6 +225,8 @@ pub fn restore(config: &Config, dir: &Path, master_key: Option<&Path>, dry_run: 
     // Last: its presence is what says "set up".
     let beside = paths.db.with_extension("restoring");
     copy_file(&dir.join(JOURNAL), &beside)?;
+    let now = SystemClock::from_env().now();
+    let held = Journal::change_copy(&beside, |tx| hold(tx, now))?;
     sync(&paths.data)?;
     fs::rename(&beside, &paths.db).map_err(|error| Refusal::from_io(cannot(), &error))?;
     sync(&paths.data)?;
@@ -219,7 +234,26 @@ pub fn restore(config: &Config, dir: &Path, master_key: Option<&Path>, dry_run: 
         // Nobody shall serve from it.
         let _ = fs::rename(&paths.db, paths.db.with_extension("broken"));
     })?;
-    Ok(manifest)
+    Ok(Restored { manifest, held })
+}
+
+/// What would be sent by itself to partners that do not detect duplicates. What was only queued may have been sent since.
+fn may_arrive_twice(tx: &Tx<'_>) -> journal::Result<Vec<String>> {
+    let objects = tx.objects()?;
+    let blind = objects.partners.values().filter(|partner| !partner.detects_duplicates);
+    let sent = blind.map(|partner| tx.on_its_way(&partner.account, &partner.as2_id));
+    Ok(sent.collect::<journal::Result<Vec<_>>>()?.concat())
+}
+
+/// Leaves that to an operator.
+fn hold(tx: &Tx<'_>, now: Millis) -> journal::Result<usize> {
+    const WHY: &str = "a backup was restored in which it was not sent; it may have been since, and the partner does not detect duplicates";
+    let ids = may_arrive_twice(tx)?;
+    for id in &ids {
+        let step = outbox::held(tx.expect_message(id)?, WHY, now);
+        tx.settle(&step, now)?;
+    }
+    Ok(ids.len())
 }
 
 /// The configured master key, or the one given if the configured place is empty.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::outcome::{ended, retry_or_cancel};
 use super::settle;
-use crate::clock::millis;
+use crate::clock::{Millis, millis};
 use crate::code;
 use crate::flow_error::FlowError;
 use crate::gateway::Core;
@@ -121,15 +121,20 @@ pub(super) async fn give_up(core: &Arc<Core>, job: &Job, message: Message, code:
 }
 
 /// Leaves the message to an operator.
-pub(super) async fn hold(core: &Arc<Core>, job: &Job, mut message: Message, why: &str) -> Result<(), FlowError> {
-    let (now, before) = (core.clock.now(), message.state);
-    message.state = State::Held;
-    message.next_try = None;
+pub(super) async fn hold(core: &Arc<Core>, job: &Job, message: Message, why: &str) -> Result<(), FlowError> {
+    let now = core.clock.now();
+    let mut step = held(message, why, now);
+    step.lease = Some(job.lease);
+    settle(core, step, now).await
+}
+
+/// The step of a message whose outcome is unknown to an operator's hands.
+pub(crate) fn held(mut message: Message, why: &str, now: Millis) -> Settlement {
+    let before = std::mem::replace(&mut message.state, State::Held);
     message.code = "outcome-unknown".to_owned();
     message.reason = why.to_owned();
     message.detail.hint = format!("ask the partner; {}", retry_or_cancel(&message));
+    message.next_try = None;
     message.updated = now;
-    let mut step = Settlement::new(message, &[before], "message.held");
-    step.lease = Some(job.lease);
-    settle(core, step, now).await
+    Settlement::new(message, &[before], "message.held")
 }

@@ -83,6 +83,65 @@ fn what_is_restored_serves_the_same_tree_and_repeats_the_stored_mdn() {
 }
 
 #[test]
+fn what_a_partner_would_take_twice_is_held_after_a_restore() {
+    let pair = Pair::two_with(&[("retry.max_tries", "1000")]);
+    let (alice, bob) = (pair.alice(), pair.bob());
+    bob.change(&["station", "add", "CAROL"]);
+    tests::pair::introduce(bob, "CAROL", alice);
+    alice.ok(&["partner", "set", "BOB", "--detects-duplicates", "false"]);
+    alice.followed();
+    bob.kill9();
+    // Of both partners one that was tried, and of BOB one that was never packed.
+    let to_carol = alice.file("carol.edi", &order(1));
+    pair.alice_user.put(&to_carol, "AS2/send/ALICE/CAROL/carol.edi");
+    pair.put("tried.edi", &order(2));
+    let tried = ["carol.edi", "tried.edi"].map(|file| alice.reaches("out", file, "retrying"));
+    alice.change(&["partner", "block", "BOB", "out"]);
+    pair.put("queued.edi", &order(3));
+    alice.wait("the third to wait", |alice| {
+        let waits = alice.messages_of("out", "queued.edi");
+        (waits.first()?["code"] == "partner-blocked").then_some(())
+    });
+    alice.ok(&["backup", "safe"]);
+
+    // All arrive after it.
+    bob.start();
+    alice.ok(&["partner", "unblock", "BOB"]);
+    for file in ["carol.edi", "tried.edi", "queued.edi"] {
+        alice.reaches("out", file, "delivered");
+    }
+    lose(alice);
+    let planned = alice.json(&["restore", "safe", "--master-key", "master.key", "-n"]);
+    assert_eq!(planned["held"], 2, "{planned:#}");
+    let told = alice.ok(&["restore", "safe", "--master-key", "master.key"]);
+    assert!(told.contains("message list --state held   2 may have arrived since"), "{told}");
+    alice.ok(&["audit", "verify"]);
+    alice.ok(&["partner", "unblock", "BOB"]);
+    alice.start();
+    let again = alice.reaches("out", "carol.edi", "delivered");
+    assert_eq!(again["message_id"], tried[0]["message_id"], "it is told from a new one by this");
+    for file in ["tried.edi", "queued.edi"] {
+        let held = alice.reaches("out", file, "held");
+        let id = held["id"].as_str().unwrap().rsplit('-').next().unwrap();
+        assert_eq!((&held["code"], &held["next_try"]), (&Value::from("outcome-unknown"), &Value::Null));
+        assert!(held["reason"].as_str().unwrap().contains("a backup was restored"), "{held:#}");
+        assert!(
+            held["hint"].as_str().unwrap().contains(&format!("as2gate message retry {id}")),
+            "{held:#}"
+        );
+        assert_eq!(bob.messages_of("in", file).len(), 1);
+        // Whoever has asked the partner has it sent all the same.
+        alice.ok(&["message", "retry", id]);
+        alice.reaches("out", file, "delivered");
+    }
+    assert_eq!(
+        bob.messages_of("in", "queued.edi").len(),
+        2,
+        "it was never packed, and is a new one"
+    );
+}
+
+#[test]
 fn a_relative_data_dir_is_restored_beside_its_configuration() {
     let gateway = Gateway::stopped(&[]);
     gateway.ok(&["station", "add", "ALICE"]);
