@@ -155,7 +155,7 @@ pub(crate) async fn settle(core: &Arc<Core>, step: impl Into<Arc<Settlement>>, n
         return Ok(());
     }
     if message.state.is_final() {
-        core.metrics.message("out", message.state.as_str());
+        core.metrics.settled(message);
     }
     let fields = (&message.station, &message.partner, &message.message_id);
     let what = if message.state.is_final() { "settled" } else { "moved" };

@@ -202,6 +202,7 @@ pub(crate) fn accepting(digest: Digest) -> &'static str {
 
 /// Takes an MDN that a partner posted, `logged_in` if it had to. Whatever it is, the partner gets a 2xx once this returns.
 pub(crate) async fn take_async(core: &Arc<Core>, pair: &Arc<Partnership>, evidence: Evidence, logged_in: bool) -> Result<(), FlowError> {
+    core.metrics.mdn_came("async", &evidence.mdn);
     for _ in 1..LOOKS {
         match take_once(core, pair, evidence.clone(), logged_in).await {
             // Another MDN or somebody else was faster: it means what it means for the message as that is now.

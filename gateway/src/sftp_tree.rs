@@ -36,7 +36,7 @@ use desk::Desk;
 use guesses::Guesses;
 use pace::Clocks;
 use penalty::Penalties;
-use proofs::{Judge, describe, method_of};
+use proofs::{Judge, describe, method_of, step_of};
 use revoked::Revoked;
 use trail::{Deed, Trail};
 use tree::As2Tree;
@@ -220,7 +220,8 @@ impl Authenticator for Logins {
         }
         self.penalties.forgive(address, user);
         self.desk.begin(session);
-        self.core.metrics.sftp_login("ok");
+        let last = given.last().map_or(Method::PublicKey, Proven::method);
+        self.core.metrics.sftp_login(step_of(last).as_str(), "ok");
         let by = given.iter().map(describe).collect::<Vec<_>>().join(", then ");
         tracing::info!(user, peer = %peer.addr, client = peer.client, session, by, "sftp login");
         self.record(
@@ -236,13 +237,16 @@ impl Authenticator for Logins {
         Ok(Arc::new(As2Tree::new(Arc::clone(&self.core), tools, found, session)))
     }
 
-    fn failed(&self, user: &str, tried: &[String], guessed: bool, peer: &Peer) {
+    fn failed(&self, user: &str, method: Method, tried: &[String], guessed: bool, peer: &Peer) {
         let ban = &self.core.config.sftp.ban;
         let shut = guessed
             .then(|| self.penalties.failed(peer.addr.ip(), user, ban, Instant::now()))
             .flatten();
+        if shut.is_some() {
+            self.core.metrics.sftp_ban();
+        }
         let (shut_seconds, tried) = (shut.map(|length| length.as_secs()), tried.join("; "));
-        self.core.metrics.sftp_login("failed");
+        self.core.metrics.sftp_login(step_of(method).as_str(), "failed");
         tracing::warn!(user = %user.escape_default(), peer = %peer.addr, client = peer.client, tried, shut_seconds, "sftp login failed");
         self.record(
             "user.login_failed",
@@ -255,6 +259,7 @@ impl Authenticator for Logins {
         let shut = self.penalties.mute(peer.addr.ip(), &self.core.config.sftp.ban, Instant::now());
         if let Some(length) = shut {
             let shut_seconds = length.as_secs();
+            self.core.metrics.sftp_ban();
             tracing::warn!(peer = %peer.addr, shut_seconds, "connections that never log in: their source is shut out");
         }
     }

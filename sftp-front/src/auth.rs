@@ -257,9 +257,9 @@ pub trait Authenticator: Send + Sync + 'static {
     fn login(&self, user: &str, given: &[Proven], peer: &Peer, session: u64) -> Result<Arc<dyn Tree>, Refused>;
 
     /// A connection ended without a login, or logged in as another user; called once for each user name that it had tried in
-    /// vain, with the reasons of the refusals, oldest first. `guessed`: a [guess](Refused::is_guess) was among them that was not
-    /// followed by the right proof.
-    fn failed(&self, user: &str, tried: &[String], guessed: bool, peer: &Peer);
+    /// vain, with the method that it tried last and the reasons of the refusals, oldest first. `guessed`: a
+    /// [guess](Refused::is_guess) was among them that was not followed by the right proof.
+    fn failed(&self, user: &str, method: Method, tried: &[String], guessed: bool, peer: &Peer);
 
     /// A connection used up the time for a login and tried none.
     fn mute(&self, _peer: &Peer) {}

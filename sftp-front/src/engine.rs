@@ -12,7 +12,7 @@ use crate::answers::{Answers, Outbox, full_read};
 use crate::packet::{self, Broken, Extension, Frame, Input, MAX_DATA, MAX_PACKET, Malformed, Request, pflags};
 use crate::path::{MAX_COMPONENT, MAX_PATH, VPath};
 use crate::reply::{PAGE, Reply, answer, malformed, whole};
-use crate::tree::{CloseSign, Download, Fault, Kind, Listing, OpenHow, SetStat, Stat, Tree, Tried, Wait, Way};
+use crate::tree::{CloseSign, Download, Fault, Kind, Listing, Op, OpenHow, SetStat, Stat, Tree, Tried, Wait, Way};
 use crate::writing::{Counted, Lent, Opening, Writing};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::collections::{HashMap, VecDeque};
@@ -217,19 +217,20 @@ impl Engine {
                 if let Ok(Handle::Write(w)) = self.handle(&handle) {
                     let _ = w.attempt(|_| Err(malformed()));
                 }
+                self.tree.answered(Op::Write, Some(&malformed()));
                 out.put(|b| packet::fault(b, id, &malformed()))?;
             }
             Frame::Write { id, handle, offset, data } => {
                 let result = self.write(&handle, offset, &data).map(|()| Reply::Ok);
                 drop(data);
-                answer(out, id, result)?;
+                self.answer(out, id, Op::Write, result)?;
             }
             Frame::Other { kind, body } => {
                 let (id, request) = packet::parse(kind, &body)?;
                 let done = match request {
                     Ok(request) if self.must_wait(&request) => false,
                     Ok(request) => self.carry_out(id, request, out, aside)?,
-                    Err(Malformed) => answer(out, id, Err(malformed())).map(|()| true)?,
+                    Err(Malformed) => self.answer(out, id, Op::Other, Err(malformed())).map(|()| true)?,
                 };
                 return Ok((!done).then_some(Frame::Other { kind, body }));
             }
@@ -252,7 +253,7 @@ impl Engine {
                 Err(_) if self.may_wait < Wait::Long => return Ok(self.wants_thread()),
                 Err(fault) => {
                     self.tell_refused(request, &fault);
-                    answer(out, id, Err(fault))?;
+                    self.answer(out, id, Op::Open, Err(fault))?;
                 }
             },
             Request::Open { .. } if self.may_wait < Wait::Long => return Ok(self.wants_thread()),
@@ -262,7 +263,7 @@ impl Engine {
                     out.flush()?;
                 }
                 let result = self.request(request);
-                answer(out, id, result)?;
+                self.answer(out, id, op(&request), result)?;
             }
         }
         Ok(true)
@@ -518,7 +519,7 @@ impl Engine {
         };
         if !is_again && let Some(upload) = self.tree.open_write_at_once(&opening.path, &opening.how) {
             let kept = upload.and_then(|upload| self.keep(Handle::Write(Box::new(opening.writing(upload)))));
-            answer(out, id, kept.map(Reply::Handle))?;
+            self.answer(out, id, Op::Open, kept.map(Reply::Handle))?;
             return Ok(true);
         }
         if self.is_full() {
@@ -528,14 +529,16 @@ impl Engine {
         let lent = Lent::new(None);
         let key = match self.keep(Handle::Lent(Arc::clone(&lent))) {
             Ok(key) => key,
-            Err(fault) => return answer(out, id, Err(fault)).map(|()| true),
+            Err(fault) => return self.answer(out, id, Op::Open, Err(fault)).map(|()| true),
         };
         let end = self.begin(Some(opening.path.clone()), Some(key));
+        let tree = Arc::clone(&self.tree);
         aside.run(Box::new(move || {
             if is_again {
                 opening.tree.after_close(&opening.path, CloseSign::Reopened);
             }
             let result = lent.open(opening);
+            tree.answered(Op::Open, result.as_ref().err());
             let _ = end.set(if result.is_ok() { TaskEnd::Opened } else { TaskEnd::Other });
             whole(id, result.map(|()| Reply::Handle(key)))
         }));
@@ -582,23 +585,25 @@ impl Engine {
     /// `fsync@openssh.com`, which goes on aside.
     fn sync(&mut self, id: u32, handle: &[u8], out: &mut Answers<'_>, aside: &dyn Aside) -> Result<(), Broken> {
         let Ok(key) = <[u8; 8]>::try_from(handle) else {
-            return answer(out, id, Err(no_handle()));
+            return self.answer(out, id, Op::Sync, Err(no_handle()));
         };
         let w = match self.handles.remove(&key) {
             Some(Handle::Write(w)) => w,
             Some(other) => {
                 self.handles.insert(key, other);
-                return answer(out, id, Err(Fault::Failure("the handle is not open for writing".into())));
+                return self.answer(out, id, Op::Sync, Err(Fault::Failure("the handle is not open for writing".into())));
             }
-            None => return answer(out, id, Err(no_handle())),
+            None => return self.answer(out, id, Op::Sync, Err(no_handle())),
         };
         // Its answer must not overtake those of its own WRITEs.
         out.flush()?;
         let lent = Lent::new(Some(w));
         self.handles.insert(key, Handle::Lent(Arc::clone(&lent)));
         let end = self.begin(None, Some(key));
+        let tree = Arc::clone(&self.tree);
         aside.run(Box::new(move || {
             let result = lent.sync();
+            tree.answered(Op::Sync, result.as_ref().err());
             let _ = end.set(TaskEnd::Other);
             whole(id, result.map(|()| Reply::Ok))
         }));
@@ -609,11 +614,11 @@ impl Engine {
     fn close(&mut self, id: u32, handle: &[u8], out: &mut Answers<'_>, aside: &dyn Aside) -> Result<(), Broken> {
         let found = <[u8; 8]>::try_from(handle).ok().and_then(|key| self.handles.remove(&key));
         let w = match found {
-            None => return answer(out, id, Err(no_handle())),
-            Some(Handle::Dir(_) | Handle::Read(_)) => return answer(out, id, Ok(Reply::Ok)),
+            None => return self.answer(out, id, Op::Close, Err(no_handle())),
+            Some(Handle::Dir(_) | Handle::Read(_)) => return self.answer(out, id, Op::Close, Ok(Reply::Ok)),
             Some(Handle::Write(w)) => *w,
             // It does not come here before it is back: see `must_wait`.
-            Some(Handle::Lent(_)) => return answer(out, id, Err(no_handle())),
+            Some(Handle::Lent(_)) => return self.answer(out, id, Op::Close, Err(no_handle())),
         };
         let Writing {
             tree,
@@ -625,13 +630,14 @@ impl Engine {
         } = w;
         if let Some(fault) = fault {
             upload.abandon(&ledger.facts);
-            return answer(out, id, Err(fault));
+            return self.answer(out, id, Op::Close, Err(fault));
         }
         // Its answer must not overtake those of its own WRITEs.
         out.flush()?;
         let end = self.begin(Some(path.clone()), None);
         let ended = move |result: Result<(), Fault>| {
             drop(open);
+            tree.answered(Op::Close, result.as_ref().err());
             if let Err(fault) = &result {
                 tree.refused(Tried::Write, &path.to_string(), fault);
             }
@@ -766,6 +772,12 @@ impl Engine {
 
     // ----------------------------------------------------------------------------------------------- helpers
 
+    /// Answers at once.
+    fn answer(&self, out: &mut Answers<'_>, id: u32, op: Op, result: Result<Reply, Fault>) -> Result<(), Broken> {
+        self.tree.answered(op, result.as_ref().err());
+        answer(out, id, result)
+    }
+
     fn path(&self, bytes: &[u8]) -> Result<VPath, Fault> {
         VPath::parse(bytes, &self.home).map_err(|e| Fault::Failure(e.to_string()))
     }
@@ -842,6 +854,33 @@ impl Drop for Engine {
                 tracing::error!("abandoning an upload panicked");
             }
         }
+    }
+}
+
+/// What a request is about.
+fn op(request: &Request<'_>) -> Op {
+    match request {
+        Request::Open { .. } => Op::Open,
+        Request::Close { .. } => Op::Close,
+        Request::Read { .. } => Op::Read,
+        Request::Stat { .. } | Request::Lstat { .. } | Request::Fstat { .. } => Op::Stat,
+        Request::SetStat { .. } | Request::FsetStat { .. } => Op::SetStat,
+        Request::OpenDir { .. } | Request::ReadDir { .. } => Op::List,
+        Request::Remove { .. } => Op::Remove,
+        Request::Rename { .. } => Op::Rename,
+        Request::MkDir { .. } => Op::MkDir,
+        Request::RmDir { .. } => Op::RmDir,
+        Request::RealPath { .. } => Op::RealPath,
+        Request::ReadLink { .. } | Request::SymLink { .. } => Op::Link,
+        Request::Extended(extension) => match extension {
+            Extension::PosixRename { .. } => Op::Rename,
+            Extension::Fsync { .. } => Op::Sync,
+            Extension::HardLink { .. } => Op::Link,
+            Extension::LsetStat { .. } => Op::SetStat,
+            Extension::ExpandPath { .. } | Extension::Home => Op::RealPath,
+            Extension::StatVfs { .. } | Extension::FstatVfs { .. } | Extension::Limits | Extension::Names { .. } => Op::Other,
+        },
+        Request::Unknown => Op::Other,
     }
 }
 

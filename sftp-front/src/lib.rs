@@ -71,4 +71,6 @@ pub use packet::{MAX_DATA, MAX_PACKET};
 pub use path::{MAX_COMPONENT, MAX_COMPONENTS, MAX_PATH, PathError, VPath};
 pub use server::{Config, Error, Server};
 pub use session::{SessionInfo, WRITE_STALL, serve_pipe};
-pub use tree::{CloseSign, Closed, Download, Entry, Fault, Kind, Listing, OpenHow, SetStat, Space, Stat, Tree, Tried, Upload, Wait, Way};
+pub use tree::{
+    CloseSign, Closed, Download, Entry, Fault, Kind, Listing, Op, OpenHow, SetStat, Space, Stat, Tree, Tried, Upload, Wait, Way,
+};

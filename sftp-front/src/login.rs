@@ -26,6 +26,8 @@ pub(crate) struct Login {
     offers: usize,
     user: Option<String>,
     given: Vec<Proven>,
+    /// How the client tries at this moment.
+    method: Method,
     /// What may come next.
     next: Vec<Method>,
     /// Of the signature that was verified last: its algorithm, and what it says about a security key's owner.
@@ -41,6 +43,7 @@ impl Login {
             offers: 0,
             user: None,
             given: Vec::new(),
+            method: Method::PublicKey,
             next: Vec::new(),
             signed: None,
             tree: None,
@@ -53,8 +56,9 @@ impl Login {
     }
 
     /// Every request is about a user; another one than before leaves nothing of what was proven.
-    async fn begin(&mut self, user: &str) {
+    async fn begin(&mut self, user: &str, method: Method) {
         self.tree = None;
+        self.method = method;
         if self.user.as_deref() != Some(user) {
             self.user = Some(user.to_owned());
             self.forget().await;
@@ -75,7 +79,7 @@ impl Login {
 
     fn refuse(&self, user: &str, refused: Refused) -> Auth {
         tracing::info!(session = self.session.id, user = %user.escape_default(), "login refused: {refused}");
-        self.session.refused(user, refused);
+        self.session.refused(user, self.method, refused);
         self.rejected(false)
     }
 
@@ -88,7 +92,7 @@ impl Login {
     }
 
     pub(crate) async fn none(&mut self, user: &str) -> Auth {
-        self.begin(user).await;
+        self.begin(user, Method::PublicKey).await;
         self.rejected(false)
     }
 
@@ -100,7 +104,7 @@ impl Login {
         certificate: Option<&Certificate>,
         algorithm: &Algorithm,
     ) -> Option<Auth> {
-        self.begin(user).await;
+        self.begin(user, Method::PublicKey).await;
         self.offers += 1;
         if self.offers > MAX_OFFERS {
             return None;
@@ -127,7 +131,7 @@ impl Login {
     /// A key or certificate whose signature was verified. An earlier answer may have been about another user or an account
     /// of a minute ago: everything is asked again.
     pub(crate) async fn key(&mut self, user: &str, key: &ssh_key::PublicKey, certificate: Option<&Certificate>) -> Auth {
-        self.begin(user).await;
+        self.begin(user, Method::PublicKey).await;
         let signed = self.signed.take();
         let key = signed.and_then(|(algorithm, presence)| {
             let key = self.fit(user, key, certificate, &algorithm)?;
@@ -148,7 +152,7 @@ impl Login {
     }
 
     pub(crate) async fn password(&mut self, user: &str, password: &str) -> Auth {
-        self.begin(user).await;
+        self.begin(user, Method::Password).await;
         if !sane_user(user) || !self.next.contains(&Method::Password) || password.len() > MAX_PASSWORD {
             return self.guess(user, "password: none now, or one that is too long");
         }
@@ -157,7 +161,7 @@ impl Login {
 
     /// A request for keyboard-interactive: the one question. It is put to everybody who may be asked it.
     pub(crate) async fn question(&mut self, user: &str) -> Auth {
-        self.begin(user).await;
+        self.begin(user, Method::Code).await;
         if !sane_user(user) || !self.next.contains(&Method::Code) {
             return self.guess(user, "code: none now");
         }
@@ -170,6 +174,7 @@ impl Login {
 
     pub(crate) async fn answer(&mut self, user: &str, answer: Option<&[u8]>) -> Auth {
         // No user was named in this packet: it belongs to the question of before.
+        self.method = Method::Code;
         let code = answer
             .filter(|text| text.len() <= MAX_CODE)
             .and_then(|text| std::str::from_utf8(text).ok());
@@ -259,7 +264,7 @@ impl Login {
                 .ask(move |auth| {
                     others
                         .iter()
-                        .for_each(|tried| auth.failed(&tried.user, &tried.reasons, tried.guessed, &peer));
+                        .for_each(|tried| auth.failed(&tried.user, tried.method, &tried.reasons, tried.guessed, &peer));
                 })
                 .await;
         }

@@ -1,7 +1,7 @@
 //! One SSH connection from accept to logout: its timers, its end, and what its channels share. The transport runs in a
 //! task of russh's; this file watches over it from outside and ends it through the kill switch of the [`Link`].
 
-use crate::auth::{Peer, Refused};
+use crate::auth::{Method, Peer, Refused};
 use crate::budget::{Budget, Pool, REQUEST_BUDGET};
 use crate::channel::Channel;
 use crate::engine::{Engine, Shared};
@@ -114,6 +114,8 @@ pub(crate) struct Tried {
     pub(crate) reasons: Vec<String>,
     /// Something wrong was shown for it, and nothing right since.
     pub(crate) guessed: bool,
+    /// What was tried last.
+    pub(crate) method: Method,
 }
 
 impl Session {
@@ -156,12 +158,13 @@ impl Session {
     }
 
     /// Remembers a user name that was refused, and why.
-    pub(crate) fn refused(&self, user: &str, refused: Refused) {
+    pub(crate) fn refused(&self, user: &str, method: Method, refused: Refused) {
         let mut state = self.state();
         state.user = None;
         let tried = &mut state.tried;
         if let Some(tried) = tried.iter_mut().find(|tried| tried.user == user) {
             tried.guessed |= refused.is_guess;
+            tried.method = method;
             if tried.reasons.len() < MAX_REASONS {
                 tried.reasons.push(refused.why);
             }
@@ -170,6 +173,7 @@ impl Session {
                 user: user.to_owned(),
                 reasons: vec![refused.why],
                 guessed: refused.is_guess,
+                method,
             });
         }
     }
@@ -381,7 +385,7 @@ async fn farewell(server: &Server, session: &Session, link: &LinkState, reason: 
             None if tried.is_empty() && reason == GRACE_OVER => auth.mute(&peer),
             None => tried
                 .iter()
-                .for_each(|tried| auth.failed(&tried.user, &tried.reasons, tried.guessed, &peer)),
+                .for_each(|tried| auth.failed(&tried.user, tried.method, &tried.reasons, tried.guessed, &peer)),
         })
         .await;
 }

@@ -162,6 +162,84 @@ pub enum Tried<'a> {
     Rename(&'a str),
 }
 
+/// What a request is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// OPEN.
+    Open,
+    /// CLOSE.
+    Close,
+    /// READ.
+    Read,
+    /// WRITE.
+    Write,
+    /// `fsync@openssh.com`.
+    Sync,
+    /// STAT, LSTAT, FSTAT.
+    Stat,
+    /// SETSTAT, FSETSTAT, `lsetstat@openssh.com`.
+    SetStat,
+    /// OPENDIR, READDIR.
+    List,
+    /// REMOVE.
+    Remove,
+    /// RENAME, `posix-rename@openssh.com`.
+    Rename,
+    /// MKDIR.
+    MkDir,
+    /// RMDIR.
+    RmDir,
+    /// REALPATH, `expand-path@openssh.com`, `home-directory`.
+    RealPath,
+    /// SYMLINK, READLINK, `hardlink@openssh.com`.
+    Link,
+    /// Any other.
+    Other,
+}
+
+impl Op {
+    /// Every one, in order.
+    pub const ALL: [Self; 15] = [
+        Self::Open,
+        Self::Close,
+        Self::Read,
+        Self::Write,
+        Self::Sync,
+        Self::Stat,
+        Self::SetStat,
+        Self::List,
+        Self::Remove,
+        Self::Rename,
+        Self::MkDir,
+        Self::RmDir,
+        Self::RealPath,
+        Self::Link,
+        Self::Other,
+    ];
+
+    /// Its word, in small letters.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Close => "close",
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Sync => "sync",
+            Self::Stat => "stat",
+            Self::SetStat => "setstat",
+            Self::List => "list",
+            Self::Remove => "remove",
+            Self::Rename => "rename",
+            Self::MkDir => "mkdir",
+            Self::RmDir => "rmdir",
+            Self::RealPath => "realpath",
+            Self::Link => "link",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// One login's view of the files. Every method may answer any [`Fault`].
 pub trait Tree: Send + Sync + 'static {
     /// Where relative paths start.
@@ -281,6 +359,10 @@ pub trait Tree: Send + Sync + 'static {
     /// Called before the request that carries the sign is run. Signs are kept for the last
     /// [`MAX_CLOSED_NAMES`](crate::MAX_CLOSED_NAMES) uploads of a channel.
     fn after_close(&self, _path: &VPath, _sign: CloseSign) {}
+
+    /// A request is answered, by this fault if by one; a READ whose file is only read when its answer leaves, when it is taken up.
+    /// Called for every one: quick.
+    fn answered(&self, _op: Op, _fault: Option<&Fault>) {}
 
     /// Called when a request that would have changed something is answered with a fault; of an open file for its first one, which
     /// stays with the handle. The path is as the client meant it, and in its own words where it was none.

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use sftp_front::{
-    Authenticator, CloseSign, Closed, Config, Download, Entry, Fault, Kind, Listing, OpenHow, Peer, Proven, PublicKey, Refused, Server,
-    SetStat, Space, Stat, Tree, Upload, UploadFacts, VPath,
+    Authenticator, CloseSign, Closed, Config, Download, Entry, Fault, Kind, Listing, Method, OpenHow, Peer, Proven, PublicKey, Refused,
+    Server, SetStat, Space, Stat, Tree, Upload, UploadFacts, VPath,
 };
 use std::fs::{self, File};
 use std::io::Write;
@@ -229,7 +229,7 @@ impl Authenticator for Accounts {
             log: Arc::clone(&self.log),
         }))
     }
-    fn failed(&self, user: &str, tried: &[String], guessed: bool, _peer: &Peer) {
+    fn failed(&self, user: &str, _method: Method, tried: &[String], guessed: bool, _peer: &Peer) {
         assert!(!tried.is_empty() && guessed);
         self.log.lock().unwrap().push(Event::Failed(user.into()));
     }

@@ -79,15 +79,18 @@ pub(super) async fn follow_objects(
 pub(super) fn refresh_gauges(core: &Core, front: &sftp_front::Server) -> Result<(), JournalError> {
     core.metrics
         .set_sftp_connections(u64::try_from(front.connection_count()).unwrap_or(u64::MAX));
-    let counts = core.journal.read(|tx| tx.count_states(Millis::MAX))?;
+    let now = core.clock.now();
+    let (counts, oldest) = core.journal.read(|tx| Ok((tx.count_states(Millis::MAX)?, tx.oldest_queued()?)))?;
+    core.metrics.set_oldest_queued(oldest.map_or(0, |at| now - at));
     for state in State::IN_WORK {
         let depth = counts.iter().find(|(counted, _)| *counted == state).map_or(0, |(_, count)| *count);
         core.metrics.set_queue_depth(state.as_str(), depth);
     }
     let held = lifecycle::held(core)?.len();
     core.metrics.set_sweep_holds(u64::try_from(held).unwrap_or(u64::MAX));
-    let (all, now) = (core.objects(), core.clock.now());
-    let due = manage::expiry::due(&core.config, &all, now, EXPIRY_DAYS[0] * DAY);
+    let all = core.objects();
+    let due = manage::expiry::due(&core.config, &all, now, Millis::MAX);
+    core.metrics.set_certificates(due.iter().map(AsRef::as_ref));
     for days in EXPIRY_DAYS {
         let within = due.iter().filter(|certificate| certificate.ends() <= now + days * DAY).count();
         core.metrics

@@ -358,7 +358,7 @@ pub(super) async fn give_up(
 }
 
 fn tell(core: &Core, message: &Message) {
-    core.metrics.message("in", message.state.as_str());
+    core.metrics.settled(message);
     let fields = (&message.station, &message.partner, &message.message_id);
     if message.state == State::Filed && message.is_doubtful() {
         let marks = message.detail.marks.join(", ");

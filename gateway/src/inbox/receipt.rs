@@ -136,11 +136,13 @@ pub(super) fn receipted(
     receipt: &ReceiptRequest,
     says: Says,
 ) -> Result<Mdn, Error> {
-    let (disposition, text) = (says.disposition.to_string(), says.text.clone());
+    let (disposition, text) = (says.disposition.clone(), says.text.clone());
     let mic = says.mic.as_ref().map(ToString::to_string);
     let (made, signed) = compose_mdn(core, Some(pair), message, receipt, says)?;
+    core.metrics
+        .mdn_made(if receipt.deliver_to.is_some() { "async" } else { "sync" }, &disposition);
     let detail = &mut message.detail;
-    detail.mdn_disposition = disposition;
+    detail.mdn_disposition = disposition.to_string();
     detail.mdn_text = text;
     detail.mic = mic.unwrap_or_else(|| std::mem::take(&mut detail.mic));
     detail.mdn_signature = if signed { "signed" } else { "unsigned" }.to_owned();

@@ -48,7 +48,9 @@ pub(super) async fn stranger(core: &Arc<Core>, arrival: &Arrival, from: &str, to
         })
         .flatten();
     if made.is_some() {
-        message.detail.mdn_disposition = Disposition::from(&error).to_string();
+        let disposition = Disposition::from(&error);
+        core.metrics.mdn_made("sync", &disposition);
+        message.detail.mdn_disposition = disposition.to_string();
         message.detail.mdn_signature = "unsigned".to_owned();
     }
     core.metrics.message("in", "unknown");
@@ -150,6 +152,7 @@ pub(super) async fn refuse(
         }
     });
     let made = keep_refused(core, pair, message, receipt.as_ref(), Says::error(&error, None), staged.blob()).await?;
+    core.metrics.message("in", State::Rejected.as_str());
     let why = if nameless {
         "the header Message-ID is missing"
     } else {

@@ -1,6 +1,7 @@
 //! The life of the records: current, non-current, deleted (durability.md §9).
 
 use rusqlite::{ToSql, params};
+use serde::{Deserialize, Serialize};
 
 use super::outbound::Moved;
 use super::tree::{ENTRY, Entry, read_entry};
@@ -18,6 +19,20 @@ pub struct SweepCount {
     /// All that there is.
     pub all: u64,
 }
+
+/// What sweeps did to an area of an account.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Swept {
+    /// Files that left the view.
+    pub noncurrent: u64,
+    /// Files that were deleted for good; messages, where whole ones go.
+    pub deleted: u64,
+    /// Bytes of these.
+    pub bytes: u64,
+}
+
+/// Where it is kept that nobody was told of it yet, by account and area.
+const TALLY: &str = "lifecycle.swept/";
 
 /// How far a walk through what is to be deleted has come.
 #[derive(Clone, Copy, Debug)]
@@ -123,6 +138,40 @@ impl Tx<'_> {
             take(&to_purge_sql(), params![account, area, retired_before, limit - taken, since])?;
         }
         Ok((entries, end))
+    }
+
+    /// Adds what a step of a sweep did to what no event has told yet: a sweep that is cut off loses nothing of it.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn tally(&self, account: &str, area: &str, step: Swept) -> Result<()> {
+        if step == Swept::default() {
+            return Ok(());
+        }
+        let key = format!("{TALLY}{account}/{area}");
+        let before = self.fact(&key)?.map(|text| serde_json::from_str::<Swept>(&text)).transpose()?;
+        let before = before.unwrap_or_default();
+        let sum = Swept {
+            noncurrent: before.noncurrent + step.noncurrent,
+            deleted: before.deleted + step.deleted,
+            bytes: before.bytes + step.bytes,
+        };
+        self.set_fact(&key, &serde_json::to_string(&sum)?)
+    }
+
+    /// Takes what no event has told yet, by account and area.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn take_tallies(&self) -> Result<Vec<(String, String, Swept)>> {
+        let sql = "DELETE FROM fact WHERE substr(key, 1, length(?1)) = ?1 RETURNING substr(key, length(?1) + 1), value";
+        let mut tallies = self.all(sql, [TALLY], |row| {
+            let (key, value): (String, String) = (row.get(0)?, row.get(1)?);
+            let (account, area) = key.rsplit_once('/').unwrap_or_default();
+            Ok((account.to_owned(), area.to_owned(), serde_json::from_str(&value)?))
+        })?;
+        tallies.sort_by(|(a, x, _), (b, y, _)| (a, x).cmp(&(b, y)));
+        Ok(tallies)
     }
 
     /// How many files of an area a sweep would take; directories do not count.

@@ -143,6 +143,16 @@ impl Tx<'_> {
         })
     }
 
+    /// When the oldest message that is queued was accepted.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn oldest_queued(&self) -> Result<Option<Millis>> {
+        // By name: walking the table from its front would pass all that ever ended.
+        let sql = "SELECT created FROM message INDEXED BY message_open WHERE finished IS NULL AND state = 'queued' ORDER BY rowid LIMIT 1";
+        Ok(self.db.prepare_cached(sql)?.query_row([], |row| row.get(0)).optional()?)
+    }
+
     /// What of an account, or of a station or partner in it, is not at its end: what is sent or not checked yet, and what was
     /// received and is owed its async MDN.
     ///

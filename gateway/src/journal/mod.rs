@@ -39,7 +39,7 @@ pub use contents::{Blob, blob_key, file_key, file_name, head_key, mdn_file, mdn_
 pub use history::Trimmed;
 pub use inbound::{Claim, Claimed, Filing, InboundRow};
 pub use jobs::{Job, JobKind, LEASE, Lane, Lease};
-pub use lifecycle::{PurgeMark, SweepCount};
+pub use lifecycle::{PurgeMark, SweepCount, Swept};
 pub use messages::{InWork, MessageFilter};
 pub use outbound::{Accepted, Moved, NewUpload, Next, Revived, Settlement, lane};
 pub use snapshot::Snapshot;

@@ -1,6 +1,7 @@
 //! The end of certificates: whose is near, who would miss it, and what to do.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 
 use keystore::CertInfo;
 
@@ -25,7 +26,9 @@ pub fn expiring(objects: &Objects, now: Millis, within: Millis) -> Vec<&Certific
         return found;
     }
     let settled = finalized(objects, now);
-    found.retain(|c| needed(&settled, c) && !succeeded(&settled, c));
+    let planned: Vec<&Certificate> = settled.certificates.values().filter(|c| c.takes_over_at().is_some()).collect();
+    let needed = needed(&settled);
+    found.retain(|c| needed.contains(&(c.account.as_str(), c.name.as_str())) && !succeeded(&planned, c));
     found.sort_by_key(|certificate| certificate.not_after);
     found
 }
@@ -102,27 +105,26 @@ pub fn renewal(config: &Config, certificate: &Certificate) -> String {
 }
 
 /// Whether a switch is planned that comes in time, and to a certificate that is valid then.
-fn succeeded(settled: &Objects, old: &Certificate) -> bool {
-    let mut next = settled
-        .certificates
-        .values()
-        .filter(|c| c.account == old.account && c.replaces == old.name);
+fn succeeded(planned: &[&Certificate], old: &Certificate) -> bool {
+    let mut next = planned.iter().filter(|c| c.account == old.account && c.replaces == old.name);
     next.any(|c| c.takes_over_at().is_some_and(|at| at < old.ends() && at < c.ends()))
 }
 
-/// Whether somebody needs a certificate: one that counts only beside another that outlives it is not missed.
-fn needed(settled: &Objects, certificate: &Certificate) -> bool {
-    let (account, name) = (&certificate.account, &certificate.name);
-    let outlives = |other: &String| {
-        settled
-            .certificate(account, other)
-            .is_some_and(|other| other.not_after > certificate.not_after)
-    };
-    let relies = |list: &Vec<String>| list.contains(name) && !list.iter().any(outlives);
-    let mut stations = settled.stations.values().filter(|s| s.account == *account);
-    let mut partners = settled.partners.values().filter(|p| p.account == *account);
-    stations.any(|s| s.certificate == *name || s.also_decrypt.contains(name))
-        || partners.any(|p| {
-            p.encrypt_certificate == *name || p.client_certificate == *name || relies(&p.sign_certificate) || relies(&p.https_certificate)
-        })
+/// Account and name of each certificate that somebody needs: one that counts only beside another that outlives it is not missed.
+fn needed(settled: &Objects) -> HashSet<(&str, &str)> {
+    let mut needed = HashSet::new();
+    for station in settled.stations.values() {
+        let names = station.also_decrypt.iter().chain([&station.certificate]);
+        needed.extend(names.map(|name| (station.account.as_str(), name.as_str())));
+    }
+    for partner in settled.partners.values() {
+        let account = partner.account.as_str();
+        needed.extend([&partner.encrypt_certificate, &partner.client_certificate].map(|name| (account, name.as_str())));
+        for list in [&partner.sign_certificate, &partner.https_certificate] {
+            let end = |name: &&String| settled.certificate(account, name).map(|c| c.not_after);
+            let last = list.iter().filter_map(|name| end(&name)).max();
+            needed.extend(list.iter().filter(|name| end(name) == last).map(|name| (account, name.as_str())));
+        }
+    }
+    needed
 }

@@ -47,6 +47,7 @@ pub(super) async fn judge(
         Err(error) => return Ok(judge_error(error)),
     };
     if let Some(evidence) = mdn_in(core, pair, answer).await? {
+        core.metrics.mdn_came("sync", &evidence.mdn);
         let verdict = receipts::verdict(core, message, pair, &evidence, Timing::InAnswer).await?;
         return Ok(After::Ended(verdict, Some(Box::new(evidence))));
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use serde_json::json;
-use sftp_front::{CloseSign, Download, Fault, Listing, OpenHow, SetStat, Space, Stat, Tree, Tried, Upload, VPath};
+use sftp_front::{CloseSign, Download, Fault, Listing, Op, OpenHow, SetStat, Space, Stat, Tree, Tried, Upload, VPath};
 
 use super::desk::Desk;
 use super::listing::{Names, dir_stat, entry_stat, file_stat, seconds};
@@ -285,6 +285,10 @@ impl Tree for As2Tree {
         {
             tracing::warn!(%fault, path = path.to_string(), "an upload could not be completed after its client looked back");
         }
+    }
+
+    fn answered(&self, op: Op, fault: Option<&Fault>) {
+        self.core.metrics.sftp_request(op, fault);
     }
 
     fn refused(&self, tried: Tried<'_>, path: &str, fault: &Fault) {

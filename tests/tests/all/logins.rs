@@ -668,6 +668,7 @@ fn strict_gateway(length: &str) -> Gateway {
         ("sftp.ban.for", &format!("{length:?}")),
         ("sftp.ban.except", "[\"127.0.0.4\"]"),
         ("sftp.listen", "[\"0.0.0.0:0\"]"),
+        ("telemetry.listen", "\"127.0.0.1:0\""),
     ]);
     gateway.ok(&["user", "add", "victim", "--generate-key", "--out", "victim.key"]);
     gateway
@@ -727,6 +728,12 @@ fn who_is_shut_out_is_seen_and_let_in_again() {
         bans.as_array().unwrap().first().filter(|ban| ban["refused"] != 0).cloned()
     });
     assert_eq!(ban["source"], source, "{ban}");
+    let metric = |row: &str| gateway.metric(&format!("as2gate_sftp_{row}"));
+    let logins = |result: &str| metric(&format!("logins_total{{method=\"publickey\",result=\"{result}\"}}"));
+    gateway.wait("the metrics", |_| {
+        let counts = [metric("bans_total")?, logins("failed")?, logins("ok")?];
+        (counts == ["1", "6", "1"]).then_some(())
+    });
     assert!(gateway.log().contains("turned away"));
     let text = gateway.ok(&["ban", "lift", source]);
     assert!(text.contains("127.0.0.3 may log in again"), "{text}");

@@ -297,3 +297,40 @@ fn what_was_accepted_before_a_stop_goes_out_after_the_start() {
     pair.alice().start();
     assert_eq!(pair.fetch(&pair.delivered("pending.edi")), order(9));
 }
+
+#[test]
+fn an_exchange_is_told_by_the_metrics() {
+    let pair = Pair::one_with(&[("telemetry.listen", "\"127.0.0.1:0\"")]);
+    let gateway = pair.alice();
+    let value = |row: &str| -> f64 {
+        let value = gateway.metric(row).unwrap_or_else(|| panic!("no {row}"));
+        value.parse().unwrap()
+    };
+    pair.deliver("told.edi", &order(1));
+    let of = |metric: &str, direction: &str| format!("as2gate_as2_{metric}{{direction=\"{direction}\"}}");
+    // It is counted once it is decided.
+    gateway.wait("the metric", |_| {
+        (value(&of("message_duration_seconds_count", "out")) == 1.0).then_some(())
+    });
+    for direction in ["in", "out"] {
+        assert_eq!(value(&of("message_bytes_total", direction)), order(1).len() as f64, "{direction}");
+        assert_eq!(value(&of("message_duration_seconds_count", direction)), 1.0, "{direction}");
+        let mdns = format!("as2gate_as2_mdn_total{{direction=\"{direction}\",mode=\"sync\",disposition=\"processed\"}}");
+        assert_eq!(value(&mdns), 1.0, "{direction}");
+    }
+    assert!(value(&of("message_duration_seconds_sum", "out")) > 0.0);
+    assert_eq!(value("as2gate_as2_oldest_queued_seconds"), 0.0);
+    let requests = |op: &str, result: &str| value(&format!("as2gate_sftp_requests_total{{op=\"{op}\",result=\"{result}\"}}"));
+    for op in ["open", "write", "close", "realpath"] {
+        assert!(requests(op, "ok") > 0.0, "{op}");
+    }
+    let denied = requests("mkdir", "denied");
+    let _ = pair.alice_user.refused("mkdir AS2/files/ALICE/new");
+    assert_eq!(requests("mkdir", "denied"), denied + 1.0);
+    assert!(value("as2gate_sftp_logins_total{method=\"publickey\",result=\"ok\"}") > 0.0);
+    gateway.wait("the certificates", |gateway| {
+        let page = gateway.metrics();
+        let row = |owner: &str| format!("purpose=\"station\",owner=\"{owner}\"}} ");
+        (page.contains(&row("ALICE")) && page.contains(&row("BOB"))).then_some(())
+    });
+}
