@@ -18,7 +18,7 @@ use crate::clock::{DAY, Millis, midnight, millis, rfc3339};
 use crate::config::{Lifecycle, Stages};
 use crate::event::NewEvent;
 use crate::gateway::Core;
-use crate::journal::{Entry, JournalError, Tx, UploadRow, UploadState};
+use crate::journal::{Entry, JournalError, Swept, Tx, UploadRow, UploadState};
 use crate::layout::{self, Area};
 use crate::storage::StorageError;
 
@@ -39,6 +39,10 @@ const DIRECTORY_AGE: Duration = Duration::from_secs(48 * 3600);
 
 /// The row of a plan that counts messages and not files.
 pub const HISTORY: &str = "history";
+/// Of uploads that broke off.
+const PARTS: &str = "tmp";
+/// What stands for an area where rejected messages were deleted because there are too many of them.
+const REJECTED: &str = "rejected";
 
 /// What a sweep would do, or did.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -175,7 +179,7 @@ impl Share {
     fn area(&self) -> &'static str {
         match self.kind {
             Kind::Area(area) => area.as_str(),
-            Kind::Parts => "tmp",
+            Kind::Parts => PARTS,
             Kind::History => HISTORY,
         }
     }
@@ -282,6 +286,37 @@ fn parts(core: &Core, account: &str) -> Result<Vec<UploadRow>, JournalError> {
 /// # Errors
 /// The first trouble; what was done stays done, and the next sweep goes on.
 pub fn run(core: &Arc<Core>, by_hand: bool) -> Result<Plan, SweepError> {
+    let swept = sweep(core, by_hand);
+    // Also of one that stopped half-way.
+    let told = tell_swept(core);
+    let plan = swept?;
+    told?;
+    Ok(plan)
+}
+
+/// One event for each account and area of which something went since the last ones.
+fn tell_swept(core: &Core) -> Result<(), JournalError> {
+    let now = core.clock.now();
+    core.journal.write_blocking(move |tx| {
+        for (account, area, swept) in tx.take_tallies()? {
+            let facts = if area == REJECTED {
+                json!({ "area": area, "messages": swept.deleted, "bytes": swept.bytes })
+            } else {
+                json!({ "area": area, "noncurrent": swept.noncurrent, "deleted": swept.deleted, "bytes": swept.bytes })
+            };
+            let event = NewEvent {
+                account: &account,
+                kind: "lifecycle.swept",
+                subject: &account,
+                facts,
+            };
+            tx.record(&event, now)?;
+        }
+        Ok(())
+    })
+}
+
+fn sweep(core: &Arc<Core>, by_hand: bool) -> Result<Plan, SweepError> {
     let (now, shares) = (core.clock.now(), shares(core)?);
     let mut brake = Brake::new(core, now, by_hand)?;
     let mut plan = Plan::default();
@@ -353,8 +388,13 @@ fn sweep_area(core: &Core, account: &str, area: Area, due: &Due) -> Result<(), S
         }
         core.storage.drop_emptied(&entries);
         core.storage.sync_names()?;
-        core.journal
-            .write_blocking(move |tx| entries.iter().try_for_each(|entry| tx.retire_entry(entry, midnight).map(drop)))?;
+        mark(core, account, area, move |tx| {
+            let mut step = Swept::default();
+            for entry in &entries {
+                step.noncurrent += u64::from(tx.retire_entry(entry, midnight)? && !entry.is_dir);
+            }
+            Ok(step)
+        })?;
     }
     let mut last = None;
     loop {
@@ -363,12 +403,29 @@ fn sweep_area(core: &Core, account: &str, area: Area, due: &Due) -> Result<(), S
             return Ok(());
         }
         last = end;
-        purge(core, entries)?;
+        purge(core, account, area, entries)?;
     }
 }
 
+/// Marks the rows of a step, and with them what it did.
+fn mark(
+    core: &Core,
+    account: &str,
+    area: Area,
+    rows: impl FnOnce(&Tx<'_>) -> Result<Swept, JournalError> + Send + 'static,
+) -> Result<(), JournalError> {
+    let account = account.to_owned();
+    let step = core.journal.write_blocking(move |tx| {
+        let step = rows(tx)?;
+        tx.tally(&account, area.as_str(), step)?;
+        Ok(step)
+    })?;
+    core.metrics.swept(area.as_str(), step);
+    Ok(())
+}
+
 /// Deletes entries for good. Each is looked at once more just before: whoever lays a hold meanwhile saves all that is still there.
-fn purge(core: &Core, entries: Vec<Entry>) -> Result<(), SweepError> {
+fn purge(core: &Core, account: &str, area: Area, entries: Vec<Entry>) -> Result<(), SweepError> {
     let mut gone = Vec::with_capacity(entries.len());
     for entry in entries {
         if core.journal.read(|tx| tx.may_purge(&entry))? {
@@ -377,8 +434,16 @@ fn purge(core: &Core, entries: Vec<Entry>) -> Result<(), SweepError> {
         }
     }
     core.storage.sync_names()?;
-    core.journal
-        .write_blocking(move |tx| gone.iter().try_for_each(|entry| tx.purge_entry(entry).map(drop)))?;
+    mark(core, account, area, move |tx| {
+        let mut step = Swept::default();
+        for entry in &gone {
+            if tx.purge_entry(entry)? && !entry.is_dir {
+                step.deleted += 1;
+                step.bytes += entry.size;
+            }
+        }
+        Ok(step)
+    })?;
     Ok(())
 }
 
@@ -386,7 +451,17 @@ fn drop_parts(core: &Core, account: &str, before: Millis) -> Result<(), SweepErr
     let parts = parts(core, account)?;
     for row in parts.into_iter().filter(|row| row.updated <= before) {
         let store = row.store.clone();
-        core.journal.write_blocking(move |tx| tx.remove_upload(&row))?;
+        let step = core.journal.write_blocking(move |tx| {
+            let gone = Swept {
+                deleted: 1,
+                bytes: row.size,
+                ..Swept::default()
+            };
+            let step = if tx.remove_upload(&row)? { gone } else { Swept::default() };
+            tx.tally(&row.account, PARTS, step)?;
+            Ok(step)
+        })?;
+        core.metrics.swept(PARTS, step);
         core.let_go_blocking(vec![store]);
     }
     Ok(())
@@ -483,7 +558,7 @@ pub fn restore(core: &Core, account: &str, path: &str) -> Result<u64, SweepError
         let entries = core.journal.read(|tx| tx.noncurrent_below(account, path, last.as_ref(), BATCH))?;
         let Some(end) = entries.last() else { break };
         last = Some(end.clone());
-        restored += bring_back(core, entries, now)?;
+        restored += bring_back(core, path, entries, now)?;
     }
     restore_parents(core, account, path, now)?;
     Ok(restored)
@@ -500,7 +575,7 @@ pub fn restore_message(core: &Core, id: &str) -> Result<u64, SweepError> {
     hidden.retain(|entry| entry.noncurrent.is_some());
     hidden.sort_by(|a, b| (&a.parent, &a.name, b.version).cmp(&(&b.parent, &b.name, a.version)));
     let places: BTreeSet<(String, String)> = hidden.iter().map(|e| (e.account.clone(), e.parent.clone())).collect();
-    let restored = bring_back(core, hidden, now)?;
+    let restored = bring_back(core, id, hidden, now)?;
     for (account, place) in &places {
         restore_parents(core, account, place, now)?;
     }
@@ -526,8 +601,8 @@ pub fn kept_until(core: &Core, entry: &Entry) -> Result<Option<Millis>, SweepErr
     Ok(Some(end.saturating_add((-end).rem_euclid(DAY))))
 }
 
-/// Brings these back; the number of files.
-fn bring_back(core: &Core, entries: Vec<Entry>, now: Millis) -> Result<u64, SweepError> {
+/// Brings these back, of the message or path that was named; the number of files.
+fn bring_back(core: &Core, named: &str, entries: Vec<Entry>, now: Millis) -> Result<u64, SweepError> {
     let mut back: Vec<Entry> = Vec::new();
     for entry in entries {
         // The newest version of a name comes first, at once behind it the older ones, which come back only if the name is free.
@@ -550,10 +625,23 @@ fn bring_back(core: &Core, entries: Vec<Entry>, now: Millis) -> Result<u64, Swee
         return Ok(0);
     }
     core.storage.sync_names()?;
+    let named = named.to_owned();
     let restored = core.journal.write_blocking(move |tx| {
-        let mut restored = 0;
+        let (mut restored, mut bytes) = (0, 0);
         for entry in &back {
-            restored += u64::from(tx.restore_entry(entry, now)? && !entry.is_dir);
+            if tx.restore_entry(entry, now)? && !entry.is_dir {
+                restored += 1;
+                bytes += entry.size;
+            }
+        }
+        if let Some(first) = back.first().filter(|_| restored > 0) {
+            let event = NewEvent {
+                account: &first.account,
+                kind: "lifecycle.restored",
+                subject: &named,
+                facts: json!({ "files": restored, "bytes": bytes }),
+            };
+            tx.record(&event, now)?;
         }
         Ok(restored)
     })?;
@@ -566,7 +654,7 @@ fn restore_parents(core: &Core, account: &str, path: &str, now: Millis) -> Resul
     while let Some((parent, name)) = above.rsplit_once('/') {
         let mut hidden = core.journal.read(|tx| tx.noncurrent_below(account, above, None, 1))?;
         hidden.retain(|entry| entry.is_dir && entry.parent == parent && entry.name == name);
-        bring_back(core, hidden, now)?;
+        bring_back(core, above, hidden, now)?;
         above = parent;
     }
     Ok(())
@@ -612,10 +700,10 @@ mod tests {
         let left = || files_below(&place.dir.path().join("noncurrent"));
         assert!(read.iter().all(|entry| entry.noncurrent.is_some()) && left() == 1, "{read:?}");
         set_bob(core, &[("hold", "true")]).await;
-        block_in_place(|| purge(core, read.clone())).unwrap();
+        block_in_place(|| purge(core, "acme", Area::RawMessage, read.clone())).unwrap();
         assert_eq!((entries(), left()), (read.clone(), 1));
         set_bob(core, &[("hold", "false")]).await;
-        block_in_place(|| purge(core, read)).unwrap();
+        block_in_place(|| purge(core, "acme", Area::RawMessage, read)).unwrap();
         assert_eq!((entries().len(), left()), (0, 0));
     }
 }

@@ -7,9 +7,11 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::{Due, FACT_LAST, PlanRow, Share};
 use crate::clock::{Millis, Uptime};
+use crate::event::NewEvent;
 use crate::gateway::Core;
 use crate::journal::{JournalError, Tx};
 
@@ -157,6 +159,23 @@ impl Brake {
         } else {
             self.next.at = self.passed_until(0);
         }
+        let before = read_held(tx)?;
+        for row in &self.held {
+            // Once, not at each new try.
+            if before
+                .iter()
+                .any(|known| (&known.account, &known.area) == (&row.account, &row.area))
+            {
+                continue;
+            }
+            let event = NewEvent {
+                account: &row.account,
+                kind: "lifecycle.held",
+                subject: &row.account,
+                facts: json!({ "area": row.area, "noncurrent": row.noncurrent, "deleted": row.delete, "all": row.all }),
+            };
+            tx.record(&event, self.now)?;
+        }
         tx.set_fact(FACT_HELD, &serde_json::to_string(&self.held)?)?;
         tx.set_fact(FACT_PACE, &serde_json::to_string(&self.next)?)
     }
@@ -171,7 +190,11 @@ fn key(share: &Share) -> String {
 /// # Errors
 /// The journal's.
 pub fn held(core: &Core) -> Result<Vec<PlanRow>, JournalError> {
-    let held = core.journal.read(|tx| tx.fact(FACT_HELD))?;
+    core.journal.read(read_held)
+}
+
+fn read_held(tx: &Tx<'_>) -> Result<Vec<PlanRow>, JournalError> {
+    let held = tx.fact(FACT_HELD)?;
     held.map_or_else(|| Ok(Vec::new()), |held| Ok(serde_json::from_str(&held)?))
 }
 
@@ -186,6 +209,7 @@ mod tests {
     use super::*;
     use crate::clock::{Clock as _, DAY};
     use crate::config::{Config, Stages};
+    use crate::journal::Swept;
     use crate::lifecycle::{Plan, SweepError, is_due, run};
     use crate::manage::accounts;
     use crate::manage::tests::{Place, place_with};
@@ -225,6 +249,45 @@ mod tests {
     fn mdns(place: &Place) -> PlanRow {
         let plan = crate::lifecycle::plan(&place.core).unwrap();
         plan.rows.into_iter().find(|row| row.area == "raw-mdn").unwrap()
+    }
+
+    /// What the events of a kind say about the account.
+    fn told(place: &Place, kind: &str) -> Vec<serde_json::Value> {
+        let events = place.core.journal.read(|tx| tx.events(0, Some("acme"), Some(kind), 100)).unwrap();
+        events.into_iter().map(|event| event.facts).collect()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn each_sweep_tells_once_what_went() {
+        let place = place(|_| ()).await;
+        let swept = || told(&place, "lifecycle.swept");
+        assert_eq!(braked(&place), None);
+        assert_eq!(swept().len(), 0, "nothing went");
+        // More than one transaction marks.
+        come(&place, 600);
+        place.clock.advance(36 * A_DAY);
+        assert_eq!(braked(&place), None);
+        let first = json!({ "area": "raw-mdn", "noncurrent": 600, "deleted": 0, "bytes": 0 });
+        assert_eq!(swept(), std::slice::from_ref(&first));
+        come(&place, 10);
+        place.clock.advance(36 * A_DAY);
+        assert_eq!(braked(&place), None);
+        let second = json!({ "area": "raw-mdn", "noncurrent": 10, "deleted": 600, "bytes": 5400 });
+        assert_eq!(swept(), [first, second]);
+        for row in ["noncurrent\"} 610", "deleted\"} 600"] {
+            let row = format!("as2gate_lifecycle_files_total{{area=\"raw-mdn\",action=\"{row}");
+            assert!(place.core.metrics.render().contains(&row), "{row}");
+        }
+        // What one did that was killed before its end.
+        let left = Swept {
+            noncurrent: 3,
+            ..Swept::default()
+        };
+        block_in_place(|| place.core.journal.write_blocking(move |tx| tx.tally("acme", "files", left))).unwrap();
+        assert_eq!(braked(&place), None);
+        assert_eq!(braked(&place), None);
+        let third = json!({ "area": "files", "noncurrent": 3, "deleted": 0, "bytes": 0 });
+        assert_eq!(swept()[2..], [third]);
     }
 
     /// What the brake holds of how many.
@@ -290,6 +353,12 @@ mod tests {
             .query_row("SELECT group_concat(name_key) FROM name_window", [], |row| row.get(0))
             .unwrap();
         assert_eq!(names, "ahead", "what comes behind a braked area is done");
+        let waits = json!({ "area": "raw-mdn", "noncurrent": 150, "deleted": 0, "all": 150 });
+        assert_eq!(
+            told(&place, "lifecycle.held"),
+            std::slice::from_ref(&waits),
+            "once, however often it is tried"
+        );
         // Set right, it has done no harm.
         place.clock.set_back(40 * A_DAY);
         place.clock.advance(A_DAY);
@@ -297,6 +366,7 @@ mod tests {
         // A person may believe it.
         place.clock.set_forward(40 * A_DAY);
         assert_eq!(braked(&place), Some((150, 150)));
+        assert_eq!(told(&place, "lifecycle.held"), [waits.clone(), waits]);
         sweep(&place, true).unwrap();
         assert_eq!((mdns(&place).noncurrent, held(&place.core).unwrap().len()), (0, 0));
         assert_eq!(braked(&place), None);

@@ -6,9 +6,9 @@ use std::sync::{Mutex, MutexGuard};
 
 use tokio::sync::Notify;
 
-use super::SweepError;
+use super::{REJECTED, SweepError};
 use crate::gateway::Core;
-use crate::journal::JournalError;
+use crate::journal::{JournalError, Swept};
 use crate::lock::locked;
 use crate::message::Message;
 
@@ -115,7 +115,19 @@ fn delete(core: &Core, id: String) -> Result<bool, SweepError> {
             .filter(|entry| entry.store.is_empty())
             .partition(|entry| entry.is_dir);
         core.storage.delete(&[files, dirs].concat())?;
-        match core.journal.write_blocking(move |tx| tx.forget_rejected(&id)) {
+        let forget = core.journal.write_blocking(move |tx| {
+            let message = tx.expect_message(&id)?;
+            let keys = tx.forget_rejected(&id)?;
+            // The next sweep tells of all of them: in a flood there is no end of such moments.
+            let gone = Swept {
+                deleted: 1,
+                bytes: message.detail.raw_size,
+                ..Swept::default()
+            };
+            tx.tally(&message.account, REJECTED, gone)?;
+            Ok(keys)
+        });
+        match forget {
             Ok(keys) => {
                 core.let_go_blocking(keys);
                 Ok(true)
@@ -204,6 +216,14 @@ pub(super) mod tests {
         assert!(core.journal.read(|tx| tx.blob(&blob_key(third.as_str()))).unwrap().is_none());
         block_in_place(|| core.storage.publish_listed()).unwrap();
         assert_eq!(files_below(&place.dir.path().join("tree")), 1);
+        // Told with the next sweep.
+        block_in_place(|| super::super::run(core, false)).unwrap();
+        let told = core
+            .journal
+            .read(|tx| tx.events(0, Some("acme"), Some("lifecycle.swept"), 5))
+            .unwrap();
+        let facts = serde_json::json!({ "area": "rejected", "messages": 3, "bytes": 3 * big });
+        assert_eq!(told.iter().map(|event| &event.facts).collect::<Vec<_>>(), [&facts]);
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -15,14 +15,17 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use as2_core::hex;
 use keystore::MasterKey;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::{Refusal, Result, make_dir, write_new};
 use crate::clock::{Clock as _, Millis, SystemClock, rfc3339};
 use crate::config::{CONFIG_FILE, Config, Secret};
+use crate::event::NewEvent;
 use crate::gateway::Core;
 use crate::journal::{self, Entry, Journal, JournalError, Snapshot, Tx};
 use crate::outbox;
@@ -230,7 +233,8 @@ pub fn restore(config: &Config, dir: &Path, master_key: Option<&Path>, dry_run: 
     sync(&paths.data)?;
     fs::rename(&beside, &paths.db).map_err(|error| Refusal::from_io(cannot(), &error))?;
     sync(&paths.data)?;
-    check_contents(config, &manifest).inspect_err(|_| {
+    let whole = check_contents(config, &manifest).and_then(|core| tell_restored(&core, &manifest));
+    whole.inspect_err(|_| {
         // Nobody shall serve from it.
         let _ = fs::rename(&paths.db, paths.db.with_extension("broken"));
     })?;
@@ -325,8 +329,27 @@ fn check_empty(config: &Config) -> Result<()> {
     Ok(())
 }
 
+/// Whoever reads the events sees where they went on from an earlier time.
+fn tell_restored(core: &Core, manifest: &Manifest) -> Result<()> {
+    let now = core.clock.now();
+    let facts = json!({
+        "taken": manifest.taken, "as2gate": manifest.as2gate, "files": manifest.files, "bytes": manifest.bytes,
+        "missing": manifest.missing.len(),
+    });
+    let recorded = core.journal.write_blocking(move |tx| {
+        let event = NewEvent {
+            account: "",
+            kind: "journal.restored",
+            subject: "journal",
+            facts,
+        };
+        tx.record(&event, now)
+    });
+    Ok(recorded?)
+}
+
 /// Whether everything that the restored journal names is there, but for what was missing before.
-fn check_contents(config: &Config, manifest: &Manifest) -> Result<()> {
+fn check_contents(config: &Config, manifest: &Manifest) -> Result<Arc<Core>> {
     let broken = |why: String| {
         let hint = "the backup was changed or copied in part; take another one";
         Refusal::failed("broken-backup", "the backup is not whole", why, hint)
@@ -360,7 +383,8 @@ fn check_contents(config: &Config, manifest: &Manifest) -> Result<()> {
                 Some(entry.size),
             )
         },
-    )
+    )?;
+    Ok(core)
 }
 
 fn seal_host_keys(master: &MasterKey, from: &Path, to: &Path) -> Result<()> {

@@ -69,8 +69,14 @@ fn what_is_restored_serves_the_same_tree_and_repeats_the_stored_mdn() {
         gateway.ok(&["restore", "safe", "--master-key", "master.key"]);
         assert_eq!(gateway.cli(&["restore", "safe"]).code, 1, "only into an empty directory");
         gateway.ok(&["check"]);
+        let events = gateway.json(&["audit", "list", "--kind", "journal.restored"]);
+        let facts = &events[0]["facts"];
+        assert!(facts["taken"].is_string() && facts["operator"].is_string(), "{events:#}");
+        gateway.ok(&["audit", "verify"]);
         gateway.start();
     }
+    let restored = alice.json(&["audit", "list", "--kind", "journal.restored"]);
+    assert_eq!(restored[0]["facts"]["taken"], told["taken"]);
     // The same logins, host keys, contents; and the exchange goes on.
     assert!(shown(&pair.alice_user) == alices && shown(&pair.bob_user) == bobs);
     let again = message.post(bob.as2_port);

@@ -99,6 +99,22 @@ fn records_leave_the_view_after_35_days_and_the_disk_after_70() {
     assert_eq!(directories(gateway), [""; 0]);
     // Rows outlive files.
     assert_eq!(gateway.messages("out").len(), 2);
+    // The events say what went, whoever swept.
+    let told = |kind: &str| gateway.json(&["audit", "list", "--kind", kind]).as_array().unwrap().clone();
+    let swept = told("lifecycle.swept");
+    let sum = |area: &str, fact: &str| -> u64 {
+        let of_area = swept.iter().map(|event| &event["facts"]).filter(|facts| facts["area"] == area);
+        of_area.map(|facts| facts[fact].as_u64().unwrap()).sum()
+    };
+    // One of the two files left the view twice.
+    assert_eq!((sum("files", "noncurrent"), sum("files", "deleted")), (3, 2), "{swept:#?}");
+    assert_eq!((sum("duplicate", "deleted"), sum("raw-mdn", "deleted")), (1, 2), "{swept:#?}");
+    let back = told("lifecycle.restored");
+    assert_eq!(
+        (back.len(), &back[0]["subject"], &back[0]["facts"]["files"]),
+        (1, &inbox.as_str().into(), &1.into())
+    );
+    assert!(back[0]["facts"]["operator"].is_string(), "{back:#?}");
 }
 
 #[test]
@@ -162,6 +178,13 @@ fn the_sweep_runs_by_itself_when_a_day_has_passed() {
     // The files go first, then the rows.
     let inbox = "AS2/files/BOB/ALICE/inbox";
     wait_for("an empty inbox", || pair.bob_user.ls(inbox).is_empty().then_some(()));
+    let files = |event: &serde_json::Value| event["facts"]["area"] == "files" && event["facts"]["noncurrent"] == 2;
+    pair.alice().wait("the event", |gateway| {
+        let swept = gateway.json(&["audit", "list", "--kind", "lifecycle.swept"]);
+        let event = swept.as_array()?.iter().find(|event| files(event))?.clone();
+        assert!(event["facts"]["operator"].is_null(), "nobody ran it: {event}");
+        Some(())
+    });
 }
 
 #[test]
@@ -180,6 +203,12 @@ fn a_dry_run_tells_and_changes_nothing() {
     assert_eq!(on_disk(gateway), before);
     gateway.ok(&["lifecycle", "run", "-y"]);
     assert_eq!(on_disk(gateway).0, [""; 0]);
+    let swept = gateway.json(&["audit", "list", "--kind", "lifecycle.swept"]);
+    let swept = swept.as_array().unwrap();
+    assert!(
+        swept.len() > 3 && swept.iter().all(|event| event["facts"]["operator"].is_string()),
+        "{swept:#?}"
+    );
 }
 
 #[test]
