@@ -15,6 +15,7 @@ pub mod fields;
 pub mod host_keys;
 mod in_work;
 pub mod messages;
+pub mod notices;
 pub mod partner_test;
 pub mod partners;
 pub mod rollover;
@@ -326,7 +327,9 @@ pub async fn overwrite<T>(core: &Core, dry_run: bool, plan: impl Fn(&Objects) ->
 async fn write(core: &Core, before: &Objects, changes: &[Change], leaving: Vec<in_work::Leaving>) -> Result<bool> {
     let now = core.clock.now();
     let (version, changes) = (before.version, changes.to_vec());
-    let events: Vec<_> = changes.iter().map(|change| describe(before, change)).collect();
+    let settled = switch::finalized(before, now);
+    let events: Vec<_> = changes.iter().map(|change| describe(before, &settled, change)).collect();
+    let switches = switch::taken_place(before, now);
     let done = core.journal.write(move |tx| {
         if tx.objects_version()? != version {
             return Ok(Ok(false));
@@ -334,6 +337,7 @@ async fn write(core: &Core, before: &Objects, changes: &[Change], leaving: Vec<i
         if let Some(refusal) = in_work::refused(tx, &leaving)? {
             return Ok(Err(refusal));
         }
+        notices::tell_switches(tx, &switches, now)?;
         for (change, (kind, facts)) in changes.iter().zip(events) {
             carry_out(tx, change, now)?;
             let subject = match change {
@@ -387,8 +391,9 @@ fn carry_out(tx: &Tx<'_>, change: &Change, now: crate::clock::Millis) -> crate::
     }
 }
 
-/// The event of a change: `partner.changed`, with the names of the fields, never their values.
-fn describe(before: &Objects, change: &Change) -> (String, serde_json::Value) {
+/// The event of a change: `partner.changed`, with the names of the fields, never their values. Where it only writes down what a
+/// switch of certificates has done by its time (`settled`), it says that nobody else did.
+fn describe(before: &Objects, settled: &Objects, change: &Change) -> (String, serde_json::Value) {
     match change {
         Change::Put(object) => match find(before, object.kind(), object.account(), object.name()) {
             Some(old) => {
@@ -399,7 +404,12 @@ fn describe(before: &Objects, change: &Change) -> (String, serde_json::Value) {
                 } else {
                     format!("{}.changed", object.kind())
                 };
-                (kind, json!({ "fields": changed }))
+                let mut facts = json!({ "fields": changed });
+                let is_settled = old != *object && find(settled, object.kind(), object.account(), object.name()).as_ref() == Some(object);
+                if is_settled {
+                    facts["by"] = json!(notices::BY_SCHEDULE);
+                }
+                (kind, facts)
             }
             None => (format!("{}.added", object.kind()), json!({})),
         },

@@ -34,8 +34,10 @@ const ORPHAN_SWEEP: Duration = Duration::from_secs(3600);
 const ORPHAN_AGE: Duration = Duration::from_secs(48 * 3600);
 /// Days before the end of a certificate at which it is counted, the longest first.
 const EXPIRY_DAYS: [i64; 2] = [manage::expiry::SOON_DAYS, 7];
-/// How often the log names certificates that need somebody.
-const CERTIFICATE_WARNING: Duration = Duration::from_secs(24 * 3600);
+/// How often it is looked what certificates did by themselves.
+const CERTIFICATES: Duration = Duration::from_secs(5);
+/// How often the log names planned switches that need somebody.
+const SWITCH_WARNING: Duration = Duration::from_secs(24 * 3600);
 
 /// Follows what commands change: settings count at once, and sessions that lost their right end.
 pub(super) async fn follow_objects(
@@ -148,11 +150,19 @@ pub(super) async fn bound_rejected(core: Arc<Core>, mut stop: watch::Receiver<bo
 pub(super) async fn sweep(core: Arc<Core>, mut stop: watch::Receiver<bool>) {
     let mut quiet_until = tokio::time::Instant::now();
     let mut orphans_at = tokio::time::Instant::now();
-    let mut certificates_at = tokio::time::Instant::now();
+    let (mut certificates_at, mut switches_at) = (orphans_at, orphans_at);
     loop {
         if tokio::time::Instant::now() >= certificates_at {
-            certificates_at += CERTIFICATE_WARNING;
-            warn_of_certificates(&core);
+            certificates_at = tokio::time::Instant::now() + CERTIFICATES;
+            if let Err(error) = manage::notices::tell(&core).await {
+                tracing::error!(%error, "cannot tell what certificates did");
+            }
+        }
+        if tokio::time::Instant::now() >= switches_at {
+            switches_at += SWITCH_WARNING;
+            for (what, hint) in manage::rollover::warnings(&core.objects()) {
+                tracing::warn!(what, hint, "a switch of certificates is planned");
+            }
         }
         if tokio::time::Instant::now() >= orphans_at {
             orphans_at += ORPHAN_SWEEP;
@@ -180,23 +190,6 @@ pub(super) async fn sweep(core: Arc<Core>, mut stop: watch::Receiver<bool>) {
         if !pause(SWEEP_POLL, None, &mut stop).await {
             return;
         }
-    }
-}
-
-/// Tells the log, once a day, what needs a new certificate and who has not taken ours (as2.md SEC13).
-fn warn_of_certificates(core: &Core) {
-    let (all, now) = (core.objects(), core.clock.now());
-    for certificate in manage::expiry::due(&core.config, &all, now, EXPIRY_DAYS[0] * DAY) {
-        let day = manage::certificates::day(certificate.not_after);
-        tracing::warn!(
-            certificate = certificate.name,
-            owner = certificate.owner,
-            day,
-            "a certificate in use expires"
-        );
-    }
-    for (what, hint) in manage::rollover::warnings(&all) {
-        tracing::warn!(what, hint, "a switch of certificates is planned");
     }
 }
 

@@ -238,8 +238,7 @@ pub(super) fn finalize_for(settings: &[(String, String)], objects: &Objects, acc
 /// written so.
 #[must_use]
 pub fn finalized(objects: &Objects, now: Millis) -> Cow<'_, Objects> {
-    let due = |c: &&Certificate| c.takes_over_at().is_some_and(|at| at <= now);
-    let accounts: BTreeSet<&str> = objects.certificates.values().filter(due).map(|c| c.account.as_str()).collect();
+    let accounts = accounts_with_due(objects, now);
     if accounts.is_empty() {
         return Cow::Borrowed(objects);
     }
@@ -250,18 +249,32 @@ pub fn finalized(objects: &Objects, now: Millis) -> Cow<'_, Objects> {
     Cow::Owned(state)
 }
 
-fn finalize_in(state: &mut Objects, account: &str, now: Millis) -> Vec<Change> {
-    let objects = &*state;
+fn accounts_with_due(objects: &Objects, now: Millis) -> BTreeSet<&str> {
+    let due = |c: &&Certificate| c.takes_over_at().is_some_and(|at| at <= now);
+    objects.certificates.values().filter(due).map(|c| c.account.as_str()).collect()
+}
+
+/// The certificates that have taken over by their time and are not written as [final](finalized) yet.
+pub(super) fn taken_place(objects: &Objects, now: Millis) -> Vec<Certificate> {
+    let accounts = accounts_with_due(objects, now);
+    accounts.into_iter().flat_map(|account| due_in(objects, account, now)).collect()
+}
+
+/// Those of an account, in the order in which they did.
+fn due_in(objects: &Objects, account: &str, now: Millis) -> Vec<Certificate> {
     let planned = |c: &&Certificate| c.account == account && c.takes_over_at().is_some();
     // Each chain once, from the certificate in force at its start: of thousands few are to be replaced.
     let replaced: BTreeSet<&str> = objects.certificates.values().filter(planned).map(|c| c.replaces.as_str()).collect();
     let in_force = |name: &&str| objects.certificate(account, name).is_some_and(|c| c.takes_over_at().is_none());
-    let due: Vec<Certificate> = replaced
+    let due = replaced
         .into_iter()
         .filter(in_force)
-        .flat_map(|name| taken_over(objects, account, name, now))
-        .cloned()
-        .collect();
+        .flat_map(|name| taken_over(objects, account, name, now));
+    due.cloned().collect()
+}
+
+fn finalize_in(state: &mut Objects, account: &str, now: Millis) -> Vec<Change> {
+    let due = due_in(state, account, now);
     let mut changes: Vec<Change> = Vec::new();
     for successor in due {
         let (old, new) = (&successor.replaces, &successor.name);

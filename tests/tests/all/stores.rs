@@ -473,6 +473,23 @@ fn a_scheduled_certificate_takes_over_at_its_time() {
     assert!(!signed_by_next("before.edi", 0));
     assert!(!signed_by_next("still-before.edi", 1));
     assert!(signed_by_next("after.edi", 3));
+    // Both servers say that it has happened, and that nobody did it.
+    for (gateway, old) in [(pair.alice(), &own), (bob, &known)] {
+        let event = gateway.wait("the event", |gateway| {
+            let events = gateway.json(&["audit", "list", "--kind", "certificate.switched"]);
+            events.as_array()?.first().cloned()
+        });
+        let facts = &event["facts"];
+        assert_eq!(
+            (&facts["by"], &facts["replaces"]),
+            (&"schedule".into(), &old.as_str().into()),
+            "{event}"
+        );
+        assert!(
+            facts["operator"].is_null() && gateway.log().contains("has taken over by its schedule"),
+            "{event}"
+        );
+    }
     // The old key no longer signs: BOB forgets it, and messages still come through.
     let new = planned["name"].as_str().unwrap();
     pair.bob()

@@ -9,6 +9,7 @@ use openssl::x509::{X509Builder, X509NameBuilder};
 
 use super::*;
 use crate::certificate::Purpose;
+use crate::clock::rfc3339;
 
 const DAY: i64 = 86_400_000;
 
@@ -181,6 +182,99 @@ async fn an_alarm_is_about_the_certificate_in_force() {
         .await
         .unwrap();
     assert_eq!(expiring_names(&core, 30), ["big-next"]);
+}
+
+/// Subject and facts of the events of a kind.
+fn told(core: &Core, kind: &str) -> Vec<(String, serde_json::Value)> {
+    let events = core.journal.read(|tx| tx.events(0, None, Some(kind), 100)).unwrap();
+    events.into_iter().map(|event| (event.subject, event.facts)).collect()
+}
+
+async fn look(core: &Core) {
+    core.refresh_objects().unwrap();
+    notices::tell(core).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_certificates_do_by_themselves_is_told_once() {
+    let Place { core, clock, dir: _dir } = place().await;
+    partner(&core, "BIG", made("big", 400).file()).await.unwrap();
+    switch::schedule(&core, &switch("big-2026", "big-next", 2), &made("next", 38).file(), false)
+        .await
+        .unwrap();
+    look(&core).await;
+    assert_eq!(
+        (told(&core, "certificate.switched"), told(&core, "certificate.expiring")),
+        (vec![], vec![])
+    );
+    to_day(&clock, 3);
+    look(&core).await;
+    look(&core).await;
+    let taken = json!({
+        "by": "schedule", "at": rfc3339(START + 2 * DAY), "replaces": "big-2026", "owner": "BIG", "purpose": "partner",
+    });
+    let switched = vec![("big-next".to_owned(), taken)];
+    assert_eq!(told(&core, "certificate.switched"), switched);
+    // An operator who changes something writes it down, and did not do it.
+    partners::set(&core, None, "BIG", &pairs(&[("encrypt_certificate", "big-next")]), false)
+        .await
+        .unwrap();
+    look(&core).await;
+    assert_eq!(told(&core, "certificate.switched"), switched);
+    for kind in ["certificate.changed", "partner.changed"] {
+        let (_, facts) = told(&core, kind).pop().unwrap();
+        assert_eq!(facts["by"], "schedule", "{kind}: {facts}");
+    }
+    partners::set(&core, None, "BIG", &pairs(&[("email", "a@big.example")]), false)
+        .await
+        .unwrap();
+    assert_eq!(told(&core, "partner.changed").pop().unwrap().1, json!({ "fields": ["email"] }));
+    // Once a day of each that ends.
+    for (day, times) in [(7, 0), (10, 1), (10, 1), (11, 2)] {
+        to_day(&clock, day);
+        look(&core).await;
+        assert_eq!(told(&core, "certificate.expiring").len(), times, "day {day}");
+    }
+    clock.set_back(std::time::Duration::from_secs(86_400));
+    look(&core).await;
+    look(&core).await;
+    let ends = json!({ "not_after": rfc3339(START + 38 * DAY), "owner": "BIG", "purpose": "partner" });
+    let ending = told(&core, "certificate.expiring");
+    assert_eq!((ending.len(), &ending[2]), (3, &("big-next".to_owned(), ends)));
+}
+
+#[tokio::test]
+async fn a_switch_that_nobody_saw_is_told_with_the_change_that_makes_it_final() {
+    let Place { core, clock, dir: _dir } = place().await;
+    partner(&core, "BIG", made("big", 300).file()).await.unwrap();
+    let next = |name: &'static str, old: &'static str, day| {
+        let core = Arc::clone(&core);
+        async move {
+            let file = made(name, 400).file();
+            switch::schedule(&core, &switch(old, name, day), &file, false).await.unwrap()
+        }
+    };
+    next("second", "big-2026", 2).await;
+    to_day(&clock, 5);
+    next("third", "second", 7).await;
+    look(&core).await;
+    let names = || {
+        told(&core, "certificate.switched")
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(), ["second"]);
+    // One that is put off after all is told again when it comes.
+    to_day(&clock, 8);
+    look(&core).await;
+    let later = jiff::Timestamp::from_millisecond(START + 9 * DAY).unwrap();
+    rollover::switch(&core, None, "third", Some(later), false).await.unwrap();
+    look(&core).await;
+    assert_eq!(names(), ["second", "third"]);
+    to_day(&clock, 10);
+    look(&core).await;
+    assert_eq!(names(), ["second", "third", "third"]);
 }
 
 #[tokio::test]
