@@ -1,5 +1,6 @@
 //! One AS2 exchange: its `<id>`, its state as people see it, and the record that the journal keeps.
 
+use as2_core::disposition::Disposition;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{Millis, compact};
@@ -387,6 +388,22 @@ impl Message {
     pub fn undelivered_mdn(&self) -> Option<&str> {
         let mut marks = self.detail.marks.iter().map(String::as_str);
         marks.find(|mark| mark.starts_with(MDN_UNDELIVERED))
+    }
+
+    /// Why a sent message failed, as far as its receipt tells: a `negative` one came, or none in time (`overdue`). The code of a
+    /// negative one is what its partner says.
+    #[must_use]
+    pub fn failed_receipt(&self) -> Option<&'static str> {
+        if self.direction != Direction::Out || self.state != State::Failed {
+            return None;
+        }
+        if self.code == code::NO_MDN {
+            return self.detail.mdn_due.map(|_| "overdue");
+        }
+        let said = &self.detail.mdn_disposition;
+        let is_negative = !said.is_empty() && !Disposition::parse(said).is_positive();
+        let counts = self.detail.mdn_signature != "unverified" && !code::may_be_retried(&self.code);
+        (is_negative && counts).then_some("negative")
     }
 
     /// Marks it so, with the reason.

@@ -514,6 +514,9 @@ impl Tx<'_> {
         if !message.detail.marks.is_empty() {
             facts["marks"] = json!(message.detail.marks);
         }
+        if let Some(receipt) = message.failed_receipt() {
+            facts["receipt"] = json!(receipt);
+        }
         if kind == "message.accepted" && !message.detail.previous.is_empty() {
             facts["previous"] = json!(message.detail.previous);
         }

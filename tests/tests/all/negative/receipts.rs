@@ -399,6 +399,7 @@ fn a_late_mdn_settles_an_unknown_outcome() {
     let scene = Scene::play("async-signed", &["--mdn-wait", "1s"], |_, _| http(204, &[], ""));
     // The same bytes again once, then the end.
     let message = scene.ends("failed", "no-mdn", 2);
+    assert_eq!(failed_receipt(&scene), "overdue");
     let receipt = Receipt::of(&scene.hit());
     let settled = |scene: &Scene| scene.message()["state"] == "delivered";
     scene.post_mdn(&receipt.unsigned());
@@ -719,6 +720,16 @@ fn an_mdn_signed_with_an_old_digest_names_the_setting_that_allows_it() {
     }
 }
 
+/// What the event of a message's end says about its receipt.
+fn failed_receipt(scene: &Scene) -> Value {
+    let id = scene.message()["id"].as_str().unwrap().to_owned();
+    let events = scene
+        .stage
+        .gate
+        .json(&["audit", "list", "--kind", "message.failed", "--subject", &id]);
+    events[0]["facts"]["receipt"].clone()
+}
+
 #[test]
 fn a_negative_async_mdn_is_final() {
     let scene = Scene::play("async-signed", &[], |_, _| http(204, &[], ""));
@@ -731,6 +742,7 @@ fn a_negative_async_mdn_is_final() {
             .signed(&scene.stage.partner),
     );
     scene.reaches("failed");
+    assert_eq!(failed_receipt(&scene), "negative");
     // Contradicted afterwards: kept as evidence, without effect.
     scene.post_mdn(&receipt.signed(&scene.stage.partner));
     scene.ends("failed", "authentication-failed", 1);
