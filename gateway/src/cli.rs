@@ -38,7 +38,7 @@ use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand};
 use zeroize::Zeroizing;
 
 use crate::config::Config;
-use crate::gateway::Core;
+use crate::gateway::{Core, StartError};
 use crate::hint::quoted;
 use crate::manage::certificates::NewCertificate;
 use crate::manage::{Refusal, Result, accounts, secrets, write_new};
@@ -304,12 +304,31 @@ impl Ctx {
 
     /// The data directory, opened beside a server or without one.
     fn core(&self) -> Result<Arc<Core>> {
-        let core = Core::open(self.config()?)?;
+        let core = Core::open(self.config()?).map_err(|error| self.cannot_start(error))?;
         // A misspelt account would look like an empty one.
         if self.account().is_some() {
             accounts::choose(&core.objects(), self.account())?;
         }
         Ok(core)
+    }
+
+    /// Why a data directory cannot be opened.
+    fn cannot_start(&self, error: StartError) -> Refusal {
+        Refusal {
+            hint: self.start_hint(&error),
+            ..error.into()
+        }
+    }
+
+    /// What helps then, as this command line writes it.
+    fn start_hint(&self, error: &StartError) -> String {
+        match error {
+            StartError::NotSetUp(_) => {
+                let init = self.command("init");
+                format!("`{init}` sets one up here; another is named with -c FILE or --data-dir DIR")
+            }
+            other => other.hint().into_owned(),
+        }
     }
 
     /// A command with the options that name this place.

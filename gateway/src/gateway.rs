@@ -36,7 +36,8 @@ use crate::{intake, worker};
 use doors::Doors;
 pub use doors::{Listening, ServeOptions, Started};
 pub use start::StartError;
-use start::{adopt_jobless, check_master_key, check_set_up, expect_own, forget_lost_parts, has_room, lock};
+pub(crate) use start::check_set_up;
+use start::{adopt_jobless, check_master_key, expect_own, forget_lost_parts, has_room, lock};
 pub(crate) use tls_door::check as check_tls;
 
 /// How long a stop waits for what is under way, and how much longer than for uploads.

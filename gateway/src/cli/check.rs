@@ -69,17 +69,18 @@ pub(crate) fn run(ctx: &Ctx, args: &Check) -> Outcome {
     let findings = match Core::open(config.clone()) {
         Ok(core) => health::check(&config, Some(&core))?,
         Err(error @ StartError::NotSetUp(_)) => {
-            let hint = format!(
-                "{} sets one up; another is named with -c FILE or --data-dir DIR",
-                ctx.command("init")
-            );
             let mut findings = health::check(&config, None)?;
-            findings.push(Finding::bad("data directory", error.to_string(), &hint));
+            findings.push(unopened(ctx, &error));
             findings
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(ctx.cannot_start(error)),
     };
     finish(ctx, &findings, "configuration and objects are valid")
+}
+
+/// What is said of a data directory that cannot be opened.
+pub(super) fn unopened(ctx: &Ctx, error: &StartError) -> Finding {
+    Finding::bad("data directory", error.to_string(), &ctx.start_hint(error))
 }
 
 /// Every value in force and its source.
@@ -196,5 +197,7 @@ fn finish(ctx: &Ctx, findings: &[Finding], all_well: &str) -> Outcome {
 pub(crate) fn doctor(ctx: &Ctx, _: &Doctor) -> Outcome {
     let config = ctx.config()?;
     let opened = Core::open(config.clone());
-    finish(ctx, &health::diagnose(&config, opened.as_ref().map(|core| &**core))?, "")
+    let mut findings = health::diagnose(&config, opened.as_ref().map(|core| &**core))?;
+    findings.extend(opened.as_ref().err().map(|error| unopened(ctx, error)));
+    finish(ctx, &findings, "")
 }

@@ -82,9 +82,13 @@ fn created(core: &Core, written: Option<&Path>, made: &setup::SetUp) -> String {
             shown(&core.config.paths().master_key)
         ));
     }
-    for (n, key) in made.host_keys.iter().enumerate() {
-        let head = if n == 0 { "Created  host keys  " } else { "                    " };
-        text.push_str(&format!("{head}{:<8} {}\n", key.kind, key.fingerprint));
+    // Those that somebody has brought along are known to clients.
+    for (word, new) in [("Created", true), ("Kept", false)] {
+        let keys = made.host_keys.iter().filter(|key| made.new_host_keys.contains(&key.kind) == new);
+        for (n, key) in keys.enumerate() {
+            let head = if n == 0 { format!("{word:<9}host keys") } else { String::new() };
+            text.push_str(&format!("{head:<20}{:<8} {}\n", key.kind, key.fingerprint));
+        }
     }
     text
 }

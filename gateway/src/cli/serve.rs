@@ -70,7 +70,7 @@ pub(crate) async fn run(ctx: &Ctx, args: Serve) -> Outcome {
     let mut term = signal(SignalKind::terminate()).map_err(|error| cannot(&error))?;
     let mut int = signal(SignalKind::interrupt()).map_err(|error| cannot(&error))?;
     let mut hup = signal(SignalKind::hangup()).map_err(|error| cannot(&error))?;
-    let running = Gateway::start(config, options).await?;
+    let running = Gateway::start(config, options).await.map_err(|error| ctx.cannot_start(error))?;
     out(&ready_line(&running, json_lines));
     if let Some(demo) = &demo {
         out(&demo.furnish(&running.core).await?);

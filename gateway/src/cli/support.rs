@@ -56,9 +56,10 @@ pub(crate) fn run(ctx: &Ctx, args: &SupportBundle) -> Outcome {
     section("configuration", Ok(check::effective(&config).tsv().replace('\t', "   ")));
     let opened = Core::open(config.clone());
     let findings = health::diagnose(&config, opened.as_ref().map(|core| &**core));
+    let unopened = opened.as_ref().err().map(|error| check::unopened(ctx, error));
     section(
         "doctor",
-        findings.map(|all| all.iter().map(|finding| check::line(finding) + "\n").collect()),
+        findings.map(|all| all.iter().chain(&unopened).map(|finding| check::line(finding) + "\n").collect()),
     );
     if let Ok(core) = &opened {
         section(

@@ -33,6 +33,9 @@ pub enum StartError {
     /// The journal's file has nothing in it: what the data directory holds would pass for worth nothing.
     #[error("the database {0} is empty")]
     Emptied(PathBuf),
+    /// The journal's file is missing beside what only a journal explains.
+    #[error("the database {0} is missing, and {1} is not empty")]
+    Lost(PathBuf, PathBuf),
     /// No room is left to open the journal: SQLite calls that an I/O error.
     #[error("no room is left on the disk of {0}")]
     Full(PathBuf),
@@ -75,6 +78,9 @@ impl StartError {
                 "install the as2gate version that wrote it, or restore a backup"
             }
             StartError::Emptied(_) => "restore a backup; to begin anew, remove the data directory and run `as2gate init`",
+            StartError::Lost(..) => {
+                "if it lies on a disk of its own, mount that; else move all but the master key away and restore a backup: as2gate restore --help"
+            }
             StartError::Journal(error) if is_damage(error) => {
                 "stop the server, keep a copy of the data directory, and restore a backup: as2gate restore --help"
             }
@@ -125,13 +131,25 @@ pub(super) async fn adopt_jobless(core: &Core) -> Result<(), StartError> {
 }
 
 /// Whether somebody has set up the data directory, and this user gets at it.
-pub(super) fn check_set_up(paths: &Paths) -> Result<(), StartError> {
+pub(crate) fn check_set_up(paths: &Paths) -> Result<(), StartError> {
     match paths.db.try_exists() {
         Ok(true) if is_empty(&paths.db) && is_empty(&paths.db.with_extension("db-wal")) => Err(StartError::Emptied(paths.db.clone())),
         Ok(true) => Ok(()),
-        Ok(false) => Err(StartError::NotSetUp(paths.data.clone())),
+        Ok(false) => Err(match left_behind(paths) {
+            Some(place) => StartError::Lost(paths.db.clone(), place.clone()),
+            None => StartError::NotSetUp(paths.data.clone()),
+        }),
         Err(error) => Err(StartError::Unreadable(paths.data.clone(), error.to_string())),
     }
+}
+
+/// What belongs to a journal, and would be worth nothing or be overwritten beside a new one. Host keys and a master key do not:
+/// they may be brought along to a new gateway.
+fn left_behind(paths: &Paths) -> Option<&PathBuf> {
+    let holds = |dir: &&PathBuf| std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
+    [&paths.keystore, &paths.tree, &paths.store, &paths.noncurrent]
+        .into_iter()
+        .find(holds)
 }
 
 /// What root makes, also the database's log, is closed to the user that the server runs as. The server itself may be root.

@@ -5,6 +5,7 @@ use keystore::MasterKey;
 use super::host_keys::{self, HostKey};
 use super::{Refusal, Result, make_dir};
 use crate::config::{Config, Secret};
+use crate::gateway::{StartError, check_set_up};
 use crate::journal::Journal;
 
 /// What was made.
@@ -13,6 +14,8 @@ pub struct SetUp {
     pub master_key: bool,
     /// The SSH host keys.
     pub host_keys: Vec<HostKey>,
+    /// The kinds of those that were not there already.
+    pub new_host_keys: Vec<String>,
 }
 
 /// Makes a data directory ready for a server.
@@ -21,13 +24,17 @@ pub struct SetUp {
 /// When it is set up already, or the disk refuses.
 pub fn set_up(config: &Config) -> Result<SetUp> {
     let paths = config.paths();
-    if paths.db.exists() {
-        let what = format!("{} is set up already", paths.data.display());
-        return Err(Refusal::exists(
-            what,
-            "init never overwrites",
-            "`as2gate serve` starts it, `as2gate status` shows it",
-        ));
+    match check_set_up(&paths) {
+        Err(StartError::NotSetUp(_)) => {}
+        Err(error) => return Err(error.into()),
+        Ok(()) => {
+            let what = format!("{} is set up already", paths.data.display());
+            return Err(Refusal::exists(
+                what,
+                "init never overwrites",
+                "`as2gate serve` starts it, `as2gate status` shows it",
+            ));
+        }
     }
     for dir in [&paths.data, &paths.keystore, &paths.host_keys] {
         make_dir(dir)?;
@@ -47,11 +54,15 @@ pub fn set_up(config: &Config) -> Result<SetUp> {
             false
         }
     };
-    host_keys::create_missing(config)?;
+    let new_host_keys = host_keys::create_missing(config)?;
     let host_keys = host_keys::load(config)?;
     // Last: its presence is what says "set up".
     drop(Journal::open(&paths.db)?);
-    Ok(SetUp { master_key, host_keys })
+    Ok(SetUp {
+        master_key,
+        host_keys,
+        new_host_keys,
+    })
 }
 
 /// The configuration that `init` writes: only what differs from the defaults.

@@ -343,7 +343,7 @@ fn a_directory_that_was_never_set_up_is_told_what_to_do() {
     let place = Place::new();
     let ran = place.cli(&["--data-dir", place.path("nothing").to_str().unwrap(), "station", "list"]);
     three_lines(&ran.stderr);
-    assert!(ran.code != 0 && ran.stderr.contains("as2gate init"), "{ran}");
+    assert!(ran.code != 0 && ran.stderr.contains("/nothing init` sets one up here"), "{ran}");
     assert!(!place.path("nothing").exists());
 }
 
@@ -410,6 +410,46 @@ fn a_server_does_not_start_on_what_belongs_to_others_or_is_gone() {
     fs::write(gateway.path("data/db/as2gate.db"), "no database at all, by far").unwrap();
     let ran = gateway.cli(&["serve"]);
     assert!(ran.code == 1 && ran.stderr.contains("as2gate restore"), "{ran}");
+}
+
+#[test]
+fn a_database_that_is_missing_beside_what_belongs_to_it_is_told() {
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["station", "add", "ALICE"]);
+    let keys = gateway.path("data/keystore/mftg-acme/identity.jks");
+    let before = fs::read(&keys).unwrap();
+    // As where its disk is not mounted.
+    fs::rename(gateway.path("data/db"), gateway.path("away")).unwrap();
+    for command in [&["serve"][..], &["status"], &["check"], &["init", "--account", "acme"]] {
+        let ran = gateway.cli(command);
+        three_lines(&ran.stderr);
+        assert!(ran.code == 1 && ran.stderr.contains("as2gate.db is missing"), "{command:?}: {ran}");
+        assert!(
+            ran.stderr.contains("mount") && ran.stderr.contains("as2gate restore"),
+            "{command:?}: {ran}"
+        );
+    }
+    let told = gateway.cli(&["doctor"]).fails(4);
+    assert!(told.contains("is missing") && told.contains("mount"), "{told}");
+    assert_eq!(fs::read(&keys).unwrap(), before);
+    fs::create_dir(gateway.path("data/db")).unwrap();
+    let _ = gateway.cli(&["init", "--account", "acme"]).fails(1);
+    fs::remove_dir(gateway.path("data/db")).unwrap();
+    fs::rename(gateway.path("away"), gateway.path("data/db")).unwrap();
+    gateway.ok(&["check"]);
+
+    // Host keys and a master key may be brought along.
+    for dir in ["db", "keystore", "tree", "store", "noncurrent"] {
+        fs::remove_dir_all(gateway.path("data").join(dir)).unwrap();
+    }
+    fs::remove_file(gateway.path("data/host-keys/ssh_host_ecdsa_key")).unwrap();
+    let ran = gateway.cli(&["--data-dir", "data", "status"]);
+    assert!(ran.code == 3 && ran.stderr.contains("`as2gate --data-dir data init`"), "{ran}");
+    let told = gateway.ok(&["--data-dir", "data", "init"]);
+    super::says(
+        &told,
+        &["Created host keys ecdsa SHA256:", "Kept host keys ed25519 SHA256:", "rsa SHA256:"],
+    );
 }
 
 #[test]
