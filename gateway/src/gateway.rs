@@ -321,7 +321,7 @@ impl Gateway {
     pub async fn start(config: Config, options: ServeOptions) -> Result<Running, StartError> {
         let lock = lock(&config)?;
         let core = Core::open_here(config)?;
-        check_master_key(&core)?;
+        check_master_key(&core).await?;
         core.storage.clear_spool()?;
         core.storage.partials().adopt()?;
         forget_lost_parts(&core)?;

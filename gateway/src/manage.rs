@@ -20,6 +20,7 @@ pub mod partner_test;
 pub mod partners;
 pub mod rollover;
 pub mod rules;
+pub mod sealed;
 pub mod secrets;
 pub mod setup;
 pub mod stations;
@@ -302,6 +303,7 @@ pub async fn overwrite<T>(core: &Core, dry_run: bool, plan: impl Fn(&Objects) ->
                 _ => {}
             }
         }
+        let proof = sealed::expect_key_for(core, &before, &changes)?;
         let after = with_changes(&before, &changes);
         rules::check_changes(&core.config, &before, &after, &changes)?;
         let leaving = in_work::leaving(&before, &after, &changes);
@@ -309,7 +311,7 @@ pub async fn overwrite<T>(core: &Core, dry_run: bool, plan: impl Fn(&Objects) ->
             let refused = core.journal.read(|tx| in_work::refused(tx, &leaving))?;
             return refused.map_or(Ok(outcome), Err);
         }
-        if write(core, &before, &changes, leaving).await? {
+        if write(core, &before, &changes, leaving, proof).await? {
             stores::follow(core, &changes)?;
             return Ok(outcome);
         }
@@ -324,7 +326,13 @@ pub async fn overwrite<T>(core: &Core, dry_run: bool, plan: impl Fn(&Objects) ->
 
 /// Writes the changes with their events, unless messages in work need what leaves; false if the objects are no longer those of the
 /// plan.
-async fn write(core: &Core, before: &Objects, changes: &[Change], leaving: Vec<in_work::Leaving>) -> Result<bool> {
+async fn write(
+    core: &Core,
+    before: &Objects,
+    changes: &[Change],
+    leaving: Vec<in_work::Leaving>,
+    proof: Option<sealed::Proof>,
+) -> Result<bool> {
     let now = core.clock.now();
     let (version, changes) = (before.version, changes.to_vec());
     let settled = switch::finalized(before, now);
@@ -338,6 +346,7 @@ async fn write(core: &Core, before: &Objects, changes: &[Change], leaving: Vec<i
             return Ok(Err(refusal));
         }
         notices::tell_switches(tx, &switches, now)?;
+        proof.iter().try_for_each(|proof| proof.note(tx))?;
         for (change, (kind, facts)) in changes.iter().zip(events) {
             carry_out(tx, change, now)?;
             let subject = match change {

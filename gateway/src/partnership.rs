@@ -240,7 +240,14 @@ pub fn password_context(label: &str, account: &str, partner: &str) -> String {
     format!("{label}/{account}/{partner}")
 }
 
-fn open_password(master: &MasterKey, text: &str, label: &str, account: &str, partner: &str) -> Result<zeroize::Zeroizing<String>, Lack> {
+/// A partner's password in clear.
+pub(crate) fn open_password(
+    master: &MasterKey,
+    text: &str,
+    label: &str,
+    account: &str,
+    partner: &str,
+) -> Result<zeroize::Zeroizing<String>, Lack> {
     use base64::Engine as _;
     let Some(sealed) = text.strip_prefix(SEALED) else {
         return Ok(zeroize::Zeroizing::new(text.to_owned()));

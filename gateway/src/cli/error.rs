@@ -64,7 +64,7 @@ impl From<StartError> for Refusal {
             StartError::Locked(_) => (RefusalKind::Failed, "locked", "as2gate cannot start"),
             StartError::OldServer => (RefusalKind::Failed, "older-server", "this as2gate is newer than the server"),
             StartError::NotSetUp(_) => (RefusalKind::NotFound, "not-set-up", "nothing is set up here"),
-            StartError::Key(_) => (RefusalKind::Invalid, "key", "the stored keys cannot be opened"),
+            StartError::Key(_) | StartError::OtherKey(_) => (RefusalKind::Invalid, "key", "the stored keys cannot be opened"),
             StartError::Tls(_) | StartError::HostKey(_) => (RefusalKind::Invalid, "key", "as2gate cannot start"),
             StartError::Emptied(_) | StartError::Lost(..) => (RefusalKind::Failed, "journal", "the database cannot be opened"),
             StartError::Unreadable(..) => (RefusalKind::Denied, "storage", "the data directory cannot be used"),

@@ -14,7 +14,7 @@ use crate::journal::MessageFilter;
 use crate::lifecycle;
 use crate::listen::try_bind;
 use crate::manage::host_keys::HostKeyState;
-use crate::manage::{self, certificates, expiry, find, host_keys, objects, rules};
+use crate::manage::{self, certificates, expiry, find, host_keys, objects, rules, sealed};
 use crate::objects::Objects;
 use crate::sftp_tree::revoked;
 use crate::words;
@@ -425,16 +425,14 @@ fn warnings(core: &Core, all: &Objects) -> impl Iterator<Item = Finding> + use<>
     found.into_iter().map(|(what, hint)| Finding::warn("", what, &hint))
 }
 
-/// A key sealed under another master key is found here, not with the first message.
+/// What was sealed under another master key is found here, not with the first message.
 fn sealed(core: &Core, all: &Objects) -> Vec<Finding> {
-    let sealed = all.certificates.values().filter(|certificate| certificate.sealed_key.is_some());
-    let unopened = sealed.filter_map(|certificate| {
-        let refusal = manage::stores::private_key(core, certificate).err()?;
-        Some(Finding::bad(
-            &format!("certificate {}", certificate.name),
-            refusal.why,
-            &refusal.hint,
-        ))
-    });
-    unopened.collect()
+    match sealed::expect_key(core, all) {
+        Err(refusal) => vec![Finding::bad("master key", refusal.why, &refusal.hint)],
+        Ok(_) => {
+            let hint = |hint: &str| format!("if no other master key opens it: {hint}");
+            let unopened = sealed::unopened(core, all);
+            unopened.map(|lost| Finding::bad(&lost.name, lost.why, &hint(&lost.hint))).collect()
+        }
+    }
 }

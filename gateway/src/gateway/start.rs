@@ -5,11 +5,10 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::Core;
-use crate::certificate::Certificate;
 use crate::config::{Config, Paths};
 use crate::journal::{JournalError, UploadState};
 use crate::listen::Obstacle;
-use crate::manage;
+use crate::manage::{Refusal, sealed};
 use crate::storage::{self, StorageError};
 
 /// Why the gateway cannot start: what, why, and what to do.
@@ -48,6 +47,9 @@ pub enum StartError {
     /// The keystore's word.
     #[error("{0}")]
     Key(String),
+    /// The master key is not the one that sealed what the journal holds.
+    #[error("{0}")]
+    OtherKey(String),
     /// Certificate or key of the TLS listener.
     #[error("{0}")]
     Tls(String),
@@ -89,6 +91,7 @@ impl StartError {
             StartError::HostKey(_) => {
                 "put it back from a backup; where its file is missing a new key is made, which every client has to be told of"
             }
+            StartError::OtherKey(_) => sealed::WAY_BACK,
             StartError::Key(_) => "look at master_key in the configuration and at the file's rights",
             StartError::Tls(_) => "give as2.tls.cert and as2.tls.key files in PEM that belong together",
             StartError::Io(_) => "look at what the system says; `as2gate doctor` tells of more",
@@ -167,19 +170,16 @@ fn is_empty(file: &Path) -> bool {
 }
 
 /// Whether the master key is the one under which the private keys were sealed: with another one, every message would fail.
-pub(super) fn check_master_key(core: &Core) -> Result<(), StartError> {
-    let objects = core.objects();
-    let mut sealed = objects.certificates.values().filter(|certificate| certificate.sealed_key.is_some());
-    let Some(first) = sealed.next() else { return Ok(()) };
-    let opens = |certificate: &Certificate| manage::stores::private_key(core, certificate).is_ok();
-    // A single one that is damaged is no reason to stand still.
-    if opens(first) || sealed.any(opens) {
-        return Ok(());
+pub(super) async fn check_master_key(core: &Core) -> Result<(), StartError> {
+    let known = sealed::expect_key(core, &core.objects());
+    let cannot = |refusal: Refusal| match refusal.code {
+        sealed::OTHER_KEY => StartError::OtherKey(refusal.why),
+        _ => StartError::Io(refusal.why),
+    };
+    if let Some(proof) = known.map_err(cannot)? {
+        core.journal.write(move |tx| proof.note(tx)).await?;
     }
-    Err(StartError::Key(format!(
-        "the master key is not the one that sealed the private keys here; none of them opens, {} for one",
-        first.name
-    )))
+    Ok(())
 }
 
 /// Takes the data directory for this process.

@@ -22,7 +22,7 @@ use keystore::MasterKey;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Refusal, Result, make_dir, write_new};
+use super::{Refusal, Result, make_dir, objects, sealed, write_new};
 use crate::clock::{Clock as _, Millis, SystemClock, rfc3339};
 use crate::config::{CONFIG_FILE, Config, Secret};
 use crate::event::NewEvent;
@@ -76,6 +76,7 @@ pub fn take(core: &Core, dir: &Path) -> Result<Manifest> {
             "give a new directory, e.g. one with the date in its name",
         ));
     }
+    sealed::expect_key(core, &objects(core)?)?;
     make_dir(dir)?;
     let proof = core.master.seal(PROOF, PROOF.as_bytes());
     let mut manifest = Manifest {

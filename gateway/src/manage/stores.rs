@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use keystore::{StoreEntry, StoreFormat, StorePasswords, Stores, TrustEntry};
 
-use super::{Change, Refusal, RefusalKind, Result, objects};
+use super::{Change, Refusal, RefusalKind, Result, objects, sealed};
 use crate::certificate::{Certificate, Purpose};
 use crate::config::KeystoreFormat;
 use crate::gateway::Core;
@@ -57,6 +57,7 @@ pub fn write(core: &Core, account: &str) -> Result<Vec<String>> {
     let locked = stores.lock().map_err(|error| cannot(&error))?;
     // Read under the lock, or one who read earlier could write later.
     let objects = objects(core)?;
+    sealed::expect_key(core, &objects)?;
     let (mut identity, mut trust, mut https) = (Vec::new(), Vec::new(), Vec::new());
     for certificate in objects.certificates.values().filter(|certificate| certificate.account == account) {
         match (certificate.purpose, &certificate.sealed_key) {

@@ -2,6 +2,7 @@
 
 mod certs;
 mod removal;
+mod sealed;
 
 use std::path::Path;
 use std::sync::Arc;

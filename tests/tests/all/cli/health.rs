@@ -453,6 +453,61 @@ fn a_database_that_is_missing_beside_what_belongs_to_it_is_told() {
 }
 
 #[test]
+fn under_another_master_key_nothing_is_sealed_and_serve_stays_refused() {
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["station", "add", "ALICE"]);
+    gateway.ok(&["partner", "add", "BOB", "--url", "https://as2.bob.example/as2"]);
+    gateway.ok(&["user", "add", "ops", "--login", "password"]);
+    let secret = gateway.file("secret", b"planted-secret\n").display().to_string();
+    let password = format!("file:{secret}");
+    let commands = [
+        &["station", "add", "Z"][..],
+        &["user", "totp", "ops"],
+        &["partner", "set", "BOB", "--http-user", "u", "--http-password", &password],
+        &["cert", "renew", "alice-1", "--now"],
+        &["backup", "safe"],
+    ];
+    let key = gateway.path("data/master.key");
+    let own = fs::read(&key).unwrap();
+    let name = tests::pair::certificate_name(&gateway, "ALICE");
+    fs::write(&key, "7b".repeat(32)).unwrap();
+    for command in commands {
+        let command: Vec<&str> = command.iter().map(|word| if *word == "alice-1" { &*name } else { word }).collect();
+        let ran = gateway.cli(&command);
+        three_lines(&ran.stderr);
+        assert!(
+            ran.code == 4 && ran.stderr.contains("put back the master key"),
+            "{command:?}: {ran}"
+        );
+    }
+    assert!(gateway.cli(&["serve"]).fails(4).contains("put back the master key"));
+    for command in ["check", "doctor"] {
+        let told = gateway.cli(&[command]).stdout;
+        assert!(
+            told.contains("no    master key: the master key is not the one"),
+            "{command}: {told}"
+        );
+    }
+    fs::write(&key, own).unwrap();
+    gateway.ok(&["check"]);
+
+    // What was sealed under another key all the same: each with what puts another in its place.
+    for command in &commands[1..3] {
+        gateway.ok(command);
+    }
+    gateway.sql("UPDATE object SET json = replace(json, 'sealed:A', 'sealed:B')");
+    let told = gateway.cli(&["check"]).stdout;
+    for words in [
+        "no    partner BOB: ",
+        "partner set BOB --http-password SOURCE",
+        "no    user ops: ",
+        "user totp ops",
+    ] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+}
+
+#[test]
 fn a_second_server_on_the_same_data_directory_is_refused() {
     let gateway = Gateway::new();
     let words = gateway.cli(&["serve", "--sftp", "127.0.0.1:0", "--as2", "127.0.0.1:0"]).fails(1);
