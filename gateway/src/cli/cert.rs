@@ -258,6 +258,12 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
                 .done(&object(&core, &with(&core, &certificate)?, &certificate), &ctx.would(text));
         }
         Verb::Switch { name, at, .. } => {
+            let all = objects(&core)?;
+            if let Ok(next) = certificates::choose(&all, ctx.account(), &name)
+                && next.takes_over_at().is_some()
+            {
+                confirm_at_once(ctx, &core, &all, next, at)?;
+            }
             let certificate = rollover::switch(&core, ctx.account(), &name, at, ctx.dry_run()).await?;
             switched(ctx, &core, &certificate, &certificate.replaces)?;
         }
@@ -337,6 +343,9 @@ async fn renew(
         (false, Some(at)) => When::At(at),
         (false, None) => When::AfterNotice,
     };
+    if at_once {
+        confirm_next_at_once(ctx, core, name, None)?;
+    }
     let switch = Switch {
         account: ctx.account(),
         old: name,
@@ -383,6 +392,7 @@ async fn schedule(
         .filter(|wanted| *wanted != name)
         .map(|wanted| certificates::free_name(&all, &account, &wanted));
     let new = source.read(file, wanted.clone())?;
+    confirm_next_at_once(ctx, core, name, at)?;
     let switch = Switch {
         account: ctx.account(),
         old: name,
@@ -391,6 +401,32 @@ async fn schedule(
     };
     let certificate = switch::schedule(core, &switch, &new, ctx.dry_run()).await?;
     switched(ctx, core, &certificate, name)
+}
+
+/// A person is asked before a station signs at once with what is not confirmed by its partners.
+fn confirm_at_once(ctx: &Ctx, core: &Core, all: &Objects, certificate: &Certificate, at: Option<Timestamp>) -> Result<()> {
+    let is_later = at.is_some_and(|at| at.as_millisecond() > core.clock.now());
+    if is_later || certificate.sealed_key.is_none() || !all.stations.contains_key(&certificate.owner) {
+        return Ok(());
+    }
+    let (_, missing) = rollover::confirmations(all, certificate);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names = listed(missing.iter().map(String::as_str), "");
+    ctx.confirm(&format!(
+        "the new certificate is not confirmed by {names}, where what it signs may be refused; switch at once?"
+    ))
+}
+
+/// The same of the next certificate in the place of this one, which nobody can have confirmed.
+fn confirm_next_at_once(ctx: &Ctx, core: &Core, old: &str, at: Option<Timestamp>) -> Result<()> {
+    let all = objects(core)?;
+    let next = Certificate {
+        confirmed_by: Vec::new(),
+        ..certificates::choose(&all, ctx.account(), old)?.clone()
+    };
+    confirm_at_once(ctx, core, &all, &next, at)
 }
 
 /// The steps of a change of certificates.
@@ -561,7 +597,10 @@ fn switched(ctx: &Ctx, core: &Core, certificate: &Certificate, old: &str) -> Res
     );
     ctx.printer
         .done(&object(core, &with(core, certificate)?, certificate), &ctx.would(text));
-    Ok(())
+    if at > now {
+        return Ok(());
+    }
+    check::note_certificates(ctx, core, [&certificate.name])
 }
 
 fn shown(core: &Core, all: &Objects, certificate: &Certificate) -> Result<(Value, String)> {

@@ -3,6 +3,8 @@
 //! Certificate Exchange Messages (draft-meadors-certificate-exchange-14) do the same over AS2, but only one product speaks
 //! them (as2.md §11). Here people mail the certificate, and the gateway keeps count of who has taken it.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::certificates::choose;
@@ -399,4 +401,28 @@ pub fn warnings(objects: &Objects) -> Vec<(String, String)> {
         (!missing.is_empty()).then(|| (what, command("cert rollover", &c.owner, "")))
     });
     unsigned.chain(unconfirmed).collect()
+}
+
+/// The same of what a station signs with already, for as long as the key pair before it is kept.
+#[must_use]
+pub fn unconfirmed(objects: &Objects) -> Vec<(String, String)> {
+    let mut pairs: BTreeMap<(&str, &str), Vec<&Certificate>> = BTreeMap::new();
+    for certificate in objects.certificates.values().filter(|c| c.sealed_key.is_some()) {
+        let owner = (certificate.account.as_str(), certificate.owner.as_str());
+        pairs.entry(owner).or_default().push(certificate);
+    }
+    let found = objects.stations.values().filter_map(|station| {
+        let pairs = pairs.get(&(station.account.as_str(), station.as2_id.as_str()))?;
+        let current = pairs.iter().find(|c| c.name == station.certificate && c.active_from.is_empty())?;
+        let is_before = |c: &&Certificate| c.name != current.name && c.replaces != current.name && c.not_before <= current.not_before;
+        pairs.iter().copied().find(is_before)?;
+        let (_, missing) = confirmations(objects, current);
+        let what = format!(
+            "certificate {} signs now and is not confirmed by {}",
+            current.name,
+            listed(missing.iter().map(String::as_str), "")
+        );
+        (!missing.is_empty()).then(|| (what, command("cert rollover", &station.as2_id, "")))
+    });
+    found.collect()
 }

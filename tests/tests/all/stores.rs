@@ -818,6 +818,43 @@ fn a_certificate_that_was_added_waits_to_be_compared() {
 }
 
 #[test]
+fn a_switch_without_the_word_of_a_partner_is_asked_for_and_told() {
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["station", "add", "ALICE"]);
+    gateway.ok(&["partner", "add", "BOB", "--url", "https://as2.bob.example/as2"]);
+    let old = certificate_name(&gateway, "ALICE");
+    gateway.ok(&["cert", "renew", &old, "--at", &in_days(2), "--name", "alice-next"]);
+    let signs_with = |name: &str| gateway.json(&["station", "show", "ALICE"])["certificate"] == name;
+    // On a terminal, which the program has for its standard input.
+    let on_terminal = |args: &[&str], answer: &str| {
+        let program = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))";
+        let mut command = tool("python3", &["-c", program]);
+        let as2gate = tests::process::as2gate().canonicalize().unwrap();
+        command.arg(as2gate).args(args).current_dir(gateway.path(""));
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AS2GATE_")) {
+            command.env_remove(name);
+        }
+        tests::process::run_with(&mut command, answer)
+    };
+    for args in [&["cert", "switch", "alice-next"][..], &["cert", "renew", &old, "--now"]] {
+        let ran = on_terminal(args, "n\n");
+        assert!(ran.code == 5 && ran.stdout.contains("not confirmed by BOB"), "{args:?}: {ran}");
+        assert!(signs_with(&old), "{args:?}");
+    }
+    // A script has decided already, and is told.
+    let ran = gateway.cli(&["cert", "switch", "alice-next"]);
+    let words = "note: certificate alice-next signs now and is not confirmed by BOB; as2gate cert rollover ALICE";
+    assert!(ran.code == 0 && ran.stderr.contains(words) && signs_with("alice-next"), "{ran}");
+    gateway.ok(&["cert", "confirm", "alice-next", "--partner", "BOB"]);
+    let ran = gateway.cli(&["cert", "renew", "alice-next", "--now", "--name", "third"]);
+    assert!(
+        ran.code == 0 && ran.stderr.contains("certificate third signs now and is not confirmed by BOB"),
+        "{ran}"
+    );
+    assert!(gateway.ok(&["check"]).contains("certificate third signs now"));
+}
+
+#[test]
 fn a_planned_switch_can_be_moved() {
     let gateway = Gateway::stopped(&[]);
     gateway.ok(&["station", "add", "ALICE"]);

@@ -50,6 +50,7 @@ pub fn warnings(config: &Config, objects: &Objects, now: Millis) -> Vec<Warning>
         }
     }
     found.extend(crate::manage::rollover::warnings(objects));
+    found.extend(crate::manage::rollover::unconfirmed(objects));
     objects.users.values().for_each(|user| of_user(objects, user, now, &mut found));
     found
 }

@@ -278,6 +278,34 @@ async fn a_switch_that_nobody_saw_is_told_with_the_change_that_makes_it_final() 
 }
 
 #[tokio::test]
+async fn a_station_that_signs_with_what_nobody_confirmed_is_told_of() {
+    let Place { core, dir: _dir, .. } = place().await;
+    plain_pair(&core).await;
+    let told = || {
+        let told = rules::warnings(&core.config, &objects(&core).unwrap(), START);
+        told.into_iter()
+            .filter(|(what, _)| what.contains("is not confirmed by BOB"))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(told(), [], "its first one needs no word");
+    let later = switch("alice-2026", "second", 2);
+    switch::renew(&core, &later, Some(KeySpec::EcP256), false).await.unwrap();
+    assert!(told()[0].0.starts_with("certificate second takes over at "), "{:?}", told());
+    rollover::switch(&core, None, "second", None, false).await.unwrap();
+    let words = "certificate second signs now and is not confirmed by BOB".to_owned();
+    assert_eq!(told(), [(words, "as2gate cert rollover ALICE".to_owned())]);
+    rollover::confirm(&core, None, "second", &["BOB".to_owned()], true, false)
+        .await
+        .unwrap();
+    assert_eq!(told(), []);
+    rollover::confirm(&core, None, "second", &["BOB".to_owned()], false, false)
+        .await
+        .unwrap();
+    certificates::remove(&core, None, "alice-2026", false).await.unwrap();
+    assert_eq!(told(), [], "the rollover is over");
+}
+
+#[tokio::test]
 async fn a_switch_that_comes_too_late_silences_no_alarm() {
     let Place { core, dir: _dir, .. } = place().await;
     partner(&core, "BIG", made("big", 4).file()).await.unwrap();
