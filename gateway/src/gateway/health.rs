@@ -1,22 +1,24 @@
 //! Whether all is as it should be: what `check` and `doctor` look at.
 
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use rustix::fs::Access;
 use serde::Serialize;
 
 use super::doors::without_22;
 use super::{Core, Listening, StartError, Started, check_tls, is_served};
 use crate::clock::{DAY, rfc3339};
-use crate::config::{Config, Secret, show_size};
+use crate::config::{Config, Paths, Secret, show_size};
 use crate::hint::{quoted, with_hint};
-use crate::journal::MessageFilter;
+use crate::journal::{Entry, MessageFilter};
 use crate::lifecycle;
 use crate::listen::try_bind;
 use crate::manage::host_keys::HostKeyState;
 use crate::manage::{self, certificates, expiry, find, host_keys, objects, rules, sealed};
 use crate::objects::Objects;
 use crate::sftp_tree::revoked;
+use crate::storage::{PARTIAL, StorageError};
 use crate::words;
 
 words! {
@@ -99,6 +101,7 @@ pub fn check(config: &Config, core: Option<&Core>) -> manage::Result<Vec<Finding
         findings.push(Finding::bad("host keys", refusal.why, &refusal.hint));
     }
     findings.extend(rights(config));
+    findings.extend(lost_files(core)?);
     findings.extend(judge_objects(core)?);
     Ok(findings)
 }
@@ -201,8 +204,55 @@ fn rights(config: &Config) -> Vec<Finding> {
     for file in host_keys::files(config) {
         findings.extend(rights_of("host key", &file, 0o600, owner));
     }
-    findings.extend(foreign_places(&config.paths().store, owner));
+    let paths = config.paths();
+    findings.extend(inner_places(&paths).iter().filter_map(|place| usable(place, owner)));
+    findings.extend(foreign_places(&paths.store, owner));
     findings
+}
+
+/// What the server has to get at below the data directory.
+fn inner_places(paths: &Paths) -> Vec<PathBuf> {
+    let Paths {
+        data,
+        db,
+        lock,
+        spool,
+        store,
+        tree,
+        noncurrent,
+        keystore,
+        host_keys,
+        ..
+    } = paths;
+    let mut places = Vec::from_iter(db.parent().map(Path::to_owned));
+    places.extend([db, lock, spool, store, tree, noncurrent, keystore, host_keys].map(PathBuf::clone));
+    places.extend(["db-wal", "db-shm"].map(|log| db.with_extension(log)));
+    places.push(data.join(PARTIAL));
+    places
+}
+
+/// Others get no further than the data directory: here it matters that its own user does.
+fn usable(place: &Path, owner: u32) -> Option<Finding> {
+    let found = std::fs::metadata(place).ok()?;
+    let (name, shown, file) = (place.file_name()?.to_string_lossy(), place.display(), quoted_path(place));
+    let (needed, word, access) = match found.is_dir() {
+        true => (0o700, "rwX", Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK),
+        false => (0o600, "rw", Access::READ_OK | Access::WRITE_OK),
+    };
+    let (why, hint) = if found.uid() != owner {
+        let why = format!("{shown} belongs to user {}, not to {owner}", found.uid());
+        (why, format!("chown -R {owner} {file}"))
+    } else if found.mode() & needed != needed {
+        let why = format!("{shown} is {:04o}: its own user does not get at it", found.mode() & 0o777);
+        (why, format!("chmod u+{word} {file}"))
+    } else {
+        return None;
+    };
+    // A group or a list may let it in all the same; and root gets everywhere, whosever the server is that it looks after.
+    Some(match rustix::fs::access(place, access) {
+        Ok(()) => Finding::warn(&name, why, &hint),
+        Err(_) => Finding::bad(&name, why, &hint),
+    })
 }
 
 /// Staged bytes go to directories by the beginnings of their names: one that another user has made takes none.
@@ -215,15 +265,18 @@ fn foreign_places(store: &Path, owner: u32) -> Option<Finding> {
             "{foreign} places in {} belong to other users: uploads and messages fail there",
             store.display()
         );
-        let dir = quoted(&store.to_string_lossy()).into_owned();
-        Finding::bad("store", why, &format!("chown -R {owner} {dir}"))
+        Finding::bad("store", why, &format!("chown -R {owner} {}", quoted_path(store)))
     })
+}
+
+fn quoted_path(path: &Path) -> String {
+    quoted(&path.to_string_lossy()).into_owned()
 }
 
 fn rights_of(name: &str, path: &Path, wanted: u32, owner: u32) -> Vec<Finding> {
     let Ok(found) = std::fs::metadata(path) else { return Vec::new() };
     let (mode, shown) = (found.mode() & 0o777, path.display());
-    let file = quoted(&path.to_string_lossy()).into_owned();
+    let file = quoted_path(path);
     let needed = if found.is_dir() { 0o700 } else { 0o400 };
     let who = if mode & 0o077 != 0 {
         Some("other users of this machine get at it")
@@ -259,12 +312,42 @@ fn contents(core: &Core) -> manage::Result<Vec<Finding>> {
         space(core)?,
         clock(core)?,
     ];
+    findings.extend(lost_files(core)?);
     findings.extend(sweep(core)?);
     let all = objects(core)?;
     findings.extend(sealed(core, &all));
     findings.extend(expiry(core, &all));
     findings.extend(warnings(core, &all));
     Ok(findings)
+}
+
+/// Whether files are where the journal says that they are, by a sample.
+fn lost_files(core: &Core) -> manage::Result<Option<Finding>> {
+    /// So many files of each place are looked for.
+    const SAMPLE: u32 = 100;
+    let mut looked_at = 0;
+    let mut look = || -> manage::Result<Vec<Entry>> {
+        let mut files = core.journal.read(|tx| tx.some_files(SAMPLE))?;
+        files.retain(|file| core.storage.place_of(file).is_some());
+        looked_at = files.len();
+        files.retain(|file| matches!(core.storage.find_entry(file), Err(StorageError::Missing(_))));
+        Ok(files)
+    };
+    let key = |file: &Entry| (file.account.clone(), file.parent.clone(), file.name.clone(), file.version);
+    let first: Vec<_> = look()?.iter().map(key).collect();
+    // What the server let go between the look at its row and the look at the disk has no row any more.
+    let lost: Vec<Entry> = match first.is_empty() {
+        true => Vec::new(),
+        false => look()?.into_iter().filter(|file| first.contains(&key(file))).collect(),
+    };
+    Ok(lost.iter().find_map(|file| core.storage.place_of(file)).map(|place| {
+        let detail = format!(
+            "{} of {looked_at} that were looked for are not where the journal has them, {} for one",
+            lost.len(),
+            place.display()
+        );
+        Finding::bad("files", detail, "mount the disk that they lie on, or put them back from a backup")
+    }))
 }
 
 /// Certificates among these objects that end soon, and that of our HTTPS.

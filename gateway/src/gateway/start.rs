@@ -86,7 +86,10 @@ impl StartError {
             StartError::Journal(error) if is_damage(error) => {
                 "stop the server, keep a copy of the data directory, and restore a backup: as2gate restore --help"
             }
-            StartError::Journal(_) => "look at the disk and the rights of the data directory; `as2gate doctor` checks the database",
+            StartError::Journal(error) if is_closed(error) => {
+                "give the database's directory and files to the user that runs the server (chown), or run it as theirs"
+            }
+            StartError::Journal(_) => "look at the disk, at the log of the system (dmesg), and at the rights of the data directory",
             StartError::Storage(_) => "look at the disk and the rights of the data directory",
             StartError::HostKey(_) => {
                 "put it back from a backup; where its file is missing a new key is made, which every client has to be told of"
@@ -104,6 +107,16 @@ fn is_damage(error: &JournalError) -> bool {
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
     let JournalError::Sqlite(error) = error else { return false };
     matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
+}
+
+/// This user may not read or write the journal's file, or one beside it.
+fn is_closed(error: &JournalError) -> bool {
+    use rusqlite::ErrorCode::{CannotOpen, PermissionDenied, ReadOnly};
+    match error {
+        JournalError::Open(_) => true,
+        JournalError::Sqlite(error) => matches!(error.sqlite_error_code(), Some(CannotOpen | PermissionDenied | ReadOnly)),
+        _ => false,
+    }
 }
 
 /// Whether the disk has room for what opening a journal writes.
@@ -202,5 +215,20 @@ pub(super) fn lock(config: &Config) -> Result<File, StartError> {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(StartError::Locked(paths.data)),
         Err(error) => Err(io(error.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `doctor` itself says them.
+    #[test]
+    fn what_helps_against_a_database_that_cannot_be_opened_is_not_to_ask_doctor() {
+        let closed = JournalError::Open("open as2gate.db: Permission denied".to_owned());
+        let broken = JournalError::Sqlite(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(10), None));
+        let [closed, broken] = [closed, broken].map(|error| StartError::Journal(error).hint().into_owned());
+        assert!(closed.contains("chown") && broken.contains("dmesg"), "{closed}; {broken}");
+        assert!(!closed.contains("doctor") && !broken.contains("doctor"), "{closed}; {broken}");
     }
 }

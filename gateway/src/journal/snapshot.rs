@@ -96,4 +96,14 @@ impl Tx<'_> {
         );
         self.all(&sql, params![account, parent, name, version, limit], read_entry)
     }
+
+    /// So many files of the records of each place where bytes lie: in the tree, out of view, staged.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn some_files(&self, limit: u32) -> Result<Vec<Entry>> {
+        let places = ["noncurrent IS NULL AND store = ''", "noncurrent IS NOT NULL", "store <> ''"];
+        let samples = places.map(|place| format!("SELECT * FROM (SELECT {ENTRY} FROM entry WHERE is_dir = 0 AND {place} LIMIT ?1)"));
+        self.all(&samples.join(" UNION ALL "), [limit], read_entry)
+    }
 }

@@ -33,6 +33,7 @@ use std::time::Instant;
 pub use content::Content;
 pub use draft::{Draft, Staged};
 pub use hold::Hold;
+pub(crate) use partial::DIR as PARTIAL;
 pub use partial::{Kept, Partials, Place, Usage};
 pub use unknown::UnknownMdns;
 

@@ -24,6 +24,9 @@ pub(super) const SYNC_EVERY: u64 = 64 << 20;
 /// Extension of the mark of a transfer that came whole.
 const WHOLE: &str = "whole";
 
+/// Its name below the data directory.
+pub(crate) const DIR: &str = "partial";
+
 /// The directory of parts.
 pub struct Partials {
     dir: PathBuf,
@@ -79,7 +82,7 @@ pub(super) struct Part {
 impl Partials {
     pub(super) fn new(data: &Path) -> Self {
         Partials {
-            dir: data.join("partial"),
+            dir: data.join(DIR),
             busy: Busy::default(),
         }
     }

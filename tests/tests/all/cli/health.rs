@@ -508,6 +508,53 @@ fn under_another_master_key_nothing_is_sealed_and_serve_stays_refused() {
 }
 
 #[test]
+fn places_that_the_server_does_not_get_at_are_told() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["status"]);
+    let told = |words: &str| {
+        for command in ["check", "doctor"] {
+            let text = gateway.cli(&[command]).stdout;
+            assert!(text.contains(words), "{command} without {words}: {text}");
+        }
+    };
+    for place in ["tree", "spool", "partial", "noncurrent", "store", "keystore", "db"] {
+        let place = format!("data/{place}");
+        let mode = |mode| fs::set_permissions(gateway.path(&place), fs::Permissions::from_mode(mode)).unwrap();
+        // But for root, a database that cannot be written to cannot be opened.
+        if !place.ends_with("db") {
+            mode(0o500);
+            told(&format!("chmod u+rwX {place}"));
+            mode(0o700);
+        }
+        if fs::metadata("/proc/self").unwrap().uid() == 0 {
+            chown(gateway.path(&place), Some(12_345), None).unwrap();
+            told(&format!("chown -R 0 {place}"));
+            chown(gateway.path(&place), Some(0), None).unwrap();
+        }
+    }
+    let clean = gateway.ok(&["check"]);
+    assert!(!clean.contains("chmod") && !clean.contains("chown"), "{clean}");
+}
+
+#[test]
+fn files_that_are_gone_from_the_tree_are_told() {
+    let pair = tests::Pair::one_gateway();
+    let gateway = pair.alice();
+    pair.deliver("order.edi", b"an order");
+    gateway.published();
+    assert_eq!(gateway.term(), 0);
+    for command in ["check", "doctor"] {
+        assert!(!gateway.ok(&[command]).contains("files "), "{command}");
+    }
+    fs::remove_dir_all(gateway.path("data/tree")).unwrap();
+    for command in ["check", "doctor"] {
+        let ran = gateway.cli(&[command]);
+        assert!(ran.code == 4 && ran.stdout.contains("no    files: "), "{command}: {ran}");
+    }
+}
+
+#[test]
 fn a_second_server_on_the_same_data_directory_is_refused() {
     let gateway = Gateway::new();
     let words = gateway.cli(&["serve", "--sftp", "127.0.0.1:0", "--as2", "127.0.0.1:0"]).fails(1);
