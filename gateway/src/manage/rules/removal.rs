@@ -46,14 +46,21 @@ fn contents(objects: &Objects, account: &str) -> Vec<String> {
     of_account.map(|(kind, _, name)| format!("{} {name}", noun(kind))).collect()
 }
 
-/// What frees a certificate: the switch that is planned already or, after one, to drop it where it goes on beside its successor.
+/// What frees a certificate.
 fn freed(objects: &Objects, account: &str, name: &str) -> String {
+    let another = || format!("give them another certificate first: as2gate cert schedule {name} --replace-with FILE");
+    relieved(objects, account, name).unwrap_or_else(another)
+}
+
+/// What frees one for which another is there: the switch that is planned already or, after one, to drop it where it goes on beside
+/// its successor.
+pub(super) fn relieved(objects: &Objects, account: &str, name: &str) -> Option<String> {
     let ours = |c: &&Certificate| c.account == account && c.replaces == name && !c.active_from.is_empty();
     if let Some(next) = objects.certificates.values().find(ours) {
-        return format!(
+        return Some(format!(
             "{} takes over at {}; at once by as2gate cert switch {}",
             next.name, next.active_from, next.name
-        );
+        ));
     }
     for partner in objects.partners.values().filter(|partner| partner.account == account) {
         for (option, list) in [
@@ -63,11 +70,11 @@ fn freed(objects: &Objects, account: &str, name: &str) -> String {
             let others: Vec<&str> = list.iter().map(String::as_str).filter(|other| *other != name).collect();
             if others.len() < list.len() && !others.is_empty() && partner.encrypt_certificate != name {
                 let set = command("partner set", &partner.as2_id, &format!("{option} {}", others.join(",")));
-                return format!("it counts beside {}; to drop it: {set}", others.join(", "));
+                return Some(format!("it counts beside {}; to drop it: {set}", others.join(", ")));
             }
         }
     }
-    format!("give them another certificate first: as2gate cert schedule {name} --replace-with FILE")
+    None
 }
 
 /// The partners whose list of stations names one.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::partner::legacy_digests;
+use super::removal::relieved;
 use super::used_by;
 use crate::certificate::Certificate;
 use crate::clock::Millis;
@@ -45,7 +46,8 @@ pub fn warnings(config: &Config, objects: &Objects, now: Millis) -> Vec<Warning>
         for (certificate, fault) in faulty {
             if !used_by(&settled, &certificate.account, &certificate.name).is_empty() {
                 let what = format!("certificate {} {fault} and is in use", certificate.name);
-                found.push((what, replacing(certificate)));
+                let relieved = relieved(&settled, &certificate.account, &certificate.name);
+                found.push((what, relieved.unwrap_or_else(|| replacing(certificate))));
             }
         }
     }

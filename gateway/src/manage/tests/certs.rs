@@ -177,6 +177,17 @@ async fn an_alarm_is_about_the_certificate_in_force() {
             .any(|(what, _)| *what == format!("certificate {name} has expired and is in use"))
     };
     assert!(ended("big-next"), "{:?}", warned());
+    // The one before it is not to be replaced once more.
+    let hint = warned()
+        .into_iter()
+        .find(|(what, _)| what.starts_with("certificate big-2026 has expired"));
+    assert_eq!(
+        hint.unwrap().1,
+        "it counts beside big-next; to drop it: as2gate partner set BIG --sign-certificate big-next"
+    );
+    partners::set(&core, None, "BIG", &pairs(&[("sign_certificate", "big-next")]), true)
+        .await
+        .unwrap();
     // It is the same once the switch is final.
     partners::set(&core, None, "BIG", &pairs(&[("encrypt_certificate", "big-next")]), false)
         .await
