@@ -17,10 +17,10 @@ use crate::config::parse_duration;
 use crate::event::NewEvent;
 use crate::gateway::Core;
 use crate::hint::{command, listed};
-use crate::manage::certificates::{self, For, Use, colons, day};
+use crate::manage::certificates::{self, Added, For, Use, colons, day};
 use crate::manage::switch::{Switch, When};
 use crate::manage::{Refusal, Result, accounts, expiry, objects, rollover, rules, stores, switch};
-use crate::objects::Objects;
+use crate::objects::{Object, Objects};
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Examples:
@@ -322,12 +322,47 @@ async fn add(ctx: &Ctx, core: &Core, verb: Verb) -> Result<()> {
         }
     };
     let new = source.read(&file, Some(name.clone()))?;
-    let certificate = certificates::add(core, ctx.account(), &name, &new, &whom, ctx.dry_run()).await?;
-    ctx.printer.done(
-        &object(core, &with(core, &certificate)?, &certificate),
-        &ctx.would(headline(&certificate)),
+    let Added { certificate, user } = certificates::add(core, ctx.account(), &name, &new, &whom, ctx.dry_run()).await?;
+    let text = format!(
+        "{}{}",
+        headline(&certificate),
+        user.as_ref().map(|user| uses(user, &name)).unwrap_or_default()
     );
+    ctx.printer
+        .done(&object(core, &with(core, &certificate)?, &certificate), &ctx.would(text));
+    if let Some(Object::Partner(partner)) = user
+        && partner.sign_certificate.len() > 1
+        && partner.encrypt_certificate != name
+    {
+        note_steps(ctx, &partner.as2_id);
+    }
     check::note_certificates(ctx, core, [&certificate.name])
+}
+
+/// What a station or partner uses a certificate for and, where it is not for both, what stays with another.
+fn uses(user: &Object, name: &str) -> String {
+    let Object::Partner(partner) = user else {
+        return ", which signs with it from now on".to_owned();
+    };
+    let named = |list: &[String]| list.iter().any(|other| other == name);
+    let encrypts = partner.encrypt_certificate == name;
+    let used = match (named(&partner.sign_certificate), encrypts) {
+        (true, true) => "for its signatures and for encryption to it",
+        (true, false) => "for its signatures",
+        (false, true) => "for encryption to it",
+        (false, false) => "for TLS to it",
+    };
+    match partner.encrypt_certificate.as_str() {
+        other if !other.is_empty() && !encrypts && named(&partner.sign_certificate) => {
+            format!(", {used} only; encryption stays with {other}")
+        }
+        _ => format!(", {used}"),
+    }
+}
+
+fn note_steps(ctx: &Ctx, owner: &str) {
+    let steps = command("cert rollover", owner, "");
+    ctx.printer.note(&format!("every step with its command: {steps}"));
 }
 
 async fn renew(
@@ -369,10 +404,7 @@ async fn renew(
         "send the new certificate to your partners: as2gate cert export {}",
         certificate.name
     ));
-    ctx.printer.note(&format!(
-        "every step with its command: {}",
-        command("cert rollover", &certificate.owner, "")
-    ));
+    note_steps(ctx, &certificate.owner);
     Ok(())
 }
 

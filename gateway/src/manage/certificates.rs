@@ -364,11 +364,20 @@ pub fn request(core: &Core, certificate: &Certificate) -> Result<Vec<u8>> {
     made.map_err(|error| Refusal::from_keystore(format!("cannot make a request for {}", certificate.name), &error))
 }
 
+/// A certificate that was added.
+#[derive(Debug)]
+pub struct Added {
+    /// The certificate.
+    pub certificate: Certificate,
+    /// The station or partner that uses it, as it is now.
+    pub user: Option<Object>,
+}
+
 /// Adds a certificate and gives it to its owner.
 ///
 /// # Errors
 /// When the name is taken, the file cannot be used, or the owner is not there.
-pub async fn add(core: &Core, account: Option<&str>, name: &str, new: &NewCertificate, whom: &For, dry_run: bool) -> Result<Certificate> {
+pub async fn add(core: &Core, account: Option<&str>, name: &str, new: &NewCertificate, whom: &For, dry_run: bool) -> Result<Added> {
     let with_private = matches!(
         whom,
         For::Station(..) | For::Https | For::Purpose(Purpose::Station | Purpose::Https)
@@ -392,22 +401,23 @@ pub async fn add(core: &Core, account: Option<&str>, name: &str, new: &NewCertif
             None => trusted((&account, name), purpose, owner, &leaf)?,
         };
         changes.extend(issuers(objects, &certificate, &others)?);
-        changes.extend(give(core, objects, &account, &certificate, whom)?);
+        let user = give(core, objects, &account, &certificate, whom)?;
+        changes.extend(user.clone().map(Change::Put));
         changes.insert(0, certificate.clone().into());
-        Ok((last_of_each(changes), certificate))
+        Ok((last_of_each(changes), Added { certificate, user }))
     })
     .await
 }
 
 /// The owner's object with the certificate in the right places.
-fn give(core: &Core, objects: &Objects, account: &str, certificate: &Certificate, whom: &For) -> Result<Option<Change>> {
+fn give(core: &Core, objects: &Objects, account: &str, certificate: &Certificate, whom: &For) -> Result<Option<Object>> {
     let name = &certificate.name;
     match whom {
         For::Station(id, activate) => {
             let mut station = stations::choose(objects, Some(account), id)?.clone();
             if *activate || station.certificate.is_empty() {
                 station.certificate.clone_from(name);
-                return Ok(Some(station.into()));
+                return Ok(Some(Object::Station(station)));
             }
             Ok(None)
         }
@@ -426,7 +436,7 @@ fn give(core: &Core, objects: &Objects, account: &str, certificate: &Certificate
                     }
                 }
             }
-            Ok(Some(partner.into()))
+            Ok(Some(Object::Partner(Box::new(partner))))
         }
         For::Https | For::Purpose(_) => Ok(None),
     }

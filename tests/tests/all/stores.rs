@@ -787,7 +787,10 @@ fn a_certificate_that_was_added_waits_to_be_compared() {
     bob.ok(&["cert", "renew", &own, "--now", "--name", "bob-new"]);
     let file = alice.path("bob-new.pem");
     bob.ok(&["cert", "export", "bob-new", "--out", file.to_str().unwrap()]);
-    alice.ok(&["cert", "add", "bob-new", "--partner", "BOB", "--file", file.to_str().unwrap()]);
+    let ran = alice.cli(&["cert", "add", "bob-new", "--partner", "BOB", "--file", file.to_str().unwrap()]);
+    let words = format!("belongs to BOB, for its signatures only; encryption stays with {known}");
+    assert!(ran.code == 0 && ran.stdout.contains(&words), "{ran}");
+    assert!(ran.stderr.contains("as2gate cert rollover BOB"), "{ran}");
     let (guide, steps) = progress(alice, "BOB");
     assert_eq!(
         (steps.join(" ").as_str(), &guide["current"]),
