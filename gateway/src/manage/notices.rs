@@ -96,11 +96,12 @@ pub async fn tell(core: &Core) -> Result<(), JournalError> {
     for Certificate { name, owner, replaces, .. } in &switched {
         tracing::info!(certificate = name, owner, replaces, "a certificate has taken over by its schedule");
     }
-    for Certificate {
-        name, owner, not_after, ..
-    } in &ending
-    {
-        tracing::warn!(certificate = name, owner, day = day(*not_after), "a certificate in use expires");
+    for certificate in &ending {
+        let Certificate {
+            name, owner, not_after, ..
+        } = certificate;
+        let word = if certificate.ends() < now { "has expired" } else { "expires" };
+        tracing::warn!(certificate = name, owner, day = day(*not_after), "a certificate in use {word}");
     }
     Ok(())
 }

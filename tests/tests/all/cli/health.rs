@@ -555,6 +555,22 @@ fn files_that_are_gone_from_the_tree_are_told() {
 }
 
 #[test]
+fn the_log_tells_what_has_expired_from_what_expires() {
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["station", "add", "ALICE"]);
+    let days = gateway.json(&["cert", "list"])[0]["days"].as_i64().unwrap();
+    for (until, words) in [(-6, "a certificate in use expires"), (6, "a certificate in use has expired")] {
+        gateway.set_clock((days + until) * 86_400);
+        let before = gateway.log().len();
+        gateway.start();
+        gateway.wait("the word of the certificate", |gateway| {
+            gateway.log()[before..].contains(words).then_some(())
+        });
+        assert_eq!(gateway.term(), 0);
+    }
+}
+
+#[test]
 fn a_second_server_on_the_same_data_directory_is_refused() {
     let gateway = Gateway::new();
     let words = gateway.cli(&["serve", "--sftp", "127.0.0.1:0", "--as2", "127.0.0.1:0"]).fails(1);
