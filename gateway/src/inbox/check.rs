@@ -200,6 +200,9 @@ fn conclude(core: &Core, mut taken: Taken, found: Found) -> Result<Checked, Flow
         }
         (Found::Bad(failure), _) => {
             reject(message, &failure.error);
+            if let Some(why) = not_for_us(&failure) {
+                message.reason = why;
+            }
             Says::error(&failure.error, failure.mic)
         }
     };
@@ -434,6 +437,12 @@ fn reject(message: &mut Message, error: &Error) {
         ErrorKind::InsufficientMessageSecurity(lack) => insufficient(&message.partner, lack),
         _ => "the raw message is kept in raw-message; `as2gate inspect` opens it".to_owned(),
     };
+}
+
+/// Whose key it takes, if none of ours is named: for our eyes, as the sender is told the same about all that does not decrypt.
+fn not_for_us(failure: &Failure) -> Option<String> {
+    let is_foreign = failure.error.kind == ErrorKind::DecryptionFailed && !failure.strangers.is_empty();
+    is_foreign.then(|| format!("encrypted for {}, which is not here", failure.strangers.join(" and ")))
 }
 
 /// What to do about too little security: no more is given up than the message lacks.

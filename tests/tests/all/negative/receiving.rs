@@ -96,6 +96,13 @@ fn all_trouble_with_decryption_is_told_in_the_same_words() {
         let said = "processed/error: decryption-failed";
         let answer = refused(&stage, &entity.message(&id), said, "decryption-failed", true, None);
         let text = answer.text().replace(&id, "ID");
+        // Whose key it takes is for us to know.
+        let named = stage.listed(&id)[0]["reason"]
+            .as_str()
+            .unwrap()
+            .starts_with("encrypted for serial ");
+        assert_eq!(named, name == "other-key", "{name}");
+        assert!(!text.contains("encrypted for") && !text.contains("serial"), "{text}");
         let kept: Vec<_> = text.lines().filter(|line| line.contains("decrypt")).map(str::to_owned).collect();
         words.push((name, kept));
     }
