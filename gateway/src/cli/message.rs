@@ -49,7 +49,8 @@ States of what is sent:
   retrying     a try failed, the next one has its time
   held         the partner may have it and does not detect duplicates: `retry` or `cancel`
   delivered    the receipt says so (or none was asked for)
-  failed       given up, with a reason: `retry` posts the same bytes, `resend` a new message
+  failed       given up, with a reason: `resend` makes a new message; `retry` posts the same bytes, unless the outcome
+               is final, as what the partner's MDN refused or an operator cancelled
   duplicate    its name was used within six hours, nothing was sent: `resend`, or another name
 
 States of what is received:
@@ -489,10 +490,13 @@ fn mdn(message: &Message, now: Millis) -> String {
     } else {
         "sync"
     };
+    let is_over = message.direction == Direction::Out && message.state.is_final();
     match (detail.mdn_mode, detail.mdn_at) {
         // What is asked for is settled when the message is packed.
+        (None, None) if is_over => "none, as nothing was sent".to_owned(),
         (None, None) if message.direction == Direction::Out => "not yet".to_owned(),
         (Some(MdnMode::None) | None, None) => "none asked for".to_owned(),
+        (_, None) if is_over => format!("{mode}, none came"),
         (_, None) => match detail.mdn_due {
             Some(due) => format!("{mode}, due {}", local(due, now)),
             None if message.undelivered_mdn().is_some() => format!("{mode}, not delivered"),
@@ -560,6 +564,27 @@ pub(crate) fn verdict(message: &Message) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_mdn_is_awaited_where_none_is_to_come() {
+        let shown = |direction, state, mode| {
+            let mut message = Message::new(direction, state, ("a", "s", "p"), 0);
+            message.detail.mdn_mode = mode;
+            mdn(&message, 0)
+        };
+        let (sync, later) = (Some(MdnMode::SyncSigned), Some(MdnMode::AsyncSigned));
+        for (direction, state, mode, words) in [
+            (Direction::Out, State::Queued, None, "not yet"),
+            (Direction::Out, State::Retrying, sync, "sync, not yet"),
+            (Direction::Out, State::Held, later, "async, not yet"),
+            (Direction::Out, State::Failed, sync, "sync, none came"),
+            (Direction::Out, State::Failed, Some(MdnMode::None), "none asked for"),
+            (Direction::Out, State::Duplicate, None, "none, as nothing was sent"),
+            (Direction::In, State::Filed, later, "async, not yet"),
+        ] {
+            assert_eq!(shown(direction, state, mode), words, "{direction} {state}");
+        }
+    }
 
     #[test]
     fn a_mic_agrees_only_with_one_in_the_mdn() {

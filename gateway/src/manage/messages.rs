@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::certificates::day;
 use super::{Refusal, RefusalKind, Result, blocking, objects, partners, stations};
 use crate::clock::Millis;
+use crate::code;
 use crate::flow_error::FlowError;
 use crate::gateway::Core;
 use crate::hint::command;
@@ -112,7 +113,7 @@ pub async fn retry(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result
         return Err(Refusal::failed(
             "final",
             format!("cannot retry message {}", message.id),
-            format!("it is {}", message.state),
+            why_final(message),
             hint,
         ));
     }
@@ -151,6 +152,16 @@ pub async fn retry(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result
     }
     core.wake();
     Ok(retried)
+}
+
+/// Why the bytes of a message are not posted again: others that failed are.
+fn why_final(message: &Message) -> String {
+    match message.state {
+        // The code alone would let it: there are no bytes.
+        State::Failed if code::may_be_retried(&message.code) => "it failed before it was packed".to_owned(),
+        State::Failed => format!("it is failed, and its outcome is final: {}", message.code),
+        state => format!("it is {state}"),
+    }
 }
 
 /// What is asked for by hand goes out at once, or is refused: it does not wait until somebody lifts a block.
@@ -390,7 +401,7 @@ pub async fn cancel(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
     if message.state == State::Received || owes_mdn {
         return cancel_received(core, message, dry_run).await;
     }
-    let hint = if message.attempts > 0 {
+    let hint = if message.may_have_arrived() {
         "the partner may have received it"
     } else {
         ""

@@ -1,5 +1,6 @@
 //! Messages: sent, cancelled, sent again, exported.
 
+use serde_json::Value;
 use tests::process::{run, tool};
 use tests::{Gateway, Pair, order};
 
@@ -192,6 +193,9 @@ fn messages_are_cancelled_resent_and_exported() {
     assert!(told.contains("Partner BOB would be removed"), "{told}");
     let failed = pair.alice().reaches("out", "stuck.edi", "failed");
     assert_eq!(failed["code"], "cancelled");
+    assert_eq!(failed["hint"], Value::Null, "no try came through");
+    let refused = pair.alice().cli(&["message", "retry", failed["id"].as_str().unwrap()]).fails(1);
+    assert!(refused.contains("its outcome is final: cancelled"), "{refused}");
     let list = pair.alice().ok(&["message", "list", "-o", "table"]);
     let lines: Vec<&str> = list.lines().collect();
     assert!(
