@@ -302,7 +302,13 @@ fn password_fits(user: Option<&User>, password: &str) -> Result<(), String> {
         Some(user) => keystore::password_verify(password, &user.password),
         None => keystore::password_verify_nobody(password),
     };
-    if fits { Ok(()) } else { Err("wrong, or no such user".to_owned()) }
+    let why = match user {
+        _ if fits => return Ok(()),
+        None => "no such user",
+        Some(user) if user.password.is_empty() => "the user has no password",
+        Some(_) => "wrong",
+    };
+    Err(why.to_owned())
 }
 
 fn steps_of(steps: &[LoginStep]) -> String {

@@ -110,7 +110,7 @@ fn passwords_log_in_who_is_set_to_them_and_nobody_else() {
         .as_str()
         .unwrap()
         .to_owned();
-    assert!(tried.starts_with("password: wrong"), "{tried}");
+    assert_eq!(tried, "password: wrong");
     // Everybody is offered the same, also who is not there.
     for name in ["old", "keyed", "nobody"] {
         assert_eq!(steps(&gateway, name, &["none"]), ["refused publickey,password"], "{name}");
@@ -128,6 +128,10 @@ fn passwords_log_in_who_is_set_to_them_and_nobody_else() {
     assert_eq!(short.code, 4, "{short}");
     gateway.ok(&["user", "password", "old", "--remove"]);
     assert_eq!(steps(&gateway, "old", &[&format!("password:{PASSWORD}")]), ["refused"]);
+    assert_eq!(steps(&gateway, "nobody", &[&format!("password:{PASSWORD}")]), ["refused"]);
+    for why in ["password: the user has no password", "password: no such user"] {
+        gateway.wait(why, |gateway| gateway.log().contains(why).then_some(()));
+    }
 }
 
 #[test]
