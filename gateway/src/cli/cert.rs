@@ -1,6 +1,6 @@
 //! `cert`: key pairs and trusted certificates.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Subcommand;
@@ -21,6 +21,10 @@ use crate::manage::certificates::{self, Added, For, Use, colons, day};
 use crate::manage::switch::{Switch, When};
 use crate::manage::{Refusal, Result, accounts, expiry, objects, rollover, rules, stores, switch};
 use crate::objects::{Object, Objects};
+
+/// What stands in the first line of PEM.
+const CERTIFICATE: &str = "CERTIFICATE";
+const REQUEST: &str = "CERTIFICATE REQUEST";
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Examples:
@@ -81,7 +85,7 @@ pub(crate) enum Verb {
         /// pem or der.
         #[arg(long, value_name = "FORM", default_value = "pem", value_parser = ["pem", "der"])]
         form: String,
-        /// Write here instead.
+        /// Write here instead; of what is there, only a certificate is replaced.
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
@@ -95,7 +99,7 @@ pub(crate) enum Verb {
     Request {
         /// The certificate whose key and subject it is for.
         name: String,
-        /// Write here instead.
+        /// Write here instead; of what is there, only a request is replaced.
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
@@ -221,11 +225,11 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
         add @ Verb::Add { .. } => self::add(ctx, &core, add).await?,
         Verb::Export { name, form, out: file } => {
             let all = objects(&core)?;
-            export(ctx, certificates::choose(&all, ctx.account(), &name)?, &form, file)?;
+            export(ctx, certificates::choose(&all, ctx.account(), &name)?, &form, named(file))?;
         }
         Verb::Request { name, out: file } => {
             let all = objects(&core)?;
-            request(ctx, &core, certificates::choose(&all, ctx.account(), &name)?, file)?;
+            request(ctx, &core, certificates::choose(&all, ctx.account(), &name)?, named(file))?;
         }
         Verb::Renew {
             name,
@@ -672,11 +676,17 @@ fn shown(core: &Core, all: &Objects, certificate: &Certificate) -> Result<(Value
     Ok((value, text))
 }
 
+/// `-` is standard output.
+fn named(file: Option<PathBuf>) -> Option<PathBuf> {
+    file.filter(|file| file != Path::new("-"))
+}
+
 fn export(ctx: &Ctx, certificate: &Certificate, form: &str, file: Option<PathBuf>) -> Result<()> {
     use std::io::Write as _;
+    let what = (certificate.name.as_str(), CERTIFICATE);
     match (form, &file) {
-        ("pem", _) => give_pem(ctx, &certificate.name, &keystore::to_pem("CERTIFICATE", &certificate.der), file),
-        (_, Some(file)) => overwrite(ctx, &certificate.name, file, &certificate.der),
+        ("pem", _) => give_pem(ctx, what, &certificate.der, file),
+        (_, Some(file)) => overwrite(ctx, what, file, &certificate.der),
         (_, None) => {
             let mut stdout = std::io::stdout().lock();
             stdout
@@ -689,7 +699,7 @@ fn export(ctx: &Ctx, certificate: &Certificate, form: &str, file: Option<PathBuf
 
 fn request(ctx: &Ctx, core: &Core, certificate: &Certificate, file: Option<PathBuf>) -> Result<()> {
     let der = certificates::request(core, certificate)?;
-    give_pem(ctx, &certificate.name, &keystore::to_pem("CERTIFICATE REQUEST", &der), file)?;
+    give_pem(ctx, (&certificate.name, REQUEST), &der, file)?;
     let all = objects(core)?;
     let in_force = switch::finalized(&all, core.clock.now());
     let station = in_force.stations.get(&certificate.owner).map(|station| &station.certificate);
@@ -700,17 +710,23 @@ fn request(ctx: &Ctx, core: &Core, certificate: &Certificate, file: Option<PathB
     Ok(())
 }
 
-fn give_pem(ctx: &Ctx, name: &str, pem: &str, file: Option<PathBuf>) -> Result<()> {
+fn give_pem(ctx: &Ctx, (name, label): (&str, &str), der: &[u8], file: Option<PathBuf>) -> Result<()> {
+    let pem = keystore::to_pem(label, der);
     match file {
-        Some(file) => return overwrite(ctx, name, &file, pem.as_bytes()),
-        None if ctx.printer.format == Format::Json => ctx.printer.show(&json!({ "name": name, "pem": pem }), ""),
-        None => out(pem),
+        Some(file) => return overwrite(ctx, (name, label), &file, pem.as_bytes()),
+        None if ctx.printer.format == Format::Json => ctx.printer.show(&json!({ "name": name, "pem": *pem }), ""),
+        None => out(&pem),
     }
     Ok(())
 }
 
-/// What is public and exported again at will: a file of that name is replaced.
-fn overwrite(ctx: &Ctx, name: &str, file: &std::path::Path, bytes: &[u8]) -> Result<()> {
+/// What is public and exported again at will: one of its kind that is there is replaced, and nothing else.
+fn overwrite(ctx: &Ctx, (name, label): (&str, &str), file: &Path, bytes: &[u8]) -> Result<()> {
+    if !may_be_replaced(file, label) {
+        let why = format!("the file exists and holds something else than a {}", label.to_lowercase());
+        let what = format!("cannot write {}", file.display());
+        return Err(Refusal::exists(what, why, "give another name with --out"));
+    }
     if ctx.dry_run() {
         super::expect_dir_of(file)?;
     } else {
@@ -719,6 +735,18 @@ fn overwrite(ctx: &Ctx, name: &str, file: &std::path::Path, bytes: &[u8]) -> Res
     let exported = json!({ "name": name, "file": file, "written": !ctx.dry_run() });
     ctx.printer.done(&exported, &ctx.wrote(file));
     Ok(())
+}
+
+/// Whether nothing is lost with what a file holds. A key behind its certificate would be.
+fn may_be_replaced(file: &Path, label: &str) -> bool {
+    if !std::fs::metadata(file).is_ok_and(|there| there.is_file() && there.len() > 0) {
+        return true;
+    }
+    super::read_file(file, super::MAX_CERTIFICATE_FILE).is_ok_and(|bytes| {
+        let text = String::from_utf8_lossy(&bytes);
+        let is_pem = text.starts_with(&format!("-----BEGIN {label}-----")) && text.matches("-----BEGIN").count() == 1;
+        is_pem || label == CERTIFICATE && CertInfo::from_der(&bytes).is_ok()
+    })
 }
 
 async fn show_stores(ctx: &Ctx, core: &Core, reveal: bool) -> Result<()> {

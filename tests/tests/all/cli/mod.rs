@@ -7,6 +7,7 @@ mod help;
 mod inspect;
 mod messages;
 mod objects;
+mod pasted;
 
 use std::fs;
 use std::path::PathBuf;

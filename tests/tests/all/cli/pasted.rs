@@ -1,0 +1,59 @@
+//! What the program prints for people to paste does what it says, and what it writes over is its own.
+
+use std::fs;
+
+use tests::process::run;
+use tests::{Gateway, Pair, order};
+
+use super::{Place, three_lines};
+
+/// A set-up directory with an account.
+fn place() -> Place {
+    let place = Place::new();
+    place.ok(&["init", "--account", "acme"]);
+    place
+}
+
+/// Runs a line as a shell takes it.
+#[track_caller]
+fn paste(place: &Place, line: &str) -> String {
+    run(place.command("sh").args(["-c", line])).ok()
+}
+
+#[test]
+fn only_certificates_and_requests_are_replaced_by_new_ones() {
+    let place = place();
+    place.ok(&["station", "add", "ALICE"]);
+    let list: serde_json::Value = serde_json::from_str(&place.ok(&["cert", "list", "-o", "json"])).unwrap();
+    let name = list[0]["name"].as_str().unwrap();
+    let export = |file: &str, form: &str| place.cli(&["cert", "export", name, "--form", form, "--out", file]);
+    let request = |file: &str| place.cli(&["cert", "request", name, "--out", file]);
+    fs::write(place.path("empty"), "").unwrap();
+    // A new one over an old one, in either form; an empty file holds nothing.
+    for (file, form) in [("a", "pem"), ("a", "pem"), ("a", "der"), ("a", "pem"), ("empty", "pem")] {
+        let _ = export(file, form).ok();
+    }
+    for _ in 0..2 {
+        let _ = request("a.csr").ok();
+    }
+    let pem = fs::read_to_string(place.path("a")).unwrap();
+    fs::write(place.path("notes"), "-----BEGIN NOTES-----\n").unwrap();
+    fs::write(place.path("both"), format!("{pem}-----BEGIN PRIVATE KEY-----\n")).unwrap();
+    for (file, refused) in [
+        ("notes", export("notes", "pem")),
+        ("notes", export("notes", "der")),
+        ("notes", request("notes")),
+        ("notes", place.cli(&["-n", "cert", "export", name, "--out", "notes"])),
+        ("both", export("both", "pem")),
+        ("a.csr", export("a.csr", "pem")),
+        ("a", request("a")),
+    ] {
+        assert_eq!(refused.code, 1, "{file}: {refused}");
+        three_lines(&refused.stderr);
+        assert!(refused.stderr.contains("something else than a certificate"), "{refused}");
+    }
+    assert_eq!(fs::read_to_string(place.path("notes")).unwrap(), "-----BEGIN NOTES-----\n");
+    assert_eq!(fs::read_to_string(place.path("a")).unwrap(), pem);
+    let printed = export("-", "pem").ok();
+    assert!(printed == pem && !place.path("-").exists(), "{printed}");
+}
