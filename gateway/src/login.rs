@@ -70,6 +70,13 @@ impl LoginWays {
         self.0.iter().any(|way| way.contains(&step))
     }
 
+    /// The same ways, each with a code at its end.
+    #[must_use]
+    pub fn with_codes(&self) -> Self {
+        let way = |way: &Vec<LoginStep>| way.iter().copied().chain([LoginStep::Totp]).collect();
+        LoginWays(self.0.iter().map(way).collect())
+    }
+
     /// For people: `publickey, then totp; or password, then totp`.
     #[must_use]
     pub fn describe(&self) -> String {

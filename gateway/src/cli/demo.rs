@@ -84,7 +84,7 @@ impl Demo {
     }
 
     fn guide(&self, core: &Core, key: &Path) -> String {
-        let connect = users::connect_command(core, USER, Some(&key.display().to_string()));
+        let connect = users::connect_command(core, "sftp", USER, Some(&key.display().to_string()));
         let [alice, bob] = STATIONS;
         let gate = format!("as2gate --data-dir {}", self.dir.display());
         let lines = [

@@ -108,7 +108,7 @@ fn next_steps(ctx: &Ctx, config: &Config) -> String {
         (ctx.command("account add ID"), "the account that owns everything else")
     };
     format!(
-        "\nNext:\n  {start:<35} sftp {sftp}   as2 {as2}   telemetry {}\n  {next:<35} {why}\n",
+        "\nNext:\n  {start:<35} # sftp {sftp}   as2 {as2}   telemetry {}\n  {next:<35} # {why}\n",
         config.telemetry.listen
     )
 }

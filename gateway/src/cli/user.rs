@@ -15,6 +15,7 @@ use super::settings::{OfUser, Settings};
 use super::{Ctx, Outcome, check};
 use crate::clock::rfc3339;
 use crate::gateway::Core;
+use crate::hint::quoted;
 use crate::layout;
 use crate::login::{LoginStep, LoginWays};
 use crate::manage::host_keys::{HostKey, HostKeyState};
@@ -230,12 +231,14 @@ impl KeyArgs {
         })
     }
 
+    /// PuTTY's own form, which OpenSSH cannot read.
+    fn is_ppk(&self) -> bool {
+        matches!(self.format, KeyFormat::Ppk3 | KeyFormat::Ppk2)
+    }
+
     /// Where the private key goes. The file is made before anything is changed, for the key exists only once.
     fn target(&self, user: &str, source: &KeySource) -> Result<Target> {
-        let extension = match self.format {
-            KeyFormat::Ppk3 | KeyFormat::Ppk2 => "ppk",
-            KeyFormat::Openssh | KeyFormat::Pem => "key",
-        };
+        let extension = if self.is_ppk() { "ppk" } else { "key" };
         let path = self.out.clone().unwrap_or_else(|| PathBuf::from(format!("{user}.{extension}")));
         match source {
             KeySource::Generate(_) if path != Path::new("-") => Target::reserve(path),
@@ -368,7 +371,8 @@ async fn add(ctx: &Ctx, core: &Core, name: &str, key: &KeyArgs, settings: &Setti
         text.push_str(&format!("{}\n", key.write(&mut target, file, "")?));
         private = Some(target.path.display().to_string()).filter(|target| target != "-");
     }
-    let connect = users::connect_command(core, &user.name, private.as_deref());
+    let client = if private.is_some() && key.is_ppk() { "psftp" } else { "sftp" };
+    let connect = users::connect_command(core, client, &user.name, private.as_deref());
     text.push_str(&format!("Connect:  {connect}\n"));
     for key in users::keys(&user) {
         if let Some(end) = key.options.expiry_time.filter(|end| end.saturating_mul(1000) <= core.clock.now()) {
@@ -555,10 +559,12 @@ async fn set_totp(ctx: &Ctx, core: &Core, name: &str, remove: bool) -> Result<()
         fields.insert("totp_uri".to_owned(), json!(secret.uri.as_str()));
     }
     if !remove && !user.login.has(LoginStep::Totp) {
+        let login = String::from(user.login.with_codes());
         text.push_str(&format!(
-            "Codes {} asked for yet:  as2gate user set {} --login publickey,totp\n",
+            "Codes {} asked for yet:  as2gate user set {} --login {}\n",
             ctx.tense("are not", "would not be"),
-            user.name
+            user.name,
+            quoted(&login)
         ));
     }
     ctx.printer.done(&object, &ctx.would(text));
@@ -600,7 +606,7 @@ fn shown(core: &Core, user: &User) -> Result<(Value, String)> {
     let mut hosts = host_keys::load(&core.config)?;
     hosts.retain(|key| key.state == HostKeyState::Current);
     let home = format!("/{}", layout::home(&user.account));
-    let connect = users::connect_command(core, &user.name, user.login.has(LoginStep::PublicKey).then_some("KEYFILE"));
+    let connect = users::connect_command(core, "sftp", &user.name, user.login.has(LoginStep::PublicKey).then_some("KEYFILE"));
     let mut value = object(user);
     if let Some(fields) = value.as_object_mut() {
         let fingerprints: Vec<_> = keys.iter().map(|key| &key.fingerprint).collect();

@@ -70,7 +70,7 @@ pub async fn schedule(core: &Core, switch: &Switch<'_>, new: &NewCertificate, dr
             Some(pair) => with_key(core, (&old.account, name), old.purpose, &old.owner, pair),
             None => trusted((&old.account, name), old.purpose, &old.owner, &leaf),
         };
-        let (mut changes, new) = replace(core, objects, old, switch, &successor)?;
+        let (mut changes, new) = replace(core, objects, old, (switch, "leaving out --at"), &successor)?;
         changes.extend(issuers(objects, &new, &others)?);
         Ok((changes, new))
     })
@@ -107,7 +107,7 @@ pub async fn renew(core: &Core, switch: &Switch<'_>, key: Option<KeySpec>, dry_r
             };
             return Ok((vec![new.clone().into()], new));
         }
-        replace(core, objects, old, switch, &successor)
+        replace(core, objects, old, (switch, "--now"), &successor)
     })
     .await
 }
@@ -131,11 +131,12 @@ pub(super) fn like(old: &Certificate) -> Result<KeySpec> {
     })
 }
 
+/// `at_once`: how the command that asks for the switch has it made at once.
 fn replace(
     core: &Core,
     objects: &Objects,
     old: &Certificate,
-    switch: &Switch<'_>,
+    (switch, at_once): (&Switch<'_>, &str),
     successor: &dyn Fn(&str) -> Result<Certificate>,
 ) -> Result<(Vec<Change>, Certificate)> {
     let now = core.clock.now();
@@ -144,7 +145,7 @@ fn replace(
         return Err(Refusal::invalid(
             format!("cannot replace {}", old.name),
             format!("{} is in the past", rfc3339(at)),
-            "--now makes the switch at once; else give a time to come",
+            format!("{at_once} makes the switch at once; else give a time to come"),
         ));
     }
     let mut new = successor(&successors_name(objects, old, switch, at)?)?;

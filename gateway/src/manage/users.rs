@@ -301,9 +301,9 @@ pub async fn remove(core: &Core, account: Option<&str>, name: &str, dry_run: boo
     .await
 }
 
-/// The command with which a user connects: to where the server answers, or would answer.
+/// The command with which a user connects by this client, OpenSSH's or PuTTY's: to where the server answers, or would answer.
 #[must_use]
-pub fn connect_command(core: &Core, user: &str, key_file: Option<&str>) -> String {
+pub fn connect_command(core: &Core, client: &str, user: &str, key_file: Option<&str>) -> String {
     let config = &core.config;
     let listening = Listening::read(&core.journal).and_then(|listening| listening.sftp.first().map(ToString::to_string));
     let address = listening.or_else(|| config.sftp.listen.first().cloned()).unwrap_or_default();
@@ -322,5 +322,5 @@ pub fn connect_command(core: &Core, user: &str, key_file: Option<&str>) -> Strin
     let key = key_file.map(|file| format!("-i {} ", quoted(file))).unwrap_or_default();
     // sftp takes what is behind the first colon for a path, and shells brackets for a pattern.
     let to = format!("{user}@{}", bracketed(host));
-    format!("sftp {port}{key}{}", quoted(&to))
+    format!("{client} {port}{key}{}", quoted(&to))
 }

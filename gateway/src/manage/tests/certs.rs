@@ -704,7 +704,15 @@ async fn a_time_in_the_past_replaces_no_certificate() {
         .await
         .unwrap_err();
     assert!(
-        refused.why.ends_with("is in the past") && refused.hint.contains("--now"),
+        refused.why.ends_with("is in the past") && refused.hint.starts_with("leaving out --at makes"),
+        "{refused}"
+    );
+    let alice = station(&core, "ALICE").await;
+    let refused = switch::renew(&core, &switch(&alice.certificate, "next", -1), None, false)
+        .await
+        .unwrap_err();
+    assert!(
+        refused.why.ends_with("is in the past") && refused.hint.starts_with("--now makes"),
         "{refused}"
     );
 }

@@ -5,7 +5,7 @@ use std::fs;
 use tests::process::run;
 use tests::{Gateway, Pair, order};
 
-use super::{Place, three_lines};
+use super::{Place, says, three_lines};
 
 /// A set-up directory with an account.
 fn place() -> Place {
@@ -18,6 +18,40 @@ fn place() -> Place {
 #[track_caller]
 fn paste(place: &Place, line: &str) -> String {
     run(place.command("sh").args(["-c", line])).ok()
+}
+
+#[test]
+fn the_next_steps_can_be_pasted_with_the_words_behind_them() {
+    let place = Place::new();
+    let dir = "a/directory/with/a/name/that/is/long";
+    let told = place.ok(&["--data-dir", dir, "init", "--account", "acme"]);
+    let next = told.lines().find(|line| line.contains("station add ALICE")).unwrap();
+    assert!(next.contains("your first AS2 identity"), "{next}");
+    says(&paste(&place, next), &["Station ALICE"]);
+}
+
+#[test]
+fn a_new_user_is_told_of_the_client_that_reads_its_key() {
+    let place = place();
+    for (name, format, client) in [("win", "ppk", "psftp"), ("unix", "openssh", "sftp")] {
+        let told = place.ok(&["user", "add", name, "--generate-key", "--format", format]);
+        says(&told, &[&format!("Connect: {client} -i {name}. {name}@localhost")]);
+    }
+}
+
+#[test]
+fn codes_are_put_behind_the_steps_that_the_user_has() {
+    let place = place();
+    for (name, login, with_codes) in [
+        ("word", "password", "password,totp"),
+        ("either", "publickey password", "publickey,totp password,totp"),
+    ] {
+        place.ok(&["user", "add", name, "--login", login]);
+        let told = place.ok(&["user", "totp", name]);
+        let line = told.lines().find_map(|line| line.split_once("asked for yet:")).unwrap().1;
+        paste(&place, line);
+        says(&place.ok(&["user", "list", "-o", "tsv"]), &[&format!("{name} {with_codes}")]);
+    }
 }
 
 #[test]
