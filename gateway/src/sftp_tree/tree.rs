@@ -20,6 +20,8 @@ use super::upload::Writing;
 use super::{failure, now};
 use crate::gateway::Core;
 use crate::layout::{self, Place};
+use crate::partner::Partner;
+use crate::station::Station;
 use crate::user::{Act, User};
 
 /// Refusals of one session that become events, at most; one that says so follows, and further ones stand in the log only.
@@ -105,10 +107,28 @@ impl As2Tree {
         };
         let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
         if *first == self.home && matches!(Place::read(&rest), Place::Nowhere) {
-            let text = "files to be sent are put into AS2/send/<station>/<partner>/";
-            return Err(Fault::PermissionDenied(text.to_owned()));
+            let dir = self.meant_by(&rest).unwrap_or_else(|| "AS2/send/<station>/<partner>".to_owned());
+            return Err(Fault::PermissionDenied(format!("files to be sent are put into {dir}/")));
         }
         Ok(())
+    }
+
+    /// The directory of one of the user's pairs whose ids stand in the path as they are, not as the directory spells them.
+    fn meant_by(&self, rest: &[&str]) -> Option<String> {
+        let ["AS2", "send", named @ ..] = rest else { return None };
+        let named = format!("{}/", named.join("/"));
+        let objects = self.core.objects();
+        let user = objects.user_of(&self.account, &self.user)?;
+        let spellings = |id: &str| [id.to_owned(), layout::encode(id)];
+        let is_named = |(s, p): &(&Station, &Partner)| {
+            let partners = spellings(&p.as2_id);
+            let mut pairs = spellings(&s.as2_id)
+                .into_iter()
+                .flat_map(|s| partners.each_ref().map(|p| format!("{s}/{p}/")));
+            pairs.any(|pair| named.starts_with(&pair))
+        };
+        let mut mine = objects.pairs(&self.account).filter(|(s, p)| user.deals_with(&s.as2_id, &p.as2_id));
+        mine.find(is_named).map(|(s, p)| layout::send_dir(&s.as2_id, &p.as2_id))
     }
 
     /// A deed for the user's log.

@@ -6,7 +6,9 @@ use super::{headline, object};
 use crate::cli::output::{facts, local};
 use crate::clock::{Millis, rfc3339};
 use crate::gateway::Core;
+use crate::hint::listed;
 use crate::journal::MessageFilter;
+use crate::layout;
 use crate::manage::certificates::day;
 use crate::manage::{Result, fields};
 use crate::message::{Direction, Message};
@@ -34,9 +36,11 @@ const SHOWN_ABOVE: &[&str] = &[
 pub(super) fn partner(core: &Core, all: &Objects, partner: &Partner) -> Result<(Value, String)> {
     let (last_in, last_out) = (last(core, partner, Direction::In)?, last(core, partner, Direction::Out)?);
     let announced = announced(last_in.as_ref());
+    let folders = folders(all, partner);
     let mut value = object(partner);
     if let Some(fields) = value.as_object_mut() {
         let at = |message: &Option<Message>| json!(message.as_ref().map(|message| rfc3339(message.created)));
+        fields.insert("folders".to_owned(), json!(folders));
         fields.insert("announced".to_owned(), json!(announced));
         fields.insert("last_in".to_owned(), at(&last_in));
         fields.insert("last_out".to_owned(), at(&last_out));
@@ -44,11 +48,18 @@ pub(super) fn partner(core: &Core, all: &Objects, partner: &Partner) -> Result<(
     let now = core.clock.now();
     let mut lines = settings(all, partner);
     lines.extend([
+        ("Folders", listed(folders.iter().map(String::as_str), "")),
         ("Announced", announced.join("\n")),
         ("Last in", told(last_in.as_ref(), now)),
         ("Last out", told(last_out.as_ref(), now)),
     ]);
     Ok((value, facts(&lines)))
+}
+
+/// Where files for it are put, one for each station that trades with it: its id is spelt there as names of files have to be.
+fn folders(all: &Objects, partner: &Partner) -> Vec<String> {
+    let pairs = all.pairs(&partner.account).filter(|(_, p)| p.as2_id == partner.as2_id);
+    pairs.map(|(s, p)| layout::send_dir(&s.as2_id, &p.as2_id)).collect()
 }
 
 fn last(core: &Core, partner: &Partner, direction: Direction) -> Result<Option<Message>> {

@@ -91,3 +91,38 @@ fn only_certificates_and_requests_are_replaced_by_new_ones() {
     let printed = export("-", "pem").ok();
     assert!(printed == pem && !place.path("-").exists(), "{printed}");
 }
+
+#[test]
+fn the_folder_of_an_odd_id_is_told() {
+    const ID: &str = "AS2 TEST:01&Co";
+    let pair = Pair::one_gateway();
+    let gateway: &Gateway = pair.alice();
+    gateway.change(&[
+        "partner",
+        "add",
+        ID,
+        "--url",
+        "http://127.0.0.1:9/as2",
+        "--private",
+        "--encrypt",
+        "none",
+    ]);
+    let partner = gateway.json(&["partner", "show", ID]);
+    let folders: Vec<&str> = partner["folders"].as_array().unwrap().iter().filter_map(|f| f.as_str()).collect();
+    let folder = "AS2/send/ALICE/AS2%20TEST%3A01%26Co";
+    assert!(folders.contains(&folder), "{folders:?}");
+    says(
+        &gateway.ok(&["partner", "show", ID, "-o", "table"]),
+        &[&format!("Folders {folder}")],
+    );
+    let local = gateway.file("odd.edi", &order(1));
+    let put = |dir: &str| format!("put {} \"{dir}/odd.edi\"", local.display());
+    let _ = pair.alice_user.refused(&put(&format!("AS2/send/ALICE/{ID}")));
+    let log = gateway.wait("the refusal", |gateway| {
+        let log = gateway.json(&["user", "log"]).to_string();
+        log.contains("user.refused").then_some(log)
+    });
+    assert!(log.contains(&format!("files to be sent are put into {folder}/")), "{log}");
+    pair.alice_user.ok(&[&put(folder)]);
+    assert_eq!(gateway.messages_of("out", "odd.edi")[0]["partner"], ID);
+}
