@@ -65,6 +65,16 @@ named! {
     }
 }
 
+named! {
+    /// How digests are spelt for a partner; every spelling is read.
+    DigestNames {
+        /// `sha-256`, and SHA-1 in the older form, which every product reads.
+        Rfc5751 = "rfc5751",
+        /// `sha256`, which products of before RFC 5751 know alone.
+        Rfc3851 = "rfc3851",
+    }
+}
+
 impl Digest {
     /// Too weak for what is agreed today: only who can do no better may have it.
     #[must_use]
@@ -81,8 +91,7 @@ impl Digest {
         )
     }
 
-    /// The spelling on the wire: `micalg`, `Disposition-Notification-Options`, `Received-content-MIC` (RFC 5751 form;
-    /// SHA-1 in the older form, which every product reads).
+    /// The usual spelling on the wire (RFC 5751 form).
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -95,6 +104,16 @@ impl Digest {
             Digest::Sha3_256 => "sha3-256",
             Digest::Sha3_384 => "sha3-384",
             Digest::Sha3_512 => "sha3-512",
+        }
+    }
+
+    /// The spelling for a partner: `micalg`, `Disposition-Notification-Options`, `Received-content-MIC`.
+    #[must_use]
+    pub fn spelt(self, names: DigestNames) -> &'static str {
+        match names {
+            DigestNames::Rfc5751 => self.name(),
+            // Our own words are those of RFC 3851 §3.4.3.2.
+            DigestNames::Rfc3851 => self.as_str(),
         }
     }
 
@@ -214,7 +233,12 @@ mod tests {
         assert_eq!(Digest::parse("sha3-256"), Some(Digest::Sha3_256));
         assert_eq!(Digest::parse("pkcs7-signature"), None);
         for digest in Digest::ALL {
-            assert_eq!(Digest::parse(digest.name()), Some(*digest));
+            for names in DigestNames::ALL {
+                assert_eq!(Digest::parse(digest.spelt(*names)), Some(*digest));
+            }
         }
+        let spelt = |names| [Digest::Sha1, Digest::Sha256, Digest::Sha512].map(|digest| digest.spelt(names));
+        assert_eq!(spelt(DigestNames::Rfc5751), ["sha1", "sha-256", "sha-512"]);
+        assert_eq!(spelt(DigestNames::Rfc3851), ["sha1", "sha256", "sha512"]);
     }
 }

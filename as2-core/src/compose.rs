@@ -10,7 +10,7 @@ mod pass;
 
 use std::sync::Arc;
 
-use crate::algorithm::{Cipher, Compression, Digest, KeyTransport, SignatureScheme};
+use crate::algorithm::{Cipher, Compression, Digest, DigestNames, KeyTransport, SignatureScheme};
 use crate::cert::{Certificate, Identity};
 use crate::cms::Form;
 use crate::date::imf_fixdate;
@@ -107,6 +107,8 @@ pub struct Outgoing<'a> {
     pub compress: Compression,
     /// Of the payload parts.
     pub transfer_encoding: TransferEncoding,
+    /// How digests are spelt.
+    pub digest_names: DigestNames,
     /// The receipt asked for.
     pub receipt: Option<ReceiptRequest>,
     /// Definite lengths up to this payload size, BER chunks above (cms-streaming.md §4.3).
@@ -172,6 +174,7 @@ pub(crate) struct Shape<'a> {
     encrypt: Option<Encryption<'a>>,
     compress: Compression,
     digests: Vec<Digest>,
+    digest_names: DigestNames,
     boundary: String,
     now: i64,
     form: Form,
@@ -204,6 +207,7 @@ impl<'a> Composer<'a> {
                 outgoing.sign.map_or(vec![], |s| vec![s.digest]),
             ]
             .concat(),
+            digest_names: outgoing.digest_names,
             sign: outgoing.sign,
             encrypt: outgoing.encrypt,
             compress: outgoing.compress,
@@ -338,7 +342,7 @@ fn message_headers(outgoing: &Outgoing<'_>) -> Result<Headers, Error> {
     headers.push("User-Agent", &outgoing.product)?;
     write_features(&mut headers, as2_version, &outgoing.product)?;
     if let Some(receipt) = &outgoing.receipt {
-        receipt.write_to(&mut headers)?;
+        receipt.write_to(&mut headers, outgoing.digest_names)?;
     }
     Ok(headers)
 }
@@ -432,11 +436,8 @@ pub(crate) fn boundary(nonce: &[u8; 16], purpose: &str) -> String {
 }
 
 /// The content type of `multipart/signed` (RFC 1847 §2.1).
-pub(crate) fn signed_type(digest: Digest, boundary: &str) -> String {
-    format!(
-        "multipart/signed; protocol=\"application/pkcs7-signature\"; micalg={}; boundary=\"{boundary}\"",
-        digest.name()
-    )
+pub(crate) fn signed_type(micalg: &str, boundary: &str) -> String {
+    format!("multipart/signed; protocol=\"application/pkcs7-signature\"; micalg={micalg}; boundary=\"{boundary}\"")
 }
 
 /// What stands between the signed part and the signature.
@@ -469,6 +470,7 @@ mod tests {
             encrypt: None,
             compress: Compression::None,
             transfer_encoding: TransferEncoding::Binary,
+            digest_names: DigestNames::Rfc5751,
             receipt: Some(
                 ReceiptRequest::sync("a".to_owned())
                     .signed(vec![Digest::Sha256])

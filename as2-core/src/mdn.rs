@@ -1,6 +1,6 @@
 //! Message disposition notifications: the report that answers a message (RFC 4130 §7.4, RFC 8098, as2.md §5).
 
-use crate::algorithm::Digest;
+use crate::algorithm::{Digest, DigestNames};
 use crate::cms::p7s;
 use crate::compose::{self, Signing, boundary};
 use crate::crypto;
@@ -172,6 +172,8 @@ pub struct MdnOut<'a> {
     pub disposition: Disposition,
     /// The MIC, if one could be computed.
     pub mic: Option<Mic>,
+    /// How digests are spelt.
+    pub digest_names: DigestNames,
     /// For humans; characters outside of ASCII are replaced.
     pub text: String,
     /// `Explanation`, for partners of AS2 1.3 (as2.md §5.2). Never for `decryption-failed`: it would be an oracle.
@@ -202,7 +204,7 @@ pub fn compose(out: MdnOut<'_>) -> Result<(Headers, Vec<u8>), Error> {
         None => (report_type, report),
         Some(signing) => {
             let entity = [format!("Content-Type: {report_type}\r\n\r\n").into_bytes(), report].concat();
-            sign(signing, &entity, &boundary(&out.nonce, "signed"), out.now)?
+            sign(signing, out.digest_names, &entity, &boundary(&out.nonce, "signed"), out.now)?
         }
     };
     let mut headers = Headers::new();
@@ -238,7 +240,7 @@ fn report(out: &MdnOut<'_>, boundary: &str) -> Result<Vec<u8>, Error> {
         fields.push("Explanation", words)?;
     }
     if let Some(mic) = &out.mic {
-        fields.push("Received-content-MIC", &mic.to_string())?;
+        fields.push("Received-content-MIC", &mic.spelt(out.digest_names))?;
     }
     let mut body = Vec::new();
     for (kind, content) in [
@@ -273,19 +275,21 @@ fn plain_lines(text: &str) -> Vec<u8> {
 }
 
 /// Wraps a small entity in `multipart/signed`: the content type and the body.
-fn sign(signing: &Signing<'_>, entity: &[u8], boundary: &str, now: i64) -> Result<(String, Vec<u8>), Error> {
+fn sign(signing: &Signing<'_>, names: DigestNames, entity: &[u8], boundary: &str, now: i64) -> Result<(String, Vec<u8>), Error> {
     let digest: Digest = signing.digest;
     let signature = encode(&p7s(&signing.params(), &crypto::hash(digest, entity)?, now)?);
     let (start, end) = (format!("--{boundary}\r\n"), format!("\r\n--{boundary}--\r\n"));
     let head = compose::signature_head(boundary);
     let body = [start.as_bytes(), entity, &head, &signature, end.as_bytes()].concat();
-    Ok((compose::signed_type(digest, boundary), body))
+    Ok((compose::signed_type(digest.spelt(names), boundary), body))
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::algorithm::SignatureScheme;
+    use crate::cms::testkit;
 
     fn out() -> MdnOut<'static> {
         MdnOut {
@@ -299,6 +303,7 @@ mod tests {
                 digest: Digest::Sha256,
                 value: vec![7; 32],
             }),
+            digest_names: DigestNames::Rfc5751,
             text: "Grüße\n\nreceived".to_owned(),
             explanation: None,
             sign: None,
@@ -327,6 +332,28 @@ mod tests {
             ("AS2 Test", "Gr??e\r\n\r\nreceived")
         );
         assert!(mdn.disposition.is_positive());
+    }
+
+    #[test]
+    fn digests_are_spelt_as_the_partner_reads_them() {
+        for (digest_names, name) in [(DigestNames::Rfc5751, "sha-256"), (DigestNames::Rfc3851, "sha256")] {
+            let out = MdnOut {
+                digest_names,
+                sign: Some(Signing {
+                    identity: testkit::rsa(),
+                    digest: Digest::Sha256,
+                    scheme: SignatureScheme::RsaPkcs1,
+                    include_certificate: true,
+                    protect_algorithms: false,
+                }),
+                ..out()
+            };
+            let (headers, body) = compose(out).unwrap();
+            let kind = headers.get("Content-Type").unwrap();
+            assert!(kind.contains(&format!("; micalg={name}; ")), "{kind}");
+            let body = String::from_utf8(body).unwrap();
+            assert!(body.contains(&format!("=, {name}\r\n")), "{body}");
+        }
     }
 
     #[test]

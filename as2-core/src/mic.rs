@@ -7,7 +7,7 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 
-use crate::algorithm::Digest;
+use crate::algorithm::{Digest, DigestNames};
 use crate::error::{Error, ErrorKind};
 
 pub(crate) use hashes::{Digests, Hashes};
@@ -41,6 +41,11 @@ impl Mic {
         let value = STANDARD_NO_PAD.decode(value.trim_end_matches('=')).map_err(|_| bad())?;
         if value.is_empty() { Err(bad()) } else { Ok(Mic { digest, value }) }
     }
+
+    /// The text with the algorithm spelt so.
+    pub(crate) fn spelt(&self, names: DigestNames) -> String {
+        format!("{}, {}", STANDARD.encode(&self.value), self.digest.spelt(names))
+    }
 }
 
 /// Whether a field stands for no MIC at all: nothing before the algorithm, or the word `null` (as2.md Q9).
@@ -52,7 +57,7 @@ pub(crate) fn says_nothing(text: &str) -> bool {
 
 impl fmt::Display for Mic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, {}", STANDARD.encode(&self.value), self.digest.name())
+        f.write_str(&self.spelt(DigestNames::Rfc5751))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The receipt that a sender asks for: `Disposition-Notification-To`, `-Options`, `Receipt-Delivery-Option` (RFC 4130 §7.3).
 
-use crate::algorithm::Digest;
+use crate::algorithm::{Digest, DigestNames};
 use crate::error::{Error, ErrorKind};
 use crate::headers::Headers;
 
@@ -99,16 +99,16 @@ impl ReceiptRequest {
         Ok(Some(request))
     }
 
-    /// Writes the headers that ask for it.
+    /// Writes the headers that ask for it, digests spelt so.
     ///
     /// # Errors
     /// A value that cannot be a header.
-    pub fn write_to(&self, headers: &mut Headers) -> Result<(), Error> {
+    pub fn write_to(&self, headers: &mut Headers, digest_names: DigestNames) -> Result<(), Error> {
         headers.push("Disposition-Notification-To", &self.notify_to)?;
         if self.signed {
-            let names: Vec<_> = self.micalgs.iter().map(|digest| digest.name()).collect();
+            let names: Vec<_> = self.micalgs.iter().map(|digest| digest.spelt(digest_names)).collect();
             let list = if names.is_empty() {
-                Digest::Sha256.name().to_owned()
+                Digest::Sha256.spelt(digest_names).to_owned()
             } else {
                 names.join(", ")
             };
@@ -245,12 +245,12 @@ mod tests {
             .signed(vec![Digest::Sha384, Digest::Sha256])
             .required(true)
             .deliver_to("https://x.example/mdn?a=b");
-        let mut headers = Headers::new();
-        request.write_to(&mut headers).unwrap();
-        assert_eq!(
-            headers.get("Disposition-Notification-Options"),
-            Some("signed-receipt-protocol=required, pkcs7-signature; signed-receipt-micalg=required, sha-384, sha-256")
-        );
-        assert_eq!(ReceiptRequest::from_headers(&headers).unwrap(), Some(request));
+        for (names, list) in [(DigestNames::Rfc5751, "sha-384, sha-256"), (DigestNames::Rfc3851, "sha384, sha256")] {
+            let mut headers = Headers::new();
+            request.write_to(&mut headers, names).unwrap();
+            let wanted = format!("signed-receipt-protocol=required, pkcs7-signature; signed-receipt-micalg=required, {list}");
+            assert_eq!(headers.get("Disposition-Notification-Options"), Some(wanted.as_str()));
+            assert_eq!(ReceiptRequest::from_headers(&headers).unwrap().as_ref(), Some(&request));
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use as2_core::algorithm::{Cipher, Compression, Digest, KeyTransport, SignatureScheme};
+use as2_core::algorithm::{Cipher, Compression, Digest, DigestNames, KeyTransport, SignatureScheme};
 use serde::{Deserialize, Serialize};
 
 use crate::text::{word, word_list, word_or_none};
@@ -158,6 +158,9 @@ pub struct Partner {
     /// RSA signature scheme.
     #[serde(with = "word")]
     pub signature_scheme: SignatureScheme,
+    /// How digests are spelt for it, in what we send and in its MDNs.
+    #[serde(with = "word")]
+    pub digest_names: DigestNames,
     /// Our signatures cover the names of their algorithms (CMSAlgorithmProtection, RFC 6211).
     pub protect_algorithms: bool,
     /// Our signatures carry our certificate.
@@ -288,6 +291,7 @@ impl Default for Partner {
             encrypt_certificate: String::new(),
             sign: Some(Digest::Sha256),
             signature_scheme: SignatureScheme::RsaPkcs1,
+            digest_names: DigestNames::Rfc5751,
             protect_algorithms: false,
             include_certificate: true,
             encrypt: Some(Cipher::Aes256Cbc),

@@ -94,6 +94,16 @@ pub const PRESETS: &[Preset] = &[
         advice: "It speaks AS2 1.0 to 1.3; the defaults fit a generic AS2 host.",
     },
     Preset {
+        name: "seeburger-old",
+        product: "SEEBURGER BIS, old releases, and others that know the names of RFC 3851 only",
+        settings: &[set(
+            "digest_names",
+            "rfc3851",
+            "it knows SHA-256 as sha256, and not as sha-256, which RFC 5751 made of it",
+        )],
+        advice: "Newer releases read both spellings: the defaults fit them.",
+    },
+    Preset {
         name: "sap",
         product: "SAP Cloud Integration and Process Orchestration",
         settings: &[set(

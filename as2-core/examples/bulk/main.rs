@@ -17,7 +17,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use as2_core::algorithm::{Cipher, Compression, Digest, KeyTransport, SignatureScheme};
+use as2_core::algorithm::{Cipher, Compression, Digest, DigestNames, KeyTransport, SignatureScheme};
 use as2_core::cert::{Certificate, Identity};
 use as2_core::compose::{Composer, Encryption, Finished, Outgoing, PartMeta, Signing, TransferEncoding};
 use as2_core::headers::Headers;
@@ -114,6 +114,7 @@ fn outgoing<'a>(alice: &'a Identity, bob: &'a Identity, file_name: Option<String
         }),
         compress: Compression::None,
         transfer_encoding: TransferEncoding::Binary,
+        digest_names: DigestNames::Rfc5751,
         receipt: Some(ReceiptRequest::sync("alice@example.com").signed(vec![Digest::Sha256])),
         der_max: DER_MAX,
         extra_headers: Vec::new(),

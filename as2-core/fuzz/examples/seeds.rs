@@ -1,7 +1,7 @@
 //! Writes the seeds of the corpus afresh: `cargo run --example seeds -- corpus`. Made by our own code and by `openssl cms`; what
 //! should be accepted is checked before it is written.
 
-use as2_core::algorithm::{Cipher, Compression, Digest, KeyTransport, SignatureScheme};
+use as2_core::algorithm::{Cipher, Compression, Digest, DigestNames, KeyTransport, SignatureScheme};
 use as2_core::cert::Identity;
 use as2_core::cms::{Deflater, EnvelopePlan, Form, OpaqueVerifier, OpenPolicy, Opener, Sealer, SignParams, p7s, verify_detached};
 use as2_core::compose::{Composer, Encryption, Finished, Outgoing, PartMeta, Signing, TransferEncoding};
@@ -276,6 +276,7 @@ impl Corpus {
                     digest: Digest::Sha256,
                     value: vec![7; 32],
                 }),
+                digest_names: DigestNames::Rfc5751,
                 text: "Grüße".to_owned(),
                 explanation: None,
                 sign: sign.map(|()| signing(Digest::Sha256, SignatureScheme::RsaPkcs1)),
@@ -390,6 +391,7 @@ fn message(sign: SignWith, encrypt: SealWith, compress: Compression, parts: usiz
             } else {
                 TransferEncoding::Binary
             },
+            digest_names: DigestNames::Rfc5751,
             receipt: Some(ReceiptRequest::sync("x").signed(vec![Digest::Sha256, Digest::Sha384])),
             der_max: 1 << 20,
             extra_headers: Vec::new(),

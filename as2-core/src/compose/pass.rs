@@ -197,7 +197,7 @@ impl<'a> Pass<'a> {
 impl<'a> Sign<'a> {
     /// Plans a `multipart/signed` around the frame. `wrapped`: a further layer encloses it, so that its headers are bytes.
     fn around(frame: &mut Frame, signing: Signing<'a>, shape: &Shape<'_>, wrapped: bool, aligned: bool) -> Result<Self, Error> {
-        let (headers, boundary) = signed_headers(signing.digest, &shape.boundary, aligned)?;
+        let (headers, boundary) = signed_headers(signing.digest.spelt(shape.digest_names), &shape.boundary, aligned)?;
         let p7s = encoded_len(p7s_len(&signing.params())? as u64);
         let lines = opening(&boundary).len() + signature_head(&boundary).len() + closing(&boundary).len();
         let head = block(&headers);
@@ -354,14 +354,14 @@ fn candidates(what: &'static str, digests: Digests) -> impl Iterator<Item = Cand
 }
 
 /// Headers of the `multipart/signed` entity, and the boundary. `aligned`: what is signed starts at a multiple of [`ALIGNMENT`].
-fn signed_headers(digest: Digest, boundary: &str, aligned: bool) -> Result<(Headers, String), Error> {
+fn signed_headers(micalg: &str, boundary: &str, aligned: bool) -> Result<(Headers, String), Error> {
     let mut boundary = boundary.to_owned();
     let headers = |boundary: &str, version: bool| -> Result<Headers, Error> {
         let mut headers = Headers::new();
         if version {
             headers.push("MIME-Version", "1.0")?;
         }
-        headers.push("Content-Type", &signed_type(digest, boundary))?;
+        headers.push("Content-Type", &signed_type(micalg, boundary))?;
         Ok(headers)
     };
     let length = |headers: &Headers, boundary: &str| block(headers).len() + opening(boundary).len();
@@ -409,7 +409,7 @@ fn sealed_headers(cipher: crate::algorithm::Cipher) -> Result<Headers, Error> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
-    use crate::algorithm::{Cipher, KeyTransport, SignatureScheme};
+    use crate::algorithm::{Cipher, DigestNames, KeyTransport, SignatureScheme};
     use crate::cms::enveloped::{OpenPolicy, Opener};
     use crate::cms::testkit;
     use crate::compose::{Composed, Composer, Encryption, Finished, Outgoing, PartMeta, TransferEncoding, boundary};
@@ -444,6 +444,7 @@ mod tests {
             }),
             compress,
             transfer_encoding: TransferEncoding::Binary,
+            digest_names: DigestNames::Rfc5751,
             receipt: None,
             der_max,
             extra_headers: Vec::new(),
@@ -496,21 +497,15 @@ mod tests {
     /// What the digest and the cipher share starts at a block, whatever the digest's name and the boundary's length.
     #[test]
     fn what_is_signed_starts_at_a_block() {
-        for digest in [
-            Digest::Md5,
-            Digest::Sha1,
-            Digest::Sha256,
-            Digest::Sha384,
-            Digest::Sha512,
-            Digest::Sha3_256,
-        ] {
+        let spellings = |digest: &Digest| DigestNames::ALL.iter().map(|names| digest.spelt(*names)).collect::<Vec<_>>();
+        for micalg in Digest::ALL.iter().flat_map(spellings) {
             for extra in 0..20 {
                 let base = boundary(&[9; 16], "signed") + &"x".repeat(extra);
-                let (headers, boundary) = signed_headers(digest, &base, true).unwrap();
+                let (headers, boundary) = signed_headers(micalg, &base, true).unwrap();
                 assert!((block(&headers).len() + opening(&boundary).len()).is_multiple_of(ALIGNMENT));
                 assert!(boundary.starts_with(&base) && boundary.len() <= 70, "RFC 2046 §5.1.1");
                 assert_eq!(
-                    signed_headers(digest, &base, false).unwrap().1,
+                    signed_headers(micalg, &base, false).unwrap().1,
                     base,
                     "without encryption nothing is shifted"
                 );

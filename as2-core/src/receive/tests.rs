@@ -3,7 +3,7 @@
 mod fixtures;
 
 use super::*;
-use crate::algorithm::{Compression, KeyTransport, SignatureScheme};
+use crate::algorithm::{Compression, DigestNames, KeyTransport, SignatureScheme};
 use crate::cms::testkit;
 use crate::compose::{Composed, Composer, Encryption, Finished, Outgoing, PartMeta, Signing, TransferEncoding};
 use crate::disposition::Disposition;
@@ -126,6 +126,7 @@ fn outgoing(case: Case, payload: &[Vec<u8>]) -> Outgoing<'static> {
         }),
         compress: case.compress,
         transfer_encoding: case.encoding,
+        digest_names: DigestNames::Rfc5751,
         receipt: Some(ReceiptRequest::sync("me").signed(vec![Digest::Sha384, Digest::Sha256])),
         der_max: case.der_max,
         extra_headers: vec![("X-True-Receiver".to_owned(), "y".to_owned())],
@@ -948,6 +949,7 @@ fn mdn_out(sign: bool) -> MdnOut<'static> {
             digest: Digest::Sha256,
             value: vec![1; 32],
         }),
+        digest_names: DigestNames::Rfc5751,
         text: "received".to_owned(),
         explanation: None,
         sign: sign.then_some(Signing {

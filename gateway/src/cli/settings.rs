@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use as2_core::algorithm::{Compression, SignatureScheme};
+use as2_core::algorithm::{Compression, DigestNames, SignatureScheme};
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use serde_json::Value;
@@ -366,6 +366,12 @@ impl Noun for OfPartner {
             "signature_scheme",
             SignatureScheme::WORDS,
             "RSA signature scheme",
+        ),
+        word(
+            "digest-names",
+            "digest_names",
+            DigestNames::WORDS,
+            "How digests are spelt for it: sha-256 (RFC 5751) or sha256 (RFC 3851, old products); both are read",
         ),
         switch(
             "protect-algorithms",

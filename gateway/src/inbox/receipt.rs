@@ -1,6 +1,6 @@
 //! The MDN that answers a message: what it says, and how it is made.
 
-use as2_core::algorithm::Digest;
+use as2_core::algorithm::{Digest, DigestNames};
 use as2_core::disposition::Disposition;
 use as2_core::headers::Headers;
 use as2_core::id::As2Id;
@@ -94,6 +94,7 @@ pub(super) fn compose_mdn(
         now: now / 1000,
         disposition: says.disposition,
         mic: says.mic,
+        digest_names: pair.map_or(DigestNames::Rfc5751, |pair| pair.partner.digest_names),
         text,
         explanation: says.explanation.filter(|_| knows_explanation(as2_version)),
         sign,

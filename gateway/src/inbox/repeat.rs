@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use as2_core::algorithm::DigestNames;
 use as2_core::disposition::Disposition;
 use as2_core::headers::Headers;
 use as2_core::mic::Mic;
@@ -287,7 +288,7 @@ async fn is_same_content(core: &Arc<Core>, taken: &Taken, mic: Option<&Mic>, row
     headers.remove("Disposition-Notification-Options");
     ReceiptRequest::sync("same")
         .signed(vec![first.digest])
-        .write_to(&mut headers)
+        .write_to(&mut headers, DigestNames::Rfc5751)
         .map_err(|e| FlowError::Internal(e.to_string()))?;
     message.detail.set_head(&headers.to_bytes());
     let again = open(core, &taken.pair, &message).await?;

@@ -184,6 +184,7 @@ fn outgoing<'a>(core: &Core, message: &Message, pair: &'a Partnership, source: &
             partner::TransferEncoding::Binary => TransferEncoding::Binary,
             partner::TransferEncoding::Base64 => TransferEncoding::Base64,
         },
+        digest_names: partner.digest_names,
         receipt: receipt_request(core, pair),
         der_max: partner.der_max,
         extra_headers: extra_headers(message, partner),

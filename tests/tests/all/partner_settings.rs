@@ -158,6 +158,33 @@ fn receipts_copies_and_signatures_are_as_the_partner_is_set() {
 }
 
 #[test]
+fn digests_are_spelt_as_each_side_is_set_and_read_either_way() {
+    let pair = Pair::two_gateways();
+    // In clear the signature's headers are those of HTTP.
+    let (ours, theirs) = (["--encrypt", "none"], ["--require-encrypted", "false"]);
+    for (alices, bobs, in_message, in_mdn) in [
+        ("rfc3851", "rfc5751", "sha256", "sha-256"),
+        ("rfc5751", "rfc3851", "sha-256", "sha256"),
+    ] {
+        let set = |id, names, more: &[&str]| [&["partner", "set", id, "--digest-names", names], more].concat();
+        pair.alice().change(&set("BOB", alices, &ours));
+        pair.bob().change(&set("ALICE", bobs, &theirs));
+        let parcel = pair.deliver(&format!("{alices}.edi"), &order(3));
+        let message = headers_of(&pair, &parcel.got);
+        let mdn = pair.alice_user.get(&format!("AS2/raw-mdn/incoming/{}.mdn", parcel.sent_id()));
+        let mdn = String::from_utf8_lossy(&mdn).into_owned();
+        let ends = |block: &str, field: &str, name: &str| {
+            let value = block.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(": "));
+            value.is_some_and(|value| value.ends_with(&format!(", {name}")))
+        };
+        assert!(ends(&message, "Disposition-Notification-Options", in_message), "{message}");
+        assert!(message.contains(&format!("; micalg={in_message}; ")), "{message}");
+        assert!(ends(&mdn, "Received-content-MIC", in_mdn), "{mdn}");
+        assert!(mdn.contains(&format!("; micalg={in_mdn}; ")), "{mdn}");
+    }
+}
+
+#[test]
 fn an_envelope_has_definite_lengths_up_to_the_size_that_is_set_and_chunks_above() {
     const MOST: usize = 200_000;
     let pair = Pair::two_gateways();
