@@ -102,6 +102,9 @@ pub struct PartnerRetry {
     /// First wait, e.g. `30s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub initial: Option<String>,
+    /// By which each wait grows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub factor: Option<f64>,
     /// Longest wait.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_wait: Option<String>,
@@ -114,6 +117,9 @@ pub struct PartnerRetry {
     /// How long an async MDN may take.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mdn_wait: Option<String>,
+    /// How often the same bytes are posted again for want of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mdn_tries: Option<u32>,
 }
 
 /// A partner: the remote AS2 identity with its settings.

@@ -134,6 +134,8 @@ fn in_words(why: &str, field: &str, text: &str) -> String {
     let text = text.escape_debug();
     if why.contains("expected u64") || why.contains("expected u32") {
         format!("`{text}` is no whole number{}", Unit::of(field).or_else())
+    } else if why.contains("expected f64") {
+        format!("`{text}` is no number")
     } else if why.contains("expected a boolean") {
         format!("`{text}` is neither true nor false")
     } else {
@@ -148,9 +150,11 @@ fn candidates(present: Option<&Value>, unit: Unit, text: &str) -> Vec<Value> {
         let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
         Value::Array(parts.map(|part| Value::String(part.to_owned())).collect())
     };
+    let fraction = || text.parse().ok().map(Value::Float);
     match present {
         Some(Value::Array(_)) => vec![list()],
         Some(Value::Integer(_)) => vec![unit.read(text).map_or_else(plain, Value::Integer)],
+        Some(Value::Float(_)) => vec![fraction().unwrap_or_else(plain)],
         Some(Value::Boolean(_)) => match text {
             "true" | "yes" | "on" => vec![Value::Boolean(true)],
             "false" | "no" | "off" => vec![Value::Boolean(false)],
@@ -159,7 +163,7 @@ fn candidates(present: Option<&Value>, unit: Unit, text: &str) -> Vec<Value> {
         // Absent: a field that is left out while empty. Its type shows in what it takes.
         None => {
             let mut all = vec![plain(), list()];
-            all.extend(unit.read(text).map(Value::Integer));
+            all.extend(unit.read(text).map(Value::Integer).or_else(fraction));
             all
         }
         Some(_) => vec![plain()],
@@ -223,6 +227,10 @@ mod tests {
         assert_eq!(set(&partner, "max-message", "1GiB").unwrap().max_message, 1 << 30);
         assert_eq!(set(&partner, "connect_timeout", "2m").unwrap().connect_timeout, 120);
         assert_eq!(set(&partner, "retry.max_tries", "3").unwrap().retry.max_tries, Some(3));
+        let slower = set(&partner, "retry.factor", "2").unwrap();
+        assert_eq!(set(&slower, "retry.factor", "1.5").unwrap().retry.factor, Some(1.5));
+        assert_eq!(set(&slower, "retry.factor", "").unwrap().retry, partner.retry);
+        assert!(set(&slower, "retry.factor", "x").unwrap_err().why.contains("is no number"));
         assert_eq!(set(&partner, "retry.initial", "5s").unwrap().retry.initial.as_deref(), Some("5s"));
         assert_eq!(set(&partner, "http_auth.user", "joe").unwrap().http_auth.user, "joe");
         let headed = set(&partner, "headers.X-Env", "a=b").unwrap();

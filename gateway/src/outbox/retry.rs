@@ -4,12 +4,16 @@ use std::time::Duration;
 
 use crate::config::Retry;
 use crate::gateway::Core;
+use crate::partner::PartnerRetry;
 use crate::partnership::Partnership;
 use crate::random::random;
 
 /// The retry figures for a partner: its own where it has some, else the server's. Those of MDNs are the same.
 pub(crate) fn figures(core: &Core, pair: &Partnership) -> Retry {
-    let (mut figures, own) = (core.config.retry.clone(), &pair.partner.retry);
+    own_over(core.config.retry.clone(), &pair.partner.retry)
+}
+
+fn own_over(mut figures: Retry, own: &PartnerRetry) -> Retry {
     let spans = [
         (&mut figures.initial, &own.initial),
         (&mut figures.max_wait, &own.max_wait),
@@ -21,7 +25,9 @@ pub(crate) fn figures(core: &Core, pair: &Partnership) -> Retry {
             *span = own;
         }
     }
+    figures.factor = own.factor.unwrap_or(figures.factor);
     figures.max_tries = own.max_tries.unwrap_or(figures.max_tries);
+    figures.mdn_tries = own.mdn_tries.unwrap_or(figures.mdn_tries);
     figures
 }
 
@@ -46,6 +52,40 @@ fn jitter_roll() -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_partners_figures_win_over_the_servers() {
+        let second = Duration::from_secs(1);
+        let figures = Retry {
+            initial: second,
+            factor: 2.0,
+            max_wait: second,
+            max_tries: 1,
+            max_time: second,
+            jitter: 0.0,
+            mdn_wait: second,
+            mdn_tries: 1,
+        };
+        let text = || Some("5s".to_owned());
+        let own = PartnerRetry {
+            initial: text(),
+            factor: Some(1.5),
+            max_wait: text(),
+            max_tries: Some(5),
+            max_time: text(),
+            mdn_wait: text(),
+            mdn_tries: Some(0),
+        };
+        let wait = |figures: &Retry| (figures.initial, figures.max_wait, figures.max_time, figures.mdn_wait);
+        let number = |figures: &Retry| (figures.factor, figures.max_tries, figures.mdn_tries);
+        let won = own_over(figures.clone(), &own);
+        assert_eq!(
+            (wait(&won), number(&won)),
+            ((5 * second, 5 * second, 5 * second, 5 * second), (1.5, 5, 0))
+        );
+        let kept = own_over(figures.clone(), &PartnerRetry::default());
+        assert_eq!((wait(&kept), number(&kept)), (wait(&figures), number(&figures)));
+    }
 
     #[test]
     fn waits_double_up_to_the_cap() {

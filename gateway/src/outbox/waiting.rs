@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::outcome::{ended, retry_or_cancel};
+use super::retry::figures;
 use super::settle;
 use crate::clock::{Millis, millis};
 use crate::code;
@@ -29,7 +30,7 @@ pub(super) async fn mdn_is_missing(core: &Arc<Core>, job: &Job, mut message: Mes
         return Ok(());
     }
     let sees_repeats = pair.partner.detects_duplicates;
-    if message.detail.mdn_tries < core.config.retry.mdn_tries && sees_repeats && !message.is_test() {
+    if message.detail.mdn_tries < figures(core, pair).mdn_tries && sees_repeats && !message.is_test() {
         message.detail.mdn_tries += 1;
         return super::attempt::attempt(core, job, message, None, pair).await;
     }

@@ -220,6 +220,9 @@ fn check_limits(partner: &Partner) -> Result<(), String> {
     {
         parse_duration(text).map_err(|why| format!("retry: {why}"))?;
     }
+    if retry.factor.is_some_and(|factor| !(1.0..=100.0).contains(&factor)) {
+        return Err("retry: factor has to be from 1 to 100".to_owned());
+    }
     Ok(())
 }
 

@@ -424,6 +424,13 @@ fn a_late_mdn_settles_an_unknown_outcome() {
 }
 
 #[test]
+fn a_partner_has_a_number_of_posts_of_its_own_for_want_of_an_mdn() {
+    // The server's is 1.
+    let scene = Scene::play("async-signed", &["--mdn-wait", "1s", "--mdn-tries", "0"], |_, _| http(204, &[], ""));
+    scene.ends("failed", "no-mdn", 1);
+}
+
+#[test]
 fn a_late_mdn_settles_a_sync_message_without_one() {
     let scene = Scene::play("sync-signed", &[], |_, _| http(200, &[], ""));
     scene.reaches("failed");
