@@ -166,9 +166,11 @@ fn digests_are_spelt_as_each_side_is_set_and_read_either_way() {
         ("rfc3851", "rfc5751", "sha256", "sha-256"),
         ("rfc5751", "rfc3851", "sha-256", "sha256"),
     ] {
-        let set = |id, names, more: &[&str]| [&["partner", "set", id, "--digest-names", names], more].concat();
-        pair.alice().change(&set("BOB", alices, &ours));
-        pair.bob().change(&set("ALICE", bobs, &theirs));
+        let set = |gateway: &Gateway, id: &str, names: &str, more: &[&str]| {
+            gateway.change(&[&["partner", "set", id, "--digest-names", names], more].concat())
+        };
+        set(pair.alice(), "BOB", alices, &ours);
+        set(pair.bob(), "ALICE", bobs, &theirs);
         let parcel = pair.deliver(&format!("{alices}.edi"), &order(3));
         let message = headers_of(&pair, &parcel.got);
         let mdn = pair.alice_user.get(&format!("AS2/raw-mdn/incoming/{}.mdn", parcel.sent_id()));
