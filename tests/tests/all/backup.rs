@@ -139,12 +139,9 @@ fn what_a_partner_would_take_twice_is_held_after_a_restore() {
         // Whoever has asked the partner has it sent all the same.
         alice.ok(&["message", "retry", id]);
         alice.reaches("out", file, "delivered");
+        // This partner does tell repeats: even what is packed anew has the Message-ID of before.
+        assert_eq!(bob.messages_of("in", file).len(), 1);
     }
-    assert_eq!(
-        bob.messages_of("in", "queued.edi").len(),
-        2,
-        "it was never packed, and is a new one"
-    );
 }
 
 #[test]
