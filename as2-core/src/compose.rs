@@ -455,7 +455,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_line_of_a_message_is_its_own_but_the_product() {
+    fn every_line_of_a_message_is_its_own_but_the_product_and_none_holds_a_secret() {
         let id = |text: &str| As2Id::parse(text).unwrap();
         let outgoing = Outgoing {
             from: id("A"),
@@ -464,7 +464,7 @@ mod tests {
             now: 0,
             subject: "s".to_owned(),
             as2_version: "1.3".to_owned(),
-            recipient_url: "http://b.example/as2".to_owned(),
+            recipient_url: "http://u:p@b.example/as2?key=1".to_owned(),
             parts: Vec::new(),
             sign: None,
             encrypt: None,
@@ -486,6 +486,8 @@ mod tests {
         let others: Vec<_> = headers.iter().map(|(name, _)| name).filter(|name| !is_own_header(name)).collect();
         assert_eq!(others, ["User-Agent"]);
         assert!(headers.iter().count() > 10 && !is_own_header("X-Env") && !is_own_header("As2"));
+        assert_eq!(headers.get("Recipient-Address"), Some("http://b.example/as2"));
+        assert_eq!(headers.get("AS2-Product"), Some("p:1"));
     }
 
     #[test]

@@ -46,7 +46,8 @@ fn variables_fill_subject_file_name_and_headers() {
 #[test]
 fn messages_and_receipts_announce_the_version_and_what_it_has() {
     let pair = Pair::two_gateways();
-    let announced = |file: &str, version: &str, features: Option<&str>| {
+    let url = format!("http://127.0.0.1:{}/as2", pair.bob().as2_port);
+    let announced = |file: &str, version: &str, features: Option<&str>, product: Option<&str>| {
         let parcel = pair.deliver(file, &order(9));
         let mdn = pair.alice_user.get(&format!("AS2/raw-mdn/incoming/{}.mdn", parcel.sent_id()));
         let mdn = String::from_utf8_lossy(&mdn).into_owned();
@@ -57,14 +58,22 @@ fn messages_and_receipts_announce_the_version_and_what_it_has() {
             let field = |name: &str| lines.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str());
             assert_eq!(field("AS2-Version"), Some(version), "{block}");
             assert_eq!(field("EDIINT-Features"), features, "{block}");
+            assert_eq!(field("AS2-Product"), product, "{block}");
         }
+        let address = header_lines(&message).into_iter().find(|(name, _)| name == "Recipient-Address");
+        assert_eq!(address.map(|(_, value)| value), Some(url.clone()), "{message}");
     };
     let multiple = Some("multiple-attachments");
-    announced("unset.edi", "1.2", multiple);
-    for (version, features) in [("1.1", None), ("1.2", multiple), ("1.3", multiple)] {
+    announced("unset.edi", "1.2", multiple, None);
+    // What a query holds is between the two ends: the line tells the way to the door and no more.
+    pair.alice()
+        .change(&["partner", "set", "BOB", "--url", &format!("{url}?key=secret")]);
+    let version = pair.alice().ok(&["--version"]);
+    let product = version.trim().replace(' ', ":");
+    for (version, features, product) in [("1.1", None, None), ("1.2", multiple, None), ("1.3", multiple, Some(&*product))] {
         pair.alice().change(&["partner", "set", "BOB", "--as2-version", version]);
         pair.bob().change(&["partner", "set", "ALICE", "--as2-version", version]);
-        announced(&format!("order-{version}.edi"), version, features);
+        announced(&format!("order-{version}.edi"), version, features, product);
     }
 }
 
