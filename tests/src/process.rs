@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -204,6 +204,12 @@ const FIRST_PORT: u16 = 10_000;
 /// Ports that a process takes for itself alone.
 const BLOCK: u16 = 1_000;
 const BLOCKS: u16 = 20;
+
+/// Held by a test that opens hundreds of sockets: of 1,024 files, as many as a process may often have, two such tests leave none.
+pub fn hundreds_of_sockets() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The next connection. Where none comes it fails, as with everything that is waited for: a server may have ended.
 #[must_use]

@@ -2,13 +2,14 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tests::packets::{Packets, packet, string};
-use tests::process::{run, tool, wait_within};
-use tests::{Pair, noise};
+use tests::process::{hundreds_of_sockets, run, tool, wait_within};
+use tests::{Pair, noise, order, wait_for};
 
 /// Above the idle value, whatever the size of the file.
 const ALLOWED: u64 = 64 << 20;
@@ -128,4 +129,61 @@ fn answers_that_nobody_reads_stay_within_the_memory_for_all() {
     // on the way and what russh has read ahead.
     let allowed = (16 + 8 + DEAF as u64 * 3) << 20;
     assert!(grown < allowed, "{} MiB", grown >> 20);
+}
+
+/// Posts that do not go on, all open at once, and what they may cost (security.md §7).
+const SLOW: usize = 500;
+const ALLOWED_SLOW: u64 = 100 << 20;
+/// What each has sent: nearly the longest head, or as much of a body as is kept in memory.
+const BEGUN: usize = 60_000;
+
+/// Connections of this port whose bytes the server has all read.
+fn read_out(port: u16) -> usize {
+    // The own end, the state ESTABLISHED and an empty queue (proc_pid_net_tcp(5)).
+    let own = format!(":{port:04X}");
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    lines
+        .filter(|line| line[1].ends_with(&own) && line[3] == "01" && line[4].ends_with(":00000000"))
+        .count()
+}
+
+#[test]
+fn slow_posts_cost_little_and_keep_no_partner_out() {
+    let _turn = hundreds_of_sockets();
+    let pair = Pair::one_with(&[("as2.max_connections_per_ip", "2000")]);
+    let (gateway, port) = (pair.bob(), pair.bob().as2_port);
+    let good = pair.captured("good.edi", &order(1));
+    let timed = |name: &str| {
+        let request = good.clone().with("Message-ID", &format!("<{name}@test>"));
+        let began = Instant::now();
+        let answer = request.post(port);
+        assert!(answer.disposition().ends_with("processed"), "{}", answer.text());
+        began.elapsed()
+    };
+    let alone = timed("alone");
+    let before = gateway.peak_memory();
+    let half_head = format!("POST /as2 HTTP/1.1\r\nHost: bob\r\nX-Long: {}", "x".repeat(BEGUN));
+    let half_body = format!(
+        "POST /as2 HTTP/1.1\r\nHost: bob\r\nAS2-From: ALICE\r\nAS2-To: BOB\r\nMessage-ID: <slow@test>\r\n\
+         Content-Type: text/plain\r\nContent-Length: 1000000\r\n\r\n{}",
+        "x".repeat(BEGUN)
+    );
+    let begin = |number| {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let begun = if number % 2 == 0 { &half_head } else { &half_body };
+        stream.write_all(begun.as_bytes()).unwrap();
+        stream
+    };
+    let open: Vec<TcpStream> = (0..SLOW).map(begin).collect();
+    wait_for("the server to take in what came", || (read_out(port) >= SLOW).then_some(()));
+    let grown = gateway.peak_memory() - before;
+    println!("{SLOW} slow posts: {} MiB", grown >> 20);
+    assert!(grown < ALLOWED_SLOW, "{SLOW} slow posts cost {grown} bytes");
+    let among_them = timed("among-them");
+    assert!(
+        among_them < Duration::from_secs(5) + 5 * alone,
+        "a good post took {among_them:?}, and alone {alone:?}"
+    );
+    drop(open);
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use russh::client;
 use russh::keys::{PrivateKeyWithHashAlg, PublicKeyOrCertificate, load_secret_key};
 use tests::packets::{Answer, packet, string};
+use tests::process::hundreds_of_sockets;
 use tests::{Pair, wait_for};
 
 const MIB: u64 = 1 << 20;
@@ -69,6 +70,7 @@ impl Answers {
 #[test]
 fn five_hundred_sessions_in_the_middle_of_a_transfer_take_under_two_hundred_mebibytes() {
     const SESSIONS: usize = 500;
+    let _turn = hundreds_of_sockets();
     let pair = Pair::one_with(&[
         ("sftp.max_connections", "2000"),
         ("sftp.max_connections_per_ip", "2000"),

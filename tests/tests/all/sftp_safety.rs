@@ -8,7 +8,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::time::{Duration, Instant};
 
 use tests::packets::{Packets, string};
-use tests::process::{run, tool};
+use tests::process::{hundreds_of_sockets, run, tool};
 use tests::{Gateway, Pair, Sftp, peer, wait_for};
 
 /// What attacks may cost in memory.
@@ -348,6 +348,7 @@ fn closed_places_look_the_same_whatever_is_in_them() {
 
 #[test]
 fn clients_that_never_log_in_cost_little_and_lock_nobody_out() {
+    let _turn = hundreds_of_sockets();
     let gateway = Gateway::with(&[
         ("sftp.max_connections", "2000"),
         ("sftp.max_connections_per_ip", "2000"),
