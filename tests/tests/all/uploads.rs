@@ -4,8 +4,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
-use tests::packets::{Packets, string};
-use tests::process::{run, stays, tool};
+use tests::packets::{Answer, Packets, string};
+use tests::process::{run, run_with, stays, tool};
 use tests::sftp::{SLOW, quoted};
 use tests::{Gateway, Pair, Sftp, noise, order, peer, wait_for};
 
@@ -1263,4 +1263,54 @@ fn an_operator_deletes_what_waits_and_is_told_what_cannot_be() {
     assert!(refused.code == 1 && refused.stderr.contains("alice-erp can resume it"), "{refused}");
     alice.ok(&["upload", "rm", "cut.bin"]);
     assert_eq!(pair.alice_user.ls(SEND), [""; 0]);
+}
+
+#[test]
+fn a_file_above_the_largest_size_is_refused_and_harms_no_other() {
+    const MAX: usize = 100 << 10;
+    let pair = Pair::one_with(&[("uploads.max_file", "\"100KiB\""), HOUR[0]]);
+    let gateway = pair.alice();
+    let user = gateway.user("bounded");
+    let (fits, over) = (
+        gateway.file("local/fits.edi", &noise(MAX, 1)),
+        gateway.file("local/over.edi", &noise(MAX + 1, 2)),
+    );
+    user.put(&fits, &format!("{SEND}/fits.edi"));
+    // In one WRITE, and with a beginning that fits. Its client has a word of its own for each code, and shows no other.
+    for (name, more) in [("over", &[][..]), ("goes-over", &["-B", "32768"])] {
+        let line = format!("put {} {SEND}/{name}.edi\n", over.display());
+        let told = run_with(&mut user.command(more), &line).fails(1);
+        assert!(told.contains(&format!("{name}.edi\": Failure")), "{told}");
+    }
+
+    // The server's own words.
+    let words = format!("the file is longer than {MAX} bytes (uploads.max_file)");
+    let mut client = Packets::of(&user);
+    let refused = |answer: Answer| {
+        assert_eq!(answer.code(), Some(4), "{answer:?}");
+        assert_eq!(String::from_utf8_lossy(&answer.text()), words);
+    };
+    let size = |bytes: usize| [&1u32.to_be_bytes()[..], &(bytes as u64).to_be_bytes()].concat();
+    let open = |name: &str, attrs: &[u8]| {
+        let path = string(format!("{SEND}/{name}.edi").as_bytes());
+        [&path, &0x1au32.to_be_bytes()[..], attrs].concat()
+    };
+    refused(client.ask(3, &[&open("declared", &size(MAX + 1))]));
+    let far = |offset: u64| (6, [&offset.to_be_bytes()[..], &string(&[7; 10])].concat());
+    for (name, (kind, asked)) in [
+        ("border", far(MAX as u64 - 9)),
+        ("far", far(1 << 40)),
+        ("stretched", (10, size(MAX + 1))),
+    ] {
+        let handle = string(&client.ask(3, &[&open(name, &[0; 4])]).text());
+        assert_eq!(client.ask(6, &[&handle, &[0; 8], &string(b"begun")]).code(), Some(0), "{name}");
+        refused(client.ask(kind, &[&handle, &asked]));
+        // Some programs look at nothing but this.
+        refused(client.ask(4, &[&handle]));
+    }
+    let sent = gateway.messages("out");
+    assert!(sent.len() == 1 && sent[0]["file"] == "fits.edi", "{sent:#?}");
+    // What was taken before is nobody's but its user's, to go on with.
+    assert_eq!(pair.bob_user.ls(SEND), ["fits.edi"]);
+    assert!(user.get(&format!("{SEND}/fits.edi")) == noise(MAX, 1));
 }
