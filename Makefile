@@ -11,7 +11,7 @@ TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 # The whole workspace at once, here as in the tests, so that both agree on the features of shared dependencies.
 FLAGS := --release --locked --workspace
 BUILD_TOOLS := cargo cc make perl
-TEST_TOOLS := $(BUILD_TOOLS) sftp openssl python3-venv keytool puttygen psftp lftp curl node npm sshfs dbclient oathtool sshpass sk-dummy haproxy tinyproxy
+TEST_TOOLS := $(BUILD_TOOLS) sftp openssl python3-venv keytool puttygen psftp lftp curl node npm sshfs dbclient oathtool sshpass sk-dummy haproxy tinyproxy strace
 export AS2GATE_BIN ?= $(abspath $(TARGET))/release/as2gate
 
 help: ## show this list

@@ -234,8 +234,14 @@ impl Gateway {
     /// Starts the server and waits until it is ready.
     #[track_caller]
     pub fn start(&self) {
+        self.start_as(self.command(&["serve"]));
+    }
+
+    /// The same with another command, of which the server becomes the process.
+    #[track_caller]
+    pub fn start_as(&self, command: Command) {
         let before = self.log().len();
-        self.spawn();
+        self.spawn_as(command);
         self.wait("the server to be ready", |gateway| {
             if let Some(status) = gateway.server.lock().unwrap().as_mut().unwrap().try_wait().unwrap() {
                 panic!("the server ended with {status}:\n{}", gateway.log_tail());
@@ -249,8 +255,11 @@ impl Gateway {
 
     /// Starts the server without waiting.
     pub fn spawn(&self) {
+        self.spawn_as(self.command(&["serve"]));
+    }
+
+    fn spawn_as(&self, mut command: Command) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("log")).unwrap();
-        let mut command = self.command(&["serve"]);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         *self.server.lock().unwrap() = Some(command.spawn().unwrap());
     }

@@ -106,6 +106,23 @@ pub fn tool(program: &str, args: &[&str]) -> Command {
     command
 }
 
+/// A command run by another one, which takes program and arguments behind its own; with the environment and the directory of the
+/// inner one.
+#[must_use]
+pub fn below(mut outer: Command, inner: &Command) -> Command {
+    outer.arg(inner.get_program()).args(inner.get_args());
+    for (name, value) in inner.get_envs() {
+        match value {
+            Some(value) => outer.env(name, value),
+            None => outer.env_remove(name),
+        };
+    }
+    if let Some(dir) = inner.get_current_dir() {
+        outer.current_dir(dir);
+    }
+    outer
+}
+
 /// Whether a program that a test cannot do without is installed; where it is not, the test says so and ends.
 #[must_use]
 #[track_caller]

@@ -30,6 +30,7 @@ mod sftp_safety;
 mod sockets;
 mod standards;
 mod stores;
+mod syncs;
 mod tls_door;
 mod uploads;
 mod urls;

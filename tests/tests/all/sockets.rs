@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdout, Stdio};
 
-use tests::process::tool;
+use tests::process::{below, tool};
 use tests::{Gateway, wait_for};
 
 /// The program that holds the sockets and is told what to do.
@@ -35,17 +35,10 @@ impl Drop for Parent {
 /// What the harness runs is `as2gate serve`, below a parent with these sockets.
 fn parent(gateway: &Gateway, doors: &[&str]) -> Parent {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/python/activate.py");
-    let serve = gateway.command(&["serve"]);
     let mut python = tool("python3", &[script]);
-    python.args(doors).arg("--").arg(serve.get_program()).args(serve.get_args());
-    for (name, value) in serve.get_envs() {
-        match value {
-            Some(value) => python.env(name, value),
-            None => python.env_remove(name),
-        };
-    }
+    python.args(doors).arg("--");
+    let mut python = below(python, &gateway.command(&["serve"]));
     let log = std::fs::File::create(gateway.path("log")).unwrap();
-    python.current_dir(serve.get_current_dir().unwrap());
     let mut child = python.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
     let words = BufReader::new(child.stdout.take().unwrap());
     let mut parent = Parent { child, words };
