@@ -329,7 +329,8 @@ fn what_is_promised_and_what_is_let_go_outlives_a_power_cut_at_any_moment() {
     // Each kind of sync, left out of the same record, has to be missed.
     let data = record.gateway.path("data");
     let is_in = |call: &Call, dir: &str| call.target(0).is_some_and(|path| Path::new(path).parent() == Some(&data.join(dir)));
-    let kinds: [(&str, &dyn Fn(&Call) -> bool); 5] = [
+    type Kind<'a> = (&'a str, &'a dyn Fn(&Call) -> bool);
+    let kinds: [Kind<'_>; 5] = [
         ("the journal's log", &|call| call.is_on(data.join(LOG))),
         ("a finished write", &|call| is_in(call, "spool")),
         ("its name in the store", &|call| is_in(call, "store")),
