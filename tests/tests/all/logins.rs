@@ -110,7 +110,7 @@ fn passwords_log_in_who_is_set_to_them_and_nobody_else() {
         .as_str()
         .unwrap()
         .to_owned();
-    assert_eq!(tried, "password: wrong");
+    assert_eq!(tried, "password: wrong; password: wrong");
     // Everybody is offered the same, also who is not there.
     for name in ["old", "keyed", "nobody"] {
         assert_eq!(steps(&gateway, name, &["none"]), ["refused publickey,password"], "{name}");

@@ -42,11 +42,16 @@ fn a_new_user_is_told_of_the_client_that_reads_its_key() {
 #[test]
 fn codes_are_put_behind_the_steps_that_the_user_has() {
     let place = place();
-    for (name, login, with_codes) in [
-        ("word", "password", "password,totp"),
-        ("either", "publickey password", "publickey,totp password,totp"),
+    for (name, login, key, with_codes) in [
+        (
+            "either",
+            "publickey password",
+            &["--generate-key"][..],
+            "publickey,totp password,totp",
+        ),
+        ("word", "password", &[], "password,totp"),
     ] {
-        place.ok(&["user", "add", name, "--login", login]);
+        place.ok(&[&["user", "add", name, "--login", login][..], key].concat());
         let told = place.ok(&["user", "totp", name]);
         let line = told.lines().find_map(|line| line.split_once("asked for yet:")).unwrap().1;
         paste(&place, line);
