@@ -38,14 +38,14 @@ async fn take(core: &Core, state: State, key: &str) -> Message {
             return tx.receive(claim, START);
         }
         claim.message.finished = Some(START);
-        let filing = Filing {
+        let mut filing = Filing {
             message: claim.message.clone(),
             entries: Vec::new(),
             blobs: Vec::new(),
             mdn: Some(("A: b\r\n".to_owned(), b"mdn".to_vec())),
             post_mdn_at: Some(START),
         };
-        tx.receive_and_file(&claim, filing, START)
+        tx.receive_and_file(&claim, &mut filing, START)
     });
     took.await.unwrap();
     message
@@ -132,7 +132,7 @@ async fn what_comes_during_a_removal_is_counted_or_refused() {
     let leaving = in_work::leaving(&before, &with_changes(&before, &changes), &changes);
     // The plan is made, and nothing is in work.
     let slipped_in = take(&core, State::Queued, "j:1").await;
-    let refused = write(&core, &before, &changes, leaving).await.unwrap_err();
+    let refused = write(&core, &before, &changes, leaving, None).await.unwrap_err();
     assert_eq!(refused.code, "in-use");
     messages::cancel(&core, &slipped_in, false).await.unwrap();
     partners::remove(&core, None, "BOB", false).await.unwrap();
