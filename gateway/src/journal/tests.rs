@@ -1156,15 +1156,15 @@ fn what_is_deleted_is_walked_through_once() {
     assert_eq!(found, free);
 }
 
-#[tokio::test]
-async fn the_oldest_queued_message_is_that_which_waits_longest() {
+#[test]
+fn the_oldest_queued_message_is_that_which_waits_longest() {
     let (_dir, journal) = journal();
     let oldest = || journal.read(|tx| tx.oldest_queued()).unwrap();
     assert_eq!(oldest(), None);
     let [first, second] = [("a", 10), ("b", 20)].map(|(file, at)| upload(file, at));
     let mut moved = first.message.clone();
     for new in [first, second] {
-        journal.write(move |tx| tx.accept_upload(new, 30)).await.unwrap();
+        journal.write_blocking(move |tx| tx.accept_upload(new, 30)).unwrap();
     }
     assert_eq!(oldest(), Some(10));
     moved.state = State::Retrying;
@@ -1172,6 +1172,6 @@ async fn the_oldest_queued_message_is_that_which_waits_longest() {
         next: Next::At(40),
         ..Settlement::new(moved, &[State::Queued], "message.retrying")
     };
-    journal.write(move |tx| tx.settle(&step, 30)).await.unwrap();
+    journal.write_blocking(move |tx| tx.settle(&step, 30)).unwrap();
     assert_eq!(oldest(), Some(20));
 }
