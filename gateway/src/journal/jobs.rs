@@ -395,6 +395,8 @@ impl Tx<'_> {
         ] {
             self.db.execute(sql, [by, after, before])?;
         }
+        self.db
+            .execute("UPDATE job SET lease_until = lease_until + ?1 WHERE lease_until IS NOT NULL", [by])?;
         // After a step back, those of before the clock went wrong are right.
         let windows = "UPDATE name_window SET opened_at = opened_at + ?1, expires_at = expires_at + ?1
              WHERE iif(?1 > 0, expires_at > ?2 AND opened_at <= ?2, opened_at > ?2)";
@@ -474,7 +476,10 @@ impl Tx<'_> {
     }
 
     /// Whether a worker holds the job of a message at this moment.
-    pub(super) fn job_is_held(&self, kind: JobKind, message: &str, now: Millis) -> Result<bool> {
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn job_is_held(&self, kind: JobKind, message: &str, now: Millis) -> Result<bool> {
         let mut query = self
             .db
             .prepare_cached("SELECT lease_until FROM job WHERE kind = ?1 AND message = ?2 AND lease_until >= ?3")?;

@@ -438,13 +438,15 @@ pub async fn give_up(core: &Arc<Core>, message: &Message, why: &str, hint: &str,
         let why = format!("it is {}", message.state);
         return Err(Refusal::failed("final", what(), why, hint));
     }
-    if message.state == State::Sending {
+    let now = core.clock.now();
+    // What a try left behind that broke off, or that settings hold back since, nobody is posting.
+    let is_held = || core.journal.read(|tx| tx.job_is_held(JobKind::Send, message.id.as_str(), now));
+    if message.state == State::Sending && is_held()? {
         return Err(being_posted(what()));
     }
     if dry_run {
         return Ok(message.clone());
     }
-    let now = core.clock.now();
     let verdict = Verdict::failed("cancelled", why, hint);
     let mut step = crate::outbox::ended(core, message.clone(), verdict, None, &[message.state], now);
     step.event = "message.cancelled";

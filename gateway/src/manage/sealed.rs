@@ -24,8 +24,9 @@ const FACT: &str = "master_key.proof";
 /// The code of the refusal of another master key.
 pub const OTHER_KEY: &str = "other-key";
 /// What to do about it.
-pub const WAY_BACK: &str = "put back the master key that was here, from your copy of it; if it is lost for good, remove the key pairs, \
-                            passwords and codes that it sealed before you add others";
+pub const WAY_BACK: &str = "put back the master key that was here, from your copy of it; if it is lost for good, remove what it sealed \
+                            before you add others: `message cancel` what is in work, then `station rm`, `cert rm`, `partner set ID \
+                            --http-user \"\"` and `user totp NAME --remove`";
 
 /// Something sealed that does not open.
 pub struct Unopened {

@@ -186,7 +186,12 @@ async fn a_key_stays_until_what_was_received_is_checked() {
 async fn an_account_waits_for_what_nothing_of_it_has_any_more() {
     let Place { core, dir: _dir, .. } = place().await;
     plain_pair(&core).await;
-    let all = [take(&core, State::Held, "j:1").await, take(&core, State::Received, "j:2").await];
+    let all = [
+        take(&core, State::Held, "j:1").await,
+        take(&core, State::Received, "j:2").await,
+        // A try broke off, and nobody is at it.
+        take(&core, State::Sending, "j:3").await,
+    ];
     // A program of before let them go.
     let gone = core.journal.write(|tx| {
         for (kind, name) in [
@@ -203,7 +208,7 @@ async fn an_account_waits_for_what_nothing_of_it_has_any_more() {
     let refused = accounts::remove(&core, "acme", false).await.unwrap_err();
     assert_eq!(
         (refused.what.as_str(), refused.why.as_str()),
-        ("cannot remove account acme", "2 of its messages are in work")
+        ("cannot remove account acme", "3 of its messages are in work")
     );
     for message in &all {
         let ended = messages::cancel(&core, message, false).await.unwrap();
