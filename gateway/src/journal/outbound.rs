@@ -390,9 +390,10 @@ impl Tx<'_> {
     /// that were brought back from the tree.
     ///
     /// # Errors
-    /// `Conflict` if its outcome is known, or it is being posted.
+    /// `Conflict` if its outcome is known, it is being posted, or its pair is gone.
     pub fn retry_now(&self, id: &str, revived: Option<&Revived>, now: Millis) -> Result<Message> {
         let mut message = self.expect_message(id)?;
+        self.expect_pair(&message)?;
         if !message.can_be_retried() || message.state.is_final() != revived.is_some() {
             let state = message.state;
             return Err(JournalError::Conflict(match state {
