@@ -1,4 +1,4 @@
--- Version 10 (an older journal gets there by the steps in mod.rs). Times are UTC milliseconds. Every row carries its
+-- Version 11 (an older journal gets there by the steps in mod.rs). Times are UTC milliseconds. Every row carries its
 -- account, but for `inbound`, which goes by the station (one account's only), and contents, which go by the rows that name them.
 -- WITHOUT ROWID is for small rows only: of longer ones SQLite keeps the end in a page of their own, and every index would
 -- repeat the long keys.
