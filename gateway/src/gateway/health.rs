@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::Access;
 use serde::Serialize;
@@ -325,6 +326,8 @@ fn contents(core: &Core) -> manage::Result<Vec<Finding>> {
 fn lost_files(core: &Core) -> manage::Result<Option<Finding>> {
     /// So many files of each place are looked for.
     const SAMPLE: u32 = 100;
+    /// A sweep that lets files go has let their rows go by then.
+    const A_BATCH: Duration = Duration::from_secs(2);
     let mut looked_at = 0;
     let mut look = || -> manage::Result<Vec<Entry>> {
         let mut files = core.journal.read(|tx| tx.some_files(SAMPLE))?;
@@ -336,9 +339,11 @@ fn lost_files(core: &Core) -> manage::Result<Option<Finding>> {
     let key = |file: &Entry| (file.account.clone(), file.parent.clone(), file.name.clone(), file.version);
     let first: Vec<_> = look()?.iter().map(key).collect();
     // What the server let go between the look at its row and the look at the disk has no row any more.
-    let lost: Vec<Entry> = match first.is_empty() {
-        true => Vec::new(),
-        false => look()?.into_iter().filter(|file| first.contains(&key(file))).collect(),
+    let lost: Vec<Entry> = if first.is_empty() {
+        Vec::new()
+    } else {
+        std::thread::sleep(A_BATCH);
+        look()?.into_iter().filter(|file| first.contains(&key(file))).collect()
     };
     Ok(lost.iter().find_map(|file| core.storage.place_of(file)).map(|place| {
         let detail = format!(
