@@ -665,6 +665,10 @@ fn old_journal(path: &Path, version: i64) -> Connection {
         )
         .unwrap();
     }
+    if version >= 10 {
+        db.execute_batch("UPDATE upload SET reason = iif(reason = '', 'temporary-name', 'taken-back')")
+            .unwrap();
+    }
     db.pragma_update(None, "user_version", version).unwrap();
     db
 }
