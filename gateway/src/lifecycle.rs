@@ -388,7 +388,7 @@ fn sweep_area(core: &Core, account: &str, area: Area, due: &Due) -> Result<(), S
         }
         core.storage.drop_emptied(&entries);
         core.storage.sync_names()?;
-        mark(core, account, area, move |tx| {
+        mark(core, account, area.as_str(), move |tx| {
             let mut step = Swept::default();
             for entry in &entries {
                 step.noncurrent += u64::from(tx.retire_entry(entry, midnight)? && !entry.is_dir);
@@ -411,16 +411,16 @@ fn sweep_area(core: &Core, account: &str, area: Area, due: &Due) -> Result<(), S
 fn mark(
     core: &Core,
     account: &str,
-    area: Area,
+    area: &'static str,
     rows: impl FnOnce(&Tx<'_>) -> Result<Swept, JournalError> + Send + 'static,
 ) -> Result<(), JournalError> {
     let account = account.to_owned();
     let step = core.journal.write_blocking(move |tx| {
         let step = rows(tx)?;
-        tx.tally(&account, area.as_str(), step)?;
+        tx.tally(&account, area, step)?;
         Ok(step)
     })?;
-    core.metrics.swept(area.as_str(), step);
+    core.metrics.swept(area, step);
     Ok(())
 }
 
@@ -434,7 +434,7 @@ fn purge(core: &Core, account: &str, area: Area, entries: Vec<Entry>) -> Result<
         }
     }
     core.storage.sync_names()?;
-    mark(core, account, area, move |tx| {
+    mark(core, account, area.as_str(), move |tx| {
         let mut step = Swept::default();
         for entry in &gone {
             if tx.purge_entry(entry)? && !entry.is_dir {
@@ -451,17 +451,14 @@ fn drop_parts(core: &Core, account: &str, before: Millis) -> Result<(), SweepErr
     let parts = parts(core, account)?;
     for row in parts.into_iter().filter(|row| row.updated <= before) {
         let store = row.store.clone();
-        let step = core.journal.write_blocking(move |tx| {
+        mark(core, account, PARTS, move |tx| {
             let gone = Swept {
                 deleted: 1,
                 bytes: row.size,
                 ..Swept::default()
             };
-            let step = if tx.remove_upload(&row)? { gone } else { Swept::default() };
-            tx.tally(&row.account, PARTS, step)?;
-            Ok(step)
+            Ok(if tx.remove_upload(&row)? { gone } else { Swept::default() })
         })?;
-        core.metrics.swept(PARTS, step);
         core.let_go_blocking(vec![store]);
     }
     Ok(())
