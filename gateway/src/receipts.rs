@@ -56,6 +56,11 @@ pub struct Evidence {
 }
 
 impl Evidence {
+    /// A pinned certificate of the partner signed it.
+    fn is_signed(&self) -> bool {
+        matches!(self.mdn.signature, MdnSignature::Verified { .. })
+    }
+
     /// Writes into the row what the MDN says.
     pub(crate) fn note(&self, message: &mut Message, now: Millis) {
         let detail = &mut message.detail;
@@ -262,7 +267,7 @@ pub(crate) async fn take_nameless(
     };
     if let Some(pair) = pair {
         let read = read_mdn(core, &pair, headers.clone(), body.clone()).await?;
-        if let Some(evidence) = read.filter(|read| matches!(read.mdn.signature, MdnSignature::Verified { .. })) {
+        if let Some(evidence) = read.filter(Evidence::is_signed) {
             // Its signature alone counts.
             take_async(core, &pair, evidence, false).await?;
             return Ok(true);
@@ -329,8 +334,7 @@ async fn keep_repeated(core: &Arc<Core>, message: Message, evidence: &Evidence, 
     let mdn = &evidence.mdn.mdn;
     let repeats = mdn.disposition.to_string() == message.detail.mdn_disposition || says_duplicate(&message, mdn);
     let contradicts = !repeats && mdn.disposition.is_positive() != (message.state == State::Delivered);
-    let is_signed = matches!(evidence.mdn.signature, MdnSignature::Verified { .. });
-    if !(contradicts && is_signed && message.state.is_final()) {
+    if !(contradicts && evidence.is_signed() && message.state.is_final()) {
         return keep_beside(core, message, evidence, now, "mdn.repeated").await;
     }
     tracing::warn!(
@@ -344,8 +348,7 @@ async fn keep_repeated(core: &Arc<Core>, message: Message, evidence: &Evidence, 
 async fn keep_beside(core: &Arc<Core>, message: Message, evidence: &Evidence, now: Millis, event: &'static str) -> Result<(), FlowError> {
     let entries = core.journal.read_few(|tx| tx.entries_of(message.id.as_str()))?;
     let incoming = layout::mdn_dir(MdnDirection::Incoming);
-    let is_signed = matches!(evidence.mdn.signature, MdnSignature::Verified { .. });
-    let most = if is_signed { 2 * MAX_BESIDE } else { MAX_BESIDE };
+    let most = if evidence.is_signed() { 2 * MAX_BESIDE } else { MAX_BESIDE };
     if entries.iter().filter(|entry| entry.parent == incoming).count() >= most {
         tracing::warn!(id = %message.id, most, "MDN not kept: there are so many for this message already");
         return Ok(());

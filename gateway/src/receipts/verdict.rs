@@ -75,7 +75,7 @@ pub(crate) async fn verdict(
     if let Some(verdict) = signature_lacking(message, evidence, timing, positive) {
         return Ok(verdict);
     }
-    let proven = matches!(evidence.mdn.signature, MdnSignature::Verified { .. }) || !wants_signed(message);
+    let proven = evidence.is_signed() || !wants_signed(message);
     if proven && says_duplicate(message, mdn) {
         return Ok(duplicate_notice(message, mdn));
     }
@@ -100,7 +100,7 @@ fn wrong_message(message: &Message, mdn: &Mdn, evidence: &Evidence, timing: Timi
         Some(Ok(readings)) => readings.iter().any(|id| id.as_str() == wanted),
         Some(Err(_)) => false,
         // COMPAT(mendelson): a sync MDN may come without the names (as2.md Q73).
-        None => timing == Timing::InAnswer || matches!(evidence.mdn.signature, MdnSignature::Verified { .. }),
+        None => timing == Timing::InAnswer || evidence.is_signed(),
     };
     if !fits(&from, &message.partner) || !fits(&to, &message.station) {
         return Some(not_ours(
