@@ -167,9 +167,7 @@ impl SystemClock {
         let uptime = numbers.next().unwrap_or(clock);
         (clock.saturating_mul(1000), uptime.saturating_mul(1000))
     }
-}
 
-impl SystemClock {
     /// What the machine shows: its clock and its uptime.
     fn machine(&self) -> (Millis, Millis) {
         let (clock, uptime) = self.shifts();

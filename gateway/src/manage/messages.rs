@@ -27,6 +27,9 @@ const FOLLOWED: Millis = 1_000;
 /// Bytes copied at a time.
 const PIECE: usize = 128 * 1024;
 
+/// Why a message ends that a person cancels.
+const CANCELLED: &str = "cancelled by an operator";
+
 /// How often a message is looked at by whoever waits for it.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -406,17 +409,16 @@ pub async fn cancel(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
     } else {
         ""
     };
-    give_up(core, message, "cancelled by an operator", hint, dry_run).await
+    give_up(core, message, CANCELLED, hint, dry_run).await
 }
 
 async fn cancel_received(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result<Message> {
-    const WHY: &str = "cancelled by an operator";
     if dry_run {
         return Ok(message.clone());
     }
     let cancelled = match message.state {
-        State::Received => inbox::reject_unchecked(core, message.clone(), WHY).await,
-        _ => receipts::give_up_mdn(core, message.clone(), WHY).await,
+        State::Received => inbox::reject_unchecked(core, message.clone(), CANCELLED).await,
+        _ => receipts::give_up_mdn(core, message.clone(), CANCELLED).await,
     };
     cancelled.map_err(|error| refusal(error, format!("cannot cancel message {}", message.id)))?;
     Ok(core.journal.read(|tx| tx.expect_message(message.id.as_str()))?)
