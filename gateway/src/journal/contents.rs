@@ -65,7 +65,7 @@ impl Tx<'_> {
     pub fn put_blob(&self, key: &str, bytes: &Bytes) -> Result<()> {
         if key.starts_with(BLOB) {
             self.db
-                .prepare_cached("INSERT OR REPLACE INTO blob (key, bytes) VALUES (?1, ?2)")?
+                .prepare_cached("INSERT INTO blob (key, bytes) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?
                 .execute(params![key, bytes.as_ref()])?;
         }
         self.recent.put(key, bytes);

@@ -883,6 +883,19 @@ fn the_same_payload_and_the_same_name_are_looked_up_in_an_index() {
 }
 
 #[test]
+fn an_entry_is_added_without_a_table_in_between() {
+    let (_dir, journal) = journal();
+    let explained = journal.read(|tx| {
+        let mut query = tx.db.prepare(&format!("EXPLAIN {}", tree::ADD_ENTRY))?;
+        let rows = query.query_map(rusqlite::params_from_iter(std::iter::repeat_n("", 10)), |row| row.get(1))?;
+        Ok(rows.collect::<rusqlite::Result<Vec<String>>>()?)
+    });
+    let steps = explained.unwrap();
+    assert!(steps.iter().any(|step| step == "Insert"), "{steps:?}");
+    assert!(!steps.iter().any(|step| step == "OpenEphemeral"), "{steps:?}");
+}
+
+#[test]
 fn who_names_a_content_is_looked_up_in_indexes() {
     let (_dir, journal) = journal();
     let plan = plan(&journal, &format!("SELECT {}", contents::NAMED), ["j:a"]);

@@ -107,19 +107,19 @@ impl NewEntry {
     }
 }
 
+/// Adds an entry, if this version of its name is none yet. A condition that reads the same table would have SQLite set up a table of
+/// its own for each row.
+pub(super) const ADD_ENTRY: &str =
+    "INSERT INTO entry (account, parent, name, version, area, message, is_dir, store, size, created)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT DO NOTHING";
+
 /// The columns that [`read_entry`] reads.
 pub(super) const ENTRY: &str = "account, parent, name, version, area, message, is_dir, store, size, created, noncurrent";
 
 impl Tx<'_> {
     /// Adds entries of a message; one that is there already stays as it is.
     pub(crate) fn add_entries(&self, account: &str, message: &str, entries: &[NewEntry], now: Millis) -> Result<()> {
-        let mut insert = self.db.prepare_cached(
-            "INSERT INTO entry (account, parent, name, version, area, message, is_dir, store, size, created)
-             SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10
-             WHERE ?4 > 0 OR ?5 NOT IN ('duplicate', 'raw-mdn')
-                OR NOT EXISTS (SELECT 1 FROM entry WHERE account = ?1 AND parent = ?2 AND name = ?3)
-             ON CONFLICT DO NOTHING",
-        )?;
+        let mut insert = self.db.prepare_cached(ADD_ENTRY)?;
         for entry in entries {
             let mut add = |version: i64| {
                 insert.execute(params![
@@ -137,7 +137,8 @@ impl Tx<'_> {
             };
             // Nearly every name is new, and a look before each insertion would cost as much as the insertion. But where a name may
             // come again, its first version may be gone already while a later one is kept.
-            if add(0)? == 0
+            let comes_again = matches!(entry.area, Area::Duplicate | Area::RawMdn);
+            if (comes_again || add(0)? == 0)
                 && let Some(version) = self.next_version(account, entry)?
             {
                 add(version)?;
@@ -146,10 +147,10 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// The version under which a name that was used before may be used again; none while it is visible.
+    /// The version under which a name may be used, again or for the first time; none while it is visible.
     fn next_version(&self, account: &str, entry: &NewEntry) -> Result<Option<i64>> {
         let mut query = self.db.prepare_cached(
-            "SELECT max(version) + 1, max(noncurrent IS NULL) FROM entry
+            "SELECT ifnull(max(version) + 1, 0), ifnull(max(noncurrent IS NULL), 0) FROM entry
              WHERE account = ?1 AND parent = ?2 AND name = ?3",
         )?;
         let (next, visible): (i64, bool) = query.query_row([account, &entry.parent, &entry.name], |row| Ok((row.get(0)?, row.get(1)?)))?;
