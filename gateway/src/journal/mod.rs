@@ -73,7 +73,7 @@ const STEPS: &[&str] = &[
 ];
 /// Pages of the write-ahead log (4 KiB each) after which it is carried over into the database. Small contents live for a
 /// fraction of a second: with a longer log most of their pages are overwritten before they are carried over.
-const CHECKPOINT_PAGES: i64 = 8192;
+const CHECKPOINT_PAGES: i64 = 16_384;
 /// Bytes of the log that stay on the disk once it was carried over; a backup or a long sweep lets it grow far beyond.
 const MAX_IDLE_LOG: i64 = 64 << 20;
 /// Most memory of the writer's page cache, in KiB.

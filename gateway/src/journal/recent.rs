@@ -9,8 +9,8 @@ use bytes::Bytes;
 
 use crate::lock::locked;
 
-/// Most bytes that are kept.
-const MAX_BYTES: usize = 8 << 20;
+/// Most bytes that are kept: what comes in half a second at full speed, so that the publisher does not fall behind them.
+const MAX_BYTES: usize = 16 << 20;
 
 #[derive(Default)]
 pub(super) struct Recent(Mutex<Kept>);
