@@ -242,14 +242,7 @@ impl Tx<'_> {
 
     /// Writes a row back, if it still stands in one of the expected states (R3).
     pub(super) fn update_message(&self, m: &Message, expected: &[State]) -> Result<()> {
-        let sql = format!(
-            "UPDATE message SET message_id = ?2, bare_id = ?3, state = ?4, code = ?5, reason = ?6, file = ?7, size = ?8,
-                sha256 = ?9, content_type = ?10, subject = ?11, updated = ?12, finished = ?13, attempts = ?14,
-                next_try = ?15, detail = ?16
-             WHERE id = ?1 AND state IN ({})",
-            state_list(expected)
-        );
-        let changed = self.db.prepare_cached(&sql)?.execute(params![
+        let changed = self.db.prepare_cached(&update_sql(expected))?.execute(params![
             m.id.as_str(),
             m.message_id,
             bare(&m.message_id),
@@ -272,6 +265,18 @@ impl Tx<'_> {
         }
         Ok(())
     }
+}
+
+/// Changes the row of a message that is in one of these states. Of an `IN` with more than two of them SQLite would make a table, each
+/// time.
+pub(super) fn update_sql(expected: &[State]) -> String {
+    let expected: String = expected.iter().map(|state| format!(" WHEN '{state}' THEN 1")).collect();
+    format!(
+        "UPDATE message SET message_id = ?2, bare_id = ?3, state = ?4, code = ?5, reason = ?6, file = ?7, size = ?8,
+            sha256 = ?9, content_type = ?10, subject = ?11, updated = ?12, finished = ?13, attempts = ?14,
+            next_try = ?15, detail = ?16
+         WHERE id = ?1 AND CASE state{expected} END"
+    )
 }
 
 /// States as the list of an `IN`.

@@ -126,6 +126,13 @@ impl Settlement {
     }
 }
 
+/// Opens a window unless it is open.
+pub(super) const OPEN_WINDOW: &str =
+    "INSERT INTO name_window (account, scope, name_key, opened_at, expires_at, message) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+     ON CONFLICT (account, scope, name_key) DO UPDATE
+        SET opened_at = excluded.opened_at, expires_at = excluded.expires_at, message = excluded.message
+        WHERE name_window.expires_at <= excluded.opened_at";
+
 /// The condition of messages that wait for our own settings.
 fn waiting() -> String {
     let codes: Vec<String> = Lacking::ALL.iter().map(|code| format!("'{code}'")).collect();
@@ -196,27 +203,15 @@ impl Tx<'_> {
     /// The six-hour rule: `None` means that this message is the first (durability.md §6).
     fn open_window(&self, message: &Message, window: Duration, now: Millis) -> Result<Option<String>> {
         let key = layout::name_key(&message.file);
-        let mut upsert = self.db.prepare_cached(
-            "INSERT INTO name_window (account, scope, name_key, opened_at, expires_at, message) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-             ON CONFLICT (account, scope, name_key) DO UPDATE
-                SET opened_at = excluded.opened_at, expires_at = excluded.expires_at, message = excluded.message
-                WHERE name_window.expires_at <= excluded.opened_at
-             RETURNING message",
-        )?;
-        let first: Option<String> = upsert
-            .query_row(
-                params![
-                    message.account,
-                    scope(message),
-                    key,
-                    now,
-                    now.saturating_add(millis(window)),
-                    message.id.as_str()
-                ],
-                |row| row.get(0),
-            )
-            .optional()?;
-        if first.is_some() {
+        let opened = self.db.prepare_cached(OPEN_WINDOW)?.execute(params![
+            message.account,
+            scope(message),
+            key,
+            now,
+            now.saturating_add(millis(window)),
+            message.id.as_str()
+        ])?;
+        if opened > 0 {
             return Ok(None);
         }
         let mut query = self

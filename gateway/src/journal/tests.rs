@@ -883,16 +883,23 @@ fn the_same_payload_and_the_same_name_are_looked_up_in_an_index() {
 }
 
 #[test]
-fn an_entry_is_added_without_a_table_in_between() {
+fn what_every_message_writes_is_written_without_a_table_in_between() {
     let (_dir, journal) = journal();
-    let explained = journal.read(|tx| {
-        let mut query = tx.db.prepare(&format!("EXPLAIN {}", tree::ADD_ENTRY))?;
-        let rows = query.query_map(rusqlite::params_from_iter(std::iter::repeat_n("", 10)), |row| row.get(1))?;
-        Ok(rows.collect::<rusqlite::Result<Vec<String>>>()?)
-    });
-    let steps = explained.unwrap();
-    assert!(steps.iter().any(|step| step == "Insert"), "{steps:?}");
-    assert!(!steps.iter().any(|step| step == "OpenEphemeral"), "{steps:?}");
+    let statements = [
+        (tree::ADD_ENTRY.to_owned(), 10),
+        (outbound::OPEN_WINDOW.to_owned(), 6),
+        (messages::update_sql(&State::WORKED_ON), 16),
+    ];
+    for (statement, values) in statements {
+        let explained = journal.read(|tx| {
+            let mut query = tx.db.prepare(&format!("EXPLAIN {statement}"))?;
+            let rows = query.query_map(rusqlite::params_from_iter(std::iter::repeat_n("", values)), |row| row.get(1))?;
+            Ok(rows.collect::<rusqlite::Result<Vec<String>>>()?)
+        });
+        let steps = explained.unwrap();
+        assert!(steps.iter().any(|step| step == "Insert" || step == "IdxInsert"), "{steps:?}");
+        assert!(!steps.iter().any(|step| step == "OpenEphemeral"), "{statement}: {steps:?}");
+    }
 }
 
 #[test]

@@ -109,8 +109,7 @@ impl NewEntry {
 
 /// Adds an entry, if this version of its name is none yet. A condition that reads the same table would have SQLite set up a table of
 /// its own for each row.
-pub(super) const ADD_ENTRY: &str =
-    "INSERT INTO entry (account, parent, name, version, area, message, is_dir, store, size, created)
+pub(super) const ADD_ENTRY: &str = "INSERT INTO entry (account, parent, name, version, area, message, is_dir, store, size, created)
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT DO NOTHING";
 
 /// The columns that [`read_entry`] reads.
