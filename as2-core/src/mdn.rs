@@ -8,7 +8,7 @@ use crate::disposition::Disposition;
 use crate::error::Error;
 use crate::headers::{Headers, is_field};
 use crate::id::As2Id;
-use crate::message_id::MessageId;
+use crate::message_id::{MessageId, bare};
 use crate::mic::{self, Mic};
 use crate::mime::transfer::{decode_lenient, encode};
 use crate::mime::{Encoding, MediaType, broken, scanner, transfer};
@@ -22,6 +22,7 @@ const MAX_PARTS: usize = 64;
 const MAX_DEPTH: u8 = 8;
 /// Most characters kept of a MIC that cannot be read.
 const MAX_SHOWN_MIC: usize = 200;
+const ORIGINAL: &str = "Original-Message-ID";
 /// Longest line written into the human's text (RFC 5322 §2.1.1).
 const MAX_LINE: usize = 900;
 
@@ -52,12 +53,20 @@ impl Mdn {
     pub(crate) fn parse(media: &MediaType, body: &[u8]) -> Result<Option<Self>, Error> {
         let mut found = Found::default();
         found.entity(media, &Encoding::Identity, body, 0)?;
-        let Some(fields) = found.fields else { return Ok(None) };
+        let Some(fields) = found.notifications.first() else {
+            return Ok(None);
+        };
         let get = |name| fields.get(name).unwrap_or_default().to_owned();
-        let told = fields.all("Disposition").map(Disposition::parse).reduce(Disposition::or_worse);
+        // Of several about one message the worst counts.
+        let of_same = |other: &&Headers| {
+            let named = |fields: &Headers| fields.get(ORIGINAL).map(|id| bare(id).to_owned());
+            named(other).is_none_or(|id| Some(id) == named(fields))
+        };
+        let all = |name| found.notifications.iter().filter(of_same).flat_map(move |fields| fields.all(name));
+        let told = all("Disposition").map(Disposition::parse).reduce(Disposition::or_worse);
         let mut disposition = told.unwrap_or_else(|| Disposition::parse(""));
         for name in ["Failure", "Error", "Warning"] {
-            fields.all(name).for_each(|words| disposition.explain(name, words));
+            all(name).for_each(|words| disposition.explain(name, words));
         }
         let mic_text = fields.get("Received-content-MIC").filter(|text| !mic::says_nothing(text));
         let mic = mic_text.and_then(|text| Mic::parse(text).ok());
@@ -65,7 +74,7 @@ impl Mdn {
             .filter(|_| mic.is_none())
             .map(|text| text.chars().take(MAX_SHOWN_MIC).collect());
         Ok(Some(Mdn {
-            original_message_id: get("Original-Message-ID"),
+            original_message_id: get(ORIGINAL),
             disposition,
             mic,
             unreadable_mic,
@@ -83,10 +92,11 @@ fn address(value: &str) -> String {
     As2Id::from_header(address.as_bytes()).map_or_else(|_| address.to_owned(), |id| id.as_str().to_owned())
 }
 
-/// The parts of a report, taken by their type and not by their place (as2.md §5.3).
+/// The parts of a report, taken by their type and not by their place (as2.md §5.3). Whatever else cannot be read is passed over.
 #[derive(Default)]
 struct Found {
-    fields: Option<Headers>,
+    /// The fields of each.
+    notifications: Vec<Headers>,
     text: Option<String>,
 }
 
@@ -96,7 +106,11 @@ impl Found {
             return Err(broken("a report nested too deep"));
         }
         if media.is_multipart() {
-            let (parts, _) = scanner::split(body, media.param("boundary"), MAX_PARTS)?;
+            let parts = match scanner::split(body, media.param("boundary"), MAX_PARTS) {
+                Ok((parts, _)) => parts,
+                Err(error) if depth == 0 => return Err(error),
+                Err(_) => return Ok(()),
+            };
             return parts.iter().try_for_each(|part| self.part(part, depth + 1));
         }
         let decoded = match encoding {
@@ -110,8 +124,8 @@ impl Found {
             _ => body.to_vec(),
         };
         match media.essence.as_str() {
-            "message/disposition-notification" | "message/global-disposition-notification" if self.fields.is_none() => {
-                self.fields = Some(fields_of(&decoded)?);
+            "message/disposition-notification" | "message/global-disposition-notification" => {
+                self.notifications.push(fields_of(&decoded)?);
             }
             "text/plain" | "text/html" | "" if self.text.is_none() => {
                 let text = decoded.get(..decoded.len().min(MAX_TEXT)).unwrap_or_default();
@@ -124,7 +138,7 @@ impl Found {
 
     fn part(&mut self, part: &[u8], depth: u8) -> Result<(), Error> {
         let (head, body) = split_head(part);
-        let headers = Headers::parse_mime(head)?;
+        let Ok(headers) = Headers::parse_mime(head) else { return Ok(()) };
         let media = MediaType::parse(headers.get("Content-Type").unwrap_or("text/plain"));
         self.entity(&media, &Encoding::of(&headers), body, depth)
     }
@@ -233,7 +247,7 @@ fn report(out: &MdnOut<'_>, boundary: &str) -> Result<Vec<u8>, Error> {
     fields.push("Original-Recipient", &format!("rfc822; {station}"))?;
     fields.push("Final-Recipient", &format!("rfc822; {station}"))?;
     if !out.original_message_id.is_empty() {
-        fields.push("Original-Message-ID", &out.original_message_id)?;
+        fields.push(ORIGINAL, &out.original_message_id)?;
     }
     fields.push("Disposition", &out.disposition.to_string())?;
     if let Some(words) = &out.explanation {
@@ -443,5 +457,41 @@ mod tests {
         assert!(mdn.disposition.is_positive() && mdn.disposition.modifier_code().is_none());
         assert_eq!((mdn.original_message_id.as_str(), mdn.reporting_ua.as_str()), ("<a>", "u more"));
         assert!(mdn.mic.is_some());
+    }
+
+    /// A report of these parts, each with its header block.
+    fn report_of(parts: &[&str]) -> Mdn {
+        let body: String = parts.iter().map(|part| format!("--b\r\n{part}\r\n")).collect();
+        let media = MediaType::parse("multipart/report; report-type=disposition-notification; boundary=b");
+        Mdn::parse(&media, format!("{body}--b--\r\n").as_bytes()).unwrap().unwrap()
+    }
+
+    #[test]
+    fn the_worst_of_several_notifications_about_one_message_counts() {
+        let told = |id: &str, words: &str| {
+            format!("Content-Type: message/disposition-notification\r\n\r\nOriginal-Message-ID: {id}\r\nDisposition: a; {words}\r\n")
+        };
+        let good = told("<1@x>", "processed");
+        for (other, is_positive) in [
+            (told("1@x", "processed/error: unexpected-processing-error"), false),
+            (told("<2@x>", "processed/error: unexpected-processing-error"), true),
+            (told("<1@x>", "processed"), true),
+        ] {
+            let mdn = report_of(&[&good, &other]);
+            assert_eq!(mdn.disposition.is_positive(), is_positive, "{other}");
+            assert_eq!(mdn.original_message_id, "<1@x>");
+        }
+    }
+
+    #[test]
+    fn a_part_that_cannot_be_read_does_not_cost_the_notification() {
+        let notification =
+            "Content-Type: message/disposition-notification\r\n\r\nOriginal-Message-ID: <1@x>\r\nDisposition: a; processed\r\n";
+        for odd in [
+            "Content-Type: text/plain\r\nThe message was received.\r\n",
+            "Content-Type: multipart/alternative\r\n\r\nwithout a boundary\r\n",
+        ] {
+            assert!(report_of(&[odd, notification]).disposition.is_positive(), "{odd}");
+        }
     }
 }
