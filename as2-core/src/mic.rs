@@ -25,8 +25,8 @@ pub struct Mic {
 }
 
 impl Mic {
-    /// Reads `base64, algorithm` in any form met: no blank after the comma, folded, blanks inside, any spelling of the name
-    /// (as2.md §5.3).
+    /// Reads `base64, algorithm` in any form met: no blank after the comma, folded, blanks inside, any spelling of the name, a comma or
+    /// a comment behind it (as2.md §5.3).
     ///
     /// # Errors
     /// Something else, such as the text `null` that stands for a missing MIC (as2.md Q9).
@@ -35,7 +35,7 @@ impl Mic {
         if text.len() > MAX_TEXT {
             return Err(bad());
         }
-        let (value, name) = text.rsplit_once(',').ok_or_else(bad)?;
+        let (value, name) = without_tail(text).rsplit_once(',').ok_or_else(bad)?;
         let digest = Digest::parse(name).ok_or_else(bad)?;
         let value: String = value.chars().filter(|c| !c.is_whitespace() && *c != '"').collect();
         let value = STANDARD_NO_PAD.decode(value.trim_end_matches('=')).map_err(|_| bad())?;
@@ -48,8 +48,15 @@ impl Mic {
     }
 }
 
+/// Neither a comment nor commas behind the name; no base64 and no name holds a bracket.
+fn without_tail(text: &str) -> &str {
+    let text = text.split_once('(').map_or(text, |(text, _)| text);
+    text.trim_end_matches(|c: char| c.is_whitespace() || c == ',')
+}
+
 /// Whether a field stands for no MIC at all: nothing before the algorithm, or the word `null` (as2.md Q9).
 pub(crate) fn says_nothing(text: &str) -> bool {
+    let text = without_tail(text);
     let value = text.rsplit_once(',').map_or(text, |(value, _)| value);
     let value = value.trim_matches(|c: char| c.is_whitespace() || matches!(c, '"' | '=' | ','));
     value.is_empty() || value.eq_ignore_ascii_case("null")
@@ -86,6 +93,8 @@ mod tests {
             "AAECAwQFBgcICQoLDA0ODxAREhM=, sha1",
             "AAECAwQFBgcICQoLDA0ODxAREhM=,SHA1",
             "AAECAwQF BgcICQoL\r\n DA0ODxAREhM , sha-1",
+            "AAECAwQFBgcICQoLDA0ODxAREhM=, sha1,",
+            "AAECAwQFBgcICQoLDA0ODxAREhM=, sha1 (in base64)",
         ];
         for form in forms {
             assert_eq!(Mic::parse(form).unwrap(), mic, "{form}");
@@ -93,7 +102,7 @@ mod tests {
         for form in ["null", "", "abc", "=, sha1", "*, sha1", "AAEC, crc32"] {
             assert!(Mic::parse(form).is_err(), "{form}");
         }
-        for form in ["null", "NULL, sha1", "", "=, sha1", " , sha-256"] {
+        for form in ["null", "NULL, sha1", "", "=, sha1", " , sha-256", "=, sha1, ", "(none)"] {
             assert!(says_nothing(form), "{form}");
         }
         for form in ["abc", "*, sha1", "AAEC, crc32", "AAECAwQFBgcICQoLDA0ODxAREhM=, sha1"] {
