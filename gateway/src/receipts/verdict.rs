@@ -87,7 +87,7 @@ pub(crate) async fn verdict(
 
 /// Rules 1 and 2: it has to name our message and the swapped pair.
 fn wrong_message(message: &Message, mdn: &Mdn, evidence: &Evidence, timing: Timing) -> Option<Verdict> {
-    if answered(mdn) != bare(&message.message_id) {
+    if answered(mdn) != bare(&message.message_id) && !answers_unnamed(mdn, evidence, timing) {
         let reason = format!(
             "the MDN answers {} instead of this message",
             mdn.original_message_id.escape_default()
@@ -110,6 +110,12 @@ fn wrong_message(message: &Message, mdn: &Mdn, evidence: &Evidence, timing: Timi
         ));
     }
     None
+}
+
+/// COMPAT: an MDN without `Original-Message-ID` is known by the connection that it came on, if a pinned certificate signed it; a
+/// positive one has to carry a MIC as well, which is compared later.
+fn answers_unnamed(mdn: &Mdn, evidence: &Evidence, timing: Timing) -> bool {
+    answered(mdn).is_empty() && timing == Timing::InAnswer && evidence.is_signed() && (mdn.mic.is_some() || !mdn.disposition.is_positive())
 }
 
 fn not_ours(timing: Timing, code: &str, reason: String) -> Verdict {

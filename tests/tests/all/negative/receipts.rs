@@ -20,6 +20,43 @@ fn the_mdn_for_another_message_is_no_receipt() {
 }
 
 #[test]
+fn an_mdn_in_the_answer_that_names_no_message_counts_by_its_signature_and_its_mic() {
+    let _held = stage();
+    let play = |change: fn(&mut Receipt), is_signed: bool| {
+        Scene::play(
+            "sync-signed",
+            &[],
+            with_stage(move |stage, hit, _| {
+                let mut receipt = Receipt::of(hit);
+                receipt.original.clear();
+                change(&mut receipt);
+                let mdn = if is_signed {
+                    receipt.signed(&stage.partner)
+                } else {
+                    receipt.unsigned()
+                };
+                answer(200, &mdn)
+            }),
+        )
+    };
+    let good = play(|_| {}, true);
+    let (without, unsigned) = (play(|receipt| receipt.mic.clear(), true), play(|_| {}, false));
+    let wrong = play(
+        |receipt| "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=".clone_into(&mut receipt.mic),
+        true,
+    );
+    let negative = play(
+        |receipt| *receipt = receipt.clone().says("processed/error: decryption-failed"),
+        true,
+    );
+    good.ends("delivered", "", 1);
+    without.ends("failed", "mdn-mismatch", 1);
+    unsigned.ends("failed", "mdn-mismatch", 1);
+    wrong.ends("failed", "mic-mismatch", 1);
+    negative.ends("failed", "decryption-failed", 1);
+}
+
+#[test]
 fn the_mdn_of_another_partner_is_no_receipt() {
     let _held = stage();
     let scene = Scene::play(
