@@ -77,7 +77,7 @@ pub(crate) async fn verdict(
     }
     let proven = evidence.is_signed() || !wants_signed(message);
     if proven && says_duplicate(message, mdn) {
-        return Ok(duplicate_notice(message, mdn));
+        return duplicate_notice(core, message, pair, mdn).await;
     }
     if !positive {
         return Ok(negative(message, mdn));
@@ -186,8 +186,11 @@ fn signature_hint(message: &Message, evidence: &Evidence) -> String {
 /// The partner knows the message already.
 ///
 /// COMPAT(mendelson, pyas2): a repeat whose first MDN was lost is answered with an error of these words (as2.md Q76). Of a first
-/// try only their own words are taken for that: others may mean the contents by a "duplicate".
+/// try only their own words are taken for that: others may mean the contents by a "duplicate". No words count beside a modifier that
+/// names a fault: "altered, not a duplicate".
 pub(super) fn says_duplicate(message: &Message, mdn: &Mdn) -> bool {
+    let fault = mdn.disposition.modifier_code();
+    let names_no_fault = fault.is_none_or(|code| code.starts_with("unexpected-processing-error"));
     let text = mdn.text.to_ascii_lowercase();
     let any_words = || {
         let names = [&message.file, &message.subject].map(|name| name.to_ascii_lowercase());
@@ -203,19 +206,30 @@ pub(super) fn says_duplicate(message: &Message, mdn: &Mdn) -> bool {
             || text.contains("duplicate message")
             || (message.may_have_arrived_before() && any_words())
     };
-    mdn.disposition.is_duplicate_notice() || (!mdn.disposition.is_positive() && says())
+    mdn.disposition.is_duplicate_notice() || (!mdn.disposition.is_positive() && names_no_fault && says())
 }
 
-fn duplicate_notice(message: &Message, mdn: &Mdn) -> Verdict {
-    if message.may_have_arrived_before() {
-        let equal = mdn.mic.as_ref().is_some_and(|mic| candidates(message).contains(mic));
-        let marks = if equal { Vec::new() } else { vec![RECEIPT_LOST.to_owned()] };
-        return Verdict::Delivered { marks };
+/// A repeat that the partner knows has arrived, unless it holds other bytes under this Message-ID.
+async fn duplicate_notice(core: &Arc<Core>, message: &mut Message, pair: &Arc<Partnership>, mdn: &Mdn) -> Result<Verdict, FlowError> {
+    if !message.may_have_arrived_before() {
+        return Ok(Verdict::Held {
+            code: "duplicate-at-partner".to_owned(),
+            reason: format!("the partner calls the first attempt a duplicate: {}", mdn.disposition),
+        });
     }
-    Verdict::Held {
-        code: "duplicate-at-partner".to_owned(),
-        reason: format!("the partner calls the first attempt a duplicate: {}", mdn.disposition),
-    }
+    let told = match mdn.mic {
+        Some(_) => check_mic(core, message, pair, mdn).await?,
+        None => Verdict::Nothing {
+            code: String::new(),
+            reason: String::new(),
+        },
+    };
+    Ok(match told {
+        Verdict::Nothing { .. } => Verdict::Delivered {
+            marks: vec![RECEIPT_LOST.to_owned()],
+        },
+        told => told,
+    })
 }
 
 fn negative(message: &Message, mdn: &Mdn) -> Verdict {

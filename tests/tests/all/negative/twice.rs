@@ -54,6 +54,38 @@ fn a_refusal_of_a_repeat_says_nothing_about_what_came_first() {
 }
 
 #[test]
+fn a_repeat_of_which_another_fault_is_told_or_other_bytes_are_held_is_not_delivered() {
+    let _held = stage();
+    let play = |disposition: &'static str, mic: &'static str| {
+        Scene::play(
+            "sync-signed",
+            &[],
+            with_stage(move |stage, hit, count| {
+                if count == 1 {
+                    return Vec::new();
+                }
+                let mut receipt = Receipt::of(hit).says(disposition);
+                if mic != "ours" {
+                    mic.clone_into(&mut receipt.mic);
+                }
+                "The content was altered. This is not a duplicate message.".clone_into(&mut receipt.text);
+                answer(200, &receipt.signed(&stage.partner))
+            }),
+        )
+    };
+    let altered = play("processed/error: integrity-check-failed", "");
+    let other = play(
+        "processed/warning: duplicate-document",
+        "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",
+    );
+    let same = play("processed/error: duplicate-document", "ours");
+    altered.ends("failed", "integrity-check-failed", 2);
+    other.ends("failed", "mic-mismatch", 2);
+    let message = same.ends("delivered", "", 2);
+    assert!(!message["marks"].to_string().contains("receipt lost"), "{message:#}");
+}
+
+#[test]
 fn a_partner_that_detects_no_repeats_any_more_gets_none_that_nobody_asked_for() {
     let stage = Arc::new(Stage::new(&[("retry.initial", "\"20s\""), ("retry.jitter", "0.0")]));
     let scene = Scene::of(&stage, "sync-signed", &[], |_, _| Vec::new());
