@@ -148,6 +148,13 @@ fn is_in_clear(headers: &Headers) -> bool {
     media.starts_with("multipart/")
 }
 
+/// By what a message asks for a receipt.
+const RECEIPT_REQUEST: [&str; 3] = [
+    "Disposition-Notification-To",
+    "Disposition-Notification-Options",
+    "Receipt-Delivery-Option",
+];
+
 /// Parses and verifies; policy on content does not apply to an MDN, the pinned certificates do.
 pub(crate) fn parse(pair: &Partnership, headers: &Headers, body: &[u8], also_hash: &[Digest]) -> Option<ReceivedMdn> {
     let policy = SecurityPolicy {
@@ -155,8 +162,11 @@ pub(crate) fn parse(pair: &Partnership, headers: &Headers, body: &[u8], also_has
         require_encrypted: false,
         ..policy(pair)
     };
+    // COMPAT: some ask for a receipt of their receipt, which nobody may be given (RFC 8098 §2.1).
+    let mut headers = headers.clone();
+    RECEIPT_REQUEST.iter().for_each(|name| headers.remove(name));
     let incoming = Incoming {
-        headers,
+        headers: &headers,
         identities: &pair.identities,
         signers: &pair.signers,
         policy,

@@ -57,6 +57,28 @@ fn an_mdn_in_the_answer_that_names_no_message_counts_by_its_signature_and_its_mi
 }
 
 #[test]
+fn a_receipt_that_asks_for_a_receipt_is_read_and_not_answered() {
+    let scene = Scene::play(
+        "sync-signed",
+        &[],
+        with_stage(|stage, hit, _| {
+            let mut mdn = Receipt::of(hit).signed(&stage.partner);
+            for (name, value) in [
+                ("Disposition-Notification-To", "mdn@test"),
+                (
+                    "Disposition-Notification-Options",
+                    "signed-receipt-protocol=optional, pkcs7-signature; signed-receipt-micalg=optional, sha1",
+                ),
+            ] {
+                mdn.headers.push((name.to_owned(), value.to_owned()));
+            }
+            answer(200, &mdn)
+        }),
+    );
+    scene.ends("delivered", "", 1);
+}
+
+#[test]
 fn the_mdn_of_another_partner_is_no_receipt() {
     let _held = stage();
     let scene = Scene::play(
