@@ -120,6 +120,8 @@ impl Sink for Spool {
 /// The names in the headers, resolved.
 enum Relationship {
     Known(Arc<Partnership>),
+    /// Known, and its messages are not taken; its receipts for ours are.
+    Blocked(Arc<Partnership>),
     /// Ids as they came, for the list of rejected messages.
     Unknown(String, String),
     /// Our own set-up is broken at this moment.
@@ -164,7 +166,11 @@ impl Receive for Inbox {
                 };
                 (opened.draft, opened.transfer, max)
             }
-            Relationship::Unknown(..) => (None, None, max),
+            Relationship::Blocked(pair) if mdns::is_possible(arrival) && foreign(&pair, arrival).is_none() => {
+                self.core.storage.check_room().map_err(|error| reply::not_now(&error))?;
+                (Some(self.core.storage.draft()), None, receipts::MAX_MDN)
+            }
+            Relationship::Blocked(_) | Relationship::Unknown(..) => (None, None, max),
             Relationship::Broken(lack) => {
                 tracing::error!(why = %lack, "cannot take messages for this pair");
                 return Err(reply::later("not ready for this pair"));
@@ -250,8 +256,8 @@ fn relationship(core: &Core, arrival: &Arrival) -> Relationship {
         .flat_map(|to| froms.iter().map(move |from| core.partnership(to.as_str(), from.as_str())));
     let found = pairs.find(|found| matches!(found, Ok(_) | Err(Lack::Key(_))));
     match found {
-        Some(Ok(pair)) if !pair.partner.blocked.inbound() => Relationship::Known(pair),
-        Some(Ok(pair)) => Relationship::Unknown(pair.partner.as2_id.clone(), pair.station.as2_id.clone()),
+        Some(Ok(pair)) if pair.partner.blocked.inbound() => Relationship::Blocked(pair),
+        Some(Ok(pair)) => Relationship::Known(pair),
         Some(Err(lack @ Lack::Key(_))) => Relationship::Broken(lack),
         _ => {
             // The reading that somebody here has, if there is one: that is what the operator knows.
@@ -299,6 +305,7 @@ async fn receive(core: &Arc<Core>, arrival: &Arrival, spool: Spool) -> Result<Re
     }
     let pair = match relationship(core, arrival) {
         Relationship::Known(pair) => pair,
+        Relationship::Blocked(pair) => return from_blocked(core, arrival, &pair, spool).await,
         Relationship::Unknown(from, to) => return refused::stranger(core, arrival, &from, &to).await,
         Relationship::Broken(lack) => return Err(lack.into()),
     };
@@ -332,6 +339,16 @@ async fn receive(core: &Arc<Core>, arrival: &Arrival, spool: Spool) -> Result<Re
         transfer,
     };
     take_in(core, arrival, pair, body).await
+}
+
+/// A receipt of a blocked partner, or what a stranger gets.
+async fn from_blocked(core: &Arc<Core>, arrival: &Arrival, pair: &Arc<Partnership>, spool: Spool) -> Result<Reply, FlowError> {
+    if let Some(draft) = spool.draft.map(Draft::whole)
+        && let Some(reply) = mdns::take(core, arrival, pair, &draft).await?
+    {
+        return Ok(reply);
+    }
+    refused::stranger(core, arrival, &pair.partner.as2_id, &pair.station.as2_id).await
 }
 
 /// A body that is all there.

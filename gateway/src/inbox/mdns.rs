@@ -73,10 +73,8 @@ pub(super) async fn take_nameless(core: &Arc<Core>, arrival: &Arrival, draft: Op
     let Some(draft) = draft else { return Ok(no_names()) };
     let headers = &arrival.head.headers;
     let body = read(&draft)?;
-    let allowed = |pair: &Partnership| {
-        // Only its signature counts, so it needs no login.
-        foreign(pair, arrival).is_none() && !pair.partner.blocked.inbound()
-    };
+    // Only its signature counts, so it needs no login, and a partner whose messages are not taken may still sign for ours.
+    let allowed = |pair: &Partnership| foreign(pair, arrival).is_none();
     Ok(if receipts::take_nameless(core, headers.clone(), body, allowed).await? {
         Reply::empty(200)
     } else {

@@ -79,6 +79,26 @@ fn a_receipt_that_asks_for_a_receipt_is_read_and_not_answered() {
 }
 
 #[test]
+fn a_partner_whose_messages_are_blocked_may_still_send_its_receipts() {
+    for nameless in [false, true] {
+        let scene = Scene::play("async-signed", &[], |_, _| http(204, &[], ""));
+        scene.reaches("waiting-mdn");
+        let gate = &scene.stage.gate;
+        gate.ok(&["partner", "block", &scene.partner, "in"]);
+        gate.followed();
+        let message = payload().signed(&scene.stage.partner).message("<blocked@test>");
+        let refused = message.clone().without("Disposition-Notification-To").post(gate.as2_port);
+        assert!(refused.status != 200, "a message of a blocked partner is taken");
+        scene.post_mdn(&Receipt::of(&scene.hit()).signed(&scene.stage.stranger));
+        assert_eq!(scene.message()["state"], "waiting-mdn");
+        let mdn = Receipt::of(&scene.hit()).signed(&scene.stage.partner);
+        let mdn = if nameless { mdn.without("AS2-From").without("AS2-To") } else { mdn };
+        scene.post_mdn(&mdn);
+        scene.ends("delivered", "", 1);
+    }
+}
+
+#[test]
 fn the_mdn_of_another_partner_is_no_receipt() {
     let _held = stage();
     let scene = Scene::play(
