@@ -28,8 +28,10 @@ pub struct Partnership {
     pub station: Station,
     /// The remote side.
     pub partner: Partner,
-    /// Our keys: the one that signs first, then all that still decrypt.
+    /// Our keys: the one that signs first, if there is one, then all that still decrypt.
     pub identities: Vec<Identity>,
+    /// The first of them signs: another key is old, or not in force yet, or here to decrypt only.
+    signs: bool,
     /// The partner's pinned signing certificates, old and new.
     pub signers: Vec<PinnedCertificate>,
     /// The certificate that we encrypt to.
@@ -72,7 +74,7 @@ impl Partnership {
     /// The identity that signs now.
     #[must_use]
     pub fn signer(&self) -> Option<&Identity> {
-        self.identities.first()
+        self.identities.first().filter(|_| self.signs)
     }
 
     /// Resolves a pair.
@@ -105,6 +107,7 @@ impl Partnership {
         let opened = |auth: &crate::partner::HttpAuth, label: &str| resolver.credentials(auth, label, &partner);
         Ok(Partnership {
             identities: resolver.identities(&station)?,
+            signs: resolver.in_force(&station.certificate).is_some(),
             signers: resolver.signers(&partner)?,
             recipient: resolver.recipient(&partner)?,
             pinned_tls: resolver

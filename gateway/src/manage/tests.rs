@@ -861,3 +861,15 @@ async fn a_switch_from_nothing_is_refused_and_counts_for_nobody() {
     let guide = |id: &str| rollover::guide(&all, None, id, clock.now());
     assert!(guide("ALICE").is_ok() && guide("NOBODY").is_err());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_station_without_a_certificate_signs_with_no_other_key_that_it_has() {
+    let place = place().await;
+    plain_pair(&place.core).await;
+    let mut objects = objects(&place.core).unwrap();
+    let resolve = |objects: &_| Partnership::resolve(objects, &place.core.master, "ALICE", "BOB", place.core.clock.now()).unwrap();
+    assert!(resolve(&objects).signer().is_some());
+    objects.stations.get_mut("ALICE").unwrap().certificate.clear();
+    let pair = resolve(&objects);
+    assert_eq!((pair.identities.len(), pair.signer().is_some()), (1, false));
+}
