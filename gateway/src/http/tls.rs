@@ -6,9 +6,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use openssl::error::ErrorStack;
 use openssl::pkey::PKey;
 use openssl::ssl::{AlpnError, Ssl, SslContext, SslMethod, SslMode, SslOptions, SslVerifyMode, SslVersion, select_next_proto};
-use openssl::x509::X509;
 use openssl::x509::store::X509StoreBuilder;
 use openssl::x509::verify::X509VerifyFlags;
+use openssl::x509::{X509, X509VerifyResult};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_openssl::SslStream;
@@ -140,9 +140,97 @@ fn ask_clients(context: &mut openssl::ssl::SslContextBuilder, settings: &ServerT
         context.add_client_ca(&certificate)?;
         store.add_cert(certificate)?;
     }
-    // A pinned certificate counts by itself, without its issuers.
+    // A pinned certificate counts by itself, without its issuers, and whatever it says of its use and its end, as that of a server
+    // does: authorities issue hardly any for clients now.
     store.set_flags(X509VerifyFlags::PARTIAL_CHAIN)?;
     context.set_cert_store(store.build());
-    context.set_verify(mode);
+    let pinned = settings.client_cas.clone();
+    context.set_verify_callback(mode, move |holds, chain| {
+        let shown = chain.current_cert().filter(|_| !holds && chain.error_depth() == 0);
+        let is_pinned = shown.is_some_and(|leaf| leaf.to_der().is_ok_and(|der| pinned.contains(&der)));
+        if is_pinned {
+            chain.set_error(X509VerifyResult::OK);
+        }
+        holds || is_pinned
+    });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::time::Duration;
+
+    use openssl::asn1::Asn1Time;
+    use openssl::hash::MessageDigest;
+    use openssl::pkey::Private;
+    use openssl::rsa::Rsa;
+    use openssl::x509::X509Name;
+    use openssl::x509::extension::ExtendedKeyUsage;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A certificate that ended yesterday or ends tomorrow, for clients or for servers only, with its key.
+    fn certificate(has_ended: bool, for_clients: bool) -> (X509, PKey<Private>) {
+        let key = PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap();
+        let mut name = X509Name::builder().unwrap();
+        name.append_entry_by_text("CN", "partner").unwrap();
+        let name = name.build();
+        let day = |days: i64| {
+            let now = std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .unwrap()
+                .as_secs();
+            Asn1Time::from_unix(i64::try_from(now).unwrap() + days * 86_400).unwrap()
+        };
+        let mut builder = X509::builder().unwrap();
+        builder.set_version(2).unwrap();
+        builder.set_subject_name(&name).unwrap();
+        builder.set_issuer_name(&name).unwrap();
+        builder.set_pubkey(&key).unwrap();
+        builder.set_not_before(&day(-9)).unwrap();
+        builder.set_not_after(&day(if has_ended { -1 } else { 1 })).unwrap();
+        let mut usage = ExtendedKeyUsage::new();
+        let usage = if for_clients { usage.client_auth() } else { usage.server_auth() };
+        builder.append_extension(usage.build().unwrap()).unwrap();
+        builder.sign(&key, MessageDigest::sha256()).unwrap();
+        (builder.build(), key)
+    }
+
+    #[tokio::test]
+    async fn a_pinned_client_certificate_counts_whatever_it_says_of_its_use_and_its_end() {
+        let (own, own_key) = certificate(false, false);
+        let clients = [(false, true), (true, true), (false, false)].map(|(ended, clients)| certificate(ended, clients));
+        let acceptor = TlsAcceptor::new(&ServerTls {
+            cert_pem: own.to_pem().unwrap(),
+            key_pem: Zeroizing::new(own_key.private_key_to_pem_pkcs8().unwrap()),
+            client_auth: ClientAuth::Required,
+            client_cas: clients.iter().map(|(pinned, _)| pinned.to_der().unwrap()).collect(),
+        })
+        .unwrap();
+        let foreign = [(false, true), (true, false)].map(|(ended, clients)| certificate(ended, clients));
+        for (shown, is_pinned) in clients.iter().map(|c| (c, true)).chain(foreign.iter().map(|c| (c, false))) {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let mut context = SslContext::builder(SslMethod::tls_client()).unwrap();
+            context.set_certificate(&shown.0).unwrap();
+            context.set_private_key(&shown.1).unwrap();
+            let mut client = SslStream::new(Ssl::new(&context.build()).unwrap(), stream).unwrap();
+            let (accepted, _) = listener.accept().await.unwrap();
+            let client = tokio::spawn(async move {
+                let _ = Pin::new(&mut client).connect().await;
+                client
+            });
+            let shaken = tokio::time::timeout(Duration::from_secs(30), acceptor.accept(accepted))
+                .await
+                .unwrap();
+            assert_eq!(shaken.is_ok(), is_pinned);
+            if let Ok((stream, _)) = shaken {
+                let told = stream.ssl().peer_certificate().unwrap().to_der().unwrap();
+                assert_eq!(told, shown.0.to_der().unwrap());
+            }
+            client.await.unwrap();
+        }
+    }
 }
