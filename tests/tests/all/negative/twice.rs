@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// An order whose first post is read whole and not answered, and each other with this text in an MDN that says "error".
-fn lost_then(text: &'static str) -> Scene {
+/// An order whose first post is read whole and not answered, and each other with a receipt that was changed so.
+fn lost_then(change: impl Fn(&mut Receipt) + Send + Sync + 'static) -> Scene {
     Scene::play(
         "sync-signed",
         &[],
@@ -11,19 +11,27 @@ fn lost_then(text: &'static str) -> Scene {
             if count == 1 {
                 return Vec::new();
             }
-            let mut receipt = Receipt::of(hit).says("processed/error: unexpected-processing-error");
-            receipt.mic.clear();
-            text.clone_into(&mut receipt.text);
+            let mut receipt = Receipt::of(hit);
+            change(&mut receipt);
             answer(200, &receipt.signed(&stage.partner))
         }),
     )
 }
 
+/// An error of no name with this text.
+fn error(text: &'static str) -> impl Fn(&mut Receipt) {
+    move |receipt| {
+        *receipt = receipt.clone().says("processed/error: unexpected-processing-error");
+        receipt.mic.clear();
+        text.clone_into(&mut receipt.text);
+    }
+}
+
 #[test]
 fn a_refusal_of_a_repeat_says_nothing_about_what_came_first() {
     let _held = stage();
-    let seen = lost_then("Duplicate document received.");
-    let (refused, by_name) = (lost_then("No room."), lost_then("No room."));
+    let seen = lost_then(error("Duplicate document received."));
+    let (refused, by_name) = (lost_then(error("No room.")), lost_then(error("No room.")));
     let message = seen.reaches("delivered");
     assert!(message["marks"].to_string().contains("receipt lost"), "{message:#}");
     let told = seen.stage.gate.log();
@@ -56,29 +64,21 @@ fn a_refusal_of_a_repeat_says_nothing_about_what_came_first() {
 #[test]
 fn a_repeat_of_which_another_fault_is_told_or_other_bytes_are_held_is_not_delivered() {
     let _held = stage();
-    let play = |disposition: &'static str, mic: &'static str| {
-        Scene::play(
-            "sync-signed",
-            &[],
-            with_stage(move |stage, hit, count| {
-                if count == 1 {
-                    return Vec::new();
-                }
-                let mut receipt = Receipt::of(hit).says(disposition);
-                if mic != "ours" {
-                    mic.clone_into(&mut receipt.mic);
-                }
-                "The content was altered. This is not a duplicate message.".clone_into(&mut receipt.text);
-                answer(200, &receipt.signed(&stage.partner))
-            }),
-        )
+    let play = |disposition: &'static str, mic: Option<&'static str>| {
+        lost_then(move |receipt| {
+            *receipt = receipt.clone().says(disposition);
+            if let Some(mic) = mic {
+                mic.clone_into(&mut receipt.mic);
+            }
+            "The content was altered. This is not a duplicate message.".clone_into(&mut receipt.text);
+        })
     };
-    let altered = play("processed/error: integrity-check-failed", "");
+    let altered = play("processed/error: integrity-check-failed", Some(""));
     let other = play(
         "processed/warning: duplicate-document",
-        "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",
+        Some("47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="),
     );
-    let same = play("processed/error: duplicate-document", "ours");
+    let same = play("processed/error: duplicate-document", None);
     altered.ends("failed", "integrity-check-failed", 2);
     other.ends("failed", "mic-mismatch", 2);
     let message = same.ends("delivered", "", 2);
