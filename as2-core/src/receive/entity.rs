@@ -52,6 +52,16 @@ impl Place {
             ..self
         })
     }
+
+    /// Whether this block is the entity's header block, and not the beginning of a payload that came without one.
+    fn takes_head(self, headers: &Headers, block: &[u8]) -> bool {
+        match self.kind {
+            Kind::Content if self.signed || self.compressed => is_mime(headers) || is_plain_block(block),
+            // COMPAT(mendelson): behind encryption alone, a payload may be bare.
+            Kind::Content => is_mime(headers),
+            Kind::Top | Kind::SignedPart | Kind::Attachment => true,
+        }
+    }
 }
 
 enum State {
@@ -191,10 +201,7 @@ impl Entity {
                 let mut head = std::mem::take(held);
                 let rest = head.split_off(end);
                 match Headers::parse_mime(&head) {
-                    Ok(headers) if self.place.kind == Kind::Attachment || is_mime(&headers) => {
-                        self.open(&headers, &head, &rest, walk).map(Some)
-                    }
-                    Ok(headers) if self.place.kind == Kind::SignedPart => self.open(&headers, &head, &rest, walk).map(Some),
+                    Ok(headers) if self.place.takes_head(&headers, &head) => self.open(&headers, &head, &rest, walk).map(Some),
                     _ => self.open_bare([head, rest].concat(), walk).map(Some),
                 }
             }
@@ -353,6 +360,18 @@ fn is_mime(headers: &Headers) -> bool {
     headers.iter().any(|(name, _)| {
         let name = name.to_ascii_lowercase();
         name.starts_with("content-") || name == "mime-version"
+    })
+}
+
+/// An empty block, or one of nothing but `Name: value`. Stricter than what else is read as headers, because EDI has colons too:
+/// `UNA:+.? '` is no header.
+fn is_plain_block(block: &[u8]) -> bool {
+    block.split(|b| *b == b'\n').all(|line| {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let folded = line.first().is_none_or(|first| matches!(first, b' ' | b'\t'));
+        let (name, value) = line.split_at(memchr::memchr(b':', line).unwrap_or(line.len()));
+        let named = name.first().is_some_and(u8::is_ascii_alphabetic) && name.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-');
+        folded || named && matches!(value, b":" | [b':', b' ' | b'\t', ..])
     })
 }
 

@@ -887,6 +887,98 @@ fn content_inside_its_signature_is_read() {
     );
 }
 
+/// A zlib layer around an entity, as an entity.
+fn compressed(entity: &[u8]) -> Vec<u8> {
+    let (mut compressor, mut zlib) = (crate::cms::Compressor::new(), Vec::new());
+    compressor.push(entity, &mut zlib).unwrap();
+    compressor.finish(&mut zlib).unwrap();
+    let head = b"Content-Type: application/pkcs7-mime; smime-type=compressed-data\r\n\r\n".to_vec();
+    [head, crate::cms::compressed_prefix(zlib.len() as u64), zlib].concat()
+}
+
+/// An encrypted layer around an entity, as an entity.
+fn encrypted(entity: &[u8]) -> Vec<u8> {
+    let plan = crate::cms::EnvelopePlan {
+        recipients: vec![testkit::other().certificate()],
+        cipher: Cipher::Aes128Cbc,
+        key_transport: KeyTransport::RsaPkcs1,
+        plain_len: entity.len() as u64,
+        form: crate::cms::Form::Der,
+    };
+    let mut out = b"Content-Type: application/pkcs7-mime; smime-type=enveloped-data\r\n\r\n".to_vec();
+    let mut sealer = crate::cms::Sealer::new(&plan).unwrap();
+    sealer.push(entity, &mut out).unwrap();
+    sealer.finish(&mut out).unwrap();
+    out
+}
+
+/// A signature beside an entity, or around it, as an entity.
+fn signed(entity: &[u8], opaque: bool) -> Vec<u8> {
+    if !opaque {
+        let (headers, body) = signed_part(entity, true, b"\r\n--b--\r\n");
+        return [&headers.to_bytes(), &b"\r\n"[..], &body].concat();
+    }
+    let bench = testkit::Bench::new(testkit::rsa());
+    bench.put("part", entity);
+    bench.openssl("cms -sign -binary -nodetach -outform DER -md sha256 -in part -signer cert.pem -inkey key.pem -out out");
+    [
+        b"Content-Type: application/pkcs7-mime; smime-type=signed-data\r\n\r\n",
+        &bench.get("out")[..],
+    ]
+    .concat()
+}
+
+/// RFC 2045 §2.4, §5.2: an entity may say nothing about its content, and its header block may be empty. It is no part of the file.
+#[test]
+fn a_header_block_without_content_fields_is_no_payload() {
+    let blocks = [
+        ("\r\n", true),
+        ("\n", true),
+        ("Date: x\r\n\r\n", true),
+        ("X-Empty:\r\n folded\r\nDate: x\r\n\r\n", true),
+        // What begins so may be the file itself.
+        ("UNA:+.? '\r\nUNB+UNOA:1+a:b'\r\n\r\n", false),
+        ("UNA:+.? '\r\n\r\n", false),
+        ("ISA*00* : *\r\n\r\n", false),
+        ("12: 30\r\n\r\n", false),
+        ("Date: x\r\nno header\r\n\r\n", false),
+    ];
+    for (block, head) in blocks {
+        let entity = [block.as_bytes(), b"ISA*1\r\n"].concat();
+        let forms = [
+            (signed(&entity, true), head),
+            (signed(&compressed(&entity), false), head),
+            (compressed(&signed(&entity, true)), head),
+            (compressed(&entity), head),
+            (encrypted(&compressed(&entity)), head),
+            (encrypted(&signed(&compressed(&entity), false)), head),
+            // COMPAT(mendelson): the bare payload.
+            (encrypted(&entity), false),
+        ];
+        for (n, (whole, head)) in forms.iter().enumerate() {
+            let at = memchr::memmem::find(whole, b"\r\n\r\n").unwrap();
+            let (headers, body) = (Headers::parse(&whole[..at]).unwrap(), &whole[at + 4..]);
+            for seed in 0..4 {
+                let (result, kept) = take(&headers, body, seed);
+                let message = message(result);
+                let payload = if *head { b"ISA*1\r\n" } else { &entity[..] };
+                assert!(
+                    kept.parts.len() == 1 && kept.parts[0].1 == payload,
+                    "{block:?} {n}: {:?}",
+                    kept.parts
+                );
+                let over = if matches!(n, 1 | 5) { compressed(&entity) } else { entity.clone() };
+                assert_eq!(
+                    message.mic.unwrap().value,
+                    crate::crypto::hash(Digest::Sha256, &over).unwrap(),
+                    "{n}"
+                );
+                assert_eq!(message.notes.is_empty(), *head, "{block:?} {n}: {:?}", message.notes);
+            }
+        }
+    }
+}
+
 #[test]
 fn a_bare_payload_behind_encryption_is_taken_where_unsigned_ones_are() {
     let payload = b"UNA:+.? '\r\nUNB+UNOA:1+a:b'\r\n\r\nend";
