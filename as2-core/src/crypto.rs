@@ -135,7 +135,7 @@ pub(crate) enum Signature {
     /// RSASSA-PKCS1-v1_5.
     RsaPkcs1,
     /// RSASSA-PSS with the stated MGF1 digest and salt length in bytes (RFC 8017 §8.1).
-    RsaPss { mgf: Digest, salt: u8 },
+    RsaPss { mgf: Digest, salt: u16 },
     /// ECDSA, the value being ECDSA-Sig-Value in DER.
     Ecdsa,
     /// Ed25519 over the bytes themselves, not over their digest (RFC 8419 §3).

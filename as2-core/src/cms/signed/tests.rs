@@ -237,6 +237,40 @@ fn we_accept_openssls() {
     }
 }
 
+/// As long a salt as the key takes is what `openssl cms` makes: more than 255 bytes from RSA-3072 on.
+#[test]
+fn a_pss_salt_may_fill_the_modulus() {
+    let key = PKey::from_rsa(openssl::rsa::Rsa::generate(3072).unwrap()).unwrap();
+    let identity = testkit::identity(&key, "large", 12);
+    let bench = Bench::new(&identity);
+    let text = content(1000);
+    bench.put("part", &text);
+    let pinned = [identity.certificate().clone()];
+    for salt in [350, 256, 255, 128, 127, 0] {
+        bench.openssl(&format!(
+            "cms -sign -binary -outform DER -in part -out p7s -signer cert.pem -inkey key.pem \
+             -keyopt rsa_padding_mode:pss -keyopt rsa_pss_saltlen:{salt}"
+        ));
+        let p7s = bench.get("p7s");
+        verify(&p7s, &text, &pinned).unwrap_or_else(|error| panic!("{salt}: {error}"));
+        assert_eq!(verify(&p7s, b"x", &pinned).unwrap_err().kind, ErrorKind::IntegrityCheckFailed);
+        let length = [&[0xa2, 4, 2, 2][..], &u16::to_be_bytes(salt)].concat();
+        if salt >= 0x80 {
+            let at = memchr::memmem::find(&p7s, &length).unwrap();
+            // Another length is another signature; one that no modulus holds, or below zero, is none.
+            for other in [salt - 1, salt + 1, 1025, 0x8000, 0xffff] {
+                let mut bent = p7s.clone();
+                bent[at + 4..at + 6].copy_from_slice(&other.to_be_bytes());
+                assert_eq!(
+                    verify(&bent, &text, &pinned).unwrap_err().kind,
+                    ErrorKind::AuthenticationFailed,
+                    "{salt} {other}"
+                );
+            }
+        }
+    }
+}
+
 /// A detached signature as RFC 8419 §3 describes it; without attributes it is over the content.
 fn ed25519_p7s(key: &PKey<Private>, certificate: &Certificate, digest: Digest, text: &[u8], attributes: bool) -> Vec<u8> {
     let plain = params(testkit::rsa(), digest, SignatureScheme::RsaPkcs1);

@@ -307,6 +307,9 @@ impl<'a> Signer<'a> {
         }
         let mgf = mgf1_digest(&mut fields, 1)?;
         let salt = small_number(&mut fields, 2, 20)?;
+        if usize::from(salt) > MAX_SIGNATURE {
+            return Err(Fault::Bad("PSS salt"));
+        }
         if small_number(&mut fields, 3, 1)? != 1 {
             return Err(Fault::Bad("PSS trailer"));
         }
@@ -315,14 +318,14 @@ impl<'a> Signer<'a> {
     }
 }
 
-/// `[n]` INTEGER of 0 to 255.
-fn small_number(fields: &mut Reader<'_>, n: u8, default: u8) -> Result<u8, Fault> {
+/// `[n]` INTEGER of 0 to 32767.
+fn small_number(fields: &mut Reader<'_>, n: u8, default: u16) -> Result<u16, Fault> {
     let Some(element) = fields.optional(ber::context(n))? else {
         return Ok(default);
     };
     match element.reader().expect(ber::INTEGER)?.body {
-        [value] if *value < 0x80 => Ok(*value),
-        [0, value] => Ok(*value),
+        [value] if *value < 0x80 => Ok(u16::from(*value)),
+        [high, low] if *high < 0x80 => Ok(u16::from_be_bytes([*high, *low])),
         _ => Err(Fault::Bad("number out of bounds")),
     }
 }
