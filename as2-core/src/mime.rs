@@ -1,5 +1,6 @@
 //! MIME as AS2 products write it: media types, names, boundaries, transfer encodings (RFC 2045, 2046, 2231, 2047).
 
+mod comment;
 pub(crate) mod param;
 pub(crate) mod scanner;
 pub(crate) mod transfer;
@@ -7,6 +8,7 @@ pub(crate) mod transfer;
 use crate::error::Error;
 use crate::headers::Headers;
 
+pub(crate) use comment::without_comments;
 pub(crate) use param::MediaType;
 
 /// A header's value for people to read: its RFC 2047 words decoded, as far as their charsets are known. May hold any character.
@@ -31,6 +33,7 @@ impl Encoding {
         let Some(value) = headers.get("Content-Transfer-Encoding") else {
             return Encoding::Identity;
         };
+        let value = without_comments(value);
         let word = value
             .split(';')
             .next()

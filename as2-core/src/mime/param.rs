@@ -3,6 +3,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 
+use super::without_comments;
+
 /// Most parameters read of one value.
 const MAX_PARAMS: usize = 64;
 /// Longest file name that is decoded, in bytes as it comes. File systems take 255; in RFC 2231 each of them is three.
@@ -29,6 +31,7 @@ impl MediaType {
         } else {
             value
         };
+        let value = &*without_comments(value);
         let (head, mut rest) = value.split_once(';').unwrap_or((value, ""));
         let mut params = Vec::new();
         while !rest.trim().is_empty() && params.len() < MAX_PARAMS {

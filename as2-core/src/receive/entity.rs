@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::headers::{Headers, MAX_BLOCK};
 use crate::mic::Hashes;
 use crate::mime::transfer::Base64;
-use crate::mime::{Encoding, MediaType, broken, content_type};
+use crate::mime::{Encoding, MediaType, broken, content_type, without_comments};
 
 /// The first byte of a SET in DER or BER.
 const SET: u8 = 0x31;
@@ -218,7 +218,7 @@ impl Entity {
         self.plausible = is_mime(headers);
         let media = content_type(headers)?;
         let encoding = Encoding::of(headers);
-        self.seven_bit = match headers.get("Content-Transfer-Encoding") {
+        self.seven_bit = match headers.get("Content-Transfer-Encoding").map(without_comments) {
             Some(word) => word.to_ascii_lowercase().contains("bit") || encoding == Encoding::QuotedPrintable,
             // What MIME says of a part that says nothing (RFC 2045 §6.1).
             None => true,

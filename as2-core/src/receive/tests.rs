@@ -887,6 +887,26 @@ fn content_inside_its_signature_is_read() {
     );
 }
 
+/// RFC 2045 §5.1, §6.1.
+#[test]
+fn comments_in_mime_fields_change_no_file() {
+    let coded = "Content-Type: text/plain (x)\r\nContent-Transfer-Encoding: base64 (coded)\r\n\r\nSVNBKjENCg==\r\n";
+    let related = format!("Content-Type: multipart/related (x; y); boundary=r (z)\r\n\r\n--r\r\n{coded}--r--\r\n");
+    for part in [coded, &related] {
+        let (headers, body) = signed_part(part.as_bytes(), true, b"\r\n--b--\r\n");
+        for seed in 0..4 {
+            let (result, kept) = take(&headers, &body, seed);
+            assert!(message(result).notes.is_empty(), "{part}");
+            assert_eq!(kept.parts[0].0.content_type, "text/plain", "{part}");
+            assert!(kept.parts.len() == 1 && kept.parts[0].1 == b"ISA*1\r\n", "{part}: {:?}", kept.parts);
+        }
+    }
+    // The line ends of a part that is coded so, whatever a comment says, are its signer's.
+    let (headers, body) = signed_part(coded.replace("coded", "8bit").as_bytes(), true, b"\r\n--b--\r\n");
+    let body: Vec<u8> = body.into_iter().filter(|b| *b != b'\r').collect();
+    assert_eq!(take(&headers, &body, 0).0.unwrap_err().error.kind, ErrorKind::IntegrityCheckFailed);
+}
+
 /// A zlib layer around an entity, as an entity.
 fn compressed(entity: &[u8]) -> Vec<u8> {
     let (mut compressor, mut zlib) = (crate::cms::Compressor::new(), Vec::new());
