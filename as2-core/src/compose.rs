@@ -285,7 +285,8 @@ impl<'a> Composer<'a> {
         let ended = pass.finish(&shape, out)?;
         mics.extend(ended.mics);
         if compressing {
-            let mut pass = Pass::new(&shape, Source::Compressed(entity::Zlib::new(ended.written)), false)?;
+            let zlib = entity::Zlib::new(ended.written, shape.form);
+            let mut pass = Pass::new(&shape, Source::Compressed(zlib), false)?;
             shape.helper.iter().for_each(|helper| pass.lend(helper));
             return Ok(Finished::Again(Box::new(Composer {
                 shape,

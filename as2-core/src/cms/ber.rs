@@ -329,6 +329,12 @@ pub(crate) fn header_len(length: u64) -> u64 {
     }
 }
 
+/// Bytes of so many octets in primitive strings of `piece` each, the last one shorter.
+pub(crate) fn pieces_len(octets: u64, piece: u64) -> u64 {
+    let last = octets % piece;
+    octets / piece * (header_len(piece) + piece) + if last > 0 { header_len(last) + last } else { 0 }
+}
+
 /// Writes identifier and definite length.
 pub(crate) fn put_header(out: &mut Vec<u8>, id: u8, length: u64) {
     out.push(id);

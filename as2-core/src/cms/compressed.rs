@@ -11,6 +11,8 @@ use crate::error::{Error, ErrorKind};
 pub const LEVEL: u32 = 2;
 /// Bytes of compressed content in one piece of the BER form.
 pub const CHUNK: usize = 64 * 1024;
+/// Ends of the string, `[0]`, EncapsulatedContentInfo, CompressedData, `[0]`, ContentInfo.
+pub(crate) const BER_END: [u8; 12] = [0; 12];
 /// Inflated bytes per compressed byte that are let through, plus [`MAX_RATIO_START`].
 pub const MAX_RATIO: u64 = 200;
 /// Inflated bytes that are let through whatever the ratio.
@@ -41,6 +43,21 @@ pub fn compressed_prefix(zlib_len: u64) -> Vec<u8> {
     ber::put_header(&mut prefix, ber::context(0), octets);
     ber::put_header(&mut prefix, ber::OCTET_STRING, zlib_len);
     prefix
+}
+
+/// The same with indefinite lengths: pieces of [`CHUNK`] bytes follow, and [`BER_END`].
+pub(crate) fn ber_prefix() -> Vec<u8> {
+    let (data, kind, fixed) = (ber::oid(oid::COMPRESSED_DATA), ber::oid(oid::DATA), fixed_fields());
+    [
+        &[0x30, 0x80],
+        &data[..],
+        &[0xa0, 0x80, 0x30, 0x80],
+        &fixed,
+        &[0x30, 0x80],
+        &kind,
+        &[0xa0, 0x80, 0x24, 0x80],
+    ]
+    .concat()
 }
 
 /// CMSVersion 0 and the algorithm, without parameters (RFC 3274 §1.1, §2).
@@ -123,20 +140,9 @@ impl Deflater {
     /// For one message.
     #[must_use]
     pub fn new() -> Self {
-        let (data, kind, fixed) = (ber::oid(oid::COMPRESSED_DATA), ber::oid(oid::DATA), fixed_fields());
-        let prefix = [
-            &[0x30, 0x80],
-            &data[..],
-            &[0xa0, 0x80, 0x30, 0x80],
-            &fixed,
-            &[0x30, 0x80],
-            &kind,
-            &[0xa0, 0x80, 0x24, 0x80],
-        ]
-        .concat();
         Deflater {
             compressor: Compressor::new(),
-            prefix,
+            prefix: ber_prefix(),
             pending: Vec::new(),
         }
     }
@@ -165,8 +171,7 @@ impl Deflater {
         out.append(&mut self.prefix);
         self.compressor.end(&mut self.pending)?;
         self.pending.chunks(CHUNK).for_each(|piece| put_piece(piece, out));
-        // The string, [0], EncapsulatedContentInfo, CompressedData, [0], ContentInfo.
-        out.extend_from_slice(&[0; 12]);
+        out.extend_from_slice(&BER_END);
         Ok(())
     }
 }

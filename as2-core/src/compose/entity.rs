@@ -5,7 +5,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::{PartMeta, TransferEncoding, boundary};
-use crate::cms::compressed_prefix;
+use crate::cms::compressed::{BER_END, CHUNK, ber_prefix, compressed_prefix};
+use crate::cms::{Form, ber};
 use crate::error::Error;
 use crate::headers::Headers;
 use crate::hex;
@@ -40,7 +41,7 @@ impl Source {
     pub(crate) fn body_len(&self) -> u64 {
         match self {
             Source::Parts(framer) => framer.body_len(),
-            Source::Compressed(zlib) => zlib.prefix.len() as u64 + zlib.len,
+            Source::Compressed(zlib) => zlib.body_len,
         }
     }
 
@@ -72,17 +73,26 @@ impl Source {
 /// Zlib bytes from the first pass, which become the content of a CompressedData.
 pub(crate) struct Zlib {
     prefix: Vec<u8>,
-    len: u64,
+    form: Form,
+    body_len: u64,
     left: u64,
+    /// Bytes still to come of the open piece (BER).
+    piece_left: u64,
     begun: bool,
 }
 
 impl Zlib {
-    pub(crate) fn new(len: u64) -> Self {
+    pub(crate) fn new(len: u64, form: Form) -> Self {
+        let (prefix, rest) = match form {
+            Form::Der => (compressed_prefix(len), len),
+            Form::Ber => (ber_prefix(), ber::pieces_len(len, CHUNK as u64) + BER_END.len() as u64),
+        };
         Zlib {
-            prefix: compressed_prefix(len),
-            len,
+            body_len: prefix.len() as u64 + rest,
+            prefix,
+            form,
             left: len,
+            piece_left: 0,
             begun: false,
         }
     }
@@ -91,17 +101,43 @@ impl Zlib {
         if !std::mem::replace(&mut self.begun, true) {
             put(&self.prefix)?;
         }
-        let too_many = || Error::invalid("more compressed bytes than the first pass made");
-        self.left = self.left.checked_sub(bytes.len() as u64).ok_or_else(too_many)?;
-        put(bytes)
+        if bytes.len() as u64 > self.left {
+            return Err(Error::invalid("more compressed bytes than the first pass made"));
+        }
+        match self.form {
+            Form::Der => {
+                self.left -= bytes.len() as u64;
+                put(bytes)
+            }
+            Form::Ber => self.pieces(bytes, put),
+        }
+    }
+
+    fn pieces(&mut self, mut bytes: &[u8], put: &mut dyn FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
+        while !bytes.is_empty() {
+            if self.piece_left == 0 {
+                self.piece_left = self.left.min(CHUNK as u64);
+                let mut header = Vec::new();
+                ber::put_header(&mut header, ber::OCTET_STRING, self.piece_left);
+                put(&header)?;
+            }
+            let (now, later) = bytes.split_at(bytes.len().min(self.piece_left as usize));
+            put(now)?;
+            self.piece_left -= now.len() as u64;
+            self.left -= now.len() as u64;
+            bytes = later;
+        }
+        Ok(())
     }
 
     fn finish(&mut self, put: &mut dyn FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
         self.push(&[], put)?;
         if self.left > 0 {
-            Err(Error::invalid("fewer compressed bytes than the first pass made"))
-        } else {
-            Ok(())
+            return Err(Error::invalid("fewer compressed bytes than the first pass made"));
+        }
+        match self.form {
+            Form::Der => Ok(()),
+            Form::Ber => put(&BER_END),
         }
     }
 }

@@ -403,6 +403,99 @@ fn arrives(case: Case, seed: u64) {
     assert_eq!(composed.headers.get("Date"), Some("Thu, 31 Jul 2025 13:34:50 GMT"));
 }
 
+/// A message whose zlib bytes, which come back too, are pushed in the second pass in pieces of this many.
+fn compose_compressed(outgoing: Outgoing<'_>, payload: &[u8], step: usize) -> (Composed, Vec<u8>, Vec<u8>) {
+    let (mut composer, mut zlib, mut body) = (Composer::new(outgoing).unwrap(), Vec::new(), Vec::new());
+    composer.push(payload, &mut zlib).unwrap();
+    let Finished::Again(mut composer) = composer.finish(&mut zlib).unwrap() else {
+        panic!("one pass");
+    };
+    zlib.chunks(step).for_each(|piece| composer.push(piece, &mut body).unwrap());
+    match composer.finish(&mut body).unwrap() {
+        Finished::Done(composed) => (*composed, body, zlib),
+        Finished::Again(_) => panic!("three passes"),
+    }
+}
+
+/// The content of a CompressedData in indefinite lengths, which begins here, and what follows it.
+fn compressed_pieces(cms: &[u8]) -> (Vec<u8>, &[u8]) {
+    // ContentInfo, CompressedData with version and zlib, EncapsulatedContentInfo, and the string (RFC 3274 §1.1, §2).
+    let head = b"\x30\x80\x06\x0b\x2a\x86\x48\x86\xf7\x0d\x01\x09\x10\x01\x09\xa0\x80\x30\x80\x02\x01\x00\
+        \x30\x0d\x06\x0b\x2a\x86\x48\x86\xf7\x0d\x01\x09\x10\x03\x08\x30\x80\
+        \x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x01\xa0\x80\x24\x80";
+    let mut rest = cms.strip_prefix(head).unwrap();
+    let mut zlib = Vec::new();
+    while let Some(piece) = rest.strip_prefix(b"\x04\x83\x01\x00\x00") {
+        zlib.extend_from_slice(&piece[..65_536]);
+        rest = &piece[65_536..];
+    }
+    let [4, 0x82, high, low, last @ ..] = rest else {
+        panic!("{:?}", &rest[..20]);
+    };
+    let (last, rest) = last.split_at(usize::from(u16::from_be_bytes([*high, *low])));
+    zlib.extend_from_slice(last);
+    (zlib, rest.strip_prefix(&[0; 12]).unwrap())
+}
+
+/// The CompressedData of a message, encrypted or not, and what follows it; in a signed part if `in_front`.
+fn compressed_inside(body: &[u8], encrypted: bool, in_front: bool) -> Vec<u8> {
+    let behind_head = |whole: &[u8]| memchr::memmem::find(whole, b"\r\n\r\n").unwrap() + 4;
+    let mut inner = body.to_vec();
+    if encrypted {
+        let mut opener = crate::cms::Opener::new(&[testkit::other().clone()], crate::cms::OpenPolicy::default());
+        inner.clear();
+        opener.push(body, &mut inner).unwrap();
+        opener.finish(&mut inner).unwrap();
+        inner.drain(..behind_head(&inner));
+    }
+    if in_front {
+        inner.drain(..behind_head(&inner));
+    }
+    inner
+}
+
+/// One threshold for all layers (cms-streaming.md §4.3): Java products hold a definite length in memory.
+#[test]
+fn compressed_content_above_der_max_comes_in_pieces() {
+    let mut noise = Cuts(77);
+    let payload = vec![(0..150_000).map(|_| noise.next() as u8).collect::<Vec<_>>()];
+    let length = payload[0].len() as u64;
+    for (sign, compress) in [
+        (true, Compression::BeforeSign),
+        (true, Compression::AfterSign),
+        (false, Compression::BeforeSign),
+    ] {
+        let in_front = sign && compress == Compression::BeforeSign;
+        for encrypt in [None, Some(Cipher::Aes256Cbc), Some(Cipher::Aes128Gcm)] {
+            let case = |der_max| Case {
+                sign,
+                encrypt,
+                compress,
+                der_max,
+                ..PLAIN
+            };
+            let mut seen = Vec::new();
+            for step in [usize::MAX, 1, 65_537] {
+                let (composed, body, zlib) = compose_compressed(outgoing(case(length - 1), &payload), &payload[0], step);
+                assert_eq!(composed.content_length, body.len() as u64, "{:?}", case(0));
+                assert!(in_front && encrypt.is_none() || body.starts_with(&[0x30, 0x80]), "{:?}", case(0));
+                let inside = compressed_inside(&body, encrypt.is_some(), in_front);
+                let (found, rest) = compressed_pieces(&inside);
+                assert!(found == zlib && zlib.len() > 2 * 65_536, "{:?} {step}", case(0));
+                assert!(rest.is_empty() != in_front, "{:?}: {rest:?}", case(0));
+                let (result, kept) = take(&composed.headers, &body, step as u64 % 7);
+                assert_eq!(message(result).mic, composed.mic, "{:?} {step}", case(0));
+                assert!(kept.parts[0].1 == payload[0]);
+                seen.push(inside);
+            }
+            assert!(seen.iter().all(|inside| *inside == seen[0]), "{:?}: the split shows", case(0));
+            let (_, body, _) = compose_compressed(outgoing(case(length), &payload), &payload[0], 1000);
+            let inside = compressed_inside(&body, encrypt.is_some(), in_front);
+            assert!(inside.starts_with(&[0x30, 0x83]), "{:?}: {:?}", case(length), &inside[..20]);
+        }
+    }
+}
+
 #[test]
 fn lengths_are_promises() {
     let payload = payload(1);

@@ -302,8 +302,6 @@ fn ber_prefix(kind: &[u8], body: &[u8], content_info: &[u8], sealed: u64, mac: u
         &[0xa0, 0x80],
     ]
     .concat();
-    let last = sealed % CHUNK;
-    let pieces = sealed / CHUNK * (ber::header_len(CHUNK) + CHUNK) + if last > 0 { ber::header_len(last) + last } else { 0 };
-    let total = prefix.len() as u64 + pieces + 4 + mac + 6;
+    let total = prefix.len() as u64 + ber::pieces_len(sealed, CHUNK) + 4 + mac + 6;
     (prefix, total)
 }
