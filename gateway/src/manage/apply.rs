@@ -9,10 +9,11 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use keystore::KeyPair;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use super::{Change, Object, Refusal, Result, accounts, certificates, fields, find, overwrite, secrets};
+use super::{Change, Object, Refusal, Result, accounts, certificates, fields, find, overwrite, secrets, stores, switch, with_changes};
 use crate::account::Account;
 use crate::certificate::{Certificate, Purpose};
 use crate::gateway::Core;
@@ -364,18 +365,9 @@ fn certificate(core: &Core, objects: &Objects, account: &str, beside: &Path, ent
         (true, false) => Some(read_beside(beside, &entry.file).map_err(|error| Refusal::from_io(what(), &error))?),
         (true, true) => None,
     };
-    let der = match (bytes, present) {
-        (Some(bytes), _) => {
-            let imported = keystore::import(&bytes, None).map_err(|error| Refusal::from_keystore(what(), &error))?;
-            if matches!(entry.purpose, Purpose::Partner | Purpose::PartnerChain | Purpose::HttpsChain) {
-                certificates::refuse_key(&imported, &what())?;
-            }
-            imported
-                .certificate()
-                .map_err(|error| Refusal::from_keystore(what(), &error))?
-                .to_vec()
-        }
-        (None, Some(present)) => present.der.clone(),
+    let (der, pair) = match (bytes, present) {
+        (Some(bytes), _) => contents(entry.purpose, &bytes, &what())?,
+        (None, Some(present)) => (present.der.clone(), None),
         (None, None) => return Err(Refusal::invalid(what(), "it has neither file nor pem", "write file = \"NAME.cer\"")),
     };
     let mut certificate = certificates::trusted((account, &entry.name), entry.purpose, &entry.owner, &der)?;
@@ -403,15 +395,60 @@ fn certificate(core: &Core, objects: &Objects, account: &str, beside: &Path, ent
             ));
         }
         // Exports leave keys out: the one that is there stays with its certificate.
-        None => present
-            .filter(|present| present.der == certificate.der)
-            .and_then(|present| present.sealed_key.clone()),
+        None => match present.filter(|present| present.der == certificate.der && present.sealed_key.is_some()) {
+            Some(present) => present.sealed_key.clone(),
+            None => own_key(core, objects, &certificate, pair)?,
+        },
     };
+    if certificate.sealed_key.is_none() && present.is_some_and(|present| present.sealed_key.is_some()) {
+        return Err(Refusal::invalid(
+            what(),
+            "the one of that name has a private key, and that of this one is neither in the file nor here",
+            "give a file with both, or another name",
+        ));
+    }
     if certificate.owner.is_empty() {
         let replaced = objects.certificate(account, &certificate.replaces).or(present);
         certificate.owner = replaced.map(|c| c.owner.clone()).unwrap_or_default();
     }
     Ok(certificate)
+}
+
+/// The certificate of a file, and the pair that it is of, if its key is there.
+fn contents(purpose: Purpose, bytes: &[u8], what: &str) -> Result<(Vec<u8>, Option<KeyPair>)> {
+    let refused = |error: keystore::Error| Refusal::from_keystore(what, &error);
+    let imported = keystore::import(bytes, None).map_err(refused)?;
+    if matches!(purpose, Purpose::Partner | Purpose::PartnerChain | Purpose::HttpsChain) {
+        certificates::refuse_key(&imported, what)?;
+    }
+    if imported.key.is_none() {
+        return Ok((imported.certificate().map_err(refused)?.to_vec(), None));
+    }
+    let (pair, _) = certificates::paired(imported)?;
+    Ok((pair.certificate.clone(), Some(pair)))
+}
+
+/// The key of a certificate of ours, sealed for it: that of its file, or of another certificate here that is of the same one.
+fn own_key(core: &Core, objects: &Objects, certificate: &Certificate, pair: Option<KeyPair>) -> Result<Option<Vec<u8>>> {
+    if !matches!(certificate.purpose, Purpose::Station | Purpose::Https) {
+        return Ok(None);
+    }
+    let mut ours = objects
+        .certificates
+        .values()
+        .filter(|known| known.account == certificate.account && known.sealed_key.is_some());
+    let pair = match pair {
+        Some(pair) => pair,
+        None => match ours.find(|known| keystore::of_one_key(&known.der, &certificate.der)) {
+            Some(known) => KeyPair {
+                pkcs8: stores::private_key(core, known)?,
+                certificate: certificate.der.clone(),
+            },
+            None => return Ok(None),
+        },
+    };
+    let id = (certificate.account.as_str(), certificate.name.as_str());
+    certificates::with_key(core, id, certificate.purpose, &certificate.owner, &pair).map(|sealed| sealed.sealed_key)
 }
 
 fn open_key(core: &Core, certificate: &Certificate, sealed: &str) -> Result<Vec<u8>> {
@@ -468,7 +505,23 @@ fn plan(core: &Core, objects: &Objects, wanted: Vec<Object>, prune: bool) -> Res
             }
         }
     }
+    expect_unplanned(core, objects, &changes)?;
     Ok(changes)
+}
+
+/// What `cert rm` refuses to remove stays here too, unless its station goes with it.
+fn expect_unplanned(core: &Core, objects: &Objects, changes: &[Change]) -> Result<()> {
+    let settled = switch::finalized(objects, core.clock.now());
+    let after = with_changes(objects, changes);
+    for change in changes {
+        if let Change::Remove(ObjectKind::Certificate, account, name) = change
+            && let Some(certificate) = settled.certificate(account, name)
+            && (certificate.owner.is_empty() || after.stations.contains_key(&certificate.owner))
+        {
+            certificates::expect_unplanned(&settled, account, name)?;
+        }
+    }
+    Ok(())
 }
 
 fn difference(objects: &Objects, change: &Change) -> Difference {

@@ -104,7 +104,7 @@ impl NewCertificate {
 }
 
 /// The key pair of a file, and the issuers.
-fn paired(imported: Imported) -> Result<(KeyPair, Vec<Vec<u8>>)> {
+pub(super) fn paired(imported: Imported) -> Result<(KeyPair, Vec<Vec<u8>>)> {
     let (certificate, key) = imported
         .key_pair()
         .map_err(|error| Refusal::from_keystore("cannot take this key pair", &error))?;
@@ -468,7 +468,7 @@ pub async fn remove(core: &Core, account: Option<&str>, name: &str, dry_run: boo
 }
 
 /// Refuses to remove what nobody uses yet: one that is to take over, or a key pair that partners have taken.
-fn expect_unplanned(settled: &Objects, account: &str, name: &str) -> Result<()> {
+pub(super) fn expect_unplanned(settled: &Objects, account: &str, name: &str) -> Result<()> {
     let Some(certificate) = settled.certificate(account, name) else {
         return Ok(());
     };

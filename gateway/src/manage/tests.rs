@@ -873,3 +873,78 @@ async fn a_station_without_a_certificate_signs_with_no_other_key_that_it_has() {
     let pair = resolve(&objects);
     assert_eq!((pair.identities.len(), pair.signer().is_some()), (1, false));
 }
+
+/// A key pair of the name `ours` as PEM: its certificate, and its key.
+fn pem_pair() -> [String; 2] {
+    let subject = keystore::Subject {
+        cn: "ours".to_owned(),
+        ..keystore::Subject::default()
+    };
+    let pair = keystore::identity(KeySpec::EcP256, &subject, START / 1000, 400).unwrap();
+    [
+        keystore::to_pem("CERTIFICATE", &pair.certificate).to_string(),
+        keystore::to_pem("PRIVATE KEY", &pair.pkcs8).to_string(),
+    ]
+}
+
+#[tokio::test]
+async fn apply_takes_the_key_of_a_file_and_lets_none_go() {
+    let core = place().await.core;
+    let entry = |name: &str, pem: &str| format!("[[certificate]]\nname = \"{name}\"\npurpose = \"https\"\npem = \"\"\"\n{pem}\"\"\"\n");
+    let key_of = |name: &str| {
+        let all = objects(&core).unwrap();
+        let found = all.certificate("acme", name).unwrap();
+        found.sealed_key.as_ref().map(|_| stores::private_key(&core, found).unwrap())
+    };
+    let [first, second] = [pem_pair(), pem_pair()];
+    apply_text(&core, &entry("tls", &first.concat())).await.unwrap();
+    let before = key_of("tls").unwrap();
+    assert_eq!(
+        apply_text(&core, &entry("tls", &first.concat())).await.unwrap(),
+        [],
+        "the same again"
+    );
+    assert_eq!(
+        apply_text(&core, &entry("tls", &first[0])).await.unwrap(),
+        [],
+        "and without its key"
+    );
+
+    let refused = apply_text(&core, &entry("tls", &second[0])).await.unwrap_err();
+    assert!(refused.why.contains("neither in the file nor here"), "{refused:?}");
+    assert!(key_of("tls").unwrap() == before);
+    apply_text(&core, &entry("tls", &second.concat())).await.unwrap();
+    assert!(key_of("tls").unwrap() != before);
+    // A certificate of a key that is here.
+    apply_text(&core, &entry("again", &second[0])).await.unwrap();
+    assert!(key_of("again").unwrap() == key_of("tls").unwrap());
+}
+
+#[tokio::test]
+async fn apply_prunes_no_key_pair_that_is_to_take_over() {
+    let core = place().await.core;
+    plain_pair(&core).await;
+    let yesterday = apply::export(&objects(&core).unwrap(), None, false);
+    let old = objects(&core).unwrap().stations["ALICE"].certificate.clone();
+    let switch = switch::Switch {
+        account: None,
+        old: &old,
+        at: switch::When::AfterNotice,
+        name: Some("next"),
+    };
+    switch::renew(&core, &switch, None, false).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let prune = async |text: &str| {
+        let file = dir.path().join("objects.toml");
+        std::fs::write(&file, text).unwrap();
+        apply::apply(&core, None, &[file], true, false).await
+    };
+    let refused = prune(&yesterday).await.unwrap_err();
+    assert!(refused.what.contains("next") && refused.why.contains("takes over"), "{refused:?}");
+    assert!(objects(&core).unwrap().certificate("acme", "next").is_some());
+    // It goes with its station.
+    prune("[[account]]\nid = \"acme\"\n[[partner]]\nas2_id = \"X\"\nurl = \"http://x/\"\n")
+        .await
+        .unwrap();
+    assert!(objects(&core).unwrap().certificates.is_empty());
+}
