@@ -149,12 +149,14 @@ impl Resolver<'_> {
 
     fn identities(&self, station: &Station) -> Result<Vec<Identity>, Lack> {
         let signer = self.in_force(&station.certificate);
-        let of_station = |c: &&Certificate| c.owner == station.as2_id && c.account == self.account && c.sealed_key.is_some();
-        let others = self
-            .objects
-            .certificates
-            .values()
-            .filter(of_station)
+        let is_pair = |c: &&Certificate| c.sealed_key.is_some();
+        let of_station = |c: &&Certificate| c.owner == station.as2_id && c.account == self.account;
+        let owned = self.objects.certificates.values().filter(of_station);
+        // Whoever owns them: a pair may belong to another station, or to nobody. Partners are early or late at a switch.
+        let before_and_after = self.with_successors(std::slice::from_ref(&station.certificate));
+        let others = owned
+            .chain(before_and_after)
+            .filter(is_pair)
             .chain(self.named(&station.also_decrypt));
         let mut names: Vec<&str> = Vec::new();
         let mut identities = Vec::new();

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::certificates::choose;
 use super::expiry::is_made_here;
-use super::switch::finalize;
+use super::switch::{expect_to_come, finalize, worth_replacing};
 use super::{Change, Refusal, Result, edit, last_of_each, partners, stations};
 use crate::certificate::{Certificate, successors, taken_over};
 use crate::clock::{Millis, rfc3339};
@@ -317,8 +317,13 @@ pub async fn switch(core: &Core, account: Option<&str>, name: &str, at: Option<j
             ));
         }
         let now = core.clock.now();
+        let at = at.map_or(now, |at| at.as_millisecond());
+        expect_to_come(at, now, format!("cannot move the switch to {name}"), "leaving out --at")?;
+        if let Some(old) = objects.certificate(&certificate.account, &certificate.replaces) {
+            worth_replacing(old, certificate, at.max(now))?;
+        }
         let new = Certificate {
-            active_from: rfc3339(at.map_or(now, |at| at.as_millisecond())),
+            active_from: rfc3339(at),
             ..certificate.clone()
         };
         let mut changes: Vec<Change> = vec![new.clone().into()];

@@ -141,12 +141,8 @@ fn replace(
 ) -> Result<(Vec<Change>, Certificate)> {
     let now = core.clock.now();
     let at = switch.at.resolve(now, old);
-    if matches!(switch.at, When::At(_)) && at < now - PAST {
-        return Err(Refusal::invalid(
-            format!("cannot replace {}", old.name),
-            format!("{} is in the past", rfc3339(at)),
-            format!("{at_once} makes the switch at once; else give a time to come"),
-        ));
+    if matches!(switch.at, When::At(_)) {
+        expect_to_come(at, now, format!("cannot replace {}", old.name), at_once)?;
     }
     let mut new = successor(&successors_name(objects, old, switch, at)?)?;
     worth_replacing(old, &new, at.max(now))?;
@@ -178,6 +174,18 @@ fn replace(
     Ok((last_of_each(changes), result))
 }
 
+/// Refuses a time of long ago; `at_once`: how the switch is made at once.
+pub(super) fn expect_to_come(at: Millis, now: Millis, what: String, at_once: &str) -> Result<()> {
+    if at >= now - PAST {
+        return Ok(());
+    }
+    Err(Refusal::invalid(
+        what,
+        format!("{} is in the past", rfc3339(at)),
+        format!("{at_once} makes the switch at once; else give a time to come"),
+    ))
+}
+
 /// The name that is wanted, if it is free, or one made of the old one's.
 fn successors_name(objects: &Objects, old: &Certificate, switch: &Switch<'_>, at: Millis) -> Result<String> {
     match switch.name {
@@ -187,7 +195,7 @@ fn successors_name(objects: &Objects, old: &Certificate, switch: &Switch<'_>, at
 }
 
 /// Another certificate than the old one, and one that is still valid when it takes over.
-fn worth_replacing(old: &Certificate, new: &Certificate, at: Millis) -> Result<()> {
+pub(super) fn worth_replacing(old: &Certificate, new: &Certificate, at: Millis) -> Result<()> {
     if new.fingerprint == old.fingerprint {
         return Err(Refusal::invalid(
             format!("cannot replace {}", old.name),
@@ -283,6 +291,11 @@ fn finalize_in(state: &mut Objects, account: &str, now: Millis) -> Vec<Change> {
         for station in state.stations.values().filter(|s| s.account == account && s.certificate == *old) {
             let mut station = station.clone();
             station.certificate.clone_from(new);
+            // Its own old pairs decrypt by themselves.
+            let is_own = state.certificate(account, old).is_some_and(|c| c.owner == station.as2_id);
+            if !is_own && !station.also_decrypt.contains(old) {
+                station.also_decrypt.push(old.clone());
+            }
             step.push(station.into());
         }
         for partner in state.partners.values().filter(|p| p.account == account) {

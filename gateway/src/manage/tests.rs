@@ -948,3 +948,63 @@ async fn apply_prunes_no_key_pair_that_is_to_take_over() {
         .unwrap();
     assert!(objects(&core).unwrap().certificates.is_empty());
 }
+
+#[tokio::test]
+async fn a_pair_that_is_not_the_stations_own_rolls_over_like_one_that_is() {
+    let Place { core, clock, .. } = place().await;
+    plain_pair(&core).await;
+    station(&core, "CAROL").await;
+    let old = objects(&core).unwrap().stations["ALICE"].certificate.clone();
+    stations::set(&core, None, "CAROL", &pairs(&[("certificate", &old)]), false)
+        .await
+        .unwrap();
+    set_bob(&core, &[("stations", "*")]).await;
+    let switch = switch::Switch {
+        account: None,
+        old: &old,
+        at: switch::When::AfterNotice,
+        name: Some("next"),
+    };
+    switch::renew(&core, &switch, None, false).await.unwrap();
+    let decrypts = || {
+        let now = core.clock.now();
+        let all = objects(&core).unwrap();
+        let finals = switch::finalized(&all, now).into_owned();
+        [all, finals].map(|objects| {
+            let pair = Partnership::resolve(&objects, &core.master, "CAROL", "BOB", now).unwrap();
+            let has = |name: &str| {
+                let der = &objects.certificate("acme", name).unwrap().der;
+                pair.identities.iter().any(|identity| identity.certificate().der() == der)
+            };
+            has(&old) && has("next")
+        })
+    };
+    assert_eq!(decrypts(), [true, true], "before the switch");
+    clock.advance(std::time::Duration::from_secs(15 * 86_400));
+    assert_eq!(decrypts(), [true, true], "after it");
+}
+
+#[tokio::test]
+async fn a_switch_is_not_moved_to_a_time_when_it_cannot_be() {
+    let core = place().await.core;
+    plain_pair(&core).await;
+    let old = objects(&core).unwrap().stations["ALICE"].certificate.clone();
+    let switch = switch::Switch {
+        account: None,
+        old: &old,
+        at: switch::When::AfterNotice,
+        name: Some("next"),
+    };
+    let next = switch::renew(&core, &switch, None, false).await.unwrap();
+    let at = |millis: i64| Some(jiff::Timestamp::from_millisecond(millis).unwrap());
+    for (time, why) in [
+        (core.clock.now() - 31 * 86_400_000, "in the past"),
+        (next.not_after * 1000 + 1, "expires"),
+    ] {
+        let refused = rollover::switch(&core, None, "next", at(time), false).await.unwrap_err();
+        assert!(refused.why.contains(why), "{refused:?}");
+    }
+    rollover::switch(&core, None, "next", at(core.clock.now() + 86_400_000), false)
+        .await
+        .unwrap();
+}
