@@ -199,9 +199,25 @@ pub async fn set(core: &Core, account: Option<&str>, id: &str, settings: &[(Stri
             (ObjectKind::Partner, &old.as2_id),
             &new.as2_id,
         ));
+        changes.extend(confirmed_as(objects, old, &new.as2_id));
         Ok((last_of_each(changes), new))
     })
     .await
+}
+
+/// The key pairs that a partner has taken, as taken by its new id.
+fn confirmed_as(objects: &Objects, old: &Partner, id: &str) -> Vec<Change> {
+    let taken = |c: &&Certificate| c.account == old.account && c.confirmed_by.contains(&old.as2_id);
+    let certificates = objects.certificates.values().filter(taken).cloned();
+    certificates
+        .map(|mut certificate| {
+            for confirmed in certificate.confirmed_by.iter_mut().filter(|known| **known == old.as2_id) {
+                id.clone_into(confirmed);
+            }
+            certificate.confirmed_by.sort();
+            certificate.into()
+        })
+        .collect()
 }
 
 /// Refuses traffic of a partner, or lets it pass again.

@@ -1008,3 +1008,17 @@ async fn a_switch_is_not_moved_to_a_time_when_it_cannot_be() {
         .await
         .unwrap();
 }
+
+#[tokio::test]
+async fn what_a_partner_has_taken_it_has_taken_under_its_new_id() {
+    let core = place().await.core;
+    plain_pair(&core).await;
+    let own = objects(&core).unwrap().stations["ALICE"].certificate.clone();
+    rollover::confirm(&core, None, &own, &["BOB".to_owned()], true, false)
+        .await
+        .unwrap();
+    set_bob(&core, &[("as2_id", "ROBERT")]).await;
+    let all = objects(&core).unwrap();
+    assert_eq!(all.certificate("acme", &own).unwrap().confirmed_by, ["ROBERT"]);
+    assert_eq!(rollover::relying(&all, all.certificate("acme", &own).unwrap()), ["ROBERT"]);
+}
