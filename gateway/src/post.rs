@@ -204,6 +204,8 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// The body came to its end.
     pub complete: bool,
+    /// Only the end of the connection ends it: neither a length nor chunks were announced.
+    pub until_close: bool,
     /// The body was longer than `max_answer`; the rest was not read.
     pub over_limit: bool,
     /// Protocol and cipher, e.g. `TLSv1.3 TLS_AES_256_GCM_SHA384`.

@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use as2_core::headers::Headers;
+use as2_core::receive::MdnSignature;
+
 use super::retry::{figures, next_wait};
 use crate::clock::{Millis, millis};
 use crate::code;
@@ -54,12 +57,44 @@ pub(super) async fn judge(
     Ok(judge_status(message, pair, answer, core.clock.now()))
 }
 
-/// The MDN that an answer is, if it is one.
+/// The MDN that an answer is, if it is one. Of an answer that was cut off one counts whose signature proves that it is whole.
 pub(super) async fn mdn_in(core: &Arc<Core>, pair: &Arc<Partnership>, answer: &Answer) -> Result<Option<Evidence>, FlowError> {
-    if answer.body.is_empty() || !answer.complete || answer.over_limit {
+    if answer.body.is_empty() || answer.over_limit {
         return Ok(None);
     }
-    receipts::read_mdn(core, pair, answer.headers.clone(), answer.body.clone()).await
+    let read = receipts::read_mdn(core, pair, answer.headers.clone(), answer.body.clone()).await?;
+    let proven = |evidence: &Evidence| matches!(evidence.mdn.signature, MdnSignature::Verified { .. });
+    Ok(read.filter(|evidence| proven(evidence) || !is_cut_off(answer)))
+}
+
+/// Whether some of an answer is lacking. Where only the end of the connection ends it, that may have come anywhere, and a
+/// multipart tells by its last boundary (RFC 9112 §8).
+fn is_cut_off(answer: &Answer) -> bool {
+    match last_line(&answer.headers).filter(|_| answer.until_close) {
+        Some(last) => !answer
+            .body
+            .split(|byte| *byte == b'\n')
+            .any(|line| line.trim_ascii_end() == last.as_bytes()),
+        None => !answer.complete,
+    }
+}
+
+/// The line that closes the multipart under these headers; `None` for what is no multipart, or one that is in base64.
+fn last_line(headers: &Headers) -> Option<String> {
+    let media = headers.get("Content-Type")?;
+    let lower = media.to_ascii_lowercase();
+    let coding = headers.get("Content-Transfer-Encoding").unwrap_or_default();
+    if !lower.starts_with("multipart/") || coding.eq_ignore_ascii_case("base64") {
+        return None;
+    }
+    let begins = |at| lower.get(..at).is_some_and(|before| before.ends_with([';', ' ', '\t']));
+    let (at, name) = lower.match_indices("boundary=").find(|(at, _)| begins(*at))?;
+    let value = media.get(at + name.len()..)?.trim_start();
+    let boundary = match value.strip_prefix('"') {
+        Some(quoted) => quoted.split('"').next(),
+        None => value.split([';', ' ', '\t']).next(),
+    };
+    boundary.map(|boundary| format!("--{}--", boundary.trim_end()))
 }
 
 fn judge_error(error: &PostError) -> After {
@@ -99,7 +134,7 @@ fn judge_status(message: &Message, pair: &Partnership, answer: &Answer, now: Mil
         (200..300, MdnMode::None) => After::Ended(Verdict::Delivered { marks: Vec::new() }, None),
         (200..300, mode) if mode.is_async() => After::WaitMdn,
         // RFC 4130 §5.5: the reply could not be read, so the same content goes again under the same Message-ID.
-        (200..300, _) if !answer.complete && !answer.over_limit => After::Again {
+        (200..300, _) if is_cut_off(answer) && !answer.over_limit => After::Again {
             code: "answer-cut-off",
             reason: "the connection was lost inside the partner's answer".to_owned(),
             not_before: None,
@@ -341,3 +376,6 @@ fn again(core: &Core, mut message: Message, pair: &Partnership, code: &str, reas
     settlement.next = Next::At(due);
     settlement
 }
+
+#[cfg(test)]
+mod tests;

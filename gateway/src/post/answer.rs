@@ -1,6 +1,8 @@
 //! What a server answers, as bytes: interim heads, the head that counts, and as much of the body as is wanted. No time-outs
 //! here, so that it can be fuzzed (`gateway/fuzz`).
 
+use std::io::ErrorKind;
+
 use as2_core::headers::Headers;
 use bytes::BytesMut;
 use tokio::io::AsyncRead;
@@ -101,7 +103,12 @@ pub(super) async fn read_head<R: AsyncRead + Unpin>(source: &mut Source<R>) -> R
             return Err("the head of the server's answer is longer than 64 KiB".to_owned().into());
         }
         let nothing = source.buffer.is_empty();
-        let why = match source.fill().await {
+        let read = match source.fill().await {
+            // TLS ended without close_notify.
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(0),
+            read => read,
+        };
+        let why = match read {
             Ok(1..) => continue,
             Ok(_) if nothing => "the server closed the connection without an answer".to_owned(),
             Ok(_) => "the server closed the connection inside the head of its answer".to_owned(),

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_openssl::SslStream;
 
+use super::tls::Transport;
 use super::{PostError, Stage, Target, address, exchange};
 use crate::url::Url;
 
@@ -32,9 +33,9 @@ impl Stream for TcpStream {
     }
 }
 
-impl Stream for SslStream<TcpStream> {
+impl Stream for SslStream<Transport> {
     fn is_quiet(&self) -> bool {
-        self.ssl().pending() == 0 && self.get_ref().is_quiet()
+        self.ssl().pending() == 0 && self.get_ref().0.is_quiet()
     }
 }
 

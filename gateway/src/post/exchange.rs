@@ -219,6 +219,7 @@ async fn transact(
         raw_head: head.raw,
         body: read.bytes,
         complete: read.complete,
+        until_close: framing == Framing::UntilClose,
         over_limit: read.over_limit,
         tls: connection.tls,
         sent_head: request.shown.clone(),

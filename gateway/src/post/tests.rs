@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::{Seek, Write};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use openssl::asn1::Asn1Time;
@@ -9,11 +10,13 @@ use openssl::ec::{EcGroup, EcKey};
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
+use openssl::ssl::{Ssl, SslAcceptor, SslMethod};
 use openssl::x509::extension::SubjectAlternativeName;
 use openssl::x509::{X509, X509NameBuilder};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio_openssl::SslStream;
 
 use super::*;
 use crate::config::ClientAuth;
@@ -216,6 +219,55 @@ async fn answers_of_every_framing() {
         "HTTP/1.1 200 OK\r\n\r\n0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789XYZ";
     let long = ask("hello", long).await.unwrap();
     assert!(long.over_limit && !long.complete && long.body.len() == 100);
+}
+
+/// Posts to a TLS server that says `answer` and closes, with close_notify or without.
+async fn ask_over_tls(answer: &'static str, goodbye: bool) -> Result<Answer, PostError> {
+    let (certificate, key) = self_signed("localhost");
+    let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).unwrap();
+    builder.set_certificate(&certificate).unwrap();
+    builder.set_private_key(&key).unwrap();
+    let acceptor = builder.build();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut target = target(format!("https://{}/", listener.local_addr().unwrap()));
+    target.pinned = vec![certificate.to_der().unwrap()];
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = SslStream::new(Ssl::new(acceptor.context()).unwrap(), stream).unwrap();
+        Pin::new(&mut stream).accept().await.unwrap();
+        let mut read = Vec::new();
+        while !read.ends_with(b"hello") {
+            read.push(stream.read_u8().await.unwrap());
+        }
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        if goodbye {
+            stream.shutdown().await.unwrap();
+        }
+    });
+    Poster::new()
+        .post(&target, &message(), Body::Bytes(Bytes::from_static(b"hello")), 100)
+        .await
+}
+
+#[tokio::test]
+async fn without_close_notify_only_an_announced_end_is_one() {
+    for (head, until_close) in [("", true), ("Content-Length: 3\r\n", false)] {
+        let text: &'static str = format!("HTTP/1.1 200 OK\r\n{head}\r\nall").leak();
+        for goodbye in [true, false] {
+            let answer = ask_over_tls(text, goodbye).await.unwrap();
+            assert_eq!(answer.body, b"all");
+            assert_eq!(
+                (answer.complete, answer.until_close),
+                (goodbye || !until_close, until_close),
+                "{head:?}, {goodbye}"
+            );
+        }
+    }
+    for (text, end) in [("", "without an answer"), ("HTTP/1.1 2", "inside the head of its answer")] {
+        let error = ask_over_tls(text, false).await.unwrap_err();
+        assert!(error.text.ends_with(end), "{error}");
+        assert_eq!((error.stage, error.unanswered), (Stage::Head, text.is_empty()));
+    }
 }
 
 #[tokio::test]

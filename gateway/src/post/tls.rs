@@ -1,9 +1,11 @@
 //! TLS to a partner: pinned certificates or the system's roots.
 
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::{Instant, SystemTime};
 
 use openssl::error::ErrorStack;
@@ -12,6 +14,7 @@ use openssl::pkey::PKey;
 use openssl::ssl::{Ssl, SslConnector, SslMethod, SslOptions, SslRef, SslVerifyMode, SslVersion};
 use openssl::x509::{X509, X509Ref, X509VerifyResult};
 use openssl_probe::ProbeResult;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_openssl::SslStream;
@@ -33,7 +36,7 @@ pub(super) async fn connect(roots: &Roots, target: &Target, url: &Url, stream: T
         )
     })?;
     let mut stream =
-        SslStream::new(ssl, stream).map_err(|error| PostError::new(Stage::Tls, format!("TLS cannot be set up: {error}"), ""))?;
+        SslStream::new(ssl, Transport(stream)).map_err(|error| PostError::new(Stage::Tls, format!("TLS cannot be set up: {error}"), ""))?;
     match timeout(target.connect_timeout, Pin::new(&mut stream).connect()).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => return Err(explain(stream.ssl(), target, &error, &shown.text())),
@@ -66,6 +69,37 @@ pub(super) async fn connect(roots: &Roots, target: &Target, url: &Url, stream: T
         certificate,
         made: Instant::now(),
     })
+}
+
+/// What TLS runs over. Its end is an error: who ends TLS says so before, with close_notify, and any other end may be anybody's
+/// (RFC 9112 §9.8). The library would pass it off as the same.
+pub(super) struct Transport(pub(super) TcpStream);
+
+impl AsyncRead for Transport {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = into.remaining();
+        match Pin::new(&mut self.0).poll_read(cx, into) {
+            Poll::Ready(Ok(())) if before > 0 && into.remaining() == before => Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the server closed the connection",
+            ))),
+            read => read,
+        }
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
 }
 
 /// What the server showed. After a failed handshake the library has forgotten it.
@@ -172,8 +206,7 @@ fn connector(tls: TlsMode, places: &ProbeResult) -> Result<SslConnector, ErrorSt
             builder.set_min_proto_version(Some(SslVersion::TLS1))?;
         }
     }
-    // COMPAT: old servers end an answer without close_notify. An MDN has an end and a signature of its own.
-    builder.set_options(SslOptions::IGNORE_UNEXPECTED_EOF | SslOptions::NO_COMPRESSION);
+    builder.set_options(SslOptions::NO_COMPRESSION);
     builder.set_alpn_protos(b"\x08http/1.1")?;
     if let Some(file) = &places.cert_file {
         builder.load_verify_locations(Some(file), None)?;
