@@ -1,6 +1,7 @@
 //! What a server answers, as bytes: interim heads, the head that counts, and as much of the body as is wanted. No time-outs
 //! here, so that it can be fuzzed (`gateway/fuzz`).
 
+use std::borrow::Cow;
 use std::io::ErrorKind;
 
 use as2_core::headers::Headers;
@@ -22,6 +23,8 @@ pub(super) struct AnswerHead {
     pub(super) raw: Vec<u8>,
     /// Others came before it.
     pub(super) interim: bool,
+    /// Some of its lines are no fields, and are mended or left out in `headers`.
+    pub(super) mended: bool,
 }
 
 /// Why there is no head.
@@ -57,7 +60,7 @@ impl AnswerHead {
         };
         // An empty length is all digits too, and so is one that no number holds.
         let ends = self.framing() != Framing::UntilClose;
-        self.raw.starts_with(b"HTTP/1.1 ") && !self.interim && !closes && !bare_line_end && counted && ends
+        self.raw.starts_with(b"HTTP/1.1 ") && !self.interim && !self.mended && !closes && !bare_line_end && counted && ends
     }
 
     /// RFC 9112 §6.3. A length that cannot be read leaves the end of the connection as the only end.
@@ -65,16 +68,38 @@ impl AnswerHead {
         if matches!(self.status, 204 | 304) {
             return Framing::Length(0);
         }
-        if let Some(coding) = self.headers.get("Transfer-Encoding") {
-            let last = coding.rsplit(',').next().unwrap_or_default().trim();
+        if let Some(last) = self.codings().last() {
             return if last.eq_ignore_ascii_case("chunked") {
                 Framing::Chunked
             } else {
                 Framing::UntilClose
             };
         }
-        let length = self.headers.get("Content-Length").and_then(|value| value.trim().parse().ok());
-        length.map_or(Framing::UntilClose, Framing::Length)
+        let mut lengths = self.lengths();
+        match lengths.next().flatten() {
+            Some(length) if lengths.all(|other| other == Some(length)) => Framing::Length(length),
+            _ => Framing::UntilClose,
+        }
+    }
+
+    /// Transfer codings in order, without the one that changes nothing (RFC 2616 §3.6).
+    fn codings(&self) -> impl Iterator<Item = &str> {
+        let all = self.headers.all("Transfer-Encoding").flat_map(|value| value.split(','));
+        all.map(str::trim)
+            .filter(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity"))
+    }
+
+    /// Every length that is announced, in one field or in several; `None` is one that cannot be read.
+    fn lengths(&self) -> impl Iterator<Item = Option<u64>> {
+        let all = self.headers.all("Content-Length").flat_map(|value| value.split(','));
+        all.map(|length| length.trim().parse().ok())
+    }
+
+    /// The same length may be announced twice, but not another one (RFC 9112 §6.3).
+    fn lengths_differ(&self) -> bool {
+        let mut lengths = self.lengths().flatten();
+        let differ = lengths.next().is_some_and(|first| lengths.any(|other| other != first));
+        differ && !matches!(self.status, 204 | 304) && self.codings().next().is_none()
     }
 }
 
@@ -88,6 +113,9 @@ pub(super) async fn read_head<R: AsyncRead + Unpin>(source: &mut Source<R>) -> R
             scanned = 0;
             let head = parse_head(raw)?;
             if head.status >= 200 {
+                if head.lengths_differ() {
+                    return Err("the server's answer has two lengths".to_owned().into());
+                }
                 return Ok(AnswerHead {
                     interim: interim > 0,
                     ..head
@@ -154,13 +182,37 @@ fn parse_head(raw: Vec<u8>) -> Result<AnswerHead, String> {
     let status = status
         .filter(|status| *status >= 100)
         .ok_or("the server's answer is not HTTP/1.1")?;
-    let headers = Headers::parse(fields).map_err(|error| format!("the head of the server's answer cannot be read: {error}"))?;
+    let (headers, mended) = match Headers::parse(fields) {
+        Ok(headers) => (headers, false),
+        Err(_) => (parse_mended(fields)?, true),
+    };
     Ok(AnswerHead {
         status,
         headers,
         raw,
         interim: false,
+        mended,
     })
+}
+
+/// Fields among lines that are none: blanks before a colon go away, as a proxy takes them away (RFC 9112 §5.1), and what is still
+/// no field is left out. An answer that nobody else reads from this connection cannot be played against another reader.
+fn parse_mended(fields: &[u8]) -> Result<Headers, String> {
+    let (mut good, mut kept) = (Vec::with_capacity(fields.len()), false);
+    for line in fields.split_inclusive(|byte| *byte == b'\n') {
+        let mut line = Cow::Borrowed(line);
+        // The continuation of a line goes the way of that line.
+        if !line.starts_with(b" ") && !line.starts_with(b"\t") {
+            let colon = line.iter().position(|byte| *byte == b':').unwrap_or(0);
+            let (name, value) = line.split_at(colon);
+            line = [name.trim_ascii_end(), value].concat().into();
+            kept = Headers::parse(&line).is_ok();
+        }
+        if kept {
+            good.extend_from_slice(&line);
+        }
+    }
+    Headers::parse(&good).map_err(|error| format!("the head of the server's answer cannot be read: {error}"))
 }
 
 /// The body of an answer, as far as it came.

@@ -221,6 +221,36 @@ async fn answers_of_every_framing() {
     assert!(long.over_limit && !long.complete && long.body.len() == 100);
 }
 
+#[tokio::test]
+async fn answers_with_flaws_in_their_heads() {
+    for flaw in [
+        "Content-Length: 2, 2\r\n",
+        "Content-Length: 2\r\ncontent-length: 02\r\n",
+        "Transfer-Encoding: identity\r\nContent-Length: 2\r\n",
+        "Transfer-Encoding: identity\r\nTransfer-Encoding: Chunked\r\n",
+        "X-Powered-By : old\r\n  folded : so\r\nContent-Length: 2\r\n",
+        "Content-Length \t: 2\r\n",
+        "Some junk\r\n folded: so\r\nContent-Length: 2\r\n",
+        ": nameless\r\nX: stray\rCR\r\nContent-Length: 2\r\n",
+    ] {
+        let body = if flaw.contains("Chunked") {
+            "2\r\nhi\r\n0\r\n\r\n"
+        } else {
+            "hithere"
+        };
+        let text: &'static str = format!("HTTP/1.1 200 OK\r\n{flaw}Content-Type: text/plain\r\n\r\n{body}").leak();
+        let answer = ask("hello", text).await.unwrap();
+        assert_eq!((answer.body.as_slice(), answer.complete), (&b"hi"[..], true), "{flaw:?}");
+        assert_eq!(answer.headers.get("Content-Type"), Some("text/plain"), "{flaw:?}");
+        assert!(!answer.headers.iter().any(|(_, value)| value.contains("folded: so")), "{flaw:?}");
+    }
+    let many: &'static str = format!("Some junk\r\n{}", "X: y\r\n".repeat(201)).leak();
+    for flaw in ["Content-Length: 2, 3\r\n", "Content-Length: 2\r\nContent-Length: 3\r\n", many] {
+        let error = ask("hello", format!("HTTP/1.1 200 OK\r\n{flaw}\r\nhi").leak()).await.unwrap_err();
+        assert_eq!((error.stage, error.body_sent), (Stage::Head, true), "{flaw:?}: {error}");
+    }
+}
+
 /// Posts to a TLS server that says `answer` and closes, with close_notify or without.
 async fn ask_over_tls(answer: &'static str, goodbye: bool) -> Result<Answer, PostError> {
     let (certificate, key) = self_signed("localhost");
