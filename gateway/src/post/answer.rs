@@ -12,8 +12,8 @@ use super::wire::{Decoder, Framing, Source, Step};
 
 /// Longest head of an answer, status line included.
 pub(super) const MAX_HEAD: usize = 64 * 1024;
-/// Most interim answers (1xx) before the real one.
-const MAX_INTERIM: usize = 16;
+/// Most bytes of interim answers (1xx) before the real one. How long they may go on is a matter of the response time-out.
+pub(super) const MAX_INTERIM: usize = 256 * 1024;
 
 /// The head of the answer that counts.
 pub(super) struct AnswerHead {
@@ -121,7 +121,7 @@ pub(super) async fn read_head<R: AsyncRead + Unpin>(source: &mut Source<R>) -> R
                     ..head
                 });
             }
-            interim += 1;
+            interim += end;
             if interim > MAX_INTERIM {
                 return Err("the server sends nothing but interim answers".to_owned().into());
             }

@@ -251,6 +251,18 @@ async fn answers_with_flaws_in_their_heads() {
     }
 }
 
+#[tokio::test]
+async fn interim_answers_count_by_their_bytes() {
+    let interim = "HTTP/1.1 102 Processing\r\n\r\n";
+    let answers = |bytes: usize| -> &'static str {
+        let many = interim.repeat(bytes / interim.len());
+        format!("{many}HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").leak()
+    };
+    assert_eq!(ask("hello", answers(answer::MAX_INTERIM)).await.unwrap().body, b"hi");
+    let error = ask("hello", answers(answer::MAX_INTERIM + 2 * interim.len())).await.unwrap_err();
+    assert!(error.text.contains("nothing but interim answers") && error.body_sent, "{error}");
+}
+
 /// Posts to a TLS server that says `answer` and closes, with close_notify or without.
 async fn ask_over_tls(answer: &'static str, goodbye: bool) -> Result<Answer, PostError> {
     let (certificate, key) = self_signed("localhost");
