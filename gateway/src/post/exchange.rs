@@ -269,9 +269,12 @@ async fn speak<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
 
 async fn await_head(target: &Target, reading: impl Future<Output = Result<AnswerHead, NoHead>>) -> Result<AnswerHead, PostError> {
     let failed = |why: String, unanswered| {
-        let (text, hint) = tls::refused(target, &why).unwrap_or_else(|| (why, MAY_HOLD.to_owned()));
+        let refused = tls::refused(target, &why);
+        // Whoever refuses our certificate has not ended the handshake, and read no request.
+        let body_sent = refused.is_none();
+        let (text, hint) = refused.unwrap_or_else(|| (why, MAY_HOLD.to_owned()));
         PostError {
-            body_sent: true,
+            body_sent,
             unanswered,
             ..PostError::new(Stage::Head, text, hint)
         }

@@ -530,6 +530,7 @@ async fn client_certificates() {
     assert_eq!(strict.flow.seen.lock().unwrap()[0].client_cert, Some(ours.to_der().unwrap()));
     let refused = post(strict.port, &strict_der, None).await.unwrap_err();
     assert_eq!(refused.text, "the server wants a client certificate of ours");
+    assert!(!refused.body_sent);
     assert!(refused.hint.contains("--client-certificate NAME"), "{}", refused.hint);
     let (other, other_key) = self_signed("client");
     let other = ClientIdentity {
@@ -541,6 +542,7 @@ async fn client_certificates() {
         refused.text.starts_with("the server does not take our client certificate: "),
         "{refused}"
     );
+    assert!(!refused.body_sent);
     assert_eq!(strict.flow.seen.lock().unwrap().len(), 1);
     assert_eq!(post(open.port, &open_der, None).await.unwrap().status, 200);
     assert_eq!(post(open.port, &open_der, Some(identity)).await.unwrap().status, 200);
