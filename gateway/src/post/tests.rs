@@ -548,6 +548,45 @@ async fn client_certificates() {
     assert_eq!(post(open.port, &open_der, Some(identity)).await.unwrap().status, 200);
 }
 
+/// A TLS 1.2 server that is older than RFC 5746 says hello, and tells what it then got.
+async fn hello_from_an_old_server() -> (String, tokio::task::JoinHandle<u8>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}/", listener.local_addr().unwrap());
+    let task = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut record = [0; 5];
+        stream.read_exact(&mut record).await.unwrap();
+        let mut hello = vec![0; usize::from(u16::from_be_bytes([record[3], record[4]]))];
+        stream.read_exact(&mut hello).await.unwrap();
+        // ServerHello without extensions: no session, TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, no compression.
+        let random = [7; 32];
+        let body = [&[3, 3], &random[..], &[0, 0xc0, 0x2f, 0]].concat();
+        let hello = [&[22, 3, 3, 0, 42, 2, 0, 0, 38], &body[..]].concat();
+        stream.write_all(&hello).await.unwrap();
+        stream.shutdown().await.unwrap();
+        // The type of the record: 21 is an alert; who waited for the certificate says nothing.
+        stream.read_u8().await.unwrap_or(0)
+    });
+    (url, task)
+}
+
+#[tokio::test]
+async fn servers_without_secure_renegotiation_are_for_the_legacy_mode() {
+    for (tls, record) in [(TlsMode::Default, 21), (TlsMode::Legacy, 0)] {
+        let (url, task) = hello_from_an_old_server().await;
+        let mut target = target(url);
+        target.tls = tls;
+        let error = Poster::new()
+            .post(&target, &message(), Body::Bytes(Bytes::new()), 100)
+            .await
+            .unwrap_err();
+        assert_eq!(task.await.unwrap(), record, "{error}");
+        assert_eq!((error.stage, error.body_sent), (Stage::Tls, false));
+        let legacy = error.hint.contains("RFC 5746") && error.hint.ends_with("partner set BIGMART --tls legacy");
+        assert_eq!(legacy, record == 21, "{error}: {}", error.hint);
+    }
+}
+
 #[tokio::test]
 async fn tls_to_a_plain_port_and_ports_without_anybody() {
     let (url, _task) = scripted("x", "HTTP/1.1 400 Bad Request\r\n\r\n").await;

@@ -25,6 +25,9 @@ use crate::lock::locked;
 use crate::partner::TlsMode;
 use crate::url::Url;
 
+/// OpenSSL's SSL_OP_LEGACY_SERVER_CONNECT, which its wrapper does not name: servers of before RFC 5746 are spoken to.
+const LEGACY_SERVER_CONNECT: SslOptions = SslOptions::from_bits_retain(0x4);
+
 /// Shakes hands and checks whom we talk to.
 pub(super) async fn connect(roots: &Roots, target: &Target, url: &Url, stream: TcpStream) -> Result<Connection, PostError> {
     let shown = Shown::default();
@@ -204,6 +207,7 @@ fn connector(tls: TlsMode, places: &ProbeResult) -> Result<SslConnector, ErrorSt
             builder.set_cipher_list("ALL:!aNULL:!eNULL:@SECLEVEL=0")?;
             builder.set_security_level(0);
             builder.set_min_proto_version(Some(SslVersion::TLS1))?;
+            builder.set_options(LEGACY_SERVER_CONNECT);
         }
     }
     builder.set_options(SslOptions::NO_COMPRESSION);
@@ -246,6 +250,10 @@ fn explain(ssl: &SslRef, target: &Target, error: &openssl::ssl::Error, shown: &s
         _ if text.contains("wrong version number") => format!(
             "something else than TLS answers there; if it is plain HTTP: {}",
             target.setting("--url http://…")
+        ),
+        _ if text.contains("unsafe legacy renegotiation") => format!(
+            "the server is of before 2010 (RFC 5746): ask for a newer one; to speak to it all the same: {}",
+            target.setting("--tls legacy")
         ),
         TlsMode::Default => format!(
             "ask whether the port speaks TLS 1.2 or later; for an old server: {}",
