@@ -8,7 +8,7 @@ use as2_core::headers::Headers;
 
 use super::attempt::MAX_ANSWER;
 use super::retry::figures;
-use crate::clock::Millis;
+use crate::clock::{Millis, millis};
 use crate::flow_error::FlowError;
 use crate::gateway::Core;
 use crate::message::{Attempt, Message};
@@ -20,6 +20,8 @@ use crate::post::{Answer, PostError, Stage, Target};
 pub(super) const WORTH_FROM: u64 = 64 * 1024;
 /// Begins the outcome of a try that found the partner still busy with the one before.
 const BUSY: &str = "the partner is busy with the try before";
+/// Begins the outcome of a try whose question something on the way to the partner answered, or the partner in its haste.
+const UNTOLD: &str = "the partner does not tell now how much it holds";
 /// So many milliseconds after a POST its partner may be busy with it: this gateway lets a connection go that has been silent for
 /// two minutes, and says so until then.
 const BUSY_FOR: Millis = 120_000;
@@ -64,8 +66,7 @@ pub(super) async fn post(core: &Core, message: &Message, pair: &Partnership, tar
         let outcome = core.poster.post(target, &headers, body, MAX_ANSWER).await;
         return Ok(Posted { outcome, from: 0 });
     }
-    let is_last = message.tries_that_count() >= figures(core, pair).max_tries;
-    let mut from = match kept_bytes(core, message, target, &headers, is_last).await {
+    let mut from = match kept_bytes(core, message, pair, target, &headers).await {
         Ok(kept) => go_on_at(kept, message.detail.raw_size),
         Err(error) => {
             return Ok(Posted {
@@ -100,12 +101,12 @@ async fn piece(
     Ok(core.poster.post(target, &headers, body, MAX_ANSWER).await)
 }
 
-/// Asks the partner how much it holds, if an earlier try may have left anything there. What it says counts for nothing where it
-/// would be the `last` word on the message.
+/// Asks the partner how much it holds, if an earlier try may have left anything there. "Not now" counts for nothing where it would
+/// be the last word on the message.
 ///
 /// # Errors
 /// No answer, or one that says "not now": beginning anew would waste what is there.
-async fn kept_bytes(core: &Core, message: &Message, target: &Target, headers: &Headers, is_last: bool) -> Result<u64, PostError> {
+async fn kept_bytes(core: &Core, message: &Message, pair: &Partnership, target: &Target, headers: &Headers) -> Result<u64, PostError> {
     let earlier = message.detail.tries.split_last().map_or(&[][..], |(_, earlier)| earlier);
     if !earlier.iter().any(may_have_left) {
         return Ok(0);
@@ -122,23 +123,37 @@ async fn kept_bytes(core: &Core, message: &Message, target: &Target, headers: &H
         body_sent: false,
         ..error
     })?;
-    match answer.status {
-        // A partner that says so for ever does not know the question (as2.md §9).
-        500 | 503 if !is_last && may_be_busy(earlier, core.clock.now()) => {
-            Err(PostError::new(Stage::Head, format!("{BUSY}: HTTP {}", answer.status), ""))
-        }
-        200..300 => Ok(answer
-            .headers
-            .get("Content-Length")
-            .and_then(|length| length.trim().parse().ok())
-            .unwrap_or(0)),
-        _ => Ok(0),
+    if let Some(why) = not_now(answer.status, || may_be_busy(earlier, core.clock.now()))
+        && !is_last(core, message, pair)
+    {
+        return Err(PostError::new(Stage::Head, format!("{why}: HTTP {}", answer.status), ""));
     }
+    let length = answer.headers.get("Content-Length").filter(|_| (200..300).contains(&answer.status));
+    Ok(length.and_then(|length| length.trim().parse().ok()).unwrap_or(0))
+}
+
+/// Why what is held may be told later, going by the status of the answer.
+fn not_now(status: u16, may_be_busy: impl FnOnce() -> bool) -> Option<&'static str> {
+    match status {
+        // A partner that says so for ever does not know the question (as2.md §9).
+        500 => may_be_busy().then_some(BUSY),
+        // Of a balancer without its partner, or of whoever has too much to do: they know nothing of what is held.
+        408 | 429 | 502..=504 => Some(UNTOLD),
+        _ => None,
+    }
+}
+
+/// Whether the message is given up if this try comes to nothing.
+fn is_last(core: &Core, message: &Message, pair: &Partnership) -> bool {
+    let figures = figures(core, pair);
+    let passed = core.jumps.passed(message.tried_since(), core.clock.now());
+    message.tries_that_count() >= figures.max_tries || passed >= millis(figures.max_time)
 }
 
 /// Whether the partner may still be busy with what was posted before.
 fn may_be_busy(earlier: &[Attempt], now: Millis) -> bool {
-    let posted = earlier.iter().rfind(|attempt| !attempt.outcome.starts_with(BUSY));
+    let only_asked = |attempt: &&Attempt| [BUSY, UNTOLD].iter().any(|why| attempt.outcome.starts_with(why));
+    let posted = earlier.iter().rfind(|attempt| !only_asked(attempt));
     posted.is_none_or(|posted| now - (posted.at + posted.took) <= BUSY_FOR)
 }
 
@@ -185,10 +200,21 @@ mod tests {
             body_sent: false,
             twice: false,
         };
-        let busy = format!("{BUSY}: HTTP 503");
-        let tries = [attempt(0, "closed"), attempt(30_000, &busy), attempt(90_000, &busy)];
+        let [busy, untold] = [format!("{BUSY}: HTTP 500"), format!("{UNTOLD}: HTTP 504")];
+        let tries = [attempt(0, "closed"), attempt(30_000, &busy), attempt(90_000, &untold)];
         for earlier in [&tries[..1], &tries[..2], &tries[..]] {
             assert!(may_be_busy(earlier, 125_000) && !may_be_busy(earlier, 125_001));
+        }
+    }
+
+    #[test]
+    fn what_answers_in_the_partners_place_ends_no_transfer() {
+        for status in [408, 429, 502, 503, 504] {
+            assert_eq!(not_now(status, || false), Some(UNTOLD), "{status}");
+        }
+        assert_eq!([true, false].map(|busy| not_now(500, || busy)), [Some(BUSY), None]);
+        for status in [200, 204, 301, 400, 401, 403, 404, 405, 407, 410, 501, 505] {
+            assert_eq!(not_now(status, || true), None, "{status}");
         }
     }
 

@@ -612,6 +612,42 @@ fn a_question_that_gets_no_answer_is_asked_again() {
 }
 
 #[test]
+fn what_a_balancer_says_in_the_partners_place_throws_nothing_away() {
+    const ANSWERS: [&str; 3] = [
+        "HTTP/1.1 504 Gateway Timeout\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 503 Unavailable\r\nContent-Length: 0\r\n\r\n",
+    ];
+    let (hits, message) = sent_to("BALANCED", &["--restart", "true"], SIZE, |hit, n| match n {
+        1 => CUT,
+        2..=4 => Act(0, Some(ANSWERS[n - 2])),
+        _ if hit.method == "HEAD" => Act(0, Some("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")),
+        _ => WHOLE,
+    });
+    let heads = ["HEAD"; 4];
+    assert_eq!(methods(&hits), [&["POST"][..], &heads, &["POST"]].concat(), "{message:#}");
+    assert_eq!(hits[5].body, length_of(&hits[0]) - 100_000);
+    // Who says so for ever gets all of it with the last try, be it the last by number or by time.
+    for (name, option, most) in [("NUMBERED", "--retry-max-tries", "4"), ("TIMED", "--retry-max-time", "4s")] {
+        let (hits, message) = sent_to(name, &["--restart", "true", option, most], SIZE, |hit, n| match n {
+            1 => CUT,
+            _ if hit.method == "HEAD" => Act(0, Some(ANSWERS[0])),
+            _ => WHOLE,
+        });
+        let (last, before) = hits.split_last().unwrap();
+        assert_eq!(
+            (last.method.as_str(), last.body),
+            ("POST", length_of(&hits[0])),
+            "{name}: {message:#}"
+        );
+        assert!(
+            before.len() >= 2 && methods(&before[1..]).iter().all(|method| *method == "HEAD"),
+            "{name}: {hits:#?}"
+        );
+    }
+}
+
+#[test]
 fn a_partner_that_holds_everything_gets_the_last_byte() {
     let (hits, message) = sent_to("ALL", &["--restart", "true"], SIZE, |hit, n| match n {
         // It took the body and went away without an answer.
