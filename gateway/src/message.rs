@@ -256,6 +256,9 @@ pub struct Detail {
     pub mdn_asked_again: Option<Millis>,
     /// Tries.
     pub tries: Vec<Attempt>,
+    /// AS2 Restart: the partner refused what it lacked, sent alone, so that every try from then on brings all of it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub whole: bool,
     /// The message that this one repeats (resend), or whose name it doubles.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub previous: String,

@@ -46,10 +46,10 @@ pub(super) async fn attempt(
 
     let posted = restart::post(core, &message, pair, &target(core, pair, &pair.partner.url)).await?;
     record(&mut message, &posted, core.clock.now() - began);
-    let posted = posted.outcome;
+    let Posted { outcome: posted, from } = posted;
     let after = outcome::judge(core, &mut message, pair, posted.as_ref()).await?;
     let id = message.id.clone();
-    let mut step = outcome::step(core, message, pair, after);
+    let mut step = restart::step(core, message, pair, from, after);
     step.lease = Some(lease);
     keep_evidence(&mut step, posted.is_ok());
     let proof = step.message.state == State::Delivered && step.message.detail.mdn_at.is_some();

@@ -7,14 +7,17 @@
 use as2_core::headers::Headers;
 
 use super::attempt::MAX_ANSWER;
-use super::retry::figures;
+use super::outcome::{self, After};
+use super::retry::{figures, next_wait};
 use crate::clock::{Millis, millis};
 use crate::flow_error::FlowError;
 use crate::gateway::Core;
-use crate::message::{Attempt, Message};
+use crate::journal::{Next, Settlement};
+use crate::message::{Attempt, Message, RECEIPT_LOST, State};
 use crate::partner::Partner;
 use crate::partnership::Partnership;
 use crate::post::{Answer, PostError, Stage, Target};
+use crate::receipts::{Evidence, Verdict};
 
 /// Shorter messages always go whole: asking costs as much as sending.
 pub(super) const WORTH_FROM: u64 = 64 * 1024;
@@ -108,7 +111,7 @@ async fn piece(
 /// No answer, or one that says "not now": beginning anew would waste what is there.
 async fn kept_bytes(core: &Core, message: &Message, pair: &Partnership, target: &Target, headers: &Headers) -> Result<u64, PostError> {
     let earlier = message.detail.tries.split_last().map_or(&[][..], |(_, earlier)| earlier);
-    if !earlier.iter().any(may_have_left) {
+    if message.detail.whole || !earlier.iter().any(may_have_left) {
         return Ok(0);
     }
     let mut question = Headers::new();
@@ -179,27 +182,114 @@ fn corrected(outcome: &Result<Answer, PostError>, len: u64) -> Option<u64> {
     Some(go_on_at(held, len))
 }
 
+/// Turns what became of a try that began at this byte into a step of the message. A partner that knows no ranges took the rest for
+/// all of the message, so that its refusal says nothing of the message: it gets all of it, once.
+pub(super) fn step(core: &Core, message: Message, pair: &Partnership, from: u64, after: After) -> Settlement {
+    match after {
+        After::Ended(Verdict::Failed { reason, refused, .. }, evidence)
+            if from > 0 && may_get_all(&message, pair.partner.detects_duplicates, refused, evidence.is_some()) =>
+        {
+            whole_next(core, message, pair, &reason, evidence.as_deref())
+        }
+        // What is not new to it may be the rest that it refused.
+        After::Ended(Verdict::Delivered { marks }, evidence) if message.detail.whole && marks.iter().any(|mark| mark == RECEIPT_LOST) => {
+            let held = Verdict::Held {
+                code: "duplicate-at-partner".to_owned(),
+                reason: "the partner calls all of the message a duplicate, of which it refused a part: ask it what it holds".to_owned(),
+            };
+            outcome::step(core, message, pair, After::Ended(held, evidence))
+        }
+        after => outcome::step(core, message, pair, after),
+    }
+}
+
+/// Whether the last try, which brought a rest, ended in a refusal that all of the message may follow.
+fn may_get_all(message: &Message, detects_duplicates: bool, refused: bool, by_mdn: bool) -> bool {
+    let status = message.detail.tries.last().and_then(|last| last.status).unwrap_or_default();
+    let negative = refused || !by_mdn && (400..500).contains(&status);
+    negative && !message.detail.whole && (detects_duplicates || !message.may_have_arrived_before())
+}
+
+/// One more try, whatever their number.
+fn whole_next(core: &Core, mut message: Message, pair: &Partnership, reason: &str, evidence: Option<&Evidence>) -> Settlement {
+    let now = core.clock.now();
+    let due = now + millis(next_wait(&figures(core, pair), message.tries_that_count().max(1), None));
+    message.detail.whole = true;
+    if let Some(last) = message.detail.tries.last_mut() {
+        // Not all of the message was in it, and what was is refused.
+        last.body_sent = false;
+    }
+    message.state = State::Retrying;
+    message.updated = now;
+    message.next_try = Some(due);
+    message.code = "rest-refused".to_owned();
+    message.reason = format!("the partner refused what it lacked, so all of the message goes next: {reason}");
+    let mut step = Settlement::new(message, &State::WORKED_ON, "message.retrying");
+    step.next = Next::At(due);
+    if let Some(evidence) = evidence {
+        evidence.show_in(&mut step, now, false);
+    }
+    step
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::message::Direction;
 
     #[test]
     fn the_place_to_go_on_lies_within_the_message() {
         assert_eq!([0, 1, 99, 100, 101, u64::MAX].map(|held| go_on_at(held, 100)), [0, 1, 99, 99, 0, 0]);
     }
 
-    #[test]
-    fn a_partner_is_busy_for_as_long_as_it_may_be_with_the_post_before() {
-        let attempt = |at, outcome: &str| Attempt {
+    fn tried(at: Millis, status: Option<u16>, outcome: &str, body_sent: bool) -> Attempt {
+        Attempt {
             n: 1,
             at,
             took: 5_000,
-            status: None,
+            status,
             outcome: outcome.to_owned(),
-            body_sent: false,
+            body_sent,
             twice: false,
+        }
+    }
+
+    #[test]
+    fn a_refused_rest_is_followed_by_all_of_the_message_once() {
+        let mut message = Message::new(Direction::Out, State::Sending, ("a", "b", "c"), 0);
+        let mut of = |whole, status, before, detects, refused, by_mdn| {
+            message.detail.whole = whole;
+            message.detail.tries = vec![tried(0, None, "cut off", before), tried(9, Some(status), "answered", true)];
+            may_get_all(&message, detects, refused, by_mdn)
         };
+        assert!(
+            of(false, 200, false, false, true, true) && of(false, 200, true, true, true, true),
+            "a negative MDN"
+        );
+        assert!(of(false, 400, false, false, false, false), "a status that is final");
+        assert!(
+            !of(true, 200, false, true, true, true) && !of(true, 400, false, true, false, false),
+            "only once"
+        );
+        assert!(
+            !of(false, 200, true, false, true, true),
+            "it may hold the message from before, and would not see that"
+        );
+        for status in [200, 302] {
+            assert!(!of(false, status, false, true, false, false), "HTTP {status} without an MDN");
+        }
+        for status in [200, 400] {
+            assert!(
+                !of(false, status, false, true, false, true),
+                "an MDN that refuses nothing, as of another MIC"
+            );
+        }
+    }
+
+    #[test]
+    fn a_partner_is_busy_for_as_long_as_it_may_be_with_the_post_before() {
+        let attempt = |at, outcome: &str| tried(at, None, outcome, false);
         let [busy, untold] = [format!("{BUSY}: HTTP 500"), format!("{UNTOLD}: HTTP 504")];
         let tries = [attempt(0, "closed"), attempt(30_000, &busy), attempt(90_000, &untold)];
         for earlier in [&tries[..1], &tries[..2], &tries[..]] {

@@ -520,6 +520,18 @@ static SENDER: Shared<Gateway> = Shared::new();
 /// Sends a message to a scripted partner and gives what it saw once the message is delivered.
 #[track_caller]
 fn sent_to(name: &str, options: &[&str], size: usize, script: impl Fn(&Hit, usize) -> Act + Send + 'static) -> (Vec<Hit>, Value) {
+    sent_until("delivered", name, options, size, script)
+}
+
+/// The same once it is in this state.
+#[track_caller]
+fn sent_until(
+    state: &str,
+    name: &str,
+    options: &[&str],
+    size: usize,
+    script: impl Fn(&Hit, usize) -> Act + Send + 'static,
+) -> (Vec<Hit>, Value) {
     let sender = SENDER.get(|| {
         let gateway = Gateway::new();
         gateway.ok(&["station", "add", "ALICE"]);
@@ -527,11 +539,12 @@ fn sent_to(name: &str, options: &[&str], size: usize, script: impl Fn(&Hit, usiz
     });
     let (port, hits) = scripted(script);
     let url = format!("http://127.0.0.1:{port}/as2");
-    let plain = ["--sign", "none", "--encrypt", "none", "--mdn", "none", "--private", "true"];
-    sender.ok(&[&["partner", "add", name, "--url", &url][..], &plain, options].concat());
+    let plain = ["--sign", "none", "--encrypt", "none", "--private", "true"];
+    let mdn = if options.contains(&"--mdn") { &[][..] } else { &["--mdn", "none"] };
+    sender.ok(&[&["partner", "add", name, "--url", &url][..], &plain, mdn, options].concat());
     let file = sender.file(&format!("local/{name}.bin"), &noise(size, 5));
     sender.ok(&["send", "--from", "ALICE", "--to", name, file.to_str().unwrap()]);
-    let message = sender.reaches("out", &format!("{name}.bin"), "delivered");
+    let message = sender.reaches("out", &format!("{name}.bin"), state);
     let hits = hits.lock().unwrap().clone();
     (hits, message)
 }
@@ -684,6 +697,109 @@ fn a_refused_range_is_put_right_at_once() {
         _ => WHOLE,
     });
     assert_eq!(hits[3].body, length_of(&hits[0]));
+}
+
+#[test]
+fn a_refused_rest_is_followed_by_all_of_the_message() {
+    // It has one more try for that, even if this one was the last.
+    let (hits, message) = sent_to(
+        "RANGELESS",
+        &["--restart", "true", "--retry-max-tries", "2"],
+        SIZE,
+        |_, n| match n {
+            1 => CUT,
+            2 => Act(0, Some(PAGE)),
+            3 => Act(usize::MAX, Some("HTTP/1.1 400 No\r\nContent-Length: 0\r\n\r\n")),
+            _ => WHOLE,
+        },
+    );
+    assert_eq!(methods(&hits), ["POST", "HEAD", "POST", "POST"], "{message:#}");
+    assert_eq!([hits[2].body, hits[3].body], [length_of(&hits[0]) - 5000, length_of(&hits[0])]);
+    assert!(hits[3].header("Content-Range").unwrap().starts_with("bytes 0-"), "{hits:#?}");
+}
+
+/// The length of some page, to a HEAD.
+const PAGE: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 5000\r\n\r\n";
+
+/// An unsigned MDN for what came with this head, which was `processed` so.
+fn mdn(hit: &Hit, processed: &str) -> &'static str {
+    let of = |name: &str| hit.header(name).unwrap();
+    let body = format!(
+        "--b\r\nContent-Type: text/plain\r\n\r\nno\r\n--b\r\nContent-Type: message/disposition-notification\r\n\r\n\
+         Final-Recipient: rfc822; {}\r\nOriginal-Message-ID: {}\r\n\
+         Disposition: automatic-action/MDN-sent-automatically; processed/{processed}\r\n\r\n--b--\r\n",
+        of("AS2-To"),
+        of("Message-ID")
+    );
+    let head = format!(
+        "AS2-From: {}\r\nAS2-To: {}\r\nContent-Type: multipart/report; report-type=disposition-notification; boundary=b",
+        of("AS2-To"),
+        of("AS2-From")
+    );
+    format!("HTTP/1.1 200 OK\r\n{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).leak()
+}
+
+#[test]
+fn a_rest_refused_by_an_mdn_is_followed_by_all_once_and_over_a_restart() {
+    let sender = Gateway::with(&[("retry.initial", "\"1h\""), ("retry.max_wait", "\"1h\"")]);
+    sender.ok(&["station", "add", "ALICE"]);
+    let (port, hits) = scripted(|hit, n| match n {
+        1 => CUT,
+        _ if hit.method == "HEAD" => Act(0, Some(PAGE)),
+        _ => Act(usize::MAX, Some(mdn(hit, "error: decryption-failed"))),
+    });
+    let url = format!("http://127.0.0.1:{port}/as2");
+    let plain = [
+        "--sign",
+        "none",
+        "--encrypt",
+        "none",
+        "--mdn",
+        "sync",
+        "--private",
+        "true",
+        "--restart",
+        "true",
+    ];
+    sender.ok(&[&["partner", "add", "BOB", "--url", &url][..], &plain].concat());
+    let file = sender.file("local/refused.bin", &noise(SIZE, 5));
+    sender.ok(&["send", "--from", "ALICE", "--to", "BOB", file.to_str().unwrap()]);
+    let seen = |n: usize| wait_for("the partner to be asked", || (hits.lock().unwrap().len() == n).then_some(()));
+    seen(1);
+    sender.reaches("out", "refused.bin", "retrying");
+    sender.set_clock(3700);
+    seen(3);
+    sender.wait("the refusal", |sender| {
+        let message = sender.messages_of("out", "refused.bin").remove(0);
+        (message["code"] == "rest-refused").then_some(())
+    });
+    let waiting = sender.reaches("out", "refused.bin", "retrying");
+    let refused = &waiting["tries"][1];
+    // Where the partner calls the next one a duplicate, this one is no ground to believe it.
+    assert!(refused["status"] == 200 && refused["body_sent"] == false, "{waiting:#}");
+    sender.restart();
+    sender.set_clock(2 * 3700);
+    let message = sender.reaches("out", "refused.bin", "failed");
+    assert_eq!(message["code"], "decryption-failed", "{message:#}");
+    let hits = hits.lock().unwrap().clone();
+    assert_eq!(methods(&hits), ["POST", "HEAD", "POST", "POST"], "{message:#}");
+    assert_eq!([hits[2].body, hits[3].body], [SIZE - 5000, SIZE]);
+    // Both refusals are there to be read.
+    let incoming = sender.tree("raw-mdn/incoming");
+    wait_for("two MDNs in the tree", || (tests::files_below(&incoming).len() == 2).then_some(()));
+}
+
+#[test]
+fn a_duplicate_of_what_was_refused_in_part_is_not_taken_for_delivered() {
+    let (hits, message) = sent_until("held", "SEEN", &["--restart", "true", "--mdn", "sync"], SIZE, |hit, n| match n {
+        // It may have arrived, but for the answer.
+        1 => Act(usize::MAX, None),
+        2 => Act(0, Some(PAGE)),
+        3 => Act(usize::MAX, Some(mdn(hit, "error: decryption-failed"))),
+        _ => Act(usize::MAX, Some(mdn(hit, "warning: duplicate-document"))),
+    });
+    assert_eq!(methods(&hits), ["POST", "HEAD", "POST", "POST"], "{message:#}");
+    assert_eq!(message["code"], "duplicate-at-partner", "{message:#}");
 }
 
 #[test]
