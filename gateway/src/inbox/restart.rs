@@ -129,6 +129,8 @@ pub(super) fn kept_bytes(core: &Core, arrival: &Arrival) -> Option<Reply> {
 pub(super) fn open(core: &Core, arrival: &Arrival, pair: &Partnership) -> Result<Opened, Reply> {
     let headers = &arrival.head.headers;
     let range = headers.get("Content-Range").and_then(Range::read);
+    // Of a body that comes whole it says nothing that matters, be its end counted wrongly.
+    let range = range.filter(|range| range.first > 0 || arrival.length != Some(range.total));
     let first = range.map_or(0, |range| range.first);
     let Some(tag) = tag(headers) else {
         // Nothing ties a later piece to the earlier ones; taken for a message it would be refused for good.

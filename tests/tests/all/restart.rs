@@ -331,6 +331,28 @@ fn tags_of_any_form_never_fail_a_message() {
 }
 
 #[test]
+fn a_range_that_counts_its_end_wrongly_says_nothing_where_all_of_the_body_comes() {
+    let pair = pair();
+    let port = pair.bob().as2_port;
+    let request = restartable(&pair, "miscounted.edi", SIZE);
+    let total = request.body.len();
+    let wrong = |first: usize, last: usize, total: usize| {
+        let mut wrong = request.clone().with("Content-Range", &format!("bytes {first}-{last}/{total}"));
+        wrong.body.drain(..first);
+        wrong
+    };
+    // Only of a body that is all there: with another length, or from the middle on, it is refused as before.
+    refused_range(&wrong(0, total - 1, total + 1).post(port), 0);
+    broken(port, &request, 50_000);
+    refused_range(&wrong(50_000, total, total).post(port), 50_000);
+    // A body that broke off under such a range is kept as any other.
+    broken(port, &wrong(0, total, total), 60_000);
+    assert_eq!(held(port, &request), 60_000);
+    taken(&wrong(0, total, total).post(port));
+    let _ = filed(&pair, &request);
+}
+
+#[test]
 fn a_full_quota_keeps_nothing_more_and_refuses_no_message() {
     let pair = Pair::two_with(&[("as2.partial_quota", "\"150KiB\"")]);
     let port = pair.bob().as2_port;
