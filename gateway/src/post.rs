@@ -36,6 +36,9 @@ use token::{Authorization, Tokens};
 /// Longest body that goes over a connection that was used before: should it have ended, the body is sent twice, and beside a
 /// longer one a new connection costs nothing.
 const MAX_REPEATED: u64 = 4 << 20;
+/// How soon after a POST began its connection has to end for the end to be older than the POST. Later, the server may have been at work
+/// on the message (and still be, behind a balancer that drops silent connections), and at once is too early to send it again.
+const ENDED_BEFORE: Duration = Duration::from_secs(3);
 
 /// Posts messages and MDNs. Cheap to share; keeps the system's roots until they change, and connections and tokens for a while.
 #[derive(Default)]
@@ -77,7 +80,7 @@ pub struct Target {
     pub total_timeout: Option<Duration>,
     /// Sends chunks instead of a Content-Length.
     pub chunked: bool,
-    /// Uses connections again. A POST on one that turns out to have ended is sent once more at once, so the server has to
+    /// Uses connections again. A POST on one that turns out to have ended before is sent once more at once, so the server has to
     /// recognise what it has seen before.
     pub keep_alive: bool,
 }
@@ -383,7 +386,7 @@ impl Poster {
             let exchange = exchange::run(target, connection, &request, copy, max_answer);
             match in_time(target, began, true, exchange).await {
                 // It had ended while it waited. The same bytes once more are what AS2 expects (RFC 4130 §5.5).
-                Err(error) if error.unanswered => arrived = error.body_sent,
+                Err(error) if error.unanswered && (!error.body_sent || began.elapsed() < ENDED_BEFORE) => arrived = error.body_sent,
                 other => return other.map(|exchanged| self.keep(Some(place), exchanged)),
             }
         }

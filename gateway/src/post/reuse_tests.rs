@@ -55,18 +55,26 @@ impl Server {
 
 async fn serve(mut stream: TcpStream, answers: &'static [&'static str], requests: Arc<AtomicUsize>) {
     for answer in answers {
-        let mut read = Vec::new();
-        while !read.ends_with(b"hello") {
-            match stream.read_u8().await {
-                Ok(byte) => read.push(byte),
-                Err(_) => return,
-            }
+        if !read_one(&mut stream, &requests).await {
+            return;
         }
-        requests.fetch_add(1, Ordering::SeqCst);
         if stream.write_all(answer.as_bytes()).await.is_err() || answer.is_empty() {
             return;
         }
     }
+}
+
+/// Reads a request and counts it; false at the end of the connection.
+async fn read_one(stream: &mut TcpStream, requests: &AtomicUsize) -> bool {
+    let mut read = Vec::new();
+    while !read.ends_with(b"hello") {
+        match stream.read_u8().await {
+            Ok(byte) => read.push(byte),
+            Err(_) => return false,
+        }
+    }
+    requests.fetch_add(1, Ordering::SeqCst);
+    true
 }
 
 async fn post(poster: &Poster, target: &Target) -> Result<Answer, PostError> {
@@ -161,6 +169,34 @@ async fn a_server_that_is_silent_or_breaks_off_is_not_asked_twice() {
         assert_eq!((error.stage, error.body_sent), (stage, true), "{second:?}: {error}");
         assert_eq!(server.seen(), (1, 2), "{second:?}");
     }
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_after_long_silence_ends_the_try() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = Target {
+        keep_alive: true,
+        response_timeout: 10 * ENDED_BEFORE,
+        ..target(format!("http://{}/", listener.local_addr().unwrap()))
+    };
+    let requests = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&requests);
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        assert!(read_one(&mut stream, &seen).await);
+        stream.write_all(OK.as_bytes()).await.unwrap();
+        assert!(read_one(&mut stream, &seen).await);
+        // At work on it, until somebody in between loses patience.
+        tokio::time::sleep(ENDED_BEFORE + Duration::from_millis(200)).await;
+        drop(stream);
+        let (stream, _) = listener.accept().await.unwrap();
+        serve(stream, &[OK], seen).await;
+    });
+    let poster = Poster::new();
+    post(&poster, &target).await.unwrap();
+    let error = post(&poster, &target).await.expect_err("an answer to a copy");
+    assert_eq!((error.stage, error.body_sent, error.retry), (Stage::Head, true, true), "{error}");
+    assert_eq!(requests.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]
