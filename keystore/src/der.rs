@@ -9,12 +9,14 @@ const MAX_DEPTH: usize = 32;
 /// Most rounds of a key derivation that we compute for a file: about ten seconds.
 pub(crate) const MAX_KDF_ITERATIONS: u64 = 10_000_000;
 
+pub(crate) const BOOLEAN: u8 = 0x01;
 pub(crate) const INTEGER: u8 = 0x02;
 pub(crate) const BIT_STRING: u8 = 0x03;
 pub(crate) const OCTET_STRING: u8 = 0x04;
 pub(crate) const OID: u8 = 0x06;
 pub(crate) const SEQUENCE: u8 = 0x30;
 pub(crate) const CONTEXT_0: u8 = 0xa0;
+pub(crate) const CONTEXT_3: u8 = 0xa3;
 const CONSTRUCTED: u8 = 0x20;
 const CONSTRUCTED_OCTET_STRING: u8 = OCTET_STRING | CONSTRUCTED;
 

@@ -90,6 +90,16 @@ pub enum Error {
         /// Their aliases, separated by commas.
         aliases: String,
     },
+    /// Certificates of several owners or uses, where one is wanted and no key tells which.
+    #[error("the {format} holds several certificates that are no CA's: {subjects}; give a file with only one of them{how}")]
+    SeveralCertificates {
+        /// The file's format.
+        format: Format,
+        /// Their subjects, separated by semicolons.
+        subjects: String,
+        /// What else can be done where they have aliases.
+        how: String,
+    },
     /// No entry under this alias.
     #[error("the {format} has no entry {wanted:?}; it has: {aliases}")]
     NoSuchAlias {

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::der::{self, Element};
 use crate::error::{Error, Format, Result};
-use crate::info::{parse, same_name, unix};
+use crate::info::{CertInfo, is_ca, parse, same_name, unix};
 use crate::pem::{self, Block};
 use crate::{jks, pkcs12};
 
@@ -59,8 +59,9 @@ impl Imported {
 /// Reads PEM, DER, P7B, PKCS#12 or JKS, whichever it is. An expired certificate is no error here.
 ///
 /// # Errors
-/// [`Error::TooLarge`] above [`MAX_IMPORT_BYTES`] bytes or [`MAX_ENTRIES`] entries, [`Error::SeveralKeys`] if it holds more than
-/// one, [`Error::PassphraseNeeded`] and [`Error::WrongPassphrase`], and what says that it is none of these formats or broken.
+/// [`Error::TooLarge`] above [`MAX_IMPORT_BYTES`] bytes or [`MAX_ENTRIES`] entries, [`Error::SeveralKeys`] and
+/// [`Error::SeveralCertificates`] if it holds more than one, [`Error::PassphraseNeeded`] and [`Error::WrongPassphrase`], and what
+/// says that it is none of these formats or broken.
 pub fn import(bytes: &[u8], passphrase: Option<&str>) -> Result<Imported> {
     read(bytes, passphrase)?.choose(None)
 }
@@ -68,7 +69,7 @@ pub fn import(bytes: &[u8], passphrase: Option<&str>) -> Result<Imported> {
 /// Like [`import`], taking the entry `alias` of a store that holds several.
 ///
 /// # Errors
-/// Those of [`import`]; [`Error::NoSuchAlias`] in the place of [`Error::SeveralKeys`].
+/// Those of [`import`]; [`Error::NoSuchAlias`] in the place of those about several.
 pub fn import_alias(bytes: &[u8], passphrase: Option<&str>, alias: &str) -> Result<Imported> {
     read(bytes, passphrase)?.choose(Some(alias))
 }
@@ -388,10 +389,25 @@ impl Found {
                 key: None,
             });
         }
-        let chain = Chain::parse(self.certificates)?;
+        self.without_key()
+    }
+
+    /// Neither a key nor an alias tells which certificate is meant.
+    fn without_key(self) -> Result<Imported> {
+        let format = self.format;
+        let aliases = self.certificates.iter().map(|c| c.0.clone()).filter(|alias| !alias.is_empty());
+        let aliases: Vec<String> = aliases.collect();
+        let several = |subjects| Error::SeveralCertificates {
+            format,
+            subjects,
+            how: match aliases.is_empty() {
+                true => String::new(),
+                false => format!(", or say which one with --alias NAME ({})", names(aliases.iter())),
+            },
+        };
         Ok(Imported {
             format,
-            certificates: chain.leaf_first(),
+            certificates: Chain::parse(self.certificates)?.leaf_first().map_err(several)?,
             key: None,
         })
     }
@@ -410,6 +426,23 @@ fn names<'a>(aliases: impl Iterator<Item = &'a String>) -> String {
     } else {
         names.join(", ")
     }
+}
+
+/// The subjects of certificates with what each is for, as far as a line of text goes.
+fn subjects<'a>(certificates: impl Iterator<Item = &'a (X509, Vec<u8>)>) -> String {
+    const MOST: usize = 5;
+    let shown = certificates
+        .filter_map(|(_, der)| CertInfo::from_der(der).ok())
+        .map(|info| match info.key_usage.is_empty() {
+            true => info.subject,
+            false => format!("{} ({})", info.subject, info.key_usage.join(", ")),
+        });
+    let mut shown: Vec<String> = shown.collect();
+    if shown.len() > MOST {
+        let more = shown.split_off(MOST).len();
+        shown.push(format!("{more} more"));
+    }
+    shown.join("; ")
 }
 
 fn with_key(format: Format, alias: &str, key: Zeroizing<Vec<u8>>, certificates: Vec<(String, Vec<u8>)>) -> Result<Imported> {
@@ -462,18 +495,35 @@ impl Chain {
         fitting.rev().max_by_key(start).map(|(at, _)| at)
     }
 
-    /// The first certificate that issued none of the others, or the one that renews it, its issuers, the rest.
-    fn leaf_first(self) -> Vec<Vec<u8>> {
+    /// The leaf, its issuers, the rest. The leaf issued none of the others, and is no CA's where there is one that is not.
+    ///
+    /// # Errors
+    /// The subjects of the leaves, if there are several; a certificate and its renewal are one.
+    fn leaf_first(self) -> Result<Vec<Vec<u8>>, String> {
         // One of the same name is its renewal, not its work.
         let issued = |x509: &X509, other: &X509| {
             same_name(other.issuer_name(), x509.subject_name()) && !same_name(other.subject_name(), x509.subject_name())
         };
-        let is_leaf = |(x509, _): &(X509, Vec<u8>)| !self.0.iter().any(|(other, _)| issued(x509, other));
-        let first = self.0.iter().find(|one| is_leaf(one));
-        let leaf = first.and_then(|(first, _)| self.newest(|one| is_leaf(one) && same_name(one.0.subject_name(), first.subject_name())));
+        let is_last = |x509: &X509| !self.0.iter().any(|(other, _)| issued(x509, other));
+        let is_leaf = |(x509, der): &(X509, Vec<u8>)| !is_ca(der) && is_last(x509);
+        let renews = |x509: &X509, other: &X509| same_name(x509.subject_name(), other.subject_name());
+        let leaf = match self.0.iter().find(|one| is_leaf(one)) {
+            Some((first, _)) => {
+                let renews = |x509: &X509| renews(x509, first) && x509.key_usage() == first.key_usage();
+                if self.0.iter().any(|one| is_leaf(one) && !renews(&one.0)) {
+                    return Err(subjects(self.0.iter().filter(|one| is_leaf(one))));
+                }
+                self.newest(|one| is_leaf(one) && renews(&one.0))
+            }
+            // A CA's certificate was asked for, or a partner's own that calls itself one.
+            None => {
+                let first = self.0.iter().find(|(x509, _)| is_last(x509));
+                first.and_then(|(first, _)| self.newest(|(x509, _)| is_last(x509) && renews(x509, first)))
+            }
+        };
         let (mut chain, rest) = self.chain_of(leaf.unwrap_or_default());
         chain.extend(rest);
-        chain
+        Ok(chain)
     }
 
     /// The leaf with its issuers, and what is left. Of several of one name it is the one whose key has signed.

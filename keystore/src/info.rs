@@ -9,10 +9,12 @@ use openssl::nid::Nid;
 use openssl::pkey::{Id, PKey, Public};
 use openssl::x509::{X509, X509KeyUsage, X509NameRef, X509Ref};
 
-use crate::der;
+use crate::der::{self, Element};
 use crate::error::{Error, Format, Result};
 use crate::secret::hex;
 
+/// 2.5.29.19
+const BASIC_CONSTRAINTS: [u8; 3] = [0x55, 0x1d, 0x13];
 const SECONDS_PER_DAY: i64 = 86_400;
 
 /// A certificate's fields as shown.
@@ -76,6 +78,18 @@ pub(crate) fn parse(der: &[u8]) -> Result<X509> {
         return Err(Error::broken(Format::Der, "it is cut off, or something follows the certificate"));
     }
     X509::from_der(der).map_err(|_| Error::broken(Format::Der, "this is no X.509 certificate"))
+}
+
+/// Whether its basicConstraints say that it is a CA's (RFC 5280 §4.2.1.9).
+pub(crate) fn is_ca(der: &[u8]) -> bool {
+    let flag = || {
+        let fields = der::first(der)?.child(0)?.children()?;
+        let extensions = fields.iter().find(|field| field.tag == der::CONTEXT_3)?.child(0)?.children()?;
+        let is_wanted = |extension: &&Element<'_>| extension.child(0).is_some_and(|oid| oid.content == BASIC_CONSTRAINTS);
+        let value = extensions.iter().find(is_wanted)?.children()?.pop()?;
+        der::first(value.content)?.child(0)
+    };
+    flag().is_some_and(|flag| flag.tag == der::BOOLEAN && flag.content != [0])
 }
 
 pub(crate) fn same_name(a: &X509NameRef, b: &X509NameRef) -> bool {

@@ -270,6 +270,65 @@ fn chains_come_leaf_first_whatever_their_order() {
 }
 
 #[test]
+fn a_ca_that_issued_nothing_in_the_file_is_not_the_certificate() {
+    let (bench, [leaf, inter, _]) = chain();
+    let ec = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout other.key -days 30";
+    bench.run(&format!("{ec} -subj /CN=Other -out other.pem"));
+    let other = der_of(bench, "other.pem");
+    // Alone it is what was meant: self-signed certificates of partners often say that they are a CA's.
+    assert_eq!(
+        import(&bench.read("other.pem"), None).unwrap().certificates,
+        std::slice::from_ref(&other)
+    );
+    let wanted = [leaf.clone(), inter.clone(), other.clone()];
+    for order in [[&other, leaf, inter], [inter, &other, leaf]] {
+        let text: String = order.map(|der| to_pem("CERTIFICATE", der).to_string()).concat();
+        assert_eq!(import(text.as_bytes(), None).unwrap().certificates, wanted);
+    }
+    // In DER the shorter one comes first.
+    bench.run("openssl crl2pkcs7 -nocrl -certfile leaf.pem -certfile inter.pem -certfile other.pem -outform DER -out other.p7b");
+    assert_eq!(import(&bench.read("other.p7b"), None).unwrap().certificates, wanted);
+}
+
+#[test]
+fn of_several_certificates_of_no_ca_none_is_guessed() {
+    let bench = Bench::new();
+    let make = |name: &str, subject: &str, usage: &str| {
+        bench.run(&format!(
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout {name}.key -out {name}.pem -days 30 -subj /CN={subject} -addext keyUsage={usage} -addext basicConstraints=critical,CA:FALSE"
+        ));
+        bench.text(&format!("{name}.pem"))
+    };
+    let sign = make("sign", "acme", "digitalSignature");
+    for (name, subject, usage) in [("seal", "acme", "keyAgreement"), ("other", "other", "digitalSignature")] {
+        let second = make(name, subject, usage);
+        for both in [format!("{sign}{second}"), format!("{second}{sign}")] {
+            let words = error(import(both.as_bytes(), None));
+            assert!(words.contains("CN=acme (digitalSignature)"), "{words}");
+            assert!(
+                words.contains(&format!("CN={subject} ({usage})")) && words.contains("only one of them"),
+                "{words}"
+            );
+        }
+        // With a key it is plain which one is meant.
+        let keyed = format!("{sign}{second}{}", bench.text(&format!("{name}.key")));
+        let imported = import(keyed.as_bytes(), None).unwrap();
+        assert_eq!(imported.key_pair().unwrap().0, der_of(&bench, &format!("{name}.pem")));
+    }
+    if !has("keytool") {
+        return;
+    }
+    for name in ["sign", "seal"] {
+        bench.run(&format!(
+            "keytool -importcert -noprompt -keystore t.jks -storetype JKS -storepass changeit -alias {name} -file {name}.pem"
+        ));
+    }
+    let words = error(import(&bench.read("t.jks"), Some("changeit")));
+    assert!(words.contains("--alias NAME (seal, sign)"), "{words}");
+    assert!(import_alias(&bench.read("t.jks"), Some("changeit"), "seal").is_ok());
+}
+
+#[test]
 fn p7b_is_read_in_pem_der_and_ber() {
     let (bench, [leaf, inter, root]) = chain();
     bench.run("openssl crl2pkcs7 -nocrl -certfile root.pem -certfile inter.pem -certfile leaf.pem -out c.p7b");
