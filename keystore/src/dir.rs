@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
-use crate::info::CertInfo;
+use crate::info::{CertInfo, spells_curve_out};
 use crate::secret::MasterKey;
 use crate::{jks, pkcs12};
 
@@ -150,8 +150,8 @@ impl Stores {
 impl Locked<'_> {
     /// Writes all three files, each atomically and durably, mode 0600 in a directory of mode 0700.
     ///
-    /// Returns the aliases of certificates too odd for a PKCS#12 store that Java is to read; they are left out of it, and
-    /// the rest is written.
+    /// Returns the aliases of certificates and key pairs too odd for a store that Java is to read; they are left out of it,
+    /// and the rest is written.
     ///
     /// # Errors
     /// An entry that no store can hold, [`Error::Io`] or [`Error::Crypto`]. Before the first file is in its place the old three are
@@ -183,22 +183,25 @@ impl Locked<'_> {
 impl StoreFormat {
     fn store(self, keys: &[StoreEntry], trusted: &[TrustEntry], password: &str, left_out: &mut Vec<String>) -> Result<Zeroizing<Vec<u8>>> {
         check_aliases(keys.iter().map(|k| &k.alias).chain(trusted.iter().map(|t| &t.alias)))?;
+        let is_read = |entry: &&StoreEntry| entry.chain.iter().all(|certificate| java_reads(certificate));
+        let (keys, odd): (Vec<_>, Vec<_>) = keys.iter().partition(is_read);
+        left_out.extend(odd.into_iter().map(|entry| entry.alias.clone()));
         let (trusted, odd): (Vec<_>, Vec<_>) = trusted.iter().partition(|entry| java_reads(&entry.certificate));
         left_out.extend(odd.into_iter().map(|entry| entry.alias.clone()));
         match self {
-            StoreFormat::Pkcs12 => pkcs12_store(keys, &trusted, password),
-            StoreFormat::Jks => jks_store(keys, &trusted, password),
+            StoreFormat::Pkcs12 => pkcs12_store(&keys, &trusted, password),
+            StoreFormat::Jks => jks_store(&keys, &trusted, password),
         }
         .map(Zeroizing::new)
     }
 }
 
-/// Java gives the whole store up for one certificate that it cannot read, or that names no issuer.
+/// Java gives the whole store up for one certificate that it cannot read, that names no issuer, or whose curve has no name.
 fn java_reads(certificate: &[u8]) -> bool {
-    CertInfo::from_der(certificate).is_ok_and(|info| !info.issuer.is_empty())
+    CertInfo::from_der(certificate).is_ok_and(|info| !info.issuer.is_empty()) && !spells_curve_out(certificate)
 }
 
-fn pkcs12_store(keys: &[StoreEntry], trusted: &[&TrustEntry], password: &str) -> Result<Vec<u8>> {
+fn pkcs12_store(keys: &[&StoreEntry], trusted: &[&TrustEntry], password: &str) -> Result<Vec<u8>> {
     let mut store = pkcs12::Writer::new();
     for entry in keys {
         store.add_key(&entry.alias, &entry.pkcs8, &entry.chain)?;
@@ -209,7 +212,7 @@ fn pkcs12_store(keys: &[StoreEntry], trusted: &[&TrustEntry], password: &str) ->
     store.write(password, ITERATIONS)
 }
 
-fn jks_store(keys: &[StoreEntry], trusted: &[&TrustEntry], password: &str) -> Result<Vec<u8>> {
+fn jks_store(keys: &[&StoreEntry], trusted: &[&TrustEntry], password: &str) -> Result<Vec<u8>> {
     let mut store = jks::Writer::default();
     for entry in keys {
         store.add_key(&entry.alias, &entry.pkcs8, &entry.chain, password)?;

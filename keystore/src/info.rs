@@ -15,6 +15,8 @@ use crate::secret::hex;
 
 /// 2.5.29.19
 const BASIC_CONSTRAINTS: [u8; 3] = [0x55, 0x1d, 0x13];
+/// 1.2.840.10045.2.1
+const EC_PUBLIC_KEY: [u8; 7] = [0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
 const SECONDS_PER_DAY: i64 = 86_400;
 
 /// A certificate's fields as shown.
@@ -90,6 +92,18 @@ pub(crate) fn is_ca(der: &[u8]) -> bool {
         der::first(value.content)?.child(0)
     };
     flag().is_some_and(|flag| flag.tag == der::BOOLEAN && flag.content != [0])
+}
+
+/// Whether the parameters of its key's curve stand there in the place of a name (RFC 5480 §2.1.1 wants the name).
+pub(crate) fn spells_curve_out(der: &[u8]) -> bool {
+    let algorithm = || {
+        let fields = der::first(der)?.child(0)?.children()?;
+        // Of the fields only the key is a sequence with a bit string second.
+        let is_key = |field: &&Element<'_>| field.tag == der::SEQUENCE && field.child(1).is_some_and(|bits| bits.tag == der::BIT_STRING);
+        fields.iter().find(is_key)?.child(0)?.children()
+    };
+    let algorithm = algorithm().unwrap_or_default();
+    matches!(algorithm.as_slice(), [oid, parameters] if oid.content == EC_PUBLIC_KEY && parameters.tag == der::SEQUENCE)
 }
 
 pub(crate) fn same_name(a: &X509NameRef, b: &X509NameRef) -> bool {

@@ -768,7 +768,7 @@ async fn show_stores(ctx: &Ctx, core: &Core, reveal: bool) -> Result<()> {
         let left_out = if ctx.dry_run() { Vec::new() } else { stores::write(core, account)? };
         for name in left_out {
             ctx.printer
-                .note(&format!("note: certificate {name} is too odd for Java and not in trust.jks"));
+                .note(&format!("note: certificate {name} is too odd for Java and in none of the stores"));
         }
         let passwords = stores::passwords(core, account)?;
         let dir = stores::of_account(core, account).dir().to_owned();

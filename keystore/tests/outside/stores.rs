@@ -3,7 +3,9 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use keystore::{Error, KeySpec, MasterKey, StoreEntry, StoreFormat, StorePasswords, Stores, Subject, TrustEntry, identity, import_alias};
+use keystore::{
+    Error, KeySpec, MasterKey, StoreEntry, StoreFormat, StorePasswords, Stores, Subject, TrustEntry, identity, import, import_alias,
+};
 
 use crate::{Bench, NOW, error, has};
 
@@ -186,5 +188,35 @@ fn an_odd_certificate_does_not_stop_the_store() {
     if has("keytool") {
         let out = list(&bench, "s/trust.jks", &p.trust);
         assert!(out.contains("contains 2 entries"), "{out}");
+    }
+}
+
+#[test]
+fn a_curve_that_is_not_named_does_not_stop_the_store() {
+    let bench = Bench::new();
+    bench.run("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -pkeyopt ec_param_enc:explicit -nodes -keyout k.pem -out c.pem -subj /CN=explicit");
+    let both = bench.text("k.pem") + &bench.text("c.pem");
+    let imported = import(both.as_bytes(), None).unwrap();
+    let (certificate, key) = imported.key_pair().unwrap();
+    let pair = StoreEntry {
+        alias: "pair".into(),
+        pkcs8: key.to_vec().into(),
+        chain: vec![certificate.to_vec()],
+    };
+    let partner = TrustEntry {
+        alias: "partner".into(),
+        certificate: certificate.to_vec(),
+    };
+    for format in [StoreFormat::Jks, StoreFormat::Pkcs12] {
+        let (identity, trust) = ([entry("good"), pair.clone()], [trusted("good"), partner.clone()]);
+        let left_out = write(&Stores::new(bench.path("s")), &identity, &trust, &identity, format).unwrap();
+        assert_eq!(left_out, ["pair", "partner", "pair"]);
+        if has("keytool") {
+            let p = passwords();
+            for (file, password) in [("identity", &p.identity), ("trust", &p.trust), ("https", &p.https)] {
+                let out = list(&bench, &format!("s/{file}.jks"), password);
+                assert!(out.contains("contains 1 entry"), "{out}");
+            }
+        }
     }
 }
