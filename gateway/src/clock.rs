@@ -278,19 +278,23 @@ pub fn millis(span: Duration) -> Millis {
 /// RFC 3339 in UTC with milliseconds, the form of JSON, TSV and logs.
 #[must_use]
 pub fn rfc3339(at: Millis) -> String {
-    match jiff::Timestamp::from_millisecond(at) {
-        Ok(stamp) => stamp.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string(),
-        Err(_) => at.to_string(),
-    }
+    shown(at, "%Y-%m-%dT%H:%M:%S.%3fZ")
 }
 
 /// The compact form that begins a message's `<id>`: `20261122T002913123Z`.
 #[must_use]
 pub fn compact(at: Millis) -> String {
-    match jiff::Timestamp::from_millisecond(at) {
-        Ok(stamp) => stamp.strftime("%Y%m%dT%H%M%S%3fZ").to_string(),
-        Err(_) => at.to_string(),
-    }
+    shown(at, "%Y%m%dT%H%M%S%3fZ")
+}
+
+/// A timestamp ends a day before the year 9999 does, with which certificates without an end are marked (RFC 5280 §4.1.2.5); a civil
+/// time has that day too. What lies beyond is shown as the last there is.
+fn shown(at: Millis, form: &str) -> String {
+    let epoch = jiff::civil::DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
+    epoch
+        .saturating_add(jiff::SignedDuration::from_millis(at))
+        .strftime(form)
+        .to_string()
 }
 
 #[cfg(test)]
@@ -302,6 +306,14 @@ mod tests {
     fn forms_are_utc_with_milliseconds() {
         assert_eq!(rfc3339(1_795_306_153_123), "2026-11-22T00:09:13.123Z");
         assert_eq!(compact(1_795_306_153_123), "20261122T000913123Z");
+        assert_eq!(rfc3339(-1), "1969-12-31T23:59:59.999Z");
+    }
+
+    #[test]
+    fn an_end_that_is_none_is_the_last_day_there_is() {
+        assert_eq!(rfc3339(253_402_300_799_000), "9999-12-31T23:59:59.000Z");
+        assert_eq!(rfc3339(i64::MAX), "9999-12-31T23:59:59.999Z");
+        assert_eq!(crate::manage::certificates::day(253_402_300_799), "9999-12-31");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use super::switch::finalize;
 use super::{Change, Object, Refusal, Result, accounts, edit, last_of_each, rollover, rules, stations, stores};
 use crate::certificate::{Certificate, Purpose};
-use crate::clock::Millis;
+use crate::clock::{self, Millis};
 use crate::gateway::Core;
 use crate::hint::{listed, option};
 use crate::objects::{ObjectKind, Objects};
@@ -500,7 +500,8 @@ pub(super) fn expect_unplanned(settled: &Objects, account: &str, name: &str) -> 
 /// `2028-11-21` of a time in unix seconds.
 #[must_use]
 pub fn day(seconds: i64) -> String {
-    Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |at| at.strftime("%Y-%m-%d").to_string())
+    let at = clock::rfc3339(seconds.saturating_mul(1000));
+    at.split_once('T').map_or_else(String::new, |(day, _)| day.to_owned())
 }
 
 /// `ab:cd:…` of hexadecimal digits, as other products show fingerprints.
