@@ -144,18 +144,16 @@ fn read_block(block: &Block<'_>, passphrase: Option<&str>, found: &mut Found) ->
         // TRUSTED CERTIFICATE has openssl's notes behind the certificate.
         "CERTIFICATE" | "X509 CERTIFICATE" | "TRUSTED CERTIFICATE" => {
             let bytes = block.der()?;
+            // `certutil -encode` of Windows calls whatever it is given a certificate.
+            if let Some(Kind::SignedData | Kind::Pkcs12) = kind(&bytes) {
+                found.take(read_der(&bytes, passphrase)?);
+                return Ok(());
+            }
             let certificate = der::first(&bytes).ok_or_else(|| Error::broken(Format::Pem, "a certificate in it is cut off"))?;
             found.add_certificate(String::new(), certificate.raw.to_vec());
         }
-        "PKCS7" | "PKCS #7 SIGNED DATA" | "CMS" => {
-            let bytes = block.der()?;
-            found.certificates.extend(read_der(&bytes, None)?.certificates);
-        }
-        "PKCS12" => {
-            let inner = read_der(&block.der()?, passphrase)?;
-            found.keys.extend(inner.keys);
-            found.certificates.extend(inner.certificates);
-        }
+        "PKCS7" | "PKCS #7 SIGNED DATA" | "CMS" => found.take(read_der(&block.der()?, None)?),
+        "PKCS12" => found.take(read_der(&block.der()?, passphrase)?),
         "PRIVATE KEY" | "ENCRYPTED PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY" => {
             let key = read_key(block, passphrase)?;
             found.add_key(String::new(), Ok(to_pkcs8(&key)?));
@@ -322,6 +320,12 @@ impl Found {
 
     pub(crate) fn add_certificate(&mut self, alias: String, der: Vec<u8>) {
         self.certificates.push((alias, der));
+    }
+
+    /// What a block inside the file held.
+    fn take(&mut self, inner: Self) {
+        self.keys.extend(inner.keys);
+        self.certificates.extend(inner.certificates);
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -329,6 +329,20 @@ fn of_several_certificates_of_no_ca_none_is_guessed() {
 }
 
 #[test]
+fn what_windows_calls_a_certificate_is_read_as_what_it_is() {
+    let (bench, [leaf, inter, root]) = chain();
+    bench.run("openssl crl2pkcs7 -nocrl -certfile root.pem -certfile inter.pem -certfile leaf.pem -outform DER -out w.p7b");
+    bench.run("openssl pkcs12 -export -in leaf.pem -inkey leaf.key -certfile inter.pem -passout pass:x -out w.p12");
+    let encoded = |file: &str| to_pem("CERTIFICATE", &bench.read(file));
+    let chain = import(encoded("w.p7b").as_bytes(), None).unwrap();
+    assert_eq!(chain.certificates, [leaf.clone(), inter.clone(), root.clone()]);
+    let pair = import(encoded("w.p12").as_bytes(), Some("x")).unwrap();
+    assert_eq!(pair.key_pair().unwrap().0, leaf.as_slice());
+    assert_eq!(pair.certificates.len(), 2);
+    assert!(error(import(encoded("w.p12").as_bytes(), None)).contains("protected by a passphrase"));
+}
+
+#[test]
 fn p7b_is_read_in_pem_der_and_ber() {
     let (bench, [leaf, inter, root]) = chain();
     bench.run("openssl crl2pkcs7 -nocrl -certfile root.pem -certfile inter.pem -certfile leaf.pem -out c.p7b");
