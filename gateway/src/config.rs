@@ -178,7 +178,8 @@ impl Secret {
                     .map_err(|error| cannot(error.to_string()))?
             }
         };
-        Ok(Zeroizing::new(text.trim().to_owned()))
+        // Editors of Windows put a byte-order mark before a text.
+        Ok(Zeroizing::new(text.trim_start_matches('\u{feff}').trim().to_owned()))
     }
 }
 

@@ -24,6 +24,8 @@ pub const MAX_PASSPHRASE_BYTES: usize = 1000;
 
 /// 1.2.840.113549.1.7.2
 const SIGNED_DATA: [u8; 9] = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x02];
+/// 1.2.840.113549.1.12.1.6
+const PBE_SHA1_RC2_40: [u8; 10] = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x0c, 0x01, 0x06];
 
 /// What a file held. No `Debug`: the key is secret.
 pub struct Imported {
@@ -210,7 +212,12 @@ fn read_der_key(bytes: &[u8], format: Format, passphrase: Option<&str>) -> Resul
 
 /// The encryption of a PKCS#8 key, if it is one that is not read. The sealed key itself says nothing.
 fn encryption(bytes: &[u8]) -> Option<&'static str> {
-    der::unsupported_scheme(der::first(bytes)?.child(0)?.raw)
+    let algorithm = der::first(bytes)?.child(0)?;
+    // In PKCS#12 files it is read.
+    if algorithm.child(0)?.content == PBE_SHA1_RC2_40 {
+        return Some("PBE-SHA1-RC2-40");
+    }
+    der::unsupported_scheme(algorithm.raw)
 }
 
 fn to_pkcs8(key: &PKey<Private>) -> Result<Zeroizing<Vec<u8>>> {

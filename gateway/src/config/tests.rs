@@ -115,6 +115,16 @@ fn wrong_values_are_named() {
 }
 
 #[test]
+fn a_mark_before_a_secret_is_none_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("pass.txt");
+    for text in ["\u{feff}s3cret\r\n", "s3cret", " s3cret\n"] {
+        std::fs::write(&file, text).unwrap();
+        assert_eq!(Secret::File(file.clone()).read().unwrap().as_str(), "s3cret", "{text:?}");
+    }
+}
+
+#[test]
 fn an_account_may_keep_records_for_another_time() {
     let own: toml::Table = "messages = { current = \"90d\" }".parse().unwrap();
     let merged = Config::default().lifecycle.with(Some(&own)).unwrap();

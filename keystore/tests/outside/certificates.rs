@@ -611,6 +611,7 @@ fn an_encryption_that_is_not_read_is_named_instead_of_a_wrong_passphrase() {
         ("PBE-MD5-DES", "-v1 PBE-MD5-DES"),
         ("PBE-SHA1-RC2-64", "-v1 PBE-SHA1-RC2-64"),
         ("PBE-SHA1-RC4-128", "-v1 PBE-SHA1-RC4-128"),
+        ("PBE-SHA1-RC2-40", "-v1 PBE-SHA1-RC2-40"),
         ("RC2", "-v2 rc2"),
     ] {
         bench.run(&format!(
