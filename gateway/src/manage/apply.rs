@@ -13,7 +13,7 @@ use keystore::KeyPair;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use super::{Change, Object, Refusal, Result, accounts, certificates, fields, find, overwrite, secrets, stores, switch, with_changes};
+use super::{Change, Object, Refusal, Result, accounts, certificates, fields, find, overwrite, secrets, switch, with_changes};
 use crate::account::Account;
 use crate::certificate::{Certificate, Purpose};
 use crate::gateway::Core;
@@ -433,19 +433,14 @@ fn own_key(core: &Core, objects: &Objects, certificate: &Certificate, pair: Opti
     if !matches!(certificate.purpose, Purpose::Station | Purpose::Https) {
         return Ok(None);
     }
-    let mut ours = objects
-        .certificates
-        .values()
-        .filter(|known| known.account == certificate.account && known.sealed_key.is_some());
-    let pair = match pair {
-        Some(pair) => pair,
-        None => match ours.find(|known| keystore::of_one_key(&known.der, &certificate.der)) {
-            Some(known) => KeyPair {
-                pkcs8: stores::private_key(core, known)?,
-                certificate: certificate.der.clone(),
-            },
-            None => return Ok(None),
-        },
+    let found = match pair {
+        Some(pair) => Some(pair.pkcs8),
+        None => certificates::key_here(core, objects, &certificate.account, &certificate.der)?,
+    };
+    let Some(pkcs8) = found else { return Ok(None) };
+    let pair = KeyPair {
+        pkcs8,
+        certificate: certificate.der.clone(),
     };
     let id = (certificate.account.as_str(), certificate.name.as_str());
     certificates::with_key(core, id, certificate.purpose, &certificate.owner, &pair).map(|sealed| sealed.sealed_key)
@@ -504,8 +499,8 @@ fn plan(core: &Core, objects: &Objects, wanted: Vec<Object>, prune: bool) -> Res
                 changes.push(Change::Remove(kind, account, name));
             }
         }
+        expect_unplanned(core, objects, &changes)?;
     }
-    expect_unplanned(core, objects, &changes)?;
     Ok(changes)
 }
 

@@ -60,19 +60,14 @@ impl NewCertificate {
         let mut imported = self.import()?;
         if let (None, Some(leaf)) = (&imported.key, imported.certificates.first()) {
             let objects = super::objects(core)?;
-            let mut ours = objects
-                .certificates
-                .values()
-                .filter(|c| c.account == account && c.sealed_key.is_some());
-            let of_its_key = ours.find(|c| keystore::of_one_key(&c.der, leaf));
-            let Some(of_its_key) = of_its_key else {
+            let Some(key) = key_here(core, &objects, account, leaf)? else {
                 return Err(Refusal::invalid(
                     "cannot take this certificate",
                     "its private key is neither in the file nor here",
                     "give the file with both (.p12, .pfx, .jks, or key and certificate in one .pem)",
                 ));
             };
-            imported.key = Some(stores::private_key(core, of_its_key)?);
+            imported.key = Some(key);
         }
         let (pair, others) = paired(imported)?;
         let leaf = pair.certificate.clone();
@@ -101,6 +96,16 @@ impl NewCertificate {
             others: all.collect(),
         })
     }
+}
+
+/// The private key of a certificate, if another certificate of its account is of the same one.
+pub(super) fn key_here(core: &Core, objects: &Objects, account: &str, der: &[u8]) -> Result<Option<Zeroizing<Vec<u8>>>> {
+    let mut ours = objects
+        .certificates
+        .values()
+        .filter(|c| c.account == account && c.sealed_key.is_some());
+    let of_its_key = ours.find(|c| keystore::of_one_key(&c.der, der));
+    of_its_key.map(|c| stores::private_key(core, c)).transpose()
 }
 
 /// The key pair of a file, and the issuers.
