@@ -57,7 +57,7 @@ pub struct Evidence {
 
 impl Evidence {
     /// A pinned certificate of the partner signed it.
-    fn is_signed(&self) -> bool {
+    pub(crate) fn is_signed(&self) -> bool {
         matches!(self.mdn.signature, MdnSignature::Verified { .. })
     }
 

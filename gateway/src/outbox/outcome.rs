@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use as2_core::headers::Headers;
-use as2_core::receive::MdnSignature;
 
-use super::retry::{figures, next_wait};
+use super::retry::{figures, is_over, next_wait};
 use crate::clock::{Millis, millis};
 use crate::code;
 use crate::flow_error::FlowError;
@@ -63,8 +62,7 @@ pub(super) async fn mdn_in(core: &Arc<Core>, pair: &Arc<Partnership>, answer: &A
         return Ok(None);
     }
     let read = receipts::read_mdn(core, pair, answer.headers.clone(), answer.body.clone()).await?;
-    let proven = |evidence: &Evidence| matches!(evidence.mdn.signature, MdnSignature::Verified { .. });
-    Ok(read.filter(|evidence| proven(evidence) || !is_cut_off(answer)))
+    Ok(read.filter(|evidence| evidence.is_signed() || !is_cut_off(answer)))
 }
 
 /// Whether some of an answer is lacking. Where only the end of the connection ends it, that may have come anywhere, and a
@@ -342,7 +340,7 @@ pub(crate) fn keep(step: &mut Settlement, evidence: Option<Evidence>, now: Milli
     evidence.show_in(step, now, decides);
 }
 
-fn again(core: &Core, mut message: Message, pair: &Partnership, code: &str, reason: String, not_before: Option<Duration>) -> Settlement {
+fn again(core: &Core, message: Message, pair: &Partnership, code: &str, reason: String, not_before: Option<Duration>) -> Settlement {
     let now = core.clock.now();
     let figures = figures(core, pair);
     let body_left = message.may_have_arrived();
@@ -360,18 +358,22 @@ fn again(core: &Core, mut message: Message, pair: &Partnership, code: &str, reas
         return ended(core, message, verdict, None, &State::WORKED_ON, now);
     }
     let tries = message.tries_that_count();
-    if tries >= figures.max_tries || core.jumps.passed(message.tried_since(), now) >= millis(figures.max_time) {
+    if is_over(core, &message, &figures) {
         let code = if body_left { code::NO_MDN } else { code::NOT_DELIVERED };
         let reason = format!("given up after {tries} tries: {reason}");
         let hint = format!("`as2gate message retry {}` once the cause is mended", message.id.short());
         return ended(core, message, Verdict::failed(code, reason, hint), None, &State::WORKED_ON, now);
     }
-    let wait = next_wait(&figures, tries.max(1), not_before);
+    let due = now + millis(next_wait(&figures, tries.max(1), not_before));
+    retrying(message, code, reason, due)
+}
+
+/// A message that is posted once more, at this time.
+pub(super) fn retrying(mut message: Message, code: &str, reason: String, due: Millis) -> Settlement {
     message.state = State::Retrying;
     message.code = code.to_owned();
     message.reason = reason;
-    message.next_try = Some(now + millis(wait));
-    let due = now + millis(wait);
+    message.next_try = Some(due);
     let mut settlement = Settlement::new(message, &State::WORKED_ON, "message.retrying");
     settlement.next = Next::At(due);
     settlement

@@ -8,12 +8,12 @@ use as2_core::headers::Headers;
 
 use super::attempt::MAX_ANSWER;
 use super::outcome::{self, After};
-use super::retry::{figures, next_wait};
+use super::retry::{figures, is_over, next_wait};
 use crate::clock::{Millis, millis};
 use crate::flow_error::FlowError;
 use crate::gateway::Core;
-use crate::journal::{Next, Settlement};
-use crate::message::{Attempt, Message, RECEIPT_LOST, State};
+use crate::journal::Settlement;
+use crate::message::{Attempt, Message, RECEIPT_LOST};
 use crate::partner::Partner;
 use crate::partnership::Partnership;
 use crate::post::{Answer, PostError, Stage, Target};
@@ -127,7 +127,7 @@ async fn kept_bytes(core: &Core, message: &Message, pair: &Partnership, target: 
         ..error
     })?;
     if let Some(why) = not_now(answer.status, || may_be_busy(earlier, core.clock.now()))
-        && !is_last(core, message, pair)
+        && !is_over(core, message, &figures(core, pair))
     {
         return Err(PostError::new(Stage::Head, format!("{why}: HTTP {}", answer.status), ""));
     }
@@ -144,13 +144,6 @@ fn not_now(status: u16, may_be_busy: impl FnOnce() -> bool) -> Option<&'static s
         408 | 429 | 502..=504 => Some(UNTOLD),
         _ => None,
     }
-}
-
-/// Whether the message is given up if this try comes to nothing.
-fn is_last(core: &Core, message: &Message, pair: &Partnership) -> bool {
-    let figures = figures(core, pair);
-    let passed = core.jumps.passed(message.tried_since(), core.clock.now());
-    message.tries_that_count() >= figures.max_tries || passed >= millis(figures.max_time)
 }
 
 /// Whether the partner may still be busy with what was posted before.
@@ -219,13 +212,9 @@ fn whole_next(core: &Core, mut message: Message, pair: &Partnership, reason: &st
         // Not all of the message was in it, and what was is refused.
         last.body_sent = false;
     }
-    message.state = State::Retrying;
     message.updated = now;
-    message.next_try = Some(due);
-    message.code = "rest-refused".to_owned();
-    message.reason = format!("the partner refused what it lacked, so all of the message goes next: {reason}");
-    let mut step = Settlement::new(message, &State::WORKED_ON, "message.retrying");
-    step.next = Next::At(due);
+    let reason = format!("the partner refused what it lacked, so all of the message goes next: {reason}");
+    let mut step = outcome::retrying(message, "rest-refused", reason, due);
     if let Some(evidence) = evidence {
         evidence.show_in(&mut step, now, false);
     }
@@ -236,7 +225,7 @@ fn whole_next(core: &Core, mut message: Message, pair: &Partnership, reason: &st
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::message::Direction;
+    use crate::message::{Direction, State};
 
     #[test]
     fn the_place_to_go_on_lies_within_the_message() {

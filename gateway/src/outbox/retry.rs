@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use crate::clock::millis;
 use crate::config::Retry;
 use crate::gateway::Core;
+use crate::message::Message;
 use crate::partner::PartnerRetry;
 use crate::partnership::Partnership;
 use crate::random::random;
@@ -29,6 +31,12 @@ fn own_over(mut figures: Retry, own: &PartnerRetry) -> Retry {
     figures.max_tries = own.max_tries.unwrap_or(figures.max_tries);
     figures.mdn_tries = own.mdn_tries.unwrap_or(figures.mdn_tries);
     figures
+}
+
+/// Whether a message has had all its tries, or all its time.
+pub(super) fn is_over(core: &Core, message: &Message, figures: &Retry) -> bool {
+    let passed = core.jumps.passed(message.tried_since(), core.clock.now());
+    message.tries_that_count() >= figures.max_tries || passed >= millis(figures.max_time)
 }
 
 /// The wait before try `n + 1` by these figures, at least as long as was asked for.
