@@ -1009,20 +1009,25 @@ fn compressed(entity: &[u8]) -> Vec<u8> {
     [head, crate::cms::compressed_prefix(zlib.len() as u64), zlib].concat()
 }
 
-/// An encrypted layer around an entity, as an entity.
-fn encrypted(entity: &[u8]) -> Vec<u8> {
+/// The EnvelopedData of these bytes.
+fn sealed(plain: &[u8]) -> Vec<u8> {
     let plan = crate::cms::EnvelopePlan {
         recipients: vec![testkit::other().certificate()],
         cipher: Cipher::Aes128Cbc,
         key_transport: KeyTransport::RsaPkcs1,
-        plain_len: entity.len() as u64,
+        plain_len: plain.len() as u64,
         form: crate::cms::Form::Der,
     };
-    let mut out = b"Content-Type: application/pkcs7-mime; smime-type=enveloped-data\r\n\r\n".to_vec();
-    let mut sealer = crate::cms::Sealer::new(&plan).unwrap();
-    sealer.push(entity, &mut out).unwrap();
+    let (mut sealer, mut out) = (crate::cms::Sealer::new(&plan).unwrap(), Vec::new());
+    sealer.push(plain, &mut out).unwrap();
     sealer.finish(&mut out).unwrap();
     out
+}
+
+/// An encrypted layer around an entity, as an entity.
+fn encrypted(entity: &[u8]) -> Vec<u8> {
+    let head = b"Content-Type: application/pkcs7-mime; smime-type=enveloped-data\r\n\r\n";
+    [&head[..], &sealed(entity)].concat()
 }
 
 /// A signature beside an entity, or around it, as an entity.
@@ -1095,16 +1100,7 @@ fn a_header_block_without_content_fields_is_no_payload() {
 #[test]
 fn a_bare_payload_behind_encryption_is_taken_where_unsigned_ones_are() {
     let payload = b"UNA:+.? '\r\nUNB+UNOA:1+a:b'\r\n\r\nend";
-    let plan = crate::cms::EnvelopePlan {
-        recipients: vec![testkit::other().certificate()],
-        cipher: Cipher::Aes128Cbc,
-        key_transport: KeyTransport::RsaPkcs1,
-        plain_len: payload.len() as u64,
-        form: crate::cms::Form::Der,
-    };
-    let (mut sealer, mut body) = (crate::cms::Sealer::new(&plan).unwrap(), Vec::new());
-    sealer.push(payload, &mut body).unwrap();
-    sealer.finish(&mut body).unwrap();
+    let body = sealed(payload);
     let mut headers = Headers::new();
     headers
         .push("Content-Type", "application/pkcs7-mime; smime-type=enveloped-data")

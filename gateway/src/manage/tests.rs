@@ -920,19 +920,24 @@ async fn apply_takes_the_key_of_a_file_and_lets_none_go() {
     assert!(key_of("again").unwrap() == key_of("tls").unwrap());
 }
 
-#[tokio::test]
-async fn apply_prunes_no_key_pair_that_is_to_take_over() {
-    let core = place().await.core;
-    plain_pair(&core).await;
-    let yesterday = apply::export(&objects(&core).unwrap(), None, false);
-    let old = objects(&core).unwrap().stations["ALICE"].certificate.clone();
+/// The pair `next`, which is to take over from that of ALICE after the usual notice.
+async fn renewed(core: &Core) -> Certificate {
+    let old = objects(core).unwrap().stations["ALICE"].certificate.clone();
     let switch = switch::Switch {
         account: None,
         old: &old,
         at: switch::When::AfterNotice,
         name: Some("next"),
     };
-    switch::renew(&core, &switch, None, false).await.unwrap();
+    switch::renew(core, &switch, None, false).await.unwrap()
+}
+
+#[tokio::test]
+async fn apply_prunes_no_key_pair_that_is_to_take_over() {
+    let core = place().await.core;
+    plain_pair(&core).await;
+    let yesterday = apply::export(&objects(&core).unwrap(), None, false);
+    renewed(&core).await;
     let dir = tempfile::tempdir().unwrap();
     let prune = async |text: &str| {
         let file = dir.path().join("objects.toml");
@@ -959,13 +964,7 @@ async fn a_pair_that_is_not_the_stations_own_rolls_over_like_one_that_is() {
         .await
         .unwrap();
     set_bob(&core, &[("stations", "*")]).await;
-    let switch = switch::Switch {
-        account: None,
-        old: &old,
-        at: switch::When::AfterNotice,
-        name: Some("next"),
-    };
-    switch::renew(&core, &switch, None, false).await.unwrap();
+    renewed(&core).await;
     let decrypts = || {
         let now = core.clock.now();
         let all = objects(&core).unwrap();
@@ -988,14 +987,7 @@ async fn a_pair_that_is_not_the_stations_own_rolls_over_like_one_that_is() {
 async fn a_switch_is_not_moved_to_a_time_when_it_cannot_be() {
     let core = place().await.core;
     plain_pair(&core).await;
-    let old = objects(&core).unwrap().stations["ALICE"].certificate.clone();
-    let switch = switch::Switch {
-        account: None,
-        old: &old,
-        at: switch::When::AfterNotice,
-        name: Some("next"),
-    };
-    let next = switch::renew(&core, &switch, None, false).await.unwrap();
+    let next = renewed(&core).await;
     let at = |millis: i64| Some(jiff::Timestamp::from_millisecond(millis).unwrap());
     for (time, why) in [
         (core.clock.now() - 31 * 86_400_000, "in the past"),
