@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 use crate::block;
 use crate::listen::{Gate, MAX_CONNECTIONS};
 use connection::Connection;
+use tls::Unshaken;
 
 pub use head::{MAX_FIELDS, MAX_HEAD, RawHead};
 pub use tls::{ServerTls, TlsAcceptor};
@@ -33,6 +34,8 @@ const STOP_GRACE: Duration = Duration::from_secs(30);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long the log says nothing more about connections that were too many.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
+/// The same about clients that are refused by their certificates: a partner's operator tries again soon, and a stranger may as well.
+const TELL_REFUSED_AGAIN: Duration = Duration::from_secs(10);
 
 /// The flow behind the door.
 pub trait Receive: Send + Sync + 'static {
@@ -193,7 +196,7 @@ pub async fn serve<R: Receive>(
         };
         let (stream, peer) = match accepted {
             Ok((stream, peer)) if !is_named && limits.is_balancer(peer) => {
-                if !unnamed.take(stream, peer) && is_due(&mut told) {
+                if !unnamed.take(stream, peer) && is_due(&mut told, TELL_AGAIN) {
                     tracing::warn!(%peer, "too many connections whose PROXY header does not come");
                 }
                 continue;
@@ -206,7 +209,7 @@ pub async fn serve<R: Receive>(
             }
         };
         let Some(pass) = limits.gate.enter(peer.ip()) else {
-            if is_due(&mut told) {
+            if is_due(&mut told, TELL_AGAIN) {
                 tracing::warn!(%peer, "too many connections, of all or of one address (as2.max_connections_per_ip; a balancer belongs into as2.proxy_protocol_from)");
             }
             continue;
@@ -231,8 +234,8 @@ pub async fn serve<R: Receive>(
 }
 
 /// Whether the log is to say it again; then it was said now.
-fn is_due(told: &mut Option<Instant>) -> bool {
-    let is_due = told.is_none_or(|at| at.elapsed() >= TELL_AGAIN);
+fn is_due(told: &mut Option<Instant>, again: Duration) -> bool {
+    let is_due = told.is_none_or(|at| at.elapsed() >= again);
     if is_due {
         *told = Some(Instant::now());
     }
@@ -261,7 +264,10 @@ async fn one<R: Receive>(
             let client = stream.ssl().peer_certificate().and_then(|certificate| certificate.to_der().ok());
             Connection::new(stream, peer, Some(client), receiver, limits, over).run().await;
         }
-        Ok(Err(error)) => tracing::debug!(%peer, error, "TLS handshake failed"),
+        Ok(Err(Unshaken::Certificate(reason))) if acceptor.tells_refusal() => {
+            tracing::warn!(%peer, reason, "the client's TLS certificate is not taken; what counts are the partners' https_certificate and their issuers");
+        }
+        Ok(Err(Unshaken::Certificate(error) | Unshaken::Broken(error))) => tracing::debug!(%peer, error, "TLS handshake failed"),
         Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
     }
 }

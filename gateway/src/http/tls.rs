@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
 
 use openssl::error::ErrorStack;
 use openssl::pkey::PKey;
@@ -14,11 +15,14 @@ use tokio::sync::watch;
 use tokio_openssl::SslStream;
 use zeroize::Zeroizing;
 
+use super::{TELL_REFUSED_AGAIN, is_due};
 use crate::config::ClientAuth;
 
 /// Ciphers of TLS 1.2; those of 1.3 are the library's.
 const CIPHERS: &str =
     "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:ECDHE+AES:AES128-GCM-SHA256:AES256-GCM-SHA384:!aNULL:!eNULL:!MD5:!3DES:!PSK:!DSS";
+/// The library's word for a client that has to show a certificate and shows none.
+const NO_CERTIFICATE: &str = "peer did not return a certificate";
 
 /// What a TLS listener shows and asks.
 #[derive(Clone, PartialEq, Eq)]
@@ -41,6 +45,8 @@ pub struct TlsAcceptor(Arc<RwLock<Standing>>);
 struct Standing {
     context: SslContext,
     over: watch::Sender<bool>,
+    /// When the log last told of a client's certificate.
+    told: Option<Instant>,
 }
 
 impl TlsAcceptor {
@@ -51,7 +57,7 @@ impl TlsAcceptor {
     pub fn new(settings: &ServerTls) -> Result<Self, String> {
         let (over, _) = watch::channel(false);
         let context = context(settings)?;
-        Ok(TlsAcceptor(Arc::new(RwLock::new(Standing { context, over }))))
+        Ok(TlsAcceptor(Arc::new(RwLock::new(Standing { context, over, told: None }))))
     }
 
     /// Shakes hands by other settings from now on. No session of before is resumed: each context has ticket keys of its own.
@@ -76,18 +82,49 @@ impl TlsAcceptor {
         standing.over.send_replace(true);
     }
 
+    /// Whether the log is to tell of a client that is refused by its certificate; then it is told now.
+    pub(super) fn tells_refusal(&self) -> bool {
+        is_due(&mut self.0.write().unwrap_or_else(PoisonError::into_inner).told, TELL_REFUSED_AGAIN)
+    }
+
     /// The handshake; true on the other hand tells the connection to end.
     ///
     /// # Errors
-    /// The library's words.
-    pub(super) async fn accept(&self, stream: TcpStream) -> Result<(SslStream<TcpStream>, watch::Receiver<bool>), String> {
+    /// What went wrong.
+    pub(super) async fn accept(&self, stream: TcpStream) -> Result<(SslStream<TcpStream>, watch::Receiver<bool>), Unshaken> {
         let (ssl, over) = {
             let standing = self.0.read().unwrap_or_else(PoisonError::into_inner);
             (Ssl::new(&standing.context), standing.over.subscribe())
         };
-        let mut stream = ssl.and_then(|ssl| SslStream::new(ssl, stream)).map_err(|error| error.to_string())?;
-        Pin::new(&mut stream).accept().await.map_err(|error| error.to_string())?;
-        Ok((stream, over))
+        let mut stream = ssl
+            .and_then(|ssl| SslStream::new(ssl, stream))
+            .map_err(|error| Unshaken::Broken(error.to_string()))?;
+        match Pin::new(&mut stream).accept().await {
+            Ok(()) => Ok((stream, over)),
+            Err(error) => Err(Unshaken::new(stream.ssl().verify_result(), &error)),
+        }
+    }
+}
+
+/// Why a handshake came to nothing.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Unshaken {
+    /// By the client's certificate: what is wrong with it, or that there is none.
+    Certificate(String),
+    /// By something else, in the library's words.
+    Broken(String),
+}
+
+impl Unshaken {
+    fn new(verified: X509VerifyResult, error: &openssl::ssl::Error) -> Self {
+        if verified != X509VerifyResult::OK {
+            return Unshaken::Certificate(verified.error_string().to_owned());
+        }
+        let reasons = error.ssl_error().map(ErrorStack::errors).unwrap_or_default();
+        if reasons.iter().any(|reason| reason.reason() == Some(NO_CERTIFICATE)) {
+            return Unshaken::Certificate("it shows none".to_owned());
+        }
+        Unshaken::Broken(error.to_string())
     }
 }
 
@@ -210,12 +247,16 @@ mod tests {
         })
         .unwrap();
         let foreign = [(false, true), (true, false)].map(|(ended, clients)| certificate(ended, clients));
-        for (shown, is_pinned) in clients.iter().map(|c| (c, true)).chain(foreign.iter().map(|c| (c, false))) {
+        let pinned = clients.iter().map(|client| (Some(client), true));
+        let refused = foreign.iter().map(Some).chain([None]).map(|client| (client, false));
+        for (shown, is_pinned) in pinned.chain(refused) {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let mut context = SslContext::builder(SslMethod::tls_client()).unwrap();
-            context.set_certificate(&shown.0).unwrap();
-            context.set_private_key(&shown.1).unwrap();
+            if let Some((certificate, key)) = shown {
+                context.set_certificate(certificate).unwrap();
+                context.set_private_key(key).unwrap();
+            }
             let mut client = SslStream::new(Ssl::new(&context.build()).unwrap(), stream).unwrap();
             let (accepted, _) = listener.accept().await.unwrap();
             let client = tokio::spawn(async move {
@@ -226,9 +267,14 @@ mod tests {
                 .await
                 .unwrap();
             assert_eq!(shaken.is_ok(), is_pinned);
-            if let Ok((stream, _)) = shaken {
-                let told = stream.ssl().peer_certificate().unwrap().to_der().unwrap();
-                assert_eq!(told, shown.0.to_der().unwrap());
+            match shaken {
+                Ok((stream, _)) => {
+                    let told = stream.ssl().peer_certificate().unwrap().to_der().unwrap();
+                    assert_eq!(told, shown.unwrap().0.to_der().unwrap());
+                }
+                // Why, in the log: nothing else tells the operator of a partner that cannot connect.
+                Err(Unshaken::Certificate(reason)) => assert_eq!(reason == "it shows none", shown.is_none(), "{reason}"),
+                Err(unshaken) => panic!("{unshaken:?}"),
             }
             client.await.unwrap();
         }
