@@ -266,7 +266,7 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             if let Ok(next) = certificates::choose(&all, ctx.account(), &name)
                 && next.takes_over_at().is_some()
             {
-                confirm_at_once(ctx, &core, &all, next, at)?;
+                confirm_at_once(ctx, &core, &all, next, at.map_or(When::Now, When::At))?;
             }
             let certificate = rollover::switch(&core, ctx.account(), &name, at, ctx.dry_run()).await?;
             switched(ctx, &core, &certificate, &certificate.replaces)?;
@@ -382,9 +382,7 @@ async fn renew(
         (false, Some(at)) => When::At(at),
         (false, None) => When::AfterNotice,
     };
-    if at_once {
-        confirm_next_at_once(ctx, core, name, None)?;
-    }
+    confirm_next_at_once(ctx, core, name, at)?;
     let switch = Switch {
         account: ctx.account(),
         old: name,
@@ -428,11 +426,12 @@ async fn schedule(
         .filter(|wanted| *wanted != name)
         .map(|wanted| certificates::free_name(&all, &account, &wanted));
     let new = source.read(file, wanted.clone())?;
+    let at = at.map_or(When::Now, When::At);
     confirm_next_at_once(ctx, core, name, at)?;
     let switch = Switch {
         account: ctx.account(),
         old: name,
-        at: at.map_or(When::Now, When::At),
+        at,
         name: wanted.as_deref(),
     };
     let certificate = switch::schedule(core, &switch, &new, ctx.dry_run()).await?;
@@ -440,9 +439,8 @@ async fn schedule(
 }
 
 /// A person is asked before a station signs at once with what is not confirmed by its partners.
-fn confirm_at_once(ctx: &Ctx, core: &Core, all: &Objects, certificate: &Certificate, at: Option<Timestamp>) -> Result<()> {
-    let is_later = at.is_some_and(|at| at.as_millisecond() > core.clock.now());
-    if is_later || certificate.sealed_key.is_none() || !all.stations.contains_key(&certificate.owner) {
+fn confirm_at_once(ctx: &Ctx, core: &Core, all: &Objects, certificate: &Certificate, at: When) -> Result<()> {
+    if !at.is_at_once(core.clock.now(), certificate) || certificate.sealed_key.is_none() || !all.stations.contains_key(&certificate.owner) {
         return Ok(());
     }
     let (_, missing) = rollover::confirmations(all, certificate);
@@ -456,7 +454,7 @@ fn confirm_at_once(ctx: &Ctx, core: &Core, all: &Objects, certificate: &Certific
 }
 
 /// The same of the next certificate in the place of this one, which nobody can have confirmed.
-fn confirm_next_at_once(ctx: &Ctx, core: &Core, old: &str, at: Option<Timestamp>) -> Result<()> {
+fn confirm_next_at_once(ctx: &Ctx, core: &Core, old: &str, at: When) -> Result<()> {
     let all = objects(core)?;
     let next = Certificate {
         confirmed_by: Vec::new(),
@@ -599,7 +597,7 @@ fn object(core: &Core, all: &Objects, certificate: &Certificate) -> Value {
     value
 }
 
-fn headline(certificate: &Certificate) -> String {
+pub(super) fn headline(certificate: &Certificate) -> String {
     let owner = if certificate.owner.is_empty() {
         String::new()
     } else {
@@ -627,10 +625,11 @@ fn switched(ctx: &Ctx, core: &Core, certificate: &Certificate, old: &str) -> Res
         format!("on {here} ({utc} UTC)")
     };
     let replaces = ctx.tense("replaces", "would replace");
-    let text = format!(
-        "Certificate {}   {replaces} {old} for {} {when}",
-        certificate.name, certificate.owner
-    );
+    let whose = match certificate.owner.as_str() {
+        "" => String::new(),
+        owner => format!(" for {owner}"),
+    };
+    let text = format!("Certificate {}   {replaces} {old}{whose} {when}", certificate.name);
     ctx.printer
         .done(&object(core, &with(core, certificate)?, certificate), &ctx.would(text));
     if at > now {

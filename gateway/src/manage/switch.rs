@@ -32,6 +32,12 @@ pub enum When {
 }
 
 impl When {
+    /// Whether the certificate that is to be replaced ends with this command. A CA's work waits for the next one of the CA.
+    pub(crate) fn is_at_once(self, now: Millis, old: &Certificate) -> bool {
+        let waits = self == When::AfterNotice && !is_made_here(old);
+        !waits && self.resolve(now, old) <= now
+    }
+
     fn resolve(self, now: Millis, old: &Certificate) -> Millis {
         match self {
             When::Now => now,
