@@ -10,6 +10,7 @@ use super::output::{Format, out, plain};
 use super::{Ctx, Outcome};
 use crate::manage::apply::{self, Difference, files_of};
 use crate::manage::{Refusal, accounts, objects};
+use crate::objects::Objects;
 
 /// Bring objects into the state that TOML files describe.
 #[derive(Debug, Args)]
@@ -51,11 +52,8 @@ pub(crate) async fn run(ctx: &Ctx, args: &Apply) -> Outcome {
     let differences = if args.prune && !ctx.dry_run() && !ctx.globals.yes {
         // Shown before it is asked.
         let planned = apply::apply(&core, ctx.account(), &files, true, true).await?;
-        let removals: Vec<String> = planned
-            .iter()
-            .filter(|d| d.action == "remove")
-            .map(|d| format!("{} {}", d.kind, d.name))
-            .collect();
+        let all = objects(&core)?;
+        let removals: Vec<String> = planned.iter().filter(|d| d.action == "remove").map(|d| removal(&all, d)).collect();
         if !removals.is_empty() {
             ctx.confirm(&format!("remove {}?", removals.join(", ")))?;
         }
@@ -65,6 +63,18 @@ pub(crate) async fn run(ctx: &Ctx, args: &Apply) -> Outcome {
     };
     show(ctx, &differences);
     Ok(DONE)
+}
+
+/// What goes, as a question names it.
+fn removal(all: &Objects, gone: &Difference) -> String {
+    let Difference { kind, account, name, .. } = gone;
+    let has_key = || all.certificate(account, name).is_some_and(|c| c.sealed_key.is_some());
+    let loss = if kind == "certificate" && has_key() {
+        ", whose private key is gone for good"
+    } else {
+        ""
+    };
+    format!("{kind} {name}{loss}")
 }
 
 fn show(ctx: &Ctx, differences: &[Difference]) {

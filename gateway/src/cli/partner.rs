@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 use super::error::DONE;
 use super::output::{Cell, List, facts};
 use super::settings::{OfPartner, Settings};
-use super::{CertificateFile, Ctx, Outcome, check, partner_test};
+use super::{CertificateFile, Ctx, Outcome, cert, check, partner_test};
 use crate::gateway::Core;
+use crate::manage::certificates::colons;
 use crate::manage::partner_test::Test;
 use crate::manage::partners::{self, NewPartner};
 use crate::manage::{Result, objects};
@@ -211,6 +212,16 @@ async fn add(ctx: &Ctx, core: &Core, add: Add) -> Result<()> {
     };
     ctx.printer
         .done(&object(&partner), &ctx.would(format!("{}{origin}", headline(&partner))));
+    // A file of a wrong name is seen here first, or by whoever compares the fingerprint with the partner.
+    let all = objects(core)?;
+    if let Some(certificate) = all
+        .certificate(&partner.account, &partner.encrypt_certificate)
+        .filter(|_| origin.is_empty())
+    {
+        let fingerprint = colons(&certificate.fingerprint);
+        ctx.printer
+            .note(&format!("{}   SHA-256 {fingerprint}", cert::headline(certificate)));
+    }
     note(ctx, core, &partner)
 }
 
