@@ -170,6 +170,20 @@ fn fields_of(body: &[u8]) -> Result<Headers, Error> {
     Headers::parse_mime(&fields.collect::<Vec<_>>().concat())
 }
 
+/// Whether the multipart under these headers has its last delimiter, the sign that nothing is lacking (RFC 2046 §5.1.1). `None` for
+/// what is no multipart, has no usable boundary, or is in base64.
+#[must_use]
+pub fn is_closed(headers: &Headers, body: &[u8]) -> Option<bool> {
+    let media = MediaType::parse(headers.get("Content-Type")?);
+    if !media.is_multipart() || Encoding::of(headers) == Encoding::Base64 {
+        return None;
+    }
+    let mut scanner = scanner::Scanner::new(media.param("boundary")).ok()?;
+    let mut pass = |_: scanner::Piece<'_>| Ok::<(), Error>(());
+    let scanned = scanner.push(body, &mut pass).and_then(|()| scanner.finish(&mut pass));
+    Some(scanned.is_ok() && scanner.is_closed())
+}
+
 /// An MDN to be made.
 pub struct MdnOut<'a> {
     /// Our station: the message's AS2-To, as [`As2Id::from_header`] read it, so that the spelling is given back.
@@ -304,6 +318,29 @@ mod tests {
     use super::*;
     use crate::algorithm::SignatureScheme;
     use crate::cms::testkit;
+
+    #[test]
+    fn a_multipart_tells_by_its_last_delimiter_whether_it_is_whole() {
+        let whole = b"--b\r\n\r\ntext\r\n--b\r\n\r\nmore\r\n--b--";
+        for (media, body, closed) in [
+            ("multipart/report; boundary=b", &whole[..], Some(true)),
+            ("Multipart/Signed;x-boundary=no; BOUNDARY = \"b\" ; x=y", whole, Some(true)),
+            ("multipart/report (a report); boundary=b (its end)", whole, Some(true)),
+            ("multipart/report; boundary=b", &whole[..whole.len() - 1], Some(false)),
+            ("multipart/report; boundary=b", &whole[..20], Some(false)),
+            ("multipart/report; boundary=b", b"", Some(false)),
+            ("multipart/report; boundary=other", whole, Some(false)),
+            ("multipart/report", whole, None),
+            ("message/disposition-notification; boundary=b", whole, None),
+        ] {
+            let mut headers = Headers::new();
+            headers.push("Content-Type", media).unwrap();
+            assert_eq!(is_closed(&headers, body), closed, "{media} {body:?}");
+            headers.push("Content-Transfer-Encoding", "BASE64 (coded)").unwrap();
+            assert_eq!(is_closed(&headers, body), None);
+        }
+        assert_eq!(is_closed(&Headers::new(), whole), None);
+    }
 
     fn out() -> MdnOut<'static> {
         MdnOut {

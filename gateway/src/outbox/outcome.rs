@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use as2_core::headers::Headers;
+use as2_core::mdn::is_closed;
 
 use super::retry::{figures, is_over, next_wait};
 use crate::clock::{Millis, millis};
@@ -68,31 +68,9 @@ pub(super) async fn mdn_in(core: &Arc<Core>, pair: &Arc<Partnership>, answer: &A
 /// Whether some of an answer is lacking. Where only the end of the connection ends it, that may have come anywhere, and a
 /// multipart tells by its last boundary (RFC 9112 §8).
 fn is_cut_off(answer: &Answer) -> bool {
-    match last_line(&answer.headers).filter(|_| answer.until_close) {
-        Some(last) => !answer
-            .body
-            .split(|byte| *byte == b'\n')
-            .any(|line| line.trim_ascii_end() == last.as_bytes()),
-        None => !answer.complete,
-    }
-}
-
-/// The line that closes the multipart under these headers; `None` for what is no multipart, or one that is in base64.
-fn last_line(headers: &Headers) -> Option<String> {
-    let media = headers.get("Content-Type")?;
-    let lower = media.to_ascii_lowercase();
-    let coding = headers.get("Content-Transfer-Encoding").unwrap_or_default();
-    if !lower.starts_with("multipart/") || coding.eq_ignore_ascii_case("base64") {
-        return None;
-    }
-    let begins = |at| lower.get(..at).is_some_and(|before| before.ends_with([';', ' ', '\t']));
-    let (at, name) = lower.match_indices("boundary=").find(|(at, _)| begins(*at))?;
-    let value = media.get(at + name.len()..)?.trim_start();
-    let boundary = match value.strip_prefix('"') {
-        Some(quoted) => quoted.split('"').next(),
-        None => value.split([';', ' ', '\t']).next(),
-    };
-    boundary.map(|boundary| format!("--{}--", boundary.trim_end()))
+    let is_closed = || is_closed(&answer.headers, &answer.body);
+    let closed = answer.until_close.then(is_closed).flatten();
+    !closed.unwrap_or(answer.complete)
 }
 
 fn judge_error(error: &PostError) -> After {

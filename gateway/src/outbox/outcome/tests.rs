@@ -159,20 +159,3 @@ async fn a_signed_receipt_is_whole_once_its_signature_holds() {
     forged.body[at] = b'P';
     assert_ne!(scene.ends(&forged).await, "answer-cut-off");
 }
-
-#[test]
-fn the_line_that_closes_a_multipart() {
-    for (media, line) in [
-        ("multipart/report; boundary=b", Some("--b--")),
-        ("Multipart/Signed;BOUNDARY=\"a b\"; x=y", Some("--a b--")),
-        ("multipart/report; x-boundary=no; boundary=b; y", Some("--b--")),
-        ("multipart/report", None),
-        ("message/disposition-notification; boundary=b", None),
-    ] {
-        let mut headers = Headers::new();
-        headers.push("Content-Type", media).unwrap();
-        assert_eq!(last_line(&headers).as_deref(), line, "{media}");
-        headers.push("Content-Transfer-Encoding", "BASE64").unwrap();
-        assert_eq!(last_line(&headers), None);
-    }
-}
