@@ -576,7 +576,11 @@ impl Noun for OfPartner {
             "N",
             "Messages posted to it at once; beside them as many async MDNs of ours, 8 at most",
         ),
-        switch("in-order", "in_order", "One message after the other"),
+        switch(
+            "in-order",
+            "in_order",
+            "One message after the other; one that is retrying or held holds up the next ones",
+        ),
         switch(
             "detects-duplicates",
             "detects_duplicates",

@@ -16,6 +16,8 @@ use crate::words;
 
 /// How long a claimed job counts as held unless its worker renews that; what is held is not taken back. Nobody claims a job by it.
 pub const LEASE: Millis = 300_000;
+/// When a job is due that waits for a person.
+const NEVER: Millis = Millis::MAX;
 /// Due jobs that are read one by one for their lanes. If more are due, the lanes are walked through, each a step in the index,
 /// so that a long queue of one pair costs no more than a short one.
 const FEW_DUE: u32 = 256;
@@ -63,7 +65,7 @@ macro_rules! receiving {
 pub struct Lane {
     /// So many at once.
     pub width: u32,
-    /// One after the other, as they were made; one that waits for its next try holds the others up.
+    /// One after the other, as they were made; one that waits for its next try, or for a person, holds the others up.
     pub in_order: bool,
 }
 
@@ -484,6 +486,14 @@ impl Tx<'_> {
             .db
             .prepare_cached("SELECT lease_until FROM job WHERE kind = ?1 AND message = ?2 AND lease_until >= ?3")?;
         let until: Option<Option<i64>> = query.query_row(params![kind.as_str(), message, now], |row| row.get(0)).optional()?;
+    /// Leaves the job of a message where it is, due when somebody says so.
+    pub(super) fn hold_job(&self, kind: JobKind, message: &str) -> Result<()> {
+        self.db
+            .prepare_cached("UPDATE job SET due = ?3, lease_owner = NULL, lease_until = NULL WHERE kind = ?1 AND message = ?2")?
+            .execute(params![kind.as_str(), message, NEVER])?;
+        Ok(())
+    }
+
         Ok(until.is_some())
     }
 
@@ -495,14 +505,16 @@ impl Tx<'_> {
         Ok(query.query_row(params![kind.as_str(), message, now], |row| row.get(0))?)
     }
 
-    /// Jobs in all and the oldest due time, for `status` and metrics.
+    /// Jobs that run by themselves and the oldest due time, for `status` and metrics.
     ///
     /// # Errors
     /// The database's.
     pub fn queue(&self) -> Result<(u64, Option<Millis>)> {
         Ok(self
             .db
-            .query_row("SELECT count(*), min(due) FROM job", [], |row| Ok((row.get(0)?, row.get(1)?)))?)
+            .query_row("SELECT count(*), min(due) FROM job WHERE due < ?1", [NEVER], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })?)
     }
 }
 

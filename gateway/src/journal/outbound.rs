@@ -103,6 +103,8 @@ pub enum Next {
     End,
     /// Due again.
     At(Millis),
+    /// Not by itself: a person decides. The job keeps its place among those of its lane, for which the order may count.
+    Held,
     /// It goes on as it is: only evidence came in.
     Keep,
 }
@@ -459,6 +461,7 @@ impl Tx<'_> {
         match (step.next, step.lease) {
             (Next::Keep, _) => {}
             (Next::End, _) => self.finish_job(JobKind::Send, id)?,
+            (Next::Held, _) => self.hold_job(JobKind::Send, id)?,
             (Next::At(due), Some(lease)) => self.put_back_job(lease, due)?,
             (Next::At(due), None) => self.add_job(JobKind::Send, &message.account, id, &scope(message), due)?,
         }

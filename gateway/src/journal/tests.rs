@@ -521,6 +521,59 @@ fn job(tx: &Tx<'_>, lane: &str, due: i64) -> Result<()> {
 }
 
 #[test]
+fn the_lanes_of_all_stations_to_a_partner_count_together() {
+    let (_dir, journal) = journal();
+    let add = |account: &'static str, lane: &'static str| {
+        let add =
+            move |tx: &Tx<'_>| (0..3).try_for_each(|n| tx.add_job(JobKind::Send, account, &format!("{account} {lane} {n}"), lane, 10 + n));
+        journal.write_blocking(add).unwrap();
+    };
+    for (account, lane) in [("acme", "A\nBOB"), ("acme", "B\nBOB"), ("acme", "A\nCAROL"), ("other", "C\nBOB")] {
+        add(account, lane);
+    }
+    let claim = |width: u32, in_order| {
+        let found = journal.write_blocking(move |tx| {
+            let found = tx.due_jobs(&[(JobKind::Send, 9)], "me", 20, &|_, _, _| Lane { width, in_order })?;
+            tx.claim_jobs(found, "me", 20)
+        });
+        let mut lanes: Vec<_> = found.unwrap().into_iter().map(|job| (job.account, job.lane)).collect();
+        lanes.sort();
+        lanes
+            .iter()
+            .map(|(account, lane)| format!("{account} {}", lane.replace('\n', " ")))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(claim(1, false), ["acme A BOB", "acme A CAROL", "other C BOB"]);
+    assert!(claim(1, false).is_empty());
+    // The station that has fewer under way is next.
+    assert_eq!(claim(2, false), ["acme A CAROL", "acme B BOB", "other C BOB"]);
+    // In order, one of a pair is under way already.
+    assert!(claim(9, true).is_empty());
+}
+
+#[test]
+fn what_waits_for_a_person_keeps_its_place_in_an_ordered_lane() {
+    let (_dir, journal) = journal();
+    for name in ["a.edi", "b.edi"] {
+        accept(&journal, name, 10);
+    }
+    let first = claim(&journal, "me", 20, true);
+    let held = first[0].message.clone();
+    let of_held = held.clone();
+    journal.write_blocking(move |tx| tx.hold_job(JobKind::Send, &of_held)).unwrap();
+    assert!(claim(&journal, "me", Millis::MAX - 1, true).is_empty());
+    assert_eq!(journal.read(|tx| tx.queue()).unwrap(), (1, Some(10)));
+    let again = held.clone();
+    journal
+        .write_blocking(move |tx| tx.add_job(JobKind::Send, "acme", &again, "ALICE\nBOB", 30))
+        .unwrap();
+    assert_eq!(claim(&journal, "me", 30, true)[0].message, held);
+    // Where the order does not count, the others go on.
+    journal.write_blocking(move |tx| tx.hold_job(JobKind::Send, &held)).unwrap();
+    assert_eq!(claim(&journal, "me", 40, false).len(), 1);
+}
+
+#[test]
 fn jobs_are_found_in_the_same_lanes_however_many_there_are() {
     const LANES: u32 = 70;
     // Few that are due; many of few lanes; many of many lanes; more than are read.

@@ -269,6 +269,7 @@ pub(crate) fn ended(
             (message.state, message.code, message.reason) = (State::Held, code, reason);
             message.detail.hint = retry_or_cancel(&message);
             let mut step = Settlement::new(message, expected, "message.held");
+            step.next = Next::Held;
             keep(&mut step, evidence, now);
             step
         }

@@ -137,5 +137,8 @@ pub(crate) fn held(mut message: Message, why: &str, now: Millis) -> Settlement {
     message.detail.hint = format!("ask the partner; {}", retry_or_cancel(&message));
     message.next_try = None;
     message.updated = now;
-    Settlement::new(message, &[before], "message.held")
+    Settlement {
+        next: Next::Held,
+        ..Settlement::new(message, &[before], "message.held")
+    }
 }

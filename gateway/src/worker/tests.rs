@@ -39,6 +39,38 @@ async fn receive(core: &Core, body: Option<&[u8]>) -> Message {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_the_order_counts_a_held_message_holds_up_the_next_ones() {
+    let Place { core, dir: _dir, .. } = place().await;
+    plain_pair(&core).await;
+    set_bob(&core, &[("in_order", "true")]).await;
+    let now = core.clock.now();
+    let [order, change] = ["j:1", "j:2"].map(|key| message(Direction::Out, State::Queued, key, now));
+    for (message, bytes) in [(&order, b"one"), (&change, b"two")] {
+        accept(&core, message, bytes).await;
+    }
+    let claimed = || async { claim(&core, vec![(JobKind::Send, 9)]).await.unwrap() };
+    let job = claimed().await.remove(0);
+    assert_eq!(job.message, order.id.as_str());
+    crate::outbox::settle(&core, crate::outbox::held(order.clone(), "nobody knows", now), now)
+        .await
+        .unwrap();
+    assert!(claimed().await.is_empty());
+    let id = order.id.clone();
+    core.journal.write(move |tx| tx.retry_now(id.as_str(), None, now)).await.unwrap();
+    assert_eq!(claimed().await[0].message, order.id.as_str());
+    // Cancelled, it holds up nothing.
+    let held = crate::outbox::held(
+        core.journal.read(|tx| tx.expect_message(order.id.as_str())).unwrap(),
+        "nobody knows",
+        now,
+    );
+    crate::outbox::settle(&core, held, now).await.unwrap();
+    let held = core.journal.read(|tx| tx.expect_message(order.id.as_str())).unwrap();
+    crate::manage::messages::cancel(&core, &held, false).await.unwrap();
+    assert_eq!(claimed().await[0].message, change.id.as_str());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_small_message_waits_for_no_slot_of_a_large_one() {
     let Place { core, dir: _dir, .. } = place().await;
     plain_pair(&core).await;
