@@ -201,13 +201,12 @@ async fn claim(core: &Arc<Core>, free: Vec<(JobKind, usize)>) -> crate::journal:
     core.journal.write_sure(move |tx| tx.claim_jobs(found, &owner, now)).await
 }
 
-/// How many messages a pair may have under way at once, and whether their order counts.
+/// How many messages a partner may have under way at once, and whether the order of a pair's counts.
 fn lane_of(objects: &Objects, account: &str, lane: &str) -> Lane {
     match partner_of(objects, account, lane) {
-        Some(partner) if partner.in_order => Lane { width: 1, in_order: true },
         Some(partner) => Lane {
             width: partner.max_parallel.max(1),
-            in_order: false,
+            in_order: partner.in_order,
         },
         None => Lane { width: 1, in_order: false },
     }

@@ -1,6 +1,6 @@
 //! Jobs: one table for all kinds of work with a due time, a lease and a fence (durability.md §5).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use rusqlite::{OptionalExtension as _, params};
 use serde_json::json;
@@ -63,7 +63,7 @@ macro_rules! receiving {
 /// How the jobs of one lane may run.
 #[derive(Clone, Copy, Debug)]
 pub struct Lane {
-    /// So many at once.
+    /// So many at once to its partner, from whichever station.
     pub width: u32,
     /// One after the other, as they were made; one that waits for its next try, or for a person, holds the others up.
     pub in_order: bool,
@@ -106,12 +106,27 @@ struct DueLane {
     held: u32,
 }
 
+/// A partner of an account, for one kind of jobs: the lanes of all stations to it count together.
+type Crowd = (String, String, JobKind);
+
+/// How many jobs are under way here.
+#[derive(Default)]
+struct UnderWay {
+    lanes: HashMap<(String, JobKind), u32>,
+    crowds: HashMap<Crowd, u32>,
+}
+
+/// Whose a lane is: what is not made of a station and a partner is somebody by itself.
+fn crowd(account: &str, lane: &str, kind: JobKind) -> Crowd {
+    let partner = lane.split_once('\n').map_or(lane, |(_, partner)| partner);
+    (account.to_owned(), partner.to_owned(), kind)
+}
+
 /// The lanes of all due jobs. In the order of lanes, from which the signs keep SQLite, it would read those that wait as well.
 pub(super) const DUE_LANES: &str = "SELECT kind, account, lane, min(due) FROM job INDEXED BY job_due
      WHERE due <= ?1 AND (lease_owner IS NULL OR lease_owner <> ?2) GROUP BY +kind, +lane";
 /// Few jobs are held at once, and their index has nothing else.
-pub(super) const LEASES: &str =
-    "SELECT lane, kind, count(*) FROM job INDEXED BY job_leased WHERE lease_owner IS NOT NULL AND lease_owner = ?1 GROUP BY lane, kind";
+pub(super) const LEASES: &str = "SELECT account, lane, kind, count(*) FROM job INDEXED BY job_leased WHERE lease_owner IS NOT NULL AND lease_owner = ?1 GROUP BY lane, kind";
 /// The oldest job of a lane, if it is due and nobody's.
 pub(super) const FIRST_IN_ORDER: &str = "SELECT id, kind, account, message, lane, fence, tries, due FROM
         (SELECT * FROM job WHERE lane = ?1 AND kind = ?2 ORDER BY id LIMIT 1)
@@ -144,9 +159,9 @@ impl Tx<'_> {
         Ok(1)
     }
 
-    /// Due jobs that are nobody's at this moment, at most so many of each kind, and per lane no more than `allowed` says. Of two
-    /// lanes the one that has fewer under way comes first, so that a pair with a long queue, or one that does not answer, does
-    /// not hold up the others.
+    /// Due jobs that are nobody's at this moment, at most so many of each kind, and per partner no more than `allowed` says. Of two
+    /// partners the one that has fewer under way comes first, and so does a station's lane to one partner, so that a pair with a
+    /// long queue, or a partner that does not answer, does not hold up the others.
     ///
     /// A lease of another process is void: one server owns the data directory (R15). Our own never runs out, whatever the
     /// clock does: the worker gives back what it failed at.
@@ -166,31 +181,54 @@ impl Tx<'_> {
         if lanes.is_empty() {
             return Ok(due_jobs);
         }
-        let held = self.leases(owner)?;
+        let UnderWay { lanes: held, mut crowds } = self.leases(owner)?;
         for lane in &mut lanes {
             lane.held = held.get(&(lane.lane.clone(), lane.kind)).copied().unwrap_or(0);
         }
-        lanes.sort_by_key(|lane| (lane.held, lane.due));
+        let crowded = |lane: &DueLane| crowds.get(&crowd(&lane.account, &lane.lane, lane.kind)).copied().unwrap_or(0);
+        lanes.sort_by_cached_key(|lane| (crowded(lane), lane.held, lane.due));
         for (kind, limit) in kinds {
-            let mut free: Vec<(u32, Millis, Job)> = Vec::new();
-            let mut giving = 0;
-            for lane in lanes.iter().filter(|lane| lane.kind == *kind) {
-                // The first job of a lane comes before all those of the lanes behind it.
-                if giving == *limit {
-                    break;
-                }
-                let rule = allowed(&lane.account, &lane.lane, *kind);
-                let room = usize::try_from(rule.width.saturating_sub(lane.held)).unwrap_or(usize::MAX);
-                if room > 0 {
-                    let jobs = self.free_jobs(&lane.lane, *kind, owner, now, room.min(*limit), rule.in_order)?;
-                    giving += usize::from(!jobs.is_empty());
-                    free.extend((lane.held..).zip(jobs).map(|(before, (due, job))| (before, due, job)));
-                }
-            }
-            free.sort_by_key(|(before, due, job)| (*before, *due, job.lease.job));
-            due_jobs.extend(free.into_iter().take(*limit).map(|(_, _, job)| job));
+            let of_kind = lanes.iter().filter(|lane| lane.kind == *kind);
+            due_jobs.extend(self.share_out(of_kind, &mut crowds, *limit, (owner, now), allowed)?);
         }
         Ok(due_jobs)
+    }
+
+    /// At most so many jobs of these lanes, of which those for partners with few under way come first.
+    fn share_out<'a>(
+        &self,
+        lanes: impl Iterator<Item = &'a DueLane>,
+        crowds: &mut HashMap<Crowd, u32>,
+        limit: usize,
+        (owner, now): (&str, Millis),
+        allowed: &dyn Fn(&str, &str, JobKind) -> Lane,
+    ) -> Result<Vec<Job>> {
+        let mut free: Vec<(u32, Millis, Job)> = Vec::new();
+        let mut giving = HashSet::new();
+        for lane in lanes {
+            // The first job for a partner comes before all those for the partners behind it.
+            if giving.len() == limit {
+                break;
+            }
+            let rule = allowed(&lane.account, &lane.lane, lane.kind);
+            let crowd = crowd(&lane.account, &lane.lane, lane.kind);
+            let before = crowds.get(&crowd).copied().unwrap_or(0);
+            let room = match rule.width.saturating_sub(before) {
+                _ if rule.in_order && lane.held > 0 => 0,
+                room => usize::try_from(room).unwrap_or(usize::MAX),
+            };
+            if room == 0 {
+                continue;
+            }
+            let jobs = self.free_jobs(&lane.lane, lane.kind, owner, now, room.min(limit), rule.in_order)?;
+            if !jobs.is_empty() {
+                crowds.insert(crowd.clone(), before + u32::try_from(jobs.len()).unwrap_or(u32::MAX));
+                giving.insert(crowd);
+            }
+            free.extend((before..).zip(jobs).map(|(before, (due, job))| (before, due, job)));
+        }
+        free.sort_by_key(|(before, due, job)| (*before, *due, job.lease.job));
+        Ok(free.into_iter().take(limit).map(|(_, _, job)| job).collect())
     }
 
     /// Claims jobs as [`Tx::due_jobs`] found them; those that are gone meanwhile, or somebody's, are left out.
@@ -318,16 +356,25 @@ impl Tx<'_> {
         self.all(sql, [limit], |row| Ok((row.get(0)?, row.get(1)?)))
     }
 
-    /// How many jobs of each lane this process holds.
-    fn leases(&self, owner: &str) -> Result<HashMap<(String, JobKind), u32>> {
+    /// The jobs that this process holds.
+    fn leases(&self, owner: &str) -> Result<UnderWay> {
         let mut query = self.db.prepare_cached(LEASES)?;
-        let rows = query.query_map([owner], |row| Ok((row.get(0)?, row.get::<_, String>(1)?, row.get(2)?)))?;
-        let mut leases = HashMap::new();
+        let rows = query.query_map([owner], |row| {
+            Ok((
+                row.get::<_, String>(0)?,
+                row.get::<_, String>(1)?,
+                row.get::<_, String>(2)?,
+                row.get(3)?,
+            ))
+        })?;
+        let mut under_way = UnderWay::default();
         for row in rows {
-            let (lane, kind, held) = row?;
-            leases.insert((lane, kind.parse().map_err(JournalError::Corrupt)?), held);
+            let (account, lane, kind, held): (_, _, _, u32) = row?;
+            let kind = kind.parse().map_err(JournalError::Corrupt)?;
+            *under_way.crowds.entry(crowd(&account, &lane, kind)).or_default() += held;
+            under_way.lanes.insert((lane, kind), held);
         }
-        Ok(leases)
+        Ok(under_way)
     }
 
     /// The first free jobs of a lane. In an ordered lane only its oldest counts, even if that waits for its next try.
@@ -459,6 +506,14 @@ impl Tx<'_> {
         Ok(())
     }
 
+    /// Leaves the job of a message where it is, due when somebody says so.
+    pub(super) fn hold_job(&self, kind: JobKind, message: &str) -> Result<()> {
+        self.db
+            .prepare_cached("UPDATE job SET due = ?3, lease_owner = NULL, lease_until = NULL WHERE kind = ?1 AND message = ?2")?
+            .execute(params![kind.as_str(), message, NEVER])?;
+        Ok(())
+    }
+
     /// Makes the job of a message due now.
     pub(super) fn hurry_job(&self, kind: JobKind, message: &str, due: Millis) -> Result<bool> {
         let changed = self
@@ -486,14 +541,6 @@ impl Tx<'_> {
             .db
             .prepare_cached("SELECT lease_until FROM job WHERE kind = ?1 AND message = ?2 AND lease_until >= ?3")?;
         let until: Option<Option<i64>> = query.query_row(params![kind.as_str(), message, now], |row| row.get(0)).optional()?;
-    /// Leaves the job of a message where it is, due when somebody says so.
-    pub(super) fn hold_job(&self, kind: JobKind, message: &str) -> Result<()> {
-        self.db
-            .prepare_cached("UPDATE job SET due = ?3, lease_owner = NULL, lease_until = NULL WHERE kind = ?1 AND message = ?2")?
-            .execute(params![kind.as_str(), message, NEVER])?;
-        Ok(())
-    }
-
         Ok(until.is_some())
     }
 
