@@ -270,35 +270,29 @@ impl Draft {
     pub fn stage(mut self) -> Result<Staged> {
         match std::mem::replace(&mut self.place, DraftPlace::Gone) {
             DraftPlace::Memory(memory) => Ok(Staged::small(memory)),
-            DraftPlace::File { file, path } => {
-                let done = file.sync_all().context(|| format!("cannot sync {}", path.display()));
-                if let Err(error) = done {
-                    let _ = fs::remove_file(&path);
-                    return Err(error);
-                }
-                drop(file);
-                let (key, dir) = self.move_to_store(&path)?;
-                sync_dir(&dir)?;
-                Ok(Staged {
-                    key,
-                    len: self.len,
-                    inline: None,
-                })
-            }
+            DraftPlace::File { file, path } => self.to_store(&file, &path),
             DraftPlace::Gone => Ok(Staged::small(Vec::new())),
         }
     }
 
-    /// Keeps the bytes as a part that may be resumed: not durable, promised to nobody.
+    /// Keeps the bytes as a part that may be resumed. Promised to nobody, and durable all the same: who goes on with it trusts its
+    /// length, and nobody looks at its bytes again.
     ///
     /// # Errors
-    /// The disk's.
+    /// The disk's; then the bytes are gone.
     pub fn keep_as_part(mut self) -> Result<Staged> {
         self.spill()?;
-        let DraftPlace::File { path, .. } = std::mem::replace(&mut self.place, DraftPlace::Gone) else {
-            return Ok(Staged::small(Vec::new()));
-        };
-        let (key, _) = self.move_to_store(&path)?;
+        match std::mem::replace(&mut self.place, DraftPlace::Gone) {
+            DraftPlace::File { file, path } => self.to_store(&file, &path),
+            _ => Ok(Staged::small(Vec::new())),
+        }
+    }
+
+    fn to_store(&self, file: &File, path: &Path) -> Result<Staged> {
+        let synced = file.sync_all().context(|| format!("cannot sync {}", path.display()));
+        synced.inspect_err(|_| drop(fs::remove_file(path)))?;
+        let (key, dir) = self.move_to_store(path)?;
+        sync_dir(&dir)?;
         Ok(Staged {
             key,
             len: self.len,

@@ -135,6 +135,20 @@ fn bytes_whose_sync_failed_are_never_promised() {
 }
 
 #[test]
+fn a_part_whose_sync_failed_is_not_gone_on_with() {
+    let (dir, storage) = storage();
+    let mut draft = storage.draft();
+    draft.append(&[7; 100_000]).unwrap();
+    if let draft::DraftPlace::File { file, .. } = &mut draft.place {
+        // A pipe cannot be synced (EINVAL).
+        *file = std::os::fd::OwnedFd::from(std::io::pipe().unwrap().0).into();
+    }
+    draft.keep_as_part().unwrap_err();
+    assert_eq!(std::fs::read_dir(dir.path().join("spool")).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(dir.path().join("store")).unwrap().count(), 0);
+}
+
+#[test]
 fn a_part_goes_on_where_it_stopped() {
     let (_dir, storage) = storage();
     let mut draft = storage.draft();
