@@ -234,7 +234,12 @@ fn count_duplicate(core: &Core, same: bool) {
 /// Keeps a file in `send` that is no message.
 fn wait(core: &Core, file: Arrived, state: UploadState, reason: WaitReason) -> Result<Landed, JournalError> {
     let now = core.clock.now();
-    tracing::info!(station = file.station, partner = file.partner, file = file.name, user = file.owner, %state, reason = reason.text(), "upload waits in send");
+    let (station, partner, name, user) = (&file.station, &file.partner, &file.name, &file.owner);
+    if reason.looks_interrupted() {
+        tracing::warn!(station, partner, file = name, user, %state, reason = reason.text(), "upload waits in send for a person, or for its user");
+    } else {
+        tracing::info!(station, partner, file = name, user, %state, reason = reason.text(), "upload waits in send");
+    }
     let blob = file.staged.blob();
     let row = UploadRow {
         account: file.account,

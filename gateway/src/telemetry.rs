@@ -78,6 +78,7 @@ pub struct Registry {
     mdns: Counters,
     delayed_answers: Counters,
     queue_depth: Family,
+    uploads_waiting: Family,
     oldest_queued: Family,
     http_requests: Family,
     sftp_connections: Family,
@@ -169,6 +170,11 @@ impl Default for Registry {
                 "as2gate_http_requests_total",
                 "HTTP requests answered.",
                 &["listener", "method", "status"],
+            ),
+            uploads_waiting: Family::gauge(
+                "as2gate_sftp_uploads_waiting",
+                "Files in `send` that are no message, by the reason.",
+                &["reason"],
             ),
             sftp_connections: Family::gauge("as2gate_sftp_connections", "SFTP connections open now.", &[]),
             sftp_logins: Counters::product(
@@ -298,6 +304,11 @@ impl Registry {
         self.queue_depth.set(&[state], depth);
     }
 
+    /// So many files lie in `send` for this reason.
+    pub fn set_uploads_waiting(&self, reason: &str, count: u64) {
+        self.uploads_waiting.set(&[reason], count);
+    }
+
     /// The oldest message that is queued came so long ago.
     pub fn set_oldest_queued(&self, age: Millis) {
         self.oldest_queued.set(&[], u64::try_from(age / 1000).unwrap_or(0));
@@ -352,6 +363,7 @@ impl Registry {
             &self.queue_depth,
             &self.oldest_queued,
             &self.http_requests,
+            &self.uploads_waiting,
             &self.sftp_connections,
             &self.certificates_expiring,
             &self.certificate_ends,

@@ -109,8 +109,12 @@ fn work(facts: &Facts) -> String {
         0 => String::new(),
         n => format!("   duplicates 24h {n}, not sent"),
     };
+    let interrupted = match facts.interrupted {
+        0 => String::new(),
+        n => format!("   interrupted {n}: as2gate upload list"),
+    };
     format!(
-        "queue {}{held}   failed 24h {}{duplicates}   next sweep {} UTC   certificates: {certificates}",
+        "queue {}{held}   failed 24h {}{duplicates}{interrupted}   next sweep {} UTC   certificates: {certificates}",
         facts.queue, facts.failed, facts.next_sweep
     )
 }

@@ -8,6 +8,7 @@ use rustix::fs::Access;
 use serde::Serialize;
 
 use super::doors::without_22;
+use super::status::interrupted;
 use super::{Core, Listening, StartError, Started, check_tls, is_served};
 use crate::clock::{DAY, rfc3339};
 use crate::config::{Config, Paths, Secret, show_size};
@@ -315,6 +316,7 @@ fn contents(core: &Core) -> manage::Result<Vec<Finding>> {
     ];
     findings.extend(lost_files(core)?);
     findings.extend(sweep(core)?);
+    findings.extend(uploads(core)?);
     let all = objects(core)?;
     findings.extend(sealed(core, &all));
     findings.extend(expiry(core, &all));
@@ -353,6 +355,16 @@ fn lost_files(core: &Core) -> manage::Result<Option<Finding>> {
         );
         Finding::bad("files", detail, "mount the disk that they lie on, or put them back from a backup")
     }))
+}
+
+/// What was put and is not sent, until somebody says so.
+fn uploads(core: &Core) -> manage::Result<Option<Finding>> {
+    let detail = match interrupted(core)? {
+        0 => return Ok(None),
+        1 => "1 file in send looks interrupted and waits for a person".to_owned(),
+        n => format!("{n} files in send look interrupted and wait for a person"),
+    };
+    Ok(Some(Finding::warn("uploads", detail, "as2gate upload list")))
 }
 
 /// Certificates among these objects that end soon, and that of our HTTPS.

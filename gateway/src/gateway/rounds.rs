@@ -8,7 +8,7 @@ use tokio::sync::{Notify, watch};
 use super::Core;
 use super::tls_door::TlsDoor;
 use crate::clock::{DAY, Millis};
-use crate::journal::JournalError;
+use crate::journal::{JournalError, WaitReason};
 use crate::lifecycle::SweepError;
 use crate::message::State;
 use crate::sftp_tree::Logins;
@@ -87,6 +87,11 @@ pub(super) fn refresh_gauges(core: &Core, front: &sftp_front::Server) -> Result<
     for state in State::IN_WORK {
         let depth = counts.iter().find(|(counted, _)| *counted == state).map_or(0, |(_, count)| *count);
         core.metrics.set_queue_depth(state.as_str(), depth);
+    }
+    let waiting = core.journal.read(|tx| tx.waiting_uploads())?;
+    for reason in WaitReason::ALL {
+        let count = waiting.iter().find(|(counted, _)| counted == reason).map_or(0, |(_, count)| *count);
+        core.metrics.set_uploads_waiting(reason.as_str(), count);
     }
     let held = lifecycle::held(core)?.len();
     core.metrics.set_sweep_holds(u64::try_from(held).unwrap_or(u64::MAX));

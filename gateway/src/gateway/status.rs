@@ -47,6 +47,8 @@ pub struct Facts {
     pub failed: u64,
     /// Uploads that were not sent, as their names were used before, of the last day.
     pub duplicates: u64,
+    /// Uploads that look interrupted and wait for a person.
+    pub interrupted: u64,
     /// `HH:MM`, UTC.
     pub next_sweep: String,
     /// What the last sweep left for a person.
@@ -59,6 +61,19 @@ pub struct Facts {
     pub counts: [(&'static str, usize); 5],
     /// The moment.
     pub now: Millis,
+}
+
+/// Uploads that ended as whole files and look interrupted: nothing but a person, or their user, moves them.
+///
+/// # Errors
+/// The journal's.
+pub(super) fn interrupted(core: &Core) -> Result<u64> {
+    let waiting = core.journal.read(|tx| tx.waiting_uploads())?;
+    Ok(waiting
+        .iter()
+        .filter(|(reason, _)| reason.looks_interrupted())
+        .map(|(_, count)| count)
+        .sum())
 }
 
 /// `database` is the word about it, which takes long to be found for a large one.
@@ -91,6 +106,7 @@ pub fn gather(core: &Core, database: String) -> Result<Facts> {
         queue: count(&|state| !state.is_final()),
         failed: count(&|state| matches!(state, State::Failed | State::Rejected | State::Quarantined)),
         duplicates: count(&|state| state == State::Duplicate),
+        interrupted: interrupted(core)?,
         states,
         next_sweep: format!("{:02}:{:02}", run_at / 3600, run_at / 60 % 60),
         sweep_holds: lifecycle::held(core)?,
@@ -191,6 +207,7 @@ impl Facts {
             "queue": self.queue,
             "failed_24h": self.failed,
             "duplicates_24h": self.duplicates,
+            "interrupted": self.interrupted,
             "states": states,
             "next_sweep": self.next_sweep,
             "sweep_holds": self.sweep_holds,

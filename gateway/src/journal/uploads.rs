@@ -201,6 +201,20 @@ impl Tx<'_> {
         self.all(uploads!("TRUE"), [], read_upload)
     }
 
+    /// How many files lie in `send` without being a message, by the reason.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn waiting_uploads(&self) -> Result<Vec<(WaitReason, u64)>> {
+        let counts: Vec<(String, u64)> = self.all("SELECT reason, count(*) FROM upload GROUP BY reason", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
+        let known = counts
+            .into_iter()
+            .map(|(reason, count)| Ok((reason.parse().map_err(JournalError::Corrupt)?, count)));
+        known.collect()
+    }
+
     /// Removes an upload row.
     ///
     /// # Errors

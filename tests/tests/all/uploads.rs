@@ -345,9 +345,20 @@ fn interrupt(user: &Sftp, transfer: &str, after: &[&str]) -> String {
     run(&mut command).ok()
 }
 
+/// What tells an operator of files that look interrupted: their number in the metrics, once they are there.
+fn interrupted(gateway: &Gateway) -> Option<u64> {
+    let page = gateway.metrics();
+    let rows = page.lines().filter(|line| line.starts_with("as2gate_sftp_uploads_waiting{"));
+    let counts = rows.filter_map(|row| row.rsplit_once(' ')?.1.parse::<u64>().ok());
+    counts.reduce(|sum, count| sum + count)
+}
+
 #[test]
-fn an_upload_broken_off_with_ctrl_c_is_never_sent() {
-    let pair = Pair::one_with(&[("uploads.release_after", "\"1s\"")]);
+fn an_upload_broken_off_with_ctrl_c_is_never_sent_and_told() {
+    let pair = Pair::one_with(&[("uploads.release_after", "\"1s\""), ("telemetry.listen", "\"127.0.0.1:0\"")]);
+    let alice = pair.alice();
+    alice.wait("the metric", |_| (interrupted(alice) == Some(0)).then_some(()));
+    assert_eq!(alice.json(&["status"])["interrupted"], 0);
     let bytes = noise(24 << 20, 11);
     let local = pair.alice().file("big.bin", &bytes);
     interrupt(&pair.alice_user, &format!("put {} {SEND}/big.bin", local.display()), &[]);
@@ -355,6 +366,10 @@ fn an_upload_broken_off_with_ctrl_c_is_never_sent() {
     stays(Duration::from_secs(4), "a broken-off upload is no message", || {
         pair.alice().messages("out").is_empty() && pair.bob().messages("in").is_empty()
     });
+    alice.wait("the metric", |_| (interrupted(alice) == Some(1)).then_some(()));
+    assert_eq!(alice.json(&["status"])["interrupted"], 1);
+    let told = alice.cli(&["doctor"]).stdout;
+    assert!(told.contains("1 file in send looks interrupted"), "{told}");
     // Resumed, it is complete and goes out whole.
     pair.alice_user
         .ok(&[&format!("reput {} {SEND}/big.bin", quoted(local.to_str().unwrap()))]);
