@@ -579,7 +579,7 @@ impl Noun for OfPartner {
         switch(
             "in-order",
             "in_order",
-            "One message after the other; one that is retrying or held holds up the next ones",
+            "One message of a station after the other; one that is retrying or held holds up the next ones",
         ),
         switch(
             "detects-duplicates",
