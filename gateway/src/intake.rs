@@ -535,6 +535,7 @@ fn new_message(core: &Core, file: &Arrived, partner: Option<&Partner>, now: Mill
             user: file.owner.clone(),
             payload: file.staged.key.clone(),
             files: vec![record],
+            id_host: core.host(),
             ..Detail::default()
         },
         ..Message::new(Direction::Out, State::Queued, (&file.account, &file.station, &file.partner), now)

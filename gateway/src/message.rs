@@ -200,6 +200,9 @@ pub struct Detail {
     pub user: String,
     /// Files, for a received message several.
     pub files: Vec<FileRecord>,
+    /// The host of its Message-ID: that of its acceptance, whatever `public_url` is when it is packed. Journals of before have none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub id_host: String,
     /// Key of the staged payload in the store.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub payload: String,

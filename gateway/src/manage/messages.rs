@@ -292,7 +292,7 @@ pub async fn resend(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
     let storage = Arc::clone(&core.storage);
     let staged = blocking(what(), move || storage.restage(&payload)).await?;
     let now = core.clock.now();
-    let anew = anew(message, &staged, now);
+    let anew = anew(message, &staged, core.host(), now);
     let upload = NewUpload {
         message: anew.clone(),
         window: None,
@@ -364,7 +364,7 @@ fn out_of_reach(core: &Core, message: &Message, what: String) -> Result<Refusal>
 }
 
 /// A new message of the same file.
-fn anew(message: &Message, payload: &Staged, now: Millis) -> Message {
+fn anew(message: &Message, payload: &Staged, id_host: String, now: Millis) -> Message {
     let detail = Detail {
         user: message.detail.user.clone(),
         files: vec![FileRecord {
@@ -373,6 +373,7 @@ fn anew(message: &Message, payload: &Staged, now: Millis) -> Message {
             sha256: message.sha256.clone(),
             content_type: message.content_type.clone(),
         }],
+        id_host,
         payload: payload.key.clone(),
         previous: message.id.as_str().to_owned(),
         ..Detail::default()

@@ -171,7 +171,7 @@ fn outgoing<'a>(core: &Core, message: &Message, pair: &'a Partnership, source: &
     Ok(Outgoing {
         from: As2Id::parse(&pair.station.as2_id)?,
         to: As2Id::parse(&partner.as2_id)?,
-        message_id: MessageId::new(message.id.as_str(), &core.host())?,
+        message_id: message_id(core, message)?,
         now: core.clock.now() / 1000,
         subject: subject(message, partner),
         as2_version: partner.as2_version.clone(),
@@ -192,6 +192,14 @@ fn outgoing<'a>(core: &Core, message: &Message, pair: &'a Partnership, source: &
         nonce: nonce(message),
         also_digest,
     })
+}
+
+/// The same one whenever it is composed, after a restore under another `public_url` as well: the partner tells a repeat by it.
+fn message_id(core: &Core, message: &Message) -> Result<MessageId, as2_core::Error> {
+    match message.detail.id_host.as_str() {
+        "" => MessageId::new(message.id.as_str(), &core.host()),
+        host => MessageId::new(message.id.as_str(), host),
+    }
 }
 
 /// Makes the boundaries and Content-IDs of a message, the same ones whenever it is composed: they count for the MIC of several

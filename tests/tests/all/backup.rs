@@ -395,6 +395,54 @@ fn a_long_list_of_what_is_missing_is_read_whole() {
     assert!(words.contains("longer than 67108864 bytes"), "{words}");
 }
 
+#[test]
+fn what_was_accepted_has_one_message_id_under_any_public_url() {
+    let pair = Pair::two_gateways();
+    let (alice, bob) = (pair.alice(), pair.bob());
+    let first = pair.deliver("first.edi", &order(1));
+    alice.change(&["partner", "block", "BOB", "out"]);
+    pair.put("put.edi", &order(2));
+    assert_eq!(alice.term(), 0);
+    // None of them is packed yet.
+    alice.ok(&["partner", "unblock", "BOB"]);
+    alice.file("sent.edi", &order(3));
+    alice.ok(&["send", "sent.edi", "--from", "ALICE", "--to", "BOB"]);
+    alice.ok(&["message", "resend", first.sent_id()]);
+    let ids = |gateway: &Gateway, direction: &str| {
+        let messages = gateway.messages(direction);
+        let mut ids: Vec<_> = messages
+            .iter()
+            .map(|message| message["message_id"].as_str().unwrap().to_owned())
+            .collect();
+        ids.sort();
+        ids
+    };
+    assert_eq!(ids(alice, "out").iter().filter(|id| id.is_empty()).count(), 3);
+    alice.ok(&["backup", "safe"]);
+
+    let deliver = || {
+        alice.start();
+        alice.wait("all to be delivered", |alice| {
+            let sent = alice.messages("out");
+            sent.iter().all(|message| message["state"] == "delivered").then_some(())
+        });
+        ids(alice, "out")
+    };
+    let before = deliver();
+    lose(alice);
+    alice.ok(&["restore", "safe", "--master-key", "master.key"]);
+    alice.configure(&[("public_url", "\"http://new.example\"")]);
+    assert_eq!(deliver(), before);
+    assert_eq!(ids(bob, "in"), before, "nothing came twice");
+    // What is accepted from now on has the new one.
+    let after = pair.deliver("after.edi", &order(4));
+    assert!(
+        after.sent["message_id"].as_str().unwrap().ends_with("@new.example>"),
+        "{:#}",
+        after.sent
+    );
+}
+
 fn first_file(dir: &Path) -> std::path::PathBuf {
     let mut entries: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     entries.sort();
