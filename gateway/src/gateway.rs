@@ -36,8 +36,8 @@ use crate::{intake, worker};
 use doors::Doors;
 pub use doors::{Listening, ServeOptions, Started};
 pub use start::StartError;
-pub(crate) use start::check_set_up;
-use start::{adopt_jobless, check_master_key, expect_own, forget_lost_parts, has_room, lock};
+use start::{adopt_jobless, check_master_key, forget_lost_parts, has_room, lock};
+pub(crate) use start::{check_set_up, expect_own};
 pub(crate) use tls_door::check as check_tls;
 
 /// How long a stop waits for what is under way, and how much longer than for uploads.
@@ -90,6 +90,8 @@ impl Core {
     /// # Errors
     /// What is missing or broken.
     pub fn open(config: Config) -> Result<Arc<Self>, StartError> {
+        // First, for the owner of what is not set up says nothing.
+        check_set_up(&config.paths())?;
         expect_own(&config.paths())?;
         // It would change the database below a server of the older version, which could not even be started again.
         if Journal::is_older(&config.paths().db).unwrap_or(false) && is_served(&config) {

@@ -206,6 +206,10 @@ fn rights(config: &Config) -> Vec<Finding> {
     for file in host_keys::files(config) {
         findings.extend(rights_of("host key", &file, 0o600, owner));
     }
+    if let Secret::File(file) = &config.master_key {
+        // Whoever reads it looks at its mode.
+        findings.extend(foreign("master key", file, owner));
+    }
     let paths = config.paths();
     findings.extend(inner_places(&paths).iter().filter_map(|place| usable(place, owner)));
     findings.extend(foreign_places(&paths.store, owner));
@@ -288,12 +292,15 @@ fn rights_of(name: &str, path: &Path, wanted: u32, owner: u32) -> Vec<Finding> {
         None
     };
     let told = who.map(|who| Finding::warn(name, format!("{shown} is {mode:04o}: {who}"), &format!("chmod {wanted:o} {file}")));
-    let mut findings = Vec::from_iter(told);
-    if found.uid() != owner {
-        let why = format!("{shown} belongs to user {}, not to {owner}", found.uid());
-        findings.push(Finding::warn(name, why, &format!("chown {owner} {file}")));
-    }
-    findings
+    told.into_iter().chain(foreign(name, path, owner)).collect()
+}
+
+fn foreign(name: &str, path: &Path, owner: u32) -> Option<Finding> {
+    let found = std::fs::metadata(path).ok()?.uid();
+    (found != owner).then(|| {
+        let why = format!("{} belongs to user {found}, not to {owner}", path.display());
+        Finding::warn(name, why, &format!("chown {owner} {}", quoted_path(path)))
+    })
 }
 
 /// What the data directory holds: database, events, room, certificates, settings.

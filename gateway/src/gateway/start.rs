@@ -168,10 +168,12 @@ fn left_behind(paths: &Paths) -> Option<&PathBuf> {
         .find(holds)
 }
 
-/// What root makes, also the database's log, is closed to the user that the server runs as. The server itself may be root.
-pub(super) fn expect_own(paths: &Paths) -> Result<(), StartError> {
+/// What root makes, also the database's log, is closed to the user that the server runs as: the owner of the database, or of the
+/// data directory that is to get one. The server itself may be root.
+pub(crate) fn expect_own(paths: &Paths) -> Result<(), StartError> {
     use std::os::unix::fs::MetadataExt as _;
-    let owner = std::fs::metadata(&paths.db).map_or(0, |found| found.uid());
+    let found = std::fs::metadata(&paths.db).or_else(|_| std::fs::metadata(&paths.data));
+    let owner = found.map_or(0, |found| found.uid());
     if owner != 0 && rustix::process::geteuid().is_root() {
         return Err(StartError::Foreign(paths.data.clone(), owner));
     }

@@ -26,7 +26,7 @@ use super::{Refusal, Result, make_dir, objects, sealed, write_new};
 use crate::clock::{Clock as _, Millis, SystemClock, rfc3339};
 use crate::config::{CONFIG_FILE, Config, Secret};
 use crate::event::NewEvent;
-use crate::gateway::Core;
+use crate::gateway::{Core, expect_own};
 use crate::journal::{self, Entry, Journal, JournalError, Snapshot, Tx};
 use crate::outbox;
 use crate::storage::{Content, StorageError};
@@ -206,6 +206,7 @@ pub struct Restored {
 pub fn restore(config: &Config, dir: &Path, master_key: Option<&Path>, dry_run: bool) -> Result<Restored> {
     let manifest = read_manifest(dir)?;
     let paths = config.paths();
+    expect_own(&paths)?;
     check_empty(config)?;
     let cannot = || format!("cannot restore {}", dir.display());
     let master = master_key_of(config, master_key).map_err(|refusal| Refusal { what: cannot(), ..refusal })?;

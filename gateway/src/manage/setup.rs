@@ -5,7 +5,7 @@ use keystore::MasterKey;
 use super::host_keys::{self, HostKey};
 use super::{Refusal, Result, make_dir};
 use crate::config::{Config, Secret};
-use crate::gateway::{StartError, check_set_up};
+use crate::gateway::{StartError, check_set_up, expect_own};
 use crate::journal::Journal;
 
 /// What was made.
@@ -36,6 +36,7 @@ pub fn set_up(config: &Config) -> Result<SetUp> {
             ));
         }
     }
+    expect_own(&paths)?;
     for dir in [&paths.data, &paths.keystore, &paths.host_keys] {
         make_dir(dir)?;
     }

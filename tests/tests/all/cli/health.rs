@@ -170,6 +170,7 @@ fn host_keys_that_others_get_at_or_the_server_does_not_are_told() {
     if fs::metadata("/proc/self").unwrap().uid() == 0 {
         chown(gateway.path("data"), Some(12_345), None).unwrap();
         told(&format!("chown 12345 {file}"));
+        told("chown 12345 data/master.key");
         chown(gateway.path(file), Some(12_345), None).unwrap();
         assert!(!gateway.ok(&["check"]).contains(file));
         assert!(gateway.ok(&["check"]).contains("ssh_host_ecdsa_key"));
@@ -505,6 +506,25 @@ fn under_another_master_key_nothing_is_sealed_and_serve_stays_refused() {
     ] {
         assert!(told.contains(words), "{words}: {told}");
     }
+}
+
+#[test]
+fn root_sets_up_nothing_in_another_users_directory() {
+    use std::os::unix::fs::{MetadataExt as _, chown};
+    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+        return;
+    }
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["backup", "safe"]);
+    fs::create_dir(gateway.path("theirs")).unwrap();
+    chown(gateway.path("theirs"), Some(12_345), None).unwrap();
+    let restore = ["restore", "safe", "--master-key", "data/master.key"];
+    for args in [&restore[..], &[&restore[..], &["-n"]].concat(), &["init", "--account", "acme"]] {
+        let told = gateway.cli(&[&["--data-dir", "theirs"], args].concat()).fails(5);
+        assert!(told.contains("user 12345") && told.contains("sudo -u"), "{args:?}: {told}");
+        assert!(tests::files_below(&gateway.path("theirs")).is_empty(), "{args:?}");
+    }
+    assert!(gateway.cli(&["--data-dir", "theirs", "status"]).fails(3).contains("init"));
 }
 
 #[test]
