@@ -292,7 +292,7 @@ fn read_manifest(dir: &Path) -> Result<Manifest> {
     Err(Refusal::invalid(cannot, why, "install the as2gate version that wrote it"))
 }
 
-/// Nothing is there but a configuration and a master key, which may be put there before.
+/// Nothing is there but a configuration and a master key, which may be put there before, and what a disk of its own has.
 fn check_empty(config: &Config) -> Result<()> {
     let (data, db) = (&config.paths().data, &config.paths().db);
     let not_empty = |what: &Path| {
@@ -323,7 +323,10 @@ fn check_empty(config: &Config) -> Result<()> {
         .collect();
     let is_named = |entry: &Path| fs::canonicalize(entry).is_ok_and(|entry| beside.iter().any(|file| file.starts_with(&entry)));
     for entry in entries.filter_map(io::Result::ok) {
-        let is_known = entry.file_name() == CONFIG_FILE || entry.file_name() == "master.key";
+        // The last one is in every new ext4 file system.
+        let is_known = [CONFIG_FILE, "master.key", "lost+found"]
+            .iter()
+            .any(|name| entry.file_name() == *name);
         if !is_known && !is_configuration(&entry.path()) && !is_named(&entry.path()) {
             return Err(not_empty(&entry.path()));
         }

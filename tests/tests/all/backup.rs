@@ -443,6 +443,16 @@ fn what_was_accepted_has_one_message_id_under_any_public_url() {
     );
 }
 
+#[test]
+fn a_disk_of_its_own_is_empty_for_a_restore() {
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["backup", "safe"]);
+    // As mkfs.ext4 leaves it.
+    fs::create_dir_all(gateway.path("disk/lost+found")).unwrap();
+    gateway.ok(&["--data-dir", "disk", "restore", "safe", "--master-key", "data/master.key"]);
+    gateway.ok(&["--data-dir", "disk", "check"]);
+}
+
 fn first_file(dir: &Path) -> std::path::PathBuf {
     let mut entries: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     entries.sort();
