@@ -6,7 +6,7 @@ use rusqlite::{Connection, OpenFlags, params};
 
 use super::recent::Recent;
 use super::tree::{ENTRY, Entry, read_entry};
-use super::{Journal, Result, STEPS, Tx, connect, connect_reader, migrate};
+use super::{Journal, JournalError, Result, SCHEMA_VERSION, STEPS, Tx, connect, connect_reader, migrate};
 
 /// A closed copy of the journal, opened to be read.
 pub struct Snapshot {
@@ -48,13 +48,18 @@ impl Snapshot {
     /// Opens one that was written before.
     ///
     /// # Errors
-    /// The database's.
+    /// The database's; `Newer` for that of a newer version.
     pub fn open(path: &Path) -> Result<Self> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        Ok(Snapshot {
-            db: Connection::open_with_flags(path, flags)?,
-            recent: Recent::default(),
-        })
+        let db = Connection::open_with_flags(path, flags)?;
+        match db.query_row("PRAGMA user_version", [], |row| row.get(0))? {
+            0 => Err(JournalError::Corrupt(format!("nothing is in {}", path.display()))),
+            1..=SCHEMA_VERSION => Ok(Snapshot {
+                db,
+                recent: Recent::default(),
+            }),
+            found => Err(JournalError::Newer { found }),
+        }
     }
 
     /// Reads.

@@ -22,7 +22,7 @@ use keystore::MasterKey;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Refusal, Result, make_dir, objects, sealed, write_new};
+use super::{Refusal, RefusalKind, Result, make_dir, objects, sealed, write_new};
 use crate::clock::{Clock as _, Millis, SystemClock, rfc3339};
 use crate::config::{CONFIG_FILE, Config, Secret};
 use crate::event::NewEvent;
@@ -38,6 +38,8 @@ const JOURNAL: &str = "journal.db";
 const HOST_KEYS: &str = "host-keys";
 /// Sealed into each backup, so that the wrong master key is noticed before anything is written.
 const PROOF: &str = "as2gate backup";
+/// What helps against a backup that is not whole.
+const ANOTHER: &str = "the backup was changed or copied in part; take another one";
 /// Entries read at once.
 const PAGE: u32 = 1_000;
 /// Largest file read whole, but for the manifest: a key, in bytes.
@@ -215,10 +217,12 @@ pub fn restore(config: &Config, dir: &Path, master_key: Option<&Path>, dry_run: 
         let hint = "give the master key of the gateway that it was taken of";
         return Err(Refusal::invalid(cannot(), why, hint));
     }
+    let journal = Snapshot::open(&dir.join(JOURNAL)).map_err(|error| unreadable(error, cannot()))?;
     if dry_run {
-        let held = Snapshot::open(&dir.join(JOURNAL))?.read(may_arrive_twice)?.len();
+        let held = journal.read(may_arrive_twice)?.len();
         return Ok(Restored { manifest, held });
     }
+    drop(journal);
     make_dir(&paths.data)?;
     if let (Secret::File(file), Some(given)) = (&config.master_key, master_key)
         && !file.exists()
@@ -353,12 +357,18 @@ fn tell_restored(core: &Core, manifest: &Manifest) -> Result<()> {
     Ok(recorded?)
 }
 
+/// Why the journal of a backup cannot be used.
+fn unreadable(error: JournalError, what: String) -> Refusal {
+    let refusal = Refusal::from(error);
+    match refusal.kind {
+        RefusalKind::Invalid => Refusal { what, ..refusal },
+        _ => Refusal::failed("broken-backup", what, refusal.why, ANOTHER),
+    }
+}
+
 /// Whether everything that the restored journal names is there, but for what was missing before.
 fn check_contents(config: &Config, manifest: &Manifest) -> Result<Arc<Core>> {
-    let broken = |why: String| {
-        let hint = "the backup was changed or copied in part; take another one";
-        Refusal::failed("broken-backup", "the backup is not whole", why, hint)
-    };
+    let broken = |why: String| Refusal::failed("broken-backup", "the backup is not whole", why, ANOTHER);
     let core = Core::open(config.clone())?;
     let word = core.journal.integrity()?;
     if word != "ok" {

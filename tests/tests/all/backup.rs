@@ -444,6 +444,30 @@ fn what_was_accepted_has_one_message_id_under_any_public_url() {
 }
 
 #[test]
+fn a_backup_of_a_newer_version_is_refused_before_anything_is_copied() {
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["backup", "safe"]);
+    let journal = gateway.path("safe/journal.db");
+    let good = fs::read(&journal).unwrap();
+    // SQLite keeps `user_version` here.
+    let newer = [&good[..60], &99_u32.to_be_bytes(), &good[64..]].concat();
+    let restore = ["--data-dir", "again", "restore", "safe", "--master-key", "data/master.key"];
+    let expect_refused = |bytes: &[u8], code: i32, words: &str| {
+        fs::write(&journal, bytes).unwrap();
+        for dry_run in [&["-n"][..], &[]] {
+            let told = gateway.cli(&[&restore, dry_run].concat()).fails(code);
+            assert!(told.contains("cannot restore safe") && told.contains(words), "{told}");
+            assert!(tests::files_below(&gateway.path("again")).is_empty(), "{told}");
+        }
+    };
+    expect_refused(&newer, 4, "install the newer as2gate");
+    expect_refused(b"", 1, "take another one");
+    expect_refused(&[7; 8192], 1, "take another one");
+    fs::write(&journal, good).unwrap();
+    gateway.ok(&restore);
+}
+
+#[test]
 fn a_disk_of_its_own_is_empty_for_a_restore() {
     let gateway = Gateway::stopped(&[]);
     gateway.ok(&["backup", "safe"]);
