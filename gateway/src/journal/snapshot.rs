@@ -1,5 +1,7 @@
 //! A copy of the whole journal at one moment, and what it needs of the store: for backups.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, params};
@@ -23,6 +25,9 @@ impl Journal {
         // A reader's connection may write nothing, not even another file.
         let db = connect_reader(&self.path)?;
         db.execute_batch("PRAGMA query_only=OFF;")?;
+        // SQLite would make it readable for all; it writes into an empty one.
+        let private = OpenOptions::new().create_new(true).write(true).mode(0o600).open(to);
+        private.map_err(|error| JournalError::Open(format!("make {}: {error}", to.display())))?;
         db.execute("VACUUM INTO ?1", [to.to_string_lossy()])?;
         Snapshot::open(to)
     }

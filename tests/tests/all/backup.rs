@@ -477,6 +477,23 @@ fn a_disk_of_its_own_is_empty_for_a_restore() {
     gateway.ok(&["--data-dir", "disk", "check"]);
 }
 
+#[test]
+fn nobody_else_gets_at_a_backup() {
+    let pair = Pair::one_gateway();
+    let gateway = pair.alice();
+    pair.deliver("large.bin", &noise(100_000, 1));
+    gateway.ok(&["backup", "safe"]);
+    let mut left = vec![gateway.path("safe")];
+    while let Some(path) = left.pop() {
+        let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        let wanted = if path.is_dir() { 0o700 } else { 0o600 };
+        assert_eq!(mode, wanted, "{}: {mode:o}", path.display());
+        if path.is_dir() {
+            left.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+    }
+}
+
 fn first_file(dir: &Path) -> std::path::PathBuf {
     let mut entries: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     entries.sort();
