@@ -25,7 +25,7 @@ const MAX_CONFIG: u64 = 1 << 20;
 The master key is not in it: keep it apart, for without it the private keys cannot be opened. Nor are files that the
 configuration names: as2.tls.cert and as2.tls.key, sftp.revoked_keys, sftp.user_ca. It says which these are.")]
 pub(crate) struct Backup {
-    /// A directory that is not there yet.
+    /// A directory that is not there yet, outside of the data directory.
     dir: PathBuf,
 }
 

@@ -14,7 +14,7 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use as2_core::hex;
@@ -78,6 +78,8 @@ pub fn take(core: &Core, dir: &Path) -> Result<Manifest> {
             "give a new directory, e.g. one with the date in its name",
         ));
     }
+    let paths = core.config.paths();
+    expect_outside(dir, &paths.data)?;
     sealed::expect_key(core, &objects(core)?)?;
     make_dir(dir)?;
     let proof = core.master.seal(PROOF, PROOF.as_bytes());
@@ -90,7 +92,6 @@ pub fn take(core: &Core, dir: &Path) -> Result<Manifest> {
         missing: Vec::new(),
         proof: hex(&proof.map_err(|error| Refusal::from_keystore("cannot seal", &error))?),
     };
-    let paths = core.config.paths();
     let _held = core.storage.hold()?;
     let snapshot = core.journal.snapshot(&dir.join(JOURNAL))?;
     let mut copier = Copier {
@@ -118,6 +119,30 @@ pub fn take(core: &Core, dir: &Path) -> Result<Manifest> {
     write(&dir.join(MANIFEST), text.as_bytes())?;
     sync(dir)?;
     Ok(manifest)
+}
+
+/// A backup is no part of what it is a copy of.
+fn expect_outside(dir: &Path, data: &Path) -> Result<()> {
+    if !resolved(dir).starts_with(resolved(data)) {
+        return Ok(());
+    }
+    Err(Refusal::invalid(
+        format!("cannot back up to {}", dir.display()),
+        format!("it lies in the data directory {}", data.display()),
+        "give a directory outside of it, best on another disk",
+    ))
+}
+
+/// Where a path leads once its directories are made: links are followed as far as it is there.
+fn resolved(path: &Path) -> PathBuf {
+    let full = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    full.components().fold(PathBuf::new(), |mut place, part| {
+        match part {
+            Component::ParentDir => _ = place.pop(),
+            part => place.push(part),
+        }
+        fs::canonicalize(&place).unwrap_or(place)
+    })
 }
 
 struct Copier<'a> {

@@ -494,6 +494,30 @@ fn nobody_else_gets_at_a_backup() {
     }
 }
 
+#[test]
+fn a_backup_lies_outside_of_what_it_is_a_copy_of() {
+    let gateway = Gateway::stopped(&[]);
+    fs::create_dir(gateway.path("links")).unwrap();
+    std::os::unix::fs::symlink(gateway.path("data/keystore"), gateway.path("links/keys")).unwrap();
+    for place in [
+        "data/safe",
+        "data/keystore/new/safe",
+        "links/keys/safe",
+        "links/keys/../safe",
+        "new/../data/safe",
+    ] {
+        let told = gateway.cli(&["backup", place]).fails(4);
+        assert!(
+            told.contains("lies in the data directory data") && told.contains("outside"),
+            "{told}"
+        );
+    }
+    for made in ["data/safe", "data/keystore/new", "data/keystore/safe", "new"] {
+        assert!(!gateway.path(made).exists(), "{made}");
+    }
+    gateway.ok(&["backup", "links/safe"]);
+}
+
 fn first_file(dir: &Path) -> std::path::PathBuf {
     let mut entries: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     entries.sort();
