@@ -1,7 +1,6 @@
 //! From values to settings: one function for each section, and the rules that a value alone cannot keep.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::values::{self, Values};
 use super::{
@@ -108,7 +107,7 @@ impl Maker<'_> {
             max_unauthenticated: values.number("sftp.max_unauthenticated"),
             max_channels: values.number("sftp.max_channels"),
             max_auth_tries: values.number("sftp.max_auth_tries"),
-            login_grace: self.login_grace()?,
+            login_grace: values.span("sftp.login_grace"),
             idle_timeout: values.span("sftp.idle_timeout"),
             drain: values.span("sftp.drain"),
             keepalive: values.span("sftp.keepalive"),
@@ -126,16 +125,6 @@ impl Maker<'_> {
             revoked_keys: revoked_keys.map(|file| self.beside.join(file)),
             proxy_protocol_from: self.blocks("sftp.proxy_protocol_from", "balancers'")?,
         })
-    }
-
-    /// Elsewhere nothing or 0 may turn a limit off; without this one, connections that never log in would stay.
-    fn login_grace(&self) -> Result<Duration, ConfigError> {
-        let grace = self.values.span("sftp.login_grace");
-        if grace.is_zero() {
-            let why = "without a limit, connections that never log in would fill all places";
-            return Err(self.wrong("sftp.login_grace", why, "write a time such as \"30s\""));
-        }
-        Ok(grace)
     }
 
     fn rekey_bytes(&self) -> Result<u64, ConfigError> {

@@ -16,6 +16,8 @@ pub enum Kind {
     Fraction(f64, f64),
     /// `2s`, `6h`, `0`.
     Span,
+    /// The same, but 0: what lasts no time would be of no use there.
+    SpanOver0,
     /// The same, at least this many days.
     SpanFrom(u64),
     /// `512`, `100GiB`.
@@ -43,6 +45,7 @@ impl Kind {
             Kind::Switch => "true or false".to_owned(),
             Kind::Number(low, high) => format!("{low} to {high}"),
             Kind::Fraction(low, high) => format!("{low:.1} to {high:.1}"),
+            Kind::SpanOver0 => "more than 0".to_owned(),
             Kind::SpanFrom(days) => format!("at least {days}d"),
             Kind::Word([_]) => return None,
             Kind::Word(words) | Kind::Words(words) => words.join(", "),
@@ -159,12 +162,7 @@ pub const KEYS: &[Key] = &[
         "6",
         "Refused logins after which a connection ends",
     ),
-    key(
-        "sftp.login_grace",
-        Kind::Span,
-        r#""30s""#,
-        "Time for a login, in all; it cannot be turned off",
-    ),
+    key("sftp.login_grace", Kind::SpanOver0, r#""30s""#, "Time for a login, in all"),
     key(
         "sftp.idle_timeout",
         Kind::Span,
@@ -213,10 +211,15 @@ pub const KEYS: &[Key] = &[
         "10",
         "Failed logins after which their source is shut out; 0 is never",
     ),
-    key("sftp.ban.within", Kind::Span, r#""10m""#, "The time over which they are counted"),
+    key(
+        "sftp.ban.within",
+        Kind::SpanOver0,
+        r#""10m""#,
+        "The time over which they are counted",
+    ),
     key(
         "sftp.ban.for",
-        Kind::Span,
+        Kind::SpanOver0,
         r#""30m""#,
         "How long a source is shut out at first; it doubles each time, up to 16 times as long",
     ),
@@ -258,7 +261,7 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "uploads.rename_within",
-        Kind::Span,
+        Kind::SpanOver0,
         r#""24h""#,
         "How long after the upload a rename still sends it; a later one leaves it unsent",
     ),
@@ -349,13 +352,13 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "as2.connect_timeout",
-        Kind::Span,
+        Kind::SpanOver0,
         r#""10s""#,
         "Time to connect to a partner, which may have its own (`connect_timeout`)",
     ),
     key(
         "as2.response_timeout",
-        Kind::Span,
+        Kind::SpanOver0,
         r#""300s""#,
         "Time for the answer with a sync MDN, which may have its own (`response_timeout`); without one it is 60 seconds",
     ),
@@ -383,14 +386,14 @@ pub const KEYS: &[Key] = &[
         r#""none""#,
         "Whether partners show a TLS certificate; those that count are the partners' `https_certificate`s and their issuers",
     ),
-    key("retry.initial", Kind::Span, r#""30s""#, "Wait after the first try that failed"),
+    key("retry.initial", Kind::SpanOver0, r#""30s""#, "Wait after the first try that failed"),
     key(
         "retry.factor",
         Kind::Fraction(1.0, 100.0),
         "2.0",
         "By which each further wait is longer",
     ),
-    key("retry.max_wait", Kind::Span, r#""1h""#, "Longest wait between two tries"),
+    key("retry.max_wait", Kind::SpanOver0, r#""1h""#, "Longest wait between two tries"),
     key(
         "retry.max_tries",
         Kind::Number(1, MANY),
@@ -399,7 +402,7 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "retry.max_time",
-        Kind::Span,
+        Kind::SpanOver0,
         r#""24h""#,
         "Time after which a message is given up, whichever comes first",
     ),
@@ -411,7 +414,7 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "retry.mdn_wait",
-        Kind::Span,
+        Kind::SpanOver0,
         r#""60m""#,
         "How long an async MDN may take until the same message is posted again",
     ),

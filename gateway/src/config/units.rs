@@ -35,6 +35,19 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     span.ok_or_else(|| format!("`{}` is longer than 3650d", text.escape_default()))
 }
 
+/// The same, but 0, which people write for a limit that they do not want, and which here would be over at once.
+///
+/// # Errors
+/// The form expected, or that it is 0.
+pub(crate) fn parse_duration_over_0(text: &str) -> Result<Duration, String> {
+    parse_duration(text).and_then(|span| {
+        if span.is_zero() {
+            return Err("it has to be more than 0, which would be no time at all and not one without a limit".to_owned());
+        }
+        Ok(span)
+    })
+}
+
 /// The same, at least so many days.
 pub(super) fn parse_duration_from(days: u64, text: &str) -> Result<Duration, String> {
     parse_duration(text).and_then(|span| {

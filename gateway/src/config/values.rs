@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
 use super::keys::{KEYS, Key, Kind, find, is_section};
-use super::units::{nearest, parse_duration, parse_duration_from, parse_size};
+use super::units::{nearest, parse_duration, parse_duration_from, parse_duration_over_0, parse_size};
 use super::{ConfigError, Secret};
 
 /// Largest configuration file in bytes.
@@ -341,7 +341,15 @@ fn collect_lines(table: &DeTable<'_>, prefix: &str, line_of: &dyn Fn(usize) -> u
 fn is_textual(kind: Kind) -> bool {
     matches!(
         kind,
-        Kind::Text | Kind::Span | Kind::SpanFrom(_) | Kind::Size | Kind::Word(_) | Kind::Address | Kind::Secret | Kind::TimeOfDay
+        Kind::Text
+            | Kind::Span
+            | Kind::SpanOver0
+            | Kind::SpanFrom(_)
+            | Kind::Size
+            | Kind::Word(_)
+            | Kind::Address
+            | Kind::Secret
+            | Kind::TimeOfDay
     )
 }
 
@@ -352,7 +360,7 @@ fn normalised(kind: Kind, value: Value) -> Value {
             let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
             Value::Array(parts.map(|part| Value::String(part.to_owned())).collect())
         }
-        (Kind::Span, Value::Integer(0)) => Value::String("0".to_owned()),
+        (Kind::Span | Kind::SpanOver0, Value::Integer(0)) => Value::String("0".to_owned()),
         (_, value) => value,
     }
 }
@@ -375,6 +383,7 @@ fn check(kind: Kind, value: &Value) -> Result<(), String> {
         (Kind::Fraction(low, high), Value::Integer(n)) if u32::try_from(*n).is_ok_and(|n| (low..=high).contains(&f64::from(n))) => Ok(()),
         (Kind::Fraction(low, high), _) => wanted(&format!("a number from {low} to {high}")),
         (Kind::Span, Value::String(text)) => parse_duration(text).map(|_| ()),
+        (Kind::SpanOver0, Value::String(text)) => parse_duration_over_0(text).map(|_| ()),
         (Kind::SpanFrom(days), Value::String(text)) => parse_duration_from(days, text).map(|_| ()),
         (Kind::Size, Value::String(text)) => parse_size(text).map(|_| ()),
         (Kind::Size, Value::Integer(n)) if *n >= 0 => Ok(()),
@@ -387,7 +396,7 @@ fn check(kind: Kind, value: &Value) -> Result<(), String> {
         (Kind::Secret, Value::String(text)) => Secret::parse(text, Path::new("")).map(|_| ()),
         (Kind::TimeOfDay, Value::String(text)) => parse_time_of_day(text).map(|_| ()),
         (Kind::Switch, _) => wanted("true or false"),
-        (Kind::Span | Kind::SpanFrom(_), _) => wanted("a duration like \"30s\""),
+        (Kind::Span | Kind::SpanOver0 | Kind::SpanFrom(_), _) => wanted("a duration like \"30s\""),
         (Kind::Size, _) => wanted("a size like \"100GiB\""),
         (Kind::Words(_) | Kind::Texts | Kind::Addresses, _) => wanted("a list of texts"),
         (Kind::Text | Kind::Word(_) | Kind::Address | Kind::Secret | Kind::TimeOfDay, _) => wanted("a text in quotes"),

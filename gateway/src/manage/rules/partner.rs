@@ -5,7 +5,7 @@ use as2_core::compose::is_own_header;
 
 use super::expect_certificate;
 use super::forms::{MAX_TEXT, check_as2_id, check_cidr, check_list, check_text, check_url};
-use crate::config::parse_duration;
+use crate::config::units::parse_duration_over_0;
 use crate::content_type;
 use crate::objects::Objects;
 use crate::partner::Partner;
@@ -214,14 +214,20 @@ fn check_limits(partner: &Partner) -> Result<(), String> {
         return Err("max_message or der_max is more bytes than a file can have".to_owned());
     }
     let retry = &partner.retry;
-    for text in [&retry.initial, &retry.max_wait, &retry.max_time, &retry.mdn_wait]
-        .into_iter()
-        .flatten()
-    {
-        parse_duration(text).map_err(|why| format!("retry: {why}"))?;
+    for (name, text) in [
+        ("initial", &retry.initial),
+        ("max_wait", &retry.max_wait),
+        ("max_time", &retry.max_time),
+        ("mdn_wait", &retry.mdn_wait),
+    ] {
+        let read = text.as_deref().map(parse_duration_over_0).transpose();
+        read.map_err(|why| format!("retry.{name}: {why}"))?;
+    }
+    if retry.max_tries == Some(0) {
+        return Err("retry.max_tries has to be at least 1".to_owned());
     }
     if retry.factor.is_some_and(|factor| !(1.0..=100.0).contains(&factor)) {
-        return Err("retry: factor has to be from 1 to 100".to_owned());
+        return Err("retry.factor has to be from 1 to 100".to_owned());
     }
     Ok(())
 }
@@ -251,6 +257,24 @@ mod tests {
         ] {
             assert_eq!(with(Cipher::Aes256Gcm, transport), sent, "{transport}");
         }
+    }
+
+    #[test]
+    fn no_time_at_all_is_not_a_retry_figure() {
+        let own = |key: &str, value: &str| {
+            let retry = toml::from_str(&format!("{key} = {value}")).unwrap();
+            let partner = Partner {
+                retry,
+                ..Partner::default()
+            };
+            check_limits(&partner).map_err(|why| why.split_once(' ').unwrap().0.to_owned())
+        };
+        for key in ["initial", "max_wait", "max_time", "mdn_wait"] {
+            assert_eq!(own(key, "\"0s\""), Err(format!("retry.{key}:")));
+            assert_eq!(own(key, "\"1ms\""), Ok(()), "{key}");
+        }
+        assert_eq!(own("max_tries", "0"), Err("retry.max_tries".to_owned()));
+        assert_eq!(own("mdn_tries", "0"), Ok(()), "none is what it says");
     }
 
     #[test]
