@@ -5,6 +5,7 @@
 
 mod build;
 pub mod keys;
+mod log;
 pub mod units;
 pub mod values;
 
@@ -15,6 +16,7 @@ use zeroize::Zeroizing;
 
 use crate::words;
 
+pub use log::log_filter;
 pub use units::{nearest, parse_duration, parse_size, show_duration, show_size};
 use values::{Source, Values};
 

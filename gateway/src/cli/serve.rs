@@ -7,17 +7,16 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
 
 use super::demo::Demo;
 use super::error::{DONE, FAILED};
 use super::output::{Format, out};
 use super::{Ctx, Outcome};
 use crate::clock::{Clock as _, SystemClock, rfc3339};
-use crate::config::{Config, LogFormat};
+use crate::config::{Config, LogFormat, log_filter};
 use crate::gateway::{Gateway, Running, ServeOptions};
 use crate::listen;
-use crate::manage::{Refusal, RefusalKind, Result};
+use crate::manage::{Refusal, Result};
 
 /// Run the server.
 #[derive(Debug, Args)]
@@ -151,18 +150,7 @@ fn start_log(config: &Config, verbose: u8) -> Result<()> {
         1 => "debug".to_owned(),
         _ => "trace".to_owned(),
     };
-    let filter = EnvFilter::builder()
-        .with_default_directive(LevelFilter::INFO.into())
-        .parse(in_modules(&wanted))
-        .map_err(|error| {
-            Refusal::new(
-                RefusalKind::Invalid,
-                "configuration",
-                "telemetry.log cannot be used",
-                error.to_string(),
-                "write it like \"info\" or \"info,sftp=debug\"",
-            )
-        })?;
+    let filter = log_filter(&wanted).map_err(|why| Refusal::failed("log", "cannot start the log", why, "look at telemetry.log"))?;
     if LOGGING.swap(true, Ordering::SeqCst) {
         return Ok(());
     }
@@ -186,36 +174,6 @@ fn start_log(config: &Config, verbose: u8) -> Result<()> {
     })
 }
 
-/// Areas of the log go by names of the product, and each is several modules.
-const AREAS: &[(&str, &[&str])] = &[
-    (
-        "as2",
-        &[
-            "as2_core",
-            "gateway::http",
-            "gateway::inbox",
-            "gateway::outbox",
-            "gateway::post",
-            "gateway::receipts",
-            "gateway::worker",
-        ],
-    ),
-    ("sftp", &["sftp_front", "gateway::sftp_tree", "gateway::intake"]),
-];
-
-/// What is to be logged, with modules in place of areas: `sftp=debug` → `sftp_front=debug,gateway::sftp_tree=debug,…`.
-fn in_modules(wanted: &str) -> String {
-    let mut all = Vec::new();
-    for directive in wanted.split(',') {
-        let (area, level) = directive.split_at(directive.find('=').unwrap_or(directive.len()));
-        match AREAS.iter().find(|(name, _)| *name == area.trim()) {
-            Some((_, modules)) => all.extend(modules.iter().map(|module| format!("{module}{level}"))),
-            None => all.push(directive.to_owned()),
-        }
-    }
-    all.join(",")
-}
-
 /// Commands log warnings only, unless asked for more. What the flows say about the decisions that were asked of them is the
 /// command's result, which it tells itself.
 pub(crate) fn log_to_stderr(verbose: u8) {
@@ -233,34 +191,5 @@ pub(crate) fn log_to_stderr(verbose: u8) {
             .log_internal_errors(false)
             .with_ansi(false)
             .try_init();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn areas_of_the_log_are_all_their_modules() {
-        assert_eq!(
-            in_modules("warn, sftp=debug"),
-            "warn,sftp_front=debug,gateway::sftp_tree=debug,gateway::intake=debug"
-        );
-        let as2 = in_modules("as2=trace,gateway::objects=debug");
-        for module in [
-            "as2_core",
-            "gateway::inbox",
-            "gateway::outbox",
-            "gateway::receipts",
-            "gateway::post",
-            "gateway::http",
-            "gateway::worker",
-        ] {
-            assert!(as2.split(',').any(|one| one == format!("{module}=trace")), "{as2}");
-        }
-        assert!(as2.ends_with(",gateway::objects=debug"), "{as2}");
-        for unchanged in ["info", "sftp_front=debug", "gateway::sftp_tree=info", "[span{a=1,b=2}]=debug"] {
-            assert_eq!(in_modules(unchanged), unchanged);
-        }
     }
 }

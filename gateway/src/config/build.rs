@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::values::{self, Values};
 use super::{
     Algorithms, As2, Ban, ClientAuth, Config, ConfigError, DuplicateRelease, KeystoreFormat, Lifecycle, LogFormat, Retry, Secret, Sftp,
-    Stages, StorageSettings, Telemetry, Tls, UnknownPartner, Uploads,
+    Stages, StorageSettings, Telemetry, Tls, UnknownPartner, Uploads, log_filter,
 };
 use crate::block;
 use crate::url::Url;
@@ -36,7 +36,7 @@ impl Config {
             lifecycle: maker.lifecycle(),
             telemetry: Telemetry {
                 listen: values.text("telemetry.listen"),
-                log: values.text("telemetry.log"),
+                log: maker.log()?,
                 log_format: values.word("telemetry.log_format", LogFormat::Text),
             },
             database: maker.database(&data_dir)?,
@@ -218,6 +218,14 @@ impl Maker<'_> {
             jitter: values.fraction("retry.jitter"),
             mdn_wait: values.span("retry.mdn_wait"),
             mdn_tries: values.number("retry.mdn_tries"),
+        }
+    }
+
+    fn log(&self) -> Result<String, ConfigError> {
+        let wanted = self.values.text("telemetry.log");
+        match log_filter(&wanted) {
+            Ok(_) => Ok(wanted),
+            Err(why) => Err(self.wrong("telemetry.log", why, "write it like \"info\" or \"info,sftp=debug\"")),
         }
     }
 

@@ -111,6 +111,8 @@ fn wrong_values_are_named() {
         ("database.url = \"postgres://x\"", "sqlite"),
         ("lifecycle.run_at = \"24:00\"", "time of day"),
         ("lifecycle.history = \"6d\"", "at least 7d"),
+        ("telemetry.log = \"sftp=loud\"", "level filter"),
+        ("telemetry.log = \"loud\"", "neither a level"),
         ("sftp = 1", "keys"),
     ] {
         let error = load(text, &[]).unwrap_err();
