@@ -168,6 +168,7 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             before,
             limit,
         } => {
+            let before = before.map(|id| messages::choose(&core, ctx.account(), &id)).transpose()?;
             let filter = MessageFilter {
                 account: ctx.account().map(str::to_owned),
                 direction,
@@ -176,7 +177,7 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
                 partner,
                 file,
                 since: since.map(|span| core.clock.now() - millis(span)),
-                before,
+                before: before.map(|message| message.id.to_string()),
                 limit: limit.unwrap_or(ROWS + 1),
             };
             let mut found = core.journal.read(|tx| tx.messages(&filter))?;

@@ -36,6 +36,25 @@ fn files_are_sent_from_the_command_line() {
 }
 
 #[test]
+fn a_page_goes_on_behind_a_message_however_it_is_named() {
+    let gateway = Gateway::stopped(&[]);
+    gateway.sql(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5)
+         INSERT INTO message (id, account, direction, station, partner, message_id, bare_id, state, created, updated, detail)
+         SELECT printf('20261122T150342118Z-%09d', i), 'acme', 'in', 'ALICE', 'BOB', printf('<%d@bob>', i), printf('%d@bob', i),
+            'filed', i, i, '{}' FROM n",
+    );
+    let page = |before: &str| gateway.json(&["message", "list", "--before", before]).as_array().unwrap().len();
+    for before in ["20261122T150342118Z-000000003", "000000003", "<3@bob>"] {
+        assert_eq!(page(before), 2, "{before}");
+    }
+    for nobody in ["000000009", "3"] {
+        let told = gateway.cli(&["message", "list", "--before", nobody]).fails(3);
+        assert!(told.contains(&format!("no message {nobody}")), "{told}");
+    }
+}
+
+#[test]
 fn the_list_has_reasons_where_there_are_some() {
     let gateway = Gateway::stopped(&[]);
     gateway.ok(&["station", "add", "ALICE"]);
