@@ -1,8 +1,8 @@
 //! All objects as TOML: written by `export`, read by `apply`, which shows the difference and makes it, all or nothing.
 //!
 //! Private keys and passwords stay out of an export unless asked for, and then they are sealed: only an installation with
-//! the same master key can use them. What a file leaves out in that way stays as it is, and so does a legal hold that it does not
-//! mention.
+//! the same master key can use them. What a file leaves out in that way stays as it is, and so does a legal hold or a block
+//! that it does not mention.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -35,9 +35,9 @@ struct Document {
     partner: Vec<Partner>,
     certificate: Vec<CertificateEntry>,
     user: Vec<User>,
-    /// Of each partner, whether the file says anything about its legal hold.
+    /// The partners as they stand in the file: what is said of each.
     #[serde(skip)]
-    says_hold: Vec<bool>,
+    partners_said: Vec<Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -160,8 +160,8 @@ fn read(file: &Path) -> Result<Read> {
         )
     })?;
     let partners = toml::from_str::<Table>(&text).ok().and_then(|mut all| all.remove("partner"));
-    document.says_hold = match partners {
-        Some(Value::Array(partners)) => partners.iter().map(|partner| partner.get("hold").is_some()).collect(),
+    document.partners_said = match partners {
+        Some(Value::Array(partners)) => partners,
         _ => Vec::new(),
     };
     let beside = file.parent().map(Path::to_owned).unwrap_or_default();
@@ -187,12 +187,17 @@ fn gather(core: &Core, objects: &Objects, account: Option<&str>, documents: &[Re
             station.account = account_of(&station.account, &format!("station {}", station.as2_id))?;
             wanted.push(Object::Station(station));
         }
-        for (partner, says_hold) in document.partner.iter().zip(&document.says_hold) {
+        for (partner, said) in document.partner.iter().zip(&document.partners_said) {
             let mut partner = partner.clone();
             partner.account = account_of(&partner.account, &format!("partner {}", partner.as2_id))?;
-            // Nobody lifts a legal hold by saying nothing about it.
-            if !says_hold && let Some(present) = objects.partner(&partner.account, &partner.as2_id) {
-                partner.hold = present.hold;
+            // Nobody lifts a legal hold or a block by saying nothing about it.
+            if let Some(present) = objects.partner(&partner.account, &partner.as2_id) {
+                partner.hold = if said.get("hold").is_some() { partner.hold } else { present.hold };
+                partner.blocked = if said.get("blocked").is_some() {
+                    partner.blocked
+                } else {
+                    present.blocked
+                };
             }
             keep_passwords(core, objects, &mut partner)?;
             wanted.push(Object::Partner(Box::new(partner)));

@@ -654,18 +654,21 @@ async fn apply_takes_neither_a_login_twice_nor_a_partners_key() {
 }
 
 #[tokio::test]
-async fn apply_lifts_a_hold_only_where_the_file_says_so() {
+async fn apply_lifts_a_hold_or_a_block_only_where_the_file_says_so() {
     let Place { core, .. } = place().await;
     plain_pair(&core).await;
     let text = apply::export(&objects(&core).unwrap(), None, false);
-    set_bob(&core, &[("hold", "true")]).await;
-    assert_eq!(apply_text(&core, &text).await.unwrap(), []);
-    let is_held = || objects(&core).unwrap().partner("acme", "BOB").unwrap().hold;
-    assert!(is_held());
-    let lifted = text.replace("[[partner]]\n", "[[partner]]\nhold = false\n");
-    let told = apply_text(&core, &lifted).await.unwrap();
-    assert_eq!((told.len(), &told[0].fields[..]), (1, &["hold".to_owned()][..]));
-    assert!(!is_held());
+    for (key, set, lifted) in [("hold", "true", "false"), ("blocked", "out", "\"none\"")] {
+        set_bob(&core, &[(key, set)]).await;
+        assert_eq!(apply_text(&core, &text).await.unwrap(), [], "{key}");
+        let present = || apply::export(&objects(&core).unwrap(), None, false);
+        assert!(present().contains(&format!("\n{key} = ")), "{}", present());
+        assert_eq!(apply_text(&core, &present()).await.unwrap(), [], "{key}");
+        let lifts = text.replace("[[partner]]\n", &format!("[[partner]]\n{key} = {lifted}\n"));
+        let told = apply_text(&core, &lifts).await.unwrap();
+        assert_eq!((told.len(), &told[0].fields[..]), (1, &[key.to_owned()][..]));
+        assert_eq!(present(), text);
+    }
 }
 
 #[tokio::test]
