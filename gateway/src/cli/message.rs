@@ -196,11 +196,12 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Show { id } => {
             let message = messages::choose(&core, ctx.account(), &id)?;
             let hidden = messages::hidden_until(&core, &message)?;
-            let mut object = object(&message);
+            let front = front(&core, &message)?;
+            let mut object = object_behind(&message, front.as_ref());
             if let Some(until) = hidden {
                 object["out_of_view_until"] = json!(rfc3339(until));
             }
-            ctx.printer.show(&object, &shown(&core, &message, hidden)?);
+            ctx.printer.show(&object, &shown(&core, &message, front.as_ref(), hidden)?);
         }
         Verb::Follow { id: Some(id), timeout, .. } => {
             let message = messages::choose(&core, ctx.account(), &id)?;
@@ -308,6 +309,15 @@ pub(crate) fn object(message: &Message) -> Value {
     Value::Object(fields)
 }
 
+/// The same with the message that it waits for.
+fn object_behind(message: &Message, front: Option<&Message>) -> Value {
+    let mut object = object(message);
+    if let Some(front) = front {
+        object["behind"] = json!(front.id);
+    }
+    object
+}
+
 /// The list's columns depend on what was asked for only in what people see.
 fn table(found: &[Message], state: Option<State>, now: Millis) -> List {
     let waiting = state.is_some_and(|state| State::WORKED_ON.contains(&state));
@@ -372,7 +382,25 @@ fn table(found: &[Message], state: Option<State>, now: Millis) -> List {
     list
 }
 
-fn shown(core: &Core, message: &Message, hidden: Option<Millis>) -> Result<String> {
+/// The message that a sent one in work waits for.
+fn front(core: &Core, message: &Message) -> Result<Option<Message>> {
+    if message.next_try.is_none() || message.state.is_final() {
+        return Ok(None);
+    }
+    messages::in_front_of(core, message)
+}
+
+/// When a message goes out that waits for another one.
+fn after(front: &Message) -> String {
+    format!(
+        "after message {}, which is {}; {} gets one after the other",
+        front.id.short(),
+        front.state,
+        front.partner
+    )
+}
+
+fn shown(core: &Core, message: &Message, front: Option<&Message>, hidden: Option<Millis>) -> Result<String> {
     let detail = &message.detail;
     let now = core.clock.now();
     let (from, to) = match message.direction {
@@ -380,6 +408,7 @@ fn shown(core: &Core, message: &Message, hidden: Option<Millis>) -> Result<Strin
         Direction::In => (&message.partner, &message.station),
     };
     let next = message.next_try.filter(|_| !message.state.is_final());
+    let next = front.map(after).or_else(|| next.map(|at| local(at, now)));
     let mut places = places(core, message)?;
     places.extend(hidden.map(|until| out_of_view(message, until)));
     Ok(facts(&[
@@ -392,7 +421,7 @@ fn shown(core: &Core, message: &Message, hidden: Option<Millis>) -> Result<Strin
         ("MDN", mdn(message, now)),
         ("MDN says", detail.mdn_text.trim().to_owned()),
         ("Attempts", attempts(message, now)),
-        ("Next try", next.map(|at| local(at, now)).unwrap_or_default()),
+        ("Next try", next.unwrap_or_default()),
         ("Error", message.code.clone()),
         ("Why", message.reason.clone()),
         ("Hint", hint(message)),

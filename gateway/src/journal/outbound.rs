@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rusqlite::params;
+use rusqlite::{OptionalExtension as _, params};
 use serde_json::json;
 
 use super::contents::Blob;
@@ -353,6 +353,23 @@ impl Tx<'_> {
             .prepare_cached("UPDATE message SET next_try = ?2 WHERE id = ?1")?
             .execute(params![message.id.as_str(), due])?;
         Ok(())
+    }
+
+    /// The message that is first in the lane of this one, if that is another.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn first_before(&self, message: &Message) -> Result<Option<Message>> {
+        let sql = "SELECT message FROM job WHERE lane = ?1 AND kind = 'send' ORDER BY id LIMIT 1";
+        let first: Option<String> = self
+            .db
+            .prepare_cached(sql)?
+            .query_row([scope(message)], |row| row.get(0))
+            .optional()?;
+        match first.filter(|first| first != message.id.as_str()) {
+            Some(first) => self.message(&first),
+            None => Ok(None),
+        }
     }
 
     /// Station and partner of messages that wait for our own settings.

@@ -193,6 +193,21 @@ pub fn waits_for_block(partner: &Partner) -> Option<String> {
         .then(|| format!("sending to {} is blocked: nothing goes out until {lift}", partner.as2_id))
 }
 
+/// The message that has to end before this one goes out, where the partner gets one after the other.
+///
+/// # Errors
+/// The journal's.
+pub fn in_front_of(core: &Core, message: &Message) -> Result<Option<Message>> {
+    let all = objects(core)?;
+    let is_ordered = all
+        .partner(&message.account, &message.partner)
+        .is_some_and(|partner| partner.in_order);
+    if message.direction == Direction::In || message.state == State::Sending || !is_ordered {
+        return Ok(None);
+    }
+    Ok(core.journal.read(|tx| tx.first_before(message))?)
+}
+
 /// Posts the async MDN of a received message again, the stored bytes, to the URL that the partner asked for.
 async fn retry_mdn(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result<Message> {
     let what = || format!("cannot retry message {}", message.id);

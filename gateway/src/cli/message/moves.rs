@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{MAX_LIMIT, Which, object};
+use super::{MAX_LIMIT, Which, object_behind};
 use crate::cli::{Ctx, Outcome};
 use crate::clock::millis;
 use crate::gateway::Core;
@@ -32,17 +32,25 @@ pub(super) async fn each(ctx: &Ctx, core: &Arc<Core>, which: Which, what: Move) 
             Move::Resend => messages::resend(core, message, ctx.dry_run()).await,
             Move::Cancel => messages::cancel(core, message, ctx.dry_run()).await,
         };
+        let front = match &done {
+            Ok(after) if what == Move::Retry => messages::in_front_of(core, after)?,
+            _ => None,
+        };
         results.push(done.map(|after| {
             let word = match what {
                 Move::Retry => {
                     let what = if after.direction == Direction::In { "its MDN " } else { "" };
-                    format!("{what}{} out again now", ctx.tense("goes", "would go"))
+                    let when = front.as_ref().map_or_else(|| "now".to_owned(), super::after);
+                    format!("{what}{} out again {when}", ctx.tense("goes", "would go"))
                 }
                 Move::Resend if ctx.dry_run() => "would be sent anew".to_owned(),
                 Move::Resend => format!("sent anew as {}", after.id),
                 Move::Cancel => ctx.tense("cancelled", "would be cancelled").to_owned(),
             };
-            (object(&after), ctx.would(format!("Message {}   {word}", message.id)))
+            (
+                object_behind(&after, front.as_ref()),
+                ctx.would(format!("Message {}   {word}", message.id)),
+            )
         }));
     }
     ctx.each_done("messages", which.state.is_none() && which.ids.len() == 1, results)

@@ -36,6 +36,43 @@ fn files_are_sent_from_the_command_line() {
 }
 
 #[test]
+fn what_waits_for_its_turn_says_whose_turn_it_is() {
+    let gateway = Gateway::with(&[("retry.initial", "\"1h\""), ("retry.max_wait", "\"1h\"")]);
+    gateway.ok(&["station", "add", "ALICE"]);
+    let nobody = format!("http://127.0.0.1:{}/as2", tests::process::free_port());
+    let plain = ["--private", "true", "--sign", "none", "--encrypt", "none"];
+    gateway.ok(&[&["partner", "add", "BOB", "--url", &nobody, "--in-order", "true"][..], &plain].concat());
+    for name in ["first.edi", "next.edi"] {
+        gateway.file(name, &order(1));
+        gateway.ok(&["send", name, "--from", "ALICE", "--to", "BOB"]);
+        if name == "first.edi" {
+            gateway.reaches("out", name, "retrying");
+        }
+    }
+    let id = |name: &str| {
+        gateway.json(&["message", "list", "--file", name])[0]["id"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    let (first, next) = (id("first.edi"), id("next.edi"));
+    let turn = format!(
+        "after message {}, which is retrying; BOB gets one after the other",
+        &first[first.len() - 9..]
+    );
+    assert!(gateway.ok(&["message", "show", &next]).contains(&format!("Next try   {turn}\n")));
+    assert_eq!(gateway.json(&["message", "show", &next])["behind"], first.as_str());
+    for args in [&["message", "retry", &next][..], &["--dry-run", "message", "retry", &next]] {
+        let told = gateway.ok(args);
+        assert!(told.ends_with(&format!("out again {turn}\n")), "{told}");
+    }
+    assert_eq!(gateway.json(&["message", "show", &first])["behind"], Value::Null);
+    assert!(gateway.ok(&["--dry-run", "message", "retry", &first]).ends_with("out again now\n"));
+    gateway.ok(&["partner", "set", "BOB", "--in-order", "false"]);
+    assert_eq!(gateway.json(&["message", "show", &next])["behind"], Value::Null);
+}
+
+#[test]
 fn a_page_goes_on_behind_a_message_however_it_is_named() {
     let gateway = Gateway::stopped(&[]);
     gateway.sql(
