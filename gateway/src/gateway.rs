@@ -34,7 +34,7 @@ use crate::url::Url;
 use crate::{intake, worker};
 
 use doors::Doors;
-pub use doors::{Listening, ServeOptions, Started};
+pub use doors::{Differing, Listening, ServeOptions, Started};
 pub use start::StartError;
 use start::{adopt_jobless, check_master_key, forget_lost_parts, has_room, lock};
 pub(crate) use start::{check_set_up, expect_own};

@@ -25,6 +25,7 @@ pub mod secrets;
 pub mod setup;
 pub mod stations;
 pub mod stores;
+pub mod sweeping;
 pub mod switch;
 pub mod uploads;
 pub mod users;

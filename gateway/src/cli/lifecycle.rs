@@ -13,7 +13,7 @@ use crate::config::{Stages, show_duration};
 use crate::gateway::Core;
 use crate::layout;
 use crate::lifecycle::{self, Plan};
-use crate::manage::{Refusal, Result, accounts, blocking, messages, objects};
+use crate::manage::{Refusal, Result, accounts, blocking, messages, objects, sweeping};
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Examples:
@@ -48,6 +48,7 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Status => status(ctx, &core)?,
         Verb::Run if ctx.dry_run() => report(ctx, &lifecycle::plan(&core)?, true),
         Verb::Run => {
+            sweeping::expect_figures_of_server(&core)?;
             let worker = Arc::clone(&core);
             let plan = blocking("the sweep stopped", move || lifecycle::run(&worker, true)).await?;
             report(ctx, &plan, false);

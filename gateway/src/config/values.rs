@@ -202,14 +202,11 @@ impl Values {
         KEYS.iter().filter_map(|key| self.0.get(key.path).map(|setting| (key, setting)))
     }
 
-    /// A digest of each value that stands in the file or is a default, by key: enough to tell which ones are others now, without
-    /// keeping a value. What the environment or the command line gave is left out, for no change of the file counts there;
-    /// `data_dir` led to whoever compares.
+    /// A digest of each value by key: enough to tell which ones are others elsewhere, without keeping a value. `data_dir` is left
+    /// out, which led to whoever compares.
     #[must_use]
     pub fn digests(&self) -> BTreeMap<String, String> {
-        let ours = self
-            .all()
-            .filter(|(key, setting)| key.path != "data_dir" && matches!(setting.source, Source::Default | Source::File(_)));
+        let ours = self.all().filter(|(key, _)| key.path != "data_dir");
         let digest = |(key, setting): (&Key, &Setting)| {
             let value = match (key.path, &setting.source) {
                 // The same for every user, whichever port that one may bind.
@@ -220,6 +217,15 @@ impl Values {
             (key.path.to_owned(), as2_core::hex(&sum[..8]))
         };
         ours.map(digest).collect()
+    }
+
+    /// The environment variable that gave the value of a key, if one did.
+    #[must_use]
+    pub fn variable(&self, path: &str) -> Option<String> {
+        match self.source(path) {
+            Source::Env(name) => Some(name),
+            _ => None,
+        }
     }
 
     pub(super) fn source(&self, path: &str) -> Source {

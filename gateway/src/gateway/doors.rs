@@ -69,8 +69,29 @@ impl Listening {
 pub struct Started {
     /// The configuration file.
     pub file: Option<PathBuf>,
-    /// A digest of each value that the file may change.
+    /// A digest of each value but those of the command line.
     settings: BTreeMap<String, String>,
+    /// The environment variable that gave it, by key.
+    #[serde(default)]
+    variables: BTreeMap<String, String>,
+}
+
+/// A key of the configuration that has another value here than in the running server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Differing {
+    /// The key.
+    pub key: &'static str,
+    /// What the environment has to do with it, in words, if it has.
+    pub variable: Option<String>,
+}
+
+impl std::fmt::Display for Differing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.variable {
+            Some(words) => write!(f, "{} ({words})", self.key),
+            None => f.write_str(self.key),
+        }
+    }
 }
 
 /// All that a server leaves word of. Servers of older versions left `started` out.
@@ -82,6 +103,9 @@ struct Word {
 }
 
 impl Started {
+    /// What brings a server and its commands together that have other variables.
+    pub const ONE_ENVIRONMENT: &str = "set the same variables for both, or write these settings into the configuration file";
+
     pub(super) fn new(config: &Config, options: &ServeOptions) -> Self {
         let mut settings = config.values.digests();
         let overridden = [
@@ -92,8 +116,10 @@ impl Started {
         for (key, _) in overridden.into_iter().filter(|(_, is_set)| *is_set) {
             settings.remove(key);
         }
+        let variable = |key: &String| Some((key.clone(), config.values.variable(key)?));
         Started {
             file: file_of(config),
+            variables: settings.keys().filter_map(variable).collect(),
             settings,
         }
     }
@@ -105,15 +131,29 @@ impl Started {
         serde_json::from_str::<Word>(&text).ok()?.started
     }
 
-    /// The keys that have another value now.
+    /// The keys that have another value here.
     #[must_use]
-    pub fn changed(&self, config: &Config) -> Vec<&'static str> {
-        let now = config.values.digests();
-        let is_other = |key: &&str| match (self.settings.get(*key), now.get(*key)) {
-            (Some(then), Some(now)) => then != now,
+    pub fn changed(&self, config: &Config) -> Vec<Differing> {
+        let here = config.values.digests();
+        let is_other = |key: &&str| match (self.settings.get(*key), here.get(*key)) {
+            (Some(theirs), Some(ours)) => theirs != ours,
             _ => false,
         };
-        config.values.all().map(|(key, _)| key.path).filter(is_other).collect()
+        let keys = config.values.all().map(|(key, _)| key.path).filter(is_other);
+        keys.map(|key| Differing {
+            key,
+            variable: self.words_of_variables(config, key),
+        })
+        .collect()
+    }
+
+    fn words_of_variables(&self, config: &Config, key: &str) -> Option<String> {
+        Some(match (self.variables.get(key), config.values.variable(key)) {
+            (Some(name), None) => format!("{name} is set for the server and not here"),
+            (None, Some(name)) => format!("{name} is set here and not for the server"),
+            (Some(name), Some(_)) => format!("{name} is another one for the server"),
+            (None, None) => return None,
+        })
     }
 
     /// Whether it was started with this very file.
@@ -296,7 +336,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_command_line_and_the_environment_gave_is_not_compared() {
+    fn what_the_command_line_gave_is_not_compared_and_what_the_environment_gave_is_said() {
         let dir = tempfile::tempdir().unwrap();
         let config = |text: &str, variable: Option<(&str, &str)>| {
             std::fs::write(dir.path().join("as2gate.toml"), text).unwrap();
@@ -310,7 +350,9 @@ mod tests {
         let started = Started::new(&config("retry.max_tries = 5\n", Some(("AS2GATE_SFTP__BANNER", "hello"))), &options);
         let later = "sftp.listen = [\"127.0.0.1:9\"]\nsftp.banner = \"bye\"\nas2.listen = [\"127.0.0.1:9\"]\n";
         let later = config(later, None);
-        assert_eq!(started.changed(&later), ["as2.listen", "retry.max_tries"]);
+        let changed: Vec<String> = started.changed(&later).iter().map(ToString::to_string).collect();
+        let banner = "sftp.banner (AS2GATE_SFTP__BANNER is set for the server and not here)";
+        assert_eq!(changed, [banner, "as2.listen", "retry.max_tries"]);
         assert!(started.is_of(&later));
         // A server of an older version left no such word.
         let old = serde_json::to_string(&Listening::default()).unwrap();

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::doors::without_22;
 use super::status::interrupted;
-use super::{Core, Listening, StartError, Started, check_tls, is_served};
+use super::{Core, Differing, Listening, StartError, Started, check_tls, is_served};
 use crate::clock::{DAY, rfc3339};
 use crate::config::{Config, Paths, Secret, show_size};
 use crate::hint::{quoted, with_hint};
@@ -397,10 +397,24 @@ fn server(config: &Config, core: Option<&Core>) -> Vec<Finding> {
     let Some(started) = core.and_then(|core| Started::read(&core.journal)) else {
         return findings;
     };
-    let changed = started.changed(config).join(", ");
+    let (by_variables, by_file): (Vec<_>, Vec<_>) = started.changed(config).into_iter().partition(|other| other.variable.is_some());
+    let listed = |others: &[Differing]| others.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let name = "configuration";
+    if by_variables.is_empty() && by_file.is_empty() {
+        findings.push(Finding::ok(name, "is what the server was started with"));
+    }
+    if !by_variables.is_empty() {
+        findings.push(Finding::warn(
+            name,
+            format!("commands go by other values than the running server: {}", listed(&by_variables)),
+            Started::ONE_ENVIRONMENT,
+        ));
+    }
+    if by_file.is_empty() {
+        return findings;
+    }
+    let changed = listed(&by_file);
     findings.push(match &started.file {
-        _ if changed.is_empty() => Finding::ok(name, "is what the server was started with"),
         Some(file) if !started.is_of(config) => Finding::warn(
             name,
             format!("is not that of the running server, {}; it differs in {changed}", file.display()),

@@ -96,7 +96,9 @@ pub fn gather(core: &Core, database: String) -> Result<Facts> {
     Ok(Facts {
         running,
         listening,
-        other_settings: started.map_or_else(Vec::new, |started| started.changed(&core.config)),
+        other_settings: started.map_or_else(Vec::new, |started| {
+            started.changed(&core.config).iter().map(|other| other.key).collect()
+        }),
         answers,
         connections,
         database,

@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 
 use tests::Gateway;
-use tests::process::{free_port, run};
+use tests::process::{as2gate, free_port, run};
 
 use super::{Place, three_lines};
 
@@ -217,6 +217,56 @@ fn root_does_not_write_on_another_users_data() {
 }
 
 #[test]
+fn commands_without_the_environment_of_the_server_are_told_so() {
+    let variables = [
+        ("AS2GATE_PUBLIC_URL", "https://planted.example.com"),
+        ("AS2GATE_LIFECYCLE__MESSAGES__CURRENT", "365d"),
+    ];
+    let owned = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let gateway = Gateway::of(as2gate(), owned.to_vec(), &[]);
+    gateway.start();
+    let bare = |args: &[&str]| {
+        let mut command = gateway.command(args);
+        variables.iter().for_each(|(name, _)| drop(command.env_remove(name)));
+        run(&mut command)
+    };
+    let same = "configuration is what the server was started with";
+    assert!(gateway.ok(&["doctor"]).contains(same));
+    let told = bare(&["doctor"]).ok();
+    let keys = [
+        "public_url (AS2GATE_PUBLIC_URL is set for the server and not here)",
+        "lifecycle.messages.current (AS2GATE_LIFECYCLE__MESSAGES__CURRENT is set for the server and not here)",
+    ];
+    assert!(told.contains(&keys.join(", ")) && !told.contains(same), "{told}");
+    let status: serde_json::Value = serde_json::from_str(&bare(&["status", "-o", "json"]).ok()).unwrap();
+    assert_eq!(
+        status["other_settings"],
+        serde_json::json!(["public_url", "lifecycle.messages.current"])
+    );
+    // What deletes goes by the server's figures or not at all.
+    gateway.ok(&["lifecycle", "run"]);
+    bare(&["lifecycle", "run", "--dry-run"]).ok();
+    let refused = bare(&["lifecycle", "run"]).fails(1);
+    assert!(
+        refused.contains(keys[1]) && refused.contains("hint:  set the same variables"),
+        "{refused}"
+    );
+    let mut command = gateway.command(&["lifecycle", "run"]);
+    let refused = run(command.env("AS2GATE_LIFECYCLE__HISTORY", "90d")).fails(1);
+    assert!(
+        refused.contains("lifecycle.history (AS2GATE_LIFECYCLE__HISTORY is set here"),
+        "{refused}"
+    );
+    gateway.configure(&[("lifecycle.tmp.current", "\"2d\""), ("lifecycle.run_at", "\"05:00\"")]);
+    let refused = gateway.cli(&["lifecycle", "run"]).fails(1);
+    assert!(refused.contains("values of lifecycle.tmp.current\nhint:  restart"), "{refused}");
+    let kept = gateway.sql("SELECT value FROM fact").concat();
+    assert!(!kept.contains("planted") && !kept.contains("365d"), "{kept}");
+    assert_eq!(gateway.term(), 0);
+    bare(&["lifecycle", "run"]).ok();
+}
+
+#[test]
 fn doctor_tells_which_settings_the_running_server_does_not_have_yet() {
     let gateway = Gateway::new();
     let doctor = || gateway.ok(&["doctor"]);
@@ -237,9 +287,11 @@ fn doctor_tells_which_settings_the_running_server_does_not_have_yet() {
         gateway.json(&["status"])["other_settings"],
         serde_json::json!(["sftp.banner", "retry.max_tries"])
     );
-    // A variable of this shell is not the server's, and hides what the file says.
+    // A variable of this shell hides what the file says.
     let here = run(gateway.command(&["doctor"]).env("AS2GATE_SFTP__BANNER", "mine")).ok();
     assert!(here.contains("started with: retry.max_tries "), "{here}");
+    let words = "than the running server: sftp.banner (AS2GATE_SFTP__BANNER is set here and not for the server)";
+    assert!(here.contains(words), "{here}");
 
     gateway.restart();
     assert!(doctor().contains(same), "{}", doctor());
