@@ -282,11 +282,15 @@ impl Storage {
         bytes.map(Content::from_bytes).ok_or_else(|| StorageError::Missing(key.to_owned()))
     }
 
-    /// Opens the bytes of an entry, wherever they are at this moment.
+    /// Opens the bytes of an entry in view, wherever they are at this moment.
     ///
     /// # Errors
     /// `Missing` if nothing is there.
     pub fn open_entry(&self, entry: &Entry) -> Result<Content> {
+        if entry.noncurrent.is_some() {
+            // Its place in view may be another file's by now.
+            return Err(StorageError::Missing(self.tree_path(entry).display().to_string()));
+        }
         if entry.store.is_empty() {
             return Content::from_file(&self.tree_path(entry));
         }

@@ -307,6 +307,21 @@ fn retired(storage: &Storage, name: &'static str, at: Millis) -> Entry {
 }
 
 #[test]
+fn what_is_out_of_view_is_not_read_at_a_place_that_is_anothers_by_now() {
+    let (_dir, storage) = storage();
+    let used = retired(&storage, "used", 5);
+    list(&storage, "used");
+    storage.publish_listed().unwrap();
+    assert!(matches!(storage.open_entry(&used), Err(StorageError::Missing(_))));
+    let current = Entry {
+        version: 1,
+        noncurrent: None,
+        ..used
+    };
+    assert!(storage.open_entry(&current).is_ok());
+}
+
+#[test]
 fn what_a_power_cut_left_in_the_tree_goes_with_its_entry() {
     let (dir, storage) = storage();
     let in_tree = |name: &str| dir.path().join("tree/mftg-acme/AS2/raw-mdn/outgoing").join(name).exists();
