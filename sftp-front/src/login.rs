@@ -220,7 +220,7 @@ impl Login {
             }
             Step::Refused(refused) => {
                 if !refused.is_guess {
-                    self.session.proven(user);
+                    self.session.known(user);
                 }
                 self.refuse(user, refused)
             }

@@ -112,8 +112,10 @@ struct State {
 pub(crate) struct Tried {
     pub(crate) user: String,
     pub(crate) reasons: Vec<String>,
-    /// Something wrong was shown for it, and nothing right since.
+    /// Something wrong was shown for it: a word, or a key and no right one since.
     pub(crate) guessed: bool,
+    /// That was a word, such as a password.
+    pub(crate) word: bool,
     /// What was tried last.
     pub(crate) method: Method,
 }
@@ -164,6 +166,7 @@ impl Session {
         let tried = &mut state.tried;
         if let Some(tried) = tried.iter_mut().find(|tried| tried.user == user) {
             tried.guessed |= refused.is_guess;
+            tried.word |= refused.is_guess && method != Method::PublicKey;
             tried.method = method;
             if tried.reasons.len() < MAX_REASONS {
                 tried.reasons.push(refused.why);
@@ -173,16 +176,24 @@ impl Session {
                 user: user.to_owned(),
                 reasons: vec![refused.why],
                 guessed: refused.is_guess,
+                word: refused.is_guess && method != Method::PublicKey,
                 method,
             });
         }
     }
 
-    /// The right proof came: what was shown for this user before was no guess, but the other keys of an agent.
+    /// All the right proofs came: what was shown for this user before was no guess, but the other keys of an agent, or a slip.
     pub(crate) fn proven(&self, user: &str) {
         let mut state = self.state();
         let of_user = state.tried.iter_mut().filter(|tried| tried.user == user);
-        of_user.for_each(|tried| tried.guessed = false);
+        of_user.for_each(|tried| (tried.guessed, tried.word) = (false, false));
+    }
+
+    /// A right key came that is not enough: other keys were no guesses, but it excuses no wrong password.
+    pub(crate) fn known(&self, user: &str) {
+        let mut state = self.state();
+        let of_user = state.tried.iter_mut().filter(|tried| tried.user == user);
+        of_user.for_each(|tried| tried.guessed = tried.word);
     }
 
     /// Takes out the names that were tried in vain before this user's login.

@@ -775,6 +775,26 @@ fn a_right_key_that_is_refused_is_no_guess() {
 }
 
 #[test]
+fn a_right_key_excuses_no_wrong_password() {
+    let gateway = strict_gateway("1h");
+    gateway.file("password", PASSWORD.as_bytes());
+    let key = user(&gateway, "turned", "publickey").unwrap();
+    gateway.ok(&["user", "set", "turned", "--login", "password"]);
+    let key = format!("key:{}", key.display());
+    let listening = gateway.json(&["status"])["listening"]["sftp"][0].as_str().unwrap().to_owned();
+    let port = listening.rsplit_once(':').unwrap().1.to_owned();
+    for _ in 0..4 {
+        let mut command = tool(python().to_str().unwrap(), &[]);
+        command
+            .arg(script("logins.py"))
+            .args([&port, "steps", "turned", "password:wrong", &key]);
+        let _ = run(&mut command);
+    }
+    let bans = gateway.json(&["ban", "list"]);
+    assert_eq!(bans.as_array().unwrap().len(), 1, "{bans}");
+}
+
+#[test]
 fn unknown_users_take_as_long_as_known_ones() {
     const SAMPLES: &str = "200";
     let gateway = Gateway::with(&[("sftp.max_connections_per_ip", "100"), ("sftp.max_unauthenticated", "500")]);
