@@ -299,6 +299,21 @@ impl Tx<'_> {
                 entry.size,
                 now,
             ])?;
+        self.renew_directory(entry, now)?;
         Ok(true)
+    }
+
+    /// The directory in which an entry stands stays in view as long as that; it may be older.
+    fn renew_directory(&self, entry: &Entry, now: Millis) -> Result<()> {
+        let Some((parent, name)) = entry.parent.rsplit_once('/') else {
+            return Ok(());
+        };
+        self.db
+            .prepare_cached(
+                "UPDATE entry SET created = max(created, ?4)
+                 WHERE account = ?1 AND parent = ?2 AND name = ?3 AND is_dir AND noncurrent IS NULL",
+            )?
+            .execute(params![entry.account, parent, name, now])?;
+        Ok(())
     }
 }

@@ -1044,6 +1044,32 @@ fn end_entry(journal: &Journal, mut entry: Entry, now: i64) {
 }
 
 #[test]
+fn the_directory_of_what_came_back_stays_in_view_as_long() {
+    let (_dir, journal) = journal();
+    let shelf = "AS2/files/ALICE/BOB/inbox";
+    let dir = NewEntry::dir(Area::Files, shelf.into(), "m");
+    let files = ["a.edi", "b.edi"].map(|name| NewEntry::file(Area::Files, format!("{shelf}/m"), name, "", 3));
+    let entries = [&[dir][..], &files[..]].concat();
+    journal.write_blocking(move |tx| tx.add_entries("acme", "m", &entries, 1)).unwrap();
+    let shown = |parent: &str, name: &str| journal.read(|tx| tx.entry("acme", parent, name)).unwrap().unwrap();
+    let gone = shown(&format!("{shelf}/m"), "a.edi");
+    journal
+        .write_blocking(move |tx| {
+            tx.retire_entry(&gone, 5)?;
+            tx.restore_entry(
+                &Entry {
+                    noncurrent: Some(5),
+                    ..gone
+                },
+                9,
+            )
+        })
+        .unwrap();
+    assert_eq!((shown(&format!("{shelf}/m"), "a.edi").created, shown(shelf, "m").created), (9, 9));
+    assert_eq!(shown(&format!("{shelf}/m"), "b.edi").created, 1);
+}
+
+#[test]
 fn what_came_back_is_not_deleted_by_who_read_it_before() {
     let (_dir, journal) = journal();
     let entry = NewEntry::file(Area::Duplicate, "AS2/duplicate/ALICE/BOB".into(), "a.edi", "", 3);
