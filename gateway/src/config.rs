@@ -390,8 +390,9 @@ impl Lifecycle {
                 ));
             };
             for (stage, value) in table {
+                let from = if area == "tmp" { 0 } else { keys::MIN_STAGE };
                 let span = text(value)
-                    .and_then(parse_duration)
+                    .and_then(|text| units::parse_duration_from(from, text))
                     .map_err(|why| format!("lifecycle.{area}.{stage}: {why}"))?;
                 match stage.as_str() {
                     "current" => stages.current = span,

@@ -87,6 +87,9 @@ pub const MAX_CHANNELS: i64 = 14;
 /// Fewest days for which a Message-ID stays bound: partners repeat a message for days (RFC 4130 §5.5, §7.3.1).
 pub const MIN_HISTORY: u64 = 7;
 
+/// Fewest days for which records stay in each stage: stages end at midnight, and `35m` is a slip of the pen.
+pub const MIN_STAGE: u64 = 1;
+
 /// The whole configuration (product.md §9).
 pub const KEYS: &[Key] = &[
     key(
@@ -450,25 +453,25 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "lifecycle.messages.current",
-        Kind::Span,
+        Kind::SpanFrom(MIN_STAGE),
         r#""35d""#,
         "How long files of messages are seen by SFTP, in whole days from midnight UTC; an account may have its own (`account set --keep-messages`)",
     ),
     key(
         "lifecycle.messages.noncurrent",
-        Kind::Span,
+        Kind::SpanFrom(MIN_STAGE),
         r#""35d""#,
         "How long after that they are kept and can be restored (`lifecycle restore`), before they are deleted",
     ),
     key(
         "lifecycle.duplicate.current",
-        Kind::Span,
+        Kind::SpanFrom(MIN_STAGE),
         r#""35d""#,
         "The same of refused duplicates: in view",
     ),
     key(
         "lifecycle.duplicate.noncurrent",
-        Kind::Span,
+        Kind::SpanFrom(MIN_STAGE),
         r#""35d""#,
         "The same of refused duplicates: out of view",
     ),
