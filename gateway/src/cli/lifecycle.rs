@@ -48,6 +48,7 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Status => status(ctx, &core)?,
         Verb::Run if ctx.dry_run() => report(ctx, &lifecycle::plan(&core)?, true),
         Verb::Run => {
+            sweeping::expect_all_accounts(&core, ctx.account())?;
             sweeping::expect_figures_of_server(&core)?;
             let worker = Arc::clone(&core);
             let plan = blocking("the sweep stopped", move || lifecycle::run(&worker, true)).await?;

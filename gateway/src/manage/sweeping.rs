@@ -1,7 +1,26 @@
 //! What stands in the way of a sweep by hand.
 
-use super::{Refusal, Result};
+use super::{Refusal, Result, objects};
 use crate::gateway::{Core, Started, is_served};
+use crate::hint::listed;
+
+/// Refuses a sweep that is meant for one account of several: it looks at all, and nothing brakes it.
+///
+/// # Errors
+/// Names the others.
+pub fn expect_all_accounts(core: &Core, account: Option<&str>) -> Result<()> {
+    let all = objects(core)?;
+    let others = all.accounts.keys().filter(|id| account.is_some_and(|account| account != *id));
+    let others = listed(others.map(String::as_str), "");
+    if others.is_empty() {
+        return Ok(());
+    }
+    Err(Refusal::usage(
+        "a sweep is not of one account",
+        format!("it would go through {others} as well"),
+        "as2gate lifecycle run --dry-run shows all that would go; without -a it goes",
+    ))
+}
 
 /// Refuses a sweep by other figures than those of the server that runs here: it would take from view, or delete, what that one keeps.
 ///

@@ -335,6 +335,12 @@ fn the_brake_of_one_account_stops_no_other() {
         });
     };
     metric("1");
+    // Who means one account lifts the brake of no other.
+    let refused = gateway.cli(&["lifecycle", "run", "-y", "-a", "acme"]).fails(2);
+    assert!(
+        refused.contains("busy") && gateway.json(&["status"])["sweep_holds"][0]["noncurrent"] == 101,
+        "{refused}"
+    );
     gateway.ok(&["lifecycle", "run", "-y"]);
     assert_eq!(gateway.json(&["status"])["sweep_holds"], serde_json::json!([]));
     assert!(!gateway.cli(&["doctor", "-o", "table"]).stdout.contains(words));
