@@ -184,10 +184,15 @@ impl Authenticator for Logins {
         self.judge(peer.addr.ip()).known(user, key)
     }
 
-    fn password_mark(&self, user: &str) -> String {
+    fn mark(&self, user: &str, method: Method) -> String {
         self.refresh();
         let objects = self.core.objects();
-        objects.user(user).map(|known| known.password.clone()).unwrap_or_default()
+        let secret = objects.user(user).and_then(|known| match method {
+            Method::Password => Some(known.password.clone()),
+            Method::Code => Some(known.totp.clone()),
+            Method::PublicKey => None,
+        });
+        secret.unwrap_or_default()
     }
 
     fn prove(&self, user: &str, given: &[Proven], proof: &Proof, peer: &Peer) -> Step {

@@ -133,10 +133,10 @@ impl Proof {
 pub enum Proven {
     /// With this key.
     Key(PublicKey),
-    /// With the password that was [known as this](Authenticator::password_mark) when it was given.
+    /// With the password that was [known as this](Authenticator::mark) when it was given.
     Password(String),
-    /// With a code.
-    Code,
+    /// With a code of the secret that was known as this.
+    Code(String),
 }
 
 impl Proven {
@@ -146,7 +146,7 @@ impl Proven {
         match self {
             Proven::Key(_) => Method::PublicKey,
             Proven::Password(_) => Method::Password,
-            Proven::Code => Method::Code,
+            Proven::Code(_) => Method::Code,
         }
     }
 }
@@ -235,9 +235,9 @@ pub trait Authenticator: Send + Sync + 'static {
     /// It is not, or does not count now.
     fn public_key(&self, user: &str, key: &PublicKey, peer: &Peer) -> Result<(), Refused>;
 
-    /// What tells the user's password of this moment from earlier and later ones, as its hash does. Asked before a password is
-    /// judged: one that is changed before the login is complete can be told from the one that was proven.
-    fn password_mark(&self, _user: &str) -> String {
+    /// What tells the user's password of this moment, or the secret of the codes, from earlier and later ones, as its hash does.
+    /// Asked before a proof is judged: one that is changed before the login is complete can be told from the one that was proven.
+    fn mark(&self, _user: &str, _method: Method) -> String {
         String::new()
     }
 

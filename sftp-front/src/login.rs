@@ -197,8 +197,8 @@ impl Login {
         let judged = self.server.ask(move |auth| {
             let proven = match &proof {
                 Proof::Key(key) => Proven::Key(key.clone()),
-                Proof::Password(_) => Proven::Password(auth.password_mark(&name)),
-                Proof::Code(_) => Proven::Code,
+                Proof::Password(_) => Proven::Password(auth.mark(&name, method)),
+                Proof::Code(_) => Proven::Code(auth.mark(&name, method)),
             };
             (auth.prove(&name, &given, &proof, &peer), proven)
         });

@@ -2,7 +2,8 @@
 """Logins by paramiko, step by step, as no ordinary client makes them.
 
     logins.py PORT steps USER STEP...       each STEP is none, key:FILE, password:TEXT, code:TEXT, user:NAME (another name,
-                                            same connection) or run:COMMAND; prints for each proof `in`, `next METHODS` or `refused METHODS`
+                                            same connection), run:COMMAND or end; prints for each proof `in`, `next METHODS` or
+                                            `refused METHODS`, and for end `ended`, or `open` if the connection is not ended within 20 s
     logins.py PORT timing KNOWN UNKNOWN KEYFILE N
                                             N refusals each of a known and an unknown user, by key and by password; prints
                                             the p-values of a two-sided Mann-Whitney test
@@ -64,6 +65,10 @@ def steps(port, user, todo):
             continue
         if what.startswith("run:"):
             subprocess.run(what[4:], shell=True, check=True, stdout=subprocess.DEVNULL)
+            continue
+        if what == "end":
+            transport.join(20)
+            print("open" if transport.is_active() else "ended", flush=True)
             continue
         print(step(transport, user, what), flush=True)
     transport.close()

@@ -53,7 +53,7 @@ pub(super) fn describe(proven: &Proven) -> String {
             None => format!("publickey {}", key.fingerprint),
         },
         Proven::Password(_) => "password".to_owned(),
-        Proven::Code => "totp".to_owned(),
+        Proven::Code(_) => "totp".to_owned(),
     }
 }
 
@@ -117,7 +117,7 @@ impl Judge<'_> {
         let each = |proven: &Proven| match proven {
             Proven::Key(key) => self.signed(Some(user), key).is_ok(),
             Proven::Password(hash) => user.password == *hash,
-            Proven::Code => !user.totp.is_empty(),
+            Proven::Code(secret) => user.totp == *secret,
         };
         self.barred(user).is_none() && user.login.after(&steps) == Progress::Complete && given.iter().all(each)
     }

@@ -308,6 +308,13 @@ fn codes_of_an_authenticator_app_are_the_second_step() {
     let answers = steps(&gateway, "night", &[&format!("password:{PASSWORD}"), &change, &right]);
     assert_eq!(answers[0], "next keyboard-interactive");
     assert!(answers[1].starts_with("refused"), "{answers:?}");
+    // A new secret ends what the old one opened.
+    user(&gateway, "late", "password,totp");
+    let secret = gateway.json(&["user", "totp", "late"])["totp_secret"].as_str().unwrap().to_owned();
+    let (password, right) = (format!("password:{PASSWORD}"), format!("code:{}", code(&secret, 0)));
+    let renew = format!("run:{:?}", gateway.command(&["user", "totp", "late"]));
+    let answers = steps(&gateway, "late", &[&password, &right, &renew, "end"]);
+    assert_eq!(answers, ["next keyboard-interactive", "in", "ended"]);
 }
 
 #[test]
