@@ -37,12 +37,13 @@ async fn nothing_is_sealed_under_another_master_key() {
         key: KeySpec::EcP256,
     };
     let password = pairs(&[("http_auth.password", "another-password")]);
+    let outside = tempfile::tempdir().unwrap();
     for code in [
         stations::add(&other, &new, false).await.map(drop).unwrap_err().code,
         stations::add(&other, &new, true).await.map(drop).unwrap_err().code,
         users::set_totp(&other, None, "ops", false, false).await.map(drop).unwrap_err().code,
         partners::set(&other, None, "BOB", &password, false).await.unwrap_err().code,
-        backup::take(&other, &place.dir.path().join("safe")).map(drop).unwrap_err().code,
+        backup::take(&other, &outside.path().join("safe")).map(drop).unwrap_err().code,
         stores::write(&other, "acme").unwrap_err().code,
     ] {
         assert_eq!(code, OTHER_KEY);
