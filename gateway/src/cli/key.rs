@@ -10,7 +10,7 @@ use super::error::DONE;
 use super::output::{Cell, List, out};
 use super::{Ctx, Outcome};
 use crate::manage::host_keys::{self, HostKey};
-use crate::manage::{Refusal, Result};
+use crate::manage::{Refusal, Result, note_deed};
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Examples:
@@ -98,6 +98,14 @@ fn host(ctx: &Ctx, verb: HostVerb) -> Outcome {
             &ctx.would(format!("Host key {kind} {fingerprint}   {text}\n")),
         );
     };
+    // Before the first set-up there is no record to write it to.
+    let note = |kind: &str, deed, key: Option<&HostKey>| match ctx.core() {
+        Ok(core) if !ctx.dry_run() => {
+            let fingerprint = key.map(|key| key.fingerprint.as_str()).unwrap_or_default();
+            note_deed(&core, "", deed, kind, json!({ "fingerprint": fingerprint }))
+        }
+        _ => Ok(()),
+    };
     match verb {
         HostVerb::List => {
             let columns = [
@@ -119,16 +127,19 @@ fn host(ctx: &Ctx, verb: HostVerb) -> Outcome {
         }
         HostVerb::Add { kind } => {
             let key = host_keys::add(&config, &kind, ctx.dry_run())?;
+            note(&kind, "host_key.added", key.as_ref())?;
             done(key, &kind, ctx.tense("is announced from now on", "would be announced from now on"));
         }
         HostVerb::Rotate { kind } => {
             ctx.confirm(&format!("clients that have not learned the next {kind} key will warn; go on?"))?;
             let key = host_keys::rotate(&config, &kind, ctx.dry_run())?;
+            note(&kind, "host_key.rotated", Some(&key))?;
             let words = ("is in use; the old one is no longer announced", "would come into use");
             done(Some(key), &kind, ctx.tense(words.0, words.1));
         }
         HostVerb::Rm { kind } => {
             let key = host_keys::remove(&config, &kind, ctx.dry_run())?;
+            note(&kind, "host_key.removed", Some(&key))?;
             done(Some(key), &kind, ctx.tense("is dropped", "would be dropped"));
         }
     }

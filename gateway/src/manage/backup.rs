@@ -22,10 +22,9 @@ use keystore::MasterKey;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Refusal, RefusalKind, Result, make_dir, objects, sealed, write_new};
+use super::{Refusal, RefusalKind, Result, make_dir, note_deed, objects, sealed, write_new};
 use crate::clock::{Clock as _, Millis, SystemClock, rfc3339};
 use crate::config::{CONFIG_FILE, Config, Secret};
-use crate::event::NewEvent;
 use crate::gateway::{Core, expect_own};
 use crate::journal::{self, Entry, Journal, JournalError, Snapshot, Tx};
 use crate::outbox;
@@ -118,6 +117,8 @@ pub fn take(core: &Core, dir: &Path) -> Result<Manifest> {
     }
     write(&dir.join(MANIFEST), text.as_bytes())?;
     sync(dir)?;
+    let facts = json!({ "directory": dir.display().to_string(), "files": manifest.files, "bytes": manifest.bytes });
+    note_deed(core, "", "journal.backed_up", "journal", facts)?;
     Ok(manifest)
 }
 
@@ -365,21 +366,11 @@ fn check_empty(config: &Config) -> Result<()> {
 
 /// Whoever reads the events sees where they went on from an earlier time.
 fn tell_restored(core: &Core, manifest: &Manifest) -> Result<()> {
-    let now = core.clock.now();
     let facts = json!({
         "taken": manifest.taken, "as2gate": manifest.as2gate, "files": manifest.files, "bytes": manifest.bytes,
         "missing": manifest.missing.len(),
     });
-    let recorded = core.journal.write_blocking(move |tx| {
-        let event = NewEvent {
-            account: "",
-            kind: "journal.restored",
-            subject: "journal",
-            facts,
-        };
-        tx.record(&event, now)
-    });
-    Ok(recorded?)
+    note_deed(core, "", "journal.restored", "journal", facts)
 }
 
 /// Why the journal of a backup cannot be used.

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use super::certificates::day;
-use super::{Refusal, RefusalKind, Result, blocking, objects, partners, stations};
+use super::{Refusal, RefusalKind, Result, blocking, note_deed, objects, partners, stations};
 use crate::clock::Millis;
 use crate::code;
 use crate::flow_error::FlowError;
@@ -580,6 +582,8 @@ pub fn export(core: &Core, message: &Message, dir: &Path, dry_run: bool) -> Resu
     let row = serde_json::to_string_pretty(message).unwrap_or_default();
     if !dry_run {
         std::fs::write(done_dir.join("message.json"), row).map_err(|error| io(&error))?;
+        let facts = json!({ "files": done.files.len() });
+        note_deed(core, &message.account, "message.exported", id, facts)?;
     }
     done.files.push("message.json".to_owned());
     Ok(done)

@@ -6,10 +6,12 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use sftp_front::Server;
 
 use super::Logins;
 use crate::clock::{Millis, millis};
+use crate::event::NewEvent;
 use crate::gateway::{Core, Listening, is_served};
 use crate::journal::{JournalError, Tx};
 
@@ -122,7 +124,18 @@ fn board(core: &Core) -> Result<Board, JournalError> {
 /// # Errors
 /// The journal's.
 pub async fn end(core: &Core, id: u64) -> Result<(), JournalError> {
-    order(core, move |orders| add(&mut orders.ids, id)).await
+    let row = list(core)?.into_iter().find(|row| row.id == id);
+    let (account, user) = row.map(|row| (row.account, row.user)).unwrap_or_default();
+    let deed = move |tx: &Tx<'_>, now| {
+        let event = NewEvent {
+            account: &account,
+            kind: "session.ended",
+            subject: &user,
+            facts: json!({ "session": id }),
+        };
+        tx.record(&event, now)
+    };
+    order(core, deed, move |orders| add(&mut orders.ids, id)).await
 }
 
 /// Asks the server to let a source in again; it does so within a second.
@@ -130,7 +143,16 @@ pub async fn end(core: &Core, id: u64) -> Result<(), JournalError> {
 /// # Errors
 /// The journal's.
 pub async fn lift(core: &Core, source: IpAddr) -> Result<(), JournalError> {
-    order(core, move |orders| add(&mut orders.lift, source)).await
+    let deed = move |tx: &Tx<'_>, now| {
+        let event = NewEvent {
+            account: "",
+            kind: "ban.lifted",
+            subject: &source.to_string(),
+            facts: json!({}),
+        };
+        tx.record(&event, now)
+    };
+    order(core, deed, move |orders| add(&mut orders.lift, source)).await
 }
 
 fn add<T: PartialEq>(list: &mut Vec<T>, item: T) {
@@ -139,7 +161,12 @@ fn add<T: PartialEq>(list: &mut Vec<T>, item: T) {
     }
 }
 
-async fn order(core: &Core, add: impl FnOnce(&mut Orders) + Send + 'static) -> Result<(), JournalError> {
+async fn order(
+    core: &Core,
+    deed: impl FnOnce(&Tx<'_>, Millis) -> Result<(), JournalError> + Send + 'static,
+    add: impl FnOnce(&mut Orders) + Send + 'static,
+) -> Result<(), JournalError> {
+    let now = core.clock.now();
     core.journal
         .write(move |tx| {
             let board: Board = fact(tx, BOARD)?;
@@ -151,7 +178,8 @@ async fn order(core: &Core, add: impl FnOnce(&mut Orders) + Send + 'static) -> R
                 };
             }
             add(&mut orders);
-            set_fact(tx, ORDERS, &orders)
+            set_fact(tx, ORDERS, &orders)?;
+            deed(tx, now)
         })
         .await
 }

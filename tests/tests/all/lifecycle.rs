@@ -152,6 +152,8 @@ fn a_message_out_of_view_says_until_when_and_comes_back_by_its_id() {
     let path = format!("AS2/files/ALICE/BOB/outbox/{sent}/old.edi");
     assert_eq!(pair.alice_user.get(&path), order(1));
     gateway.ok(&["message", "export", sent, "--out", "evidence"]);
+    let told = gateway.json(&["audit", "list", "--kind", "message.exported", "--subject", sent]);
+    assert!(told.as_array().unwrap().len() == 2, "once without its files: {told}");
     assert_eq!(gateway.cli(&["lifecycle", "restore", digits]).code, 3, "nothing is left to restore");
     let message_id = gateway.show(got)["message_id"].as_str().unwrap().to_owned();
     gateway.ok(&["lifecycle", "restore", got]);

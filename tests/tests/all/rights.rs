@@ -162,6 +162,18 @@ fn sessions_are_counted_listed_and_ended() {
         session.try_wait().unwrap()
     });
     assert!(user.logs_in());
+    // What operators do without changing an object is in the record as well, with who it was.
+    gateway.ok(&["key", "host", "add", "ed25519"]);
+    gateway.ok(&["backup", "copy"]);
+    for (kind, subject) in [
+        ("session.ended", "counted"),
+        ("host_key.added", "ed25519"),
+        ("journal.backed_up", "journal"),
+    ] {
+        let told = gateway.json(&["audit", "list", "--kind", kind]);
+        assert_eq!(told[0]["subject"], subject, "{kind}: {told}");
+        assert!(told[0]["facts"]["operator"].is_string(), "{kind}: {told}");
+    }
     assert_eq!(gateway.term(), 0);
     assert!(gateway.json(&["session", "list"]).as_array().unwrap().is_empty());
 }
