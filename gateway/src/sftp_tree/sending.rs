@@ -59,14 +59,23 @@ impl As2Tree {
                 stat: file_stat(size, self.since, 0o640),
             })
             .collect();
-        let rows = self
-            .core
-            .journal
-            .read(|tx| tx.uploads(&self.account, &station, &partner, &self.user))
-            .map_err(failure)?;
+        let rows = self.core.journal.read(|tx| {
+            let mut rows = Vec::new();
+            for row in tx.uploads(&self.account, &station, &partner, &self.user)? {
+                // The user's own message of that name is listed with the others.
+                let is_hidden = row.owner != self.user
+                    && tx
+                        .message_in_send(&self.account, &station, &partner, &row.name)?
+                        .is_some_and(|message| message.detail.user == self.user);
+                if !is_hidden {
+                    rows.push(row);
+                }
+            }
+            Ok(rows)
+        });
         // One entry for each name, as STAT tells it.
         let mut shown: HashSet<String> = first.iter().map(|entry| entry.name.clone()).collect();
-        for row in rows {
+        for row in rows.map_err(failure)? {
             if self.shows(&row) && shown.insert(row.name.clone()) {
                 first.push(Entry {
                     stat: file_stat(row.size, seconds(row.updated), 0o640),
@@ -82,7 +91,7 @@ impl As2Tree {
         row.state != UploadState::Part || (row.owner == self.user && lifecycle::part_is_current(&self.core, row.updated))
     }
 
-    /// What a name in a send directory is: the user's own upload before others', what waits before what is on its way.
+    /// What a name in a send directory is: what waits of the user's own, the user's own message, what waits of others, and theirs.
     pub(super) fn sent(&self, at: &SendPath) -> Result<Sent, Fault> {
         let (rows, message) = self
             .core
@@ -94,10 +103,13 @@ impl As2Tree {
             .map_err(failure)?;
         let mut rows: Vec<UploadRow> = rows.into_iter().filter(|row| self.shows(row)).collect();
         rows.sort_by_key(|row| (row.owner != self.user, row.state != UploadState::Part));
-        if let Some(row) = rows.into_iter().next() {
-            return Ok(Sent::Waits(Box::new(row)));
-        }
-        Ok(message.map_or(Sent::Nothing, |message| Sent::Message(Box::new(message))))
+        let row = rows.into_iter().next();
+        let is_mine = message.as_ref().is_some_and(|message| message.detail.user == self.user);
+        Ok(match (row, message) {
+            (Some(row), _) if row.owner == self.user || !is_mine => Sent::Waits(Box::new(row)),
+            (_, Some(message)) => Sent::Message(Box::new(message)),
+            (_, None) => Sent::Nothing,
+        })
     }
 
     pub(super) fn stat_send(&self, at: &SendPath) -> Result<Stat, Fault> {

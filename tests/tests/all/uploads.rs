@@ -1,5 +1,7 @@
 //! Uploads: what becomes a message and what does not.
 
+mod names;
+
 use std::process::Command;
 use std::time::Duration;
 

@@ -1,0 +1,82 @@
+//! One name, several uploads: of two users, of two sessions of one user, and of one that comes back to it.
+
+use serde_json::Value;
+use tests::packets::{Packets, string};
+use tests::{Pair, order};
+
+use super::{HOUR, PUT, SEND, opened, outcomes, waiting, writes};
+
+/// The block of an OpenSSH that does not know the server's limits: what ends on it is parked.
+const BLOCK: usize = 32_768;
+
+fn path(name: &str) -> Vec<u8> {
+    string(format!("{SEND}/{name}").as_bytes())
+}
+
+/// Uploads a file whole.
+#[track_caller]
+fn put(client: &mut Packets, name: &str, bytes: &[u8]) {
+    let handle = opened(client, name, PUT);
+    for (at, block) in (0u64..).zip(bytes.chunks(BLOCK)) {
+        writes(client, &handle, at * BLOCK as u64, block);
+    }
+    assert_eq!(client.ask(4, &[&handle]).code(), Some(0), "the promise");
+}
+
+/// The size of a file, as STAT tells it.
+fn size(client: &mut Packets, name: &str) -> Option<u64> {
+    let attrs = client.ask(17, &[&path(name)]);
+    (attrs.kind == 105).then(|| u64::from_be_bytes(attrs.body[4..12].try_into().unwrap()))
+}
+
+fn len(bytes: &[u8]) -> Option<u64> {
+    u64::try_from(bytes.len()).ok()
+}
+
+/// The size that ALICE's user sees in the listing.
+fn listed(pair: &Pair, name: &str) -> Option<u64> {
+    let text = pair.alice_user.ok(&[&format!("ls -ln {SEND}")]);
+    let line = text.lines().find(|line| line.trim_end().ends_with(name))?;
+    line.split_whitespace().nth(4)?.parse().ok()
+}
+
+fn all_waiting(pair: &Pair) -> Value {
+    pair.alice().json(&["upload", "list"])
+}
+
+#[test]
+fn what_another_user_left_under_a_name_hides_nothing_of_ones_own() {
+    let pair = Pair::one_with(HOUR);
+    let mut ben = Packets::of(&pair.alice().user("ben"));
+    let mut ann = Packets::of(&pair.alice_user);
+    let (half, whole) = (&order(1)[..50], order(1));
+    for (at, (name, left)) in [("ignored.edi", vec![]), ("parked.edi", vec![7; 2 * BLOCK])]
+        .into_iter()
+        .enumerate()
+    {
+        put(&mut ben, name, &left);
+        assert_eq!(waiting(pair.alice(), name)["user"], "ben", "{name}");
+        // Her later one takes the place of the earlier, as anywhere else.
+        for bytes in [half, &whole] {
+            put(&mut ann, name, bytes);
+            assert_eq!(size(&mut ann, name), len(bytes), "{name}");
+            assert_eq!(listed(&pair, name), len(bytes), "{name}: as listed");
+            assert_eq!(pair.alice_user.get(&format!("{SEND}/{name}")), bytes, "{name}");
+        }
+        assert_eq!(size(&mut ben, name), len(&left), "{name}: his own");
+        // And it is hers to rename and to remove.
+        let other = format!("renamed-{name}");
+        assert_eq!(ann.ask(13, &[&path(name)]).code(), Some(0), "{name}: REMOVE");
+        put(&mut ann, name, &whole);
+        assert_eq!(ann.ask(18, &[&path(name), &path(&other)]).code(), Some(0), "{name}: RENAME");
+        assert_eq!(pair.fetch(&pair.delivered(&other)), whole);
+        assert_eq!(waiting(pair.alice(), name)["user"], "ben", "{name} is his still");
+        // Nor does it stand in the way of a rename to it.
+        put(&mut ann, "temporary.tmp", &whole);
+        let renamed = ann.ask(200, &[&string(b"posix-rename@openssh.com"), &path("temporary.tmp"), &path(name)]);
+        assert_eq!(renamed.code(), Some(0), "{name}: {renamed:?}");
+        assert_eq!(pair.fetch(&pair.delivered(name)), whole);
+        assert!(!outcomes(pair.alice(), name).contains(&"duplicate".to_owned()), "{name}");
+        assert_eq!(all_waiting(&pair).as_array().unwrap().len(), at + 1);
+    }
+}
