@@ -106,8 +106,9 @@ fn decided(core: &Core, file: Arrived, sign: Sign) -> Result<Landed, JournalErro
     queue(core, file, message, due(core, sign, now), now)
 }
 
-/// [`land`] without waiting for others, for a new file that does not [wait](waits): `then` is told on the journal's own thread,
-/// which it must not hold up. With `here`, this thread does the commit itself if it can, and waits for the disk.
+/// [`land`] without waiting for others, for a new file that does not [wait](waits) and beside which no other of its name was
+/// written: `then` is told on the journal's own thread, which it must not hold up. With `here`, this thread does the commit itself
+/// if it can, and waits for the disk.
 pub fn land_soon(
     core: &Arc<Core>,
     file: Arrived,
@@ -149,17 +150,22 @@ fn queue(core: &Core, file: Arrived, message: Message, due: Millis, now: Millis)
         .as_ref()
         .map(|row| row.store.clone())
         .filter(|store| *store != file.staged.key);
+    let (account, station, partner) = (file.account.clone(), file.station.clone(), file.partner.clone());
+    let (name, owner) = (file.name.clone(), file.owner.clone());
     let (upload, taken) = taken(core, file, message, due, now);
-    let (accepted, beside) = core.journal.write_sure_blocking(move |tx| {
+    let (accepted, beside, parts) = core.journal.write_sure_blocking(move |tx| {
         let beside = match &upload.replaces {
             Some(row) => tx.own_uploads(&row.account, &row.station, &row.partner, &row.name, &row.owner)?,
             None => Vec::new(),
         };
-        tx.accept_upload(upload, now).map(|accepted| (accepted, beside))
+        let accepted = tx.accept_upload(upload, now)?;
+        // An upload of its name that began earlier may have broken off meanwhile.
+        let parts = tx.remove_parts(&account, &station, &partner, &name, &owner)?;
+        Ok((accepted, beside, parts))
     })?;
     // Those that are named still stay.
     let beside = beside.into_iter().map(|row| row.store);
-    core.let_go_blocking(beside.chain(replaced).collect());
+    core.let_go_blocking(beside.chain(replaced).chain(parts).collect());
     Ok(taken.landed(core, accepted))
 }
 

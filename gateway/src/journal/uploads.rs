@@ -249,6 +249,16 @@ impl Tx<'_> {
         Ok(gone)
     }
 
+    /// Removes the parts of this name by this user, which a whole file has outdone. Gives their store keys.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn remove_parts(&self, account: &str, station: &str, partner: &str, name: &str, owner: &str) -> Result<Vec<String>> {
+        let sql = "DELETE FROM upload WHERE account = ?1 AND station = ?2 AND partner = ?3 AND name = ?4 AND owner = ?5 AND state = 'part'
+                   RETURNING store";
+        self.all(sql, [account, station, partner, name, owner], |row| Ok(row.get(0)?))
+    }
+
     /// Says of a file that waits why it does, if it still waits for the reason that is known here.
     ///
     /// # Errors

@@ -52,6 +52,8 @@ struct Open {
     size: AtomicU64,
     /// Another upload of its user has ended, and its bytes are counted elsewhere by now.
     is_stale: AtomicBool,
+    /// Another upload of its name has been open beside it, and may have left a part.
+    is_beside: AtomicBool,
     /// Locked behind the names.
     fate: Mutex<Fate>,
 }
@@ -105,6 +107,11 @@ impl Live {
     /// Whether what else its user has in `send` has to be counted again; told once.
     pub(super) fn is_stale(&self) -> bool {
         self.open.is_stale.swap(false, Ordering::SeqCst)
+    }
+
+    /// Whether another upload of its name was open at the same time.
+    pub(super) fn was_beside_another(&self) -> bool {
+        self.open.is_beside.load(Ordering::SeqCst)
     }
 
     /// Its path at this moment, and `None` if it was removed.
@@ -226,6 +233,7 @@ impl Desk {
             session,
             size: AtomicU64::new(0),
             is_stale: AtomicBool::new(false),
+            is_beside: AtomicBool::new(false),
             fate: Mutex::new(Fate {
                 path: path.to_owned(),
                 is_removed: false,
@@ -240,6 +248,7 @@ impl Desk {
             return None;
         }
         all.push(Arc::clone(&open));
+        are_beside(all);
         Some(Live {
             desk: Arc::clone(self),
             user: user.to_owned(),
@@ -265,7 +274,9 @@ impl Desk {
         if renamed.is_empty() {
             return false;
         }
-        names.live.entry(key(user, to)).or_default().extend(renamed);
+        let all = names.live.entry(key(user, to)).or_default();
+        all.extend(renamed);
+        are_beside(all);
         true
     }
 
@@ -385,6 +396,13 @@ fn key(user: &str, path: &str) -> Key {
     (user.to_owned(), path.to_owned())
 }
 
+/// Of several uploads of a name each has been beside another.
+fn are_beside(all: &[Arc<Open>]) {
+    if all.len() > 1 {
+        all.iter().for_each(|open| open.is_beside.store(true, Ordering::SeqCst));
+    }
+}
+
 /// The size of the upload that began last.
 fn latest(open: &[Arc<Open>]) -> Option<u64> {
     open.last().map(|open| open.size())
@@ -429,6 +447,23 @@ mod tests {
         let other = desk.write("v", 4, path, false).unwrap();
         second.outdo();
         assert_eq!([&first, &second, &third, &other].map(Live::is_outdone), [true, false, false, false]);
+    }
+
+    #[test]
+    fn an_upload_knows_of_others_that_were_open_beside_it() {
+        let desk = Arc::new(Desk::default());
+        let (path, temporary) = ("AS2/send/A/B/f", "AS2/send/A/B/f.tmp");
+        let first = desk.write("u", 1, path, false).unwrap();
+        let of_another = desk.write("v", 2, path, false).unwrap();
+        assert!(!first.was_beside_another() && !of_another.was_beside_another());
+        drop(desk.write("u", 3, path, false).unwrap());
+        assert!(first.was_beside_another(), "that one has ended");
+        let alone = desk.write("u", 4, temporary, false).unwrap();
+        drop(first);
+        let next = desk.write("u", 5, path, false).unwrap();
+        assert!(!alone.was_beside_another() && !next.was_beside_another());
+        assert!(desk.rename_live("u", 4, temporary, path));
+        assert!(alone.was_beside_another() && next.was_beside_another(), "by its new name");
     }
 
     #[test]

@@ -123,13 +123,14 @@ impl Writing {
         if !is_new || !is_free || layout::check_upload_name(at.name.as_bytes()).is_err() || tree.core.storage.check_room().is_err() {
             return None;
         }
+        // Before the look: what ends without being seen there was beside this one.
+        let live = tree.desk.write(&tree.user, tree.session, &at.path, false)?;
         let Ok(Sent::Nothing) = tree.sent(&at) else { return None };
         let start = Start {
             draft: tree.core.storage.draft(),
             replaces: None,
             taken_back: None,
         };
-        let live = tree.desk.write(&tree.user, tree.session, &at.path, false)?;
         Some(Box::new(Self::begin(tree, at, how, start, live)))
     }
 
@@ -436,7 +437,8 @@ impl Upload for Writing {
             )
         };
         let has_its_name = self.live.path().is_some_and(|path| path == self.at.path);
-        has_its_name && self.is_digested() && is_small_and_new && waits().is_none()
+        let was_alone = !self.live.was_beside_another();
+        has_its_name && was_alone && self.is_digested() && is_small_and_new && waits().is_none()
     }
 
     fn close_soon(mut self: Box<Self>, facts: &UploadFacts, closed: Closed) {

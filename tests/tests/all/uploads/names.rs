@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 use tests::packets::{Packets, string};
-use tests::{Pair, order};
+use tests::{Pair, order, wait_for};
 
-use super::{HOUR, PUT, SEND, opened, outcomes, waiting, writes};
+use super::{HOUR, PUT, SEND, broken_off, opened, outcomes, waiting, writes};
 
 /// The block of an OpenSSH that does not know the server's limits: what ends on it is parked.
 const BLOCK: usize = 32_768;
@@ -79,4 +79,43 @@ fn what_another_user_left_under_a_name_hides_nothing_of_ones_own() {
         assert!(!outcomes(pair.alice(), name).contains(&"duplicate".to_owned()), "{name}");
         assert_eq!(all_waiting(&pair).as_array().unwrap().len(), at + 1);
     }
+}
+
+#[test]
+fn what_an_earlier_session_leaves_hides_nothing_that_was_accepted() {
+    let pair = Pair::one_with(HOUR);
+    for (ends, (name, bytes)) in [("small.edi", vec![b'b'; 2_500]), ("large.edi", vec![b'b'; 100_000])]
+        .into_iter()
+        .enumerate()
+    {
+        let mut old = Packets::of(&pair.alice_user);
+        let handle = opened(&mut old, name, PUT);
+        writes(&mut old, &handle, 0, &[b'a'; 1_000]);
+        let mut new = Packets::of(&pair.alice_user);
+        let handle = opened(&mut new, name, PUT);
+        // Its line was cut, which is noticed while the other is open.
+        drop(old);
+        broken_off(pair.alice(), ends + 1);
+        pair.alice()
+            .wait("its part", |_| (all_waiting(&pair)[0]["state"] == "part").then_some(()));
+        for (at, block) in (0u64..).zip(bytes.chunks(BLOCK)) {
+            writes(&mut new, &handle, at * BLOCK as u64, block);
+        }
+        assert_eq!(new.ask(4, &[&handle]).code(), Some(0), "the promise");
+        assert_eq!(size(&mut new, name), len(&bytes), "{name}");
+        assert_eq!(all_waiting(&pair), Value::Array(vec![]), "{name}");
+        assert_eq!(new.ask(13, &[&path(name)]).code(), Some(0), "{name}: REMOVE");
+        assert_eq!(outcomes(pair.alice(), name), ["failed"], "{name} is cancelled");
+        put(&mut new, name, b"whole");
+        assert_eq!(size(&mut new, name), Some(5), "{name}");
+    }
+    pair.alice().set_clock(3700);
+    for name in ["small.edi", "large.edi"] {
+        assert_eq!(pair.fetch(&pair.delivered(name)), b"whole");
+    }
+    pair.alice().published();
+    let kept = pair.alice().path("data/store");
+    wait_for("the bytes of the parts to go", || {
+        tests::files_below(&kept).is_empty().then_some(())
+    });
 }
