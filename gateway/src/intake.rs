@@ -316,8 +316,8 @@ pub fn keep_part(core: &Core, file: Arrived, reason: WaitReason) -> Result<(), J
 ///
 /// # Errors
 /// The journal's.
-pub fn complete(core: &Core, row: UploadRow, name: &str) -> Result<Landed, JournalError> {
-    land(core, of_waiting(row, name), Sign::Finished)
+pub fn complete(core: &Core, row: UploadRow, name: &str, sign: Sign) -> Result<Landed, JournalError> {
+    land(core, of_waiting(row, name), sign)
 }
 
 /// An operator sends a file that waits in `send` as it is, under its own name or another: whatever it waits for does not

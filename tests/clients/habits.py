@@ -405,6 +405,35 @@ class Paramiko(Client):
         with self.sftp() as sftp, contextlib.suppress(Broken):
             sftp.put(self.local, self.remote, callback=look)
 
+    def breaks(self, sftp, blocks):
+        """A put whose program fails when so many blocks are written."""
+        def look(done, _):
+            if done >= blocks * 32_768:
+                raise Broken
+
+        with contextlib.suppress(Broken):
+            sftp.put(self.local, self.remote, callback=look)
+
+    def first(self):
+        with self.sftp() as sftp:
+            self.breaks(sftp, 1)
+
+    def cleaned(self):
+        """It looks whether the name is taken, clears it, and tries again."""
+        with self.sftp() as sftp:
+            for blocks in 3, 1:
+                self.breaks(sftp, blocks)
+                sftp.stat(self.remote)
+                sftp.remove(self.remote)
+            sftp.put(self.local, self.remote)
+
+    def looked(self):
+        """It looks at what is there, and puts it again over that."""
+        with self.sftp() as sftp:
+            self.breaks(sftp, 3)
+            sftp.stat(self.remote)
+            sftp.put(self.local, self.remote)
+
 
 class Asyncssh(Client):
     """asyncssh."""

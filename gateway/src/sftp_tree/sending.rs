@@ -10,10 +10,11 @@ use super::listing::{Sends, file_stat, seconds};
 use super::tree::{As2Tree, denied};
 use super::{failure, now, unchanged};
 use crate::clock::millis;
+use crate::intake::{self, Sign};
 use crate::journal::{UploadRow, UploadState, WaitReason};
 use crate::layout::{self, Place};
+use crate::lifecycle;
 use crate::message::{Message, State};
-use crate::{intake, lifecycle};
 
 /// Known pairs that a refusal names.
 const NAMED_PAIRS: usize = 5;
@@ -240,7 +241,7 @@ impl As2Tree {
             }
         }
         let former = self.sent(to)?;
-        let landed = intake::complete(&self.core, row, &to.name).map_err(unchanged)?;
+        let landed = intake::complete(&self.core, row, &to.name, Sign::Finished).map_err(unchanged)?;
         self.drop_former(former)?;
         self.desk.remember(&self.user, &to.path, size, mtime, now(&self.core));
         tracing::debug!(?landed, "rename completed an upload");
@@ -322,10 +323,10 @@ impl As2Tree {
         Ok(())
     }
 
-    /// Sends a parked file that looked broken off, after a sign that only a finished transfer gives.
-    fn confirm(&self, at: &SendPath, row: UploadRow, mtime: u64) -> Result<(), Fault> {
+    /// Accepts a parked file that looked broken off, after a sign of a finished transfer.
+    fn confirm(&self, at: &SendPath, row: UploadRow, mtime: u64, sign: Sign) -> Result<(), Fault> {
         let size = row.size;
-        intake::complete(&self.core, row, &at.name).map_err(unchanged)?;
+        intake::complete(&self.core, row, &at.name, sign).map_err(unchanged)?;
         self.desk.remember(&self.user, &at.path, size, mtime, now(&self.core));
         Ok(())
     }
@@ -338,7 +339,8 @@ impl As2Tree {
         looked_cut && row.owner == self.user && !temp && now(&self.core) - row.updated <= delay
     }
 
-    /// paramiko's `put` asks for the size when it is through, and at no other time.
+    /// paramiko's `put` asks for the size when it is through. So does a program that looks at what it broke off before it removes
+    /// it or puts it again: the release delay is its time to do so.
     pub(super) fn looked_back(&self, path: &VPath) -> Result<(), Fault> {
         let at = self.send_path(self.place(path)?.ok_or_else(denied)?)?;
         if self.desk.was_awaited(self.session, &at.path)
@@ -346,7 +348,7 @@ impl As2Tree {
             && self.may_confirm(&row)
         {
             let mtime = seconds(row.updated);
-            self.confirm(&at, *row, mtime)?;
+            self.confirm(&at, *row, mtime, Sign::Plain)?;
         }
         Ok(())
     }
@@ -380,7 +382,7 @@ impl As2Tree {
                     && self.may_confirm(&row)
                 {
                     // Only a client that finished its transfer sets times right afterwards (sftp.md §4.2, S4).
-                    self.confirm(at, *row, mtime)?;
+                    self.confirm(at, *row, mtime, Sign::Finished)?;
                 }
                 Ok(())
             }

@@ -254,8 +254,11 @@ impl Writing {
             Sign::Interrupted(WaitReason::Short)
         } else if facts.writes == 0 && self.replaces.as_ref().is_some_and(was_cut) {
             Sign::Interrupted(WaitReason::NothingAdded)
-        } else if facts.ends_on_full_block() && (facts.writes > 1 || usize::try_from(facts.block_len) == Ok(sftp_front::MAX_DATA)) {
-            // One block of the old length is just a small file. Under a temporary name the rename will tell.
+        } else if facts.ends_on_full_block()
+            && (facts.writes > 1 || usize::try_from(facts.block_len) == Ok(sftp_front::MAX_DATA) || facts.client_looks_back())
+        {
+            // One block of the old length is just a small file, unless its client will say so. Under a temporary name the rename
+            // will tell.
             let is_temp = layout::matches_any(&self.at.name, &self.core.config.uploads.temp_names);
             let will_tell = is_temp && facts.client_renames_only_what_is_whole();
             if will_tell {

@@ -20,9 +20,24 @@ fn paramiko_and_its_habits() {
 #[test]
 fn paramiko_says_by_stat_that_a_file_of_whole_blocks_is_complete() {
     let scene = Scene::of("paramiko");
-    let bytes = content().repeat(2)[..BLOCK * 20].to_vec();
-    let _ = scene.drives("put", "whole.bin", &bytes).ok();
-    scene.is_sent_once("whole.bin", &bytes);
+    for blocks in [1, 20] {
+        let (name, bytes) = (format!("whole-{blocks}.bin"), content().repeat(2)[..BLOCK * blocks].to_vec());
+        let _ = scene.drives("put", &name, &bytes).ok();
+        scene.is_sent_once(&name, &bytes);
+    }
+}
+
+#[test]
+fn what_paramiko_breaks_off_is_not_sent_by_a_look_at_it() {
+    let scene = Scene::of("paramiko");
+    scene.sends(&["cleaned", "looked"]);
+}
+
+#[test]
+fn what_paramiko_breaks_off_after_its_first_block_is_not_sent() {
+    let scene = Scene::of("paramiko");
+    let _ = scene.drives("first", "first.bin", &content()).ok();
+    scene.is_kept_back("first.bin");
 }
 
 #[test]
