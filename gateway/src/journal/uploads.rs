@@ -71,6 +71,12 @@ impl WaitReason {
         use WaitReason::{AppendCut, FullBlock, NothingAdded, Short};
         matches!(self, AppendCut | FullBlock | Short | NothingAdded)
     }
+
+    /// It was accepted, until something was opened to take its place.
+    #[must_use]
+    pub fn is_taken_back(self) -> bool {
+        matches!(self, WaitReason::TakenBack | WaitReason::GoneOnWith)
+    }
 }
 
 /// A file in `send` that is no message.

@@ -218,6 +218,10 @@ impl As2Tree {
         if row.state == UploadState::Part {
             return Err(Fault::Failure("this upload was broken off; finish it first".to_owned()));
         }
+        if row.reason.is_taken_back() {
+            // Under another name it would wait for ever, and what is written in its place take its name nonetheless.
+            return Err(Fault::Failure(format!("{} is being written again; finish that first", from.name)));
+        }
         if !replace && !matches!(self.sent(to)?, Sent::Nothing) {
             return Err(Fault::Failure(format!("{} exists already", to.name)));
         }

@@ -119,3 +119,29 @@ fn what_an_earlier_session_leaves_hides_nothing_that_was_accepted() {
         tests::files_below(&kept).is_empty().then_some(())
     });
 }
+
+#[test]
+fn a_file_that_is_written_again_is_not_renamed_by_another_session() {
+    let pair = Pair::one_with(HOUR);
+    let mut first = Packets::of(&pair.alice_user);
+    // With truncation, and to go on with it.
+    for (name, flags) in [("again.edi", PUT), ("longer.edi", 0x02)] {
+        put(&mut first, name, &order(1));
+        let mut second = Packets::of(&pair.alice_user);
+        let handle = opened(&mut second, name, flags);
+        let begin = if flags == PUT { 0 } else { len(&order(1)).unwrap() };
+        writes(&mut second, &handle, begin, b"order two");
+        let refused = first.ask(18, &[&path(name), &path("final.edi")]);
+        assert_eq!(refused.code(), Some(4), "{name}: {refused:?}");
+        assert!(
+            String::from_utf8_lossy(&refused.text()).contains("is being written again"),
+            "{refused:?}"
+        );
+        assert_eq!(second.ask(4, &[&handle]).code(), Some(0));
+        assert_eq!(size(&mut first, name), Some(begin + 9), "{name}");
+    }
+    assert_eq!(all_waiting(&pair), Value::Array(vec![]));
+    // Now it is.
+    assert_eq!(first.ask(18, &[&path("again.edi"), &path("final.edi")]).code(), Some(0));
+    assert_eq!(pair.fetch(&pair.delivered("final.edi")), b"order two");
+}
