@@ -480,15 +480,30 @@ pub fn bring_back(core: &Arc<Core>, row: UploadRow) {
     );
 }
 
+/// What was taken back and gone on with broke off: a beginning, which goes out no more and keeps no name. Waits for nobody.
+pub fn let_name_go(core: &Core, row: UploadRow) {
+    core.journal.write_then(
+        move |tx| tx.free_taken_back(&row),
+        |freed| {
+            if let Err(error) = freed {
+                tracing::warn!(%error, "the name of a beginning stays taken for a while");
+            }
+        },
+    );
+}
+
 /// Brings back what a server that is gone had taken back. For blocking threads.
 ///
 /// # Errors
 /// The journal's.
 pub fn bring_all_back(core: &Arc<Core>) -> Result<(), JournalError> {
-    let rows = core.journal.read(|tx| tx.all_uploads())?;
-    rows.into_iter()
-        .filter(|row| row.reason == WaitReason::TakenBack)
-        .for_each(|row| bring_back(core, row));
+    for row in core.journal.read(|tx| tx.all_uploads())? {
+        match row.reason {
+            WaitReason::TakenBack => bring_back(core, row),
+            WaitReason::GoneOnWith => let_name_go(core, row),
+            _ => {}
+        }
+    }
     Ok(())
 }
 

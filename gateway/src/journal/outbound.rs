@@ -271,6 +271,14 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn withdraw(&self, id: &str, delay_only: bool, code: &str, reason: &str, now: Millis) -> Result<Option<Message>> {
+        let before = self.withdraw_and_keep_name(id, delay_only, code, reason, now)?;
+        if let Some(before) = &before {
+            self.free_window(before, now)?;
+        }
+        Ok(before)
+    }
+
+    fn withdraw_and_keep_name(&self, id: &str, delay_only: bool, code: &str, reason: &str, now: Millis) -> Result<Option<Message>> {
         let Some(before) = self.message(id)? else { return Ok(None) };
         let untouched = before.state == State::Queued && before.message_id.is_empty() && before.attempts == 0;
         if !untouched || self.job_is_held(JobKind::Send, id, now)? || (delay_only && !self.job_waits(JobKind::Send, id, now)?) {
@@ -284,18 +292,18 @@ impl Tx<'_> {
         after.finished = Some(now);
         self.update_message(&after, &[State::Queued])?;
         self.finish_job(JobKind::Send, id)?;
-        self.free_window(&after, now)?;
         self.record_message("message.cancelled", &after, now)?;
         Ok(Some(before))
     }
 
     /// [`Tx::withdraw`] within the release delay; its bytes wait in `send` again, until [`Tx::bring_back`] or a later upload of
-    /// the name. Gives their row, or `None` if it is too late.
+    /// the name, which stays taken [as long as they do](Tx::free_taken_back). Gives their row, or `None` if it is too late.
     ///
     /// # Errors
     /// The database's.
     pub fn park_accepted(&self, id: &str, now: Millis) -> Result<Option<UploadRow>> {
-        let Some(message) = self.withdraw(id, true, "cancelled", WaitReason::TakenBack.text(), now)? else {
+        let reason = WaitReason::TakenBack.text();
+        let Some(message) = self.withdraw_and_keep_name(id, true, "cancelled", reason, now)? else {
             return Ok(None);
         };
         let row = UploadRow {
@@ -322,17 +330,34 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn bring_back(&self, upload: NewUpload, now: Millis) -> Result<Option<Accepted>> {
-        let waits = match &upload.replaces {
-            Some(row) => self
-                .own_uploads(&row.account, &row.station, &row.partner, &row.name, &row.owner)?
-                .contains(row),
-            None => false,
-        };
-        if waits {
-            self.accept_upload(upload, now).map(Some)
-        } else {
-            Ok(None)
+        let Some(row) = &upload.replaces else { return Ok(None) };
+        let waiting = self.own_uploads(&row.account, &row.station, &row.partner, &row.name, &row.owner)?;
+        if waiting.contains(row) {
+            return self.accept_upload(upload, now).map(Some);
         }
+        self.free_taken_back(row)?;
+        Ok(None)
+    }
+
+    /// Frees the name of an accepted file that was taken back and waits still: it goes out no more.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn free_taken_back(&self, row: &UploadRow) -> Result<()> {
+        // The window is that of the message that it was.
+        self.db
+            .prepare_cached(
+                "DELETE FROM name_window WHERE account = ?1 AND scope = ?2 AND name_key = ?3
+                 AND EXISTS (SELECT 1 FROM message WHERE id = name_window.message AND detail ->> '$.payload' = ?4)
+                 AND EXISTS (SELECT 1 FROM upload WHERE store = ?4)",
+            )?
+            .execute(params![
+                row.account,
+                lane(&row.station, &row.partner),
+                layout::name_key(&row.name),
+                row.store
+            ])?;
+        Ok(())
     }
 
     /// Ends the release delay, or the wait for the next try.

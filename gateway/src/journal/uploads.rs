@@ -221,11 +221,14 @@ impl Tx<'_> {
         known.collect()
     }
 
-    /// Removes an upload row.
+    /// Removes an upload row. An accepted file that was taken back keeps its name no longer.
     ///
     /// # Errors
     /// The database's.
     pub fn remove_upload(&self, row: &UploadRow) -> Result<bool> {
+        if row.reason.is_taken_back() {
+            self.free_taken_back(row)?;
+        }
         let gone = self
             .db
             .prepare_cached(

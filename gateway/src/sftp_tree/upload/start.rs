@@ -151,7 +151,12 @@ impl TakenBack {
 
 impl Drop for TakenBack {
     fn drop(&mut self) {
-        if self.desk.end_hold(&self.row.store) && !self.is_gone_on_with {
+        if !self.desk.end_hold(&self.row.store) {
+            return;
+        }
+        if self.is_gone_on_with {
+            intake::let_name_go(&self.core, self.row.clone());
+        } else {
             intake::bring_back(&self.core, self.row.clone());
         }
     }

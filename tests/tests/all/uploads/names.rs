@@ -145,3 +145,52 @@ fn a_file_that_is_written_again_is_not_renamed_by_another_session() {
     assert_eq!(first.ask(18, &[&path("again.edi"), &path("final.edi")]).code(), Some(0));
     assert_eq!(pair.fetch(&pair.delivered("final.edi")), b"order two");
 }
+
+#[test]
+fn a_file_keeps_its_name_while_it_is_written_again() {
+    let pair = Pair::one_with(HOUR);
+    let mut ben = Packets::of(&pair.alice().user("ben"));
+    let states = |name: &str| {
+        let mut states = outcomes(pair.alice(), name);
+        states.sort_unstable();
+        states
+    };
+    // Hers was accepted first: it goes out, whatever comes of the second.
+    for (ends, name) in ["broken.edi", "finished.edi"].into_iter().enumerate() {
+        let mut ann = Packets::of(&pair.alice_user);
+        put(&mut ann, name, &order(1));
+        let handle = opened(&mut ann, name, PUT);
+        writes(&mut ann, &handle, 0, &order(2));
+        put(&mut ben, name, &order(3));
+        assert_eq!(states(name), ["duplicate", "failed"], "{name}");
+        if ends == 0 {
+            drop(ann);
+            broken_off(pair.alice(), 1);
+        } else {
+            assert_eq!(ann.ask(4, &[&handle]).code(), Some(0));
+        }
+        pair.alice().wait("hers to be accepted", |_| {
+            (states(name) == ["duplicate", "failed", "queued"]).then_some(())
+        });
+    }
+    // What she removed, and a beginning that broke off, keep no name.
+    let mut ann = Packets::of(&pair.alice_user);
+    put(&mut ann, "removed.edi", &order(1));
+    let handle = opened(&mut ann, "removed.edi", PUT);
+    assert_eq!(ann.ask(13, &[&path("removed.edi")]).code(), Some(0));
+    put(&mut ben, "removed.edi", &order(4));
+    assert_eq!(ann.ask(4, &[&handle]).code(), Some(4));
+    put(&mut ann, "begun.edi", &order(1));
+    let handle = opened(&mut ann, "begun.edi", 0x02);
+    writes(&mut ann, &handle, len(&order(1)).unwrap(), b"more");
+    drop(ann);
+    broken_off(pair.alice(), 3);
+    pair.alice().wait("the name to be free", |gateway| {
+        put(&mut ben, "begun.edi", &order(4));
+        outcomes(gateway, "begun.edi").contains(&"queued".to_owned()).then_some(())
+    });
+    pair.alice().set_clock(3700);
+    for (name, content) in [("broken.edi", 1), ("finished.edi", 2), ("removed.edi", 4), ("begun.edi", 4)] {
+        assert_eq!(pair.fetch(&pair.delivered(name)), order(content), "{name}");
+    }
+}
