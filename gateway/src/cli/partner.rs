@@ -12,11 +12,14 @@ use serde_json::{Value, json};
 use super::error::DONE;
 use super::output::{Cell, List, facts};
 use super::settings::{OfPartner, Settings};
+use super::upload::note_left;
 use super::{CertificateFile, Ctx, Outcome, cert, check, partner_test};
 use crate::gateway::Core;
+use crate::hint::option;
 use crate::manage::certificates::colons;
 use crate::manage::partner_test::Test;
 use crate::manage::partners::{self, NewPartner};
+use crate::manage::uploads::Filter;
 use crate::manage::{Result, objects};
 use crate::objects::Objects;
 use crate::partner::{Blocked, Partner};
@@ -141,6 +144,12 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             let text = format!("Partner {id} {removed}; its certificates and records stay");
             ctx.printer
                 .done(&json!({ "as2_id": id, "removed": !ctx.dry_run() }), &ctx.would(text));
+            let list = option("partner", &id);
+            let filter = Filter {
+                partner: Some(id),
+                ..Filter::default()
+            };
+            note_left(ctx, &core, filter, &list)?;
         }
         Verb::Test {
             id,

@@ -9,12 +9,14 @@ use serde_json::{Value, json};
 use super::error::DONE;
 use super::output::{Cell, List, facts};
 use super::settings::{OfStation, Settings};
+use super::upload::note_left;
 use super::{CertificateFile, Ctx, Outcome, check, output};
 use crate::certificate::taken_over;
 use crate::gateway::Core;
-use crate::hint::command;
+use crate::hint::{command, option};
 use crate::manage::certificates::day;
 use crate::manage::stations::{self, NewStation};
+use crate::manage::uploads::Filter;
 use crate::manage::{Result, objects, rules};
 use crate::objects::Objects;
 use crate::station::Station;
@@ -139,6 +141,12 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             let text = format!("Station {id} {removed}; its certificates stay: as2gate cert list");
             ctx.printer
                 .done(&json!({ "as2_id": id, "removed": !ctx.dry_run() }), &ctx.would(text));
+            let list = option("station", &id);
+            let filter = Filter {
+                station: Some(id),
+                ..Filter::default()
+            };
+            note_left(ctx, &core, filter, &list)?;
         }
         Verb::Profile { id, out } => profile(ctx, &core, &id, out)?,
     }

@@ -133,6 +133,20 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
     }
 }
 
+/// Says what still waits for a station or a partner that is removed.
+pub(super) fn note_left(ctx: &Ctx, core: &Core, mut filter: Filter, list: &str) -> Result<()> {
+    filter.account = ctx.account().map(str::to_owned);
+    let files = match uploads::list(core, &filter)?.len() {
+        0 => return Ok(()),
+        1 => "1 file still waits".to_owned(),
+        n => format!("{n} files still wait"),
+    };
+    ctx.printer.note(&format!(
+        "note: {files} in send, and would be there for the next of that id: as2gate upload list {list}"
+    ));
+    Ok(())
+}
+
 fn chosen(core: &Core, filter: &Filter, names: &[String]) -> Result<Vec<UploadRow>> {
     let mut rows: Vec<UploadRow> = Vec::new();
     for name in names {

@@ -199,6 +199,15 @@ impl Tx<'_> {
         Ok(query.query_row([account, user], |row| Ok((row.get(0)?, row.get(1)?)))?)
     }
 
+    /// What waits in `send` of an account, or below a station or for a partner of it.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn uploads_below(&self, account: &str, station: Option<&str>, partner: Option<&str>) -> Result<Vec<UploadRow>> {
+        let sql = uploads!("account = ?1 AND (?2 IS NULL OR station = ?2) AND (?3 IS NULL OR partner = ?3) ORDER BY name");
+        self.all(sql, params![account, station, partner], read_upload)
+    }
+
     /// Every upload row.
     ///
     /// # Errors

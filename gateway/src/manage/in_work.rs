@@ -1,10 +1,12 @@
 //! Messages in work go by the names of their station and partner, and those that are not checked yet by the station's keys: none
-//! of these leaves before they have ended. Under a name that somebody else has got they would go to the wrong one.
+//! of these leaves before they have ended. Under a name that somebody else has got they would go to the wrong one. So would an
+//! accepted file that was opened for writing again.
 
 use super::{Change, Refusal};
 use crate::certificate::Certificate;
-use crate::hint::option;
-use crate::journal::{self, InWork, Tx};
+use crate::hint::{command, option};
+use crate::journal::{self, InWork, Tx, UploadRow};
+use crate::layout;
 use crate::message::Id;
 use crate::objects::{ObjectKind, Objects};
 use crate::station::Station;
@@ -69,35 +71,48 @@ pub(super) fn refused(tx: &Tx<'_>, leaving: &[Leaving]) -> journal::Result<Optio
         if found.count > 0 {
             return Ok(Some(leaving.refusal(&found)));
         }
+        let waiting = match leaving {
+            Leaving::Account(id) => tx.uploads_below(id, None, None),
+            Leaving::Station(account, id) => tx.uploads_below(account, Some(id), None),
+            Leaving::Partner(account, id) => tx.uploads_below(account, None, Some(id)),
+            Leaving::Key(..) => Ok(Vec::new()),
+        }?;
+        if let Some(row) = waiting.iter().find(|row| row.reason.is_taken_back()) {
+            return Ok(Some(leaving.kept_by(row)));
+        }
     }
     Ok(None)
 }
 
 impl Leaving {
+    /// What cannot be done.
+    fn what(&self) -> String {
+        match self {
+            Leaving::Account(id) => format!("cannot remove account {id}"),
+            Leaving::Station(_, id) => format!("cannot remove or rename station {id}"),
+            Leaving::Partner(_, id) => format!("cannot remove or rename partner {id}"),
+            Leaving::Key(_, station, certificate) => format!("cannot take key pair {certificate} from station {station}"),
+        }
+    }
+
+    fn kept_by(&self, row: &UploadRow) -> Refusal {
+        let why = format!("{} of {} waits in send: {}", row.name, row.owner, row.reason.text());
+        let path = format!("{}/{}", layout::send_dir(&row.station, &row.partner), row.name);
+        let hint = format!("let that upload end, or take the file away: {}", command("upload rm", &path, ""));
+        Refusal::failed("in-use", self.what(), why, hint)
+    }
+
     fn refusal(&self, found: &InWork) -> Refusal {
-        let (what, why, list) = match self {
-            Leaving::Account(id) => (
-                format!("cannot remove account {id}"),
-                its_messages(found),
-                format!("--account {id}"),
-            ),
-            Leaving::Station(_, id) => (
-                format!("cannot remove or rename station {id}"),
-                its_messages(found),
-                option("station", id),
-            ),
-            Leaving::Partner(_, id) => (
-                format!("cannot remove or rename partner {id}"),
-                its_messages(found),
-                option("partner", id),
-            ),
-            Leaving::Key(_, station, certificate) => (
-                format!("cannot take key pair {certificate} from station {station}"),
+        let (why, list) = match self {
+            Leaving::Account(id) => (its_messages(found), format!("--account {id}")),
+            Leaving::Station(_, id) => (its_messages(found), option("station", id)),
+            Leaving::Partner(_, id) => (its_messages(found), option("partner", id)),
+            Leaving::Key(_, station, _) => (
                 format!("{} received messages may be encrypted to it and are not checked yet", found.count),
                 format!("--state received {}", option("station", station)),
             ),
         };
-        Refusal::failed("in-use", what, why, let_end(found, &list))
+        Refusal::failed("in-use", self.what(), why, let_end(found, &list))
     }
 }
 

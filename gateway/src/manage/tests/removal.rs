@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::intake::{self, Arrived, Sign};
-use crate::journal::{Claim, Filing, JobKind, JournalError};
+use crate::journal::{Claim, Filing, JobKind, JournalError, UploadRow, UploadState, WaitReason};
 use crate::storage::Staged;
 
 /// A received message with its body, as its claim.
@@ -121,6 +121,56 @@ async fn every_door_waits_for_what_is_in_work_and_names_what_ends_it() {
     }
     let removed = doors(&place, false).await.remove(0);
     removed.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_accepted_file_that_is_written_again_keeps_its_pair() {
+    let place = place().await;
+    let core = &place.core;
+    plain_pair(core).await;
+    let row = |reason, state| UploadRow {
+        account: "acme".to_owned(),
+        station: "ALICE".to_owned(),
+        partner: "BOB".to_owned(),
+        name: "order.edi".to_owned(),
+        owner: "ann".to_owned(),
+        state,
+        reason,
+        store: "j:1".to_owned(),
+        size: 3,
+        sha256: String::new(),
+        created: START,
+        updated: START,
+    };
+    for reason in [WaitReason::TakenBack, WaitReason::GoneOnWith] {
+        let waits = row(reason, UploadState::Parked);
+        core.journal.write(move |tx| tx.put_upload(&waits)).await.unwrap();
+        for dry_run in [true, false] {
+            for door in doors(&place, dry_run).await {
+                let refusal = door.unwrap_err();
+                assert_eq!(refusal.code, "in-use", "{reason}");
+                assert!(refusal.why.contains("order.edi of ann waits in send"), "{refusal:?}");
+                let cure = "as2gate upload rm AS2/send/ALICE/BOB/order.edi";
+                assert!(refusal.hint.ends_with(cure), "{refusal:?}");
+            }
+        }
+    }
+    // What was never accepted is no reason.
+    for (reason, state) in [
+        (WaitReason::TemporaryName, UploadState::Parked),
+        (WaitReason::BrokenOff, UploadState::Part),
+        (WaitReason::Empty, UploadState::Ignored),
+    ] {
+        let (waits, former) = (row(reason, state), row(WaitReason::GoneOnWith, UploadState::Parked));
+        let put = core.journal.write(move |tx| {
+            tx.remove_upload(&former)?;
+            tx.put_upload(&waits)
+        });
+        put.await.unwrap();
+        for door in doors(&place, true).await {
+            door.unwrap();
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

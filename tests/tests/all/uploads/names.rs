@@ -194,3 +194,25 @@ fn a_file_keeps_its_name_while_it_is_written_again() {
         assert_eq!(pair.fetch(&pair.delivered(name)), order(content), "{name}");
     }
 }
+
+#[test]
+fn what_waits_for_a_partner_is_not_handed_on_unseen() {
+    let pair = Pair::one_with(HOUR);
+    let mut client = Packets::of(&pair.alice_user);
+    put(&mut client, "order.edi", &order(1));
+    put(&mut client, "later.tmp", &order(2));
+    let handle = opened(&mut client, "order.edi", PUT);
+    // The next BOB would get it, if this upload broke off.
+    let refused = pair.alice().cli(&["partner", "rm", "BOB", "-y"]);
+    assert_eq!(refused.code, 1, "{refused}");
+    assert!(
+        refused.stderr.contains("as2gate upload rm AS2/send/ALICE/BOB/order.edi"),
+        "{refused}"
+    );
+    assert_eq!(client.ask(13, &[&path("order.edi")]).code(), Some(0));
+    assert_eq!(client.ask(4, &[&handle]).code(), Some(4), "it was removed");
+    let removed = pair.alice().cli(&["partner", "rm", "BOB", "-y"]);
+    assert_eq!(removed.code, 0, "{removed}");
+    let note = "1 file still waits in send, and would be there for the next of that id: as2gate upload list --partner BOB";
+    assert!(removed.stderr.contains(note), "{removed}");
+}
