@@ -269,10 +269,11 @@ fn put(core: &Core, row: UploadRow, blob: Option<Blob>, replaces: Option<UploadR
     let let_go = core.journal.write_blocking(move |tx| {
         let mut let_go = Vec::new();
         let is_part = row.state == UploadState::Part;
-        // What came under the name since it was opened was promised; a part never was.
+        // What came under the name since it was opened was promised; a part never was, and of two the longer is kept.
         let present = tx.own_uploads(&row.account, &row.station, &row.partner, &row.name, &row.owner)?;
         let is_former = |present: &UploadRow| replaces.as_ref().is_some_and(|old| old.store == present.store);
-        if is_part && !present.is_empty() && !present.iter().any(is_former) {
+        let stays = |present: &UploadRow| present.state != UploadState::Part || present.size >= row.size;
+        if is_part && present.iter().any(stays) && !present.iter().any(is_former) {
             let_go.push(row.store);
         } else {
             if let Some((key, bytes)) = &blob {

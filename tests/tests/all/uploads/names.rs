@@ -216,3 +216,27 @@ fn what_waits_for_a_partner_is_not_handed_on_unseen() {
     let note = "1 file still waits in send, and would be there for the next of that id: as2gate upload list --partner BOB";
     assert!(removed.stderr.contains(note), "{removed}");
 }
+
+#[test]
+fn of_two_parts_the_longer_is_kept() {
+    let pair = Pair::one_with(HOUR);
+    for (round, (name, order)) in [("longer-last.edi", [1_000, 30_000]), ("longer-first.edi", [30_000, 1_000])]
+        .into_iter()
+        .enumerate()
+    {
+        let mut sessions = order.map(|bytes| {
+            let mut client = Packets::of(&pair.alice_user);
+            let handle = opened(&mut client, name, PUT);
+            writes(&mut client, &handle, 0, &vec![b'x'; bytes]);
+            Some(client)
+        });
+        for (at, session) in sessions.iter_mut().enumerate() {
+            drop(session.take());
+            broken_off(pair.alice(), 2 * round + at + 1);
+        }
+        let mut client = Packets::of(&pair.alice_user);
+        pair.alice()
+            .wait("the longer part", |_| (waiting(pair.alice(), name)["size"] == 30_000).then_some(()));
+        assert_eq!(size(&mut client, name), Some(30_000), "{name}");
+    }
+}
