@@ -16,6 +16,8 @@ use crate::manage::{Refusal, RefusalKind, Result, blocking};
 use crate::message::Message;
 use crate::storage::{Staged, StorageError};
 
+/// Who owns what comes from the command line: no SFTP user may be named so.
+const SENDER: &str = "(as2gate)";
 /// Bytes read at once from a local file.
 const PIECE: usize = 256 * 1024;
 
@@ -76,7 +78,7 @@ fn queue_file(core: &Core, account: String, station: String, partner: String, wh
         account,
         station,
         partner: partner.clone(),
-        owner: "as2gate".to_owned(),
+        owner: SENDER.to_owned(),
         name: what.name,
         staged,
         sha256,

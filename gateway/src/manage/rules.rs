@@ -64,6 +64,9 @@ pub fn noun(kind: ObjectKind) -> &'static str {
     }
 }
 
+/// The user that messages from the command line name in journals of before.
+const FORMER_SENDER: &str = "as2gate";
+
 /// Names that are unique on the server keep their account.
 fn check_owner(before: &Objects, object: &Object) -> Result<()> {
     let other = match object {
@@ -85,6 +88,12 @@ fn check_owner(before: &Objects, object: &Object) -> Result<()> {
         && before.user(&user.name).is_some_and(|u| u.name != user.name)
     {
         return Err(taken("a user of that name exists; upper and lower case do not tell users apart"));
+    }
+    if let Object::User(user) = object
+        && user.name.eq_ignore_ascii_case(FORMER_SENDER)
+        && other.is_none()
+    {
+        return Err(taken("that user would own what `as2gate send` has queued"));
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tests::process::{free_port, run, run_with, tool};
-use tests::{Gateway, Shared, files_below, wait_for};
+use tests::{Gateway, Pair, Shared, files_below, wait_for};
 
 static GATEWAY: Shared<Gateway> = Shared::new();
 
@@ -231,6 +231,23 @@ fn user_names_follow_the_vendors_rule() {
         0,
         "unique ignoring case"
     );
+}
+
+#[test]
+fn nobody_owns_what_the_command_line_sends() {
+    let pair = Pair::one_gateway();
+    let (alice, key) = (pair.alice(), pair.alice().ssh_key("sender", "ed25519"));
+    let file = alice.file("order.edi", b"an order");
+    let send = ["send", "--from", "ALICE", "--to", "BOB", file.to_str().unwrap()];
+    alice.ok(&send);
+    let id = alice.messages_of("out", "order.edi")[0]["id"].as_str().unwrap().to_owned();
+    let sent = alice.show(&id);
+    let owner = sent["user"].as_str().unwrap();
+    // Neither the name of today nor that of earlier journals.
+    for name in [owner, "as2gate", "AS2gate"] {
+        let told = alice.cli(&["user", "add", name, "--public-key", &format!("{}.pub", key.display())]);
+        assert_ne!(told.code, 0, "{name}: {told}");
+    }
 }
 
 #[test]
