@@ -437,14 +437,15 @@ pub fn rename_pending(core: &Core, old: &Message, name: &str) -> Result<Option<L
     }))
 }
 
-/// Takes an accepted upload back while nobody has touched it; the row as it was, or `None` if it is too late.
+/// Takes an accepted upload back while nobody has touched it, with `delay_only` while its release delay is running; the row as it
+/// was, or `None` if it is too late.
 ///
 /// # Errors
 /// The journal's.
-pub fn withdraw(core: &Core, id: &str, reason: &'static str) -> Result<Option<Message>, JournalError> {
+pub fn withdraw(core: &Core, id: &str, delay_only: bool, reason: &'static str) -> Result<Option<Message>, JournalError> {
     let (id, now) = (id.to_owned(), core.clock.now());
     core.journal
-        .write_blocking(move |tx| tx.withdraw(&id, false, "cancelled", reason, now))
+        .write_blocking(move |tx| tx.withdraw(&id, delay_only, "cancelled", reason, now))
 }
 
 /// Takes back an accepted upload whose release delay is running still, into a file that waits in `send`: what was promised stays

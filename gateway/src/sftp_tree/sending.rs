@@ -11,7 +11,7 @@ use super::tree::{As2Tree, denied};
 use super::{failure, now, unchanged};
 use crate::clock::millis;
 use crate::intake::{self, Sign};
-use crate::journal::{UploadRow, UploadState, WaitReason};
+use crate::journal::{Tx, UploadRow, UploadState, WaitReason};
 use crate::layout::{self, Place};
 use crate::lifecycle;
 use crate::message::{Message, State};
@@ -36,6 +36,11 @@ pub(super) enum Sent {
     Waits(Box<UploadRow>),
     /// Nothing that the journal knows.
     Nothing,
+}
+
+/// What a client gets that would change what is on its way.
+pub(super) fn accepted(message: &Message) -> Fault {
+    Fault::PermissionDenied(format!("already accepted for sending as {}", message.id))
 }
 
 /// What a rename makes of a file that waits.
@@ -113,6 +118,13 @@ impl As2Tree {
         })
     }
 
+    /// The user's own message in work under a name, whatever stands before it.
+    pub(super) fn own_message(&self, at: &SendPath) -> Result<Option<Message>, Fault> {
+        let read = |tx: &Tx<'_>| tx.message_in_send(&self.account, &at.station, &at.partner, &at.name);
+        let message = self.core.journal.read_few(read).map_err(failure)?;
+        Ok(message.filter(|message| message.detail.user == self.user))
+    }
+
     pub(super) fn stat_send(&self, at: &SendPath) -> Result<Stat, Fault> {
         if let Some((size, mtime)) = self.desk.live(&self.user, &at.path) {
             return Ok(file_stat(size, mtime.unwrap_or_else(|| seconds(now(&self.core))), 0o640));
@@ -169,10 +181,14 @@ impl As2Tree {
         ))
     }
 
-    /// Takes back an accepted file of this name, if nobody has worked on it yet.
-    fn take_back(&self, message: &Message, reason: &'static str) -> Result<Message, Fault> {
-        let taken = intake::withdraw(&self.core, message.id.as_str(), reason).map_err(failure)?;
-        taken.ok_or_else(|| Fault::PermissionDenied(format!("already accepted for sending as {}", message.id)))
+    /// Takes back an accepted file for good; false if somebody has worked on it already, or its release delay had to be running.
+    fn cancel(&self, message: &Message, delay_only: bool) -> Result<bool, Fault> {
+        let reason = "removed by its user before it was sent";
+        let taken = intake::withdraw(&self.core, message.id.as_str(), delay_only, reason).map_err(failure)?;
+        let was_taken = taken.is_some();
+        self.core
+            .let_go_blocking(taken.into_iter().map(|before| before.detail.payload).collect());
+        Ok(was_taken)
     }
 
     pub(super) fn remove_send(&self, at: &SendPath) -> Result<(), Fault> {
@@ -190,12 +206,17 @@ impl As2Tree {
         match self.sent(at)? {
             Sent::Waits(row) if row.owner != self.user => Err(denied()),
             Sent::Message(message) if message.detail.user != self.user => Err(denied()),
-            former @ Sent::Waits(_) => self.drop_former(former),
-            Sent::Message(message) => {
-                let before = self.take_back(&message, "removed by its user before it was sent")?;
-                self.core.let_go_blocking(vec![before.detail.payload]);
+            Sent::Waits(row) => {
+                let is_part = row.state == UploadState::Part;
+                self.drop_former(Sent::Waits(row))?;
+                if is_part && let Some(message) = self.own_message(at)? {
+                    // What the part was to take the place of.
+                    self.cancel(&message, true)?;
+                }
                 Ok(())
             }
+            Sent::Message(message) if self.cancel(&message, false)? => Ok(()),
+            Sent::Message(message) => Err(accepted(&message)),
             // Not listed, whatever STAT still tells of it: programs that remove a name before they rename another to it take no
             // other refusal than this (Spring Integration).
             Sent::Nothing => {
@@ -312,7 +333,7 @@ impl As2Tree {
                 return Ok(());
             }
         }
-        Err(Fault::PermissionDenied(format!("already accepted for sending as {}", message.id)))
+        Err(accepted(message))
     }
 
     /// Lets go of the user's own file that waited under a name: it was removed, or a rename has put a message in its place
@@ -392,7 +413,7 @@ impl As2Tree {
             }
             Sent::Message(message) => {
                 if set.size.is_some_and(|size| size != message.size) {
-                    return Err(Fault::PermissionDenied(format!("already accepted for sending as {}", message.id)));
+                    return Err(accepted(&message));
                 }
                 if message.state == State::Queued && message.detail.user == self.user && recalled.is_some() {
                     intake::release(&self.core, message.id.as_str()).map_err(failure)?;

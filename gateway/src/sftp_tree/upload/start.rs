@@ -8,10 +8,10 @@ use super::{ROOM_EVERY, told};
 use crate::gateway::Core;
 use crate::intake;
 use crate::journal::{UploadRow, UploadState, WaitReason};
-use crate::message::State;
+use crate::message::{Message, State};
 use crate::sftp_tree::desk::Desk;
 use crate::sftp_tree::failure;
-use crate::sftp_tree::sending::{SendPath, Sent};
+use crate::sftp_tree::sending::{SendPath, Sent, accepted};
 use crate::sftp_tree::tree::As2Tree;
 use crate::storage::{Draft, StorageError};
 
@@ -41,25 +41,26 @@ impl Start {
                 at.name
             ))),
             Sent::Waits(row) if row.owner != tree.user => Ok(fresh(None)),
+            Sent::Waits(row) if how.truncate && row.state == UploadState::Part => {
+                // It may stand before an accepted file, which is what a new upload takes the place of.
+                let parked = match tree.own_message(at)? {
+                    Some(message) => park(tree, &message)?,
+                    None => None,
+                };
+                if parked.is_some() {
+                    tree.core.let_go_blocking(vec![row.store.clone()]);
+                }
+                Ok(fresh(Some(parked.unwrap_or(*row))))
+            }
             Sent::Waits(row) if how.truncate => Ok(fresh(Some(*row))),
             Sent::Waits(row) => Self::go_on(tree, *row),
-            Sent::Message(message) => {
-                let mine = message.detail.user == tree.user && message.state == State::Queued;
-                let parked = if mine {
-                    intake::park_accepted(&tree.core, message.id.as_str()).map_err(failure)?
-                } else {
-                    None
-                };
-                match parked {
-                    Some(row) if how.truncate => Ok(fresh(Some(row))),
-                    Some(row) => Self::go_on(tree, row),
-                    // It would go on with bytes that are not its own any more.
-                    None if how.append || (how.read && !how.truncate) => {
-                        Err(Fault::PermissionDenied(format!("already accepted for sending as {}", message.id)))
-                    }
-                    None => Ok(fresh(None)),
-                }
-            }
+            Sent::Message(message) => match park(tree, &message)? {
+                Some(row) if how.truncate => Ok(fresh(Some(row))),
+                Some(row) => Self::go_on(tree, row),
+                // It would go on with bytes that are not its own any more.
+                None if how.append || (how.read && !how.truncate) => Err(accepted(&message)),
+                None => Ok(fresh(None)),
+            },
         }
     }
 
@@ -83,6 +84,14 @@ impl Start {
             taken_back,
         })
     }
+}
+
+/// Takes back an accepted file of the user's own, with all that waits under its name, if its release delay is running.
+fn park(tree: &As2Tree, message: &Message) -> Result<Option<UploadRow>, Fault> {
+    if message.detail.user != tree.user || message.state != State::Queued {
+        return Ok(None);
+    }
+    intake::park_accepted(&tree.core, message.id.as_str()).map_err(failure)
 }
 
 /// What an OPEN with EXCL gets for a name that its user sees (sftp.md §4.8).

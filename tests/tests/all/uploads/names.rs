@@ -240,3 +240,47 @@ fn of_two_parts_the_longer_is_kept() {
         assert_eq!(size(&mut client, name), Some(30_000), "{name}");
     }
 }
+
+#[test]
+fn what_broke_off_beside_an_accepted_file_stands_before_it_for_a_resume_only() {
+    let pair = Pair::one_with(HOUR);
+    let mut ann = Packets::of(&pair.alice_user);
+    for (ends, name) in ["again.edi", "removed.edi"].into_iter().enumerate() {
+        put(&mut ann, name, &order(1));
+        let mut second = Packets::of(&pair.alice_user);
+        let handle = opened(&mut second, name, PUT);
+        writes(&mut second, &handle, 0, b"half");
+        drop(second);
+        broken_off(pair.alice(), ends + 1);
+        // The first is a message again.
+        pair.alice().wait("the first to come back", |gateway| {
+            outcomes(gateway, name).contains(&"queued".to_owned()).then_some(())
+        });
+        assert_eq!(size(&mut ann, name), Some(4), "{name}: where a resume would begin");
+    }
+    put(&mut ann, "again.edi", &order(2));
+    assert!(
+        !outcomes(pair.alice(), "again.edi").contains(&"duplicate".to_owned()),
+        "the later one counts"
+    );
+    assert_eq!(ann.ask(13, &[&path("removed.edi")]).code(), Some(0));
+    assert_eq!(ann.ask(17, &[&path("removed.edi")]).code(), Some(2), "nothing is left of it");
+    assert!(!outcomes(pair.alice(), "removed.edi").contains(&"queued".to_owned()));
+    assert_eq!(all_waiting(&pair), Value::Array(vec![]));
+    pair.alice().set_clock(3700);
+    assert_eq!(pair.fetch(&pair.delivered("again.edi")), order(2));
+    // What waits for more than the delay is not meant by the REMOVE of a part.
+    pair.alice().change(&["partner", "block", "BOB", "out"]);
+    put(&mut ann, "kept.edi", &order(3));
+    pair.alice().set_clock(2 * 3700);
+    let mut second = Packets::of(&pair.alice_user);
+    let handle = opened(&mut second, "kept.edi", PUT);
+    writes(&mut second, &handle, 0, b"half");
+    drop(second);
+    broken_off(pair.alice(), 3);
+    pair.alice()
+        .wait("its part", |_| (size(&mut ann, "kept.edi") == Some(4)).then_some(()));
+    assert_eq!(ann.ask(13, &[&path("kept.edi")]).code(), Some(0));
+    assert_eq!(size(&mut ann, "kept.edi"), len(&order(3)));
+    assert_eq!(outcomes(pair.alice(), "kept.edi"), ["queued"]);
+}
