@@ -384,10 +384,10 @@ fn table(found: &[Message], state: Option<State>, now: Millis) -> List {
 
 /// The message that a sent one in work waits for.
 fn front(core: &Core, message: &Message) -> Result<Option<Message>> {
-    if message.next_try.is_none() || message.state.is_final() {
-        return Ok(None);
+    match State::WORKED_ON.contains(&message.state) {
+        true => messages::in_front_of(core, message),
+        false => Ok(None),
     }
-    messages::in_front_of(core, message)
 }
 
 /// When a message goes out that waits for another one.
@@ -408,7 +408,7 @@ fn shown(core: &Core, message: &Message, front: Option<&Message>, hidden: Option
         Direction::In => (&message.partner, &message.station),
     };
     let next = message.next_try.filter(|_| !message.state.is_final());
-    let next = front.map(after).or_else(|| next.map(|at| local(at, now)));
+    let next = front.map(after).or(next.map(|at| local(at, now)));
     let mut places = places(core, message)?;
     places.extend(hidden.map(|until| out_of_view(message, until)));
     Ok(facts(&[

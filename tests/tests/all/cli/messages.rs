@@ -60,14 +60,20 @@ fn what_waits_for_its_turn_says_whose_turn_it_is() {
         "after message {}, which is retrying; BOB gets one after the other",
         &first[first.len() - 9..]
     );
-    assert!(gateway.ok(&["message", "show", &next]).contains(&format!("Next try   {turn}\n")));
-    assert_eq!(gateway.json(&["message", "show", &next])["behind"], first.as_str());
-    for args in [&["message", "retry", &next][..], &["--dry-run", "message", "retry", &next]] {
-        let told = gateway.ok(args);
+    let shown = || {
+        let shown = gateway.ok(&["message", "show", &next, "-o", "table"]);
+        assert!(shown.contains(&format!("Next try   {turn}\n")), "{shown}");
+        assert_eq!(gateway.json(&["message", "show", &next])["behind"], first.as_str());
+    };
+    shown();
+    let retry = |args: &[&str]| gateway.ok(&[&["message", "retry", "-o", "table"], args].concat());
+    for args in [&[&*next][..], &[&next, "--dry-run"]] {
+        let told = retry(args);
         assert!(told.ends_with(&format!("out again {turn}\n")), "{told}");
     }
+    shown();
     assert_eq!(gateway.json(&["message", "show", &first])["behind"], Value::Null);
-    assert!(gateway.ok(&["--dry-run", "message", "retry", &first]).ends_with("out again now\n"));
+    assert!(retry(&[&first, "--dry-run"]).ends_with("out again now\n"));
     gateway.ok(&["partner", "set", "BOB", "--in-order", "false"]);
     assert_eq!(gateway.json(&["message", "show", &next])["behind"], Value::Null);
 }
