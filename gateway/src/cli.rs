@@ -271,7 +271,7 @@ async fn dispatch(ctx: &Ctx, command: Command) -> Outcome {
         Command::Backup(args) => backup::run(ctx, args).await,
         Command::Restore(args) => backup::restore(ctx, args).await,
         Command::SupportBundle(args) => support::run(ctx, &args),
-        Command::Key(verb) => key::run(ctx, verb),
+        Command::Key(verb) => key::run(ctx, verb).await,
         Command::Completions(args) => pages::completions(&args, Cli::command()),
         Command::Man(args) => pages::man(ctx, &args, Cli::command()),
     }

@@ -452,9 +452,15 @@ pub fn find(objects: &Objects, kind: ObjectKind, account: &str, name: &str) -> O
 }
 
 /// Writes down what somebody did that changes no object, for the audit.
-pub(crate) fn note_deed(core: &Core, account: &str, kind: &'static str, subject: &str, facts: serde_json::Value) -> Result<()> {
+pub(crate) fn deed(
+    core: &Core,
+    account: &str,
+    kind: &'static str,
+    subject: &str,
+    facts: serde_json::Value,
+) -> impl FnOnce(&Tx<'_>) -> Result<(), JournalError> + Send + 'static {
     let (now, account, subject) = (core.clock.now(), account.to_owned(), subject.to_owned());
-    let recorded = core.journal.write_blocking(move |tx| {
+    move |tx| {
         let event = NewEvent {
             account: &account,
             kind,
@@ -462,8 +468,7 @@ pub(crate) fn note_deed(core: &Core, account: &str, kind: &'static str, subject:
             facts,
         };
         tx.record(&event, now)
-    });
-    Ok(recorded?)
+    }
 }
 
 /// The snapshot as it would be after the changes.

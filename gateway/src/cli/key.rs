@@ -10,7 +10,7 @@ use super::error::DONE;
 use super::output::{Cell, List, out};
 use super::{Ctx, Outcome};
 use crate::manage::host_keys::{self, HostKey};
-use crate::manage::{Refusal, Result, note_deed};
+use crate::manage::{Refusal, Result, deed};
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Examples:
@@ -89,7 +89,7 @@ pub(crate) enum HostVerb {
     },
 }
 
-fn host(ctx: &Ctx, verb: HostVerb) -> Outcome {
+async fn host(ctx: &Ctx, verb: HostVerb) -> Outcome {
     let config = ctx.config()?;
     let done = |key: Option<HostKey>, kind: &str, text: &str| {
         let fingerprint = key.as_ref().map(|key| key.fingerprint.clone()).unwrap_or_default();
@@ -98,13 +98,14 @@ fn host(ctx: &Ctx, verb: HostVerb) -> Outcome {
             &ctx.would(format!("Host key {kind} {fingerprint}   {text}\n")),
         );
     };
-    // Before the first set-up there is no record to write it to.
-    let note = |kind: &str, deed, key: Option<&HostKey>| match ctx.core() {
+    let note = async |kind: &str, what, key: Option<&HostKey>| match ctx.core() {
         Ok(core) if !ctx.dry_run() => {
             let fingerprint = key.map(|key| key.fingerprint.as_str()).unwrap_or_default();
-            note_deed(&core, "", deed, kind, json!({ "fingerprint": fingerprint }))
+            let told = deed(&core, "", what, kind, json!({ "fingerprint": fingerprint }));
+            Ok(core.journal.write(told).await?)
         }
-        _ => Ok(()),
+        // Before the first set-up there is no record to write it to.
+        _ => Ok::<(), Refusal>(()),
     };
     match verb {
         HostVerb::List => {
@@ -127,19 +128,19 @@ fn host(ctx: &Ctx, verb: HostVerb) -> Outcome {
         }
         HostVerb::Add { kind } => {
             let key = host_keys::add(&config, &kind, ctx.dry_run())?;
-            note(&kind, "host_key.added", key.as_ref())?;
+            note(&kind, "host_key.added", key.as_ref()).await?;
             done(key, &kind, ctx.tense("is announced from now on", "would be announced from now on"));
         }
         HostVerb::Rotate { kind } => {
             ctx.confirm(&format!("clients that have not learned the next {kind} key will warn; go on?"))?;
             let key = host_keys::rotate(&config, &kind, ctx.dry_run())?;
-            note(&kind, "host_key.rotated", Some(&key))?;
+            note(&kind, "host_key.rotated", Some(&key)).await?;
             let words = ("is in use; the old one is no longer announced", "would come into use");
             done(Some(key), &kind, ctx.tense(words.0, words.1));
         }
         HostVerb::Rm { kind } => {
             let key = host_keys::remove(&config, &kind, ctx.dry_run())?;
-            note(&kind, "host_key.removed", Some(&key))?;
+            note(&kind, "host_key.removed", Some(&key)).await?;
             done(Some(key), &kind, ctx.tense("is dropped", "would be dropped"));
         }
     }
@@ -153,10 +154,10 @@ fn read(file: &std::path::Path) -> Result<zeroize::Zeroizing<String>> {
         .ok_or_else(|| Refusal::invalid(format!("cannot read {}", file.display()), "it is no text", "give a key file"))
 }
 
-pub(crate) fn run(ctx: &Ctx, verb: Verb) -> Outcome {
+pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
     let secret = |source: Option<String>| source.as_deref().map(super::read_secret).transpose();
     match verb {
-        Verb::Host(verb) => return host(ctx, verb),
+        Verb::Host(verb) => return host(ctx, verb).await,
         Verb::Show { file, passphrase, rfc4716 } => {
             let (text, passphrase) = (read(&file)?, secret(passphrase)?);
             let keys = show(&text, passphrase.as_ref().map(|p| p.as_str()))

@@ -215,14 +215,17 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
         Verb::Retry(which) => return each(ctx, &core, which, Move::Retry).await,
         Verb::Resend(which) => return each(ctx, &core, which, Move::Resend).await,
         Verb::Cancel(which) => return each(ctx, &core, which, Move::Cancel).await,
-        Verb::Export { id, out } => return export(ctx, &core, &id, &out),
+        Verb::Export { id, out } => return export(ctx, &core, &id, &out).await,
     }
     Ok(DONE)
 }
 
-fn export(ctx: &Ctx, core: &Core, id: &str, dir: &Path) -> Outcome {
+async fn export(ctx: &Ctx, core: &Core, id: &str, dir: &Path) -> Outcome {
     let message = messages::choose(core, ctx.account(), id)?;
     let done = messages::export(core, &message, dir, ctx.dry_run())?;
+    if !ctx.dry_run() {
+        messages::tell_exported(core, &message, &done).await?;
+    }
     let mut text = format!("{}\n", ctx.wrote(&done.dir));
     done.files.iter().for_each(|file| text.push_str(&format!("      {file}\n")));
     let until = messages::hidden_until(core, &message)?.map(|until| out_of_view(&message, until));

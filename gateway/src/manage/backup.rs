@@ -22,7 +22,7 @@ use keystore::MasterKey;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Refusal, RefusalKind, Result, make_dir, note_deed, objects, sealed, write_new};
+use super::{Refusal, RefusalKind, Result, deed, make_dir, objects, sealed, write_new};
 use crate::clock::{Clock as _, Millis, SystemClock, rfc3339};
 use crate::config::{CONFIG_FILE, Config, Secret};
 use crate::gateway::{Core, expect_own};
@@ -118,7 +118,7 @@ pub fn take(core: &Core, dir: &Path) -> Result<Manifest> {
     write(&dir.join(MANIFEST), text.as_bytes())?;
     sync(dir)?;
     let facts = json!({ "directory": dir.display().to_string(), "files": manifest.files, "bytes": manifest.bytes });
-    note_deed(core, "", "journal.backed_up", "journal", facts)?;
+    core.journal.write_blocking(deed(core, "", "journal.backed_up", "journal", facts))?;
     Ok(manifest)
 }
 
@@ -370,7 +370,8 @@ fn tell_restored(core: &Core, manifest: &Manifest) -> Result<()> {
         "taken": manifest.taken, "as2gate": manifest.as2gate, "files": manifest.files, "bytes": manifest.bytes,
         "missing": manifest.missing.len(),
     });
-    note_deed(core, "", "journal.restored", "journal", facts)
+    let told = deed(core, "", "journal.restored", "journal", facts);
+    Ok(core.journal.write_blocking(told)?)
 }
 
 /// Why the journal of a backup cannot be used.

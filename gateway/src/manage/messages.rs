@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::certificates::day;
-use super::{Refusal, RefusalKind, Result, blocking, note_deed, objects, partners, stations};
+use super::{Refusal, RefusalKind, Result, blocking, deed, objects, partners, stations};
 use crate::clock::Millis;
 use crate::code;
 use crate::flow_error::FlowError;
@@ -582,11 +582,19 @@ pub fn export(core: &Core, message: &Message, dir: &Path, dry_run: bool) -> Resu
     let row = serde_json::to_string_pretty(message).unwrap_or_default();
     if !dry_run {
         std::fs::write(done_dir.join("message.json"), row).map_err(|error| io(&error))?;
-        let facts = json!({ "files": done.files.len() });
-        note_deed(core, &message.account, "message.exported", id, facts)?;
     }
     done.files.push("message.json".to_owned());
     Ok(done)
+}
+
+/// Writes down that somebody took a message with its contents.
+///
+/// # Errors
+/// The journal's.
+pub async fn tell_exported(core: &Core, message: &Message, done: &Exported) -> Result<()> {
+    let facts = json!({ "files": done.files.len() });
+    let told = deed(core, &message.account, "message.exported", message.id.as_str(), facts);
+    Ok(core.journal.write(told).await?)
 }
 
 fn write(content: &Content, path: &Path) -> std::io::Result<()> {
