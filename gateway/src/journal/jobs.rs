@@ -97,9 +97,8 @@ pub struct Job {
 
 /// A lane with a due job that is nobody's.
 struct DueLane {
-    account: String,
+    crowd: Crowd,
     lane: String,
-    kind: JobKind,
     /// The earliest of them.
     due: Millis,
     /// Jobs of it that are under way here.
@@ -107,19 +106,26 @@ struct DueLane {
 }
 
 /// A partner of an account, for one kind of jobs: the lanes of all stations to it count together.
-type Crowd = (String, String, JobKind);
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Crowd {
+    account: String,
+    partner: String,
+    kind: JobKind,
+}
+
+impl Crowd {
+    /// Whose a lane is: what is not made of a station and a partner is somebody by itself.
+    fn of(account: String, lane: &str, kind: JobKind) -> Self {
+        let partner = lane.split_once('\n').map_or(lane, |(_, partner)| partner).to_owned();
+        Crowd { account, partner, kind }
+    }
+}
 
 /// How many jobs are under way here.
 #[derive(Default)]
 struct UnderWay {
     lanes: HashMap<(String, JobKind), u32>,
     crowds: HashMap<Crowd, u32>,
-}
-
-/// Whose a lane is: what is not made of a station and a partner is somebody by itself.
-fn crowd(account: &str, lane: &str, kind: JobKind) -> Crowd {
-    let partner = lane.split_once('\n').map_or(lane, |(_, partner)| partner);
-    (account.to_owned(), partner.to_owned(), kind)
 }
 
 /// The lanes of all due jobs. In the order of lanes, from which the signs keep SQLite, it would read those that wait as well.
@@ -183,12 +189,11 @@ impl Tx<'_> {
         }
         let UnderWay { lanes: held, mut crowds } = self.leases(owner)?;
         for lane in &mut lanes {
-            lane.held = held.get(&(lane.lane.clone(), lane.kind)).copied().unwrap_or(0);
+            lane.held = held.get(&(lane.lane.clone(), lane.crowd.kind)).copied().unwrap_or(0);
         }
-        let crowded = |lane: &DueLane| crowds.get(&crowd(&lane.account, &lane.lane, lane.kind)).copied().unwrap_or(0);
-        lanes.sort_by_cached_key(|lane| (crowded(lane), lane.held, lane.due));
+        lanes.sort_by_cached_key(|lane| (crowds.get(&lane.crowd).copied().unwrap_or(0), lane.held, lane.due));
         for (kind, limit) in kinds {
-            let of_kind = lanes.iter().filter(|lane| lane.kind == *kind);
+            let of_kind = lanes.iter().filter(|lane| lane.crowd.kind == *kind);
             due_jobs.extend(self.share_out(of_kind, &mut crowds, *limit, (owner, now), allowed)?);
         }
         Ok(due_jobs)
@@ -210,9 +215,9 @@ impl Tx<'_> {
             if giving.len() == limit {
                 break;
             }
-            let rule = allowed(&lane.account, &lane.lane, lane.kind);
-            let crowd = crowd(&lane.account, &lane.lane, lane.kind);
-            let before = crowds.get(&crowd).copied().unwrap_or(0);
+            let crowd = &lane.crowd;
+            let rule = allowed(&crowd.account, &lane.lane, crowd.kind);
+            let before = crowds.get(crowd).copied().unwrap_or(0);
             let room = match rule.width.saturating_sub(before) {
                 _ if rule.in_order && lane.held > 0 => 0,
                 room => usize::try_from(room).unwrap_or(usize::MAX),
@@ -220,7 +225,7 @@ impl Tx<'_> {
             if room == 0 {
                 continue;
             }
-            let jobs = self.free_jobs(&lane.lane, lane.kind, owner, now, room.min(limit), rule.in_order)?;
+            let jobs = self.free_jobs(&lane.lane, crowd.kind, owner, now, room.min(limit), rule.in_order)?;
             if !jobs.is_empty() {
                 crowds.insert(crowd.clone(), before + u32::try_from(jobs.len()).unwrap_or(u32::MAX));
                 giving.insert(crowd);
@@ -292,7 +297,7 @@ impl Tx<'_> {
         }
         let mut query = self.db.prepare_cached(DUE_LANES)?;
         let rows = query.query_map(params![now, owner], |row| {
-            Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+            Ok((row.get::<_, String>(0)?, row.get(1)?, row.get::<_, String>(2)?, row.get(3)?))
         })?;
         let mut lanes = Vec::new();
         for row in rows {
@@ -300,9 +305,8 @@ impl Tx<'_> {
             let kind: JobKind = kind.parse().map_err(JournalError::Corrupt)?;
             if kinds.iter().any(|(wanted, _)| *wanted == kind) {
                 lanes.push(DueLane {
-                    account,
+                    crowd: Crowd::of(account, &lane, kind),
                     lane,
-                    kind,
                     due,
                     held: 0,
                 });
@@ -324,11 +328,9 @@ impl Tx<'_> {
                     .query_row(params![lane, kind.as_str(), now, owner], |row| row.get(0))
                     .optional()?;
                 if let Some(due) = due {
-                    let (account, lane) = (account.clone(), lane.clone());
                     lanes.push(DueLane {
-                        account,
-                        lane,
-                        kind: *kind,
+                        crowd: Crowd::of(account.clone(), &lane, *kind),
+                        lane: lane.clone(),
                         due,
                         held: 0,
                     });
@@ -371,7 +373,7 @@ impl Tx<'_> {
         for row in rows {
             let (account, lane, kind, held): (_, _, _, u32) = row?;
             let kind = kind.parse().map_err(JournalError::Corrupt)?;
-            *under_way.crowds.entry(crowd(&account, &lane, kind)).or_default() += held;
+            *under_way.crowds.entry(Crowd::of(account, &lane, kind)).or_default() += held;
             under_way.lanes.insert((lane, kind), held);
         }
         Ok(under_way)
