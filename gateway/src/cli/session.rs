@@ -48,7 +48,7 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
                 )
             })?;
             if !ctx.dry_run() {
-                end(ctx, &core, id).await?;
+                end(ctx, &core, &session).await?;
             }
             let text = format!("Session {id} of {} {}", session.user, ctx.tense("ended", "would be ended"));
             ctx.printer.done(
@@ -66,8 +66,9 @@ fn find(ctx: &Ctx, core: &Core, id: u64) -> Result<Option<SessionRow>> {
         .find(|row| row.id == id && ctx.lists(&row.account)))
 }
 
-async fn end(ctx: &Ctx, core: &Core, id: u64) -> Result<()> {
-    sessions::end(core, id).await?;
+async fn end(ctx: &Ctx, core: &Core, session: &SessionRow) -> Result<()> {
+    sessions::end(core, session).await?;
+    let id = session.id;
     let late = ("session-lives", format!("session {id} has not ended yet"), "as2gate session list");
     until(|| Ok(find(ctx, core, id)?.is_none()), late).await
 }

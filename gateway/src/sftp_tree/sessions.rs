@@ -11,9 +11,9 @@ use sftp_front::Server;
 
 use super::Logins;
 use crate::clock::{Millis, millis};
-use crate::event::NewEvent;
 use crate::gateway::{Core, Listening, is_served};
 use crate::journal::{JournalError, Tx};
+use crate::manage::deed;
 
 /// How often the server looks for orders, and for changes to show.
 const POLL: Duration = Duration::from_millis(300);
@@ -123,19 +123,10 @@ fn board(core: &Core) -> Result<Board, JournalError> {
 ///
 /// # Errors
 /// The journal's.
-pub async fn end(core: &Core, id: u64) -> Result<(), JournalError> {
-    let row = list(core)?.into_iter().find(|row| row.id == id);
-    let (account, user) = row.map(|row| (row.account, row.user)).unwrap_or_default();
-    let deed = move |tx: &Tx<'_>, now| {
-        let event = NewEvent {
-            account: &account,
-            kind: "session.ended",
-            subject: &user,
-            facts: json!({ "session": id }),
-        };
-        tx.record(&event, now)
-    };
-    order(core, deed, move |orders| add(&mut orders.ids, id)).await
+pub async fn end(core: &Core, session: &SessionRow) -> Result<(), JournalError> {
+    let id = session.id;
+    let told = deed(core, &session.account, "session.ended", &session.user, json!({ "session": id }));
+    order(core, told, move |orders| add(&mut orders.ids, id)).await
 }
 
 /// Asks the server to let a source in again; it does so within a second.
@@ -143,16 +134,8 @@ pub async fn end(core: &Core, id: u64) -> Result<(), JournalError> {
 /// # Errors
 /// The journal's.
 pub async fn lift(core: &Core, source: IpAddr) -> Result<(), JournalError> {
-    let deed = move |tx: &Tx<'_>, now| {
-        let event = NewEvent {
-            account: "",
-            kind: "ban.lifted",
-            subject: &source.to_string(),
-            facts: json!({}),
-        };
-        tx.record(&event, now)
-    };
-    order(core, deed, move |orders| add(&mut orders.lift, source)).await
+    let told = deed(core, "", "ban.lifted", &source.to_string(), json!({}));
+    order(core, told, move |orders| add(&mut orders.lift, source)).await
 }
 
 fn add<T: PartialEq>(list: &mut Vec<T>, item: T) {
@@ -163,10 +146,9 @@ fn add<T: PartialEq>(list: &mut Vec<T>, item: T) {
 
 async fn order(
     core: &Core,
-    deed: impl FnOnce(&Tx<'_>, Millis) -> Result<(), JournalError> + Send + 'static,
+    told: impl FnOnce(&Tx<'_>) -> Result<(), JournalError> + Send + 'static,
     add: impl FnOnce(&mut Orders) + Send + 'static,
 ) -> Result<(), JournalError> {
-    let now = core.clock.now();
     core.journal
         .write(move |tx| {
             let board: Board = fact(tx, BOARD)?;
@@ -179,7 +161,7 @@ async fn order(
             }
             add(&mut orders);
             set_fact(tx, ORDERS, &orders)?;
-            deed(tx, now)
+            told(tx)
         })
         .await
 }
