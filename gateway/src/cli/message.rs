@@ -222,10 +222,7 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
 
 async fn export(ctx: &Ctx, core: &Core, id: &str, dir: &Path) -> Outcome {
     let message = messages::choose(core, ctx.account(), id)?;
-    let done = messages::export(core, &message, dir, ctx.dry_run())?;
-    if !ctx.dry_run() {
-        messages::tell_exported(core, &message, &done).await?;
-    }
+    let done = messages::export(core, &message, dir, ctx.dry_run()).await?;
     let mut text = format!("{}\n", ctx.wrote(&done.dir));
     done.files.iter().for_each(|file| text.push_str(&format!("      {file}\n")));
     let until = messages::hidden_until(core, &message)?.map(|until| out_of_view(&message, until));

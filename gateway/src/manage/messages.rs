@@ -516,11 +516,21 @@ pub struct Exported {
 }
 
 /// Writes a message with all its evidence to `dir/<id>/`: `files/…`, `headers.txt`, `message.as2`, `<id>.mdn` and the row
-/// as `message.json`. A dry run only tells what it would write.
+/// as `message.json`; the record says who took it. A dry run only tells what it would write.
 ///
 /// # Errors
-/// When the directory is there already, or the disk refuses.
-pub fn export(core: &Core, message: &Message, dir: &Path, dry_run: bool) -> Result<Exported> {
+/// When the directory is there already, or the disk refuses; the journal's.
+pub async fn export(core: &Core, message: &Message, dir: &Path, dry_run: bool) -> Result<Exported> {
+    let done = write_out(core, message, dir, dry_run)?;
+    if !dry_run {
+        let facts = json!({ "files": done.files.len() });
+        let told = deed(core, &message.account, "message.exported", message.id.as_str(), facts);
+        core.journal.write(told).await?;
+    }
+    Ok(done)
+}
+
+fn write_out(core: &Core, message: &Message, dir: &Path, dry_run: bool) -> Result<Exported> {
     let id = message.id.as_str();
     let done_dir = dir.join(id);
     let mut done = Exported {
@@ -585,16 +595,6 @@ pub fn export(core: &Core, message: &Message, dir: &Path, dry_run: bool) -> Resu
     }
     done.files.push("message.json".to_owned());
     Ok(done)
-}
-
-/// Writes down that somebody took a message with its contents.
-///
-/// # Errors
-/// The journal's.
-pub async fn tell_exported(core: &Core, message: &Message, done: &Exported) -> Result<()> {
-    let facts = json!({ "files": done.files.len() });
-    let told = deed(core, &message.account, "message.exported", message.id.as_str(), facts);
-    Ok(core.journal.write(told).await?)
 }
 
 fn write(content: &Content, path: &Path) -> std::io::Result<()> {
