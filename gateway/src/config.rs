@@ -378,8 +378,7 @@ impl Lifecycle {
                 "duplicate" => &mut merged.duplicate,
                 "tmp" => &mut merged.tmp,
                 "history" => {
-                    let span = text(value).and_then(|text| units::parse_duration_from(keys::MIN_HISTORY, text));
-                    merged.history = span.map_err(|why| format!("lifecycle.history: {why}"))?;
+                    merged.history = own_span("lifecycle.history", value)?;
                     continue;
                 }
                 other => return Err(format!("lifecycle.{other} is not one of: messages, duplicate, tmp, history")),
@@ -390,10 +389,7 @@ impl Lifecycle {
                 ));
             };
             for (stage, value) in table {
-                let from = if area == "tmp" { 0 } else { keys::MIN_STAGE };
-                let span = text(value)
-                    .and_then(|text| units::parse_duration_from(from, text))
-                    .map_err(|why| format!("lifecycle.{area}.{stage}: {why}"))?;
+                let span = own_span(&format!("lifecycle.{area}.{stage}"), value)?;
                 match stage.as_str() {
                     "current" => stages.current = span,
                     "noncurrent" => stages.noncurrent = span,
@@ -403,6 +399,16 @@ impl Lifecycle {
         }
         Ok(merged)
     }
+}
+
+/// An account's own duration in the place of the server's key, which says how short it may be.
+fn own_span(path: &str, value: &toml::Value) -> Result<Duration, String> {
+    let days = match keys::find(path).map(|key| key.kind) {
+        Some(keys::Kind::SpanFrom(days)) => days,
+        _ => 0,
+    };
+    let span = text(value).and_then(|text| units::parse_duration_from(days, text));
+    span.map_err(|why| format!("{path}: {why}"))
 }
 
 /// The text of a duration.
