@@ -34,8 +34,11 @@ pub enum When {
 impl When {
     /// Whether the certificate that is to be replaced ends with this command. A CA's work waits for the next one of the CA.
     pub(crate) fn is_at_once(self, now: Millis, old: &Certificate) -> bool {
-        let waits = self == When::AfterNotice && !is_made_here(old);
-        !waits && self.resolve(now, old) <= now
+        !self.waits_for_ca(old) && self.resolve(now, old) <= now
+    }
+
+    fn waits_for_ca(self, old: &Certificate) -> bool {
+        self == When::AfterNotice && !is_made_here(old)
     }
 
     fn resolve(self, now: Millis, old: &Certificate) -> Millis {
@@ -105,7 +108,7 @@ pub async fn renew(core: &Core, switch: &Switch<'_>, key: Option<KeySpec>, dry_r
     edit(core, dry_run, |objects| {
         let old = choose(objects, switch.account, switch.old)?;
         let successor = |name: &str| with_key(core, (&old.account, name), old.purpose, &old.owner, &pair);
-        if switch.at == When::AfterNotice && !is_made_here(old) {
+        if switch.at.waits_for_ca(old) {
             let at = switch.at.resolve(core.clock.now(), old);
             let new = Certificate {
                 replaces: old.name.clone(),
