@@ -161,12 +161,13 @@ impl Session {
 
     /// Remembers a user name that was refused, and why.
     pub(crate) fn refused(&self, user: &str, method: Method, refused: Refused) {
+        let word = refused.is_guess && method != Method::PublicKey;
         let mut state = self.state();
         state.user = None;
         let tried = &mut state.tried;
         if let Some(tried) = tried.iter_mut().find(|tried| tried.user == user) {
             tried.guessed |= refused.is_guess;
-            tried.word |= refused.is_guess && method != Method::PublicKey;
+            tried.word |= word;
             tried.method = method;
             if tried.reasons.len() < MAX_REASONS {
                 tried.reasons.push(refused.why);
@@ -176,7 +177,7 @@ impl Session {
                 user: user.to_owned(),
                 reasons: vec![refused.why],
                 guessed: refused.is_guess,
-                word: refused.is_guess && method != Method::PublicKey,
+                word,
                 method,
             });
         }

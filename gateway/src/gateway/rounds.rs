@@ -82,13 +82,14 @@ pub(super) fn refresh_gauges(core: &Core, front: &sftp_front::Server) -> Result<
     core.metrics
         .set_sftp_connections(u64::try_from(front.connection_count()).unwrap_or(u64::MAX));
     let now = core.clock.now();
-    let (counts, oldest) = core.journal.read(|tx| Ok((tx.count_states(Millis::MAX)?, tx.oldest_queued()?)))?;
+    let (counts, oldest, waiting) = core
+        .journal
+        .read(|tx| Ok((tx.count_states(Millis::MAX)?, tx.oldest_queued()?, tx.waiting_uploads()?)))?;
     core.metrics.set_oldest_queued(oldest.map_or(0, |at| now - at));
     for state in State::IN_WORK {
         let depth = counts.iter().find(|(counted, _)| *counted == state).map_or(0, |(_, count)| *count);
         core.metrics.set_queue_depth(state.as_str(), depth);
     }
-    let waiting = core.journal.read(|tx| tx.waiting_uploads())?;
     for reason in WaitReason::ALL {
         let count = waiting.iter().find(|(counted, _)| counted == reason).map_or(0, |(_, count)| *count);
         core.metrics.set_uploads_waiting(reason.as_str(), count);

@@ -192,12 +192,12 @@ fn gather(core: &Core, objects: &Objects, account: Option<&str>, documents: &[Re
             partner.account = account_of(&partner.account, &format!("partner {}", partner.as2_id))?;
             // Nobody lifts a legal hold or a block by saying nothing about it.
             if let Some(present) = objects.partner(&partner.account, &partner.as2_id) {
-                partner.hold = if said.get("hold").is_some() { partner.hold } else { present.hold };
-                partner.blocked = if said.get("blocked").is_some() {
-                    partner.blocked
-                } else {
-                    present.blocked
-                };
+                if said.get("hold").is_none() {
+                    partner.hold = present.hold;
+                }
+                if said.get("blocked").is_none() {
+                    partner.blocked = present.blocked;
+                }
             }
             keep_passwords(core, objects, &mut partner)?;
             wanted.push(Object::Partner(Box::new(partner)));
