@@ -157,7 +157,8 @@ fn what_is_uploaded_is_data_and_is_never_run() {
         let filed = gateway.tree(&format!("files/BOB/ALICE/inbox/{}", got["id"].as_str().unwrap()));
         gateway.wait("the file on disk", |_| filed.is_dir().then_some(()));
         let filed = wait_for("the file", || fs::read_dir(&filed).unwrap().next()).unwrap().path();
-        assert_eq!(fs::read_to_string(&filed).unwrap(), script, "{name}");
+        // Its name is there before its bytes.
+        wait_for(name, || (fs::read_to_string(&filed).unwrap() == script).then_some(()));
         assert_eq!(fs::metadata(&filed).unwrap().permissions().mode() & 0o777, 0o600, "{name}");
     }
     let local = gateway.path("local/autorun.sh");
