@@ -148,11 +148,6 @@ impl Entity {
         matches!(self.state, State::Body(Body::Report(_)))
     }
 
-    /// An entity with MIME headers that carries payload without a signature.
-    pub(super) fn is_unsigned_payload(&self) -> bool {
-        self.plausible && !self.place.signed && matches!(self.state, State::Body(Body::Leaf(_) | Body::Related(_)))
-    }
-
     pub(super) fn push(&mut self, bytes: &[u8], walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
         self.first = self.first.or(bytes.first().copied());
         let Some(rest) = self.head(bytes, walk)? else {

@@ -7,7 +7,7 @@ use crate::cms::{CONTENT_TYPE_PREFIX, ContentKind, Inflater, OpaqueVerifier, Ope
 use crate::crypto;
 use crate::error::{Error, ErrorKind, Lack};
 use crate::kernel::Kernel;
-use crate::mic::{Digests, Hashes, Mic};
+use crate::mic::{Digests, Hashes};
 use crate::mime::transfer::Base64;
 use crate::mime::{MediaType, broken};
 
@@ -262,7 +262,7 @@ impl Open {
                 if opened.is_err() {
                     walk.found.strangers = opener.strangers().to_vec();
                 }
-                self.decrypted(opened, walk)
+                self.decrypted(place, opened, walk)
             }
             Cms::Signed(verifier, own) => {
                 let policy = walk.job.policy;
@@ -288,26 +288,46 @@ impl Open {
         Ok(())
     }
 
-    /// Every fault after the key has one word, unless the content inside is complete (security.md §6).
-    fn decrypted(&mut self, opened: Result<Opened, Error>, walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
+    /// Every fault after the key has one word, unless the content inside is complete (security.md §6): signed, that is, for who
+    /// must sign, or under an authenticating cipher.
+    fn decrypted(&mut self, place: Place, opened: Result<Opened, Error>, walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
+        let told_by_opening = self.told_by_opening(place, walk);
         let opened = match opened {
             Ok(opened) => opened,
-            Err(_) if self.fault.is_none() && walk.job.policy.require_signed && self.inner.is_unsigned_payload() => {
-                return Err(unsigned_either_way(walk));
-            }
-            Err(error) => return Err(Failure::named(error, None)),
+            Err(error) => return Err(told_by_opening.unwrap_or_else(|| Failure::named(error, None))),
         };
         self.last(walk)?;
         if let Some(fault) = self.fault.take() {
-            return Err(if fault.named {
-                fault
-            } else {
-                crypto::decryption_failed(&fault.error.to_string()).into()
+            return Err(match told_by_opening {
+                _ if fault.named => fault,
+                Some(unsigned) => unsigned,
+                None => crypto::decryption_failed(&fault.error.to_string()).into(),
             });
+        }
+        if let Some(unsigned) = told_by_opening.filter(|_| walk.found.signed.is_none() && walk.found.mdn.is_none()) {
+            return Err(unsigned);
         }
         walk.found.encrypted = Some(opened.cipher);
         describe(&mut walk.found.layers, self.line, &words_of(&opened));
         Ok(())
+    }
+
+    /// What is said of content without a signature where one is required, behind a cipher that does not authenticate.
+    ///
+    /// An attacker chooses how altered content begins, and then asks about one block after the other: whether its padding is good,
+    /// whether a header block ends in it. So the beginning alone decides about the answer, and nothing is told of what follows: no
+    /// digest of it either, by which guesses could be checked.
+    fn told_by_opening(&self, place: Place, walk: &Walk<'_, '_>) -> Option<Failure> {
+        let Cms::Encrypted(opener) = &self.cms else { return None };
+        if opener.is_authenticated() || place.signed || !walk.job.policy.require_signed {
+            return None;
+        }
+        let why = "not signed, where a signature is required, or not decrypted to its end";
+        Some(if begins_unsigned(opener.opening()) {
+            Failure::named(Error::new(ErrorKind::InsufficientMessageSecurity(Lack::Signature), why), None)
+        } else {
+            Failure::named(crypto::decryption_failed(why), None)
+        })
     }
 
     fn verified(
@@ -391,22 +411,17 @@ fn through(
     result.map_err(|error| inside.unwrap_or_else(|| error.into()))
 }
 
-/// Unsigned content where a signature is required is refused for that, whether or not its padding was good: else the two
-/// answers would tell an attacker about the padding, one block at a time. With bad padding there is no content to digest; a
-/// random value looks the same to anybody who does not know the content.
-fn unsigned_either_way(walk: &Walk<'_, '_>) -> Failure {
-    let digest = walk.job.mic_digest(None);
-    let mut value = vec![0; crypto::digest_len(digest)];
-    match crypto::random(&mut value) {
-        Ok(()) => Failure::named(
-            Error::new(
-                ErrorKind::InsufficientMessageSecurity(Lack::Signature),
-                "not signed, and not decrypted to its end",
-            ),
-            Some(Mic { digest, value }),
-        ),
-        Err(error) => error.into(),
-    }
+/// Content that begins with its type, which is no type that could hold a signature.
+fn begins_unsigned(opening: &[u8]) -> bool {
+    const FIELD: &[u8] = b"content-type:";
+    const MAY_BE_SIGNED: [&[u8]; 3] = [b"multipart/signed", b"application/pkcs7-mime", b"application/x-pkcs7-mime"];
+    let opening = opening.to_ascii_lowercase();
+    let Some(value) = opening.strip_prefix(FIELD).map(<[u8]>::trim_ascii_start) else {
+        return false;
+    };
+    // One that is cut off counts as what it may become.
+    let may_be = |media: &&[u8]| value.starts_with(media) || media.starts_with(value);
+    !MAY_BE_SIGNED.iter().any(may_be)
 }
 
 fn describe(layers: &mut [String], line: usize, words: &str) {

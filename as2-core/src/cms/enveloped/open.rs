@@ -27,6 +27,8 @@ const DEFAULT_TAG_LEN: usize = 12;
 const GATHER: usize = 64 * 1024;
 /// Pieces from this size on are decrypted from where they are.
 const DIRECT: usize = 4 * 1024;
+/// Most bytes of the plain text's beginning that are kept.
+const OPENING: usize = 64;
 
 /// What is accepted on receipt beyond AES.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,6 +67,8 @@ struct State {
     body: Option<Body>,
     gather: Vec<u8>,
     strangers: Vec<String>,
+    authenticated: bool,
+    opening: Vec<u8>,
 }
 
 /// What the head said.
@@ -136,6 +140,8 @@ impl Opener {
             body: None,
             gather: Vec::new(),
             strangers: Vec::new(),
+            authenticated: false,
+            opening: Vec::new(),
         };
         Opener {
             stream: Stream::new(ErrorKind::DecryptionFailed),
@@ -148,6 +154,16 @@ impl Opener {
     #[must_use]
     pub fn strangers(&self) -> &[String] {
         &self.state.strangers
+    }
+
+    /// The cipher is one that leaves no altered byte unseen.
+    pub(crate) fn is_authenticated(&self) -> bool {
+        self.state.authenticated
+    }
+
+    /// How the plain text begins, without its last block: the same whether or not its padding is good.
+    pub(crate) fn opening(&self) -> &[u8] {
+        &self.state.opening
     }
 
     /// Lets a SHA-256 of the content go along with the decryption.
@@ -211,7 +227,12 @@ struct OpenLayer<'a> {
 impl OpenLayer<'_> {
     fn decrypt(&mut self, sealed: &[u8]) -> Result<(), Error> {
         let body = self.state.body.as_mut().ok_or_else(|| decryption_failed("no content"))?;
-        body.decrypt(sealed, self.plain)
+        let from = self.plain.len();
+        body.decrypt(sealed, self.plain)?;
+        let opening = &mut self.state.opening;
+        let wanted = OPENING - opening.len();
+        opening.extend(self.plain.iter().skip(from).take(wanted));
+        Ok(())
     }
 
     /// Decrypts what was gathered.
@@ -235,6 +256,7 @@ impl Layer for OpenLayer<'_> {
             self.state.strangers = head.recipients.iter().take(MAX_NAMED).map(Recipient::name).collect();
         }
         Ok(head.unlock(self.state, length).map(|body| {
+            self.state.authenticated = body.cipher.is_authenticated();
             self.state.body = Some(body);
             start
         }))
