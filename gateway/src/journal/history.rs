@@ -27,11 +27,13 @@ pub(super) fn forgettable_sql() -> String {
 }
 
 /// The rejected messages of the pair ?1, ?2 behind its newest ?3, or behind those that have ?4 bytes, the oldest first and at most
-/// ?5; the newest of all is none of them, nor one under legal hold or whose MDN is just being posted.
+/// ?5; the newest of all is none of them, nor one under legal hold or whose MDN is just being posted. What the partner's own
+/// signature proves counts apart: nobody else's takes its place.
 pub(super) const REJECTED_OVER: &str = concat!(
     "SELECT id FROM (
              SELECT id, row_number() OVER newest AS place, sum(detail ->> '$.raw_size') OVER newest AS bytes
-             FROM message WHERE station = ?1 AND partner = ?2 AND direction = 'in' AND state IN ('rejected', 'quarantined') WINDOW newest AS (ORDER BY id DESC)) AS kept
+             FROM message WHERE station = ?1 AND partner = ?2 AND direction = 'in' AND state IN ('rejected', 'quarantined')
+             WINDOW newest AS (PARTITION BY coalesce(detail ->> '$.signed', '') <> '' ORDER BY id DESC)) AS kept
          WHERE place > 1 AND (place > ?3 OR bytes > ?4)
            AND NOT EXISTS (SELECT 1 FROM message WHERE message.id = kept.id AND ",
     held!(),

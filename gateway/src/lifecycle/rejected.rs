@@ -12,7 +12,7 @@ use crate::journal::{JournalError, Swept};
 use crate::lock::locked;
 use crate::message::Message;
 
-/// Rejected messages of a pair that are kept; the oldest go first.
+/// Rejected messages of a pair that are kept, with a signature that holds and without; the oldest of either go first.
 const MAX_MESSAGES: u32 = 1_000;
 /// Bytes of their bodies. The newest message is kept in any case.
 const MAX_BYTES: u64 = 1 << 30;
@@ -154,8 +154,14 @@ pub(super) mod tests {
 
     /// A rejected message with a body of this size, its evidence published.
     pub(in crate::lifecycle) async fn reject(core: &Core, at: Millis, size: u64) -> Id {
+        rejected(core, at, size, "").await
+    }
+
+    /// The same with the digest of a signature that holds.
+    async fn rejected(core: &Core, at: Millis, size: u64, signed: &str) -> Id {
         let mut row = message(Direction::In, State::Rejected, "", at);
         row.detail.raw_size = size;
+        signed.clone_into(&mut row.detail.signed);
         row.message_id = format!("<{}@bob>", row.id);
         row.finished = Some(at);
         let id = row.id.clone();
@@ -224,6 +230,24 @@ pub(super) mod tests {
             .unwrap();
         let facts = serde_json::json!({ "area": "rejected", "messages": 3, "bytes": 3 * big });
         assert_eq!(told.iter().map(|event| &event.facts).collect::<Vec<_>>(), [&facts]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_a_partner_signed_goes_for_nobody_else() {
+        let place = place().await;
+        plain_pair(&place.core).await;
+        let core = &place.core;
+        let now = core.clock.now();
+        let known = |id: &Id| core.journal.read(|tx| tx.message(id.as_str())).unwrap().is_some();
+        let signed = rejected(core, now, MAX_BYTES, "sha-256").await;
+        let stranger = reject(core, now + 1, MAX_BYTES).await;
+        reject(core, now + 2, MAX_BYTES).await;
+        assert_eq!(bound(core), 1);
+        assert_eq!([&signed, &stranger].map(known), [true, false]);
+        // Its own do.
+        rejected(core, now + 3, MAX_BYTES, "sha-256").await;
+        assert_eq!(bound(core), 1);
+        assert!(!known(&signed));
     }
 
     #[tokio::test(flavor = "multi_thread")]
