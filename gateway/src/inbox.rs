@@ -555,7 +555,7 @@ pub(crate) async fn reject_unchecked(core: &Arc<Core>, message: Message, why: &s
 /// pair without its keys.
 fn passes(error: &FlowError) -> bool {
     match error {
-        FlowError::Storage(StorageError::Missing(_)) | FlowError::Task(_) | FlowError::Internal(_) => false,
+        FlowError::Storage(StorageError::Missing(_) | StorageError::Damaged(_)) | FlowError::Task(_) | FlowError::Internal(_) => false,
         FlowError::Storage(_) | FlowError::Journal(_) | FlowError::Lacking(_) => true,
     }
 }

@@ -51,11 +51,16 @@ pub async fn work(core: &Arc<Core>, job: Job) -> Result<(), FlowError> {
         never = keep_lease(core, &job) => match never {},
     };
     match outcome {
-        Err(FlowError::Storage(StorageError::Missing(what))) => {
+        Err(FlowError::Storage(lost @ (StorageError::Missing(_) | StorageError::Damaged(_)))) => {
             let Some(message) = core.journal.read_few(|tx| tx.message(&id))? else {
                 return Ok(());
             };
-            waiting::give_up(core, &job, message, "bytes-missing", &format!("stored bytes {what} are missing")).await
+            let code = match lost {
+                StorageError::Missing(_) => "bytes-missing",
+                _ => "bytes-damaged",
+            };
+            tracing::error!(message = id, code, %lost, "a message cannot be sent: look at the disk");
+            waiting::give_up(core, &job, message, code, &lost.to_string()).await
         }
         // Somebody else moved it: an async MDN that was faster, an operator. What they decided stands.
         Err(FlowError::Journal(JournalError::Conflict(why))) => {

@@ -264,6 +264,16 @@ impl Gateway {
         *self.server.lock().unwrap() = Some(command.spawn().unwrap());
     }
 
+    /// The files that wait in the store.
+    #[must_use]
+    pub fn stored(&self) -> Vec<PathBuf> {
+        let below = |dir: PathBuf| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+        below(self.path("data/store"))
+            .flat_map(below)
+            .filter(|path| path.is_file())
+            .collect()
+    }
+
     /// The server's process id.
     #[must_use]
     pub fn pid(&self) -> u32 {

@@ -172,6 +172,11 @@ fn look(core: &Core, taken: Taken, body: Option<Bytes>) -> Result<(Checked, Opti
         None => core.storage.open_staged(&taken.message.detail.raw)?,
     };
     let found = pass(core, &taken.pair, &content, &taken.message.detail.head())?;
+    if matches!((&found, &content), (Found::Bad(_), Content::File(..))) {
+        // What our own disk has spoilt is no fault of the partner's.
+        let detail = &taken.message.detail;
+        content.expect_sha256(&detail.raw, &detail.raw_sha256)?;
+    }
     let trouble = trouble(&found);
     conclude(core, taken, found).map(|checked| (checked, trouble))
 }
@@ -284,7 +289,7 @@ pub(super) fn trouble(found: &Found) -> Option<ErrorKind> {
 }
 
 /// How much later the answer to a message leaves that did not decrypt; nothing for all others. The answer about missing
-/// security counts too, since bad padding may hide behind it (see `unsigned_either_way` in `as2-core`).
+/// security counts too, since bad padding may hide behind it (`told_by_opening` in `as2-core`).
 pub(super) async fn brake(core: &Core, taken: &Taken, trouble: Option<ErrorKind>) -> Duration {
     if !matches!(
         trouble,

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use as2_core::algorithm::Digest;
 use as2_core::cert::Identity;
 use as2_core::compose::{Candidate, Composed, Composer, Encryption, Finished, Outgoing, PartMeta, Signing, TransferEncoding};
+use as2_core::hex;
 use as2_core::id::As2Id;
 use as2_core::message_id::MessageId;
 use as2_core::mic::Mic;
 use as2_core::receipt::ReceiptRequest;
-use openssl::sha::sha256;
+use openssl::sha::{Sha256, sha256};
 
 use super::unzip::{self, UnzipError};
 use crate::flow_error::FlowError;
@@ -82,11 +83,13 @@ pub(super) type Packed = (Message, Option<Blob>);
 
 fn package(core: &Core, mut message: Message, pair: &Partnership) -> Result<Packed, ComposeError> {
     let payload = core.storage.open_staged(&message.detail.payload)?;
+    let mut passing = Passing::of(&message, &payload)?;
     let source = Source::of(&message, pair, &payload)?;
     core.storage.check_room_for(source.length(&payload))?;
     let composer = Composer::new(outgoing(core, &message, pair, &source)?)?.with_helper(Arc::clone(&core.spare) as _);
     let mut draft = core.storage.draft();
-    let mut composed = run(&core.storage, composer, &source, &payload, &mut draft)?;
+    let mut composed = run(&core.storage, composer, &source, &payload, &mut passing, &mut draft)?;
+    passing.check(&message)?;
     let staged = draft.stage()?;
     if staged.len != composed.content_length {
         let why = format!("packaged {} bytes where {} were foreseen", staged.len, composed.content_length);
@@ -117,7 +120,14 @@ fn note(message: &mut Message, composed: &Composed, pair: &Partnership) {
 }
 
 /// Feeds the payload through the composer; with compression the first pass goes to a scratch draft.
-fn run(storage: &Storage, composer: Composer<'_>, source: &Source, payload: &Content, draft: &mut Draft) -> Result<Composed, ComposeError> {
+fn run(
+    storage: &Storage,
+    composer: Composer<'_>,
+    source: &Source,
+    payload: &Content,
+    passing: &mut Passing,
+    draft: &mut Draft,
+) -> Result<Composed, ComposeError> {
     let mut composer = composer;
     // A small message does not pay for the room of a large one.
     let piece = usize::try_from(payload.len()).map_or(PIECE, |len| len.min(PIECE));
@@ -126,7 +136,7 @@ fn run(storage: &Storage, composer: Composer<'_>, source: &Source, payload: &Con
     let two_passes = composer.needs_scratch();
     {
         let target = if two_passes { &mut scratch } else { &mut *draft };
-        source.for_each(payload, |piece| {
+        source.for_each(payload, passing, |piece| {
             composer.push(piece, &mut out)?;
             drain(storage, &mut out, target)
         })?;
@@ -350,6 +360,7 @@ fn digests(core: &Core, message: &Message, pair: &Partnership, digest: Digest) -
         Composer::new(outgoing)?,
         &source,
         &payload,
+        &mut Passing(None),
         &mut core.storage.draft(),
     )?;
     let (ours, again): (Vec<_>, Vec<_>) = composed.mics.into_iter().partition(|found| found.mic.digest == digest);
@@ -375,6 +386,37 @@ fn payload_of(core: &Core, message: &Message) -> Result<Content, StorageError> {
         }
         other => other,
     }
+}
+
+/// The digest of stored bytes that pass, to be held against the one that was taken when they were accepted: a file may lie for days
+/// before it is sent. Those that the journal holds are as good as its own rows.
+struct Passing(Option<Sha256>);
+
+impl Passing {
+    fn of(message: &Message, payload: &Content) -> Result<Self, StorageError> {
+        if payload.len() != message.size {
+            return Err(damaged(message));
+        }
+        let is_file = matches!(payload, Content::File(..)) && !message.sha256.is_empty();
+        Ok(Passing(is_file.then(Sha256::new)))
+    }
+
+    fn see(&mut self, piece: &[u8]) {
+        if let Passing(Some(hash)) = self {
+            hash.update(piece);
+        }
+    }
+
+    fn check(self, message: &Message) -> Result<(), StorageError> {
+        match self.0.map(|hash| hex(&hash.finish())) {
+            Some(found) if found != message.sha256 => Err(damaged(message)),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn damaged(message: &Message) -> StorageError {
+    StorageError::Damaged(message.detail.payload.clone())
 }
 
 /// Where the payload's parts come from.
@@ -420,10 +462,24 @@ impl Source {
         }
     }
 
-    fn for_each(&self, payload: &Content, take: impl FnMut(&[u8]) -> Result<(), ComposeError>) -> Result<(), ComposeError> {
+    fn for_each(
+        &self,
+        payload: &Content,
+        passing: &mut Passing,
+        mut take: impl FnMut(&[u8]) -> Result<(), ComposeError>,
+    ) -> Result<(), ComposeError> {
         match self {
-            Source::Whole => payload.for_each(PIECE, take),
-            Source::Zip(entries) => unzip::for_each(payload, entries, PIECE, take),
+            Source::Whole => payload.for_each(PIECE, |piece| {
+                passing.see(piece);
+                take(piece)
+            }),
+            Source::Zip(entries) => {
+                payload.for_each(PIECE, |piece| {
+                    passing.see(piece);
+                    Ok::<_, StorageError>(())
+                })?;
+                unzip::for_each(payload, entries, PIECE, take)
+            }
         }
     }
 }

@@ -5,7 +5,9 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
+use as2_core::hex;
 use bytes::Bytes;
+use openssl::sha::Sha256;
 
 use super::{Context as _, Result, StorageError};
 
@@ -71,6 +73,19 @@ impl Content {
         }
     }
 
+    /// Holds it against the SHA-256 that the journal has of it.
+    ///
+    /// # Errors
+    /// `Damaged` if it is another; the disk's.
+    pub fn expect_sha256(&self, key: &str, wanted: &str) -> Result<()> {
+        let found = sha256_of(|at, buffer| self.read_at(at, buffer))?;
+        if found == wanted {
+            Ok(())
+        } else {
+            Err(StorageError::Damaged(key.to_owned()))
+        }
+    }
+
     /// Hands all bytes over in order, in pieces of at most `piece` bytes.
     ///
     /// # Errors
@@ -85,6 +100,19 @@ impl Content {
         }
         pieces(piece, |at, buffer| self.read_at(at, buffer), take)
     }
+}
+
+/// Bytes that are digested at once.
+const DIGEST_PIECE: usize = 256 * 1024;
+
+/// SHA-256 in hex of what lies from the start to the end.
+pub(super) fn sha256_of(read_at: impl Fn(u64, &mut [u8]) -> Result<usize>) -> Result<String> {
+    let mut hash = Sha256::new();
+    pieces(DIGEST_PIECE, read_at, |piece| {
+        hash.update(piece);
+        Ok::<_, StorageError>(())
+    })?;
+    Ok(hex(&hash.finish()))
 }
 
 /// Reads from the start to the end with one buffer of `piece` bytes, and hands over what it holds each time.

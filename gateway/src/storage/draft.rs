@@ -9,15 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use as2_core::hex;
 use bytes::Bytes;
-use openssl::sha::Sha256;
 
 use super::partial::{Part, SYNC_EVERY};
 use super::{Context as _, INLINE_MAX, Result, StorageError, make_dir, sync_dir};
 use crate::journal::{Blob, blob_key, file_key};
 use crate::random::random;
-
-/// Bytes read at once for a digest.
-const DIGEST_PIECE: usize = 256 * 1024;
 
 /// Bytes that are being written and are worth nothing yet. Dropping it forgets them, unless it is a part (`partial.rs`).
 #[derive(Debug)]
@@ -203,12 +199,7 @@ impl Draft {
     /// # Errors
     /// The disk's.
     pub fn sha256(&self) -> Result<String> {
-        let mut hash = Sha256::new();
-        self.for_each(DIGEST_PIECE, |piece| {
-            hash.update(piece);
-            Ok::<_, StorageError>(())
-        })?;
-        Ok(hex(&hash.finish()))
+        super::content::sha256_of(|at, buffer| self.read_at(at, buffer))
     }
 
     /// Fills `buffer` from an offset; fewer bytes are read at the end of what is written, 0 behind it.

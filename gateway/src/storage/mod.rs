@@ -75,6 +75,9 @@ pub enum StorageError {
     /// A row names bytes that are not there.
     #[error("stored bytes {0} are missing")]
     Missing(String),
+    /// Bytes are there, but not those that a row tells of: the disk has changed them, or somebody.
+    #[error("stored bytes {0} are not those that were accepted")]
+    Damaged(String),
     /// The journal's word.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -89,7 +92,7 @@ impl StorageError {
             StorageError::Io { source, .. } => {
                 matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
             }
-            StorageError::Held | StorageError::Missing(_) | StorageError::Journal(_) => false,
+            StorageError::Held | StorageError::Missing(_) | StorageError::Damaged(_) | StorageError::Journal(_) => false,
         }
     }
 }

@@ -1,12 +1,13 @@
 //! What comes in and must not get through: real messages, captured and changed by hand.
 
+use std::fs;
 use std::sync::Arc;
 use std::thread;
 
 use serde_json::Value;
 use tests::peer::Identity;
 use tests::wire::{Request, exchange};
-use tests::{Pair, Shared, order};
+use tests::{Pair, Shared, noise, order};
 
 static PAIR: Shared<Pair> = Shared::new();
 
@@ -238,6 +239,30 @@ fn a_repeat_after_a_kill_gets_the_same_mdn() {
     let again = request.post(pair.bob().as2_port);
     assert!(again.body == first.body && again.status == 200, "{}", again.text());
     assert_eq!(listed(&pair, "<repeat-kill.edi@test>").len(), 1);
+}
+
+/// Its sender would take the word that it was altered for final.
+#[test]
+fn what_our_own_disk_has_spoilt_is_not_called_altered() {
+    let pair = Pair::two_gateways();
+    pair.alice().change(&["partner", "set", "BOB", "--mdn", "async-signed"]);
+    let request = pair.captured("spoilt.bin", &noise(60 << 20, 9));
+    let before = pair.bob().stored();
+    let answer = request.post(pair.bob().as2_port);
+    // Before the check is through.
+    pair.bob().kill9();
+    assert_eq!(answer.status / 100, 2, "{}", answer.text());
+    let stored: Vec<_> = pair.bob().stored().into_iter().filter(|file| !before.contains(file)).collect();
+    let body = stored.iter().max_by_key(|file| fs::metadata(file).unwrap().len()).unwrap();
+    let mut bytes = fs::read(body).unwrap();
+    assert_eq!(bytes.len(), request.body.len());
+    bytes[30 << 20] ^= 1;
+    fs::write(body, &bytes).unwrap();
+    pair.bob().start();
+    let rejected = pair
+        .bob()
+        .wait("the end of the check", |_| listed(&pair, "<spoilt.bin@test>").pop());
+    assert_eq!(rejected["code"], "unexpected-processing-error", "{rejected:#}");
 }
 
 #[test]

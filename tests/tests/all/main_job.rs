@@ -256,6 +256,35 @@ fn what_a_block_kept_back_goes_out_when_it_is_lifted() {
     pair.delivered("kept.edi");
 }
 
+/// durability.md R2: the row holds length and SHA-256.
+#[test]
+fn what_the_disk_has_changed_is_not_sent() {
+    let pair = Pair::one_gateway();
+    let alice = pair.alice();
+    alice.ok(&["partner", "block", "BOB", "out"]);
+    alice.restart();
+    let damages: [(&str, fn(&mut Vec<u8>)); 2] = [
+        ("flipped.bin", |bytes| bytes[100_000] ^= 1),
+        ("cut.bin", |bytes| bytes.truncate(65_536)),
+    ];
+    for (name, damage) in damages {
+        let before = alice.stored();
+        pair.put(name, &noise(200_000, 8));
+        let stored: Vec<_> = alice.stored().into_iter().filter(|file| !before.contains(file)).collect();
+        assert_eq!(stored.len(), 1, "{stored:?}");
+        let mut bytes = fs::read(&stored[0]).unwrap();
+        damage(&mut bytes);
+        fs::write(&stored[0], &bytes).unwrap();
+    }
+    alice.ok(&["partner", "unblock", "BOB"]);
+    for (name, _) in damages {
+        let failed = alice.reaches("out", name, "failed");
+        assert_eq!(failed["code"], "bytes-damaged", "{failed:#}");
+    }
+    assert_eq!(pair.bob_user.ls("AS2/files/BOB/ALICE/inbox"), [""; 0]);
+    assert!(alice.log().contains("look at the disk"), "{}", alice.log());
+}
+
 #[test]
 fn a_partner_that_is_away_is_tried_again_with_the_same_bytes() {
     let pair = Pair::two_gateways();
