@@ -1,4 +1,4 @@
-//! The HTTP client of AS2: one request after the other on a connection, to a checked address (RFC 4130 §4.3, §5.2.1;
+//! The HTTP client of AS2: one request after the other on a connection, to a checked address (RFC 4130 §5.1, §5.2.1;
 //! security.md §5).
 //!
 //! [`Poster::post`] reads the URL → takes a connection that waits, or resolves the name once, refuses inner networks, connects
