@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use keystore::of_one_key;
 use serde::Serialize;
 
 use super::certificates::choose;
@@ -112,10 +113,14 @@ fn of_station(objects: &Objects, station: &Station, now: Millis) -> Rollover {
     let present = objects.certificate(account, &station.certificate);
     let awaiting_ca = |present| objects.certificates.values().find(|c| c.awaits_ca(present));
     let waiting = present.filter(|_| plan.is_none()).and_then(awaiting_ca);
-    let subject = plan.map(|(next, _)| next).or(waiting).or(present);
-    let switched = waiting.is_none() && plan.is_none_or(|(_, due)| due);
+    let pairs = key_pairs(objects, station);
+    let unplanned = present.filter(|_| plan.is_none() && waiting.is_none());
+    let unplanned = unplanned.and_then(|present| made_since(&pairs, present));
+    let subject = plan.map(|(next, _)| next).or(waiting).or(unplanned).or(present);
+    let switched = waiting.is_none() && unplanned.is_none() && plan.is_none_or(|(_, due)| due);
     let current = plan.map_or(station.certificate.as_str(), in_force);
-    let old = other_key_pairs(objects, station, subject);
+    let is_old = |c: &&&Certificate| subject.is_none_or(|subject| is_older(c, subject, current, now));
+    let old: Vec<&str> = pairs.iter().filter(is_old).map(|c| c.name.as_str()).collect();
     let begun = plan.is_some() || !old.is_empty();
     let by_ca = objects.certificate(account, current).is_some_and(|c| !is_made_here(c));
     let subject = subject.filter(|_| begun);
@@ -144,7 +149,10 @@ fn of_station(objects: &Objects, station: &Station, now: Millis) -> Rollover {
         (
             begun && switched,
             when(plan, "sign with it"),
-            format!("as2gate cert switch {name} --at TIME"),
+            match unplanned {
+                Some(_) => command("station set", &station.as2_id, &format!("--set certificate={name}")),
+                None => format!("as2gate cert switch {name} --at TIME"),
+            },
         ),
         (
             begun && old.is_empty(),
@@ -165,25 +173,64 @@ fn of_station(objects: &Objects, station: &Station, now: Millis) -> Rollover {
     }
 }
 
-/// The station's key pairs but for this one.
-fn other_key_pairs<'a>(objects: &'a Objects, station: &Station, but: Option<&Certificate>) -> Vec<&'a str> {
+/// The station's key pairs, the oldest first.
+fn key_pairs<'a>(objects: &'a Objects, station: &Station) -> Vec<&'a Certificate> {
     let of_station = |c: &&Certificate| c.account == station.account && c.owner == station.as2_id && c.sealed_key.is_some();
-    let pairs = objects.certificates.values().filter(of_station).map(|c| c.name.as_str());
-    pairs.filter(|name| but.is_none_or(|but| *name != but.name)).collect()
+    let mut pairs: Vec<&Certificate> = objects.certificates.values().filter(of_station).collect();
+    pairs.sort_by_key(|c| c.not_before);
+    pairs
 }
 
+/// The newest of those that are younger than the one in force, and follow none: it was added, or its switch was called off.
+fn made_since<'a>(pairs: &[&'a Certificate], present: &Certificate) -> Option<&'a Certificate> {
+    let is_younger = |c: &&Certificate| c.not_before > present.not_before && !of_one_key(&c.der, &present.der);
+    pairs.iter().rev().copied().find(is_younger)
+}
+
+/// Whether a key pair is there from before the one that the change is about. One of its own key does no more than it, either.
+fn is_older(pair: &Certificate, subject: &Certificate, current: &str, now: Millis) -> bool {
+    let is_to_come = pair.takes_over_at().is_some_and(|at| at > now);
+    let is_before = !is_to_come && (pair.not_before <= subject.not_before || of_one_key(&pair.der, &subject.der));
+    pair.name != subject.name && (is_before || pair.name == current)
+}
+
+/// What a partner uses a certificate for, and how far the change of that one is.
+struct Chain<'a> {
+    current: &'a str,
+    plan: Option<(&'a Certificate, bool)>,
+    steps: Vec<Step>,
+}
+
+/// A partner has one certificate for signatures and encryption, or one for each, which change each by itself.
 fn of_partner(objects: &Objects, partner: &Partner, now: Millis) -> Rollover {
-    let account = partner.account.as_str();
-    let first = partner.sign_certificate.first().map_or("", String::as_str);
-    let listed = if partner.encrypt_certificate.is_empty() {
-        first
-    } else {
-        &partner.encrypt_certificate
+    let (signing, encryption) = (&partner.sign_certificate, &partner.encrypt_certificate);
+    let has_one = match (signing.is_empty(), encryption.is_empty()) {
+        (false, false) => signing.contains(encryption),
+        (no_signing, no_encryption) => no_signing && no_encryption,
     };
-    let plan = successor(objects, account, listed, now);
+    let mut chains = Vec::new();
+    if has_one {
+        chains.push(for_both(objects, partner, now));
+    } else {
+        if !encryption.is_empty() {
+            chains.push(for_encryption(objects, partner, now));
+        }
+        if !signing.is_empty() {
+            chains.push(for_signatures(objects, partner, now));
+        }
+    }
+    let planned = chains.iter().find(|chain| chain.plan.is_some()).or(chains.first());
+    let (current, plan) = planned.map_or_else(Default::default, |chain| (chain.current, chain.plan));
+    let steps = chains.into_iter().flat_map(|chain| chain.steps).collect();
+    standing(&partner.as2_id, current, plan, steps)
+}
+
+fn for_both<'a>(objects: &'a Objects, partner: &'a Partner, now: Millis) -> Chain<'a> {
+    let (id, listed) = (&partner.as2_id, partner.encrypt_certificate.as_str());
+    let plan = successor(objects, &partner.account, listed, now);
     let current = plan.map_or(listed, in_force);
-    // After a switch the old one stays in the list of those that verify; a certificate for signatures alone is no old one.
-    let several = partner.sign_certificate.len() > 1 && partner.sign_certificate.iter().any(|c| c == current);
+    // After a switch the old one stays in the list of those that verify.
+    let several = partner.sign_certificate.len() > 1;
     // One that was added without a date: both verify, and what goes out is for the first still.
     let waiting = partner
         .sign_certificate
@@ -195,7 +242,6 @@ fn of_partner(objects: &Objects, partner: &Partner, now: Millis) -> Rollover {
     let name = planned
         .or(waiting.map(String::as_str))
         .unwrap_or(if several { current } else { "NEXT" });
-    let id = &partner.as2_id;
     let take = if current.is_empty() {
         format!("as2gate cert add NAME {} --file FILE", option("partner", id))
     } else {
@@ -203,11 +249,7 @@ fn of_partner(objects: &Objects, partner: &Partner, now: Millis) -> Rollover {
     };
     let order = vec![
         (begun, "take its next certificate; both verify from then on".to_owned(), take),
-        (
-            switched,
-            "compare the fingerprint by telephone".to_owned(),
-            format!("as2gate cert show {name}"),
-        ),
+        (switched, COMPARE.to_owned(), format!("as2gate cert show {name}")),
         (
             switched,
             when(plan, "encrypt to it"),
@@ -216,13 +258,82 @@ fn of_partner(objects: &Objects, partner: &Partner, now: Millis) -> Rollover {
                 None => format!("as2gate cert switch {name} --at TIME"),
             },
         ),
+        (false, DROP.to_owned(), keep_signing(partner, plan.map(|_| listed), name)),
+    ];
+    Chain {
+        current,
+        plan,
+        steps: in_order(order),
+    }
+}
+
+/// It verifies nothing, so that none has to be dropped.
+fn for_encryption<'a>(objects: &'a Objects, partner: &'a Partner, now: Millis) -> Chain<'a> {
+    let listed = partner.encrypt_certificate.as_str();
+    let plan = successor(objects, &partner.account, listed, now);
+    let current = plan.map_or(listed, in_force);
+    let name = plan.map_or("NEXT", |(next, _)| next.name.as_str());
+    let switched = plan.is_some_and(|(_, due)| due);
+    let order = vec![
         (
-            false,
-            "drop the old one, once it signs with the new one".to_owned(),
-            command("partner set", id, &format!("--sign-certificate {name}")),
+            plan.is_some(),
+            "for encryption: take its next certificate".to_owned(),
+            format!("as2gate cert schedule {current} --replace-with FILE --at TIME"),
+        ),
+        (switched, COMPARE.to_owned(), format!("as2gate cert show {name}")),
+        (
+            switched,
+            when(plan, "encrypt to it"),
+            format!("as2gate cert switch {name} --at TIME"),
         ),
     ];
-    standing(id, current, plan, in_order(order))
+    Chain {
+        current,
+        plan,
+        steps: in_order(order),
+    }
+}
+
+/// Every one that is listed or planned verifies: only the partner knows when it signs with another.
+fn for_signatures<'a>(objects: &'a Objects, partner: &'a Partner, now: Millis) -> Chain<'a> {
+    let (id, list) = (&partner.as2_id, &partner.sign_certificate);
+    let plans = list
+        .iter()
+        .filter_map(|name| Some((name.as_str(), successor(objects, &partner.account, name, now)?)));
+    let (old, plan) = plans.max_by_key(|(_, (_, due))| !due).unzip();
+    let last = list.last().map_or("", String::as_str);
+    let current = plan.map_or(last, in_force);
+    let begun = plan.is_some() || list.len() > 1;
+    let newest = plan.map_or(last, |(next, _)| next.name.as_str());
+    let name = if begun { newest } else { "NEXT" };
+    let order = vec![
+        (
+            begun,
+            "for signatures: take its next certificate; both verify from then on".to_owned(),
+            format!("as2gate cert add NAME {} --use sign --file FILE", option("partner", id)),
+        ),
+        (false, COMPARE.to_owned(), format!("as2gate cert show {name}")),
+        (false, DROP.to_owned(), keep_signing(partner, old, name)),
+    ];
+    Chain {
+        current,
+        plan,
+        steps: in_order(order),
+    }
+}
+
+const COMPARE: &str = "compare the fingerprint by telephone";
+const DROP: &str = "drop the old one, once it signs with the new one";
+
+/// The command after which this one verifies in the place of the old one or, where no switch says which that is, of all others.
+fn keep_signing(partner: &Partner, old: Option<&str>, name: &str) -> String {
+    let others = partner.sign_certificate.iter().map(String::as_str);
+    let mut kept: Vec<&str> = match old {
+        Some(old) => others.filter(|other| *other != old && *other != name).collect(),
+        None => Vec::new(),
+    };
+    kept.push(name);
+    command("partner set", &partner.as2_id, &format!("--sign-certificate {}", kept.join(",")))
 }
 
 fn standing(owner: &str, current: &str, plan: Option<(&Certificate, bool)>, steps: Vec<Step>) -> Rollover {

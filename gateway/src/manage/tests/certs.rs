@@ -799,3 +799,101 @@ async fn the_key_stores_are_written_from_what_counts_then() {
     let password = stores::passwords(&core, "acme").unwrap().trust;
     assert!(keystore::import_alias(&bytes, Some(&password), "quick").is_ok());
 }
+
+/// The steps of a rollover: how far each is, and its command.
+fn guided(core: &Core, id: &str) -> Vec<String> {
+    let guide = rollover::guide(&objects(core).unwrap(), None, id, core.clock.now()).unwrap();
+    let in_words = |step: &rollover::Step| format!("{}: {}", step.progress, step.command.replacen("as2gate ", "", 1));
+    guide.steps.iter().map(in_words).collect()
+}
+
+#[tokio::test]
+async fn each_certificate_of_a_partner_changes_by_itself() {
+    let Place { core, clock, dir: _dir } = place().await;
+    station(&core, "ALICE").await;
+    partner(&core, "BIG", made("sign", 300).file()).await.unwrap();
+    let whom = For::Partner("BIG".to_owned(), Use::Encrypt);
+    certificates::add(&core, None, "big-enc", &made("enc", 300).file(), &whom, false)
+        .await
+        .unwrap();
+    let plan = |old: &'static str, name: &'static str, day| {
+        let core = Arc::clone(&core);
+        async move {
+            let file = made(name, 400).file();
+            switch::schedule(&core, &switch(old, name, day), &file, false).await.unwrap();
+        }
+    };
+    plan("big-enc", "enc-next", 2).await;
+    let encryption = [
+        "cert schedule big-enc --replace-with FILE --at TIME",
+        "cert show enc-next",
+        "cert switch enc-next --at TIME",
+    ];
+    let add = "cert add NAME --partner BIG --use sign --file FILE";
+    let mut expected = vec![
+        format!("done: {}", encryption[0]),
+        format!("next: {}", encryption[1]),
+        format!("later: {}", encryption[2]),
+        format!("next: {add}"),
+        "later: cert show NEXT".to_owned(),
+        "later: partner set BIG --sign-certificate NEXT".to_owned(),
+    ];
+    assert_eq!(guided(&core, "BIG"), expected);
+    plan("big-2026", "sign-next", 3).await;
+    expected[3] = format!("done: {add}");
+    expected[4] = "next: cert show sign-next".to_owned();
+    expected[5] = "later: partner set BIG --sign-certificate sign-next".to_owned();
+    assert_eq!(guided(&core, "BIG"), expected);
+    // One more that verifies stays, whatever takes over from the other.
+    let whom = For::Partner("BIG".to_owned(), Use::Sign);
+    certificates::add(&core, None, "branch", &made("branch", 300).file(), &whom, false)
+        .await
+        .unwrap();
+    expected[5] = "later: partner set BIG --sign-certificate branch,sign-next".to_owned();
+    assert_eq!(guided(&core, "BIG"), expected);
+    // After the switch only the partner knows when the old one may go.
+    to_day(&clock, 5);
+    let after = guided(&core, "BIG");
+    assert!(after[..3].iter().all(|step| step.starts_with("done: ")), "{after:?}");
+    assert_eq!(after[5], expected[5]);
+    partners::set(&core, None, "BIG", &pairs(&[("sign_certificate", "branch,sign-next")]), false)
+        .await
+        .unwrap();
+    let all = objects(&core).unwrap();
+    let big = all.partner("acme", "BIG").unwrap();
+    assert_eq!(
+        (big.encrypt_certificate.as_str(), big.sign_certificate.join(",").as_str()),
+        ("enc-next", "branch,sign-next")
+    );
+    assert!(guided(&core, "BIG")[0].starts_with("next: cert schedule enc-next "));
+}
+
+#[tokio::test]
+async fn a_pair_whose_switch_was_called_off_is_no_old_one() {
+    let Place { core, clock, dir: _dir } = place().await;
+    station(&core, "ALICE").await;
+    let last = || guided(&core, "ALICE").split_off(3);
+    to_day(&clock, 1);
+    switch::renew(&core, &switch("alice-2026", "second", 5), Some(KeySpec::EcP256), false)
+        .await
+        .unwrap();
+    assert_eq!(last(), ["next: cert switch second --at TIME", "later: cert rm alice-2026"]);
+    rollover::cancel(&core, None, "second", false).await.unwrap();
+    let commands = ["next: station set ALICE --set certificate=second", "later: cert rm alice-2026"];
+    assert_eq!(last(), commands);
+    stations::set(&core, None, "ALICE", &pairs(&[("certificate", "second")]), false)
+        .await
+        .unwrap();
+    assert_eq!(last(), ["done: cert switch second --at TIME", "next: cert rm alice-2026"]);
+    // Of several the oldest goes first.
+    to_day(&clock, 2);
+    switch::renew(&core, &switch("second", "a-third", 4), Some(KeySpec::EcP256), false)
+        .await
+        .unwrap();
+    assert_eq!(last(), ["next: cert switch a-third --at TIME", "later: cert rm alice-2026"]);
+    certificates::remove(&core, None, "alice-2026", false).await.unwrap();
+    to_day(&clock, 5);
+    assert_eq!(last(), ["done: cert switch a-third --at TIME", "next: cert rm second"]);
+    certificates::remove(&core, None, "second", false).await.unwrap();
+    assert!(guided(&core, "ALICE")[0].starts_with("next: "), "the next rollover");
+}
