@@ -164,7 +164,7 @@ pub(crate) enum Verb {
         /// The station's next certificate.
         name: String,
         /// AS2 ids, with commas.
-        #[arg(long, value_name = "IDS", required = true, value_delimiter = ',')]
+        #[arg(long, value_name = "IDS", required = true)]
         partner: Vec<String>,
         /// They have not taken it.
         #[arg(long)]

@@ -379,11 +379,11 @@ fn in_order(order: Vec<(bool, String, String)>) -> Vec<Step> {
     steps.collect()
 }
 
-/// Notes that partners have taken a station's certificate, or that they have not.
+/// Notes that partners have taken a station's certificate, or that they have not. Each text names one, or several with commas.
 ///
 /// # Errors
 /// When it belongs to no station, or somebody named does not trade with that station.
-pub async fn confirm(core: &Core, account: Option<&str>, name: &str, ids: &[String], taken: bool, dry_run: bool) -> Result<Certificate> {
+pub async fn confirm(core: &Core, account: Option<&str>, name: &str, texts: &[String], taken: bool, dry_run: bool) -> Result<Certificate> {
     edit(core, dry_run, |objects| {
         let certificate = choose(objects, account, name)?;
         if certificate.sealed_key.is_none() || !objects.stations.contains_key(&certificate.owner) {
@@ -395,6 +395,7 @@ pub async fn confirm(core: &Core, account: Option<&str>, name: &str, ids: &[Stri
             ));
         }
         let (confirmed, missing) = confirmations(objects, certificate);
+        let ids = named_in(texts, |id| confirmed.contains(id) || missing.contains(id));
         if let Some(stranger) = ids.iter().find(|id| !confirmed.contains(id) && !missing.contains(id)) {
             let why = format!("{stranger} does not trade with {}", certificate.owner);
             return Err(Refusal::not_found(format!("cannot confirm {name}"), why, "as2gate partner list"));
@@ -410,6 +411,15 @@ pub async fn confirm(core: &Core, account: Option<&str>, name: &str, ids: &[Stri
         Ok((vec![new.clone().into()], new))
     })
     .await
+}
+
+/// The AS2 ids in these texts: a text that is one as a whole, or what stands between its commas, since an id may hold one.
+fn named_in(texts: &[String], is_known: impl Fn(&String) -> bool) -> Vec<String> {
+    let split = |text: &String| match is_known(text) {
+        true => vec![text.clone()],
+        false => text.split(',').map(str::to_owned).collect(),
+    };
+    texts.iter().flat_map(split).collect()
 }
 
 /// Moves the time of a planned switch: later, at once, or back to the old certificate until a time to come.

@@ -897,3 +897,21 @@ async fn a_pair_whose_switch_was_called_off_is_no_old_one() {
     certificates::remove(&core, None, "second", false).await.unwrap();
     assert!(guided(&core, "ALICE")[0].starts_with("next: "), "the next rollover");
 }
+
+#[tokio::test]
+async fn a_partner_whose_id_has_a_comma_confirms_too() {
+    let Place { core, dir: _dir, .. } = place().await;
+    station(&core, "ALICE").await;
+    for id in ["it's, Ltd", "BIG", "SMALL"] {
+        partner(&core, id, made("one", 300).file()).await.unwrap();
+    }
+    let confirm = |texts: &[&str]| {
+        let texts: Vec<String> = texts.iter().map(|text| (*text).to_owned()).collect();
+        let core = Arc::clone(&core);
+        async move { rollover::confirm(&core, None, "alice-2026", &texts, true, false).await }
+    };
+    assert_eq!(confirm(&["it's, Ltd"]).await.unwrap().confirmed_by, ["it's, Ltd"]);
+    let all = confirm(&["BIG,SMALL"]).await.unwrap().confirmed_by;
+    assert_eq!(all, ["BIG", "SMALL", "it's, Ltd"]);
+    assert!(confirm(&["BIG,NOBODY"]).await.unwrap_err().why.contains("NOBODY does not trade"));
+}
