@@ -13,7 +13,7 @@ use keystore::KeyPair;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use super::{Change, Object, Refusal, Result, accounts, certificates, fields, find, overwrite, secrets, switch, with_changes};
+use super::{Change, Object, Refusal, Result, accounts, certificates, fields, find, overwrite, rules, secrets, switch, with_changes};
 use crate::account::Account;
 use crate::certificate::{Certificate, Purpose};
 use crate::gateway::Core;
@@ -99,6 +99,7 @@ pub async fn apply(
     overwrite(core, dry_run, |objects| {
         let wanted = gather(core, objects, account, &documents)?;
         let changes = plan(core, objects, wanted, prune)?;
+        expect_own_certificates(objects, &changes)?;
         accounts::expect_no_records(core, objects, &changes)?;
         let differences = changes.iter().map(|change| difference(objects, change)).collect();
         Ok((changes, differences))
@@ -519,6 +520,40 @@ fn expect_unplanned(core: &Core, objects: &Objects, changes: &[Change]) -> Resul
             && (certificate.owner.is_empty() || after.stations.contains_key(&certificate.owner))
         {
             certificates::expect_unplanned(&settled, account, name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses another certificate under the name of one that somebody else goes on using: what its key signs would be theirs.
+fn expect_own_certificates(objects: &Objects, changes: &[Change]) -> Result<()> {
+    let after = with_changes(objects, changes);
+    for change in changes {
+        let Change::Put(Object::Certificate(new)) = change else { continue };
+        let Some(old) = objects.certificate(&new.account, &new.name) else {
+            continue;
+        };
+        let users = |objects: &Objects| -> Vec<String> {
+            let all = rules::used_by(objects, &new.account, &new.name);
+            all.into_iter().filter(|user| !user.starts_with("the switch")).collect()
+        };
+        let (before, now) = (users(objects), users(&after));
+        let stays = |user: &&String| before.contains(user);
+        let is_new_owner = |user: &str| user.split_once(' ').is_some_and(|(_, id)| id == new.owner);
+        let robbed = match old.owner.as_str() {
+            // A renewal, for all that share it; but who comes to it with another certificate has taken a name that is taken.
+            owner if owner == new.owner || owner.is_empty() => now.iter().find(stays).filter(|_| {
+                let joins = now.iter().any(|user| !before.contains(user));
+                old.der != new.der && joins
+            }),
+            _ => now.iter().filter(stays).find(|user| !is_new_owner(user)),
+        };
+        if let Some(user) = robbed {
+            return Err(Refusal::exists(
+                format!("cannot take certificate {}", new.name),
+                format!("the name is taken: {user} uses the certificate that has it"),
+                "give this one a name of its own",
+            ));
         }
     }
     Ok(())

@@ -915,3 +915,36 @@ async fn a_partner_whose_id_has_a_comma_confirms_too() {
     assert_eq!(all, ["BIG", "SMALL", "it's, Ltd"]);
     assert!(confirm(&["BIG,NOBODY"]).await.unwrap_err().why.contains("NOBODY does not trade"));
 }
+
+#[tokio::test]
+async fn apply_puts_nothing_in_the_place_of_another_ones_certificate() {
+    let Place { core, dir: _dir, .. } = place().await;
+    partner(&core, "P1", made("p1", 300).file()).await.unwrap();
+    let fingerprint = || objects(&core).unwrap().certificate("acme", "p1-2026").unwrap().fingerprint.clone();
+    let before = fingerprint();
+    let pem = |subject: &str| {
+        let certificate = made(subject, 300).with(&ec_key()).certificate;
+        keystore::to_pem("CERTIFICATE", &certificate).to_string()
+    };
+    let entry = |name: &str, owner: &str, pem: &str| {
+        format!("[[certificate]]\nname = \"{name}\"\npurpose = \"partner\"\n{owner}\npem = \"\"\"\n{pem}\"\"\"\n")
+    };
+    let p2 = |name: &str| format!("[[partner]]\nas2_id = \"P2\"\nurl = \"https://p2.example/as2\"\nsign_certificate = [\"{name}\"]\n");
+    // The file of P1 as it was copied for P2, with the name of the certificate forgotten.
+    for owner in ["owner = \"P2\"", ""] {
+        let text = entry("p1-2026", owner, &pem("p2")) + &p2("p1-2026");
+        let refused = apply_text(&core, &text).await.unwrap_err();
+        assert_eq!(refused.code, "exists");
+        assert!(
+            refused.why.contains("partner P1") && refused.hint.contains("a name of its own"),
+            "{refused:?}"
+        );
+        assert_eq!(fingerprint(), before);
+    }
+    apply_text(&core, &(entry("p2-2026", "", &pem("p2")) + &p2("p2-2026")))
+        .await
+        .unwrap();
+    // P1's own new certificate is no other one's.
+    apply_text(&core, &entry("p1-2026", "owner = \"P1\"", &pem("p1"))).await.unwrap();
+    assert_ne!(fingerprint(), before);
+}
