@@ -91,7 +91,7 @@ pub enum Error {
         aliases: String,
     },
     /// Certificates of several owners or uses, where one is wanted and no key tells which.
-    #[error("the {format} holds several certificates that are no CA's: {subjects}; give a file with only one of them{how}")]
+    #[error("the {format} holds several certificates, and none issued another: {subjects}; give a file with only one of them{how}")]
     SeveralCertificates {
         /// The file's format.
         format: Format,

@@ -506,7 +506,8 @@ impl Chain {
         fitting.rev().max_by_key(start).map(|(at, _)| at)
     }
 
-    /// The leaf, its issuers, the rest. The leaf issued none of the others, and is no CA's where there is one that is not.
+    /// The leaf, its issuers, the rest. The leaf issued none of the others, and is no CA's where there is one that is not: self-signed
+    /// ones of partners often say that they are.
     ///
     /// # Errors
     /// The subjects of the leaves, if there are several; a certificate and its renewal are one.
@@ -527,10 +528,17 @@ impl Chain {
                 self.newest(|one| is_leaf(one) && renews(&one.0))
             }
             // A CA's certificate was asked for, or a partner's own that calls itself one.
-            None => {
-                let first = self.0.iter().find(|(x509, _)| is_last(x509));
-                first.and_then(|(first, _)| self.newest(|(x509, _)| is_last(x509) && renews(x509, first)))
-            }
+            None => match self.0.iter().find(|(x509, _)| is_last(x509)) {
+                Some((first, _)) => {
+                    let is_root = |x509: &X509| is_last(x509) && same_name(x509.issuer_name(), x509.subject_name());
+                    let renews = |x509: &X509| renews(x509, first) && x509.key_usage() == first.key_usage();
+                    if is_root(first) && self.0.iter().any(|(x509, _)| is_root(x509) && !renews(x509)) {
+                        return Err(subjects(self.0.iter().filter(|(x509, _)| is_root(x509))));
+                    }
+                    self.newest(|(x509, _)| is_last(x509) && renews(x509))
+                }
+                None => None,
+            },
         };
         let (mut chain, rest) = self.chain_of(leaf.unwrap_or_default());
         chain.extend(rest);

@@ -67,6 +67,14 @@ impl CertInfo {
     }
 }
 
+/// What a certificate is for by its keyUsage, if that leaves out the encryption of keys (RFC 5280 §4.2.1.3).
+#[must_use]
+pub fn uses_without_encryption(der: &[u8]) -> Option<Vec<String>> {
+    let uses = key_usage(&*parse(der).ok()?);
+    let encrypts = uses.iter().any(|one| matches!(one.as_str(), "keyEncipherment" | "keyAgreement"));
+    (!encrypts && !uses.is_empty()).then_some(uses)
+}
+
 /// Whether two certificates are of one key; one that cannot be read is of none.
 pub fn of_one_key(one: &[u8], other: &[u8]) -> bool {
     let key = |der| parse(der).ok()?.public_key().ok();

@@ -28,6 +28,6 @@ pub use error::{Error, Format, Result};
 pub use export::{pkcs12, to_pem};
 pub use generate::{KeyPair, KeySpec, Subject, identity, request};
 pub use import::{Imported, import, import_alias};
-pub use info::{CertInfo, of_one_key};
+pub use info::{CertInfo, of_one_key, uses_without_encryption};
 pub use pem::decode_text;
 pub use secret::{MasterKey, is_password_hash, new_password, password_hash, password_verify, password_verify_nobody};

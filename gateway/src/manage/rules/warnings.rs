@@ -35,7 +35,10 @@ pub fn warnings(config: &Config, objects: &Objects, now: Millis) -> Vec<Warning>
             )
         })
         .collect();
-    objects.partners.values().for_each(|partner| of_partner(partner, &mut found));
+    objects
+        .partners
+        .values()
+        .for_each(|partner| of_partner(objects, partner, &mut found));
     if config.public_url.is_empty() {
         found.extend(objects.partners.values().filter_map(|partner| unreachable(objects, partner)));
     }
@@ -69,7 +72,7 @@ fn fault(certificate: &Certificate, now: Millis) -> Option<String> {
     }
 }
 
-fn of_partner(partner: &Partner, found: &mut Vec<Warning>) {
+fn of_partner(objects: &Objects, partner: &Partner, found: &mut Vec<Warning>) {
     let id = &partner.as2_id;
     if partner.url.is_empty() {
         found.push((format!("partner {id} has no url"), command("partner set", id, "--url URL")));
@@ -80,6 +83,19 @@ fn of_partner(partner: &Partner, found: &mut Vec<Warning>) {
     }
     if partner.sign_certificate.is_empty() && (partner.require_signed || partner.mdn.is_signed()) {
         found.push((format!("partner {id} has no signing certificate"), certificate));
+    }
+    let recipient = objects.certificate(&partner.account, &partner.encrypt_certificate);
+    if partner.encrypt.is_some()
+        && let Some(recipient) = recipient
+        && let Some(uses) = keystore::uses_without_encryption(&recipient.der)
+    {
+        let what = format!(
+            "partner {id} has {} for encryption, which by its keyUsage is for {} only",
+            recipient.name,
+            uses.join(", ")
+        );
+        let add = format!("as2gate cert add NAME {} --use encrypt --file FILE", option("partner", id));
+        found.push((what, format!("ask whether it has another one for that; {add}")));
     }
     if let Some((what, settings)) = legacy(partner) {
         let hint = command("partner set", id, &settings);

@@ -948,3 +948,38 @@ async fn apply_puts_nothing_in_the_place_of_another_ones_certificate() {
     apply_text(&core, &entry("p1-2026", "owner = \"P1\"", &pem("p1"))).await.unwrap();
     assert_ne!(fingerprint(), before);
 }
+
+#[tokio::test]
+async fn a_certificate_that_is_not_for_encryption_is_told_of() {
+    let Place { core, dir: _dir, .. } = place().await;
+    let usage = |kind: &str| {
+        let key = ec_key();
+        let mut x509 = X509Builder::new().unwrap();
+        x509.set_version(2).unwrap();
+        let mut name = X509NameBuilder::new().unwrap();
+        name.append_entry_by_text("CN", "big").unwrap();
+        let name = name.build();
+        x509.set_subject_name(&name).unwrap();
+        x509.set_issuer_name(&name).unwrap();
+        x509.set_not_before(&Asn1Time::from_unix(START / 1000).unwrap()).unwrap();
+        x509.set_not_after(&Asn1Time::from_unix(START / 1000 + 300 * DAY / 1000).unwrap())
+            .unwrap();
+        x509.set_pubkey(&key).unwrap();
+        let mut uses = openssl::x509::extension::KeyUsage::new();
+        match kind {
+            "sign" => uses.digital_signature(),
+            _ => uses.digital_signature().key_agreement(),
+        };
+        x509.append_extension(uses.build().unwrap()).unwrap();
+        x509.sign(&key, MessageDigest::sha256()).unwrap();
+        file(&[&x509.build().to_der().unwrap()])
+    };
+    partner(&core, "BOTH", usage("both")).await.unwrap();
+    partner(&core, "BIG", usage("sign")).await.unwrap();
+    let warned = rules::warnings(&core.config, &objects(&core).unwrap(), START);
+    let about: Vec<_> = warned.iter().filter(|(what, _)| what.contains("keyUsage")).collect();
+    assert!(
+        matches!(about[..], [(what, hint)] if what.starts_with("partner BIG has big-2026 for encryption") && hint.contains("--use encrypt")),
+        "{warned:?}"
+    );
+}
