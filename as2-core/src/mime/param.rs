@@ -87,7 +87,7 @@ impl MediaType {
     fn extended(&self, name: &str) -> Option<String> {
         if let Some(value) = self.param(&format!("{name}*")).filter(|text| text.len() <= MAX_NAME) {
             let (charset, text) = split_charset(value);
-            return decode_charset(charset, &percent_decode(text));
+            return decode_charset(charset, &percent_decode(text)).filter(|text| !text.is_empty());
         }
         let mut charset = "";
         let mut bytes = Vec::new();
@@ -245,45 +245,81 @@ pub(crate) fn decode_words(text: &str) -> (String, bool) {
     let mut complete = true;
     let mut out = String::new();
     let mut rest = text;
-    let mut after_word = false;
+    // Neighbours of one charset.
+    let mut words: Vec<Word<'_>> = Vec::new();
     while let Some(start) = rest.find("=?") {
-        let (before, word) = rest.split_at(start);
-        let Some((decoded, tail)) = decode_word(word) else {
+        let (before, found) = rest.split_at(start);
+        let word = Word::read(found);
+        let last = words.last().filter(|_| before.trim().is_empty());
+        let goes_on = last.is_some();
+        let is_of_one = |(word, _): &(Word<'_>, _)| last.is_some_and(|last| last.charset.eq_ignore_ascii_case(word.charset));
+        if !word.as_ref().is_some_and(is_of_one) {
+            complete &= write_words(&mut out, &mut words);
+        }
+        let Some((word, tail)) = word else {
             out.push_str(before);
             out.push_str("=?");
-            rest = word.get(2..).unwrap_or_default();
-            after_word = false;
+            rest = found.get(2..).unwrap_or_default();
             continue;
         };
-        if !(after_word && before.trim().is_empty()) {
+        if !goes_on {
             out.push_str(before);
         }
-        complete &= decoded.is_some();
-        match decoded {
-            Some(decoded) => out.push_str(&decoded),
-            None => out.push_str(word.get(..word.len() - tail.len()).unwrap_or(word)),
-        }
+        words.push(word);
         rest = tail;
-        after_word = true;
     }
+    complete &= write_words(&mut out, &mut words);
     out.push_str(rest);
     (out, complete)
 }
 
-/// The text of a word, if its charset is known, and what follows it.
-fn decode_word(text: &str) -> Option<(Option<String>, &str)> {
-    let mut pieces = text.strip_prefix("=?")?.splitn(3, '?');
-    let (charset, encoding, rest) = (pieces.next()?, pieces.next()?, pieces.next()?);
-    // The text holds no `?` (RFC 2047 §2). So no search goes past the next word, and all of them together read the value once.
-    let (body, tail) = rest.split_once('?')?;
-    let tail = tail.strip_prefix('=')?;
-    let bytes = match encoding {
-        "B" | "b" => STANDARD_NO_PAD.decode(body.trim_end_matches('=')).ok()?,
-        "Q" | "q" => percent_decode(&body.replace('%', "%25").replace('_', " ").replace('=', "%")),
-        _ => return None,
-    };
-    let charset = charset.split('*').next().unwrap_or_default();
-    Some((decode_charset(charset, &bytes), tail))
+/// Writes words of one charset, and takes them away; false if it is not known.
+///
+/// COMPAT: a letter of several bytes may be split between two words, which RFC 2047 §5 forbids.
+fn write_words(out: &mut String, words: &mut Vec<Word<'_>>) -> bool {
+    let mut complete = true;
+    let joined = words.iter().flat_map(|word| word.bytes.iter().copied()).collect();
+    if let (Some(first), Ok(text)) = (words.first(), String::from_utf8(joined))
+        && let Some(text) = decode_charset(first.charset, text.as_bytes())
+    {
+        out.push_str(&text);
+        words.clear();
+    }
+    for word in words.drain(..) {
+        let decoded = decode_charset(word.charset, &word.bytes);
+        complete &= decoded.is_some();
+        out.push_str(decoded.as_deref().unwrap_or(word.spelled));
+    }
+    complete
+}
+
+struct Word<'a> {
+    /// As it stands there.
+    spelled: &'a str,
+    charset: &'a str,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Word<'a> {
+    /// The word that a text begins with, and what follows it.
+    fn read(text: &'a str) -> Option<(Self, &'a str)> {
+        let mut pieces = text.strip_prefix("=?")?.splitn(3, '?');
+        let (charset, encoding, rest) = (pieces.next()?, pieces.next()?, pieces.next()?);
+        // The text holds no `?` (RFC 2047 §2). So no search goes past the next word, and all of them together read the value once.
+        let (body, tail) = rest.split_once('?')?;
+        let tail = tail.strip_prefix('=')?;
+        let bytes = match encoding {
+            "B" | "b" => STANDARD_NO_PAD.decode(body.trim_end_matches('=')).ok()?,
+            "Q" | "q" => percent_decode(&body.replace('%', "%25").replace('_', " ").replace('=', "%")),
+            _ => return None,
+        };
+        let word = Word {
+            spelled: text.get(..text.len() - tail.len()).unwrap_or(text),
+            charset: charset.split('*').next().unwrap_or_default(),
+            bytes,
+        };
+        Some((word, tail))
+    }
 }
 
 #[cfg(test)]
@@ -324,6 +360,13 @@ mod tests {
             ("attachment; filename*0*=UTF-8''%C3%BC; filename*1=\"b.edi\"", "üb.edi"),
             ("attachment; filename=\"=?UTF-8?B?w7wuZWRp?=\"", "ü.edi"),
             ("attachment; filename=\"=?iso-8859-1?Q?=FC_a?= =?utf-8?q?.edi?=\"", "ü a.edi"),
+            ("attachment; filename=\"x.edi\"; filename*=UTF-8''", "x.edi"),
+            (
+                "attachment; filename=\"=?UTF-8?B?Z3LD?= =?utf-8*de?Q?=BC=C3=9F?= e.edi\"",
+                "grüß e.edi",
+            ),
+            ("attachment; filename=\"=?UTF-8?B?w7w=?= =?UTF-8?Q?=E9.edi?=\"", "üé.edi"),
+            ("attachment; filename=\"=?UTF-8?Q?a?= b =?UTF-8?Q?c?=\"", "a b c"),
         ];
         for (form, name) in forms {
             assert_eq!(MediaType::parse(form).name_param("filename").as_deref(), Some(name), "{form}");
