@@ -23,7 +23,7 @@ use crate::manage::uploads::Filter;
 use crate::manage::{Result, objects};
 use crate::objects::Objects;
 use crate::partner::{Blocked, Partner};
-use crate::presets::{self, PRESETS};
+use crate::presets::{self, PRESETS, Preset};
 
 /// How long `partner test` waits for the MDN, unless told otherwise.
 const TEST_WITHIN: &str = "60s";
@@ -199,7 +199,8 @@ pub(crate) struct Add {
 
 async fn add(ctx: &Ctx, core: &Core, add: Add) -> Result<()> {
     let given = add.settings.pairs()?;
-    let settings = match add.preset.as_deref().and_then(presets::find) {
+    let preset = add.preset.as_deref().and_then(presets::find);
+    let settings = match preset {
         Some(preset) => preset.before(given),
         None => given,
     };
@@ -231,7 +232,20 @@ async fn add(ctx: &Ctx, core: &Core, add: Add) -> Result<()> {
         ctx.printer
             .note(&format!("{}   SHA-256 {fingerprint}", cert::headline(certificate)));
     }
+    if let Some(preset) = preset {
+        ctx.printer
+            .note(&format!("preset {}: {}. {}", preset.name, sets(preset), preset.advice));
+    }
     note(ctx, core, &partner)
+}
+
+/// What a preset sets, in a few words.
+fn sets(preset: &Preset) -> String {
+    if preset.settings.is_empty() {
+        "the defaults".to_owned()
+    } else {
+        preset.summary()
+    }
 }
 
 async fn set(ctx: &Ctx, core: &Core, id: &str, as2_id: Option<String>, settings: &Settings<OfPartner>) -> Result<()> {
@@ -269,12 +283,7 @@ fn presets(ctx: &Ctx, name: Option<&str>) {
     let Some(preset) = name.and_then(presets::find) else {
         let mut list = List::new(&[("name", "PRESET"), ("product", "PRODUCT"), ("settings", "SETS")], "no presets");
         for preset in PRESETS {
-            let summary = if preset.settings.is_empty() {
-                "the defaults".to_owned()
-            } else {
-                preset.summary()
-            };
-            list.push(vec![Cell::text(preset.name), Cell::text(preset.product), Cell::text(summary)]);
+            list.push(vec![Cell::text(preset.name), Cell::text(preset.product), Cell::text(sets(preset))]);
         }
         return ctx.printer.list(&list);
     };

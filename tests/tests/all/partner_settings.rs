@@ -733,3 +733,25 @@ fn an_ordered_partner_gets_one_after_the_other_even_past_a_retry() {
     );
     assert_eq!(counter.peak.load(Ordering::SeqCst), 1);
 }
+
+#[test]
+fn a_preset_says_what_it_sets_and_what_else_to_know() {
+    let gateway = Gateway::stopped(&[]);
+    let presets = gateway.json(&["partner", "presets"]);
+    let names = presets.as_array().unwrap().iter().map(|preset| preset["name"].as_str().unwrap());
+    for (n, name) in names.enumerate() {
+        let (id, preset) = (format!("P{n}"), gateway.json(&["partner", "presets", name]));
+        let url = "https://partner.example/as2";
+        let ran = gateway.cli(&["partner", "add", &id, "--url", url, "--preset", name]);
+        assert!(
+            ran.code == 0 && ran.stderr.contains(&format!("preset {name}: ")) && ran.stderr.contains(preset["advice"].as_str().unwrap()),
+            "{ran}"
+        );
+        let shown = gateway.json(&["partner", "show", &id]);
+        for setting in preset["settings"].as_array().unwrap() {
+            let (field, value) = (setting["field"].as_str().unwrap(), setting["value"].as_str().unwrap());
+            assert!(ran.stderr.contains(&format!("{field} = {value}")), "{ran}");
+            assert_eq!(shown[field].to_string().trim_matches('"'), value, "{shown:#}");
+        }
+    }
+}
