@@ -12,16 +12,14 @@ use serde_json::{Value, json};
 use super::error::DONE;
 use super::output::{Cell, List, facts};
 use super::settings::{OfPartner, Settings};
-use super::upload::note_left;
+use super::upload::{note_former, note_left};
 use super::{CertificateFile, Ctx, Outcome, cert, check, partner_test};
 use crate::gateway::Core;
-use crate::hint::option;
 use crate::manage::certificates::colons;
 use crate::manage::partner_test::Test;
 use crate::manage::partners::{self, NewPartner};
-use crate::manage::uploads::Filter;
 use crate::manage::{Result, objects};
-use crate::objects::Objects;
+use crate::objects::{ObjectKind, Objects};
 use crate::partner::{Blocked, Partner};
 use crate::presets::{self, PRESETS, Preset};
 
@@ -71,7 +69,7 @@ pub(crate) enum Verb {
     Set {
         /// AS2 id.
         id: String,
-        /// New AS2 id: folders and history stay under the old one.
+        /// New AS2 id: folders and history stay under the old one; users that see only some partners see the new one.
         #[arg(long, value_name = "ID")]
         as2_id: Option<String>,
         #[command(flatten)]
@@ -144,12 +142,7 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             let text = format!("Partner {id} {removed}; its certificates and records stay");
             ctx.printer
                 .done(&json!({ "as2_id": id, "removed": !ctx.dry_run() }), &ctx.would(text));
-            let list = option("partner", &id);
-            let filter = Filter {
-                partner: Some(id),
-                ..Filter::default()
-            };
-            note_left(ctx, &core, filter, &list)?;
+            note_left(ctx, &core, ctx.account(), (ObjectKind::Partner, &id))?;
         }
         Verb::Test {
             id,
@@ -264,6 +257,9 @@ async fn set(ctx: &Ctx, core: &Core, id: &str, as2_id: Option<String>, settings:
     }
     let partner = partners::set(core, ctx.account(), id, &pairs, ctx.dry_run()).await?;
     ctx.printer.done(&object(&partner), &ctx.would(headline(&partner)));
+    if partner.as2_id != id {
+        note_former(ctx, core, &partner.account, (ObjectKind::Partner, id))?;
+    }
     note(ctx, core, &partner)
 }
 

@@ -9,16 +9,15 @@ use serde_json::{Value, json};
 use super::error::DONE;
 use super::output::{Cell, List, facts};
 use super::settings::{OfStation, Settings};
-use super::upload::note_left;
+use super::upload::{note_former, note_left};
 use super::{CertificateFile, Ctx, Outcome, check, output};
 use crate::certificate::taken_over;
 use crate::gateway::Core;
-use crate::hint::{command, option};
+use crate::hint::command;
 use crate::manage::certificates::day;
 use crate::manage::stations::{self, NewStation};
-use crate::manage::uploads::Filter;
 use crate::manage::{Result, objects, rules};
-use crate::objects::Objects;
+use crate::objects::{ObjectKind, Objects};
 use crate::station::Station;
 
 #[derive(Debug, Subcommand)]
@@ -67,7 +66,7 @@ pub(crate) enum Verb {
     Set {
         /// AS2 id.
         id: String,
-        /// New AS2 id: folders and history stay under the old one.
+        /// New AS2 id: folders and history stay under the old one; users that see only some stations see the new one.
         #[arg(long, value_name = "ID")]
         as2_id: Option<String>,
         #[command(flatten)]
@@ -141,12 +140,7 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             let text = format!("Station {id} {removed}; its certificates stay: as2gate cert list");
             ctx.printer
                 .done(&json!({ "as2_id": id, "removed": !ctx.dry_run() }), &ctx.would(text));
-            let list = option("station", &id);
-            let filter = Filter {
-                station: Some(id),
-                ..Filter::default()
-            };
-            note_left(ctx, &core, filter, &list)?;
+            note_left(ctx, &core, ctx.account(), (ObjectKind::Station, &id))?;
         }
         Verb::Profile { id, out } => profile(ctx, &core, &id, out)?,
     }
@@ -171,6 +165,9 @@ async fn set(ctx: &Ctx, core: &Core, id: &str, as2_id: Option<String>, settings:
     let changed = ctx.tense("changed", "would be changed");
     ctx.printer
         .done(&object(core, &station), &ctx.would(format!("Station {} {changed}", station.as2_id)));
+    if station.as2_id != id {
+        note_former(ctx, core, &station.account, (ObjectKind::Station, id))?;
+    }
     Ok(())
 }
 

@@ -9,10 +9,13 @@ use super::output::{Cell, List};
 use super::{Ctx, Outcome, message, send};
 use crate::clock::Millis;
 use crate::gateway::Core;
+use crate::hint::option;
 use crate::journal::{UploadRow, UploadState};
+use crate::layout;
 use crate::manage::uploads::{self, Filter};
-use crate::manage::{Refusal, Result};
+use crate::manage::{Refusal, Result, objects};
 use crate::message::{Message, State};
+use crate::objects::ObjectKind;
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Examples:
@@ -133,18 +136,43 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
     }
 }
 
-/// Says what still waits for a station or a partner that is removed.
-pub(super) fn note_left(ctx: &Ctx, core: &Core, mut filter: Filter, list: &str) -> Result<()> {
-    filter.account = ctx.account().map(str::to_owned);
+/// Says what still waits for a station or a partner that is removed, or has another AS2 id now.
+pub(super) fn note_left(ctx: &Ctx, core: &Core, account: Option<&str>, left: (ObjectKind, &str)) -> Result<()> {
+    let (kind, id) = left;
+    let is = |wanted| (kind == wanted).then(|| id.to_owned());
+    let filter = Filter {
+        account: account.map(str::to_owned),
+        station: is(ObjectKind::Station),
+        partner: is(ObjectKind::Partner),
+        ..Filter::default()
+    };
     let files = match uploads::list(core, &filter)?.len() {
         0 => return Ok(()),
         1 => "1 file still waits".to_owned(),
         n => format!("{n} files still wait"),
     };
     ctx.printer.note(&format!(
-        "note: {files} in send, and would be there for the next of that id: as2gate upload list {list}"
+        "note: {files} in send, and would be there for the next of that id: as2gate upload list {}",
+        option(kind.as_str(), id)
     ));
     Ok(())
+}
+
+/// Says what stays under the former AS2 id of a station or a partner: what waits, and the rights of users, which are at folders.
+pub(super) fn note_former(ctx: &Ctx, core: &Core, account: &str, former: (ObjectKind, &str)) -> Result<()> {
+    let (kind, id) = former;
+    // `AS2/<area>/<station>/<partner>`
+    let level = if kind == ObjectKind::Station { 2 } else { 3 };
+    let folder = layout::encode(id);
+    for user in objects(core)?.users.values().filter(|user| user.account == account) {
+        if user.rights.iter().any(|right| right.prefix.get(level) == Some(&folder)) {
+            ctx.printer.note(&format!(
+                "note: rights of user {0} are still at folders of {id}: as2gate user set {0} --rights RIGHTS",
+                user.name
+            ));
+        }
+    }
+    note_left(ctx, core, Some(account), former)
 }
 
 fn chosen(core: &Core, filter: &Filter, names: &[String]) -> Result<Vec<UploadRow>> {

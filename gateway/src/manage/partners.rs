@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::certificates::{self, NewCertificate};
-use super::{Change, Refusal, Result, accounts, edit, fields, last_of_each, secrets, stations, switch};
+use super::{Change, Refusal, Result, accounts, edit, fields, last_of_each, secrets, stations, switch, users};
 use crate::certificate::{Certificate, Purpose, in_force};
 use crate::gateway::Core;
 use crate::hint::{command, instead, option};
@@ -200,6 +200,13 @@ pub async fn set(core: &Core, account: Option<&str>, id: &str, settings: &[(Stri
             &new.as2_id,
         ));
         changes.extend(confirmed_as(objects, old, &new.as2_id));
+        changes.extend(users::renamed_for(
+            objects,
+            &old.account,
+            ObjectKind::Partner,
+            &old.as2_id,
+            &new.as2_id,
+        ));
         Ok((last_of_each(changes), new))
     })
     .await

@@ -3,7 +3,7 @@
 use keystore::{CertInfo, KeyPair, KeySpec, Subject, generate};
 
 use super::certificates::{self, NewCertificate};
-use super::{Change, Refusal, Result, accounts, edit, fields, last_of_each, switch};
+use super::{Change, Refusal, Result, accounts, edit, fields, last_of_each, switch, users};
 use crate::certificate::{Certificate, Purpose, in_force};
 use crate::gateway::Core;
 use crate::hint::{command, instead, option};
@@ -143,7 +143,7 @@ pub async fn set(core: &Core, account: Option<&str>, id: &str, settings: &[(Stri
     .await
 }
 
-/// A new AS2 id: certificates and partners' lists follow, folders and history do not.
+/// A new AS2 id: certificates and the lists of partners and users follow, folders and history do not.
 fn rename(objects: &Objects, old: &Station, new: &Station) -> Result<Vec<Change>> {
     if objects.stations.contains_key(&new.as2_id) {
         return Err(Refusal::exists(
@@ -175,6 +175,13 @@ fn rename(objects: &Objects, old: &Station, new: &Station) -> Result<Vec<Change>
             .for_each(|s| s.clone_from(&new.as2_id));
         changes.push(partner.into());
     }
+    changes.extend(users::renamed_for(
+        objects,
+        &old.account,
+        ObjectKind::Station,
+        &old.as2_id,
+        &new.as2_id,
+    ));
     Ok(changes)
 }
 

@@ -529,6 +529,28 @@ async fn passwords_are_sealed_and_follow_a_rename() {
 }
 
 #[tokio::test]
+async fn users_follow_the_new_id_of_what_they_see() {
+    let Place { core, dir: _dir, .. } = place().await;
+    plain_pair(&core).await;
+    let narrowed = pairs(&[("stations", "ALICE, CAROL"), ("partners", "BOB")]);
+    let login = pairs(&[("login", "password")]);
+    users::add(&core, None, "erp", None, &[narrowed, login.clone()].concat(), false)
+        .await
+        .unwrap();
+    users::add(&core, None, "all", None, &login, false).await.unwrap();
+    partners::set(&core, None, "BOB", &pairs(&[("as2_id", "ROB")]), false)
+        .await
+        .unwrap();
+    stations::set(&core, None, "ALICE", &pairs(&[("as2_id", "ALISON")]), false)
+        .await
+        .unwrap();
+    let all = objects(&core).unwrap();
+    let sees = |name: &str| (all.users[name].stations.clone(), all.users[name].partners.clone());
+    assert_eq!(sees("erp"), (vec!["ALISON".to_owned(), "CAROL".to_owned()], vec!["ROB".to_owned()]));
+    assert_eq!(sees("all"), (Vec::new(), Vec::new()));
+}
+
+#[tokio::test]
 async fn an_export_applied_again_changes_nothing_and_elsewhere_makes_the_same() {
     let Place { core, .. } = place().await;
     station(&core, "ALICE").await;

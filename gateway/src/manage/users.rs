@@ -128,6 +128,24 @@ pub async fn add(
     Ok((user, file))
 }
 
+/// The users of an account that see only some stations or partners, with the new AS2 id of one of these.
+pub(super) fn renamed_for(objects: &Objects, account: &str, kind: ObjectKind, old: &str, new: &str) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for user in objects.users.values().filter(|user| user.account == account) {
+        let mut user = user.clone();
+        let seen = match kind {
+            ObjectKind::Station => &mut user.stations,
+            _ => &mut user.partners,
+        };
+        let Some(id) = seen.iter_mut().find(|id| *id == old) else {
+            continue;
+        };
+        new.clone_into(id);
+        changes.push(user.into());
+    }
+    changes
+}
+
 /// Changes settings of a user.
 ///
 /// # Errors

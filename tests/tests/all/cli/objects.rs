@@ -1,6 +1,6 @@
 //! Stations, partners and users: listed, shown, changed beside a server, as TOML.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tests::peer::Identity;
 use tests::{Gateway, Pair, order, wait_for};
 
@@ -314,4 +314,35 @@ fn what_looks_alike_is_told_and_taken() {
     gateway.ok(&["partner", "rm", "BIGMART"]);
     let twin = add("BIGMART", "");
     assert!(twin.stderr.contains(ids), "{twin}");
+}
+
+#[test]
+fn users_follow_a_new_as2_id_and_what_stays_under_the_old_one_is_told() {
+    let pair = Pair::one_gateway();
+    let gateway = pair.alice();
+    gateway.ok(&["user", "set", "alice-erp", "--stations", "ALICE", "--partners", "BOB"]);
+    gateway.ok(&["user", "set", "bob-erp", "--rights", "AS2/send/ALICE/BOB=rw,AS2/files=r"]);
+    gateway.followed();
+    pair.put("x.edi.part", &order(1));
+
+    let told = gateway.cli(&["partner", "set", "BOB", "--as2-id", "ROB", "-y"]);
+    for words in [
+        "1 file still waits in send",
+        "as2gate upload list --partner BOB",
+        "rights of user bob-erp are still at folders of BOB",
+    ] {
+        assert!(told.code == 0 && told.stderr.contains(words), "{words}: {told}");
+    }
+    let told = gateway.cli(&["station", "set", "ALICE", "--as2-id", "ALISON", "-y"]);
+    assert!(
+        told.code == 0 && told.stderr.contains("as2gate upload list --station ALICE"),
+        "{told}"
+    );
+    let user = gateway.json(&["user", "show", "alice-erp"]);
+    assert_eq!((&user["stations"], &user["partners"]), (&json!(["ALISON"]), &json!(["ROB"])));
+
+    // Whoever gets the former id is nobody that this user was to see.
+    gateway.ok(&["partner", "add", "BOB", "--url", "http://192.0.2.1/as2"]);
+    gateway.followed();
+    assert_eq!(pair.alice_user.ls("AS2/send/ALISON"), ["ROB"]);
 }
