@@ -50,6 +50,8 @@ pub(super) async fn stranger(core: &Arc<Core>, arrival: &Arrival, from: &str, to
     if made.is_some() {
         let disposition = Disposition::from(&error);
         core.metrics.mdn_made("sync", &disposition);
+        message.detail.mdn_mode = Some(MdnMode::Sync);
+        message.detail.mdn_at = message.finished;
         message.detail.mdn_disposition = disposition.to_string();
         message.detail.mdn_signature = "unsigned".to_owned();
     }

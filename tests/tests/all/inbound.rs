@@ -95,6 +95,11 @@ fn a_stranger_is_told_so_by_an_unsigned_mdn() {
     assert_eq!((rows.len(), &rows[0]["partner"]), (1, &Value::from("MALLORY")));
     let told = hint(&pair, "<stranger.edi@test>");
     assert!(told.contains("as2gate partner add MALLORY "), "{told}");
+    let shown = pair.bob().ok(&["message", "show", rows[0]["id"].as_str().unwrap(), "-o", "table"]);
+    assert!(
+        shown.contains("sync, unsigned, processed/error: unknown-trading-relationship"),
+        "{shown}"
+    );
     let other = captured(&pair, "no-such-station.edi")
         .with("AS2-To", "NOBODY")
         .post(pair.bob().as2_port);
