@@ -45,6 +45,17 @@ pub(crate) fn instead<'a>(kind: &str, known: impl Iterator<Item = &'a str>, add:
     (format!("known {kind}: {}", listed(known, "none")), hint)
 }
 
+/// What is left of an id or a name for people who read over case and blanks.
+pub(crate) fn at_a_glance(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words.join(" ").to_lowercase()
+}
+
+/// Whether people take one AS2 id for the other: they differ, in case or blanks only.
+pub(crate) fn look_alike(one: &str, other: &str) -> bool {
+    one != other && at_a_glance(one) == at_a_glance(other)
+}
+
 /// "a, b and c", or what to say when there is none.
 pub(crate) fn listed<'a>(names: impl Iterator<Item = &'a str>, none: &str) -> String {
     /// Names shown in one line.

@@ -11,7 +11,7 @@ use super::receipt::{Mdn, Says, compose_mdn, receipted};
 use super::reply::{clean, mdn, without_secrets};
 use crate::flow_error::FlowError;
 use crate::gateway::Core;
-use crate::hint::{command, option};
+use crate::hint::{command, look_alike, option};
 use crate::http::{Arrival, Reply};
 use crate::journal::{Blob, Filing};
 use crate::message::{Detail, Direction, Message, State};
@@ -116,13 +116,22 @@ fn lack(objects: &Objects, from: &str, to: &str) -> (&'static str, String) {
             let set = command("partner set", from, &option("stations", &stations.join(",")));
             ("the partner does not trade with this station", format!("if it is to: {set}"))
         }
-        _ => (
-            "no such partner",
-            format!(
-                "ids are compared exactly; if it is one of yours: {}",
-                command("partner add", &clean(from, 128), "--url URL --certificate FILE")
-            ),
-        ),
+        _ => {
+            let from = clean(from, 128);
+            let mut partners = objects.partners.values().filter(|partner| partner.account == station.account);
+            let hint = match partners.find(|partner| look_alike(&partner.as2_id, &from)) {
+                Some(meant) => format!(
+                    "{0} differs from it in case or blanks only: ask the partner to send as {0}, or {1}",
+                    meant.as2_id,
+                    command("partner set", &meant.as2_id, &option("as2-id", &from))
+                ),
+                None => format!(
+                    "ids are compared exactly; if it is one of yours: {}",
+                    command("partner add", &from, "--url URL --certificate FILE")
+                ),
+            };
+            ("no such partner", hint)
+        }
     }
 }
 

@@ -129,6 +129,9 @@ fn as2_ids_are_compared_exactly() {
     let pair = pair();
     let answer = captured(&pair, "case.edi").with("AS2-From", "Alice").post(pair.bob().as2_port);
     assert!(answer.disposition().ends_with("unknown-trading-relationship"), "{}", answer.text());
+    let told = hint(&pair, "<case.edi@test>");
+    assert!(told.contains("ask the partner to send as ALICE"), "{told}");
+    assert!(told.ends_with("as2gate partner set ALICE --as2-id Alice"), "{told}");
 }
 
 #[test]

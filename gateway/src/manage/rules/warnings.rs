@@ -9,7 +9,7 @@ use super::used_by;
 use crate::certificate::Certificate;
 use crate::clock::Millis;
 use crate::config::Config;
-use crate::hint::{command, option};
+use crate::hint::{at_a_glance, command, option};
 use crate::layout::Place;
 use crate::login::LoginStep;
 use crate::manage::certificates::day;
@@ -162,9 +162,9 @@ fn look_alikes(objects: &Objects, found: &mut Vec<Warning>) {
     let mut alike: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for (account, noun, id, name) in stations.chain(partners) {
         for (what, text) in [("AS2 ids", id), ("names", name)] {
-            let words: Vec<&str> = text.split_whitespace().collect();
-            let key = (account, what, words.join(" ").to_lowercase());
-            if !words.is_empty() {
+            let glance = at_a_glance(text);
+            if !glance.is_empty() {
+                let key = (account, what, glance);
                 alike.entry(key).or_default().push((noun, id, text));
             }
         }
