@@ -41,6 +41,7 @@ pub(crate) enum Verb {
   as2gate message list
   as2gate message list --state retrying
   as2gate message list --partner BIGMART --direction in --since 7d -o json
+  as2gate message list --file 'order-10*.edi'
 
 States of what is sent:
   queued       waits for its release, a free place or a setting; goes out by itself
@@ -71,9 +72,12 @@ States of what is received:
         /// Only of this partner.
         #[arg(long, value_name = "ID")]
         partner: Option<String>,
-        /// Only of this file name.
+        /// Only of this file name; * stands for anything.
         #[arg(long, value_name = "NAME")]
         file: Option<String>,
+        /// Only of this Message-ID.
+        #[arg(long, value_name = "ID")]
+        message_id: Option<String>,
         /// Only of the last time, e.g. 24h or 7d.
         #[arg(long, value_name = "TIME", value_parser = parse_duration)]
         since: Option<Duration>,
@@ -164,6 +168,7 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             station,
             partner,
             file,
+            message_id,
             since,
             before,
             limit,
@@ -176,6 +181,7 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
                 station,
                 partner,
                 file,
+                message_id,
                 since: since.map(|span| core.clock.now() - millis(span)),
                 before: before.map(|message| message.id.to_string()),
                 limit: limit.unwrap_or(ROWS + 1),

@@ -7,6 +7,7 @@ use rusqlite::{OptionalExtension as _, Params, Row, params};
 
 use super::{JournalError, Result, Tx};
 use crate::clock::Millis;
+use crate::layout;
 use crate::message::{Direction, Id, Message, State};
 
 /// Which messages to list; newest first.
@@ -22,8 +23,10 @@ pub struct MessageFilter {
     pub station: Option<String>,
     /// Only of this partner.
     pub partner: Option<String>,
-    /// Only with this file name.
+    /// Only with this file name, in either spelling of its accents; a `*` in it stands for anything.
     pub file: Option<String>,
+    /// Only with this Message-ID, with its angle brackets or without.
+    pub message_id: Option<String>,
     /// Only created at or after.
     pub since: Option<Millis>,
     /// Only ids before this one: the cursor of a page.
@@ -67,24 +70,26 @@ impl Tx<'_> {
         self.message(id)?.ok_or_else(|| JournalError::NotFound(format!("no message {id}")))
     }
 
-    /// The message that a person names: its `<id>`, the nine digits, or the Message-ID.
+    /// The messages that a person may mean, of one account or of all: by `<id>`, its nine digits, or the Message-ID; the newest of
+    /// them, newest first.
     ///
     /// # Errors
-    /// `NotFound`, or `Conflict` if the text fits several.
-    pub fn find_message(&self, text: &str) -> Result<Message> {
+    /// The database's.
+    pub fn messages_named(&self, account: Option<&str>, text: &str) -> Result<Vec<Message>> {
+        /// More than anybody would read through.
+        const MOST: u32 = 6;
         if let Some(message) = self.message(text)? {
-            return Ok(message);
+            let is_meant = account.is_none_or(|account| message.account == account);
+            return Ok(is_meant.then_some(message).into_iter().collect());
         }
         let digits = text.len() == 9 && text.bytes().all(|b| b.is_ascii_digit());
-        let sql = format!("SELECT {COLUMNS} FROM message WHERE bare_id = ?1 OR (?2 AND id LIKE '%-' || ?1) LIMIT 2");
-        let mut found = self.all(&sql, params![bare(text), digits], read_message)?;
-        match (found.pop(), found.pop()) {
-            (Some(message), None) => Ok(message),
-            (None, _) => Err(JournalError::NotFound(format!("no message {text}"))),
-            _ => Err(JournalError::Conflict(format!(
-                "{text} names more than one message; give the whole id"
-            ))),
-        }
+        // The last digits have no index: only who gives them waits until all ids are read.
+        let or_digits = if digits { "OR id LIKE '%-' || ?1" } else { "" };
+        let sql = format!(
+            "SELECT {COLUMNS} FROM message WHERE ((bare_id = ?1 AND bare_id <> '') {or_digits}) AND (?2 IS NULL OR account = ?2)
+             ORDER BY id DESC LIMIT {MOST}"
+        );
+        self.all(&sql, params![bare(text), account], read_message)
     }
 
     /// Which messages were sent anew, of those from `oldest` on, and as which: the last one, if it was several times.
@@ -106,27 +111,44 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn messages(&self, filter: &MessageFilter) -> Result<Vec<Message>> {
+        // Only a query that wants none without a Message-ID goes by its index.
+        let named = match filter.message_id {
+            Some(_) => "bare_id = ?6 AND bare_id <> ''",
+            None => "?6 IS NULL",
+        };
         let sql = format!(
             "SELECT {COLUMNS} FROM message WHERE (?1 IS NULL OR account = ?1) AND (?2 IS NULL OR direction = ?2)
              AND (?3 IS NULL OR state = ?3) AND (?4 IS NULL OR station = ?4) AND (?5 IS NULL OR partner = ?5)
-             AND (?6 IS NULL OR file = ?6) AND (?7 IS NULL OR created >= ?7) AND (?8 IS NULL OR id < ?8)
-             ORDER BY id DESC LIMIT ?9"
+             AND {named} AND (?7 IS NULL OR created >= ?7) AND (?8 IS NULL OR id < ?8)
+             ORDER BY id DESC"
         );
-        self.all(
-            &sql,
-            params![
-                filter.account,
-                filter.direction.map(Direction::as_str),
-                filter.state.map(State::as_str),
-                filter.station,
-                filter.partner,
-                filter.file,
-                filter.since,
-                filter.before,
-                if filter.limit == 0 { 100 } else { filter.limit },
-            ],
-            read_message,
-        )
+        let mut query = self.db.prepare_cached(&sql)?;
+        let mut rows = query.query(params![
+            filter.account,
+            filter.direction.map(Direction::as_str),
+            filter.state.map(State::as_str),
+            filter.station,
+            filter.partner,
+            filter.message_id.as_deref().map(bare),
+            filter.since,
+            filter.before,
+        ])?;
+        let limit = if filter.limit == 0 { 100 } else { filter.limit as usize };
+        // SQLite does not know how names are compared.
+        let file = filter.file.as_deref().map(layout::name_key);
+        let mut found = Vec::new();
+        while found.len() < limit
+            && let Some(row) = rows.next()?
+        {
+            let is_meant = match &file {
+                Some(wanted) => is_named(&row.get::<_, String>("file")?, wanted),
+                None => true,
+            };
+            if is_meant {
+                found.push(read_message(row)?);
+            }
+        }
+        Ok(found)
     }
 
     /// How many messages stand in each state, for `status`.
@@ -283,6 +305,12 @@ pub(super) fn update_sql(expected: &[State]) -> String {
 pub(super) fn state_list(states: &[State]) -> String {
     let words: Vec<String> = states.iter().map(|state| format!("'{state}'")).collect();
     words.join(",")
+}
+
+/// Whether a file has the name that is looked for, in the form in which names are compared.
+fn is_named(name: &str, wanted: &str) -> bool {
+    let name = layout::name_key(name);
+    name == wanted || (wanted.contains('*') && layout::matches_any(&name, &[wanted.to_owned()]))
 }
 
 fn read_message(row: &Row<'_>) -> Result<Message> {

@@ -14,9 +14,9 @@ use crate::clock::Millis;
 use crate::code;
 use crate::flow_error::FlowError;
 use crate::gateway::Core;
-use crate::hint::command;
+use crate::hint::{command, listed, quoted};
 use crate::inbox;
-use crate::journal::{Accepted, Entry, JobKind, JournalError, MessageFilter, NewUpload, Revived};
+use crate::journal::{Accepted, Entry, JobKind, MessageFilter, NewUpload, Revived};
 use crate::layout::{self, Area};
 use crate::lifecycle;
 use crate::message::{Detail, Direction, FileRecord, Message, NO_MIC, RECEIPT_LOST, State};
@@ -40,27 +40,28 @@ const LOOK: Duration = Duration::from_millis(100);
 /// # Errors
 /// When nothing, or more than one message, fits.
 pub fn choose(core: &Core, account: Option<&str>, text: &str) -> Result<Message> {
-    let found = core.journal.read(|tx| tx.find_message(text));
-    let message = found.map_err(|error| match error {
-        JournalError::NotFound(_) => Refusal::not_found(
+    let mut found = core.journal.read(|tx| tx.messages_named(account, text))?;
+    match (found.len(), account) {
+        (1, _) => Ok(found.remove(0)),
+        (0, None) => Err(Refusal::not_found(
             format!("no message {text}"),
             "neither an id, its last nine digits nor a Message-ID is that",
             "as2gate message list",
-        ),
-        JournalError::Conflict(why) => Refusal::usage(
-            format!("which message {text}?"),
-            why,
-            "as2gate message list -o json prints whole ids",
-        ),
-        other => other.into(),
-    })?;
-    match account {
-        Some(account) if message.account != account => Err(Refusal::not_found(
+        )),
+        (0, Some(account)) => Err(Refusal::not_found(
             format!("no message {text}"),
             format!("account {account} has none of that id"),
             "as2gate message list",
         )),
-        _ => Ok(message),
+        _ => {
+            let told: Vec<String> = found.iter().map(|m| format!("{} ({}, {})", m.id, m.direction, m.state)).collect();
+            let why = format!("several are that: {}", listed(told.iter().map(String::as_str), ""));
+            let hint = format!(
+                "give the id of one; `as2gate message list --message-id {}` shows them",
+                quoted(text)
+            );
+            Err(Refusal::usage(format!("which message {text}?"), why, hint))
+        }
     }
 }
 

@@ -282,3 +282,46 @@ fn messages_are_cancelled_resent_and_exported() {
     assert!(files.iter().any(|file| file.ends_with(".mdn")), "{files:?}");
     let _ = pair.alice().cli(&["message", "cancel", parcel.sent_id()]).fails(1);
 }
+
+#[test]
+fn messages_are_found_by_message_id_and_by_the_name_of_the_file() {
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["account", "add", "other"]);
+    let row = |n: u32, account: &str, direction: &str, state: &str, file: &str| {
+        let id = format!("20261122T150342118Z-00000000{n}");
+        gateway.sql(&format!(
+            "INSERT INTO message (id, account, direction, station, partner, message_id, bare_id, state, file, created, updated, detail)
+             VALUES ('{id}', '{account}', '{direction}', 'ALICE', 'BOB', '<o@bob>', 'o@bob', '{state}', '{file}', {n}, {n}, '{{}}')"
+        ));
+        id
+    };
+    let rejected = row(1, "acme", "in", "rejected", "\u{e9}.edi");
+    let filed = row(2, "acme", "in", "filed", "e\u{301}.edi");
+    let sent = row(3, "other", "out", "delivered", "order-1.edi");
+
+    let told = gateway.cli(&["message", "show", "<o@bob>"]).fails(2);
+    for words in [
+        format!("{sent} (out, delivered), {filed} (in, filed), {rejected} (in, rejected)"),
+        "as2gate message list --message-id '<o@bob>'".to_owned(),
+    ] {
+        assert!(told.contains(&words), "{words}: {told}");
+    }
+    let only = gateway.json(&["-a", "other", "message", "show", "<o@bob>"]);
+    assert_eq!(only["id"], sent.as_str());
+    let _ = gateway.cli(&["-a", "other", "message", "show", &filed]).fails(3);
+
+    let count = |args: &[&str], found: usize| {
+        let list = gateway.json(&[&["message", "list"], args].concat());
+        assert_eq!(list.as_array().unwrap().len(), found, "{args:?}: {list:#}");
+    };
+    count(&["--message-id", "<o@bob>"], 3);
+    count(&["--message-id", "o@bob", "--state", "filed"], 1);
+    count(&["--message-id", "o@bob", "-a", "other"], 1);
+    count(&["--message-id", "nobody"], 0);
+    count(&["--file", "\u{e9}.edi"], 2);
+    count(&["--file", "e\u{301}.edi"], 2);
+    count(&["--file", "*.edi"], 3);
+    count(&["--file", "*.EDI", "--limit", "2"], 2);
+    count(&["--file", "order-*"], 1);
+    count(&["--file", "order"], 0);
+}
