@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use crate::message::Message;
+
 /// The word as POSIX shells read it: as it is where that is safe, else in single quotes (POSIX.1-2017, Shell Command Language
 /// §2.2). AS2 ids may hold blanks, quotes and dollar signs; names of users, accounts and certificates need none of this.
 #[must_use]
@@ -54,6 +56,17 @@ pub(crate) fn at_a_glance(text: &str) -> String {
 /// Whether people take one AS2 id for the other: they differ, in case or blanks only.
 pub(crate) fn look_alike(one: &str, other: &str) -> bool {
     one != other && at_a_glance(one) == at_a_glance(other)
+}
+
+/// What helps where a partner does not know the pair of a message: one of the two ids is not what it goes by.
+pub(crate) fn unknown_pair(message: &Message) -> String {
+    format!(
+        "ask the partner to register our AS2 id {}, exact in case; or if its own is not {}: {}, then as2gate message resend {} --to ID",
+        message.station,
+        message.partner,
+        command("partner set", &message.partner, "--as2-id ID"),
+        message.id.short()
+    )
 }
 
 /// "a, b and c", or what to say when there is none.

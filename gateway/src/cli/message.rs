@@ -19,8 +19,9 @@ use crate::config::parse_duration;
 use crate::gateway::Core;
 use crate::journal::{Entry, MessageFilter};
 use crate::layout::{Area, send_dir};
+use crate::manage::Result;
 use crate::manage::certificates::day;
-use crate::manage::{Result, messages};
+use crate::manage::messages::{self, Pair};
 use crate::message::{Attempt, Direction, Message, State};
 use crate::partner::MdnMode;
 use follow::{follow_all, follow_one};
@@ -121,8 +122,18 @@ States of what is received:
     #[command(after_help = "Examples:
   as2gate message resend 048291637
   as2gate message resend --state failed --dry-run
-  as2gate message resend --state failed --partner BIGMART --since 12h")]
-    Resend(Which),
+  as2gate message resend --state failed --partner BIGMART --since 12h
+  as2gate message resend 048291637 --to BIGMART       it was sent to a wrong AS2 id")]
+    Resend {
+        #[command(flatten)]
+        which: Which,
+        /// From this station, if not as before.
+        #[arg(long, value_name = "STATION")]
+        from: Option<String>,
+        /// To this partner, if not as before.
+        #[arg(long, value_name = "PARTNER")]
+        to: Option<String>,
+    },
     /// Give up a message in work: its file goes to failed. A received one that is not checked yet is rejected; of one that was, the
     /// async MDN is given up that we owe.
     #[command(after_help = "Examples:
@@ -219,7 +230,13 @@ pub(crate) async fn run(ctx: &Ctx, verb: Verb) -> Outcome {
             timeout,
         } => return follow_all(ctx, &core, until_idle, timeout).await,
         Verb::Retry(which) => return each(ctx, &core, which, Move::Retry).await,
-        Verb::Resend(which) => return each(ctx, &core, which, Move::Resend).await,
+        Verb::Resend { which, from, to } => {
+            let to = Pair {
+                station: from,
+                partner: to,
+            };
+            return each(ctx, &core, which, Move::Resend(to)).await;
+        }
         Verb::Cancel(which) => return each(ctx, &core, which, Move::Cancel).await,
         Verb::Export { id, out } => return export(ctx, &core, &id, &out).await,
     }

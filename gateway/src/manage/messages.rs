@@ -21,6 +21,7 @@ use crate::layout::{self, Area};
 use crate::lifecycle;
 use crate::message::{Detail, Direction, FileRecord, Message, NO_MIC, RECEIPT_LOST, State};
 use crate::partner::Partner;
+use crate::partnership::{Lack, Partnership};
 use crate::receipts::{self, Verdict};
 use crate::storage::{Content, Staged, StorageError};
 
@@ -123,7 +124,7 @@ pub async fn retry(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result
             hint,
         ));
     }
-    let pair = core.partnership_of(message)?;
+    let pair = pair_of(core, message, &Pair::default(), format!("cannot retry message {}", message.id))?;
     may_send(&pair.partner, format!("cannot retry message {}", message.id))?;
     if dry_run {
         return Ok(message.clone());
@@ -285,11 +286,42 @@ async fn revive(core: &Arc<Core>, message: &Message) -> Result<Revived> {
     Ok(Revived { payload, raw, gone })
 }
 
+/// Between whom a message goes that is sent anew; what is not given stays as it was.
+#[derive(Clone, Debug, Default)]
+pub struct Pair {
+    /// From this station.
+    pub station: Option<String>,
+    /// To this partner.
+    pub partner: Option<String>,
+}
+
+/// The pair of a message that is to go out, with one of its ids or both replaced.
+fn pair_of(core: &Core, message: &Message, other: &Pair, what: String) -> Result<Arc<Partnership>> {
+    let wanted = Message {
+        station: other.station.clone().unwrap_or_else(|| message.station.clone()),
+        partner: other.partner.clone().unwrap_or_else(|| message.partner.clone()),
+        ..message.clone()
+    };
+    core.partnership_of(&wanted).map_err(|lack| {
+        // Who has another AS2 id now has the message under the former one.
+        let option = match &lack {
+            Lack::Station(_) if other.station.is_none() => "--from STATION",
+            Lack::Partner(_) if other.partner.is_none() => "--to PARTNER",
+            _ => return lack.into(),
+        };
+        let hint = format!(
+            "if it has another AS2 id now: as2gate message resend {} {option}",
+            message.id.short()
+        );
+        Refusal::not_found(what, lack.to_string(), hint)
+    })
+}
+
 /// Makes a new message of the stored payload; the name window does not count.
 ///
 /// # Errors
 /// When the message was received, is still in work, or its payload is gone.
-pub async fn resend(core: &Arc<Core>, message: &Message, dry_run: bool) -> Result<Message> {
+pub async fn resend(core: &Arc<Core>, message: &Message, to: &Pair, dry_run: bool) -> Result<Message> {
     expect_sent(message, "resend")?;
     let what = || format!("cannot resend message {}", message.id);
     if !message.state.is_final() {
@@ -302,7 +334,8 @@ pub async fn resend(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
         ));
     }
     expect_not_renamed(message, what)?;
-    may_send(&core.partnership_of(message)?.partner, what())?;
+    let pair = pair_of(core, message, to, what())?;
+    may_send(&pair.partner, what())?;
     let payload = payload_of(core, message)?;
     if dry_run {
         return Ok(message.clone());
@@ -310,7 +343,7 @@ pub async fn resend(core: &Arc<Core>, message: &Message, dry_run: bool) -> Resul
     let storage = Arc::clone(&core.storage);
     let staged = blocking(what(), move || storage.restage(&payload)).await?;
     let now = core.clock.now();
-    let anew = anew(message, &staged, core.host(), now);
+    let anew = anew(message, &pair, &staged, core.host(), now);
     let upload = NewUpload {
         message: anew.clone(),
         window: None,
@@ -382,7 +415,7 @@ fn out_of_reach(core: &Core, message: &Message, what: String) -> Result<Refusal>
 }
 
 /// A new message of the same file.
-fn anew(message: &Message, payload: &Staged, id_host: String, now: Millis) -> Message {
+fn anew(message: &Message, pair: &Partnership, payload: &Staged, id_host: String, now: Millis) -> Message {
     let detail = Detail {
         user: message.detail.user.clone(),
         files: vec![FileRecord {
@@ -406,7 +439,7 @@ fn anew(message: &Message, payload: &Staged, id_host: String, now: Millis) -> Me
         ..Message::new(
             message.direction,
             State::Queued,
-            (&message.account, &message.station, &message.partner),
+            (&message.account, &pair.station.as2_id, &pair.partner.as2_id),
             now,
         )
     }

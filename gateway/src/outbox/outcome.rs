@@ -10,7 +10,7 @@ use crate::clock::{Millis, millis};
 use crate::code;
 use crate::flow_error::FlowError;
 use crate::gateway::Core;
-use crate::hint::command;
+use crate::hint::{command, unknown_pair};
 use crate::journal::{NewEntry, Next, Settlement};
 use crate::layout::{self, Area, Tray};
 use crate::message::{Message, State};
@@ -207,7 +207,7 @@ fn status_hint(status: u16, message: &Message, pair: &Partnership) -> String {
             set("--sign DIGEST --encrypt CIPHER --content-type TYPE")
         ),
         416 => format!("the partner does not know AS2 Restart: {}", set("--restart false")),
-        422 => format!("the partner does not know our AS2 id: ask it to register {station}, exact in case"),
+        422 => format!("the partner does not know this pair: {}", unknown_pair(message)),
         _ => format!("ask the partner what its log says about {}", message.message_id),
     }
 }

@@ -13,7 +13,7 @@ use super::{Evidence, accepting, answered};
 use crate::code;
 use crate::flow_error::FlowError;
 use crate::gateway::Core;
-use crate::hint::{command, option};
+use crate::hint::{command, option, unknown_pair};
 use crate::message::{Message, NO_MIC, RECEIPT_LOST};
 use crate::outbox;
 use crate::partner::MdnMode;
@@ -237,9 +237,7 @@ fn negative(message: &Message, mdn: &Mdn) -> Verdict {
     let code = mdn.disposition.modifier_code().unwrap_or_else(|| "mdn-negative".to_owned());
     let first_line = mdn.text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
     let hint = match code.as_str() {
-        "unknown-trading-relationship" | "unknown-trading-partner" => {
-            format!("ask the partner to register our AS2 id {station}, exact in case")
-        }
+        "unknown-trading-relationship" | "unknown-trading-partner" => unknown_pair(message),
         "authentication-failed" | "integrity-check-failed" => format!(
             "the partner may hold an old certificate of ours: send it what `{}` prints",
             command("station profile", station, "")

@@ -8,43 +8,43 @@ use crate::cli::{Ctx, Outcome};
 use crate::clock::millis;
 use crate::gateway::Core;
 use crate::journal::MessageFilter;
-use crate::manage::{Result, messages};
+use crate::manage::Result;
+use crate::manage::messages::{self, Pair};
 use crate::message::{Direction, Message, State};
 
 /// What a person wants done with messages.
-#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Move {
     Retry,
-    Resend,
+    Resend(Pair),
     Cancel,
 }
 
 /// Does it to each of those that are meant.
 pub(super) async fn each(ctx: &Ctx, core: &Arc<Core>, which: Which, what: Move) -> Outcome {
-    let chosen = chosen(ctx, core, &which, what)?;
+    let chosen = chosen(ctx, core, &which, &what)?;
     if which.state.is_some() && chosen.len() > 1 {
         ctx.confirm(&format!("{} messages; go on?", chosen.len()))?;
     }
     let mut results = Vec::new();
     for message in &chosen {
-        let done = match what {
+        let done = match &what {
             Move::Retry => messages::retry(core, message, ctx.dry_run()).await,
-            Move::Resend => messages::resend(core, message, ctx.dry_run()).await,
+            Move::Resend(to) => messages::resend(core, message, to, ctx.dry_run()).await,
             Move::Cancel => messages::cancel(core, message, ctx.dry_run()).await,
         };
         let front = match &done {
-            Ok(after) if what == Move::Retry => messages::in_front_of(core, after)?,
+            Ok(after) if matches!(what, Move::Retry) => messages::in_front_of(core, after)?,
             _ => None,
         };
         results.push(done.map(|after| {
-            let word = match what {
+            let word = match &what {
                 Move::Retry => {
                     let what = if after.direction == Direction::In { "its MDN " } else { "" };
                     let when = front.as_ref().map_or_else(|| "now".to_owned(), super::after);
                     format!("{what}{} out again {when}", ctx.tense("goes", "would go"))
                 }
-                Move::Resend if ctx.dry_run() => "would be sent anew".to_owned(),
-                Move::Resend => format!("sent anew as {}", after.id),
+                Move::Resend(_) if ctx.dry_run() => "would be sent anew".to_owned(),
+                Move::Resend(_) => format!("sent anew as {}", after.id),
                 Move::Cancel => ctx.tense("cancelled", "would be cancelled").to_owned(),
             };
             (
@@ -56,7 +56,7 @@ pub(super) async fn each(ctx: &Ctx, core: &Arc<Core>, which: Which, what: Move) 
     ctx.each_done("messages", which.state.is_none() && which.ids.len() == 1, results)
 }
 
-fn chosen(ctx: &Ctx, core: &Core, which: &Which, what: Move) -> Result<Vec<Message>> {
+fn chosen(ctx: &Ctx, core: &Core, which: &Which, what: &Move) -> Result<Vec<Message>> {
     if let Some(state) = which.state {
         let filter = MessageFilter {
             account: ctx.account().map(str::to_owned),
@@ -73,7 +73,7 @@ fn chosen(ctx: &Ctx, core: &Core, which: &Which, what: Move) -> Result<Vec<Messa
         }
         // What was dropped in an order goes out in it.
         found.reverse();
-        if what != Move::Cancel {
+        if !matches!(what, Move::Cancel) {
             leave_out_done(ctx, core, &mut found, what)?;
         }
         return Ok(found);
@@ -90,7 +90,7 @@ fn chosen(ctx: &Ctx, core: &Core, which: &Which, what: Move) -> Result<Vec<Messa
 }
 
 /// Of all messages in a state, nobody means those that would reach the partner twice.
-fn leave_out_done(ctx: &Ctx, core: &Core, found: &mut Vec<Message>, what: Move) -> Result<()> {
+fn leave_out_done(ctx: &Ctx, core: &Core, found: &mut Vec<Message>, what: &Move) -> Result<()> {
     found.retain(|message| !message.is_test());
     let Some(oldest) = found.first().map(|message| message.id.as_str().to_owned()) else {
         return Ok(());
@@ -105,7 +105,7 @@ fn leave_out_done(ctx: &Ctx, core: &Core, found: &mut Vec<Message>, what: Move) 
         }
     };
     leave_out(&|message| anew.contains_key(message.id.as_str()), "sent anew before");
-    if what == Move::Resend {
+    if matches!(what, Move::Resend(_)) {
         leave_out(
             &|message| message.state == State::Failed && message.partner_may_hold_it(),
             "that the partner may have; ask it, then resend them by their ids",

@@ -284,6 +284,43 @@ fn messages_are_cancelled_resent_and_exported() {
 }
 
 #[test]
+fn what_went_to_a_wrong_as2_id_is_sent_anew_to_the_right_one() {
+    let gateway = Gateway::stopped(&[]);
+    gateway.ok(&["station", "add", "ACME"]);
+    gateway.ok(&["partner", "add", "BIG2", "--url", "http://192.0.2.1/as2"]);
+    gateway.file("order.edi", &order(1));
+    gateway.ok(&["send", "order.edi", "--from", "ACME", "--to", "BIG2"]);
+    let id = gateway.messages_of("out", "order.edi")[0]["id"].as_str().unwrap().to_owned();
+    let short = id.rsplit('-').next().unwrap();
+    gateway.ok(&["message", "cancel", &id]);
+    gateway.ok(&["partner", "set", "BIG2", "--as2-id", "BIGMART", "-y"]);
+    let told = gateway.cli(&["message", "resend", &id]).fails(3);
+    assert!(told.contains(&format!("as2gate message resend {short} --to PARTNER")), "{told}");
+    gateway.ok(&["message", "resend", &id, "--to", "BIGMART"]);
+    let newest = || {
+        gateway
+            .messages_of("out", "order.edi")
+            .into_iter()
+            .max_by_key(|m| m["id"].to_string())
+            .unwrap()
+    };
+    let anew = newest();
+    assert_eq!((&anew["partner"], &anew["state"]), (&"BIGMART".into(), &"queued".into()));
+    assert_eq!(anew["previous"], id.as_str());
+
+    gateway.ok(&["message", "cancel", anew["id"].as_str().unwrap()]);
+    gateway.ok(&["station", "set", "ACME", "--as2-id", "ACME2", "-y"]);
+    let told = gateway.cli(&["message", "resend", &id, "--to", "BIGMART"]).fails(3);
+    assert!(told.contains(&format!("as2gate message resend {short} --from STATION")), "{told}");
+    gateway.ok(&["message", "resend", &id, "--to", "BIGMART", "--from", "ACME2"]);
+    assert_eq!(newest()["station"], "ACME2");
+    let told = gateway
+        .cli(&["message", "resend", &id, "--to", "NOBODY", "--from", "ACME2"])
+        .fails(3);
+    assert!(told.contains("no partner NOBODY"), "{told}");
+}
+
+#[test]
 fn messages_are_found_by_message_id_and_by_the_name_of_the_file() {
     let gateway = Gateway::stopped(&[]);
     gateway.ok(&["account", "add", "other"]);

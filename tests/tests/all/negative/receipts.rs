@@ -256,6 +256,9 @@ fn negative_mdns_are_final_and_named_after_what_they_say() {
         let message = scene.reaches("failed");
         assert_eq!(message["code"], code, "{words}: {message:#}");
     }
+    let hint = scenes[1].message()["hint"].as_str().unwrap().to_owned();
+    let renamed = format!("as2gate partner set {} --as2-id ID", scenes[1].partner);
+    assert!(hint.contains(&format!("our AS2 id {STATION}")) && hint.contains(&renamed), "{hint}");
     scenes[0].ends("failed", said[0].1, 1);
     scenes.iter().for_each(|scene| scene.posts(1));
 }
