@@ -317,6 +317,21 @@ fn pair_of(core: &Core, message: &Message, other: &Pair, what: String) -> Result
     })
 }
 
+/// Why the partner may get twice what is sent anew, in words; `anew` is what this message was sent anew as before.
+#[must_use]
+pub fn would_repeat(message: &Message, anew: Option<&String>) -> Option<String> {
+    let id = message.id.short();
+    match (anew, message.state) {
+        (Some(anew), _) => Some(format!("message {id} was sent anew before, as {anew}")),
+        (None, State::Delivered) => Some(format!("message {id} was delivered")),
+        (None, State::Failed) if message.partner_may_hold_it() => Some(match message.can_be_retried() {
+            true => format!("message {id} may have arrived: as2gate message retry {id} posts it under the same Message-ID"),
+            false => format!("message {id} may have arrived: ask the partner first"),
+        }),
+        _ => None,
+    }
+}
+
 /// Makes a new message of the stored payload; the name window does not count.
 ///
 /// # Errors

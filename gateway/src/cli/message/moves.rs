@@ -25,6 +25,9 @@ pub(super) async fn each(ctx: &Ctx, core: &Arc<Core>, which: Which, what: Move) 
     if which.state.is_some() && chosen.len() > 1 {
         ctx.confirm(&format!("{} messages; go on?", chosen.len()))?;
     }
+    if which.state.is_none() && matches!(what, Move::Resend(_)) {
+        ask_about_repeats(ctx, core, &chosen)?;
+    }
     let mut results = Vec::new();
     for message in &chosen {
         let done = match &what {
@@ -108,8 +111,28 @@ fn leave_out_done(ctx: &Ctx, core: &Core, found: &mut Vec<Message>, what: &Move)
     if matches!(what, Move::Resend(_)) {
         leave_out(
             &|message| message.state == State::Failed && message.partner_may_hold_it(),
-            "that the partner may have; ask it, then resend them by their ids",
+            "that the partner may have: retry them, or ask it, then resend them by their ids",
         );
     }
     Ok(())
+}
+
+/// Of single messages a person may mean what the partner has, and should know it.
+fn ask_about_repeats(ctx: &Ctx, core: &Core, chosen: &[Message]) -> Result<()> {
+    let Some(oldest) = chosen.iter().map(|message| message.id.as_str()).min() else {
+        return Ok(());
+    };
+    let anew = core.journal.read(|tx| tx.sent_anew_since(oldest))?;
+    let sent = chosen.iter().filter(|message| message.direction == Direction::Out);
+    let repeats: Vec<String> = sent
+        .filter_map(|message| messages::would_repeat(message, anew.get(message.id.as_str())))
+        .collect();
+    for repeat in &repeats {
+        ctx.printer.note(&format!("note: {repeat}"));
+    }
+    match repeats.len() {
+        0 => Ok(()),
+        1 => ctx.confirm("the partner may have it; go on?"),
+        n => ctx.confirm(&format!("the partner may have {n} of these; go on?")),
+    }
 }

@@ -283,6 +283,37 @@ fn messages_are_cancelled_resent_and_exported() {
     let _ = pair.alice().cli(&["message", "cancel", parcel.sent_id()]).fails(1);
 }
 
+/// Who sends one of these again should know that the partner has it, or may have it.
+#[test]
+fn what_the_partner_may_have_is_said_when_it_is_sent_anew() {
+    let pair = Pair::one_gateway();
+    let gateway = pair.alice();
+    let parcel = pair.deliver("first.edi", &order(1));
+    let id = parcel.sent_id();
+    let short = id.rsplit('-').next().unwrap();
+    let notes = |args: &[&str]| gateway.cli(&[&["message", "resend", id], args].concat()).stderr;
+    assert_eq!(notes(&["-n"]), format!("note: message {short} was delivered\n"));
+    gateway.sql(&format!(
+        "UPDATE message SET state = 'failed', code = 'mdn-signature-invalid' WHERE id = '{id}'"
+    ));
+    let told = notes(&[]);
+    assert!(
+        told.contains(&format!("may have arrived: as2gate message retry {short} ")),
+        "{told}"
+    );
+    let told = notes(&["-n"]);
+    assert!(told.contains(&format!("message {short} was sent anew before, as ")), "{told}");
+    gateway.ok(&["partner", "block", "BOB", "out"]);
+    gateway.followed();
+    gateway.file("never.edi", &order(2));
+    gateway.ok(&["send", "never.edi", "--from", "ALICE", "--to", "BOB"]);
+    let never = gateway.messages_of("out", "never.edi")[0]["id"].as_str().unwrap().to_owned();
+    gateway.ok(&["message", "cancel", &never]);
+    gateway.ok(&["partner", "unblock", "BOB"]);
+    let told = gateway.cli(&["message", "resend", &never, "-n"]);
+    assert!(told.code == 0 && told.stderr.is_empty(), "{told}");
+}
+
 #[test]
 fn what_went_to_a_wrong_as2_id_is_sent_anew_to_the_right_one() {
     let gateway = Gateway::stopped(&[]);
