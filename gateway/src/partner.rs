@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use as2_core::algorithm::{Cipher, Compression, Digest, DigestNames, KeyTransport, SignatureScheme};
 use serde::{Deserialize, Serialize};
 
+use crate::hint::{command, option};
 use crate::text::{word, word_list, word_or_none};
 use crate::words;
 
@@ -362,6 +363,13 @@ impl Partner {
     #[must_use]
     pub fn trades_with(&self, station: &str) -> bool {
         self.as2_id != station && self.stations.iter().any(|s| s == "*" || s == station)
+    }
+
+    /// The command that makes it trade with this station as well.
+    #[must_use]
+    pub(crate) fn trading_with(&self, station: &str) -> String {
+        let stations: Vec<&str> = self.stations.iter().map(String::as_str).chain([station]).collect();
+        command("partner set", &self.as2_id, &option("stations", &stations.join(",")))
     }
 }
 

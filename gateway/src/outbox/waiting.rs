@@ -13,12 +13,16 @@ use crate::gateway::Core;
 use crate::hint::{command, option};
 use crate::journal::{Job, Next, Settlement};
 use crate::message::{Lacking, Message, State};
+use crate::objects::Objects;
 use crate::partnership::Partnership;
 use crate::receipts::Verdict;
 
 /// The first wait of a message that our own set-up is not ready for, and the longest.
 const LEAST_WAIT: Duration = Duration::from_secs(60);
 const MOST_WAIT: Duration = Duration::from_secs(300);
+
+/// What to do about settings that no single command mends.
+const MEND: &str = "mend what `as2gate check` finds";
 
 /// The deadline of an async receipt: the same bytes again, some times, then failed with the outcome unknown. A test is posted once.
 pub(super) async fn mdn_is_missing(core: &Arc<Core>, job: &Job, mut message: Message, pair: &Arc<Partnership>) -> Result<(), FlowError> {
@@ -66,7 +70,9 @@ pub(super) async fn not_now(
     let mend = match what {
         Lacking::PartnerBlocked => command("partner unblock", &message.partner, ""),
         Lacking::NoCertificate => format!("as2gate cert add NAME {} --file FILE", option("partner", &message.partner)),
-        Lacking::NotConfigured | Lacking::NoIdentity | Lacking::CannotCompose => "mend the settings".to_owned(),
+        Lacking::NotConfigured => pairing(&core.objects(), &message),
+        Lacking::NoIdentity => MEND.to_owned(),
+        Lacking::CannotCompose => format!("mend the settings that it has: {}", command("partner show", &message.partner, "")),
     };
     if message.is_test() {
         // Whoever tests looks on, or has gone away: nothing of it goes out later.
@@ -106,6 +112,15 @@ pub(super) async fn not_now(
         core.wake();
     }
     Ok(())
+}
+
+/// What makes a pair of two that are none, or cannot be used as one.
+fn pairing(objects: &Objects, message: &Message) -> String {
+    let partner = objects.partner(&message.account, &message.partner);
+    match partner.filter(|partner| partner.as2_id != message.station && !partner.trades_with(&message.station)) {
+        Some(partner) => partner.trading_with(&message.station),
+        None => MEND.to_owned(),
+    }
 }
 
 /// What no retry mends: the payload cannot be packaged, or its bytes are gone.

@@ -9,6 +9,7 @@ use crate::clock::{Millis, millis};
 use crate::config::Retry;
 use crate::flow_error::FlowError;
 use crate::gateway::Core;
+use crate::hint::{command, quoted};
 use crate::journal::{InboundRow, Job};
 use crate::layout::Area;
 use crate::message::{Message, State};
@@ -217,15 +218,33 @@ fn denied(message: &Message, pair: &Partnership, url: &str) -> Option<String> {
         Url::parse(url).is_ok_and(|to| named.any(|named| Url::parse(named).is_ok_and(|named| same(&named, &to))))
     };
     if !is_named(Url::same_origin) {
-        return Some(format!("destination {url} is not among the partner's origins"));
+        return Some(format!(
+            "destination {url} is not among the partner's origins{}",
+            allowing(pair, url)
+        ));
     }
     let proven = !message.detail.signed.is_empty();
     if !proven && !is_named(Url::same_address) {
         return Some(format!(
-            "no signature proves that the partner asked for {url}, and neither its url nor its mdn_urls is this very address"
+            "no signature proves that the partner asked for {url}, and neither its url nor its mdn_urls is this very address{}",
+            allowing(pair, url)
         ));
     }
     None
+}
+
+/// The command that lets MDNs go to this address, if it is one.
+fn allowing(pair: &Partnership, url: &str) -> String {
+    if Url::parse(url).is_err() {
+        return String::new();
+    }
+    let urls: Vec<&str> = pair.partner.mdn_urls.iter().map(String::as_str).chain([url]).collect();
+    let set = command(
+        "partner set",
+        &pair.partner.as2_id,
+        &format!("--mdn-urls {}", quoted(&urls.join(","))),
+    );
+    format!("; if it is the partner's: {set}")
 }
 
 /// Where the MDN of a message goes after a repeat that asks for it at `asked`. No signature covers the header that says so: an

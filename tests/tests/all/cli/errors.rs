@@ -1,8 +1,8 @@
 //! Errors: three lines, an exit code, and commands to paste.
 
 use serde_json::Value;
-use tests::Pair;
 use tests::process::run;
+use tests::{Pair, order};
 
 use super::{Place, three_lines};
 
@@ -162,6 +162,23 @@ fn what_is_not_there_or_cannot_go_is_said_at_once() {
         .cli(&["send", again.to_str().unwrap(), "/nowhere/at.all", "--from", "ALICE", "--to", "BOB"])
         .fails(3);
     assert!(words.contains("2 of 2 files were not accepted"), "{words}");
+}
+
+#[test]
+fn what_waits_for_settings_names_the_command_that_mends_them() {
+    let pair = Pair::one_gateway();
+    let gateway = pair.alice();
+    gateway.change(&["partner", "block", "BOB"]);
+    gateway.file("waits.edi", &order(1));
+    gateway.ok(&["send", "waits.edi", "--from", "ALICE", "--to", "BOB"]);
+    gateway.change(&["partner", "set", "BOB", "--stations", "BOB"]);
+    gateway.change(&["partner", "unblock", "BOB"]);
+    let wanted = "as2gate partner set BOB --stations BOB,ALICE; ";
+    gateway.wait("the command", |gateway| {
+        let row = &gateway.messages("out")[0];
+        let shown = gateway.show(row["id"].as_str().unwrap());
+        shown["hint"].as_str().is_some_and(|hint| hint.starts_with(wanted)).then_some(())
+    });
 }
 
 /// Commands that hints suggest, taken to a shell as they are: blanks, quotes and dollar signs stay what they are.

@@ -255,6 +255,8 @@ fn an_mdn_that_was_held_or_given_up_goes_out_by_hand() {
     // People are told, and what to do.
     assert!(held["hint"].as_str().unwrap().contains("message retry "), "{held:#}");
     assert!(gate.ok(&["message", "show", &id(&held)]).contains("message retry "));
+    let allow = format!("as2gate partner set OWED --mdn-urls {}", door.url("held"));
+    assert!(held["marks"].to_string().contains(&allow), "{held:#}");
 
     assert!(
         gate.ok(&["audit", "list", "-o", "json"])
