@@ -24,4 +24,4 @@ pub mod receive;
 
 pub use error::{Error, ErrorKind, Lack};
 pub use hex::hex;
-pub use mime::for_people;
+pub use mime::{for_people, is_packing};

@@ -17,6 +17,13 @@ pub fn for_people(value: &str) -> String {
     param::decode_words(value).0
 }
 
+/// Whether a content type says how a message is packed, so that no receiver takes a body of that type for a file.
+#[must_use]
+pub fn is_packing(content_type: &str) -> bool {
+    let media = MediaType::parse(content_type);
+    media.is_multipart() || media.is_cms() || media.essence == "message/disposition-notification"
+}
+
 /// How a body's bytes are encoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Encoding {

@@ -15,7 +15,7 @@ use crate::partner::Partner;
 use crate::storage::{Content, Staged};
 use crate::{content_type, layout};
 
-pub use submit::{Submission, check_pair, submit};
+pub use submit::{Submission, check, check_pair, submit};
 
 /// What is known about the way an upload ended (sftp.md §4.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,13 +1,13 @@
 //! `send`: files straight to a partner, without SFTP.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::error::{DONE, PARTLY};
+use super::error::DONE;
 use super::output::{Format, out, plain};
 use super::{Ctx, Outcome, message};
 use crate::config::parse_duration;
@@ -38,7 +38,7 @@ pub(crate) struct Send {
     /// Subject line; may hold $file, $stem, $ext, $station, $partner, $id, $date, $time, and $$ for a dollar.
     #[arg(long, value_name = "TEXT")]
     subject: Option<String>,
-    /// Content type.
+    /// Content type instead of the partner's, e.g. application/EDI-X12.
     #[arg(long = "type", value_name = "TYPE")]
     content_type: Option<String>,
     /// Wait until each is delivered or has failed.
@@ -92,14 +92,15 @@ pub(crate) async fn run(ctx: &Ctx, args: Send) -> Outcome {
 }
 
 fn would_send(ctx: &Ctx, core: &Core, args: &Send) -> Outcome {
-    core.partnership(&args.from, &args.to)?;
+    let (mut lines, mut objects) = (Vec::new(), Vec::new());
     for file in &args.files {
+        intake::check(core, &args.from, &args.to, &submission(args, file))?;
         std::fs::metadata(file).map_err(|error| Refusal::from_io(format!("cannot send {}", file.display()), &error))?;
-        ctx.printer.done(
-            &Value::Null,
-            &ctx.would(format!("{} would go from {} to {}", file.display(), args.from, args.to)),
-        );
+        lines.push(ctx.would(format!("{} would go from {} to {}", file.display(), args.from, args.to)));
+        objects.push(json!({ "file": file.to_string_lossy(), "station": args.from, "partner": args.to }));
     }
+    core.partnership(&args.from, &args.to)?;
+    ctx.printer.done(&Value::Array(objects), &lines.join("\n"));
     note_block(ctx, core, &args.from, &args.to);
     Ok(DONE)
 }
@@ -116,14 +117,7 @@ pub(super) fn note_block(ctx: &Ctx, core: &Core, station: &str, partner: &str) {
 async fn submit(ctx: &Ctx, core: &Arc<Core>, args: &Send) -> (Vec<Message>, Vec<Refusal>) {
     let (mut sent, mut refused) = (Vec::new(), Vec::new());
     for file in &args.files {
-        let what = intake::Submission {
-            file: file.clone(),
-            name: args.name.clone().unwrap_or_default(),
-            subject: args.subject.clone().unwrap_or_default(),
-            content_type: args.content_type.clone().unwrap_or_default(),
-            is_test: false,
-        };
-        match intake::submit(core, &args.from, &args.to, what).await {
+        match intake::submit(core, &args.from, &args.to, submission(args, file)).await {
             Ok(message) => {
                 let duplicate = if message.state == State::Duplicate { &message.reason } else { "" };
                 tell(ctx, &message, duplicate);
@@ -133,6 +127,16 @@ async fn submit(ctx: &Ctx, core: &Arc<Core>, args: &Send) -> (Vec<Message>, Vec<
         }
     }
     (sent, refused)
+}
+
+fn submission(args: &Send, file: &Path) -> intake::Submission {
+    intake::Submission {
+        file: file.to_owned(),
+        name: args.name.clone().unwrap_or_default(),
+        subject: args.subject.clone().unwrap_or_default(),
+        content_type: args.content_type.clone().unwrap_or_default(),
+        is_test: false,
+    }
 }
 
 async fn wait(ctx: &Ctx, core: &Arc<Core>, args: &Send, sent: &mut [Message]) -> Result<()> {
@@ -178,43 +182,59 @@ fn tell(ctx: &Ctx, message: &Message, why: &str) {
 }
 
 fn verdict(args: &Send, sent: Vec<Message>, mut refused: Vec<Refusal>) -> Outcome {
-    let worst = sent
-        .iter()
-        .filter(|message| args.wait || message.state == State::Duplicate)
-        .find(|message| message::verdict(message) != DONE);
-    match (refused.is_empty(), worst) {
-        (true, None) => Ok(DONE),
-        (false, _) if args.files.len() > 1 => {
-            let accepted = sent.iter().filter(|message| message.state != State::Duplicate).count();
-            let first = refused.remove(0);
-            let what = format!("{} of {} files were not accepted", args.files.len() - accepted, args.files.len());
-            Err(Refusal {
-                kind: if accepted > 0 { RefusalKind::Partly } else { first.kind },
-                what,
-                why: format!("{}: {}", first.what, first.why),
-                ..first
-            })
-        }
-        (false, _) => Err(refused.remove(0)),
-        (true, Some(_)) if args.files.len() > 1 => Ok(PARTLY),
-        (true, Some(message)) => {
-            let kind = if message.state == State::Duplicate {
-                RefusalKind::Failed
-            } else {
-                RefusalKind::Remote
-            };
-            let hint = if message.detail.hint.is_empty() {
-                format!("as2gate message show {}", message.id.short())
-            } else {
-                message.detail.hint.clone()
-            };
-            Err(Refusal::new(
-                kind,
-                "not-delivered",
-                format!("{} is {}", message.file, message.state),
-                message.reason.clone(),
-                hint,
-            ))
+    let all = args.files.len();
+    if all > 1 && !refused.is_empty() {
+        let accepted = sent.iter().filter(|message| message.state != State::Duplicate).count();
+        let first = refused.remove(0);
+        let what = format!("{} of {all} files were not accepted", all - accepted);
+        let kind = if accepted > 0 { RefusalKind::Partly } else { first.kind };
+        return Err(of_several(first, kind, what));
+    }
+    if let Some(only) = refused.pop() {
+        return Err(only);
+    }
+    let judged = sent.iter().filter(|message| args.wait || message.state == State::Duplicate);
+    let bad: Vec<&Message> = judged.filter(|message| message::verdict(message) != DONE).collect();
+    match bad.as_slice() {
+        [] => Ok(DONE),
+        [only] if all == 1 => Err(not_delivered(only)),
+        [first, ..] => {
+            let what = format!(
+                "{} of {all} files were not {}",
+                bad.len(),
+                if args.wait { "delivered" } else { "accepted" }
+            );
+            Err(of_several(not_delivered(first), RefusalKind::Partly, what))
         }
     }
+}
+
+/// What is wrong with several, by the example of the first.
+fn of_several(first: Refusal, kind: RefusalKind, what: String) -> Refusal {
+    Refusal {
+        kind,
+        what,
+        why: format!("{}: {}", first.what, first.why),
+        ..first
+    }
+}
+
+fn not_delivered(message: &Message) -> Refusal {
+    let kind = if message.state == State::Duplicate {
+        RefusalKind::Failed
+    } else {
+        RefusalKind::Remote
+    };
+    let hint = if message.detail.hint.is_empty() {
+        format!("as2gate message show {}", message.id.short())
+    } else {
+        message.detail.hint.clone()
+    };
+    Refusal::new(
+        kind,
+        "not-delivered",
+        format!("{} is {}", message.file, message.state),
+        message.reason.clone(),
+        hint,
+    )
 }

@@ -11,10 +11,10 @@ use super::{Arrived, Landed, drawn, queue};
 use crate::gateway::Core;
 use crate::hint::{command, instead, with_hint};
 use crate::journal::JournalError;
-use crate::layout;
 use crate::manage::{Refusal, RefusalKind, Result, blocking};
 use crate::message::Message;
 use crate::storage::{Staged, StorageError};
+use crate::{content_type, layout, variables};
 
 /// Who owns what comes from the command line: no SFTP user may be named so.
 const SENDER: &str = "(as2gate)";
@@ -36,28 +36,49 @@ pub struct Submission {
     pub is_test: bool,
 }
 
+impl Submission {
+    fn name_for_partner(&self) -> String {
+        if !self.name.is_empty() {
+            return self.name.clone();
+        }
+        self.file.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+}
+
 /// Takes a local file as if it had been uploaded: for `as2gate send` and `partner test`. Due at once.
 ///
 /// # Errors
-/// What is wrong with the pair, the name or the file.
+/// What is wrong with the pair, with what is said of the file, or with the file.
 pub async fn submit(core: &Arc<Core>, station: &str, partner: &str, mut what: Submission) -> Result<Message> {
-    let account = check_pair(core, station, partner)?;
-    let cannot = || format!("cannot send {}", what.file.display());
-    crate::variables::check("subject", &what.subject).map_err(|why| {
-        let (why, hint) = with_hint(&why);
-        Refusal::new(RefusalKind::Invalid, "bad-subject", cannot(), why, hint)
-    })?;
-    let own = what.file.file_name().unwrap_or_default().to_string_lossy();
-    let name = if what.name.is_empty() {
-        own.into_owned()
-    } else {
-        what.name.clone()
-    };
-    layout::check_upload_name(name.as_bytes())
-        .map_err(|why| Refusal::new(RefusalKind::Invalid, "bad-name", cannot(), why, "give another name"))?;
-    what.name = name;
+    let account = check(core, station, partner, &what)?;
+    what.name = what.name_for_partner();
     let (core, station, partner) = (Arc::clone(core), station.to_owned(), partner.to_owned());
     blocking("cannot send the file", move || queue_file(&core, account, station, partner, what)).await
+}
+
+/// The account in which a file may go out that nobody has looked into yet.
+///
+/// # Errors
+/// What is wrong with the pair, or with what is said of the file.
+pub fn check(core: &Core, station: &str, partner: &str, what: &Submission) -> Result<String> {
+    let account = check_pair(core, station, partner)?;
+    let refused = |code, why: &str| {
+        let (why, hint) = with_hint(why);
+        Refusal::new(
+            RefusalKind::Invalid,
+            code,
+            format!("cannot send {}", what.file.display()),
+            why,
+            hint,
+        )
+    };
+    variables::check("subject", &what.subject).map_err(|why| refused("bad-subject", &why))?;
+    if !what.content_type.is_empty() {
+        content_type::check("type", &what.content_type).map_err(|why| refused("bad-type", &why))?;
+    }
+    layout::check_upload_name(what.name_for_partner().as_bytes())
+        .map_err(|why| refused("bad-name", &format!("{why}\ngive another name")))?;
+    Ok(account)
 }
 
 /// Stages the file and makes it a message.
@@ -124,12 +145,12 @@ pub fn check_pair(core: &Core, station: &str, partner: &str) -> Result<String> {
     };
     match objects.partner(&ours.account, partner) {
         Some(found) if found.trades_with(station) => Ok(ours.account.clone()),
-        Some(_) => Err(Refusal::new(
+        Some(found) => Err(Refusal::new(
             RefusalKind::NotFound,
             "not-a-pair",
             cannot,
             "the partner does not trade with this station",
-            command("partner set", partner, "--stations IDS"),
+            found.trading_with(station),
         )),
         None => {
             let trading = objects.pairs(&ours.account).filter(|(s, _)| s.as2_id == station);

@@ -46,7 +46,6 @@ fn check_texts(partner: &Partner) -> Result<(), String> {
         ("email", &partner.email),
         ("subject", &partner.subject),
         ("file_name", &partner.file_name),
-        ("content_type", &partner.content_type),
         ("token_scope", &partner.token_scope),
     ] {
         check_text(name, text)?;
@@ -54,10 +53,10 @@ fn check_texts(partner: &Partner) -> Result<(), String> {
     for (name, template) in [("subject", &partner.subject), ("file_name", &partner.file_name)] {
         variables::check(name, template)?;
     }
-    if !matches!(partner.content_type.as_str(), "auto" | content_type::DETECT) && !partner.content_type.contains('/') {
-        return Err("content_type has to be `auto`, `detect` or a media type like application/EDI-X12".to_owned());
+    match partner.content_type.as_str() {
+        "auto" | content_type::DETECT => Ok(()),
+        given => content_type::check("content_type", given).map_err(|why| format!("{why}; or auto, or detect")),
     }
-    Ok(())
 }
 
 fn check_urls(partner: &Partner) -> Result<(), String> {

@@ -42,7 +42,36 @@ fn errors_have_three_lines_and_their_exit_code() {
             ],
         ),
         (4, &["partner", "set", "BOB", "--url", "not a url"]),
+        (4, &["partner", "set", "BOB", "--content-type", "multipart/mixed; boundary=x"]),
         (4, &["send", "data", "--from", "ALICE", "--to", "BOB"]),
+        (4, &["send", "as2gate.toml", "--from", "ALICE", "--to", "BOB", "--type", "foo"]),
+        (
+            4,
+            &[
+                "send",
+                "as2gate.toml",
+                "--from",
+                "ALICE",
+                "--to",
+                "BOB",
+                "--type",
+                "text/plain\r\nX-Evil: 1",
+            ],
+        ),
+        (
+            4,
+            &[
+                "send",
+                "as2gate.toml",
+                "-n",
+                "--from",
+                "ALICE",
+                "--to",
+                "BOB",
+                "--type",
+                "application/pkcs7-mime",
+            ],
+        ),
         (4, &["user", "add", "a.b", "--generate-key"]),
     ];
     for (code, args) in cases {
@@ -162,6 +191,30 @@ fn what_is_not_there_or_cannot_go_is_said_at_once() {
         .cli(&["send", again.to_str().unwrap(), "/nowhere/at.all", "--from", "ALICE", "--to", "BOB"])
         .fails(3);
     assert!(words.contains("2 of 2 files were not accepted"), "{words}");
+}
+
+#[test]
+fn what_came_of_several_files_is_said_to_whoever_wants_few_words() {
+    let pair = Pair::one_gateway();
+    let gateway = pair.alice();
+    for (name, number) in [("a.edi", 1), ("b.edi", 2)] {
+        gateway.file(name, &order(number));
+    }
+    let send = ["send", "a.edi", "b.edi", "--from", "ALICE", "--to", "BOB"];
+    let dry = gateway.json(&[&send[..], &["-n"]].concat());
+    assert_eq!(
+        (dry[0]["file"].as_str(), dry[1]["file"].as_str()),
+        (Some("a.edi"), Some("b.edi")),
+        "{dry}"
+    );
+    gateway.ok(&["send", "a.edi", "--from", "ALICE", "--to", "BOB"]);
+    gateway.file("a.edi", &order(3));
+    let words = gateway.cli(&[&["-q"][..], &send].concat()).fails(7);
+    three_lines(&words);
+    assert!(
+        words.contains("1 of 2 files were not accepted") && words.contains("a.edi is duplicate"),
+        "{words}"
+    );
 }
 
 #[test]
