@@ -39,6 +39,8 @@ pub struct ConfigError {
     pub why: String,
     /// What to do next.
     pub hint: String,
+    /// This user lacks the rights; the configuration may be right.
+    pub denied: bool,
 }
 
 impl ConfigError {
@@ -47,6 +49,22 @@ impl ConfigError {
             what: what.into(),
             why: why.into(),
             hint: hint.into(),
+            denied: false,
+        }
+    }
+
+    /// A file that cannot be read, or not even be looked for.
+    fn unreadable(file: &Path, error: &std::io::Error) -> Self {
+        let denied = error.kind() == std::io::ErrorKind::PermissionDenied;
+        let hint = if denied {
+            "run it as the user to whom the configuration belongs: sudo -u NAME as2gate …"
+        } else {
+            "look at the path given with -c, and at the file's rights"
+        };
+        let what = format!("cannot read the configuration {}", file.display());
+        ConfigError {
+            denied,
+            ..ConfigError::new(what, error.to_string(), hint)
         }
     }
 }
@@ -520,10 +538,7 @@ impl Config {
         let file = Self::locate(path, data_dir)?;
         let mut values = Values::defaults();
         if let Some(file) = &file {
-            let text = std::fs::read_to_string(file).map_err(|error| {
-                let what = format!("cannot read the configuration {}", file.display());
-                ConfigError::new(what, error.to_string(), "look at the path given with -c, and at the file's rights")
-            })?;
+            let text = std::fs::read_to_string(file).map_err(|error| ConfigError::unreadable(file, &error))?;
             values.lay_file(file, &text)?;
         }
         values.lay_env(variables)?;
@@ -542,7 +557,7 @@ impl Config {
     /// The file that `load` would read.
     ///
     /// # Errors
-    /// When a file that was named is not there.
+    /// When a file that was named is not there, or one may be where this user must not look.
     pub fn locate(path: Option<&Path>, data_dir: Option<&Path>) -> Result<Option<PathBuf>, ConfigError> {
         let named = path.map(Path::to_owned);
         let named = match data_dir {
@@ -554,21 +569,27 @@ impl Config {
             }),
         };
         if let Some(file) = named {
-            if file.is_file() {
+            if is_there(&file)? {
                 return Ok(Some(file));
             }
             let what = format!("there is no configuration {}", file.display());
             return Err(ConfigError::new(
                 what,
                 "it was named with -c or AS2GATE_CONFIG",
-                "`as2gate init -c FILE` writes one",
+                "`as2gate init` writes one",
             ));
         }
-        let candidates = match data_dir {
-            Some(dir) => vec![dir.join(CONFIG_FILE)],
-            None => vec![PathBuf::from(CONFIG_FILE), PathBuf::from(SYSTEM_FILE)],
-        };
-        Ok(candidates.into_iter().find(|file| file.is_file()))
+        let first = data_dir.map_or_else(|| PathBuf::from(CONFIG_FILE), |dir| dir.join(CONFIG_FILE));
+        // By `sudo -u`, commands are run from directories of others that nobody meant.
+        let is_closed = || data_dir.is_none() && first.symlink_metadata().is_err();
+        if !is_closed() && is_there(&first)? {
+            return Ok(Some(first));
+        }
+        let system = data_dir.is_none().then(|| PathBuf::from(SYSTEM_FILE));
+        match system {
+            Some(file) if is_there(&file)? => Ok(Some(file)),
+            _ => Ok(None),
+        }
     }
 
     /// Where things lie.
@@ -617,6 +638,16 @@ impl Config {
                 keystore::MasterKey::from_hex(&text).ok_or_else(|| format!("the environment variable {name} is not 64 hexadecimal digits"))
             }
         }
+    }
+}
+
+/// Whether there is a configuration at this path. Where that cannot be told, defaults must not stand in for it.
+fn is_there(file: &Path) -> Result<bool, ConfigError> {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+    match file.metadata() {
+        Ok(found) => Ok(found.is_file()),
+        Err(error) if matches!(error.kind(), NotFound | NotADirectory) => Ok(false),
+        Err(error) => Err(ConfigError::unreadable(file, &error)),
     }
 }
 

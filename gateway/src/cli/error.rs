@@ -53,7 +53,8 @@ pub(crate) fn report(refusal: &Refusal, format: Format) {
 
 impl From<ConfigError> for Refusal {
     fn from(error: ConfigError) -> Self {
-        Refusal::new(RefusalKind::Invalid, "configuration", error.what, error.why, error.hint)
+        let kind = if error.denied { RefusalKind::Denied } else { RefusalKind::Invalid };
+        Refusal::new(kind, "configuration", error.what, error.why, error.hint)
     }
 }
 

@@ -1,7 +1,12 @@
 //! Errors: three lines, an exit code, and commands to paste.
 
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+
 use serde_json::Value;
-use tests::process::run;
+use tests::process::{as2gate, run};
 use tests::{Pair, order};
 
 use super::{Place, three_lines};
@@ -232,6 +237,42 @@ fn what_waits_for_settings_names_the_command_that_mends_them() {
         let shown = gateway.show(row["id"].as_str().unwrap());
         shown["hint"].as_str().is_some_and(|hint| hint.starts_with(wanted)).then_some(())
     });
+}
+
+#[test]
+fn a_configuration_that_may_not_be_read_is_not_taken_for_none() {
+    const NOBODY: u32 = 65_534;
+    let place = Place::new();
+    let binary = as2gate().canonicalize().unwrap();
+    // Root reads everything.
+    let is_root = fs::metadata("/proc/self").unwrap().uid() == 0;
+    let stranger = |args: &[&str]| {
+        let mut command = place.command(binary.to_str().unwrap());
+        command.args(args);
+        if is_root {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        command
+    };
+    let mode = |path: PathBuf, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    mode(place.path(""), 0o755);
+    if !stranger(&["--version"]).status().is_ok_and(|status| status.success()) {
+        println!("skipped: another user cannot run {}", binary.display());
+        return;
+    }
+    fs::create_dir(place.path("etc")).unwrap();
+    fs::write(place.path("etc/as2gate.toml"), "").unwrap();
+    let file = place.path("etc/as2gate.toml").display().to_string();
+    let dir = place.path("etc").display().to_string();
+    for (path, closed, open) in [("etc", 0o000, 0o755), ("etc/as2gate.toml", 0o000, 0o644)] {
+        mode(place.path(path), closed);
+        for named in [["-c", file.as_str()], ["--data-dir", dir.as_str()]] {
+            let words = run(&mut stranger(&[&named[..], &["status"]].concat())).fails(5);
+            three_lines(&words);
+            assert!(words.contains(&file) && words.contains("sudo -u NAME"), "{words}");
+        }
+        mode(place.path(path), open);
+    }
 }
 
 /// Commands that hints suggest, taken to a shell as they are: blanks, quotes and dollar signs stay what they are.
