@@ -41,9 +41,19 @@ pub fn check(name: &str, template: &str) -> Result<(), String> {
 /// there was a rule.
 #[must_use]
 pub fn expand(template: &str, message: &Message) -> String {
+    expand_with(template, message, |value| value)
+}
+
+/// The same for the name of a file, which ids are not made for: no slash or drive of a value makes a path of it.
+#[must_use]
+pub fn expand_name(template: &str, message: &Message) -> String {
+    expand_with(template, message, |value| value.replace(['/', '\\', ':'], "_"))
+}
+
+fn expand_with(template: &str, message: &Message, put: impl Fn(String) -> String) -> String {
     let pieces = pieces(template).into_iter().map(|piece| match piece {
         Piece::Text(text) => text.to_owned(),
-        Piece::Variable(variable, written) => value(variable, message).unwrap_or_else(|| written.to_owned()),
+        Piece::Variable(variable, written) => value(variable, message).map_or_else(|| written.to_owned(), &put),
     });
     pieces
         .collect::<String>()
@@ -145,6 +155,17 @@ mod tests {
             assert!(why.contains("$station") && why.contains("$$"), "{bad}: {why}");
         }
         assert_eq!(expand("$nobody, $5", &message("a")), "$nobody, $5");
+    }
+
+    #[test]
+    fn no_value_makes_a_path_of_a_name() {
+        let message = Message {
+            station: "C:S".to_owned(),
+            partner: "X/Y\\Z".to_owned(),
+            ..message("o1.edi")
+        };
+        assert_eq!(expand_name("$station-$partner-$stem.$ext", &message), "C_S-X_Y_Z-o1.edi");
+        assert_eq!(expand("$station-$partner", &message), "C:S-X/Y\\Z", "a subject has any character");
     }
 
     #[test]

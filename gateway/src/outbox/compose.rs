@@ -283,7 +283,7 @@ fn file_name(message: &Message, partner: &partner::Partner) -> String {
         return message.file.clone();
     }
     let extension = message.file.rsplit_once('.').map_or("bin", |(_, extension)| extension);
-    layout::attachment_name(Some(&variables::expand(&partner.file_name, message)), 0, extension)
+    layout::attachment_name(Some(&variables::expand_name(&partner.file_name, message)), 0, extension)
 }
 
 /// The receipt that the partner's settings ask for.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
-use tests::process::{run, tool};
+use tests::process::{free_port, run, tool};
 use tests::wire::{Hit, exchange, header_lines, http, serve};
 use tests::{Gateway, Pair, order, wait_for};
 
@@ -287,6 +287,20 @@ fn a_variable_in_what_a_user_names_stays_text() {
     pair.alice().change(&["partner", "set", "BOB", "--subject", "[$file]"]);
     let parcel = pair.deliver("$station ${id}.edi", &order(2));
     assert_eq!(parcel.got["subject"], "[$station ${id}.edi]", "{:#}", parcel.got);
+}
+
+#[test]
+fn a_slash_in_an_id_makes_no_path_of_a_file_name() {
+    let gateway = Gateway::new();
+    gateway.ok(&["station", "add", "ALICE"]);
+    let nobody = format!("http://127.0.0.1:{}/as2", free_port());
+    let plain = ["--private", "true", "--sign", "none", "--encrypt", "none"];
+    let named = ["--url", &nobody, "--file-name", "$partner-$stem.$ext"];
+    gateway.ok(&[&["partner", "add", "X/Y"][..], &named, &plain].concat());
+    gateway.file("o1.edi", &order(1));
+    gateway.ok(&["send", "o1.edi", "--from", "ALICE", "--to", "X/Y"]);
+    let shown = gateway.reaches("out", "o1.edi", "retrying");
+    assert!(shown["headers"].as_str().unwrap().contains("filename=\"X_Y-o1.edi\""), "{shown:#}");
 }
 
 #[test]
