@@ -113,6 +113,17 @@ pub(crate) struct Globals {
     dry_run: bool,
 }
 
+impl Globals {
+    /// The options that name this place, as they were given.
+    fn place(&self) -> String {
+        let option = |name: &str, path: Option<&PathBuf>| {
+            path.map(|path| format!(" {name} {}", quoted(&path.to_string_lossy())))
+                .unwrap_or_default()
+        };
+        option("-c", self.config.as_ref()) + &option("--data-dir", self.data_dir.as_ref())
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Set up a data directory with keys and an account.
@@ -221,14 +232,14 @@ async fn command_line() -> ExitCode {
         }
         Err(error) => {
             let json = std::env::args().any(|arg| matches!(arg.as_str(), "json" | "-ojson" | "--output=json"));
-            error::report(
-                &error::from_clap(&error, std::env::args()),
-                if json { Format::Json } else { Format::Table },
-            );
+            let form = if json { Format::Json } else { Format::Table };
+            let printer = Printer::new(Some(form), false, true, String::new());
+            error::report(&error::from_clap(&error, std::env::args()), &printer);
             return ExitCode::from(2);
         }
     };
-    let printer = Printer::new(cli.globals.output, cli.globals.quiet, cli.globals.no_color);
+    let globals = &cli.globals;
+    let printer = Printer::new(globals.output, globals.quiet, globals.no_color, globals.place());
     let ctx = Ctx {
         globals: cli.globals,
         printer,
@@ -240,7 +251,7 @@ async fn command_line() -> ExitCode {
     match dispatch(&ctx, cli.command).await {
         Ok(code) => ExitCode::from(code),
         Err(refusal) => {
-            error::report(&refusal, ctx.printer.format);
+            error::report(&refusal, &ctx.printer);
             ExitCode::from(error::exit_code(&refusal))
         }
     }
@@ -333,13 +344,7 @@ impl Ctx {
 
     /// A command with the options that name this place.
     fn command(&self, verb: &str) -> String {
-        let option = |name: &str, path: Option<&PathBuf>| {
-            path.map(|path| format!(" {name} {}", quoted(&path.to_string_lossy())))
-                .unwrap_or_default()
-        };
-        let config = option("-c", self.globals.config.as_ref());
-        let data = option("--data-dir", self.globals.data_dir.as_ref());
-        format!("as2gate{config}{data} {verb}")
+        self.printer.placed(&format!("as2gate {verb}"))
     }
 
     fn account(&self) -> Option<&str> {

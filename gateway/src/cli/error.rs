@@ -6,7 +6,7 @@ use clap::CommandFactory as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use serde_json::json;
 
-use super::output::{Format, plain};
+use super::output::{Format, Printer, plain};
 use crate::config::ConfigError;
 use crate::gateway::StartError;
 use crate::manage::{Refusal, RefusalKind};
@@ -34,9 +34,10 @@ pub(crate) fn exit_code(refusal: &Refusal) -> u8 {
 }
 
 /// Writes a refusal to standard error, in three lines or as one JSON object.
-pub(crate) fn report(refusal: &Refusal, format: Format) {
+pub(crate) fn report(refusal: &Refusal, printer: &Printer) {
     let Refusal { code, what, why, hint, .. } = refusal;
-    let text = if format == Format::Json {
+    let hint = &printer.placed(hint);
+    let text = if printer.format == Format::Json {
         json!({ "error": { "code": code, "what": what, "why": why, "hint": hint } }).to_string()
     } else {
         let hint = if hint.is_empty() { "as2gate --help" } else { hint };

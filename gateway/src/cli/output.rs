@@ -3,7 +3,7 @@
 
 use std::io::{IsTerminal as _, Write as _};
 
-use clap::ValueEnum;
+use clap::{CommandFactory as _, ValueEnum};
 use serde_json::{Map, Value, json};
 
 use crate::clock::{Millis, rfc3339};
@@ -24,20 +24,27 @@ pub(crate) enum Format {
 pub(crate) const ROWS: u32 = 100;
 
 /// How to print.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Printer {
     pub(crate) format: Format,
     pub(crate) quiet: bool,
     pub(crate) colour: bool,
+    /// The options that name the place of this command line.
+    place: String,
 }
 
 impl Printer {
     /// The format asked for, else a table to a terminal and TSV to a pipe.
-    pub(crate) fn new(wanted: Option<Format>, quiet: bool, no_color: bool) -> Self {
+    pub(crate) fn new(wanted: Option<Format>, quiet: bool, no_color: bool, place: String) -> Self {
         let terminal = std::io::stdout().is_terminal();
         let format = wanted.unwrap_or(if terminal { Format::Table } else { Format::Tsv });
         let colour = terminal && !no_color && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Printer { format, quiet, colour }
+        Printer {
+            format,
+            quiet,
+            colour,
+            place,
+        }
     }
 
     /// Prints rows.
@@ -82,8 +89,30 @@ impl Printer {
     pub(crate) fn note(&self, text: &str) {
         if !self.quiet && !text.is_empty() {
             // Nobody may be listening.
-            let _ = writeln!(std::io::stderr(), "{}", plain(text));
+            let _ = writeln!(std::io::stderr(), "{}", plain(&self.placed(text)));
         }
+    }
+
+    /// The text with the options that name this place in the commands that it suggests: pasted as they are, they work.
+    pub(crate) fn placed(&self, text: &str) -> String {
+        if self.place.is_empty() {
+            return text.to_owned();
+        }
+        let grammar = super::Cli::command();
+        let mut pieces = text.split("as2gate ");
+        let mut placed = pieces.next().unwrap_or_default().to_owned();
+        for piece in pieces {
+            let verb = piece
+                .split(|c: char| !c.is_ascii_lowercase() && c != '-')
+                .next()
+                .unwrap_or_default();
+            let is_command = grammar.find_subcommand(verb).is_some();
+            placed.push_str("as2gate");
+            placed.push_str(if is_command { &self.place } else { "" });
+            placed.push(' ');
+            placed.push_str(piece);
+        }
+        placed
     }
 }
 
@@ -380,6 +409,26 @@ mod tests {
             (grouped(0), grouped(1212), grouped(10_000_000)),
             ("0".to_owned(), "1,212".to_owned(), "10,000,000".to_owned())
         );
+    }
+
+    #[test]
+    fn suggested_commands_name_the_place() {
+        let printer = |place: &str| Printer::new(None, false, true, place.to_owned());
+        let here = printer(" -c 'my gate.toml'");
+        for (text, placed) in [
+            ("as2gate message list", "as2gate -c 'my gate.toml' message list"),
+            (
+                "`as2gate init` writes one; as2gate partner set B",
+                "`as2gate -c 'my gate.toml' init` writes one; as2gate -c 'my gate.toml' partner set B",
+            ),
+            ("install the newer as2gate", "install the newer as2gate"),
+            ("as2gate --help", "as2gate --help"),
+            ("sudo -u NAME as2gate …", "sudo -u NAME as2gate …"),
+            ("no as2gate server is running", "no as2gate server is running"),
+        ] {
+            assert_eq!(here.placed(text), placed);
+            assert_eq!(printer("").placed(text), text);
+        }
     }
 
     #[test]

@@ -290,8 +290,7 @@ fn suggested_commands_can_be_pasted() {
     let _ = with(&["partner", "add", id, "--url", "http://127.0.0.1:1/as2"]).ok();
     let again = with(&["partner", "add", id, "--url", "http://127.0.0.1:1/as2"]).fails(1);
     let hint = again.lines().find_map(|line| line.strip_prefix("hint:  ")).unwrap();
-    let here = |command: &str| command.replacen("as2gate ", r#"as2gate -c "my gate's.toml" "#, 1);
-    paste(&here(&hint.replace('…', "--name pasted")));
+    paste(&hint.replace('…', "--name pasted"));
     let shown: Value = serde_json::from_str(&with(&["partner", "show", id, "-o", "json"]).ok()).unwrap();
     assert_eq!(shown["name"], "pasted");
     let steps: Value = serde_json::from_str(&with(&["cert", "rollover", id, "-o", "json"]).ok()).unwrap();
@@ -304,6 +303,7 @@ fn suggested_commands_can_be_pasted() {
         place.path("big.cer").to_str().unwrap(),
     ])
     .ok();
+    let here = |command: &str| command.replacen("as2gate ", r#"as2gate -c "my gate's.toml" "#, 1);
     paste(&here(&command.replace("NAME", "big").replace("FILE", "big.cer")));
     let added: Value = serde_json::from_str(&with(&["cert", "show", "big", "-o", "json"]).ok()).unwrap();
     assert_eq!(added["owner"], id);
