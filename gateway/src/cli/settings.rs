@@ -209,7 +209,7 @@ impl Noun for OfAccount {
             "timezone",
             "timezone",
             "ZONE",
-            "Time zone for people, e.g. America/New_York; rules count in UTC",
+            "Time zone for people to know, e.g. America/New_York; rules count in UTC, and times are shown in this machine's zone",
         ),
         text(
             "keep-messages",

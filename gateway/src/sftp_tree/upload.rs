@@ -23,6 +23,7 @@ use crate::gateway::Core;
 use crate::intake::{self, Arrived, Landed, Sign};
 use crate::journal::{UploadRow, UploadState, WaitReason};
 use crate::layout;
+use crate::message::State;
 use crate::storage::{Draft, Staged, StorageError};
 use quota::check_quotas;
 use start::{Start, TakenBack, exists};
@@ -517,8 +518,15 @@ impl End {
         if !matches!(landed, Landed::Waits(_)) {
             self.desk.remember(&self.user, &self.path, self.size, self.mtime, now);
         }
-        let facts =
-            json!({ "path": self.path, "bytes": self.size, "sha256": self.sha256, "millis": elapsed(self.begun), "session": self.session });
+        let became = match landed {
+            Landed::Queued(_) => State::Queued.as_str(),
+            Landed::Duplicate(_) => State::Duplicate.as_str(),
+            Landed::Waits(state) => state.as_str(),
+        };
+        let facts = json!({
+            "path": self.path, "bytes": self.size, "sha256": self.sha256, "millis": elapsed(self.begun), "session": self.session,
+            "became": became,
+        });
         self.trail.add("user.upload", &self.account, &self.user, facts, now);
     }
 }

@@ -261,6 +261,13 @@ fn the_log_of_a_user_tells_deeds_with_bytes_and_time() {
         (upload["path"].as_str(), upload["bytes"].as_u64()),
         (Some("AS2/send/ALICE/BOB/a.part"), Some(12))
     );
+    let became: Vec<&str> = log
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|event| event["facts"]["became"].as_str())
+        .collect();
+    assert_eq!(became, ["queued", "parked"], "newest first: {log:#}");
     assert!(upload["millis"].is_u64() && upload["sha256"].as_str().unwrap().len() == 64);
     assert_eq!(find("user.download")["facts"]["bytes"], 12);
     assert!(find("user.rename")["facts"]["to"].as_str().unwrap().ends_with("a.txt"));
