@@ -420,8 +420,10 @@ impl Poster {
     pub async fn ask(&self, target: &Target, headers: &Headers) -> Result<Answer, PostError> {
         let url = target.read_url()?;
         let shown = self.authorization(target).await?;
-        let connection = self.connect(target, &url).await?;
-        exchange::look(target, &url, connection, "HEAD", headers, shown.as_ref()).await
+        let began = Instant::now();
+        let connection = in_time(target, began, false, self.connect(target, &url)).await?;
+        let look = exchange::look(target, &url, connection, "HEAD", headers, shown.as_ref());
+        in_time(target, began, true, look).await
     }
 
     async fn connect(&self, target: &Target, url: &Url) -> Result<connect::Connection, PostError> {

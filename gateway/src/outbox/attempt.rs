@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::outcome;
-use super::restart::{self, Posted};
+use super::restart::{self, GONE_ON, Posted};
 use super::settle;
 use crate::clock::Millis;
 use crate::flow_error::FlowError;
@@ -160,7 +160,7 @@ fn record(message: &mut Message, posted: &Posted, took: i64) {
     last.took = took;
     let from = match posted.from {
         0 => String::new(),
-        from => format!(", gone on at byte {from}"),
+        from => format!(", {GONE_ON} {from}"),
     };
     match &posted.outcome {
         Ok(answer) => {

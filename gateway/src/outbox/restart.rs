@@ -4,6 +4,8 @@
 //! much it holds; the POST then brings the rest. The bytes are the same at every try, so a partner that knows nothing of
 //! this gets the whole message.
 
+use std::time::Duration;
+
 use as2_core::headers::Headers;
 
 use super::attempt::MAX_ANSWER;
@@ -25,6 +27,12 @@ pub(super) const WORTH_FROM: u64 = 64 * 1024;
 const BUSY: &str = "the partner is busy with the try before";
 /// Begins the outcome of a try whose question something on the way to the partner answered, or the partner in its haste.
 const UNTOLD: &str = "the partner does not tell now how much it holds";
+/// Begins the outcome of a try whose question got no answer at all.
+const UNANSWERED: &str = "the partner does not answer how much it holds";
+/// In the outcome of a try that brought only a rest, before its first byte.
+pub(super) const GONE_ON: &str = "gone on at byte";
+/// How long the answer to the question may take: the partner only looks something up.
+const LOOK_UP: Duration = Duration::from_secs(60);
 /// So many milliseconds after a POST its partner may be busy with it: this gateway lets a connection go that has been silent for
 /// two minutes, and says so until then.
 const BUSY_FOR: Millis = 120_000;
@@ -105,7 +113,8 @@ async fn piece(
 }
 
 /// Asks the partner how much it holds, if an earlier try may have left anything there. "Not now" counts for nothing where it would
-/// be the last word on the message.
+/// be the last word on the message, and neither does silence, which a second time in a row means that the question does not get
+/// through: something on the way may let no `HEAD` pass.
 ///
 /// # Errors
 /// No answer, or one that says "not now": beginning anew would waste what is there.
@@ -114,6 +123,29 @@ async fn kept_bytes(core: &Core, message: &Message, pair: &Partnership, target: 
     if message.detail.whole || !earlier.iter().any(may_have_left) {
         return Ok(0);
     }
+    let is_last = || is_over(core, message, &figures(core, pair));
+    let answer = match ask(core, pair, target, headers).await {
+        Ok(answer) => answer,
+        Err(error) if !is_silence(&error) => return Err(error),
+        Err(_) if is_last() || was_asked_in_vain(earlier) => return Ok(0),
+        Err(error) => {
+            return Err(PostError {
+                text: format!("{UNANSWERED}: {error}"),
+                ..error
+            });
+        }
+    };
+    if let Some(why) = not_now(answer.status, || may_be_busy(earlier, core.clock.now()))
+        && !is_last()
+    {
+        return Err(PostError::new(Stage::Head, format!("{why}: HTTP {}", answer.status), ""));
+    }
+    let length = answer.headers.get("Content-Length").filter(|_| (200..300).contains(&answer.status));
+    Ok(length.and_then(|length| length.trim().parse().ok()).unwrap_or(0))
+}
+
+/// The question.
+async fn ask(core: &Core, pair: &Partnership, target: &Target, headers: &Headers) -> Result<Answer, PostError> {
     let mut question = Headers::new();
     for name in NAMES {
         if let Some(value) = headers.get(name) {
@@ -121,18 +153,27 @@ async fn kept_bytes(core: &Core, message: &Message, pair: &Partnership, target: 
             let _ = question.push(name, value);
         }
     }
-    let answer = core.poster.ask(target, &question).await.map_err(|error| PostError {
+    let target = Target {
+        response_timeout: target.response_timeout.min(LOOK_UP),
+        ..super::attempt::target(core, pair, &target.url)
+    };
+    core.poster.ask(&target, &question).await.map_err(|error| PostError {
         // Nothing of the message was on its way.
         body_sent: false,
         ..error
-    })?;
-    if let Some(why) = not_now(answer.status, || may_be_busy(earlier, core.clock.now()))
-        && !is_over(core, message, &figures(core, pair))
-    {
-        return Err(PostError::new(Stage::Head, format!("{why}: HTTP {}", answer.status), ""));
-    }
-    let length = answer.headers.get("Content-Length").filter(|_| (200..300).contains(&answer.status));
-    Ok(length.and_then(|length| length.trim().parse().ok()).unwrap_or(0))
+    })
+}
+
+/// Whether the partner was there and did not answer; where nobody was, a POST fares no better.
+fn is_silence(error: &PostError) -> bool {
+    matches!(error.stage, Stage::Send | Stage::Head)
+}
+
+/// Whether a question stayed without an answer since the partner last answered one.
+fn was_asked_in_vain(earlier: &[Attempt]) -> bool {
+    let answered = |attempt: &&Attempt| attempt.outcome.contains(GONE_ON) || attempt.outcome.starts_with(BUSY);
+    let mut since = earlier.iter().rev().take_while(|attempt| !answered(attempt));
+    since.any(|attempt| attempt.outcome.starts_with(UNANSWERED))
 }
 
 /// Why what is held may be told later, going by the status of the answer.
@@ -148,7 +189,7 @@ fn not_now(status: u16, may_be_busy: impl FnOnce() -> bool) -> Option<&'static s
 
 /// Whether the partner may still be busy with what was posted before.
 fn may_be_busy(earlier: &[Attempt], now: Millis) -> bool {
-    let only_asked = |attempt: &&Attempt| [BUSY, UNTOLD].iter().any(|why| attempt.outcome.starts_with(why));
+    let only_asked = |attempt: &&Attempt| [BUSY, UNTOLD, UNANSWERED].iter().any(|why| attempt.outcome.starts_with(why));
     let posted = earlier.iter().rfind(|attempt| !only_asked(attempt));
     posted.is_none_or(|posted| now - (posted.at + posted.took) <= BUSY_FOR)
 }
@@ -280,10 +321,32 @@ mod tests {
     fn a_partner_is_busy_for_as_long_as_it_may_be_with_the_post_before() {
         let attempt = |at, outcome: &str| tried(at, None, outcome, false);
         let [busy, untold] = [format!("{BUSY}: HTTP 500"), format!("{UNTOLD}: HTTP 504")];
-        let tries = [attempt(0, "closed"), attempt(30_000, &busy), attempt(90_000, &untold)];
-        for earlier in [&tries[..1], &tries[..2], &tries[..]] {
+        let silent = format!("{UNANSWERED}: closed");
+        let tries = [
+            attempt(0, "closed"),
+            attempt(30_000, &busy),
+            attempt(90_000, &untold),
+            attempt(95_000, &silent),
+        ];
+        for earlier in [&tries[..1], &tries[..2], &tries[..3], &tries[..]] {
             assert!(may_be_busy(earlier, 125_000) && !may_be_busy(earlier, 125_001));
         }
+    }
+
+    #[test]
+    fn a_partner_that_went_on_with_a_message_is_asked_once_more() {
+        let [silent, busy] = [format!("{UNANSWERED}: closed"), format!("{BUSY}: HTTP 500")];
+        let gone_on = format!("closed, {GONE_ON} 9");
+        let in_vain = |outcomes: &[&str]| {
+            let tries: Vec<Attempt> = outcomes.iter().map(|outcome| tried(0, None, outcome, false)).collect();
+            was_asked_in_vain(&tries)
+        };
+        assert!(in_vain(&["closed", &silent]) && in_vain(&["closed", &silent, "closed"]));
+        assert!(in_vain(&[&gone_on, &silent]));
+        for answered in [&gone_on, &busy] {
+            assert!(!in_vain(&["closed", &silent, answered]), "{answered}");
+        }
+        assert!(!in_vain(&["closed"]) && !in_vain(&[]));
     }
 
     #[test]

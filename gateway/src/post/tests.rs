@@ -76,6 +76,20 @@ async fn ask(until: &'static str, answer: &'static str) -> Result<Answer, PostEr
         .await
 }
 
+#[tokio::test]
+async fn a_question_ends_with_the_time_for_all_of_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = Target {
+        total_timeout: Some(Duration::from_millis(300)),
+        ..target(format!("http://{}/as2", listener.local_addr().unwrap()))
+    };
+    let began = std::time::Instant::now();
+    let error = Poster::new().ask(&silent, &message()).await.unwrap_err();
+    assert!(error.text.starts_with("not done within"), "{error}");
+    assert_eq!(error.stage, Stage::Head, "somebody was there");
+    assert!(began.elapsed() < Duration::from_secs(3));
+}
+
 /// Adds up a body and tells what it saw.
 #[derive(Default)]
 pub(super) struct Flow {

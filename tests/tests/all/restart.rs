@@ -647,6 +647,36 @@ fn a_question_that_gets_no_answer_is_asked_again() {
 }
 
 #[test]
+fn a_partner_that_never_answers_the_question_gets_all_of_the_message() {
+    for (name, most, expected) in [
+        ("MUTE", "9", &["POST", "HEAD", "HEAD", "POST", "HEAD", "POST"][..]),
+        // The last try asks, and posts.
+        ("MUTE-AT-LAST", "2", &["POST", "HEAD", "POST"]),
+    ] {
+        let cut_again = most == "9";
+        let (hits, message) = sent_to(
+            name,
+            &["--restart", "true", "--retry-max-tries", most],
+            SIZE,
+            move |hit, n| match n {
+                1 => CUT,
+                4 if cut_again => CUT,
+                // As a firewall that knows no HEAD does.
+                _ if hit.method == "HEAD" => Act(0, None),
+                _ => WHOLE,
+            },
+        );
+        assert_eq!(methods(&hits), expected, "{message:#}");
+        assert_eq!(hits.last().unwrap().body, length_of(&hits[0]), "{name}");
+        let outcome = message["detail"]["tries"][1]["outcome"].as_str().unwrap_or_default();
+        assert!(
+            most == "2" || outcome.starts_with("the partner does not answer how much it holds: "),
+            "{message:#}"
+        );
+    }
+}
+
+#[test]
 fn what_a_balancer_says_in_the_partners_place_throws_nothing_away() {
     const ANSWERS: [&str; 3] = [
         "HTTP/1.1 504 Gateway Timeout\r\nContent-Length: 0\r\n\r\n",
