@@ -28,6 +28,9 @@ use tls::Unshaken;
 pub use head::{MAX_FIELDS, MAX_HEAD, RawHead};
 pub use tls::{ServerTls, TlsAcceptor};
 
+/// Most bytes of a body that does not matter to its answer, as a stranger's: a client that writes all of a longer one before it reads
+/// may miss the answer, and nobody fills the door with gigabytes.
+const GLANCE: u64 = 1 << 20;
 /// How long running requests may take to end once the server stops.
 const STOP_GRACE: Duration = Duration::from_secs(30);
 /// Pause after a failed accept, which is nearly always a lack of file descriptors.
@@ -68,6 +71,12 @@ pub trait Receive: Send + Sync + 'static {
 pub trait Sink: Send + Sized {
     /// Takes the next piece. An `Err` is sent as the answer, and the connection closes.
     fn write(&mut self, piece: Bytes) -> impl Future<Output = Result<(), Reply>> + Send;
+
+    /// Whether the answer depends on the body. Where it does not, no more of it is read than a short one has, so that its client
+    /// comes to read the answer, and nothing where the client waits for `100 Continue` or announces more.
+    fn matters(&self) -> bool {
+        true
+    }
 
     /// The body ends here, before its end: the client went away, was too slow or broke a rule, or `write` refused.
     fn broke_off(self) -> impl Future<Output = ()> + Send {
@@ -145,6 +154,10 @@ pub struct Limits {
     pub body_rate: u64,
     /// Longest pause within a body.
     pub body_stall: Duration,
+    /// Bytes that are read, at most, of a body that does not matter to its answer.
+    pub glance: u64,
+    /// For these bytes.
+    pub glance_time: Duration,
     /// For the client to take an answer.
     pub answer_time: Duration,
     /// How long unread input is thrown away before a close, so that the client can read its answer.
@@ -163,6 +176,8 @@ impl Limits {
             body_grace: Duration::from_secs(30),
             body_rate: 1_000,
             body_stall: Duration::from_secs(120),
+            glance: GLANCE,
+            glance_time: Duration::from_secs(60),
             answer_time: Duration::from_secs(60),
             linger_time: Duration::from_secs(5),
         }

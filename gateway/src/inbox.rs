@@ -108,6 +108,11 @@ impl Sink for Spool {
         taken
     }
 
+    fn matters(&self) -> bool {
+        // A stranger's goes nowhere. So does a transfer that is here already, but what comes of it is looked at.
+        self.draft.is_some() || self.transfer.is_some()
+    }
+
     async fn broke_off(self) {
         let Some(draft) = self.draft else { return };
         match self.transfer {

@@ -183,25 +183,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, R: Receive> Connection<S, R> {
             Ok(sink) => sink,
             Err(reply) => return self.reply("POST", reply, After::Linger).await,
         };
-        if wants_continue && self.source.buffer.is_empty() && self.send(b"HTTP/1.1 100 Continue\r\n\r\n").await == After::Gone {
-            return After::Gone;
-        }
-        if let Err(cut) = self.body(framing, &mut sink).await {
-            sink.broke_off().await;
-            return match cut {
-                Cut::Gone => {
-                    tracing::info!(peer = %self.peer, "the client went away inside a body");
-                    After::Gone
-                }
-                Cut::Reply(reply) => self.reply("POST", reply, After::Linger).await,
-            };
-        }
+        let waits = wants_continue && self.source.buffer.is_empty();
+        let is_read = match self.body(framing, waits, &mut sink).await {
+            Ok(is_read) => is_read,
+            Err(cut) => {
+                sink.broke_off().await;
+                return match cut {
+                    Cut::Gone => {
+                        tracing::info!(peer = %self.peer, "the client went away inside a body");
+                        After::Gone
+                    }
+                    Cut::Reply(reply) => self.reply("POST", reply, After::Linger).await,
+                };
+            }
+        };
         let reply = receiver.receive(arrival, sink).await;
-        // What follows chunks is where parsers disagree most; it is never read as a request.
-        let after = if keep && framing != Framing::Chunked {
-            After::Keep
-        } else {
-            After::Close
+        let after = match is_read {
+            false => After::Linger,
+            // What follows chunks is where parsers disagree most; it is never read as a request.
+            true if keep && framing != Framing::Chunked => After::Keep,
+            true => After::Close,
         };
         self.reply("POST", reply, after).await
     }
@@ -216,7 +217,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, R: Receive> Connection<S, R> {
         }
     }
 
-    async fn body(&mut self, framing: Framing, sink: &mut R::Sink) -> Result<(), Cut> {
+    /// The body, into its sink; false if only some of it was read, since it does not matter to its answer. `waits`: its client does,
+    /// for `100 Continue`.
+    async fn body(&mut self, framing: Framing, waits: bool, sink: &mut R::Sink) -> Result<bool, Cut> {
+        let matters = sink.matters();
+        // A final answer may come in place of `100 Continue` (RFC 9110 §10.1.1).
+        if !matters && (waits || matches!(framing, Framing::Length(length) if length > self.limits.glance)) {
+            return Ok(false);
+        }
+        if waits && self.send(b"HTTP/1.1 100 Continue\r\n\r\n").await == After::Gone {
+            return Err(Cut::Gone);
+        }
         let mut decoder = Decoder::new(framing);
         let (began, mut ours, mut received) = (Instant::now(), Duration::ZERO, 0u64);
         loop {
@@ -225,9 +236,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, R: Receive> Connection<S, R> {
                 Cut::Reply(Reply::text(400, &format!("{why}\n")))
             })?;
             match step {
-                Step::End => return Ok(()),
+                Step::End => return Ok(true),
                 Step::Piece(piece) => {
                     received += piece.len() as u64;
+                    if !matters && received > self.limits.glance {
+                        return Ok(false);
+                    }
                     let handed = Instant::now();
                     sink.write(piece).await.map_err(Cut::Reply)?;
                     // Time that our own storage took is not the client's slowness.
@@ -235,10 +249,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, R: Receive> Connection<S, R> {
                 }
                 Step::Starved => {
                     let earned = Duration::from_secs(received / self.limits.body_rate.max(1));
-                    let deadline = (began + ours + self.limits.body_grace + earned).min(Instant::now() + self.limits.body_stall);
+                    let by_rate = (began + ours + self.limits.body_grace + earned).min(Instant::now() + self.limits.body_stall);
+                    let deadline = if matters {
+                        by_rate
+                    } else {
+                        by_rate.min(began + self.limits.glance_time)
+                    };
                     match timeout_at(deadline, self.source.fill()).await {
                         Ok(Ok(1..)) => {}
                         Ok(_) => return Err(Cut::Gone),
+                        Err(_) if !matters => return Ok(false),
                         Err(_) => {
                             tracing::info!(peer = %self.peer, received, "the body came too slowly");
                             return Err(Cut::Reply(Reply::text(408, "the body comes too slowly\n")));

@@ -23,6 +23,7 @@ struct Counter {
     flow: Arc<Flow>,
     bytes: u64,
     sum: u64,
+    matters: bool,
 }
 
 impl Sink for Counter {
@@ -37,6 +38,10 @@ impl Sink for Counter {
         } else {
             Ok(())
         }
+    }
+
+    fn matters(&self) -> bool {
+        self.matters
     }
 }
 
@@ -53,6 +58,7 @@ impl Receive for Door {
                 flow: Arc::clone(&self.0),
                 bytes: 0,
                 sum: 0,
+                matters: arrival.head.target != "/stranger",
             }),
         }
     }
@@ -239,6 +245,48 @@ async fn continue_comes_after_admission_only() {
         ),
         "417"
     );
+}
+
+#[tokio::test]
+async fn of_a_body_that_does_not_matter_little_is_read() {
+    let server = server(|limits| {
+        limits.glance = 1_000;
+        limits.glance_time = Duration::from_millis(300);
+        limits.idle_time = Duration::from_millis(300);
+        limits.linger_time = Duration::from_millis(100);
+    })
+    .await;
+    let post = |fields: &str, body: &str| {
+        let text = format!("POST /stranger HTTP/1.1\r\nHost: x\r\n{fields}\r\n\r\n{body}");
+        let addr = server.addr;
+        async move { talk(addr, &text).await }
+    };
+    // All of a short one, and the connection goes on.
+    let answer = post("Content-Length: 1000", &"x".repeat(1_000)).await;
+    assert!(
+        answer.contains("\r\n\r\n1000 ") && !answer.contains("Connection: close"),
+        "{answer}"
+    );
+    let began = Instant::now();
+    for (fields, body) in [
+        ("Content-Length: 99000000000", ""),
+        ("Content-Length: 5\r\nExpect: 100-continue", ""),
+    ] {
+        let answer = post(fields, body).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.contains("\r\n\r\n0 "),
+            "{fields}: {answer}"
+        );
+        assert!(answer.contains("Connection: close"), "{fields}: {answer}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(2), "at once");
+    // Chunks announce nothing.
+    let chunk = format!("258\r\n{}\r\n", "x".repeat(600));
+    let answer = post("Transfer-Encoding: chunked", &[&*chunk, &*chunk].concat()).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\r\n\r\n600 "), "{answer}");
+    let slow = post("Content-Length: 9", "abc").await;
+    assert!(slow.starts_with("HTTP/1.1 200") && slow.contains("\r\n\r\n3 "), "{slow}");
+    assert!(began.elapsed() < Duration::from_secs(5));
 }
 
 #[tokio::test]

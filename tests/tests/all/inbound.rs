@@ -1,8 +1,11 @@
 //! What comes in and must not get through: real messages, captured and changed by hand.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use serde_json::Value;
 use tests::peer::Identity;
@@ -122,6 +125,61 @@ fn a_stranger_that_asks_for_no_mdn_gets_422() {
     let answer = request.post(pair.bob().as2_port);
     assert_eq!(answer.status, 422);
     assert!(answer.text().contains("MALLORY"), "{}", answer.text());
+}
+
+#[test]
+fn strangers_are_answered_without_their_gigabytes() {
+    let pair = Pair::two_gateways();
+    let request = captured(&pair, "large.edi");
+    // Who it is, fields beside those of the message, and what comes of the body.
+    let told = |from: &str, fields: &str, body: &[u8]| {
+        let mut head = format!("POST /as2 HTTP/1.1\r\nHost: x\r\n{fields}\r\n");
+        for (name, value) in &request.clone().with("AS2-From", from).headers {
+            if !name.eq_ignore_ascii_case("Content-Length") && !name.eq_ignore_ascii_case("Host") {
+                head += &format!("{name}: {value}\r\n");
+            }
+        }
+        let mut stream = TcpStream::connect(("127.0.0.1", pair.bob().as2_port)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.write_all(format!("{head}\r\n").as_bytes()).unwrap();
+        stream.write_all(body).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let large = "Content-Length: 99000000000";
+    let chunks = b"100000\r\n"
+        .iter()
+        .copied()
+        .chain(std::iter::repeat_n(b'x', 1 << 20))
+        .chain(*b"\r\n10\r\nx");
+    let chunks: Vec<u8> = chunks.collect();
+    pair.bob().change(&["partner", "block", "ALICE", "in"]);
+    for from in ["MALLORY", "ALICE"] {
+        for (fields, body) in [
+            (large, &b""[..]),
+            (&format!("{large}\r\nExpect: 100-continue"), b""),
+            ("Content-Length: 100\r\nExpect: 100-continue", b""),
+            ("Transfer-Encoding: chunked", &chunks),
+        ] {
+            let answer = told(from, fields, body);
+            assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{from}, {fields}: {answer}");
+            assert!(answer.contains("unknown-trading-relationship"), "{from}, {fields}: {answer}");
+            assert!(answer.contains("Connection: close"), "{from}, {fields}: {answer}");
+        }
+    }
+    // Who is known is let go on.
+    pair.bob().change(&["partner", "unblock", "ALICE"]);
+    let length = request.body.len();
+    let answer = told(
+        "ALICE",
+        &format!("Content-Length: {length}\r\nExpect: 100-continue\r\nConnection: close"),
+        &request.body,
+    );
+    assert!(
+        answer.contains("automatic-action/MDN-sent-automatically; processed\r\n"),
+        "{answer}"
+    );
 }
 
 #[test]
