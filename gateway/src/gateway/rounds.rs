@@ -49,6 +49,8 @@ pub(super) async fn follow_objects(
 ) {
     let mut gauges_at = tokio::time::Instant::now();
     let mut followed = (core.objects().version, logins.revocations());
+    // They may have changed while nobody served.
+    look_again(&core).await;
     while pause(OBJECTS_POLL, None, &mut stop).await {
         if tokio::time::Instant::now() >= gauges_at {
             gauges_at += GAUGES;
@@ -69,13 +71,18 @@ pub(super) async fn follow_objects(
             followed = version;
             logins.end_revoked(&front);
             tls.iter_mut().for_each(|door| door.follow(&core));
-            if let Err(error) = outbox::look_again(&core).await {
-                tracing::error!(%error, "what waits for settings waits for its next turn");
-            }
-            core.wake();
+            look_again(&core).await;
             tracing::info!(version = followed.0, "goes by the changed objects");
         }
     }
+}
+
+/// Sends what waited for settings that are there now.
+async fn look_again(core: &Arc<Core>) {
+    if let Err(error) = outbox::look_again(core).await {
+        tracing::error!(%error, "what waits for settings waits for its next turn");
+    }
+    core.wake();
 }
 
 pub(super) fn refresh_gauges(core: &Core, front: &sftp_front::Server) -> Result<(), JournalError> {

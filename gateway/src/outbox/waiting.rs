@@ -17,9 +17,13 @@ use crate::objects::Objects;
 use crate::partnership::Partnership;
 use crate::receipts::Verdict;
 
-/// The first wait of a message that our own set-up is not ready for, and the longest.
+/// The first wait of a message that our own set-up is not ready for.
 const LEAST_WAIT: Duration = Duration::from_secs(60);
-const MOST_WAIT: Duration = Duration::from_secs(300);
+/// The longest: what changes objects makes it due at once (`look_again`), so that only what time alone mends needs its turns, as a
+/// certificate that is valid from a later moment.
+const MOST_WAIT: Duration = Duration::from_secs(3600);
+/// The same while the partner is blocked, which time does not mend: a long block of a long queue has to cost next to nothing.
+const MOST_WAIT_BLOCKED: Duration = Duration::from_secs(24 * 3600);
 
 /// What to do about settings that no single command mends.
 const MEND: &str = "mend what `as2gate check` finds";
@@ -90,8 +94,13 @@ pub(super) async fn not_now(
     let (id, lease) = (message.id.as_str().to_owned(), job.lease);
     let least = millis(core.config.retry.initial.min(LEAST_WAIT));
     if message.state == state && message.code == what.as_str() && message.reason == why {
+        let most = if what == Lacking::PartnerBlocked {
+            MOST_WAIT_BLOCKED
+        } else {
+            MOST_WAIT
+        };
         // As long again as it waited already: the row is as old as the trouble.
-        let due = now + (now - message.updated).clamp(least, millis(MOST_WAIT));
+        let due = now + (now - message.updated).clamp(least, millis(most));
         core.journal.write_sure(move |tx| tx.wait_on(&message, lease, due)).await?;
         tracing::debug!(id, code = what.as_str(), "still waits for settings");
     } else {

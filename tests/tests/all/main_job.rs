@@ -254,6 +254,17 @@ fn what_a_block_kept_back_goes_out_when_it_is_lifted() {
     });
     pair.alice().ok(&["partner", "unblock", "BOB"]);
     pair.delivered("kept.edi");
+    // And while nobody serves.
+    pair.alice().change(&["partner", "block", "BOB", "out"]);
+    pair.put("kept-too.edi", &order(9));
+    pair.alice().wait("the second message to be kept back", |alice| {
+        let all = alice.messages_of("out", "kept-too.edi");
+        all.into_iter().find(|message| message["code"] == "partner-blocked")
+    });
+    pair.alice().kill9();
+    pair.alice().ok(&["partner", "unblock", "BOB"]);
+    pair.alice().start();
+    pair.delivered("kept-too.edi");
 }
 
 /// durability.md R2: the row holds length and SHA-256.
