@@ -62,10 +62,7 @@ pub(crate) fn run(ctx: &Ctx, args: &SupportBundle) -> Outcome {
         findings.map(|all| all.iter().chain(&unopened).map(|finding| check::line(finding) + "\n").collect()),
     );
     if let Ok(core) = &opened {
-        section(
-            "status",
-            status::gather(core, "see doctor".to_owned()).map(|facts| pretty(&facts.object())),
-        );
+        section("status", status::gather(core).map(|facts| pretty(&facts.object())));
         section(
             "objects",
             objects(core).map(|all| apply::export(&without_tokens(all), ctx.account(), false)),

@@ -6,7 +6,7 @@ use as2_core::message_id::bare;
 use rusqlite::{OptionalExtension as _, Params, Row, params};
 
 use super::{JournalError, Result, Tx};
-use crate::clock::Millis;
+use crate::clock::{Millis, compact};
 use crate::layout;
 use crate::message::{Direction, Id, Message, State};
 
@@ -116,10 +116,13 @@ impl Tx<'_> {
             Some(_) => "bare_id = ?6 AND bare_id <> ''",
             None => "?6 IS NULL",
         };
+        // An id begins with its time, so that the index of ids ends where the span does.
+        let first = filter.since.map(compact).unwrap_or_default();
+        let before = filter.before.as_deref().unwrap_or("~");
         let sql = format!(
             "SELECT {COLUMNS} FROM message WHERE (?1 IS NULL OR account = ?1) AND (?2 IS NULL OR direction = ?2)
              AND (?3 IS NULL OR state = ?3) AND (?4 IS NULL OR station = ?4) AND (?5 IS NULL OR partner = ?5)
-             AND {named} AND (?7 IS NULL OR created >= ?7) AND (?8 IS NULL OR id < ?8)
+             AND {named} AND id >= ?7 AND id < ?8
              ORDER BY id DESC"
         );
         let mut query = self.db.prepare_cached(&sql)?;
@@ -130,8 +133,8 @@ impl Tx<'_> {
             filter.station,
             filter.partner,
             filter.message_id.as_deref().map(bare),
-            filter.since,
-            filter.before,
+            first,
+            before,
         ])?;
         let limit = if filter.limit == 0 { 100 } else { filter.limit as usize };
         // SQLite does not know how names are compared.

@@ -574,6 +574,34 @@ fn what_waits_for_a_person_keeps_its_place_in_an_ordered_lane() {
 }
 
 #[test]
+fn a_list_begins_and_ends_where_it_is_told() {
+    let (_dir, journal) = journal();
+    let at = [0, 999, 1_000, 1_001, 86_400_000];
+    let ids: Vec<String> = at
+        .map(|now| {
+            let message = upload(&format!("{now}.edi"), now).message;
+            let id = message.id.to_string();
+            journal.write_blocking(move |tx| tx.insert_message(&message)).unwrap();
+            id
+        })
+        .to_vec();
+    let listed = |since: Option<Millis>, before: Option<&String>| {
+        let filter = MessageFilter {
+            since,
+            before: before.cloned(),
+            ..MessageFilter::default()
+        };
+        let rows = journal.read(|tx| tx.messages(&filter)).unwrap();
+        rows.iter().rev().map(|row| row.created).collect::<Vec<_>>()
+    };
+    assert_eq!(listed(None, None), at);
+    assert_eq!(listed(Some(1_000), None), at[2..]);
+    assert_eq!(listed(Some(-1_000_000), Some(&ids[4])), at[..4]);
+    assert_eq!(listed(Some(1_000), Some(&ids[3])), at[2..3]);
+    assert_eq!(listed(Some(Millis::MAX), None), [] as [Millis; 0]);
+}
+
+#[test]
 fn jobs_are_found_in_the_same_lanes_however_many_there_are() {
     const LANES: u32 = 70;
     // Few that are due; many of few lanes; many of many lanes; more than are read.
