@@ -18,12 +18,10 @@ use crate::words;
 pub const LEASE: Millis = 300_000;
 /// When a job is due that waits for a person.
 const NEVER: Millis = Millis::MAX;
-/// Due jobs that are read one by one for their lanes. If more are due, the lanes are walked through, each a step in the index,
-/// so that a long queue of one pair costs no more than a short one.
-const FEW_DUE: u32 = 256;
-/// More lanes than these are walked through only if more jobs are due than the next figure, all of which are read otherwise.
-const FEW_LANES: usize = 64;
-const MANY_DUE: u32 = 16_384;
+/// If more jobs are due than the first figure and there are no more lanes than the second, the lanes are walked through, each a few
+/// steps in the index, so that a long queue of one pair costs no more than a short one. Else all due jobs are read for their lanes,
+/// of which eight cost about as much as a lane.
+const WORTH_WALKING: [(u32, usize); 5] = [(256, 64), (2_048, 256), (8_192, 1_024), (32_768, 4_096), (131_072, usize::MAX)];
 
 words! {
     /// What a job does. The worker does not know; the flows do.
@@ -286,13 +284,13 @@ impl Tx<'_> {
 
     /// The lanes of these kinds that have a due job which is nobody's.
     fn due_lanes(&self, kinds: &[(JobKind, usize)], owner: &str, now: Millis) -> Result<Vec<DueLane>> {
-        if self.are_due(FEW_DUE, now)? {
-            let all = self.lanes(FEW_LANES + 1)?;
-            if all.len() <= FEW_LANES {
-                return self.due_among(all, kinds, owner, now);
+        for (due, few) in WORTH_WALKING {
+            if !self.are_due(due, now)? {
+                break;
             }
-            if self.are_due(MANY_DUE, now)? {
-                return self.due_among(self.lanes(usize::MAX)?, kinds, owner, now);
+            let all = self.lanes(few.saturating_add(1))?;
+            if all.len() <= few {
+                return self.due_among(all, kinds, owner, now);
             }
         }
         let mut query = self.db.prepare_cached(DUE_LANES)?;
