@@ -27,7 +27,7 @@ use zeroize::Zeroizing;
 use crate::hint::{command, option};
 use crate::partner::TlsMode;
 use crate::url::Url;
-pub(crate) use exchange::is_ours;
+pub(crate) use exchange::{MAY_HOLD, is_ours};
 use pool::{Place, Pool};
 use tls::Roots;
 pub use token::Grant;

@@ -15,7 +15,7 @@ use crate::journal::{NewEntry, Next, Settlement};
 use crate::layout::{self, Area, Tray};
 use crate::message::{Message, State};
 use crate::partnership::Partnership;
-use crate::post::{Answer, PostError, Stage};
+use crate::post::{Answer, MAY_HOLD, PostError, Stage};
 use crate::receipts::{self, Evidence, Timing, Verdict};
 use crate::url::Url;
 
@@ -31,6 +31,8 @@ pub(super) enum After {
     Again {
         code: &'static str,
         reason: String,
+        /// What to do, for somebody who looks on.
+        hint: String,
         not_before: Option<Duration>,
     },
     /// The async receipt is due.
@@ -46,7 +48,7 @@ pub(super) async fn judge(
 ) -> Result<After, FlowError> {
     let answer = match posted {
         Ok(answer) => answer,
-        Err(error) => return Ok(judge_error(error)),
+        Err(error) => return Ok(judge_error(message, error)),
     };
     if let Some(evidence) = mdn_in(core, pair, answer).await? {
         core.metrics.mdn_came("sync", &evidence.mdn);
@@ -73,26 +75,21 @@ fn is_cut_off(answer: &Answer) -> bool {
     !closed.unwrap_or(answer.complete)
 }
 
-fn judge_error(error: &PostError) -> After {
+fn judge_error(message: &Message, error: &PostError) -> After {
+    let again = |code, hint: String| After::Again {
+        code,
+        reason: error.to_string(),
+        hint,
+        not_before: None,
+    };
     match error.stage {
         Stage::Url => failed(code::BAD_URL, error.to_string(), &error.hint),
-        Stage::Denied if error.retry => After::Again {
-            code: code::DESTINATION_DENIED,
-            reason: format!("{error}; {}", error.hint),
-            not_before: None,
-        },
+        Stage::Denied if error.retry => again(code::DESTINATION_DENIED, error.hint.clone()),
         Stage::Denied => failed(code::DESTINATION_DENIED, error.to_string(), &error.hint),
         Stage::Token if !error.retry => failed(code::TOKEN_REFUSED, error.to_string(), &error.hint),
-        Stage::TlsTrust => After::Again {
-            code: code::TLS_UNTRUSTED,
-            reason: format!("{error}; {}", error.hint),
-            not_before: None,
-        },
-        _ => After::Again {
-            code: code::NOT_DELIVERED,
-            reason: error.to_string(),
-            not_before: None,
-        },
+        Stage::TlsTrust => again(code::TLS_UNTRUSTED, error.hint.clone()),
+        _ if error.hint.is_empty() || error.hint == MAY_HOLD => again(code::NOT_DELIVERED, ask_for_log(message)),
+        _ => again(code::NOT_DELIVERED, error.hint.clone()),
     }
 }
 
@@ -105,6 +102,7 @@ fn judge_status(message: &Message, pair: &Partnership, answer: &Answer, now: Mil
         (200..300, _) if !answer.body_sent => After::Again {
             code: "answer-too-early",
             reason: format!("HTTP {status} before the whole message was sent"),
+            hint: ask_for_log(message),
             not_before: None,
         },
         (200..300, MdnMode::None) => After::Ended(Verdict::Delivered { marks: Vec::new() }, None),
@@ -113,6 +111,7 @@ fn judge_status(message: &Message, pair: &Partnership, answer: &Answer, now: Mil
         (200..300, _) if is_cut_off(answer) && !answer.over_limit => After::Again {
             code: "answer-cut-off",
             reason: "the connection was lost inside the partner's answer".to_owned(),
+            hint: ask_for_log(message),
             not_before: None,
         },
         (200..300, _) => failed(
@@ -135,11 +134,13 @@ fn judge_status(message: &Message, pair: &Partnership, answer: &Answer, now: Mil
         (407, _) => After::Again {
             code: "http-status",
             reason: "the proxy wants other credentials: HTTP 407".to_owned(),
+            hint: status_hint(status, message, pair),
             not_before: None,
         },
         (408 | 425 | 429, _) | (500.., _) => After::Again {
             code: "http-status",
             reason: format!("HTTP {status}"),
+            hint: status_hint(status, message, pair),
             not_before: wait_asked(answer, now),
         },
         _ => failed(
@@ -199,6 +200,10 @@ fn status_hint(status: u16, message: &Message, pair: &Partnership) -> String {
             set("--http-user USER --http-password file:PATH")
         ),
         403 => format!("the partner refuses us: ask whether our address and our AS2 id {station} are registered"),
+        407 => format!(
+            "look at the proxy and how we log in there: {}",
+            set("--proxy-user USER --proxy-password file:PATH")
+        ),
         404 => format!("the partner's url is wrong: {}", set("--url URL")),
         411 => format!("the partner wants a Content-Length: {}", set("--chunked false")),
         413 => "the partner's size limit is smaller than the message".to_owned(),
@@ -208,8 +213,13 @@ fn status_hint(status: u16, message: &Message, pair: &Partnership) -> String {
         ),
         416 => format!("the partner does not know AS2 Restart: {}", set("--restart false")),
         422 => format!("the partner does not know this pair: {}", unknown_pair(message)),
-        _ => format!("ask the partner what its log says about {}", message.message_id),
+        408 | 425 | 429 | 503 => format!("its server is busy or down: try it later; {}", ask_for_log(message)),
+        _ => ask_for_log(message),
     }
+}
+
+fn ask_for_log(message: &Message) -> String {
+    format!("ask the partner what its log says about {}", message.message_id)
 }
 
 /// What an operator can do about a message of unknown outcome.
@@ -234,7 +244,12 @@ pub(super) fn step(core: &Core, mut message: Message, pair: &Partnership, after:
             step.next = Next::At(now + wait);
             step
         }
-        After::Again { code, reason, not_before } => again(core, message, pair, code, reason, not_before),
+        After::Again {
+            code,
+            reason,
+            hint,
+            not_before,
+        } => again(core, message, pair, code, (reason, hint), not_before),
     }
 }
 
@@ -319,16 +334,27 @@ pub(crate) fn keep(step: &mut Settlement, evidence: Option<Evidence>, now: Milli
     evidence.show_in(step, now, decides);
 }
 
-fn again(core: &Core, message: Message, pair: &Partnership, code: &str, reason: String, not_before: Option<Duration>) -> Settlement {
+fn again(
+    core: &Core,
+    message: Message,
+    pair: &Partnership,
+    code: &str,
+    (reason, hint): (String, String),
+    not_before: Option<Duration>,
+) -> Settlement {
     let now = core.clock.now();
     let figures = figures(core, pair);
     let body_left = message.may_have_arrived();
     if message.is_test() {
         // Whoever tests looks on, and hears of the first trouble at once; nobody is there for the tries after that.
         let code = if body_left { code::NO_MDN } else { code::NOT_DELIVERED };
-        let hint = format!("once the cause is mended: {}", command("partner test", &message.partner, ""));
-        return ended(core, message, Verdict::failed(code, reason, &hint), None, &State::WORKED_ON, now);
+        return ended(core, message, Verdict::failed(code, reason, hint), None, &State::WORKED_ON, now);
     }
+    // Nobody needs to see all tries fail to know what helps.
+    let reason = match code {
+        code::DESTINATION_DENIED | code::TLS_UNTRUSTED => format!("{reason}; {hint}"),
+        _ => reason,
+    };
     if body_left && !pair.partner.detects_duplicates {
         let verdict = Verdict::Held {
             code: "outcome-unknown".to_owned(),

@@ -29,7 +29,7 @@ const SALVAGE: Duration = Duration::from_secs(5);
 /// For the goodbye at the end, which nobody waits for longer.
 const GOODBYE: Duration = Duration::from_secs(1);
 /// What to know where the request left and no answer came.
-pub(super) const MAY_HOLD: &str = "the partner may hold the message all the same";
+pub(crate) const MAY_HOLD: &str = "the partner may hold the message all the same";
 /// Fields that only this file writes. A head that is posted again holds them already.
 const OURS: [&str; 9] = [
     "Host",

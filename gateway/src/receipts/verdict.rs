@@ -72,7 +72,7 @@ pub(crate) async fn verdict(
         return Ok(verdict);
     }
     let positive = mdn.disposition.is_positive();
-    if let Some(verdict) = signature_lacking(message, evidence, timing, positive) {
+    if let Some(verdict) = signature_lacking(message, pair, evidence, timing, positive) {
         return Ok(verdict);
     }
     let proven = evidence.is_signed() || !wants_signed(message);
@@ -135,7 +135,7 @@ fn wants_signed(message: &Message) -> bool {
 /// Rule 3: signed was asked, so only a signature by a pinned certificate lets it change anything; the one exception is a
 /// negative answer to our own POST, which nobody else could have given. What came by itself and is not signed counts only where
 /// we asked for just that, from whom has logged in.
-fn signature_lacking(message: &Message, evidence: &Evidence, timing: Timing, positive: bool) -> Option<Verdict> {
+fn signature_lacking(message: &Message, pair: &Partnership, evidence: &Evidence, timing: Timing, positive: bool) -> Option<Verdict> {
     let asked = wants_signed(message);
     let trouble = match &evidence.mdn.signature {
         MdnSignature::Verified { .. } => return None,
@@ -159,7 +159,7 @@ fn signature_lacking(message: &Message, evidence: &Evidence, timing: Timing, pos
                 code::MDN_SIGNATURE_INVALID
             },
             trouble,
-            signature_hint(message, evidence),
+            signature_hint(message, pair, evidence),
         )),
         Timing::Async { .. } => Some(Verdict::Nothing {
             code: "mdn-unverified".to_owned(),
@@ -169,18 +169,35 @@ fn signature_lacking(message: &Message, evidence: &Evidence, timing: Timing, pos
 }
 
 /// What to do about an MDN whose signature does not hold, or is not there.
-fn signature_hint(message: &Message, evidence: &Evidence) -> String {
+fn signature_hint(message: &Message, pair: &Partnership, evidence: &Evidence) -> String {
+    let partner = &message.partner;
     let look = match &evidence.mdn.signature {
-        MdnSignature::Bad(Error {
-            kind: ErrorKind::InsufficientMessageSecurity(Lack::Digest(digest)),
-            ..
-        }) => {
-            let set = command("partner set", &message.partner, accepting(*digest));
-            format!("if it can do no better: {set}")
-        }
-        _ => "look at its signing certificate and the partner's setting mdn".to_owned(),
+        MdnSignature::Bad(Error { kind, .. }) => match kind {
+            ErrorKind::InsufficientMessageSecurity(Lack::Digest(digest)) => {
+                format!("if it can do no better: {}", command("partner set", partner, accepting(*digest)))
+            }
+            ErrorKind::AuthenticationFailed => {
+                let add = format!("as2gate cert add NAME {} --use sign --file FILE", option("partner", partner));
+                let take = format!("if it signs with another certificate: {add}");
+                // It knows the message again, and its MDN counts then.
+                return match pair.partner.detects_duplicates && !message.is_test() {
+                    true => format!("{take}, then as2gate message retry {}", message.id.short()),
+                    false => unless_test(message, take),
+                };
+            }
+            _ => "have it look at what it signs: the MDN may have been altered on its way".to_owned(),
+        },
+        _ => format!("if it signs none: {}", command("partner set", partner, "--mdn sync")),
     };
-    format!("the outcome is unknown: ask the partner; {look}")
+    unless_test(message, look)
+}
+
+/// Nobody needs to know what became of a test.
+fn unless_test(message: &Message, look: String) -> String {
+    match message.is_test() {
+        true => look,
+        false => format!("the outcome is unknown: ask the partner; {look}"),
+    }
 }
 
 /// The partner knows the message already.
@@ -250,10 +267,15 @@ fn negative(message: &Message, mdn: &Mdn) -> Verdict {
             "the partner wants more: {}",
             command("partner set", partner, "--sign DIGEST --encrypt CIPHER")
         ),
-        _ => format!(
-            "the partner's words stand above; mend the cause, then as2gate message resend {}",
-            message.id.short()
+        "unsupported-mic-algorithms" => {
+            let set = command("partner set", partner, "--micalgs DIGESTS");
+            send_again(message, format!("ask the partner which digests it takes: {set}"))
+        }
+        _ if message.is_test() => format!(
+            "the partner's words stand above; ask it what its log says about {}",
+            message.message_id
         ),
+        _ => send_again(message, "the partner's words stand above; mend the cause".to_owned()),
     };
     Verdict::Failed {
         code,
@@ -264,6 +286,14 @@ fn negative(message: &Message, mdn: &Mdn) -> Verdict {
             hint
         },
         refused: true,
+    }
+}
+
+/// A test is made anew, and not sent again.
+fn send_again(message: &Message, hint: String) -> String {
+    match message.is_test() {
+        true => hint,
+        false => format!("{hint}, then as2gate message resend {}", message.id.short()),
     }
 }
 

@@ -159,3 +159,93 @@ async fn a_signed_receipt_is_whole_once_its_signature_holds() {
     forged.body[at] = b'P';
     assert_ne!(scene.ends(&forged).await, "answer-cut-off");
 }
+
+impl Scene {
+    /// What somebody is told to do whose message, or test, came to this.
+    async fn hint(&self, pair: &Arc<Partnership>, is_test: bool, posted: Result<&Answer, &PostError>) -> String {
+        let core = &self.place.core;
+        let mut message = self.message.clone();
+        message.detail.mdn_mode = Some(crate::partner::MdnMode::SyncSigned);
+        if is_test {
+            message.mark_as_test();
+        }
+        let after = judge(core, &mut message, pair, posted).await.unwrap();
+        let hint = step(core, message, pair, after).message.detail.hint;
+        // A test is made anew, and nobody needs to know what became of it.
+        let about_it = ["message retry", "message resend", "partner test", "outcome is unknown"];
+        assert!(
+            !is_test || !hint.is_empty() && about_it.iter().all(|word| !hint.contains(word)),
+            "{hint}"
+        );
+        hint
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_that_fails_says_what_helps() {
+    let scene = Scene::new().await;
+    let status = |status: u16| Answer {
+        status,
+        body: Vec::new(),
+        ..scene.answer("a; processed", false)
+    };
+    let log = "ask the partner what its log says about <1@alice>";
+    for (code, words) in [(500, log), (503, "busy or down"), (407, "--proxy-user USER"), (404, "--url URL")] {
+        let hint = scene.hint(&scene.pair, true, Ok(&status(code))).await;
+        assert!(hint.contains(words), "{code}: {hint}");
+    }
+    let error = |stage, hint: &str| PostError::new(stage, "it broke", hint);
+    for (error, words) in [
+        (error(Stage::Head, MAY_HOLD), log),
+        (error(Stage::Send, ""), log),
+        (error(Stage::Connect, "look at the firewall"), "look at the firewall"),
+        (error(Stage::TlsTrust, "the partner has to renew it"), "the partner has to renew it"),
+    ] {
+        let hint = scene.hint(&scene.pair, true, Err(&error)).await;
+        assert!(hint.contains(words), "{error:?}: {hint}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_mdn_that_proves_nothing_says_what_is_lacking() {
+    let scene = Scene::new().await;
+    let core = &scene.place.core;
+    let positive = "automatic-action/MDN-sent-automatically; processed";
+    let unsigned = scene.answer(positive, false);
+    for is_test in [true, false] {
+        let hint = scene.hint(&scene.pair, is_test, Ok(&unsigned)).await;
+        assert!(
+            hint.contains("partner set BOB --mdn sync") && !hint.contains("certificate"),
+            "{hint}"
+        );
+    }
+    // By a key that nobody has pinned.
+    let resolve = || Partnership::resolve(&core.objects(), &core.master, "ALICE", "BOB", core.clock.now()).unwrap();
+    let signed = scene.answer(positive, true);
+    let add = "cert add NAME --partner BOB --use sign --file FILE";
+    let mut strange = resolve();
+    strange.partner.detects_duplicates = true;
+    let strange = Arc::new(strange);
+    assert!(scene.hint(&strange, true, Ok(&signed)).await.ends_with(add));
+    let retry = format!("{add}, then as2gate message retry {}", scene.message.id.short());
+    assert!(scene.hint(&strange, false, Ok(&signed)).await.ends_with(&retry));
+    let mut forgetful = resolve();
+    forgetful.partner.detects_duplicates = false;
+    let hint = scene.hint(&Arc::new(forgetful), false, Ok(&signed)).await;
+    assert!(hint.contains("the outcome is unknown") && hint.ends_with(add), "{hint}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_says_what_the_partner_did_not_take() {
+    let scene = Scene::new().await;
+    let refusal = |words: &str| scene.answer(&format!("automatic-action/MDN-sent-automatically; {words}"), true);
+    for (words, told) in [
+        ("failed/Failure: unsupported MIC-algorithms", "partner set BOB --micalgs DIGESTS"),
+        ("processed/error: unexpected-processing-error", "the partner's words stand above"),
+    ] {
+        let refusal = refusal(words);
+        assert!(scene.hint(&scene.pair, true, Ok(&refusal)).await.contains(told), "{words}");
+        let hint = scene.hint(&scene.pair, false, Ok(&refusal)).await;
+        assert!(hint.contains(told) && hint.contains("then as2gate message resend"), "{hint}");
+    }
+}
