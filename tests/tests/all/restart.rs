@@ -668,7 +668,7 @@ fn a_partner_that_never_answers_the_question_gets_all_of_the_message() {
         );
         assert_eq!(methods(&hits), expected, "{message:#}");
         assert_eq!(hits.last().unwrap().body, length_of(&hits[0]), "{name}");
-        let outcome = message["detail"]["tries"][1]["outcome"].as_str().unwrap_or_default();
+        let outcome = message["tries"][1]["outcome"].as_str().unwrap_or_default();
         assert!(
             most == "2" || outcome.starts_with("the partner does not answer how much it holds: "),
             "{message:#}"
