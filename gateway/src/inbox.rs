@@ -145,42 +145,19 @@ impl Receive for Inbox {
         if lacks_names(headers) {
             return mdns::admit(&self.core, arrival);
         }
-        let max = self.core.config.as2.max_message;
-        let mut no_login = None;
-        let (draft, transfer, max) = match relationship(&self.core, arrival) {
-            Relationship::Known(pair) => {
-                if let Some(why) = foreign(&pair, arrival) {
-                    tracing::warn!(station = pair.station.as2_id, partner = pair.partner.as2_id, peer = %arrival.peer, why, "POST refused");
-                    return Err(Reply::text(403, &format!("{why}\r\n")));
-                }
-                let logged_in = reply::shows(arrival, pair.inbound_auth.as_ref());
-                no_login = (!logged_in).then_some(arrival.peer);
-                if !logged_in && !mdns::is_possible(arrival) {
-                    return Err(reply::unauthorized(arrival.peer));
-                }
-                self.core.storage.check_room().map_err(|error| reply::not_now(&error))?;
-                let max = match pair.partner.max_message {
-                    _ if !logged_in => receipts::MAX_MDN,
-                    0 => max,
-                    own => own,
-                };
-                let opened = if logged_in {
-                    restart::open(&self.core, arrival, &pair)?
-                } else {
-                    restart::Opened::plain(&self.core, None)
-                };
-                (opened.draft, opened.transfer, max)
-            }
+        let (opened, max, no_login) = match relationship(&self.core, arrival) {
+            Relationship::Known(pair) => of_partner(&self.core, arrival, &pair)?,
             Relationship::Blocked(pair) if mdns::is_possible(arrival) && foreign(&pair, arrival).is_none() => {
                 self.core.storage.check_room().map_err(|error| reply::not_now(&error))?;
-                (Some(self.core.storage.draft()), None, receipts::MAX_MDN)
+                (restart::Opened::plain(&self.core, None), receipts::MAX_MDN, None)
             }
-            Relationship::Blocked(_) | Relationship::Unknown(..) => (None, None, max),
+            Relationship::Blocked(_) | Relationship::Unknown(..) => (restart::Opened::nowhere(), self.core.config.as2.max_message, None),
             Relationship::Broken(lack) => {
                 tracing::error!(why = %lack, "cannot take messages for this pair");
                 return Err(reply::later("not ready for this pair"));
             }
         };
+        let restart::Opened { draft, transfer } = opened;
         let len = draft.as_ref().map_or(0, Draft::len);
         if arrival.length.is_some_and(|more| len.saturating_add(more) > max) {
             if let Some(draft) = draft {
@@ -224,6 +201,27 @@ impl Receive for Inbox {
         }
         reply
     }
+}
+
+/// Where the body of a known partner goes, how much it may hold, and who has not logged in who should have.
+fn of_partner(core: &Core, arrival: &Arrival, pair: &Partnership) -> Result<(restart::Opened, u64, Option<SocketAddr>), Reply> {
+    if let Some(why) = foreign(pair, arrival) {
+        tracing::warn!(station = pair.station.as2_id, partner = pair.partner.as2_id, peer = %arrival.peer, why, "POST refused");
+        return Err(Reply::text(403, &format!("{why}\r\n")));
+    }
+    let logged_in = reply::shows(arrival, pair.inbound_auth.as_ref());
+    if !logged_in && !mdns::is_possible(arrival) {
+        return Err(reply::unauthorized(arrival.peer));
+    }
+    core.storage.check_room().map_err(|error| reply::not_now(&error))?;
+    if !logged_in {
+        return Ok((restart::Opened::plain(core, None), receipts::MAX_MDN, Some(arrival.peer)));
+    }
+    let max = match pair.partner.max_message {
+        0 => core.config.as2.max_message,
+        own => own,
+    };
+    Ok((restart::open(core, arrival, pair)?, max, None))
 }
 
 /// Why a connection cannot be the partner's: a client that shows a certificate shows one that is pinned for it, if any is, and

@@ -51,6 +51,14 @@ impl Opened {
             transfer,
         }
     }
+
+    /// What nobody keeps.
+    pub(super) fn nowhere() -> Self {
+        Opened {
+            draft: None,
+            transfer: None,
+        }
+    }
 }
 
 impl Transfer {
