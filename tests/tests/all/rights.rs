@@ -267,7 +267,7 @@ fn the_log_of_a_user_tells_deeds_with_bytes_and_time() {
         .iter()
         .filter_map(|event| event["facts"]["became"].as_str())
         .collect();
-    assert_eq!(became, ["queued", "parked"], "newest first: {log:#}");
+    assert_eq!(became, ["parked", "queued"], "{log:#}");
     assert!(upload["millis"].is_u64() && upload["sha256"].as_str().unwrap().len() == 64);
     assert_eq!(find("user.download")["facts"]["bytes"], 12);
     assert!(find("user.rename")["facts"]["to"].as_str().unwrap().ends_with("a.txt"));
