@@ -536,7 +536,16 @@ async fn check_again(core: &Arc<Core>, job: &Job) -> Result<(), FlowError> {
         receipt,
         source: None,
     };
-    check::check(core, &taken).await.map(drop)
+    match check::check(core, &taken).await {
+        Err(FlowError::Storage(damage @ StorageError::Damaged(_))) => {
+            tracing::error!(%id, %damage, "a received message cannot be checked: look at the disk");
+            let Taken {
+                pair, message, receipt, ..
+            } = taken;
+            check::give_up(core, message, Some(&pair), receipt, "our copy of it is damaged; see the log").await
+        }
+        other => other.map(drop),
+    }
 }
 
 /// The receipt that a received message asks for.
