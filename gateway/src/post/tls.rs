@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Instant, SystemTime};
 
+use openssl::asn1::Asn1Time;
 use openssl::error::ErrorStack;
 use openssl::hash::MessageDigest;
 use openssl::pkey::PKey;
@@ -232,14 +233,8 @@ fn explain(ssl: &SslRef, target: &Target, error: &openssl::ssl::Error, shown: &s
         if !target.pinned.is_empty() {
             return not_pinned(target, shown);
         }
-        return PostError::new(
-            Stage::TlsTrust,
-            format!("the server's certificate is not trusted: {}{shown}", verdict.error_string()),
-            format!(
-                "ask the partner for its TLS certificate by another way, then {}; or install its issuer in this system",
-                target.trusting()
-            ),
-        );
+        let text = format!("the server's certificate is not trusted: {}{shown}", verdict.error_string());
+        return PostError::new(Stage::TlsTrust, text, mend(target, verdict));
     }
     // Without words of its own it is the connection that broke.
     let text = error.to_string();
@@ -267,6 +262,43 @@ fn explain(ssl: &SslRef, target: &Target, error: &openssl::ssl::Error, shown: &s
     };
     PostError::new(Stage::Tls, format!("the TLS handshake failed: {text}"), hint)
 }
+
+/// What to do about a certificate that is not trusted. To pin one that has ended or is another host's would be to take the fault.
+fn mend(target: &Target, verdict: X509VerifyResult) -> String {
+    match verdict.as_raw() {
+        X509_V_ERR_CERT_HAS_EXPIRED => "the partner has to renew it; or look whether this machine's clock is right".to_owned(),
+        X509_V_ERR_CERT_NOT_YET_VALID => {
+            "look whether this machine's clock is right; or the partner has to show one that is valid by now".to_owned()
+        }
+        X509_V_ERR_HOSTNAME_MISMATCH | X509_V_ERR_IP_ADDRESS_MISMATCH => format!(
+            "look at the host in the URL: {}; if it is right, the partner needs a certificate for that host",
+            target.setting("--url URL")
+        ),
+        X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT
+        | X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT
+        | X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN
+        | X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY
+        | X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE => format!(
+            "ask the partner for its TLS certificate by another way, then {}; or install its issuer in this system",
+            target.trusting()
+        ),
+        _ => format!(
+            "the partner has to mend it; if it cannot, ask for the certificate by another way, then {}",
+            target.trusting()
+        ),
+    }
+}
+
+// OpenSSL's x509_vfy.h; its wrapper names none of them.
+const X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT: i32 = 2;
+const X509_V_ERR_CERT_NOT_YET_VALID: i32 = 9;
+const X509_V_ERR_CERT_HAS_EXPIRED: i32 = 10;
+const X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT: i32 = 18;
+const X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN: i32 = 19;
+const X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY: i32 = 20;
+const X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE: i32 = 21;
+const X509_V_ERR_HOSTNAME_MISMATCH: i32 = 62;
+const X509_V_ERR_IP_ADDRESS_MISMATCH: i32 = 64;
 
 /// What an error says if it is the server's alert about our certificate, and what to do. TLS 1.3 has it come after the handshake,
 /// in place of an answer (RFC 8446 §4.4.2.4, §6.2).
@@ -319,9 +351,12 @@ fn describe(certificate: &X509Ref) -> String {
     let digest = certificate
         .digest(MessageDigest::sha256())
         .map(|digest| digest.iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":"));
+    // A pinned one counts all the same, and whoever looks should know.
+    let is_over = Asn1Time::days_from_now(0).is_ok_and(|now| certificate.not_after() < &*now);
     format!(
-        "{} (until {}, SHA-256 {})",
+        "{} ({} {}, SHA-256 {})",
         name.join(", "),
+        if is_over { "expired" } else { "until" },
         certificate.not_after(),
         digest.unwrap_or_default()
     )
