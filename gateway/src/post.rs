@@ -36,6 +36,8 @@ use token::{Authorization, Tokens};
 /// Longest body that goes over a connection that was used before: should it have ended, the body is sent twice, and beside a
 /// longer one a new connection costs nothing.
 const MAX_REPEATED: u64 = 4 << 20;
+/// How long a probe waits for an answer: a message may take its partner longer than a question.
+const LOOK: Duration = Duration::from_secs(10);
 /// How soon after a POST began its connection has to end for the end to be older than the POST. Later, the server may have been at work
 /// on the message (and still be, behind a balancer that drops silent connections), and at once is too early to send it again.
 const ENDED_BEFORE: Duration = Duration::from_secs(3);
@@ -321,6 +323,8 @@ pub enum Probe {
     Token,
     /// HTTP is answered.
     Answer,
+    /// Nothing answers to a question, as some servers do that know `POST` only: a message tells.
+    Silence,
 }
 
 /// One step that was gone.
@@ -450,7 +454,7 @@ impl Poster {
     }
 
     /// Tries a partner's address without posting anything: resolve, connect, TLS, then `HEAD` (or `GET`, where `HEAD` is
-    /// not known). Any HTTP answer counts as one.
+    /// not known or gets no answer). Any HTTP answer counts as one.
     pub async fn probe(&self, target: &Target) -> Vec<ProbeStep> {
         let mut steps = Steps::default();
         // The step that fails has written itself down.
@@ -476,12 +480,22 @@ impl Poster {
             Some(Credentials::Token(_)) => steps.note(Probe::Token, shown, |_| "the token endpoint gives one".to_owned())?,
             _ => shown?,
         };
-        let mut answer = exchange::look(target, &url, connection, "HEAD", &Headers::default(), shown.as_ref()).await;
-        if answer.as_ref().is_ok_and(|answer| matches!(answer.status, 405 | 501)) {
-            answer = match self.connect(target, &url).await {
-                Ok(connection) => exchange::look(target, &url, connection, "GET", &Headers::default(), shown.as_ref()).await,
-                Err(error) => Err(error),
+        let headers = Headers::default();
+        let mut method = "HEAD";
+        let look = exchange::look(target, &url, connection, method, &headers, shown.as_ref());
+        let mut answer = patiently(target, look).await;
+        let unknown = |answer: &Answer| matches!(answer.status, 405 | 501);
+        if answer.as_ref().map_or_else(is_silent, unknown) {
+            method = "GET";
+            let look = async {
+                let connection = self.connect(target, &url).await?;
+                exchange::look(target, &url, connection, method, &headers, shown.as_ref()).await
             };
+            answer = patiently(target, look).await;
+        }
+        if answer.as_ref().is_err_and(is_silent) {
+            steps.note(Probe::Silence, Ok(()), |()| "no answer to HEAD and GET".to_owned())?;
+            return Ok(());
         }
         // Only a proxy says 407 (RFC 9110 §15.5.8): the partner was not asked.
         if answer.as_ref().is_ok_and(|answer| answer.status == 407) {
@@ -489,13 +503,33 @@ impl Poster {
         }
         // There is no message that the partner might hold.
         if let Err(error) = &mut answer
-            && error.hint == exchange::MAY_HOLD
+            && error.hint == MAY_HOLD
         {
             error.hint.clear();
         }
-        steps.note(Probe::Answer, answer, |answer| format!("HTTP {}", answer.status))?;
+        steps.note(Probe::Answer, answer, |answer| match answer.status {
+            400.. => format!("HTTP {} to {method}; a message may get another answer", answer.status),
+            status => format!("HTTP {status}"),
+        })?;
         Ok(())
     }
+}
+
+/// Holds a question against the patience for one.
+async fn patiently(target: &Target, look: impl Future<Output = Result<Answer, PostError>>) -> Result<Answer, PostError> {
+    let (began, most) = (Instant::now(), target.response_timeout.min(LOOK));
+    match tokio::time::timeout(most, look).await {
+        Ok(done) if done.is_ok() || began.elapsed() < most => done,
+        _ => Err(PostError {
+            unanswered: true,
+            ..PostError::new(Stage::Head, format!("no answer within {} s", most.as_secs()), "")
+        }),
+    }
+}
+
+/// Whether an error is that no byte of an answer came, and no more is known.
+fn is_silent(error: &PostError) -> bool {
+    error.unanswered && (error.hint.is_empty() || error.hint == MAY_HOLD)
 }
 
 /// Writes steps down as they are done.

@@ -20,7 +20,7 @@ use crate::partnership::Partnership;
 use crate::post::{Probe, ProbeStep, Target};
 
 /// What to do where something listens and does not speak HTTP.
-const NO_ANSWER: &str = "no message was sent; ask the partner whether this is its AS2 address, and whether by http:// or https://";
+const NO_ANSWER: &str = "ask the partner whether this is its AS2 address, and whether by http:// or https://";
 
 /// What to do where something speaks HTTP and gives no receipt.
 const NO_MDN: &str = "ask the partner whether this is its AS2 address, and whether it sends the MDN that was asked for";
@@ -89,10 +89,13 @@ pub async fn run(core: &Arc<Core>, account: Option<&str>, test: &Test, dry_run: 
         messages::may_send(&pair.partner, format!("cannot test partner {id}"))?;
     }
     let target = patient_for(outbox::target(core, &pair, &pair.partner.url), test.timeout);
-    let mut steps = connection(&pair, core.poster.probe(&target).await);
+    let sends = !test.connect_only && !dry_run;
+    let probed = core.poster.probe(&target).await;
+    let is_silent = probed.iter().any(|step| step.step == Probe::Silence);
+    let mut steps = connection(&pair, probed, sends);
     steps.iter().for_each(&tell);
     let mut sent = None;
-    if steps.iter().all(|step| step.ok) && !test.connect_only && !dry_run {
+    if steps.iter().all(|step| step.ok) && sends {
         let message = send_test(core, &station, id, test.timeout).await?;
         let message = give_up(core, message).await?;
         let mut seen = Vec::new();
@@ -100,7 +103,7 @@ pub async fn run(core: &Arc<Core>, account: Option<&str>, test: &Test, dry_run: 
         if !message.message_id.is_empty() {
             seen.push(Step::ok("protected by", algorithms(&message, &pair)));
         }
-        seen.extend(verdicts(&message));
+        seen.extend(verdicts(&message, is_silent));
         seen.iter().for_each(&tell);
         steps.extend(seen);
         sent = Some(message.id.to_string());
@@ -151,10 +154,10 @@ fn station(core: &Core, account: Option<&str>, test: &Test) -> Result<String> {
 }
 
 /// Name, TCP, TLS and HTTP, then all of them in one line.
-fn connection(pair: &Partnership, steps: Vec<ProbeStep>) -> Vec<Step> {
+fn connection(pair: &Partnership, steps: Vec<ProbeStep>, sends: bool) -> Vec<Step> {
     let mut seen = Vec::new();
     let took: Duration = steps.iter().map(|step| step.took).sum();
-    let good = steps.iter().all(|step| step.ok);
+    let good = steps.iter().all(|step| step.ok && step.step != Probe::Silence);
     for step in steps {
         let (name, verdict) = match step.step {
             Probe::Url => ("URL", " is one"),
@@ -163,6 +166,10 @@ fn connection(pair: &Partnership, steps: Vec<ProbeStep>) -> Vec<Step> {
             Probe::Tls => ("TLS", " and certificate"),
             Probe::Token => ("token", " is given"),
             Probe::Answer => ("HTTP", " answers"),
+            Probe::Silence => {
+                seen.push(silence(step.detail, sends));
+                continue;
+            }
         };
         let trust = match (step.step, pair.pinned_tls.is_empty()) {
             (Probe::Tls, true) => ", trusted by the system's roots",
@@ -172,7 +179,7 @@ fn connection(pair: &Partnership, steps: Vec<ProbeStep>) -> Vec<Step> {
         let detail = if step.ok { format!("{}{trust}", step.detail) } else { step.detail };
         let name = if step.ok { format!("{name}{verdict}") } else { name.to_owned() };
         let hint = match step.step {
-            Probe::Answer if !step.ok && step.hint.is_empty() => NO_ANSWER.to_owned(),
+            Probe::Answer if !step.ok && step.hint.is_empty() => format!("no message was sent; {NO_ANSWER}"),
             _ => step.hint,
         };
         seen.push(Step {
@@ -187,6 +194,19 @@ fn connection(pair: &Partnership, steps: Vec<ProbeStep>) -> Vec<Step> {
         seen.push(Step::ok("url answers", detail));
     }
     seen
+}
+
+/// Where nothing answers to a question, the message has to tell, if one is sent.
+fn silence(detail: String, sends: bool) -> Step {
+    if sends {
+        return Step::ok("HTTP is silent", format!("{detail}; the message tells more"));
+    }
+    Step {
+        ok: false,
+        name: "HTTP".to_owned(),
+        detail,
+        hint: format!("{NO_ANSWER}; some servers answer a message alone: leave out --connect-only to send one"),
+    }
 }
 
 /// Sends a small text and waits until its fate is known, or the time is over.
@@ -284,7 +304,7 @@ fn algorithms(message: &Message, pair: &Partnership) -> String {
 }
 
 /// Delivery and receipt.
-fn verdicts(message: &Message) -> Vec<Step> {
+fn verdicts(message: &Message, is_silent: bool) -> Vec<Step> {
     let detail = &message.detail;
     if message.state != State::Delivered {
         let outcome = match message.state {
@@ -298,6 +318,7 @@ fn verdicts(message: &Message) -> Vec<Step> {
                 Some(url) => format!("{NO_MDN}, at {url}"),
                 None => NO_MDN.to_owned(),
             },
+            _ if is_silent && status.is_none() => NO_ANSWER.to_owned(),
             (_, "") => format!("as2gate message show {}", message.id.short()),
             (_, hint) => hint.to_owned(),
         };

@@ -1,13 +1,13 @@
 //! `partner test`: what it tells of each step, and that it leaves nothing behind that goes on by itself.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tests::peer::Identity;
-use tests::process::{PATIENCE, Server, free_port, tool};
+use tests::process::{PATIENCE, Server, free_port, run, tool};
 use tests::wire::{http, serve};
 use tests::{Gateway, Pair, order};
 
@@ -107,9 +107,17 @@ fn partner_test_ends_in_time_and_tells_how_far_it_came() {
     point_to(&silent);
     let ran = test(&[]);
     assert!(
-        ran.stdout.contains("ok   connection is made") && ran.stdout.contains("no   HTTP"),
+        ran.stdout.contains("ok   connection is made") && ran.stdout.contains("ok   HTTP is silent"),
         "{ran}"
     );
+    assert!(
+        ran.stdout.contains("no   test message") && ran.stderr.contains("whether by http:// or https://"),
+        "{ran}"
+    );
+    drop(silent);
+    alice.wait("the end of its one try", |alice| {
+        (alice.messages("out").iter().all(|message| message["state"] == "failed")).then_some(())
+    });
 
     let busy = TcpListener::bind("127.0.0.1:0").unwrap();
     point_to(&busy);
@@ -118,7 +126,8 @@ fn partner_test_ends_in_time_and_tells_how_far_it_came() {
     assert!(
         ran.stdout.contains("no   test message")
             && ran.stdout.contains("failed: HTTP 503; nothing more of it is sent")
-            && ran.stderr.contains("HTTP 503"),
+            && ran.stderr.contains("HTTP 503")
+            && ran.stderr.contains("its server is busy or down"),
         "{ran}"
     );
     let told: serde_json::Value = serde_json::from_str(&test(&["-o", "json"]).stdout).unwrap();
@@ -231,4 +240,108 @@ fn partner_test_names_the_algorithms_that_were_used() {
     gateway.start();
     let told = gateway.ok(&["partner", "test", "BOB", "--from", "ALICE"]);
     assert!(told.contains("sign sha256 by ECDSA, encrypt aes256-cbc by ecdh-sha256,"), "{told}");
+}
+
+/// Has an authority certify the key of an identity anew: for this name, and for so many days.
+fn certify(authority: &Identity, identity: &Identity, name: &str, days: &str) {
+    let at = |identity: &Identity, file: &str| identity.path(file).display().to_string();
+    let (key, csr, cert, names) = (
+        at(identity, "key.pem"),
+        at(identity, "csr.pem"),
+        at(identity, "cert.pem"),
+        at(identity, "names"),
+    );
+    std::fs::write(&names, format!("subjectAltName={name}")).unwrap();
+    let _ = run(&mut tool(
+        "openssl",
+        &["req", "-new", "-key", &key, "-subj", "/CN=peer", "-out", &csr],
+    ))
+    .ok();
+    let (ca, ca_key) = (at(authority, "cert.pem"), at(authority, "key.pem"));
+    let by = ["x509", "-req", "-in", &csr, "-CA", &ca, "-CAkey", &ca_key, "-set_serial", "7"];
+    let what = ["-days", days, "-extfile", &names, "-out", &cert];
+    let _ = run(&mut tool("openssl", &[&by[..], &what].concat())).ok();
+    let both = std::fs::read_to_string(&key).unwrap() + &std::fs::read_to_string(&cert).unwrap();
+    std::fs::write(identity.path("both.pem"), both).unwrap();
+}
+
+#[test]
+fn a_fault_of_a_tls_certificate_is_not_to_be_pinned() {
+    let authority = Identity::new("authority");
+    let trusted = vec![("SSL_CERT_FILE".to_owned(), authority.path("cert.pem").display().to_string())];
+    let gateway = Gateway::of(tests::process::as2gate(), trusted, &[]);
+    gateway.ok(&["station", "add", "ALICE"]);
+    gateway.ok(&["partner", "add", "PEER", "--private", "true", "--url", "https://127.0.0.1:1/"]);
+    let test = || gateway.cli(&["partner", "test", "PEER", "--connect-only"]);
+    let peer = Identity::new("peer");
+    for (name, days, words) in [
+        (
+            "DNS:other.example",
+            "9",
+            "look at the host in the URL: as2gate partner set PEER --url URL",
+        ),
+        ("IP:127.0.0.1", "-1", "the partner has to renew it"),
+    ] {
+        certify(&authority, &peer, name, days);
+        let (_server, port) = tls_server(&peer, "TLSv1_3");
+        gateway.ok(&["partner", "set", "PEER", "--url", &format!("https://127.0.0.1:{port}/as2")]);
+        let ran = test();
+        assert!(
+            ran.code == 6 && ran.stderr.contains(words) && !ran.stderr.contains("cert add"),
+            "{name}: {ran}"
+        );
+    }
+    // Whoever pins it all the same sees that it has ended.
+    let (_server, port) = tls_server(&peer, "TLSv1_3");
+    gateway.ok(&["partner", "set", "PEER", "--url", &format!("https://127.0.0.1:{port}/as2")]);
+    let file = peer.path("cert.pem").display().to_string();
+    gateway.ok(&["cert", "add", "peer-tls", "--partner", "PEER", "--use", "https", "--file", &file]);
+    let ran = test();
+    assert!(ran.code == 0 && ran.stdout.contains("(expired "), "{ran}");
+}
+
+#[test]
+fn a_partner_that_answers_messages_alone_passes_its_test() {
+    let pair = Pair::two_gateways();
+    let (alice, bob) = (pair.alice(), ("127.0.0.1", pair.bob().as2_port));
+    let front = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/as2", front.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for near in front.incoming().map_while(Result::ok) {
+            let mut verb = [0; 4];
+            if !near.peek(&mut verb).is_ok_and(|read| read == 4) || verb != *b"POST" {
+                continue;
+            }
+            let far = TcpStream::connect(bob).unwrap();
+            for (mut from, mut to) in [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)] {
+                std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+            }
+        }
+    });
+    alice.change(&["partner", "set", "BOB", "--url", &url]);
+    let ran = alice.cli(&["partner", "test", "BOB"]);
+    assert!(
+        ran.code == 0 && ran.stdout.contains("ok   HTTP is silent") && ran.stdout.contains("ok   signed MDN"),
+        "{ran}"
+    );
+    let ran = alice.cli(&["partner", "test", "BOB", "--connect-only"]);
+    assert!(
+        ran.code == 6 && ran.stdout.contains("no   HTTP") && ran.stderr.contains("leave out --connect-only"),
+        "{ran}"
+    );
+    // An answer to a question says little about messages.
+    let locked = TcpListener::bind("127.0.0.1:0").unwrap();
+    alice.change(&[
+        "partner",
+        "set",
+        "BOB",
+        "--url",
+        &format!("http://{}/", locked.local_addr().unwrap()),
+    ]);
+    serve(locked, |_, _| http(401, &[], ""));
+    let ran = alice.cli(&["partner", "test", "BOB", "--connect-only"]);
+    assert!(
+        ran.code == 0 && ran.stdout.contains("HTTP 401 to HEAD; a message may get another answer"),
+        "{ran}"
+    );
 }
