@@ -348,6 +348,8 @@ impl Job<'_> {
 struct Found {
     signed: Option<SignedBy>,
     encrypted: Option<Cipher>,
+    /// What was decrypted may have been altered by anybody: its cipher does not authenticate.
+    malleable: bool,
     compressed: bool,
     mic: Option<Mic>,
     parts: usize,

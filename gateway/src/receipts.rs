@@ -155,10 +155,11 @@ const RECEIPT_REQUEST: [&str; 3] = [
     "Receipt-Delivery-Option",
 ];
 
-/// Parses and verifies; policy on content does not apply to an MDN, the pinned certificates do.
+/// Parses and verifies; policy on content does not apply to an MDN, the pinned certificates do. One that is encrypted by CBC and not
+/// signed is none: whether it can be read would tell its padding.
 pub(crate) fn parse(pair: &Partnership, headers: &Headers, body: &[u8], also_hash: &[Digest]) -> Option<ReceivedMdn> {
     let policy = SecurityPolicy {
-        require_signed: false,
+        require_signed: true,
         require_encrypted: false,
         ..policy(pair)
     };

@@ -1,6 +1,6 @@
 //! A MIME entity that streams by: its header block, then whatever its content type makes of the body.
 
-use super::layer::Layer;
+use super::layer::{Layer, is_text};
 use super::parts::{Leaf, LeafHead, Related, Report};
 use super::signed::Signed;
 use super::{Failure, MAX_DEPTH, Walk};
@@ -212,6 +212,17 @@ impl Entity {
     fn open(&mut self, headers: &Headers, head: &[u8], rest: &[u8], walk: &mut Walk<'_, '_>) -> Result<Vec<u8>, Failure> {
         self.plausible = is_mime(headers);
         let media = content_type(headers)?;
+        if self.is_malleable(walk) {
+            // Said at once, so that no work tells how far it got. Where there may be a signature inside, its own headers are covered by
+            // none, and what they tolerate would tell about blocks that were put there.
+            let is_layer = |media: &MediaType| media.is_cms() || media.essence == "multipart/signed";
+            if !media.as_ref().is_some_and(is_layer) {
+                return Err(broken("content without a signature").into());
+            }
+            if !is_text(head) {
+                return Err(broken("a header block that is not ASCII").into());
+            }
+        }
         let encoding = Encoding::of(headers);
         self.seven_bit = match headers.get("Content-Transfer-Encoding").map(without_comments) {
             Some(word) => word.to_ascii_lowercase().contains("bit") || encoding == Encoding::QuotedPrintable,
@@ -228,6 +239,11 @@ impl Entity {
         }
         self.state = State::Body(body);
         Ok(rest.to_vec())
+    }
+
+    /// It has to be signed, nothing outside of it is, and anybody may have altered it.
+    fn is_malleable(&self, walk: &Walk<'_, '_>) -> bool {
+        self.place.decrypted && !self.place.signed && walk.found.malleable && walk.job.policy.require_signed
     }
 
     /// COMPAT(mendelson): a bare payload behind a layer (as2.md Q6). Its name and type are those of the HTTP headers.

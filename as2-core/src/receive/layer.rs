@@ -239,6 +239,7 @@ impl Open {
                     walk.found.strangers = opener.strangers().to_vec();
                 }
                 pushed?;
+                walk.found.malleable = !opener.is_authenticated();
             }
             Cms::Signed(verifier, own) => {
                 verifier.push(bytes, plain)?;
@@ -259,6 +260,7 @@ impl Open {
             }
             Cms::Encrypted(opener) => {
                 let opened = opener.finish(&mut self.plain);
+                walk.found.malleable = !opener.is_authenticated();
                 if opened.is_err() {
                     walk.found.strangers = opener.strangers().to_vec();
                 }
@@ -304,7 +306,7 @@ impl Open {
                 None => crypto::decryption_failed(&fault.error.to_string()).into(),
             });
         }
-        if let Some(unsigned) = told_by_opening.filter(|_| walk.found.signed.is_none() && walk.found.mdn.is_none()) {
+        if let Some(unsigned) = told_by_opening.filter(|_| walk.found.signed.is_none()) {
             return Err(unsigned);
         }
         walk.found.encrypted = Some(opened.cipher);
@@ -315,8 +317,8 @@ impl Open {
     /// What is said of content without a signature where one is required, behind a cipher that does not authenticate.
     ///
     /// An attacker chooses how altered content begins, and then asks about one block after the other: whether its padding is good,
-    /// whether a header block ends in it. So the beginning alone decides about the answer, and nothing is told of what follows: no
-    /// digest of it either, by which guesses could be checked.
+    /// whether a header block ends in it. So a header block of printable lines at the beginning alone decides about the answer, which no
+    /// block holds by chance, and nothing is told of what follows: no digest of it either, by which guesses could be checked.
     fn told_by_opening(&self, place: Place, walk: &Walk<'_, '_>) -> Option<Failure> {
         let Cms::Encrypted(opener) = &self.cms else { return None };
         if opener.is_authenticated() || place.signed || !walk.job.policy.require_signed {
@@ -411,17 +413,30 @@ fn through(
     result.map_err(|error| inside.unwrap_or_else(|| error.into()))
 }
 
-/// Content that begins with its type, which is no type that could hold a signature.
+/// Content that begins with a whole header block, and in it with its type, which is no type that could hold a signature.
 fn begins_unsigned(opening: &[u8]) -> bool {
     const FIELD: &[u8] = b"content-type:";
     const MAY_BE_SIGNED: [&[u8]; 3] = [b"multipart/signed", b"application/pkcs7-mime", b"application/x-pkcs7-mime"];
-    let opening = opening.to_ascii_lowercase();
+    let Some(end) = opening.windows(4).position(|four| four == b"\r\n\r\n") else {
+        return false;
+    };
+    let opening = opening.get(..end).unwrap_or_default().to_ascii_lowercase();
+    let mut lines = opening.split(|byte| *byte == b'\n');
+    let is_field = |line: &[u8]| line.contains(&b':') || line.starts_with(b" ") || line.starts_with(b"\t");
+    if !is_text(&opening) || !lines.all(is_field) {
+        return false;
+    }
     let Some(value) = opening.strip_prefix(FIELD).map(<[u8]>::trim_ascii_start) else {
         return false;
     };
     // One that is cut off counts as what it may become.
     let may_be = |media: &&[u8]| value.starts_with(media) || media.starts_with(value);
     !MAY_BE_SIGNED.iter().any(may_be)
+}
+
+/// Printable ASCII in lines.
+pub(super) fn is_text(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t' | b'\r' | b'\n'))
 }
 
 fn describe(layers: &mut [String], line: usize, words: &str) {

@@ -1,6 +1,7 @@
 //! `multipart/signed`: the first part is hashed exactly as it came, the second is the signature (RFC 1847 §2.1, as2.md §3).
 
 use super::entity::{Entity, Kind, Place};
+use super::layer::is_text;
 use super::{Failure, MdnSignature, SignedBy, Walk};
 use crate::algorithm::Digest;
 use crate::cms::signed::MAX_P7S;
@@ -219,6 +220,9 @@ fn read_signature(part: &[u8], strict: bool) -> Result<Vec<u8>, Error> {
         (one, other) => one.or(other).ok_or_else(|| broken("a signature part without headers"))?,
     };
     let (head, body) = part.split_at(end);
+    if strict && !is_text(head) {
+        return Err(broken("headers of a signature that are not ASCII"));
+    }
     let headers = Headers::parse_mime(head)?;
     let media = crate::mime::content_type(&headers)?;
     if !media.as_ref().is_some_and(|media| media.is_signature() || media.is_cms()) {

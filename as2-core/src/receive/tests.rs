@@ -715,8 +715,30 @@ fn where_a_signature_is_required_padding_is_never_told() {
     let cases = [
         (format!("Content-Type: text/plain\r\n\r\n{}", x(100)), insufficient),
         (format!("content-type:text/plain\r\n\r\n{}", x(70_000)), insufficient),
-        (format!("Content-Type: text/plain\r\n\r\n{}", x(4)), insufficient),
-        (format!("Content-Type: text/plain; no={}", x(300)), insufficient),
+        (format!("Content-Type: text/plain\r\nX: y\r\n\r\n{}", x(40)), insufficient),
+        // The blank line is in the last block, or nowhere, or what is before it is no header block.
+        (format!("Content-Type: text/plain\r\n\r\n{}", x(2)), ErrorKind::DecryptionFailed),
+        (format!("Content-Type: text/plain; no={}", x(300)), ErrorKind::DecryptionFailed),
+        (
+            format!("Content-Type: text/plain\r\nno field\r\n\r\n{}", x(99)),
+            ErrorKind::DecryptionFailed,
+        ),
+        (
+            format!("Content-Type: text/plain; \u{fc}\r\n\r\n{}", x(99)),
+            ErrorKind::DecryptionFailed,
+        ),
+        // An MDN: whether it can be read tells as well.
+        (
+            format!("Content-Type:me(\u{fc})ssage/disposition-notification\r\n\r\n{}", x(99)),
+            ErrorKind::DecryptionFailed,
+        ),
+        (
+            format!(
+                "Content-Type: message/disposition-notification\r\n\r\nDisposition: a; processed\r\n{}",
+                x(99)
+            ),
+            insufficient,
+        ),
         (format!("{related}--\r\n"), insufficient),
         (related.to_owned(), insufficient),
         (format!("Content-ID:\r\n\r\nX{}", x(200)), ErrorKind::DecryptionFailed),
@@ -764,26 +786,51 @@ fn inside_encryption_a_bad_signature_is_told_without_a_mic() {
     assert_eq!((failure.error.kind, failure.mic), (ErrorKind::AuthenticationFailed, None));
 }
 
+/// What a signature does not cover takes no garbage: whether it is read would tell about blocks that were put there.
+#[test]
+fn around_a_signature_inside_encryption_headers_are_ascii() {
+    let entity = signed(b"Content-Type: text/plain\r\n\r\nfile", false);
+    let text = String::from_utf8_lossy(&entity).into_owned();
+    let signature = text.rfind("Content-Type:").unwrap();
+    for at in [0, signature] {
+        let with = |line: &str| sealed(&[&entity[..at], line.as_bytes(), &entity[at..]].concat());
+        let headers = enveloped();
+        let took = |body: &[u8]| {
+            let (identities, signers) = ([testkit::other().clone()], [testkit::rsa().certificate().clone()]);
+            receive(must_sign(incoming(&headers, &identities, &signers)), body, 3).0
+        };
+        message(took(&with("X-Good: line\r\n")));
+        let failure = took(&with("X-Bad: \u{fc}\r\n")).unwrap_err();
+        assert_eq!((failure.error.kind, failure.mic), (ErrorKind::DecryptionFailed, None));
+    }
+}
+
+fn enveloped() -> Headers {
+    let mut headers = Headers::new();
+    headers
+        .push("Content-Type", "application/pkcs7-mime; smime-type=enveloped-data")
+        .unwrap();
+    headers
+}
+
+fn must_sign(incoming: Incoming<'_>) -> Incoming<'_> {
+    let policy = SecurityPolicy {
+        require_signed: true,
+        ..SecurityPolicy::default()
+    };
+    Incoming { policy, ..incoming }
+}
+
 /// What becomes of an encrypted body from a partner that has to sign.
 fn required_to_sign(body: &[u8], seed: u64) -> Failure {
     required_to_sign_by(&[testkit::rsa().certificate().clone()], body, seed)
 }
 
 fn required_to_sign_by(signers: &[Certificate], body: &[u8], seed: u64) -> Failure {
-    let mut headers = Headers::new();
-    headers
-        .push("Content-Type", "application/pkcs7-mime; smime-type=enveloped-data")
-        .unwrap();
-    let policy = SecurityPolicy {
-        require_signed: true,
-        ..SecurityPolicy::default()
-    };
-    let identities = [testkit::other().clone()];
-    let asked = Incoming {
-        policy,
-        ..incoming(&headers, &identities, signers)
-    };
-    receive(asked, body, seed).0.unwrap_err()
+    let (headers, identities) = (enveloped(), [testkit::other().clone()]);
+    receive(must_sign(incoming(&headers, &identities, signers)), body, seed)
+        .0
+        .unwrap_err()
 }
 
 /// What a message comes to once its inner bytes are changed and encrypted again.

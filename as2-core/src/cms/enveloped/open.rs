@@ -28,7 +28,7 @@ const GATHER: usize = 64 * 1024;
 /// Pieces from this size on are decrypted from where they are.
 const DIRECT: usize = 4 * 1024;
 /// Most bytes of the plain text's beginning that are kept.
-const OPENING: usize = 64;
+const OPENING: usize = 1024;
 
 /// What is accepted on receipt beyond AES.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -230,8 +230,8 @@ impl OpenLayer<'_> {
         let from = self.plain.len();
         body.decrypt(sealed, self.plain)?;
         let opening = &mut self.state.opening;
-        let wanted = OPENING - opening.len();
-        opening.extend(self.plain.iter().skip(from).take(wanted));
+        let to = self.plain.len().min(from + OPENING - opening.len());
+        opening.extend_from_slice(self.plain.get(from..to).unwrap_or_default());
         Ok(())
     }
 
