@@ -208,8 +208,8 @@ fn stage(core: &Core, path: &Path) -> Result<(Staged, String)> {
         if piece.is_empty() {
             break;
         }
-        if draft.len().saturating_add(PIECE as u64) > core.config.uploads.max_file.saturating_add(PIECE as u64) {
-            let max = core.config.uploads.max_file;
+        let max = core.config.uploads.max_file;
+        if draft.len().saturating_add(u64::try_from(n).unwrap_or(u64::MAX)) > max {
             return Err(refused(
                 RefusalKind::Invalid,
                 "bad-file",
@@ -249,5 +249,22 @@ mod tests {
         };
         let refused = submit(&place.core, "ALICE", "BOB", what).await.unwrap_err();
         assert_eq!(refused.code, "storage", "{refused:?}");
+    }
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_file_may_be_as_long_as_the_limit_and_no_byte_longer() {
+        const MAX: u64 = 1000;
+        let place = place_with(|config| config.uploads.max_file = MAX).await;
+        plain_pair(&place.core).await;
+        let of_length = |len: u64| {
+            let file = place.dir.path().join(format!("{len}.edi"));
+            std::fs::File::create(&file).unwrap().set_len(len).unwrap();
+            Submission {
+                file,
+                ..Submission::default()
+            }
+        };
+        submit(&place.core, "ALICE", "BOB", of_length(MAX)).await.unwrap();
+        let refused = submit(&place.core, "ALICE", "BOB", of_length(MAX + 1)).await.unwrap_err();
+        assert_eq!(refused.code, "bad-file", "{refused:?}");
     }
 }
