@@ -162,12 +162,14 @@ impl Entity {
             // No blank line came: a block of MIME headers without a body, or no headers at all.
             let held = std::mem::take(held);
             let headers = Headers::parse_mime(&held).ok().filter(is_mime);
-            let rest = match headers {
-                Some(headers) => self.open(&headers, &held, &[], walk)?,
-                None if held.is_empty() && self.place.kind == Kind::Attachment => self.open(&Headers::new(), &held, &[], walk)?,
-                None => self.open_bare(held, walk)?,
-            };
-            self.body(&rest, walk)?;
+            match headers {
+                Some(headers) => self.open(&headers, &held, walk)?,
+                None if held.is_empty() && self.place.kind == Kind::Attachment => self.open(&Headers::new(), &held, walk)?,
+                None => {
+                    self.open_bare(walk)?;
+                    self.body(&held, walk)?;
+                }
+            }
         }
         if let State::Body(body) = &mut self.state {
             body.finish(walk)?;
@@ -184,7 +186,7 @@ impl Entity {
             State::Body(_) => return Ok(None),
             State::Top => {
                 let headers = walk.job.headers;
-                self.open(headers, &[], &[], walk)?;
+                self.open(headers, &[], walk)?;
                 return Ok(None);
             }
             State::Head(held) => held,
@@ -196,20 +198,28 @@ impl Entity {
                 let mut head = std::mem::take(held);
                 let rest = head.split_off(end);
                 match Headers::parse_mime(&head) {
-                    Ok(headers) if self.place.takes_head(&headers, &head) => self.open(&headers, &head, &rest, walk).map(Some),
-                    _ => self.open_bare([head, rest].concat(), walk).map(Some),
+                    Ok(headers) if self.place.takes_head(&headers, &head) => {
+                        self.open(&headers, &head, walk)?;
+                        Ok(Some(rest))
+                    }
+                    _ => {
+                        self.open_bare(walk)?;
+                        head.extend(rest);
+                        Ok(Some(head))
+                    }
                 }
             }
             None if held.len() <= MAX_BLOCK => Ok(Some(Vec::new())),
             _ => {
                 let held = std::mem::take(held);
-                self.open_bare(held, walk).map(Some)
+                self.open_bare(walk)?;
+                Ok(Some(held))
             }
         }
     }
 
-    /// Turns to the body. `head` is the block with its blank line, `rest` what followed it.
-    fn open(&mut self, headers: &Headers, head: &[u8], rest: &[u8], walk: &mut Walk<'_, '_>) -> Result<Vec<u8>, Failure> {
+    /// Turns to the body. `head` is the block with its blank line.
+    fn open(&mut self, headers: &Headers, head: &[u8], walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
         self.plausible = is_mime(headers);
         let media = content_type(headers)?;
         if self.is_malleable(walk) {
@@ -238,7 +248,7 @@ impl Entity {
             self.tap = Some(tap);
         }
         self.state = State::Body(body);
-        Ok(rest.to_vec())
+        Ok(())
     }
 
     /// It has to be signed, nothing outside of it is, and anybody may have altered it.
@@ -247,7 +257,7 @@ impl Entity {
     }
 
     /// COMPAT(mendelson): a bare payload behind a layer (as2.md Q6). Its name and type are those of the HTTP headers.
-    fn open_bare(&mut self, held: Vec<u8>, walk: &mut Walk<'_, '_>) -> Result<Vec<u8>, Failure> {
+    fn open_bare(&mut self, walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
         let signature_lacks = walk.job.policy.require_signed && !self.place.signed;
         if self.place.kind != Kind::Content || (self.place.decrypted && signature_lacks) {
             return Err(broken("an entity without MIME headers").into());
@@ -257,7 +267,7 @@ impl Entity {
             self.tap = Some(walk.job.hashes_at(self.place, &[walk.job.mic_digest(None)])?);
         }
         self.state = State::Body(Body::Leaf(Leaf::bare(walk)?));
-        Ok(held)
+        Ok(())
     }
 
     fn body(&mut self, bytes: &[u8], walk: &mut Walk<'_, '_>) -> Result<(), Failure> {
