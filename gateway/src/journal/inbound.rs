@@ -7,7 +7,7 @@ use super::contents::{Blob, file_name};
 use super::jobs::{JobKind, LEASE};
 use super::outbound::lane;
 use super::tree::NewEntry;
-use super::{JournalError, Result, Tx};
+use super::{JournalError, Result, Tx, read_word};
 use crate::clock::{DAY, Millis};
 use crate::message::{Message, State};
 
@@ -205,30 +205,18 @@ impl Tx<'_> {
             "SELECT message, state, raw_sha256, mic, mdn_headers, mdn_body, updated FROM inbound
              WHERE station = ?1 AND partner = ?2 AND bare_id = ?3",
         )?;
-        let row = query
-            .query_row([station, partner, bare(message_id)], |row| {
-                let state: String = row.get(1)?;
-                Ok((
-                    state,
-                    InboundRow {
-                        message: row.get(0)?,
-                        state: State::Received,
-                        raw_sha256: row.get(2)?,
-                        mic: row.get(3)?,
-                        mdn_headers: row.get(4)?,
-                        mdn_body: row.get(5)?,
-                        updated: row.get(6)?,
-                    },
-                ))
-            })
-            .optional()?;
-        row.map(|(state, row)| {
+        let mut rows = query.query_and_then([station, partner, bare(message_id)], |row| {
             Ok(InboundRow {
-                state: state.parse().map_err(JournalError::Corrupt)?,
-                ..row
+                message: row.get(0)?,
+                state: read_word(row, 1)?,
+                raw_sha256: row.get(2)?,
+                mic: row.get(3)?,
+                mdn_headers: row.get(4)?,
+                mdn_body: row.get(5)?,
+                updated: row.get(6)?,
             })
-        })
-        .transpose()
+        })?;
+        rows.next().transpose()
     }
 
     /// Files, rejects or quarantines a received message, with its MDN, in one step. What it marks it with stands in `filing`.
@@ -269,11 +257,7 @@ impl Tx<'_> {
 
     fn show_filed(&self, filing: &Filing, now: Millis) -> Result<()> {
         let message = &filing.message;
-        for (key, bytes) in &filing.blobs {
-            self.put_blob(key, bytes)?;
-        }
-        self.add_entries(&message.account, message.id.as_str(), &filing.entries, now)?;
-        self.add_mdn_job(filing)?;
+        self.show(filing, now)?;
         if message.state != State::Filed {
             return self.record_rejected(message, now);
         }
@@ -292,11 +276,7 @@ impl Tx<'_> {
     pub fn record_refused(&self, filing: &Filing, now: Millis) -> Result<()> {
         let message = &filing.message;
         self.insert_message(message)?;
-        for (key, bytes) in &filing.blobs {
-            self.put_blob(key, bytes)?;
-        }
-        self.add_entries(&message.account, message.id.as_str(), &filing.entries, now)?;
-        self.add_mdn_job(filing)?;
+        self.show(filing, now)?;
         self.record_rejected(message, now)
     }
 
@@ -315,11 +295,17 @@ impl Tx<'_> {
         self.record_message("message.rejected", message, now)
     }
 
-    fn add_mdn_job(&self, filing: &Filing) -> Result<()> {
-        let (message, Some(due)) = (&filing.message, filing.post_mdn_at.filter(|_| filing.mdn.is_some())) else {
-            return Ok(());
-        };
-        self.post_mdn_at(message, due)
+    /// Keeps what is seen of a message whose check has ended, and has its MDN posted where one is to be.
+    fn show(&self, filing: &Filing, now: Millis) -> Result<()> {
+        let message = &filing.message;
+        for (key, bytes) in &filing.blobs {
+            self.put_blob(key, bytes)?;
+        }
+        self.add_entries(&message.account, message.id.as_str(), &filing.entries, now)?;
+        match filing.post_mdn_at.filter(|_| filing.mdn.is_some()) {
+            Some(due) => self.post_mdn_at(message, due),
+            None => Ok(()),
+        }
     }
 
     /// The MDN of a received message is to be posted; if it is already, at this time.

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::messages::state_list;
 use super::outbound::lane;
-use super::{JournalError, Result, Tx};
+use super::{JournalError, Result, Tx, read_word};
 use crate::clock::{Millis, Step};
 use crate::event::NewEvent;
 use crate::message::State;
@@ -148,19 +148,13 @@ impl Tx<'_> {
     }
 
     /// A job that its maker holds from the start.
-    pub(super) fn add_held_job(
-        &self,
-        kind: JobKind,
-        (account, message, lane): (&str, &str, &str),
-        owner: &str,
-        now: Millis,
-    ) -> Result<i64> {
+    pub(super) fn add_held_job(&self, kind: JobKind, (account, message, lane): (&str, &str, &str), owner: &str, now: Millis) -> Result<()> {
         let mut insert = self.db.prepare_cached(
             "INSERT INTO job (kind, account, message, lane, due, lease_owner, lease_until, fence)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 1)",
         )?;
         insert.execute(params![kind.as_str(), account, message, lane, now, owner, now + LEASE])?;
-        Ok(1)
+        Ok(())
     }
 
     /// Due jobs that are nobody's at this moment, at most so many of each kind, and per partner no more than `allowed` says. Of two
@@ -273,7 +267,7 @@ impl Tx<'_> {
         while let Some(row) = rows.next()? {
             let (id, account): (String, String) = (row.get(0)?, row.get(1)?);
             let lane = lane(&row.get::<_, String>(2)?, &row.get::<_, String>(3)?);
-            let kind: JobKind = row.get::<_, String>(4)?.parse().map_err(JournalError::Corrupt)?;
+            let kind: JobKind = read_word(row, 4)?;
             adopted.push((kind, account, id, lane, row.get(5)?));
         }
         for (kind, account, id, lane, due) in &adopted {
@@ -294,13 +288,12 @@ impl Tx<'_> {
             }
         }
         let mut query = self.db.prepare_cached(DUE_LANES)?;
-        let rows = query.query_map(params![now, owner], |row| {
-            Ok((row.get::<_, String>(0)?, row.get(1)?, row.get::<_, String>(2)?, row.get(3)?))
+        let rows = query.query_and_then(params![now, owner], |row| {
+            Ok::<_, JournalError>((read_word(row, 0)?, row.get(1)?, row.get::<_, String>(2)?, row.get(3)?))
         })?;
         let mut lanes = Vec::new();
         for row in rows {
-            let (kind, account, lane, due) = row?;
-            let kind: JobKind = kind.parse().map_err(JournalError::Corrupt)?;
+            let (kind, account, lane, due): (JobKind, _, _, _) = row?;
             if kinds.iter().any(|(wanted, _)| *wanted == kind) {
                 lanes.push(DueLane {
                     crowd: Crowd::of(account, &lane, kind),
@@ -359,18 +352,12 @@ impl Tx<'_> {
     /// The jobs that this process holds.
     fn leases(&self, owner: &str) -> Result<UnderWay> {
         let mut query = self.db.prepare_cached(LEASES)?;
-        let rows = query.query_map([owner], |row| {
-            Ok((
-                row.get::<_, String>(0)?,
-                row.get::<_, String>(1)?,
-                row.get::<_, String>(2)?,
-                row.get(3)?,
-            ))
+        let rows = query.query_and_then([owner], |row| {
+            Ok::<_, JournalError>((row.get(0)?, row.get::<_, String>(1)?, read_word(row, 2)?, row.get(3)?))
         })?;
         let mut under_way = UnderWay::default();
         for row in rows {
             let (account, lane, kind, held): (_, _, _, u32) = row?;
-            let kind = kind.parse().map_err(JournalError::Corrupt)?;
             *under_way.crowds.entry(Crowd::of(account, &lane, kind)).or_default() += held;
             under_way.lanes.insert((lane, kind), held);
         }
@@ -539,17 +526,16 @@ impl Tx<'_> {
     pub fn job_is_held(&self, kind: JobKind, message: &str, now: Millis) -> Result<bool> {
         let mut query = self
             .db
-            .prepare_cached("SELECT lease_until FROM job WHERE kind = ?1 AND message = ?2 AND lease_until >= ?3")?;
-        let until: Option<Option<i64>> = query.query_row(params![kind.as_str(), message, now], |row| row.get(0)).optional()?;
-        Ok(until.is_some())
+            .prepare_cached("SELECT 1 FROM job WHERE kind = ?1 AND message = ?2 AND lease_until >= ?3")?;
+        Ok(query.exists(params![kind.as_str(), message, now])?)
     }
 
     /// Whether the job of a message was never claimed and is not due yet.
     pub(super) fn job_waits(&self, kind: JobKind, message: &str, now: Millis) -> Result<bool> {
         let mut query = self
             .db
-            .prepare_cached("SELECT EXISTS (SELECT 1 FROM job WHERE kind = ?1 AND message = ?2 AND fence = 0 AND due > ?3)")?;
-        Ok(query.query_row(params![kind.as_str(), message, now], |row| row.get(0))?)
+            .prepare_cached("SELECT 1 FROM job WHERE kind = ?1 AND message = ?2 AND fence = 0 AND due > ?3")?;
+        Ok(query.exists(params![kind.as_str(), message, now])?)
     }
 
     /// Jobs that run by themselves and the oldest due time, for `status` and metrics.
@@ -578,7 +564,7 @@ fn read_job(row: &rusqlite::Row<'_>) -> Result<Job> {
             job: row.get(0)?,
             fence: row.get(5)?,
         },
-        kind: row.get::<_, String>(1)?.parse().map_err(JournalError::Corrupt)?,
+        kind: read_word(row, 1)?,
         account: row.get(2)?,
         message: row.get(3)?,
         lane: row.get(4)?,

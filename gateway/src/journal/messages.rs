@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use as2_core::message_id::bare;
 use rusqlite::{OptionalExtension as _, Params, Row, params};
 
-use super::{JournalError, Result, Tx};
+use super::{JournalError, Result, Tx, read_word};
 use crate::clock::{Millis, compact};
 use crate::layout;
 use crate::message::{Direction, Id, Message, State};
@@ -162,10 +162,7 @@ impl Tx<'_> {
         let sql = "SELECT state, count(*) FROM message WHERE finished IS NULL GROUP BY state
              UNION ALL SELECT state, count(*) FROM message WHERE finished >= ?1 AND code NOT IN ('renamed', 'cancelled')
              GROUP BY state";
-        self.all(sql, [since], |row| {
-            let state: String = row.get(0)?;
-            Ok((state.parse().map_err(JournalError::Corrupt)?, row.get(1)?))
-        })
+        self.all(sql, [since], |row| Ok((read_word(row, 0)?, row.get(1)?)))
     }
 
     /// When the oldest message that is queued was accepted.
@@ -321,11 +318,11 @@ fn read_message(row: &Row<'_>) -> Result<Message> {
     Ok(Message {
         id: Id::stored(word(0)?),
         account: word(1)?,
-        direction: word(2)?.parse().map_err(JournalError::Corrupt)?,
+        direction: read_word(row, 2)?,
         station: word(3)?,
         partner: word(4)?,
         message_id: word(5)?,
-        state: word(6)?.parse().map_err(JournalError::Corrupt)?,
+        state: read_word(row, 6)?,
         code: word(7)?,
         reason: word(8)?,
         file: word(9)?,

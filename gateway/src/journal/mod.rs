@@ -25,6 +25,7 @@ mod uploads;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
@@ -479,6 +480,18 @@ impl Tx<'_> {
     fn all<T>(&self, sql: &str, params: impl Params, read: fn(&Row<'_>) -> Result<T>) -> Result<Vec<T>> {
         self.db.prepare_cached(sql)?.query_and_then(params, read)?.collect()
     }
+}
+
+/// A stored word of one of our vocabularies.
+///
+/// # Errors
+/// `Corrupt` for one that this version does not know.
+fn read_word<T: FromStr<Err = String>>(row: &Row<'_>, column: usize) -> Result<T> {
+    let stored = row
+        .get_ref(column)?
+        .as_str()
+        .map_err(|error| JournalError::Corrupt(error.to_string()))?;
+    stored.parse().map_err(JournalError::Corrupt)
 }
 
 fn connect(path: &Path) -> Result<Connection> {

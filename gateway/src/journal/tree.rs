@@ -4,7 +4,7 @@ use bytes::Bytes;
 use rusqlite::{OptionalExtension as _, Row, params};
 
 use super::contents::file_name;
-use super::{JournalError, Result, Tx};
+use super::{Result, Tx, read_word};
 use crate::clock::Millis;
 use crate::layout::{self, Area, Tray};
 use crate::message::{Detail, Message, State};
@@ -303,7 +303,7 @@ pub(super) fn read_entry(row: &Row<'_>) -> Result<Entry> {
         parent: row.get(1)?,
         name: row.get(2)?,
         version: row.get(3)?,
-        area: row.get::<_, String>(4)?.parse().map_err(JournalError::Corrupt)?,
+        area: read_word(row, 4)?,
         message: row.get(5)?,
         is_dir: row.get(6)?,
         store: row.get(7)?,

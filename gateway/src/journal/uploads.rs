@@ -2,7 +2,7 @@
 
 use rusqlite::{Row, params};
 
-use super::{JournalError, Result, Tx};
+use super::{Result, Tx, read_word};
 use crate::clock::Millis;
 use crate::words;
 
@@ -221,13 +221,9 @@ impl Tx<'_> {
     /// # Errors
     /// The database's.
     pub fn waiting_uploads(&self) -> Result<Vec<(WaitReason, u64)>> {
-        let counts: Vec<(String, u64)> = self.all("SELECT reason, count(*) FROM upload GROUP BY reason", [], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })?;
-        let known = counts
-            .into_iter()
-            .map(|(reason, count)| Ok((reason.parse().map_err(JournalError::Corrupt)?, count)));
-        known.collect()
+        self.all("SELECT reason, count(*) FROM upload GROUP BY reason", [], |row| {
+            Ok((read_word(row, 0)?, row.get(1)?))
+        })
     }
 
     /// Removes an upload row. An accepted file that was taken back keeps its name no longer.
@@ -308,8 +304,8 @@ fn read_upload(row: &Row<'_>) -> Result<UploadRow> {
         partner: row.get(2)?,
         name: row.get(3)?,
         owner: row.get(4)?,
-        state: row.get::<_, String>(5)?.parse().map_err(JournalError::Corrupt)?,
-        reason: row.get::<_, String>(6)?.parse().map_err(JournalError::Corrupt)?,
+        state: read_word(row, 5)?,
+        reason: read_word(row, 6)?,
         store: row.get(7)?,
         size: row.get(8)?,
         sha256: row.get(9)?,
