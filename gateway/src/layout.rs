@@ -278,10 +278,7 @@ pub fn attachment_name(wanted: Option<&str>, index: usize, extension: &str) -> S
 /// The name with `~2`, `~3` … before the extension.
 #[must_use]
 pub fn numbered(name: &str, n: usize) -> String {
-    match name.rsplit_once('.') {
-        Some((stem, ext)) if !stem.is_empty() => format!("{stem}~{n}.{ext}"),
-        _ => format!("{name}~{n}"),
-    }
+    tagged(name, &n.to_string())
 }
 
 /// `<stem>~<tag><ext>`, for further duplicates of one name.

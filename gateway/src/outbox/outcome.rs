@@ -19,7 +19,7 @@ use crate::post::{Answer, MAY_HOLD, PostError, Stage};
 use crate::receipts::{self, Evidence, Timing, Verdict};
 use crate::url::Url;
 
-/// Attempts of the partner's own answer that we honour in `Retry-After`, at most.
+/// Longest wait that a partner's `Retry-After` may ask for.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// What becomes of a message after a try.
