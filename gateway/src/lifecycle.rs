@@ -345,7 +345,9 @@ fn sweep(core: &Arc<Core>, by_hand: bool) -> Result<Plan, SweepError> {
     if core.journal.read(|tx| tx.fact(FACT_DIRECTORIES))?.is_none() {
         let gone = core.storage.drop_unlisted_directories(DIRECTORY_AGE.as_secs())?;
         core.journal.write_blocking(|tx| tx.set_fact(FACT_DIRECTORIES, "gone"))?;
-        tracing::info!(gone, "removed empty directories that earlier sweeps left behind");
+        if gone > 0 {
+            tracing::info!(gone, "removed empty directories that earlier sweeps left behind");
+        }
     }
     let held = brake.held().first().cloned();
     core.journal.write_blocking(move |tx| {
