@@ -223,7 +223,7 @@ pub async fn serve<R: Receive>(
                 continue;
             }
         };
-        let Some(pass) = limits.gate.enter(peer.ip()) else {
+        let Some(pass) = limits.gate.enter_or_displace(peer.ip()).await else {
             if is_due(&mut told, TELL_AGAIN) {
                 tracing::warn!(%peer, "too many connections, of all or of one address (as2.max_connections_per_ip; a balancer belongs into as2.proxy_protocol_from)");
             }
@@ -272,6 +272,7 @@ async fn one<R: Receive>(
     };
     let shaken = tokio::select! {
         _ = stop.wait_for(|stop| *stop) => return,
+        () = limits.gate.displaced() => return,
         shaken = tokio::time::timeout(limits.head_time, acceptor.accept(stream)) => shaken,
     };
     match shaken {

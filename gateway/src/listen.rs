@@ -5,10 +5,13 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 
 use crate::block;
 use crate::lock::locked;
@@ -17,6 +20,9 @@ use crate::lock::locked;
 const BACKLOG: i32 = 1024;
 /// Most HTTP connections in all (security.md §7).
 pub const MAX_CONNECTIONS: usize = 1_000;
+/// How often a new connection looks whether the one that gives way to it has ended, and how long it waits before each look.
+const LEAVING_LOOKS: u32 = 20;
+const LEAVING_LOOK: Duration = Duration::from_millis(5);
 
 /// An address that a door cannot have.
 #[derive(Debug, thiserror::Error)]
@@ -169,11 +175,18 @@ pub fn notify(state: &str) {
 }
 
 /// Counts connections, in all and per address. An IPv6 host may choose among its whole /64, so that is what counts.
+///
+/// Where all places are taken, the connection that has rested longest gives way to a new one: a thousand that send nothing shut
+/// nobody out.
 #[derive(Debug)]
 pub struct Gate {
     all: usize,
     per_ip: usize,
     held: Mutex<Held>,
+    /// Connections without a request under way, those that have rested longest first.
+    resting: Notify,
+    /// How many they are.
+    rest: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -197,7 +210,40 @@ impl Gate {
             all,
             per_ip,
             held: Mutex::new(Held::default()),
+            resting: Notify::new(),
+            rest: AtomicUsize::new(0),
         })
+    }
+
+    /// The same, and where all places are taken, that of a connection that rests. It waits a moment for it to end.
+    pub async fn enter_or_displace(self: &Arc<Self>, ip: IpAddr) -> Option<Pass> {
+        let mut pass = self.enter(ip);
+        if pass.is_some() || !self.lacks_only_room(ip) || self.rest.load(Ordering::Relaxed) == 0 {
+            return pass;
+        }
+        self.resting.notify_one();
+        for _ in 0..LEAVING_LOOKS {
+            tokio::time::sleep(LEAVING_LOOK).await;
+            pass = self.enter(ip);
+            if pass.is_some() {
+                break;
+            }
+        }
+        pass
+    }
+
+    /// Waits, as a connection that rests, until another one needs the place.
+    pub async fn displaced(&self) {
+        self.rest.fetch_add(1, Ordering::Relaxed);
+        let _rests = Rests(&self.rest);
+        self.resting.notified().await;
+    }
+
+    /// All places are taken, and not too many of them by this address.
+    fn lacks_only_room(&self, ip: IpAddr) -> bool {
+        let held = locked(&self.held);
+        let mine = held.by_ip.get(&block::network(ip)).copied().unwrap_or_default();
+        held.all >= self.all && (self.per_ip == 0 || mine < self.per_ip)
     }
 
     /// A place for a connection from `ip`, if there is one.
@@ -221,6 +267,15 @@ impl Gate {
     #[must_use]
     pub fn held(&self) -> usize {
         locked(&self.held).all
+    }
+}
+
+/// Counts a connection that rests.
+struct Rests<'a>(&'a AtomicUsize);
+
+impl Drop for Rests<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

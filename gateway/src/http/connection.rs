@@ -1,6 +1,7 @@
 //! One connection: head, body, reply, and again.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -97,6 +98,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, R: Receive> Connection<S, R> {
         };
         let mut deadline = Instant::now() + patience;
         let (mut scanned, mut begun) = (0, false);
+        let gate = Arc::clone(&self.limits.gate);
+        // One wait for the whole head: a byte now and then does not make it young again.
+        let mut displaced = pin!(gate.displaced());
         loop {
             if !self.source.buffer.is_empty() {
                 if !begun {
@@ -117,6 +121,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send, R: Receive> Connection<S, R> {
                 biased;
                 _ = self.stop.wait_for(|stop| *stop) => return Ok(None),
                 filled = timeout_at(deadline, self.source.fill()) => filled,
+                () = &mut displaced => return Ok(None),
             };
             match filled {
                 Ok(Ok(1..)) => {}

@@ -370,6 +370,32 @@ async fn places_per_address_are_limited() {
 }
 
 #[tokio::test]
+async fn who_rests_longest_gives_way_and_who_works_does_not() {
+    let server = server(|limits| limits.gate = Gate::new(3, 0)).await;
+    let busy = tokio::spawn(talk(
+        server.addr,
+        "POST /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi",
+    ));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let mut rested = Vec::new();
+    for _ in 0..2 {
+        rested.push(TcpStream::connect(server.addr).await.unwrap());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // A byte of a head now and then is no work.
+    rested[0].write_all(b"G").await.unwrap();
+    let answer = talk(server.addr, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    assert_eq!(status(&answer), "200");
+    assert_eq!(rested[0].read(&mut [0u8; 1]).await.unwrap_or(0), 0, "it gave way");
+    rested[1]
+        .write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    assert_eq!(status(&rest(&mut rested[1]).await), "200");
+    assert_eq!(status(&busy.await.unwrap()), "200");
+}
+
+#[tokio::test]
 async fn a_stop_ends_idlers_and_waits_for_requests() {
     let server = server(|_| {}).await;
     let mut idle = TcpStream::connect(server.addr).await.unwrap();
