@@ -148,7 +148,6 @@ impl Receive for Inbox {
         let (opened, max, no_login) = match relationship(&self.core, arrival) {
             Relationship::Known(pair) => of_partner(&self.core, arrival, &pair)?,
             Relationship::Blocked(pair) if mdns::is_possible(arrival) && foreign(&pair, arrival).is_none() => {
-                self.core.storage.check_room().map_err(|error| reply::not_now(&error))?;
                 (restart::Opened::plain(&self.core, None), receipts::MAX_MDN, None)
             }
             Relationship::Blocked(_) | Relationship::Unknown(..) => (restart::Opened::nowhere(), self.core.config.as2.max_message, None),
@@ -213,7 +212,9 @@ fn of_partner(core: &Core, arrival: &Arrival, pair: &Partnership) -> Result<(res
     if !logged_in && !mdns::is_possible(arrival) {
         return Err(reply::unauthorized(arrival.peer));
     }
-    core.storage.check_room().map_err(|error| reply::not_now(&error))?;
+    if !mdns::is_possible(arrival) {
+        core.storage.check_room().map_err(|error| reply::not_now(&error))?;
+    }
     if !logged_in {
         return Ok((restart::Opened::plain(core, None), receipts::MAX_MDN, Some(arrival.peer)));
     }
@@ -334,6 +335,9 @@ async fn receive(core: &Arc<Core>, arrival: &Arrival, spool: Spool) -> Result<Re
     }
     if !reply::shows(arrival, pair.inbound_auth.as_ref()) {
         return Ok(reply::unauthorized(arrival.peer));
+    }
+    if let Err(error) = core.storage.check_room() {
+        return Ok(reply::not_now(&error));
     }
     let body = Body {
         draft,

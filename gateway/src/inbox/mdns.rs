@@ -15,7 +15,8 @@ const PIECE: usize = 16 * 1024;
 
 /// Whether a request without the partner's login may be taken in all the same, until its body tells: async MDNs need none. Their
 /// signature is their proof, and products send credentials only to the URL that they were given for. Without a signature they
-/// change nothing unless they show credentials.
+/// change nothing unless they show credentials. It is taken in on a disk below its watermark as well: a receipt is small, and without
+/// it what was delivered would go again and end as failed.
 pub(super) fn is_possible(arrival: &Arrival) -> bool {
     arrival.head.headers.get("Disposition-Notification-To").is_none() && arrival.length.is_none_or(|length| length <= receipts::MAX_MDN)
 }
@@ -54,7 +55,6 @@ pub(super) fn admit(core: &Arc<Core>, arrival: &Arrival) -> Result<Spool, Reply>
     if !receipt || too_long || arrival.head.headers.get("Disposition-Notification-To").is_some() {
         return Err(no_names());
     }
-    core.storage.check_room().map_err(|error| reply::not_now(&error))?;
     Ok(Spool {
         core: Arc::clone(core),
         draft: Some(core.storage.draft()),

@@ -419,6 +419,28 @@ fn an_async_mdn_without_as2_names_counts_if_the_partner_signed_it() {
 }
 
 #[test]
+fn a_disk_below_its_watermark_takes_receipts_and_no_messages() {
+    let stage = Arc::new(Stage::new(&[]));
+    let scene = Scene::of(&stage, "async-signed", &[], |_, _| http(204, &[], ""));
+    let nameless = Scene::of(&stage, "async-signed", &[], |_, _| http(204, &[], ""));
+    [&scene, &nameless].into_iter().for_each(|scene| drop(scene.reaches("waiting-mdn")));
+    stage.gate.configure(&[("storage.min_free", "\"100TiB\"")]);
+    stage.gate.restart();
+    // Small, and without a wish for a receipt: only its body tells that it is none.
+    let message = payload()
+        .signed(&stage.partner)
+        .message("<no-room@test>")
+        .without("Disposition-Notification-To");
+    assert_eq!(message.post(stage.gate.as2_port).status, 503);
+    assert_eq!(stage.listed("<no-room@test>").len(), 0);
+    scene.post_mdn(&Receipt::of(&scene.hit()).signed(&stage.partner));
+    scene.ends("delivered", "", 1);
+    let mdn = Receipt::of(&nameless.hit()).signed(&stage.partner);
+    nameless.post_mdn(&mdn.without("AS2-From").without("AS2-To"));
+    nameless.ends("delivered", "", 1);
+}
+
+#[test]
 fn an_async_mdn_may_come_before_the_answer() {
     let _held = stage();
     let scenes = [204, 200, 503].map(|status| {
