@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::clock::{Millis, Step};
 use crate::gateway::Core;
-use crate::journal::{self, Job, JobKind, JournalError, Lane, Lease, Tx};
+use crate::journal::{self, Job, JobKind, JournalError, Lane, Lease, Room, Tx};
 use crate::objects::Objects;
 use crate::partner::Partner;
 use crate::{inbox, outbox, receipts};
@@ -36,31 +36,40 @@ const FACT_CLOCK: &str = "clock.last";
 /// How far the clock goes on until that is written down again.
 const NOTE_EVERY: Millis = 60_000;
 
-/// Slots for each kind of job: one whose partners do not answer leaves the other kinds theirs.
-struct Slots([(JobKind, Arc<Semaphore>); 5]);
+/// Slots for each kind of job: one whose partners do not answer leaves the other kinds theirs. Those for posts have a quarter more that
+/// is only for partners with none under way: a dozen that do not answer leave all others theirs.
+struct Slots([(JobKind, Arc<Semaphore>, usize); 5]);
 
 impl Slots {
     fn new(core: &Core) -> Self {
         let send = usize::try_from(core.config.as2.send_workers).unwrap_or(64).max(1);
-        let of = |kind, slots| (kind, Arc::new(Semaphore::new(slots)));
+        let of = |kind, slots| (kind, Arc::new(Semaphore::new(slots)), 0);
+        let to_partners = |kind, slots: usize| {
+            let kept = slots.div_ceil(4);
+            (kind, Arc::new(Semaphore::new(slots + kept)), kept)
+        };
         Slots([
-            of(JobKind::Send, send),
+            to_partners(JobKind::Send, send),
             of(JobKind::Receive, CHECK_SLOTS),
             of(JobKind::ReceiveMedium, CHECK_SLOTS),
             of(JobKind::ReceiveLarge, CHECK_SLOTS),
-            of(JobKind::Mdn, MDN_SLOTS),
+            to_partners(JobKind::Mdn, MDN_SLOTS),
         ])
     }
 
     /// The kinds that have room, and for how many jobs.
-    fn free(&self) -> Vec<(JobKind, usize)> {
-        let all = self.0.iter().map(|(kind, slots)| (*kind, slots.available_permits()));
-        all.filter(|(_, free)| *free > 0).collect()
+    fn free(&self) -> Vec<Room> {
+        let all = self.0.iter().map(|(kind, slots, kept)| Room {
+            kind: *kind,
+            jobs: slots.available_permits(),
+            kept: *kept,
+        });
+        all.filter(|room| room.jobs > 0).collect()
     }
 
     /// A slot for a job that was claimed because there is one.
     async fn take(&self, kind: JobKind) -> Option<OwnedSemaphorePermit> {
-        let (_, slots) = self.0.iter().find(|(of, _)| *of == kind)?;
+        let (_, slots, _) = self.0.iter().find(|(of, ..)| *of == kind)?;
         Arc::clone(slots).acquire_owned().await.ok()
     }
 }
@@ -179,7 +188,7 @@ async fn hold(core: Arc<Core>, job: Job, slot: Option<OwnedSemaphorePermit>, wak
     wake.notify_one();
 }
 
-async fn claim(core: &Arc<Core>, free: Vec<(JobKind, usize)>) -> crate::journal::Result<Vec<Job>> {
+async fn claim(core: &Arc<Core>, free: Vec<Room>) -> crate::journal::Result<Vec<Job>> {
     let (now, owner, objects) = (core.clock.now(), core.owner.clone(), core.objects());
     // Most scans find nothing: looking needs no transaction.
     let found = core.journal.read_few(|tx| {

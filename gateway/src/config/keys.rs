@@ -351,7 +351,7 @@ pub const KEYS: &[Key] = &[
         "as2.send_workers",
         Kind::Number(1, 1_000),
         "64",
-        "Messages posted at a time to all partners together; each has its `max_parallel` besides",
+        "Messages posted at a time to all partners together, and a quarter more to those that have none under way; each has its `max_parallel` besides",
     ),
     key(
         "as2.connect_timeout",

@@ -58,6 +58,25 @@ macro_rules! receiving {
     };
 }
 
+/// How many jobs of a kind may begin.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Which.
+    pub kind: JobKind,
+    /// So many.
+    pub jobs: usize,
+    /// So many of them only for partners that have none under way.
+    pub kept: usize,
+}
+
+#[cfg(test)]
+impl Room {
+    /// For whichever partners.
+    pub(crate) fn for_all(kind: JobKind, jobs: usize) -> Self {
+        Room { kind, jobs, kept: 0 }
+    }
+}
+
 /// How the jobs of one lane may run.
 #[derive(Clone, Copy, Debug)]
 pub struct Lane {
@@ -166,16 +185,10 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database's.
-    pub fn due_jobs(
-        &self,
-        kinds: &[(JobKind, usize)],
-        owner: &str,
-        now: Millis,
-        allowed: &dyn Fn(&str, &str, JobKind) -> Lane,
-    ) -> Result<Vec<Job>> {
+    pub fn due_jobs(&self, rooms: &[Room], owner: &str, now: Millis, allowed: &dyn Fn(&str, &str, JobKind) -> Lane) -> Result<Vec<Job>> {
         let mut due_jobs = Vec::new();
         // Thousands of pairs may have jobs that wait for an hour: none of them is looked at.
-        let mut lanes = self.due_lanes(kinds, owner, now)?;
+        let mut lanes = self.due_lanes(rooms, owner, now)?;
         if lanes.is_empty() {
             return Ok(due_jobs);
         }
@@ -184,19 +197,19 @@ impl Tx<'_> {
             lane.held = held.get(&(lane.lane.clone(), lane.crowd.kind)).copied().unwrap_or(0);
         }
         lanes.sort_by_cached_key(|lane| (crowds.get(&lane.crowd).copied().unwrap_or(0), lane.held, lane.due));
-        for (kind, limit) in kinds {
-            let of_kind = lanes.iter().filter(|lane| lane.crowd.kind == *kind);
-            due_jobs.extend(self.share_out(of_kind, &mut crowds, *limit, (owner, now), allowed)?);
+        for room in rooms {
+            let of_kind = lanes.iter().filter(|lane| lane.crowd.kind == room.kind);
+            due_jobs.extend(self.share_out(of_kind, &mut crowds, *room, (owner, now), allowed)?);
         }
         Ok(due_jobs)
     }
 
-    /// At most so many jobs of these lanes, of which those for partners with few under way come first.
+    /// Jobs of these lanes, as many as there is room for; those for partners with few under way come first.
     fn share_out<'a>(
         &self,
         lanes: impl Iterator<Item = &'a DueLane>,
         crowds: &mut HashMap<Crowd, u32>,
-        limit: usize,
+        Room { jobs: limit, kept, .. }: Room,
         (owner, now): (&str, Millis),
         allowed: &dyn Fn(&str, &str, JobKind) -> Lane,
     ) -> Result<Vec<Job>> {
@@ -225,7 +238,10 @@ impl Tx<'_> {
             free.extend((before..).zip(jobs).map(|(before, (due, job))| (before, due, job)));
         }
         free.sort_by_key(|(before, due, job)| (*before, *due, job.lease.job));
-        Ok(free.into_iter().take(limit).map(|(_, _, job)| job).collect())
+        let fit = (0..limit)
+            .zip(free)
+            .take_while(|(at, (before, ..))| *before == 0 || limit - at > kept);
+        Ok(fit.map(|(_, (_, _, job))| job).collect())
     }
 
     /// Claims jobs as [`Tx::due_jobs`] found them; those that are gone meanwhile, or somebody's, are left out.
@@ -277,14 +293,14 @@ impl Tx<'_> {
     }
 
     /// The lanes of these kinds that have a due job which is nobody's.
-    fn due_lanes(&self, kinds: &[(JobKind, usize)], owner: &str, now: Millis) -> Result<Vec<DueLane>> {
+    fn due_lanes(&self, rooms: &[Room], owner: &str, now: Millis) -> Result<Vec<DueLane>> {
         for (due, few) in WORTH_WALKING {
             if !self.are_due(due, now)? {
                 break;
             }
             let all = self.lanes(few.saturating_add(1))?;
             if all.len() <= few {
-                return self.due_among(all, kinds, owner, now);
+                return self.due_among(all, rooms, owner, now);
             }
         }
         let mut query = self.db.prepare_cached(DUE_LANES)?;
@@ -294,7 +310,7 @@ impl Tx<'_> {
         let mut lanes = Vec::new();
         for row in rows {
             let (kind, account, lane, due): (JobKind, _, _, _) = row?;
-            if kinds.iter().any(|(wanted, _)| *wanted == kind) {
+            if rooms.iter().any(|room| room.kind == kind) {
                 lanes.push(DueLane {
                     crowd: Crowd::of(account, &lane, kind),
                     lane,
@@ -307,14 +323,14 @@ impl Tx<'_> {
     }
 
     /// Those of these lanes.
-    fn due_among(&self, all: Vec<(String, String)>, kinds: &[(JobKind, usize)], owner: &str, now: Millis) -> Result<Vec<DueLane>> {
+    fn due_among(&self, all: Vec<(String, String)>, rooms: &[Room], owner: &str, now: Millis) -> Result<Vec<DueLane>> {
         let mut query = self.db.prepare_cached(
             "SELECT due FROM job WHERE lane = ?1 AND kind = ?2 AND due <= ?3 AND (lease_owner IS NULL OR lease_owner <> ?4)
              ORDER BY due LIMIT 1",
         )?;
         let mut lanes = Vec::new();
         for (account, lane) in all {
-            for (kind, _) in kinds {
+            for Room { kind, .. } in rooms {
                 let due: Option<Millis> = query
                     .query_row(params![lane, kind.as_str(), now, owner], |row| row.get(0))
                     .optional()?;

@@ -39,7 +39,7 @@ use tokio::sync::oneshot;
 pub use contents::{Blob, blob_key, file_key, file_name, head_key, mdn_file, mdn_key};
 pub use history::Trimmed;
 pub use inbound::{Claim, Claimed, Filing, InboundRow};
-pub use jobs::{Job, JobKind, LEASE, Lane, Lease};
+pub use jobs::{Job, JobKind, LEASE, Lane, Lease, Room};
 pub use lifecycle::{PurgeMark, SweepCount, Swept};
 pub use messages::{InWork, MessageFilter};
 pub use outbound::{Accepted, Moved, NewUpload, Next, Revived, Settlement, lane};

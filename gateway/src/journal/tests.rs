@@ -131,7 +131,10 @@ fn a_few_rows_are_read_beside_a_change_and_without_what_it_has_not_committed() {
 fn claim(journal: &Journal, owner: &'static str, now: i64, in_order: bool) -> Vec<Job> {
     journal
         .write_blocking(move |tx| {
-            let found = tx.due_jobs(&[(JobKind::Send, 10)], owner, now, &|_, _, _| Lane { width: 9, in_order })?;
+            let found = tx.due_jobs(&[Room::for_all(JobKind::Send, 10)], owner, now, &|_, _, _| Lane {
+                width: 9,
+                in_order,
+            })?;
             tx.claim_jobs(found, owner, now)
         })
         .unwrap()
@@ -160,7 +163,7 @@ fn a_job_found_before_it_was_withdrawn_claims_nobody_elses() {
     let everything = |_: &str, _: &str, _| Lane { width: 9, in_order: false };
     let due = || {
         journal
-            .read(|tx| tx.due_jobs(&[(JobKind::Send, 10)], "me", 10, &everything))
+            .read(|tx| tx.due_jobs(&[Room::for_all(JobKind::Send, 10)], "me", 10, &everything))
             .unwrap()
     };
     let found = due();
@@ -214,10 +217,12 @@ fn a_message_in_work_without_a_job_gets_one() {
     assert!(journal.write_blocking(|tx| tx.adopt_jobless(30)).unwrap().is_empty());
     let kinds: Vec<_> = journal
         .read(|tx| {
-            tx.due_jobs(&[(JobKind::Send, 9), (JobKind::Receive, 9)], "me", 20, &|_, _, _| Lane {
-                width: 9,
-                in_order: false,
-            })
+            tx.due_jobs(
+                &[Room::for_all(JobKind::Send, 9), Room::for_all(JobKind::Receive, 9)],
+                "me",
+                20,
+                &|_, _, _| Lane { width: 9, in_order: false },
+            )
         })
         .unwrap()
         .into_iter()
@@ -533,7 +538,7 @@ fn the_lanes_of_all_stations_to_a_partner_count_together() {
     }
     let claim = |width: u32, in_order| {
         let found = journal.write_blocking(move |tx| {
-            let found = tx.due_jobs(&[(JobKind::Send, 9)], "me", 20, &|_, _, _| Lane { width, in_order })?;
+            let found = tx.due_jobs(&[Room::for_all(JobKind::Send, 9)], "me", 20, &|_, _, _| Lane { width, in_order })?;
             tx.claim_jobs(found, "me", 20)
         });
         let mut lanes: Vec<_> = found.unwrap().into_iter().map(|job| (job.account, job.lane)).collect();
@@ -623,7 +628,12 @@ fn jobs_are_found_in_the_same_lanes_however_many_there_are() {
                         width: if lane == "001" { 0 } else { 2 },
                         in_order: lane == "002",
                     };
-                    let found = tx.due_jobs(&[(JobKind::Send, limit), (JobKind::Mdn, 9)], "me", now, &rule)?;
+                    let found = tx.due_jobs(
+                        &[Room::for_all(JobKind::Send, limit), Room::for_all(JobKind::Mdn, 9)],
+                        "me",
+                        now,
+                        &rule,
+                    )?;
                     Ok(tx.claim_jobs(found, "me", now)?.into_iter().map(|job| job.lane).collect::<Vec<_>>())
                 })
                 .unwrap()
@@ -642,6 +652,31 @@ fn jobs_are_found_in_the_same_lanes_however_many_there_are() {
 }
 
 #[test]
+fn partners_that_hold_all_slots_leave_some_to_the_others() {
+    let (_dir, journal) = journal();
+    let add = |lane: &'static str| journal.write_blocking(move |tx| (0..9).try_for_each(|_| job(tx, lane, 1))).unwrap();
+    let claim = |jobs: usize| {
+        journal
+            .write_blocking(move |tx| {
+                let room = Room {
+                    kept: 2,
+                    ..Room::for_all(JobKind::Send, jobs)
+                };
+                let found = tx.due_jobs(&[room], "me", 5, &|_, _, _| Lane { width: 9, in_order: false })?;
+                Ok(tx.claim_jobs(found, "me", 5)?.into_iter().map(|job| job.lane).collect::<Vec<_>>())
+            })
+            .unwrap()
+    };
+    ["a", "b", "c"].into_iter().for_each(add);
+    // One of each, and then as many as leave two of the six slots.
+    assert_eq!(claim(6).len(), 4);
+    assert!(claim(2).is_empty());
+    add("d");
+    assert_eq!(claim(2), ["d"]);
+    assert!(claim(1).is_empty());
+}
+
+#[test]
 fn lanes_whose_jobs_wait_cost_a_claim_nothing() {
     let (_dir, journal) = journal();
     let claims = |lanes: u32| {
@@ -656,7 +691,11 @@ fn lanes_whose_jobs_wait_cost_a_claim_nothing() {
         while let [job] = &journal
             .read_few(|tx| {
                 tx.due_jobs(
-                    &[(JobKind::Send, 1), (JobKind::Receive, 1), (JobKind::Mdn, 1)],
+                    &[
+                        Room::for_all(JobKind::Send, 1),
+                        Room::for_all(JobKind::Receive, 1),
+                        Room::for_all(JobKind::Mdn, 1),
+                    ],
                     "me",
                     10,
                     &|_, _, _| Lane { width: 1, in_order: false },

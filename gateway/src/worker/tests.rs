@@ -12,7 +12,7 @@ const HOUR: i64 = 3_600_000;
 /// Lets the time pass, and works on all that is due then; how many jobs that were.
 async fn round(core: &Arc<Core>, clock: &ManualClock, later: Duration) -> usize {
     clock.advance(later);
-    let kinds = vec![(JobKind::Send, 64), (JobKind::Receive, 64)];
+    let kinds = vec![Room::for_all(JobKind::Send, 64), Room::for_all(JobKind::Receive, 64)];
     let jobs = claim(core, kinds).await.unwrap();
     let found = jobs.len();
     for job in jobs {
@@ -48,7 +48,7 @@ async fn where_the_order_counts_a_held_message_holds_up_the_next_ones() {
     for (message, bytes) in [(&order, b"one"), (&change, b"two")] {
         accept(&core, message, bytes).await;
     }
-    let claimed = || async { claim(&core, vec![(JobKind::Send, 9)]).await.unwrap() };
+    let claimed = || async { claim(&core, vec![Room::for_all(JobKind::Send, 9)]).await.unwrap() };
     let job = claimed().await.remove(0);
     assert_eq!(job.message, order.id.as_str());
     crate::outbox::settle(&core, crate::outbox::held(order.clone(), "nobody knows", now), now)
@@ -281,7 +281,7 @@ async fn a_clock_that_was_set_right_while_nobody_served_makes_no_wait_longer() {
     let ahead = message(Direction::Out, State::Queued, "j:1", core.clock.now());
     accept_as(&core, &ahead, "ahead.edi").await;
     clock.set_back(24 * 60 * MINUTE);
-    let due = || async { claim(&core, vec![(JobKind::Send, 64)]).await.unwrap().len() };
+    let due = || async { claim(&core, vec![Room::for_all(JobKind::Send, 64)]).await.unwrap().len() };
     assert_eq!(due().await, 1, "only the one of before is due");
     check_clock(&core).await;
     assert_eq!(due().await, 1);
