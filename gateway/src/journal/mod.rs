@@ -528,6 +528,10 @@ fn prepare_once(db: &Connection, statements: usize) -> Result<()> {
 
 /// Brings the schema to [`SCHEMA_VERSION`], all steps or none.
 fn migrate(db: &Connection, steps: &[&str]) -> Result<()> {
+    // A command that only reads does not wait for whoever writes.
+    if db.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))? == SCHEMA_VERSION {
+        return Ok(db.execute_batch("PRAGMA temp_store=MEMORY")?);
+    }
     // Millions of rows are sorted for an index: on the disk, and not in memory, which would have no bound.
     db.execute_batch("PRAGMA temp_store=FILE; BEGIN IMMEDIATE")?;
     let outcome = db
