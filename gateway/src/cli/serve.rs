@@ -18,6 +18,9 @@ use crate::gateway::{Gateway, Running, ServeOptions};
 use crate::listen;
 use crate::manage::{Refusal, Result};
 
+/// Descriptors that are enough for as many connections as the doors take, with their files.
+const DESCRIPTORS: u64 = 16_384;
+
 /// Run the server.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -56,6 +59,7 @@ pub(crate) async fn run(ctx: &Ctx, args: Serve) -> Outcome {
     let config = demo.as_ref().map_or_else(|| ctx.config(), Demo::config)?;
     start_log(&config, ctx.globals.verbose)?;
     leave_no_core();
+    allow_descriptors();
     let json_lines = config.telemetry.log_format == LogFormat::Json || ctx.globals.output == Some(Format::Json);
     let some = |list: Vec<String>| (!list.is_empty()).then_some(list);
     let options = ServeOptions {
@@ -108,6 +112,28 @@ fn leave_no_core() {
     };
     if let Err(error) = setrlimit(Resource::Core, none) {
         tracing::warn!(%error, "a crash may leave a core file with private keys: set the limit for core files to 0");
+    }
+}
+
+/// Every connection, open file and directory is a descriptor, and most systems begin with 1,024: that is what the doors alone may hold.
+fn allow_descriptors() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    // None: no limit.
+    let wanted = maximum.map_or(DESCRIPTORS, |most| most.min(DESCRIPTORS));
+    if current.is_none_or(|now| now >= wanted) {
+        return;
+    }
+    let raised = Rlimit {
+        current: Some(wanted),
+        maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    } else if wanted < DESCRIPTORS {
+        tracing::warn!(
+            limit = wanted,
+            "few files may be open at once: raise LimitNOFILE= of the service to {DESCRIPTORS}"
+        );
     }
 }
 
