@@ -479,9 +479,16 @@ fn ports(config: &Config) -> Vec<Finding> {
 fn space(core: &Core) -> manage::Result<Finding> {
     let (free, share) = core.storage.free_share()?;
     let detail = format!("{} free ({share} %)", show_size(free));
-    if !core.storage.has_room(free) {
-        let why = format!("{detail}, less than storage.min_free: new data is refused");
-        return Ok(Finding::bad("disk", why, "make room"));
+    match core.storage.look_for_room(0) {
+        Err(error @ StorageError::NoFiles) => {
+            let why = format!("{detail}, but {error}: new data is refused");
+            return Ok(Finding::bad("disk", why, "remove files, or make a file system with more inodes"));
+        }
+        Err(_) => {
+            let why = format!("{detail}, less than storage.min_free: new data is refused");
+            return Ok(Finding::bad("disk", why, "make room"));
+        }
+        Ok(()) => {}
     }
     Ok(if share < 10 {
         Finding::warn("disk", detail, "make room before it is full")

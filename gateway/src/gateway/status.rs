@@ -101,7 +101,7 @@ pub fn gather(core: &Core) -> Result<Facts> {
         connections,
         free_percent,
         free_bytes,
-        has_room: core.storage.has_room(free_bytes),
+        has_room: core.storage.look_for_room(0).is_ok(),
         queue: count(&|state| !state.is_final()),
         failed: count(&|state| matches!(state, State::Failed | State::Rejected | State::Quarantined)),
         duplicates: count(&|state| state == State::Duplicate),

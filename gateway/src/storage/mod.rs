@@ -49,6 +49,8 @@ pub const INLINE_MAX: usize = 64 * 1024;
 const COPY_PIECE: usize = 256 * 1024;
 /// How long the answer to "is there room" stays good.
 const ROOM_CHECK_MS: i64 = 500;
+/// Files and directories (inodes) that have to be free: what was promised is published after it.
+const MIN_FILES: u64 = 5_000;
 /// Up to so many bytes that answer is good enough.
 const ROOM_SMALL: u64 = 1 << 20;
 
@@ -69,6 +71,9 @@ pub enum StorageError {
         /// The watermark.
         min_free: u64,
     },
+    /// Room for fewer files and directories than a round of publishing makes.
+    #[error("the file system has room for fewer than {MIN_FILES} more files (inodes): remove files from it")]
+    NoFiles,
     /// A backup is being taken.
     #[error("a backup is being taken, and nothing is deleted until it is through; try again then")]
     Held,
@@ -88,7 +93,7 @@ impl StorageError {
     #[must_use]
     pub fn is_full(&self) -> bool {
         match self {
-            StorageError::Full { .. } => true,
+            StorageError::Full { .. } | StorageError::NoFiles => true,
             StorageError::Io { source, .. } => {
                 matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
             }
@@ -176,13 +181,13 @@ impl Storage {
     pub fn check_room(&self) -> Result<()> {
         let now = i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX);
         if now - self.room_checked.load(Ordering::Relaxed) >= ROOM_CHECK_MS {
-            self.room.store(self.has_room(self.free_bytes()?), Ordering::Relaxed);
+            self.room.store(self.look_for_room(0).is_ok(), Ordering::Relaxed);
             self.room_checked.store(now, Ordering::Relaxed);
         }
         if self.room.load(Ordering::Relaxed) {
             Ok(())
         } else {
-            Err(StorageError::Full { min_free: self.min_free })
+            self.look_for_room(0)
         }
     }
 
@@ -193,16 +198,24 @@ impl Storage {
     /// `Full` if the watermark would be passed.
     pub fn check_room_for(&self, bytes: u64) -> Result<()> {
         self.check_room()?;
-        if bytes <= ROOM_SMALL || self.has_room(self.free_bytes()?.saturating_sub(bytes)) {
-            return Ok(());
-        }
-        Err(StorageError::Full { min_free: self.min_free })
+        if bytes <= ROOM_SMALL { Ok(()) } else { self.look_for_room(bytes) }
     }
 
-    /// Whether so many free bytes are enough (`storage.min_free`).
-    #[must_use]
-    pub fn has_room(&self, free: u64) -> bool {
-        free >= self.min_free
+    /// Asks the file system itself, whether the watermark stays clear with so many bytes more (`storage.min_free`).
+    ///
+    /// # Errors
+    /// `Full` or `NoFiles`; the system's.
+    pub fn look_for_room(&self, bytes: u64) -> Result<()> {
+        let stat = space(&self.spool)?;
+        // Some file systems make them as they need them, and count none.
+        if stat.f_files > 0 && stat.f_favail < MIN_FILES {
+            return Err(StorageError::NoFiles);
+        }
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        if free.saturating_sub(bytes) < self.min_free {
+            return Err(StorageError::Full { min_free: self.min_free });
+        }
+        Ok(())
     }
 
     /// Free bytes for us on the file system.

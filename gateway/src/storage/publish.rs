@@ -55,14 +55,20 @@ impl Storage {
         let full = entries.len() >= MAX_BATCH || small >= MAX_BATCH_BYTES;
         let mut placed = Vec::with_capacity(entries.len());
         let mut made = HashSet::new();
+        let (mut trouble, mut left) = (None, 0);
         for (entry, bytes) in entries {
             match self.place(&entry, bytes, &mut made) {
                 Ok(()) => placed.push(entry),
                 Err(error) => {
-                    tracing::error!(path = %self.published_path(&entry).display(), %error, "cannot publish");
+                    trouble.get_or_insert(error);
+                    left += 1;
                     failed.insert(entry.store, Instant::now());
                 }
             }
+        }
+        // On a full disk it is all of them, every minute.
+        if let Some(error) = trouble {
+            tracing::error!(left, %error, "cannot publish; tried again in a minute. This is the first one's trouble");
         }
         self.sync_names()?;
         let round = Round {
