@@ -163,7 +163,6 @@ pub(super) async fn refuse(
         }
     });
     let made = keep_refused(core, pair, message, receipt.as_ref(), Says::error(&error, None), staged.blob()).await?;
-    core.metrics.message("in", State::Rejected.as_str());
     let why = if nameless {
         "the header Message-ID is missing"
     } else {
@@ -211,7 +210,9 @@ pub(super) async fn keep_refused(
     let record = core
         .journal
         .write(move |tx| tx.record_refused(&filing, now).map(|()| filing.message));
-    core.rejections.note(&record.await?);
+    let refused = record.await?;
+    core.rejections.note(&refused);
+    core.metrics.settled(&refused);
     core.wake();
     Ok(made)
 }

@@ -259,7 +259,6 @@ async fn other_bytes(core: &Arc<Core>, mut taken: Taken, staged: Staged, row: In
     discard_parts(core, found);
     tracing::warn!(id = %message.id, station = message.station, partner = message.partner, message_id = message.message_id, reason = message.reason, "message refused: its id is bound");
     let made = keep_refused(core, &taken.pair, message, taken.receipt.as_ref(), says, None).await?;
-    core.metrics.message("in", State::Quarantined.as_str());
     hold_back(braked).await;
     Ok(match made {
         Some(made) if taken.is_sync() => reply::mdn(made),
