@@ -1,6 +1,6 @@
 //! The `AS2/` tree: paths below an account's root are made and read here; what stands in its upper directories is `sftp_tree/shelves.rs`.
 //!
-//! `<S>` and `<P>` are AS2 ids with every byte outside `[A-Za-z0-9_-]`, and a leading dot, written as `%XX`. The mapping
+//! `<S>` and `<P>` are AS2 ids with every byte outside `[A-Za-z0-9._-]`, and a leading dot, written as `%XX`. The mapping
 //! is injective, so that no partner's id can name another's directory or leave its own.
 
 use unicode_normalization::UnicodeNormalization as _;
